@@ -1,0 +1,47 @@
+"""Errors of swtrace: one named class per kind of failure, all below :class:`SwtraceError`."""
+
+from __future__ import annotations
+
+
+class SwtraceError(Exception):
+    """Base of every error that swtrace raises on purpose."""
+
+
+class SettingsError(SwtraceError):
+    """A setting has a value that cannot be used."""
+
+
+class TraceError(SwtraceError):
+    """Base of errors about rings and recordings."""
+
+
+class RingFormatError(TraceError):
+    """A file is not a ring, is damaged, or was written by an unknown version."""
+
+
+class RingCreateError(TraceError):
+    """A ring could not be made."""
+
+
+class SeriesError(SwtraceError):
+    """Base of errors of the series runtime. The message names series, layer and rank."""
+
+
+class RegistrationError(SeriesError):
+    """A series was asked for that cannot exist, or its layers do not fit together."""
+
+
+class DisagreementError(SeriesError):
+    """The ranks of a group do not describe the same series."""
+
+
+class OrderError(SeriesError):
+    """reach or wait was called in an order that the series cannot serve."""
+
+
+class StaleWindowError(SeriesError):
+    """A linear was about to read a window that does not hold its layer."""
+
+
+class PeerLostError(SeriesError):
+    """A broadcast failed, most often because a rank of the group died."""

@@ -1,0 +1,315 @@
+"""The facts a ledger states, as frozen data. Integers are nanoseconds; ratios are floats in [0, 1].
+
+Arrays are indexed ``[group rank, position]`` or ``[group rank]``. Words are those of the field:
+``docs/concepts.md`` defines each one; :mod:`swtrace.ledger.step` computes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+
+Nanoseconds = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Cause(StrEnum):
+    """The proximate cause of a part of a stall, in the order in which they follow each other."""
+
+    ENTRY_SKEW = "entry_skew"
+    """A peer entered the step later: imbalance from outside the series."""
+    SKEW = "skew"
+    """A peer issued the broadcast later than this rank did."""
+    BACKLOG = "backlog"
+    """The broadcast queued behind the previous one on its communicator."""
+    TRANSFER = "transfer"
+    """The bytes were moving."""
+    UNATTRIBUTED = "unattributed"
+    """The peers' records are not at hand (lost, or on a host this ledger does not read)."""
+
+
+CAUSES = tuple(Cause)
+
+
+class Outcome(StrEnum):
+    """What a wait found."""
+
+    ON_TIME = "on_time"
+    STALLED = "stalled"
+    OWN = "own"
+    """The rank is the layer's source: nothing to wait for. Not part of the on-time rate."""
+    PREFILLED = "prefilled"
+    """First step, first k layers: the window was filled at post-processing. Not part of the on-time rate."""
+
+
+class SeriesKey(NamedTuple):
+    """Names a series across ranks. Pipeline stages share a name and differ in ``start_layer``."""
+
+    run_id: str
+    name: str
+    start_layer: int
+    group_ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalPath:
+    """One step's critical path, walked back from the end of the rank that ended last."""
+
+    last_rank: int
+    """Group rank whose end is the end of the step."""
+    compute_ns: Nanoseconds
+    """``[rank]``: compute of this rank that lies on the path."""
+    excess_ns: Nanoseconds
+    """``[rank]``: of that, what exceeds the ranks' (lower) median for the same stretch."""
+    entry_ns: Nanoseconds
+    """``[rank]``: how much later than the first rank the path's first rank entered the step; 0 for others."""
+    transfer_ns: int
+    wake_ns: int
+    length_ns: int
+    """First arrival to last end: the sum of all parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One finished step of one series, on all ranks whose records are at hand."""
+
+    series: SeriesKey
+    step: int
+    ranks: tuple[RankKey, ...]
+    """By group rank."""
+    infos: tuple[SeriesInfo | None, ...]
+    """By group rank; None for a rank that this ledger never saw."""
+    present: Mask
+    """``[rank, position]``: a record is at hand."""
+    ended: Mask
+    """``[rank]``: the step record is at hand."""
+    complete: bool
+    """Every rank of the group ended the step and every record of it is at hand."""
+
+    issued_ns: Nanoseconds
+    ready_ns: Nanoseconds
+    wait_begin_ns: Nanoseconds
+    wait_end_ns: Nanoseconds
+    observed: npt.NDArray[np.uint8]
+    clock: npt.NDArray[np.uint8]
+    flags: npt.NDArray[np.uint8]
+    window: npt.NDArray[np.uint16]
+    reach_position: npt.NDArray[np.uint16]
+    source: npt.NDArray[np.uint16]
+    """``[position]``: group rank that keeps the layer."""
+
+    receiver: Mask
+    """``[rank, position]``: a wait that counts for stall, on-time rate and efficiency."""
+    stall_ns: Nanoseconds
+    wake_ns: Nanoseconds
+    slack_ns: Nanoseconds
+    on_time: Mask
+    attributed: Mask
+    """``[rank, position]``: last issue, backlog and transfer are known."""
+    last_issue_ns: Nanoseconds
+    late_rank: npt.NDArray[np.int32]
+    """Group rank whose issue was the last one; -1 where not known."""
+    backlog_ns: Nanoseconds
+    transfer_ns: Nanoseconds
+    cause_ns: Nanoseconds
+    """``[cause, rank, position]`` in the order of :data:`CAUSES`; sums to ``stall_ns`` over causes."""
+
+    begin_ns: Nanoseconds
+    """``[rank]``: forward begin."""
+    arrival_ns: Nanoseconds
+    """``[rank]``: arrival at position 0."""
+    end_ns: Nanoseconds
+    phase: npt.NDArray[np.uint8]
+    tokens: npt.NDArray[np.uint32]
+    requests: npt.NDArray[np.uint32]
+    run_delay_us: npt.NDArray[np.uint32]
+    steal_us: npt.NDArray[np.uint32]
+    step_flags: npt.NDArray[np.uint8]
+    waits: npt.NDArray[np.uint16]
+    entry_skew_ns: Nanoseconds
+    """``[rank]``: arrival minus the group's first arrival."""
+    path: CriticalPath | None
+    """None where the step is not complete or was aborted."""
+
+    @property
+    def duration_ns(self) -> Nanoseconds:
+        """``[rank]``: forward begin to forward end; 0 where the step record is missing."""
+        return np.where(self.ended, self.end_ns - self.begin_ns, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram of durations: ``counts[i]`` of them were at most ``bounds_ns[i]`` and above the bound before."""
+
+    bounds_ns: tuple[int, ...]
+    counts: tuple[int, ...]
+    """One more than bounds: the last one has no upper bound."""
+    sum_ns: int
+
+    @property
+    def count(self) -> int:
+        """Number of observations."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Everything counted for one rank of one series since the ledger began to read it. Only ever grows."""
+
+    waits: dict[Outcome, int]
+    unwaited: int
+    """Broadcasts that no linear waited for."""
+    sent: int
+    """Broadcasts whose source this rank was."""
+    received: int
+    bytes: int
+    """Bytes of all broadcasts this rank took part in."""
+    upper_bounds: int
+    """Waits whose ready instant was not observed: their stall is an upper bound."""
+    stall_ns: int
+    cause_ns: dict[Cause, int]
+    """Sums to the stall of all finished steps."""
+    steps: int
+    aborted_steps: int
+    unwaited_steps: int
+    """Steps of which not one layer was waited for: the series linear is bypassed."""
+    stall: Distribution
+    slack: Distribution
+    sent_duration: Distribution
+    """Issued to ready, at the source."""
+    received_duration: Distribution
+    """Issued to ready, at a receiver: queue and transfer."""
+    step_duration: dict[str, Distribution]
+    """By phase."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """One rank of one series over the last steps (64 unless told otherwise)."""
+
+    steps: int
+    step_ns: int
+    """Sum of step durations."""
+    stall_ns: int
+    wake_ns: int
+    slack_ns: int
+    waits: int
+    """Receivers' waits."""
+    on_time: int
+    skew_ns: int
+    """Skew and entry skew parts of the stall."""
+    transfer_ns: int
+    """Sum over the same waits as the stall."""
+    transfer_bytes: int
+    cause_ns: dict[Cause, int]
+    excess_ns: int
+    """Critical-path excess compute of this rank."""
+    path_steps: int
+    """Steps that have a critical path."""
+
+    @property
+    def stall_ratio(self) -> float | None:
+        """``sum(stall) / step time``; None without a finished step."""
+        return self.stall_ns / self.step_ns if self.step_ns > 0 else None
+
+    @property
+    def on_time_rate(self) -> float | None:
+        """On-time waits per wait; None without a wait."""
+        return self.on_time / self.waits if self.waits else None
+
+    @property
+    def efficiency(self) -> float | None:
+        """``1 - sum(stall - its skew part) / sum(transfer)``, clamped to [0, 1]; None where nothing was transferred."""
+        if self.transfer_ns <= 0:
+            return None
+        return min(1.0, max(0.0, 1.0 - (self.stall_ns - self.skew_ns) / self.transfer_ns))
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes per second while transferring; None where nothing was transferred."""
+        return self.transfer_bytes * 1e9 / self.transfer_ns if self.transfer_ns > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRankFacts:
+    """What is known of one rank of one series."""
+
+    rank: RankKey
+    info: SeriesInfo
+    totals: Totals
+    recent: Recent
+    last_step: int | None
+    """Number of the last finished step; None before the first."""
+    last_stall_ns: int
+    """Stall of that step."""
+    effective_prefetch_step: int | None
+    """Smallest number of positions between reach and layer in that step; None before the first broadcast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Straggler:
+    """The rank whose critical-path excess stands clearly above all others'."""
+
+    rank: RankKey
+    excess_ns: int
+    """Mean per step."""
+    next_excess_ns: int
+    """The second highest rank's mean per step."""
+    share: float
+    """Excess per step time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFacts:
+    """One series over all its ranks."""
+
+    key: SeriesKey
+    ranks: tuple[SeriesRankFacts, ...]
+    """Only ranks that this ledger reads, in group order."""
+    steps: int
+    """Steps in :attr:`Recent` (finished ones, newest last)."""
+    straggler: Straggler | None
+    pending_steps: int
+    """Steps that some rank has not ended yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oddities:
+    """Records that could not be used as they were. All zero on a healthy run without lost records."""
+
+    duplicate: int
+    """A second record for the same rank, series, layer and step: ignored."""
+    late: int
+    """For a step already finished without it: counted in :class:`Totals`, absent from cross-rank facts."""
+    missing: int
+    """Absent from a step that was finished without them."""
+    unknown: int
+    """Of a kind, series or position that the ring's tables do not name: ignored."""
+    evicted_steps: int
+    """Finished early because a rank fell too far behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankFacts:
+    """What the ledger knows of a rank beside its series."""
+
+    identity: RankIdentity
+    records: int
+    """Records taken in."""
+    last_record_ns: int
+    """The newest instant in them, CLOCK_MONOTONIC of the rank's host; 0 before the first."""
+    oddities: Oddities
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFacts:
+    """Everything a ledger states, at one moment. Same records, same facts, for every view."""
+
+    ranks: tuple[RankFacts, ...]
+    series: tuple[SeriesFacts, ...]

@@ -1,0 +1,86 @@
+"""Who wrote a ring, and what its series are: the constants that records refer to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class RankKey(NamedTuple):
+    """Names a rank across everything a reader sees: run id and global rank."""
+
+    run_id: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankIdentity:
+    """Who writes a ring. Pid and start time are for people: whether the writer lives is told by its lock."""
+
+    run_id: str
+    rank: int
+    """Global rank, unique within the run."""
+    host: str
+    boot_id: str
+    """Two ranks share a CLOCK_MONOTONIC exactly if they share this."""
+    pid: int
+    start_time_ns: int
+    """CLOCK_REALTIME at which the ring was made."""
+    model: str = ""
+    version: str = ""
+    """Version of swtrace that wrote the ring."""
+
+    @property
+    def key(self) -> RankKey:
+        """The name under which readers know this rank."""
+        return RankKey(self.run_id, self.rank)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesInfo:
+    """The constants of one series on one rank, written once into the ring's series table."""
+
+    name: str
+    start_layer: int
+    num_layers: int
+    prefetch_step: int
+    windows: str
+    """Window policy: ``rolling`` or ``static``."""
+    window_count: int
+    group_ranks: tuple[int, ...]
+    """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
+    rank_in_group: int
+    transport: str
+    """``gloo``, ``nccl``, ``ideal``, ..."""
+    rendezvous: str
+    """From when an operation can move: ``source`` (source and receiver have issued it: gloo) or ``group``
+    (all ranks have issued it: collectives that need everyone)."""
+    clock: str
+    """``host``, ``virtual`` or ``device``."""
+    layer_bytes: int
+    """Bytes of one layer's payload: what one broadcast moves."""
+    owned_layers: int
+    """Layers whose weight this rank keeps."""
+    kind: str = "broadcast"
+    """What fills the windows. Other prefetchers write the same records under their own kind."""
+    refused: str = ""
+    """Not empty: this was asked for and is not shared; the reason."""
+
+    @property
+    def owned_bytes(self) -> int:
+        """Bytes of the layers that this rank keeps."""
+        return self.owned_layers * self.layer_bytes
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of this rank's windows."""
+        return self.window_count * self.layer_bytes
+
+    @property
+    def replicated_bytes(self) -> int:
+        """Bytes that full replication would hold on this rank."""
+        return self.num_layers * self.layer_bytes
+
+    def source(self, position: int) -> int:
+        """Return the group rank that keeps the layer at ``position``."""
+        return (self.start_layer + position) % len(self.group_ranks)

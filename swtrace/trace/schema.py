@@ -1,0 +1,170 @@
+"""The bytes of a trace ring: the only module that knows them.
+
+A ring file belongs to one rank. It holds, in this order, a fixed header, the rank's identity
+(JSON), a table of its series (JSON, append-only), a table of its windows (live state, four words
+each) and the ring of records itself. Everything is little-endian and made of 8-byte words, because
+an aligned 8-byte store is the largest that a reader can rely on to be seen whole.
+
+A record is eight words. The writer stores the last one, the sequence number, last; a slot whose
+sequence number is not the expected one holds no record for that reader. The check word covers all
+others, so that a record assembled from two generations is recognised on machines that reorder
+stores, too.
+
+This module imports neither numpy nor torch: ranks load it.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+
+MAGIC = b"SWTRACE\0"
+VERSION = 1
+
+RECORD_BYTES = 64
+RECORD_WORDS = 8
+RECORD = struct.Struct("<8Q")
+SEQUENCE_WORD = 7
+CHECK_WORD = 6
+
+HEADER = struct.Struct("<8s14Q")
+"""magic, version, header bytes, record bytes, capacity (records, a power of two), identity offset,
+identity length, identity crc32, series table offset, series slots, bytes per series slot, window
+table offset, window slots, epoch_ns (CLOCK_MONOTONIC at creation), creation time (CLOCK_REALTIME)."""
+
+SERIES_COUNT_OFFSET = 256
+"""Number of committed entries of the series table: stored after the entry itself."""
+CLOSED_OFFSET = 264
+"""CLOCK_MONOTONIC ns of an orderly close, 0 while open or when the writer died."""
+ANCHOR_OFFSET = 272
+"""Two words: CLOCK_MONOTONIC ns, CLOCK_REALTIME ns, taken together. The first is set to 0 while the
+pair is being renewed."""
+
+IDENTITY_OFFSET = 4096
+IDENTITY_BYTES = 4096
+SERIES_TABLE_OFFSET = 8192
+SERIES_SLOTS = 16
+SERIES_SLOT_BYTES = 8192
+SERIES_ENTRY = struct.Struct("<II")
+"""Length and crc32 of the JSON that follows."""
+WINDOW_TABLE_OFFSET = SERIES_TABLE_OFFSET + SERIES_SLOTS * SERIES_SLOT_BYTES
+WINDOW_SLOTS = 1024
+WINDOW_BYTES = 32
+WINDOW_WORDS = 4
+HEADER_BYTES = WINDOW_TABLE_OFFSET + WINDOW_SLOTS * WINDOW_BYTES
+
+DEFAULT_RECORDS = 1 << 16
+"""21 s of one 61-layer series at 50 steps/s (62 records a step); 4 MiB."""
+MIN_RECORDS = 1 << 6
+MAX_RECORDS = 1 << 24
+
+NO_WINDOW = 0xFFFF
+"""Window of a record whose layer this rank owns."""
+MAX_POSITIONS = 0xFFFF
+MAX_GROUP = 0xFFFF
+
+# The words of a window table entry.
+WINDOW_OCCUPANT = 0
+"""step u32 | position u16 << 32 | generation u16 << 48. Generation 0: free. Stored last at issue."""
+WINDOW_ISSUED = 1
+"""CLOCK_MONOTONIC ns at which the broadcast into the window was issued."""
+WINDOW_READY = 2
+"""(ns since the ring's epoch) u48 | generation u16 << 48: counts only if the generation is the occupant's."""
+WINDOW_IN_USE = 3
+"""As WINDOW_READY, set at wait end."""
+GENERATION_SHIFT = 48
+ELAPSED_MASK = (1 << 48) - 1
+
+
+class Kind(IntEnum):
+    """What a record is about."""
+
+    TRANSFER = 1
+    """One layer's transfer into its window, and the wait for it."""
+    STEP = 2
+    """One forward pass of one series."""
+
+
+class Observed(IntEnum):
+    """How the ready instant of a transfer is known."""
+
+    UPPER_BOUND = 0
+    """Not observed: the ready instant is wait end, the true one was earlier."""
+    CALLBACK = 1
+    """The transport's completion callback stamped it."""
+    EXACT = 2
+    """The transport computed it: an ideal channel."""
+    EVENT = 3
+    """A device event."""
+    STAMP = 4
+    """A time stamp written by the device."""
+    NEVER = 5
+    """Not known when the record was written: the ready instant is 0."""
+
+
+class Clock(IntEnum):
+    """The clock the four instants of a record were read from."""
+
+    HOST = 0
+    """CLOCK_MONOTONIC of the rank's host."""
+    VIRTUAL = 1
+    """The simulated time of an ideal channel."""
+    DEVICE = 2
+    """A device's clock, mapped to CLOCK_MONOTONIC of its host."""
+
+
+class Phase(IntEnum):
+    """What kind of tokens a step worked on."""
+
+    OTHER = 0
+    PREFILL = 1
+    DECODE = 2
+    MIXED = 3
+    DUMMY = 4
+
+
+class TransferFlag(IntFlag):
+    """Flags of a TRANSFER record."""
+
+    PREFILLED = 1
+    """The window was filled at post-processing: no broadcast belongs to this wait."""
+    CROSSES_STEPS = 2
+    """Issued in the step before the one that waits."""
+    OWN = 4
+    """This rank is the source: it reads its own copy and never waits for its send."""
+    OPEN = 8
+    """Not complete when the record was written."""
+    UNWAITED = 16
+    """No linear waited for it (an aborted or partial forward): wait begin and wait end are 0."""
+
+
+class StepFlag(IntFlag):
+    """Flags of a STEP record."""
+
+    ABORTED = 1
+    """The forward ended early; what was left of the circle was broadcast by the runtime."""
+    IMPLICIT_END = 2
+    """Nobody marked the end: it is the end of the step's last wait."""
+
+
+# Record words. TRANSFER:
+#   0 issued_ns   1 ready_ns   2 wait_begin_ns   3 wait_end_ns
+#   4 step u32 | operation u32 << 32
+#   5 position u16 | reach_position u16 << 16 | source u16 << 32 | window u16 << 48
+# STEP:
+#   0 begin_ns    1 arrival_ns   2 end_ns
+#   3 run_delay_us u32 | steal_us u32 << 32
+#   4 step u32 | tokens u32 << 32
+#   5 requests u32 | phase u8 << 32 | waits u16 << 48
+# Both:
+#   6 kind u8 | series u8 << 8 | observed u4 << 16 | clock u4 << 20 | flags u8 << 24 | check u32 << 32
+#   7 sequence number, from 1
+
+
+def check_word(w0: int, w1: int, w2: int, w3: int, w4: int, w5: int, low: int, sequence: int) -> int:
+    """Return the 32-bit check of a record: all words folded together by exclusive or.
+
+    ``low`` is the lower half of word 6, without the check itself.
+    """
+    folded = w0 ^ w1 ^ w2 ^ w3 ^ w4 ^ w5 ^ low ^ sequence
+    return (folded ^ (folded >> 32)) & 0xFFFFFFFF
