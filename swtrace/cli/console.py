@@ -1,0 +1,40 @@
+"""Where output goes: stdout carries data and nothing else, stderr tells people what happens."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PIPE_WIDTH = 100
+"""Columns where no terminal tells how wide it is: wide enough for every table."""
+
+
+def narration() -> Console:
+    """Return a console on stderr: progress, warnings, summaries for people."""
+    return _console(stderr=True)
+
+
+def data() -> Console:
+    """Return a console on stdout, for what a command was asked to print."""
+    return _console(stderr=False)
+
+
+def write_json(document: object, path: Path | None = None) -> None:
+    """Write ``document`` as indented JSON to ``path``, or to stdout."""
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        path.write_text(text, encoding="utf-8")
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)

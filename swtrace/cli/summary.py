@@ -1,0 +1,249 @@
+"""What a run amounts to: a :class:`Summary` made from the ledger's facts, and its text.
+
+Nothing is computed here that the ledger does not state; a summary only selects, puts ns into
+seconds, and says in one sentence what the numbers say. Same facts, same summary, whether they come
+from ``demo``, ``run`` or a script.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesRankFacts
+    from swtrace.watch import RankStatus
+
+HIDDEN_BELOW = 0.05
+"""Stall ratio under which the broadcasts count as hidden behind compute."""
+STALLED_ABOVE = 0.30
+"""Stall ratio above which sharing costs more time than anyone would pay."""
+
+_NS = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRankSummary:
+    """One rank of one series. Ratios and means are over the last ``recent_steps`` steps."""
+
+    rank: int
+    steps: int
+    aborted_steps: int
+    unwaited_steps: int
+    recent_steps: int
+    step_seconds: float | None
+    """Mean of the recent steps."""
+    stall_seconds: float | None
+    """Mean stall per recent step."""
+    stall_ratio: float | None
+    on_time_rate: float | None
+    efficiency: float | None
+    bandwidth_bytes_per_second: float | None
+    cause_seconds: dict[str, float]
+    """Stall of the recent steps by proximate cause."""
+    excess_seconds: float | None
+    """Mean per step: this rank's compute on the critical path beyond the ranks' median."""
+    broadcast_bytes: int
+    """Bytes of every broadcast since the start that this rank took part in."""
+    owned_bytes: int
+    window_bytes: int
+    held_bytes: int
+    """Owned layers and windows together."""
+    replicated_bytes: int
+    saved_ratio: float | None
+    """Part of the replicated bytes that sharing saves on this rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class StragglerSummary:
+    """The rank that holds the others up, when one clearly does."""
+
+    rank: int
+    excess_seconds: float
+    """Mean per step."""
+    next_excess_seconds: float
+    share: float
+    """Excess per step time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSummary:
+    """One series over all the ranks whose records were read."""
+
+    run_id: str
+    name: str
+    start_layer: int
+    num_layers: int
+    prefetch_step: int
+    windows: str
+    transport: str
+    group_ranks: tuple[int, ...]
+    refused: str
+    ranks: tuple[SeriesRankSummary, ...]
+    straggler: StragglerSummary | None
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class RingSummary:
+    """What became of one rank's records: ``written == delivered + lost + pending``."""
+
+    run_id: str
+    rank: int
+    alive: bool
+    written: int
+    delivered: int
+    lost: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Everything ``swtrace`` says at the end of a run."""
+
+    series: tuple[SeriesSummary, ...]
+    rings: tuple[RingSummary, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a document of plain dicts, lists and numbers; durations in seconds, sizes in bytes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Summary:
+        """Return what :meth:`to_json` was called on."""
+        return cls(
+            series=tuple(_series_from_json(series) for series in document["series"]),
+            rings=tuple(RingSummary(**ring) for ring in document["rings"]),
+        )
+
+
+def summarise(facts: LedgerFacts, statuses: Iterable[RankStatus]) -> Summary:
+    """Select from the ledger's facts and the rings' counters what people ask at the end of a run."""
+    return Summary(
+        series=tuple(_series(series) for series in facts.series),
+        rings=tuple(_ring(status) for status in statuses),
+    )
+
+
+def _series(facts: SeriesFacts) -> SeriesSummary:
+    info = facts.ranks[0].info
+    ranks = tuple(_rank(rank) for rank in facts.ranks)
+    straggler = facts.straggler
+    named = straggler and StragglerSummary(
+        rank=straggler.rank.rank,
+        excess_seconds=straggler.excess_ns * _NS,
+        next_excess_seconds=straggler.next_excess_ns * _NS,
+        share=straggler.share,
+    )
+    return SeriesSummary(
+        run_id=facts.key.run_id,
+        name=facts.key.name,
+        start_layer=info.start_layer,
+        num_layers=info.num_layers,
+        prefetch_step=info.prefetch_step,
+        windows=info.windows,
+        transport=info.transport,
+        group_ranks=tuple(facts.key.group_ranks),
+        refused=info.refused,
+        ranks=ranks,
+        straggler=named,
+        verdict=_verdict(ranks, named, info.refused),
+    )
+
+
+def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
+    info, totals, recent = facts.info, facts.totals, facts.recent
+    held = info.owned_bytes + info.window_bytes
+    return SeriesRankSummary(
+        rank=facts.rank.rank,
+        steps=totals.steps,
+        aborted_steps=totals.aborted_steps,
+        unwaited_steps=totals.unwaited_steps,
+        recent_steps=recent.steps,
+        step_seconds=_mean(recent.step_ns, recent.steps),
+        stall_seconds=_mean(recent.stall_ns, recent.steps),
+        stall_ratio=_plain(recent.stall_ratio),
+        on_time_rate=_plain(recent.on_time_rate),
+        efficiency=_plain(recent.efficiency),
+        bandwidth_bytes_per_second=_plain(recent.bandwidth),
+        cause_seconds={cause.value: int(ns) * _NS for cause, ns in recent.cause_ns.items()},
+        excess_seconds=_mean(recent.excess_ns, recent.path_steps),
+        broadcast_bytes=int(totals.bytes),
+        owned_bytes=info.owned_bytes,
+        window_bytes=info.window_bytes,
+        held_bytes=held,
+        replicated_bytes=info.replicated_bytes,
+        saved_ratio=1 - held / info.replicated_bytes if info.replicated_bytes else None,
+    )
+
+
+def _ring(status: RankStatus) -> RingSummary:
+    identity, counters = status.reader.identity, status.statistics
+    return RingSummary(
+        run_id=identity.run_id,
+        rank=identity.rank,
+        alive=status.alive,
+        written=counters.written,
+        delivered=counters.delivered,
+        lost=counters.lapped + counters.damaged,
+        pending=counters.pending,
+    )
+
+
+def _verdict(ranks: tuple[SeriesRankSummary, ...], straggler: StragglerSummary | None, refused: str) -> str:
+    if refused:
+        return f"Not shared: {refused}."
+    if sum(rank.unwaited_steps for rank in ranks) and all(rank.on_time_rate is None for rank in ranks):
+        return "No layer was ever waited for: the model's forward bypasses the series linear."
+    judged = [rank for rank in ranks if rank.stall_ratio is not None]
+    if not judged:
+        return "No finished step: nothing to judge."
+    worst = max(judged, key=lambda rank: rank.stall_ratio or 0.0)
+    stall_ratio = worst.stall_ratio or 0.0
+    extent = (
+        "Hidden" if stall_ratio < HIDDEN_BELOW else "Not hidden" if stall_ratio > STALLED_ABOVE else "Partly hidden"
+    )
+    sentence = (
+        f"{extent}: the most stalled rank ({worst.rank}) stood still for its weights {100 * stall_ratio:.1f} % of its "
+        f"step time{_main_cause(worst) if stall_ratio >= HIDDEN_BELOW else ''}."
+    )
+    if straggler is not None:
+        return (
+            f"{sentence} Rank {straggler.rank} holds the others up: {straggler.excess_seconds * 1e3:.1f} ms of excess "
+            f"compute per step on the critical path ({100 * straggler.share:.1f} % of step time); the next rank has "
+            f"{straggler.next_excess_seconds * 1e3:.1f} ms."
+        )
+    return f"{sentence} No rank stands out on the critical path."
+
+
+def _extent(stall_ratio: float) -> str:
+    if stall_ratio < HIDDEN_BELOW:
+        return "Hidden"
+    return "Not hidden" if stall_ratio > STALLED_ABOVE else "Partly hidden"
+
+
+def _main_cause(rank: SeriesRankSummary) -> str:
+    total = sum(rank.cause_seconds.values())
+    if total <= 0:
+        return ""
+    cause, value = max(rank.cause_seconds.items(), key=lambda item: item[1])
+    return f", mostly {cause.replace('_', ' ')} ({100 * value / total:.0f} % of the stall)"
+
+
+def _mean(total_ns: int, count: int) -> float | None:
+    return int(total_ns) * _NS / count if count else None
+
+
+def _plain(value: float | None) -> float | None:
+    """A numpy float would survive the arithmetic and fail in json."""
+    return None if value is None else float(value)
+
+
+def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
+    fields = dict(document)
+    fields["group_ranks"] = tuple(fields["group_ranks"])
+    fields["ranks"] = tuple(SeriesRankSummary(**rank) for rank in fields["ranks"])
+    fields["straggler"] = fields["straggler"] and StragglerSummary(**fields["straggler"])
+    return SeriesSummary(**fields)

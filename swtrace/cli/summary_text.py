@@ -1,0 +1,82 @@
+"""A :class:`~swtrace.cli.summary.Summary` as text: two small tables per series, and its verdict.
+
+Each table fits into 80 columns, with any number of ranks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from swtrace.cli import units
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from swtrace.cli.summary import RingSummary, SeriesSummary, Summary
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print every series of a run, or say that there is none."""
+    if not summary.series:
+        console.print("No series was recorded.")
+    rings = {(ring.run_id, ring.rank): ring for ring in summary.rings}
+    for series in summary.series:
+        console.print()
+        console.print(_title(series))
+        console.print(_times(series))
+        console.print(_memory_and_records(series, rings))
+        console.print(Text(series.verdict, style="bold"), soft_wrap=not console.is_terminal)
+
+
+def _title(series: SeriesSummary) -> str:
+    layers = f"layers {series.start_layer}-{series.start_layer + series.num_layers - 1}"
+    return (
+        f"[bold]series {escape(series.name)}[/]  {layers}, {len(series.group_ranks)} ranks, "
+        f"prefetch step {series.prefetch_step}, {series.windows} windows, {series.transport}"
+    )
+
+
+def _times(series: SeriesSummary) -> Table:
+    recent = max((rank.recent_steps for rank in series.ranks), default=0)
+    table = _table("rank", "steps", "step", "stall", "stall ratio", "on time", "efficiency", "bandwidth")
+    table.caption = f"means and ratios over the last {recent} steps"
+    table.caption_justify = "left"
+    for rank in series.ranks:
+        table.add_row(
+            str(rank.rank),
+            str(rank.steps),
+            units.seconds(rank.step_seconds),
+            units.seconds(rank.stall_seconds),
+            units.ratio(rank.stall_ratio),
+            units.ratio(rank.on_time_rate),
+            units.ratio(rank.efficiency),
+            units.bandwidth(rank.bandwidth_bytes_per_second),
+        )
+    return table
+
+
+def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], RingSummary]) -> Table:
+    table = _table("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
+    for rank in series.ranks:
+        ring = rings.get((series.run_id, rank.rank))
+        table.add_row(
+            str(rank.rank),
+            units.size(rank.broadcast_bytes),
+            units.size(rank.held_bytes),
+            units.size(rank.replicated_bytes),
+            units.ratio(rank.saved_ratio),
+            *((units.UNKNOWN,) * 3 if ring is None else (str(ring.written), str(ring.lost), str(ring.pending))),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
