@@ -1,0 +1,238 @@
+"""What a user can set for the runtime, from the environment and from vLLM's ``--additional-config``.
+
+One table says of every setting which variable and key name it, how its text is read and what is
+allowed; nothing else parses these variables. Whatever is wrong is a :class:`~swtrace.errors.SettingsError`
+that names the setting as the user wrote it, its value, and what is allowed.
+
+Standard library only: launchers, readers and ranks all load this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from swtrace.errors import SettingsError
+from swtrace.trace.schema import DEFAULT_RECORDS, MAX_RECORDS, MIN_RECORDS
+
+CONFIG_KEY = "swtrace"
+"""The key below which ``--additional-config`` carries these settings."""
+
+GROUPS = ("auto", "tp", "dp", "world")
+WINDOWS = ("auto", "rolling", "static")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of the runtime, parsed and checked."""
+
+    enabled: bool = False
+    series: tuple[str, ...] = ("self_attn.o_proj",)
+    """Paths of linears inside a decoder layer; each makes one series."""
+    prefetch_step: int = 1
+    group: str = "auto"
+    windows: str = "auto"
+    directory: Path | None = None
+    """Folder of the rings; None for the per-user folder on the local tmpfs."""
+    strict: bool = False
+    """Raise where something asked for cannot be shared, instead of warning and leaving vLLM as it is."""
+    run_id: str = ""
+    """Empty: the ranks agree on one."""
+    ring_records: int = DEFAULT_RECORDS
+    ring_keep_s: float = 3600.0
+    """How long the ring of a dead rank stays."""
+    timeout_s: float = 600.0
+    """How long a rank waits for a peer's broadcast before it gives the peer up."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the ``SWTRACE_*`` variables; an empty one counts as unset.
+
+        Raises:
+            SettingsError: a variable has a value that cannot be used.
+        """
+        environ = os.environ if environ is None else environ
+        changes = {}
+        for setting in _SETTINGS:
+            text = environ.get(setting.variable, "").strip()
+            if text:
+                changes[setting.field] = setting.read(text, setting.variable)
+        return replace(cls(), **changes)
+
+    def overlay(self, values: object) -> Settings:
+        """Return these settings with those of ``additional_config["swtrace"]`` put over them.
+
+        Raises:
+            SettingsError: ``values`` is not a mapping, has an unknown key, or a value that cannot be used.
+        """
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"additional_config[{CONFIG_KEY!r}] is {values!r}: expected a mapping of settings")
+        changes = {}
+        for key, value in values.items():
+            setting = _BY_KEY.get(key)
+            if setting is None:
+                raise SettingsError(
+                    f"additional_config[{CONFIG_KEY!r}] has an unknown setting {key!r}: known are {', '.join(_BY_KEY)}"
+                )
+            changes[setting.field] = setting.read(value, f"additional_config[{CONFIG_KEY!r}][{key!r}]")
+        return replace(self, **changes)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what must reach every worker, as JSON values; ``Settings().overlay`` reads it back.
+
+        The result enters vLLM's compile cache key: what shapes the model is always in it, the rest only where it
+        differs from its default, and ``run_id`` never, because it would make every run compile anew.
+        """
+        default = Settings()
+        config: dict[str, Any] = {}
+        for setting in _SETTINGS:
+            value = getattr(self, setting.field)
+            if setting.field in _ALWAYS_IN_CONFIG or (
+                setting.field not in _NEVER_IN_CONFIG and value != getattr(default, setting.field)
+            ):
+                config[setting.key] = setting.write(value)
+        return config
+
+
+def _read_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in {"1", 1}:
+        return True
+    if value in {"0", 0}:
+        return False
+    raise ValueError
+
+
+def _read_paths(value: object) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError
+    paths = tuple(part.strip() for part in parts)
+    if not paths or len(set(paths)) != len(paths):
+        raise ValueError
+    if not all(name.isidentifier() or name.isdigit() for path in paths for name in path.split(".")):
+        raise ValueError
+    return paths
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _read_path(value: object) -> Path:
+    path = Path(_read_text(value)).expanduser()
+    if not path.is_absolute():
+        raise ValueError
+    return path
+
+
+def _read_run_id(value: object) -> str:
+    text = _read_text(value)
+    if len(text) > _RUN_ID_CHARACTERS or not text.isascii() or not text.isprintable():
+        raise ValueError
+    return text
+
+
+_RUN_ID_CHARACTERS = 128
+
+
+def _one_of(*choices: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError
+        return value
+
+    return read
+
+
+def _whole_number(low: int, high: int, *, power_of_two: bool = False) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError  # noqa: TRY004 (the caller words the error)
+        number = int(value)
+        if not low <= number <= high or (power_of_two and number & (number - 1)):
+            raise ValueError
+        return number
+
+    return read
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError  # noqa: TRY004 (the caller words the error)
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """How one setting is named and read."""
+
+    field: str
+    key: str
+    variable: str
+    parse: Callable[[object], Any]
+    allowed: str
+    write: Callable[[Any], Any] = _as_is
+
+    def read(self, value: object, name: str) -> Any:
+        try:
+            return self.parse(value)
+        except ValueError:
+            shown = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
+            raise SettingsError(f"{name} is {shown}: allowed is {self.allowed}") from None
+
+
+_SETTINGS = (
+    _Setting("enabled", "enabled", "SWTRACE", _read_flag, "1 or 0"),
+    _Setting(
+        "series",
+        "series",
+        "SWTRACE_SERIES",
+        _read_paths,
+        "a comma list of different linear paths inside a decoder layer, e.g. self_attn.o_proj",
+        write=list,
+    ),
+    _Setting(
+        "prefetch_step", "prefetch_step", "SWTRACE_PREFETCH_STEP", _whole_number(0, 4094), "a whole number from 0"
+    ),
+    _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), " or ".join(GROUPS)),
+    _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), " or ".join(WINDOWS)),
+    _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder", write=str),
+    _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, "1 or 0"),
+    _Setting(
+        "run_id",
+        "run_id",
+        "SWTRACE_RUN_ID",
+        _read_run_id,
+        f"up to {_RUN_ID_CHARACTERS} printable ASCII characters",
+    ),
+    _Setting(
+        "ring_records",
+        "ring_records",
+        "SWTRACE_RING_RECORDS",
+        _whole_number(MIN_RECORDS, MAX_RECORDS, power_of_two=True),
+        f"a power of two from {MIN_RECORDS} to {MAX_RECORDS}",
+    ),
+    _Setting("ring_keep_s", "ring_keep", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
+    _Setting("timeout_s", "timeout", "SWTRACE_TIMEOUT", _seconds, "a number of seconds above 0"),
+)
+_BY_KEY = {setting.key: setting for setting in _SETTINGS}
+VARIABLES = {setting.field: setting.variable for setting in _SETTINGS}
+"""The environment variable of each field, for messages that name the setting which mends something."""
+
+_ALWAYS_IN_CONFIG = frozenset({"enabled", "series", "prefetch_step", "group", "windows"})
+_NEVER_IN_CONFIG = frozenset({"run_id"})
