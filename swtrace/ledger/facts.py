@@ -202,10 +202,12 @@ class Recent:
     waits: int
     """Receivers' waits."""
     on_time: int
+    attributed_stall_ns: int
+    """Stall of the waits whose transfer is known."""
     skew_ns: int
-    """Skew and entry skew parts of the stall."""
+    """Skew and entry skew parts of it."""
     transfer_ns: int
-    """Sum over the same waits as the stall."""
+    """Sum over the same waits."""
     transfer_bytes: int
     cause_ns: dict[Cause, int]
     excess_ns: int
@@ -228,7 +230,7 @@ class Recent:
         """``1 - sum(stall - its skew part) / sum(transfer)``, clamped to [0, 1]; None where nothing was transferred."""
         if self.transfer_ns <= 0:
             return None
-        return min(1.0, max(0.0, 1.0 - (self.stall_ns - self.skew_ns) / self.transfer_ns))
+        return min(1.0, max(0.0, 1.0 - (self.attributed_stall_ns - self.skew_ns) / self.transfer_ns))
 
     @property
     def bandwidth(self) -> float | None:
@@ -258,9 +260,9 @@ class Straggler:
 
     rank: RankKey
     excess_ns: int
-    """Mean per step."""
+    """In the typical (median) step."""
     next_excess_ns: int
-    """The second highest rank's mean per step."""
+    """The second highest rank's."""
     share: float
     """Excess per step time."""
 
@@ -313,3 +315,5 @@ class LedgerFacts:
 
     ranks: tuple[RankFacts, ...]
     series: tuple[SeriesFacts, ...]
+    steps_untaken: int
+    """Finished steps that left the queue of :meth:`Ledger.take_steps` before anybody took them."""

@@ -1,0 +1,133 @@
+"""Sums over the last steps of one series, and what follows from them: efficiency, stall ratio, the straggler."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import CAUSES, Cause, Recent, StepFacts, Straggler
+from swtrace.trace.identity import RankKey
+from swtrace.trace.schema import StepFlag
+
+_SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
+
+STRAGGLER_SHARE = 0.05
+"""A rank is named only if its excess takes at least this share of the step time ..."""
+STRAGGLER_FACTOR = 3.0
+"""... and is at least this many times that of the rank with the next highest excess."""
+STRAGGLER_STEPS = 3
+"""Fewer steps than this prove nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums over one step's positions; ``[rank]``."""
+
+    ended: npt.NDArray[np.bool_]
+    step_ns: npt.NDArray[np.int64]
+    stall_ns: npt.NDArray[np.int64]
+    wake_ns: npt.NDArray[np.int64]
+    slack_ns: npt.NDArray[np.int64]
+    waits: npt.NDArray[np.int64]
+    on_time: npt.NDArray[np.int64]
+    attributed_stall_ns: npt.NDArray[np.int64]
+    transfer_ns: npt.NDArray[np.int64]
+    transfers: npt.NDArray[np.int64]
+    cause_ns: npt.NDArray[np.int64]
+    """``[cause, rank]``"""
+    excess_ns: npt.NDArray[np.int64] | None
+
+
+class RecentSteps:
+    """The last steps of one series.
+
+    Args:
+        steps: How many.
+        ranks: Size of the group.
+        layer_bytes: Bytes that one broadcast moves.
+    """
+
+    def __init__(self, steps: int, ranks: int, layer_bytes: int) -> None:
+        self.history: deque[StepFacts] = deque(maxlen=steps)
+        self._sums: deque[_Sums] = deque(maxlen=steps)
+        self._ranks, self._layer_bytes = ranks, layer_bytes
+
+    def add(self, facts: StepFacts) -> None:
+        """Take in a finished step. Aborted steps stay in the history and out of the sums."""
+        self.history.append(facts)
+        duration = facts.duration_ns
+        if (facts.step_flags & StepFlag.ABORTED).any():
+            return
+        self._sums.append(
+            _Sums(
+                ended=facts.ended,
+                step_ns=duration,
+                stall_ns=facts.stall_ns.sum(axis=1),
+                wake_ns=facts.wake_ns.sum(axis=1),
+                slack_ns=facts.slack_ns.sum(axis=1),
+                waits=facts.receiver.sum(axis=1),
+                on_time=facts.on_time.sum(axis=1),
+                attributed_stall_ns=np.where(facts.attributed, facts.stall_ns, 0).sum(axis=1),
+                transfer_ns=facts.transfer_ns.sum(axis=1),
+                transfers=facts.attributed.sum(axis=1),
+                cause_ns=facts.cause_ns.sum(axis=2),
+                excess_ns=None if facts.path is None else facts.path.excess_ns,
+            )
+        )
+
+    def __len__(self) -> int:
+        """Return the number of steps summed."""
+        return len(self._sums)
+
+    def facts(self) -> tuple[Recent, ...]:
+        """Return the sums of each group rank. Steps that a rank did not end are not part of its sums."""
+        return tuple(self._rank_facts(rank) for rank in range(self._ranks))
+
+    def _rank_facts(self, rank: int) -> Recent:
+        rows = [s for s in self._sums if s.ended[rank]]
+        cause = np.sum([s.cause_ns[:, rank] for s in rows], axis=0) if rows else np.zeros(len(CAUSES), np.int64)
+        paths = [s.excess_ns for s in rows if s.excess_ns is not None]
+
+        def total(name: str) -> int:
+            return int(sum(getattr(s, name)[rank] for s in rows))
+
+        return Recent(
+            steps=len(rows),
+            step_ns=total("step_ns"),
+            stall_ns=total("stall_ns"),
+            wake_ns=total("wake_ns"),
+            slack_ns=total("slack_ns"),
+            waits=total("waits"),
+            on_time=total("on_time"),
+            attributed_stall_ns=total("attributed_stall_ns"),
+            skew_ns=int(cause[_SKEWS].sum()),
+            transfer_ns=total("transfer_ns"),
+            transfer_bytes=total("transfers") * self._layer_bytes,
+            cause_ns=dict(zip(CAUSES, cause.tolist(), strict=True)),
+            excess_ns=int(sum(excess[rank] for excess in paths)),
+            path_steps=len(paths),
+        )
+
+    def straggler(self, ranks: tuple[RankKey, ...]) -> Straggler | None:
+        """Return the rank whose excess stands clearly above all others' in the typical step, if one does.
+
+        Medians over the steps: one slow step names nobody.
+        """
+        rows = [s for s in self._sums if s.excess_ns is not None and s.ended.all()]
+        if len(rows) < STRAGGLER_STEPS or self._ranks < 2:  # noqa: PLR2004 - one rank cannot be late
+            return None
+        excess = np.median(np.stack([s.excess_ns for s in rows if s.excess_ns is not None]), axis=0)
+        step_ns = float(np.median([s.step_ns.max() for s in rows]))
+        order = np.argsort(excess)
+        worst, following = float(excess[order[-1]]), max(0.0, float(excess[order[-2]]))
+        if step_ns <= 0 or worst < STRAGGLER_SHARE * step_ns or worst < STRAGGLER_FACTOR * following:
+            return None
+        return Straggler(
+            rank=ranks[int(order[-1])],
+            excess_ns=int(worst),
+            next_excess_ns=int(following),
+            share=worst / step_ns,
+        )
