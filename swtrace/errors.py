@@ -23,6 +23,10 @@ class RingCreateError(TraceError):
     """A ring could not be made."""
 
 
+class RingFullError(TraceError):
+    """A ring's series table or window table has no room left."""
+
+
 class SeriesError(SwtraceError):
     """Base of errors of the series runtime. The message names series, layer and rank."""
 

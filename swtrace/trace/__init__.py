@@ -1,0 +1,1 @@
+"""What a rank writes and everyone else reads: the ring of records, its writer, its readers, its clock."""

@@ -73,9 +73,9 @@ def clock(records: Records) -> npt.NDArray[np.uint8]:
 
 
 def checks_hold(records: Records) -> npt.NDArray[np.bool_]:
-    """Return for each record whether its check word fits its other words."""
+    """Return for each record whether its check word fits its other words (:func:`~swtrace.trace.schema.check_word`)."""
     words = records.view(WORDS).reshape(-1, schema.RECORD_WORDS)
     low = words[:, schema.CHECK_WORD] & np.uint64(0xFFFFFFFF)
-    folded = np.bitwise_xor.reduce(words[:, : schema.CHECK_WORD], axis=1) ^ low ^ words[:, schema.SEQUENCE_WORD]
-    folded = (folded ^ (folded >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
+    total = np.add.reduce(words[:, : schema.CHECK_WORD], axis=1) + low + words[:, schema.SEQUENCE_WORD]
+    folded = (total ^ (total >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
     return np.asarray(folded == words[:, schema.CHECK_WORD] >> np.uint64(32), np.bool_)

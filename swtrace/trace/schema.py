@@ -6,9 +6,11 @@ each) and the ring of records itself. Everything is little-endian and made of 8-
 an aligned 8-byte store is the largest that a reader can rely on to be seen whole.
 
 A record is eight words. The writer stores the last one, the sequence number, last; a slot whose
-sequence number is not the expected one holds no record for that reader. The check word covers all
-others, so that a record assembled from two generations is recognised on machines that reorder
-stores, too.
+sequence number is not the expected one holds no record for that reader. Before it touches a slot it
+sets that word to 0, so that a reader that finds the number before and after its copy has read
+nothing else. That needs stores to be seen in program order, which x86 promises. On other machines
+records carry a check word over all words as well (the header says so), and a record assembled from
+two generations is recognised by it; on x86 it would double the cost of a record for nothing.
 
 This module imports neither numpy nor torch: ranks load it.
 """
@@ -23,14 +25,21 @@ VERSION = 1
 
 RECORD_BYTES = 64
 RECORD_WORDS = 8
-RECORD = struct.Struct("<8Q")
+TRANSFER_RECORD = struct.Struct("<4Q2I4H4BIQ")
+"""issued, ready, wait begin, wait end, step, operation, position, reach position, source, window, kind, series,
+observed | clock << 4, flags, check, sequence number."""
+STEP_RECORD = struct.Struct("<3Q5I2BH4BIQ")
+"""begin, arrival, end, run delay, steal, step, tokens, requests, phase, reserved, waits, kind, series, clock << 4,
+flags, check, sequence number."""
 SEQUENCE_WORD = 7
+"""Sequence numbers start at 1; number ``n`` lives in slot ``n & (capacity - 1)``."""
 CHECK_WORD = 6
 
-HEADER = struct.Struct("<8s14Q")
+HEADER = struct.Struct("<8s15Q")
 """magic, version, header bytes, record bytes, capacity (records, a power of two), identity offset,
 identity length, identity crc32, series table offset, series slots, bytes per series slot, window
-table offset, window slots, epoch_ns (CLOCK_MONOTONIC at creation), creation time (CLOCK_REALTIME)."""
+table offset, window slots, epoch_ns (CLOCK_MONOTONIC at creation), creation time (CLOCK_REALTIME),
+1 if records carry check words, else 0."""
 
 SERIES_COUNT_OFFSET = 256
 """Number of committed entries of the series table: stored after the entry itself."""
@@ -69,11 +78,15 @@ WINDOW_OCCUPANT = 0
 WINDOW_ISSUED = 1
 """CLOCK_MONOTONIC ns at which the broadcast into the window was issued."""
 WINDOW_READY = 2
-"""(ns since the ring's epoch) u48 | generation u16 << 48: counts only if the generation is the occupant's."""
+"""(low 48 bits of the ns) | generation u16 << 48: counts only if the generation is the occupant's. 48 bits are
+three days, so readers complete them from the issued instant."""
 WINDOW_IN_USE = 3
 """As WINDOW_READY, set at wait end."""
 GENERATION_SHIFT = 48
-ELAPSED_MASK = (1 << 48) - 1
+GENERATION_ONE = 1 << GENERATION_SHIFT
+GENERATION_END = 1 << 64
+INSTANT_MASK = (1 << 48) - 1
+POSITION_SHIFT = 32
 
 
 class Kind(IntEnum):
@@ -162,9 +175,11 @@ class StepFlag(IntFlag):
 
 
 def check_word(w0: int, w1: int, w2: int, w3: int, w4: int, w5: int, low: int, sequence: int) -> int:
-    """Return the 32-bit check of a record: all words folded together by exclusive or.
+    """Return the 32-bit check of a record: the sum of all words, folded.
 
-    ``low`` is the lower half of word 6, without the check itself.
+    A sum, because instants and numbers only grow from one generation of a slot to the next: stale words
+    cannot cancel each other out, as two equal ones would in an exclusive or. ``low`` is the lower half of
+    word 6, without the check itself.
     """
-    folded = w0 ^ w1 ^ w2 ^ w3 ^ w4 ^ w5 ^ low ^ sequence
-    return (folded ^ (folded >> 32)) & 0xFFFFFFFF
+    total = w0 + w1 + w2 + w3 + w4 + w5 + low + sequence
+    return (total ^ (total >> 32)) & 0xFFFFFFFF

@@ -1,0 +1,53 @@
+"""Host time: CLOCK_MONOTONIC in integer nanoseconds, and what ties it to the calendar.
+
+Everything inside swtrace is CLOCK_MONOTONIC, which all processes of one boot of one host share.
+CLOCK_REALTIME appears only at the edge, through a pair of both clocks read together.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+now_ns = time.monotonic_ns
+
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ClockAnchor:
+    """One instant on both clocks."""
+
+    monotonic_ns: int
+    realtime_ns: int
+
+    @classmethod
+    def take(cls) -> ClockAnchor:
+        """Read both clocks together: of several tries the one least disturbed between the two reads."""
+        best_gap = 1 << 62
+        best = cls(0, 0)
+        for _ in range(_TRIES):
+            before = time.monotonic_ns()
+            realtime = time.time_ns()
+            gap = time.monotonic_ns() - before
+            if gap < best_gap:
+                best_gap = gap
+                best = cls(before + gap // 2, realtime)
+        return best
+
+    def to_realtime(self, monotonic_ns: int) -> int:
+        """Return the CLOCK_REALTIME of a CLOCK_MONOTONIC instant, both in ns."""
+        return monotonic_ns + self.realtime_ns - self.monotonic_ns
+
+
+def boot_id() -> str:
+    """Name this boot of this host: processes that share it share CLOCK_MONOTONIC.
+
+    The host's name where /proc is hidden.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or socket.gethostname()
+    except OSError:
+        return socket.gethostname()

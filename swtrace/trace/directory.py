@@ -1,0 +1,146 @@
+"""Where rings live: the folder, the files' names, and when a dead rank's ring is removed.
+
+A ring is only ever found under its final name when it is complete; while it is being made it has a
+dotted name. Whether its writer lives is told by the writer's lock alone.
+
+Standard library only: ranks load it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from swtrace.errors import SettingsError
+from swtrace.trace import schema
+from swtrace.trace.header import writer_lives
+
+SUFFIX = ".swt"
+PREFIX = "ring-"
+UNFINISHED_PREFIX = f".{PREFIX}"
+
+DEFAULT_KEEP_SECONDS = 3600.0
+"""How long a dead rank's ring is kept for its readers."""
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per user, and checked for its owner
+
+
+def default_directory() -> Path:
+    """Return the folder of rings: ``SWTRACE_DIR``, else a folder of this user on the host's local tmpfs."""
+    configured = os.environ.get("SWTRACE_DIR")
+    if configured:
+        return Path(configured)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and _is_memory(Path(runtime)) and os.access(runtime, os.W_OK):
+        return Path(runtime) / "swtrace"
+    return _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
+
+
+def keep_seconds() -> float:
+    """Return how long rings of dead ranks are kept: ``SWTRACE_RING_KEEP`` in seconds, by default an hour.
+
+    Raises:
+        SettingsError: the setting is not a number of seconds.
+    """
+    configured = os.environ.get("SWTRACE_RING_KEEP")
+    if not configured:
+        return DEFAULT_KEEP_SECONDS
+    try:
+        seconds = float(configured)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise SettingsError(f"SWTRACE_RING_KEEP={configured!r} is not a number of seconds")
+    return seconds
+
+
+def ring_records() -> int:
+    """Return how many records a new ring holds: ``SWTRACE_RING_RECORDS``, rounded up to a power of two.
+
+    Raises:
+        SettingsError: the setting is not a number within the limits of the format.
+    """
+    configured = os.environ.get("SWTRACE_RING_RECORDS")
+    if not configured:
+        return schema.DEFAULT_RECORDS
+    if not configured.isdecimal() or not 1 <= int(configured[:20]) <= schema.MAX_RECORDS:
+        raise SettingsError(f"SWTRACE_RING_RECORDS={configured!r} is not a number from 1 to {schema.MAX_RECORDS}")
+    return max(schema.MIN_RECORDS, 1 << (int(configured) - 1).bit_length())
+
+
+def ring_name(run_id: str, rank: int) -> str:
+    """Return a new name for a ring: unique, and safe whatever the run id contains."""
+    run = re.sub(r"[^A-Za-z0-9._]", "_", run_id)[:64]
+    return f"{PREFIX}{run}-{rank}-{secrets.token_hex(4)}{SUFFIX}"
+
+
+def ring_paths(directory: Path) -> tuple[Path, ...]:
+    """Return the finished rings of a folder, in the order of their names; none if there is no such folder."""
+    return tuple(sorted(_files(directory, PREFIX)))
+
+
+def remove_expired(directory: Path, keep: float | None = None) -> tuple[Path, ...]:
+    """Remove rings whose writer is dead and whose last activity is more than ``keep`` seconds ago.
+
+    Never touches a ring whose writer lives. What cannot be removed (another user's ring) is left alone.
+
+    Returns:
+        What was removed.
+    """
+    limit = time.time() - (keep_seconds() if keep is None else keep)
+    removed = []
+    for path in (*_files(directory, PREFIX), *_files(directory, UNFINISHED_PREFIX)):
+        with suppress(OSError), opened(path) as descriptor:
+            if os.fstat(descriptor).st_mtime <= limit and not writer_lives(descriptor):
+                path.unlink()
+                removed.append(path)
+    return tuple(removed)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a ring for reading, whatever stands there: a link is not followed, a pipe does not block.
+
+    Raises:
+        OSError: it cannot be opened, or is not a plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is not a plain file")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _files(directory: Path, prefix: str) -> list[Path]:
+    try:
+        with os.scandir(directory) as entries:
+            return [
+                Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)
+            ]
+    except OSError:
+        return []
+
+
+def _is_memory(directory: Path) -> bool:
+    """Tell whether a folder lies on tmpfs: a ring on a disk would be written back for ever."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        target = os.path.realpath(directory, strict=True)
+    except OSError:
+        return False
+    best, kind = "", ""
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        point = left.split(" ")[4].replace("\\040", " ")
+        inside = target == point or target.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split(" ")[0]
+    return kind in {"tmpfs", "ramfs"}

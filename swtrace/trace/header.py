@@ -1,0 +1,255 @@
+"""The parts of a ring file that are not numbers: header, rank identity, series table entries.
+
+Decoding trusts nothing. Sizes are fixed, JSON is bounded by its slot and covered by a checksum,
+every value is checked for type and range, and text must be printable: it ends in terminals and
+label values. Whatever is wrong becomes a :class:`~swtrace.errors.RingFormatError`, nothing else.
+
+Standard library only: ranks load it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from swtrace.errors import RingFormatError, RingFullError
+from swtrace.trace import schema
+from swtrace.trace.identity import RankIdentity, SeriesInfo
+
+MAX_LAYERS = 4096
+MAX_GROUP = 4096
+MAX_CELLS = 1 << 20
+"""Layers times ranks: what a reader may have to hold for one step of one series."""
+_MAX_INT = (1 << 63) - 1
+_MAX_TEXT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class RingHeader:
+    """What the fixed part of a ring says."""
+
+    capacity: int
+    """Records; a power of two."""
+    epoch_ns: int
+    created_ns: int
+    """CLOCK_REALTIME."""
+    checked: bool
+    """Records carry check words."""
+    identity: RankIdentity
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole file."""
+        return file_bytes(self.capacity)
+
+
+def file_bytes(capacity: int) -> int:
+    """Return the size of a ring file for so many records."""
+    return schema.HEADER_BYTES + capacity * schema.RECORD_BYTES
+
+
+def encode_header(header: RingHeader) -> tuple[bytes, bytes]:
+    """Return the fixed words and the identity's JSON.
+
+    Raises:
+        RingFullError: the identity does not fit its slot.
+    """
+    identity = _encode(asdict(header.identity))
+    if len(identity) > schema.IDENTITY_BYTES:
+        raise RingFullError(
+            f"the rank's identity takes {len(identity)} bytes of JSON, the ring has {schema.IDENTITY_BYTES}"
+        )
+    fixed = schema.HEADER.pack(
+        schema.MAGIC,
+        schema.VERSION,
+        schema.HEADER_BYTES,
+        schema.RECORD_BYTES,
+        header.capacity,
+        schema.IDENTITY_OFFSET,
+        len(identity),
+        zlib.crc32(identity),
+        schema.SERIES_TABLE_OFFSET,
+        schema.SERIES_SLOTS,
+        schema.SERIES_SLOT_BYTES,
+        schema.WINDOW_TABLE_OFFSET,
+        schema.WINDOW_SLOTS,
+        header.epoch_ns,
+        header.created_ns,
+        int(header.checked),
+    )
+    return fixed, identity
+
+
+def decode_header(data: bytes, size: int) -> RingHeader:
+    """Read a ring's header from the first ``IDENTITY_OFFSET + IDENTITY_BYTES`` bytes of a file of ``size`` bytes.
+
+    Raises:
+        RingFormatError: this is not a sound ring; the message says why.
+    """
+    if len(data) < schema.IDENTITY_OFFSET + schema.IDENTITY_BYTES:
+        raise RingFormatError(f"{size} bytes are too short for a ring")
+    magic, version, *words = schema.HEADER.unpack_from(data)
+    if magic != schema.MAGIC:
+        raise RingFormatError("not a swtrace ring (wrong magic)")
+    if version != schema.VERSION:
+        raise RingFormatError(f"ring format {version}; this swtrace reads format {schema.VERSION}")
+    header_bytes, record_bytes, capacity, identity_offset, identity_length, identity_crc, *rest = words
+    series_offset, series_slots, series_bytes, window_offset, window_slots, epoch_ns, created_ns, checked = rest
+    layout = (header_bytes, record_bytes, identity_offset, series_offset, series_slots, series_bytes)
+    if layout != _LAYOUT or (window_offset, window_slots) != (schema.WINDOW_TABLE_OFFSET, schema.WINDOW_SLOTS):
+        raise RingFormatError("damaged header (offsets or sizes do not fit the format)")
+    if not schema.MIN_RECORDS <= capacity <= schema.MAX_RECORDS or capacity & (capacity - 1):
+        raise RingFormatError(f"damaged header (capacity {capacity})")
+    if size != file_bytes(capacity):
+        raise RingFormatError(f"{size} bytes instead of {file_bytes(capacity)}: cut short, or not a ring")
+    if identity_length > schema.IDENTITY_BYTES or checked > 1 or epoch_ns > _MAX_INT or created_ns > _MAX_INT:
+        raise RingFormatError("damaged header (values out of range)")
+    text = data[schema.IDENTITY_OFFSET : schema.IDENTITY_OFFSET + identity_length]
+    if zlib.crc32(text) != identity_crc:
+        raise RingFormatError("damaged identity (checksum)")
+    fields = _Fields(_decode(text))
+    identity = RankIdentity(
+        run_id=fields.text("run_id", empty=False),
+        rank=fields.integer("rank", 0, (1 << 31) - 1),
+        host=fields.text("host"),
+        boot_id=fields.text("boot_id"),
+        pid=fields.integer("pid", 0, (1 << 31) - 1),
+        start_time_ns=fields.integer("start_time_ns", 0, _MAX_INT),
+        model=fields.text("model"),
+        version=fields.text("version"),
+    )
+    return RingHeader(capacity, epoch_ns, created_ns, bool(checked), identity)
+
+
+_LAYOUT = (
+    schema.HEADER_BYTES,
+    schema.RECORD_BYTES,
+    schema.IDENTITY_OFFSET,
+    schema.SERIES_TABLE_OFFSET,
+    schema.SERIES_SLOTS,
+    schema.SERIES_SLOT_BYTES,
+)
+
+
+def encode_series(info: SeriesInfo, first_window: int) -> bytes:
+    """Return a series table entry: length, checksum, JSON.
+
+    Raises:
+        RingFullError: it does not fit its slot.
+    """
+    text = _encode({**asdict(info), "first_window": first_window})
+    if schema.SERIES_ENTRY.size + len(text) > schema.SERIES_SLOT_BYTES:
+        raise RingFullError(
+            f"series {info.name!r}: its constants take {len(text)} bytes of JSON"
+            f" (group of {len(info.group_ranks)} ranks), a ring has {schema.SERIES_SLOT_BYTES} per series"
+        )
+    return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
+
+
+def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
+    """Read a series table entry; return it and the first of its window slots.
+
+    Raises:
+        RingFormatError: it is damaged, or its values are out of range.
+    """
+    if len(slot) < schema.SERIES_ENTRY.size:
+        raise RingFormatError("damaged series entry (cut short)")
+    length, crc = schema.SERIES_ENTRY.unpack_from(slot)
+    text = slot[schema.SERIES_ENTRY.size : schema.SERIES_ENTRY.size + length]
+    if len(text) != length or zlib.crc32(text) != crc:
+        raise RingFormatError("damaged series entry (checksum)")
+    fields = _Fields(_decode(text))
+    group_ranks = fields.integers("group_ranks", MAX_GROUP, (1 << 31) - 1)
+    refused = fields.text("refused")
+    info = SeriesInfo(
+        name=fields.text("name", empty=False),
+        start_layer=fields.integer("start_layer", 0, (1 << 31) - 1),
+        num_layers=fields.integer("num_layers", 0 if refused else 1, MAX_LAYERS),
+        prefetch_step=fields.integer("prefetch_step", 0, MAX_LAYERS),
+        windows=fields.text("windows"),
+        window_count=fields.integer("window_count", 0, schema.WINDOW_SLOTS),
+        group_ranks=group_ranks,
+        rank_in_group=fields.integer("rank_in_group", 0, max(0, len(group_ranks) - 1)),
+        transport=fields.text("transport"),
+        rendezvous=fields.text("rendezvous"),
+        clock=fields.text("clock"),
+        layer_bytes=fields.integer("layer_bytes", 0, 1 << 48),
+        owned_layers=fields.integer("owned_layers", 0, MAX_LAYERS),
+        kind=fields.text("kind"),
+        refused=refused,
+    )
+    first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
+    reserved = 0 if refused else info.window_count
+    if not group_ranks and not refused:
+        raise RingFormatError("damaged series entry (a group of no ranks)")
+    if info.num_layers * max(1, len(group_ranks)) > MAX_CELLS or first_window + reserved > schema.WINDOW_SLOTS:
+        raise RingFormatError("damaged series entry (values out of range)")
+    if len(set(group_ranks)) != len(group_ranks):
+        raise RingFormatError("damaged series entry (a rank stands twice in the group)")
+    return info, first_window
+
+
+def writer_lives(descriptor: int) -> bool:
+    """Return whether some process holds the writer's lock on the ring behind ``descriptor``.
+
+    The probe takes a shared lock for an instant: probes never disturb each other, and a writer takes its
+    lock before its ring has a name that anyone could probe.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with everything replaced that readers refuse to show."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:_MAX_TEXT]
+
+
+class _Fields:
+    """A decoded JSON object whose values are fetched with their type and range."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def text(self, name: str, *, empty: bool = True) -> str:
+        value = self._values.get(name)
+        if type(value) is not str or len(value) > _MAX_TEXT or not value.isprintable() or not (value or empty):
+            raise RingFormatError(f"damaged ring ({name} is not a plain text)")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self._values.get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise RingFormatError(f"damaged ring ({name} is not a number from {low} to {high})")
+        return value
+
+    def integers(self, name: str, length: int, high: int) -> tuple[int, ...]:
+        values = self._values.get(name)
+        if type(values) is not list or len(values) > length:
+            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} numbers)")
+        if not all(type(value) is int and 0 <= value <= high for value in values):
+            raise RingFormatError(f"damaged ring ({name} holds something else than numbers from 0 to {high})")
+        return tuple(values)
+
+
+def _encode(values: dict[str, Any]) -> bytes:
+    safe = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
+    return json.dumps(safe, separators=(",", ":")).encode("ascii")
+
+
+def _decode(text: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RingFormatError("damaged ring (not JSON)") from error
+    if not isinstance(values, dict):
+        raise RingFormatError("damaged ring (not a JSON object)")
+    return values

@@ -1,0 +1,460 @@
+"""The writing side of a ring: one recorder per rank process, its only writer.
+
+What holds at every instant, also if the process is killed there:
+
+- the file has its final name only when it is complete, and the writer's lock was taken before;
+- a slot's sequence number is 0 from before its first changed byte until after its last, so a
+  record is either committed whole or not there;
+- the series table's count is stored after the entry it counts;
+- a window's occupant is stored after its issued instant; ready and in-use instants carry the
+  occupant's generation, so that a late one is ignored.
+
+All methods but :meth:`SeriesRecorder.window_ready` belong to one thread at a time, the one that runs
+the forward. Nothing on the hot path allocates more than integers, takes a lock or makes a system call.
+
+The lock's file descriptor is not the one that is mapped: neither a mapping that a forked child
+inherits nor one that outlives :meth:`Recorder.close` keeps a dead rank looking alive.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import platform
+import struct
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from swtrace.errors import RingCreateError, RingFullError, TraceError
+from swtrace.trace import schema
+from swtrace.trace.clocks import ClockAnchor, now_ns
+from swtrace.trace.directory import UNFINISHED_PREFIX, remove_expired, ring_name
+from swtrace.trace.header import RingHeader, encode_header, encode_series, file_bytes
+from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.schema import DEFAULT_RECORDS
+
+RENEW_NS = 10_000_000_000
+"""How often a step renews the clock anchor and the file's time stamp, by which dead rings age."""
+
+STORES_IN_ORDER = platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}
+"""Other processes see this machine's stores in program order; records need no check word."""
+
+_U16 = 0xFFFF
+_U32 = 0xFFFFFFFF
+_U64 = 0xFFFFFFFFFFFFFFFF
+_HEADER_BYTES = schema.HEADER_BYTES
+_SEQUENCE_WORD = schema.SEQUENCE_WORD
+_INSTANT_MASK = schema.INSTANT_MASK
+_GENERATION_ONE = schema.GENERATION_ONE
+_GENERATION_END = schema.GENERATION_END
+_POSITION_SHIFT = schema.POSITION_SHIFT
+_TRANSFER = int(schema.Kind.TRANSFER)
+_STEP = int(schema.Kind.STEP)
+
+
+class RecorderStatistics(NamedTuple):
+    """What a recorder has done."""
+
+    written: int
+    """Records committed."""
+    series: int
+
+
+class Recorder:
+    """One rank's ring. Make it with :meth:`create`."""
+
+    def __init__(
+        self, path: Path, identity: RankIdentity, descriptor: int, mapping: mmap.mmap, *, checked: bool
+    ) -> None:
+        """Wrap a finished ring; :meth:`create` is the way to get one."""
+        self.path = path
+        self.identity = identity
+        self.checked = checked
+        self._descriptor = descriptor
+        self._capacity = (len(mapping) - _HEADER_BYTES) // schema.RECORD_BYTES
+        self._cursor = _Cursor(self._capacity - 1)
+        self._mapping = mapping
+        self._words = memoryview(mapping).cast("Q")
+        self._series: list[SeriesRecorder] = []
+        self._windows_reserved = 0
+        self._renew_at_ns = now_ns() + RENEW_NS
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        identity: RankIdentity,
+        *,
+        records: int = DEFAULT_RECORDS,
+        checked: bool = not STORES_IN_ORDER,
+    ) -> Recorder:
+        """Make this rank's ring in ``directory`` and return its recorder.
+
+        Also removes rings there whose writers died longer ago than ``SWTRACE_RING_KEEP``.
+
+        Args:
+            directory: Made for this user alone if it is missing.
+            identity: Who writes; text that a terminal cannot show is replaced.
+            records: Capacity; rounded up to a power of two.
+            checked: Give every record a check word: needed where stores are seen out of order.
+
+        Raises:
+            RingCreateError: the folder or file cannot be made, or there is no room for it.
+        """
+        if not 1 <= records <= schema.MAX_RECORDS:
+            raise RingCreateError(
+                f"a ring of {records} records cannot be: set SWTRACE_RING_RECORDS from 1 to {schema.MAX_RECORDS}"
+            )
+        capacity = max(schema.MIN_RECORDS, 1 << (records - 1).bit_length())
+        size = file_bytes(capacity)
+        path = directory / ring_name(identity.run_id, identity.rank)
+        unfinished = directory / path.name.replace("ring-", UNFINISHED_PREFIX, 1)
+        descriptor = -1
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_expired(directory)
+            descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.fchmod(descriptor, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Room for the whole ring now, or an error now: a store into a page that tmpfs cannot provide is a SIGBUS.
+            os.posix_fallocate(descriptor, 0, size)
+            mapping = _map(unfinished, size)
+            anchor = ClockAnchor.take()
+            fixed, identity_json = encode_header(
+                RingHeader(capacity, anchor.monotonic_ns, anchor.realtime_ns, checked, identity)
+            )
+            mapping[: len(fixed)] = fixed
+            mapping[schema.IDENTITY_OFFSET : schema.IDENTITY_OFFSET + len(identity_json)] = identity_json
+            recorder = cls(path, identity, descriptor, mapping, checked=checked)
+            recorder.renew_anchor()
+            unfinished.rename(path)
+        except (OSError, RingFullError) as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+                with suppress(OSError):
+                    unfinished.unlink()
+            raise RingCreateError(
+                f"cannot make ring {path} of {size} bytes: {error}."
+                f" SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (now {capacity} records)"
+            ) from error
+        _live.add(recorder)
+        return recorder
+
+    def add_series(self, info: SeriesInfo) -> SeriesRecorder:
+        """Enter a series in the ring's table, reserve its windows and return its recorder.
+
+        A refused series is only told to readers: it reserves no windows.
+
+        Raises:
+            RingFullError: no room for another series, or for its windows.
+        """
+        if self._descriptor < 0:
+            raise TraceError(f"series {info.name!r}: ring {self.path} is closed")
+        index = len(self._series)
+        if index >= schema.SERIES_SLOTS:
+            raise RingFullError(f"series {info.name!r}: a ring has room for {schema.SERIES_SLOTS} series")
+        windows = 0 if info.refused else info.window_count
+        first_window = self._windows_reserved
+        if first_window + windows > schema.WINDOW_SLOTS:
+            raise RingFullError(
+                f"series {info.name!r}: {windows} windows, a ring has {schema.WINDOW_SLOTS - first_window} left"
+            )
+        entry = encode_series(info, first_window)
+        offset = schema.SERIES_TABLE_OFFSET + index * schema.SERIES_SLOT_BYTES
+        self._mapping[offset : offset + len(entry)] = entry
+        series = SeriesRecorder(self, info, index, first_window, windows)
+        self._series.append(series)
+        self._windows_reserved += windows
+        self._words[schema.SERIES_COUNT_OFFSET // 8] = index + 1
+        self._touch()
+        return series
+
+    def renew_anchor(self) -> None:
+        """Store a fresh pair of both host clocks. Steps do this by themselves every :data:`RENEW_NS`."""
+        anchor = ClockAnchor.take()
+        word = schema.ANCHOR_OFFSET // 8
+        self._words[word] = 0
+        self._words[word + 1] = anchor.realtime_ns
+        self._words[word] = anchor.monotonic_ns
+        self._touch()
+        self._renew_at_ns = now_ns() + RENEW_NS
+
+    def statistics(self) -> RecorderStatistics:
+        """Return what was recorded so far."""
+        return RecorderStatistics(self._cursor.sequence, len(self._series))
+
+    def close(self) -> None:
+        """Mark the ring as closed and release its lock. Its records stay readable; later events go nowhere."""
+        if self._descriptor < 0:
+            return
+        self._words[schema.CLOSED_OFFSET // 8] = now_ns()
+        self._touch()
+        self._detach()
+
+    def _detach(self) -> None:
+        """Let go of the file. What still calls in (a transport's late callback) writes into memory of nobody's."""
+        if self._descriptor < 0:
+            return
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self._renew_at_ns = 1 << 63
+        # Untouched pages of an anonymous mapping cost nothing. The old one is unmapped with its last reference:
+        # another thread may be in the middle of a store.
+        self._mapping = mmap.mmap(-1, len(self._mapping))
+        self._words = memoryview(self._mapping).cast("Q")
+        for series in self._series:
+            series._attach(self)  # noqa: SLF001 - one thing in two classes: the hot path wants few indirections
+
+    def _touch(self) -> None:
+        """Set the file's time stamp: stores through a mapping of tmpfs do not."""
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                os.utime(self._descriptor)
+
+
+class SeriesRecorder:
+    """The hot path of one series: its events, straight into the ring."""
+
+    __slots__ = (
+        "_checked",
+        "_cursor",
+        "_in_use_at",
+        "_issued_at",
+        "_mapping",
+        "_mask",
+        "_occupant_at",
+        "_pack_step",
+        "_pack_transfer",
+        "_position_bits",
+        "_ready_at",
+        "_recorder",
+        "_sequences",
+        "_tokens",
+        "_words",
+        "index",
+        "info",
+    )
+
+    def __init__(self, recorder: Recorder, info: SeriesInfo, index: int, first_window: int, windows: int) -> None:
+        """Prepare everything that a record needs; :meth:`Recorder.add_series` is the way to get one."""
+        self.info = info
+        self.index = index
+        self._recorder = recorder
+        self._cursor = recorder._cursor  # noqa: SLF001 - see Recorder._detach
+        self._mask = self._cursor.mask
+        self._checked = recorder.checked
+        self._pack_transfer = schema.TRANSFER_RECORD.pack_into
+        self._pack_step = schema.STEP_RECORD.pack_into
+        base = schema.WINDOW_TABLE_OFFSET // 8 + first_window * schema.WINDOW_WORDS
+        entries = range(base, base + windows * schema.WINDOW_WORDS, schema.WINDOW_WORDS)
+        self._occupant_at = tuple(word + schema.WINDOW_OCCUPANT for word in entries)
+        self._issued_at = tuple(word + schema.WINDOW_ISSUED for word in entries)
+        self._ready_at = tuple(word + schema.WINDOW_READY for word in entries)
+        self._in_use_at = tuple(word + schema.WINDOW_IN_USE for word in entries)
+        self._tokens = [0] * windows
+        self._position_bits = tuple(position << _POSITION_SHIFT for position in range(info.num_layers))
+        self._attach(recorder)
+
+    def _attach(self, recorder: Recorder) -> None:
+        self._mapping = recorder._mapping  # noqa: SLF001 - see Recorder._detach
+        self._words = recorder._words  # noqa: SLF001 - see Recorder._detach
+        # One item per slot: its sequence number.
+        self._sequences = self._words[_HEADER_BYTES // 8 + _SEQUENCE_WORD :: schema.RECORD_WORDS]
+
+    def window_issued(self, window: int, step: int, position: int, issued_ns: int) -> int:
+        """Enter the broadcast just issued into a window.
+
+        Returns:
+            The occupancy's token (its generation, in place): ready and in-use stamps are given with it.
+        """
+        tokens = self._tokens
+        token = tokens[window] + _GENERATION_ONE
+        if token == _GENERATION_END:
+            token = _GENERATION_ONE
+        tokens[window] = token
+        words = self._words
+        words[self._issued_at[window]] = issued_ns
+        words[self._occupant_at[window]] = token | self._position_bits[position] | (step & _U32)
+        return token
+
+    def window_ready(self, window: int, generation: int, ready_ns: int) -> None:
+        """Stamp the instant at which a window's broadcast completed. From any thread; one 8-byte store."""
+        self._words[self._ready_at[window]] = ready_ns & _INSTANT_MASK | generation
+
+    def window_in_use(self, window: int, generation: int, wait_end_ns: int) -> None:
+        """Stamp the instant from which a window's weight is read."""
+        self._words[self._in_use_at[window]] = wait_end_ns & _INSTANT_MASK | generation
+
+    def window_freed(self, window: int) -> None:
+        """Mark a window as empty."""
+        self._words[self._occupant_at[window]] = 0
+
+    def transfer(
+        self,
+        issued_ns: int,
+        ready_ns: int,
+        wait_begin_ns: int,
+        wait_end_ns: int,
+        step: int,
+        operation: int,
+        position: int,
+        reach_position: int,
+        source: int,
+        window: int,
+        observed: int,
+        flags: int,
+        clock: int = 0,
+    ) -> None:
+        """Record one layer's transfer and the wait for it. Numbers too wide for their field wrap."""
+        cursor = self._cursor
+        sequence = cursor.sequence + 1
+        slot = sequence & self._mask
+        self._sequences[slot] = 0
+        try:
+            self._pack_transfer(
+                self._mapping,
+                (slot << 6) + _HEADER_BYTES,
+                issued_ns,
+                ready_ns,
+                wait_begin_ns,
+                wait_end_ns,
+                step,
+                operation,
+                position,
+                reach_position,
+                source,
+                window,
+                _TRANSFER,
+                self.index,
+                observed + (clock << 4),
+                flags,
+                0
+                if not self._checked
+                else schema.check_word(
+                    issued_ns,
+                    ready_ns,
+                    wait_begin_ns,
+                    wait_end_ns,
+                    step | operation << 32,
+                    position | reach_position << 16 | source << 32 | window << 48,
+                    _TRANSFER | self.index << 8 | observed << 16 | clock << 20 | flags << 24,
+                    sequence,
+                ),
+                sequence,
+            )
+        except struct.error:
+            # Only ever here when a number outgrew its field: u32 operation numbers do after two weeks.
+            self.transfer(
+                issued_ns & _U64,
+                ready_ns & _U64,
+                wait_begin_ns & _U64,
+                wait_end_ns & _U64,
+                step & _U32,
+                operation & _U32,
+                position & _U16,
+                reach_position & _U16,
+                source & _U16,
+                window & _U16,
+                observed & 15,
+                flags & 255,
+                clock & 15,
+            )
+            return
+        cursor.sequence = sequence
+
+    def step(
+        self,
+        begin_ns: int,
+        arrival_ns: int,
+        end_ns: int,
+        step: int,
+        tokens: int,
+        requests: int,
+        phase: int,
+        waits: int,
+        run_delay_us: int,
+        steal_us: int,
+        flags: int,
+        clock: int = 0,
+    ) -> None:
+        """Record one forward pass, after all its transfers. Numbers too wide for their field wrap."""
+        cursor = self._cursor
+        sequence = cursor.sequence + 1
+        slot = sequence & self._mask
+        self._sequences[slot] = 0
+        step &= _U32
+        tokens &= _U32
+        requests &= _U32
+        run_delay_us &= _U32
+        steal_us &= _U32
+        waits &= _U16
+        phase &= 255
+        check = 0
+        if self._checked:
+            check = schema.check_word(
+                begin_ns & _U64,
+                arrival_ns & _U64,
+                end_ns & _U64,
+                run_delay_us | steal_us << 32,
+                step | tokens << 32,
+                requests | phase << 32 | waits << 48,
+                _STEP | self.index << 8 | (clock & 15) << 20 | (flags & 255) << 24,
+                sequence,
+            )
+        self._pack_step(
+            self._mapping,
+            (slot << 6) + _HEADER_BYTES,
+            begin_ns & _U64,
+            arrival_ns & _U64,
+            end_ns & _U64,
+            run_delay_us,
+            steal_us,
+            step,
+            tokens,
+            requests,
+            phase,
+            0,
+            waits,
+            _STEP,
+            self.index,
+            (clock & 15) << 4,
+            flags & 255,
+            check,
+            sequence,
+        )
+        cursor.sequence = sequence
+        if now_ns() >= self._recorder._renew_at_ns:  # noqa: SLF001 - see Recorder._detach
+            self._recorder.renew_anchor()
+
+
+class _Cursor:
+    """The newest committed record of a ring, shared by its series."""
+
+    __slots__ = ("mask", "sequence")
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+        self.sequence = 0
+
+
+def _map(path: Path, size: int) -> mmap.mmap:
+    """Map a file through a descriptor of its own: a mapping keeps its open file alive, and that file's locks."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        # Faulted in now, not one page after the other on the hot path.
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    finally:
+        os.close(descriptor)
+
+
+def _forget_in_child() -> None:
+    """Leave the parent's rings alone in a forked child: its lock must die with the parent, its ring has one writer."""
+    for recorder in list(_live):
+        recorder._detach()  # noqa: SLF001 - this module is the class's own
+
+
+_live: weakref.WeakSet[Recorder] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_forget_in_child)
