@@ -66,7 +66,7 @@ class CriticalPath:
     compute_ns: Nanoseconds
     """``[rank]``: compute of this rank that lies on the path."""
     excess_ns: Nanoseconds
-    """``[rank]``: of that, what exceeds the ranks' (lower) median for the same stretch."""
+    """``[rank]``: how much longer these stretches took than the other ranks' median for the same; may be negative."""
     entry_ns: Nanoseconds
     """``[rank]``: how much later than the first rank the path's first rank entered the step; 0 for others."""
     transfer_ns: int
@@ -265,6 +265,8 @@ class Straggler:
     """The second highest rank's."""
     share: float
     """Excess per step time."""
+    consistency: float
+    """Share of the steps in which its excess was the highest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ rank, it runs back through compute to the latest wait that stalled; from there o
 transfer to whatever the transfer waited for: the rank that issued last, or the previous operation
 on the channel, and on from there, to the first position.
 
-A stretch of compute on the path has an excess: what it took beyond the ranks' lower median for the
-same stretch. (The lower one, so that of two ranks the slower has all of the difference.) Every step
-of a batch is walked at once: one pass over the positions, last to first.
+A stretch of compute on the path has an excess: what it took beyond the other ranks' median for the
+same stretch, negative where it took less. (Counting only what is above would charge every rank that
+stays on the path for its noise.) Every step of a batch is walked at once: one pass over the
+positions, last to first.
 """
 
 from __future__ import annotations
@@ -87,10 +88,14 @@ def _compute(walk: _Walk, rows: npt.NDArray[np.intp], since: _Int) -> None:
     """Account the stretch from ``since`` (``[row, rank]``) to where the walk stands, on the walk's rank."""
     rank = walk.rank[rows]
     took = walk.until[rows] - since
-    own = took[np.arange(len(rows)), rank]
-    median = np.sort(took, axis=1)[:, (took.shape[1] - 1) // 2]
+    row = np.arange(len(rows))
+    own = took[row, rank]
+    others = np.sort(
+        took[np.arange(took.shape[1]) != rank[:, np.newaxis]].reshape(len(rows), took.shape[1] - 1), axis=1
+    )
+    middle = others.shape[1]
     walk.compute[rows, rank] += own
-    walk.excess[rows, rank] += own - median
+    walk.excess[rows, rank] += own - (others[:, (middle - 1) // 2] + others[:, middle // 2]) // 2
 
 
 def _leave_rank(walk: _Walk, block: Block, derived: Derived, position: int, epsilon_ns: int) -> None:
@@ -133,8 +138,10 @@ def _leave_channel(
         walk.rank[behind] = receivers.argmax(axis=1)
         known = receivers.max(axis=1) > 0
         walk.at[behind] = np.where(known, position - 1, -2)
-    else:
-        walk.at[behind] = -2
+        behind = behind[~known]
+    # Behind an operation of the step before: the channel was busy since this step began.
+    walk.transfer[behind] += walk.moment[behind] - first_arrival[behind]
+    walk.at[behind] = -2
 
     moved = rows[~queued]
     late = derived.late_rank[moved, rank[~queued], position]

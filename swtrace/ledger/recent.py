@@ -15,11 +15,14 @@ from swtrace.trace.schema import StepFlag
 _SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
 
 STRAGGLER_SHARE = 0.05
-"""A rank is named only if its excess takes at least this share of the step time ..."""
+"""A rank is named only if its excess takes at least this share of the typical step ..."""
 STRAGGLER_FACTOR = 3.0
-"""... and is at least this many times that of the rank with the next highest excess."""
-STRAGGLER_STEPS = 3
-"""Fewer steps than this prove nothing."""
+"""... is at least this many times that of the rank with the next highest excess ..."""
+STRAGGLER_CONSISTENCY = 0.9
+"""... and is the highest in at least this share of the steps. Of two equal ranks, either is the slower one in
+about half of the steps."""
+STRAGGLER_STEPS = 16
+"""Fewer steps prove nothing: equal ranks pass the test above in 16 steps with a chance below 0.1 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +122,22 @@ class RecentSteps:
         rows = [s for s in self._sums if s.excess_ns is not None and s.ended.all()]
         if len(rows) < STRAGGLER_STEPS or self._ranks < 2:  # noqa: PLR2004 - one rank cannot be late
             return None
-        excess = np.median(np.stack([s.excess_ns for s in rows if s.excess_ns is not None]), axis=0)
+        by_step = np.stack([s.excess_ns for s in rows if s.excess_ns is not None])
+        excess = np.median(by_step, axis=0)
         step_ns = float(np.median([s.step_ns.max() for s in rows]))
         order = np.argsort(excess)
         worst, following = float(excess[order[-1]]), max(0.0, float(excess[order[-2]]))
-        if step_ns <= 0 or worst < STRAGGLER_SHARE * step_ns or worst < STRAGGLER_FACTOR * following:
+        consistency = float((by_step.argmax(axis=1) == order[-1]).mean())
+        if (
+            worst < max(1.0, STRAGGLER_SHARE * step_ns)
+            or worst < STRAGGLER_FACTOR * following
+            or consistency < STRAGGLER_CONSISTENCY
+        ):
             return None
         return Straggler(
             rank=ranks[int(order[-1])],
             excess_ns=int(worst),
             next_excess_ns=int(following),
             share=worst / step_ns,
+            consistency=consistency,
         )

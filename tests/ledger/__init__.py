@@ -1,0 +1,1 @@
+"""Tests of the ledger, and the schedules that they feed it with."""

@@ -1,0 +1,224 @@
+"""Late, missing, duplicate and out-of-order records; ranks that are ahead, behind, or gone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ledger import feeding
+from ledger.schedules import Schedule, key, simulate, step_record, transfer_record
+from swtrace.ledger import Ledger
+from swtrace.ledger.facts import CriticalPath, StepFacts
+
+
+def make(steps: int = 12, seed: int = 1, ranks: int = 3) -> Schedule:
+    chance = random.Random(seed)  # noqa: S311 - reproducible schedules
+    return simulate(
+        ranks=ranks,
+        layers=7,
+        k=2,
+        steps=steps,
+        compute=lambda _r, _s, _p: chance.randrange(100_000, 900_000),
+        occupancy=500_000,
+    )
+
+
+def same_path(a: CriticalPath | None, b: CriticalPath | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+
+
+def same(a: StepFacts, b: StepFacts) -> bool:
+    for f in fields(a):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        if f.name == "path":
+            if not same_path(x, y):
+                return False
+        elif isinstance(x, np.ndarray):
+            if not np.array_equal(x, y):
+                return False
+        elif x != y:
+            return False
+    return True
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 30), largest=st.sampled_from([1, 3, 20, 200]))
+def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
+    """How the ranks' batches are cut and interleaved changes no fact."""
+    schedule = make()
+    whole = feeding.ledger(schedule)
+    feeding.feed(whole, schedule)
+    pieces = feeding.ledger(schedule)
+    feeding.feed_interleaved(pieces, schedule, random.Random(seed), largest)  # noqa: S311
+    expected, got = whole.take_steps(), pieces.take_steps()
+    assert len(expected) == len(got) == 12
+    assert all(same(a, b) for a, b in zip(expected, got, strict=True))
+    assert whole.facts() == pieces.facts()
+
+
+def test_steps_finish_as_soon_as_every_rank_ended_them() -> None:
+    """A step's facts are there when the last rank has ended it, not one step later, and not before."""
+    schedule = make(steps=3)
+    ledger = feeding.ledger(schedule)
+    of_step = [[records[records["step"] == s] for s in range(3)] for records in schedule.records]
+    ledger.add(key(0), of_step[0][0])
+    ledger.add(key(1), of_step[1][0])
+    assert ledger.take_steps() == ()
+    ledger.add(key(2), of_step[2][0][:-1])
+    assert ledger.take_steps() == ()
+    ledger.add(key(2), of_step[2][0][-1:])
+    assert [facts.step for facts in ledger.take_steps()] == [0]
+
+
+def test_duplicates_are_ignored_and_counted() -> None:
+    """A batch fed twice, in one piece or later, changes nothing but the count of duplicates."""
+    schedule = make(steps=2)
+    once, twice = feeding.ledger(schedule), feeding.ledger(schedule)
+    feeding.feed(once, schedule)
+    doubled = np.concatenate((schedule.records[0][:9], schedule.records[0]))
+    twice.add(key(0), doubled)
+    twice.add(key(1), schedule.records[1])
+    twice.add(key(1), schedule.records[1][10:])
+    twice.add(key(2), schedule.records[2])
+    twice.flush()
+    assert twice.facts().series == once.facts().series
+    oddities = [rank.oddities for rank in twice.facts().ranks]
+    assert [o.duplicate for o in oddities] == [9, len(schedule.records[1]) - 10, 0]
+
+
+def test_missing_records_are_counted_and_leave_the_rest_right() -> None:
+    """Records lost from one rank are missing there; other facts stand, and what depends on them is not claimed."""
+    schedule = make(steps=6)
+    whole = feeding.ledger(schedule)
+    feeding.feed(whole, schedule)
+    lost = (
+        (schedule.records[1]["step"] == 2) & (schedule.records[1]["position"] < 4) & (schedule.records[1]["kind"] == 1)
+    )
+    ledger = feeding.ledger(schedule)
+    ledger.add(key(0), schedule.records[0])
+    ledger.add(key(1), schedule.records[1][~lost])
+    ledger.add(key(2), schedule.records[2])
+    ledger.flush()
+    expected, got = whole.take_steps(), ledger.take_steps()
+    assert [rank.oddities.missing for rank in ledger.facts().ranks] == [0, 4, 0]
+    assert [facts.complete for facts in got] == [True, True, False, True, True, True]
+    assert got[2].path is None
+    assert np.array_equal(got[2].stall_ns[0], expected[2].stall_ns[0])
+    assert not got[2].attributed[:, :5].any()  # layer 4's predecessor is not known either
+    assert np.array_equal(got[2].transfer_ns[:, 5:], expected[2].transfer_ns[:, 5:])
+    assert same(got[3], expected[3])
+
+
+def test_a_dead_rank_holds_nobody_up() -> None:
+    """Once a rank is known to have ended, steps are finished without it."""
+    schedule = make(steps=6)
+    ledger = feeding.ledger(schedule)
+    ledger.add(key(0), schedule.records[0])
+    ledger.add(key(1), schedule.records[1])
+    ledger.add(key(2), schedule.records[2][schedule.records[2]["step"] < 2])
+    assert [facts.step for facts in ledger.take_steps()] == [0, 1]
+    ledger.rank_ended(key(2))
+    assert [(facts.step, facts.complete) for facts in ledger.take_steps()] == [(s, False) for s in (2, 3, 4, 5)]
+
+
+def test_out_of_order_within_a_step_is_harmless() -> None:
+    """Records of a rank that arrive shuffled by up to a step are laid out right."""
+    schedule = make(steps=5)
+    expected = feeding.ledger(schedule)
+    feeding.feed(expected, schedule)
+    ledger = feeding.ledger(schedule)
+    chance = random.Random(7)  # noqa: S311
+    for rank, records in enumerate(schedule.records):
+        order = sorted(range(len(records)), key=lambda i: i + chance.randrange(6))
+        for i in order:
+            ledger.add(key(rank), records[i : i + 1])
+    ledger.flush()
+    assert ledger.facts() == expected.facts()
+
+
+def test_late_records_are_counted_in_totals_only() -> None:
+    """A record for a step that was finished without it still counts as a wait, and as late."""
+    schedule = make(steps=4, ranks=2)
+    ledger = feeding.ledger(schedule)
+    early = schedule.records[1]["step"] == 0
+    ledger.add(key(0), schedule.records[0])
+    ledger.add(key(1), schedule.records[1][~early])
+    before = sum(ledger.facts().series[0].ranks[1].totals.waits.values())
+    ledger.add(key(1), schedule.records[1][early])
+    after = sum(ledger.facts().series[0].ranks[1].totals.waits.values())
+    assert after - before == 7
+    assert ledger.facts().ranks[1].oddities.late == early.sum()
+
+
+def test_a_hung_rank_makes_nothing_grow_without_bound() -> None:
+    """While one rank is silent the oldest pending steps are finished early, counted, and the rest is kept."""
+    schedule = make(steps=200, ranks=2)
+    ledger = feeding.ledger(schedule, max_cells=2 * 7 * 16)
+    ledger.add(key(0), schedule.records[0])
+    facts = ledger.facts()
+    assert facts.series[0].pending_steps <= 16
+    assert facts.ranks[1].oddities.evicted_steps == 200 - facts.series[0].pending_steps
+    assert sum(facts.series[0].ranks[0].totals.waits.values()) == 7 * 200
+
+
+def test_a_rank_whose_ring_reaches_further_back_is_laid_out_right() -> None:
+    """The order in which rings are found does not matter, even if the first one has lost its oldest steps."""
+    schedule = make(steps=10, ranks=2)
+    ledger = feeding.ledger(schedule)
+    ledger.add(key(0), schedule.records[0][schedule.records[0]["step"] >= 4])
+    ledger.add(key(1), schedule.records[1])
+    ledger.flush()
+    steps = ledger.take_steps()
+    assert [facts.step for facts in steps] == list(range(10))
+    assert [facts.complete for facts in steps] == [False] * 4 + [True] * 6
+    assert sum(rank.oddities.late for rank in ledger.facts().ranks) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=0, max_size=64 * 40), st.integers(0, 3))
+def test_garbage_records_never_raise(raw: bytes, series: int) -> None:
+    """Records of any content are counted: used, or unknown."""
+    schedule = make(steps=1, ranks=2)
+    ledger = feeding.ledger(schedule, max_cells=1 << 10)
+    records = np.frombuffer(raw[: len(raw) // 64 * 64], schedule.records[0].dtype).copy()
+    records["series"] = series
+    ledger.add(key(0), records)
+    ledger.flush()
+    assert ledger.facts().ranks[0].records == len(records)
+
+
+@pytest.mark.parametrize("record", [transfer_record(step=0, position=9), step_record(step=0, series=4)])
+def test_what_the_tables_do_not_name_is_unknown(record: np.ndarray[tuple[int], np.dtype[np.void]]) -> None:
+    """A position or series that the ring's tables do not name is counted as unknown and used for nothing."""
+    ledger = feeding.ledger(make(steps=1))
+    ledger.add(key(0), record)
+    assert ledger.facts().ranks[0].oddities.unknown == 1
+    assert ledger.take_steps() == ()
+
+
+def test_a_step_jump_costs_no_time() -> None:
+    """A step number that leaps ahead finishes what was pending and does not walk the steps between."""
+    ledger = feeding.ledger(make(steps=1))
+    ledger.add(key(0), transfer_record(step=0, position=0, wait_begin_ns=5))
+    ledger.add(key(0), transfer_record(step=4_000_000_000, position=0, wait_begin_ns=5))
+    ledger.flush()
+    assert [facts.step for facts in ledger.take_steps()] == [0, 4_000_000_000]
+
+
+def test_forgetting_the_last_rank_drops_the_series() -> None:
+    """A series goes when its last rank is forgotten."""
+    schedule = make(steps=2, ranks=2)
+    ledger: Ledger = feeding.ledger(schedule)
+    feeding.feed(ledger, schedule)
+    ledger.forget(key(0))
+    assert len(ledger.facts().series) == 1
+    ledger.forget(key(1))
+    assert ledger.facts().series == ()
+    assert ledger.facts().ranks == ()
