@@ -1,0 +1,437 @@
+"""The reading side of a ring: one cursor of one reader, that never disturbs the writer or other readers.
+
+Delivery rule: a record is delivered only if its sequence number stood in its slot before its bytes
+were copied and after. Both looks are system calls of their own, so no copy can see them in another
+order. On rings whose writer's machine reorders stores the check word must fit as well.
+
+Accounting rule: every sequence number below the cursor was either delivered, lapped (overwritten
+before it was read) or damaged, and the newest committed one is found by search, so that
+
+    written == delivered + lapped + damaged + pending
+
+holds exactly whenever :meth:`RingReader.statistics` is called.
+
+The file is read with ``preadv`` and never mapped: a file that someone truncates gives a short read,
+a mapping would give a SIGBUS. Nothing in a file makes a reader raise, once it is open, or allocate
+more than the records asked for. A reader belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.errors import RingFormatError
+from swtrace.trace import records, schema
+from swtrace.trace.clocks import ClockAnchor
+from swtrace.trace.directory import opened
+from swtrace.trace.header import RingHeader, decode_header, decode_series, writer_lives
+from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.records import Records
+
+_Words = npt.NDArray[np.uint64]
+_Mask = npt.NDArray[np.bool_]
+
+_CHUNK = 2048
+"""Slots looked at together: 128 KiB."""
+_MIN_CHUNK = 64
+_RETRIES = 4
+_MAX_SEQUENCE = 1 << 62
+_SEQUENCE = schema.SEQUENCE_WORD
+_FIRST_KIND = min(schema.Kind)
+_LAST_KIND = max(schema.Kind)
+_PROBE_EVERY = 16
+
+
+class Occupancy(StrEnum):
+    """State of a window."""
+
+    FREE = "free"
+    INFLIGHT = "inflight"
+    """Issued, not ready."""
+    READY = "ready"
+    """Ready, not yet waited for."""
+    IN_USE = "in_use"
+    """Waited for, not yet issued again."""
+
+
+class WindowState(NamedTuple):
+    """One window at one moment. Instants that have not come are 0."""
+
+    window: int
+    state: Occupancy
+    step: int
+    """Step that waits for the occupant, modulo 2**32."""
+    position: int
+    issued_ns: int
+    ready_ns: int
+    in_use_ns: int
+    since_ns: int
+    """When the window entered its state; 0 where that is not known."""
+
+
+class RingStatistics(NamedTuple):
+    """``written == delivered + lapped + damaged + pending``, exactly."""
+
+    written: int
+    """Records committed by the writer."""
+    delivered: int
+    lapped: int
+    """Lost: overwritten before this reader came to them."""
+    damaged: int
+    """Lost: the file no longer holds what was committed, or held it damaged."""
+    pending: int
+    """Committed, not read yet."""
+
+    @property
+    def lost(self) -> int:
+        """Records that this reader will never deliver."""
+        return self.lapped + self.damaged
+
+
+class RingReader:
+    """One reader of one ring. Make it with :meth:`open`."""
+
+    def __init__(self, path: Path, descriptor: int, header: RingHeader) -> None:
+        """Wrap an open, checked file; :meth:`open` is the way to get one."""
+        self.path = path
+        self.header = header
+        self.series_damaged = 0
+        """Entries of the series table that cannot be read: 0, or 1 while the first of them hides all later ones."""
+        self._descriptor = descriptor
+        self._inode = os.fstat(descriptor).st_ino
+        self._capacity = header.capacity
+        self._mask = header.capacity - 1
+        self._scratch: _Words = np.zeros((min(_CHUNK, header.capacity), schema.RECORD_WORDS), records.WORDS)
+        self._hint = _MIN_CHUNK
+        self._next = 1
+        self._head = 0
+        self._delivered = 0
+        self._lapped = 0
+        self._damaged = 0
+        self._series: list[SeriesInfo] = []
+        self._first_windows: list[int] = []
+        self._dead = False
+        self._searched = False
+        self._idle = 0
+
+    @classmethod
+    def open(cls, path: Path) -> RingReader:
+        """Open a ring at its oldest record.
+
+        Raises:
+            RingFormatError: there is no sound ring at ``path``; the message says what is wrong.
+        """
+        try:
+            with opened(path) as first:
+                size = os.fstat(first).st_size
+                header = decode_header(os.pread(first, schema.SERIES_TABLE_OFFSET, 0), size)
+                descriptor = os.dup(first)
+        except OSError as error:
+            raise RingFormatError(f"{path}: {error}") from error
+        except RingFormatError as error:
+            raise RingFormatError(f"{path}: {error}") from error
+        return cls(path, descriptor, header)
+
+    @property
+    def identity(self) -> RankIdentity:
+        """Who writes the ring."""
+        return self.header.identity
+
+    def __enter__(self) -> Self:
+        """Return the reader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the reader."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; idempotent. A closed reader must not be used further."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    # What the ring says about its rank
+
+    def alive(self) -> bool:
+        """Return whether the writer holds its lock. A dead writer never comes back."""
+        if not self._dead and not writer_lives(self._descriptor):
+            self._dead = True
+        return not self._dead
+
+    def closed(self) -> bool:
+        """Return whether the writer closed the ring in good order."""
+        return self._word(schema.CLOSED_OFFSET) != 0
+
+    def gone(self) -> bool:
+        """Return whether the file has been removed from the folder, or replaced."""
+        try:
+            return self.path.lstat().st_ino != self._inode
+        except OSError:
+            return True
+
+    def anchor(self) -> ClockAnchor:
+        """Return the writer's newest pair of clocks."""
+        for _ in range(_RETRIES):
+            pair = os.pread(self._descriptor, 16, schema.ANCHOR_OFFSET)
+            if pair == os.pread(self._descriptor, 16, schema.ANCHOR_OFFSET) and any(pair[:8]):
+                return ClockAnchor(int.from_bytes(pair[:8], "little"), int.from_bytes(pair[8:], "little"))
+        return ClockAnchor(self.header.epoch_ns, self.header.created_ns)
+
+    def series(self) -> tuple[SeriesInfo, ...]:
+        """Return the series entered so far, by index. A damaged entry ends the list for as long as it is damaged."""
+        committed = min(self._word(schema.SERIES_COUNT_OFFSET), schema.SERIES_SLOTS)
+        self.series_damaged = 0
+        while len(self._series) < committed:
+            offset = schema.SERIES_TABLE_OFFSET + len(self._series) * schema.SERIES_SLOT_BYTES
+            try:
+                info, first_window = decode_series(os.pread(self._descriptor, schema.SERIES_SLOT_BYTES, offset))
+            except RingFormatError:
+                self.series_damaged = 1
+                break
+            self._series.append(info)
+            self._first_windows.append(first_window)
+        return tuple(self._series)
+
+    def windows(self, series: int) -> tuple[WindowState, ...]:
+        """Return the state of every window of a series, each consistent in itself.
+
+        Args:
+            series: Index in :meth:`series`.
+        """
+        if not 0 <= series < len(self._series) and not 0 <= series < len(self.series()):
+            return ()
+        info = self._series[series]
+        count = 0 if info.refused else info.window_count
+        offset = schema.WINDOW_TABLE_OFFSET + self._first_windows[series] * schema.WINDOW_BYTES
+        table = self._table(offset, count)
+        for _ in range(_RETRIES):
+            again = self._table(offset, count)
+            if again == table:
+                break
+            table = again
+        return tuple(_window_state(window, *table[4 * window : 4 * window + 4]) for window in range(count))
+
+    # Records
+
+    def read(self, limit: int = 65536) -> Records:
+        """Return the next committed records in order, at most ``limit``; none if there are none now."""
+        parts: list[Records] = []
+        room = limit
+        while room > 0:
+            before = self._next
+            batch = self._take(room)
+            if batch is None:
+                break
+            if len(batch):
+                parts.append(batch)
+            # A jump over lapped records costs one: also a writer that laps this reader for ever is left at some time.
+            room -= max(1, min(self._next - before, _CHUNK))
+        if not parts:
+            return records.empty()
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def statistics(self) -> RingStatistics:
+        """Return the account of every record the writer has committed up to now."""
+        written = self._find_head()
+        self._forget_lapped(written)
+        return RingStatistics(written, self._delivered, self._lapped, self._damaged, written - self._next + 1)
+
+    def _take(self, room: int) -> Records | None:
+        """Deliver records of one run of slots; empty if all in it were lost, None if none is committed."""
+        first = self._next
+        found = self._sequence(first)
+        if found != first:
+            count = self._skip(first)
+            if count == 0:
+                return None
+            if self._next != first:
+                return records.empty()
+        else:
+            count = room
+        count = min(count, room, _CHUNK, self._hint, self._capacity - (first & self._mask))
+        expected = np.arange(first, first + count, dtype=records.WORDS)
+        present = self._sequences(first, count) == expected
+        # Commits are in order: whatever comes before one that is there has been committed, too.
+        committed = count if present.all() else int(count - present[::-1].argmax()) if present.any() else 0
+        committed = max(committed, min(count, self._head - first + 1))
+        if committed <= 0:
+            return None  # overwritten since the first look; the next call finds the writer's head
+        self._hint = min(_CHUNK, max(_MIN_CHUNK, 2 * committed))
+        self._head = max(self._head, first + committed - 1)
+        return self._collect(first, expected[:committed])
+
+    def _skip(self, first: int) -> int:
+        """The slot of ``first`` does not hold it: jump to the oldest record that can still be there.
+
+        Returns:
+            How many records are committed from the cursor on; 0 if ``first`` has just not been written yet.
+        """
+        head = self._find_head()
+        if head < first:
+            self._idle += 1
+            if self._searched or (not self._dead and self._idle % _PROBE_EVERY) or self.alive():
+                return 0
+            # The writer's last words: whatever lies behind a damaged stretch is found by looking at every slot.
+            self._searched = True
+            head = self._search_all()
+            if head < first:
+                return 0
+        self._forget_lapped(head)
+        return head - self._next + 1
+
+    def _forget_lapped(self, head: int) -> None:
+        """Move the cursor to the oldest record that can still be there."""
+        oldest = head - self._capacity + 1
+        if oldest > self._next:
+            self._lapped += oldest - self._next
+            self._next = oldest
+
+    def _collect(self, first: int, expected: _Words) -> Records:
+        """Copy committed records, keep those that stood still, and account for each of the others."""
+        count = len(expected)
+        data: _Words = np.zeros((count, schema.RECORD_WORDS), records.WORDS)
+        for attempt in range(_RETRIES):
+            self._read_slots(first, data)
+            # The writer overwrites the oldest first: where the first slot stood still, all did.
+            stood = data[:, _SEQUENCE] == expected
+            sound = stood & self._sound(data)
+            if sound.all() and self._sequence(first) == first:
+                break
+            after = self._sequences(first, count)
+            stood &= after == expected
+            sound &= stood
+            # A slot that holds its number before and after, and yet not its bytes: stores seen out of order
+            # give way to a second look, damage does not.
+            if attempt == _RETRIES - 1 or bool(np.all(sound | (after != expected))):
+                self._account(expected[~sound], after[~sound])
+                break
+        self._next = first + count
+        kept = data if sound.all() else data[sound]
+        self._delivered += len(kept)
+        return kept.view(records.TRANSFER).reshape(-1)
+
+    def _account(self, expected: _Words, found: _Words) -> None:
+        """Count committed records that cannot be delivered, by what stands in their slots now."""
+        capacity = np.uint64(self._capacity)
+        later = (found > expected) & (found % capacity == expected % capacity) & (found <= np.uint64(_MAX_SEQUENCE))
+        # The slot that the writer is (or died) at work on, a lap later.
+        opened_slot = (found == 0) & (expected + capacity <= np.uint64(min(self._find_head(), _MAX_SEQUENCE) + 1))
+        lapped = int(np.count_nonzero(later | opened_slot))
+        self._lapped += lapped
+        self._damaged += len(expected) - lapped
+
+    def _sound(self, data: _Words) -> _Mask:
+        batch = data.view(records.TRANSFER).reshape(-1)
+        kinds = batch["kind"]
+        sound: _Mask = (kinds >= _FIRST_KIND) & (kinds <= _LAST_KIND)
+        return sound & records.checks_hold(batch) if self.header.checked else sound
+
+    # Finding the newest committed record
+
+    def _find_head(self) -> int:
+        """Return the newest committed sequence number: a search by doubling, then by halving."""
+        low = max(self._head, self._next - 1)
+        reach = 1
+        while (at := self._committed_at(low + reach)) > 0:
+            low = max(low + reach, at)
+            reach *= 2
+        high = low + reach
+        while high - low > 1:
+            middle = (low + high) // 2
+            at = self._committed_at(middle)
+            if at > 0:
+                low = max(middle, at)
+                high = max(high, low + 1)
+            else:
+                high = middle
+        self._head = low
+        return low
+
+    def _committed_at(self, sequence: int) -> int:
+        """Return a committed sequence number that proves that ``sequence`` has been committed, 0 if there is none."""
+        found = self._sequence(sequence)
+        if found == 0:
+            # Never written; or the writer is (or died) at work here on a later lap: then its neighbour tells.
+            sequence += 1
+            found = self._sequence(sequence)
+        plausible = sequence <= found <= _MAX_SEQUENCE and found & self._mask == sequence & self._mask
+        return found if plausible else 0
+
+    def _search_all(self) -> int:
+        """Look at every slot for committed records ahead of the cursor, at most one lap away."""
+        newest = max(self._head, self._next - 1)
+        for start in range(0, self._capacity, len(self._scratch)):
+            self._read_slots(start, self._scratch)
+            found = self._scratch[:, _SEQUENCE]
+            slots = np.arange(start, start + len(self._scratch), dtype=records.WORDS)
+            ahead = (found >= np.uint64(self._next)) & (found < np.uint64(self._next + self._capacity))
+            ahead &= (found & np.uint64(self._mask)) == slots
+            ahead &= self._sound(self._scratch)
+            if ahead.any():
+                newest = max(newest, int(found[ahead].max()))
+        self._head = newest
+        return newest
+
+    # Bytes
+
+    def _word(self, offset: int) -> int:
+        return int.from_bytes(os.pread(self._descriptor, 8, offset), "little")
+
+    def _sequence(self, sequence: int) -> int:
+        """Return what stands now where ``sequence`` belongs."""
+        return self._word(schema.HEADER_BYTES + ((sequence & self._mask) << 6) + 8 * _SEQUENCE)
+
+    def _sequences(self, first: int, count: int) -> _Words:
+        """Return what stands now where ``count`` sequence numbers from ``first`` belong; valid until the next call."""
+        scratch = self._scratch[:count]
+        self._read_slots(first, scratch)
+        return scratch[:, _SEQUENCE]
+
+    def _read_slots(self, first: int, into: _Words) -> None:
+        """Copy slots; what the file no longer has reads as 0."""
+        offset = schema.HEADER_BYTES + ((first & self._mask) << 6)
+        whole = os.preadv(self._descriptor, [into.data], offset) // schema.RECORD_BYTES
+        into[whole:] = 0
+
+    def _table(self, offset: int, windows: int) -> tuple[int, ...]:
+        data = os.pread(self._descriptor, windows * schema.WINDOW_BYTES, offset)
+        data = data.ljust(windows * schema.WINDOW_BYTES, b"\0")
+        return tuple(int(word) for word in np.frombuffer(data, records.WORDS))
+
+
+def _window_state(window: int, occupant: int, issued_ns: int, ready: int, in_use: int) -> WindowState:
+    generation = occupant >> schema.GENERATION_SHIFT
+    step, position = occupant & 0xFFFFFFFF, (occupant >> schema.POSITION_SHIFT) & 0xFFFF
+    if generation == 0:
+        return WindowState(window, Occupancy.FREE, 0, 0, 0, 0, 0, 0)
+    ready_ns = _instant(ready, generation, issued_ns)
+    in_use_ns = _instant(in_use, generation, issued_ns)
+    if 0 < in_use_ns < issued_ns or 0 < ready_ns < issued_ns:
+        # The writer stands between storing the next issued instant and its occupant.
+        return WindowState(window, Occupancy.FREE, 0, 0, 0, 0, 0, 0)
+    state, since_ns = (
+        (Occupancy.IN_USE, in_use_ns)
+        if in_use_ns
+        else (Occupancy.READY, ready_ns)
+        if ready_ns
+        else (Occupancy.INFLIGHT, issued_ns)
+    )
+    return WindowState(window, state, step, position, issued_ns, ready_ns, in_use_ns, since_ns)
+
+
+def _instant(word: int, generation: int, issued_ns: int) -> int:
+    """Complete a 48-bit instant from the issued one, which is less than a day and a half away; 0 if it is another's."""
+    if word >> schema.GENERATION_SHIFT != generation:
+        return 0
+    ahead = (word - issued_ns) & schema.INSTANT_MASK
+    return issued_ns + ahead - ((ahead >> (schema.GENERATION_SHIFT - 1)) << schema.GENERATION_SHIFT)
