@@ -11,6 +11,14 @@ class SettingsError(SwtraceError):
     """A setting has a value that cannot be used."""
 
 
+class SeamError(SwtraceError):
+    """This vLLM does not have the places where swtrace takes hold of it."""
+
+
+class RefusedError(SwtraceError):
+    """Something asked for cannot be shared, and ``SWTRACE_STRICT=1`` asks for an error."""
+
+
 class TraceError(SwtraceError):
     """Base of errors about rings and recordings."""
 
@@ -49,3 +57,7 @@ class StaleWindowError(SeriesError):
 
 class PeerLostError(SeriesError):
     """A broadcast failed, most often because a rank of the group died."""
+
+
+class ListenError(SwtraceError):
+    """The daemon cannot serve on the address that it was told to."""

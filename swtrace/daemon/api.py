@@ -1,0 +1,413 @@
+"""A snapshot as JSON documents: the live API, version 1, of ``docs/api.md``.
+
+Field names are the ledger's and stay what they are; fields may be added. Instants and durations are integers in
+nanoseconds (``*_ns``), instants on the clock of the rank that recorded them. Arrays are indexed
+``[group rank][position]`` or ``[group rank]``; what is not known is null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from swtrace.daemon.snapshot import series_key
+from swtrace.errors import SwtraceError
+from swtrace.ledger.facts import CAUSES
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy.typing as npt
+
+    from swtrace.daemon.snapshot import NumberedStep, RankState, SeriesWindows, Snapshot
+    from swtrace.ledger.facts import Distribution, RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+    from swtrace.trace.identity import SeriesInfo
+
+Document = dict[str, Any]
+
+VERSION = 1
+DEFAULT_LIMIT = 8
+MAX_LIMIT = 64
+
+CELL_FIELDS = (
+    "issued_ns",
+    "ready_ns",
+    "wait_begin_ns",
+    "wait_end_ns",
+    "stall_ns",
+    "wake_ns",
+    "slack_ns",
+    "last_issue_ns",
+    "late_rank",
+    "backlog_ns",
+    "transfer_ns",
+    "cause_ns",
+    "window",
+    "reach_position",
+    "observed",
+    "clock",
+    "flags",
+    "receiver",
+    "on_time",
+    "attributed",
+)
+"""Fields of a step that are arrays of ``[group rank][position]``; a request may name those it wants."""
+
+RANK_FIELDS = (
+    "begin_ns",
+    "arrival_ns",
+    "end_ns",
+    "duration_ns",
+    "entry_skew_ns",
+    "phase",
+    "tokens",
+    "requests",
+    "waits",
+    "run_delay_us",
+    "steal_us",
+    "step_flags",
+)
+"""Fields of a step that are arrays of ``[group rank]``."""
+
+
+class QueryError(SwtraceError):
+    """A request asks for something that the API does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What of a snapshot is asked for."""
+
+    run: str | None = None
+    series: str | None = None
+    """Id or name of a series."""
+    since: int = 0
+    """Only steps with a higher number."""
+    limit: int = DEFAULT_LIMIT
+    """At most so many steps per series, the newest ones."""
+    fields: tuple[str, ...] = CELL_FIELDS
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str]) -> Query:
+        """Read the query string of a request."""
+        known = ("run", "series", "since", "limit", "fields")
+        for name in parameters:
+            if name not in known:
+                raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
+        fields = tuple(name for name in parameters.get("fields", "").split(",") if name) or CELL_FIELDS
+        for name in fields:
+            if name not in CELL_FIELDS:
+                raise QueryError(f"fields={name!r}: known are {', '.join(CELL_FIELDS)}")
+        return cls(
+            run=parameters.get("run"),
+            series=parameters.get("series"),
+            since=_whole_number(parameters, "since", 0, (1 << 63) - 1),
+            limit=_whole_number(parameters, "limit", DEFAULT_LIMIT, MAX_LIMIT),
+            fields=fields,
+        )
+
+    def wants_run(self, run_id: str) -> bool:
+        """Tell whether the run is asked for."""
+        return self.run in {None, run_id}
+
+    def wants(self, key: SeriesKey) -> bool:
+        """Tell whether the series is asked for."""
+        return self.wants_run(key.run_id) and self.series in {None, key.name, series_id(key)}
+
+
+def series_id(key: SeriesKey) -> str:
+    """Return the text that names a series in this API, the same in every daemon and after a restart."""
+    return f"{key.run_id}/{key.name}@{key.start_layer}/{key.group_ranks[0]}"
+
+
+def everything(snapshot: Snapshot, query: Query) -> Document:
+    """Return all that a live view needs, of one moment."""
+    return {
+        **moment(snapshot),
+        **ranks(snapshot, query),
+        **series(snapshot, query),
+        **steps(snapshot, query),
+        **health(snapshot),
+    }
+
+
+def moment(snapshot: Snapshot) -> Document:
+    """Return when the snapshot was taken, and the number of the newest step in it."""
+    return {
+        "api": VERSION,
+        "taken_ns": snapshot.taken_ns,
+        "taken_unix_ns": snapshot.taken_realtime_ns,
+        "cursor": snapshot.cursor,
+    }
+
+
+def health(snapshot: Snapshot) -> Document:
+    """Return what is odd, and what became of the spans."""
+    return {
+        "problems": [{"path": str(path), "message": text} for path, text in sorted(snapshot.problems.items())],
+        "oddities": [
+            {"run_id": facts.identity.run_id, "rank": facts.identity.rank, **asdict(facts.oddities)}
+            for facts in snapshot.facts.ranks
+        ],
+        "spans": {
+            "exported": snapshot.spans.exported,
+            "dropped": {str(reason): spans for reason, spans in snapshot.spans.dropped.items()},
+            "queued": snapshot.spans.queued,
+            "unsampled_steps": snapshot.spans.unsampled_steps,
+            "untaken_steps": snapshot.facts.steps_untaken,
+        },
+    }
+
+
+def ranks(snapshot: Snapshot, query: Query) -> Document:
+    """Return every rank with its ring, its series table and its windows."""
+    known = snapshot.rank_facts()
+    return {
+        "ranks": [
+            _rank(snapshot, state, known.get(state.key))
+            for state in snapshot.ranks
+            if query.wants_run(state.identity.run_id)
+        ]
+    }
+
+
+def windows(snapshot: Snapshot, query: Query) -> Document:
+    """Return the windows of every rank and series."""
+    return {
+        "windows": [
+            {
+                "run_id": state.identity.run_id,
+                "rank": state.identity.rank,
+                "series": series_id(series_key(state.key, entry.info)),
+                "windows": _windows(entry),
+            }
+            for state in snapshot.ranks
+            for entry in state.series
+            if not entry.info.refused and query.wants(series_key(state.key, entry.info))
+        ]
+    }
+
+
+def series(snapshot: Snapshot, query: Query) -> Document:
+    """Return every series with what is known of each of its ranks."""
+    return {"series": [_series(facts) for facts in snapshot.facts.series if query.wants(facts.key)]}
+
+
+def steps(snapshot: Snapshot, query: Query) -> Document:
+    """Return the last finished steps in the order in which they finished, and how many newer ones were left out."""
+    chosen: list[NumberedStep] = []
+    skipped = 0
+    for key, finished in snapshot.steps.items():
+        if query.wants(key):
+            newer = [numbered for numbered in finished if numbered.number > query.since]
+            kept = newer[len(newer) - min(query.limit, len(newer)) :]
+            skipped += len(newer) - len(kept)
+            chosen += kept
+    chosen.sort(key=lambda numbered: numbered.number)
+    return {
+        "causes": [str(cause) for cause in CAUSES],
+        "steps": [_step(numbered, query.fields) for numbered in chosen],
+        "skipped": skipped,
+    }
+
+
+def _rank(snapshot: Snapshot, state: RankState, facts: RankFacts | None) -> Document:
+    statistics = state.statistics
+    return {
+        **asdict(state.identity),
+        "up": state.up,
+        "closed": state.closed,
+        "down_for_ns": snapshot.taken_ns - state.down_since_ns if state.down_since_ns else 0,
+        "anchor": {"monotonic_ns": state.anchor.monotonic_ns, "realtime_ns": state.anchor.realtime_ns},
+        "virtual_offset_ns": state.virtual_offset_ns,
+        "records": facts.records if facts else 0,
+        "last_record_ns": facts.last_record_ns if facts else 0,
+        "oddities": asdict(facts.oddities) if facts else None,
+        "ring": {
+            "path": str(state.path),
+            "written": statistics.written,
+            "delivered": statistics.delivered,
+            "lapped": statistics.lapped,
+            "damaged": statistics.damaged,
+            "pending": statistics.pending,
+        },
+        "series": [
+            {
+                "index": entry.index,
+                "series": None if entry.info.refused else series_id(series_key(state.key, entry.info)),
+                **_info(entry.info),
+                "windows_now": _windows(entry),
+            }
+            for entry in state.series
+        ],
+    }
+
+
+def _windows(entry: SeriesWindows) -> list[Document]:
+    """Return the windows of a series; a layer only for those that hold one."""
+    return [
+        {
+            "window": window.window,
+            "state": window.state,
+            "step": None if window.state == "free" else window.step,
+            "position": None if window.state == "free" else window.position,
+            "layer": None if window.state == "free" else entry.info.start_layer + window.position,
+            "issued_ns": window.issued_ns,
+            "ready_ns": window.ready_ns,
+            "in_use_ns": window.in_use_ns,
+            "since_ns": window.since_ns,
+        }
+        for window in entry.windows
+    ]
+
+
+def _info(info: SeriesInfo) -> Document:
+    return {
+        **asdict(info),
+        "owned_bytes": info.owned_bytes,
+        "window_bytes": info.window_bytes,
+        "replicated_bytes": info.replicated_bytes,
+    }
+
+
+def _series(facts: SeriesFacts) -> Document:
+    straggler = facts.straggler
+    return {
+        "id": series_id(facts.key),
+        "run_id": facts.key.run_id,
+        "name": facts.key.name,
+        "start_layer": facts.key.start_layer,
+        "group_ranks": list(facts.key.group_ranks),
+        "steps": facts.steps,
+        "pending_steps": facts.pending_steps,
+        "straggler": straggler
+        and {
+            "rank": straggler.rank.rank,
+            "excess_ns": straggler.excess_ns,
+            "next_excess_ns": straggler.next_excess_ns,
+            "share": straggler.share,
+        },
+        "ranks": [_series_rank(rank) for rank in facts.ranks],
+    }
+
+
+def _series_rank(facts: SeriesRankFacts) -> Document:
+    totals, recent = facts.totals, facts.recent
+    return {
+        "rank": facts.rank.rank,
+        "info": _info(facts.info),
+        "last_step": facts.last_step,
+        "last_stall_ns": facts.last_stall_ns,
+        "effective_prefetch_step": facts.effective_prefetch_step,
+        "totals": {
+            **_plain(asdict(totals)),
+            "stall": _distribution(totals.stall),
+            "slack": _distribution(totals.slack),
+            "sent_duration": _distribution(totals.sent_duration),
+            "received_duration": _distribution(totals.received_duration),
+            "step_duration": {phase: _distribution(durations) for phase, durations in totals.step_duration.items()},
+        },
+        "recent": {
+            **_plain(asdict(recent)),
+            "stall_ratio": recent.stall_ratio,
+            "on_time_rate": recent.on_time_rate,
+            "efficiency": recent.efficiency,
+            "bandwidth": recent.bandwidth,
+        },
+    }
+
+
+def _plain(facts: Mapping[str, Any]) -> Document:
+    """Return the facts with enumeration keys as plain text."""
+    return {
+        name: {str(key): number for key, number in value.items()} if isinstance(value, dict) else value
+        for name, value in facts.items()
+    }
+
+
+def _distribution(distribution: Distribution) -> Document:
+    return {
+        "bounds_ns": list(distribution.bounds_ns),
+        "counts": list(distribution.counts),
+        "sum_ns": distribution.sum_ns,
+    }
+
+
+def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
+    step = numbered.step
+    return {
+        "number": numbered.number,
+        "series": series_id(step.series),
+        "step": step.step,
+        "ranks": [rank.rank for rank in step.ranks],
+        "complete": step.complete,
+        "aborted": bool((step.step_flags[step.ended] & StepFlag.ABORTED).any()),
+        "source": step.source.tolist(),
+        "present": step.present.tolist(),
+        "ended": step.ended.tolist(),
+        **{name: _by_rank(step, name) for name in RANK_FIELDS},
+        **{name: _by_cell(step, name) for name in fields},
+        "path": step.path
+        and {
+            "last_rank": step.path.last_rank,
+            "compute_ns": step.path.compute_ns.tolist(),
+            "excess_ns": step.path.excess_ns.tolist(),
+            "entry_ns": step.path.entry_ns.tolist(),
+            "transfer_ns": step.path.transfer_ns,
+            "wake_ns": step.path.wake_ns,
+            "length_ns": step.path.length_ns,
+        },
+    }
+
+
+_NAMED = {
+    "observed": {value.value: value.name.lower() for value in Observed},
+    "clock": {value.value: value.name.lower() for value in Clock},
+    "phase": {value.value: value.name.lower() for value in Phase},
+}
+"""Fields whose numbers belong to the ring's format: the API gives their names."""
+
+
+def _by_rank(step: StepFacts, name: str) -> list[Any]:
+    return _named(name, _masked(getattr(step, name), step.ended))
+
+
+def _by_cell(step: StepFacts, name: str) -> list[Any]:
+    """Return a cell field; unknown where there is no record, or where the record or its peers do not tell."""
+    column = getattr(step, name)
+    if name == "cause_ns":
+        return [_masked(by_cause, step.present) for by_cause in column]
+    known = step.present
+    if name in {"last_issue_ns", "backlog_ns", "transfer_ns"}:
+        known = known & step.attributed
+    elif name == "late_rank":
+        known = known & (column >= 0)
+    elif name == "window":
+        known = known & (column != NO_WINDOW)
+    elif name in {"ready_ns", "wait_begin_ns", "wait_end_ns"}:
+        known = known & (column > 0)
+    return [_named(name, row) for row in _masked(column, np.asarray(known, np.bool_))]
+
+
+def _masked(column: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> list[Any]:
+    """Return an array as lists, null where not known."""
+    values = column.astype(object)
+    values[~known] = None
+    return list(values.tolist())
+
+
+def _named(name: str, values: list[Any]) -> list[Any]:
+    names = _NAMED.get(name)
+    return values if names is None else [names.get(value, value) for value in values]
+
+
+def _whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int) -> int:
+    text = parameters.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) > highest:
+        raise QueryError(f"{name}={text!r} is not a whole number from 0 to {highest}")
+    return int(text)

@@ -1,0 +1,104 @@
+"""The daemon's HTTP surface: which path serves what. Handlers run in threads and only read snapshots."""
+
+from __future__ import annotations
+
+import html
+import json
+import threading
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from swtrace import __version__
+from swtrace.daemon import api
+from swtrace.daemon.collector import SnapshotCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+
+    from swtrace.daemon.observer import Observer
+    from swtrace.daemon.snapshot import Snapshot
+
+DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] = {
+    "snapshot": ("everything below, of one moment", api.everything),
+    "ranks": ("ranks, their rings, series tables and windows", api.ranks),
+    "series": ("series: totals, recent steps summed up, stragglers", api.series),
+    "windows": ("windows by state, and what is in flight", api.windows),
+    "steps": ("recent steps with all instants", api.steps),
+    "health": ("files that are no rings, odd records, spans", lambda snapshot, _query: api.health(snapshot)),
+}
+
+
+def make_app(observer: Observer) -> Starlette:
+    """Return the application that serves what the observer sees."""
+    handlers = _Handlers(observer)
+    return Starlette(
+        routes=[
+            Route("/", handlers.index),
+            Route("/metrics", handlers.metrics),
+            Route("/healthz", handlers.healthz),
+            Route("/api/v1", handlers.contents),
+            Route("/api/v1/{name}", handlers.document),
+        ],
+        middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
+    )
+
+
+class _Handlers:
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(SnapshotCollector(observer.snapshot))
+        # Rendering is pure Python: two scrapes at once would only take turns on the interpreter's lock.
+        self._rendering = threading.Lock()
+
+    def index(self, _request: Request) -> Response:
+        rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or what is wrong")]
+        rows += [(f"/api/v1/{name}", about) for name, (about, _make) in DOCUMENTS.items()]
+        links = "".join(f'<li><a href="{path}">{path}</a> {html.escape(about)}</li>' for path, about in rows)
+        return HTMLResponse(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>swtrace</title>"
+            f"<h1>swtrace {__version__}</h1><ul>{links}</ul></html>\n"
+        )
+
+    def metrics(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        with self._rendering:
+            body = encode(self._registry)
+        return Response(body, headers={"content-type": content_type})
+
+    def healthz(self, _request: Request) -> Response:
+        trouble = self._observer.trouble()
+        return PlainTextResponse(f"{trouble or 'ok'}\n", status_code=503 if trouble else 200)
+
+    def contents(self, _request: Request) -> Response:
+        return _json(
+            {"api": api.VERSION, "documents": {f"/api/v1/{name}": about for name, (about, _) in DOCUMENTS.items()}}
+        )
+
+    def document(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in DOCUMENTS:
+            return _json({"error": f"no document {name!r}: there are {', '.join(DOCUMENTS)}"}, status_code=404)
+        try:
+            query = api.Query.parse(request.query_params)
+        except api.QueryError as error:
+            return _json({"error": str(error)}, status_code=400)
+        snapshot = self._observer.snapshot()
+        if snapshot is None:
+            return _json({"error": self._observer.trouble() or "no ring was read yet"}, status_code=503)
+        _about, make = DOCUMENTS[name]
+        return _json({**api.moment(snapshot), **make(snapshot, query)})
+
+
+def _json(document: api.Document, status_code: int = 200) -> Response:
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    return Response(text, status_code=status_code, media_type="application/json", headers={"cache-control": "no-store"})

@@ -1,0 +1,274 @@
+"""Spans on their way to a collector: a bounded queue of whole steps, and a thread that empties it.
+
+Every span of a kept step is either exported or counted as dropped, with the reason; after
+:meth:`SpanExport.close` nothing is left in between. Offering a step never waits: when the queue is full, the
+step is dropped as a whole. Spans are built in the export thread, so a dropped step costs nothing, and a dead
+collector holds up nobody but that thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Protocol
+
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+
+from swtrace.daemon.sampling import Sampling
+from swtrace.daemon.settings import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings
+from swtrace.daemon.spans import SpanOrigin, span_count, step_spans
+from swtrace.ledger.facts import StepFacts
+from swtrace.trace.identity import RankIdentity, RankKey
+
+_log = logging.getLogger(__name__)
+
+Origins = Mapping[RankKey, SpanOrigin]
+
+
+class DropReason(StrEnum):
+    """Why a span of a kept step did not reach a collector."""
+
+    QUEUE_FULL = "queue_full"
+    """Steps finish faster than they are exported, or the collector does not answer."""
+    EXPORT_FAILED = "export_failed"
+    """The exporter gave up on the batch, or could not encode it."""
+    SHUTDOWN = "shutdown"
+    """The daemon had to end first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportStatistics:
+    """Spans so far: offered = exported + dropped + queued, exactly."""
+
+    exported: int
+    dropped: dict[DropReason, int]
+    queued: int
+    """Waiting or on their way."""
+    unsampled_steps: int
+    """Steps that were not to be exported. Not a drop."""
+
+
+class RankResource(Resource):
+    """A resource whose hash is computed once: the encoder asks for it for every single span."""
+
+    def __hash__(self) -> int:
+        """Return the hash that equal attributes give."""
+        known: int | None = getattr(self, "_swtrace_hash", None)
+        if known is None:
+            known = super().__hash__()
+            self._swtrace_hash = known
+        return known
+
+
+def rank_resource(identity: RankIdentity) -> Resource:
+    """Return what a rank's spans say of the process that they came from.
+
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over everything that is known from the ring.
+    """
+    known = Resource(
+        {
+            SERVICE_NAME: "swtrace",
+            "service.version": identity.version,
+            "service.instance.id": f"{identity.run_id}/{identity.rank}",
+            "host.name": identity.host,
+            "process.pid": identity.pid,
+        }
+    )
+    resource = Resource.create().merge(known).merge(OTELResourceDetector().detect())
+    return RankResource(resource.attributes, resource.schema_url)
+
+
+class SpanSink(Protocol):
+    """Where the observer hands finished steps."""
+
+    def offer(self, step: StepFacts, origins: Origins) -> None:
+        """Take a finished step. Never blocks, never raises."""
+        ...
+
+    def statistics(self) -> ExportStatistics:
+        """Return what became of the spans so far."""
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Export what is queued, for at most ``timeout_s``."""
+        ...
+
+
+class NoSpans:
+    """The sink of a daemon that was told of no collector."""
+
+    def offer(self, step: StepFacts, origins: Origins) -> None:
+        """Ignore the step."""
+
+    def statistics(self) -> ExportStatistics:
+        """Return zeros."""
+        return ExportStatistics(exported=0, dropped=dict.fromkeys(DropReason, 0), queued=0, unsampled_steps=0)
+
+    def close(self, timeout_s: float) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    step: StepFacts
+    origins: Origins
+    spans: int
+
+
+class SpanExport:
+    """The queue, and the thread that builds and exports its spans."""
+
+    def __init__(
+        self,
+        exporters: Sequence[SpanExporter],
+        sampling: Sampling,
+        *,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        max_batch: int = DEFAULT_MAX_BATCH,
+        delay_s: float = 1.0,
+    ) -> None:
+        """Start the thread. ``max_queue`` and ``max_batch`` count spans; a step larger than the queue is never kept."""
+        self._exporters = tuple(exporters)
+        self._sampling = sampling
+        self._max_queue = max_queue
+        self._max_batch = max_batch
+        self._delay_s = delay_s
+        self._changed = threading.Condition()
+        self._queue: deque[_Entry] = deque()
+        self._queued = 0
+        self._exported = 0
+        self._dropped = dict.fromkeys(DropReason, 0)
+        self._unsampled_steps = 0
+        self._closing = False
+        self._aborted = False
+        self._thread = threading.Thread(target=self._run, name="swtrace-spans", daemon=True)
+        self._thread.start()
+
+    def offer(self, step: StepFacts, origins: Origins) -> None:
+        """Queue the spans of a step if it is sampled and there is room for all of them."""
+        if not self._sampling.keeps(step):
+            with self._changed:
+                self._unsampled_steps += 1
+            return
+        entry = _Entry(step, origins, span_count(step))
+        with self._changed:
+            if self._closing:
+                self._dropped[DropReason.SHUTDOWN] += entry.spans
+            elif self._queued + entry.spans > self._max_queue:
+                self._dropped[DropReason.QUEUE_FULL] += entry.spans
+            else:
+                self._queue.append(entry)
+                self._queued += entry.spans
+                self._changed.notify()
+
+    def statistics(self) -> ExportStatistics:
+        """Return what became of the spans so far."""
+        with self._changed:
+            return ExportStatistics(self._exported, dict(self._dropped), self._queued, self._unsampled_steps)
+
+    def close(self, timeout_s: float) -> None:
+        """Export what is queued, for at most about ``timeout_s``; what is left then is dropped and counted."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            self._aborted = True
+            late = self._thread.is_alive()
+            if late:
+                _log.warning("the collector did not take %d spans within %.1f s: dropped", self._queued, timeout_s)
+                self._queue.clear()
+                self._dropped[DropReason.SHUTDOWN] += self._queued
+                self._queued = 0
+        for exporter in self._exporters:  # Ends an export that is waiting to try again.
+            exporter.shutdown()
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            spans = [span for entry in batch for span in self._build(entry)]
+            taken = sum(entry.spans for entry in batch)
+            done = 0
+            for first in range(0, len(spans), self._max_batch):
+                chunk = spans[first : first + self._max_batch]
+                delivered = not self._aborted and self._export(chunk)
+                self._settle(len(chunk), None if delivered else DropReason.EXPORT_FAILED)
+                done += len(chunk)
+            self._settle(taken - done, DropReason.EXPORT_FAILED)
+
+    def _next_batch(self) -> list[_Entry]:
+        """Wait until a batch is full or has waited long enough; empty: closed, and nothing left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            self._changed.wait_for(lambda: self._queued >= self._max_batch or self._closing, self._delay_s)
+            batch: list[_Entry] = []
+            spans = 0
+            while self._queue and (not batch or spans + self._queue[0].spans <= self._max_batch):
+                batch.append(self._queue.popleft())
+                spans += batch[-1].spans
+            return batch
+
+    def _build(self, entry: _Entry) -> list[ReadableSpan]:
+        """Return an entry's spans: as many as were counted, or fewer when a damaged record defies building."""
+        try:
+            return list(islice(step_spans(entry.step, entry.origins), entry.spans))
+        except Exception:  # noqa: BLE001 (one odd step must not end the export of all others)
+            _log.exception("no spans for step %d of series %s", entry.step.step, entry.step.series.name)
+            return []
+
+    def _export(self, spans: list[ReadableSpan]) -> bool:
+        """Hand a batch to every exporter; true if all took it."""
+        delivered = True
+        for exporter in self._exporters:
+            try:
+                delivered &= exporter.export(spans) is SpanExportResult.SUCCESS
+            except Exception:  # noqa: BLE001 (exporters raise whatever their encoder raises)
+                _log.exception("exporting %d spans failed", len(spans))
+                delivered = False
+        return delivered
+
+    def _settle(self, spans: int, reason: DropReason | None) -> None:
+        """Count what became of spans that were queued, unless closing has already counted them."""
+        with self._changed:
+            if self._aborted:
+                return
+            self._queued -= spans
+            if reason is None:
+                self._exported += spans
+            else:
+                self._dropped[reason] += spans
+
+
+def make_span_sink(settings: SpanSettings) -> SpanSink:
+    """Return the span export that the settings ask for."""
+    exporters = [_exporter(name, settings.protocol) for name in settings.exporters]
+    if not exporters:
+        return NoSpans()
+    return SpanExport(
+        exporters,
+        Sampling(settings.sample, settings.slow_step_ns),
+        max_queue=settings.max_queue,
+        max_batch=settings.max_batch,
+        delay_s=settings.delay_s,
+    )
+
+
+def _exporter(name: str, protocol: str) -> SpanExporter:
+    if name == "console":
+        return ConsoleSpanExporter()
+    # gRPC alone costs 0.1 s and 20 MB: load only what is used.
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
+
+        return GrpcSpanExporter()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+
+    return HttpSpanExporter()

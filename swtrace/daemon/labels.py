@@ -1,0 +1,82 @@
+"""Which labels a rank's and a series' samples carry: never the same ones twice in one exposition.
+
+A rank is known to Prometheus by ``rank`` alone, like a process by its instance: a run that is started again
+continues the series of the run before, its counters beginning at 0. Only where two runs *live* at once on one host
+and share a rank number does the younger one carry ``run_id`` as well. It keeps that label for as long as it is
+seen, and the older one never gets it, so that no counter changes its name half-way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from swtrace.daemon.snapshot import RankState, SeriesWindows
+
+Labels = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRank:
+    """A rank, with the labels that tell it from every other one."""
+
+    state: RankState
+    labels: Labels
+
+    def series(self) -> Iterator[tuple[SeriesWindows, Labels]]:
+        """Yield the series that are shared, each with the labels that tell it from every other one.
+
+        A name that one rank uses twice is followed by its start layer: ``o_proj@30``.
+        """
+        shared = [entry for entry in self.state.series if not entry.info.refused]
+        names = Counter(entry.info.name for entry in shared)
+        seen = set()
+        for entry in shared:
+            name = entry.info.name if names[entry.info.name] == 1 else f"{entry.info.name}@{entry.info.start_layer}"
+            label = name
+            if label not in seen:
+                seen.add(label)
+                yield entry, {**self.labels, "series": label}
+
+    def refused(self) -> Iterator[Labels]:
+        """Yield the labels of what was asked for and is not shared."""
+        pairs = {(e.info.name, e.info.refused) for e in self.state.series if e.info.refused}
+        for name, reason in sorted(pairs):
+            yield {**self.labels, "series": name, "reason": reason}
+
+
+class Labelling:
+    """Remembers which runs carry their id."""
+
+    def __init__(self) -> None:
+        """Start with no run known."""
+        self._labelled: set[str] = set()
+
+    def assign(self, ranks: tuple[RankState, ...]) -> tuple[LabelledRank, ...]:
+        """Return the ranks to show, each label set once.
+
+        Of several rings with one label set, that of a living writer is shown, else the youngest.
+        """
+        self._labelled &= {state.identity.run_id for state in ranks}
+        holders: dict[int, str] = {}
+        for state in sorted(ranks, key=_age):
+            run_id, rank = state.key
+            if state.up and run_id not in self._labelled and holders.setdefault(rank, run_id) != run_id:
+                self._labelled.add(run_id)
+        chosen: dict[tuple[int, str], RankState] = {}
+        for state in sorted(ranks, key=lambda state: (state.up, *_age(state))):
+            run_id, rank = state.key
+            chosen[rank, run_id if run_id in self._labelled else ""] = state
+        return tuple(
+            LabelledRank(state, {"rank": str(rank), **({"run_id": run_id} if run_id else {})})
+            for (rank, run_id), state in sorted(chosen.items(), key=lambda item: item[0])
+        )
+
+
+def _age(state: RankState) -> tuple[int, str, str]:
+    """Sort the oldest run first, the same way in every daemon."""
+    return state.identity.start_time_ns, state.identity.run_id, str(state.path)

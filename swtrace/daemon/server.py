@@ -1,0 +1,130 @@
+"""The life of a daemon: bind, watch, serve until told to stop, then drain and export what there is.
+
+The port is bound before anything else is opened, so that a second daemon on it fails at once and has touched
+nothing. SIGTERM and SIGINT end it in order: no more requests, a last drain, the spans, the rings. Nothing is written
+to the rings at any time, so that killing a daemon loses only what it had not yet sent, and the next one reads
+again what is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from swtrace.daemon.app import make_app
+from swtrace.daemon.export import make_span_sink
+from swtrace.daemon.observer import Observer
+from swtrace.errors import ListenError
+from swtrace.ledger import Ledger
+from swtrace.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from swtrace.daemon.settings import DaemonSettings, Listen
+
+_log = logging.getLogger(__name__)
+
+REQUESTS_END_S = 2
+DRAIN_END_S = 3.0
+EXPORT_END_S = 4.0
+"""With requests and drain, most of the ten seconds that container runtimes give between SIGTERM and SIGKILL."""
+UNTAKEN_STEPS = 1 << 14
+"""Finished steps that one poll may leave for the export: more than it can read of any sensible series."""
+
+
+def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
+    """Run a daemon in the main thread until SIGTERM or SIGINT; ``announce`` is given its URL once it serves.
+
+    Raises:
+        ListenError: The address cannot be served on.
+        SettingsError: An OpenTelemetry setting cannot be used.
+    """
+    with bind(settings.listen) as listener:
+        spans = make_span_sink(settings.spans)
+        watch = Watch(settings.directory, run_id=settings.run_id, ledger=Ledger(keep_untaken=UNTAKEN_STEPS))
+        observer = Observer(watch, spans)
+        server = _Server(
+            uvicorn.Config(
+                make_app(observer),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=REQUESTS_END_S,
+            )
+        )
+        with _stopped_by_signals(server):
+            observer.start()
+            announce(url(listener))
+            asyncio.run(server.serve(sockets=[listener]))
+            _log.info("stopping: draining the rings and exporting what there is")
+            observer.stop(DRAIN_END_S)
+            spans.close(EXPORT_END_S)
+            watch.close()
+
+
+def bind(listen: Listen) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        ListenError: The address is taken, unknown, or not allowed.
+    """
+    try:
+        family, kind, protocol, _name, address = socket.getaddrinfo(
+            listen.host or None, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {listen}: {error.strerror or error}. "
+            "Is another daemon running? Set another address by --listen or SWTRACE_LISTEN."
+        ) from error
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """Return the URL under which a listening socket is reached from this host."""
+    host, port = listener.getsockname()[:2]
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 (read, not bound)
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals alone: uvicorn's own handling raises them again once it has shut down."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the server; it looks ten times a second."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

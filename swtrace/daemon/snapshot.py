@@ -1,0 +1,106 @@
+"""What the daemon knows at one moment, as frozen data: the only thing that metrics and API are made from.
+
+Ring statistics, window states and ledger facts of one snapshot were taken together, between two polls, so
+that sums across them hold exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swtrace.ledger.facts import SeriesKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from swtrace.daemon.export import ExportStatistics
+    from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesRankFacts, StepFacts
+    from swtrace.trace.clocks import ClockAnchor
+    from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+    from swtrace.trace.reader import RingStatistics, WindowState
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesWindows:
+    """One entry of a ring's series table, with the state of its windows."""
+
+    index: int
+    info: SeriesInfo
+    windows: tuple[WindowState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RankState:
+    """One rank's ring."""
+
+    identity: RankIdentity
+    path: Path
+    up: bool
+    """The writer lives: it holds its lock."""
+    closed: bool
+    """The writer said good-bye; a rank that is neither up nor closed died."""
+    down_since_ns: int
+    """CLOCK_MONOTONIC at which this daemon first saw the writer gone; 0 while up."""
+    statistics: RingStatistics
+    anchor: ClockAnchor
+    virtual_offset_ns: int
+    """UNIX time at which simulated time is shown to begin: when the first ring of the run was made. Back ends
+    refuse or hide what seems to come from the time of the machine's start."""
+    series: tuple[SeriesWindows, ...]
+    """In the order of the ring's table, refused ones included."""
+
+    @property
+    def key(self) -> RankKey:
+        """The name of the rank."""
+        return self.identity.key
+
+    @property
+    def monotonic_offset_ns(self) -> int:
+        """UNIX time minus CLOCK_MONOTONIC of the rank's host."""
+        return self.anchor.realtime_ns - self.anchor.monotonic_ns
+
+    @property
+    def simulated(self) -> bool:
+        """Every series of the rank runs on simulated time."""
+        return bool(self.series) and all(entry.info.clock == "virtual" for entry in self.series)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedStep:
+    """A finished step, with its number in the order in which this daemon saw steps finish."""
+
+    number: int
+    step: StepFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything, at one moment."""
+
+    taken_ns: int
+    """CLOCK_MONOTONIC."""
+    taken_realtime_ns: int
+    ranks: tuple[RankState, ...]
+    facts: LedgerFacts
+    steps: Mapping[SeriesKey, tuple[NumberedStep, ...]]
+    """The last finished steps of each series, oldest first."""
+    cursor: int
+    """Number of the newest finished step of any series; 0 before the first."""
+    problems: Mapping[Path, str]
+    """Files in the directory that could not be read as rings."""
+    spans: ExportStatistics
+
+    def rank_facts(self) -> dict[RankKey, RankFacts]:
+        """Return the ledger's facts by rank."""
+        return {facts.identity.key: facts for facts in self.facts.ranks}
+
+    def series_rank_facts(self) -> dict[tuple[RankKey, SeriesKey], SeriesRankFacts]:
+        """Return the ledger's facts by rank and series."""
+        return {(rank.rank, series.key): rank for series in self.facts.series for rank in series.ranks}
+
+
+def series_key(rank: RankKey, info: SeriesInfo) -> SeriesKey:
+    """Return the name under which the ledger keeps a series of a rank."""
+    return SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
