@@ -1,0 +1,1 @@
+"""Tests of the daemon, with runs written by real recorders."""

@@ -1,0 +1,167 @@
+"""A run whose records are written by real recorders, at instants that a test can compute.
+
+Rank ``r`` of ``ranks`` keeps layer ``l`` where ``l % ranks == r``. In every step each layer takes
+:data:`LAYER_NS`, a broadcast :data:`TRANSFER_NS`; the wait for the layer at :data:`STALLED_POSITION` stalls for
+:data:`STALL_NS` on each receiver.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from swtrace.trace.clocks import boot_id
+from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.recorder import Recorder, SeriesRecorder
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+
+LAYER_NS = 1_000_000
+TRANSFER_NS = 600_000
+STALL_NS = 300_000
+STALLED_POSITION = 2
+LAYER_BYTES = 4096
+REACH_NS = 10_000
+"""From a layer's begin to its reach; its wait begins as much later."""
+
+
+def series_info(rank: int, ranks: int = 2, **changes: object) -> SeriesInfo:
+    """Return a series of five layers with prefetch step 1, as a rank describes it."""
+    layers = 5
+    owned = len([layer for layer in range(layers) if layer % ranks == rank])
+    info = SeriesInfo(
+        name="self_attn.o_proj",
+        start_layer=0,
+        num_layers=layers,
+        prefetch_step=1,
+        windows="static",
+        window_count=2,
+        group_ranks=tuple(range(ranks)),
+        rank_in_group=rank,
+        transport="gloo",
+        rendezvous="source",
+        clock="host",
+        layer_bytes=LAYER_BYTES,
+        owned_layers=owned,
+    )
+    return replace(info, **changes)  # type: ignore[arg-type]
+
+
+def identity(run_id: str, rank: int, start_time_ns: int | None = None) -> RankIdentity:
+    """Return who this process is as a rank."""
+    return RankIdentity(
+        run_id=run_id,
+        rank=rank,
+        host="host-a",
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        start_time_ns=time.time_ns() if start_time_ns is None else start_time_ns,
+        model="tiny",
+        version="0.1.0",
+    )
+
+
+@dataclass
+class RecordedRun:
+    """The ranks of one run, all written by this process."""
+
+    directory: Path
+    run_id: str = "run-1"
+    ranks: int = 2
+    clock: Clock = Clock.HOST
+    records: int = 4096
+    base_ns: int = field(default_factory=time.monotonic_ns)
+    steps: int = 0
+    written: int = 0
+    """Per rank."""
+    recorders: list[Recorder] = field(default_factory=list)
+    series: list[SeriesRecorder] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make a ring per rank, with one series each."""
+        if self.clock is Clock.VIRTUAL:
+            self.base_ns = 0
+        for rank in range(self.ranks):
+            self.recorders.append(Recorder.create(self.directory, identity(self.run_id, rank), records=self.records))
+            self.series.append(self.recorders[-1].add_series(self.info(rank)))
+
+    @property
+    def step_ns(self) -> int:
+        """Return how long a step takes."""
+        return 6 * LAYER_NS
+
+    def info(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it."""
+        return series_info(rank, self.ranks, clock=self.clock.name.lower())
+
+    def begin_ns(self, step: int) -> int:
+        """Return when a step begins on every rank."""
+        return self.base_ns + step * (self.step_ns + LAYER_NS)
+
+    def write(self, steps: int = 1, *, aborted: bool = False) -> None:
+        """Write whole steps on all ranks."""
+        for _ in range(steps):
+            for rank in range(self.ranks):
+                self.write_rank(rank, self.steps, aborted=aborted)
+            self.steps += 1
+            self.written += self.info(0).num_layers + 1
+
+    def write_rank(self, rank: int, step: int, *, aborted: bool = False, ended: bool = True) -> None:
+        """Write one rank's records of one step."""
+        for position in range(self.info(rank).num_layers):
+            self._transfer(rank, step, position)
+        if ended:
+            begin = self.begin_ns(step)
+            self.series[rank].step(
+                begin,
+                begin + REACH_NS,
+                begin + self.step_ns,
+                step,
+                64,
+                4,
+                Phase.DECODE,
+                5,
+                7,
+                3,
+                StepFlag.ABORTED if aborted else 0,
+                self.clock,
+            )
+
+    def _transfer(self, rank: int, step: int, position: int) -> None:
+        info, series = self.info(rank), self.series[rank]
+        begin = self.begin_ns(step) + position * LAYER_NS
+        wait_begin = begin + 2 * REACH_NS
+        own = info.source(position) == rank
+        window = NO_WINDOW if own else position % 2
+        reach_position = (position - 1) % info.num_layers
+        flags = TransferFlag.OWN if own else TransferFlag(0)
+        if step == 0 and position == 0:
+            issued = ready = wait_end = wait_begin
+            flags |= TransferFlag.PREFILLED
+        else:
+            issued = begin - LAYER_NS + REACH_NS
+            if position == 0:
+                issued = self.begin_ns(step - 1) + (info.num_layers - 1) * LAYER_NS + REACH_NS
+                flags |= TransferFlag.CROSSES_STEPS
+            stalled = not own and position == STALLED_POSITION
+            ready = wait_begin + STALL_NS if stalled else issued + TRANSFER_NS
+            wait_end = ready + 5_000 if stalled else wait_begin + 1_000
+        if own:
+            wait_end = wait_begin
+        else:
+            token = series.window_issued(window, step, position, issued)
+            series.window_ready(window, token, ready)
+            series.window_in_use(window, token, wait_end)
+        observed = Observed.EXACT if self.clock is Clock.VIRTUAL else Observed.CALLBACK
+        operation = step * info.num_layers + position
+        instants = (issued, ready, wait_begin, wait_end)
+        source = info.source(position)
+        series.transfer(
+            *instants, step, operation, position, reach_position, source, window, observed, flags, self.clock
+        )
+
+    def close(self) -> None:
+        """End all ranks in good order."""
+        for recorder in self.recorders:
+            recorder.close()
