@@ -1,0 +1,273 @@
+"""Ranks of real vLLM on this machine's CPU, in one torch world: the workload of ``swtrace demo-vllm``.
+
+vLLM's ``external_launcher`` lets every rank run the same prompts in lockstep with its own full copy
+of a dense model: replicas of one world, which a shared-weight series can serve. A fork server
+imports vLLM once; every run forks its ranks from there, which saves the import each time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import time
+import traceback
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_for_any
+from typing import TYPE_CHECKING, Any, cast
+
+from swtrace.errors import SwtraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerProcess
+    from pathlib import Path
+
+    import torch
+
+CPU_ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""What small CPU ranks beside each other need; the environment's own values win."""
+
+PRELOAD = ("torch.distributed", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "vllm.model_executor.models.llama")
+
+_GRACE_S = 5.0
+"""How long the other ranks may take to fail by themselves once one has ended badly."""
+
+
+class RankFailedError(SwtraceError):
+    """A vLLM rank of the workload ended with an error; the message carries its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class TinyLlama:
+    """A dense Llama small enough to load in a second, with random weights and no tokenizer."""
+
+    layers: int = 12
+    hidden: int = 256
+    heads: int = 4
+    vocabulary: int = 512
+
+    def save(self, folder: Path) -> None:
+        """Write configuration and bfloat16 weights as a Hugging Face checkpoint. Same fields, same weights."""
+        import torch
+        from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]  # comes with vLLM
+
+        generator = torch.Generator().manual_seed(20)
+
+        def random(*shape: int) -> torch.Tensor:
+            # Wide enough that every layer matters to the tokens that come out.
+            wide = torch.randn(*shape, generator=generator) * (1.5 / math.sqrt(shape[-1]))
+            return wide.to(torch.bfloat16)
+
+        inner = 2 * self.hidden
+        weights = {
+            "model.embed_tokens.weight": random(self.vocabulary, self.hidden),
+            "model.norm.weight": torch.ones(self.hidden, dtype=torch.bfloat16),
+            "lm_head.weight": random(self.vocabulary, self.hidden),
+        }
+        for layer in range(self.layers):
+            name = f"model.layers.{layer}"
+            for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                weights[f"{name}.self_attn.{projection}.weight"] = random(self.hidden, self.hidden)
+            weights[f"{name}.mlp.gate_proj.weight"] = random(inner, self.hidden)
+            weights[f"{name}.mlp.up_proj.weight"] = random(inner, self.hidden)
+            weights[f"{name}.mlp.down_proj.weight"] = random(self.hidden, inner)
+            for norm in ("input_layernorm", "post_attention_layernorm"):
+                weights[f"{name}.{norm}.weight"] = torch.ones(self.hidden, dtype=torch.bfloat16)
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden,
+            "intermediate_size": inner,
+            "max_position_embeddings": 512,
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.heads,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "vocab_size": self.vocabulary,
+        }
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What every rank generates, greedily, from token ids."""
+
+    model: Path
+    prompts: tuple[tuple[int, ...], ...] = ((11, 7, 300, 42), (5, 17), (99, 98, 97, 96, 95, 94, 93))
+    tokens: int = 16
+    eager: bool = True
+    additional_config: dict[str, Any] = field(default_factory=dict)
+    plain_linears: tuple[str, ...] = ()
+    """Linears that keep their plain weight without swtrace. On CPU vLLM packs weights for oneDNN, which rounds
+    differently than the kernel that reads a window: a control must run the same kernel to compare tokens."""
+    inspect: Callable[[Any], Any] | None = None
+    """Called with the ``vllm.LLM`` after generation, in the rank; its result comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankResult:
+    """What one rank generated."""
+
+    rank: int
+    tokens: tuple[tuple[int, ...], ...]
+    seconds: float
+    """Generation alone."""
+    inspected: Any
+
+
+def run_ranks(
+    workload: Workload,
+    folder: Path,
+    *,
+    ranks: int = 2,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 240.0,
+) -> tuple[RankResult, ...]:
+    """Run ``workload`` on ``ranks`` ranks of one torch world and return their results by rank.
+
+    ``environment`` is put over the fork server's own in each rank; every other ``SWTRACE`` variable is removed
+    there. ``folder`` takes the rendezvous file and, appended, the ranks' output (``rank-0.log``, ...).
+
+    Raises:
+        RankFailedError: a rank failed, died, or was not done in time. No rank is left running.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    rendezvous = folder / f"rendezvous-{time.monotonic_ns()}"
+    processes: list[ForkServerProcess] = []
+    pipes: dict[Connection, int] = {}
+    saved = {name: os.environ.get(name) for name in CPU_ENVIRONMENT}
+    try:
+        for name, value in CPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # the fork server takes its environment from here, once
+        for rank in range(ranks):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_rank,
+                args=(workload, rank, ranks, rendezvous, dict(environment or {}), folder / f"rank-{rank}.log", theirs),
+            )
+            process.start()
+            theirs.close()
+            processes.append(process)
+            pipes[ours] = rank
+        return _collect(pipes, ranks, time.monotonic() + timeout_s)
+    finally:
+        for name, before in saved.items():
+            if before is None:
+                os.environ.pop(name, None)
+        for process in processes:
+            process.join(_GRACE_S)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+        for pipe in pipes:
+            pipe.close()
+
+
+def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> tuple[RankResult, ...]:
+    results: dict[int, RankResult] = {}
+    problems: dict[int, str] = {}
+    waiting = dict(pipes)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for pipe in wait_for_any(list(waiting), timeout=left):
+            rank = waiting.pop(cast("Connection", pipe))
+            try:
+                answer: Any = cast("Connection", pipe).recv()
+            except EOFError:
+                answer = "died without a word"
+            if isinstance(answer, RankResult):
+                results[rank] = answer
+            else:
+                problems[rank] = answer
+                deadline = min(deadline, time.monotonic() + _GRACE_S)
+    if len(results) < ranks:
+        for rank in set(waiting.values()):
+            problems.setdefault(rank, "was not done in time")
+        raise RankFailedError("\n".join(f"vLLM rank {rank}: {text}" for rank, text in sorted(problems.items())))
+    return tuple(results[rank] for rank in sorted(results))
+
+
+def _rank(
+    workload: Workload,
+    rank: int,
+    ranks: int,
+    rendezvous: Path,
+    environment: dict[str, str],
+    log: Path,
+    pipe: Connection,
+) -> None:
+    with log.open("ab") as output:
+        for stream in (1, 2):  # also what libraries write without Python
+            os.dup2(output.fileno(), stream)
+    for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
+        del os.environ[name]
+    # What torchrun would set; the rendezvous is a file, so no port can be taken by somebody else.
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    try:
+        pipe.send(_generate(workload, rank, ranks, rendezvous))
+    except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)
+        pipe.send(traceback.format_exc())
+    finally:
+        pipe.close()
+
+
+def _generate(workload: Workload, rank: int, ranks: int, rendezvous: Path) -> RankResult:
+    import torch.distributed as dist
+    from vllm import LLM, SamplingParams
+
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    if workload.plain_linears:
+        _keep_plain(workload.plain_linears)
+    llm = LLM(
+        model=str(workload.model),
+        skip_tokenizer_init=True,
+        dtype="bfloat16",
+        enforce_eager=workload.eager,
+        distributed_executor_backend="external_launcher",
+        kv_cache_memory_bytes=64 << 20,
+        max_model_len=256,
+        max_num_seqs=8,
+        additional_config=workload.additional_config,
+        seed=0,
+        disable_log_stats=True,
+    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=workload.tokens, ignore_eos=True, detokenize=False)
+    prompts = [{"prompt_token_ids": list(prompt)} for prompt in workload.prompts]
+    begin = time.monotonic()
+    outputs = llm.generate(prompts, sampling, use_tqdm=False)
+    seconds = time.monotonic() - begin
+    inspected = workload.inspect(llm) if workload.inspect else None
+    dist.barrier()  # no rank leaves while another still waits for its broadcasts
+    tokens = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
+    return RankResult(rank=rank, tokens=tokens, seconds=seconds, inspected=inspected)
+
+
+def _keep_plain(paths: tuple[str, ...]) -> None:
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+
+    process = UnquantizedLinearMethod.process_weights_after_loading
+
+    def process_plain(self: Any, layer: Any) -> None:
+        if any(layer.prefix.endswith(f".{path}") for path in paths):
+            layer._cpu_skip_gemm_dispatch = True  # noqa: SLF001 (vLLM's own switch, used by its MLA layers)
+        process(self, layer)
+
+    UnquantizedLinearMethod.process_weights_after_loading = process_plain
