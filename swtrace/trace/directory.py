@@ -17,15 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from swtrace.errors import SettingsError
-from swtrace.trace import schema
 from swtrace.trace.header import writer_lives
 
 SUFFIX = ".swt"
 PREFIX = "ring-"
 UNFINISHED_PREFIX = f".{PREFIX}"
 
-DEFAULT_KEEP_SECONDS = 3600.0
+DEFAULT_KEEP_S = 3600.0
 """How long a dead rank's ring is kept for its readers."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per user, and checked for its owner
@@ -42,38 +40,6 @@ def default_directory() -> Path:
     return _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
 
 
-def keep_seconds() -> float:
-    """Return how long rings of dead ranks are kept: ``SWTRACE_RING_KEEP`` in seconds, by default an hour.
-
-    Raises:
-        SettingsError: the setting is not a number of seconds.
-    """
-    configured = os.environ.get("SWTRACE_RING_KEEP")
-    if not configured:
-        return DEFAULT_KEEP_SECONDS
-    try:
-        seconds = float(configured)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise SettingsError(f"SWTRACE_RING_KEEP={configured!r} is not a number of seconds")
-    return seconds
-
-
-def ring_records() -> int:
-    """Return how many records a new ring holds: ``SWTRACE_RING_RECORDS``, rounded up to a power of two.
-
-    Raises:
-        SettingsError: the setting is not a number within the limits of the format.
-    """
-    configured = os.environ.get("SWTRACE_RING_RECORDS")
-    if not configured:
-        return schema.DEFAULT_RECORDS
-    if not configured.isdecimal() or not 1 <= int(configured[:20]) <= schema.MAX_RECORDS:
-        raise SettingsError(f"SWTRACE_RING_RECORDS={configured!r} is not a number from 1 to {schema.MAX_RECORDS}")
-    return max(schema.MIN_RECORDS, 1 << (int(configured) - 1).bit_length())
-
-
 def ring_name(run_id: str, rank: int) -> str:
     """Return a new name for a ring: unique, and safe whatever the run id contains."""
     run = re.sub(r"[^A-Za-z0-9._]", "_", run_id)[:64]
@@ -85,15 +51,15 @@ def ring_paths(directory: Path) -> tuple[Path, ...]:
     return tuple(sorted(_files(directory, PREFIX)))
 
 
-def remove_expired(directory: Path, keep: float | None = None) -> tuple[Path, ...]:
-    """Remove rings whose writer is dead and whose last activity is more than ``keep`` seconds ago.
+def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[Path, ...]:
+    """Remove rings whose writer is dead and whose last activity is more than ``keep_s`` seconds ago.
 
     Never touches a ring whose writer lives. What cannot be removed (another user's ring) is left alone.
 
     Returns:
         What was removed.
     """
-    limit = time.time() - (keep_seconds() if keep is None else keep)
+    limit = time.time() - keep_s
     removed = []
     for path in (*_files(directory, PREFIX), *_files(directory, UNFINISHED_PREFIX)):
         with suppress(OSError), opened(path) as descriptor:

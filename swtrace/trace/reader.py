@@ -240,6 +240,18 @@ class RingReader:
             return records.empty()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def next_ns(self) -> int:
+        """Return the last instant of the next record, 0 if it is not at hand: tells which ring to read first."""
+        slot = schema.HEADER_BYTES + ((self._next & self._mask) << 6)
+        words = os.pread(self._descriptor, schema.RECORD_BYTES, slot)
+        if len(words) < schema.RECORD_BYTES:
+            return 0
+        word: tuple[int, ...] = schema.RECORD.unpack(words)
+        if word[_SEQUENCE] != self._next:
+            return 0
+        # The fourth word of a step is not an instant.
+        return max(word[:3] if words[8 * schema.CHECK_WORD] == schema.Kind.STEP else word[:4])
+
     def statistics(self) -> RingStatistics:
         """Return the account of every record the writer has committed up to now."""
         written = self._find_head()

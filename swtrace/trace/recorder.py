@@ -31,7 +31,7 @@ from typing import NamedTuple
 from swtrace.errors import RingCreateError, RingFullError, TraceError
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor, now_ns
-from swtrace.trace.directory import UNFINISHED_PREFIX, remove_expired, ring_name
+from swtrace.trace.directory import DEFAULT_KEEP_S, PREFIX, UNFINISHED_PREFIX, remove_expired, ring_name
 from swtrace.trace.header import RingHeader, encode_header, encode_series, file_bytes
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.schema import DEFAULT_RECORDS
@@ -89,16 +89,18 @@ class Recorder:
         identity: RankIdentity,
         *,
         records: int = DEFAULT_RECORDS,
+        keep_s: float = DEFAULT_KEEP_S,
         checked: bool = not STORES_IN_ORDER,
     ) -> Recorder:
         """Make this rank's ring in ``directory`` and return its recorder.
 
-        Also removes rings there whose writers died longer ago than ``SWTRACE_RING_KEEP``.
+        Also removes rings there whose writers died more than ``keep_s`` seconds ago.
 
         Args:
             directory: Made for this user alone if it is missing.
             identity: Who writes; text that a terminal cannot show is replaced.
             records: Capacity; rounded up to a power of two.
+            keep_s: How long the rings of dead ranks stay, in seconds.
             checked: Give every record a check word: needed where stores are seen out of order.
 
         Raises:
@@ -111,11 +113,11 @@ class Recorder:
         capacity = max(schema.MIN_RECORDS, 1 << (records - 1).bit_length())
         size = file_bytes(capacity)
         path = directory / ring_name(identity.run_id, identity.rank)
-        unfinished = directory / path.name.replace("ring-", UNFINISHED_PREFIX, 1)
+        unfinished = directory / path.name.replace(PREFIX, UNFINISHED_PREFIX, 1)
         descriptor = -1
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remove_expired(directory)
+            remove_expired(directory, keep_s)
             descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.fchmod(descriptor, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

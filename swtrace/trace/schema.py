@@ -25,6 +25,7 @@ VERSION = 1
 
 RECORD_BYTES = 64
 RECORD_WORDS = 8
+RECORD = struct.Struct("<8Q")
 TRANSFER_RECORD = struct.Struct("<4Q2I4H4BIQ")
 """issued, ready, wait begin, wait end, step, operation, position, reach position, source, window, kind, series,
 observed | clock << 4, flags, check, sequence number."""

@@ -1,0 +1,180 @@
+"""Follow a folder of rings: find them as they come and go, and drain them fairly.
+
+While a reader catches up, records come in the order of their time across the ranks of a run, give or
+take a slice: a ledger that holds a bounded number of unfinished steps then sees every step whole.
+A :class:`Tail` belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from swtrace.errors import RingFormatError
+from swtrace.trace.directory import ring_paths
+from swtrace.trace.reader import RingReader
+from swtrace.trace.records import Records
+
+SLICE = 1024
+"""Records read from one ring before the next one has its turn: 16 steps of 61 layers."""
+MAX_RINGS = 1024
+"""More rings than that in one folder are told as problems: each costs a file descriptor and 128 KiB."""
+RETRY_S = 10.0
+"""A file that could not be read is tried again when it changed, and after so long."""
+
+_Signature = tuple[int, ...]
+
+
+class Poll(NamedTuple):
+    """What is new since the last poll."""
+
+    joined: tuple[RingReader, ...]
+    batches: tuple[tuple[RingReader, Records], ...]
+    """In the order in which they want to be taken in; a ring may stand here several times."""
+    ended: tuple[RingReader, ...]
+    """Writer gone and everything read: told once. The reader stays for its windows and statistics."""
+    gone: tuple[RingReader, ...]
+    """Ended, and its file has been removed: told once; the reader is closed."""
+    more: bool
+    """There is more to read at once."""
+
+
+@dataclass(slots=True)
+class _Problem:
+    signature: _Signature
+    retry_at_s: float
+
+
+class Tail:
+    """Readers for all rings of a folder.
+
+    Args:
+        directory: The folder; it may not exist yet.
+        run_id: Only rings of this run; None for all.
+        rescan_s: How often to look for files that came or went, in seconds.
+    """
+
+    def __init__(self, directory: Path, *, run_id: str | None = None, rescan_s: float = 0.25) -> None:
+        self.directory = directory
+        self.problems: dict[Path, str] = {}
+        """Files that look like rings and cannot be read, and why."""
+        self._run_id = run_id
+        self._rescan_s = rescan_s
+        self._rescan_at_s = 0.0
+        self._readers: dict[Path, RingReader] = {}
+        self._ended: set[Path] = set()
+        self._other_runs: set[Path] = set()
+        self._retries: dict[Path, _Problem] = {}
+
+    @property
+    def readers(self) -> tuple[RingReader, ...]:
+        """All rings at hand, in the order of their paths."""
+        return tuple(self._readers[path] for path in sorted(self._readers))
+
+    def poll(self, limit_per_ring: int = 16384) -> Poll:
+        """Look for rings if it is time, and read what they have: up to ``limit_per_ring`` records of each on average."""
+        joined = self._rescan() if time.monotonic() >= self._rescan_at_s else ()
+        runs: dict[str, list[RingReader]] = {}
+        for path, reader in self._readers.items():
+            if path not in self._ended:
+                runs.setdefault(reader.identity.run_id, []).append(reader)
+        batches: list[tuple[RingReader, Records]] = []
+        ended: list[RingReader] = []
+        more = False
+        for readers in runs.values():
+            # Asked before reading: what a dead writer committed is all there.
+            dead = [reader for reader in readers if not reader.alive()]
+            more |= _drain(readers, limit_per_ring, batches)
+            drained = [reader for reader in dead if reader.statistics().pending == 0]
+            more |= len(drained) < len(dead)
+            ended += drained
+        self._ended.update(reader.path for reader in ended)
+        gone = tuple(self._readers[path] for path in sorted(self._ended) if self._readers[path].gone())
+        for reader in gone:
+            self._ended.remove(reader.path)
+            del self._readers[reader.path]
+            reader.close()
+        return Poll(joined, tuple(batches), tuple(ended), gone, more)
+
+    def close(self) -> None:
+        """Close all readers; idempotent."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        self._ended.clear()
+
+    def _rescan(self) -> tuple[RingReader, ...]:
+        now_s = time.monotonic()
+        self._rescan_at_s = now_s + self._rescan_s
+        paths = ring_paths(self.directory)
+        present = set(paths)
+        self._other_runs &= present
+        for path in self.problems.keys() - present:
+            self._settle(path)
+        joined = []
+        for path in paths:
+            if path in self._readers or path in self._other_runs:
+                continue
+            problem = self._retries.get(path)
+            signature = _signature(path)
+            if problem is not None and problem.signature == signature and now_s < problem.retry_at_s:
+                continue
+            reader = self._open(path)
+            if isinstance(reader, str):
+                self.problems[path] = reader
+                self._retries[path] = _Problem(signature, now_s + RETRY_S)
+                continue
+            self._settle(path)
+            if self._run_id is not None and reader.identity.run_id != self._run_id:
+                self._other_runs.add(path)
+                reader.close()
+                continue
+            self._readers[path] = reader
+            joined.append(reader)
+        return tuple(joined)
+
+    def _open(self, path: Path) -> RingReader | str:
+        """Return a reader, or why there is none."""
+        if len(self._readers) >= MAX_RINGS:
+            return f"{path}: more than {MAX_RINGS} rings in one folder"
+        try:
+            return RingReader.open(path)
+        except RingFormatError as error:
+            return str(error)
+
+    def _settle(self, path: Path) -> None:
+        self.problems.pop(path, None)
+        self._retries.pop(path, None)
+
+
+def _drain(readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]) -> bool:
+    """Read the rings of one run, a slice at a time, always from the one that is furthest behind.
+
+    Returns:
+        Whether something is left.
+    """
+    room = limit_per_ring * len(readers)
+    turns = [(reader.next_ns(), index) for index, reader in enumerate(readers)]
+    heapq.heapify(turns)
+    while turns and room > 0:
+        _, index = heapq.heappop(turns)
+        slice_ = min(SLICE, room)
+        records = readers[index].read(slice_)
+        if len(records):
+            batches.append((readers[index], records))
+        room -= len(records)
+        next_ns = readers[index].next_ns()
+        if next_ns > 0 or len(records) == slice_:
+            heapq.heappush(turns, (next_ns, index))
+    return bool(turns)
+
+
+def _signature(path: Path) -> _Signature:
+    try:
+        status = path.lstat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
