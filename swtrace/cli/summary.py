@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesRankFacts
+    from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesRankFacts, Straggler
     from swtrace.watch import RankStatus
 
 HIDDEN_BELOW = 0.05
@@ -80,10 +80,19 @@ class SeriesSummary:
     windows: str
     transport: str
     group_ranks: tuple[int, ...]
-    refused: str
     ranks: tuple[SeriesRankSummary, ...]
     straggler: StragglerSummary | None
     verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSummary:
+    """Something that was asked for and is not shared."""
+
+    run_id: str
+    rank: int
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,7 @@ class Summary:
     """Everything ``swtrace`` says at the end of a run."""
 
     series: tuple[SeriesSummary, ...]
+    refused: tuple[RefusedSummary, ...]
     rings: tuple[RingSummary, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -115,14 +125,17 @@ class Summary:
         """Return what :meth:`to_json` was called on."""
         return cls(
             series=tuple(_series_from_json(series) for series in document["series"]),
+            refused=tuple(RefusedSummary(**refused) for refused in document["refused"]),
             rings=tuple(RingSummary(**ring) for ring in document["rings"]),
         )
 
 
 def summarise(facts: LedgerFacts, statuses: Iterable[RankStatus]) -> Summary:
     """Select from the ledger's facts and the rings' counters what people ask at the end of a run."""
+    statuses = tuple(statuses)
     return Summary(
-        series=tuple(_series(series) for series in facts.series),
+        series=tuple(_series(series) for series in facts.series if series.ranks),
+        refused=tuple(refused for status in statuses for refused in _refused(status)),
         rings=tuple(_ring(status) for status in statuses),
     )
 
@@ -130,13 +143,7 @@ def summarise(facts: LedgerFacts, statuses: Iterable[RankStatus]) -> Summary:
 def _series(facts: SeriesFacts) -> SeriesSummary:
     info = facts.ranks[0].info
     ranks = tuple(_rank(rank) for rank in facts.ranks)
-    straggler = facts.straggler
-    named = straggler and StragglerSummary(
-        rank=straggler.rank.rank,
-        excess_seconds=straggler.excess_ns * _NS,
-        next_excess_seconds=straggler.next_excess_ns * _NS,
-        share=straggler.share,
-    )
+    straggler = None if facts.straggler is None else _straggler(facts.straggler)
     return SeriesSummary(
         run_id=facts.key.run_id,
         name=facts.key.name,
@@ -146,10 +153,9 @@ def _series(facts: SeriesFacts) -> SeriesSummary:
         windows=info.windows,
         transport=info.transport,
         group_ranks=tuple(facts.key.group_ranks),
-        refused=info.refused,
         ranks=ranks,
-        straggler=named,
-        verdict=_verdict(ranks, named, info.refused),
+        straggler=straggler,
+        verdict=_verdict(ranks, straggler),
     )
 
 
@@ -179,8 +185,26 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
     )
 
 
+def _straggler(facts: Straggler) -> StragglerSummary:
+    return StragglerSummary(
+        rank=facts.rank.rank,
+        excess_seconds=int(facts.excess_ns) * _NS,
+        next_excess_seconds=int(facts.next_excess_ns) * _NS,
+        share=float(facts.share),
+    )
+
+
+def _refused(status: RankStatus) -> tuple[RefusedSummary, ...]:
+    identity = status.identity
+    return tuple(
+        RefusedSummary(run_id=identity.run_id, rank=identity.rank, name=info.name, reason=info.refused)
+        for info in status.series
+        if info.refused
+    )
+
+
 def _ring(status: RankStatus) -> RingSummary:
-    identity, counters = status.reader.identity, status.statistics
+    identity, counters = status.identity, status.statistics
     return RingSummary(
         run_id=identity.run_id,
         rank=identity.rank,
@@ -192,9 +216,7 @@ def _ring(status: RankStatus) -> RingSummary:
     )
 
 
-def _verdict(ranks: tuple[SeriesRankSummary, ...], straggler: StragglerSummary | None, refused: str) -> str:
-    if refused:
-        return f"Not shared: {refused}."
+def _verdict(ranks: tuple[SeriesRankSummary, ...], straggler: StragglerSummary | None) -> str:
     if sum(rank.unwaited_steps for rank in ranks) and all(rank.on_time_rate is None for rank in ranks):
         return "No layer was ever waited for: the model's forward bypasses the series linear."
     judged = [rank for rank in ranks if rank.stall_ratio is not None]
@@ -209,6 +231,8 @@ def _verdict(ranks: tuple[SeriesRankSummary, ...], straggler: StragglerSummary |
         f"{extent}: the most stalled rank ({worst.rank}) stood still for its weights {100 * stall_ratio:.1f} % of its "
         f"step time{_main_cause(worst) if stall_ratio >= HIDDEN_BELOW else ''}."
     )
+    if all(rank.excess_seconds is None for rank in judged):
+        return sentence
     if straggler is not None:
         return (
             f"{sentence} Rank {straggler.rank} holds the others up: {straggler.excess_seconds * 1e3:.1f} ms of excess "

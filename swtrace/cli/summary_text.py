@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print every series of a run, or say that there is none."""
-    if not summary.series:
+    if not summary.series and not summary.refused:
         console.print("No series was recorded.")
+    for refused in summary.refused:
+        console.print(f"[bold]{escape(refused.name)}[/] is not shared on rank {refused.rank}: {escape(refused.reason)}")
     rings = {(ring.run_id, ring.rank): ring for ring in summary.rings}
     for series in summary.series:
         console.print()
         console.print(_title(series))
         console.print(_times(series))
+        console.print()
         console.print(_memory_and_records(series, rings))
+        console.print()
         console.print(Text(series.verdict, style="bold"), soft_wrap=not console.is_terminal)
 
 

@@ -1,0 +1,47 @@
+"""The ``swtrace`` command line: every subcommand by name, in the order in which people meet them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import swtrace
+from swtrace.cli.console import data
+from swtrace.cli.daemon import daemon
+from swtrace.cli.demo.command import demo
+from swtrace.cli.doctor.command import doctor
+from swtrace.cli.run import run
+
+app = typer.Typer(
+    name="swtrace",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("demo")(demo)
+# The first word that is not an option begins the command: its own options are not ours, with or without `--`.
+app.command("run", context_settings={"allow_interspersed_args": False})(run)
+app.command("daemon")(daemon)
+app.command("doctor")(doctor)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)
+    if asked:
+        data().print(f"swtrace {swtrace.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Shared-weight series for vLLM, traced: see every broadcast, every wait, every stall.
+
+    `swtrace demo` shows a series on this machine, `swtrace run -- vllm serve MODEL` traces yours.
+    """

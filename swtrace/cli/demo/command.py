@@ -1,0 +1,287 @@
+"""``swtrace demo``: starts ranks, daemon and reader, watches over them, and says what it all came to.
+
+The four kinds of process do not depend on each other: daemon and reader may die, and the ranks go
+on; a rank's death ends its group with an error that names it; and nothing outlives the command.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import signal
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swtrace.cli.child import Child, wait_for_lines
+from swtrace.cli.console import data, narration, write_json
+from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.cli.demo.events import Event, What
+from swtrace.cli.demo.progress import Progress
+from swtrace.cli.demo.scenarios import DESCRIPTIONS, PRESETS, Dials, Scenario, Windows
+from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.reader import Reader
+from swtrace.cli.signals import exit_in_order
+from swtrace.cli.summary_text import print_summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from swtrace.cli.summary import Summary
+
+_POLL_S = 0.1
+_DIALS = "Dials"
+
+
+def _dial(text: str, metavar: str) -> Any:
+    return typer.Option(help=text, metavar=metavar, show_default=False, rich_help_panel=_DIALS)
+
+
+_Count = Annotated[int | None, _dial("Real gloo ranks (2).", "N")]
+_Layers = Annotated[int | None, _dial("Layers of the series (60).", "N")]
+_Mib = Annotated[float | None, _dial("Size of one layer's weight (1).", "MIB")]
+_Compute = Annotated[float | None, _dial("Compute per layer.", "MS")]
+_PrefetchStep = Annotated[int | None, _dial("How many layers ahead a broadcast starts.", "K")]
+_Windows = Annotated[Windows | None, _dial("Window policy (auto).", "|".join(Windows))]
+_Late = Annotated[float | None, _dial("What the last rank computes longer per layer.", "MS")]
+_Jitter = Annotated[float | None, _dial("Mean of a random extra on every layer's compute.", "MS")]
+_Steps = Annotated[int | None, _dial("Run this many steps, instead of for a time.", "N")]
+_Duration = Annotated[float | None, _dial("Run for this long (8).", "SECONDS")]
+
+
+def demo(
+    *,
+    scenario: Annotated[
+        Scenario,
+        typer.Option(
+            help=f"What to show: {', '.join(Scenario)}. Sets the dials; a dial given beside it wins.", metavar="NAME"
+        ),
+    ] = Scenario.HIDDEN,
+    ranks: _Count = None,
+    layers: _Layers = None,
+    mib: _Mib = None,
+    compute_ms: _Compute = None,
+    prefetch_step: _PrefetchStep = None,
+    windows: _Windows = None,
+    late_ms: _Late = None,
+    jitter_ms: _Jitter = None,
+    steps: _Steps = None,
+    duration: _Duration = None,
+    seed: Annotated[
+        int, typer.Option(help="Makes weights, inputs and jitter.", metavar="N", rich_help_panel=_DIALS)
+    ] = 0,
+    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")] = False,
+) -> None:
+    """Run a shared-weight series on real ranks of this machine, and say what it cost.
+
+    N processes on gloo run a stack of real linear layers through the runtime that vLLM runs. Each holds only its own
+    layers, and receives the others' weights just in time. Every layer's output of every step is compared, bit for
+    bit, with that of resident weights.
+
+    Rings lie in a temporary folder, or in `SWTRACE_DIR` where it is set. Ctrl-C ends the run early, with its summary.
+    """
+    given: dict[str, Any] = {
+        "ranks": ranks,
+        "layers": layers,
+        "mib": mib,
+        "compute_ms": compute_ms,
+        "prefetch_step": prefetch_step,
+        "windows": windows,
+        "late_ms": late_ms,
+        "jitter_ms": jitter_ms,
+        "steps": steps,
+        "seconds": duration,
+    }
+    dials = replace(PRESETS[scenario], seed=seed, **{name: value for name, value in given.items() if value is not None})
+    if importlib.util.find_spec("torch") is None:
+        raise CommandError("the demo's ranks need torch: install swtrace[torch]")
+    dials.check()
+    result = _run(scenario, dials, with_daemon=with_daemon)
+    if as_json:
+        write_json(result.to_json())
+    print_summary(result.summary, narration() if as_json else data())
+    _conclude(result, narration() if as_json else data())
+    raise typer.Exit(result.code)
+
+
+@dataclass(slots=True)
+class _Ranks:
+    """What the ranks have told so far."""
+
+    steps: int = 0
+    checked: int = 0
+    finished: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)
+    statuses: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def code(self) -> ExitCode:
+        statuses = set(self.statuses.values())
+        if ExitCode.OUTPUT_DIFFERS in statuses:
+            return ExitCode.OUTPUT_DIFFERS
+        if ExitCode.RANK_LOST in statuses or any(status < 0 for status in statuses):
+            return ExitCode.RANK_LOST
+        return ExitCode.FAILED if statuses - {0} or not statuses else ExitCode.SUCCESS
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """How the demo ended."""
+
+    scenario: Scenario
+    dials: Dials
+    ranks: _Ranks
+    code: ExitCode
+    daemon_url: str | None
+    summary: Summary
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "scenario": self.scenario.value,
+            "dials": asdict(self.dials),
+            "exit_code": int(self.code),
+            "outputs_checked": self.ranks.checked,
+            "outputs_identical": self.code is ExitCode.SUCCESS and self.ranks.checked > 0,
+            "rank_errors": {str(rank): text for rank, text in sorted(self.ranks.failed.items())},
+            "daemon_url": self.daemon_url,
+            "summary": self.summary.to_json(),
+        }
+
+
+def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool) -> _Result:
+    console = narration()
+    exit_in_order()
+    run_id = f"demo-{secrets.token_hex(3)}"
+    with ExitStack() as stack:
+        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=_fast_folder())))
+        directory = Path(os.environ.get("SWTRACE_DIR") or workspace / "rings")
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = {
+            "SWTRACE": "1",
+            "SWTRACE_DIR": str(directory),
+            "SWTRACE_RUN_ID": run_id,
+            "GLOO_SOCKET_IFNAME": "lo",
+            "OMP_NUM_THREADS": "1",
+        }
+        console.print(f"[bold]{scenario.value}[/]: {DESCRIPTIONS[scenario]}")
+        console.print(_describe(dials, directory))
+        arguments = [dials.to_json(), str(workspace / "rendezvous")]
+        launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
+        reader = Reader(directory, run_id)
+        stack.callback(reader.stop)
+        daemon = DaemonProcess(directory) if with_daemon else None
+        if daemon is not None:
+            stack.callback(daemon.stop)
+        ranks = _Ranks()
+        interrupted = False
+        try:
+            _watch_over(launcher, reader, daemon, ranks, console)
+        except KeyboardInterrupt:
+            interrupted = True
+            console.print("Interrupted: ending the ranks.")
+            launcher.stop()
+        return _Result(
+            scenario,
+            dials,
+            ranks,
+            ExitCode.INTERRUPTED if interrupted else ranks.code,
+            daemon.url if daemon is not None else None,
+            reader.finish(),
+        )
+
+
+def _watch_over(launcher: Child, reader: Reader, daemon: DaemonProcess | None, ranks: _Ranks, console: Console) -> None:
+    """Return when every rank is gone."""
+    progress = Progress(console)
+    missed: set[str] = set()
+
+    def miss(name: str, text: str) -> None:
+        if name not in missed:
+            missed.add(name)
+            console.print(text)
+
+    try:
+        while launcher.readable:
+            wait_for_lines([launcher, reader.child, *([daemon.child] if daemon is not None else [])], _POLL_S)
+            for line in launcher.lines():
+                _take(line, ranks, console)
+            if reader.poll() and reader.summary is not None:
+                progress.show(reader.summary)
+            if not reader.child.readable:
+                miss("reader", "The reader ended. The ranks go on; their rings are read again at the end.")
+            if daemon is None:
+                continue
+            if daemon.poll():
+                console.print(f"daemon: {daemon.url}/metrics (live API below {daemon.url}/api/v1/)", soft_wrap=True)
+            if not daemon.child.readable:
+                said = daemon.said[-1] if daemon.said else "no output"
+                miss("daemon", f"The daemon ended ({said}). The ranks go on.")
+    finally:
+        progress.close()
+
+
+def _take(line: str, ranks: _Ranks, console: Console) -> None:
+    try:
+        event = Event.parse(line)
+    except ValueError:
+        console.print(line, markup=False)
+        return
+    match event.what:
+        case What.STARTED:
+            console.print(f"rank {event.rank}: pid {event.pid}")
+        case What.FINISHED:
+            ranks.finished.add(event.rank)
+            ranks.steps = max(ranks.steps, event.steps)
+            ranks.checked += event.checked
+        case What.FAILED:
+            ranks.failed[event.rank] = event.text
+            console.print(f"[bold red]rank {event.rank}:[/] ", end="")
+            console.print(event.text, markup=False, soft_wrap=True)
+        case What.EXITED:
+            ranks.statuses[event.rank] = event.status
+            if event.status < 0:
+                ranks.failed[event.rank] = f"killed by {signal.Signals(-event.status).name}"
+                console.print(f"[bold red]rank {event.rank}:[/] {ranks.failed[event.rank]}")
+        case What.READY:
+            pass
+
+
+def _conclude(result: _Result, console: Console) -> None:
+    console.print()
+    if result.code is ExitCode.SUCCESS:
+        console.print(
+            f"{result.ranks.checked} layer outputs of {result.ranks.steps} steps compared with resident weights: "
+            "all bit-identical."
+        )
+    elif result.code is ExitCode.OUTPUT_DIFFERS:
+        console.print("[bold red]Outputs differ from those with resident weights.[/]")
+    elif result.code is ExitCode.RANK_LOST:
+        console.print("[bold red]The group ended because a rank was lost.[/]")
+
+
+def _describe(dials: Dials, directory: Path) -> str:
+    extent = f"{dials.steps} steps" if dials.steps is not None else f"{dials.seconds:g} s"
+    extras = "".join(
+        f", {text}"
+        for text, value in (
+            (f"the last rank {dials.late_ms:g} ms later", dials.late_ms),
+            (f"{dials.jitter_ms:g} ms mean jitter", dials.jitter_ms),
+        )
+        if value
+    )
+    return (
+        f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute each"
+        f"{extras}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
+    )
+
+
+def _fast_folder() -> str | None:
+    """Rings belong on a tmpfs; elsewhere they work, and cost the ranks more."""
+    shared_memory = Path("/dev/shm")  # noqa: S108 (a folder of random name is made inside)
+    return str(shared_memory) if os.access(shared_memory, os.W_OK) else None

@@ -1,0 +1,55 @@
+"""What ranks and their launcher tell the command: one JSON line per event, through one pipe.
+
+A line is shorter than ``PIPE_BUF``, so that lines of different ranks never mix.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+_PIPE_BUF = 4096
+_ROOM_FOR_REST = 512
+
+
+class What(StrEnum):
+    """What happened to a rank."""
+
+    STARTED = "started"
+    READY = "ready"
+    """Post-processing is done: the first step begins."""
+    FINISHED = "finished"
+    """All steps done, every output as expected."""
+    FAILED = "failed"
+    """An error, in :attr:`Event.text`."""
+    EXITED = "exited"
+    """The process is gone; :attr:`Event.status` is its exit status, negative for a signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of one rank."""
+
+    what: What
+    rank: int
+    pid: int = 0
+    steps: int = 0
+    checked: int = 0
+    """Layer outputs that were compared with those of resident weights."""
+    status: int = 0
+    text: str = ""
+
+    def tell(self) -> None:
+        """Write the event to stdout, whole."""
+        fields = asdict(self)
+        fields["text"] = self.text.encode()[: _PIPE_BUF // 2 - _ROOM_FOR_REST].decode(errors="ignore")
+        os.write(sys.stdout.fileno(), json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+
+    @classmethod
+    def parse(cls, line: str) -> Event:
+        """Return what :meth:`tell` wrote."""
+        fields = json.loads(line)
+        return cls(**{**fields, "what": What(fields["what"])})

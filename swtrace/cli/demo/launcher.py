@@ -1,0 +1,80 @@
+"""Forks the demo's ranks: ``python -m swtrace.cli.demo.launcher DIALS RENDEZVOUS``.
+
+torch is imported once, here, before the forks: on a busy machine its import costs seconds for every
+process. No process of the demo outlives the one that started it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from swtrace.cli.attached import end_with_parent
+from swtrace.cli.demo.events import Event, What
+from swtrace.cli.demo.rank import run_rank
+from swtrace.cli.demo.scenarios import Dials
+from swtrace.cli.exit_codes import ExitCode
+
+_GRACE_S = 20.0
+"""How long the others may take to notice that a rank is lost. gloo notices a closed connection at once."""
+_POLL_S = 0.02
+
+
+def _main() -> None:
+    dials, rendezvous = Dials.from_json(sys.argv[1]), Path(sys.argv[2])
+    import torch.distributed  # noqa: F401 (shared by all ranks)
+
+    import swtrace.series  # noqa: F401
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    ranks: dict[int, int] = {}
+    try:
+        for rank in range(dials.ranks):
+            pid = _fork(dials, rank, rendezvous)
+            ranks[pid] = rank
+            Event(What.STARTED, rank, pid=pid).tell()
+        _wait(ranks)
+    finally:
+        for pid in ranks:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status: int = ExitCode.FAILED
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with_parent(parent, signal.SIGKILL)
+        status = run_rank(dials, rank, rendezvous)
+    except BaseException:  # noqa: BLE001 (a forked child must not unwind into its parent's frames)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _wait(ranks: dict[int, int]) -> None:
+    """Reap every rank, and drop it from ``ranks``. Once one failed, the others have a while to end by themselves."""
+    deadline = float("inf")
+    while ranks and time.monotonic() < deadline:
+        pid, wait_status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            time.sleep(_POLL_S)
+            continue
+        status = os.waitstatus_to_exitcode(wait_status)
+        Event(What.EXITED, ranks.pop(pid), pid=pid, status=status).tell()
+        if status:
+            deadline = min(deadline, time.monotonic() + _GRACE_S)
+    for pid, rank in ranks.items():
+        Event(What.FAILED, rank, pid=pid, text="did not notice that a rank of its group is lost: killed").tell()
+
+
+if __name__ == "__main__":
+    _main()

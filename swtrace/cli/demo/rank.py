@@ -1,0 +1,162 @@
+"""One rank of the demo: registers its layers as a series, runs steps, and checks every output."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from swtrace.cli.demo.events import Event, What
+from swtrace.cli.demo.model import Check, build, expect, following
+from swtrace.cli.exit_codes import ExitCode, exit_code
+from swtrace.errors import SwtraceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from swtrace.cli.demo.scenarios import Dials
+    from swtrace.series import Series
+
+SERIES = "demo.linear"
+_AGREE_EVERY = 4
+"""Steps between two questions whether to go on: all ranks must run the same number of them."""
+_PR_SET_TIMERSLACK = 29
+_TIMERSLACK_NS = 1000
+"""The default of 50 us would lengthen every layer's compute by about 100 us."""
+_RENDEZVOUS = timedelta(seconds=120)
+
+
+class OutputDiffersError(SwtraceError):
+    """A layer's output was not what its true weight gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The part of vLLM's ``GroupCoordinator`` that a series needs."""
+
+    ranks: list[int]
+    world_size: int
+    rank_in_group: int
+    device_group: Any
+
+
+def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
+    """Be rank ``rank`` until all steps are done. Errors are told as events; the exit status says which kind."""
+    import torch.distributed as dist
+
+    from swtrace.series import recording
+
+    try:
+        _prepare_process()
+        dist.init_process_group(
+            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
+        )
+        steps, checked = _run(dials, rank)
+        dist.destroy_process_group()
+    except OutputDiffersError as error:
+        Event(What.FAILED, rank, text=str(error)).tell()
+        return ExitCode.OUTPUT_DIFFERS
+    except SwtraceError as error:
+        Event(What.FAILED, rank, text=str(error)).tell()
+        return exit_code(error)
+    except RuntimeError as error:
+        # torch.distributed's own calls (rendezvous, agreement on the last step) fail with bare RuntimeErrors.
+        Event(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
+        return ExitCode.FAILED
+    finally:
+        recording.close()
+    Event(What.FINISHED, rank, steps=steps, checked=checked).tell()
+    return ExitCode.SUCCESS
+
+
+def _prepare_process() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMERSLACK_NS, 0, 0, 0)
+
+
+def _run(dials: Dials, rank: int) -> tuple[int, int]:
+    import torch.distributed as dist
+
+    from swtrace.series import Series
+    from swtrace.series.recording import describe_model, process_recorder
+
+    describe_model(f"demo of {dials.layers} linears")
+    check = expect(dials)
+    group = Group(list(range(dials.ranks)), dials.ranks, rank, dist.group.WORLD)
+    series = Series(
+        SERIES,
+        group,
+        0,
+        dials.layers,
+        prefetch_step=dials.prefetch_step,
+        windows=dials.windows.value,
+        recorder=process_recorder,
+    )
+    layers = []
+    for layer in range(dials.layers):
+        layers.append(build(dials, layer))
+        series.register(layer, layers[-1])
+    series.post_process()
+    dist.barrier()
+    Event(What.READY, rank).tell()
+
+    random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, not a secret)
+    begin, step = time.monotonic(), 0
+    while _go_on(dials, rank, step, time.monotonic() - begin):
+        _run_step(dials, rank, step, series, layers, check, random_source)
+        step += 1
+    series.close()
+    return step, step * dials.layers
+
+
+def _run_step(
+    dials: Dials,
+    rank: int,
+    step: int,
+    series: Series,
+    layers: list[nn.Linear],
+    check: Check,
+    random_source: random.Random,
+) -> None:
+    import torch
+
+    variant = step % len(check.inputs)
+    activation, expected = check.inputs[variant], check.outputs[variant]
+    with series.step(tokens=1, requests=1):
+        for layer, linear in enumerate(layers):
+            series.reach(layer)
+            # The linear would wait by itself; compute is timed from where its weight is there.
+            series.wait(layer)
+            begin_ns = time.monotonic_ns()
+            output = linear(activation)
+            if not torch.equal(output, expected[layer]):
+                raise OutputDiffersError(
+                    f"series {SERIES}, layer {layer}, rank {rank}, step {step}: the output differs from the one "
+                    "with resident weights"
+                )
+            activation = following(output)
+            left_ns = begin_ns + dials.compute_ns(rank, random_source) - time.monotonic_ns()
+            if left_ns > 0:
+                time.sleep(left_ns * 1e-9)
+
+
+def _go_on(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
+    """Whether to run another step. By the clock, only rank 0 decides: the ranks' clocks would not agree."""
+    if dials.steps is not None:
+        return step < dials.steps
+    if step % _AGREE_EVERY:
+        return True
+    import torch
+    import torch.distributed as dist
+
+    go_on = torch.tensor([elapsed_s < dials.seconds if rank == 0 else 0], dtype=torch.uint8)
+    dist.broadcast(go_on, src=0)
+    return bool(go_on.item())

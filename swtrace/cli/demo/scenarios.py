@@ -1,0 +1,115 @@
+"""The demo's dials, and the scenarios that set them: pure data, imported by the command and by every rank."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from swtrace.errors import SettingsError
+
+if TYPE_CHECKING:
+    import random
+
+_MAX_RANKS = 64
+_MAX_LAYERS = 4096
+_MIN_MIB = 1 / 512
+"""One row of the layer's weight."""
+_MAX_MIB = 4096
+_MAX_MS = 60_000
+_MAX_SEED = (1 << 31) - 1
+
+
+class Scenario(StrEnum):
+    """What the demo shows."""
+
+    HIDDEN = "hidden"
+    STALLED = "stalled"
+    STRAGGLER = "straggler"
+    JITTER = "jitter"
+
+
+DESCRIPTIONS: dict[Scenario, str] = {
+    Scenario.HIDDEN: "enough compute per layer for every broadcast to hide behind.",
+    Scenario.STALLED: "compute is much shorter than a broadcast, so every layer waits for its weight.",
+    Scenario.STRAGGLER: "the last rank computes longer than the others, which wait for what it sends late.",
+    Scenario.JITTER: "every rank's compute varies at random: stalls everywhere, and nobody to blame.",
+}
+
+
+class Windows(StrEnum):
+    """Window policy."""
+
+    AUTO = "auto"
+    ROLLING = "rolling"
+    STATIC = "static"
+
+
+@dataclass(frozen=True, slots=True)
+class Dials:
+    """Everything that shapes a demo run. The same on all ranks."""
+
+    ranks: int = 2
+    layers: int = 60
+    mib: float = 1.0
+    """Size of one layer's weight."""
+    compute_ms: float = 1.0
+    """Compute per layer: a real matmul, filled up by a sleep that leaves the cores to the transport."""
+    prefetch_step: int = 1
+    windows: Windows = Windows.AUTO
+    late_ms: float = 0.0
+    """What the last rank computes longer per layer."""
+    jitter_ms: float = 0.0
+    """Mean of an exponentially distributed extra on every layer of every rank."""
+    steps: int | None = None
+    seconds: float = 8.0
+    """How long to run where the number of steps is not given."""
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what no run could be made of.
+
+        Raises:
+            SettingsError: a dial is out of range; the message names its option.
+        """
+        allowed = (
+            ("--ranks", self.ranks, 2, _MAX_RANKS),
+            ("--layers", self.layers, 2, _MAX_LAYERS),
+            ("--mib", self.mib, _MIN_MIB, _MAX_MIB),
+            ("--compute-ms", self.compute_ms, 0, _MAX_MS),
+            ("--late-ms", self.late_ms, 0, _MAX_MS),
+            ("--jitter-ms", self.jitter_ms, 0, _MAX_MS),
+            ("--prefetch-step", self.prefetch_step, 0, self.layers - 2),
+            ("--steps", 1 if self.steps is None else self.steps, 1, math.inf),
+            ("--duration", self.seconds, 0, math.inf),
+            ("--seed", self.seed, 0, _MAX_SEED),
+        )
+        for option, value, low, high in allowed:
+            if not low <= value <= high:
+                raise SettingsError(f"{option} {value:g}: from {low:g} to {high:g} is possible here")
+
+    def compute_ns(self, rank: int, random_source: random.Random) -> int:
+        """Return how long ``rank`` computes for its next layer."""
+        late = self.late_ms if rank == self.ranks - 1 else 0.0
+        jitter = random_source.expovariate(1 / self.jitter_ms) if self.jitter_ms else 0.0
+        return round((self.compute_ms + late + jitter) * 1e6)
+
+    def to_json(self) -> str:
+        """Return the dials as the argument of another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Dials:
+        """Return what :meth:`to_json` was called on."""
+        fields = json.loads(text)
+        return cls(**{**fields, "windows": Windows(fields["windows"])})
+
+
+PRESETS: dict[Scenario, Dials] = {
+    Scenario.HIDDEN: Dials(compute_ms=2.0, prefetch_step=2),
+    Scenario.STALLED: Dials(compute_ms=0.1),
+    Scenario.STRAGGLER: Dials(compute_ms=2.0, prefetch_step=2, late_ms=1.0),
+    Scenario.JITTER: Dials(compute_ms=1.0, jitter_ms=1.0),
+}

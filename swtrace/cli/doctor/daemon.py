@@ -1,0 +1,53 @@
+"""Is a daemon answering where one is expected, and if not, could one start there?"""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.error
+import urllib.request
+
+from swtrace.cli.doctor.finding import Finding, State
+from swtrace.daemon.settings import DEFAULT_LISTEN, Listen
+from swtrace.errors import SettingsError
+
+_TIMEOUT_S = 2.0
+
+
+def daemon() -> tuple[Finding, ...]:
+    """Ask the address that ``SWTRACE_LISTEN`` or the default names."""
+    text = os.environ.get("SWTRACE_LISTEN") or DEFAULT_LISTEN
+    try:
+        listen = Listen.parse(text)
+    except SettingsError as error:
+        return (Finding("daemon", State.BROKEN, str(error), "set or unset SWTRACE_LISTEN"),)
+    problem = _bind_problem(listen)
+    if problem is None:
+        return (Finding("daemon", State.ABSENT, f"none at {text}; the port is free", "swtrace daemon"),)
+    reached = Listen(listen.host or "127.0.0.1", listen.port)
+    try:
+        # Without proxies: a daemon on this host is never behind one.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{reached}/healthz", timeout=_TIMEOUT_S) as answer:
+            answer.read(1 << 16)
+    except (OSError, urllib.error.URLError, ValueError):
+        return (
+            Finding(
+                "daemon",
+                State.BROKEN,
+                f"{text}: {problem}, and what is there does not answer /healthz",
+                "set SWTRACE_LISTEN to another port",
+            ),
+        )
+    return (Finding("daemon", State.GOOD, f"answers at http://{reached}"),)
+
+
+def _bind_problem(listen: Listen) -> str | None:
+    """Why a daemon could not serve there; None if it could."""
+    with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

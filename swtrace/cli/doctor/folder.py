@@ -1,0 +1,93 @@
+"""The folder of rings: can ranks write there, is it memory, and is there room?"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+
+from swtrace.cli import units
+from swtrace.cli.doctor.finding import Finding, State
+from swtrace.trace.schema import DEFAULT_RECORDS, HEADER_BYTES, RECORD_BYTES
+
+RING_BYTES = HEADER_BYTES + DEFAULT_RECORDS * RECORD_BYTES
+"""What one rank's ring takes at its default size."""
+_COMFORTABLE_RINGS = 8
+_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
+_MOVE = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
+
+
+def folder(directory: Path) -> tuple[Finding, ...]:
+    """Look at the folder, or at where it would be made."""
+    if not directory.exists():
+        parent = next(parent for parent in directory.parents if parent.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            return (
+                Finding("ring folder", State.BROKEN, f"{directory} cannot be made: {parent} is not writable", _MOVE),
+            )
+        return (Finding("ring folder", State.GOOD, f"{directory} will be made by the first rank"), *_place(parent))
+    if not directory.is_dir():
+        return (Finding("ring folder", State.BROKEN, f"{directory} is not a folder", _MOVE),)
+    return (_permissions(directory), *_place(directory))
+
+
+def _permissions(directory: Path) -> Finding:
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not os.access(directory, os.R_OK | os.X_OK):
+        return Finding(
+            "ring folder", State.BROKEN, f"{directory} ({mode:04o}) cannot be read", f"read it as its owner, or {_MOVE}"
+        )
+    if not os.access(directory, os.W_OK):
+        return Finding(
+            "ring folder",
+            State.DOUBTFUL,
+            f"{directory} ({mode:04o}) can be read, and not written: no rank of this user can trace",
+            _MOVE,
+        )
+    if mode & 0o022 and not mode & stat.S_ISVTX:
+        return Finding(
+            "ring folder",
+            State.DOUBTFUL,
+            f"{directory} ({mode:04o}): others may remove rings",
+            f"chmod go-w {directory}",
+        )
+    return Finding("ring folder", State.GOOD, f"{directory} ({mode:04o})")
+
+
+def _place(existing: Path) -> tuple[Finding, Finding]:
+    kind = _filesystem(existing)
+    memory = (
+        Finding("ring file system", State.GOOD, kind)
+        if kind in _MEMORY
+        else Finding(
+            "ring file system", State.DOUBTFUL, f"{kind}: writing records back to a disk costs the ranks time", _MOVE
+        )
+    )
+    free = shutil.disk_usage(existing).free
+    detail = f"{units.size(free)} free; a ring takes {units.size(RING_BYTES)}"
+    if free < RING_BYTES:
+        state, mend = State.BROKEN, "free memory there, set a smaller SWTRACE_RING_RECORDS, or another SWTRACE_DIR"
+    elif free < _COMFORTABLE_RINGS * RING_BYTES:
+        state, mend = (
+            State.DOUBTFUL,
+            f"room for fewer than {_COMFORTABLE_RINGS} ranks: set a smaller SWTRACE_RING_RECORDS",
+        )
+    else:
+        state, mend = State.GOOD, ""
+    return memory, Finding("ring space", state, detail, mend)
+
+
+def _filesystem(path: Path) -> str:
+    """The kind of the file system that holds ``path``, from the kernel's table of mounts."""
+    resolved = str(path.resolve())
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        before, _, after = line.partition(" - ")
+        mount = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+        inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
+        # A later mount over the same point hides the earlier one.
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split()[0]
+    return kind

@@ -1,0 +1,118 @@
+"""Python, swtrace, torch, vLLM: are they there, and do they fit together? Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+
+import swtrace
+from swtrace.cli.doctor.finding import Finding, State
+
+OLDEST_TORCH = (2, 11)
+OLDEST_VLLM = (0, 27, 1)
+BEYOND_VLLM = (0, 34)
+_SEAM_TIMEOUT_S = 120
+
+
+def versions(*, import_vllm: bool) -> tuple[Finding, ...]:
+    """Look at every package that matters; with ``import_vllm``, also into vLLM, in a process of its own."""
+    vllm = _vllm()
+    return (
+        Finding("python", State.GOOD, f"{platform.python_version()} at {sys.executable}"),
+        Finding("swtrace", State.GOOD, swtrace.__version__),
+        _torch(),
+        vllm,
+        *((_plugin(), *_seam(import_vllm=import_vllm)) if vllm.state is not State.ABSENT else ()),
+    )
+
+
+def _torch() -> Finding:
+    version = _version_of("torch")
+    if version is None:
+        return Finding(
+            "torch", State.ABSENT, "not installed: daemon and readers work, ranks do not", "install swtrace[torch]"
+        )
+    if _numbers(version) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        return Finding("torch", State.DOUBTFUL, f"{version} is older than {oldest}", f"install torch>={oldest}")
+    return Finding("torch", State.GOOD, version)
+
+
+def _vllm() -> Finding:
+    version = _version_of("vllm")
+    if version is None:
+        return Finding("vllm", State.ABSENT, "not installed: the demo works without", "install swtrace[vllm]")
+    oldest, beyond = (".".join(map(str, numbers)) for numbers in (OLDEST_VLLM, BEYOND_VLLM))
+    if not OLDEST_VLLM <= _numbers(version) < BEYOND_VLLM:
+        return Finding(
+            "vllm",
+            State.DOUBTFUL,
+            f"{version} is outside the range swtrace is tested with",
+            f"install vllm>={oldest},<{beyond}",
+        )
+    return Finding("vllm", State.GOOD, version)
+
+
+def _plugin() -> Finding:
+    names = {entry.name for entry in importlib.metadata.entry_points(group="vllm.general_plugins")}
+    if "swtrace" not in names:
+        return Finding(
+            "vllm plugin", State.BROKEN, "vLLM does not see swtrace's entry point", "install swtrace where vLLM is"
+        )
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "swtrace" not in [name.strip() for name in allowed.split(",")]:
+        return Finding(
+            "vllm plugin", State.BROKEN, f"VLLM_PLUGINS={allowed!r} leaves swtrace out", "add swtrace to VLLM_PLUGINS"
+        )
+    return Finding("vllm plugin", State.GOOD, "vLLM loads it; it does nothing without SWTRACE=1")
+
+
+def _seam(*, import_vllm: bool) -> tuple[Finding, ...]:
+    if not import_vllm:
+        return (Finding("vllm seam", State.ABSENT, "not looked at", "leave --quick away"),)
+    command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.seam"]
+    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "SWTRACE": "0"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SEAM_TIMEOUT_S, check=False, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return (Finding("vllm seam", State.DOUBTFUL, f"importing vLLM took more than {_SEAM_TIMEOUT_S} s"),)
+    lines = done.stdout.splitlines()
+    try:
+        missing = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return (Finding("vllm seam", State.BROKEN, f"vLLM cannot be imported: {said}", "mend the vLLM installation"),)
+    if missing:
+        return (
+            Finding(
+                "vllm seam",
+                State.BROKEN,
+                f"this vLLM lacks {', '.join(missing)}",
+                f"install vllm>={'.'.join(map(str, OLDEST_VLLM))},<{'.'.join(map(str, BEYOND_VLLM))}",
+            ),
+        )
+    return (Finding("vllm seam", State.GOOD, "offloader and worker have the shape that the plugin needs"),)
+
+
+def _version_of(module: str) -> str | None:
+    """The version of whichever distribution brings ``module``: several of them bring ``vllm``."""
+    if importlib.util.find_spec(module) is None:
+        return None
+    for distribution in importlib.metadata.packages_distributions().get(module, [module]):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])

@@ -1,0 +1,171 @@
+"""``swtrace run -- COMMAND``: any command with tracing on, a daemon beside it, and a summary at its end.
+
+The command keeps the terminal, its stdin, its stdout and its exit status; everything that swtrace
+says goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swtrace.cli.console import narration, write_json
+from swtrace.cli.daemon_process import ANY_PORT, DaemonProcess
+from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.reader import Reader
+from swtrace.cli.signals import PASSED_ON, exit_status, pass_on_next
+from swtrace.cli.summary_text import print_summary
+from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+_POLL_S = 0.1
+
+
+_SETTINGS = "Settings (over the environment's)"
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(help="The command and its arguments.", show_default=False, metavar="COMMAND")
+    ],
+    *,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            help="Linears to share, by their path in a decoder layer.", metavar="PATH,...", rich_help_panel=_SETTINGS
+        ),
+    ] = None,
+    prefetch_step: Annotated[
+        int | None,
+        typer.Option(help="How many layers ahead a broadcast starts.", metavar="K", rich_help_panel=_SETTINGS),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Which ranks share.", metavar="|".join(GROUPS), rich_help_panel=_SETTINGS)
+    ] = None,
+    windows: Annotated[
+        str | None, typer.Option(help="Window policy.", metavar="|".join(WINDOWS), rich_help_panel=_SETTINGS)
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option("--strict/--no-strict", help="Fail where nothing can be shared.", rich_help_panel=_SETTINGS),
+    ] = None,
+    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="Where the daemon serves: `SWTRACE_LISTEN`, else any free port.", metavar="HOST:PORT"),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary to this file as JSON, too.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Run a command with tracing on: `swtrace run -- vllm serve MODEL`.
+
+    Sets `SWTRACE=1` and a fresh run id in the command's environment. Signals are passed on, and the command's exit
+    status is returned. The summary goes to stderr.
+    """
+    given = {
+        "series": series,
+        "prefetch_step": prefetch_step,
+        "group": group,
+        "windows": windows,
+        "strict": None if strict is None else int(strict),
+    }
+    asked = {VARIABLES[field]: str(value) for field, value in given.items() if value is not None}
+    environment = _environment(asked)
+    program = _program(command[0])
+    console = narration()
+    with ExitStack() as stack:
+        directory, run_id = Path(environment["SWTRACE_DIR"]), environment["SWTRACE_RUN_ID"]
+        reader = Reader(directory, run_id)
+        stack.callback(reader.stop)
+        daemon = DaemonProcess(directory, listen=listen or _free_listen(console)) if with_daemon else None
+        if daemon is not None:
+            stack.callback(daemon.stop)
+        console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True)
+        status = _attend(_start(program, command, environment), reader, daemon, console)
+        summary = reader.finish()
+    if not summary.rings:
+        console.print("swtrace: no rank of this run wrote a ring. `swtrace doctor` says what may be missing.")
+    else:
+        print_summary(summary, console)
+    if json_file is not None:
+        write_json({"run_id": run_id, "exit_code": status, "summary": summary.to_json()}, json_file)
+    raise typer.Exit(status)
+
+
+def _environment(asked: Mapping[str, str]) -> dict[str, str]:
+    """Return the command's environment, every setting in it checked.
+
+    Raises:
+        SettingsError: a setting, asked for or already in the environment, has a value that cannot be used.
+    """
+    from swtrace.trace.directory import default_directory
+
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    environment = {**os.environ, **asked, "SWTRACE": "1", "SWTRACE_RUN_ID": run_id}
+    settings = Settings.from_environment(environment)
+    environment["SWTRACE_DIR"] = str(settings.directory or default_directory())
+    return environment
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is not None:
+        return found
+    if Path(name).exists():
+        raise CommandError(f"{name} cannot be executed", ExitCode.NOT_EXECUTABLE)
+    raise CommandError(f"there is no command {name!r}", ExitCode.NOT_FOUND)
+
+
+def _free_listen(console: Console) -> str:
+    """Return the address that the environment or the default names, or any free port if something serves there."""
+    from swtrace.daemon.settings import DEFAULT_LISTEN, Listen
+
+    text = os.environ.get("SWTRACE_LISTEN") or DEFAULT_LISTEN
+    listen = Listen.parse(text)
+    with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((listen.host, listen.port))
+        except OSError as error:
+            console.print(f"swtrace: {text}: {error.strerror}. The daemon takes any free port.", soft_wrap=True)
+            return ANY_PORT
+    return text
+
+
+def _start(program: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, executable=program, env=environment)
+    except OSError as error:
+        raise CommandError(f"{program}: {error.strerror}", ExitCode.NOT_EXECUTABLE) from error
+
+
+def _attend(process: subprocess.Popen[bytes], reader: Reader, daemon: DaemonProcess | None, console: Console) -> int:
+    """Wait for the command, with signals passed on; return its exit status as a shell would show it."""
+    # Only now: a blocked signal would stay blocked in every process started from here.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    try:
+        while process.poll() is None:
+            pass_on_next(process, _POLL_S)
+            reader.poll()
+            if daemon is not None and daemon.poll():
+                console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if daemon is not None and not daemon.alive:
+        console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
+    return exit_status(process.returncode)

@@ -1,0 +1,67 @@
+"""What importing a part of swtrace loads, seen from outside: each claim holds in a fresh interpreter.
+
+The import contracts in pyproject.toml hold the same line statically; this catches what only shows at
+run time, and what a dependency drags in.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+RUNTIME = {"torch", "vllm"}
+EXPORTERS = {"opentelemetry", "prometheus_client", "starlette", "uvicorn", "textual"}
+READERS = {"swtrace.trace.reader", "swtrace.trace.records", "swtrace.trace.tail", "swtrace.ledger", "swtrace.watch"}
+
+_CODE = """
+import json, sys
+{statement}
+print(json.dumps(sorted(name for name in sys.modules)))
+"""
+
+
+def loaded(statement: str) -> set[str]:
+    """Return the names of all modules that are loaded after ``statement``, and of their packages."""
+    code = _CODE.format(statement=statement)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["swtrace.trace.reader", "swtrace.trace.tail", "swtrace.ledger", "swtrace.watch", "swtrace.daemon.server"],
+)
+def test_readers_load_neither_torch_nor_vllm(module: str) -> None:
+    """Everything that reads works on a host without torch, and starts without its import."""
+    assert not loaded(f"import {module}") & RUNTIME
+
+
+def test_recorder_loads_no_numpy() -> None:
+    """A rank records with the standard library alone."""
+    assert "numpy" not in loaded("import swtrace.trace.recorder")
+
+
+def test_series_loads_no_exporter_and_no_reader() -> None:
+    """A rank carries neither the web stack nor OpenTelemetry, and none of the code that reads rings."""
+    assert not loaded("import swtrace.series") & (EXPORTERS | READERS)
+
+
+def test_series_loads_numpy_only_where_torch_does() -> None:
+    """The runtime brings no numpy of its own: with it, no more is loaded than with torch."""
+    assert ("numpy" in loaded("import swtrace.series")) <= ("numpy" in loaded("import torch.distributed"))
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """``swtrace --help`` answers at once: no torch, vLLM, numpy, OpenTelemetry, Prometheus or web stack."""
+    statement = "from swtrace.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert end.code == 0"
+    assert not loaded(statement) & (RUNTIME | EXPORTERS | READERS | {"numpy"})
+
+
+def test_plugin_entry_point_loads_nothing_without_swtrace() -> None:
+    """Called by vLLM in every process, the plugin without ``SWTRACE=1`` loads no torch and none of our runtime."""
+    statement = "import os; os.environ.pop('SWTRACE', None); import swtrace.vllm; swtrace.vllm.register()"
+    assert not loaded(statement) & (RUNTIME | EXPORTERS | {"swtrace.series"})
