@@ -75,7 +75,7 @@ class Tail:
         return tuple(self._readers[path] for path in sorted(self._readers))
 
     def poll(self, limit_per_ring: int = 16384) -> Poll:
-        """Look for rings if it is time, and read what they have: up to ``limit_per_ring`` records of each on average."""
+        """Look for rings if it is time, and read what they have: on average up to ``limit_per_ring`` records each."""
         joined = self._rescan() if time.monotonic() >= self._rescan_at_s else ()
         runs: dict[str, list[RingReader]] = {}
         for path, reader in self._readers.items():
