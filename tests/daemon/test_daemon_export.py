@@ -1,0 +1,215 @@
+"""The way of spans to a collector: nothing lost uncounted, nobody held up."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from daemon.finished_steps import finished_steps, origins
+from daemon.recorded_run import RecordedRun, identity
+from daemon.span_receiver import SpanReceiver, eventually, free_port
+from swtrace.daemon.export import DropReason, NoSpans, SpanExport, make_span_sink, rank_resource
+from swtrace.daemon.sampling import Sampling
+from swtrace.daemon.settings import SpanSettings
+from swtrace.daemon.spans import span_count
+from swtrace.ledger.facts import StepFacts
+
+
+class KeepingExporter(SpanExporter):
+    """Keeps the spans; may be held, may fail."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        """Take spans at once, unless told otherwise."""
+        self.batches: list[tuple[ReadableSpan, ...]] = []
+        self.may_go = threading.Event()
+        self.may_go.set()
+        self.entered = threading.Event()
+        self.fails = fails
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Keep the batch."""
+        self.entered.set()
+        self.may_go.wait(30)
+        if self.fails:
+            raise ConnectionError("no collector")
+        self.batches.append(tuple(spans))
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Let go of who waits."""
+        self.may_go.set()
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> tuple[StepFacts, ...]:
+    """Twenty finished steps of two ranks."""
+    run = RecordedRun(tmp_path)
+    run.write(20)
+    run.close()
+    return finished_steps(tmp_path)
+
+
+@pytest.fixture
+def receiver() -> Iterator[SpanReceiver]:
+    """A receiver of OTLP over HTTP."""
+    receiver = SpanReceiver()
+    yield receiver
+    receiver.close()
+
+
+def test_every_span_is_exported(steps: tuple[StepFacts, ...]) -> None:
+    """Closing exports what is queued, in batches of the allowed size, and nothing is dropped."""
+    exporter = KeepingExporter()
+    export = SpanExport([exporter], Sampling(), max_batch=16, delay_s=60)
+    for step in steps:
+        export.offer(step, origins(0, 1))
+    export.close(30)
+    total = sum(span_count(step) for step in steps)
+    statistics = export.statistics()
+    assert sum(len(batch) for batch in exporter.batches) == statistics.exported == total
+    assert max(len(batch) for batch in exporter.batches) <= 16
+    assert (sum(statistics.dropped.values()), statistics.queued) == (0, 0)
+
+
+def test_spans_leave_without_a_full_batch(steps: tuple[StepFacts, ...]) -> None:
+    """A batch that does not fill leaves after the delay."""
+    exporter = KeepingExporter()
+    export = SpanExport([exporter], Sampling(), max_batch=10_000, delay_s=0.01)
+    export.offer(steps[1], origins(0, 1))
+    eventually(lambda: export.statistics().exported == span_count(steps[1]), "the batch")
+    export.close(30)
+
+
+def test_full_queue_drops_whole_steps_and_counts_them(steps: tuple[StepFacts, ...]) -> None:
+    """When the collector does not keep up, steps are dropped as a whole, counted, and nobody waits."""
+    exporter = KeepingExporter()
+    exporter.may_go.clear()
+    size = span_count(steps[1])
+    export = SpanExport([exporter], Sampling(), max_queue=3 * size, max_batch=size, delay_s=0)
+    export.offer(steps[1], origins(0, 1))
+    assert exporter.entered.wait(30)
+    for step in steps[2:]:
+        export.offer(step, origins(0, 1))
+    statistics = export.statistics()
+    assert statistics.queued == 3 * size
+    assert statistics.dropped[DropReason.QUEUE_FULL] == (len(steps) - 2 - 2) * size
+    exporter.may_go.set()
+    export.close(30)
+    assert export.statistics().exported == 3 * size
+    kept = {span.context.trace_id for batch in exporter.batches for span in batch if span.context}
+    assert len(kept) == 3
+
+
+def test_failed_export_is_counted(steps: tuple[StepFacts, ...], caplog: pytest.LogCaptureFixture) -> None:
+    """What an exporter cannot deliver is counted as failed, and the thread goes on."""
+    caplog.set_level(logging.CRITICAL)
+    export = SpanExport([KeepingExporter(fails=True)], Sampling(), delay_s=0)
+    export.offer(steps[1], origins(0, 1))
+    eventually(lambda: export.statistics().queued == 0, "the first failure")
+    export.offer(steps[2], origins(0, 1))
+    export.close(30)
+    statistics = export.statistics()
+    assert statistics.dropped[DropReason.EXPORT_FAILED] == span_count(steps[1]) + span_count(steps[2])
+    assert (statistics.exported, statistics.queued) == (0, 0)
+
+
+def test_shutdown_is_bounded_and_counts_what_is_left(steps: tuple[StepFacts, ...]) -> None:
+    """A collector that hangs cannot hold up the end: what is left is counted as dropped by shutdown."""
+    exporter = KeepingExporter()
+    exporter.may_go.clear()
+    export = SpanExport([exporter], Sampling(), delay_s=0)
+    for step in steps:
+        export.offer(step, origins(0, 1))
+    export.close(0.05)
+    statistics = export.statistics()
+    assert statistics.dropped[DropReason.SHUTDOWN] == sum(span_count(step) for step in steps)
+    assert statistics.queued == 0
+    export.offer(steps[0], origins(0, 1))
+    assert export.statistics().dropped[DropReason.SHUTDOWN] > statistics.dropped[DropReason.SHUTDOWN]
+
+
+def test_unsampled_steps_are_no_drops(steps: tuple[StepFacts, ...]) -> None:
+    """Steps that the sample leaves out are counted as such, and their spans are not."""
+    export = SpanExport([KeepingExporter()], Sampling(share=0))
+    for step in steps:
+        export.offer(step, origins(0, 1))
+    export.close(30)
+    statistics = export.statistics()
+    assert statistics.unsampled_steps == len(steps)
+    assert (statistics.exported, sum(statistics.dropped.values())) == (0, 0)
+
+
+def test_dead_collector_does_not_hold_up_who_offers(
+    steps: tuple[StepFacts, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Offering to a collector that refuses connections takes no longer than offering to one that answers."""
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    export = make_span_sink(SpanSettings(exporters=("otlp",), max_queue=500, delay_s=0))
+    living = SpanExport([KeepingExporter()], Sampling(), max_queue=500, delay_s=0)
+    spent = {}
+    for name, sink in (("dead", export), ("living", living), ("dead again", export)):
+        begin = time.monotonic()
+        for _ in range(20):
+            for step in steps:
+                sink.offer(step, origins(0, 1))
+        spent[name] = time.monotonic() - begin
+    assert spent["dead again"] < 20 * spent["living"] + 1
+    export.close(0.05)
+    living.close(30)
+    statistics = export.statistics()
+    total = 2 * 20 * sum(span_count(step) for step in steps)
+    assert sum(statistics.dropped.values()) == total
+    assert (statistics.exported, statistics.queued) == (0, 0)
+
+
+def test_standard_variables_reach_the_exporter(
+    steps: tuple[StepFacts, ...], receiver: SpanReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Endpoint, headers, compression and resource attributes are OpenTelemetry's own variables."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    export = make_span_sink(SpanSettings.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}))
+    export.offer(steps[1], origins(0, 1))
+    export.close(30)
+    assert len(receiver.spans()) == span_count(steps[1])
+    assert receiver.headers[0]["x-tenant"] == "blue"
+    assert receiver.headers[0]["content-encoding"] == "gzip"
+
+
+def test_resource_names_the_rank_and_yields_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank's resource is its process; what the environment says of service and resource wins."""
+    known = dict(rank_resource(identity("run-1", 3)).attributes)
+    assert known["service.name"] == "swtrace"
+    assert known["service.instance.id"] == "run-1/3"
+    assert known["host.name"] == "host-a"
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "llama")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,host.name=other")
+    known = dict(rank_resource(identity("run-1", 3)).attributes)
+    assert known["service.name"] == "llama"
+    assert known["deployment.environment.name"] == "test"
+    assert known["host.name"] == "other"
+
+
+def test_resources_of_one_rank_are_one() -> None:
+    """Two resources of one rank are equal and hash alike, so that its spans travel together."""
+    who = identity("run-1", 3)
+    assert rank_resource(who) == rank_resource(who)
+    assert hash(rank_resource(who)) == hash(rank_resource(who))
+
+
+def test_no_exporter_no_spans(steps: tuple[StepFacts, ...]) -> None:
+    """Without a collector nothing is built, exported or dropped."""
+    sink = make_span_sink(SpanSettings())
+    assert isinstance(sink, NoSpans)
+    sink.offer(steps[0], origins(0, 1))
+    statistics = sink.statistics()
+    assert (statistics.exported, statistics.queued, sum(statistics.dropped.values())) == (0, 0, 0)
