@@ -1,0 +1,100 @@
+"""The three functions of the original implementation, with its names and arguments, on top of :class:`Series`.
+
+Series are told apart by name. Whether they are traced, and their window policy, comes from the
+environment (``SWTRACE=1``, ``SWTRACE_WINDOWS``), because the original's arguments leave no room for it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from swtrace.errors import RegistrationError
+from swtrace.series import recording
+from swtrace.series.series import Series
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from swtrace.series.group import Group
+
+_series: dict[str, Series] = {}
+_layers: dict[int, tuple[Series, int, nn.Module]] = {}
+"""By the identity of the layer, which is held here, so that no other object can take it over."""
+
+
+def register_layer_to_shared_weight_series(
+    series_name: str,
+    group: Group,
+    start_layer: int,
+    end_layer: int,
+    layer_idx: int,
+    layer: nn.Module,
+    prefetch_step: int = 1,
+) -> None:
+    """Register a linear into the series ``series_name``, which is made by its first layer.
+
+    Args:
+        series_name: the same on all ranks.
+        group: the ranks that share the series.
+        start_layer: absolute index of the series' first layer.
+        end_layer: one past its last.
+        layer_idx: absolute index of this layer.
+        layer: the linear, made but not loaded.
+        prefetch_step: how many layers ahead a broadcast starts.
+
+    Raises:
+        RegistrationError: the layer does not fit, or an earlier one described the series otherwise.
+    """
+    series = _series.get(series_name)
+    if series is None:
+        series = Series(
+            series_name,
+            group,
+            start_layer,
+            end_layer,
+            prefetch_step=prefetch_step,
+            windows=os.environ.get("SWTRACE_WINDOWS", "auto") or "auto",
+            recorder=recording.process_recorder if recording.tracing_wanted() else None,
+        )
+        _series[series_name] = series
+    elif not series.described_by(group, start_layer, end_layer, prefetch_step):
+        raise RegistrationError(
+            f"series {series_name!r}, layer {layer_idx}: registered with another group, range or prefetch step "
+            f"than its first layer"
+        )
+    series.register(layer_idx, layer)
+    _layers[id(layer)] = (series, layer_idx, layer)
+
+
+def post_process_after_loading_for_shared_weight_series(layer: nn.Module) -> None:
+    """Post-process the whole series of ``layer``, unless that has been done; collective."""
+    series, _, _ = _registered(layer)
+    if not series.post_processed:
+        series.post_process()
+
+
+def reach_layer_for_shared_weight_series(layer: nn.Module) -> None:
+    """Tell that the forward has arrived at ``layer``: start the broadcast of the layer ``prefetch_step`` ahead."""
+    series, layer_idx, _ = _registered(layer)
+    series.reach(layer_idx)
+
+
+def series_of(layer: nn.Module) -> Series:
+    """Return the series that ``layer`` was registered into."""
+    return _registered(layer)[0]
+
+
+def close_all() -> None:
+    """Close all series made through these functions and forget them."""
+    for series in _series.values():
+        series.close()
+    _series.clear()
+    _layers.clear()
+
+
+def _registered(layer: nn.Module) -> tuple[Series, int, nn.Module]:
+    entry = _layers.get(id(layer))
+    if entry is None:
+        raise RegistrationError(f"{type(layer).__name__} at {id(layer):#x} was never registered to a series")
+    return entry

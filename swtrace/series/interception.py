@@ -1,0 +1,52 @@
+"""Standing in for methods of objects that layers share.
+
+One quant method instance may serve many layers, of several series and of none. So a method is
+replaced once per instance, by one interception that knows which layers it is responsible for; it
+passes all others on, never chains into itself, and takes itself out when the last layer is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Substitute = Callable[..., Any]
+
+
+class Interception:
+    """Replaces ``holder.method`` for chosen layers, told apart by the first argument."""
+
+    def __init__(self, holder: Any, method: str) -> None:
+        self._holder = holder
+        self._method = method
+        self._own: bool = method in vars(holder)
+        self.original: Callable[..., Any] = getattr(holder, method)
+        self._substitutes: dict[int, Substitute] = {}
+        setattr(holder, method, self)
+
+    @classmethod
+    def install(cls, holder: Any, method: str, layer: Any, substitute: Substitute) -> Interception:
+        """Call ``substitute(layer, ...)`` where ``holder.method(layer, ...)`` is called, until removed."""
+        present = getattr(holder, method)
+        interception = present if isinstance(present, cls) else cls(holder, method)
+        interception.stand_in(layer, substitute)
+        return interception
+
+    def stand_in(self, layer: Any, substitute: Substitute) -> None:
+        """Let ``substitute`` answer for ``layer``."""
+        self._substitutes[id(layer)] = substitute
+
+    def __call__(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for the method."""
+        substitute = self._substitutes.get(id(layer), self.original)
+        return substitute(layer, *args, **kwargs)
+
+    def remove(self, layer: Any) -> None:
+        """Let ``layer`` have the original again; restore the holder after the last one."""
+        self._substitutes.pop(id(layer), None)
+        if self._substitutes or vars(self._holder).get(self._method) is not self:
+            return
+        if self._own:
+            setattr(self._holder, self._method, self.original)
+        else:
+            delattr(self._holder, self._method)

@@ -1,0 +1,212 @@
+"""What a series writes down: every operation of a step exactly once, then the step itself.
+
+A receiver's record is written at its wait's end. A source does not wait for its send, so its record
+is written when the step ends or the layer is sent again, whichever is first; so is that of a broadcast
+that nobody waited for. What could not be observed is said to be so: no instant is ever made up.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from swtrace.series.layer import SeriesLayer
+from swtrace.trace.machine import MachineNoise
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+
+if TYPE_CHECKING:
+    from swtrace.series.pool import Window
+    from swtrace.series.transport import OnReady, Operation
+    from swtrace.trace.recorder import Recorder, SeriesRecorder
+
+ANCHOR_PERIOD_NS = 10_000_000_000
+"""How often the pair of host clocks is taken anew: between NTP's corrections and the cost of a system call."""
+
+_OWN = int(TransferFlag.OWN)
+_OPEN = int(TransferFlag.OPEN)
+_PREFILLED = int(TransferFlag.PREFILLED)
+_CROSSES = int(TransferFlag.CROSSES_STEPS)
+_UNWAITED = int(TransferFlag.UNWAITED)
+_UPPER_BOUND = int(Observed.UPPER_BOUND)
+_NEVER = int(Observed.NEVER)
+
+
+class Journal(Protocol):
+    """What the series tells about itself while it runs."""
+
+    def issued(self, layer: SeriesLayer) -> OnReady | None:
+        """Tell that a broadcast into the layer's window is about to be issued; return who wants to know its end."""
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None, begin_ns: int, end_ns: int) -> None:
+        """Tell a receiver's wait. ``operation`` is None where post-processing had filled the window."""
+
+    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+        """Tell the broadcast for ``layer.step``: a source's, or one that nobody waited for."""
+
+    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
+        """Tell a broadcast for a step that will never come: the run ends."""
+
+    def freed(self, window: Window) -> None:
+        """Tell that a window holds nothing."""
+
+    def stepped(
+        self, begin_ns: int, arrival_ns: int, end_ns: int, step: int, tokens: int, requests: int, phase: Phase,
+        waits: int, flags: StepFlag,
+    ) -> None:  # fmt: skip
+        """Tell a finished step, after all of its broadcasts."""
+
+
+class SilentJournal:
+    """The journal of an untraced series."""
+
+    def issued(self, layer: SeriesLayer) -> OnReady | None:
+        """Nobody wants to know."""
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None, begin_ns: int, end_ns: int) -> None:
+        """Do nothing."""
+
+    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+        """Do nothing."""
+
+    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
+        """Do nothing."""
+
+    def freed(self, window: Window) -> None:
+        """Do nothing."""
+
+    def stepped(
+        self, begin_ns: int, arrival_ns: int, end_ns: int, step: int, tokens: int, requests: int, phase: Phase,
+        waits: int, flags: StepFlag,
+    ) -> None:  # fmt: skip
+        """Do nothing."""
+
+
+class RecordingJournal:
+    """The journal of a traced series: writes into the rank's ring."""
+
+    def __init__(self, recorder: Recorder, series: SeriesRecorder, clock: Clock) -> None:
+        self._recorder = recorder
+        self._series = series
+        self._clock = int(clock)
+        self._machine = MachineNoise() if clock is Clock.HOST else None
+        self._renew_anchor_at = time.monotonic_ns() + ANCHOR_PERIOD_NS
+
+    def issued(self, layer: SeriesLayer) -> OnReady | None:
+        """Enter the broadcast into the window table; its ready instant will follow from any thread."""
+        window = layer.window
+        if layer.owned or window is None:
+            return None
+        series = self._series
+        index = window.index
+        generation = series.window_issued(index, layer.step, layer.position, layer.issued_ns)
+        layer.generation = generation
+        return partial(series.window_ready, index, generation)
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None, begin_ns: int, end_ns: int) -> None:
+        """Write a receiver's record."""
+        window = layer.window
+        if window is None:
+            return
+        if operation is None:
+            self._transfer(layer, begin_ns, begin_ns, begin_ns, begin_ns, _UPPER_BOUND, _PREFILLED)
+            return
+        series = self._series
+        series.window_in_use(window.index, layer.generation, end_ns)
+        ready_ns = operation.ready_ns
+        if ready_ns:
+            observed = int(operation.observed)
+            ready_ns = min(ready_ns, end_ns)
+        else:
+            observed = _UPPER_BOUND
+            ready_ns = end_ns
+        series.transfer(
+            layer.issued_ns,
+            ready_ns,
+            begin_ns,
+            end_ns,
+            layer.step,
+            layer.operation_number,
+            layer.position,
+            layer.reach_position,
+            layer.source,
+            window.index,
+            observed,
+            _CROSSES if layer.issued_step != layer.step else 0,
+            self._clock,
+        )
+
+    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+        """Write the record of a source, or of a broadcast without a wait."""
+        flags = _OWN if layer.owned else 0
+        wait_ns = 0
+        if layer.owned and layer.waited_step == layer.step:
+            wait_ns = layer.wait_ns
+        else:
+            flags |= _UNWAITED
+        if layer.prefilled:
+            observed = _UPPER_BOUND if wait_ns else _NEVER
+            self._transfer(layer, wait_ns, wait_ns, wait_ns, wait_ns, observed, flags | _PREFILLED)
+        else:
+            self._unattended(layer, operation, wait_ns, flags)
+
+    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
+        """Write the record of a broadcast that is under way as the run ends: open, not lost."""
+        self._unattended(layer, operation, 0, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
+
+    def _unattended(self, layer: SeriesLayer, operation: Operation | None, wait_ns: int, flags: int) -> None:
+        ready_ns = operation.ready_ns if operation is not None else 0
+        observed = int(operation.observed) if operation is not None and ready_ns else _NEVER
+        if not ready_ns and operation is not None and not operation.done():
+            flags |= _OPEN
+        if layer.issued_step != layer.step:
+            flags |= _CROSSES
+        self._transfer(layer, layer.issued_ns, ready_ns, wait_ns, wait_ns, observed, flags)
+
+    def _transfer(
+        self, layer: SeriesLayer, issued_ns: int, ready_ns: int, begin_ns: int, end_ns: int, observed: int, flags: int
+    ) -> None:
+        window = NO_WINDOW if layer.owned or layer.window is None else layer.window.index
+        self._series.transfer(
+            issued_ns,
+            ready_ns,
+            begin_ns,
+            end_ns,
+            layer.step,
+            layer.operation_number,
+            layer.position,
+            layer.reach_position,
+            layer.source,
+            window,
+            observed,
+            flags,
+            self._clock,
+        )
+
+    def freed(self, window: Window) -> None:
+        """Clear the window's entry in the window table."""
+        self._series.window_freed(window.index)
+
+    def stepped(
+        self, begin_ns: int, arrival_ns: int, end_ns: int, step: int, tokens: int, requests: int, phase: Phase,
+        waits: int, flags: StepFlag,
+    ) -> None:  # fmt: skip
+        """Write the step's record, with what the machine took from it."""
+        run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
+        self._series.step(
+            begin_ns,
+            arrival_ns,
+            end_ns,
+            step,
+            tokens,
+            requests,
+            int(phase),
+            waits,
+            run_delay_us,
+            steal_us,
+            int(flags),
+            self._clock,
+        )
+        if time.monotonic_ns() >= self._renew_anchor_at:
+            self._recorder.renew_anchor()
+            self._renew_anchor_at = time.monotonic_ns() + ANCHOR_PERIOD_NS

@@ -1,0 +1,105 @@
+"""What happens to a layer between its construction and post-processing.
+
+The aim is that no rank ever holds all layers: a layer's bytes are freed the moment it is registered
+on a rank that is not its source, the checkpoint's weights are not loaded there, and its
+post-processing (which needs them) is put off until the true bytes can be broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from swtrace.series.interception import Interception
+from swtrace.series.payload import PayloadLayout, packed, payload_tensors
+
+PROCESS = "process_weights_after_loading"
+_ABSENT = object()
+
+
+class PendingLayer:
+    """A registered layer's loading: begun by the constructor, ended by :meth:`process` and :meth:`finish`."""
+
+    def __init__(self, layer: nn.Module, *, owned: bool, asked: Callable[[], None]) -> None:
+        """Take the layer in hand.
+
+        Args:
+            layer: the linear, with its parameters made but not loaded.
+            owned: whether this rank is the layer's source.
+            asked: called when the model's loader asks for the layer's post-processing, which is put off.
+        """
+        self._layer = layer
+        self._loaders: dict[str, Any] = {}
+        tensors = payload_tensors(layer)
+        self.layout = PayloadLayout.of(tensors)
+        """Of the tensors as they were registered, before post-processing."""
+        if owned:
+            if tensors:
+                packed(self.layout, tensors)
+        else:
+            self._free(tensors)
+        self._restore, self._process = self._put_off(asked)
+
+    def _free(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            self._loaders[name] = getattr(tensor, "weight_loader", _ABSENT)
+            if isinstance(tensor, nn.Parameter):
+                tensor.weight_loader = _load_nothing  # type: ignore[attr-defined]
+
+    def _put_off(self, asked: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Replace the layer's post-processing; return how to restore it, and how to run it."""
+        layer = self._layer
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+        def remember(*args: Any, **kwargs: Any) -> None:
+            nonlocal arguments
+            arguments = (args, kwargs)
+            asked()
+
+        quant_method = getattr(layer, "quant_method", None)
+        if callable(getattr(quant_method, PROCESS, None)):
+            interception = Interception.install(
+                quant_method, PROCESS, layer, lambda _, *args, **kwargs: remember(*args, **kwargs)
+            )
+            original = interception.original
+            return (
+                lambda: interception.remove(layer),
+                lambda: original(layer, *arguments[0], **arguments[1]),
+            )
+        own = getattr(layer, PROCESS, None)
+        if callable(own):
+            shadowed = vars(layer).get(PROCESS, _ABSENT)
+            setattr(layer, PROCESS, remember)
+
+            def restore() -> None:
+                if shadowed is _ABSENT:
+                    delattr(layer, PROCESS)
+                else:
+                    setattr(layer, PROCESS, shadowed)
+
+            return restore, lambda: own(*arguments[0], **arguments[1])
+        return (lambda: None), (lambda: None)
+
+    def process(self) -> None:
+        """Run the layer's own post-processing, on the bytes that its tensors now hold."""
+        self._process()
+
+    def finish(self) -> None:
+        """Take every replacement back."""
+        self._restore()
+        for name, parameter in self._layer.named_parameters(recurse=False):
+            if getattr(parameter, "weight_loader", None) is not _load_nothing:
+                continue
+            loader = self._loaders[name]
+            if loader is _ABSENT:
+                del parameter.weight_loader
+            else:
+                parameter.weight_loader = loader  # type: ignore[assignment]
+
+
+def _load_nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Stand in for a parameter's ``weight_loader`` on ranks that do not keep the layer."""

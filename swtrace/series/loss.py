@@ -1,0 +1,46 @@
+"""Saying who died. Runs once, when nothing is urgent any more."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from swtrace.series.layer import SeriesLayer
+    from swtrace.trace.recorder import Recorder
+
+PATIENCE_S = 1.0
+"""A dying process closes its sockets and its ring one after the other; so look for this long."""
+
+
+def describe_loss(
+    where: str, ranks: Sequence[int], layer: SeriesLayer | None, error: RuntimeError, recorder: Recorder | None
+) -> str:
+    """Return what happened, on which layer, and which ranks are known to be dead."""
+    if layer is None:
+        what = f"{where}: the group could not agree"
+    elif layer.owned:
+        what = f"{where}, layer {layer.layer_idx}: could not be sent"
+    else:
+        what = f"{where}, layer {layer.layer_idx}: did not come from rank {ranks[layer.source]}, its source"
+    reason = str(error).strip().partition("\n")[0]
+    return f"{what}{_dead(ranks, recorder)}: {reason}"
+
+
+def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:
+    if recorder is None:
+        return ""
+    from swtrace.trace.liveness import dead_ranks
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        dead = sorted(who.rank for who in dead_ranks(recorder.path.parent, recorder.identity.run_id))
+        mine = [rank for rank in dead if rank in ranks]
+        if mine or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    if not mine:
+        return " (all ranks' rings are still held by their writers)"
+    return f" (rank{'s' if len(mine) > 1 else ''} {', '.join(map(str, mine))} died)"

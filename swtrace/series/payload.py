@@ -1,0 +1,139 @@
+"""A layer's weight as one contiguous run of bytes.
+
+A quantised linear is a *set* of tensors (weights, scales, zero points) of several dtypes, shapes and
+strides. One broadcast moves them all: each has its place in one byte buffer, and the parameters are
+views into it, so that nothing is packed or unpacked while the model runs. Bytes also spare the
+transport from knowing the dtypes: gloo would refuse float8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the alignment that torch gives to a tensor of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """One tensor's place in the payload."""
+
+    name: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int
+    """Bytes from the payload's beginning."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor itself."""
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    def __str__(self) -> str:
+        """Return the tensor as people write it, e.g. ``weight bfloat16[256, 64] stride (1, 256)``."""
+        stride = "" if self.stride == _contiguous_stride(self.shape) else f" stride {self.stride}"
+        return f"{self.name} {str(self.dtype).removeprefix('torch.')}{list(self.shape)}{stride}"
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadLayout:
+    """Where each tensor of a layer lies in the layer's payload: the same for all layers and ranks."""
+
+    places: tuple[TensorPlace, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one layer's payload."""
+        return self.places[-1].offset + self.places[-1].nbytes if self.places else 0
+
+    def __str__(self) -> str:
+        """Return the tensors as people write them."""
+        return ", ".join(map(str, self.places)) or "no tensors"
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> PayloadLayout:
+        """Lay out ``tensors``, in their order, each aligned to :data:`ALIGNMENT`."""
+        places = []
+        end = 0
+        for name, tensor in tensors.items():
+            offset = -(-end // ALIGNMENT) * ALIGNMENT
+            shape = tuple(tensor.shape)
+            stride = tuple(tensor.stride()) if _dense(tensor) else _contiguous_stride(shape)
+            place = TensorPlace(name, shape, stride, tensor.dtype, offset)
+            places.append(place)
+            end = offset + place.nbytes
+        return cls(tuple(places))
+
+    def views(self, buffer: Tensor) -> tuple[Tensor, ...]:
+        """Return one view into ``buffer`` per tensor, with its shape, stride and dtype."""
+        return tuple(
+            buffer[place.offset : place.offset + place.nbytes].view(place.dtype).as_strided(place.shape, place.stride)
+            for place in self.places
+        )
+
+
+def payload_tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that make up a layer's weight: its own non-empty parameters and buffers, by name."""
+    tensors: dict[str, Tensor] = {}
+    for named in (layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
+        tensors.update((name, tensor) for name, tensor in named if tensor.numel())
+    return tensors
+
+
+def new_buffer(layout: PayloadLayout, device: torch.device) -> Tensor:
+    """Return an uninitialised byte buffer for one payload."""
+    return torch.empty(layout.nbytes, dtype=torch.uint8, device=device)
+
+
+def packed(layout: PayloadLayout, tensors: dict[str, Tensor]) -> Tensor:
+    """Return the payload of ``tensors`` as one byte buffer that they are views of.
+
+    A single tensor that fills its storage is that already. Otherwise the bytes are copied once, and
+    ``data`` of each tensor is pointed at its place; the old storage goes.
+    """
+    if len(tensors) == 1:
+        (tensor,) = tensors.values()
+        if _dense(tensor) and tensor.untyped_storage().nbytes() == layout.nbytes:
+            return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+    buffer = new_buffer(layout, next(iter(tensors.values())).device)
+    move_into(layout.views(buffer), tensors)
+    return buffer
+
+
+def move_into(views: tuple[Tensor, ...], tensors: dict[str, Tensor]) -> None:
+    """Copy each tensor into its view, unless it lies there already, and point it there."""
+    for view, tensor in zip(views, tensors.values(), strict=True):
+        if tensor.data_ptr() != view.data_ptr():
+            view.copy_(tensor.detach())
+        tensor.data = view
+
+
+def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    stride = []
+    step = 1
+    for length in reversed(shape):
+        stride.append(step)
+        step *= max(length, 1)
+    return tuple(reversed(stride))
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the tensor's elements fill one run of memory, each exactly once, in whatever order."""
+    step = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length == 1:
+            continue
+        if stride != step:
+            return False
+        step *= length
+    return True

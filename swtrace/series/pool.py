@@ -1,0 +1,70 @@
+"""The windows of one rank: who is in which, and who gets which next.
+
+A window is a byte buffer of one payload and the views into it, made once. Under ``static`` each
+position has its window for life; under ``rolling`` every issue takes the next one, whoever it is for,
+so that all ranks roll alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swtrace.series import plan
+from swtrace.series.payload import PayloadLayout, new_buffer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from swtrace.series.layer import SeriesLayer
+
+
+class Window:
+    """One buffer that holds a layer's weight on ranks that are not its source."""
+
+    __slots__ = ("buffer", "index", "layout", "occupant", "views")
+
+    def __init__(self, index: int, layout: PayloadLayout, device: torch.device) -> None:
+        self.index = index
+        self.layout = layout
+        self.buffer: Tensor = new_buffer(layout, device)
+        self.views: tuple[Tensor, ...] = layout.views(self.buffer)
+        self.occupant: SeriesLayer | None = None
+        """The layer that its bytes belong to, or will once its broadcast is complete."""
+
+
+class WindowPool:
+    """All windows of one rank, each allocated when it is first asked for."""
+
+    def __init__(self, policy: str, num_layers: int, prefetch_step: int, owned: frozenset[int]) -> None:
+        self.rolling = policy == "rolling"
+        self._prefetch_step = prefetch_step
+        self._static = () if self.rolling else plan.static_windows(num_layers, prefetch_step, owned)
+        self.count = plan.rolling_window_count(prefetch_step) if self.rolling else max(self._static) + 1
+        self._windows: list[Window | None] = [None] * self.count
+
+    def landing(self, position: int) -> int:
+        """Return the window that receives ``position`` during post-processing.
+
+        The first ``k`` positions come last and stay where the first forward will look for them.
+        """
+        return min(position, self._prefetch_step) if self.rolling else self._static[position]
+
+    def window(self, index: int, layout: PayloadLayout, device: torch.device) -> Window:
+        """Return a window, allocating it if this is the first time."""
+        window = self._windows[index]
+        if window is None:
+            window = self._windows[index] = Window(index, layout, device)
+        return window
+
+    def take_out(self, index: int) -> Window:
+        """Give an allocated window away: it was not laid out as windows turned out to be."""
+        window = self._windows[index]
+        if window is None:
+            raise KeyError(index)
+        self._windows[index] = None
+        return window
+
+    def complete(self, layout: PayloadLayout, device: torch.device) -> tuple[Window, ...]:
+        """Allocate what is missing and return all windows."""
+        return tuple(self.window(index, layout, device) for index in range(self.count))

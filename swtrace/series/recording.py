@@ -1,0 +1,95 @@
+"""The one ring of this process: which series write into it, where it lies, under which run id.
+
+It is made by the first traced series, when the group has agreed on a run id, and closed in good order
+when the interpreter ends. A process that is killed leaves it readable.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swtrace import __version__
+from swtrace.errors import SettingsError
+from swtrace.series.agreement import RunIdProposal
+from swtrace.trace.identity import RankIdentity
+from swtrace.trace.schema import DEFAULT_RECORDS
+
+if TYPE_CHECKING:
+    from swtrace.trace.recorder import Recorder
+
+RecorderSource = Callable[[str, int], "Recorder"]
+"""Makes, or finds, the recorder of this process from (run id, global rank)."""
+
+
+class _Process:
+    """What this process records into."""
+
+    recorder: Recorder | None = None
+    model: str = ""
+
+
+def describe_model(model: str) -> None:
+    """Say which model this process runs; shown to people. Before the first traced series is post-processed."""
+    _Process.model = model
+
+
+def tracing_wanted() -> bool:
+    """Whether the environment turns tracing on (``SWTRACE=1``)."""
+    return os.environ.get("SWTRACE", "0") not in ("", "0")
+
+
+def propose_run_id() -> RunIdProposal:
+    """Return the run id that this process writes under, was told to use, or would make up."""
+    if _Process.recorder is not None:
+        return RunIdProposal(_Process.recorder.identity.run_id, fixed=True)
+    told = os.environ.get("SWTRACE_RUN_ID", "")
+    if told:
+        return RunIdProposal(told, fixed=True)
+    return RunIdProposal(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", fixed=False)
+
+
+def process_recorder(run_id: str, rank: int) -> Recorder:
+    """Return this process's recorder, making its ring the first time."""
+    if _Process.recorder is None:
+        from swtrace.trace.clocks import boot_id
+        from swtrace.trace.directory import default_directory
+        from swtrace.trace.recorder import Recorder
+
+        identity = RankIdentity(
+            run_id=run_id,
+            rank=rank,
+            host=socket.gethostname(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+            start_time_ns=time.time_ns(),
+            model=_Process.model,
+            version=__version__,
+        )
+        _Process.recorder = Recorder.create(Path(default_directory()), identity, records=_ring_records())
+        atexit.register(close)
+    return _Process.recorder
+
+
+def close() -> None:
+    """Close the process's ring in good order. Its records stay readable."""
+    recorder, _Process.recorder = _Process.recorder, None
+    if recorder is not None:
+        recorder.close()
+
+
+def _ring_records() -> int:
+    text = os.environ.get("SWTRACE_RING_RECORDS", "")
+    if not text:
+        return DEFAULT_RECORDS
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"SWTRACE_RING_RECORDS={text!r} is not a number of records") from None

@@ -1,0 +1,63 @@
+"""The seam between a series and whatever moves its bytes.
+
+A transport belongs to one series: its operations are numbered from 0 in the order of their issue, and
+all ranks must issue the same ones in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from swtrace.trace.schema import Clock, Observed
+
+OnReady = Callable[[int], None]
+"""Called once with the ready instant, from any thread, as soon as the transport observes it."""
+
+
+class TransportError(RuntimeError):
+    """A transport cannot complete an operation, most often because a peer left."""
+
+
+class Operation(Protocol):
+    """One broadcast under way."""
+
+    ready_ns: int
+    """The instant its bytes were there, on the transport's clock; 0 until observed."""
+    observed: Observed
+    """How ``ready_ns`` is known; ``NEVER`` until it is."""
+
+    def wait(self) -> None:
+        """Block until the buffer may be used; raise RuntimeError if it never will be."""
+
+    def done(self) -> bool:
+        """Whether ``wait`` would return at once."""
+
+
+class Transport(Protocol):
+    """Moves the payload of a layer from its source to all other ranks of the group."""
+
+    name: str
+    """``gloo``, ``ideal``, ..."""
+    rendezvous: str
+    """From when an operation can move: ``source`` or ``group`` (see ``SeriesInfo``)."""
+    clock: Clock
+    """The clock of all its instants."""
+
+    def now(self) -> int:
+        """Return the instant on the transport's clock, in ns."""
+
+    def gather(self, item: object) -> list[object]:
+        """Return every rank's item, by group rank. Blocking; all ranks take part."""
+
+    def broadcast(self, buffer: Tensor, source: int) -> None:
+        """Fill ``buffer`` (uint8, one dimension) from group rank ``source``. Blocking; not numbered."""
+
+    def issue(self, buffer: Tensor, source: int, on_ready: OnReady | None = None) -> Operation:
+        """Start to fill ``buffer`` from group rank ``source``; nobody may touch it until the operation's wait."""
+
+    def close(self) -> None:
+        """Let go of the communicator. Waits for nothing."""
