@@ -1,0 +1,450 @@
+"""Plain words about one series, from the ledger's facts and nothing else.
+
+Every sentence is a :class:`Finding` and carries the numbers that it was made of. What the facts do not
+show is not said: no cause without attributed waits, no straggler that the ledger does not name, no
+other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
+from swtrace.ledger.what_if import what_if
+from swtrace.trace.schema import Observed, StepFlag
+
+HIDDEN_BELOW = 0.05
+"""Stall ratio under which the broadcasts count as hidden behind compute."""
+STALLED_ABOVE = 0.30
+"""Stall ratio above which sharing costs more time than anyone would pay."""
+
+_SHORT_NS = 100_000
+_TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
+_LOW_EFFICIENCY = 0.5
+_LATE_SHARE = 0.6
+"""A rank is said to issue last only if it does in this share of the waits that a late issue held up."""
+_NOISE_SHARE = 0.05
+"""Share of the step time that the machine took before it is worth a sentence."""
+_ENTRY_SHARE = 0.05
+_FURTHER = 3
+"""How many prefetch steps beyond the configured one are tried."""
+_WORTH = 0.8
+"""A larger prefetch step is proposed only if it leaves at most this part of the stall."""
+
+
+class Level(IntEnum):
+    """How much a finding matters, worst last."""
+
+    GOOD = 0
+    NOTE = 1
+    WARNING = 2
+    BAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence, and what it was made of."""
+
+    kind: str
+    """A stable name for scripts: ``hidden``, ``straggler``, ``channel_bound``, ..."""
+    level: Level
+    sentence: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    rank: int | None = None
+    """Global rank, where the sentence is about one."""
+    layer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What there is to say about one series: the headline, then the rest, what matters most first."""
+
+    headline: Finding
+    findings: tuple[Finding, ...]
+
+    @property
+    def level(self) -> Level:
+        """The worst level of any finding."""
+        return max((finding.level for finding in self.findings), default=self.headline.level)
+
+
+def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
+    """Say what the facts of a series say.
+
+    Args:
+        facts: The series, summed up over the last steps.
+        steps: Those steps, oldest first (:meth:`Ledger.history`); without them only sums are spoken about.
+    """
+    headline = _headline(facts)
+    if headline.kind in {"nothing", "bypassed"}:
+        return Verdict(headline, (headline, *filter(None, (_effective(facts), _aborted(facts)))))
+    regular = [step for step in steps if not (step.step_flags & StepFlag.ABORTED).any()]
+    others: tuple[Callable[[], Finding | None], ...] = (
+        lambda: _straggler(facts),
+        lambda: _late_issue(regular),
+        lambda: _entry(regular),
+        lambda: _channel(regular),
+        lambda: _other_prefetch_step(facts, regular),
+        lambda: _worst_layer(regular),
+        lambda: _efficiency(facts),
+        lambda: _effective(facts),
+        lambda: _aborted(facts),
+        lambda: _unwaited(facts),
+        lambda: _upper_bounds(regular),
+        lambda: _unattributed(facts),
+        lambda: _noise(regular),
+    )
+    found = [finding for make in others if (finding := make()) is not None]
+    found.sort(key=lambda finding: -finding.level)
+    return Verdict(headline, (headline, *found))
+
+
+def milliseconds(nanoseconds: float) -> str:
+    """Return a duration as the sentences write it: three digits, ms or us."""
+    value, unit = (nanoseconds / 1e6, "ms") if abs(nanoseconds) >= _SHORT_NS else (nanoseconds / 1e3, "us")
+    digits = 2 if abs(value) < _TWO_DIGITS else 1 if abs(value) < _ONE_DIGIT else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def percent(ratio: float) -> str:
+    """Return a ratio as the sentences write it."""
+    return f"{100 * ratio:.1f} %"
+
+
+def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
+    """Return group rank, position and mean stall per step of the wait that stalls most; None where none does."""
+    whole = [step for step in steps if step.receiver.any()]
+    if not whole:
+        return None
+    total = np.sum([step.stall_ns for step in whole], axis=0)
+    if not total.any():
+        return None
+    rank, position = np.unravel_index(int(total.argmax()), total.shape)
+    return int(rank), int(position), float(total[rank, position]) / len(whole)
+
+
+# -- one function per sentence ------------------------------------------------------------------------
+
+
+def _headline(facts: SeriesFacts) -> Finding:
+    ranks = facts.ranks
+    waited = sum(rank.totals.waits[Outcome.ON_TIME] + rank.totals.waits[Outcome.STALLED] for rank in ranks)
+    if sum(rank.totals.unwaited_steps for rank in ranks) and not waited:
+        return Finding(
+            "bypassed",
+            Level.BAD,
+            "No layer was ever waited for: the model's forward bypasses the series linear.",
+        )
+    judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
+    if not judged:
+        return Finding("nothing", Level.NOTE, "No finished step: nothing to judge.")
+    worst = max(judged, key=lambda rank: rank.recent.stall_ratio or 0.0)
+    ratio = float(worst.recent.stall_ratio or 0.0)
+    if ratio < HIDDEN_BELOW:
+        kind, extent, level = "hidden", "Hidden", Level.GOOD
+    elif ratio > STALLED_ABOVE:
+        kind, extent, level = "stalled", "Not hidden", Level.BAD
+    else:
+        kind, extent, level = "partly_hidden", "Partly hidden", Level.WARNING
+    cause = _main_cause(worst) if ratio >= HIDDEN_BELOW else ""
+    return Finding(
+        kind,
+        level,
+        f"{extent}: the most stalled rank ({worst.rank.rank}) stood still for its weights {percent(ratio)} of its "
+        f"step time{cause}.",
+        {"stall_ratio": ratio},
+        rank=worst.rank.rank,
+    )
+
+
+def _main_cause(rank: SeriesRankFacts) -> str:
+    total = sum(rank.recent.cause_ns.values())
+    if total <= 0:
+        return ""
+    cause, value = max(rank.recent.cause_ns.items(), key=lambda item: item[1])
+    return f", mostly {str(cause).replace('_', ' ')} ({100 * value / total:.0f} % of the stall)"
+
+
+def _straggler(facts: SeriesFacts) -> Finding | None:
+    straggler = facts.straggler
+    if straggler is None:
+        return None
+    return Finding(
+        "straggler",
+        Level.BAD,
+        f"Rank {straggler.rank.rank} holds the others up: {milliseconds(straggler.excess_ns)} of excess compute per "
+        f"step on the critical path ({percent(straggler.share)} of step time); the next rank has "
+        f"{milliseconds(straggler.next_excess_ns)}.",
+        {
+            "excess_ns": straggler.excess_ns,
+            "next_excess_ns": straggler.next_excess_ns,
+            "share": straggler.share,
+            "consistency": straggler.consistency,
+        },
+        rank=straggler.rank.rank,
+    )
+
+
+def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
+    """Name the rank whose late issues the others waited for: a proximate cause, said as such."""
+    skew = np.zeros(0)
+    blamed: dict[int, list[float]] = {}
+    waits = 0
+    for step in steps:
+        skew = step.cause_ns[CAUSES.index(Cause.SKEW)]
+        held = (skew > 0) & (step.late_rank >= 0) & ~step.on_time
+        waits += int(held.sum())
+        for late in np.unique(step.late_rank[held]).tolist():
+            mine = skew[held & (step.late_rank == late)]
+            by_rank = blamed.setdefault(int(late), [0.0, 0.0])
+            by_rank[0] += float(mine.sum())
+            by_rank[1] += len(mine)
+    total = sum(by_rank[0] for by_rank in blamed.values())
+    elapsed = sum(int(step.duration_ns.max(initial=0)) for step in steps)
+    receivers = max((int(step.ended.sum()) for step in steps), default=1)
+    if not blamed or total < HIDDEN_BELOW * elapsed:
+        return None
+    late, (held_ns, count) = max(blamed.items(), key=lambda item: item[1][0])
+    if held_ns < _LATE_SHARE * total:
+        return None
+    rank = steps[-1].ranks[late].rank
+    return Finding(
+        "late_issue",
+        Level.WARNING,
+        f"Rank {rank} issues last: {percent(held_ns / total)} of the others' skew waits for it, "
+        f"{milliseconds(held_ns / count)} each ({milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per step "
+        "and rank).",
+        {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
+        rank=rank,
+    )
+
+
+def _entry(steps: Sequence[StepFacts]) -> Finding | None:
+    complete = [step for step in steps if step.ended.all()]
+    if len(complete) < 4:  # noqa: PLR2004 - a few steps are no pattern
+        return None
+    late = np.median([step.entry_skew_ns for step in complete], axis=0)
+    duration = float(np.median([step.duration_ns.max() for step in complete]))
+    rank, lateness = int(late.argmax()), float(late.max())
+    held = sum(int(step.cause_ns[CAUSES.index(Cause.ENTRY_SKEW)].sum()) for step in complete)
+    if lateness < _ENTRY_SHARE * duration or held <= 0:
+        return None
+    number = complete[-1].ranks[rank].rank
+    return Finding(
+        "entry_skew",
+        Level.WARNING,
+        f"Rank {number} enters the step {milliseconds(lateness)} after the first rank in the typical step: imbalance "
+        "from outside the series.",
+        {"entry_skew_ns": lateness, "stall_ns_per_step": held / len(complete)},
+        rank=number,
+    )
+
+
+def _channel(steps: Sequence[StepFacts]) -> Finding | None:
+    """Compare a step's transfers with its compute: what the channel needs beyond it, no prefetch step can hide."""
+    known = [step for step in steps if step.complete and step.path is not None and step.receiver.any()]
+    if not known:
+        return None
+    layers = known[-1].present.shape[1]
+    channel = [_busy_ns(step) for step in known]
+    compute = [float((step.duration_ns - step.stall_ns.sum(axis=1) - step.wake_ns.sum(axis=1)).max()) for step in known]
+    per_layer, computed = float(np.median(channel)) / layers, float(np.median(compute)) / layers
+    numbers = {"transfer_ns_per_layer": per_layer, "compute_ns_per_layer": computed}
+    if per_layer <= 0 or computed <= 0:
+        return None
+    if per_layer > computed:
+        return Finding(
+            "channel_bound",
+            Level.BAD,
+            f"Transfer {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
+            f"hide this, at least {milliseconds((per_layer - computed) * layers)} per step stay exposed.",
+            numbers,
+        )
+    return Finding(
+        "channel_share",
+        Level.NOTE,
+        f"Transfer {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: the channel is busy "
+        f"{percent(per_layer / computed)} of the compute time, so there is room to hide every broadcast.",
+        numbers,
+    )
+
+
+def _busy_ns(step: StepFacts) -> float:
+    """Return for how long a step's broadcasts moved: each from the last of all its issues on."""
+    known = step.attributed.any(axis=0)
+    shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
+    return float(shortest[known].sum())
+
+
+def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
+    """Replay the steps with larger prefetch steps; name the smallest that hides, else the best if it is worth it."""
+    info = facts.ranks[0].info
+    worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
+    if worst < HIDDEN_BELOW:
+        return None
+    k = info.prefetch_step
+    tried = []
+    for other in range(k + 1, min(k + _FURTHER, info.num_layers - 2) + 1):
+        replayed = what_if(steps, other)
+        if replayed is None or not replayed.fits:
+            return None
+        tried.append(replayed)
+        if replayed.other.stall_ratio < HIDDEN_BELOW:
+            break
+    if not tried:
+        return None
+    best = min(tried, key=lambda each: (round(each.other.stall_ratio, 2), each.other.prefetch_step))
+    exposed, left = best.real.stall_per_step_ns, best.other.stall_per_step_ns
+    numbers = {
+        "prefetch_step": float(best.other.prefetch_step),
+        "stall_ns_per_step": left,
+        "stall_ratio": best.other.stall_ratio,
+        "slack_ns_per_wait": best.other.slack_per_wait_ns,
+        "replayed_steps": float(len(best.other.stall_ns)),
+    }
+    if left > _WORTH * exposed:
+        return Finding(
+            "prefetch_step_no_help",
+            Level.NOTE,
+            f"k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not help: with "
+            f"k={best.other.prefetch_step} it would be {milliseconds(left)} (the last "
+            f"{len(best.other.stall_ns)} steps replayed).",
+            numbers,
+        )
+    return Finding(
+        "prefetch_step",
+        Level.WARNING,
+        f"k={k} leaves {milliseconds(exposed)} per step exposed; k={best.other.prefetch_step} would leave "
+        f"{milliseconds(left)} ({percent(best.other.stall_ratio)} of step time) and "
+        f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait (the last {len(best.other.stall_ns)} steps "
+        "replayed).",
+        numbers,
+    )
+
+
+def _worst_layer(steps: Sequence[StepFacts]) -> Finding | None:
+    found = worst_layer(steps)
+    elapsed = sum(int(step.duration_ns.max(initial=0)) for step in steps)
+    if found is None or not elapsed:
+        return None
+    group_rank, position, mean = found
+    if mean * len(steps) < HIDDEN_BELOW / 10 * elapsed:
+        return None
+    last = steps[-1]
+    info = next(info for info in last.infos if info is not None)
+    layer, rank = info.start_layer + position, last.ranks[group_rank].rank
+    source = last.ranks[int(last.source[position])].rank
+    return Finding(
+        "worst_layer",
+        Level.NOTE,
+        f"The wait that stalls most is rank {rank}'s for layer {layer} (source: rank {source}): {milliseconds(mean)} "
+        "per step.",
+        {"stall_ns_per_step": mean},
+        rank=rank,
+        layer=layer,
+    )
+
+
+def _efficiency(facts: SeriesFacts) -> Finding | None:
+    """Say when a bad efficiency does not matter: it is what people would chase in vain."""
+    measured = [(rank.recent.efficiency, rank.recent.stall_ratio) for rank in facts.ranks]
+    known = [(efficiency, ratio) for efficiency, ratio in measured if efficiency is not None and ratio is not None]
+    if not known:
+        return None
+    efficiency, ratio = min(known)
+    if efficiency >= _LOW_EFFICIENCY or max(ratio for _, ratio in known) >= HIDDEN_BELOW:
+        return None
+    return Finding(
+        "efficiency_moot",
+        Level.NOTE,
+        f"Prefetch efficiency is only {percent(efficiency)}, and it does not matter: stalls are {percent(ratio)} of "
+        "step time.",
+        {"efficiency": efficiency, "stall_ratio": ratio},
+    )
+
+
+def _effective(facts: SeriesFacts) -> Finding | None:
+    for rank in facts.ranks:
+        effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
+        if effective is not None and effective != configured:
+            return Finding(
+                "effective_prefetch_step",
+                Level.BAD,
+                f"Rank {rank.rank.rank} issues some broadcast only {effective} layers ahead, configured are "
+                f"{configured}.",
+                {"effective": effective, "configured": configured},
+                rank=rank.rank.rank,
+            )
+    return None
+
+
+def _aborted(facts: SeriesFacts) -> Finding | None:
+    aborted = max((rank.totals.aborted_steps for rank in facts.ranks), default=0)
+    if not aborted:
+        return None
+    return Finding(
+        "aborted",
+        Level.WARNING,
+        f"{aborted} steps ended early; their broadcasts were caught up with.",
+        {"aborted_steps": aborted},
+    )
+
+
+def _unwaited(facts: SeriesFacts) -> Finding | None:
+    unwaited = max((rank.totals.unwaited_steps for rank in facts.ranks), default=0)
+    if not unwaited:
+        return None
+    return Finding(
+        "unwaited",
+        Level.NOTE,
+        f"{unwaited} steps waited for no layer at all (a profile run does that).",
+        {"unwaited_steps": unwaited},
+    )
+
+
+def _upper_bounds(steps: Sequence[StepFacts]) -> Finding | None:
+    waits = sum(int(step.receiver.sum()) for step in steps)
+    bounds = sum(int((step.receiver & (step.observed == Observed.UPPER_BOUND)).sum()) for step in steps)
+    if not waits or bounds < _NOISE_SHARE * waits:
+        return None
+    return Finding(
+        "upper_bounds",
+        Level.NOTE,
+        f"The completion of {percent(bounds / waits)} of the waits was not observed: their stalls are upper bounds.",
+        {"share": bounds / waits},
+    )
+
+
+def _unattributed(facts: SeriesFacts) -> Finding | None:
+    stall = sum(rank.recent.stall_ns for rank in facts.ranks)
+    unknown = sum(rank.recent.cause_ns.get(Cause.UNATTRIBUTED, 0) for rank in facts.ranks)
+    if not stall or unknown < _NOISE_SHARE * stall:
+        return None
+    read, group = len(facts.ranks), len(facts.key.group_ranks)
+    why = f"only {read} of the group's {group} ranks are read here" if read < group else "records are missing"
+    return Finding(
+        "unattributed",
+        Level.NOTE,
+        f"{percent(unknown / stall)} of the stall has no known cause: {why}.",
+        {"share": unknown / stall},
+    )
+
+
+def _noise(steps: Sequence[StepFacts]) -> Finding | None:
+    """Say when the machine took the time: runnable without a core, or a hypervisor that ran others."""
+    elapsed = sum(int(step.duration_ns.sum()) for step in steps)
+    delayed = sum(int(step.run_delay_us.sum()) for step in steps) * 1000
+    stolen = sum(int(step.steal_us.sum()) for step in steps) * 1000
+    if not elapsed or max(delayed, stolen) < _NOISE_SHARE * elapsed:
+        return None
+    return Finding(
+        "machine_noise",
+        Level.WARNING,
+        f"The machine took time from the ranks: {percent(delayed / elapsed)} of step time runnable without a core, "
+        f"{percent(stolen / elapsed)} stolen by the hypervisor.",
+        {"run_delay_share": delayed / elapsed, "steal_share": stolen / elapsed},
+    )

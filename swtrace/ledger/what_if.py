@@ -1,0 +1,210 @@
+"""What another prefetch step would have given: a replay of measured steps, with one thing changed.
+
+Kept as measured, per rank: the compute before each reach and between reach and wait, the gap between
+steps, what each wait cost beside its stall, and each receiver's time on the channel. Replayed: the
+broadcast of a layer is issued at the reach ``k`` positions earlier, and then ::
+
+    ready    = max(last issue, R_prev) + time on the channel
+    wait end = max(wait begin, ready) + what the wait cost
+
+On an ideal channel this is exact. On a real one it is a model: compute that shrinks or grows with
+the traffic is not in it. So a replay with the ``k`` that was really used is compared with what was
+measured, and only a model that :attr:`WhatIf.fits` may be quoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.trace.schema import TransferFlag
+
+_Int = npt.NDArray[np.int64]
+
+FIT_RATIO = 0.02
+"""A replay with the real prefetch step fits if its stall ratio is this close to the measured one ..."""
+FIT_SHARE = 0.15
+"""... or within this share of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Replayed steps; arrays are ``[step, rank]``."""
+
+    prefetch_step: int
+    stall_ns: _Int
+    slack_ns: _Int
+    step_ns: _Int
+    """Arrival at the first layer to the end of the last wait."""
+    waits: int
+    """Receivers' waits of all replayed steps."""
+
+    @property
+    def stall_ratio(self) -> float:
+        """Stall per time of the most stalled rank."""
+        return float((self.stall_ns.sum(axis=0) / np.maximum(1, self.step_ns.sum(axis=0))).max())
+
+    @property
+    def stall_per_step_ns(self) -> float:
+        """Mean stall of the most stalled rank."""
+        return float(self.stall_ns.mean(axis=0).max())
+
+    @property
+    def slack_per_wait_ns(self) -> float:
+        """Mean slack of a wait."""
+        return float(self.slack_ns.sum() / max(1, self.waits))
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The same steps with the real prefetch step and with another one."""
+
+    measured_stall_ratio: float
+    """Of the most stalled rank, over the steps replayed."""
+    real: Replay
+    other: Replay
+
+    @property
+    def fits(self) -> bool:
+        """Whether the model reproduces what was measured well enough to be quoted."""
+        error = abs(self.real.stall_ratio - self.measured_stall_ratio)
+        return error <= max(FIT_RATIO, FIT_SHARE * self.measured_stall_ratio)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Consecutive steps as durations; ``[step, rank, position]`` unless said otherwise."""
+
+    gap: _Int
+    """``[step, rank]``: last wait end of the step before to the arrival; the arrival itself for the first step."""
+    before_reach: _Int
+    after_reach: _Int
+    moving: _Int
+    wait_cost: _Int
+    receiver: npt.NDArray[np.bool_]
+    source: npt.NDArray[np.int64]
+    """``[position]``"""
+    group_rendezvous: bool
+    stall: _Int
+    length: _Int
+    """``[step, rank]``"""
+
+
+def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -> WhatIf | None:
+    """Replay the newest consecutive steps with another prefetch step.
+
+    Args:
+        steps: Finished steps of one series, oldest first.
+        prefetch_step: The one to try.
+        most: At most so many steps are replayed.
+
+    Returns:
+        None where fewer than three consecutive steps are complete, with every transfer attributed.
+    """
+    run = _consecutive(steps)[-(most + 2) :]
+    info = next((info for step in run for info in step.infos if info is not None), None)
+    if len(run) < 4 or info is None or prefetch_step > info.num_layers - 2:  # noqa: PLR2004 - two warm up, one looks ahead
+        return None
+    measured = _measure(run, info.prefetch_step, group_rendezvous=info.rendezvous == "group")
+    # The first step's first broadcasts were issued before the replay begins: it only warms up.
+    stall, length = measured.stall[1:].sum(axis=0), np.maximum(1, measured.length[1:].sum(axis=0))
+    return WhatIf(
+        measured_stall_ratio=float((stall / length).max()),
+        real=_replay(measured, info.prefetch_step),
+        other=_replay(measured, prefetch_step),
+    )
+
+
+def _consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
+    """Return the newest run of consecutive steps that say everything a replay needs."""
+    run: list[StepFacts] = []
+    for step in reversed(steps):
+        if run and step.step != run[-1].step - 1:
+            break
+        usable = (
+            step.complete
+            and step.path is not None
+            and bool((step.attributed | ~step.receiver).all())
+            and not (step.flags & TransferFlag.PREFILLED).any()
+        )
+        if not usable:
+            if run:
+                break
+            continue
+        run.append(step)
+    return run[::-1]
+
+
+def _measure(run: list[StepFacts], k: int, *, group_rendezvous: bool) -> _Measured:
+    def stack(name: str, rows: list[StepFacts] = run) -> _Int:
+        return np.stack([getattr(step, name) for step in rows]).astype(np.int64)
+
+    issued, begin, end, ready = (stack(name) for name in ("issued_ns", "wait_begin_ns", "wait_end_ns", "ready_ns"))
+    receiver = np.stack([step.receiver for step in run])
+    arrival = stack("arrival_ns")
+    # The broadcast k ahead is issued at the reach; the last k of a step belong to the next one.
+    reach = np.concatenate((issued[:-1, :, k:], issued[1:, :, :k]), axis=2)
+    issued, begin, end, ready, receiver = issued[:-1], begin[:-1], end[:-1], ready[:-1], receiver[:-1]
+    before = np.concatenate((arrival[:-1, :, np.newaxis], end[:, :, :-1]), axis=2)
+    latest = np.where(receiver, ready, 0).max(axis=1, keepdims=True)
+    moving = np.maximum(0, ready - latest + stack("transfer_ns")[:-1])
+    stall = stack("stall_ns")[:-1]
+    gap = arrival[:-1].copy()
+    gap[1:] -= end[:-1, :, -1]
+    gap[0] -= arrival[0].min()
+    return _Measured(
+        gap=gap,
+        before_reach=reach - before,
+        after_reach=begin - reach,
+        moving=np.where(receiver, moving, 0),
+        wait_cost=np.where(receiver, stack("wake_ns")[:-1], end - begin),
+        receiver=receiver,
+        source=run[0].source.astype(np.int64),
+        group_rendezvous=group_rendezvous,
+        stall=stall.sum(axis=2),
+        length=end[:, :, -1] - arrival[:-1],
+    )
+
+
+def _replay(measured: _Measured, k: int) -> Replay:
+    steps, ranks, layers = measured.receiver.shape
+    total = steps * layers
+    ready = np.full((total + k, ranks), np.iinfo(np.int64).min // 2, np.int64)  # the first k are there
+    now = np.zeros(ranks, np.int64)
+    free_at = 0
+    stall = np.zeros((steps, ranks), np.int64)
+    slack = np.zeros((steps, ranks), np.int64)
+    length = np.zeros((steps, ranks), np.int64)
+    for step in range(steps):
+        now += measured.gap[step]
+        arrival = now.copy()
+        for position in range(layers):
+            now += measured.before_reach[step, :, position]
+            ahead = step * layers + position + k
+            if ahead < total:
+                ahead_step, ahead_position = divmod(ahead, layers)
+                receiver = measured.receiver[ahead_step, :, ahead_position]
+                source = measured.source[ahead_position]
+                last = np.full(ranks, now.max()) if measured.group_rendezvous else np.maximum(now, now[source])
+                ready[ahead] = np.maximum(last, free_at) + measured.moving[ahead_step, :, ahead_position]
+                free_at = max(free_at, int(ready[ahead][receiver].max(initial=0)))
+            now += measured.after_reach[step, :, position]
+            receiver = measured.receiver[step, :, position]
+            there = ready[step * layers + position]
+            known = receiver & (there > 0)
+            held = np.where(known, np.maximum(0, there - now), 0)
+            slack[step] += np.where(known, np.maximum(0, now - there), 0)
+            stall[step] += held
+            now += held + measured.wait_cost[step, :, position]
+        length[step] = now - arrival
+    return Replay(
+        prefetch_step=k,
+        stall_ns=stall[1:],
+        slack_ns=slack[1:],
+        step_ns=length[1:],
+        waits=int(measured.receiver[1:].sum()),
+    )
