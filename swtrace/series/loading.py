@@ -48,7 +48,8 @@ class PendingLayer:
             tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             self._loaders[name] = getattr(tensor, "weight_loader", _ABSENT)
             if isinstance(tensor, nn.Parameter):
-                tensor.weight_loader = _load_nothing  # type: ignore[attr-defined]
+                parameter: Any = tensor
+                parameter.weight_loader = _load_nothing
 
     def _put_off(self, asked: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
         """Replace the layer's post-processing; return how to restore it, and how to run it."""
@@ -91,14 +92,15 @@ class PendingLayer:
     def finish(self) -> None:
         """Take every replacement back."""
         self._restore()
-        for name, parameter in self._layer.named_parameters(recurse=False):
-            if getattr(parameter, "weight_loader", None) is not _load_nothing:
+        parameters: dict[str, Any] = dict(self._layer.named_parameters(recurse=False))
+        for name, loader in self._loaders.items():
+            parameter = parameters.get(name)
+            if parameter is None or getattr(parameter, "weight_loader", None) is not _load_nothing:
                 continue
-            loader = self._loaders[name]
             if loader is _ABSENT:
                 del parameter.weight_loader
             else:
-                parameter.weight_loader = loader  # type: ignore[assignment]
+                parameter.weight_loader = loader
 
 
 def _load_nothing(*_args: Any, **_kwargs: Any) -> None:
