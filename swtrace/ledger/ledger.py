@@ -115,6 +115,7 @@ class Ledger:
         """Introduce a rank. Its steps are waited for from now on, until :meth:`rank_ended`."""
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
+        self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
         """Set the series table of a rank's ring: records name their series by index in it. It only grows."""
@@ -143,11 +144,8 @@ class Ledger:
     def rank_ended(self, rank: RankKey) -> None:
         """Say that a rank will write no more and that all it wrote was added: steps no longer wait for it."""
         self._ranks[rank].ended = True
-        for series in self._series.values():
-            for group_rank, member in series.members.items():
-                if member.rank == rank:
-                    series.pending.expect(group_rank, expected=False)
-                    self._finish(series, series.pending.pop_finished())
+        for series in self._expect(rank, expected=False):
+            self._finish(series, series.pending.pop_finished())
 
     def flush(self) -> None:
         """Finish everything pending: there will be no more records."""
@@ -215,12 +213,25 @@ class Ledger:
                 recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
                 prefetch_step=info.prefetch_step,
             )
+            for other in series.ranks:
+                if other in self._ranks and not self._ranks[other].ended:
+                    self._expect(other, expected=True)
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(
                 rank, info, TotalsCounter(layer_bytes=info.layer_bytes, epsilon_ns=self._epsilon_ns)
             )
-            series.pending.expect(info.rank_in_group, expected=not self._ranks[rank].ended)
         return series
+
+    def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
+        """Let the steps of a rank's series wait for it, or no longer. It need not have told its series yet.
+
+        Returns:
+            The series whose group the rank belongs to.
+        """
+        theirs = [series for series in self._series.values() if rank in series.ranks]
+        for series in theirs:
+            series.pending.expect(series.ranks.index(rank), expected=expected)
+        return theirs
 
     def _add(self, rank: _Rank, series: _Series, group_rank: int, transfers: Records, steps: Records) -> None:
         member = series.members[group_rank]

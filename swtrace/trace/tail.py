@@ -74,9 +74,16 @@ class Tail:
         """All rings at hand, in the order of their paths."""
         return tuple(self._readers[path] for path in sorted(self._readers))
 
-    def poll(self, limit_per_ring: int = 16384) -> Poll:
-        """Look for rings if it is time, and read what they have: on average up to ``limit_per_ring`` records each."""
-        joined = self._rescan() if time.monotonic() >= self._rescan_at_s else ()
+    def poll(self, limit_per_ring: int = 16384, *, rescan: bool = False) -> Poll:
+        """Read what the rings have, on average up to ``limit_per_ring`` records each; look for new rings if it is time.
+
+        Folders are looked at after the rings are read: a rank that had a part in what was read made its ring
+        before, so with ``rescan`` it has joined by the time the records are taken in.
+
+        Args:
+            limit_per_ring: Bounds how long a poll takes.
+            rescan: Look for rings whether or not it is time.
+        """
         runs: dict[str, list[RingReader]] = {}
         for path, reader in self._readers.items():
             if path not in self._ended:
@@ -97,7 +104,8 @@ class Tail:
             self._ended.remove(reader.path)
             del self._readers[reader.path]
             reader.close()
-        return Poll(joined, tuple(batches), tuple(ended), gone, more)
+        joined = self._rescan() if rescan or time.monotonic() >= self._rescan_at_s else ()
+        return Poll(joined, tuple(batches), tuple(ended), gone, more or bool(joined))
 
     def close(self) -> None:
         """Close all readers; idempotent."""
