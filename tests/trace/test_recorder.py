@@ -1,0 +1,380 @@
+"""The writing side: what stands in the file, who may read it, and what happens when it cannot be made."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from ring_writer import DEADLINE_S, Order, Writers, identity, series_info, write
+
+from swtrace.errors import RingCreateError, RingFullError, TraceError
+from swtrace.trace import schema
+from swtrace.trace.clocks import ClockAnchor
+from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.reader import Occupancy, RingReader
+from swtrace.trace.recorder import Recorder
+from swtrace.trace.records import STEP, checks_hold, clock, observed
+
+HOUR_S = 3600
+
+
+def _age(path: Path, seconds: float) -> None:
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
+def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """What is recorded of a transfer and of a step is what a reader gets, field by field."""
+    recorder = Recorder.create(tmp_path, identity(), records=64, checked=checked)
+    recorder.add_series(series_info("first"))
+    series = recorder.add_series(series_info("second"))
+    series.transfer(11, 22, 33, 44, 55, 66, 7, 6, 3, schema.NO_WINDOW, schema.Observed.CALLBACK, 4 | 8, 1)
+    series.step(1, 2, 3, 4, 5, 6, schema.Phase.MIXED, 60, 70, 80, schema.StepFlag.ABORTED, schema.Clock.VIRTUAL)
+    with RingReader.open(recorder.path) as reader:
+        records = reader.read()
+    assert checks_hold(records).all() == checked
+    transfer, step = records[0], records.view(STEP)[1]
+    assert transfer.tolist()[:10] == (11, 22, 33, 44, 55, 66, 7, 6, 3, 0xFFFF)
+    assert (transfer["kind"], transfer["series"], transfer["flags"]) == (schema.Kind.TRANSFER, 1, 12)
+    assert (observed(records)[0], clock(records)[0]) == (schema.Observed.CALLBACK, schema.Clock.VIRTUAL)
+    assert step.tolist()[:11] == (1, 2, 3, 70, 80, 4, 5, 6, schema.Phase.MIXED, 0, 60)
+    assert (step["kind"], step["series"], step["flags"]) == (schema.Kind.STEP, 1, schema.StepFlag.ABORTED)
+    assert clock(records)[1] == schema.Clock.VIRTUAL
+    assert recorder.statistics() == (2, 2)
+    recorder.close()
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
+def test_numbers_too_wide_for_their_field_wrap(checked: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """After weeks operation numbers outgrow 32 bits: they wrap, and nothing is raised on the hot path."""
+    recorder = Recorder.create(tmp_path, identity(), records=64, checked=checked)
+    series = recorder.add_series(series_info())
+    series.transfer(1, 2, 3, 4, (1 << 32) + 5, (1 << 40) + 6, (1 << 16) + 7, 8, 9, -1, 1, 0)
+    series.step(1, 2, 3, (1 << 32) + 4, 1 << 32, (1 << 32) + 6, 1, (1 << 16) + 60, 1 << 33, -1, 0)
+    series.window_issued(0, (1 << 32) + 5, 6, 7)
+    with RingReader.open(recorder.path) as reader:
+        records = reader.read()
+        assert checks_hold(records).all() == checked
+        assert records[0].tolist()[4:10] == (5, 6, 7, 8, 9, 0xFFFF)
+        assert records.view(STEP)[1].tolist()[3:11] == (0, 0xFFFFFFFF, 4, 0, 6, 1, 0, 60)
+        assert (reader.windows(0)[0].step, reader.windows(0)[0].position) == (5, 6)
+    recorder.close()
+
+
+def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
+    """A reader knows the rank, each series (also those entered later, and refused ones) and both clocks."""
+    me = identity(3)
+    recorder = Recorder.create(tmp_path, me, records=64)
+    with RingReader.open(recorder.path) as reader:
+        assert (reader.identity, reader.series()) == (me, ())
+        infos = (series_info("a"), series_info("b", refused="world size 1"), series_info("c", window_count=7))
+        for number, info in enumerate(infos, 1):
+            assert recorder.add_series(info).index == number - 1
+            assert reader.series() == infos[:number]
+        assert [len(reader.windows(index)) for index in range(3)] == [2, 0, 7]
+        first = reader.anchor()
+        recorder.renew_anchor()
+        assert reader.anchor().monotonic_ns > first.monotonic_ns
+        now = ClockAnchor.take()
+        # Both pairs tie the same clocks: they disagree by what CLOCK_REALTIME is steered, not by the time between.
+        assert abs(reader.anchor().to_realtime(now.monotonic_ns) - now.realtime_ns) < 10**9
+        assert not reader.closed()
+        recorder.close()
+        assert reader.closed()
+        assert not reader.alive()
+
+
+def test_text_that_terminals_cannot_show_is_replaced(tmp_path: Path) -> None:
+    """A model path with control characters neither breaks the rank nor reaches a reader."""
+    recorder = Recorder.create(tmp_path, identity(run_id="a/b\n\x1b[2J"), records=64)
+    assert recorder.path.parent == tmp_path
+    with RingReader.open(recorder.path) as reader:
+        assert reader.identity.run_id == "a/b??[2J"
+    recorder.close()
+
+
+def test_windows_go_through_their_states(tmp_path: Path) -> None:
+    """A window is free, in flight, ready, in use and free again, with the instant of each change."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    recorder.add_series(series_info("other", window_count=3))
+    series = recorder.add_series(series_info())
+    base = recorder._renew_at_ns
+    with RingReader.open(recorder.path) as reader:
+
+        def state() -> tuple[object, ...]:
+            assert all(window.state == Occupancy.FREE for window in reader.windows(0))
+            return tuple(reader.windows(1)[1])[1:]
+
+        assert state() == ("free", 0, 0, 0, 0, 0, 0)
+        token = series.window_issued(1, 9, 4, base)
+        assert state() == ("inflight", 9, 4, base, 0, 0, base)
+        series.window_ready(1, token, base + 10)
+        assert state() == ("ready", 9, 4, base, base + 10, 0, base + 10)
+        series.window_in_use(1, token, base + 20)
+        assert state() == ("in_use", 9, 4, base, base + 10, base + 20, base + 20)
+        # A stamp for an earlier occupant changes nothing.
+        again = series.window_issued(1, 10, 5, base + 30)
+        series.window_ready(1, token, base + 40)
+        assert state() == ("inflight", 10, 5, base + 30, 0, 0, base + 30)
+        series.window_in_use(1, again, base + 50)
+        assert state() == ("in_use", 10, 5, base + 30, 0, base + 50, base + 50)
+        series.window_freed(1)
+        assert state() == ("free", 0, 0, 0, 0, 0, 0)
+    recorder.close()
+
+
+@pytest.mark.parametrize("issued_ns", [1, (1 << 48) - 5, (1 << 48) * 3 + 7, (1 << 62) + 9])
+def test_window_instants_are_complete_at_any_uptime(issued_ns: int, tmp_path: Path) -> None:
+    """Ready and in-use instants, stored with 48 bits, come back whole around every wrap of those bits."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    with RingReader.open(recorder.path) as reader:
+        reader.series()
+        token = series.window_issued(0, 1, 2, issued_ns)
+        series.window_ready(0, token, issued_ns + 10)
+        series.window_in_use(0, token, issued_ns + 10**12)
+        assert reader.windows(0)[0][4:7] == (issued_ns, issued_ns + 10, issued_ns + 10**12)
+    recorder.close()
+
+
+def test_generations_cycle_without_meeting_the_mark_of_a_free_window(tmp_path: Path) -> None:
+    """After 65535 occupants the next one is told apart from an empty window and from the one before it."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    tokens = [series.window_issued(0, step, 1, step) for step in range(65537)]
+    assert len(set(tokens)) == 65535
+    assert 0 not in tokens
+    assert tokens[65535] == tokens[0]
+    recorder.close()
+
+
+def test_ready_stamps_may_come_from_any_thread(tmp_path: Path) -> None:
+    """A transport's callback thread stamps a window while the forward goes on."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    token = series.window_issued(0, 1, 2, 100)
+    thread = threading.Thread(target=series.window_ready, args=(0, token, 200))
+    thread.start()
+    thread.join()
+    with RingReader.open(recorder.path) as reader:
+        assert reader.windows(0)[0].state == Occupancy.READY
+    recorder.close()
+
+
+def test_late_events_after_close_go_nowhere(tmp_path: Path) -> None:
+    """Callbacks that arrive after the ring was closed neither raise nor change it."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    write(series, 1, 5)
+    token = series.window_issued(0, 1, 2, 100)
+    recorder.close()
+    recorder.close()
+    before = recorder.path.read_bytes()
+    write(series, 6, 5)
+    series.window_ready(0, token, 200)
+    series.step(1, 2, 3, 4, 5, 6, 0, 7, 8, 9, 0)
+    recorder.renew_anchor()
+    assert recorder.path.read_bytes() == before
+    with pytest.raises(TraceError, match="closed"):
+        recorder.add_series(series_info("late"))
+
+
+def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    """The folder is 0700 and the ring 0600, also under a careless umask."""
+    directory = tmp_path / "a" / "rings"
+    before = os.umask(0)
+    try:
+        recorder = Recorder.create(directory, identity(), records=64)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(recorder.path.stat().st_mode) == 0o600
+    assert [path.name for path in directory.iterdir()] == [recorder.path.name]
+    recorder.close()
+
+
+def test_a_ring_is_complete_when_its_name_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the moment of the rename the file is whole, locked and readable."""
+    seen = []
+
+    def rename(self: Path, target: Path) -> Path:
+        with RingReader.open(self) as reader:
+            seen.append((reader.alive(), reader.identity.rank, reader.anchor().monotonic_ns > 0))
+        return real(self, target)
+
+    real = Path.rename
+    monkeypatch.setattr(Path, "rename", rename)
+    Recorder.create(tmp_path, identity(5), records=64).close()
+    assert seen == [(True, 5, True)]
+
+
+def test_no_room_is_an_error_that_names_the_settings(tmp_path: Path) -> None:
+    """Where the file cannot grow, creation fails with path, size and settings, and leaves nothing behind."""
+    code = (
+        "import resource, sys; from pathlib import Path; from ring_writer import identity\n"
+        "from swtrace.trace.recorder import Recorder\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "Recorder.create(Path(sys.argv[1]), identity())\n"
+    )
+    here = Path(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": f"{here.parents[2]}:{here.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert "RingCreateError" in message
+    for part in (str(tmp_path), str(schema.HEADER_BYTES + (64 << 16)), "SWTRACE_DIR", "SWTRACE_RING_RECORDS"):
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_tmpfs_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
+    """On a tmpfs with too little room creation fails at once; a later store would have been a SIGBUS."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "swtrace-test", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a tmpfs")
+    try:
+        with pytest.raises(RingCreateError, match="No space left"):
+            Recorder.create(tmp_path, identity())
+        recorder = Recorder.create(tmp_path, identity(), records=1024)
+        write(recorder.add_series(series_info()), 1, 5000)
+        recorder.close()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)  # noqa: S607 - found where mount was
+
+
+@pytest.mark.parametrize("records", [0, -1, schema.MAX_RECORDS + 1])
+def test_impossible_sizes_are_refused(records: int, tmp_path: Path) -> None:
+    """A capacity outside the format's limits names the setting."""
+    with pytest.raises(RingCreateError, match="SWTRACE_RING_RECORDS"):
+        Recorder.create(tmp_path, identity(), records=records)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A file where the folder should be is told with the setting that moves it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(RingCreateError, match="SWTRACE_DIR"):
+        Recorder.create(tmp_path / "file" / "rings", identity())
+
+
+def test_tables_that_are_full_say_so(tmp_path: Path) -> None:
+    """Too many series, too many windows and a group too large for its entry are errors that leave the ring sound."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    with pytest.raises(RingFullError, match="1024 left"):
+        recorder.add_series(series_info(window_count=1025))
+    with pytest.raises(RingFullError, match="group of 4000 ranks"):
+        recorder.add_series(series_info(group_ranks=tuple(range(4000))))
+    for number in range(16):
+        recorder.add_series(series_info(f"series {number}", window_count=64))
+    with pytest.raises(RingFullError, match="16 series"):
+        recorder.add_series(series_info("one more"))
+    with RingReader.open(recorder.path) as reader:
+        assert [info.name for info in reader.series()] == [f"series {number}" for number in range(16)]
+        assert len(reader.windows(15)) == 64
+    recorder.close()
+
+
+def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
+    """Clean-up removes dead rings and unfinished ones by age, and never a living one nor anything else."""
+    with Writers() as writers:
+        pid, dead = writers.start(Order(str(tmp_path), count=1, rank=1))
+        _, living = writers.start(Order(str(tmp_path), count=1, rank=2))
+        recent = Recorder.create(tmp_path, identity(3), records=64)
+        recent.close()
+        writers.kill(pid)
+        unfinished = tmp_path / ".ring-run-4-00.swt"
+        foreign = tmp_path / "ring-notes.txt"
+        unfinished.touch()
+        foreign.touch()
+        for path in (dead, living, unfinished, foreign):
+            _age(path, 2 * HOUR_S)
+        assert set(ring_paths(tmp_path)) == {dead, living, recent.path}
+        # A new rank in the same folder cleans up by itself.
+        Recorder.create(tmp_path, identity(5), records=64).close()
+        assert not dead.exists()
+        assert not unfinished.exists()
+        assert living.exists()
+        assert recent.path.exists()
+        assert foreign.exists()
+        assert recent.path in remove_expired(tmp_path, 0)
+        assert living.exists()
+
+
+def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
+    """The file's time stamp, by which dead rings age, follows the steps; stores into tmpfs do not set it."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    _age(recorder.path, 2 * HOUR_S)
+    old = recorder.path.stat().st_mtime
+    recorder._renew_at_ns = 0
+    series.step(1, 2, 3, 4, 5, 6, 0, 7, 8, 9, 0)
+    assert recorder.path.stat().st_mtime > old + HOUR_S
+    recorder.close()
+
+
+def test_rings_live_where_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SWTRACE_DIR wins; without it, rings lie on the local tmpfs in a folder of this user."""
+    monkeypatch.setenv("SWTRACE_DIR", str(tmp_path))
+    assert default_directory() == tmp_path
+    monkeypatch.delenv("SWTRACE_DIR")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
+    # A runtime folder that is not in memory would write rings to a disk for ever.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc")
+    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
+    assert default_directory() == Path("/dev/shm/swtrace")
+
+
+def test_the_default_ring_holds_fifteen_seconds() -> None:
+    """The default capacity is at least 15 s of a 61-layer series at 50 steps a second."""
+    assert schema.DEFAULT_RECORDS >= 15 * 50 * (61 + 1)
+
+
+def test_the_layout_of_a_record_is_eight_words() -> None:
+    """Both kinds fill 64 bytes, end with the sequence number, and share the place of kind and check."""
+    for record in (schema.TRANSFER_RECORD, schema.STEP_RECORD):
+        assert record.size == schema.RECORD_BYTES
+        values = [0] * len(struct.unpack(record.format, bytes(64)))
+        values[-6:] = [1, 2, 3, 4, 5, 6]
+        packed = record.pack(*values)
+        assert packed[48:] == struct.pack("<4BIQ", 1, 2, 3, 4, 5, 6)
+
+
+def test_the_recorder_loads_nothing_heavy() -> None:
+    """Importing what a rank needs of this package loads neither numpy nor torch."""
+    code = (
+        "import sys, swtrace.trace.recorder, swtrace.trace.liveness, swtrace.trace.machine\n"
+        "assert not {'numpy', 'torch', 'opentelemetry'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=True,
+        timeout=DEADLINE_S,
+    )
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    """A closed recorder and a closed reader leave no descriptor and no mapping of the ring behind."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    recorder.add_series(series_info())
+    reader = RingReader.open(recorder.path)
+    recorder.close()
+    reader.close()
+    reader.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert recorder.path.name not in Path("/proc/self/maps").read_text(encoding="utf-8")

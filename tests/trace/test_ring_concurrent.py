@@ -1,0 +1,112 @@
+"""Readers beside a running writer: never a torn record, never a wrong count, and none disturbs another."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ring_writer import DEADLINE_S, Order, Writers, check, identity, series_info, until, write
+
+from swtrace.trace.reader import RingReader, RingStatistics
+from swtrace.trace.recorder import Recorder
+
+_READ_ALL = """
+import json, sys
+from pathlib import Path
+from swtrace.trace.reader import RingReader
+with RingReader.open(Path(sys.argv[1])) as reader:
+    records = reader.read(1 << 20)
+    print(json.dumps([records["sequence"].tolist(), list(reader.statistics()), reader.alive()]))
+"""
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
+@pytest.mark.parametrize("capacity", [64, 1024, 16384])
+def test_no_torn_record_is_ever_delivered(capacity: int, checked: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """A reader that races a writer at full speed, often lapped, delivers only whole records, each once and in order."""
+    with Writers() as writers:
+        _, path = writers.start(Order(str(tmp_path), records=capacity, checked=checked))
+        with RingReader.open(path) as reader:
+            newest = delivered = 0
+            while reader.statistics().written < 400_000:
+                records = reader.read(capacity)
+                check(records)
+                if len(records):
+                    assert records["sequence"][0] > newest
+                    newest = int(records["sequence"][-1])
+                delivered += len(records)
+                assert reader.statistics().delivered == delivered
+                assert reader.statistics().damaged == 0
+            assert delivered > capacity
+
+
+def test_readers_do_not_see_each_other(tmp_path: Path) -> None:
+    """Two readers of one ring and a third in another process each get every record, whatever the others have read."""
+    recorder = Recorder.create(tmp_path, identity(), records=128)
+    series = recorder.add_series(series_info())
+    with RingReader.open(recorder.path) as one, RingReader.open(recorder.path) as two:
+        write(series, 1, 60)
+        assert len(one.read()) == 60
+        write(series, 61, 40)
+        assert one.read()["sequence"].tolist() == list(range(61, 101))
+        assert two.read()["sequence"].tolist() == list(range(1, 101))
+        answer = subprocess.run(
+            [sys.executable, "-c", _READ_ALL, str(recorder.path)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            check=True,
+            timeout=DEADLINE_S,
+        ).stdout
+        assert json.loads(answer) == [list(range(1, 101)), [100, 100, 0, 0, 0], True]
+    recorder.close()
+
+
+def test_a_stopped_reader_is_told_exactly_what_it_lost(tmp_path: Path) -> None:
+    """A lapped reader goes on with the oldest record still there; everything before counts as lost at once."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    with RingReader.open(recorder.path) as reader:
+        write(series, 1, 10)
+        check(reader.read(4))
+        write(series, 11, 1000)
+        assert reader.statistics() == RingStatistics(1010, 4, 1010 - 64 - 4, 0, 64)
+        records = reader.read()
+        check(records)
+        assert records["sequence"].tolist() == list(range(1010 - 63, 1011))
+        assert reader.statistics() == RingStatistics(1010, 68, 1010 - 68, 0, 0)
+    recorder.close()
+
+
+def test_limits_are_kept_across_the_end_of_the_ring(tmp_path: Path) -> None:
+    """Reads of any limit give that many records, in order, also where the ring wraps."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    with RingReader.open(recorder.path) as reader:
+        written = delivered = 0
+        for limit in (1, 7, 63, 64, 20, 50, 64):
+            write(series, written + 1, limit)
+            written += limit
+            assert len(reader.read(limit - 1)) == limit - 1
+            assert len(reader.read(limit)) == 1
+            delivered += limit
+            assert reader.statistics() == RingStatistics(written, delivered, 0, 0, 0)
+        assert len(reader.read()) == 0
+    recorder.close()
+
+
+def test_a_reader_sees_a_writer_come_to_life_and_die(tmp_path: Path) -> None:
+    """Alive follows the writer's lock alone: true while it runs, false from its death on, for every reader."""
+    with Writers() as writers:
+        pid, path = writers.start(Order(str(tmp_path), count=3))
+        with RingReader.open(path) as one, RingReader.open(path) as two:
+            until(lambda: one.statistics().written == 3)
+            assert one.alive()
+            assert two.alive()
+            writers.kill(pid)
+            assert not one.alive()
+            assert not two.alive()
+            assert not one.closed()

@@ -1,0 +1,222 @@
+"""The tail: rings are found, drained in the order of their time, told as ended, and let go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from ring_writer import Order, Writers, check, identity, series_info, until, write
+
+from swtrace.trace.clocks import ClockAnchor, boot_id
+from swtrace.trace.liveness import dead_ranks
+from swtrace.trace.machine import MachineNoise
+from swtrace.trace.recorder import Recorder
+from swtrace.trace.tail import SLICE, Tail
+
+
+def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:
+    """Joined when a ring appears, ended when its writer is gone and all is read, gone when its file is: once each."""
+    tail = Tail(tmp_path / "rings", rescan_s=0)
+    assert tail.poll() == ((), (), (), (), False)
+    recorder = Recorder.create(tmp_path / "rings", identity(), records=64)
+    series = recorder.add_series(series_info())
+    write(series, 1, 5)
+
+    poll = tail.poll()
+    assert [reader.path for reader in poll.joined] == [recorder.path]
+    assert (poll.batches, poll.ended, poll.gone, poll.more) == ((), (), (), True)
+    (reader,) = poll.joined
+
+    poll = tail.poll()
+    assert [len(records) for _, records in poll.batches] == [5]
+    assert poll._replace(batches=()) == ((), (), (), (), False)
+
+    write(series, 6, 3)
+    recorder.close()
+    poll = tail.poll()
+    assert (poll.joined, poll.ended, poll.gone) == ((), (reader,), ())
+    check(poll.batches[0][1])
+    assert tail.poll() == ((), (), (), (), False)
+    assert list(tail.readers) == [reader]
+    assert reader.closed()
+
+    recorder.path.unlink()
+    assert tail.poll().gone == (reader,)
+    assert len(tail.readers) == 0
+    assert tail.poll() == ((), (), (), (), False)
+    tail.close()
+
+
+def test_a_killed_writer_ends_after_its_last_record(tmp_path: Path) -> None:
+    """A ring is told as ended no earlier than its last committed record, also where one poll does not take them all."""
+    with Writers() as writers:
+        pid, path = writers.start(Order(str(tmp_path), records=4096, count=3000))
+        tail = Tail(tmp_path, rescan_s=0)
+        (reader,) = tail.poll(1).joined
+        until(lambda: reader.statistics().written == 3000)
+        writers.kill(pid)
+        poll = tail.poll(100)
+        assert poll.more
+        assert not poll.ended
+        while not poll.ended:
+            poll = tail.poll(100)
+        assert reader.statistics() == (3000, 3000, 0, 0, 0)
+        assert path.exists()
+        tail.close()
+
+
+def test_a_ring_removed_while_it_is_written_is_read_to_its_end(tmp_path: Path) -> None:
+    """Removing a living rank's file does not hide its records: it is read until it ends, and then gone."""
+    tail = Tail(tmp_path, rescan_s=0)
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    tail.poll()
+    recorder.path.unlink()
+    write(series, 1, 5)
+    poll = tail.poll()
+    assert [len(records) for _, records in poll.batches] == [5]
+    assert not poll.gone
+    recorder.close()
+    poll = tail.poll()
+    assert len(poll.ended) == len(poll.gone) == 1
+    tail.close()
+
+
+def test_ranks_are_read_in_the_order_of_time_while_catching_up(tmp_path: Path) -> None:
+    """With much to catch up, no rank of a run gets further ahead of one that is behind it than a slice of records."""
+    firsts = (1, 4000, 9000)
+    recorders = [Recorder.create(tmp_path, identity(rank), records=1 << 14) for rank in range(3)]
+    for recorder, first in zip(recorders, firsts, strict=True):
+        series = recorder.add_series(series_info())
+        for n in range(first, 12_000):
+            series.transfer(n, n, n, n, n // 61, n, n % 61, 0, 0, 0, 1, 0)
+    tail = Tail(tmp_path, rescan_s=0)
+    following = list(firsts)
+    while min(following) < 12_000:
+        for reader, records in tail.poll(2000).batches:
+            rank = reader.identity.rank
+            assert records["wait_end_ns"][0] == following[rank] == min(following)
+            assert len(records) <= SLICE
+            following[rank] += len(records)
+    assert following == [12_000] * 3
+    tail.close()
+    for recorder in recorders:
+        recorder.close()
+
+
+def test_only_the_run_asked_for_is_followed(tmp_path: Path) -> None:
+    """With a run id, rings of other runs are neither joined nor told as problems."""
+    mine = Recorder.create(tmp_path, identity(0, "mine"), records=64)
+    other = Recorder.create(tmp_path, identity(0, "other"), records=64)
+    tail = Tail(tmp_path, run_id="mine", rescan_s=0)
+    assert [reader.path for reader in tail.poll().joined] == [mine.path]
+    assert tail.poll().joined == ()
+    assert tail.problems == {}
+    tail.close()
+    mine.close()
+    other.close()
+
+
+def test_unreadable_files_are_told_and_tried_again_when_they_change(tmp_path: Path) -> None:
+    """A file that is no ring is shown with its reason, forgotten when it goes, and read once it is mended."""
+    recorder = Recorder.create(tmp_path / "other", identity(), records=64)
+    bad = tmp_path / "ring-bad-0-00.swt"
+    bad.write_bytes(b"nonsense")
+    tail = Tail(tmp_path, rescan_s=0)
+    assert tail.poll().joined == ()
+    assert "too short" in tail.problems[bad]
+    bad.write_bytes(recorder.path.read_bytes())
+    assert [reader.path for reader in tail.poll().joined] == [bad]
+    assert tail.problems == {}
+    gone = tmp_path / "ring-bad-1-00.swt"
+    gone.write_bytes(b"")
+    tail.poll()
+    assert gone in tail.problems
+    gone.unlink()
+    tail.poll()
+    assert tail.problems == {}
+    tail.close()
+    recorder.close()
+
+
+def test_files_are_looked_for_only_so_often(tmp_path: Path) -> None:
+    """Between two looks at the folder a poll only reads: a new ring waits for the next look."""
+    tail = Tail(tmp_path, rescan_s=3600)
+    tail.poll()
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    assert tail.poll().joined == ()
+    tail._rescan_at_s = 0
+    assert len(tail.poll().joined) == 1
+    tail.close()
+    recorder.close()
+
+
+def test_the_dead_ranks_of_a_run_are_named(tmp_path: Path) -> None:
+    """Dead is who lost its lock without closing: not the living, not who ended in order, not who came back."""
+    with Writers() as writers:
+        pids = {}
+        for rank in (1, 2, 4):
+            pids[rank], _ = writers.start(Order(str(tmp_path), rank=rank, count=1))
+        orderly = Recorder.create(tmp_path, identity(3), records=64)
+        orderly.close()
+        assert dead_ranks(tmp_path, "run") == ()
+        for pid in pids.values():
+            writers.kill(pid)
+        again = Recorder.create(tmp_path, identity(4), records=64)
+        assert [dead.rank for dead in dead_ranks(tmp_path, "run")] == [1, 2]
+        assert dead_ranks(tmp_path, "other") == ()
+        assert dead_ranks(tmp_path / "nowhere", "run") == ()
+        again.close()
+
+
+def test_the_machine_s_noise_is_counted_from_the_first_sample() -> None:
+    """Samples are what was added since the last one, from zero; after close they are zero."""
+    noise = MachineNoise()
+    assert noise.sample() == (0, 0)
+    samples = [noise.sample() for _ in range(50)]
+    assert all(delay >= 0 and steal >= 0 for delay, steal in samples)
+    noise.close()
+    assert noise.sample() == (0, 0)
+
+
+def test_the_machine_s_noise_is_zero_where_the_kernel_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without /proc files samples are zero and nothing is raised."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        noise = MachineNoise()
+        assert noise.sample() == (0, 0)
+        assert noise.sample() == (0, 0)
+
+
+def test_run_delay_and_steal_are_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run delay is the second number of schedstat, steal the eighth of the first line of stat; both since last time."""
+    lines = {"/proc/thread-self/schedstat": b"5 7000 1\n", "/proc/stat": b"cpu  1 2 3 4 5 6 7 100 9 10\ncpu0 1\n"}
+    descriptors = {1000: "/proc/thread-self/schedstat", 1001: "/proc/stat"}
+    monkeypatch.setattr(os, "open", lambda path, _flags: next(fd for fd, name in descriptors.items() if name == path))
+    monkeypatch.setattr(os, "pread", lambda fd, _length, _offset: lines[descriptors[fd]])
+    noise = MachineNoise()
+    assert noise.sample() == (0, 0)
+    lines["/proc/thread-self/schedstat"] = b"6 9500 1\n"
+    lines["/proc/stat"] = b"cpu  1 2 3 4 5 6 7 103 9 10\n"
+    assert noise.sample() == (2, 0)
+    noise._next_steal_ns = 0
+    lines["/proc/thread-self/schedstat"] = b"6 10000 1\n"
+    assert noise.sample() == (1, 3 * 1_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
+def test_an_anchor_ties_both_clocks() -> None:
+    """An anchor moves an instant of one clock to the other by the difference of its pair."""
+    anchor = ClockAnchor(1000, 5_000_000)
+    assert anchor.to_realtime(1500) == 5_000_500
+    taken = ClockAnchor.take()
+    assert taken.to_realtime(taken.monotonic_ns) == taken.realtime_ns
+
+
+def test_a_boot_has_a_name() -> None:
+    """Processes of one boot agree on its id, which is not empty."""
+    assert boot_id() == boot_id() != ""
