@@ -164,7 +164,9 @@ class Totals:
 
     waits: dict[Outcome, int]
     unwaited: int
-    """Broadcasts that no linear waited for."""
+    """Broadcasts that no linear waited for: their forward was aborted, or bypassed the linear."""
+    open: int
+    """Broadcasts under way as the run ended: its last k."""
     sent: int
     """Broadcasts whose source this rank was."""
     received: int

@@ -277,6 +277,7 @@ class Ledger:
         self._finish(series, block)
 
     def _finish(self, series: _Series, block: Block) -> None:
+        block = _without_open_tail(block)
         if not len(block):
             return
         derived = derive(
@@ -341,6 +342,13 @@ class Ledger:
             straggler=series.recent.straggler(series.ranks),
             pending_steps=len(series.pending),
         )
+
+
+def _without_open_tail(block: Block) -> Block:
+    """Drop the step that never came: a run ends with its first k broadcasts under way."""
+    is_open = ~block.present | ((block.flags & TransferFlag.OPEN) != 0)
+    never_came = ~block.ended.any(axis=1) & is_open.all(axis=(1, 2))
+    return block.take(np.flatnonzero(~never_came)) if never_came.any() else block
 
 
 def _note_last_step(series: _Series, member: _Member, group_rank: int, block: Block, derived: Derived) -> None:

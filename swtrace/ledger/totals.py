@@ -59,7 +59,7 @@ class TotalsCounter:
         self._layer_bytes, self._epsilon_ns = layer_bytes, epsilon_ns
         self._waits = dict.fromkeys(Outcome, 0)
         self._cause_ns = dict.fromkeys(Cause, 0)
-        self._unwaited = self._sent = self._received = self._upper_bounds = self._stall_ns = 0
+        self._unwaited = self._open = self._sent = self._received = self._upper_bounds = self._stall_ns = 0
         self._steps = self._aborted = self._unwaited_steps = 0
         self._stall = _Histogram(DURATION_BOUNDS_NS)
         self._slack = _Histogram(DURATION_BOUNDS_NS)
@@ -83,7 +83,8 @@ class TotalsCounter:
         self._waits[Outcome.STALLED] += len(stall) - on_time
         self._waits[Outcome.PREFILLED] += int((waited & prefilled).sum())
         self._waits[Outcome.OWN] += int((waited & own & ~prefilled).sum())
-        self._unwaited += int(unwaited.sum())
+        self._unwaited += int((unwaited & ~is_open).sum())
+        self._open += int((unwaited & is_open).sum())
         self._upper_bounds += int((receiver & (observed(records) == Observed.UPPER_BOUND)).sum())
         self._stall_ns += int(stall.sum())
         self._stall.add(stall)
@@ -116,6 +117,7 @@ class TotalsCounter:
         return Totals(
             waits=dict(self._waits),
             unwaited=self._unwaited,
+            open=self._open,
             sent=self._sent,
             received=self._received,
             bytes=(self._sent + self._received) * self._layer_bytes,

@@ -14,6 +14,7 @@ from ledger import feeding
 from ledger.schedules import Schedule, key, simulate, step_record, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CriticalPath, StepFacts
+from swtrace.trace.schema import TransferFlag
 
 
 def make(steps: int = 12, seed: int = 1, ranks: int = 3) -> Schedule:
@@ -210,6 +211,28 @@ def test_a_step_jump_costs_no_time() -> None:
     ledger.add(key(0), transfer_record(step=4_000_000_000, position=0, wait_begin_ns=5))
     ledger.flush()
     assert [facts.step for facts in ledger.take_steps()] == [0, 4_000_000_000]
+
+
+def test_broadcasts_under_way_at_the_end_are_open_not_missing() -> None:
+    """The broadcasts for a step that never came make no step, and nothing of it is missing."""
+    schedule = make(steps=3, ranks=2)
+    ledger = feeding.ledger(schedule)
+    for rank in range(2):
+        tail = [
+            transfer_record(
+                step=3, position=p, issued_ns=9, operation=21 + p, flags=TransferFlag.OPEN | TransferFlag.UNWAITED
+            )
+            for p in range(2)
+        ]
+        ledger.add(key(rank), np.concatenate((schedule.records[rank], *tail)))
+    ledger.flush()
+    assert [facts.step for facts in ledger.take_steps()] == [0, 1, 2]
+    facts = ledger.facts()
+    assert facts.series[0].steps == 3
+    for rank in range(2):
+        assert facts.ranks[rank].oddities.missing == 0
+        assert facts.series[0].ranks[rank].totals.open == 2
+        assert facts.series[0].ranks[rank].totals.unwaited == 0
 
 
 def test_forgetting_the_last_rank_drops_the_series() -> None:
