@@ -81,21 +81,13 @@ class Settings:
             changes[setting.field] = setting.read(value, f"additional_config[{CONFIG_KEY!r}][{key!r}]")
         return replace(self, **changes)
 
-    def to_config(self) -> dict[str, Any]:
-        """Return what must reach every worker, as JSON values; ``Settings().overlay`` reads it back.
+    def shape(self) -> dict[str, Any]:
+        """Return the settings that shape the model, as JSON values; ``Settings().overlay`` reads them back.
 
-        The result enters vLLM's compile cache key: what shapes the model is always in it, the rest only where it
-        differs from its default, and ``run_id`` never, because it would make every run compile anew.
+        They belong into vLLM's compile cache key. The others (where rings lie, the run's id) would only make
+        every run compile anew.
         """
-        default = Settings()
-        config: dict[str, Any] = {}
-        for setting in _SETTINGS:
-            value = getattr(self, setting.field)
-            if setting.field in _ALWAYS_IN_CONFIG or (
-                setting.field not in _NEVER_IN_CONFIG and value != getattr(default, setting.field)
-            ):
-                config[setting.key] = setting.write(value)
-        return config
+        return {setting.key: setting.write(getattr(self, setting.field)) for setting in _SETTINGS if setting.shapes}
 
 
 def _read_flag(value: object) -> bool:
@@ -187,6 +179,8 @@ class _Setting:
     parse: Callable[[object], Any]
     allowed: str
     write: Callable[[Any], Any] = _as_is
+    shapes: bool = False
+    """Whether a model is built or compiled differently under another value."""
 
     def read(self, value: object, name: str) -> Any:
         try:
@@ -197,7 +191,7 @@ class _Setting:
 
 
 _SETTINGS = (
-    _Setting("enabled", "enabled", "SWTRACE", _read_flag, "1 or 0"),
+    _Setting("enabled", "enabled", "SWTRACE", _read_flag, "1 or 0", shapes=True),
     _Setting(
         "series",
         "series",
@@ -205,13 +199,19 @@ _SETTINGS = (
         _read_paths,
         "a comma list of different linear paths inside a decoder layer, e.g. self_attn.o_proj",
         write=list,
+        shapes=True,
     ),
     _Setting(
-        "prefetch_step", "prefetch_step", "SWTRACE_PREFETCH_STEP", _whole_number(0, 4094), "a whole number from 0"
+        "prefetch_step",
+        "prefetch_step",
+        "SWTRACE_PREFETCH_STEP",
+        _whole_number(0, 4094),
+        "a whole number from 0",
+        shapes=True,
     ),
-    _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), " or ".join(GROUPS)),
-    _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), " or ".join(WINDOWS)),
-    _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder", write=str),
+    _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), " or ".join(GROUPS), shapes=True),
+    _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), " or ".join(WINDOWS), shapes=True),
+    _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder"),
     _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, "1 or 0"),
     _Setting(
         "run_id",
@@ -233,6 +233,3 @@ _SETTINGS = (
 _BY_KEY = {setting.key: setting for setting in _SETTINGS}
 VARIABLES = {setting.field: setting.variable for setting in _SETTINGS}
 """The environment variable of each field, for messages that name the setting which mends something."""
-
-_ALWAYS_IN_CONFIG = frozenset({"enabled", "series", "prefetch_step", "group", "windows"})
-_NEVER_IN_CONFIG = frozenset({"run_id"})

@@ -63,21 +63,27 @@ def test_overlay_wins_over_the_environment() -> None:
     assert settings == replace(SETTINGS, prefetch_step=2, series=("mlp.gate_up_proj",))
 
 
-def test_config_round_trip() -> None:
-    """What is written into vLLM's config survives JSON and restores everything but the run id."""
-    config = json.loads(json.dumps(SETTINGS.to_config()))
-    assert Settings().overlay(config) == replace(SETTINGS, run_id="")
+def test_shape_round_trip() -> None:
+    """What is written into vLLM's config survives JSON, and restores all that shapes the model."""
+    shape = json.loads(json.dumps(SETTINGS.shape()))
+    assert Settings().overlay(shape).shape() == SETTINGS.shape()
 
 
-def test_config_states_what_shapes_the_model() -> None:
-    """Even untouched defaults are in the config, so that changing a default changes the cache key."""
-    assert Settings().to_config() == {
+def test_shape_is_always_stated_in_full() -> None:
+    """Even untouched defaults are in the shape, so that a release that changes one changes the cache key."""
+    assert Settings().shape() == {
         "enabled": False,
         "series": ["self_attn.o_proj"],
         "prefetch_step": 1,
         "group": "auto",
         "windows": "auto",
     }
+
+
+def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
+    """A run id or a folder of rings must not make a model compile anew."""
+    recording = {"directory": SETTINGS.directory, "run_id": "x", "ring_records": 1024, "strict": True}
+    assert replace(Settings(), **recording).shape() == Settings().shape()
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,15 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for_any
-from typing import TYPE_CHECKING, Any, cast
+from multiprocessing.forkserver import ensure_running
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from swtrace.errors import SwtraceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkServerProcess
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
     from pathlib import Path
 
     import torch
@@ -40,6 +41,8 @@ CPU_ENVIRONMENT = {
 """What small CPU ranks beside each other need; the environment's own values win."""
 
 PRELOAD = ("torch.distributed", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "vllm.model_executor.models.llama")
+
+_Result = TypeVar("_Result")
 
 _GRACE_S = 5.0
 """How long the other ranks may take to fail by themselves once one has ended badly."""
@@ -143,36 +146,49 @@ def run_ranks(
 ) -> tuple[RankResult, ...]:
     """Run ``workload`` on ``ranks`` ranks of one torch world and return their results by rank.
 
-    ``environment`` is put over the fork server's own in each rank; every other ``SWTRACE`` variable is removed
-    there. ``folder`` takes the rendezvous file and, appended, the ranks' output (``rank-0.log``, ...).
+    As :func:`fork_ranks`, whose errors it raises.
+    """
+    rendezvous = folder / f"rendezvous-{time.monotonic_ns()}"
+    return fork_ranks(
+        _generate, (workload, rendezvous), folder, ranks=ranks, environment=environment, timeout_s=timeout_s
+    )
+
+
+def fork_ranks(
+    function: Callable[..., _Result],
+    arguments: tuple[Any, ...],
+    folder: Path,
+    *,
+    ranks: int = 1,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 240.0,
+) -> tuple[_Result, ...]:
+    """Return ``function(*arguments)`` of ``ranks`` processes that have vLLM imported, by rank.
+
+    Each finds itself in ``RANK`` and ``WORLD_SIZE``. ``environment`` is put over the fork server's own; every
+    other ``SWTRACE`` variable is removed. The processes append their output to ``folder`` (``rank-0.log``, ...).
 
     Raises:
         RankFailedError: a rank failed, died, or was not done in time. No rank is left running.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOAD))
-    rendezvous = folder / f"rendezvous-{time.monotonic_ns()}"
+    context = start_fork_server()
     processes: list[ForkServerProcess] = []
     pipes: dict[Connection, int] = {}
-    saved = {name: os.environ.get(name) for name in CPU_ENVIRONMENT}
     try:
-        for name, value in CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # the fork server takes its environment from here, once
         for rank in range(ranks):
             ours, theirs = context.Pipe(duplex=False)
+            # What torchrun would set; a rendezvous by file needs no port that somebody else could take.
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             process = context.Process(
                 target=_rank,
-                args=(workload, rank, ranks, rendezvous, dict(environment or {}), folder / f"rank-{rank}.log", theirs),
+                args=(function, arguments, {**(environment or {}), **place}, folder / f"rank-{rank}.log", theirs),
             )
             process.start()
             theirs.close()
             processes.append(process)
             pipes[ours] = rank
-        return _collect(pipes, ranks, time.monotonic() + timeout_s)
+        results = _collect(pipes, ranks, time.monotonic() + timeout_s)
     finally:
-        for name, before in saved.items():
-            if before is None:
-                os.environ.pop(name, None)
         for process in processes:
             process.join(_GRACE_S)
             if process.exitcode is None:
@@ -180,20 +196,37 @@ def run_ranks(
                 process.join()
         for pipe in pipes:
             pipe.close()
+    return tuple(results[rank] for rank in range(ranks))
 
 
-def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> tuple[RankResult, ...]:
-    results: dict[int, RankResult] = {}
+def start_fork_server() -> ForkServerContext:
+    """Start the process that imports vLLM, unless it runs; the import goes on in the background."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    saved = dict(os.environ)
+    try:
+        for name, value in CPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # the fork server takes its environment from here, once
+        ensure_running()
+    finally:
+        for name in CPU_ENVIRONMENT.keys() - saved.keys():
+            del os.environ[name]
+    return context
+
+
+def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> dict[int, Any]:
+    results: dict[int, Any] = {}
     problems: dict[int, str] = {}
     waiting = dict(pipes)
     while waiting and (left := deadline - time.monotonic()) > 0:
-        for pipe in wait_for_any(list(waiting), timeout=left):
-            rank = waiting.pop(cast("Connection", pipe))
+        for ready in wait_for_any(list(waiting), timeout=left):
+            pipe = cast("Connection", ready)
+            rank = waiting.pop(pipe)
             try:
-                answer: Any = cast("Connection", pipe).recv()
+                well, answer = pipe.recv()
             except EOFError:
-                answer = "died without a word"
-            if isinstance(answer, RankResult):
+                well, answer = False, "died without a word"
+            if well:
                 results[rank] = answer
             else:
                 problems[rank] = answer
@@ -202,14 +235,12 @@ def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> tuple
         for rank in set(waiting.values()):
             problems.setdefault(rank, "was not done in time")
         raise RankFailedError("\n".join(f"vLLM rank {rank}: {text}" for rank, text in sorted(problems.items())))
-    return tuple(results[rank] for rank in sorted(results))
+    return results
 
 
 def _rank(
-    workload: Workload,
-    rank: int,
-    ranks: int,
-    rendezvous: Path,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
     environment: dict[str, str],
     log: Path,
     pipe: Connection,
@@ -219,20 +250,20 @@ def _rank(
             os.dup2(output.fileno(), stream)
     for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
         del os.environ[name]
-    # What torchrun would set; the rendezvous is a file, so no port can be taken by somebody else.
-    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    os.environ.update(environment)
     try:
-        pipe.send(_generate(workload, rank, ranks, rendezvous))
+        pipe.send((True, function(*arguments)))
     except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)
-        pipe.send(traceback.format_exc())
+        pipe.send((False, traceback.format_exc()))
     finally:
         pipe.close()
 
 
-def _generate(workload: Workload, rank: int, ranks: int, rendezvous: Path) -> RankResult:
+def _generate(workload: Workload, rendezvous: Path) -> RankResult:
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
 
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     if workload.plain_linears:
         _keep_plain(workload.plain_linears)

@@ -1,0 +1,119 @@
+"""``swtrace demo-vllm``: real vLLM on this machine's CPU, without and with sharing, and what differs.
+
+Nothing of the tokens may. Both runs multiply with the same kernel: vLLM would pack the linear's
+weight for oneDNN where it is not shared, and rounding would then tell the runs apart.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swtrace.cli.console import data, narration, write_json
+from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.reader import Reader
+from swtrace.cli.summary_text import print_summary
+from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks, start_fork_server
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from swtrace.cli.summary import Summary
+
+SERIES = "self_attn.o_proj"
+
+
+def run(
+    *,
+    layers: int = 12,
+    hidden: int = 512,
+    tokens: int = 48,
+    prefetch_step: int = 1,
+    compiled: bool = False,
+    with_daemon: bool = True,
+    as_json: bool = False,
+) -> int:
+    """Generate tokens on two ranks of real vLLM, twice, and compare; return the exit status.
+
+    Raises:
+        CommandError: vLLM is not installed here.
+        RankFailedError: a rank of vLLM failed; the message carries its traceback.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise CommandError("demo-vllm needs vLLM beside swtrace: `make demo-vllm` makes an environment that has it")
+    console = narration()
+    run_id = f"demo-vllm-{secrets.token_hex(3)}"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-vllm-")))
+        rings = folder / "rings"
+        rings.mkdir(mode=0o700)
+        console.print("vLLM is being imported, which takes a while.")
+        start_fork_server()
+        model = TinyLlama(layers=layers, hidden=hidden)
+        model.save(folder / "model")
+        console.print(f"model: random Llama, {layers} layers of width {hidden}, bfloat16")
+        workload = Workload(folder / "model", tokens=tokens, eager=not compiled, plain_linears=(SERIES,))
+        console.print("1 of 2: two ranks without swtrace, each with all weights", highlight=False)
+        control = run_ranks(workload, folder)
+
+        reader = Reader(rings, run_id)
+        stack.callback(reader.stop)
+        daemon = DaemonProcess(rings) if with_daemon else None
+        if daemon is not None:
+            stack.callback(daemon.stop)
+        environment = {
+            "SWTRACE": "1",
+            "SWTRACE_DIR": str(rings),
+            "SWTRACE_PREFETCH_STEP": str(prefetch_step),
+            "SWTRACE_RUN_ID": run_id,
+            "SWTRACE_SERIES": SERIES,
+            "SWTRACE_STRICT": "1",
+        }
+        console.print(f"2 of 2: the same two ranks with SWTRACE=1, sharing {SERIES}", highlight=False)
+        shared = run_ranks(replace(workload, plain_linears=()), folder, environment=environment)
+        url = _url(daemon, console)
+        summary = reader.finish()
+    equal = all(one.tokens == control[0].tokens for one in (*control, *shared))
+    if as_json:
+        write_json(_document(shared, summary, equal=equal, url=url))
+    _tell(workload, shared, summary, narration() if as_json else data(), equal=equal)
+    return ExitCode.SUCCESS if equal else ExitCode.OUTPUT_DIFFERS
+
+
+def _url(daemon: DaemonProcess | None, console: Console) -> str | None:
+    if daemon is None:
+        return None
+    daemon.poll()
+    if daemon.url is not None:
+        console.print(f"daemon: served {daemon.url}/metrics while they ran", soft_wrap=True)
+    elif not daemon.alive:
+        console.print("The daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
+    return daemon.url
+
+
+def _document(shared: tuple[RankResult, ...], summary: Summary, *, equal: bool, url: str | None) -> dict[str, object]:
+    return {
+        "tokens": [list(tokens) for tokens in shared[0].tokens],
+        "tokens_equal": equal,
+        "daemon_url": url,
+        "summary": summary.to_json(),
+    }
+
+
+def _tell(
+    workload: Workload, shared: tuple[RankResult, ...], summary: Summary, console: Console, *, equal: bool
+) -> None:
+    for prompt, tokens in zip(workload.prompts, shared[0].tokens, strict=True):
+        console.print(f"{' '.join(map(str, prompt))} -> {' '.join(map(str, tokens))}", soft_wrap=True, style="dim")
+    count = sum(map(len, shared[0].tokens))
+    if equal:
+        console.print(f"{count} tokens on each rank: the same with and without SWTRACE=1.")
+    else:
+        console.print(f"[bold red]The {count} tokens differ from those without SWTRACE=1, or between the ranks.[/]")
+    print_summary(summary, console)

@@ -1,0 +1,129 @@
+"""What the plugin replaces in vLLM, and when: two functions, everything else follows from them.
+
+``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's
+compile cache tells a model with waits from one without. ``create_offloader`` runs in workers only,
+when a model runner is made and before the model is built; it answers with the series offloader.
+Whatever only a worker needs is imported and put in place there, so that front-end processes load
+nothing they would not load anyway.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+from swtrace.errors import RefusedError, SeamError
+from swtrace.settings import Settings
+from swtrace.vllm.configuration import settle, state_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("vllm.swtrace")
+
+RUNNERS = ("vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner")
+"""Modules that import ``create_offloader`` by name, and may have done so before the plugin was called."""
+
+_REPLACED = "_swtrace_original"
+"""Attribute of each of our replacements; makes :func:`install` idempotent."""
+
+
+def install() -> None:
+    """Replace the two functions, once per process."""
+    settings = Settings.from_environment()
+    try:
+        _replace_create_offloader()
+        _replace_create_engine_config()
+    except SeamError as problem:
+        if settings.strict:
+            raise
+        logger.warning("swtrace is off: %s", problem)
+
+
+def _replace_create_offloader() -> None:
+    try:
+        import vllm.model_executor.offloader as package
+        from vllm.model_executor.offloader import base
+    except ImportError as problem:
+        raise SeamError(_seam_message("the package vllm.model_executor.offloader")) from problem
+    for name in ("BaseOffloader", "NoopOffloader", "create_offloader", "set_offloader"):
+        if not hasattr(base, name):
+            raise SeamError(_seam_message(f"vllm.model_executor.offloader.base.{name}"))
+    if not hasattr(base.BaseOffloader, "wrap_modules"):
+        raise SeamError(_seam_message("BaseOffloader.wrap_modules"))
+    original = base.create_offloader
+    if hasattr(original, _REPLACED):
+        return
+
+    @functools.wraps(original)
+    def create_offloader(offload_config: Any) -> Any:
+        return _offloader(original(offload_config))
+
+    setattr(create_offloader, _REPLACED, original)
+    base.create_offloader = create_offloader
+    package.create_offloader = create_offloader
+    for name in RUNNERS:
+        runner: Any = sys.modules.get(name)
+        if runner is not None:
+            if not hasattr(runner, "create_offloader"):
+                raise SeamError(_seam_message(f"{name}.create_offloader"))
+            runner.create_offloader = create_offloader
+
+
+def _replace_create_engine_config() -> None:
+    # A process that has not imported the module makes no config. Should one import it later all the same,
+    # the worker still settles its own copy, before anything is compiled.
+    module = sys.modules.get("vllm.engine.arg_utils")
+    if module is None:
+        return
+    engine_args = getattr(module, "EngineArgs", None)
+    original: Callable[..., Any] | None = getattr(engine_args, "create_engine_config", None)
+    if engine_args is None or original is None:
+        raise SeamError(_seam_message("EngineArgs.create_engine_config"))
+    if hasattr(original, _REPLACED):
+        return
+
+    @functools.wraps(original)
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        vllm_config = original(self, *args, **kwargs)
+        settle(vllm_config)
+        return vllm_config
+
+    setattr(create_engine_config, _REPLACED, original)
+    engine_args.create_engine_config = create_engine_config
+
+
+def _offloader(chosen: Any) -> Any:
+    """Return the series offloader, or the one that vLLM chose where nothing can be shared."""
+    from vllm.config import get_current_vllm_config
+
+    vllm_config = get_current_vllm_config()
+    settings = settle(vllm_config)
+    if not settings.enabled:
+        return chosen
+    from swtrace.vllm.groups import Refused, refuse_engine
+    from swtrace.vllm.offloader import SeriesOffloader
+    from swtrace.vllm.steps import mark_steps
+
+    try:
+        refuse_engine(vllm_config, chosen)
+        mark_steps()
+    except Refused as refusal:
+        if settings.strict:
+            raise RefusedError(f"nothing is shared: {refusal}") from refusal
+        logger.warning("swtrace shares nothing: %s", refusal)
+        state_outcome(vllm_config, {})
+        return chosen
+    return SeriesOffloader(settings, vllm_config)
+
+
+def _seam_message(missing: str) -> str:
+    import vllm
+
+    version = getattr(vllm, "__version__", "of unknown version")
+    return (
+        f"vLLM {version} does not have {missing}, through which weights are shared; "
+        "swtrace knows vllm>=0.27.1,<0.34: install one of these, or unset SWTRACE"
+    )
