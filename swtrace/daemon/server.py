@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from starlette.applications import Starlette
+
     from swtrace.daemon.settings import DaemonSettings, Listen
 
 _log = logging.getLogger(__name__)
@@ -51,16 +53,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         spans = make_span_sink(settings.spans)
         watch = Watch(settings.directory, run_id=settings.run_id, ledger=Ledger(keep_untaken=UNTAKEN_STEPS))
         observer = Observer(watch, spans)
-        server = _Server(
-            uvicorn.Config(
-                make_app(observer),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=REQUESTS_END_S,
-            )
-        )
+        server = _Server(server_config(make_app(observer)))
         with _stopped_by_signals(server):
             observer.start()
             announce(url(listener))
@@ -69,6 +62,18 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
             observer.stop(DRAIN_END_S)
             spans.close(EXPORT_END_S)
             watch.close()
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """Return how the application is served: no access log, and an end that waits for nobody's next request."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=REQUESTS_END_S,
+    )
 
 
 def bind(listen: Listen) -> socket.socket:

@@ -1,0 +1,41 @@
+"""A daemon inside the test process: the real observer, application and HTTP server, in threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from swtrace.daemon.app import make_app
+from swtrace.daemon.export import NoSpans, SpanSink
+from swtrace.daemon.observer import Observer
+from swtrace.daemon.server import bind, server_config, url
+from swtrace.daemon.settings import Listen
+from swtrace.ledger import Ledger
+from swtrace.watch import Watch
+
+
+@contextmanager
+def serving(directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | None = None) -> Iterator[httpx.Client]:
+    """Serve a folder of rings on a free port; yield a client of it."""
+    watch = Watch(directory, ledger=Ledger(keep_untaken=1024), rescan_s=0)
+    observer = Observer(watch, spans or NoSpans(), down_shown_s=down_shown_s)
+    listener = bind(Listen("127.0.0.1", 0))
+    server = uvicorn.Server(server_config(make_app(observer)))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    base_url = url(listener)
+    observer.start()
+    thread.start()
+    try:
+        with httpx.Client(base_url=base_url, timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+        observer.stop(30)
+        watch.close()

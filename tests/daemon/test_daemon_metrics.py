@@ -1,0 +1,395 @@
+"""The exposition: exactly the documented names and labels, in both formats, and sums that hold."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from daemon.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
+from daemon.serving import serving
+from swtrace.trace.recorder import Recorder
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def parse_openmetrics(text: str) -> list[Metric]:
+    """Return the metric families of an OpenMetrics exposition."""
+    return list(read_openmetrics(text))  # type: ignore[no-untyped-call]
+
+
+NAMES = {
+    "swtrace_window_occupancy": ("gauge", {"rank", "series", "state"}),
+    "swtrace_stall_seconds": ("gauge", {"rank", "series"}),
+    "swtrace_wait_stall_seconds": ("histogram", {"rank", "series"}),
+    "swtrace_prefetch_slack_seconds": ("histogram", {"rank", "series"}),
+    "swtrace_broadcast_duration_seconds": ("histogram", {"rank", "series", "role"}),
+    "swtrace_broadcast_bytes_total": ("counter", {"rank", "series"}),
+    "swtrace_stall_cause_seconds_total": ("counter", {"rank", "series", "cause"}),
+    "swtrace_waits_total": ("counter", {"rank", "series", "outcome"}),
+    "swtrace_prefetch_efficiency_ratio": ("gauge", {"rank", "series"}),
+    "swtrace_steps_total": ("counter", {"rank", "series"}),
+    "swtrace_step_duration_seconds": ("histogram", {"rank", "series", "phase"}),
+    "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
+    "swtrace_series_bytes": ("gauge", {"rank", "series", "kind"}),
+    "swtrace_rank_up": ("gauge", {"rank"}),
+    "swtrace_rank_last_record_timestamp_seconds": ("gauge", {"rank"}),
+    "swtrace_ring_records_total": ("counter", {"rank"}),
+    "swtrace_ring_lost_records_total": ("counter", {"rank", "reason"}),
+    "swtrace_ring_pending_records": ("gauge", {"rank"}),
+    "swtrace_spans_exported_total": ("counter", set()),
+    "swtrace_spans_dropped_total": ("counter", {"reason"}),
+    "swtrace_build_info": ("gauge", {"version", "python_version"}),
+    "swtrace_series_info": (
+        "gauge",
+        {
+            "rank",
+            "series",
+            "run_id",
+            "host",
+            "model",
+            "swtrace_version",
+            "kind",
+            "transport",
+            "windows",
+            "clock",
+            "start_layer",
+            "num_layers",
+            "group_size",
+            "rank_in_group",
+        },
+    ),
+    "swtrace_series_refused_info": ("gauge", {"rank", "series", "reason"}),
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RecordedRun]:
+    """Two ranks that ran ten steps, and one that something was refused on."""
+    run = RecordedRun(tmp_path)
+    run.recorders[0].add_series(
+        series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)
+    )
+    run.write(10)
+    yield run
+    run.close()
+
+
+def scrape(client: httpx.Client) -> dict[str, Metric]:
+    """Return the metric families of a scrape in the text format, by the names that a query uses."""
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert_no_duplicates(response.text)
+    families = {}
+    for family in parse_text(response.text):
+        families[family.name + ("_total" if family.type == "counter" else "")] = family
+    return families
+
+
+def assert_no_duplicates(text: str) -> None:
+    """Fail if one exposition names a sample or a family twice."""
+    samples = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(samples)) == len(samples)
+    headers = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(set(headers)) == len(headers)
+
+
+def value(families: dict[str, Metric], name: str, **labels: str) -> float:
+    """Return the one sample that has at least these labels."""
+    family = next(family for known, family in families.items() if name.startswith(known))
+    (sample,) = (s for s in family.samples if s.name == name and labels.items() <= s.labels.items())
+    return float(sample.value)
+
+
+def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun) -> None:
+    """Every documented metric is there with exactly its type and labels, and no other metric is."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    assert set(families) == set(NAMES)
+    for name, (kind, labels) in NAMES.items():
+        assert families[name].type == kind, name
+        assert families[name].documentation, name
+        assert families[name].samples, name
+        for sample in families[name].samples:
+            assert set(sample.labels) - {"le"} == labels, sample
+
+
+def test_documentation_lists_every_metric_and_no_other() -> None:
+    """docs/metrics.md and the exposition name the same metrics."""
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(swtrace_\w+)", text, re.MULTILINE)) == set(NAMES)
+
+
+def test_openmetrics_when_asked(run: RecordedRun) -> None:
+    """A scraper that accepts OpenMetrics gets it, with the same samples as the text format."""
+    with serving(run.directory) as client:
+        text = client.get("/metrics")
+        openmetrics = client.get("/metrics", headers={"accept": OPENMETRICS})
+    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    samples = {
+        kind: {(s.name, *sorted(s.labels.items()), s.value) for family in families for s in family.samples}
+        for kind, families in (
+            ("text", list(parse_text(text.text))),
+            ("openmetrics", parse_openmetrics(openmetrics.text)),
+        )
+    }
+    assert samples["text"] == samples["openmetrics"]
+
+
+def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
+    """A scraper that accepts gzip gets it; one that does not, does not."""
+    with serving(run.directory) as client:
+        assert client.get("/metrics").headers["content-encoding"] == "gzip"
+        plain = client.get("/metrics", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+
+
+def test_promtool_accepts_the_exposition(run: RecordedRun) -> None:
+    """Prometheus' own linter finds nothing to say about the exposition."""
+    promtool = shutil.which("promtool")
+    assert promtool is not None, "promtool is missing: install Prometheus (Debian: apt-get install prometheus)"
+    with serving(run.directory) as client:
+        text = client.get("/metrics").content
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> None:
+    """Per rank there is one wait per layer and step, and one broadcast per layer and step but the prefilled ones."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for rank in ("0", "1"):
+        outcomes = {
+            sample.labels["outcome"]: sample.value
+            for sample in families["swtrace_waits_total"].samples
+            if sample.labels["rank"] == rank
+        }
+        assert sum(outcomes.values()) == 5 * 10
+        assert set(outcomes) == {"on_time", "stalled", "own", "prefilled"}
+        assert value(families, "swtrace_steps_total", rank=rank) == 10
+        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (5 * 10 - 1) * LAYER_BYTES
+        assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 10
+    assert value(families, "swtrace_waits_total", rank="1", outcome="stalled") == 10
+    assert value(families, "swtrace_waits_total", rank="0", outcome="stalled") == 0
+
+
+def test_causes_sum_to_the_stall(run: RecordedRun) -> None:
+    """The causes of a rank's stall sum to its stall, which is what its waits were held."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for rank, stall in (("0", 0.0), ("1", 10 * STALL_NS / 1e9)):
+        causes = [s.value for s in families["swtrace_stall_cause_seconds_total"].samples if s.labels["rank"] == rank]
+        assert len(causes) == 5
+        assert sum(causes) == pytest.approx(stall)
+        assert value(families, "swtrace_wait_stall_seconds_sum", rank=rank) == pytest.approx(stall)
+    assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
+
+
+def test_histograms_are_cumulative_and_in_seconds(run: RecordedRun) -> None:
+    """Buckets grow up to the count, which is the number of receivers' waits."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    family = families["swtrace_wait_stall_seconds"]
+    buckets = [s for s in family.samples if s.name.endswith("_bucket") and s.labels["rank"] == "1"]
+    bounds = [float(s.labels["le"]) for s in buckets]
+    counts = [s.value for s in buckets]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == float("inf")
+    assert counts == sorted(counts)
+    receivers = 3 * 10 - 1  # layers 0, 2, 4; the first step's layer 0 was prefilled
+    assert counts[-1] == value(families, "swtrace_wait_stall_seconds_count", rank="1") == receivers
+    below, above = (
+        max(count for bound, count in zip(bounds, counts, strict=True) if bound < STALL_NS / 1e9),
+        min(count for bound, count in zip(bounds, counts, strict=True) if bound >= STALL_NS / 1e9),
+    )
+    assert (below, above) == (receivers - 10, receivers)
+
+
+def test_occupancy_sums_to_the_windows(run: RecordedRun) -> None:
+    """The states of a rank's windows add up to its windows."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for rank in ("0", "1"):
+        states = {
+            s.labels["state"]: s.value for s in families["swtrace_window_occupancy"].samples if s.labels["rank"] == rank
+        }
+        assert states == {"free": 1, "inflight": 0, "ready": 0, "in_use": 1}
+
+
+def test_occupancy_follows_the_windows(tmp_path: Path) -> None:
+    """A window is in flight from its issue, ready from its completion, in use from the end of the wait."""
+    run = RecordedRun(tmp_path)
+    states = []
+    with serving(tmp_path) as client:
+        token = run.series[1].window_issued(0, 0, 2, run.base_ns)
+        states.append(occupied(client))
+        run.series[1].window_ready(0, token, run.base_ns + 1)
+        states.append(occupied(client))
+        run.series[1].window_in_use(0, token, run.base_ns + 2)
+        states.append(occupied(client))
+        run.series[1].window_freed(0)
+        states.append(occupied(client))
+    assert states == ["inflight", "ready", "in_use", "free"]
+    run.close()
+
+
+def occupied(client: httpx.Client) -> str:
+    """Return the state of rank 1's first window, by what is not free or, where all are, free."""
+    samples = scrape(client)["swtrace_window_occupancy"].samples
+    states = {s.labels["state"]: s.value for s in samples if s.labels["rank"] == "1"}
+    assert sum(states.values()) == 2
+    return next((state for state, windows in states.items() if windows and state != "free"), "free")
+
+
+def test_bytes_held_and_replicated(run: RecordedRun) -> None:
+    """What is held is told apart by owned layers and windows, beside what replication would hold."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    held = {kind: value(families, "swtrace_series_bytes", rank="0", kind=kind) for kind in ("owned", "windows")}
+    assert held == {"owned": 3 * LAYER_BYTES, "windows": 2 * LAYER_BYTES}
+    assert value(families, "swtrace_series_bytes", rank="0", kind="replicated") == 5 * LAYER_BYTES
+
+
+def test_effective_prefetch_step_equals_the_configured_one(run: RecordedRun) -> None:
+    """On a run that works, the prefetch step seen is the one configured."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for kind in ("configured", "effective"):
+        assert value(families, "swtrace_prefetch_step", rank="1", kind=kind) == 1
+
+
+def test_refusal_is_an_info_with_its_reason(run: RecordedRun) -> None:
+    """What was asked for and is not shared is told with the reason, and has no other metric."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    (sample,) = families["swtrace_series_refused_info"].samples
+    assert sample.labels == {"rank": "0", "series": "mlp.down_proj", "reason": "different shapes"}
+    others = [s for f in families.values() if f is not families["swtrace_series_refused_info"] for s in f.samples]
+    assert all(s.labels.get("series") != "mlp.down_proj" for s in others)
+
+
+def test_last_record_is_told_in_unix_time(run: RecordedRun) -> None:
+    """The last record's time is the end of the last step, by the ring's anchor."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+        anchor = client.get("/api/v1/ranks").json()["ranks"][0]["anchor"]
+    end = run.begin_ns(9) + run.step_ns + anchor["realtime_ns"] - anchor["monotonic_ns"]
+    assert value(families, "swtrace_rank_last_record_timestamp_seconds", rank="0") == pytest.approx(end / 1e9, abs=1e-5)
+
+
+def test_scrape_sees_everything_committed_before_it(tmp_path: Path) -> None:
+    """Records committed before a scrape are in it, and written = delivered + lost + pending at every one."""
+    run = RecordedRun(tmp_path)
+    with serving(tmp_path) as client:
+        for _ in range(5):
+            run.write(7)
+            families = scrape(client)
+            assert value(families, "swtrace_steps_total", rank="0") == run.steps
+            assert value(families, "swtrace_ring_records_total", rank="0") == run.written
+            assert value(families, "swtrace_ring_pending_records", rank="0") == 0
+    run.close()
+
+
+def test_lost_records_are_counted(tmp_path: Path) -> None:
+    """A daemon that comes when the ring has been overwritten tells how many records it will never see."""
+    run = RecordedRun(tmp_path, records=64)
+    run.write(100)
+    with serving(tmp_path) as client:
+        families = scrape(client)
+        ring = client.get("/api/v1/ranks").json()["ranks"][0]["ring"]
+    lost = sum(s.value for s in families["swtrace_ring_lost_records_total"].samples if s.labels["rank"] == "0")
+    written = value(families, "swtrace_ring_records_total", rank="0")
+    assert lost > 0
+    assert written == run.written
+    assert written == ring["delivered"] + lost + value(families, "swtrace_ring_pending_records", rank="0")
+    run.close()
+
+
+def test_rank_that_ended_is_down_and_then_gone(tmp_path: Path) -> None:
+    """A rank that ended stays in the exposition as down, with its totals, and disappears later."""
+    run = RecordedRun(tmp_path)
+    run.write(3)
+    with serving(tmp_path) as client:
+        assert value(scrape(client), "swtrace_rank_up", rank="0") == 1
+        run.close()
+        families = scrape(client)
+        assert value(families, "swtrace_rank_up", rank="0") == 0
+        assert value(families, "swtrace_steps_total", rank="0") == 3
+    with serving(tmp_path, down_shown_s=0) as client:
+        scrape(client)
+        families = scrape(client)
+        assert families["swtrace_rank_up"].samples == []
+        assert families["swtrace_steps_total"].samples == []
+        assert client.get("/api/v1/snapshot").json()["ranks"] == []
+
+
+def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
+    """Without a rank, every metric is announced, and those of the daemon itself have values."""
+    with serving(tmp_path / "not-there-yet") as client:
+        families = scrape(client)
+    assert set(families) == set(NAMES)
+    filled = {name for name, family in families.items() if family.samples}
+    assert filled == {"swtrace_build_info", "swtrace_spans_exported_total", "swtrace_spans_dropped_total"}
+
+
+def test_restarted_run_continues_its_series(tmp_path: Path) -> None:
+    """A run that follows one that ended takes over its labels: one exposition never holds both."""
+    first = RecordedRun(tmp_path, run_id="first")
+    first.write(3)
+    first.close()
+    second = RecordedRun(tmp_path, run_id="second")
+    second.write(1)
+    with serving(tmp_path) as client:
+        families = scrape(client)
+        assert value(families, "swtrace_rank_up", rank="0") == 1
+        assert value(families, "swtrace_steps_total", rank="0") == 1
+        assert len(client.get("/api/v1/ranks").json()["ranks"]) == 4
+    second.close()
+
+
+def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
+    """Of two runs that live at once the younger carries its id, until the end; the older keeps its plain labels."""
+    old = RecordedRun(tmp_path, run_id="old")
+    young = RecordedRun(tmp_path, run_id="young")
+    old.write(3)
+    young.write(1)
+    with serving(tmp_path) as client:
+        for _ in range(2):
+            samples = scrape(client)["swtrace_steps_total"].samples
+            steps = {(s.labels["rank"], s.labels.get("run_id")): s.value for s in samples}
+            assert steps == {("0", None): 3, ("1", None): 3, ("0", "young"): 1, ("1", "young"): 1}
+            old.close()
+            young.close()
+
+
+def test_one_name_for_two_series_of_a_rank_is_told_apart(tmp_path: Path) -> None:
+    """A rank that uses one name for two ranges of layers has both, by name and start layer."""
+    recorder = Recorder.create(tmp_path, identity("run-1", 0))
+    recorder.add_series(series_info(0))
+    recorder.add_series(series_info(0, start_layer=30))
+    with serving(tmp_path) as client:
+        samples = scrape(client)["swtrace_series_info"].samples
+    assert {s.labels["series"] for s in samples} == {"self_attn.o_proj@0", "self_attn.o_proj@30"}
+    recorder.close()
+
+
+def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
+    """Quotes and backslashes in names end up in label values as they were."""
+    odd = 'a"b\\c'
+    recorder = Recorder.create(tmp_path, identity("run-1", 0))
+    recorder.add_series(series_info(0, name=odd))
+    with serving(tmp_path) as client:
+        (sample,) = scrape(client)["swtrace_series_info"].samples
+        openmetrics = client.get("/metrics", headers={"accept": OPENMETRICS}).text
+    assert sample.labels["series"] == odd
+    assert any(s.labels.get("series") == odd for family in parse_openmetrics(openmetrics) for s in family.samples)
+    recorder.close()
