@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from swtrace.errors import SettingsError
 from swtrace.trace.header import writer_lives
 
 SUFFIX = ".swt"
@@ -30,14 +31,23 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per use
 
 
 def default_directory() -> Path:
-    """Return the folder of rings: ``SWTRACE_DIR``, else a folder of this user on the host's local tmpfs."""
+    """Return the folder of rings: ``SWTRACE_DIR``, else a folder of this user on the host's local tmpfs.
+
+    Raises:
+        SettingsError: somebody else has made a folder of that name; only ``SWTRACE_DIR`` may name a foreign one.
+    """
     configured = os.environ.get("SWTRACE_DIR")
     if configured:
         return Path(configured)
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and _is_memory(Path(runtime)) and os.access(runtime, os.W_OK):
         return Path(runtime) / "swtrace"
-    return _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
+    directory = _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
+    with suppress(FileNotFoundError):
+        owner = directory.lstat().st_uid
+        if owner != os.geteuid():
+            raise SettingsError(f"{directory} belongs to user {owner}: set SWTRACE_DIR to a folder of your own")
+    return directory
 
 
 def ring_name(run_id: str, rank: int) -> str:

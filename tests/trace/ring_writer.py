@@ -123,7 +123,7 @@ class Writers:
         """Kill a writer; return when it is gone."""
         os.kill(pid, signal.SIGKILL)
         self._alive.discard(pid)
-        until(lambda: not Path(f"/proc/{pid}").exists())
+        until(lambda: _is_gone(pid))
 
     def __enter__(self) -> Self:
         """Return the writers."""
@@ -140,6 +140,14 @@ class Writers:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._process.wait(DEADLINE_S)
+
+
+def _is_gone(pid: int) -> bool:
+    """Tell whether a process has ended; nobody may be there to reap one whose parent was killed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0] in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ring_writer import DEADLINE_S, Order, Writers, identity, series_info, write
 
-from swtrace.errors import RingCreateError, RingFullError, TraceError
+from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceError
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.directory import default_directory, remove_expired, ring_paths
@@ -336,6 +336,18 @@ def test_rings_live_where_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_
     assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
     assert default_directory() == Path("/dev/shm/swtrace")
+
+
+def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that another user made under this user's default name is an error that names the setting."""
+    monkeypatch.delenv("SWTRACE_DIR", raising=False)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("swtrace.trace.directory._SHARED_MEMORY", tmp_path)
+    mine = os.geteuid()
+    (tmp_path / f"swtrace-{mine + 1}").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    with pytest.raises(SettingsError, match="SWTRACE_DIR"):
+        default_directory()
 
 
 def test_the_default_ring_holds_fifteen_seconds() -> None:

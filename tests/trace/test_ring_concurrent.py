@@ -44,6 +44,44 @@ def test_no_torn_record_is_ever_delivered(capacity: int, checked: bool, tmp_path
             assert delivered > capacity
 
 
+@pytest.mark.parametrize("lap", [1, 40, 64, 200])
+def test_a_slot_overwritten_while_it_is_copied_is_not_delivered(
+    lap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever order a copy reads its words in, records overwritten meanwhile are lapped, and the others delivered."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    write(series, 1, 64)
+    copies = 0
+
+    def preadv(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        # GIVEN a copy that reads every sequence number first, and every other word after the writer went on
+        nonlocal copies
+        copies += 1
+        count = real(descriptor, buffers, offset)
+        if copies == 2:
+            write(series, 65, lap)
+            later = bytearray(len(buffers[0].cast("B")))
+            real(descriptor, [memoryview(later)], offset)
+            words, new = buffers[0].cast("B").cast("Q"), memoryview(later).cast("Q")
+            for word in range(len(words)):
+                if word % 8 != 7:
+                    words[word] = new[word]
+        return count
+
+    real = os.preadv
+    with RingReader.open(recorder.path) as reader:
+        monkeypatch.setattr(os, "preadv", preadv)
+        records = reader.read(63)
+        monkeypatch.undo()
+        check(records)
+        assert copies > 2
+        lost = min(lap, 63)
+        assert records["sequence"].tolist() == list(range(lost + 1, 64))
+        assert reader.statistics()[1:4] == (len(records), max(lost, lap), 0)
+    recorder.close()
+
+
 def test_readers_do_not_see_each_other(tmp_path: Path) -> None:
     """Two readers of one ring and a third in another process each get every record, whatever the others have read."""
     recorder = Recorder.create(tmp_path, identity(), records=128)
