@@ -33,15 +33,14 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per use
 def default_directory() -> Path:
     """Return the folder of rings: ``SWTRACE_DIR``, else a folder of this user on the host's local tmpfs.
 
+    Not ``XDG_RUNTIME_DIR``: that goes when its user logs out, while what was started under nohup runs on.
+
     Raises:
         SettingsError: somebody else has made a folder of that name; only ``SWTRACE_DIR`` may name a foreign one.
     """
     configured = os.environ.get("SWTRACE_DIR")
     if configured:
         return Path(configured)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and _is_memory(Path(runtime)) and os.access(runtime, os.W_OK):
-        return Path(runtime) / "swtrace"
     directory = _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
     with suppress(FileNotFoundError):
         owner = directory.lstat().st_uid
@@ -103,20 +102,3 @@ def _files(directory: Path, prefix: str) -> list[Path]:
             ]
     except OSError:
         return []
-
-
-def _is_memory(directory: Path) -> bool:
-    """Tell whether a folder lies on tmpfs: a ring on a disk would be written back for ever."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        target = os.path.realpath(directory, strict=True)
-    except OSError:
-        return False
-    best, kind = "", ""
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        point = left.split(" ")[4].replace("\\040", " ")
-        inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, right.split(" ")[0]
-    return kind in {"tmpfs", "ramfs"}

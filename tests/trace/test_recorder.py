@@ -329,19 +329,14 @@ def test_rings_live_where_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("SWTRACE_DIR", str(tmp_path))
     assert default_directory() == tmp_path
     monkeypatch.delenv("SWTRACE_DIR")
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
-    # A runtime folder that is not in memory would write rings to a disk for ever.
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc")
-    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
+    # This one would go when its user logs out.
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
-    assert default_directory() == Path("/dev/shm/swtrace")
+    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
 
 
 def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder that another user made under this user's default name is an error that names the setting."""
     monkeypatch.delenv("SWTRACE_DIR", raising=False)
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     monkeypatch.setattr("swtrace.trace.directory._SHARED_MEMORY", tmp_path)
     mine = os.geteuid()
     (tmp_path / f"swtrace-{mine + 1}").mkdir()
