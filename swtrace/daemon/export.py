@@ -56,18 +56,6 @@ class ExportStatistics:
     """Steps that were not to be exported. Not a drop."""
 
 
-class RankResource(Resource):
-    """A resource whose hash is computed once: the encoder asks for it for every single span."""
-
-    def __hash__(self) -> int:
-        """Return the hash that equal attributes give."""
-        known: int | None = getattr(self, "_swtrace_hash", None)
-        if known is None:
-            known = super().__hash__()
-            self._swtrace_hash = known
-        return known
-
-
 def rank_resource(identity: RankIdentity) -> Resource:
     """Return what a rank's spans say of the process that they came from.
 
@@ -82,8 +70,7 @@ def rank_resource(identity: RankIdentity) -> Resource:
             "process.pid": identity.pid,
         }
     )
-    resource = Resource.create().merge(known).merge(OTELResourceDetector().detect())
-    return RankResource(resource.attributes, resource.schema_url)
+    return Resource.create().merge(known).merge(OTELResourceDetector().detect())
 
 
 class SpanSink(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -280,7 +281,7 @@ def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
 
 def test_daemon_survives_hostile_rings(run: RecordedRun) -> None:
     """Rings damaged at random, before and while they are read, harm neither the daemon nor the sound ranks."""
-    seed = random.randrange(1 << 32)
+    seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
     chance = random.Random(seed)  # noqa: S311
     run.write(5)

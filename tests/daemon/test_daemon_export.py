@@ -199,13 +199,6 @@ def test_resource_names_the_rank_and_yields_to_the_environment(monkeypatch: pyte
     assert known["host.name"] == "other"
 
 
-def test_resources_of_one_rank_are_one() -> None:
-    """Two resources of one rank are equal and hash alike, so that its spans travel together."""
-    who = identity("run-1", 3)
-    assert rank_resource(who) == rank_resource(who)
-    assert hash(rank_resource(who)) == hash(rank_resource(who))
-
-
 def test_no_exporter_no_spans(steps: tuple[StepFacts, ...]) -> None:
     """Without a collector nothing is built, exported or dropped."""
     sink = make_span_sink(SpanSettings())
