@@ -6,12 +6,12 @@ environment (``SWTRACE=1``, ``SWTRACE_WINDOWS``), because the original's argumen
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
 from swtrace.series import recording
 from swtrace.series.series import Series
+from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,14 +48,15 @@ def register_layer_to_shared_weight_series(
     """
     series = _series.get(series_name)
     if series is None:
+        settings = Settings.from_environment()
         series = Series(
             series_name,
             group,
             start_layer,
             end_layer,
             prefetch_step=prefetch_step,
-            windows=os.environ.get("SWTRACE_WINDOWS", "auto") or "auto",
-            recorder=recording.process_recorder if recording.tracing_wanted() else None,
+            windows=settings.windows,
+            recorder=recording.process_recorder if settings.enabled else None,
         )
         _series[series_name] = series
     elif not series.described_by(group, start_layer, end_layer, prefetch_step):

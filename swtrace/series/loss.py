@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ def describe_loss(
     else:
         what = f"{where}, layer {layer.layer_idx}: did not come from rank {ranks[layer.source]}, its source"
     reason = str(error).strip().partition("\n")[0]
+    if re.search(r"time(d )?out", reason, re.IGNORECASE):
+        reason = f"{reason}; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     return f"{what}{_dead(ranks, recorder)}: {reason}"
 
 

@@ -13,14 +13,12 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swtrace import __version__
-from swtrace.errors import SettingsError
 from swtrace.series.agreement import RunIdProposal
+from swtrace.settings import Settings
 from swtrace.trace.identity import RankIdentity
-from swtrace.trace.schema import DEFAULT_RECORDS
 
 if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
@@ -41,16 +39,11 @@ def describe_model(model: str) -> None:
     _Process.model = model
 
 
-def tracing_wanted() -> bool:
-    """Whether the environment turns tracing on (``SWTRACE=1``)."""
-    return os.environ.get("SWTRACE", "0") not in ("", "0")
-
-
 def propose_run_id() -> RunIdProposal:
     """Return the run id that this process writes under, was told to use, or would make up."""
     if _Process.recorder is not None:
         return RunIdProposal(_Process.recorder.identity.run_id, fixed=True)
-    told = os.environ.get("SWTRACE_RUN_ID", "")
+    told = Settings.from_environment().run_id
     if told:
         return RunIdProposal(told, fixed=True)
     return RunIdProposal(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", fixed=False)
@@ -73,7 +66,13 @@ def process_recorder(run_id: str, rank: int) -> Recorder:
             model=_Process.model,
             version=__version__,
         )
-        _Process.recorder = Recorder.create(Path(default_directory()), identity, records=_ring_records())
+        settings = Settings.from_environment()
+        _Process.recorder = Recorder.create(
+            settings.directory or default_directory(),
+            identity,
+            records=settings.ring_records,
+            keep_s=settings.ring_keep_s,
+        )
         atexit.register(close)
     return _Process.recorder
 
@@ -83,13 +82,3 @@ def close() -> None:
     recorder, _Process.recorder = _Process.recorder, None
     if recorder is not None:
         recorder.close()
-
-
-def _ring_records() -> int:
-    text = os.environ.get("SWTRACE_RING_RECORDS", "")
-    if not text:
-        return DEFAULT_RECORDS
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(f"SWTRACE_RING_RECORDS={text!r} is not a number of records") from None

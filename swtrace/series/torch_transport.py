@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from torch import distributed as dist
 
 from swtrace.errors import RegistrationError
+from swtrace.settings import Settings
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:
@@ -57,13 +59,16 @@ class TorchTransport:
     clock = Clock.HOST
     now = staticmethod(time.monotonic_ns)
 
-    def __init__(self, group: Group, *, description: str = "swtrace", observe: bool = True) -> None:
+    def __init__(
+        self, group: Group, *, description: str = "swtrace", observe: bool = True, timeout_s: float | None = None
+    ) -> None:
         """Make the communicator; all ranks must make theirs in the same order.
 
         Args:
             group: its ranks. Where it can make a sibling of itself (vLLM), it does.
             description: names the communicator in torch's own diagnostics.
             observe: stamp when broadcasts complete. Costs a callback each.
+            timeout_s: after which a broadcast that does not arrive fails; by default ``SWTRACE_TIMEOUT``.
 
         Raises:
             RegistrationError: the group's backend cannot be timed by host clocks.
@@ -85,16 +90,18 @@ class TorchTransport:
         self._observe = observe
         roots = [dist.get_group_rank(self._communicator, rank) for rank in ranks]
         self._order = roots
-        self._options = [self._broadcast_options(root) for root in roots]
+        timeout = timedelta(seconds=timeout_s or Settings.from_environment().timeout_s)
+        self._options = [self._broadcast_options(root, timeout) for root in roots]
         self._small_messages = getattr(group, "cpu_group", None) or self._communicator
         self._small_order = [dist.get_group_rank(self._small_messages, rank) for rank in ranks]
 
     @staticmethod
-    def _broadcast_options(root: int) -> Any:
+    def _broadcast_options(root: int, timeout: timedelta) -> Any:
         options = dist.BroadcastOptions()
         options.rootRank = root
         options.rootTensor = 0
         options.asyncOp = True
+        options.timeout = timeout
         return options
 
     def gather(self, item: object) -> list[object]:

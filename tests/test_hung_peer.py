@@ -1,0 +1,42 @@
+"""A peer that lives and does nothing: the others do not wait for it for ever."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from ranks import run_ranks
+from torch import nn
+
+from swtrace.errors import PeerLostError
+from swtrace.series import RankGroup, Series
+
+
+def program(rank: int) -> str:
+    """Let rank 0 stop reaching; return what rank 1 is told."""
+    group = RankGroup.world()
+    series = Series("o_proj", group, 0, 4, prefetch_step=1)
+    for layer in range(4):
+        series.register(layer, nn.Linear(8, 8, bias=False, dtype=torch.float32))
+    series.post_process()
+    if rank == 0:
+        series.reach(0)
+        time.sleep(5)  # hangs, as seen from rank 1, for longer than it is willing to wait
+        return ""
+    for layer in (0, 1):
+        series.reach(layer)
+        series.wait(layer)
+    series.reach(2)
+    with pytest.raises(PeerLostError) as lost:
+        series.wait(2)
+    return str(lost.value)
+
+
+def test_a_rank_gives_a_hung_peer_up_after_the_timeout_set() -> None:
+    """SWTRACE_TIMEOUT bounds a wait, and the error names series, layer and source rank."""
+    _, told = run_ranks(2, program, environment={"SWTRACE_TIMEOUT": "1"})
+    assert "'o_proj'" in told
+    assert "layer 2" in told
+    assert "rank 0" in told
+    assert "SWTRACE_TIMEOUT" in told
