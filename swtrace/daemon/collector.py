@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
@@ -17,6 +18,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from swtrace import __version__
 from swtrace.daemon.labels import Labelling
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
     from swtrace.daemon.labels import LabelledRank, Labels
     from swtrace.daemon.snapshot import RankState, SeriesWindows, Snapshot
     from swtrace.ledger.facts import Distribution, SeriesRankFacts
@@ -49,14 +52,17 @@ class SnapshotCollector(Collector):
             families.add_daemon(snapshot)
             known = snapshot.rank_facts()
             series_facts = snapshot.series_rank_facts()
+            stragglers = snapshot.stragglers()
             for rank in self._labelling.assign(snapshot.ranks):
                 facts = known.get(rank.state.key)
                 families.add_rank(rank, facts.last_record_ns if facts else 0)
                 for entry, labels in rank.series():
                     families.add_series(rank.state, entry, labels)
-                    series = series_facts.get((rank.state.key, series_key(rank.state.key, entry.info)))
+                    key = rank.state.key, series_key(rank.state.key, entry.info)
+                    series = series_facts.get(key)
                     if series is not None:
-                        families.add_facts(series, labels)
+                        families.add_facts(series, labels, snapshot.exemplars.get(key, {}))
+                        families.add_straggler(series, labels, stragglers.get(key, 0.0))
         return families.all()
 
 
@@ -87,6 +93,10 @@ class _Families:
         self.efficiency = gauge(
             "swtrace_prefetch_efficiency_ratio",
             "1 - (stall without its skew) / transfer over the last 64 steps: 1 means that all transfer was hidden.",
+        )
+        self.straggler = gauge(
+            "swtrace_straggler_excess_ratio",
+            "Critical-path excess of the rank named as straggler, per step time; 0 for all others.",
         )
         self.steps = counter("swtrace_steps", "Finished forward passes.")
         self.step_duration = histogram("swtrace_step_duration_seconds", "Forward begin to forward end, by phase.")
@@ -160,12 +170,12 @@ class _Families:
         }
         _add(self.series, about | labels, 1)
 
-    def add_facts(self, facts: SeriesRankFacts, labels: Labels) -> None:
+    def add_facts(self, facts: SeriesRankFacts, labels: Labels, slowest: BucketExemplars) -> None:
         """Add what the ledger says."""
         totals = facts.totals
         if facts.last_step is not None:
             _add(self.stall, labels, facts.last_stall_ns / 1e9)
-        _add_histogram(self.wait_stall, labels, totals.stall)
+        _add_histogram(self.wait_stall, labels, totals.stall, slowest)
         _add_histogram(self.slack, labels, totals.slack)
         _add_histogram(self.broadcast, {**labels, "role": "source"}, totals.sent_duration)
         _add_histogram(self.broadcast, {**labels, "role": "receiver"}, totals.received_duration)
@@ -182,6 +192,11 @@ class _Families:
         if facts.effective_prefetch_step is not None:
             _add(self.prefetch_step, {**labels, "kind": "effective"}, facts.effective_prefetch_step)
 
+    def add_straggler(self, facts: SeriesRankFacts, labels: Labels, share: float) -> None:
+        """Add whether the rank holds the others up, where critical paths are known: not across hosts."""
+        if facts.recent.path_steps:
+            _add(self.straggler, labels, share)
+
 
 def _add(family: Metric, labels: Mapping[str, str], value: float) -> None:
     """Add one sample. Families are given label names by their samples: only some carry a run id."""
@@ -189,11 +204,23 @@ def _add(family: Metric, labels: Mapping[str, str], value: float) -> None:
     family.add_sample(family.name + suffix, dict(labels), value)
 
 
-def _add_histogram(family: Metric, labels: Mapping[str, str], distribution: Distribution) -> None:
+def _add_histogram(
+    family: Metric,
+    labels: Mapping[str, str],
+    distribution: Distribution,
+    exemplars: Mapping[int, WaitExemplar] = MappingProxyType({}),
+) -> None:
     cumulative = 0
     bounds = [repr(bound_ns / 1e9) for bound_ns in distribution.bounds_ns]
-    for bound, count in zip((*bounds, "+Inf"), distribution.counts, strict=True):
+    for bucket, (bound, count) in enumerate(zip((*bounds, "+Inf"), distribution.counts, strict=True)):
         cumulative += count
-        family.add_sample(family.name + "_bucket", {**labels, "le": bound}, cumulative)
+        exemplar = _exemplar(exemplars[bucket]) if bucket in exemplars else None
+        family.add_sample(family.name + "_bucket", {**labels, "le": bound}, cumulative, exemplar=exemplar)
     family.add_sample(family.name + "_count", dict(labels), cumulative)
     family.add_sample(family.name + "_sum", dict(labels), distribution.sum_ns / 1e9)
+
+
+def _exemplar(wait: WaitExemplar) -> Exemplar:
+    """Return a wait as OpenMetrics carries it; the text format has no place for it."""
+    labels = {"trace_id": wait.trace_id, "layer": str(wait.layer)}
+    return Exemplar(labels, wait.stall_ns / 1e9, wait.unix_ns / 1e9)

@@ -76,8 +76,8 @@ def rank_resource(identity: RankIdentity) -> Resource:
 class SpanSink(Protocol):
     """Where the observer hands finished steps."""
 
-    def offer(self, step: StepFacts, origins: Origins) -> None:
-        """Take a finished step. Never blocks, never raises."""
+    def offer(self, step: StepFacts, origins: Origins) -> bool:
+        """Take a finished step; tell whether its spans will be exported. Never blocks, never raises."""
         ...
 
     def statistics(self) -> ExportStatistics:
@@ -92,8 +92,9 @@ class SpanSink(Protocol):
 class NoSpans:
     """The sink of a daemon that was told of no collector."""
 
-    def offer(self, step: StepFacts, origins: Origins) -> None:
+    def offer(self, step: StepFacts, origins: Origins) -> bool:  # noqa: ARG002 (the protocol's)
         """Ignore the step."""
+        return False
 
     def statistics(self) -> ExportStatistics:
         """Return zeros."""
@@ -139,22 +140,24 @@ class SpanExport:
         self._thread = threading.Thread(target=self._run, name="swtrace-spans", daemon=True)
         self._thread.start()
 
-    def offer(self, step: StepFacts, origins: Origins) -> None:
-        """Queue the spans of a step if it is sampled and there is room for all of them."""
+    def offer(self, step: StepFacts, origins: Origins) -> bool:
+        """Queue the spans of a step if it is sampled and there is room for all of them; tell whether they are."""
         if not self._sampling.keeps(step):
             with self._changed:
                 self._unsampled_steps += 1
-            return
+            return False
         entry = _Entry(step, origins, span_count(step))
         with self._changed:
             if self._closing:
                 self._dropped[DropReason.SHUTDOWN] += entry.spans
-            elif self._queued + entry.spans > self._max_queue:
+                return False
+            if self._queued + entry.spans > self._max_queue:
                 self._dropped[DropReason.QUEUE_FULL] += entry.spans
-            else:
-                self._queue.append(entry)
-                self._queued += entry.spans
-                self._changed.notify()
+                return False
+            self._queue.append(entry)
+            self._queued += entry.spans
+            self._changed.notify()
+        return True
 
     def statistics(self) -> ExportStatistics:
         """Return what became of the spans so far."""

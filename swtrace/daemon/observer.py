@@ -16,6 +16,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from swtrace.daemon.exemplars import SlowestWaits
 from swtrace.daemon.export import rank_resource
 from swtrace.daemon.snapshot import NumberedStep, RankState, SeriesWindows, Snapshot
 from swtrace.daemon.spans import SpanOrigin
@@ -55,6 +56,7 @@ class Observer:
         self._down_since: dict[Path, int] = {}
         self._resources: dict[RankIdentity, Resource] = {}
         self._steps: dict[SeriesKey, deque[NumberedStep]] = {}
+        self._slowest = SlowestWaits()
         self._cursor = 0
         self._changed = threading.Condition()
         self._asked = 0
@@ -69,12 +71,13 @@ class Observer:
         """Begin to drain."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Drain once more, finish every pending step, hand its spans on, and end the thread."""
+    def stop(self, timeout_s: float) -> bool:
+        """Drain once more, finish every pending step, hand its spans on, and end the thread; False: not in time."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def snapshot(self, timeout_s: float = 2.0) -> Snapshot | None:
         """Return a snapshot taken after this call; the newest one there is if that takes too long."""
@@ -136,7 +139,8 @@ class Observer:
             self._cursor += 1
             kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
             kept.append(NumberedStep(self._cursor, step))
-            self._spans.offer(step, origins)
+            if self._spans.offer(step, origins):
+                self._slowest.add(step, origins)
 
     def _origins(self) -> Mapping[RankKey, SpanOrigin]:
         """Return what spans need to know of each rank, with the anchors as they are now."""
@@ -172,6 +176,7 @@ class Observer:
             cursor=self._cursor,
             problems=MappingProxyType(dict(self._watch.tail.problems)),
             spans=self._spans.statistics(),
+            exemplars=MappingProxyType(self._slowest.of({state.key for state in ranks})),
         )
         with self._changed:
             self._snapshot = snapshot
@@ -180,7 +185,7 @@ class Observer:
 
     def _rank_states(self, now_ns: int) -> tuple[RankState, ...]:
         """Return the ranks to show: those whose writer lives, and those gone for a short while only."""
-        anchors = {reader.path: reader.anchor() for reader in self._watch.tail.readers}
+        readers = {reader.path: reader for reader in self._watch.tail.readers}
         statuses = self._watch.ranks()
         began = _run_begins(status.identity for status in statuses)
         down_since: dict[Path, int] = {}
@@ -198,10 +203,10 @@ class Observer:
                     closed=status.closed,
                     down_since_ns=down_since.get(status.path, 0),
                     statistics=status.statistics,
-                    anchor=anchors[status.path],
+                    anchor=readers[status.path].anchor(),
                     virtual_offset_ns=began[status.identity.run_id],
                     series=tuple(
-                        SeriesWindows(index, info, () if info.refused else status.windows[info.name])
+                        SeriesWindows(index, info, readers[status.path].windows(index))
                         for index, info in enumerate(status.series)
                     ),
                 )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from swtrace.daemon.exemplars import BucketExemplars
     from swtrace.daemon.export import ExportStatistics
     from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesRankFacts, StepFacts
     from swtrace.trace.clocks import ClockAnchor
@@ -91,10 +92,20 @@ class Snapshot:
     problems: Mapping[Path, str]
     """Files in the directory that could not be read as rings."""
     spans: ExportStatistics
+    exemplars: Mapping[tuple[RankKey, SeriesKey], BucketExemplars]
+    """The slowest waits of late whose spans are exported."""
 
     def rank_facts(self) -> dict[RankKey, RankFacts]:
         """Return the ledger's facts by rank."""
         return {facts.identity.key: facts for facts in self.facts.ranks}
+
+    def stragglers(self) -> dict[tuple[RankKey, SeriesKey], float]:
+        """Return the stragglers that the ledger names, with their excess as a share of the step time."""
+        return {
+            (series.straggler.rank, series.key): series.straggler.share
+            for series in self.facts.series
+            if series.straggler is not None
+        }
 
     def series_rank_facts(self) -> dict[tuple[RankKey, SeriesKey], SeriesRankFacts]:
         """Return the ledger's facts by rank and series."""

@@ -36,6 +36,7 @@ NAMES = {
     "swtrace_stall_cause_seconds_total": ("counter", {"rank", "series", "cause"}),
     "swtrace_waits_total": ("counter", {"rank", "series", "outcome"}),
     "swtrace_prefetch_efficiency_ratio": ("gauge", {"rank", "series"}),
+    "swtrace_straggler_excess_ratio": ("gauge", {"rank", "series"}),
     "swtrace_steps_total": ("counter", {"rank", "series"}),
     "swtrace_step_duration_seconds": ("histogram", {"rank", "series", "phase"}),
     "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
