@@ -35,6 +35,14 @@ class RingFullError(TraceError):
     """A ring's series table or window table has no room left."""
 
 
+class RecordingError(TraceError):
+    """A recording could not be written any further: no room, or no permission. What it holds is sound."""
+
+
+class RecordingFormatError(TraceError):
+    """A file is not a recording, is damaged, or was written by an unknown version."""
+
+
 class SeriesError(SwtraceError):
     """Base of errors of the series runtime. The message names series, layer and rank."""
 

@@ -57,7 +57,7 @@ def encode_header(header: RingHeader) -> tuple[bytes, bytes]:
     Raises:
         RingFullError: the identity does not fit its slot.
     """
-    identity = _encode(asdict(header.identity))
+    identity = encode_identity(header.identity)
     if len(identity) > schema.IDENTITY_BYTES:
         raise RingFullError(
             f"the rank's identity takes {len(identity)} bytes of JSON, the ring has {schema.IDENTITY_BYTES}"
@@ -110,8 +110,23 @@ def decode_header(data: bytes, size: int) -> RingHeader:
     text = data[schema.IDENTITY_OFFSET : schema.IDENTITY_OFFSET + identity_length]
     if zlib.crc32(text) != identity_crc:
         raise RingFormatError("damaged identity (checksum)")
+    identity = decode_identity(text)
+    return RingHeader(capacity, epoch_ns, created_ns, bool(checked), identity)
+
+
+def encode_identity(identity: RankIdentity) -> bytes:
+    """Return an identity as JSON, of text that terminals can show."""
+    return _encode(asdict(identity))
+
+
+def decode_identity(text: bytes) -> RankIdentity:
+    """Read an identity.
+
+    Raises:
+        RingFormatError: it is damaged, or its values are out of range.
+    """
     fields = _Fields(_decode(text))
-    identity = RankIdentity(
+    return RankIdentity(
         run_id=fields.text("run_id", empty=False),
         rank=fields.integer("rank", 0, (1 << 31) - 1),
         host=fields.text("host"),
@@ -121,7 +136,6 @@ def decode_header(data: bytes, size: int) -> RingHeader:
         model=fields.text("model"),
         version=fields.text("version"),
     )
-    return RingHeader(capacity, epoch_ns, created_ns, bool(checked), identity)
 
 
 _LAYOUT = (

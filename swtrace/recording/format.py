@@ -1,0 +1,263 @@
+"""The bytes of a recording: the only module that knows them.
+
+A recording is a preamble and then frames, each with a header of its own: kind, how many records it
+holds, sizes, checksums of header and payload, and when it was captured. A frame is written with one
+call and never changed, so a writer that is killed leaves whole frames and at most one cut short: the
+header of that one still tells how many records are missing.
+
+The first frame says what the file is (:class:`About`). Ranks get a number when they join; later
+frames name them by it. Everything is little-endian; payloads are deflated with zlib: fast enough for
+millions of records a second once they are laid out by column (:func:`pack_records`), and in every
+Python, so that a recording can be read anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from swtrace.errors import RecordingFormatError
+from swtrace.trace import records, schema
+from swtrace.trace.records import Records
+
+MAGIC = b"SWTREC\r\n"
+"""The line break shows when a file was sent as text."""
+VERSION = 1
+SUFFIX = ".swrec"
+PREAMBLE = struct.Struct("<8sII")
+"""magic, version, reserved."""
+
+FRAME = struct.Struct("<4sBBHIIIIQ")
+"""marker, kind, reserved, reserved, records, raw length, stored length, checksum of the payload, CLOCK_MONOTONIC
+of the capture."""
+CHECKSUM = struct.Struct("<I")
+"""Of the header before it."""
+FRAME_BYTES = FRAME.size + CHECKSUM.size
+MARKER = b"\xf5FRM"
+
+MAX_RAW_BYTES = 1 << 24
+"""No frame is larger when inflated: a reader never allocates more for one, whatever a file says."""
+MAX_FRAME_RECORDS = 1 << 16
+_LEVEL = 6
+_SEGMENT = np.dtype([("rank", "<u4"), ("records", "<u4")])
+
+
+class Kind(IntEnum):
+    """What a frame is about."""
+
+    ABOUT = 1
+    RANK = 2
+    """A rank joins: its number (u32), then its identity."""
+    SERIES = 3
+    """The series table of a rank as it now stands: its number (u32), then the entries of its ring."""
+    RECORDS = 4
+    ENDED = 5
+    """A rank's writer is gone and all it wrote is here: its number (u32)."""
+    FORGOTTEN = 6
+    """A rank's ring was removed, or another one took its place: its number (u32)."""
+    STATUS = 7
+    """The rings' counters, windows and clocks at this moment."""
+    END = 8
+    """The recording ended in good order: how many records it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a recording says of itself."""
+
+    recording: str
+    """Random; the parts of one recording share it."""
+    part: int
+    """From 0; each part can be read alone."""
+    created_ns: int
+    """CLOCK_REALTIME."""
+    version: str
+    """Version of swtrace that wrote it."""
+    records_before: int
+    """Records in the parts before this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """A frame without its payload."""
+
+    kind: int
+    records: int
+    raw_bytes: int
+    stored_bytes: int
+    payload_crc: int
+    captured_ns: int
+
+
+def preamble() -> bytes:
+    """Return the first bytes of a recording."""
+    return PREAMBLE.pack(MAGIC, VERSION, 0)
+
+
+def check_preamble(data: bytes) -> None:
+    """Raise what is wrong with the first bytes of a file.
+
+    Raises:
+        RecordingFormatError: this is no recording, or one of another version.
+    """
+    if data.startswith(b"SWTRACE\0"):
+        raise RecordingFormatError("this is a rank's ring, not a recording: record it with `swtrace record`")
+    if not data:
+        raise RecordingFormatError("the file is empty")
+    if data[: len(MAGIC)] != MAGIC[: len(data)]:
+        hint = " (sent as text?)" if data.startswith(b"SWTREC\n") else ""
+        raise RecordingFormatError(f"not a swtrace recording{hint}")
+    if len(data) < PREAMBLE.size:
+        raise RecordingFormatError(f"cut short after {len(data)} bytes: nothing was recorded")
+    _, version, _ = PREAMBLE.unpack_from(data)
+    if version != VERSION:
+        raise RecordingFormatError(f"recording format {version}; this swtrace reads format {VERSION}")
+
+
+def frame(kind: Kind, raw: bytes, captured_ns: int, *, record_count: int = 0) -> bytes:
+    """Return a whole frame."""
+    stored = zlib.compress(raw, _LEVEL)
+    header = FRAME.pack(
+        MARKER, kind, 0, 0, record_count, len(raw), len(stored), zlib.crc32(stored), max(0, captured_ns)
+    )
+    return header + CHECKSUM.pack(zlib.crc32(header)) + stored
+
+
+def read_header(data: bytes) -> FrameHeader:
+    """Read a frame's header.
+
+    Raises:
+        RecordingFormatError: it is damaged.
+    """
+    (checksum,) = CHECKSUM.unpack_from(data, FRAME.size)
+    if zlib.crc32(data[: FRAME.size]) != checksum:
+        raise RecordingFormatError("damaged frame header (checksum)")
+    marker, kind, _, _, count, raw_bytes, stored_bytes, payload_crc, captured_ns = FRAME.unpack_from(data)
+    if marker != MARKER or raw_bytes > MAX_RAW_BYTES or stored_bytes > MAX_RAW_BYTES or count > MAX_FRAME_RECORDS:
+        raise RecordingFormatError("damaged frame header (values out of range)")
+    return FrameHeader(kind, count, raw_bytes, stored_bytes, payload_crc, captured_ns)
+
+
+def inflate(header: FrameHeader, stored: bytes) -> bytes:
+    """Return a frame's payload.
+
+    Raises:
+        RecordingFormatError: it is damaged.
+    """
+    if len(stored) != header.stored_bytes or zlib.crc32(stored) != header.payload_crc:
+        raise RecordingFormatError("damaged frame (checksum)")
+    try:
+        raw = zlib.decompressobj().decompress(stored, header.raw_bytes + 1)
+    except zlib.error as error:
+        raise RecordingFormatError(f"damaged frame ({error})") from error
+    if len(raw) != header.raw_bytes:
+        raise RecordingFormatError("damaged frame (size)")
+    return raw
+
+
+def pack_records(segments: list[tuple[int, Records]]) -> bytes:
+    """Return batches of records, of ranks by number, in their order.
+
+    Column by column, each value as its difference to the one before, the lowest bytes of a column together: what
+    changes little then deflates to a sixth of the 64 bytes.
+    """
+    table = np.array([(rank, len(batch)) for rank, batch in segments], _SEGMENT)
+    words = np.concatenate([np.ascontiguousarray(batch).view(records.WORDS) for _, batch in segments])
+    words = words.reshape(-1, schema.RECORD_WORDS)
+    steps = words.copy()
+    steps[1:] -= words[:-1]
+    planes = steps.view(np.uint8).reshape(-1, schema.RECORD_BYTES).T
+    return struct.pack("<I", len(table)) + table.tobytes() + np.ascontiguousarray(planes).tobytes()
+
+
+def unpack_records(raw: bytes) -> list[tuple[int, Records]]:
+    """Return what :func:`pack_records` was given.
+
+    Raises:
+        RecordingFormatError: it is damaged.
+    """
+    (count,) = struct.unpack_from("<I", raw)
+    start = 4 + count * _SEGMENT.itemsize
+    if start > len(raw):
+        raise RecordingFormatError("damaged frame (segments)")
+    table = np.frombuffer(raw, _SEGMENT, count, 4)
+    sizes = table["records"].astype(np.int64)
+    total = int(sizes.sum())
+    if len(raw) - start != total * schema.RECORD_BYTES:
+        raise RecordingFormatError("damaged frame (segments)")
+    planes = np.frombuffer(raw, np.uint8, offset=start).reshape(schema.RECORD_BYTES, total)
+    words = np.array(planes.T, order="C").view(records.WORDS)
+    np.cumsum(words, axis=0, out=words)
+    batch = words.view(records.TRANSFER).reshape(-1)
+    ends = np.cumsum(sizes).tolist()
+    return [
+        (int(rank), batch[end - size : end])
+        for rank, size, end in zip(table["rank"].tolist(), sizes.tolist(), ends, strict=True)
+    ]
+
+
+def pack_numbered(rank: int, payload: bytes = b"") -> bytes:
+    """Return the payload of a frame that is about one rank."""
+    return CHECKSUM.pack(rank) + payload
+
+
+def unpack_numbered(raw: bytes) -> tuple[int, bytes]:
+    """Return a rank's number, and the rest.
+
+    Raises:
+        RecordingFormatError: it is damaged.
+    """
+    if len(raw) < CHECKSUM.size:
+        raise RecordingFormatError("damaged frame (no rank)")
+    (rank,) = CHECKSUM.unpack_from(raw)
+    return int(rank), raw[CHECKSUM.size :]
+
+
+def pack_about(about: About) -> bytes:
+    """Return the payload of the first frame."""
+    return json.dumps(asdict(about)).encode("ascii")
+
+
+def unpack_about(raw: bytes) -> About:
+    """Return what :func:`pack_about` was given.
+
+    Raises:
+        RecordingFormatError: it is damaged.
+    """
+    values = unpack_json(raw)
+    try:
+        return About(
+            recording=str(values["recording"]),
+            part=int(values["part"]),
+            created_ns=int(values["created_ns"]),
+            version=str(values["version"]),
+            records_before=int(values["records_before"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordingFormatError(f"damaged first frame ({error})") from error
+
+
+def pack_end(records: int) -> bytes:
+    """Return the payload of the last frame."""
+    return json.dumps({"records": records}).encode("ascii")
+
+
+def unpack_json(raw: bytes) -> dict[str, Any]:
+    """Return a payload that is a JSON object.
+
+    Raises:
+        RecordingFormatError: it is none.
+    """
+    try:
+        values = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RecordingFormatError("damaged frame (not JSON)") from error
+    if not isinstance(values, dict):
+        raise RecordingFormatError("damaged frame (not a JSON object)")
+    return values

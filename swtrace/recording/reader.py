@@ -1,0 +1,394 @@
+"""Read a recording, whole or damaged.
+
+Opening looks at every frame's header and at no payload: a gigabyte opens in a fraction of a second, and
+what stands where is known. A file whose writer was killed, or ran out of disk, ends within a frame: it
+opens, and what is missing is counted (:class:`Missing`). Damage within the file is an error when it
+is met, unless it is asked to be skipped and counted (``salvage``). Nothing in a file raises anything
+but :class:`~swtrace.errors.RecordingFormatError`, or makes a reader allocate more than one frame.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from swtrace.errors import RecordingFormatError, RingFormatError
+from swtrace.recording import format as layout
+from swtrace.recording.events import (
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RankState,
+    RecordsRead,
+    SeriesTold,
+    StatusTaken,
+)
+from swtrace.recording.format import FRAME_BYTES, PREAMBLE, About, FrameHeader, Kind
+from swtrace.recording.status import unpack_status
+from swtrace.trace import header
+from swtrace.trace.identity import RankKey, SeriesInfo
+from swtrace.trace.schema import SERIES_ENTRY
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a recording lacks. All zero, and finished, for a sound one."""
+
+    finished: bool
+    """The recording was closed in good order."""
+    tail_bytes: int
+    """Of a frame that was being written as the writer was killed."""
+    tail_records: int
+    """Records in that frame; 0 where not even its header is whole."""
+    damaged_frames: int
+    """Skipped so far, by a reader that was told to."""
+    damaged_records: int
+    """In these frames, where their headers are whole."""
+    damaged_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAt:
+    """A frame and where it stands."""
+
+    file: int
+    offset: int
+    header: FrameHeader
+
+
+@dataclass(slots=True)
+class _File:
+    path: Path
+    descriptor: int
+    about: About
+    finished: bool = False
+    tail_bytes: int = 0
+    tail_records: int = 0
+    damaged_headers: int = 0
+    damaged_bytes: int = 0
+
+
+class Recording:
+    """One recording: one file, or the parts of one in their order. Make it with :meth:`open`."""
+
+    def __init__(self, files: list[_File], frames: list[FrameAt], *, salvage: bool) -> None:
+        """Wrap files that were looked through; :meth:`open` is the way to get one."""
+        self._files = files
+        self._frames = frames
+        self._salvage = salvage
+        self._damaged: dict[tuple[int, int], FrameHeader] = {}
+        self._times = [frame.header.captured_ns for frame in frames]
+
+    @classmethod
+    def open(cls, path: Path | Sequence[Path], *, salvage: bool = False) -> Recording:
+        """Open a recording.
+
+        Args:
+            path: The file, or the parts of one recording in any order.
+            salvage: Skip and count damaged frames instead of raising.
+
+        Raises:
+            RecordingFormatError: it is no recording, or is damaged; the message says where.
+        """
+        paths = [path] if isinstance(path, Path) else list(path)
+        if not paths:
+            raise RecordingFormatError("no file to read")
+        files: list[_File] = []
+        scanned: list[list[tuple[int, FrameHeader]]] = []
+        try:
+            for each in paths:
+                file, frames = _open_file(each, salvage=salvage)
+                files.append(file)
+                scanned.append(frames)
+            order = _in_order(files)
+        except BaseException:
+            for file in files:
+                os.close(file.descriptor)
+            raise
+        return cls(
+            [files[index] for index in order],
+            [FrameAt(at, offset, found) for at, index in enumerate(order) for offset, found in scanned[index]],
+            salvage=salvage,
+        )
+
+    @property
+    def about(self) -> About:
+        """What the first part says of itself."""
+        return self._files[0].about
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in their order."""
+        return tuple(file.path for file in self._files)
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return sum(frame.header.records for frame in self._frames)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(os.fstat(file.descriptor).st_size for file in self._files)
+
+    @property
+    def begin_ns(self) -> int:
+        """When the recording began, CLOCK_MONOTONIC of the host that recorded."""
+        return self._times[0] if self._times else 0
+
+    @property
+    def end_ns(self) -> int:
+        """When its last frame was captured."""
+        return self._times[-1] if self._times else 0
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from begin to end."""
+        return (self.end_ns - self.begin_ns) / 1e9
+
+    def missing(self) -> Missing:
+        """Return what is not there, as far as it was met."""
+        skipped = self._damaged.values()
+        return Missing(
+            finished=self._files[-1].finished,
+            tail_bytes=sum(file.tail_bytes for file in self._files),
+            tail_records=sum(file.tail_records for file in self._files),
+            damaged_frames=len(skipped) + sum(file.damaged_headers for file in self._files),
+            damaged_records=sum(found.records for found in skipped),
+            damaged_bytes=sum(FRAME_BYTES + found.stored_bytes for found in skipped)
+            + sum(file.damaged_bytes for file in self._files),
+        )
+
+    def frame_at(self, captured_ns: int) -> int:
+        """Return the number of the first frame captured at or after an instant."""
+        return bisect_left(self._times, captured_ns)
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self._frames)
+
+    def events(self) -> Iterator[Event]:
+        """Yield what happened, in order.
+
+        Raises:
+            RecordingFormatError: a frame is damaged.
+        """
+        for _, event in self.timed_events():
+            yield event
+
+    def timed_events(self) -> Iterator[tuple[int, Event]]:
+        """Yield what happened with the instant at which it was captured.
+
+        Raises:
+            RecordingFormatError: a frame is damaged.
+        """
+        file, ranks, known = -1, dict[int, RankKey](), set[RankJoined]()
+        for frame in self._frames:
+            if frame.file != file:
+                file, ranks = frame.file, {}
+            try:
+                event = _event(frame.header, self._payload(frame), ranks)
+            except (RecordingFormatError, RingFormatError) as error:
+                if not self._salvage:
+                    raise self._damage(frame, error) from error
+                self._damaged[frame.file, frame.offset] = frame.header
+                continue
+            if isinstance(event, RankForgotten):
+                known -= {joined for joined in known if joined.identity.key == event.rank}
+            if isinstance(event, RankJoined):
+                if event in known:
+                    continue  # said again at the head of a later part
+                known.add(event)
+            if event is not None:
+                yield frame.header.captured_ns, event
+
+    def last_status(self) -> tuple[RankState, ...]:
+        """Return the state of all rings when it was last taken; empty if it never was.
+
+        Raises:
+            RecordingFormatError: a frame is damaged.
+        """
+        state: dict[RankKey, RankState] = {}
+        wanted = {frame.file for frame in self._frames}
+        for file in sorted(wanted):
+            ranks: dict[int, RankKey] = {}
+            statuses: list[FrameAt] = []
+            for frame in self._frames:
+                if frame.file == file and frame.header.kind == Kind.RANK:
+                    _event(frame.header, self._payload(frame), ranks)
+                if frame.file == file and frame.header.kind == Kind.STATUS:
+                    statuses.append(frame)
+            if statuses:
+                last = _event(statuses[-1].header, self._payload(statuses[-1]), ranks)
+                if isinstance(last, StatusTaken):
+                    state.update((each.rank, each) for each in last.ranks)
+        return tuple(state[rank] for rank in sorted(state))
+
+    def close(self) -> None:
+        """Let go of the files; idempotent."""
+        for file in self._files:
+            if file.descriptor >= 0:
+                os.close(file.descriptor)
+                file.descriptor = -1
+
+    def __enter__(self) -> Self:
+        """Return the recording."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the files."""
+        self.close()
+
+    def _payload(self, frame: FrameAt) -> bytes:
+        descriptor = self._files[frame.file].descriptor
+        stored = os.pread(descriptor, frame.header.stored_bytes, frame.offset + FRAME_BYTES)
+        return layout.inflate(frame.header, stored)
+
+    def _damage(self, frame: FrameAt, error: Exception) -> RecordingFormatError:
+        before = sum(
+            other.header.records for other in self._frames if (other.file, other.offset) < (frame.file, frame.offset)
+        )
+        return RecordingFormatError(
+            f"{self._files[frame.file].path}: {error} at byte {frame.offset}; {before} records before it are sound."
+            " --salvage reads around the damage, and counts it."
+        )
+
+
+def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, FrameHeader]]]:
+    """Return a file and its frames."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise RecordingFormatError(f"{path}: {error.strerror}") from error
+    try:
+        layout.check_preamble(os.pread(descriptor, PREAMBLE.size, 0))
+        file = _File(path, descriptor, About("", 0, 0, "", 0))
+        frames = _scan(file, salvage=salvage)
+        if not frames or frames[0][1].kind != Kind.ABOUT:
+            raise RecordingFormatError("the first frame is missing: nothing was recorded")  # noqa: TRY301 - path added below
+        offset, first = frames[0]
+        stored = os.pread(descriptor, first.stored_bytes, offset + FRAME_BYTES)
+        file.about = layout.unpack_about(layout.inflate(first, stored))
+    except OSError as error:
+        os.close(descriptor)
+        raise RecordingFormatError(f"{path}: {error.strerror}") from error
+    except RecordingFormatError as error:
+        os.close(descriptor)
+        raise RecordingFormatError(f"{path}: {error}") from error
+    return file, frames
+
+
+def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:
+    size = os.fstat(file.descriptor).st_size
+    offset = PREAMBLE.size
+    frames: list[tuple[int, FrameHeader]] = []
+    while offset < size:
+        data = os.pread(file.descriptor, FRAME_BYTES, offset)
+        if len(data) < FRAME_BYTES:
+            file.tail_bytes = size - offset
+            break
+        try:
+            found = layout.read_header(data)
+        except RecordingFormatError as error:
+            if not salvage:
+                raise RecordingFormatError(
+                    f"{error} at byte {offset}; {sum(each.records for _, each in frames)} records before it are"
+                    " sound. --salvage reads around the damage, and counts it."
+                ) from error
+            following = _next_marker(file.descriptor, offset + 1, size)
+            file.damaged_headers += 1
+            file.damaged_bytes += following - offset
+            offset = following
+            continue
+        if offset + FRAME_BYTES + found.stored_bytes > size:
+            file.tail_bytes, file.tail_records = size - offset, found.records
+            break
+        frames.append((offset, found))
+        offset += FRAME_BYTES + found.stored_bytes
+        file.finished = found.kind == Kind.END
+    return frames
+
+
+def _next_marker(descriptor: int, offset: int, size: int) -> int:
+    """Return where the next sound header stands; the file's size if there is none."""
+    chunk = 1 << 20
+    while offset < size:
+        data = os.pread(descriptor, chunk + FRAME_BYTES, offset)
+        at = data.find(layout.MARKER)
+        while at >= 0:
+            if at + FRAME_BYTES <= len(data):
+                try:
+                    layout.read_header(data[at : at + FRAME_BYTES])
+                except RecordingFormatError:
+                    pass
+                else:
+                    return offset + at
+            at = data.find(layout.MARKER, at + 1)
+        offset += chunk
+    return size
+
+
+def _in_order(files: list[_File]) -> list[int]:
+    """Return the parts' order.
+
+    Raises:
+        RecordingFormatError: they are not parts of one recording, or one is missing between others.
+    """
+    order = sorted(range(len(files)), key=lambda index: files[index].about.part)
+    for before, after in pairwise(order):
+        first, second = files[before], files[after]
+        if first.about.recording != second.about.recording:
+            raise RecordingFormatError(f"{first.path} and {second.path} are not parts of one recording")
+        if second.about.part != first.about.part + 1:
+            raise RecordingFormatError(
+                f"{second.path} is part {second.about.part}, {first.path} part {first.about.part}:"
+                " name each part once, and none may be missing between them"
+            )
+    return order
+
+
+def _event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> Event | None:
+    """Return what a frame says; None for one that only frames the others, or is of a later version's kind."""
+    if found.kind == Kind.RECORDS:
+        batches = layout.unpack_records(raw)
+        return RecordsRead(tuple((_known(ranks, number), batch) for number, batch in batches))
+    if found.kind == Kind.STATUS:
+        return StatusTaken(unpack_status(raw, ranks))
+    if found.kind not in {Kind.RANK, Kind.SERIES, Kind.ENDED, Kind.FORGOTTEN}:
+        return None
+    number, rest = layout.unpack_numbered(raw)
+    event: Event
+    if found.kind == Kind.RANK:
+        event = RankJoined(header.decode_identity(rest))
+        ranks[number] = event.identity.key
+    elif found.kind == Kind.SERIES:
+        event = SeriesTold(_known(ranks, number), _series(rest))
+    else:
+        event = (RankEnded if found.kind == Kind.ENDED else RankForgotten)(_known(ranks, number))
+    return event
+
+
+def _known(ranks: dict[int, RankKey], number: int) -> RankKey:
+    rank = ranks.get(number)
+    if rank is None:
+        raise RecordingFormatError(f"damaged frame (names rank number {number}, which never joined)")
+    return rank
+
+
+def _series(entries: bytes) -> tuple[SeriesInfo, ...]:
+    series: list[SeriesInfo] = []
+    while entries:
+        info, _ = header.decode_series(entries)
+        series.append(info)
+        length, _ = SERIES_ENTRY.unpack_from(entries)
+        entries = entries[SERIES_ENTRY.size + length :]
+    return tuple(series)

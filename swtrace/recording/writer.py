@@ -1,0 +1,272 @@
+"""Write a recording: frames at the end of a file, in bounded memory, whole or not at all.
+
+A frame is written with one call and is in the kernel's hands then: killing the process loses what was
+not written yet (at most :data:`FLUSH_S` of records) and nothing else. Where the disk is full, what a
+half-written frame left behind is cut off again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from swtrace import __version__
+from swtrace.errors import RecordingError
+from swtrace.recording import format as layout
+from swtrace.recording.events import RankState
+from swtrace.recording.format import About, Kind
+from swtrace.recording.status import pack_status
+from swtrace.trace import header
+from swtrace.trace.clocks import now_ns
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.records import Records
+
+FRAME_RECORDS = 8192
+"""Records held back to fill a frame: half a MiB."""
+FLUSH_S = 0.5
+"""How long they are held back at most, while the writer is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStatistics:
+    """What was written so far."""
+
+    records: int
+    """In all parts, those held back included."""
+    unwritten: int
+    """Of these, still held back: what a kill would lose."""
+    bytes: int
+    """Of all parts, those that rotation removed included."""
+    parts: int
+    path: Path
+    """The part that is being written."""
+
+
+class RecordingWriter:
+    """A recording in the making; also a sink, that a ledger's calls are passed to.
+
+    Args:
+        path: The file. With rotation it names the first part; others get a number before the suffix.
+        overwrite: Replace a file that is there.
+        part_bytes: Begin a new part beyond this size; None: one file.
+        keep_parts: Remove all but the newest so many parts; None: keep all.
+        clock: Tells the time of frames, CLOCK_MONOTONIC.
+
+    Raises:
+        RecordingError: the file cannot be made, or is there and must not be replaced.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool = False,
+        part_bytes: int | None = None,
+        keep_parts: int | None = None,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
+        self._first_path = path
+        self._overwrite = overwrite
+        self._part_bytes, self._keep_parts = part_bytes, keep_parts
+        self._clock = clock
+        self._name = secrets.token_hex(8)
+        self._numbers: dict[RankKey, int] = {}
+        self._identities: dict[RankKey, RankIdentity] = {}
+        self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
+        self._ended: set[RankKey] = set()
+        self._held: list[tuple[int, Records]] = []
+        self._held_records = 0
+        self._flush_at_ns = 0
+        self._records = 0
+        self._bytes = 0
+        self._part = 0
+        self._descriptor = -1
+        self._size = 0
+        self._paths: list[Path] = []
+        self._begin_part()
+
+    # What a ledger is told
+
+    def add_rank(self, identity: RankIdentity) -> None:
+        """Write that a rank joined."""
+        self._flush()
+        self._numbers.setdefault(identity.key, len(self._numbers))
+        self._identities[identity.key] = identity
+        self._ended.discard(identity.key)
+        self._write_rank(identity)
+
+    def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
+        """Write a rank's series table as it now stands."""
+        self._flush()
+        self._tables[rank] = series
+        self._write_table(rank, series)
+
+    def add(self, rank: RankKey, records: Records) -> None:
+        """Take in records, to be written when a frame is full or it is time."""
+        now = self._clock()
+        if not self._held:
+            self._flush_at_ns = now + round(FLUSH_S * 1e9)
+        self._records += len(records)
+        for start in range(0, len(records), FRAME_RECORDS):
+            part = records[start : start + FRAME_RECORDS]
+            self._held.append((self._numbers[rank], part))
+            self._held_records += len(part)
+            if self._held_records >= FRAME_RECORDS:
+                self._flush()
+        if now >= self._flush_at_ns:
+            self._flush()
+
+    def rank_ended(self, rank: RankKey) -> None:
+        """Write that a rank will write no more."""
+        self._flush()
+        self._ended.add(rank)
+        self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+
+    def forget(self, rank: RankKey) -> None:
+        """Write that a rank's ring is gone."""
+        self._flush()
+        self._write(Kind.FORGOTTEN, layout.pack_numbered(self._numbers[rank]))
+        self._identities.pop(rank, None)
+        self._tables.pop(rank, None)
+
+    # What views want beside
+
+    def status(self, states: tuple[RankState, ...]) -> None:
+        """Write the rings' state as of now, and everything held back."""
+        self._flush()
+        if self._part_bytes is not None and self._size >= self._part_bytes:
+            self._rotate()
+        self._write(Kind.STATUS, pack_status(states, self._numbers))
+
+    def tick(self) -> None:
+        """Write what was held back for long enough."""
+        if self._held and self._clock() >= self._flush_at_ns:
+            self._flush()
+
+    def statistics(self) -> WriterStatistics:
+        """Return what was written so far."""
+        return WriterStatistics(
+            records=self._records,
+            unwritten=self._held_records,
+            bytes=self._bytes,
+            parts=self._part + 1,
+            path=self._paths[-1],
+        )
+
+    def close(self) -> None:
+        """Write what is held back and that this is the end; idempotent.
+
+        Raises:
+            RecordingError: it cannot be written. The file is closed anyway.
+        """
+        if self._descriptor < 0:
+            return
+        try:
+            self._flush()
+            self._write_end()
+        finally:
+            self._let_go()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the recording; after an error of its own, without an end."""
+        if isinstance(error, RecordingError):
+            self._let_go()
+        else:
+            self.close()
+
+    # Frames and parts
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        held, count = self._held, self._held_records
+        self._held, self._held_records = [], 0
+        self._write(Kind.RECORDS, layout.pack_records(held), records=count)
+
+    def _write_rank(self, identity: RankIdentity) -> None:
+        number = self._numbers[identity.key]
+        self._write(Kind.RANK, layout.pack_numbered(number, header.encode_identity(identity)))
+
+    def _write_table(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
+        entries = b"".join(header.encode_series(info, 0) for info in series)
+        self._write(Kind.SERIES, layout.pack_numbered(self._numbers[rank], entries))
+
+    def _write_end(self) -> None:
+        self._write(Kind.END, layout.pack_end(self._records))
+
+    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> None:
+        if self._descriptor < 0:
+            raise RecordingError(f"{self._paths[-1]}: the recording is closed")
+        data = layout.frame(kind, raw, self._clock(), record_count=records)
+        try:
+            _write_all(self._descriptor, data)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._size)
+            raise RecordingError(
+                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes before are a sound recording."
+            ) from error
+        self._size += len(data)
+        self._bytes += len(data)
+
+    def _begin_part(self) -> None:
+        path = self._first_path if self._part == 0 else part_path(self._first_path, self._part)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if self._overwrite else os.O_EXCL)
+        try:
+            self._descriptor = os.open(path, flags, 0o600)
+        except FileExistsError:
+            raise RecordingError(f"{path} is there already: use --force to replace it") from None
+        except OSError as error:
+            raise RecordingError(f"{path}: {error.strerror}") from error
+        self._paths.append(path)
+        self._size = 0
+        data = layout.preamble()
+        try:
+            _write_all(self._descriptor, data)
+        except OSError as error:
+            raise RecordingError(f"{path}: {error.strerror or error}") from error
+        self._size = len(data)
+        self._bytes += len(data)
+        about = About(self._name, self._part, time.time_ns(), __version__, self._records)
+        self._write(Kind.ABOUT, layout.pack_about(about))
+        for identity in self._identities.values():
+            self._write_rank(identity)
+        for rank, series in self._tables.items():
+            self._write_table(rank, series)
+        for rank in self._identities.keys() & self._ended:
+            self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+
+    def _rotate(self) -> None:
+        self._write_end()
+        self._let_go()
+        self._part += 1
+        self._begin_part()
+        while self._keep_parts is not None and len(self._paths) > max(1, self._keep_parts):
+            self._paths.pop(0).unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def part_path(first: Path, part: int) -> Path:
+    """Return the name of a part: ``run.swrec``, ``run.1.swrec``, ``run.2.swrec``."""
+    return first if part == 0 else first.with_name(f"{first.stem}.{part}{first.suffix}")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
