@@ -36,11 +36,14 @@ def daemon(
 
     Prints its URL on stdout once it serves. SIGTERM and Ctrl-C end it after it has exported what it has.
     """
+    from swtrace.daemon.narration import Seldom
     from swtrace.daemon.server import serve
     from swtrace.daemon.settings import DaemonSettings
     from swtrace.trace.directory import default_directory
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Seldom("opentelemetry"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     rings = directory or default_directory()
     settings = DaemonSettings.from_environment(os.environ, directory=rings, listen=listen, run_id=run_id)
 

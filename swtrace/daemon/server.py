@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         ListenError: The address cannot be served on.
         SettingsError: An OpenTelemetry setting cannot be used.
     """
+    if settings.directory.exists() and not os.access(settings.directory, os.R_OK | os.X_OK):
+        _log.warning("%s cannot be read by this user: no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
         watch = Watch(settings.directory, run_id=settings.run_id, ledger=Ledger(keep_untaken=UNTAKEN_STEPS))
@@ -59,9 +62,10 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
             announce(url(listener))
             asyncio.run(server.serve(sockets=[listener]))
             _log.info("stopping: draining the rings and exporting what there is")
-            observer.stop(DRAIN_END_S)
+            drained = observer.stop(DRAIN_END_S)
             spans.close(EXPORT_END_S)
-            watch.close()
+            if drained:  # Else its thread still reads them; they close with the process.
+                watch.close()
 
 
 def server_config(app: Starlette) -> uvicorn.Config:

@@ -1,0 +1,87 @@
+"""The daemon as a container beside ranks of another user: own pid and mount namespaces, rings mounted read-only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from daemon.daemon_command import ROOT, environment
+from daemon.recorded_run import RecordedRun
+
+USER = 9465
+"""The image's user and group: no user of this machine, and not the ranks'."""
+ENTER = f"""
+mount --make-rprivate / && mount --bind "$1" /mnt && mount -o remount,bind,ro /mnt &&
+exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs "$2" -m swtrace daemon \\
+  --listen 127.0.0.1:0 --dir /mnt --json
+"""
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv"))), reason="only root can make namespaces"
+)
+
+
+@contextmanager
+def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
+    """Run a daemon in namespaces of its own, as another user, that sees the rings read-only."""
+    process = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"]
+        + ["sh", "-c", ENTER, "sh", str(directory), sys.executable],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate(timeout=30)[1]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=30) as client:
+            yield client
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def samples(client: httpx.Client, name: str) -> dict[str, float]:
+    """Return the value of each sample of a metric, by its text in the exposition."""
+    lines = client.get("/metrics").text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)}
+
+
+def test_daemon_of_another_user_reads_a_folder_of_its_group() -> None:
+    """Across users, pid namespaces and a read-only mount, records are read and it is known who lives."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        directory = Path(name)
+        os.chown(directory, 0, USER)
+        directory.chmod(0o2750)
+        run = RecordedRun(directory)
+        run.write(5)
+        with contained_daemon(directory) as client:
+            assert set(samples(client, "swtrace_steps_total").values()) == {5.0}
+            assert set(samples(client, "swtrace_rank_up").values()) == {1.0}
+            run.write(2)
+            run.close()
+            assert set(samples(client, "swtrace_steps_total").values()) == {7.0}
+            assert set(samples(client, "swtrace_rank_up").values()) == {0.0}
+
+
+def test_daemon_of_another_user_sees_nothing_of_a_private_folder() -> None:
+    """Rings of a folder that was given to nobody stay their user's own."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        run = RecordedRun(Path(name))
+        run.write(5)
+        with contained_daemon(Path(name)) as client:
+            assert samples(client, "swtrace_steps_total") == {}
+        run.close()
