@@ -8,8 +8,6 @@ may share one exactly if more than ``k`` steps lie between them either way round
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 OWNED = -1
 """In a list of windows: this rank keeps the layer itself."""
 
@@ -51,71 +49,70 @@ def full_window_count(num_layers: int, prefetch_step: int) -> int:
 def static_windows(num_layers: int, prefetch_step: int, owned: frozenset[int]) -> tuple[int, ...]:
     """Give every position that is not owned one window for life, with as few windows as possible.
 
-    Cut the circle of positions that need a window into runs of ``s`` or ``s - 1``, and let a
-    position's window be its index within its run. Such a cut exists exactly if ``s`` windows are
-    enough (Orlin, Bonuccelli and Bovet 1981, for proper circular-arc graphs, of which "closer than k
-    on a circle" is one), so the first ``s`` that has one is the minimum.
+    Number the positions that need a window in rising order round the circle, leaving out numbers where
+    that helps, so that the circle's length is a whole multiple of the window count; a position's window
+    is its number modulo that count. Neighbours within ``k`` get different windows if their numbers
+    differ by less than the count. These are difference constraints, solved by relaxation; the first
+    count and multiple that can be solved are the least. (The minimum is proven by brute force in the
+    tests; see Orlin, Bonuccelli and Bovet 1981 on colouring proper circular-arc graphs.)
 
     Returns:
         For each position its window, or :data:`OWNED`.
     """
     wanted = [p for p in range(num_layers) if p not in owned]
     windows = [OWNED] * num_layers
-    if not wanted:
-        return tuple(windows)
-    for size in range(_most_neighbours(wanted, num_layers, prefetch_step), len(wanted) + 1):
-        cuts = _cut(wanted, num_layers, prefetch_step, size)
-        if cuts is not None:
-            for begin, end in pairwise(cuts):
-                for index in range(begin, end):
-                    windows[wanted[index % len(wanted)]] = index - begin
-            break
+    last = _last_neighbours(wanted, num_layers, prefetch_step)
+    fewest = max((end - begin + 1 for begin, end in enumerate(last)), default=0)
+    turns_that_fit = num_layers // (prefetch_step + 1)
+    for count in range(fewest, len(wanted) + 1):
+        turns = -(-len(wanted) // count) if count else 0
+        for length in range(turns * count, max(turns, turns_that_fit) * count + 1, count or 1):
+            numbers = _number(last, count, length)
+            if numbers is not None:
+                for position, number in zip(wanted, numbers, strict=True):
+                    windows[position] = number % count
+                return tuple(windows)
     return tuple(windows)
 
 
-def _most_neighbours(wanted: list[int], num_layers: int, prefetch_step: int) -> int:
-    """Return how many of ``wanted`` lie among ``k + 1`` neighbours at most: a lower bound for the windows."""
-    wants = [False] * num_layers
-    for position in wanted:
-        wants[position] = True
-    inside = sum(wants[: prefetch_step + 1])
-    most = inside
-    for begin in range(1, num_layers):
-        inside += wants[(begin + prefetch_step) % num_layers] - wants[begin - 1]
-        most = max(most, inside)
-    return most
-
-
-def _cut(wanted: list[int], num_layers: int, prefetch_step: int, size: int) -> list[int] | None:
-    """Cut the circle of ``wanted`` into runs of ``size`` or ``size - 1``; return the cuts, or None if it cannot be.
-
-    The last run may be shorter still. A window comes back after a run's length. ``size`` is at least
-    the number of wanted positions among any ``k + 1`` neighbours, so coming back after ``size`` is
-    always far enough; after less it is only where the gap happens to be wide.
-    """
+def _last_neighbours(wanted: list[int], num_layers: int, prefetch_step: int) -> list[int]:
+    """Return for each wanted position the last one within ``k`` after it, as indices that count on round the circle."""
     count = len(wanted)
+    last = []
+    end = 0
+    for begin, position in enumerate(wanted):
+        end = max(end, begin)
+        while end + 1 < begin + count:
+            turns, index = divmod(end + 1, count)
+            if wanted[index] + turns * num_layers - position > prefetch_step:
+                break
+            end += 1
+        last.append(end)
+    return last
 
-    def returns_in_time(begin: int, length: int) -> bool:
-        """Whether every window of the run at ``begin`` may come back ``length`` wanted positions later."""
-        return all(
-            (wanted[(i + length) % count] - wanted[i % count]) % num_layers > prefetch_step
-            for i in range(begin, begin + length)
-        )
 
-    short = size - 1
-    short_run = [0 < short < count and returns_in_time(begin, short) for begin in range(count)]
-    for first in range(count):
-        length_before = {first: 0}
-        for end in range(first + 1, first + count + 1):
-            if end - size in length_before:
-                length_before[end] = size
-            elif end - short in length_before and short_run[(end - short) % count]:
-                length_before[end] = short
-        for last in range(min(size, count) + 1):
-            end = first + count - last
-            if end in length_before and (last in (0, count, size) or returns_in_time(end, last)):
-                cuts = [first + count, end] if last else [end]
-                while cuts[-1] != first:
-                    cuts.append(cuts[-1] - length_before[cuts[-1]])
-                return cuts[::-1]
+def _number(last: list[int], count: int, length: int) -> list[int] | None:
+    """Number the wanted positions round a circle of ``length``; None if it cannot be.
+
+    Each number is above the one before, and a position's last neighbour is less than ``count`` above
+    it. Numbers are only ever raised, as little as a violated constraint demands; a solution, if there is
+    one, is reached in as many rounds as there are positions.
+    """
+    size = len(last)
+    numbers = list(range(size))
+    for _ in range(size + 1):
+        settled = True
+        for index in range(size):
+            turns, neighbour = divmod(last[index], size)
+            least = numbers[neighbour] + turns * length - (count - 1)
+            if numbers[index] < least:
+                numbers[index] = least
+                settled = False
+            turns, following = divmod(index + 1, size)
+            least = numbers[index] + 1 - turns * length
+            if numbers[following] < least:
+                numbers[following] = least
+                settled = False
+        if settled:
+            return numbers
     return None

@@ -1,0 +1,79 @@
+"""Stacks of linears for the tests: one shared as a series, one resident, and the forward through both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swtrace.series import Series
+
+WIDTH = 16
+
+
+def true_weights(num_layers: int, seed: int = 0) -> list[Tensor]:
+    """Return the weights that a checkpoint holds: different in every layer."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(WIDTH, WIDTH, generator=generator) for _ in range(num_layers)]
+
+
+def load(parameter: nn.Parameter, weight: Tensor) -> None:
+    """Load a weight as vLLM does: by the parameter's loader where it has one."""
+    loader = getattr(parameter, "weight_loader", None)
+    if loader is None:
+        parameter.data.copy_(weight)
+    else:
+        loader(parameter, weight)
+
+
+def plain_linear(_position: int) -> nn.Linear:
+    """Return an unquantised linear whose weight is not loaded yet."""
+    linear = nn.Linear(WIDTH, WIDTH, bias=False)
+    nn.init.constant_(linear.weight, float("nan"))
+    return linear
+
+
+class Stack:
+    """The layers of a series, and resident weights to compare with."""
+
+    def __init__(
+        self,
+        series: Series,
+        start_layer: int,
+        weights: Sequence[Tensor],
+        make: Callable[[int], nn.Module] = plain_linear,
+    ) -> None:
+        self.series = series
+        self.start_layer = start_layer
+        self.weights = list(weights)
+        self.layers: list[Any] = []
+        for position, weight in enumerate(self.weights):
+            layer: Any = make(position)
+            series.register(start_layer + position, layer)
+            load(layer.weight, weight)
+            self.layers.append(layer)
+
+    def forward(self, seed: int, *, stop_at: int | None = None, before: Callable[[], None] | None = None) -> bool:
+        """Run one forward; return whether every layer's output was bit-identical to resident weights.
+
+        With ``stop_at`` it dies where that position would be reached.
+        """
+        x = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(seed))
+        equal = True
+        with torch.inference_mode():
+            for position, (layer, weight) in enumerate(zip(self.layers, self.weights, strict=True)):
+                if position == stop_at:
+                    raise ForwardDiedError
+                self.series.reach(self.start_layer + position)
+                if before is not None:
+                    before()
+                shared = layer(x)
+                equal &= torch.equal(shared, nn.functional.linear(x, weight))
+                x = torch.tanh(shared)
+        return equal
+
+
+class ForwardDiedError(Exception):
+    """The forward ended early."""

@@ -1,0 +1,131 @@
+"""Who keeps which layer, and how many windows it takes: against brute force."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swtrace.series import plan
+
+
+def in_conflict(a: int, b: int, num_layers: int, prefetch_step: int) -> bool:
+    apart = (a - b) % num_layers
+    return min(apart, num_layers - apart) <= prefetch_step
+
+
+def fewest_windows(positions: list[int], num_layers: int, prefetch_step: int) -> int:
+    """Return the chromatic number of the conflicts, by trying every assignment."""
+
+    def assign(index: int, used: int, windows: dict[int, int], limit: int) -> bool:
+        if index == len(positions):
+            return True
+        position = positions[index]
+        for window in range(min(used + 1, limit)):
+            if all(
+                held != window or not in_conflict(position, other, num_layers, prefetch_step)
+                for other, held in windows.items()
+            ):
+                windows[position] = window
+                if assign(index + 1, max(used, window + 1), windows, limit):
+                    return True
+                del windows[position]
+        return False
+
+    return next(limit for limit in range(len(positions) + 1) if assign(0, 0, {}, limit))
+
+
+def assert_sound(windows: tuple[int, ...], num_layers: int, prefetch_step: int, owned: frozenset[int]) -> None:
+    assert [p for p in range(num_layers) if windows[p] == plan.OWNED] == sorted(owned)
+    for a, b in combinations([p for p in range(num_layers) if p not in owned], 2):
+        if windows[a] == windows[b]:
+            assert not in_conflict(a, b, num_layers, prefetch_step), (num_layers, prefetch_step, owned, windows)
+
+
+def test_layers_go_round_the_group_by_their_absolute_index() -> None:
+    """The source of a layer is its absolute index modulo the group's size, wherever the series starts."""
+    assert [plan.source_rank(layer, 3) for layer in range(5, 10)] == [2, 0, 1, 2, 0]
+    assert plan.owned_positions(5, 5, 3, 0) == {1, 4}
+
+
+@pytest.mark.parametrize("start_layer", [0, 1, 3, 5])
+@pytest.mark.parametrize("prefetch_step", [0, 1, 2])
+def test_the_next_layer_is_counted_in_positions(start_layer: int, prefetch_step: int) -> None:
+    """The layer k ahead is k positions ahead on the circle, also where the start is no multiple of L.
+
+    Counting in absolute layers, ``(layer + k) mod L + start``, is wrong there and silently loses the prefetch.
+    """
+    num_layers = 4
+    for layer in range(start_layer, start_layer + num_layers):
+        target = plan.prefetch_target(layer - start_layer, prefetch_step, num_layers)
+        assert (target - (layer - start_layer)) % num_layers == prefetch_step
+    if start_layer % num_layers and prefetch_step:
+        absolute = [(layer + prefetch_step) % num_layers for layer in range(start_layer, start_layer + num_layers)]
+        assert absolute != [plan.prefetch_target(p, prefetch_step, num_layers) for p in range(num_layers)]
+
+
+def test_static_windows_are_as_few_as_can_be() -> None:
+    """No assignment of windows to the layers that a rank does not own needs fewer (all L up to 11, n up to 8)."""
+    for num_layers in range(2, 12):
+        for prefetch_step in range(num_layers - 1):
+            for world_size in range(2, 9):
+                for rank in range(world_size):
+                    owned = plan.owned_positions(0, num_layers, world_size, rank)
+                    windows = plan.static_windows(num_layers, prefetch_step, owned)
+                    assert_sound(windows, num_layers, prefetch_step, owned)
+                    wanted = [p for p in range(num_layers) if p not in owned]
+                    assert max(windows) + 1 == fewest_windows(wanted, num_layers, prefetch_step)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_static_windows_are_as_few_as_can_be_for_any_owner(data: st.DataObject) -> None:
+    """The minimum holds for any set of owned layers, not only for those that round robin gives."""
+    num_layers = data.draw(st.integers(2, 12))
+    prefetch_step = data.draw(st.integers(0, num_layers - 2))
+    owned = data.draw(st.frozensets(st.integers(0, num_layers - 1)))
+    windows = plan.static_windows(num_layers, prefetch_step, owned)
+    assert_sound(windows, num_layers, prefetch_step, owned)
+    wanted = [p for p in range(num_layers) if p not in owned]
+    assert max(windows) + 1 == fewest_windows(wanted, num_layers, prefetch_step)
+
+
+def test_static_windows_of_a_rank_that_owns_nothing_follow_the_formula() -> None:
+    """Without owned layers the count is ceil(L / floor(L / (k + 1))), for all L below 200 and k below 20."""
+    for num_layers in range(2, 200):
+        for prefetch_step in range(min(20, num_layers - 1)):
+            windows = plan.static_windows(num_layers, prefetch_step, frozenset())
+            assert max(windows) + 1 == plan.full_window_count(num_layers, prefetch_step)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_owning_layers_never_costs_windows(data: st.DataObject) -> None:
+    """A rank that owns layers never needs more windows than the formula for one that owns none."""
+    num_layers = data.draw(st.integers(2, 150))
+    prefetch_step = data.draw(st.integers(0, min(19, num_layers - 2)))
+    world_size = data.draw(st.integers(2, 16))
+    owned = plan.owned_positions(
+        data.draw(st.integers(0, 9)), num_layers, world_size, data.draw(st.integers(0, world_size - 1))
+    )
+    windows = plan.static_windows(num_layers, prefetch_step, owned)
+    assert_sound(windows, num_layers, prefetch_step, owned)
+    assert max(windows) + 1 <= plan.full_window_count(num_layers, prefetch_step)
+
+
+def test_modulo_windows_would_collide_at_the_wrap() -> None:
+    """Windows by position modulo k + 1 collide where the circle closes; ours do not (L = 4, k = 2)."""
+    num_layers, prefetch_step = 4, 2
+    by_modulo = [position % (prefetch_step + 1) for position in range(num_layers)]
+    assert by_modulo[3] == by_modulo[0]
+    assert in_conflict(3, 0, num_layers, prefetch_step)
+    assert_sound(plan.static_windows(num_layers, prefetch_step, frozenset()), num_layers, prefetch_step, frozenset())
+
+
+def test_a_known_model_needs_two_windows() -> None:
+    """61 layers on 8 ranks with k = 1 take 2 windows on every rank, one less than if none of them were owned."""
+    counts = {max(plan.static_windows(61, 1, plan.owned_positions(0, 61, 8, rank))) + 1 for rank in range(8)}
+    assert counts == {2}
+    assert plan.full_window_count(61, 1) == 3
