@@ -22,6 +22,7 @@ import fcntl
 import mmap
 import os
 import platform
+import stat
 import struct
 import weakref
 from contextlib import suppress
@@ -97,7 +98,8 @@ class Recorder:
         Also removes rings there whose writers died more than ``keep_s`` seconds ago.
 
         Args:
-            directory: Made for this user alone if it is missing.
+            directory: Made for this user alone if it is missing. One with the set-group-ID bit is shared with its
+                group, on purpose: rings there are readable by that group, and by nobody else either way.
             identity: Who writes; text that a terminal cannot show is replaced.
             records: Capacity; rounded up to a power of two.
             keep_s: How long the rings of dead ranks stay, in seconds.
@@ -118,8 +120,9 @@ class Recorder:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_expired(directory, keep_s)
-            descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            os.fchmod(descriptor, 0o600)
+            mode = 0o640 if directory.stat().st_mode & stat.S_ISGID else 0o600
+            descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            os.fchmod(descriptor, mode)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Room for the whole ring now, or an error now: a store into a page that tmpfs cannot provide is a SIGBUS.
             os.posix_fallocate(descriptor, 0, size)

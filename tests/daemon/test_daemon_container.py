@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,9 +35,10 @@ pytestmark = pytest.mark.skipif(
 @contextmanager
 def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
     """Run a daemon in namespaces of its own, as another user, that sees the rings read-only."""
+    namespaces = ("unshare", "--pid", "--fork", "--mount", "--mount-proc")
     process = subprocess.Popen(
-        ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"]
-        + ["sh", "-c", ENTER, "sh", str(directory), sys.executable],
+        [*namespaces, "sh", "-c", ENTER, "sh", str(directory), sys.executable],
+        start_new_session=True,
         env=environment(),
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -50,7 +52,7 @@ def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
         with httpx.Client(base_url=json.loads(line)["url"], timeout=30) as client:
             yield client
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # unshare and the daemon, which is the first process of its namespace
         process.communicate(timeout=30)
 
 
@@ -77,11 +79,14 @@ def test_daemon_of_another_user_reads_a_folder_of_its_group() -> None:
             assert set(samples(client, "swtrace_rank_up").values()) == {0.0}
 
 
-def test_daemon_of_another_user_sees_nothing_of_a_private_folder() -> None:
-    """Rings of a folder that was given to nobody stay their user's own."""
+def test_daemon_of_another_user_sees_nothing_of_rings_that_are_not_shared() -> None:
+    """Rings of a folder that everybody may list, and that was given to no group, stay their user's own."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        Path(name).chmod(0o755)
         run = RecordedRun(Path(name))
         run.write(5)
         with contained_daemon(Path(name)) as client:
             assert samples(client, "swtrace_steps_total") == {}
+            problems = client.get("/api/v1/health").json()["problems"]
+            assert len(problems) == 2
         run.close()
