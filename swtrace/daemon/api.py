@@ -140,6 +140,7 @@ def moment(snapshot: Snapshot) -> Document:
         "api": VERSION,
         "taken_ns": snapshot.taken_ns,
         "taken_unix_ns": snapshot.taken_realtime_ns,
+        "started_unix_ns": snapshot.started_realtime_ns,
         "cursor": snapshot.cursor,
     }
 
@@ -283,13 +284,7 @@ def _series(facts: SeriesFacts) -> Document:
         "group_ranks": list(facts.key.group_ranks),
         "steps": facts.steps,
         "pending_steps": facts.pending_steps,
-        "straggler": straggler
-        and {
-            "rank": straggler.rank.rank,
-            "excess_ns": straggler.excess_ns,
-            "next_excess_ns": straggler.next_excess_ns,
-            "share": straggler.share,
-        },
+        "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
         "ranks": [_series_rank(rank) for rank in facts.ranks],
     }
 

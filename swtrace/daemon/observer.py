@@ -57,6 +57,7 @@ class Observer:
         self._resources: dict[RankIdentity, Resource] = {}
         self._steps: dict[SeriesKey, deque[NumberedStep]] = {}
         self._slowest = SlowestWaits()
+        self._started_realtime_ns = time.time_ns()
         self._cursor = 0
         self._changed = threading.Condition()
         self._asked = 0
@@ -170,6 +171,7 @@ class Observer:
         snapshot = Snapshot(
             taken_ns=now_ns,
             taken_realtime_ns=time.time_ns(),
+            started_realtime_ns=self._started_realtime_ns,
             ranks=ranks,
             facts=facts,
             steps=MappingProxyType({key: tuple(steps) for key, steps in self._steps.items()}),

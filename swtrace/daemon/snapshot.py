@@ -83,6 +83,8 @@ class Snapshot:
     taken_ns: int
     """CLOCK_MONOTONIC."""
     taken_realtime_ns: int
+    started_realtime_ns: int
+    """When this daemon began: numbers of steps begin anew with it."""
     ranks: tuple[RankState, ...]
     facts: LedgerFacts
     steps: Mapping[SeriesKey, tuple[NumberedStep, ...]]

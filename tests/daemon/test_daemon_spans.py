@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from daemon.finished_steps import finished_steps, origins
 from daemon.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
 from swtrace.daemon.sampling import Sampling, position
 from swtrace.daemon.spans import BROADCAST, STEP, WAIT, span_count, span_id, step_spans, trace_id
-from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.facts import CAUSES, StepFacts
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Clock
 
@@ -291,3 +292,18 @@ def test_unknown_ranks_have_no_spans(steps: tuple[StepFacts, ...]) -> None:
     assert {attributes(span)["swtrace.rank"] for span in spans} == {0}
     assert len(spans) == span_count(step)
     assert step.ranks[1] == RankKey("run-1", 1)
+
+
+def test_documentation_names_every_attribute(steps: tuple[StepFacts, ...], tmp_path: Path) -> None:
+    """docs/spans.md names every attribute that spans carry."""
+    run = RecordedRun(tmp_path / "aborted")
+    run.write(1, aborted=True)
+    run.write_rank(0, 1, ended=False)
+    run.close()
+    odd = finished_steps(tmp_path / "aborted", flush=True)
+    seen = {name for step in (*steps, *odd) for span in step_spans(step, origins(0, 1)) for name in attributes(span)}
+    assert len(seen) > 25
+    text = (Path(__file__).parents[2] / "docs" / "spans.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(swtrace\.\w+)`", text))
+    documented |= {f"swtrace.stall_{cause}_ns" for cause in CAUSES if f"_{cause}_ns`" in text}
+    assert seen - documented == set()
