@@ -23,22 +23,22 @@ _ABSENT = object()
 class PendingLayer:
     """A registered layer's loading: begun by the constructor, ended by :meth:`process` and :meth:`finish`."""
 
-    def __init__(self, layer: nn.Module, *, owned: bool, asked: Callable[[], None]) -> None:
+    def __init__(self, layer: nn.Module, layout: PayloadLayout, *, owned: bool, asked: Callable[[], None]) -> None:
         """Take the layer in hand.
 
         Args:
             layer: the linear, with its parameters made but not loaded.
+            layout: of its tensors.
             owned: whether this rank is the layer's source.
             asked: called when the model's loader asks for the layer's post-processing, which is put off.
         """
         self._layer = layer
         self._loaders: dict[str, Any] = {}
         tensors = payload_tensors(layer)
-        self.layout = PayloadLayout.of(tensors)
+        self.layout = layout
         """Of the tensors as they were registered, before post-processing."""
         if owned:
-            if tensors:
-                packed(self.layout, tensors)
+            packed(layout, tensors)
         else:
             self._free(tensors)
         self._restore, self._process = self._put_off(asked)

@@ -22,6 +22,7 @@ from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, re
 from swtrace.series.journal import Journal, RecordingJournal, SilentJournal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.loading import PendingLayer
+from swtrace.series.payload import PayloadLayout, payload_tensors
 from swtrace.series.placing import Placing
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
@@ -203,16 +204,18 @@ class Series:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
             raise RegistrationError(f"{where}: its module is registered as another layer already")
-        pending = PendingLayer(layer, owned=self._owns(layer_idx), asked=lambda: self._processing_asked(layer_idx))
-        if not pending.layout.places:
+        layout = PayloadLayout.of(payload_tensors(layer))
+        if not layout.places:
             raise RegistrationError(f"{where}: the module has no tensors of its own")
         for other_idx, other in self._pending.items():
-            if other.layout != pending.layout:
+            if other.layout != layout:
                 raise RegistrationError(
-                    f"{where}: unequal layers: it has {pending.layout}; layer {other_idx} has {other.layout}"
+                    f"{where}: unequal layers: it has {layout}; layer {other_idx} has {other.layout}"
                 )
             break
-        self._pending[layer_idx] = pending
+        self._pending[layer_idx] = PendingLayer(
+            layer, layout, owned=self._owns(layer_idx), asked=lambda: self._processing_asked(layer_idx)
+        )
         self._modules[layer_idx] = layer
         if self._hooks is not None:
             self._hooks.add(layer_idx, layer)
@@ -371,14 +374,14 @@ class Series:
 
         Raises:
             OrderError: the forward has not reached the layer in this step.
-            StaleWindowError: the layer's window has gone to another layer since.
+            StaleWindowError: the layer's window has gone to another layer since, or is being filled anew.
             PeerLostError: its broadcast failed.
         """
         layer = self._layers.get(layer_idx)
         if layer is None or layer.position >= self._next:
             self._refuse_wait(layer_idx)
         step = self._step
-        if not layer.owned and layer.window.occupant is not layer:  # type: ignore[union-attr]
+        if not layer.owned and (layer.step != step or layer.window.occupant is not layer):  # type: ignore[union-attr]
             self._refuse_stale(layer)
         if layer.waited_step == step:
             return
@@ -631,10 +634,15 @@ class Series:
 
     def _refuse_stale(self, layer: SeriesLayer) -> NoReturn:
         window: Any = layer.window
-        holder = "nothing" if window.occupant is None else f"layer {window.occupant.layer_idx}"
+        if window.occupant is layer:
+            holder = f"is being filled anew for step {layer.step}"
+        elif window.occupant is None:
+            holder = "holds nothing"
+        else:
+            holder = f"holds layer {window.occupant.layer_idx}"
         raise StaleWindowError(
-            f"{self._where}, layer {layer.layer_idx}: its linear runs too late: window {window.index} "
-            f"holds {holder} since the forward went on"
+            f"{self._where}, layer {layer.layer_idx}: its linear runs too late in step {self._step}: "
+            f"window {window.index} {holder}"
         )
 
     def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:
