@@ -35,7 +35,7 @@ CPU_ENVIRONMENT = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_NO_USAGE_STATS": "1",
 }
 """What small CPU ranks beside each other need; the environment's own values win."""

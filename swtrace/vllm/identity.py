@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swtrace.series.recording import describe_model
-from swtrace.settings import VARIABLES
+from swtrace.settings import VARIABLES, Settings
 
-if TYPE_CHECKING:
-    from swtrace.settings import Settings
-
-_RECORDING = {"directory": str, "run_id": str, "ring_records": str, "ring_keep_s": str, "timeout_s": str}
+_RECORDING = ("directory", "run_id", "ring_records", "ring_keep_s", "timeout_s")
 
 
 def announce(settings: Settings, vllm_config: Any) -> None:
@@ -22,7 +19,8 @@ def announce(settings: Settings, vllm_config: Any) -> None:
     """
     served = vllm_config.model_config.served_model_name
     describe_model(str(served[0] if isinstance(served, list) else served or vllm_config.model_config.model))
-    for field, text in _RECORDING.items():
+    in_environment = Settings.from_environment()
+    for field in _RECORDING:
         value = getattr(settings, field)
-        if value:
-            os.environ[VARIABLES[field]] = text(value)
+        if value != getattr(in_environment, field):
+            os.environ[VARIABLES[field]] = str(value)

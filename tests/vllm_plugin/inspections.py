@@ -1,0 +1,118 @@
+"""What a test looks at inside a rank of vLLM. Imports nothing of swtrace at its top: a test would see it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def untouched(llm: Any) -> dict[str, Any]:
+    """Return what would differ in vLLM if the plugin had done anything."""
+    import torch
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.offloader import base
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    replaceable = (base.create_offloader, EngineArgs.create_engine_config, WorkerWrapperBase.execute_model)
+    return {
+        "modules": sorted(name for name in sys.modules if name.split(".")[0] == "swtrace"),
+        "additional_config": llm.llm_engine.vllm_config.additional_config,
+        "offloader": type(base.get_offloader()).__name__,
+        "replaced": [function.__qualname__ for function in replaceable if "swtrace" in function.__code__.co_filename],
+        "operators": hasattr(torch.ops.swtrace, "reach"),
+    }
+
+
+def shared(llm: Any) -> dict[str, Any]:
+    """Return what the worker made of its settings."""
+    from torch._dynamo.utils import counters
+
+    from swtrace.vllm.operations import numbered
+
+    config = llm.llm_engine.vllm_config
+    return {
+        "additional_config": config.additional_config,
+        "infos": [series.info for series in numbered()],
+        "held_bytes": _held_bytes(llm),
+        "graphs": counters["stats"]["unique_graphs"],
+    }
+
+
+def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens after the source of layer 1 has lost that layer's weight."""
+    from vllm import SamplingParams
+
+    from swtrace.vllm.operations import numbered
+
+    (series,) = numbered()
+    buffer = series._layers[1].buffer
+    if buffer is not None:
+        buffer.zero_()
+    sampling = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, detokenize=False)
+    outputs = llm.generate([{"prompt_token_ids": [11, 7, 300, 42]}], sampling, use_tqdm=False)
+    return tuple(tuple(output.outputs[0].token_ids) for output in outputs)
+
+
+def outcome(llm: Any) -> tuple[dict[str, Any], str]:
+    """Return the additional config and the class of the offloader."""
+    from vllm.model_executor.offloader import get_offloader
+
+    return llm.llm_engine.vllm_config.additional_config, type(get_offloader()).__name__
+
+
+def interrupted(llm: Any) -> dict[str, Any]:
+    """Let a forward die midway, at another layer on each rank, and return the tokens of the request that follows."""
+    from vllm import SamplingParams
+
+    from swtrace.vllm.operations import numbered
+
+    class GivingUpError(Exception):
+        """Told apart from every other error."""
+
+    def give_up(*_: Any, **__: Any) -> None:
+        raise GivingUpError
+
+    wrapper = _worker(llm)
+    mlp = wrapper.worker.get_model().model.layers[2 + int(os.environ["RANK"])].mlp
+    wrapper.execute_dummy_batch()
+    mlp.forward, forward = give_up, mlp.forward
+    died = False
+    try:
+        wrapper.execute_dummy_batch()
+    except GivingUpError:
+        died = True
+    mlp.forward = forward
+    sampling = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, detokenize=False)
+    outputs = llm.generate([{"prompt_token_ids": [11, 7, 300, 42]}], sampling, use_tqdm=False)
+    return {
+        "died": died,
+        "tokens": tuple(outputs[0].outputs[0].token_ids),
+        "aborted_steps": numbered()[0].statistics().aborted_steps,
+    }
+
+
+def _worker(llm: Any) -> Any:
+    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker
+
+
+def _held_bytes(llm: Any) -> int:
+    """Return the bytes that the series' linears hold, each storage once."""
+    storages = {
+        parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
+        for name, parameter in _worker(llm).worker.get_model().named_parameters()
+        if ".o_proj." in name
+    }
+    return sum(storages.values())
+
+
+def engine_config(model: Path, additional_config: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the additional config and the hash of a config that is made as a server makes it."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    arguments = EngineArgs(
+        model=str(model), skip_tokenizer_init=True, dtype="bfloat16", additional_config=additional_config
+    )
+    config = arguments.create_engine_config()
+    return config.additional_config, config.compute_hash()
