@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from swtrace.series.transport import OnReady
 
+START_NS = 1_000_000
+"""Where every rank's clock begins: no instant is 0, which means *not known* in operations and records."""
 POISON = 0xA5
 """As bytes of a float: a tiny number of the wrong sign, never what a layer holds."""
 T = TypeVar("T")
@@ -317,7 +319,7 @@ class IdealTransport:
         self.rank = rank
         self.rendezvous = channel.rendezvous
         self.group = channel.group(rank)
-        self._now_ns = 0
+        self._now_ns = START_NS
         self._issued = 0
         self._meetings = 0
 

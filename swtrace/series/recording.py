@@ -1,18 +1,18 @@
 """The one ring of this process: which series write into it, where it lies, under which run id.
 
 It is made by the first traced series, when the group has agreed on a run id, and closed in good order
-when the interpreter ends. A process that is killed leaves it readable.
+when the process ends. A process that is killed leaves it readable.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 
 from swtrace import __version__
@@ -73,7 +73,8 @@ def process_recorder(run_id: str, rank: int) -> Recorder:
             records=settings.ring_records,
             keep_s=settings.ring_keep_s,
         )
-        atexit.register(close)
+        # Runs at the end of multiprocessing's children, too, which skip atexit.
+        Finalize(None, close, exitpriority=0)
     return _Process.recorder
 
 

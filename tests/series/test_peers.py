@@ -1,0 +1,112 @@
+"""When a rank dies, its group ends with an error that names it: not a hang, and not wrong bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import ranks, run_ranks
+
+from series.stacks import Stack, true_weights
+from swtrace.errors import DisagreementError, PeerLostError
+from swtrace.series import RankGroup, Series, recording
+
+LAYERS = 6
+DEADLINE_S = 20.0
+
+
+def run_until_lost(rank: int, folder: str, tracing: str) -> Any:
+    """Step for ever; return the error that ends it and whether it comes again at once."""
+    series = Series(
+        "s", RankGroup.world(), 2, 2 + LAYERS, recorder=recording.process_recorder if tracing == "traced" else None
+    )
+    stack = Stack(series, 2, true_weights(LAYERS))
+    series.post_process()
+    deadline = time.monotonic() + 3 * DEADLINE_S
+    try:
+        step = 0
+        while time.monotonic() < deadline:
+            with series.step():
+                stack.forward(step)
+            step += 1
+            if step == 20:
+                Path(folder, f"running-{rank}").touch()
+    except PeerLostError as error:
+        began = time.monotonic()
+        with pytest.raises(PeerLostError) as again:
+            series.reach(2)
+        with pytest.raises(PeerLostError):
+            series.begin_step()
+        series.close()
+        return str(error), str(again.value), time.monotonic() - began
+    return "nothing happened"
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path, world_size: int) -> None:
+    """SIGKILL of one rank: every other gets an error within seconds, with series, layer, rank and who died."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
+    with ranks(world_size, run_until_lost, str(folder), "traced", environment=environment) as started:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(list(folder.iterdir())) < world_size:
+            assert time.monotonic() < deadline, "the ranks did not get going"
+            time.sleep(0.01)
+        victim = started[-1]
+        assert victim.process.pid is not None
+        os.kill(victim.process.pid, signal.SIGKILL)
+        for rank in started[:-1]:
+            message, again, _ = rank.result(DEADLINE_S)
+            assert message.startswith(f"series 's', rank {rank.number}, layer ")
+            assert f"rank {victim.number} died" in message
+            assert again == message
+
+
+def test_an_untraced_series_names_the_source_at_least(tmp_path: Path) -> None:
+    """Without rings nobody can tell who died, but the layer and its source are known."""
+    with ranks(2, run_until_lost, str(tmp_path), "untraced") as started:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(list(tmp_path.iterdir())) < 2:
+            assert time.monotonic() < deadline, "the ranks did not get going"
+            time.sleep(0.01)
+        assert started[1].process.pid is not None
+        os.kill(started[1].process.pid, signal.SIGKILL)
+        message, _, _ = started[0].result(DEADLINE_S)
+    assert message.startswith("series 's', rank 0, layer ")
+    assert "its source" in message or "could not be sent" in message
+
+
+def disagree(rank: int) -> str:
+    """Describe another prefetch step on rank 1."""
+    series = Series("s", RankGroup.world(), 0, 4, prefetch_step=rank)
+    Stack(series, 0, true_weights(4))
+    try:
+        series.post_process()
+    except DisagreementError as error:
+        return str(error)
+    return "agreed"
+
+
+def test_real_ranks_that_disagree_are_told() -> None:
+    """On gloo, too, ranks that describe different series all fail before the first broadcast."""
+    for rank, message in enumerate(run_ranks(2, disagree)):
+        assert message == (f"series 's', rank {rank}: the ranks disagree on prefetch step: rank 0 has 0; rank 1 has 1")
+
+
+def leave_in_flight(_rank: int) -> int:
+    """End with k broadcasts under way, and without closing anything."""
+    series = Series("s", RankGroup.world(), 0, LAYERS, prefetch_step=3)
+    stack = Stack(series, 0, true_weights(LAYERS))
+    series.post_process()
+    stack.forward(0)
+    return series.statistics().operations
+
+
+def test_a_process_may_end_with_broadcasts_under_way() -> None:
+    """The last k broadcasts are never waited for; ranks that simply end do so in good order."""
+    assert run_ranks(2, leave_in_flight) == [LAYERS, LAYERS]

@@ -1,0 +1,280 @@
+"""What a traced series writes: every operation once, with instants that are true."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ranks import run_ranks
+
+from series.stacks import ForwardDiedError, Stack, true_weights
+from swtrace.series import RankGroup, Series, recording
+from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
+from swtrace.trace import records as columns
+from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.reader import Occupancy, RingReader
+from swtrace.trace.recorder import Recorder
+from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag
+
+LAYERS = 7
+START = 3
+COMPUTE = 100
+STEPS = 4
+
+
+def identity(rank: int, run_id: str = "run") -> RankIdentity:
+    return RankIdentity(run_id, rank, "host", "boot", os.getpid(), time.time_ns())
+
+
+class Traced:
+    """A traced series of one rank on an ideal channel."""
+
+    def __init__(self, transport: IdealTransport, folder: Path, **options: Any) -> None:
+        self.transport = transport
+        self.recorder = Recorder.create(folder, identity(transport.rank))
+        self.series = Series(
+            "s", transport.group, START, START + LAYERS, transport=transport, recorder=self.recorder, **options
+        )
+        self.stack = Stack(self.series, START, true_weights(LAYERS))
+        self.series.post_process()
+
+    def steps(self, count: int) -> None:
+        """Run marked forwards; rank 1 computes twice as long."""
+        for step in range(count):
+            with self.series.step(phase=Phase.DECODE, tokens=5, requests=2):
+                self.stack.forward(step, before=lambda: self.transport.compute(COMPUTE * (1 + self.transport.rank)))
+
+    def finish(self) -> None:
+        """Close the series and the ring."""
+        self.series.close()
+        self.recorder.close()
+
+
+def read(folder: Path, rank: int) -> tuple[SeriesInfo, Any]:
+    (path,) = (path for path in folder.iterdir() if f"-{rank}-" in path.name)
+    with RingReader.open(path) as reader:
+        return reader.series()[0], reader.read()
+
+
+def transfers(records: Any) -> Any:
+    return records[records["kind"] == Kind.TRANSFER]
+
+
+def stepped(records: Any) -> Any:
+    return records[records["kind"] == Kind.STEP].view(columns.STEP)
+
+
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+@pytest.mark.parametrize("prefetch_step", [0, 1, 3])
+def test_records_equal_the_channels_own_schedule(tmp_path: Path, prefetch_step: int, windows: str) -> None:
+    """On the ideal channel, issued, ready, source and operation number of every record are the truth, exactly."""
+    channel = IdealChannel(2, latency_ns=3, occupancy_ns=180)
+
+    def program(transport: IdealTransport) -> SeriesInfo:
+        traced = Traced(transport, tmp_path, prefetch_step=prefetch_step, windows=windows)
+        traced.steps(STEPS)
+        traced.finish()
+        return traced.series.info
+
+    infos = channel.run(program)
+    schedule = channel.schedule()
+    for rank, info in enumerate(infos):
+        known_info, records = read(tmp_path, rank)
+        assert known_info == info
+        assert info.clock == "virtual"
+        assert not (columns.clock(records) != Clock.VIRTUAL).any()
+        moved = [record for record in transfers(records) if not record["flags"] & TransferFlag.PREFILLED]
+        assert len(moved) == STEPS * LAYERS
+        for record in moved:
+            check_against_truth(record, schedule[record["operation"]], info, rank)
+
+
+def check_against_truth(record: Any, truth: ScheduledOperation, info: SeriesInfo, rank: int) -> None:
+    assert record["source"] == truth.source == info.source(int(record["position"]))
+    assert record["issued_ns"] == truth.issued_ns[rank]
+    assert record["reach_position"] == (int(record["position"]) - info.prefetch_step) % LAYERS
+    own = truth.source == rank
+    assert bool(record["flags"] & TransferFlag.OWN) == own
+    assert (record["window"] == NO_WINDOW) == own
+    crosses = record["position"] < info.prefetch_step
+    assert bool(record["flags"] & TransferFlag.CROSSES_STEPS) == crosses
+    assert record["step"] == truth.number // LAYERS + crosses
+    if record["flags"] & TransferFlag.OPEN:
+        assert record["step"] == STEPS
+        return
+    assert record["ready_ns"] == truth.ready_ns[rank]
+    assert record["observed_clock"] & 0x0F == Observed.EXACT
+    if own:
+        assert record["wait_end_ns"] == record["wait_begin_ns"] > 0
+    else:
+        assert record["wait_end_ns"] == max(record["wait_begin_ns"], truth.ready_ns[rank])
+
+
+def test_a_step_is_one_record_per_layer_and_then_its_own(tmp_path: Path) -> None:
+    """Each step writes L transfers, receivers' in the order of their waits, and last its step record."""
+
+    def program(transport: IdealTransport) -> None:
+        traced = Traced(transport, tmp_path)
+        traced.steps(STEPS)
+        traced.finish()
+
+    IdealChannel(2, occupancy_ns=10).run(program)
+    for rank in range(2):
+        _, records = read(tmp_path, rank)
+        ends = np.flatnonzero(records["kind"] == Kind.STEP)
+        assert ends.tolist() == [LAYERS + step * (LAYERS + 1) for step in range(STEPS)]
+        for step, end in enumerate(ends):
+            mine = records[end - LAYERS : end]
+            assert sorted(mine["position"]) == list(range(LAYERS))
+            assert set(mine["step"]) == {step}
+            received = mine[(mine["flags"] & TransferFlag.OWN) == 0]["position"]
+            assert received.tolist() == sorted(received)
+        for step, record in enumerate(stepped(records)):
+            assert (record["step"], record["tokens"], record["requests"]) == (step, 5, 2)
+            assert (record["phase"], record["waits"], record["flags"]) == (Phase.DECODE, LAYERS, 0)
+            assert record["begin_ns"] <= record["arrival_ns"] <= record["end_ns"]
+
+
+def test_the_first_layers_are_prefilled_and_the_last_broadcasts_open(tmp_path: Path) -> None:
+    """The first k waits had no broadcast, and the k broadcasts under way at the end are open, not lost."""
+
+    def program(transport: IdealTransport) -> None:
+        traced = Traced(transport, tmp_path, prefetch_step=2)
+        traced.steps(1)
+        traced.finish()
+
+    IdealChannel(2).run(program)
+    for rank in range(2):
+        moves = transfers(read(tmp_path, rank)[1])
+        prefilled = moves[(moves["flags"] & TransferFlag.PREFILLED) > 0]
+        assert sorted(prefilled["position"]) == [0, 1]
+        assert set(prefilled["step"]) == {0}
+        assert (prefilled["wait_begin_ns"] == prefilled["ready_ns"]).all()
+        left = moves[(moves["flags"] & TransferFlag.OPEN) > 0]
+        assert sorted(left["position"]) == [0, 1]
+        assert set(left["step"]) == {1}
+        assert ((left["flags"] & TransferFlag.CROSSES_STEPS) > 0).all()
+
+
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+def test_an_aborted_step_accounts_for_every_layer(tmp_path: Path, windows: str) -> None:
+    """After a forward that died, the step still has L records: those nobody waited for say so."""
+
+    def program(transport: IdealTransport) -> None:
+        traced = Traced(transport, tmp_path, windows=windows)
+        with suppress(ForwardDiedError), traced.series.step():
+            traced.stack.forward(0, stop_at=3)
+        traced.steps(1)
+        traced.finish()
+
+    IdealChannel(2).run(program)
+    for rank in range(2):
+        _, records = read(tmp_path, rank)
+        first = transfers(records)[:LAYERS]
+        assert sorted(first["position"]) == list(range(LAYERS))
+        assert set(first["step"]) == {0}
+        unwaited = first[(first["flags"] & TransferFlag.UNWAITED) > 0]
+        assert sorted(unwaited["position"]) == [3, 4, 5, 6]
+        assert not unwaited["wait_end_ns"].any()
+        aborted, good = stepped(records)
+        assert (aborted["flags"], aborted["waits"]) == (StepFlag.ABORTED, 3)
+        assert (good["flags"], good["waits"]) == (0, LAYERS)
+
+
+def test_a_step_without_marks_ends_with_its_last_wait(tmp_path: Path) -> None:
+    """Where nobody marks the end, the step record says so and ends where the last wait ended."""
+
+    def program(transport: IdealTransport) -> None:
+        traced = Traced(transport, tmp_path)
+        for step in range(2):
+            traced.stack.forward(step, before=lambda: transport.compute(COMPUTE))
+            transport.compute(10_000)
+        traced.finish()
+
+    IdealChannel(2).run(program)
+    _, records = read(tmp_path, 0)
+    steps = stepped(records)
+    assert steps["flags"].tolist() == [StepFlag.IMPLICIT_END] * 2
+    for step in steps:
+        waits = transfers(records)
+        assert step["end_ns"] == waits[waits["step"] == step["step"]]["wait_end_ns"].max()
+
+
+def test_the_window_table_shows_what_is_under_way(tmp_path: Path) -> None:
+    """While a forward runs, each window is free, in flight or in use, and occupancy sums to the windows."""
+
+    def program(transport: IdealTransport) -> list[list[tuple[Occupancy, int]]]:
+        traced = Traced(transport, tmp_path, prefetch_step=1)
+        seen = []
+        with RingReader.open(traced.recorder.path) as reader:
+            for layer_idx in range(START, START + LAYERS):
+                traced.series.reach(layer_idx)
+                traced.series.wait(layer_idx)
+                seen.append([(window.state, window.position) for window in reader.windows(0)])
+        traced.finish()
+        return seen
+
+    rank0, _ = IdealChannel(2, occupancy_ns=10).run(program)
+    assert {len(windows) for windows in rank0} == {2}
+    assert any(state is Occupancy.FREE for state, _ in rank0[0])
+    for position in range(1, LAYERS):
+        owned = (START + position) % 2 == 0
+        states = {held: state for state, held in rank0[position] if state is not Occupancy.FREE}
+        if owned:
+            assert states[(position + 1) % LAYERS] is Occupancy.INFLIGHT
+        else:
+            assert states[position] is Occupancy.IN_USE
+
+
+def test_ranks_under_different_run_ids_are_refused(tmp_path: Path) -> None:
+    """A rank that already writes under another run id cannot join; the message names the setting."""
+
+    def program(transport: IdealTransport) -> None:
+        recorder = Recorder.create(tmp_path, identity(transport.rank, run_id=f"run{transport.rank}"))
+        series = Series("s", transport.group, 0, 2, prefetch_step=0, transport=transport, recorder=recorder)
+        Stack(series, 0, true_weights(2))
+        with pytest.raises(Exception, match=r"run id \(set SWTRACE_RUN_ID .*: rank 0 has run0; rank 1 has run1"):
+            series.post_process()
+        recorder.close()
+
+    IdealChannel(2).run(program)
+
+
+def traced_on_gloo(_rank: int) -> None:
+    """Run a traced series over gloo, recording where the environment says."""
+    series = Series("g", RankGroup.world(), START, START + LAYERS, recorder=recording.process_recorder)
+    stack = Stack(series, START, true_weights(LAYERS))
+    series.post_process()
+    for step in range(50):
+        with series.step():
+            stack.forward(step)
+    series.close()
+
+
+def test_on_gloo_ready_is_observed_and_instants_are_in_order(tmp_path: Path) -> None:
+    """Real ranks agree on one run id; ready comes from the completion callback and never after wait end."""
+    run_ranks(2, traced_on_gloo, environment={"SWTRACE_DIR": str(tmp_path)})
+    run_ids = set()
+    for rank in range(2):
+        (path,) = (path for path in tmp_path.iterdir() if f"-{rank}-" in path.name)
+        with RingReader.open(path) as reader:
+            run_ids.add(reader.identity.run_id)
+            assert reader.closed()
+            records = reader.read()
+            assert reader.series()[0].transport == "gloo"
+        moves = transfers(records)
+        received = moves[(moves["flags"] & ~np.uint8(TransferFlag.CROSSES_STEPS)) == 0]
+        assert len(received) >= 50 * (LAYERS // 2) - 2
+        assert (received["issued_ns"] <= received["ready_ns"]).all()
+        assert (received["ready_ns"] <= received["wait_end_ns"]).all()
+        assert (received["wait_begin_ns"] <= received["wait_end_ns"]).all()
+        observed = columns.observed(received)
+        assert set(observed) <= {Observed.CALLBACK, Observed.UPPER_BOUND}
+        assert np.mean(observed == Observed.CALLBACK) > 0.5
+        assert sorted(moves["operation"][(moves["flags"] & TransferFlag.PREFILLED) == 0]) == list(range(50 * LAYERS))
+    assert len(run_ids) == 1
