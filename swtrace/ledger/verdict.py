@@ -105,6 +105,8 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
 
 def milliseconds(nanoseconds: float) -> str:
     """Return a duration as the sentences write it: three digits, ms or us."""
+    if not nanoseconds:
+        return "0"
     value, unit = (nanoseconds / 1e6, "ms") if abs(nanoseconds) >= _SHORT_NS else (nanoseconds / 1e3, "us")
     digits = 2 if abs(value) < _TWO_DIGITS else 1 if abs(value) < _ONE_DIGIT else 0
     return f"{value:.{digits}f} {unit}"

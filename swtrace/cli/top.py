@@ -1,0 +1,201 @@
+"""``swtrace top``: the terminal over local rings, daemons or a recording; or what it shows, as text or JSON."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swtrace.cli.console import PIPE_WIDTH, narration, write_json
+from swtrace.cli.exit_codes import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from swtrace_tui.picture import Picture, Selection
+    from swtrace_tui.sources import Source
+
+
+class View(StrEnum):
+    """A view of the terminal."""
+
+    OVERVIEW = "overview"
+    HEAT_MAP = "heatmap"
+    TIMELINE = "timeline"
+    WINDOWS = "windows"
+    VERDICT = "verdict"
+
+
+class PhaseName(StrEnum):
+    """A phase of a step."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+    DUMMY = "dummy"
+    OTHER = "other"
+
+
+def top(
+    *,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
+    ] = None,
+    connect: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT,...", help="Watch through daemons, one per host, instead of local rings."),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Show a recording as it stood at its end.")
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="Show this run. Default: the newest one that lives.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(metavar="NAME", help="Show this series only.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Show this rank only.")] = None,
+    phase: Annotated[PhaseName | None, typer.Option(help="Sum up steps of this phase only.")] = None,
+    view: Annotated[View, typer.Option(help="View to begin with.")] = View.OVERVIEW,
+    theme: Annotated[
+        str | None, typer.Option(help="swtrace-dark, -light, -colour-blind, -mono, or one of Textual's.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print the overview as text, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON, and end.")] = False,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", min=0, metavar="SECONDS", help="With --once and --json: wait so long for a step."),
+    ] = 2.0,
+) -> None:
+    """Watch shared-weight series live: does prefetch hide, on which rank and layer does it not, and why.
+
+    Without --connect or --replay it reads the rings of this host; no daemon is needed, and the ranks do not notice.
+    Press ? for the keys. Theme and keys can be set for good in ~/.config/swtrace/top.toml.
+    """
+    try:
+        from swtrace_tui.picture import Selection
+    except ModuleNotFoundError as error:
+        if error.name != "textual":
+            raise
+        raise CommandError("the terminal needs textual, which is missing here: install swtrace again") from error
+    from swtrace.trace.schema import Phase
+
+    if sum(given is not None for given in (connect, replay)) > 1:
+        raise CommandError("--connect and --replay exclude each other", ExitCode.USAGE)
+    make = _source(directory, connect, replay)
+    selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
+    if once or as_json:
+        _print(make(), selection, as_json=as_json, wait_s=wait_s)
+        return
+    if not sys.stdout.isatty() or not sys.stdin.isatty():
+        raise CommandError("swtrace top needs a terminal; --once prints the overview as text, --json as JSON")
+    _run(make, selection, view.value, theme)
+
+
+def _source(directory: Path | None, connect: str | None, replay: Path | None) -> Callable[[], Source]:
+    """Return what makes the source; what is wrong with the arguments is said here, not in the source's thread."""
+    if connect is not None:
+        from swtrace_tui.sources.daemon import DaemonSource, parse
+        from swtrace_tui.sources.several import SeveralSources
+
+        addresses = [address for address in connect.split(",") if address.strip()]
+        for address in addresses or [connect]:
+            parse(address)
+        if len(addresses) == 1:
+            return lambda: DaemonSource(addresses[0])
+        return lambda: SeveralSources([DaemonSource(address) for address in addresses])
+    if replay is not None:
+        from swtrace_tui.sources.recording import RecordingSource
+
+        from swtrace.recording import Recording
+
+        Recording.open(replay).close()
+        return lambda: RecordingSource(replay)
+    from swtrace_tui.sources.rings import RingsSource
+
+    from swtrace.trace.directory import default_directory
+
+    rings = directory or default_directory()
+    return lambda: RingsSource(rings)
+
+
+def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:
+    from swtrace_tui.once import overview, read
+
+    try:
+        seen = read(source, selection, wait_s)
+    finally:
+        source.close()
+    if as_json:
+        write_json(_document(seen))
+    else:
+        columns = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns if sys.stdout.isatty() else PIPE_WIDTH
+        text = overview(seen, columns)
+        (sys.stdout if seen.rows else sys.stderr).write(text)
+    if not seen.rows:
+        if as_json:
+            narration().print("Nothing to watch.")
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _document(seen: Picture) -> dict[str, object]:
+    from dataclasses import replace
+
+    from swtrace.cli.summary import summarise
+    from swtrace.watch import RankStatus
+
+    histories = {series.key: series.steps for series in seen.series}
+    facts = replace(seen.snapshot.facts, series=tuple(series.facts for series in seen.series))
+    statuses = [
+        RankStatus(
+            identity=view.identity,
+            path=Path(),
+            alive=view.alive,
+            closed=view.closed,
+            statistics=view.statistics,
+            series=view.series,
+            windows=dict(view.windows),
+        )
+        for view in seen.snapshot.ranks
+        if view.identity.run_id == seen.run
+    ]
+    return {
+        "run": seen.run,
+        "sources": [
+            {"name": source.name, "link": source.link.value, "detail": source.detail}
+            for source in seen.snapshot.sources
+        ],
+        "ranks": [
+            {
+                "series": row.series.name,
+                "rank": row.rank,
+                "state": row.state.value,
+                "steps_per_second": row.step_rate,
+                "windows": [str(window.state) for window in row.windows],
+            }
+            for row in seen.rows
+        ],
+        "summary": summarise(facts, statuses, lambda key: histories[key]).to_json(),
+    }
+
+
+def _run(make: Callable[[], Source], selection: Selection, view: str, theme: str | None) -> None:
+    from dataclasses import replace
+
+    from swtrace_tui.app import TopApp
+    from swtrace_tui.configuration import default_path, load
+
+    path = Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path())
+    configuration = load(path)
+    app = TopApp(
+        make,
+        configuration=configuration if theme is None else replace(configuration, theme=theme),
+        view=view,
+        selection=selection,
+    )
+    app.run()
+    raise typer.Exit(app.return_code or 0)

@@ -1,0 +1,377 @@
+"""The application: one feed, one picture, five views of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from textual import work
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import BindingType
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import ContentSwitcher, Footer
+from textual.worker import get_current_worker
+
+from swtrace.ledger.facts import SeriesKey
+from swtrace.ledger.verdict import Verdict
+from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
+from swtrace_tui.bars import TitleBar, ViewBar, worst_link
+from swtrace_tui.configuration import Configuration
+from swtrace_tui.feed import Feed
+from swtrace_tui.help import Help
+from swtrace_tui.picture import Picture, Selection, phase_of, picture
+from swtrace_tui.snapshot import Link, Snapshot
+from swtrace_tui.sources import Source
+from swtrace_tui.themes import NAMES, palette_of, themes
+from swtrace_tui.views.heat_map import HeatMap
+from swtrace_tui.views.overview import Overview
+from swtrace_tui.views.timeline import Timeline
+from swtrace_tui.views.verdict import VerdictView
+from swtrace_tui.views.view import Scene, View
+from swtrace_tui.views.windows import Windows
+
+_Item = TypeVar("_Item")
+_VERDICT_EVERY_S = 1.0
+
+
+class MainScreen(Screen[None]):
+    """The only screen besides help and palette; its keys hold in every view."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(None)
+
+    def compose(self) -> ComposeResult:
+        """Two bars, the views, the footer."""
+        yield TitleBar()
+        yield ViewBar()
+        with ContentSwitcher(initial=OVERVIEW):
+            yield Overview()
+            yield HeatMap()
+            yield Timeline()
+            yield Windows()
+            yield VerdictView()
+        yield Footer(show_command_palette=False)
+
+
+class TopApp(App[None]):
+    """``swtrace top``.
+
+    Args:
+        make_source: Makes the source; called in the feed's thread, again after each reattaching.
+        configuration: Theme and keys.
+        view: The view to begin with.
+        selection: What to narrow the views to.
+        frame_s: Shortest time between two pictures.
+    """
+
+    TITLE = "swtrace top"
+    ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    Screen { layout: vertical; background: $background; }
+    ContentSwitcher { height: 1fr; }
+    Footer { background: $panel; }
+    """
+
+    class Arrived(Message):
+        """The feed has a new snapshot."""
+
+        def __init__(self, snapshot: Snapshot) -> None:
+            super().__init__()
+            self.snapshot = snapshot
+
+    class Judged(Message):
+        """Verdicts were reached."""
+
+        def __init__(self, selection: Selection, verdicts: dict[SeriesKey, Verdict]) -> None:
+            super().__init__()
+            self.selection, self.verdicts = selection, verdicts
+
+    class Failed(Message):
+        """The feed came to an end that it should not have come to."""
+
+        def __init__(self, error: Exception) -> None:
+            super().__init__()
+            self.error = error
+
+    def __init__(
+        self,
+        make_source: Callable[[], Source],
+        *,
+        configuration: Configuration | None = None,
+        view: str = OVERVIEW,
+        selection: Selection | None = None,
+        frame_s: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self._make_source = make_source
+        self._configuration = configuration or Configuration()
+        self._first_view = view
+        self._frame_s = frame_s
+        self._feed: Feed | None = None
+        self._snapshot: Snapshot | None = None
+        self._selection = selection or Selection()
+        self._verdicts: dict[SeriesKey, Verdict] = {}
+        self._paused = False
+        for theme in themes():
+            self.register_theme(theme)
+        self.theme = NAMES[-1] if self.no_color else self._theme_or_first(self._configuration.theme)
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def get_default_screen(self) -> Screen[None]:
+        """Return the screen with the views."""
+        return MainScreen(id="_default")
+
+    def on_ready(self) -> None:
+        """Begin to watch, now that the views are there."""
+        if self._configuration.keys:
+            self.set_keymap(self._configuration.keys)
+        self.theme_changed_signal.subscribe(self, lambda _theme: self._show())
+        self.action_show(self._first_view)
+        self._watch()
+        self.set_interval(_VERDICT_EVERY_S, self._judge)
+
+    def on_unmount(self) -> None:
+        """Let go of the source."""
+        if self._feed is not None:
+            self._feed.stop()
+
+    @property
+    def picture(self) -> Picture | None:
+        """What is shown."""
+        return None if self._snapshot is None else picture(self._snapshot, self._selection)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the screen stands still."""
+        return self._paused
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a source."""
+        return self._feed is not None
+
+    def _watch(self) -> None:
+        def deliver(snapshot: Snapshot) -> None:
+            self.post_message(self.Arrived(snapshot))
+
+        def failed(error: Exception) -> None:
+            self.post_message(self.Failed(error))
+
+        self._feed = Feed(self._make_source, deliver, failed, frame_s=self._frame_s)
+        self._feed.start()
+
+    # -- what comes in -------------------------------------------------------------------------------
+
+    def on_top_app_arrived(self, message: Arrived) -> None:
+        """Show a snapshot, unless the screen is to stand still."""
+        first = self._snapshot is None or not self._snapshot.history
+        if not self._paused and self._feed is not None:
+            self._snapshot = message.snapshot
+            if first and message.snapshot.history:
+                self._judge()
+            self._show()
+        # Only when it is drawn may the next one come: a slow terminal gets fewer frames, not older ones.
+        self.call_after_refresh(self._taken)
+
+    def on_top_app_judged(self, message: Judged) -> None:
+        """Show new verdicts."""
+        if message.selection == self._selection:
+            self._verdicts = message.verdicts
+            self._show()
+
+    def on_top_app_failed(self, message: Failed) -> None:
+        """End: a source must not raise, so this is an error of ours that nobody should overlook."""
+        raise message.error
+
+    def on_view_open(self, message: View.Open) -> None:
+        """Show a rank, or a cell, in the timeline."""
+        timeline = self.screen.query_one(Timeline)
+        self.action_show(TIMELINE)
+        timeline.point_out(message.rank, message.position)
+
+    def on_view_bar_chosen(self, message: ViewBar.Chosen) -> None:
+        """Show the view that was clicked."""
+        self.action_show(message.view)
+
+    def _taken(self) -> None:
+        if self._feed is not None:
+            self._feed.taken()
+
+    def _judge(self) -> None:
+        if self._snapshot is not None and not self._paused:
+            self._reach_verdicts(self._snapshot, self._selection)
+
+    @work(thread=True, exclusive=True)
+    def _reach_verdicts(self, snapshot: Snapshot, selection: Selection) -> None:
+        worker = get_current_worker()
+        verdicts = {}
+        for series in picture(snapshot, selection).series:
+            if worker.is_cancelled:
+                return
+            verdicts[series.key] = series.verdict
+        self.post_message(self.Judged(selection, verdicts))
+
+    def _show(self) -> None:
+        shown = self.picture
+        main = self._main
+        if shown is None or main is None:
+            return
+        scene = Scene(shown, palette_of(self.current_theme), self._verdicts)
+        main.query_one(TitleBar).show(scene, self._note(shown))
+        main.query_one(ViewBar).show(scene, self.view)
+        for view in main.query(View):
+            view.show(scene)
+
+    def _note(self, shown: Picture) -> str:
+        if self._feed is None:
+            return "DETACHED, d reattaches"
+        if self._paused:
+            return "PAUSED"
+        if worst_link(shown) is Link.LOST:
+            return next((source.detail for source in shown.snapshot.sources if source.link is Link.LOST), "")
+        return ""
+
+    # -- actions -------------------------------------------------------------------------------------
+
+    @property
+    def _main(self) -> MainScreen | None:
+        return next((screen for screen in self.screen_stack if isinstance(screen, MainScreen)), None)
+
+    @property
+    def view(self) -> str:
+        """The view that is open."""
+        main = self._main
+        return (main.query_one(ContentSwitcher).current if main is not None else None) or OVERVIEW
+
+    def action_show(self, view: str) -> None:
+        """Open a view."""
+        main = self._main
+        if main is None:
+            return
+        main.query_one(ContentSwitcher).current = view
+        main.query_one(f"#{view}", View).focus()
+        self._show()
+
+    def action_next_view(self, by: int) -> None:
+        """Open the next view."""
+        self.action_show(VIEWS[(VIEWS.index(self.view) + by) % len(VIEWS)])
+
+    def action_pause(self) -> None:
+        """Let the screen stand still, or go on."""
+        self._paused = not self._paused
+        self._show()
+
+    def action_clear(self) -> None:
+        """Show everything, and go on."""
+        self._paused = False
+        self._select(Selection(run=self._selection.run))
+
+    def action_cycle_series(self) -> None:
+        """Narrow to the next series."""
+        shown = self.picture
+        if shown is not None:
+            current = next((key for key in shown.all_series if self._selection.wants(key)), None)
+            chosen = current if self._selection.series is not None else None
+            self._select(replace(self._selection, series=_next(shown.all_series, chosen)))
+
+    def action_cycle_rank(self) -> None:
+        """Narrow to the next rank."""
+        shown = self.picture
+        if shown is not None:
+            ranks = sorted({row.rank for row in picture(shown.snapshot, replace(self._selection, rank=None)).rows})
+            self._select(replace(self._selection, rank=_next(ranks, self._selection.rank)))
+
+    def action_cycle_phase(self) -> None:
+        """Narrow to the next phase that the last steps have."""
+        if self._snapshot is not None:
+            seen = {phase_of(step) for steps in self._snapshot.history.values() for step in steps}
+            self._select(replace(self._selection, phase=_next(sorted(seen), self._selection.phase)))
+
+    def action_cycle_run(self) -> None:
+        """Show the next run."""
+        shown = self.picture
+        if shown is not None and shown.runs:
+            at = shown.runs.index(shown.run) if shown.run in shown.runs else -1
+            self._select(Selection(run=shown.runs[(at + 1) % len(shown.runs)]))
+
+    def _select(self, selection: Selection) -> None:
+        self._selection = selection
+        self._verdicts = {}
+        if self._snapshot is not None:
+            self._reach_verdicts(self._snapshot, selection)
+        self._show()
+
+    def action_copy_view(self) -> None:
+        """Copy what the view shows."""
+        main = self._main
+        if main is not None:
+            self.copy_to_clipboard(main.query_one(f"#{self.view}", View).as_text())
+            self.notify("Copied, if this terminal takes OSC 52.", timeout=2)
+
+    def action_save_svg(self) -> None:
+        """Save a screenshot in the working directory, or where SWTRACE_SCREENSHOTS says."""
+        folder = Path(os.environ.get("SWTRACE_SCREENSHOTS") or Path.cwd())
+        number = 1
+        while (path := folder / f"swtrace-{self.view}-{number}.svg").exists():
+            number += 1
+        try:
+            path.write_text(self.export_screenshot(title=f"swtrace top: {self.view}"), encoding="utf-8")
+        except OSError as error:
+            self.notify(f"Not saved: {error}. SWTRACE_SCREENSHOTS sets the folder.", severity="error")
+            return
+        self.notify(f"Saved {path}", timeout=4)
+
+    def action_detach(self) -> None:
+        """Let go of the source, or take it up again."""
+        if self._feed is not None:
+            feed, self._feed = self._feed, None
+            feed.stop()
+        else:
+            self._watch()
+        self._show()
+
+    def action_next_theme(self) -> None:
+        """Take the next of our themes."""
+        at = NAMES.index(self.theme) if self.theme in NAMES else -1
+        self.theme = NAMES[(at + 1) % len(NAMES)]
+
+    def action_help(self) -> None:
+        """Show every key."""
+        self.push_screen(Help(self._configuration.keys))
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Offer every action by name, and Textual's themes."""
+        for action in ACTIONS:
+            where = f"{action.view}: " if action.view else ""
+            yield SystemCommand(f"{where}{action.title}", action.help, partial(self._perform, action))
+        yield from (
+            command for command in super().get_system_commands(screen) if command.title.lower().startswith("theme")
+        )
+
+    async def _perform(self, action: Action) -> None:
+        main = self._main
+        if main is None:
+            return
+        if action.view is not None:
+            self.action_show(action.view)
+            await self.run_action(action.call, main.query_one(f"#{action.view}", View))
+        else:
+            await self.run_action(action.call, main)
+
+    def _theme_or_first(self, name: str) -> str:
+        return name if name in self.available_themes else NAMES[0]
+
+
+def _next(items: Iterable[_Item], current: _Item | None) -> _Item | None:
+    """Return the item after ``current``; None after the last one."""
+    choices = [*items, None]
+    at = choices.index(current) if current in choices else -1
+    return choices[(at + 1) % len(choices)] if current is not None else choices[0]
+
+
+__all__ = ["HEAT_MAP", "VERDICT", "WINDOWS", "MainScreen", "TopApp"]

@@ -1,0 +1,157 @@
+"""The two lines at the top: what is watched and how the source stands; and the views by number."""
+
+from __future__ import annotations
+
+from rich.style import Style
+from textual import events
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from swtrace_tui import units
+from swtrace_tui.actions import TITLES, VIEWS
+from swtrace_tui.canvas import Line, clip
+from swtrace_tui.palette import Palette
+from swtrace_tui.picture import Picture
+from swtrace_tui.snapshot import Link
+from swtrace_tui.views.view import Scene
+
+_BEHIND = 20_000
+"""Records not read yet that are worth a word."""
+_LINKS = {Link.LIVE: "●", Link.WAITING: "◌", Link.LOST: "✗"}
+
+
+class TitleBar(Widget):
+    """Run, series, model and source, one line."""
+
+    DEFAULT_CSS = "TitleBar { height: 1; width: 1fr; background: $panel; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scene: Scene | None = None
+        self._note = ""
+
+    def show(self, scene: Scene, note: str) -> None:
+        """Show what is watched; ``note`` says why the screen stands still, if it does."""
+        self._scene, self._note = scene, note
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Return the line."""
+        if self._scene is None or y:
+            return Strip.blank(self.size.width, self.rich_style)
+        picture, palette = self._scene.picture, self._scene.palette
+        on = palette.surface
+        dim, text = palette.style(palette.dim, on=on), palette.style(palette.text, on=on)
+        width = self.size.width
+        right = Line(width)
+        if self._note:
+            right.put(f"{self._note}  ", palette.style(palette.warning, on=on, bold=True))
+        link = worst_link(picture)
+        colour = {Link.LIVE: palette.good, Link.WAITING: palette.note, Link.LOST: palette.bad}[link]
+        names = ", ".join(source.name for source in picture.snapshot.sources)
+        behind = sum(view.statistics.pending for view in picture.snapshot.ranks)
+        if behind > _BEHIND:
+            right.put(f"catching up, {units.count(behind)} records  ", palette.style(palette.note, on=on))
+        right.put(f"{_LINKS[link]} {link} ", palette.style(colour, on=on))
+        right.put(f"{clip(names, max(10, width // 3))} ", dim)
+        line = Line(width).put(" swtrace ", palette.style(palette.note, on=on, bold=True))
+        for part, style in about(picture, palette, on):
+            if line.used + len(part) + right.used >= width:
+                break
+            line.put(part, style)
+        line.to(width - right.used, text)
+        return line.cells(right.segments, right.used).strip(text)
+
+
+def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]]:
+    """Return what is watched, the most important part first."""
+    dim, text = palette.style(palette.dim, on=on), palette.style(palette.text, on=on)
+    focus = picture.focus
+    if focus is None:
+        return [(picture.run or "", text)]
+    info = focus.facts.ranks[0].info
+    model = next(
+        (row.view.identity.model for row in focus.rows if row.view is not None and row.view.identity.model), ""
+    )
+    parts: list[tuple[str, Style]] = [(f" {info.name}", palette.style(palette.text, on=on, bold=True))]
+    parts.append((f"  {len(focus.key.group_ranks)} ranks x {info.num_layers} layers", text))
+    parts.append((f"  k={info.prefetch_step}", text))
+    parts.append((f"  {units.size(info.layer_bytes)} each", dim))
+    parts.append((f"  {info.transport}", dim))
+    parts.append((f"  {picture.run}", dim))
+    if model:
+        parts.append((f"  {model}", dim))
+    return parts
+
+
+def worst_link(picture: Picture) -> Link:
+    """Return the worst state of any source."""
+    links = {source.link for source in picture.snapshot.sources}
+    return Link.LOST if Link.LOST in links else Link.LIVE if Link.LIVE in links else Link.WAITING
+
+
+class ViewBar(Widget):
+    """The views, by number; and the filter that is on."""
+
+    DEFAULT_CSS = "ViewBar { height: 1; width: 1fr; background: $background; }"
+
+    class Chosen(Message):
+        """A view was clicked."""
+
+        def __init__(self, view: str) -> None:
+            super().__init__()
+            self.view = view
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scene: Scene | None = None
+        self._view = VIEWS[0]
+        self._spans: list[tuple[int, int, str]] = []
+
+    def show(self, scene: Scene, view: str) -> None:
+        """Show which view is open and what it is narrowed to."""
+        self._scene, self._view = scene, view
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Return the line."""
+        if self._scene is None or y:
+            return Strip.blank(self.size.width, self.rich_style)
+        palette, width = self._scene.palette, self.size.width
+        plain, dim = palette.style(palette.text), palette.style(palette.dim)
+        line = Line(width).put(" ", plain)
+        self._spans = []
+        for number, view in enumerate(VIEWS, 1):
+            begin = line.used
+            if view == self._view:
+                on = palette.text if palette.mono else palette.note
+                line.put(f" {number} {TITLES[view]} ", palette.style(palette.background, on=on, bold=True))
+            else:
+                line.put(f" {number}", palette.style(palette.note)).put(f" {TITLES[view]} ", dim)
+            self._spans.append((begin, line.used, view))
+            line.put(" ", plain)
+        filters = narrowed(self._scene.picture)
+        if filters and line.room > len(filters) + 1:
+            line.to(width - len(filters) - 1, plain).put(filters, palette.style(palette.warning, bold=True))
+        return line.strip(plain)
+
+    def on_click(self, event: events.Click) -> None:
+        """Show the view that was clicked."""
+        for begin, end, view in self._spans:
+            if begin <= event.x < end:
+                self.post_message(self.Chosen(view))
+
+
+def narrowed(picture: Picture) -> str:
+    """Say what the selection leaves."""
+    selection = picture.selection
+    parts = []
+    if selection.series is not None:
+        name = selection.series if isinstance(selection.series, str) else selection.series.name
+        parts.append(f"series {name}")
+    if selection.rank is not None:
+        parts.append(f"rank {selection.rank}")
+    if selection.phase is not None:
+        parts.append(f"{selection.phase.name.lower()} only")
+    return ", ".join(parts)

@@ -1,0 +1,61 @@
+"""What a person may set for good: theme and keys, in ``$XDG_CONFIG_HOME/swtrace/top.toml``.
+
+::
+
+    theme = "swtrace-light"
+
+    [keys]              # id of the action = keys, as Textual names them
+    pause = "space,P"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swtrace.errors import SettingsError
+from swtrace_tui.actions import ACTIONS
+from swtrace_tui.themes import NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Theme and keys."""
+
+    theme: str = NAMES[0]
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def default_path() -> Path:
+    """Return where the file is looked for."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "swtrace" / "top.toml"
+
+
+def load(path: Path) -> Configuration:
+    """Read the file; without one, what is built in.
+
+    Raises:
+        SettingsError: the file says something that cannot be used.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Configuration()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    for name in document:
+        if name not in {"theme", "keys"}:
+            raise SettingsError(f"{path}: unknown setting {name!r}; there are theme and [keys]")
+    theme = document.get("theme", NAMES[0])
+    if not isinstance(theme, str):
+        raise SettingsError(f"{path}: theme is {theme!r}, not a name such as {', '.join(NAMES)}")
+    given = document.get("keys", {})
+    known = {action.id for action in ACTIONS}
+    if not isinstance(given, dict) or not all(isinstance(keys, str) for keys in given.values()):
+        raise SettingsError(f"{path}: [keys] maps names of actions to keys, as text")
+    for name in given:
+        if name not in known:
+            raise SettingsError(f"{path}: no action {name!r}; there are {', '.join(sorted(known))}")
+    return Configuration(theme=theme, keys=dict(given))

@@ -1,0 +1,75 @@
+"""The thread between a source and the screen: it polls, and hands over frozen snapshots."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from swtrace_tui.snapshot import Snapshot
+from swtrace_tui.sources import Source
+
+
+class Feed:
+    """Polls a source in a thread of its own.
+
+    At most one snapshot waits for the screen at a time: a slow terminal sees fewer frames, not older ones.
+
+    Args:
+        make: Makes the source; called in the feed's thread, which owns it.
+        deliver: Called in the feed's thread with each snapshot; the receiver calls :meth:`taken` when it is done.
+        failed: Called there if the source raises, which it must not.
+        frame_s: Shortest time between two snapshots.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Source],
+        deliver: Callable[[Snapshot], object],
+        failed: Callable[[Exception], object],
+        *,
+        frame_s: float = 0.1,
+    ) -> None:
+        self._make, self._deliver, self._failed = make, deliver, failed
+        self._frame_s = frame_s
+        self._stop = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
+        self._thread = threading.Thread(target=self._run, name="swtrace-feed", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def taken(self) -> None:
+        """Say that the last snapshot was drawn: the next one may come."""
+        self._free.set()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """End the thread, and with it the source."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            source = self._make()
+            try:
+                self._poll(source)
+            finally:
+                source.close()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the screen must say so instead of standing still
+            if not self._stop.is_set():
+                self._failed(error)
+
+    def _poll(self, source: Source) -> None:
+        due = 0.0
+        while not self._stop.is_set():
+            more = source.poll()
+            now = time.monotonic()
+            if now >= due and self._free.is_set():
+                self._free.clear()
+                due = now + self._frame_s
+                self._deliver(source.snapshot())
+            if not more:
+                self._stop.wait(max(0.01, min(self._frame_s, due - time.monotonic())))

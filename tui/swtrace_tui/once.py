@@ -1,0 +1,36 @@
+"""``swtrace top --once``: the overview as text, the same lines that the screen shows."""
+
+from __future__ import annotations
+
+import time
+
+from swtrace_tui.palette import MONO
+from swtrace_tui.picture import Picture, Selection, picture
+from swtrace_tui.sources import Source
+from swtrace_tui.views.empty import advice
+from swtrace_tui.views.overview import Overview
+from swtrace_tui.views.view import Scene
+
+_CHARTS = 40
+
+
+def read(source: Source, selection: Selection, wait_s: float) -> Picture:
+    """Read a source until it is read up, and has a finished step or ``wait_s`` is over."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        more = source.poll()
+        if more:
+            continue
+        seen = picture(source.snapshot(), selection)
+        if any(series.steps for series in seen.series) or time.monotonic() >= deadline:
+            return seen
+        time.sleep(0.05)
+
+
+def overview(seen: Picture, width: int) -> str:
+    """Return the overview as plain text, ``width`` columns wide; what to do next where there is nothing to show."""
+    if not seen.rows:
+        return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen))
+    scene = Scene(seen, MONO, {series.key: series.verdict for series in seen.series})
+    lines = Overview().draw(scene, width, len(seen.rows) + _CHARTS)
+    return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"

@@ -1,0 +1,304 @@
+"""A snapshot seen through a selection: what the views draw, and what ``--once`` prints.
+
+The numbers are the ledger's. With a phase selected, the ledger's own sums
+(:class:`~swtrace.ledger.recent.RecentSteps`) are taken over those of the last steps that are of this
+phase; nothing here has a formula of its own but the step rate, which is a count over a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+from swtrace.ledger.recent import RecentSteps
+from swtrace.ledger.verdict import Verdict, verdict
+from swtrace.trace.identity import RankKey
+from swtrace.trace.reader import WindowState
+from swtrace.trace.schema import Phase, StepFlag
+from swtrace_tui.snapshot import RankView, Snapshot
+
+_IDLE_NS = 2_000_000_000
+_IDLE_STEPS = 20
+_BEHIND_STEPS = 64
+
+
+class RankState(StrEnum):
+    """How a rank is doing."""
+
+    LIVE = "live"
+    BEHIND = "behind"
+    """It is read faster than it writes, and much of its past is still to be read."""
+    JOINED = "joined"
+    """Its ring is there; no step has finished."""
+    IDLE = "idle"
+    """It lives and writes nothing: no requests, or it hangs."""
+    ENDED = "ended"
+    DIED = "died"
+    """It let go of its lock without a good-bye."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the views are narrowed to; None: everything (for the run: the newest one that lives)."""
+
+    run: str | None = None
+    series: SeriesKey | str | None = None
+    """A series, or the name of some."""
+    rank: int | None = None
+    phase: Phase | None = None
+
+    def wants(self, key: SeriesKey) -> bool:
+        """Tell whether a series is selected."""
+        return self.series is None or self.series in {key, key.name}
+
+
+@dataclass(frozen=True, slots=True)
+class RankRow:
+    """One rank of one series: a row of the overview."""
+
+    series: SeriesKey
+    group_rank: int
+    facts: SeriesRankFacts
+    view: RankView | None
+    state: RankState
+    idle_ns: int
+    """For how long it has written nothing; 0 where that is not known."""
+    step_rate: float | None
+    """Finished steps per second, between the ends of the first and the last of the recent ones."""
+    windows: tuple[WindowState, ...]
+    stall_ratios: tuple[float, ...]
+    """Of the last steps, oldest first."""
+
+    @property
+    def rank(self) -> int:
+        """Global rank."""
+        return self.facts.rank.rank
+
+    @property
+    def recent(self) -> Recent:
+        """The sums over the last steps."""
+        return self.facts.recent
+
+    @property
+    def step_ns(self) -> float | None:
+        """Mean step time."""
+        return self.recent.step_ns / self.recent.steps if self.recent.steps else None
+
+    @property
+    def lost(self) -> int:
+        """Records that the source lost since this view began."""
+        return 0 if self.view is None else max(0, self.view.statistics.lost - self.view.lost_before)
+
+
+@dataclass(frozen=True)
+class SeriesView:
+    """One series as selected."""
+
+    facts: SeriesFacts
+    steps: tuple[StepFacts, ...]
+    rows: tuple[RankRow, ...]
+
+    @property
+    def key(self) -> SeriesKey:
+        """The name of the series."""
+        return self.facts.key
+
+    @property
+    def layers(self) -> int:
+        """Layers of the series."""
+        return self.facts.ranks[0].info.num_layers
+
+    @property
+    def title(self) -> str:
+        """Name and layers."""
+        info = self.facts.ranks[0].info
+        return f"{info.name} · layers {info.start_layer}-{info.start_layer + info.num_layers - 1}"
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What there is to say about it. Takes some milliseconds."""
+        return verdict(self.facts, self.steps)
+
+    def layer(self, position: int) -> int:
+        """Return the layer at a position."""
+        return self.facts.ranks[0].info.start_layer + position
+
+    def group_rank(self, rank: int | None) -> int | None:
+        """Return the group rank of a global rank."""
+        return self.key.group_ranks.index(rank) if rank is not None and rank in self.key.group_ranks else None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything that is drawn."""
+
+    snapshot: Snapshot
+    selection: Selection
+    runs: tuple[str, ...]
+    """Runs there are, newest last."""
+    run: str | None
+    """The run that is shown."""
+    all_series: tuple[SeriesKey, ...]
+    """Every series of that run, for choosing."""
+    series: tuple[SeriesView, ...]
+    """Those selected."""
+
+    @property
+    def focus(self) -> SeriesView | None:
+        """The series that heat map, timeline and windows show: the one that stalls most of those selected."""
+        return max(self.series, key=_stall_ratio, default=None)
+
+    @property
+    def rows(self) -> tuple[RankRow, ...]:
+        """The rows of every selected series."""
+        return tuple(row for series in self.series for row in series.rows)
+
+    def rank_facts(self, rank: RankKey) -> RankFacts | None:
+        """Return the ledger's facts of a rank."""
+        return next((facts for facts in self.snapshot.facts.ranks if facts.identity.key == rank), None)
+
+
+def picture(snapshot: Snapshot, selection: Selection) -> Picture:
+    """Return what a selection leaves of a snapshot."""
+    views = {view.key: view for view in snapshot.ranks}
+    runs = _runs(snapshot)
+    run = selection.run if selection.run in runs else _newest(snapshot, runs)
+    of_run = [facts for facts in snapshot.facts.series if facts.key.run_id == run and facts.ranks]
+    ranks = {facts.identity.key: facts for facts in snapshot.facts.ranks}
+    keys = tuple(facts.key for facts in of_run)
+    shown = [facts for facts in of_run if selection.wants(facts.key)]
+    return Picture(
+        snapshot=snapshot,
+        selection=selection,
+        runs=runs,
+        run=run,
+        all_series=keys,
+        series=tuple(_series(facts, snapshot.history.get(facts.key, ()), views, ranks, selection) for facts in shown),
+    )
+
+
+def phase_of(step: StepFacts) -> Phase:
+    """Return a step's phase: that of its ranks, mixed where they differ. A dummy rank takes no part in that."""
+    phases = set(step.phase[step.ended].tolist())
+    real = phases - {int(Phase.DUMMY)} or phases
+    return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
+
+
+def _stall_ratio(series: SeriesView) -> float:
+    return max((row.recent.stall_ratio or 0.0 for row in series.rows), default=0.0)
+
+
+def _runs(snapshot: Snapshot) -> tuple[str, ...]:
+    started: dict[str, int] = {}
+    for view in snapshot.ranks:
+        run = view.identity.run_id
+        started[run] = max(started.get(run, 0), view.identity.start_time_ns)
+    return tuple(sorted(started, key=lambda run: started[run]))
+
+
+def _newest(snapshot: Snapshot, runs: Sequence[str]) -> str | None:
+    alive = {view.identity.run_id for view in snapshot.ranks if view.alive}
+    return next((run for run in reversed(runs) if run in alive), runs[-1] if runs else None)
+
+
+def _series(
+    facts: SeriesFacts,
+    steps: Sequence[StepFacts],
+    views: Mapping[RankKey, RankView],
+    ranks: Mapping[RankKey, RankFacts],
+    selection: Selection,
+) -> SeriesView:
+    if selection.phase is not None:
+        steps = [step for step in steps if phase_of(step) is selection.phase]
+        facts = _summed_again(facts, steps)
+    return SeriesView(
+        facts=facts,
+        steps=tuple(steps),
+        rows=tuple(
+            _row(facts.key, rank, steps, views.get(rank.rank), ranks.get(rank.rank))
+            for rank in facts.ranks
+            if selection.rank in {None, rank.rank.rank}
+        ),
+    )
+
+
+def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
+    recent = RecentSteps(max(1, len(steps)), len(facts.key.group_ranks), facts.ranks[0].info.layer_bytes)
+    for step in steps:
+        recent.add(step)
+    sums = recent.facts()
+    return replace(
+        facts,
+        ranks=tuple(replace(rank, recent=sums[rank.info.rank_in_group]) for rank in facts.ranks),
+        steps=len(recent),
+        straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
+    )
+
+
+def _row(
+    key: SeriesKey,
+    facts: SeriesRankFacts,
+    steps: Sequence[StepFacts],
+    view: RankView | None,
+    rank: RankFacts | None,
+) -> RankRow:
+    group_rank = facts.info.rank_in_group
+    ended = [step for step in steps if step.ended[group_rank]]
+    regular = [step for step in ended if not step.step_flags[group_rank] & StepFlag.ABORTED]
+    idle_ns = _idle(facts, view, rank)
+    return RankRow(
+        series=key,
+        group_rank=group_rank,
+        facts=facts,
+        view=view,
+        state=_state(facts, view, idle_ns),
+        idle_ns=idle_ns,
+        step_rate=_step_rate(ended, group_rank),
+        windows=view.windows.get(facts.info.name, ()) if view is not None else (),
+        stall_ratios=tuple(
+            float(step.stall_ns[group_rank].sum()) / max(1, int(step.end_ns[group_rank] - step.begin_ns[group_rank]))
+            for step in regular
+        ),
+    )
+
+
+def _step_rate(ended: Sequence[StepFacts], group_rank: int) -> float | None:
+    if len(ended) < 2:  # noqa: PLR2004 - between two ends
+        return None
+    elapsed = int(ended[-1].end_ns[group_rank] - ended[0].end_ns[group_rank])
+    return (len(ended) - 1) * 1e9 / elapsed if elapsed > 0 else None
+
+
+def _idle(facts: SeriesRankFacts, view: RankView | None, rank: RankFacts | None) -> int:
+    if view is None or rank is None or not rank.last_record_ns or facts.info.clock == "virtual":
+        return 0
+    return max(0, view.taken_ns - rank.last_record_ns)
+
+
+def _state(facts: SeriesRankFacts, view: RankView | None, idle_ns: int) -> RankState:
+    if view is None:
+        return RankState.JOINED
+    if not view.alive:
+        return RankState.ENDED if view.closed else RankState.DIED
+    if view.statistics.pending > _BEHIND_STEPS * (facts.info.num_layers + 1):
+        return RankState.BEHIND
+    if facts.last_step is None:
+        return RankState.JOINED
+    step_ns = facts.recent.step_ns // max(1, facts.recent.steps)
+    return RankState.IDLE if idle_ns > max(_IDLE_NS, _IDLE_STEPS * step_ns) else RankState.LIVE
+
+
+def layer_profile(series: SeriesView) -> npt.NDArray[np.float64]:
+    """Return each position's mean stall per step and receiver, ns."""
+    steps = series.steps
+    if not steps:
+        return np.zeros(series.layers)
+    stall = np.sum([step.stall_ns.sum(axis=0) for step in steps], axis=0)
+    waits = np.sum([step.receiver.sum(axis=0) for step in steps], axis=0)
+    return np.asarray(stall / np.maximum(1, waits), np.float64)

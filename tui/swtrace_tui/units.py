@@ -1,0 +1,82 @@
+"""Numbers as a narrow column shows them. A dash stands for what is not known."""
+
+from __future__ import annotations
+
+UNKNOWN = "-"
+
+_TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
+_UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"))
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_KILO = 1024
+_THOUSAND = 1000
+
+
+def duration(nanoseconds: float | None) -> str:
+    """Return a duration with three digits: ``1.25 ms``."""
+    if nanoseconds is None:
+        return UNKNOWN
+    magnitude = abs(nanoseconds)
+    if not magnitude:
+        return "0"
+    for factor, unit in _UNITS:
+        if magnitude >= 0.9995 * factor:
+            return f"{_digits(nanoseconds / factor)} {unit}"
+    return f"{nanoseconds:.0f} ns"
+
+
+def age(nanoseconds: int | None) -> str:
+    """Return a coarse age: ``0.4 s``, ``12 s``, ``3 min``."""
+    if nanoseconds is None or nanoseconds < 0:
+        return UNKNOWN
+    seconds = nanoseconds / 1e9
+    if seconds < 0.1:  # noqa: PLR2004 - below a tenth of a second, milliseconds say more
+        return duration(nanoseconds)
+    if seconds < 10:  # noqa: PLR2004 - as a person would say it
+        return f"{seconds:.1f} s"
+    if seconds < 120:  # noqa: PLR2004 - as above
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"  # noqa: PLR2004 - as above
+
+
+def ratio(value: float | None) -> str:
+    """Return a ratio as per cent: ``23.4%``."""
+    if value is None:
+        return UNKNOWN
+    return "100%" if value >= 0.9995 else f"{100 * value:.1f}%"  # noqa: PLR2004 - what would round to 100.0
+
+
+def rate(value: float | None) -> str:
+    """Return something per second with three digits."""
+    return UNKNOWN if value is None else _digits(value)
+
+
+def size(value: float | None) -> str:
+    """Return bytes: ``1.09 GiB``."""
+    if value is None:
+        return UNKNOWN
+    amount = float(value)
+    for unit in _BYTES[:-1]:
+        if abs(amount) < _KILO:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{_digits(amount)} {unit}"
+        amount /= _KILO
+    return f"{_digits(amount)} {_BYTES[-1]}"
+
+
+def bandwidth(value: float | None) -> str:
+    """Return bytes per second."""
+    return UNKNOWN if value is None else f"{size(value)}/s"
+
+
+def count(value: int) -> str:
+    """Return a count in at most five characters: ``12.3k``."""
+    amount, suffix = float(value), ""
+    for suffix in ("", "k", "M", "G"):  # noqa: B007 - the last one is used below
+        if abs(amount) < _THOUSAND:
+            break
+        amount /= _THOUSAND
+    return f"{value}" if not suffix else f"{_digits(amount)}{suffix}"
+
+
+def _digits(value: float) -> str:
+    magnitude = abs(value)
+    return f"{value:.{2 if magnitude < _TWO_DIGITS else 1 if magnitude < _ONE_DIGIT else 0}f}"

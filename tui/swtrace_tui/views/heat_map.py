@@ -1,0 +1,423 @@
+"""Heat map: rank by layer, coloured by what a wait cost. Cells are prebuilt; only changed rows are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import BindingType
+from textual.strip import Strip
+
+from swtrace.ledger.facts import CAUSES, Cause, StepFacts
+from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
+from swtrace_tui import units
+from swtrace_tui.actions import HEAT_MAP, bindings
+from swtrace_tui.canvas import Line, bar, column_chart, sparkline
+from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette
+from swtrace_tui.picture import SeriesView
+from swtrace_tui.views.view import Scene, View, wrap
+
+Values = npt.NDArray[np.float64]
+_Cell = TypeVar("_Cell", np.int64, np.float64)
+
+_SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
+_FLOOR_NS = 20_000.0
+"""What is below is one colour: a wait that stalls less is on time."""
+_OWN = LEVELS
+"""Level of a cell that is no wait: the rank keeps the layer."""
+_LABEL = 6
+_MARGIN = 19
+_PROFILE = 9
+_NICE = (1, 2, 5)
+_INSTANTS = ("ready_ns", "wait_begin_ns", "wait_end_ns")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What cells can be coloured by."""
+
+    name: str
+    about: str
+    of: Callable[[StepFacts], npt.NDArray[np.int64]]
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("stall", "time that a wait was held for its weight", lambda step: step.stall_ns),
+    Metric("slack", "how early the weight was there", lambda step: step.slack_ns),
+    Metric("transfer", "time on the channel", lambda step: step.transfer_ns),
+    Metric("skew", "stall because a peer issued or entered later", lambda step: step.cause_ns[_SKEWS].sum(axis=0)),
+)
+SPANS = ("mean", "worst", "last")
+
+
+class HeatMap(View):
+    """Ranks by layers of one series."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(HEAT_MAP)
+
+    def __init__(self) -> None:
+        super().__init__(id=HEAT_MAP)
+        self._metric = 0
+        self._span = 0
+        self._cursor = (0, 0)
+        """Row among the ranks shown, and position."""
+        self._top_row = 0
+        self._scale = _FLOOR_NS
+        self._cells: dict[tuple[str, str, int, bool], tuple[object, object]] = {}
+        self._values: Values = np.zeros((0, 0))
+        self._origin = (_LABEL, 2)
+        self._wide, self._fold, self._tall, self._paired = 1, 1, 1, False
+
+    # -- drawing -------------------------------------------------------------------------------------
+
+    def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
+        """Draw legend, map and the explanation of the cell under the cursor."""
+        series, palette = scene.picture.focus, scene.palette
+        if series is None:
+            return []
+        ranks = [row.group_rank for row in series.rows]
+        metric = METRICS[self._metric]
+        self._values, waited = values(series, metric, SPANS[self._span])
+        self._cursor = (min(self._cursor[0], len(ranks) - 1), min(self._cursor[1], series.layers - 1))
+        explained = self._explain(scene, series, ranks, width)
+        self._fit(width, height - len(explained) - 4, len(ranks), series.layers, palette)
+        self._rescale(float(self._values[ranks].max(initial=0.0)))
+        levels = np.where(waited, level(self._values, self._scale), _OWN)[ranks]
+        values_shown = self._values[ranks]
+        if self._fold > 1:
+            levels, values_shown = folded(levels, self._fold, own=_OWN), folded(values_shown, self._fold, own=None)
+        lines = [self._legend(metric, series, width, palette), self._axis(series, width, palette)]
+        self._origin = (_LABEL, len(lines))
+        room = height - len(lines) - len(explained) - 2
+        lines += self._map(levels, values_shown, series, ranks, width, room, palette)
+        left = height - len(lines) - len(explained) - 1
+        lines += self._profile(values_shown, levels, width, max(1, min(_PROFILE, left)), palette)
+        lines.append(Line(width).strip(palette.style(palette.text)))
+        return lines + explained
+
+    def _fit(self, width: int, height: int, ranks: int, layers: int, palette: Palette) -> None:
+        margin = _MARGIN if width >= 120 else 0  # noqa: PLR2004 - where there is room for it
+        room = max(8, width - _LABEL - margin - 1)
+        self._fold = -(-layers // room)
+        self._wide = max(1, min(4, room // -(-layers // self._fold)))
+        self._paired = ranks > height and not palette.mono
+        self._tall = max(1, min(3, (height - _PROFILE) // max(1, ranks)))
+
+    def _rescale(self, most: float) -> None:
+        """Let the scale grow at once and shrink late: colours must not dance."""
+        top = nice(max(most, _FLOOR_NS * 5))
+        if top > self._scale or top < 0.3 * self._scale:
+            self._scale = top
+
+    def _prebuilt(self, metric: Metric, palette: Palette) -> tuple[list[Segment], list[list[Segment]]]:
+        key = (palette.name, metric.name, self._wide, self._paired)
+        found = self._cells.get(key)
+        if found is None:
+            own = Segment("·".center(self._wide), palette.style(palette.faint, on=palette.background))
+            single = [*palette.heat_segments(metric.name, self._wide), own]
+            pairs = [list(row) for row in palette.heat_pairs(metric.name, self._wide)] if self._paired else []
+            found = self._cells[key] = (single, pairs)
+        return found  # type: ignore[return-value]
+
+    def _map(
+        self,
+        levels: npt.NDArray[np.int64],
+        shown: Values,
+        series: SeriesView,
+        ranks: list[int],
+        width: int,
+        room: int,
+        palette: Palette,
+    ) -> list[Strip]:
+        single, pairs = self._prebuilt(METRICS[self._metric], palette)
+        per_line = 2 if self._paired else 1
+        rows_shown = max(1, room // self._tall) * per_line
+        self._top_row = max(0, min(self._top_row, len(ranks) - rows_shown))
+        if self._cursor[0] < self._top_row:
+            self._top_row = self._cursor[0]
+        elif self._cursor[0] >= self._top_row + rows_shown:
+            self._top_row = self._cursor[0] - rows_shown + 1
+        self._top_row -= self._top_row % per_line
+        dim, plain = palette.style(palette.dim), palette.style(palette.text)
+        columns = levels.shape[1]
+        means = shown.mean(axis=1)
+        top = float(means.max(initial=0.0))
+        lines: list[Strip] = []
+        for begin in range(self._top_row, min(len(ranks), self._top_row + rows_shown), per_line):
+            chosen = begin <= self._cursor[0] < begin + per_line
+            name = str(series.key.group_ranks[ranks[begin]])
+            label = Segment(f"{name:>{_LABEL - 1}} ", palette.style(palette.text, bold=True) if chosen else dim)
+            upper = levels[begin].tolist()
+            if self._paired:
+                lower = levels[begin + 1].tolist() if begin + 1 < len(ranks) else [_OWN] * columns
+                cells = [pairs[a][b] for a, b in zip(upper, lower, strict=True)]
+            else:
+                cells = [single[each] for each in upper]
+            if chosen:
+                at = self._cursor[1] // self._fold
+                cells[at] = self._cursor_cell(upper[at], cells[at], palette, upper_half=self._cursor[0] == begin)
+            line = Line(width).cells([label], _LABEL).cells(cells, columns * self._wide)
+            first = line
+            if line.room >= _MARGIN:
+                mean = float(means[begin : begin + per_line].max())
+                line.put("  ", plain).field(units.duration(mean), 8, plain, right=True)
+                line.put(" ", plain).put(bar(mean / top if top else 0.0, 8), dim)
+            lines.append(first.strip(plain))
+            for extra in range(1, self._tall):
+                body = Line(width).cells([Segment(" " * _LABEL, dim)], _LABEL).cells(cells, columns * self._wide)
+                if len(lines) < room or extra == 0:
+                    lines.append(body.strip(plain))
+        return lines[:room]
+
+    def _cursor_cell(self, at: int, cell: Segment, palette: Palette, *, upper_half: bool) -> Segment:
+        del at
+        mark = "▣" if self._wide == 1 else "[" + " " * (self._wide - 2) + "]"
+        if self._paired:
+            mark = ("▀" if upper_half else "▄") * self._wide
+        style = cell.style
+        background = style.bgcolor if style is not None else None
+        over = palette.style(palette.cursor, bold=True)
+        return Segment(mark, Style(color=over.color, bgcolor=background, bold=True))
+
+    def _legend(self, metric: Metric, series: SeriesView, width: int, palette: Palette) -> Strip:
+        dim, plain = palette.style(palette.dim), palette.style(palette.text)
+        line = Line(width).put(f" {metric.name} ", palette.style(palette.text, bold=True))
+        over = {
+            "mean": f"mean of {len(series.steps)} steps",
+            "worst": f"worst of {len(series.steps)} steps",
+            "last": f"step {series.steps[-1].step}" if series.steps else "last step",
+        }[SPANS[self._span]]
+        line.put(f"{over}  ", plain)
+        line.put(f"≤{units.duration(_FLOOR_NS)} ", dim)
+        ramp = palette.ramp(metric.name)
+        for i, colour in enumerate(ramp):
+            if palette.mono:
+                line.put(RAMP_GLYPHS[i], plain)
+            else:
+                line.put("▄", palette.style(colour))
+        line.put(f" {units.duration(self._scale)}  ", dim)
+        line.put("· ", palette.style(palette.faint)).put("own layer  ", dim)
+        if self._fold > 1:
+            line.put(f"a column shows the worst of {self._fold} layers  ", dim)
+        if line.room > len(metric.about) + 2:
+            line.put(metric.about, dim)
+        return line.strip(plain)
+
+    def _axis(self, series: SeriesView, width: int, palette: Palette) -> Strip:
+        dim = palette.style(palette.dim)
+        line = Line(width).field("layer ", _LABEL, dim, right=True)
+        every = max(1, -(-6 // self._wide))
+        for position in range(0, series.layers, every * self._fold):
+            line.field(str(series.layer(position)), every * self._wide, dim)
+        return line.strip(dim)
+
+    def _profile(
+        self, shown: Values, levels: npt.NDArray[np.int64], width: int, height: int, palette: Palette
+    ) -> list[Strip]:
+        """Draw the mean of each column below it."""
+        waited = levels < _OWN
+        mean = np.where(waited, shown, 0.0).sum(axis=0) / np.maximum(1, waited.sum(axis=0))
+        top = float(mean.max(initial=0.0))
+        colour = palette.text if palette.mono else palette.ramp(METRICS[self._metric].name)[10]
+        plain, dim = palette.style(palette.text), palette.style(palette.dim)
+        lines = []
+        for i, row in enumerate(column_chart(np.repeat(mean, self._wide).tolist(), height, top)):
+            line = Line(width).field("mean " if i == 0 else "", _LABEL, dim, right=True)
+            line.blocks(row, palette.style(colour), solid=not palette.mono)
+            if i == 0 and line.room > _MARGIN - 8:
+                line.put("  ", plain).field(units.duration(top), 8, dim, right=True)
+            lines.append(line.strip(plain))
+        return lines
+
+    # -- the cell under the cursor ---------------------------------------------------------------------
+
+    def _explain(self, scene: Scene, series: SeriesView, ranks: list[int], width: int) -> list[Strip]:
+        palette = scene.palette
+        plain = palette.style(palette.text)
+        group_rank, position = ranks[self._cursor[0]], self._cursor[1]
+        title, *sentences = explanation(series, group_rank, position)
+        line = Line(width).put(f" {title}  ", palette.style(palette.note, bold=True))
+        past = [float(METRICS[self._metric].of(step)[group_rank, position]) for step in series.steps]
+        if any(past) and line.room > 20:  # noqa: PLR2004 - some steps to see
+            shown = min(len(past), line.room - 1)
+            line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
+        lines = [line.strip(plain)]
+        for sentence in sentences:
+            lines += [Line(width).put(f" {row}", plain).strip(plain) for row in wrap(sentence, width - 2)]
+        return lines[:7]
+
+    # -- keys and mouse --------------------------------------------------------------------------------
+
+    def action_metric(self, by: int) -> None:
+        """Colour by the next metric."""
+        self._metric = (self._metric + by) % len(METRICS)
+        self._scale = _FLOOR_NS
+        self.redraw()
+
+    def action_span(self, by: int) -> None:
+        """Show mean, worst or last."""
+        self._span = (self._span + by) % len(SPANS)
+        self._scale = _FLOOR_NS
+        self.redraw()
+
+    def action_move(self, down: int, right: int) -> None:
+        """Move the cursor."""
+        series = self.scene.picture.focus if self.scene else None
+        if series is not None and series.rows:
+            row, position = self._cursor
+            right = right * self._fold if abs(right) == 1 else right
+            self._cursor = (
+                max(0, min(len(series.rows) - 1, row + down)),
+                max(0, min(series.layers - 1, position + right)),
+            )
+            self.redraw()
+
+    def action_worst(self) -> None:
+        """Move to the cell with the highest value."""
+        series = self.scene.picture.focus if self.scene else None
+        if series is not None and series.rows and self._values.size:
+            shown = self._values[[row.group_rank for row in series.rows]]
+            row, position = np.unravel_index(int(shown.argmax()), shown.shape)
+            self._cursor = (int(row), int(position))
+            self.redraw()
+
+    def action_open(self) -> None:
+        """Show the cell in the timeline."""
+        series = self.scene.picture.focus if self.scene else None
+        if series is not None and series.rows:
+            self.post_message(self.Open(rank=series.rows[self._cursor[0]].rank, position=self._cursor[1]))
+
+    def on_click(self, event: events.Click) -> None:
+        """Choose a cell; a second click opens it."""
+        cell = self._cell_at(event.x, event.y)
+        if cell is None:
+            return
+        if cell == self._cursor:
+            self.action_open()
+        else:
+            self._cursor = cell
+            self.redraw()
+
+    def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
+        """Move down."""
+        self.action_move(1, 0)
+
+    def on_mouse_scroll_up(self, _event: events.MouseScrollUp) -> None:
+        """Move up."""
+        self.action_move(-1, 0)
+
+    def _cell_at(self, x: int, y: int) -> tuple[int, int] | None:
+        series = self.scene.picture.focus if self.scene else None
+        left, top = self._origin
+        if series is None or x < left or y < top:
+            return None
+        row = self._top_row + (y - top) // self._tall * (2 if self._paired else 1)
+        position = (x - left) // self._wide * self._fold
+        if row >= len(series.rows) or position >= series.layers:
+            return None
+        return row, position
+
+
+def values(series: SeriesView, metric: Metric, span: str) -> tuple[Values, npt.NDArray[np.bool_]]:
+    """Return ``[group rank, position]`` values in ns, and which cells are waits that count."""
+    shape = (len(series.key.group_ranks), series.layers)
+    if not series.steps:
+        return np.zeros(shape), np.zeros(shape, np.bool_)
+    steps = series.steps[-1:] if span == "last" else series.steps
+    waited = np.sum([step.receiver for step in steps], axis=0)
+    if span == "worst":
+        total = np.max([np.where(step.receiver, metric.of(step), 0) for step in steps], axis=0).astype(np.float64)
+        return total, waited > 0
+    total = np.zeros(shape)
+    for step in steps:
+        total += np.where(step.receiver, metric.of(step), 0)
+    return total / np.maximum(1, waited), waited > 0
+
+
+def level(shown: Values, top: float) -> npt.NDArray[np.int64]:
+    """Return each value's step on the ramp: logarithmic from the floor to ``top``, 0 below the floor."""
+    with np.errstate(divide="ignore"):
+        share = np.log(np.maximum(shown, 1.0) / _FLOOR_NS) / np.log(max(top / _FLOOR_NS, 1.001))
+    steps = 1 + np.floor(share * (LEVELS - 1))
+    return np.where(shown < _FLOOR_NS, 0, np.clip(steps, 1, LEVELS - 1)).astype(np.int64)
+
+
+def folded(cells: npt.NDArray[_Cell], fold: int, *, own: int | None) -> npt.NDArray[_Cell]:
+    """Return the worst of each ``fold`` columns; own cells count only where all of them are."""
+    columns = -(-cells.shape[1] // fold)
+    padded = np.full((cells.shape[0], columns * fold), -1 if own is not None else 0, cells.dtype)
+    padded[:, : cells.shape[1]] = cells if own is None else np.where(cells == own, -1, cells)
+    worst: npt.NDArray[_Cell] = padded.reshape(cells.shape[0], columns, fold).max(axis=2)
+    return worst if own is None else np.where(worst < 0, own, worst).astype(cells.dtype)
+
+
+def nice(value: float) -> float:
+    """Return the next of 1, 2, 5, 10, ... that is not below ``value``."""
+    magnitude = 10.0 ** np.floor(np.log10(max(value, 1.0)))
+    return float(next((each * magnitude for each in _NICE if each * magnitude >= value), 10 * magnitude))
+
+
+def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]:
+    """Say what is known of one rank's wait for one layer: a title, then sentences."""
+    rank = series.key.group_ranks[group_rank]
+    layer = series.layer(position)
+    steps = [step for step in series.steps if step.present[group_rank, position]]
+    source = series.facts.ranks[0].info.source(position)
+    source_rank = series.key.group_ranks[source]
+    if source == group_rank:
+        return [
+            f"Rank {rank}, layer {layer}",
+            "Its own layer: it reads its own copy and waits for nothing. Its broadcasts serve the others.",
+        ]
+    title = f"Rank {rank}, layer {layer}, from rank {source_rank}"
+    waits = [step for step in steps if step.receiver[group_rank, position]]
+    if not waits:
+        return [title, "No broadcast of it was waited for in these steps."]
+    cell = (group_rank, position)
+    stalls = np.array([int(step.stall_ns[cell]) for step in waits])
+    slack = np.array([int(step.slack_ns[cell]) for step in waits])
+    transfer = [int(step.transfer_ns[cell]) for step in waits if step.attributed[cell]]
+    on_time = sum(bool(step.on_time[cell]) for step in waits)
+    over = (
+        f"Last {len(waits)} steps: on time in {on_time}; stall {units.duration(float(stalls.mean()))} mean, "
+        f"{units.duration(float(stalls.max()))} worst; slack {units.duration(float(slack.mean()))}; transfer "
+        f"{units.duration(float(np.mean(transfer)) if transfer else None)}."
+    )
+    sentences = [over]
+    cause = np.sum([step.cause_ns[:, group_rank, position] for step in waits], axis=0)
+    if cause.any():
+        parts = sorted(
+            ((int(ns), str(name)) for ns, name in zip(cause.tolist(), CAUSES, strict=True) if ns), reverse=True
+        )
+        split = ", ".join(f"{name.replace('_', ' ')} {100 * ns / int(cause.sum()):.0f} %" for ns, name in parts)
+        skewed = [step for step in waits if step.cause_ns[_SKEWS, group_rank, position].any()]
+        late = [int(step.late_rank[cell]) for step in skewed if step.late_rank[cell] >= 0]
+        latest = series.key.group_ranks[max(set(late), key=late.count)] if late else None
+        named = "" if latest is None else f" It waits most often for rank {latest} to issue."
+        sentences.append(f"Its stall is {split}.{named}")
+    sentences.append(_last(series, waits[-1], group_rank, position))
+    return [title, *sentences]
+
+
+def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -> str:
+    """Tell the four instants of the last step, relative to issue."""
+    cell = (group_rank, position)
+    issued = int(step.issued_ns[cell])
+    flags = int(step.flags[cell])
+    ahead = (position - int(step.reach_position[cell])) % series.layers
+    bound = " at the latest" if step.observed[cell] == Observed.UPPER_BOUND else ""
+    window = int(step.window[cell])
+    where = f" into window {window}" if window != NO_WINDOW else ""
+    crosses = " in the step before" if flags & TransferFlag.CROSSES_STEPS else ""
+    since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
+    return (
+        f"Step {step.step}: issued {ahead} layers ahead{crosses}{where}; ready {since['ready_ns']} later{bound}, wait "
+        f"begun {since['wait_begin_ns']} after the issue, over {since['wait_end_ns']} after it: stall "
+        f"{units.duration(int(step.stall_ns[cell]))}, slack {units.duration(int(step.slack_ns[cell]))}."
+    )

@@ -1,0 +1,103 @@
+"""A rank's step as stretches of time, and stretches as cells: the arithmetic of the timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import StepFacts
+from swtrace.trace.schema import TransferFlag
+from swtrace_tui.palette import Span
+
+Ns = npt.NDArray[np.int64]
+Stretches = dict[Span, tuple[Ns, Ns]]
+"""Begins and ends, by kind."""
+
+_VISIBLE = 0.3
+"""A stall counts in a cell from this share of it on, even if more of it is compute."""
+
+
+def compute_lane(step: StepFacts, rank: int) -> Stretches:
+    """Return what a rank did: stalls and what waits cost stand out of its compute."""
+    if not step.ended[rank]:
+        return {}
+    receiver = step.receiver[rank]
+    begin, end, ready = step.wait_begin_ns[rank], step.wait_end_ns[rank], step.ready_ns[rank]
+    held = receiver & (step.stall_ns[rank] > 0)
+    woke = receiver & (step.wake_ns[rank] > 0)
+    return {
+        Span.COMPUTE: (step.begin_ns[rank : rank + 1], step.end_ns[rank : rank + 1]),
+        Span.WAKE: (np.maximum(ready, begin)[woke], end[woke]),
+        Span.STALL: (begin[held], ready[held]),
+    }
+
+
+def channel_lane(step: StepFacts, rank: int) -> Stretches:
+    """Return what moved into a rank's windows: hidden up to its wait, exposed from there; and what it sent.
+
+    A transfer begins at ``max(last issue, R_prev)``, which is R minus the ledger's transfer; before that it was
+    queued. Where the peers' records are not at hand, all of issued to ready counts as transfer.
+    """
+    broadcast = step.present & ((step.flags & (TransferFlag.PREFILLED | TransferFlag.OPEN)) == 0)
+    receiver = step.receiver[rank]
+    latest = np.where(step.receiver, step.ready_ns, 0).max(axis=0)
+    attributed = step.attributed[rank]
+    ready, issued = step.ready_ns[rank], step.issued_ns[rank]
+    moved = np.where(attributed, np.maximum(issued, latest - step.transfer_ns[rank]), issued)
+    moved = np.minimum(moved, ready)
+    wait = np.clip(step.wait_begin_ns[rank], moved, ready)
+    sent = ~receiver & broadcast.any(axis=0) & (step.source == rank) & (latest > 0)
+    moved_by_others = np.where(step.attributed, latest[np.newaxis, :] - step.transfer_ns, np.iinfo(np.int64).max)
+    first = np.minimum(moved_by_others.min(axis=0), latest)
+    return {
+        Span.QUEUED: (issued[receiver], moved[receiver]),
+        Span.SENT: (first[sent], latest[sent]),
+        Span.HIDDEN: (moved[receiver], wait[receiver]),
+        Span.EXPOSED: (wait[receiver], ready[receiver]),
+    }
+
+
+def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, offset: int = 0) -> list[Span]:
+    """Return the kind that each of ``cells`` equal parts of ``[begin, end)`` shows.
+
+    The kind that covers most of a cell wins; a stall or an exposed transfer wins from a third of it on, so that
+    what matters is never rounded away by its neighbours.
+    """
+    edges = np.linspace(begin, end, cells + 1)
+    size = max(1e-9, (end - begin) / cells)
+    shown = np.zeros(cells, np.int64)
+    best = np.full(cells, 1e-6)
+    for kind in (Span.COMPUTE, Span.QUEUED, Span.SENT, Span.HIDDEN, Span.WAKE, Span.EXPOSED, Span.STALL):
+        share = np.zeros(cells)
+        for lane in lanes:
+            if kind in lane:
+                share += covered(*lane[kind], edges - offset) / size
+        if kind in {Span.STALL, Span.EXPOSED}:
+            wins = share >= np.minimum(best, _VISIBLE)
+        elif kind is Span.WAKE:
+            wins = share >= 0.5  # noqa: PLR2004 - most of the cell: it lies upon the compute, which covers all
+        else:
+            wins = share > best
+        wins &= share > 1e-3  # noqa: PLR2004 - nothing is nothing
+        shown[wins] = kind
+        best = np.where(wins, np.maximum(best, share), best)
+    return [Span(each) for each in shown.tolist()]
+
+
+def covered(begins: Ns, ends: Ns, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how much of each interval between edges the stretches cover; overlaps count twice."""
+    if not len(begins):
+        return np.zeros(len(edges) - 1)
+    total = _before(begins, edges) - _before(ends, edges)
+    return np.diff(total)
+
+
+def _before(instants: Ns, edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return ``sum(max(0, edge - instant))`` at each edge."""
+    ordered = np.sort(instants).astype(np.float64)
+    origin = ordered[0]
+    count = np.searchsorted(ordered, edges, side="right")
+    sums = np.concatenate(([0.0], np.cumsum(ordered - origin)))
+    return np.asarray(count * (edges - origin) - sums[count], np.float64)

@@ -1,0 +1,381 @@
+"""Overview: one row per rank, the verdict above, and what the rest of the screen has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.style import Style
+from textual import events
+from textual.binding import BindingType
+from textual.strip import Strip
+
+from swtrace.ledger.verdict import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
+from swtrace_tui import units
+from swtrace_tui.actions import OVERVIEW, bindings
+from swtrace_tui.canvas import Line, bar, sparkline
+from swtrace_tui.palette import WINDOW_GLYPHS, Palette
+from swtrace_tui.picture import Picture, RankRow, RankState
+from swtrace_tui.views.charts import charts
+from swtrace_tui.views.view import Scene, View, wrap
+
+_BAR = 6
+_WINDOWS = 8
+_MARKS = {
+    RankState.LIVE: "●",
+    RankState.BEHIND: "»",
+    RankState.JOINED: "◌",
+    RankState.IDLE: "◍",
+    RankState.ENDED: "○",
+    RankState.DIED: "✗",
+}
+BADGES = {Level.GOOD: "HIDDEN", Level.NOTE: "NOTHING YET", Level.WARNING: "PARTLY HIDDEN", Level.BAD: "NOT HIDDEN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the table."""
+
+    title: str
+    width: int
+    rank: int
+    """Columns with the lowest number stay longest when the terminal gets narrow."""
+    sort: Callable[[RankRow], float | str]
+    text: Callable[[RankRow], str]
+    right: bool = True
+    worst_first: bool = True
+
+
+def _known(value: float | None) -> float:
+    return -1.0 if value is None else float(value)
+
+
+def _state_text(row: RankRow) -> str:
+    since = f" {units.age(row.idle_ns)}" if row.state is RankState.IDLE else ""
+    return f"{_MARKS[row.state]} {row.state}{since}"
+
+
+def _host(row: RankRow) -> str:
+    return row.view.identity.host if row.view is not None else ""
+
+
+def _windows_text(row: RankRow) -> str:
+    return "".join(WINDOW_GLYPHS[str(window.state)] for window in row.windows)
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("series", 18, 2, lambda row: row.series.name, lambda row: row.series.name, right=False, worst_first=False),
+    Column("rank", 5, 0, lambda row: row.rank, lambda row: str(row.rank), worst_first=False),
+    Column("host", 14, 9, _host, _host, right=False, worst_first=False),
+    Column("state", 12, 1, lambda row: str(row.state), _state_text, right=False),
+    Column("step/s", 6, 3, lambda row: _known(row.step_rate), lambda row: units.rate(row.step_rate)),
+    Column("step", 8, 2, lambda row: _known(row.step_ns), lambda row: units.duration(row.step_ns)),
+    Column(
+        "stall ratio",
+        _BAR + 7,
+        0,
+        lambda row: _known(row.recent.stall_ratio),
+        lambda row: units.ratio(row.recent.stall_ratio),
+    ),
+    Column(
+        "effic.",
+        6,
+        2,
+        lambda row: -_known(row.recent.efficiency),
+        lambda row: units.ratio(row.recent.efficiency),
+    ),
+    Column(
+        "on time",
+        7,
+        3,
+        lambda row: -_known(row.recent.on_time_rate),
+        lambda row: units.ratio(row.recent.on_time_rate),
+    ),
+    Column(
+        "bandwidth",
+        10,
+        6,
+        lambda row: -_known(row.recent.bandwidth),
+        lambda row: units.bandwidth(row.recent.bandwidth),
+    ),
+    Column("lost", 5, 4, lambda row: row.lost, lambda row: units.count(row.lost)),
+    Column("windows", _WINDOWS, 5, lambda row: len(row.windows), _windows_text, right=False),
+    Column("stall ratio of the last steps", 0, 7, lambda row: _known(row.recent.stall_ratio), lambda _row: ""),
+)
+_TREND_MIN, _TREND_MAX = 12, 64
+_GAP = 1
+
+
+class Overview(View):
+    """The table of ranks."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(OVERVIEW)
+
+    def __init__(self) -> None:
+        super().__init__(id=OVERVIEW)
+        self._sort = "rank"
+        self._reversed = False
+        self._cursor: tuple[object, int] | None = None
+        self._top = 0
+        self._rows: list[RankRow] = []
+        self._first_row = 0
+        self._header: list[tuple[int, int, Column]] = []
+
+    def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
+        """Draw verdict, table, totals and charts."""
+        palette, picture = scene.palette, scene.picture
+        text = palette.style(palette.text)
+        spacious = height >= 30  # noqa: PLR2004 - a terminal that is not a small one
+        lines = headline(scene, width, most=8 if spacious else 3)
+        lines.append(Line(width).strip(text))
+        columns = fitting(picture, width)
+        self._rows = self.ordered(picture.rows)
+        lines.append(self._header_line(columns, width, palette, y=len(lines)))
+        self._first_row = len(lines)
+        room = max(1, height - len(lines) - 3)
+        self._scroll(room)
+        shown = self._rows[self._top : self._top + room]
+        top = max((max(row.stall_ratios, default=0.0) for row in self._rows), default=0.0)
+        for row in shown:
+            lines.append(_row_line(row, columns, width, palette, selected=self._is_cursor(row), top=max(top, 0.1)))
+        lines.append(_totals_line(picture, self._rows, self._top, len(shown), width, palette))
+        left = height - len(lines)
+        if left >= 7:  # noqa: PLR2004 - a chart that says something
+            lines.append(Line(width).strip(text))
+            lines += charts(scene, width, left - 1)
+        return lines
+
+    def ordered(self, rows: tuple[RankRow, ...]) -> list[RankRow]:
+        """Return the rows in the chosen order."""
+        column = next(column for column in COLUMNS if column.title == self._sort)
+        in_order = sorted(rows, key=lambda row: (row.series, row.rank))
+        in_order.sort(key=column.sort, reverse=column.worst_first != self._reversed)
+        return in_order
+
+    # -- keys and mouse ------------------------------------------------------------------------------
+
+    def action_move(self, by: int) -> None:
+        """Move the cursor."""
+        if self._rows:
+            at = next((i for i, row in enumerate(self._rows) if self._is_cursor(row)), -1 if by > 0 else 0)
+            row = self._rows[max(0, min(len(self._rows) - 1, at + by))]
+            self._cursor = (row.series, row.rank)
+            self.redraw()
+
+    def action_sort(self, by: int) -> None:
+        """Sort by another column."""
+        titles = [column.title for column in COLUMNS[:-2] if self._fits(column)]
+        at = titles.index(self._sort) if self._sort in titles else 0
+        self._sort, self._reversed = titles[(at + by) % len(titles)], False
+        self.redraw()
+
+    def action_reverse(self) -> None:
+        """Reverse the order."""
+        self._reversed = not self._reversed
+        self.redraw()
+
+    def action_open(self) -> None:
+        """Show the rank under the cursor in the timeline."""
+        row = next((row for row in self._rows if self._is_cursor(row)), self._rows[0] if self._rows else None)
+        if row is not None:
+            self.post_message(self.Open(rank=row.rank))
+
+    def on_click(self, event: events.Click) -> None:
+        """A header sorts, a row is chosen; a second click opens it."""
+        if event.y == self._first_row - 1:
+            for begin, end, column in self._header:
+                if begin <= event.x < end:
+                    self._reversed = not self._reversed if column.title == self._sort else False
+                    self._sort = column.title
+                    self.redraw()
+            return
+        at = self._top + event.y - self._first_row
+        if event.y >= self._first_row and 0 <= at < len(self._rows):
+            row = self._rows[at]
+            if self._is_cursor(row):
+                self.action_open()
+            else:
+                self._cursor = (row.series, row.rank)
+                self.redraw()
+
+    def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
+        """Move down."""
+        self.action_move(1)
+
+    def on_mouse_scroll_up(self, _event: events.MouseScrollUp) -> None:
+        """Move up."""
+        self.action_move(-1)
+
+    # -- how -----------------------------------------------------------------------------------------
+
+    def _is_cursor(self, row: RankRow) -> bool:
+        return self._cursor == (row.series, row.rank)
+
+    def _fits(self, column: Column) -> bool:
+        return any(column is shown for _, _, shown in self._header)
+
+    def _scroll(self, room: int) -> None:
+        at = next((i for i, row in enumerate(self._rows) if self._is_cursor(row)), None)
+        if at is not None:
+            self._top = min(max(self._top, at - room + 1), at)
+        self._top = max(0, min(self._top, len(self._rows) - room))
+
+    def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette, y: int) -> Strip:
+        del y
+        plain, chosen = palette.style(palette.dim), palette.style(palette.text, bold=True)
+        line = Line(width)
+        self._header = []
+        for column, wide in columns:
+            begin = line.used
+            sorted_by = column.title == self._sort
+            arrow = ("▾" if column.worst_first != self._reversed else "▴") if sorted_by else ""
+            line.field(
+                column.title + arrow, wide, chosen if sorted_by else plain, right=column.right and bool(column.width)
+            )
+            self._header.append((begin, line.used, column))
+            line.put(" " * _GAP, plain)
+        return line.strip(plain)
+
+
+def fitting(picture: Picture, width: int) -> list[tuple[Column, int]]:
+    """Return the columns that fit, with their widths; the trend takes what is left."""
+    hosts = {view.identity.host for view in picture.snapshot.ranks}
+    columns = [
+        column
+        for column in COLUMNS
+        if (column.title != "host" or len(hosts) > 1) and (column.title != "series" or len(picture.series) > 1)
+    ]
+    while sum(_wide(column) + _GAP for column in columns) > width and len(columns) > 2:  # noqa: PLR2004 - rank and stall
+        columns.remove(max(columns, key=lambda column: column.rank))
+    left = width - sum(column.width + _GAP for column in columns)
+    return [(column, column.width or min(_TREND_MAX, left)) for column in columns]
+
+
+def _wide(column: Column) -> int:
+    return column.width or _TREND_MIN
+
+
+def headline(scene: Scene, width: int, most: int) -> list[Strip]:
+    """Return the verdict in at most ``most`` lines: the worst series first, then what else there is to say."""
+    palette = scene.palette
+    text = palette.style(palette.text)
+    findings: list[tuple[str, Finding, bool]] = []
+    several = len(scene.picture.series) > 1
+    for series in sorted(scene.picture.series, key=lambda each: -_worst(each.rows)):
+        said = scene.verdicts.get(series.key)
+        if said is not None:
+            name = f"{series.key.name}: " if several else ""
+            findings += [(name, finding, i == 0) for i, finding in enumerate(said.findings)]
+    findings.sort(key=lambda each: not each[2])
+    lines: list[Strip] = []
+    for name, finding, first in findings:
+        style = palette.levels[finding.level]
+        badge = f" {BADGES[finding.level]} " if first else " · "
+        indent = len(badge) + 1 if first else 3
+        rows = wrap(name + finding.sentence, width - indent - 1)
+        if len(lines) + len(rows) > most and lines:
+            break
+        for i, row in enumerate(rows[:most]):
+            line = Line(width)
+            if i == 0 and first:
+                line.put(badge, Style(color=style.color, reverse=True, bold=True, bgcolor=style.bgcolor))
+                line.put(" ", text)
+            elif i == 0:
+                line.put(badge, style)
+            else:
+                line.to(indent, text)
+            lines.append(line.put(row, palette.style(palette.text, bold=first)).strip(text))
+    return lines or [Line(width).put(" …", palette.style(palette.dim)).strip(text)]
+
+
+def _worst(rows: tuple[RankRow, ...]) -> float:
+    return max((row.recent.stall_ratio or 0.0 for row in rows), default=0.0)
+
+
+def _row_line(
+    row: RankRow, columns: list[tuple[Column, int]], width: int, palette: Palette, *, selected: bool, top: float
+) -> Strip:
+    on = palette.faint if selected else palette.background
+    text = palette.style(palette.text, on=on, bold=selected)
+    line = Line(width)
+    for column, wide in columns:
+        match column.title:
+            case "state":
+                line.field(column.text(row), wide, palette.style(_state_colour(row, palette), on=on))
+            case "stall ratio":
+                ratio = row.recent.stall_ratio
+                colour = stall_colour(ratio, palette)
+                done = bar(ratio or 0.0, _BAR)
+                line.put(done, palette.style(colour, on=on))
+                rest = palette.dim if selected else palette.faint
+                line.put("─" * (_BAR - len(done)), palette.style(rest, on=on))
+                line.field(column.text(row), wide - _BAR, palette.style(colour, on=on, bold=True), right=True)
+            case "windows":
+                _put_windows(line, row, wide, palette, on)
+            case "lost":
+                colour = palette.warning if row.lost else palette.dim
+                line.field(column.text(row), wide, palette.style(colour, on=on), right=True)
+            case "stall ratio of the last steps":
+                colour = stall_colour(row.recent.stall_ratio, palette)
+                line.put(sparkline(row.stall_ratios, wide, top), palette.style(colour, on=on))
+            case _:
+                line.field(column.text(row), wide, text, right=column.right)
+        line.put(" " * _GAP, text)
+    return line.strip(text)
+
+
+def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str) -> None:
+    shown = row.windows[: wide if len(row.windows) <= wide else wide - 1]
+    for window in shown:
+        state = str(window.state)
+        colour = palette.windows[("free", "inflight", "ready", "in_use").index(state)]
+        line.put(WINDOW_GLYPHS[state], palette.style(colour, on=on))
+    rest = "…" if len(row.windows) > wide else ""
+    line.field(rest, wide - len(shown), palette.style(palette.dim, on=on))
+
+
+def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, width: int, palette: Palette) -> Strip:
+    dim, text = palette.style(palette.dim), palette.style(palette.text)
+    line = Line(width).put(" ", dim)
+    if shown < len(rows):
+        line.put(f"ranks {top + 1}-{top + shown} of {len(rows)}   ", palette.style(palette.note))
+    moved = sum(row.facts.totals.bytes for row in rows)
+    held = sum(row.facts.info.owned_bytes + row.facts.info.window_bytes for row in rows)
+    replicated = sum(row.facts.info.replicated_bytes for row in rows)
+    steps = max((row.facts.totals.steps for row in rows), default=0)
+    lost = sum({row.rank: row.lost for row in rows}.values())
+    written = sum({row.view.key: row.view.statistics.written for row in rows if row.view is not None}.values())
+    for name, value in (
+        ("steps", units.count(steps)),
+        ("held", units.size(held)),
+        ("instead of", units.size(replicated)),
+        ("moved", units.size(moved)),
+        ("records", units.count(written)),
+        ("lost", units.count(lost)),
+    ):
+        if line.room > len(name) + len(value) + 3:
+            line.put(f"{name} ", dim).put(
+                f"{value}   ", text if name != "lost" or not lost else palette.style(palette.warning)
+            )
+    if picture.snapshot.steps_left_out and line.room > 30:  # noqa: PLR2004 - what the sentence needs
+        line.put(f"{units.count(picture.snapshot.steps_left_out)} steps not transmitted", dim)
+    return line.strip(dim)
+
+
+def stall_colour(ratio: float | None, palette: Palette) -> str:
+    """Return the colour that a stall ratio is shown in."""
+    if ratio is None:
+        return palette.dim
+    return palette.good if ratio < HIDDEN_BELOW else palette.bad if ratio > STALLED_ABOVE else palette.warning
+
+
+def _state_colour(row: RankRow, palette: Palette) -> str:
+    return {
+        RankState.LIVE: palette.good,
+        RankState.BEHIND: palette.note,
+        RankState.JOINED: palette.note,
+        RankState.IDLE: palette.warning,
+        RankState.ENDED: palette.dim,
+        RankState.DIED: palette.bad,
+    }[row.state]

@@ -1,0 +1,105 @@
+"""Verdict: what the ledger's facts amount to, in plain words, worst first."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.style import Style
+from textual.binding import BindingType
+from textual.strip import Strip
+
+from swtrace.ledger.verdict import Finding, Level
+from swtrace_tui.actions import VERDICT, bindings
+from swtrace_tui.canvas import Line
+from swtrace_tui.palette import Palette
+from swtrace_tui.picture import SeriesView
+from swtrace_tui.views.overview import BADGES
+from swtrace_tui.views.view import Scene, View, wrap
+
+_MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
+_WIDEST = 110
+"""Longer lines are hard to read."""
+_ADVICE = {
+    "bypassed": "Check that the series linear is one that the forward calls; `swtrace doctor` shows how it is hooked.",
+    "straggler": "Look at that rank's host: clocks, thermals, neighbours, its share of requests.",
+    "late_issue": "It is the proximate cause; whether that rank is slow by itself, only the critical path tells.",
+    "entry_skew": "The ranks' work between steps differs: sampling, scheduling, input, or another collective.",
+    "channel_bound": "Share fewer layers or a smaller linear, or use a faster transport.",
+    "prefetch_step": "Set SWTRACE_PREFETCH_STEP; each step ahead costs one more window.",
+    "effective_prefetch_step": "Layers are reached in another order than they are registered.",
+    "machine_noise": "Figures of this machine are its neighbours' figures, too.",
+}
+
+
+class VerdictView(View):
+    """Findings of every selected series."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(VERDICT)
+
+    def __init__(self) -> None:
+        super().__init__(id=VERDICT)
+        self._top = 0
+
+    def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
+        """Draw the findings."""
+        lines: list[Strip] = []
+        for series in scene.picture.series:
+            lines += series_lines(series, scene, width)
+        self._top = max(0, min(self._top, len(lines) - height))
+        return lines[self._top : self._top + height]
+
+    def action_scroll_down(self) -> None:
+        """Scroll down."""
+        self._top += 1
+        self.redraw()
+
+    def action_scroll_up(self) -> None:
+        """Scroll up."""
+        self._top = max(0, self._top - 1)
+        self.redraw()
+
+
+def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
+    """Return what there is to say about one series."""
+    palette = scene.palette
+    plain, dim = palette.style(palette.text), palette.style(palette.dim)
+    info = series.facts.ranks[0].info
+    blank = Line(width).strip(plain)
+    title = Line(width).put(f" {series.title} ", palette.style(palette.text, bold=True))
+    title.put(
+        f" {len(series.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, {info.windows} windows, "
+        f"{info.transport}; the last {series.facts.steps} steps",
+        dim,
+    )
+    lines = [blank, title.strip(plain), blank]
+    said = scene.verdicts.get(series.key)
+    if said is None:
+        return [*lines, Line(width).put("   …", dim).strip(plain)]
+    for i, finding in enumerate(said.findings):
+        lines += finding_lines(finding, palette, width, first=i == 0)
+    return [*lines, blank]
+
+
+def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool) -> list[Strip]:
+    """Return a finding: its mark, its sentence, what to do, and the numbers that it was made of."""
+    plain, dim = palette.style(palette.text), palette.style(palette.dim)
+    style = palette.levels[finding.level]
+    room = min(_WIDEST, width - 8)
+    lines: list[Strip] = []
+    if first:
+        badge = Style(color=style.color, bgcolor=style.bgcolor, reverse=True, bold=True)
+        lines.append(Line(width).put("   ", plain).put(f" {BADGES[finding.level]} ", badge).strip(plain))
+    for i, row in enumerate(wrap(finding.sentence, room)):
+        mark = _MARKS[finding.level] if i == 0 else " "
+        lines.append(
+            Line(width)
+            .put("   ", plain)
+            .put(f"{mark} ", style)
+            .put(row, palette.style(palette.text, bold=first))
+            .strip(plain)
+        )
+    advice = _ADVICE.get(finding.kind)
+    if advice:
+        lines += [Line(width).put("     ", plain).put(row, dim).strip(plain) for row in wrap(advice, room)]
+    lines.append(Line(width).strip(plain))
+    return lines

@@ -1,0 +1,151 @@
+"""Windows: what every window of every rank holds right now, and where that is on the circle of layers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.binding import BindingType
+from textual.strip import Strip
+
+from swtrace.trace.reader import WindowState
+from swtrace_tui import units
+from swtrace_tui.actions import WINDOWS, bindings
+from swtrace_tui.canvas import Line
+from swtrace_tui.palette import WINDOW_GLYPHS, Palette
+from swtrace_tui.picture import RankRow, SeriesView
+from swtrace_tui.views.view import Scene, View
+
+STATES = ("free", "inflight", "ready", "in_use")
+_NAMES = {"free": "free", "inflight": "in flight", "ready": "ready", "in_use": "in use"}
+_ABOUT = {
+    "free": "holds nothing",
+    "inflight": "issued, not ready",
+    "ready": "ready, not yet waited for",
+    "in_use": "waited for, not yet issued again",
+}
+_LABEL = 10
+_CARD = 30
+_LONG_NS = 1_000_000_000
+
+
+class Windows(View):
+    """The windows of one series."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(WINDOWS)
+
+    def __init__(self) -> None:
+        super().__init__(id=WINDOWS)
+        self._top = 0
+
+    def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
+        """Draw legend, then per rank its circle of layers and its windows."""
+        series, palette = scene.picture.focus, scene.palette
+        if series is None:
+            return []
+        lines = [_legend(series, palette, width), Line(width).strip(palette.style(palette.text))]
+        body: list[Strip] = []
+        for row in series.rows:
+            body += rank_lines(row, series, palette, width)
+        room = height - len(lines)
+        self._top = max(0, min(self._top, len(body) - room))
+        shown = body[self._top : self._top + room]
+        if len(body) > room and shown:
+            text = f" lines {self._top + 1}-{self._top + len(shown)} of {len(body)}, j/k scroll"
+            shown[-1] = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
+        return lines + shown
+
+    def action_scroll_rows(self, by: int) -> None:
+        """Scroll."""
+        self._top = max(0, self._top + by)
+        self.redraw()
+
+    def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
+        """Scroll down."""
+        self.action_scroll_rows(2)
+
+    def on_mouse_scroll_up(self, _event: events.MouseScrollUp) -> None:
+        """Scroll up."""
+        self.action_scroll_rows(-2)
+
+
+def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
+    """Return a rank's circle of layers and the cards of its windows."""
+    plain, dim = palette.style(palette.text), palette.style(palette.dim)
+    info = row.facts.info
+    counts = {state: sum(str(window.state) == state for window in row.windows) for state in STATES}
+    summary = ", ".join(f"{count} {_NAMES[state]}" for state, count in counts.items() if count)
+    title = Line(width).field(f"rank {row.rank} ", _LABEL, palette.style(palette.text, bold=True), right=True)
+    step = max((window.step for window in row.windows), default=None)
+    title.put(f"{row.state}, {summary or 'no windows'}", dim)
+    if step is not None:
+        title.put(f", step {step}", dim)
+    held = info.owned_bytes + info.window_bytes
+    title.put(f", {units.size(held)} held instead of {units.size(info.replicated_bytes)}", dim)
+    lines = [title.strip(plain)]
+    lines += _circle(row, series, palette, width)
+    per_line = max(1, (width - _LABEL) // _CARD)
+    for begin in range(0, len(row.windows), per_line):
+        line = Line(width).to(_LABEL, plain)
+        for window in row.windows[begin : begin + per_line]:
+            _card(line, window, row, series, palette)
+        lines.append(line.strip(plain))
+    lines.append(Line(width).strip(plain))
+    return lines
+
+
+def _circle(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
+    """Draw the layers in a row, each as what this rank has of it: its own, a window's state, or nothing."""
+    occupant = {window.position: str(window.state) for window in row.windows if str(window.state) != "free"}
+    room = width - _LABEL - 1
+    wide = max(1, min(3, room // series.layers))
+    faint = palette.style(palette.faint)
+    lines = []
+    per_line = max(1, room // wide)
+    for begin in range(0, series.layers, per_line):
+        line = Line(width).field("layers " if begin == 0 else "", _LABEL, palette.style(palette.dim), right=True)
+        for position in range(begin, min(series.layers, begin + per_line)):
+            state = occupant.get(position)
+            if state is not None:
+                line.put(WINDOW_GLYPHS[state] * wide, palette.style(palette.windows[STATES.index(state)]))
+            elif row.facts.info.source(position) == row.group_rank:
+                line.put("━" * wide, palette.style(palette.dim))
+            else:
+                line.put("·".center(wide), faint)
+        lines.append(line.strip(faint))
+    return lines
+
+
+def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, palette: Palette) -> None:
+    state = str(window.state)
+    colour = palette.windows[STATES.index(state)]
+    since = age_ns(window, row)
+    alarming = state == "inflight" and since is not None and since > _LONG_NS
+    line.put(f"{WINDOW_GLYPHS[state]} ", palette.style(colour))
+    line.field(str(window.window), 3, palette.style(palette.dim))
+    layer = "" if state == "free" else f"L{series.layer(window.position)}"
+    line.field(layer, 6, palette.style(palette.text, bold=True))
+    line.field(_NAMES[state], 10, palette.style(colour))
+    style = palette.style(palette.bad if alarming else palette.dim, bold=alarming)
+    line.field(units.age(since) if since is not None else "", _CARD - 20, style, right=False)
+
+
+def age_ns(window: WindowState, row: RankRow) -> int | None:
+    """Return for how long a window has been in its state; None where no clock tells."""
+    if row.view is None or not window.since_ns or row.facts.info.clock == "virtual":
+        return None
+    return max(0, row.view.taken_ns - window.since_ns)
+
+
+def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
+    dim = palette.style(palette.dim)
+    info = series.facts.ranks[0].info
+    line = Line(width).put(
+        f" {info.windows} windows, prefetch step {info.prefetch_step}   ", palette.style(palette.text)
+    )
+    for state in STATES:
+        line.put(WINDOW_GLYPHS[state], palette.style(palette.windows[STATES.index(state)]))
+        about = f" {_NAMES[state]}: {_ABOUT[state]}  " if width >= 140 else f" {_NAMES[state]}  "  # noqa: PLR2004 - room
+        line.put(about, dim)
+    line.put("━", palette.style(palette.dim)).put(" own layer", dim)
+    return line.strip(dim)
