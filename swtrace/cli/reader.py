@@ -106,7 +106,7 @@ def _read(directory: Path, run_id: str) -> None:
                 if summary != before:
                     _write(Report(summary, final=False))
         watch.ledger.flush()
-        _write(Report(summarise(watch.ledger.facts(), watch.ranks()), final=True))
+        _write(Report(summarise(watch.ledger.facts(), watch.ranks(), watch.ledger.history), final=True))
 
 
 def _write(report: Report) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -23,7 +22,7 @@ from swtrace.cli.console import narration, write_json
 from swtrace.cli.daemon_process import ANY_PORT, DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.reader import Reader
-from swtrace.cli.signals import PASSED_ON, exit_status, pass_on_next
+from swtrace.cli.signals import PassOn, exit_status
 from swtrace.cli.summary_text import print_summary
 from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings
 
@@ -96,7 +95,11 @@ def run(
         if daemon is not None:
             stack.callback(daemon.stop)
         console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True)
-        status = _attend(_start(program, command, environment), reader, daemon, console)
+        with PassOn() as signals:
+            process = _start(program, command, environment)
+            signals.attach(process)
+            _attend(process, signals, reader, daemon, console)
+        status = exit_status(process.returncode)
         summary = reader.finish()
     if not summary.rings:
         console.print("swtrace: no rank of this run wrote a ring. `swtrace doctor` says what may be missing.")
@@ -154,18 +157,14 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
         raise CommandError(f"{program}: {error.strerror}", ExitCode.NOT_EXECUTABLE) from error
 
 
-def _attend(process: subprocess.Popen[bytes], reader: Reader, daemon: DaemonProcess | None, console: Console) -> int:
-    """Wait for the command, with signals passed on; return its exit status as a shell would show it."""
-    # Only now: a blocked signal would stay blocked in every process started from here.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-    try:
-        while process.poll() is None:
-            pass_on_next(process, _POLL_S)
-            reader.poll()
-            if daemon is not None and daemon.poll():
-                console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _attend(
+    process: subprocess.Popen[bytes], signals: PassOn, reader: Reader, daemon: DaemonProcess | None, console: Console
+) -> None:
+    """Wait for the command, pass signals on, and say what became of the daemon."""
+    while process.poll() is None:
+        signals.wait(_POLL_S)
+        reader.poll()
+        if daemon is not None and daemon.poll():
+            console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True)
     if daemon is not None and not daemon.alive:
         console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
-    return exit_status(process.returncode)

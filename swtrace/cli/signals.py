@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import subprocess
-    from types import FrameType
+    from types import FrameType, TracebackType
 
 PASSED_ON = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
@@ -29,15 +29,49 @@ def exit_status(returncode: int) -> int:
     return returncode if returncode >= 0 else _SHELL_OFFSET - returncode
 
 
-def pass_on_next(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Wait for at most ``timeout_s`` for a signal of :data:`PASSED_ON`, and send it on to ``process``.
+class PassOn:
+    """Collects the signals of :data:`PASSED_ON` from its ``with`` on, and sends them on to a process.
 
-    They must be blocked (``pthread_sigmask``). What a terminal sent is not sent on: the process got it
-    itself, and for many programs a second Ctrl-C means to give up cleaning up.
+    First by handlers, because a blocked signal would stay blocked in every process that is started
+    meanwhile; from :meth:`attach` on by blocking and waiting for them, because only then the kernel
+    says where a signal came from. What a terminal sent is not sent on: the process, of the same
+    foreground group, got it itself, and for many programs a second Ctrl-C means to give up cleaning up.
     """
-    received = signal.sigtimedwait(PASSED_ON, timeout_s)
-    if received is not None and received.si_code != _SI_KERNEL:
-        process.send_signal(received.si_signo)
+
+    def __init__(self) -> None:
+        """Do nothing yet."""
+        self._early: list[int] = []
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._mask: set[int | signal.Signals] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to collect."""
+        for number in PASSED_ON:
+            self._handlers[number] = signal.signal(number, lambda received, _frame: self._early.append(received))
+        return self
+
+    def attach(self, process: subprocess.Popen[bytes]) -> None:
+        """Send what came so far to ``process``, and from now on what comes. No process is started after this."""
+        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON))
+        self._process = process
+        for number in self._early:
+            process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for one signal for at most ``timeout_s``, and send it on."""
+        received = signal.sigtimedwait(PASSED_ON, timeout_s)
+        if received is not None and received.si_code != _SI_KERNEL and self._process is not None:
+            self._process.send_signal(received.si_signo)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let signals do what they did before."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        if self._mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """What a run amounts to: a :class:`Summary` made from the ledger's facts, and its text.
 
-Nothing is computed here that the ledger does not state; a summary only selects, puts ns into
-seconds, and says in one sentence what the numbers say. Same facts, same summary, whether they come
+Nothing is computed here that the ledger does not state: a summary selects, puts ns into seconds, and
+carries the verdict. Same facts, same summary, whether they come
 from ``demo``, ``run`` or a script.
 """
 
@@ -11,15 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesRankFacts, Straggler
+    from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts, Straggler
+    from swtrace.ledger.verdict import Finding
     from swtrace.watch import RankStatus
-
-HIDDEN_BELOW = 0.05
-"""Stall ratio under which the broadcasts count as hidden behind compute."""
-STALLED_ABOVE = 0.30
-"""Stall ratio above which sharing costs more time than anyone would pay."""
 
 _NS = 1e-9
 
@@ -69,6 +65,19 @@ class StragglerSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class FindingSummary:
+    """One sentence of the verdict, and the numbers that it was made of (``*_ns`` among them in ns)."""
+
+    kind: str
+    level: str
+    """``good``, ``note``, ``warning`` or ``bad``."""
+    sentence: str
+    numbers: dict[str, float]
+    rank: int | None
+    layer: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesSummary:
     """One series over all the ranks whose records were read."""
 
@@ -82,7 +91,8 @@ class SeriesSummary:
     group_ranks: tuple[int, ...]
     ranks: tuple[SeriesRankSummary, ...]
     straggler: StragglerSummary | None
-    verdict: str
+    findings: tuple[FindingSummary, ...]
+    """The verdict, its headline first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +140,35 @@ class Summary:
         )
 
 
-def summarise(facts: LedgerFacts, statuses: Iterable[RankStatus]) -> Summary:
-    """Select from the ledger's facts and the rings' counters what people ask at the end of a run."""
+def summarise(
+    facts: LedgerFacts,
+    statuses: Iterable[RankStatus],
+    history: Callable[[SeriesKey], Sequence[StepFacts]] | None = None,
+) -> Summary:
+    """Select from the ledger's facts and the rings' counters what people ask at the end of a run.
+
+    Args:
+        facts: What the ledger states.
+        statuses: The rings it reads.
+        history: Gives a series' last steps (:meth:`Ledger.history`). With it the verdict goes into layers, causes and
+            other prefetch steps, which takes a while; without it speaks of sums only.
+    """
     statuses = tuple(statuses)
     return Summary(
-        series=tuple(_series(series) for series in facts.series if series.ranks),
+        series=tuple(
+            _series(series, history(series.key) if history is not None else ())
+            for series in facts.series
+            if series.ranks
+        ),
         refused=tuple(refused for status in statuses for refused in _refused(status)),
         rings=tuple(_ring(status) for status in statuses),
     )
 
 
-def _series(facts: SeriesFacts) -> SeriesSummary:
+def _series(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesSummary:
+    from swtrace.ledger.verdict import verdict
+
     info = facts.ranks[0].info
-    ranks = tuple(_rank(rank) for rank in facts.ranks)
-    straggler = None if facts.straggler is None else _straggler(facts.straggler)
     return SeriesSummary(
         run_id=facts.key.run_id,
         name=facts.key.name,
@@ -153,9 +178,9 @@ def _series(facts: SeriesFacts) -> SeriesSummary:
         windows=info.windows,
         transport=info.transport,
         group_ranks=tuple(facts.key.group_ranks),
-        ranks=ranks,
-        straggler=straggler,
-        verdict=_verdict(ranks, straggler),
+        ranks=tuple(_rank(rank) for rank in facts.ranks),
+        straggler=None if facts.straggler is None else _straggler(facts.straggler),
+        findings=tuple(_finding(finding) for finding in verdict(facts, steps).findings),
     )
 
 
@@ -216,44 +241,15 @@ def _ring(status: RankStatus) -> RingSummary:
     )
 
 
-def _verdict(ranks: tuple[SeriesRankSummary, ...], straggler: StragglerSummary | None) -> str:
-    if sum(rank.unwaited_steps for rank in ranks) and all(rank.on_time_rate is None for rank in ranks):
-        return "No layer was ever waited for: the model's forward bypasses the series linear."
-    judged = [rank for rank in ranks if rank.stall_ratio is not None]
-    if not judged:
-        return "No finished step: nothing to judge."
-    worst = max(judged, key=lambda rank: rank.stall_ratio or 0.0)
-    stall_ratio = worst.stall_ratio or 0.0
-    extent = (
-        "Hidden" if stall_ratio < HIDDEN_BELOW else "Not hidden" if stall_ratio > STALLED_ABOVE else "Partly hidden"
+def _finding(finding: Finding) -> FindingSummary:
+    return FindingSummary(
+        kind=finding.kind,
+        level=finding.level.name.lower(),
+        sentence=finding.sentence,
+        numbers={name: float(value) for name, value in finding.numbers.items()},
+        rank=finding.rank,
+        layer=finding.layer,
     )
-    sentence = (
-        f"{extent}: the most stalled rank ({worst.rank}) stood still for its weights {100 * stall_ratio:.1f} % of its "
-        f"step time{_main_cause(worst) if stall_ratio >= HIDDEN_BELOW else ''}."
-    )
-    if all(rank.excess_seconds is None for rank in judged):
-        return sentence
-    if straggler is not None:
-        return (
-            f"{sentence} Rank {straggler.rank} holds the others up: {straggler.excess_seconds * 1e3:.1f} ms of excess "
-            f"compute per step on the critical path ({100 * straggler.share:.1f} % of step time); the next rank has "
-            f"{straggler.next_excess_seconds * 1e3:.1f} ms."
-        )
-    return f"{sentence} No rank stands out on the critical path."
-
-
-def _extent(stall_ratio: float) -> str:
-    if stall_ratio < HIDDEN_BELOW:
-        return "Hidden"
-    return "Not hidden" if stall_ratio > STALLED_ABOVE else "Partly hidden"
-
-
-def _main_cause(rank: SeriesRankSummary) -> str:
-    total = sum(rank.cause_seconds.values())
-    if total <= 0:
-        return ""
-    cause, value = max(rank.cause_seconds.items(), key=lambda item: item[1])
-    return f", mostly {cause.replace('_', ' ')} ({100 * value / total:.0f} % of the stall)"
 
 
 def _mean(total_ns: int, count: int) -> float | None:
@@ -269,5 +265,6 @@ def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
     fields = dict(document)
     fields["group_ranks"] = tuple(fields["group_ranks"])
     fields["ranks"] = tuple(SeriesRankSummary(**rank) for rank in fields["ranks"])
+    fields["findings"] = tuple(FindingSummary(**finding) for finding in fields["findings"])
     fields["straggler"] = fields["straggler"] and StragglerSummary(**fields["straggler"])
     return SeriesSummary(**fields)

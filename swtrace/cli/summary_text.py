@@ -1,4 +1,4 @@
-"""A :class:`~swtrace.cli.summary.Summary` as text: two small tables per series, and its verdict.
+"""A :class:`~swtrace.cli.summary.Summary` as text: two small tables per series, and its verdict in sentences.
 
 Each table fits into 80 columns, with any number of ranks.
 """
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from swtrace.cli.summary import RingSummary, SeriesSummary, Summary
 
 
+_STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "bold red"}
+
+
 def print_summary(summary: Summary, console: Console) -> None:
     """Print every series of a run, or say that there is none."""
     if not summary.series and not summary.refused:
@@ -34,7 +37,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         console.print()
         console.print(_memory_and_records(series, rings))
         console.print()
-        console.print(Text(series.verdict, style="bold"), soft_wrap=not console.is_terminal)
+        console.print(_verdict(series))
 
 
 def _title(series: SeriesSummary) -> str:
@@ -79,8 +82,15 @@ def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], Ring
     return table
 
 
+def _verdict(series: SeriesSummary) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for finding in series.findings:
+        table.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level]))
+    return table
+
+
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

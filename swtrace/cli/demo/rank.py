@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 import random
 import time
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from swtrace.cli.demo.events import Event, What
 from swtrace.cli.demo.model import Check, build, expect, following
@@ -33,16 +32,6 @@ _RENDEZVOUS = timedelta(seconds=120)
 
 class OutputDiffersError(SwtraceError):
     """A layer's output was not what its true weight gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The part of vLLM's ``GroupCoordinator`` that a series needs."""
-
-    ranks: list[int]
-    world_size: int
-    rank_in_group: int
-    device_group: Any
 
 
 def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
@@ -85,15 +74,14 @@ def _prepare_process() -> None:
 def _run(dials: Dials, rank: int) -> tuple[int, int]:
     import torch.distributed as dist
 
-    from swtrace.series import Series
+    from swtrace.series import RankGroup, Series
     from swtrace.series.recording import describe_model, process_recorder
 
     describe_model(f"demo of {dials.layers} linears")
     check = expect(dials)
-    group = Group(list(range(dials.ranks)), dials.ranks, rank, dist.group.WORLD)
     series = Series(
         SERIES,
-        group,
+        RankGroup.world(),
         0,
         dials.layers,
         prefetch_step=dials.prefetch_step,
@@ -113,6 +101,8 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
     while _go_on(dials, rank, step, time.monotonic() - begin):
         _run_step(dials, rank, step, series, layers, check, random_source)
         step += 1
+    # A rank that leaves takes its connections with it, and with them what the others still receive of the last step.
+    dist.barrier()
     series.close()
     return step, step * dials.layers
 

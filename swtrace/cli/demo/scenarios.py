@@ -108,7 +108,7 @@ class Dials:
 
 
 PRESETS: dict[Scenario, Dials] = {
-    Scenario.HIDDEN: Dials(compute_ms=2.0, prefetch_step=2),
+    Scenario.HIDDEN: Dials(compute_ms=3.0, prefetch_step=4),
     Scenario.STALLED: Dials(compute_ms=0.1),
     Scenario.STRAGGLER: Dials(compute_ms=2.0, prefetch_step=2, late_ms=1.0),
     Scenario.JITTER: Dials(compute_ms=1.0, jitter_ms=1.0),

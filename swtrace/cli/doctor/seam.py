@@ -11,11 +11,14 @@ import json
 import sys
 
 SEAM = (
-    ("vllm.model_executor.offloader", "BaseOffloader.wrap_modules"),
-    ("vllm.model_executor.offloader", "BaseOffloader.post_init"),
-    ("vllm.model_executor.offloader", "create_offloader"),
-    ("vllm.model_executor.offloader", "set_offloader"),
+    ("vllm.model_executor.offloader.base", "BaseOffloader.wrap_modules"),
+    ("vllm.model_executor.offloader.base", "NoopOffloader"),
+    ("vllm.model_executor.offloader.base", "create_offloader"),
+    ("vllm.model_executor.offloader.base", "set_offloader"),
+    ("vllm.engine.arg_utils", "EngineArgs.create_engine_config"),
+    ("vllm.config", "get_current_vllm_config"),
     ("vllm.distributed.parallel_state", "GroupCoordinator.make_sibling_device_group"),
+    ("vllm.distributed.parallel_state", "get_tp_group"),
     ("vllm.distributed.parallel_state", "get_world_group"),
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.execute_model"),
 )

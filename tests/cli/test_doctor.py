@@ -1,0 +1,131 @@
+"""``swtrace doctor``: finds what is broken, says how to mend it, and breaks at nothing it looks at."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import FAKE_RANK, StartSwtrace, Swtrace
+
+from swtrace.cli.doctor.folder import RING_BYTES, _filesystem
+from swtrace.cli.doctor.versions import _numbers
+from swtrace.cli.exit_codes import ExitCode
+
+Findings = dict[str, dict[str, str]]
+Doctor = Callable[..., Findings]
+
+
+@pytest.fixture
+def doctor(swtrace: Swtrace) -> Doctor:
+    """Return a function that runs the doctor and returns its findings by subject."""
+
+    def look(*, broken: bool = False, **extra: str) -> Findings:
+        result = swtrace("doctor", "--quick", "--json", extra=extra)
+        assert result.stderr == ""
+        assert result.returncode == (ExitCode.FAILED if broken else ExitCode.SUCCESS), result.stdout
+        document = json.loads(result.stdout)
+        assert document["broken"] is broken
+        return {finding["subject"]: finding for finding in document["findings"]}
+
+    return look
+
+
+def test_nothing_is_broken_before_the_first_rank(doctor: Doctor, rings: Path) -> None:
+    """A folder that does not exist yet is no fault, and looking at it does not make it."""
+    assert "will be made" in doctor()["ring folder"]["detail"]
+    assert not rings.exists()
+
+
+def test_a_file_in_place_of_the_folder_is_broken(doctor: Doctor, rings: Path) -> None:
+    """Ranks could not write there: that is told, with the variable that mends it."""
+    rings.write_text("not a folder")
+    finding = doctor(broken=True)["ring folder"]
+    assert finding["state"] == "broken"
+    assert "is not a folder" in finding["detail"]
+    assert "SWTRACE_DIR" in finding["mend"]
+
+
+def test_a_folder_others_may_write_is_doubtful(doctor: Doctor, rings: Path) -> None:
+    """Someone else could remove rings: told with the command that mends it, and no failure."""
+    rings.mkdir()
+    rings.chmod(0o777)
+    finding = doctor()["ring folder"]
+    assert (finding["state"], finding["mend"]) == ("doubtful", f"chmod go-w {rings}")
+
+
+def test_an_unusable_setting_is_broken(doctor: Doctor) -> None:
+    """A setting that would stop a rank is found before the rank is started."""
+    finding = doctor(broken=True, SWTRACE_PREFETCH_STEP="soon")["settings"]
+    assert finding["state"] == "broken"
+    assert "SWTRACE_PREFETCH_STEP is 'soon'" in finding["detail"]
+
+
+def test_a_strangers_port_is_broken(doctor: Doctor) -> None:
+    """A daemon could not serve there, and what is there is none."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        listen = f"127.0.0.1:{stranger.getsockname()[1]}"
+        finding = doctor(broken=True, SWTRACE_LISTEN=listen)["daemon"]
+    assert finding["state"] == "broken"
+    assert "SWTRACE_LISTEN" in finding["mend"]
+
+
+def test_a_daemon_that_answers_is_good(doctor: Doctor, start_swtrace: StartSwtrace) -> None:
+    """The daemon at the expected address is asked, not guessed at."""
+    daemon = start_swtrace("daemon", "--listen", "127.0.0.1:0")
+    assert daemon.stdout is not None
+    url = daemon.stdout.readline().strip()
+    assert doctor(SWTRACE_LISTEN=url.removeprefix("http://"))["daemon"]["state"] == "good"
+
+
+def test_rings_are_told_with_their_records(doctor: Doctor, environment: dict[str, str], rings: Path) -> None:
+    """A ring shows whose it is, whether its writer lives, and how much it holds."""
+    subprocess.run([*FAKE_RANK, "3"], env={**environment, "SWTRACE_RUN_ID": "seen"}, check=True, timeout=60)
+    (ring,) = rings.iterdir()
+    detail = doctor()[ring.name]["detail"]
+    assert "run seen rank 1, closed, 15 records; self_attn.o_proj" in detail
+
+
+def test_a_file_that_is_no_ring_is_told(doctor: Doctor, rings: Path) -> None:
+    """Garbage under a ring's name is named, and does not stop the doctor."""
+    rings.mkdir(mode=0o700)
+    (rings / "ring-x-0-0.swt").write_bytes(os.urandom(4096))
+    finding = doctor()["ring-x-0-0.swt"]
+    assert finding["state"] == "doubtful"
+    assert "remove it" in finding["mend"]
+
+
+def test_the_text_tells_how_to_mend(swtrace: Swtrace, rings: Path) -> None:
+    """People read the same findings, each broken one with what to do."""
+    rings.write_text("not a folder")
+    result = swtrace("doctor", "--quick")
+    assert result.returncode == ExitCode.FAILED
+    assert "-> set SWTRACE_DIR" in result.stdout
+    assert result.stdout.endswith("1 broken.\n")
+
+
+def test_file_system_is_the_mounts() -> None:
+    """The kernel's own table says what a folder lies on."""
+    assert _filesystem(Path("/proc/self")) == "proc"
+    assert _filesystem(Path("/dev/shm")) == "tmpfs"
+
+
+def test_a_default_ring_has_the_size_the_doctor_expects(environment: dict[str, str], rings: Path) -> None:
+    """What the doctor calls enough space is what a rank takes."""
+    subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=60)
+    assert [ring.stat().st_size for ring in rings.iterdir()] == [RING_BYTES]
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("2.13.0+cpu", (2, 13, 0)), ("0.32.0", (0, 32, 0)), ("0.33.0rc1", (0, 33, 0)), ("unknown", ())],
+)
+def test_versions_compare_by_their_numbers(version: str, numbers: tuple[int, ...]) -> None:
+    """A local or pre-release suffix does not move a version out of its range."""
+    assert _numbers(version) == numbers

@@ -1,0 +1,130 @@
+"""``swtrace run``: the command's own life goes on as without it, and its run is summed up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FAKE_RANK, StartSwtrace, Swtrace
+from processes import descendant, eventually, runs
+
+from swtrace.cli.exit_codes import ExitCode
+
+PYTHON = (sys.executable, "-c")
+TRAP = """
+import signal, sys, time
+def trapped(number, frame):
+    print("caught", signal.Signals(number).name, flush=True)
+    sys.exit(5)
+signal.signal(signal.SIGINT, trapped)
+signal.signal(signal.SIGTERM, trapped)
+print("ready", flush=True)
+while True: time.sleep(0.05)
+"""
+
+
+def test_exit_status_is_the_commands(swtrace: Swtrace) -> None:
+    """A script around ``swtrace run`` sees what it would see without it."""
+    assert swtrace("run", "--no-daemon", "--", *FAKE_RANK, "2", "7").returncode == 7
+
+
+def test_a_killed_command_is_told_as_a_shell_tells_it(swtrace: Swtrace) -> None:
+    """A command ended by signal n gives status 128 + n."""
+    result = swtrace("run", "--no-daemon", "--", *PYTHON, "import os; os.kill(os.getpid(), 9)")
+    assert result.returncode == 128 + signal.SIGKILL
+
+
+def test_stdout_belongs_to_the_command(swtrace: Swtrace) -> None:
+    """Nothing of ours is mixed into the command's output, nor its options taken for ours."""
+    result = swtrace("run", "--no-daemon", *PYTHON, "import sys; print(sys.argv[1:])", "--json", "--help")
+    assert result.stdout == "['--json', '--help']\n"
+
+
+def test_settings_reach_the_command(swtrace: Swtrace, rings: Path) -> None:
+    """The command finds tracing on, a fresh run id, and every option as the variable that means it."""
+    code = "import os, json; print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('SWTRACE')}))"
+    options = ("--series", "mlp.down_proj", "--prefetch-step", "2", "--group", "tp", "--windows", "static", "--strict")
+    told = json.loads(swtrace("run", "--no-daemon", *options, "--", *PYTHON, code).stdout)
+    run_id = told.pop("SWTRACE_RUN_ID")
+    assert run_id
+    assert told == {
+        "SWTRACE": "1",
+        "SWTRACE_DIR": str(rings),
+        "SWTRACE_GROUP": "tp",
+        "SWTRACE_LISTEN": "127.0.0.1:0",
+        "SWTRACE_PREFETCH_STEP": "2",
+        "SWTRACE_SERIES": "mlp.down_proj",
+        "SWTRACE_STRICT": "1",
+        "SWTRACE_WINDOWS": "static",
+    }
+
+
+def test_an_unusable_setting_stops_before_the_command(swtrace: Swtrace, tmp_path: Path) -> None:
+    """A mistyped setting is told at once, and the command never starts."""
+    trace = tmp_path / "started"
+    result = swtrace("run", "--group", "pp", "--", *PYTHON, f"open({str(trace)!r}, 'w')")
+    assert result.returncode == ExitCode.USAGE
+    assert "SWTRACE_GROUP is 'pp'" in result.stderr
+    assert not trace.exists()
+
+
+def test_the_summary_goes_to_stderr_and_to_a_file(swtrace: Swtrace, tmp_path: Path) -> None:
+    """People read the summary, scripts get the same as JSON."""
+    document = tmp_path / "summary.json"
+    result = swtrace("run", "--no-daemon", "--json", str(document), "--", *FAKE_RANK, "10")
+    assert "series self_attn.o_proj" in result.stderr
+    (series,) = json.loads(document.read_text(encoding="utf-8"))["summary"]["series"]
+    assert series["ranks"][0]["stall_ratio"] == pytest.approx(0.2)
+
+
+def test_only_this_run_is_summed_up(swtrace: Swtrace, tmp_path: Path) -> None:
+    """Rings of an earlier run in the same folder are not counted again."""
+    document = tmp_path / "summary.json"
+    swtrace("run", "--no-daemon", "--", *FAKE_RANK, "10")
+    swtrace("run", "--no-daemon", "--json", str(document), "--", *FAKE_RANK, "3")
+    summary = json.loads(document.read_text(encoding="utf-8"))["summary"]
+    assert [rank["steps"] for series in summary["series"] for rank in series["ranks"]] == [3]
+
+
+def test_a_command_that_traces_nothing_is_told(swtrace: Swtrace) -> None:
+    """Without a ring there is no summary, but a hint where to look."""
+    result = swtrace("run", "--no-daemon", "--", *PYTHON, "pass")
+    assert result.returncode == 0
+    assert "no rank of this run wrote a ring" in result.stderr
+
+
+def test_a_missing_command_has_the_shells_status(swtrace: Swtrace) -> None:
+    """As in a shell, 127 means that there is no such command, and 126 that it cannot be executed."""
+    assert swtrace("run", "--", "no-such-command-anywhere").returncode == ExitCode.NOT_FOUND
+    assert swtrace("run", "--", __file__).returncode == ExitCode.NOT_EXECUTABLE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on(start_swtrace: StartSwtrace, number: signal.Signals) -> None:
+    """A signal sent to ``swtrace run`` reaches the command, whose own handling decides how it ends."""
+    process = start_swtrace("run", "--no-daemon", "--", *PYTHON, TRAP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert out == f"caught {number.name}\n"
+    assert process.returncode == 5
+
+
+def test_the_command_outlives_its_daemon(start_swtrace: StartSwtrace) -> None:
+    """Killing the daemon neither ends the command nor changes its status."""
+    process = start_swtrace("run", "--", *PYTHON, TRAP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    daemon = descendant(process.pid, "swtrace daemon")
+    os.kill(daemon, signal.SIGKILL)
+    eventually(lambda: not runs(daemon), "the daemon is gone")
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert "the daemon ended early" in err
