@@ -10,6 +10,7 @@ import swtrace
 from swtrace.cli.console import data
 from swtrace.cli.daemon import daemon
 from swtrace.cli.demo.command import demo
+from swtrace.cli.demo_vllm_command import demo_vllm
 from swtrace.cli.doctor.command import doctor
 from swtrace.cli.run import run
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("demo")(demo)
+app.command("demo-vllm")(demo_vllm)
 # The first word that is not an option begins the command: its own options are not ours, with or without `--`.
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("daemon")(daemon)
