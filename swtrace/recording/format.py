@@ -182,7 +182,7 @@ def unpack_records(raw: bytes) -> list[tuple[int, Records]]:
     Raises:
         RecordingFormatError: it is damaged.
     """
-    (count,) = struct.unpack_from("<I", raw)
+    count, _ = unpack_numbered(raw)
     start = 4 + count * _SEGMENT.itemsize
     if start > len(raw):
         raise RecordingFormatError("damaged frame (segments)")
@@ -214,7 +214,7 @@ def unpack_numbered(raw: bytes) -> tuple[int, bytes]:
         RecordingFormatError: it is damaged.
     """
     if len(raw) < CHECKSUM.size:
-        raise RecordingFormatError("damaged frame (no rank)")
+        raise RecordingFormatError("damaged frame (too short)")
     (rank,) = CHECKSUM.unpack_from(raw)
     return int(rank), raw[CHECKSUM.size :]
 

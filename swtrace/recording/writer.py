@@ -27,8 +27,8 @@ from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
 
-FRAME_RECORDS = 8192
-"""Records held back to fill a frame: half a MiB."""
+FRAME_RECORDS = 4096
+"""Records held back to fill a frame: 256 KiB."""
 FLUSH_S = 0.5
 """How long they are held back at most, while the writer is called."""
 
@@ -148,6 +148,11 @@ class RecordingWriter:
         """Write what was held back for long enough."""
         if self._held and self._clock() >= self._flush_at_ns:
             self._flush()
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first part."""
+        return self._first_path
 
     def statistics(self) -> WriterStatistics:
         """Return what was written so far."""

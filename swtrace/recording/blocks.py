@@ -1,0 +1,62 @@
+"""Means over blocks of consecutive steps, in bounded memory however many steps there are.
+
+Steps follow each other closely in time and resemble their neighbours, so a statistical test that
+took each for an independent observation would find a difference in anything. Means over long blocks
+are nearly independent. While steps come in, blocks that become too many are joined in pairs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_BLOCKS = 64
+
+_Float = npt.NDArray[np.float64]
+
+
+class BlockMeans:
+    """Means of arrays of one shape over consecutive blocks: between 32 and 64 of them, once there are as many steps.
+
+    Args:
+        shape: Of what is added.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._sums = np.zeros((MAX_BLOCKS, *shape))
+        self._whole = 0
+        self._length = 1
+        self._partial = np.zeros(shape)
+        self._in_partial = 0
+        self.steps = 0
+
+    def add(self, values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> None:
+        """Take in one step."""
+        self._partial += values
+        self._in_partial += 1
+        self.steps += 1
+        if self._in_partial < self._length:
+            return
+        self._sums[self._whole] = self._partial
+        self._partial[...] = 0
+        self._in_partial = 0
+        self._whole += 1
+        if self._whole == MAX_BLOCKS:
+            half = MAX_BLOCKS // 2
+            self._sums[:half] = self._sums[0::2] + self._sums[1::2]
+            self._sums[half:] = 0
+            self._whole, self._length = half, 2 * self._length
+
+    @property
+    def block_steps(self) -> int:
+        """Steps per block."""
+        return self._length
+
+    def means(self) -> _Float:
+        """Return ``[block, ...]``; the last steps, too few for a block, are left out."""
+        return self._sums[: self._whole] / self._length
+
+    def mean(self) -> _Float:
+        """Return the mean over all steps."""
+        total = self._sums[: self._whole].sum(axis=0) + self._partial
+        return np.asarray(total / max(1, self.steps), np.float64)

@@ -1,0 +1,143 @@
+"""`swtrace record`, `stats` and `diff`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from daemon.recorded_run import RecordedRun
+
+from recording.made import record, replayed, schedule
+from swtrace.recording import Recording
+from swtrace.watch import Watch
+
+SWTRACE = [sys.executable, "-m", "swtrace"]
+
+
+def swtrace(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    done = subprocess.run([*SWTRACE, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_run_that_has_ended_can_be_recorded_and_summed_up(tmp_path: Path) -> None:
+    """`record --until-end` takes what the rings still hold, and `stats` says of it what a live ledger says."""
+    rings, path = tmp_path / "rings", tmp_path / "run.swrec"
+    run = RecordedRun(rings)
+    run.write(30)
+    run.close()
+    said = json.loads(swtrace("record", "--dir", rings, "-o", path, "--until-end", "--json").stdout)
+    assert said["records"] == 2 * run.written
+    assert said["reason"] == "every rank has ended"
+    document = json.loads(swtrace("stats", path, "--json").stdout)
+    (series,) = document["summary"]["series"]
+    with Watch(rings) as watch:
+        watch.drain()
+        watch.drain()
+        watch.ledger.flush()
+        (facts,) = watch.ledger.facts().series
+    assert [rank["stall_ratio"] for rank in series["ranks"]] == [rank.recent.stall_ratio for rank in facts.ranks]
+    assert [ring["delivered"] for ring in document["summary"]["rings"]] == [run.written] * 2
+    assert "rank" in swtrace("stats", path).stdout
+
+
+def test_ctrl_c_ends_a_recording_in_good_order(tmp_path: Path) -> None:
+    """Interrupted, the command writes what it has, closes the file, and exits with 0."""
+    rings, path = tmp_path / "rings", tmp_path / "run.swrec"
+    run = RecordedRun(rings)
+    process = subprocess.Popen(
+        [*SWTRACE, "record", "--dir", str(rings), "-o", str(path)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (path.exists() and path.stat().st_size > 500):
+        run.write()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "interrupted" in said
+    with Recording.open(path) as recording:
+        assert recording.missing().finished
+        assert recording.records == 2 * run.written
+    run.close()
+
+
+def test_a_size_limit_ends_a_recording(tmp_path: Path) -> None:
+    """`--max-size` ends the recording at about that size, with a file that is whole."""
+    rings, path = tmp_path / "rings", tmp_path / "run.swrec"
+    run = RecordedRun(rings)
+    run.write(300)
+    said = json.loads(swtrace("record", "--dir", rings, "-o", path, "--max-size", "10K", "--json").stdout)
+    assert said["reason"] == "size reached"
+    with Recording.open(path) as recording:
+        assert recording.missing().finished
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["stats", "README.md"], 1, "not a swtrace recording"),
+        (["stats", "nowhere.swrec"], 1, "No such file"),
+        (["record", "-o", "/nowhere/x.swrec"], 1, "No such file"),
+        (["record", "-o", "x.swrec", "--keep", "3"], 2, "--keep needs --rotate"),
+        (["record", "-o", "x.swrec", "--max-size", "much"], 2, "is no size"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments: list[str], code: int, message: str) -> None:
+    """What a user can get wrong ends in one line on stderr and an exit status."""
+    done = swtrace(*arguments, code=code)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_diff_says_what_got_worse_and_can_fail_for_it(tmp_path: Path) -> None:
+    """`diff` prints changes with their p-values; with --check its exit status is 1 if anything got worse."""
+    a, b = tmp_path / "a.swrec", tmp_path / "b.swrec"
+    record(a, schedule(ranks=2, steps=150))
+    record(b, schedule(ranks=2, steps=150, seed=2, occupancy=150_000))
+    assert "B is worse" in swtrace("diff", a, b, "--check", code=1).stdout
+    assert "B is better" in swtrace("diff", b, a, "--check").stdout
+    document = json.loads(swtrace("diff", a, b, "--json").stdout)
+    assert document["series"][0]["change"] == "worse"
+
+
+def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
+    """A recording made beside a demo on real ranks replays to what another watch beside it saw, to the last digit."""
+    rings, path = tmp_path / "rings", tmp_path / "run.swrec"
+    rings.mkdir()
+    recorder = subprocess.Popen([*SWTRACE, "record", "--dir", str(rings), "-o", str(path), "--until-end"])
+    demo = subprocess.Popen(
+        [*SWTRACE, "demo", "--scenario", "stalled", "--steps", "20", "--layers", "12", "--no-daemon"],
+        env={**os.environ, "SWTRACE_DIR": str(rings)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        with Watch(rings) as watch:
+            while demo.poll() is None:
+                watch.poll()
+                time.sleep(0.02)
+            assert demo.returncode == 0
+            assert recorder.wait(60) == 0
+            watch.drain()
+            watch.ledger.flush()
+            live = watch.ledger.facts()
+    finally:
+        for process in (demo, recorder):
+            process.kill()
+            process.wait()
+    assert sum(rank.totals.steps for rank in live.series[0].ranks) == 40
+    again = replayed(path).ledger.facts()
+    assert again.series == live.series
+    by_rank = operator.attrgetter("identity.rank")
+    assert sorted(again.ranks, key=by_rank) == sorted(live.ranks, key=by_rank)

@@ -1,0 +1,261 @@
+"""Recordings that were cut short, garbled, or written by somebody else."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemon.recorded_run import RecordedRun
+
+from recording.made import record, replayed, schedule, tell
+from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
+from swtrace.recording import Recording
+from swtrace.recording.capture import Capture, TellingLedger
+from swtrace.recording.events import RecordsRead
+from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION
+from swtrace.recording.replay import replay
+from swtrace.recording.writer import RecordingWriter
+
+KILLS = 50
+
+
+def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
+    """Return the sequence numbers of the records of each rank."""
+    found: dict[int, list[np.ndarray]] = {}
+    for event in recording.events():
+        if isinstance(event, RecordsRead):
+            for rank, batch in event.batches:
+                found.setdefault(rank.rank, []).append(batch["sequence"])
+    return {rank: np.concatenate(parts) for rank, parts in found.items()}
+
+
+def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
+    """Record a folder, as `swtrace record` does, until somebody kills this process."""
+    with RecordingWriter(path, overwrite=True) as writer:
+        capture = Capture(directory, writer)
+        begun.set()  # type: ignore[attr-defined]
+        while True:
+            if not capture.poll():
+                time.sleep(0.005)
+
+
+def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -> None:
+    """Of 50 recordings killed at random instants each opens, and holds every record up to some point, without a gap."""
+    seed = random.randrange(1 << 30)  # noqa: S311 - printed, so that a failure can be repeated
+    print(f"seed {seed}")  # noqa: T201
+    chance = random.Random(seed)  # noqa: S311 - as above
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["numpy", "swtrace.recording.capture"])
+    path = tmp_path / "run.swrec"
+    held = cut = 0
+    for trial in range(KILLS):
+        rings = tmp_path / f"rings-{trial}"
+        run = RecordedRun(rings, records=1 << 13)
+        begun = context.Event()
+        process = context.Process(target=capture_for_ever, args=(rings, path, begun))
+        process.start()
+        assert begun.wait(30)
+        for _ in range(chance.randint(0, 400)):
+            run.write()
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join(30)
+        written = run.written
+        run.close()
+        try:
+            recording = Recording.open(path)
+        except RecordingFormatError as error:
+            assert "nothing was recorded" in str(error) or "file is empty" in str(error)  # noqa: PT017 - either is right
+            continue
+        with recording:
+            missing = recording.missing()
+            assert not missing.finished
+            total = 0
+            for rank, sequences in recorded_sequences(recording).items():
+                assert rank in {0, 1}
+                np.testing.assert_array_equal(sequences, np.arange(1, len(sequences) + 1))
+                assert len(sequences) <= written
+                total += len(sequences)
+            assert total == recording.records
+            assert total + missing.tail_records <= 2 * written
+            held += total
+            cut += missing.tail_bytes > 0
+            replay(recording)
+    assert held > 0
+
+
+def test_cut_at_any_byte_a_recording_opens_up_to_its_last_whole_frame(tmp_path: Path) -> None:
+    """However many bytes are left, a recording opens with the whole frames of them, or says that there is none."""
+    whole, cut = tmp_path / "whole.swrec", tmp_path / "cut.swrec"
+    record(whole, schedule(steps=30), largest=20)
+    data = whole.read_bytes()
+    with Recording.open(whole) as recording:
+        ends = [at.offset + FRAME_BYTES + at.header.stored_bytes for at in recording._frames]
+        counts = np.cumsum([at.header.records for at in recording._frames]).tolist()
+    chance = random.Random(4)  # noqa: S311 - reproducible
+    for length in {*range(200), *(chance.randrange(len(data)) for _ in range(150)), *ends}:
+        cut.write_bytes(data[:length])
+        if length < ends[0]:
+            with pytest.raises(RecordingFormatError, match=r"nothing was recorded|empty"):
+                Recording.open(cut)
+            continue
+        with Recording.open(cut) as recording:
+            there = [index for index, end in enumerate(ends) if end <= length]
+            assert len(recording) == len(there)
+            assert recording.records == counts[there[-1]]
+            missing = recording.missing()
+            assert missing.tail_bytes == length - ends[there[-1]]
+            assert missing.finished == (length == len(data))
+            if missing.tail_bytes >= FRAME_BYTES:
+                assert missing.tail_records == counts[there[-1] + 1] - counts[there[-1]]
+            replay(recording)
+
+
+def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) -> None:
+    """A changed byte anywhere is told as an error that names file and place; with salvage the rest is read, counted."""
+    whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
+    record(whole, schedule(steps=60), largest=20, clock=iter(range(0, 1 << 40, 1 << 28)).__next__)
+    data = whole.read_bytes()
+    with Recording.open(whole) as recording:
+        assert len(recording) > 10
+        everything = recording.records
+    chance = random.Random(6)  # noqa: S311 - reproducible
+    for _ in range(200):
+        at = chance.randrange(len(data))
+        bad.write_bytes(data[:at] + bytes([data[at] ^ chance.randint(1, 255)]) + data[at + 1 :])
+        with pytest.raises(RecordingFormatError, match=r"bad\.swrec: "):
+            replayed(bad)
+        try:
+            recording = Recording.open(bad, salvage=True)
+        except RecordingFormatError:
+            assert at < 400  # the preamble or the first frame: there is nothing to go by
+            continue
+        with recording:
+            replay(recording)
+            missing = recording.missing()
+            assert missing.damaged_frames > 0 or at < PREAMBLE.size
+            delivered = sum(len(sequences) for sequences in recorded_sequences(recording).values())
+            assert delivered <= everything
+
+
+def test_anything_else_is_told_apart_from_a_recording(tmp_path: Path) -> None:
+    """Another version, a ring, a text, an empty file, a folder: each is one clear sentence."""
+    path = tmp_path / "file"
+    cases = {
+        PREAMBLE.pack(b"SWTREC\r\n", VERSION + 1, 0): f"recording format {VERSION + 1}; this swtrace reads format",
+        b"SWTRACE\0" + bytes(100): "a rank's ring, not a recording",
+        b"SWTREC\n" + bytes(100): "sent as text",
+        b"hello": "not a swtrace recording",
+        b"": "empty",
+        PREAMBLE.pack(b"SWTREC\r\n", VERSION, 0): "nothing was recorded",
+    }
+    for data, message in cases.items():
+        path.write_bytes(data)
+        with pytest.raises(RecordingFormatError, match=message):
+            Recording.open(path)
+    with pytest.raises(RecordingFormatError):
+        Recording.open(tmp_path)
+    with pytest.raises(RecordingFormatError, match="No such file"):
+        Recording.open(tmp_path / "nowhere")
+
+
+def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
+    """Behind a sound head any garbage, also sealed with right checksums, is an error of swtrace's own or nothing."""
+    whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
+    record(whole, schedule(steps=5))
+    chance = random.Random(8)  # noqa: S311 - reproducible
+    from swtrace.recording import format as layout
+
+    with Recording.open(whole) as recording:
+        first = recording._frames[0]
+        head = whole.read_bytes()[: first.offset + FRAME_BYTES + first.header.stored_bytes]
+    for _ in range(300):
+        kind = chance.randint(0, 12)
+        raw = chance.randbytes(chance.randint(0, 200))
+        if chance.random() < 0.3:
+            raw = chance.choice([b"{}", b'{"ranks": 3}', b'{"ranks": [{"rank": 0}]}', b"[]", b"\0" * 4, b"\xff" * 8])
+        sealed = layout.frame(layout.Kind.RECORDS, raw, 0)
+        sealed = layout.frame(kind, raw, 0) if kind else sealed  # type: ignore[arg-type]
+        bad.write_bytes(head + sealed)
+        with suppress(SwtraceError):
+            replayed(bad)
+        replayed(bad, salvage=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path) -> None:
+    """Where the file system is full the error says so, and the file up to there is a sound recording."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.system(f"mount -t tmpfs -o size=64k swtrace-test {small}") != 0:  # noqa: S605 - our own folder
+        pytest.skip("cannot mount here")
+    try:
+        path = small / "run.swrec"
+        writer = RecordingWriter(path)
+        with pytest.raises(RecordingError, match="No space left"), writer:
+            tell(TellingLedger(writer), schedule(steps=4000), random.Random(1), 50)  # noqa: S311 - reproducible
+        with Recording.open(path) as recording:
+            missing = recording.missing()
+            assert (missing.finished, missing.tail_bytes) == (False, 0)
+            assert recording.records > 0
+            replay(recording)
+    finally:
+        os.system(f"umount {small}")  # noqa: S605 - as above
+
+
+def _limited(path: Path) -> str:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    writer = RecordingWriter(path)
+    try:
+        with writer:
+            tell(TellingLedger(writer), schedule(steps=4000), random.Random(1), 50)  # noqa: S311 - reproducible
+    except RecordingError as error:
+        return str(error)
+    return ""
+
+
+def test_a_file_that_may_not_grow_ends_like_a_full_disk(tmp_path: Path) -> None:
+    """A write that is cut short half-way leaves no half frame behind."""
+    path = tmp_path / "run.swrec"
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(1) as pool:
+        message = pool.apply(_limited, (path,))
+    assert os.strerror(errno.EFBIG) in message
+    with Recording.open(path) as recording:
+        assert recording.missing().tail_bytes == 0
+        assert recording.records > 0
+        replay(recording)
+
+
+def test_a_recording_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    """A reader beside the writer sees whole frames only."""
+    path, made = tmp_path / "run.swrec", schedule(steps=600)
+    stop = threading.Event()
+    problems: list[Exception] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                with Recording.open(path) as recording:
+                    replay(recording)
+            except RecordingFormatError as error:
+                if "nothing was recorded" not in str(error) and "empty" not in str(error):
+                    problems.append(error)
+
+    with RecordingWriter(path) as writer:
+        reader = threading.Thread(target=read)
+        reader.start()
+        tell(TellingLedger(writer), made, random.Random(1), 50)  # noqa: S311 - reproducible
+        stop.set()
+        reader.join()
+    assert problems == []

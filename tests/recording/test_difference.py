@@ -1,0 +1,112 @@
+"""What `swtrace diff` calls better, worse, or no difference."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recording.made import record, schedule
+from swtrace.recording import Recording
+from swtrace.recording.blocks import MAX_BLOCKS, BlockMeans
+from swtrace.recording.difference import Change, RecordingDifference, difference
+from swtrace.recording.rank_test import compare, holm
+
+
+def compared(tmp_path: Path, a: dict[str, int], b: dict[str, int]) -> RecordingDifference:
+    """Record two schedules and compare them."""
+    for name, options in (("a", a), ("b", b)):
+        record(tmp_path / f"{name}.swrec", schedule(**{"ranks": 2, "steps": 200, **options}))
+    with Recording.open(tmp_path / "a.swrec") as first, Recording.open(tmp_path / "b.swrec") as second:
+        return difference(first, second)
+
+
+def test_runs_that_differ_only_by_chance_show_no_difference(tmp_path: Path) -> None:
+    """Two runs of one distribution differ in every single number and in nothing that is called a change."""
+    (series,) = compared(tmp_path, {"seed": 1}, {"seed": 2}).series
+    assert series.change is Change.SAME
+    assert {one.change for one in (*series.ranks, *series.layers)} == {Change.SAME}
+    assert any(one.shift_ns != 0 for one in series.layers)
+
+
+def test_a_slower_channel_is_worse_and_a_faster_one_better(tmp_path: Path) -> None:
+    """With 30 % longer transfers every rank's stall is worse, with layers to show for it; vice versa, better."""
+    found = compared(tmp_path, {"seed": 1}, {"seed": 2, "occupancy": 130_000})
+    (series,) = found.series
+    assert series.change is Change.WORSE
+    stall = [one for one in series.ranks if one.quantity == "stall"]
+    assert [one.change for one in stall] == [Change.WORSE, Change.WORSE]
+    assert any(one.change is Change.WORSE for one in series.layers)
+    transfer = next(one for one in series.ranks if one.quantity == "transfer")
+    assert transfer.share == pytest.approx(0.3, rel=0.1)
+    with Recording.open(tmp_path / "b.swrec") as first, Recording.open(tmp_path / "a.swrec") as second:
+        assert difference(first, second).series[0].change is Change.BETTER
+
+
+def test_too_few_steps_say_so(tmp_path: Path) -> None:
+    """From five steps nothing is concluded, however different they look."""
+    (series,) = compared(tmp_path, {"steps": 8}, {"steps": 8, "occupancy": 500_000}).series
+    assert series.change is Change.UNKNOWN
+
+
+def test_series_without_a_counterpart_are_named(tmp_path: Path) -> None:
+    """A series on another number of ranks is not compared, and is told."""
+    found = compared(tmp_path, {"ranks": 2}, {"ranks": 3})
+    assert found.series == ()
+    assert [name.ranks for name in (*found.only_in_a, *found.only_in_b)] == [2, 3]
+
+
+def test_the_rank_test_agrees_with_counting_all_arrangements() -> None:
+    """For small samples without ties the p-value is that of enumeration, as near as a normal curve comes."""
+    chance = np.random.default_rng(5)
+    for _ in range(5):
+        values = chance.permutation(16).astype(float)
+        a, b = values[:8], values[8:]
+        statistic = abs(sum(y > x for x in a for y in b) - 32)
+        ranks = np.argsort(np.argsort(values)) + 1
+        counted = [
+            abs(sum(ranks[list(chosen)]) - 36 - 32) >= statistic for chosen in itertools.combinations(range(16), 8)
+        ]
+        assert compare(a, b).p == pytest.approx(np.mean(counted), abs=0.02)
+
+
+def test_steps_that_resemble_their_neighbours_raise_no_false_alarm() -> None:
+    """On strongly autocorrelated steps, blocks keep false alarms rare where single steps would raise many."""
+    chance = np.random.default_rng(11)
+
+    def run(steps: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+        noise = chance.normal(size=steps)
+        for i in range(1, steps):
+            noise[i] += 0.9 * noise[i - 1]
+        blocks = BlockMeans(())
+        for value in noise:
+            blocks.add(np.asarray(value))
+        return noise, blocks.means()
+
+    false_single = false_blocks = 0
+    for _ in range(40):
+        (single_a, blocks_a), (single_b, blocks_b) = run(), run()
+        false_single += compare(single_a[:1000], single_b[:1000]).p < 0.01
+        false_blocks += compare(blocks_a, blocks_b).p < 0.01
+    assert false_blocks <= 3 < false_single
+
+
+def test_blocks_are_means_of_consecutive_steps_in_bounded_number() -> None:
+    """However many steps come in, no more than 64 blocks are kept, and each is the mean of its steps."""
+    blocks = BlockMeans((2,))
+    values = np.random.default_rng(3).normal(size=(1000, 2))
+    for row in values:
+        blocks.add(row)
+    length = blocks.block_steps
+    assert MAX_BLOCKS // 2 <= len(blocks.means()) <= MAX_BLOCKS
+    whole = len(values) // length * length
+    np.testing.assert_allclose(blocks.means(), values[:whole].reshape(-1, length, 2).mean(axis=1))
+    np.testing.assert_allclose(blocks.mean(), values.mean(axis=0))
+
+
+def test_holm_keeps_order_and_bounds() -> None:
+    """Corrected p-values are never smaller than the raw ones, never above 1, and keep their order."""
+    p = np.array([0.5, 0.001, 0.04, 0.0002])
+    np.testing.assert_allclose(holm(p), [0.5, 0.003, 0.08, 0.0008])

@@ -1,0 +1,197 @@
+"""A recording gives back what it was given, whole, in parts, and out of rings that are being written."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemon.recorded_run import RecordedRun
+from hypothesis import given
+from hypothesis import strategies as st
+from ledger.schedules import key
+
+from recording.made import record, replayed, schedule, tell
+from swtrace.errors import RecordingError, RecordingFormatError
+from swtrace.ledger import Ledger
+from swtrace.recording import Recording
+from swtrace.recording.capture import Capture, TellingLedger
+from swtrace.recording.events import RecordsRead
+from swtrace.recording.format import MAX_FRAME_RECORDS, pack_records, unpack_records
+from swtrace.recording.replay import Replayer
+from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
+from swtrace.trace import records
+from swtrace.watch import Watch
+
+
+@pytest.mark.parametrize("largest", [1, 7, 5000])
+def test_replayed_facts_equal_those_seen_live(tmp_path: Path, largest: int) -> None:
+    """A ledger fed from a recording states what the one beside the recorder stated, to the last digit."""
+    path = tmp_path / "run.swrec"
+    live = record(path, schedule(), largest=largest)
+    again = replayed(path)
+    assert again.ledger.facts() == live.facts()
+    assert again.ledger.facts().series[0].ranks[0].recent.stall_ns > 0
+
+
+def test_replayed_steps_equal_those_seen_live(tmp_path: Path) -> None:
+    """Every column of every finished step comes back as it was."""
+    path, made = tmp_path / "run.swrec", schedule(steps=30)
+    live = Ledger(keep_untaken=1000)
+    tell(live, made, random.Random(2), 50)  # noqa: S311 - the same batches as were recorded
+    live.flush()
+    record(path, made)
+    with Recording.open(path) as recording:
+        again = list(Replayer(recording).steps())
+    taken = live.take_steps()
+    assert [step.step for step in again] == [step.step for step in taken]
+    for mine, theirs in zip(again, taken, strict=True):
+        np.testing.assert_equal(asdict(mine), asdict(theirs))
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.binary(min_size=0, max_size=640)), min_size=1, max_size=5))
+def test_packing_is_lossless(batches: list[tuple[int, bytes]]) -> None:
+    """Any 64 bytes come back as they were, whatever stands in them."""
+    segments = [(rank, np.frombuffer(data[: len(data) // 64 * 64], records.TRANSFER).copy()) for rank, data in batches]
+    again = unpack_records(pack_records(segments))
+    assert [(rank, batch.tobytes()) for rank, batch in again] == [(rank, b.tobytes()) for rank, b in segments]
+
+
+def test_a_large_batch_is_split_and_comes_back_in_order(tmp_path: Path) -> None:
+    """More records than a frame may hold become several frames."""
+    made = schedule(steps=2000, ranks=2)
+    assert len(made.records[0]) > 3 * FRAME_RECORDS
+    path = tmp_path / "run.swrec"
+    record(path, made, largest=1 << 20)
+    with Recording.open(path) as recording:
+        back = [
+            batch for e in recording.events() if isinstance(e, RecordsRead) for r, batch in e.batches if r.rank == 0
+        ]
+        assert max(sum(len(batch) for batch in back), 0) == len(made.records[0])
+        assert max(len(batch) for batch in back) <= FRAME_RECORDS < MAX_FRAME_RECORDS
+        assert np.concatenate(back).tobytes() == made.records[0].tobytes()
+
+
+def test_rings_are_recorded_as_they_are_written(tmp_path: Path) -> None:
+    """What a capture of rings recorded is what another watch saw, together with the rings' own account."""
+    path = tmp_path / "run.swrec"
+    rings = tmp_path / "rings"
+    run = RecordedRun(rings)
+    with RecordingWriter(path) as writer, Watch(rings) as watch:
+        capture = Capture(rings, writer)
+        for _ in range(20):
+            run.write(5)
+            capture.poll()
+            watch.poll()
+        run.close()
+        capture.finish()
+        watch.drain()
+        watch.ledger.flush()
+        again = replayed(path)
+        assert again.ledger.facts() == watch.ledger.facts()
+        statistics = {status.identity.key: status.statistics for status in watch.ranks()}
+        assert {state.rank: state.statistics for state in again.status} == statistics
+        assert all(state.closed and not state.alive for state in again.status)
+        windows = {status.identity.key: status.windows for status in watch.ranks()}
+        assert {state.rank: state.windows for state in again.status} == windows
+
+
+def test_a_restarted_rank_is_recorded_as_it_was_seen(tmp_path: Path) -> None:
+    """Where a rank's ring was replaced by a younger one of the same run, the replay forgets the elder, too."""
+    path, made = tmp_path / "run.swrec", schedule()
+    with RecordingWriter(path) as writer:
+        ledger = TellingLedger(writer)
+        tell(ledger, made, random.Random(1), 50)  # noqa: S311 - reproducible
+        ledger.forget(key(1))
+        ledger.add_rank(made.identity(1))
+        ledger.set_series(key(1), (made.infos[1],))
+        ledger.add(key(1), made.records[1])
+        ledger.rank_ended(key(1))
+    ledger.flush()
+    assert replayed(path).ledger.facts() == ledger.facts()
+
+
+def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> None:
+    """A rotated recording replays to the same facts from all parts in any order, and to some from each."""
+    path, rings = tmp_path / "run.swrec", tmp_path / "rings"
+    run = RecordedRun(rings)
+    with RecordingWriter(path, part_bytes=3000) as writer:
+        capture = Capture(rings, writer)
+        for _ in range(12):
+            run.write(20)
+            capture.watch.drain()
+            writer.status(capture.states())
+        run.close()
+        capture.finish()
+    capture.watch.ledger.flush()
+    parts = sorted(tmp_path.glob("run*.swrec"))
+    assert len(parts) > 3
+    assert replayed(parts).ledger.facts() == capture.watch.ledger.facts()
+    for part in parts:
+        (series,) = replayed(part).ledger.facts().series
+        assert series.steps > 0
+        assert [rank.rank.rank for rank in series.ranks] == [0, 1]
+
+
+def test_parts_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
+    """A gap between parts, or parts of two recordings, are an error that names the files."""
+    rings = tmp_path / "rings"
+    run = RecordedRun(rings)
+    with RecordingWriter(tmp_path / "a.swrec", part_bytes=1) as writer:
+        capture = Capture(rings, writer)
+        for _ in range(3):
+            run.write(2)
+            capture.watch.drain()
+            writer.status(capture.states())
+        capture.finish()
+    run.close()
+    record(tmp_path / "b.swrec", schedule(steps=3))
+    with pytest.raises(RecordingFormatError, match=r"a\.2\.swrec is part 2.*a\.swrec part 0"):
+        Recording.open([tmp_path / "a.swrec", tmp_path / "a.2.swrec"])
+    with pytest.raises(RecordingFormatError, match="not parts of one recording"):
+        Recording.open([tmp_path / "a.swrec", tmp_path / "b.swrec"])
+
+
+def test_rotation_keeps_the_newest_parts(tmp_path: Path) -> None:
+    """With a number of parts to keep, older ones are removed, and the newest can be read."""
+    rings = tmp_path / "rings"
+    run = RecordedRun(rings)
+    with RecordingWriter(tmp_path / "a.swrec", part_bytes=1, keep_parts=2) as writer:
+        capture = Capture(rings, writer)
+        for _ in range(6):
+            run.write(2)
+            capture.watch.drain()
+            writer.status(capture.states())
+        capture.finish()
+    run.close()
+    kept = sorted(tmp_path.glob("a*.swrec"))
+    assert len(kept) == 2
+    with Recording.open(kept) as recording:
+        assert recording.about.part == writer.statistics().parts - 2
+        assert recording.about.records_before > 0
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
+    """Recording over a file needs to be asked for."""
+    path = tmp_path / "run.swrec"
+    path.write_text("mine")
+    with pytest.raises(RecordingError, match="--force"):
+        RecordingWriter(path)
+    assert path.read_text() == "mine"
+    RecordingWriter(path, overwrite=True).close()
+    with Recording.open(path) as recording:
+        assert recording.missing().finished
+        assert recording.records == 0
+
+
+def test_memory_is_bounded_while_recording(tmp_path: Path) -> None:
+    """A writer holds back at most a frame of records, however many it is given."""
+    made = schedule(steps=400, ranks=2)
+    with RecordingWriter(tmp_path / "run.swrec", clock=lambda: 0) as writer:
+        writer.add_rank(made.identity(0))
+        for _ in range(50):
+            writer.add(key(0), made.records[0])
+            assert writer.statistics().unwritten < FRAME_RECORDS
+        assert writer.statistics().records == 50 * len(made.records[0])
