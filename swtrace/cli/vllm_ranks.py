@@ -181,13 +181,13 @@ def fork_ranks(
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             process = context.Process(
                 target=_rank,
-                args=(function, arguments, {**(environment or {}), **place}, folder / f"rank-{rank}.log", theirs),
+                args=(function, arguments, {**(environment or {}), **place}, _log(folder, rank), theirs),
             )
             process.start()
             theirs.close()
             processes.append(process)
             pipes[ours] = rank
-        results = _collect(pipes, ranks, time.monotonic() + timeout_s)
+        results = _collect(pipes, ranks, folder, time.monotonic() + timeout_s)
     finally:
         for process in processes:
             process.join(_GRACE_S)
@@ -214,7 +214,7 @@ def start_fork_server() -> ForkServerContext:
     return context
 
 
-def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> dict[int, Any]:
+def _collect(pipes: dict[Connection, int], ranks: int, folder: Path, deadline: float) -> dict[int, Any]:
     results: dict[int, Any] = {}
     problems: dict[int, str] = {}
     waiting = dict(pipes)
@@ -225,7 +225,7 @@ def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> dict[
             try:
                 well, answer = pipe.recv()
             except EOFError:
-                well, answer = False, "died without a word"
+                well, answer = False, f"died. The end of its output:\n{_tail(_log(folder, rank))}"
             if well:
                 results[rank] = answer
             else:
@@ -233,9 +233,20 @@ def _collect(pipes: dict[Connection, int], ranks: int, deadline: float) -> dict[
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
     if len(results) < ranks:
         for rank in set(waiting.values()):
-            problems.setdefault(rank, "was not done in time")
+            problems.setdefault(rank, f"was not done in time. The end of its output:\n{_tail(_log(folder, rank))}")
         raise RankFailedError("\n".join(f"vLLM rank {rank}: {text}" for rank, text in sorted(problems.items())))
     return results
+
+
+def _log(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.log"
+
+
+def _tail(log: Path, lines: int = 20) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError as problem:
+        return str(problem)
 
 
 def _rank(
@@ -260,9 +271,14 @@ def _rank(
 
 
 def _generate(workload: Workload, rendezvous: Path) -> RankResult:
+    import torch
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
 
+    # vLLM's attention uses AMX tiles where the CPU has them, but leaves it to others to ask the kernel for them;
+    # where nobody has, the process is killed by SIGILL.
+    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (there is no public way)
+        torch.cpu._init_amx()  # noqa: SLF001
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     if workload.plain_linears:
