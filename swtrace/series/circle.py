@@ -1,0 +1,364 @@
+"""The running series: reach, wait and steps on one rank, once every layer is in its place.
+
+The invariant that everything rests on: **every step issues exactly one broadcast per layer, in the
+order of the circle, on every rank**, whatever the forward did. A forward that dies midway is made good
+before the next step begins, by issuing what it left out. So the ranks' operations always match, and
+the first ``k`` windows always hold what the next step reads first.
+
+The second one: a buffer goes into a new broadcast only after the last one that used it was waited for,
+by the linear or, where none came, by the runtime itself (it is *reaped*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from swtrace.errors import OrderError, PeerLostError, StaleWindowError
+from swtrace.series import plan
+from swtrace.trace.schema import Phase, StepFlag
+
+if TYPE_CHECKING:
+    from swtrace.series.journal import Journal
+    from swtrace.series.layer import SeriesLayer
+    from swtrace.series.pool import Window
+    from swtrace.series.transport import Operation, Transport
+
+NOT_RUNNING = -1
+"""In place of the next position: every reach and wait takes the slow path, which says why it is refused."""
+
+
+class Circle:
+    """The layers of a series, going round."""
+
+    def __init__(
+        self,
+        where: str,
+        layers: Sequence[SeriesLayer],
+        windows: tuple[Window, ...],
+        prefetch_step: int,
+        transport: Transport,
+        journal: Journal,
+        describe_loss: Callable[[SeriesLayer | None, RuntimeError], str],
+        *,
+        rolling: bool,
+    ) -> None:
+        """Begin before the first step.
+
+        Args:
+            where: names series and rank in errors.
+            layers: by position, each in its place.
+            windows: this rank's, the first ``k`` layers in theirs.
+            prefetch_step: k.
+            transport: the series' own; no operation issued yet.
+            journal: told everything.
+            describe_loss: says what a failed broadcast means.
+            rolling: whether each issue takes the next window, or each layer has one for life.
+        """
+        count = len(layers)
+        self._where = where
+        self._layers = {layer.layer_idx: layer for layer in layers}
+        self._start_layer = layers[0].layer_idx
+        self._num_layers = count
+        self._targets = tuple(layers[plan.prefetch_target(p, prefetch_step, count)] for p in range(count))
+        """``[reach position]``: the layer whose broadcast starts there."""
+        self._windows = windows
+        self._rolling = rolling
+        self._roll = prefetch_step % len(windows) if rolling else 0
+        """Rolling: the window of the next issue."""
+        self._now = transport.now
+        self._start = transport.issue
+        self._journal = journal
+        self._describe_loss = describe_loss
+        self._refusal = ""
+        """Why nothing works any more: a peer was lost."""
+        self._closed = False
+
+        self._next = 0
+        """Position that the forward reaches next: those before it were reached in this step."""
+        self._in_step = False
+        self._marked = False
+        """The step was begun by :meth:`begin_step`."""
+        self._step = -1
+        self._waits = 0
+        self._begin_ns = 0
+        self._arrival_ns = 0
+        self._last_wait_ns = 0
+        self._phase = Phase.OTHER
+        self._tokens = 0
+        self._requests = 0
+
+        self.operations = 0
+        """Broadcasts issued."""
+        self.aborted_steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps that have ended."""
+        return self._step + 1 - self._in_step
+
+    @property
+    def running(self) -> bool:
+        """Whether steps can still be taken."""
+        return self._next != NOT_RUNNING
+
+    # ---- layer by layer ----------------------------------------------------------------------
+
+    def reach(self, layer_idx: int) -> None:
+        """Tell that the forward has arrived at a layer: start the broadcast of the layer ``k`` ahead.
+
+        Reaching the first layer begins a step.
+
+        Raises:
+            OrderError: not the layer that comes next.
+            PeerLostError: a broadcast failed.
+        """
+        position = layer_idx - self._start_layer
+        if position != self._next or position == 0:
+            self._enter(position)
+        self._next = position + 1
+        self._issue(position)
+
+    def wait(self, layer_idx: int) -> None:
+        """Block until a layer's weight may be read. Again in the same step, it returns at once.
+
+        Raises:
+            OrderError: the forward has not reached the layer in this step.
+            StaleWindowError: the layer's window has gone to another layer since, or is being filled anew.
+            PeerLostError: its broadcast failed.
+        """
+        layer = self._layers.get(layer_idx)
+        if layer is None or layer.position >= self._next:
+            self._refuse_wait(layer_idx)
+        step = self._step
+        if not layer.owned and (layer.step != step or layer.window.occupant is not layer):  # type: ignore[union-attr]
+            self._refuse_stale(layer)
+        if layer.waited_step == step:
+            return
+        begin_ns = self._now()
+        if layer.owned:
+            # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.
+            layer.wait_ns = self._last_wait_ns = begin_ns
+        else:
+            operation = layer.operation
+            if operation is not None:
+                try:
+                    operation.wait()
+                except RuntimeError as error:
+                    self._lose(layer, error)
+                layer.operation = None
+            self._last_wait_ns = end_ns = self._now()
+            self._journal.waited(layer, operation, begin_ns, end_ns)
+            layer.recorded_step = step
+        layer.waited_step = step
+        self._waits += 1
+
+    def _issue(self, reach_position: int) -> None:
+        """Start the broadcast that belongs to a reach."""
+        layer = self._targets[reach_position]
+        if layer.owned:
+            if self._rolling:
+                self._free(self._take_window())
+            buffer = layer.buffer
+        else:
+            window = layer.window
+            if self._rolling:
+                rolled = self._take_window()
+                if rolled is not window:
+                    layer.window = window = rolled
+                    for tensor, view in zip(layer.tensors, rolled.views, strict=True):
+                        tensor.data = view
+            occupant = window.occupant  # type: ignore[union-attr]
+            if occupant is not None and occupant.operation is not None:
+                self._reap(occupant)
+            window.occupant = layer  # type: ignore[union-attr]
+            buffer = window.buffer  # type: ignore[union-attr]
+        if layer.operation is not None:
+            self._reap(layer)
+        if layer.recorded_step != layer.step:
+            self._settle(layer, None)
+        step = self._step
+        layer.prefilled = False
+        layer.issued_step = step
+        layer.step = step if layer.position >= reach_position else step + 1
+        layer.reach_position = reach_position
+        layer.operation_number = self.operations
+        layer.issued_ns = self._now()
+        on_ready = self._journal.issued(layer)
+        try:
+            layer.operation = self._start(buffer, layer.source, on_ready)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            self._lose(layer, error)
+        self.operations += 1
+
+    def _take_window(self) -> Window:
+        window = self._windows[self._roll]
+        self._roll = (self._roll + 1) % len(self._windows)
+        return window
+
+    def _free(self, window: Window) -> None:
+        """Leave a rolled-over window empty: its turn fell to a layer that this rank keeps."""
+        occupant = window.occupant
+        if occupant is None:
+            return
+        if occupant.operation is not None:
+            self._reap(occupant)
+        window.occupant = None
+        self._journal.freed(window)
+
+    def _reap(self, layer: SeriesLayer) -> None:
+        """Wait for a broadcast that no linear waited for: a source's send, or one of a forward that died."""
+        operation = layer.operation
+        if operation is None:
+            return
+        try:
+            operation.wait()
+        except RuntimeError as error:
+            self._lose(layer, error)
+        if layer.recorded_step != layer.step:
+            self._settle(layer, operation)
+        layer.operation = None
+
+    def _settle(self, layer: SeriesLayer, operation: Operation | None) -> None:
+        """Write the record of a broadcast that had no wait, or needed none."""
+        self._journal.settled(layer, operation)
+        layer.recorded_step = layer.step
+
+    # ---- steps -------------------------------------------------------------------------------
+
+    def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
+        """Mark the beginning of a forward. A step that was not ended is ended first."""
+        self._require_running()
+        if self._in_step:
+            self._end(self._last_wait_ns, StepFlag.IMPLICIT_END)
+        self._marked = True
+        self._begin_ns = self._now()
+        self._phase, self._tokens, self._requests = phase, tokens, requests
+
+    def end_step(self, *, aborted: bool = False) -> None:
+        """Mark the end of a forward, and make good what it left out.
+
+        A forward that was begun, reached no layer and was not aborted was none: it is not counted.
+        """
+        self._require_running()
+        if not self._in_step:
+            if not (self._marked and aborted):
+                self._marked = False
+                return
+            self._open_step()
+        self._end(self._now(), StepFlag.ABORTED if aborted else StepFlag(0))
+
+    def _enter(self, position: int) -> None:
+        """Begin a step at its first layer, or refuse a reach that is out of order."""
+        self._require_running()
+        if position != 0 or (self._marked and 0 < self._next < self._num_layers):
+            self._refuse_reach(position)
+        if self._in_step:
+            self._end(self._last_wait_ns, StepFlag.IMPLICIT_END)
+        self._open_step()
+
+    def _open_step(self) -> None:
+        self._step += 1
+        self._in_step = True
+        self._next = 0
+        self._waits = 0
+        self._arrival_ns = self._last_wait_ns = self._now()
+        if not self._marked:
+            self._begin_ns = self._arrival_ns
+
+    def _end(self, end_ns: int, flags: StepFlag) -> None:
+        if self._next < self._num_layers:
+            flags |= StepFlag.ABORTED
+            self._catch_up()
+        if StepFlag.ABORTED in flags:
+            self.aborted_steps += 1
+        self._write_step(end_ns, flags)
+
+    def _catch_up(self) -> None:
+        """Issue what is left of the circle, so that all ranks stay in step and the next one finds its first layers."""
+        for position in range(self._next, self._num_layers):
+            self._issue(position)
+        self._next = self._num_layers
+
+    def _write_step(self, end_ns: int, flags: StepFlag) -> None:
+        """Write what the step still owes, then the step, and be idle."""
+        step = self._step
+        for layer in self._layers.values():
+            if layer.step == step and layer.recorded_step != step:
+                self._settle(layer, layer.operation)
+        self._journal.stepped(
+            self._begin_ns,
+            self._arrival_ns,
+            end_ns,
+            step,
+            self._tokens,
+            self._requests,
+            self._phase,
+            self._waits,
+            flags,
+        )
+        self._in_step = self._marked = False
+        self._next = 0
+        self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
+
+    def close(self) -> None:
+        """Be done. Waits for nothing: what is under way is told as open."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._in_step and not self._refusal:
+            flags = StepFlag.IMPLICIT_END
+            if self._next < self._num_layers:
+                flags |= StepFlag.ABORTED
+                self.aborted_steps += 1
+            self._write_step(self._last_wait_ns, flags)
+        for layer in self._layers.values():
+            if layer.operation is not None and layer.recorded_step != layer.step:
+                self._journal.left_open(layer, layer.operation)
+                layer.recorded_step = layer.step
+        self._next = NOT_RUNNING
+
+    # ---- refusals ----------------------------------------------------------------------------
+
+    def _require_running(self) -> None:
+        if self._refusal:
+            raise PeerLostError(self._refusal)
+        if self._closed:
+            raise OrderError(f"{self._where}: used after close")
+
+    def _refuse_reach(self, position: int) -> NoReturn:
+        layer_idx = self._start_layer + position
+        expected = self._start_layer + self._next % self._num_layers
+        if not 0 <= position < self._num_layers:
+            problem = f"not within [{self._start_layer}, {self._start_layer + self._num_layers})"
+        elif self._in_step and position < self._next:
+            problem = f"reached twice in step {self._step}; layer {expected} comes next"
+        else:
+            problem = f"reached where layer {expected} comes next"
+        raise OrderError(f"{self._where}, layer {layer_idx}: {problem}")
+
+    def _refuse_wait(self, layer_idx: int) -> NoReturn:
+        self._require_running()
+        problem = "waited for, but not reached in this step" if self._in_step else "waited for outside a step"
+        if layer_idx not in self._layers:
+            problem = "not a layer of the series"
+        raise OrderError(f"{self._where}, layer {layer_idx}: {problem}")
+
+    def _refuse_stale(self, layer: SeriesLayer) -> NoReturn:
+        window: Any = layer.window
+        if window.occupant is layer:
+            holder = f"is being filled anew for step {layer.step}"
+        elif window.occupant is None:
+            holder = "holds nothing"
+        else:
+            holder = f"holds layer {window.occupant.layer_idx}"
+        raise StaleWindowError(
+            f"{self._where}, layer {layer.layer_idx}: its linear runs too late in step {self._step}: "
+            f"window {window.index} {holder}"
+        )
+
+    def _lose(self, layer: SeriesLayer, error: RuntimeError) -> NoReturn:
+        """Give up: without one rank of the group no broadcast can be trusted any more."""
+        self._refusal = self._describe_loss(layer, error)
+        self._next = NOT_RUNNING
+        raise PeerLostError(self._refusal) from error
