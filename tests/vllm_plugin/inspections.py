@@ -116,3 +116,71 @@ def engine_config(model: Path, additional_config: dict[str, Any]) -> tuple[dict[
     )
     config = arguments.create_engine_config()
     return config.additional_config, config.compute_hash()
+
+
+def refusals() -> dict[str, str]:
+    """Return why engines with one setting each that rules sharing out are refused."""
+    from types import SimpleNamespace as Namespace
+
+    from vllm.model_executor.offloader import NoopOffloader, UVAOffloader
+
+    from swtrace.vllm.groups import Refused, refuse_engine
+
+    def why(offloader: Any = None, **changes: Any) -> str:
+        parts: dict[str, dict[str, Any]] = {
+            "model": {"enable_sleep_mode": False, "is_encoder_decoder": False},
+            "parallel": {"use_ubatching": False, "enable_elastic_ep": False},
+            "load": {"load_format": "auto"},
+            "compilation": {"inductor_compile_config": {}},
+        }
+        config = {f"{part}_config": Namespace(**{**values, **changes}) for part, values in parts.items()}
+        weight_transfer = changes.get("weight_transfer_config")
+        try:
+            refuse_engine(Namespace(**config, weight_transfer_config=weight_transfer), offloader or NoopOffloader())
+        except Refused as refusal:
+            return str(refusal)
+        return ""
+
+    return {
+        "nothing": why(),
+        "offloading": why(offloader=object.__new__(UVAOffloader)),
+        "ubatching": why(use_ubatching=True),
+        "elastic": why(enable_elastic_ep=True),
+        "sleep": why(enable_sleep_mode=True),
+        "transfer": why(weight_transfer_config=object()),
+        "sharded": why(load_format="sharded_state"),
+        "encoder": why(is_encoder_decoder=True),
+        "freezing": why(inductor_compile_config={"max_autotune": True}),
+    }
+
+
+def phases() -> dict[str, str]:
+    """Return the phases of some schedules."""
+    from types import SimpleNamespace as Namespace
+
+    from swtrace.vllm.steps import phase
+
+    def of(new: int, outputs: dict[str, int], resumed: tuple[str, ...] = ()) -> str:
+        cached = Namespace(req_ids=list(outputs), num_output_tokens=list(outputs.values()), resumed_req_ids={*resumed})
+        return phase(Namespace(scheduled_new_reqs=[None] * new, scheduled_cached_reqs=cached)).name
+
+    return {
+        "new": of(2, {}),
+        "chunk of a prompt": of(0, {"a": 0}),
+        "resumed": of(0, {"a": 5}, ("a",)),
+        "generating": of(0, {"a": 1, "b": 7}),
+        "new and generating": of(1, {"a": 1}),
+        "chunk and generating": of(0, {"a": 0, "b": 1}),
+        "resumed and generating": of(0, {"a": 3, "b": 1}, ("a",)),
+    }
+
+
+def seam_gone() -> str:
+    """Take a piece of the seam away and install the plugin."""
+    from vllm.model_executor.offloader import base
+
+    from swtrace.vllm.plugin import install
+
+    del base.create_offloader
+    install()
+    return "vLLM goes on"

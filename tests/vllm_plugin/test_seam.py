@@ -1,0 +1,55 @@
+"""Where the plugin takes hold of vLLM: what it needs there, what it refuses, what it understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import inspections
+import pytest
+
+from swtrace.cli.vllm_ranks import RankFailedError, fork_ranks
+
+
+def test_engines_that_cannot_share(folder: Path) -> None:
+    """Each feature that rules sharing out is named in its refusal, and nothing else is refused."""
+    (why,) = fork_ranks(inspections.refusals, (), folder)
+    assert why.pop("nothing") == ""
+    words = {
+        "offloading": "UVAOffloader",
+        "ubatching": "ubatching",
+        "elastic": "elastic expert parallelism",
+        "sleep": "sleep mode",
+        "transfer": "weight transfer",
+        "sharded": "sharded_state",
+        "encoder": "encoder-decoder",
+        "freezing": "max_autotune",
+    }
+    assert {name: word for name, word in words.items() if word in why[name]} == words
+
+
+def test_phases_of_a_schedule(folder: Path) -> None:
+    """A request works on its prompt until it has an output token, and again when it resumes."""
+    (phases,) = fork_ranks(inspections.phases, (), folder)
+    assert phases == {
+        "new": "PREFILL",
+        "chunk of a prompt": "PREFILL",
+        "resumed": "PREFILL",
+        "generating": "DECODE",
+        "new and generating": "MIXED",
+        "chunk and generating": "MIXED",
+        "resumed and generating": "MIXED",
+    }
+
+
+def test_unknown_vllm_is_named(folder: Path) -> None:
+    """A vLLM without the seam is an error under SWTRACE_STRICT=1 that says which versions are known."""
+    environment = {"SWTRACE": "1", "SWTRACE_STRICT": "1"}
+    said = r"SeamError: vLLM 0\.\S+ does not have vllm\.model_executor\.offloader\.base\.create_offloader.*>=0\.27\.1"
+    with pytest.raises(RankFailedError, match=said):
+        fork_ranks(inspections.seam_gone, (), folder, environment=environment)
+
+
+def test_unknown_vllm_goes_on(folder: Path) -> None:
+    """Without SWTRACE_STRICT a vLLM without the seam runs as it is, after a warning."""
+    assert fork_ranks(inspections.seam_gone, (), folder, environment={"SWTRACE": "1"}) == ("vLLM goes on",)
+    assert "swtrace is off: vLLM" in (folder / "rank-0.log").read_text()
