@@ -89,7 +89,6 @@ class TorchTransport:
             )
         self._observe = observe
         roots = [dist.get_group_rank(self._communicator, rank) for rank in ranks]
-        self._order = roots
         timeout = timedelta(seconds=timeout_s or Settings.from_environment().timeout_s)
         self._options = [self._broadcast_options(root, timeout) for root in roots]
         self._small_messages = getattr(group, "cpu_group", None) or self._communicator
