@@ -30,6 +30,8 @@ _LATE_SHARE = 0.6
 _NOISE_SHARE = 0.05
 """Share of the step time that the machine took before it is worth a sentence."""
 _ENTRY_SHARE = 0.05
+_TIGHT = 1.1
+"""Transfer and compute that differ by less are spoken of as equal."""
 _FURTHER = 3
 """How many prefetch steps beyond the configured one are tried."""
 _WORTH = 0.8
@@ -258,12 +260,20 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
     numbers = {"transfer_ns_per_layer": per_layer, "compute_ns_per_layer": computed}
     if per_layer <= 0 or computed <= 0:
         return None
-    if per_layer > computed:
+    if per_layer > _TIGHT * computed:
         return Finding(
             "channel_bound",
             Level.BAD,
             f"Transfer {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
             f"hide this, at least {milliseconds((per_layer - computed) * layers)} per step stay exposed.",
+            numbers,
+        )
+    if per_layer * _TIGHT > computed:
+        return Finding(
+            "channel_tight",
+            Level.WARNING,
+            f"Transfer {milliseconds(per_layer)} is about as long as compute {milliseconds(computed)} per layer: any "
+            "jitter of either shows as a stall.",
             numbers,
         )
     return Finding(

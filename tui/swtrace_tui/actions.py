@@ -77,7 +77,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("cell-first", "home", "move(0, -4096)", "First layer", "Move to the first layer.", HEAT_MAP),
     Action("cell-last", "end", "move(0, 4096)", "Last layer", "Move to the last layer.", HEAT_MAP),
     Action(
-        "cell-worst", "g", "worst", "Go to worst", "Move to the cell with the highest value.", HEAT_MAP, footer=True
+        "cell-worst", "g", "worst", "Go to worst", "Stay on the cell with the highest value.", HEAT_MAP, footer=True
     ),
     Action("open-cell", "enter", "open", "Timeline", "Show the cell in the timeline.", HEAT_MAP, footer=True),
     # -- timeline

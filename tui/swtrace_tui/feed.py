@@ -45,8 +45,8 @@ class Feed:
         """Say that the last snapshot was drawn: the next one may come."""
         self._free.set()
 
-    def stop(self, timeout_s: float = 3.0) -> None:
-        """End the thread, and with it the source."""
+    def stop(self, timeout_s: float = 0.5) -> None:
+        """End the thread, and with it the source: at once, or when the source answers."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -67,7 +67,7 @@ class Feed:
         while not self._stop.is_set():
             more = source.poll()
             now = time.monotonic()
-            if now >= due and self._free.is_set():
+            if now >= due and self._free.is_set() and not self._stop.is_set():
                 self._free.clear()
                 due = now + self._frame_s
                 self._deliver(source.snapshot())

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.ledger.recent import RecentSteps
-from swtrace.ledger.verdict import Verdict, verdict
+from swtrace.ledger.verdict import Finding, Verdict, verdict
 from swtrace.trace.identity import RankKey
 from swtrace.trace.reader import WindowState
 from swtrace.trace.schema import Phase, StepFlag
@@ -124,6 +124,11 @@ class SeriesView:
     def verdict(self) -> Verdict:
         """What there is to say about it. Takes some milliseconds."""
         return verdict(self.facts, self.steps)
+
+    @cached_property
+    def headline(self) -> Finding:
+        """The first sentence alone: always of the same facts as the rows."""
+        return verdict(self.facts).headline
 
     def layer(self, position: int) -> int:
         """Return the layer at a position."""

@@ -13,6 +13,10 @@ _FACTS_EVERY_S = 0.25
 """Sums over the last steps change slower than the eye sees; windows and steps are taken anew each time."""
 
 
+_READ_UP = 1024
+"""With fewer records than that still to be read, a view is up to date."""
+
+
 class RingsSource:
     """The rings of one folder.
 
@@ -27,6 +31,7 @@ class RingsSource:
         self._facts = EMPTY_FACTS
         self._facts_due = 0.0
         self._lost_before: dict[Path, int] = {}
+        self._read_up: set[Path] = set()
 
     @property
     def name(self) -> str:
@@ -59,6 +64,14 @@ class RingsSource:
         detail = "; ".join(f"{path.name}: {text}" for path, text in sorted(problems.items())[:3])
         return SourceStatus(self.name, Link.LIVE if found else Link.WAITING, detail)
 
+    def _before(self, status: RankStatus) -> int:
+        """Return what was lost before this view had read a ring up for the first time: its oldest end gives way."""
+        if status.path not in self._read_up:
+            self._lost_before[status.path] = status.statistics.lapped
+            if status.statistics.pending < _READ_UP:
+                self._read_up.add(status.path)
+        return self._lost_before[status.path]
+
     def _rank(self, status: RankStatus) -> RankView:
         return RankView(
             identity=status.identity,
@@ -67,7 +80,6 @@ class RingsSource:
             statistics=status.statistics,
             series=status.series,
             windows=status.windows,
-            # The first read of a ring finds out what was overwritten long before.
-            lost_before=self._lost_before.setdefault(status.path, status.statistics.lapped),
+            lost_before=self._before(status),
             taken_ns=now_ns(),
         )

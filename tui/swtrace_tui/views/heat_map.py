@@ -67,6 +67,8 @@ class HeatMap(View):
         self._span = 0
         self._cursor = (0, 0)
         """Row among the ranks shown, and position."""
+        self._untouched = True
+        """Nobody has moved the cursor: it shows the worst cell."""
         self._top_row = 0
         self._scale = _FLOOR_NS
         self._cells: dict[tuple[str, str, int, bool], tuple[object, object]] = {}
@@ -84,6 +86,8 @@ class HeatMap(View):
         ranks = [row.group_rank for row in series.rows]
         metric = METRICS[self._metric]
         self._values, waited = values(series, metric, SPANS[self._span])
+        if self._untouched:
+            self._cursor = _argmax(self._values[ranks])
         self._cursor = (min(self._cursor[0], len(ranks) - 1), min(self._cursor[1], series.layers - 1))
         explained = self._explain(scene, series, ranks, width)
         self._fit(width, height - len(explained) - 4, len(ranks), series.layers, palette)
@@ -159,19 +163,20 @@ class HeatMap(View):
                 cells = [pairs[a][b] for a, b in zip(upper, lower, strict=True)]
             else:
                 cells = [single[each] for each in upper]
+            bare = cells
             if chosen:
                 at = self._cursor[1] // self._fold
+                cells = list(cells)
                 cells[at] = self._cursor_cell(upper[at], cells[at], palette, upper_half=self._cursor[0] == begin)
             line = Line(width).cells([label], _LABEL).cells(cells, columns * self._wide)
-            first = line
             if line.room >= _MARGIN:
                 mean = float(means[begin : begin + per_line].max())
                 line.put("  ", plain).field(units.duration(mean), 8, plain, right=True)
                 line.put(" ", plain).put(bar(mean / top if top else 0.0, 8), dim)
-            lines.append(first.strip(plain))
-            for extra in range(1, self._tall):
-                body = Line(width).cells([Segment(" " * _LABEL, dim)], _LABEL).cells(cells, columns * self._wide)
-                if len(lines) < room or extra == 0:
+            lines.append(line.strip(plain))
+            for _ in range(1, self._tall):
+                body = Line(width).cells([Segment(" " * _LABEL, dim)], _LABEL).cells(bare, columns * self._wide)
+                if len(lines) < room:
                     lines.append(body.strip(plain))
         return lines[:room]
 
@@ -272,6 +277,7 @@ class HeatMap(View):
         if series is not None and series.rows:
             row, position = self._cursor
             right = right * self._fold if abs(right) == 1 else right
+            self._untouched = False
             self._cursor = (
                 max(0, min(len(series.rows) - 1, row + down)),
                 max(0, min(series.layers - 1, position + right)),
@@ -282,9 +288,7 @@ class HeatMap(View):
         """Move to the cell with the highest value."""
         series = self.scene.picture.focus if self.scene else None
         if series is not None and series.rows and self._values.size:
-            shown = self._values[[row.group_rank for row in series.rows]]
-            row, position = np.unravel_index(int(shown.argmax()), shown.shape)
-            self._cursor = (int(row), int(position))
+            self._untouched = True
             self.redraw()
 
     def action_open(self) -> None:
@@ -301,7 +305,7 @@ class HeatMap(View):
         if cell == self._cursor:
             self.action_open()
         else:
-            self._cursor = cell
+            self._cursor, self._untouched = cell, False
             self.redraw()
 
     def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
@@ -322,6 +326,13 @@ class HeatMap(View):
         if row >= len(series.rows) or position >= series.layers:
             return None
         return row, position
+
+
+def _argmax(shown: Values) -> tuple[int, int]:
+    if not shown.size:
+        return 0, 0
+    row, position = np.unravel_index(int(shown.argmax()), shown.shape)
+    return int(row), int(position)
 
 
 def values(series: SeriesView, metric: Metric, span: str) -> tuple[Values, npt.NDArray[np.bool_]]:

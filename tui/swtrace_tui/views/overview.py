@@ -263,10 +263,10 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     findings: list[tuple[str, Finding, bool]] = []
     several = len(scene.picture.series) > 1
     for series in sorted(scene.picture.series, key=lambda each: -_worst(each.rows)):
-        said = scene.verdicts.get(series.key)
-        if said is not None:
-            name = f"{series.key.name}: " if several else ""
-            findings += [(name, finding, i == 0) for i, finding in enumerate(said.findings)]
+        name = f"{series.key.name}: " if several else ""
+        findings.append((name, series.headline, True))
+        if (said := scene.verdicts.get(series.key)) is not None:
+            findings += [(name, finding, False) for finding in said.findings[1:]]
     findings.sort(key=lambda each: not each[2])
     lines: list[Strip] = []
     for name, finding, first in findings:

@@ -25,6 +25,8 @@ _LABEL = 9
 _HOLD_S = 0.5
 """A followed step stays on the screen this long: the eye needs it."""
 _CLOSEST_NS = 2_000
+_TALL = (5, 3, 2)
+"""Lines of a rank: both lanes twice and a gap, once and a gap, once. Else both lanes share one line."""
 _LEGEND = (Span.COMPUTE, Span.STALL, Span.WAKE, Span.HIDDEN, Span.EXPOSED, Span.QUEUED, Span.SENT)
 
 
@@ -107,13 +109,12 @@ class Timeline(View):
     ) -> list[Strip]:
         palette = scene.palette
         ranks = [row.group_rank for row in series.rows]
-        tall = 3 if room >= 3 * len(ranks) else 2 if room >= 2 * len(ranks) else 1
+        tall = next((lines for lines in _TALL if room >= lines * len(ranks)), 1)
         fits = max(1, room // tall)
         self._top = max(0, min(self._top, len(ranks) - fits))
         marked = self._mark[0] if self._mark is not None else None
-        near = [each for each in series.steps if abs(each.step - step.step) <= 1]
-        if step not in near:
-            near = [step]
+        near = [each for each in series.steps if _overlaps(each, offsets, window)]
+        near = near if any(each is step for each in near) else [step, *near]
         lines: list[Strip] = []
         for rank in ranks[self._top : self._top + fits]:
             name = series.key.group_ranks[rank]
@@ -131,14 +132,12 @@ class Timeline(View):
                 continue
             top = rasterised(compute, begin, end, 2 * columns, offsets[rank])
             below = rasterised(channel, begin, end, 2 * columns, offsets[rank])
-            lines.append(
-                self._lane(
-                    f"rank {name} ", style, top, width, palette, self._labels(series, step, rank, offsets, window)
-                )
-            )
-            lines.append(self._lane("", style, below, width, palette, {}))
-            if tall == 3:  # noqa: PLR2004 - the third line is a gap
-                lines.append(Line(width).strip(palette.style(palette.text)))
+            labels = self._labels(series, step, rank, offsets, window)
+            both = [self._lane(f"rank {name} ", style, top, width, palette, labels)]
+            both += [self._lane("", style, top, width, palette, {})] * (tall == _TALL[0])
+            both += [self._lane("", style, below, width, palette, {})] * (2 if tall == _TALL[0] else 1)
+            both += [Line(width).strip(palette.style(palette.text))] * (tall != _TALL[-1])
+            lines += both
         hidden = len(ranks) - fits
         if hidden > 0 and lines:
             text = f" ranks {self._top + 1}-{self._top + fits} of {len(ranks)}, j/k scroll"
@@ -340,6 +339,11 @@ class Timeline(View):
         self.redraw()
 
 
+def _overlaps(step: StepFacts, offsets: list[int], window: tuple[float, float]) -> bool:
+    begin, length = extent(step, offsets)
+    return begin < window[1] and begin + length > window[0]
+
+
 def extent(step: StepFacts, offsets: list[int]) -> tuple[int, int]:
     """Return the first begin of a step and its length, on the common clock."""
     shift = np.array(offsets, np.int64)
@@ -380,9 +384,9 @@ def step_sentences(step: StepFacts) -> list[str]:
         if path.compute_ns[rank]
     ]
     shown = ", ".join(parts[:6]) or "no compute"
-    return [
-        about,
+    critical = (
         f"Critical path, back from rank {name[path.last_rank]}: {shown}, transfer {units.duration(path.transfer_ns)}, "
         f"wake {units.duration(path.wake_ns)}, late entry {units.duration(int(path.entry_ns.sum()))}: "
-        f"{units.duration(path.length_ns)}.",
-    ]
+        f"{units.duration(path.length_ns)}."
+    )
+    return [about, critical]

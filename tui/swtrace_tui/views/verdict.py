@@ -75,8 +75,9 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
     said = scene.verdicts.get(series.key)
     if said is None:
         return [*lines, Line(width).put("   …", dim).strip(plain)]
-    for i, finding in enumerate(said.findings):
-        lines += finding_lines(finding, palette, width, first=i == 0)
+    lines += finding_lines(series.headline, palette, width, first=True)
+    for finding in said.findings[1:]:
+        lines += finding_lines(finding, palette, width, first=False)
     return [*lines, blank]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from textual import events
@@ -18,7 +18,7 @@ from textual.widget import Widget
 from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
 from swtrace_tui.canvas import Line
-from swtrace_tui.palette import DARK, Palette
+from swtrace_tui.palette import DARK, MONO, Palette
 from swtrace_tui.picture import Picture
 from swtrace_tui.views.empty import empty_state
 
@@ -79,8 +79,11 @@ class View(Widget, can_focus=True):
         self.redraw()
 
     def as_text(self) -> str:
-        """Return what is shown, as text."""
-        return "\n".join(strip.text.rstrip() for strip in self._strips).rstrip() + "\n"
+        """Return what is shown, as text: glyphs say what colours say on the screen."""
+        if self._scene is None:
+            return ""
+        lines = self._lines(replace(self._scene, palette=MONO))
+        return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
 
     # -- for Textual ---------------------------------------------------------------------------------
 
@@ -100,18 +103,22 @@ class View(Widget, can_focus=True):
         """Draw what came in while the view was hidden."""
         self.redraw()
 
+    def _lines(self, scene: Scene) -> list[Strip]:
+        width, height = self.size
+        picture, palette = scene.picture, scene.palette
+        if picture.rows:
+            lines = self.draw(scene, width, height)[:height]
+        else:
+            lines = empty_state(picture, palette, width)[:height]
+        blank = Line(width).strip(palette.style(palette.text))
+        return lines + [blank] * (height - len(lines))
+
     def _update(self) -> None:
         width, height = self.size
         self._stale = False
         if self._scene is None or not width or not height:
             return
-        picture, palette = self._scene.picture, self._scene.palette
-        if picture.rows:
-            lines = self.draw(self._scene, width, height)[:height]
-        else:
-            lines = empty_state(picture, palette, width)[:height]
-        blank = Line(width).strip(palette.style(palette.text))
-        lines += [blank] * (height - len(lines))
+        lines = self._lines(self._scene)
         before, self._strips = self._strips, lines
         if len(before) != len(lines):
             self.refresh()

@@ -120,7 +120,8 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
     state = str(window.state)
     colour = palette.windows[STATES.index(state)]
     since = age_ns(window, row)
-    alarming = state == "inflight" and since is not None and since > _LONG_NS
+    alive = row.view is not None and row.view.alive
+    alarming = alive and state == "inflight" and since is not None and since > _LONG_NS
     line.put(f"{WINDOW_GLYPHS[state]} ", palette.style(colour))
     line.field(str(window.window), 3, palette.style(palette.dim))
     layer = "" if state == "free" else f"L{series.layer(window.position)}"
