@@ -1,0 +1,89 @@
+"""``swtrace dashboards``: the dashboards, rules and provisioning, for a Grafana and a Prometheus of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swtrace.cli.console import data, narration, write_json
+from swtrace.cli.exit_codes import CommandError
+
+dashboards = typer.Typer(
+    no_args_is_help=True, help="Grafana dashboards and Prometheus rules, for those who have their own."
+)
+
+_PROMETHEUS = "http://prometheus:9090"
+_TEMPO = "http://tempo:3200"
+_DASHBOARDS = "/etc/grafana/dashboards"
+"""What stands in the files as compose mounts them."""
+
+
+@dashboards.callback()
+def _about() -> None:
+    """Grafana dashboards and Prometheus rules, for those who have their own."""
+
+
+@dashboards.command("export")
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if it is missing.")],
+    *,
+    prometheus: Annotated[str, typer.Option(metavar="URL", help="Prometheus, as Grafana reaches it.")] = _PROMETHEUS,
+    tempo: Annotated[str, typer.Option(metavar="URL", help="Tempo, as Grafana reaches it.")] = _TEMPO,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="List what was written as JSON.")] = False,
+) -> None:
+    """Write dashboards, provisioning and rules to DIR.
+
+    `grafana/dashboards` can be imported as it is, or provisioned by `grafana/provisioning`; `prometheus` holds the
+    rules. The names of what was written go to stdout.
+    """
+    documents = _documents(directory, prometheus=prometheus, tempo=tempo)
+    differing = [path for path, text in documents.items() if path.exists() and path.read_text("utf-8") != text]
+    if differing and not force:
+        raise CommandError(f"{differing[0]} exists and differs: use --force to overwrite, or choose another folder")
+    try:
+        for path, text in documents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write to {directory}: {error.strerror or error}") from error
+    if as_json:
+        write_json({"written": [str(path) for path in documents]})
+    else:
+        for path in documents:
+            data().print(str(path), soft_wrap=True, markup=False)
+    narration().print(
+        "Import grafana/dashboards, or provision Grafana by grafana/provisioning; load prometheus/*.yml as rule_files.",
+        soft_wrap=True,
+    )
+
+
+def _documents(directory: Path, *, prometheus: str, tempo: str) -> dict[Path, str]:
+    """Return the text of every file, by where it goes."""
+    source = _source()
+    grafana = directory.absolute() / "grafana"
+    documents = {
+        grafana / "dashboards" / path.name: path.read_text("utf-8")
+        for path in sorted((source / "grafana" / "dashboards").glob("*.json"))
+    }
+    for name in ("dashboards", "datasources"):
+        text = (source / "grafana" / "provisioning" / name / "swtrace.yml").read_text("utf-8")
+        for mounted, own in (
+            (_DASHBOARDS, str(grafana / "dashboards")),
+            (_PROMETHEUS, prometheus),
+            (_TEMPO, tempo),
+        ):
+            text = text.replace(mounted, own)
+        documents[grafana / "provisioning" / name / "swtrace.yml"] = text
+    for name in ("swtrace.rules.yml", "swtrace.alerts.yml"):
+        documents[directory.absolute() / "prometheus" / name] = (source / "prometheus" / name).read_text("utf-8")
+    return documents
+
+
+def _source() -> Path:
+    """Return where the files are: within the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    packaged = package / "_dashboards"
+    return packaged if packaged.is_dir() else package.parent / "dashboards"

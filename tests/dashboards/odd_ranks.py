@@ -1,0 +1,80 @@
+"""Ranks of which everything is odd that an alert exists for, written by real recorders."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from pathlib import Path
+
+from daemon.recorded_run import identity, series_info
+
+from swtrace.trace.recorder import Recorder, SeriesRecorder
+from swtrace.trace.schema import Observed, Phase
+
+STALL_RATIO = 0.125
+"""Of the rank that is not hidden and not critical."""
+_STEP_NS = 80_000_000
+_RUN = "odd"
+
+
+class OddRanks:
+    """Writes until it is closed, from a thread of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make the rings, and leave each rank in its oddity."""
+        self._recorders = []
+        self._stop = threading.Event()
+        self._stalling = self._series(directory, 0, "odd.stalling", prefetch_step=2)
+        self._bypassed = self._series(directory, 1, "odd.bypassed")
+        self._lapping = self._series(directory, 2, "odd.lapping", records=64)
+        hanging = self._series(directory, 3, "odd.hanging")
+        _write(hanging, 0, time.monotonic_ns() - 300_000_000_000, 0)
+        hanging.window_issued(0, 1, 2, time.monotonic_ns() - 300_000_000_000)
+        refused = self._series(directory, 4, "odd.shared")
+        self._recorders[-1].add_series(
+            series_info(0, name="odd.refused", refused="different shapes", window_count=0, owned_layers=0)
+        )
+        _write(refused, 0, time.monotonic_ns(), 0)
+        self._recorders.append(Recorder.create(directory, identity(_RUN, 5), records=64))
+        gone = Recorder.create(directory, identity(_RUN, 6), records=64)
+        _write(gone.add_series(series_info(0, name="odd.gone")), 0, time.monotonic_ns(), 0)
+        gone.close()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End all ranks."""
+        self._stop.set()
+        self._thread.join(10)
+        for recorder in self._recorders:
+            recorder.close()
+
+    def _series(
+        self, directory: Path, rank: int, name: str, *, records: int = 4096, prefetch_step: int = 1
+    ) -> SeriesRecorder:
+        recorder = Recorder.create(directory, identity(_RUN, rank), records=records)
+        self._recorders.append(recorder)
+        # A group of this rank and one that no ring is there of: a peer on another host.
+        info = series_info(0, name=name, group_ranks=(rank, 1000 + rank), prefetch_step=prefetch_step)
+        return recorder.add_series(info)
+
+    def _run(self) -> None:
+        for step in itertools.count():
+            if self._stop.wait(_STEP_NS / 1e9):
+                return
+            begin = time.monotonic_ns() - _STEP_NS
+            _write(self._stalling, step, begin, round(_STEP_NS * STALL_RATIO))
+            _write(self._bypassed, step, begin, None)
+            for lap in range(30):
+                _write(self._lapping, 30 * step + lap, begin, 0)
+
+
+def _write(series: SeriesRecorder, step: int, begin: int, stall_ns: int | None) -> None:
+    """Write one step, with one wait that stalls this long, or no wait at all."""
+    if stall_ns is not None:
+        wait_begin = begin + 1_000_000
+        instants = (begin + 10_000, wait_begin + stall_ns, wait_begin, wait_begin + stall_ns + 5_000)
+        # Position 1 belongs to the peer; its broadcast was issued at position 0.
+        series.transfer(*instants, step, step, 1, 0, 1, 0, Observed.CALLBACK, 0)
+    series.step(begin, begin, begin + _STEP_NS, step, 1, 1, Phase.DECODE, int(stall_ns is not None), 0, 0, 0)
