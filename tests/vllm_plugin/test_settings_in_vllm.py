@@ -12,7 +12,7 @@ import pytest
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks, run_ranks
 
 if TYPE_CHECKING:
-    from conftest import Run
+    from vllm_runs import Run
 
 
 def test_nothing_happens_without_the_switch(workload: Workload, folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
 
 if TYPE_CHECKING:
-    from conftest import Run
+    from vllm_runs import Run
 
 MODES = ("eager", "compiled")
 
