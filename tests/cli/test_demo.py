@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -220,12 +221,14 @@ def test_ctrl_c_still_sums_up(start_swtrace: StartSwtrace) -> None:
 
 def test_a_killed_demo_leaves_no_process(start_swtrace: StartSwtrace) -> None:
     """Even SIGKILL of the command ends ranks, reader and daemon."""
-    process = start_swtrace("demo", *ENDLESS)
+    process = start_swtrace("demo", *ENDLESS, extra={"SWTRACE_DIR": ""})
+    folder = until(process, r"rings in (\S+)/rings$")[1]
     until(process, STEPPING)
     children = descendants(process.pid)
     process.kill()
     process.communicate(timeout=60)
     eventually(lambda: not any(map(runs, children)), "ranks, reader and daemon end")
+    shutil.rmtree(folder)  # the one thing that nobody was left to remove
 
 
 def test_the_daemon_serves_while_it_runs(start_swtrace: StartSwtrace) -> None:
