@@ -9,10 +9,15 @@ import typer
 import swtrace
 from swtrace.cli.console import data
 from swtrace.cli.daemon import daemon
+from swtrace.cli.dashboards import dashboards
 from swtrace.cli.demo.command import demo
 from swtrace.cli.demo_vllm_command import demo_vllm
+from swtrace.cli.diff import diff
 from swtrace.cli.doctor.command import doctor
+from swtrace.cli.record import record
 from swtrace.cli.run import run
+from swtrace.cli.stats import stats
+from swtrace.cli.top import top
 
 app = typer.Typer(
     name="swtrace",
@@ -26,8 +31,13 @@ app.command("demo")(demo)
 app.command("demo-vllm")(demo_vllm)
 # The first word that is not an option begins the command: its own options are not ours, with or without `--`.
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
+app.command("top")(top)
 app.command("daemon")(daemon)
+app.command("record")(record)
+app.command("stats")(stats)
+app.command("diff")(diff)
 app.command("doctor")(doctor)
+app.add_typer(dashboards, name="dashboards")
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)

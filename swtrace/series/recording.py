@@ -78,6 +78,15 @@ def process_recorder(run_id: str, rank: int) -> Recorder:
     return _Process.recorder
 
 
+def exchange(recorder: Recorder | None) -> Recorder | None:
+    """Put another ring in the place of this process's, and return that one: it stays open.
+
+    With None the next traced series makes a ring as the environment then says. For tests, that each want their own.
+    """
+    before, _Process.recorder = _Process.recorder, recorder
+    return before
+
+
 def close() -> None:
     """Close the process's ring in good order. Its records stay readable."""
     recorder, _Process.recorder = _Process.recorder, None

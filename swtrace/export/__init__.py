@@ -1,0 +1,1 @@
+"""A run in other tools' formats: Perfetto, OTLP, Parquet, CSV. Streamed, in bounded memory."""

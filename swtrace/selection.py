@@ -1,0 +1,204 @@
+"""Which waits are meant, and their sums: what tests, scripts and reports ask of finished steps.
+
+The formulas are the ledger's: sums of its facts become a :class:`~swtrace.ledger.facts.Recent`, and the
+ratios are that one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.errors import SettingsError
+from swtrace.ledger.facts import CAUSES, Cause, Recent, SeriesKey, StepFacts
+from swtrace.trace.identity import RankKey
+from swtrace.trace.schema import Phase, StepFlag
+
+_SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to look at. None: everything."""
+
+    series: str | None = None
+    """Name of a series."""
+    rank: int | None = None
+    """Global rank."""
+    layer: int | None = None
+    """Absolute index."""
+    phase: str | None = None
+    """``prefill``, ``decode``, ``mixed``, ``dummy`` or ``other``."""
+    steps: range | slice | None = None
+    """Step numbers, as the ranks count them."""
+    warmup: int = 0
+    """First recorded steps of each series and run to leave out."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked.
+
+        Raises:
+            SettingsError: there is no such phase.
+        """
+        if self.phase is not None and self.phase.upper() not in Phase.__members__:
+            known = ", ".join(phase.name.lower() for phase in Phase)
+            raise SettingsError(f"there is no phase {self.phase!r}: there are {known}")
+
+    def pick(self, steps: Iterable[StepFacts]) -> Iterator[Picked]:
+        """Yield the steps that are meant, each with the ranks and positions that are. Aborted steps are left out."""
+        seen: dict[SeriesKey, int] = {}
+        for step in steps:
+            if self.series is not None and step.series.name != self.series:
+                continue
+            seen[step.series] = seen.get(step.series, 0) + 1
+            if seen[step.series] <= self.warmup or (step.step_flags & StepFlag.ABORTED).any():
+                continue
+            if not _within(step.step, self.steps):
+                continue
+            ranks = step.ended.copy()
+            if self.rank is not None:
+                ranks &= np.array([key.rank == self.rank for key in step.ranks], np.bool_)
+            if self.phase is not None:
+                ranks &= step.phase == Phase[self.phase.upper()]
+            positions = np.ones(step.present.shape[1], np.bool_)
+            if self.layer is not None:
+                positions = np.arange(len(positions)) + step.series.start_layer == self.layer
+            if ranks.any() and positions.any():
+                yield Picked(step, ranks, positions)
+
+
+def _within(step: int, wanted: range | slice | None) -> bool:
+    if wanted is None:
+        return True
+    start, stop, stride = wanted.start or 0, wanted.stop, wanted.step or 1
+    return start <= step and (stop is None or step < stop) and (step - start) % stride == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """One step, and what of it is meant."""
+
+    step: StepFacts
+    ranks: Mask
+    """``[rank]``"""
+    positions: Mask
+    """``[position]``"""
+
+    @property
+    def cells(self) -> Mask:
+        """``[rank, position]``: both together."""
+        return np.asarray(self.ranks[:, np.newaxis] & self.positions, np.bool_)
+
+
+class Sums:
+    """Sums of what was picked, of one rank or of several."""
+
+    def __init__(self) -> None:
+        self._steps = self._step_ns = self._waits = self._on_time = self._transfers = 0
+        self._stall = self._wake = self._slack = self._attributed = self._transfer = 0
+        self._bytes = 0
+        self._excess = self._path_steps = 0
+        self._cause = np.zeros(len(CAUSES), np.int64)
+
+    def add(self, picked: Picked, rank: int) -> None:
+        """Take in one group rank of a picked step."""
+        step, at = picked.step, (rank, picked.positions)
+        self._steps += 1
+        self._step_ns += int(step.duration_ns[rank])
+        self._stall += int(step.stall_ns[at].sum())
+        self._wake += int(step.wake_ns[at].sum())
+        self._slack += int(step.slack_ns[at].sum())
+        self._waits += int(step.receiver[at].sum())
+        self._on_time += int(step.on_time[at].sum())
+        attributed = step.attributed[at]
+        self._attributed += int(step.stall_ns[at][attributed].sum())
+        self._transfer += int(step.transfer_ns[at].sum())
+        info = step.infos[rank]
+        self._bytes += int(attributed.sum()) * (0 if info is None else info.layer_bytes)
+        self._cause += step.cause_ns[:, rank][:, picked.positions].sum(axis=1)
+        if step.path is not None:
+            self._excess += int(step.path.excess_ns[rank])
+            self._path_steps += 1
+
+    def recent(self) -> Recent:
+        """Return the sums with the ledger's ratios."""
+        return Recent(
+            steps=self._steps,
+            step_ns=self._step_ns,
+            stall_ns=self._stall,
+            wake_ns=self._wake,
+            slack_ns=self._slack,
+            waits=self._waits,
+            on_time=self._on_time,
+            attributed_stall_ns=self._attributed,
+            skew_ns=int(self._cause[_SKEWS].sum()),
+            transfer_ns=self._transfer,
+            transfer_bytes=self._bytes,
+            cause_ns=dict(zip(CAUSES, self._cause.tolist(), strict=True)),
+            excess_ns=self._excess,
+            path_steps=self._path_steps,
+        )
+
+
+def sum_up(steps: Iterable[StepFacts], selection: Selection) -> Recent:
+    """Return the sums over everything that is meant, ranks together."""
+    sums = Sums()
+    for picked in selection.pick(steps):
+        for rank in np.flatnonzero(picked.ranks).tolist():
+            sums.add(picked, rank)
+    return sums.recent()
+
+
+def sum_up_by_rank(steps: Iterable[StepFacts], selection: Selection) -> dict[tuple[SeriesKey, RankKey], Recent]:
+    """Return the sums by series and rank."""
+    sums: dict[tuple[SeriesKey, RankKey], Sums] = {}
+    for picked in selection.pick(steps):
+        for rank in np.flatnonzero(picked.ranks).tolist():
+            sums.setdefault((picked.step.series, picked.step.ranks[rank]), Sums()).add(picked, rank)
+    return {key: value.recent() for key, value in sums.items()}
+
+
+def occupancy(steps: Iterable[StepFacts], selection: Selection) -> dict[str, float]:
+    """Return how many windows a rank has in each state, averaged over the time of the steps meant, and over ranks.
+
+    A window is ``inflight`` from issue to ready, ``ready`` until its wait begins, ``in_use`` until it is issued
+    again, else ``free``.
+    """
+    columns: dict[tuple[SeriesKey, RankKey], list[npt.NDArray[np.int64]]] = {}
+    spans: dict[tuple[SeriesKey, RankKey], list[int]] = {}
+    windows: dict[tuple[SeriesKey, RankKey], int] = {}
+    for picked in selection.pick(steps):
+        step = picked.step
+        for rank in np.flatnonzero(picked.ranks).tolist():
+            info, key = step.infos[rank], (step.series, step.ranks[rank])
+            held = step.present[rank] & (step.source != rank)
+            rows = (step.window, step.issued_ns, step.ready_ns, step.wait_begin_ns)
+            columns.setdefault(key, []).append(np.stack([row[rank][held].astype(np.int64) for row in rows]))
+            spans.setdefault(key, []).extend((int(step.begin_ns[rank]), int(step.end_ns[rank])))
+            windows[key] = 0 if info is None else info.window_count
+    states = dict.fromkeys(("free", "inflight", "ready", "in_use"), 0.0)
+    for key, parts in columns.items():
+        begin, end = min(spans[key]), max(spans[key])
+        for state, mean in _occupied(np.concatenate(parts, axis=1), begin, end, windows[key]).items():
+            states[state] += mean / len(columns)
+    return states
+
+
+def _occupied(rows: npt.NDArray[np.int64], begin: int, end: int, windows: int) -> dict[str, float]:
+    window, issued, ready, wait = rows[:, np.lexsort((rows[1], rows[0]))]
+    following = np.full(len(window), end)
+    same = window[1:] == window[:-1]
+    following[:-1][same] = issued[1:][same]
+
+    def share(since: npt.NDArray[np.int64], until: npt.NDArray[np.int64]) -> float:
+        length = np.clip(until, begin, end) - np.clip(since, begin, end)
+        return float(np.maximum(0, length).sum()) / max(1, end - begin)
+
+    there = np.minimum(ready, following)
+    taken = np.clip(wait, there, following)
+    states = {"inflight": share(issued, there), "ready": share(there, taken), "in_use": share(taken, following)}
+    return {"free": max(0.0, windows - sum(states.values())), **states}

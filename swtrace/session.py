@@ -1,0 +1,273 @@
+"""The same facts for scripts, notebooks and tests: live from a folder of rings, or from a recording.
+
+:func:`swtrace.open` makes one. Everything is asked by selection: series, rank, layer, phase, step range, with
+warm-up steps left out. A live session takes in what is new whenever it is asked.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from swtrace.errors import SettingsError
+from swtrace.ledger import Ledger
+from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
+from swtrace.ledger.verdict import Verdict, verdict
+from swtrace.recording.reader import Missing, Recording
+from swtrace.recording.replay import Replayer
+from swtrace.selection import Selection, occupancy, sum_up, sum_up_by_rank
+from swtrace.tables import Table, joined, step_columns, wait_columns
+from swtrace.trace.identity import RankKey
+from swtrace.watch import Watch
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+KEPT_STEPS = 100_000
+_UNTAKEN = 1 << 16
+
+
+class Session(ABC):
+    """Facts of any number of ranks, and questions about them.
+
+    Every question takes the fields of :class:`~swtrace.selection.Selection` by name: ``series``, ``rank``,
+    ``layer``, ``phase``, ``steps``, ``warmup``.
+    """
+
+    @abstractmethod
+    def steps(self) -> Iterable[StepFacts]:
+        """Return every finished step, in the order in which they finished."""
+
+    @abstractmethod
+    def facts(self) -> LedgerFacts:
+        """Return everything that the ledger states, as it stands."""
+
+    @abstractmethod
+    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
+        """Return the last steps of a series, oldest first."""
+
+    @property
+    @abstractmethod
+    def lost(self) -> int:
+        """Records that were overwritten or damaged before they could be read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of all files; idempotent."""
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of all files."""
+        self.close()
+
+    # Numbers
+
+    def sums(self, **selection: Any) -> Recent:
+        """Return everything summed up over what is meant, all ranks together: the ratios below are its own."""
+        return sum_up(self.steps(), Selection(**selection))
+
+    def sums_by_rank(self, **selection: Any) -> dict[tuple[SeriesKey, RankKey], Recent]:
+        """Return the same by series and rank."""
+        return sum_up_by_rank(self.steps(), Selection(**selection))
+
+    def stall_seconds(self, **selection: Any) -> float:
+        """Return the stall of all waits meant, in seconds."""
+        return self.sums(**selection).stall_ns * 1e-9
+
+    def stall_ratio(self, **selection: Any) -> float | None:
+        """Return stall per step time; None without a finished step."""
+        return self.sums(**selection).stall_ratio
+
+    def efficiency(self, **selection: Any) -> float | None:
+        """Return the prefetch efficiency; None where nothing was transferred."""
+        return self.sums(**selection).efficiency
+
+    def on_time_rate(self, **selection: Any) -> float | None:
+        """Return on-time waits per wait; None without a wait."""
+        return self.sums(**selection).on_time_rate
+
+    def occupancy(self, **selection: Any) -> dict[str, float]:
+        """Return how many of a rank's windows are free, inflight, ready and in use, on average over time."""
+        return occupancy(self.steps(), Selection(**selection))
+
+    # Tables
+
+    def waits(self, **selection: Any) -> Table:
+        """Return one row per step, rank and layer, with all instants and causes (:mod:`swtrace.tables`)."""
+        rows = [wait_columns(picked) for picked in Selection(**selection).pick(self.steps())]
+        return joined(rows, {})
+
+    def step_table(self, **selection: Any) -> Table:
+        """Return one row per step and rank."""
+        rows = [step_columns(picked) for picked in Selection(**selection).pick(self.steps())]
+        return joined(rows, {})
+
+    def spans(self, **selection: Any) -> list[ReadableSpan]:
+        """Return the steps meant as OpenTelemetry spans, with the ids that a daemon would give them.
+
+        A selection by rank, layer or phase selects whole steps here: a trace is whole or absent.
+        """
+        from swtrace.daemon.spans import step_spans
+
+        origins = self.origins()
+        picked = Selection(**selection).pick(self.steps())
+        return [span for each in picked for span in step_spans(each.step, origins)]
+
+    @abstractmethod
+    def origins(self) -> dict[RankKey, Any]:
+        """Return what spans need to know of each rank (:class:`~swtrace.daemon.spans.SpanOrigin`)."""
+
+    def verdicts(self) -> dict[SeriesKey, Verdict]:
+        """Return plain words about every series."""
+        return {series.key: verdict(series, self.history(series.key)) for series in self.facts().series}
+
+
+class RingsSession(Session):
+    """The rings of a folder, live.
+
+    Args:
+        directory: The folder; it may not exist yet.
+        run_id: Only this run; None for all.
+        keep_steps: Older steps are let go.
+    """
+
+    def __init__(self, directory: Path, *, run_id: str | None = None, keep_steps: int = KEPT_STEPS) -> None:
+        self.watch = Watch(directory, run_id=run_id, ledger=Ledger(keep_untaken=_UNTAKEN), rescan_s=0.0)
+        self._steps: deque[StepFacts] = deque(maxlen=keep_steps)
+
+    def refresh(self) -> None:
+        """Take in everything that is committed now."""
+        more = True
+        while more:
+            more = self.watch.poll()
+            self._steps.extend(self.watch.ledger.take_steps())
+
+    def steps(self) -> Sequence[StepFacts]:
+        """Return every finished step that is kept, up to now."""
+        self.refresh()
+        return tuple(self._steps)
+
+    def facts(self) -> LedgerFacts:
+        """Return everything that the ledger states, up to now."""
+        self.refresh()
+        return self.watch.ledger.facts()
+
+    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
+        """Return the last steps of a series."""
+        return self.watch.ledger.history(key)
+
+    @property
+    def lost(self) -> int:
+        """Records that were overwritten or damaged before they could be read."""
+        self.refresh()
+        return sum(status.statistics.lost for status in self.watch.ranks())
+
+    def origins(self) -> dict[RankKey, Any]:
+        """Return what spans need to know of each rank."""
+        from swtrace.export.origins import origins
+
+        anchors = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
+        statuses = self.watch.ranks()
+        return origins(
+            (status.identity for status in statuses),
+            {status.identity.key: anchors[status.path] for status in statuses},
+        )
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self.watch.close()
+
+
+class RecordingSession(Session):
+    """A recording. It is read anew for every question, so that an hour of it fits into memory as well as a second.
+
+    Args:
+        path: The file, or all parts of one recording.
+        salvage: Read around damage.
+    """
+
+    def __init__(self, path: Path | Sequence[Path], *, salvage: bool = False) -> None:
+        self.recording = Recording.open(path, salvage=salvage)
+        self._replayed: Replayer | None = None
+
+    def steps(self) -> Iterable[StepFacts]:
+        """Replay the recording, and yield every step."""
+        replayer = Replayer(self.recording)
+        yield from replayer.steps()
+        self._replayed = replayer
+
+    def facts(self) -> LedgerFacts:
+        """Return everything that the ledger states at the end of the recording."""
+        return self._end().ledger.facts()
+
+    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
+        """Return the last steps of a series."""
+        return self._end().ledger.history(key)
+
+    @property
+    def lost(self) -> int:
+        """Records that the recorder did not get to see."""
+        return sum(state.statistics.lost for state in self._end().status.values())
+
+    def missing(self) -> Missing:
+        """Return what the file lacks."""
+        return self.recording.missing()
+
+    def origins(self) -> dict[RankKey, Any]:
+        """Return what spans need to know of each rank."""
+        from swtrace.export.origins import origins
+
+        end = self._end()
+        return origins(
+            end.identities.values(), {state.rank: state.anchor for state in end.status.values() if state.rank}
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.recording.close()
+
+    def _end(self) -> Replayer:
+        if self._replayed is None:
+            for _ in self.steps():
+                pass
+        if self._replayed is None:
+            raise SettingsError("the recording cannot be replayed")
+        return self._replayed
+
+
+def open_session(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    run_id: str | None = None,
+    salvage: bool = False,
+) -> Session:
+    """Return the facts of a recording, or of a folder of rings.
+
+    Args:
+        source: A recording; the parts of one; a folder of rings; None: where the ranks of this user put them.
+        run_id: With a folder, only this run.
+        salvage: With a recording, read around damage.
+
+    Raises:
+        RecordingFormatError: the file is no recording, or is damaged.
+    """
+    from swtrace.trace.directory import default_directory
+
+    if source is None:
+        return RingsSession(default_directory(), run_id=run_id)
+    if isinstance(source, (str, os.PathLike)):
+        if str(source).startswith(("http://", "https://")):
+            raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")
+        path = Path(source)
+        return RingsSession(path, run_id=run_id) if path.is_dir() else RecordingSession(path, salvage=salvage)
+    return RecordingSession([Path(part) for part in source], salvage=salvage)

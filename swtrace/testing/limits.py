@@ -1,0 +1,271 @@
+"""What a marker asks for, whether it was met, and the words when it was not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+
+from swtrace.errors import SettingsError
+from swtrace.ledger.facts import CAUSES, Recent, SeriesKey
+from swtrace.ledger.verdict import milliseconds, percent, verdict
+from swtrace.selection import Selection
+from swtrace.testing.tracing import Tracing
+from swtrace.trace.identity import RankKey
+
+WORST_LAYERS = 8
+DEFAULT_TOLERANCE = 0.10
+RATIO_FLOOR = 0.005
+"""Half a per cent of the step time more or less is never a regression."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The arguments of ``@pytest.mark.swtrace``. Each limit holds for every rank of every series meant."""
+
+    min_efficiency: float | None = None
+    max_stall_ratio: float | None = None
+    min_on_time_rate: float | None = None
+    max_stall_seconds: float | None = None
+    """Per step."""
+    series: str | None = None
+    rank: int | None = None
+    layer: int | None = None
+    phase: str | None = None
+    steps: range | slice | None = None
+    warmup: int = 0
+    min_steps: int = 1
+    """Fewer finished steps than this are a failure: a test that measured nothing must not pass."""
+    baseline: bool = False
+    """Compare with what was saved by ``--swtrace-save-baseline``."""
+    tolerance: float | None = None
+    """How much worse than the baseline is still accepted; 0.1: 10 %."""
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """Read a marker's arguments.
+
+        Raises:
+            SettingsError: one of them does not exist.
+        """
+        known = {field.name for field in fields(cls)}
+        for name in arguments:
+            if name not in known:
+                raise SettingsError(f"@pytest.mark.swtrace has no argument {name!r}: it has {', '.join(sorted(known))}")
+        return cls(**arguments)
+
+    @property
+    def selection(self) -> Selection:
+        """What is meant."""
+        return Selection(
+            series=self.series,
+            rank=self.rank,
+            layer=self.layer,
+            phase=self.phase,
+            steps=self.steps,
+            warmup=self.warmup,
+        )
+
+    def __str__(self) -> str:
+        """Return the marker as it was written."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self)}
+        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a baseline keeps of one rank of one series."""
+
+    steps: int
+    stall_ratio: float | None
+    stall_seconds: float
+    """Per step."""
+    efficiency: float | None
+    on_time_rate: float | None
+
+    @classmethod
+    def of(cls, recent: Recent) -> Self:
+        """Return what is kept of sums."""
+        return cls(
+            steps=recent.steps,
+            stall_ratio=recent.stall_ratio,
+            stall_seconds=recent.stall_ns * 1e-9 / max(1, recent.steps),
+            efficiency=recent.efficiency,
+            on_time_rate=recent.on_time_rate,
+        )
+
+    def worse(self, now: Recent, tolerance: float) -> str:
+        """Say in what ``now`` is worse; empty if in nothing."""
+        ratio, efficiency = now.stall_ratio, now.efficiency
+        if ratio is not None and self.stall_ratio is not None:
+            allowed = self.stall_ratio * (1 + tolerance) + RATIO_FLOOR
+            if ratio > allowed:
+                return f"stall ratio {percent(ratio)}, baseline {percent(self.stall_ratio)} (+{percent(tolerance)})"
+            if efficiency is not None and self.efficiency is not None and ratio > RATIO_FLOOR:
+                least = self.efficiency * (1 - tolerance)
+                if efficiency < least:
+                    return (
+                        f"efficiency {percent(efficiency)}, baseline {percent(self.efficiency)} (-{percent(tolerance)})"
+                    )
+        return ""
+
+
+Baseline = dict[str, Measurement]
+"""By :func:`place`."""
+
+
+def place(key: SeriesKey, rank: RankKey) -> str:
+    """Return the name of a rank of a series that is the same in every run."""
+    return f"{key.name}@{key.start_layer}/rank {rank.rank}"
+
+
+def measured(tracing: Tracing, limits: Limits) -> dict[tuple[SeriesKey, RankKey], Recent]:
+    """Return the sums of what a marker means, by series and rank."""
+    return tracing.sums_by_rank(**asdict(limits.selection))
+
+
+def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, tolerance: float = 0.0) -> str:
+    """Return why a marker's limits are not met, as a text for people; empty if they are."""
+    sums = measured(tracing, limits)
+    steps = min((recent.steps for recent in sums.values()), default=0)
+    if steps < limits.min_steps:
+        return _nothing(tracing, limits, steps)
+    lost = tracing.lost
+    if lost:
+        return (
+            f"{lost} records were lost before they could be read, so that nothing can be said: give the rings more "
+            "room with the ini option swtrace_ring_records, or take fewer steps"
+        )
+    broken: dict[tuple[SeriesKey, RankKey], list[str]] = {}
+    for at, recent in sums.items():
+        found = _broken(limits, recent)
+        known = (baseline or {}).get(place(*at))
+        if known is not None and (worse := known.worse(recent, tolerance)):
+            found.append(worse)
+        if found:
+            broken[at] = found
+    return _report(tracing, limits, sums, broken) if broken else ""
+
+
+def _broken(limits: Limits, recent: Recent) -> list[str]:
+    found = []
+    ratio, efficiency, on_time = recent.stall_ratio, recent.efficiency, recent.on_time_rate
+    stall = recent.stall_ns * 1e-9 / max(1, recent.steps)
+    if limits.max_stall_ratio is not None and ratio is not None and ratio > limits.max_stall_ratio:
+        found.append(f"stall ratio {percent(ratio)} > {percent(limits.max_stall_ratio)}")
+    if limits.max_stall_seconds is not None and stall > limits.max_stall_seconds:
+        found.append(f"stall {milliseconds(stall * 1e9)} > {milliseconds(limits.max_stall_seconds * 1e9)} per step")
+    if limits.min_efficiency is not None and efficiency is not None and efficiency < limits.min_efficiency:
+        found.append(f"efficiency {percent(efficiency)} < {percent(limits.min_efficiency)}")
+    if limits.min_on_time_rate is not None and on_time is not None and on_time < limits.min_on_time_rate:
+        found.append(f"on time {percent(on_time)} < {percent(limits.min_on_time_rate)}")
+    return found
+
+
+def _nothing(tracing: Tracing, limits: Limits, steps: int) -> str:
+    if steps:
+        return f"only {steps} finished steps were recorded, {limits.min_steps} are needed"
+    refused = tracing.refused()
+    if refused:
+        return "nothing is shared: " + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    names = sorted({series.key.name for series in tracing.facts().series})
+    if names:
+        return (
+            f"series {', '.join(map(repr, names))} recorded no finished step that swtrace({limits}) means: its "
+            "selection may leave everything out"
+        )
+    return (
+        "no series recorded anything. Was it post-processed inside the test, by this process or one that inherits its "
+        "environment (SWTRACE=1, SWTRACE_DIR)? Processes of an older fork server do not: hand them "
+        "swtrace.environment"
+    )
+
+
+def _report(
+    tracing: Tracing,
+    limits: Limits,
+    sums: Mapping[tuple[SeriesKey, RankKey], Recent],
+    broken: Mapping[tuple[SeriesKey, RankKey], list[str]],
+) -> str:
+    lines = [f"prefetch is not as swtrace({limits}) asks for"]
+    for key in dict.fromkeys(key for key, _ in broken):
+        ranks = {rank: recent for (series, rank), recent in sums.items() if series == key}
+        steps = max(recent.steps for recent in ranks.values())
+        left_out = f" after {limits.warmup} of warm-up" if limits.warmup else ""
+        lines += ["", f"series {key.name}, {steps} steps{left_out}"]
+        rows = [("rank", "step", "stall", "stall ratio", "efficiency", "on time", "")]
+        for rank, recent in ranks.items():
+            count = max(1, recent.steps)
+            rows.append(
+                (
+                    str(rank.rank),
+                    milliseconds(recent.step_ns / count),
+                    milliseconds(recent.stall_ns / count),
+                    _ratio(recent.stall_ratio),
+                    _ratio(recent.efficiency),
+                    _ratio(recent.on_time_rate),
+                    "; ".join(broken.get((key, rank), ())),
+                )
+            )
+        lines += _columns(rows)
+        lines += _layers(tracing, limits, key, steps)
+        facts = next((series for series in tracing.facts().series if series.key == key), None)
+        if facts is not None:
+            said = verdict(facts, tracing.history(key))
+            lines += ["", f"over the last {facts.steps} steps:"]
+            lines += [f"- {finding.sentence}" for finding in said.findings[:4]]
+    return "\n".join(lines)
+
+
+def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> list[str]:
+    """Return the layers that stall most, with what they mostly waited for."""
+    stall: np.ndarray | None = None
+    cause: np.ndarray | None = None
+    infos = None
+    source = np.zeros(0, np.uint16)
+    for picked in limits.selection.pick(tracing.steps()):
+        if picked.step.series != key:
+            continue
+        mine = np.where(picked.cells, picked.step.stall_ns, 0)
+        split = np.where(picked.cells, picked.step.cause_ns, 0)
+        stall = mine if stall is None else stall + mine
+        cause = split if cause is None else cause + split
+        infos, source = picked.step.ranks, picked.step.source
+    if stall is None or cause is None or infos is None or not stall.any():
+        return []
+    rows = [("rank", "layer", "source", "stall", "of the rank's", "mostly")]
+    for at in np.argsort(stall, axis=None)[::-1][:WORST_LAYERS].tolist():
+        rank, position = divmod(at, stall.shape[1])
+        if not stall[rank, position]:
+            break
+        why = CAUSES[int(cause[:, rank, position].argmax())]
+        rows.append(
+            (
+                str(infos[rank].rank),
+                str(key.start_layer + position),
+                str(infos[int(source[position])].rank),
+                milliseconds(stall[rank, position] / max(1, steps)),
+                percent(stall[rank, position] / max(1, stall[rank].sum())),
+                str(why).replace("_", " "),
+            )
+        )
+    return ["", "layers that stall most, per step", *_columns(rows)]
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    last = len(widths) - 1
+    return [
+        "  ".join(
+            cell.ljust(width) if index == last else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

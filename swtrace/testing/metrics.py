@@ -1,0 +1,94 @@
+"""The facts of a running daemon, read from its ``/metrics``: for tests against a deployment."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swtrace.errors import SwtraceError
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
+_TIMEOUT_S = 10.0
+
+
+class MetricsError(SwtraceError):
+    """A daemon's metrics cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsFacts:
+    """What one scrape says. Counters are of all time since the ranks began; subtract two scrapes for a part of it."""
+
+    samples: tuple[Sample, ...]
+
+    def value(self, name: str, **labels: str | int) -> float | None:
+        """Return the sum of all samples of this name with these labels; None if there is none."""
+        wanted = {label: str(value) for label, value in labels.items()}
+        found = [
+            sample.value for sample in self.samples if sample.name == name and wanted.items() <= sample.labels.items()
+        ]
+        return sum(found) if found else None
+
+    def stall_seconds(self, **labels: str | int) -> float:
+        """Return the stall of all waits so far (labels: ``series``, ``rank``)."""
+        return self.value("swtrace_wait_stall_seconds_sum", **labels) or 0.0
+
+    def stall_ratio(self, **labels: str | int) -> float | None:
+        """Return stall per step time so far; None before the first step."""
+        elapsed = self.value("swtrace_step_duration_seconds_sum", **labels)
+        return self.stall_seconds(**labels) / elapsed if elapsed else None
+
+    def on_time_rate(self, **labels: str | int) -> float | None:
+        """Return on-time waits per wait so far; None before the first."""
+        on_time = self.value("swtrace_waits_total", outcome="on_time", **labels) or 0.0
+        waits = on_time + (self.value("swtrace_waits_total", outcome="stalled", **labels) or 0.0)
+        return on_time / waits if waits else None
+
+    def efficiency(self, **labels: str | int) -> float | None:
+        """Return the prefetch efficiency over the last 64 steps, of the rank where it is lowest."""
+        name = "swtrace_prefetch_efficiency_ratio"
+        wanted = {label: str(value) for label, value in labels.items()}
+        return min(
+            (each.value for each in self.samples if each.name == name and wanted.items() <= each.labels.items()),
+            default=None,
+        )
+
+    def occupancy(self, **labels: str | int) -> dict[str, float]:
+        """Return the windows by state, right now, summed over the ranks."""
+        states = ("free", "inflight", "ready", "in_use")
+        return {state: self.value("swtrace_window_occupancy", state=state, **labels) or 0.0 for state in states}
+
+    def lost(self, **labels: str | int) -> float:
+        """Return the records lost so far."""
+        return self.value("swtrace_ring_lost_records_total", **labels) or 0.0
+
+
+def read_metrics(url: str) -> MetricsFacts:
+    """Scrape a daemon.
+
+    Args:
+        url: The daemon's, as it prints it at its start; ``/metrics`` is added where it is missing.
+
+    Raises:
+        MetricsError: it does not answer, or with something else.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    address = url if url.rstrip("/").endswith("/metrics") else f"{url.rstrip('/')}/metrics"
+    if not address.startswith(("http://", "https://")):
+        address = f"http://{address}"
+    try:
+        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http(s) only, see above
+            text = answer.read().decode()
+        return MetricsFacts(tuple(_samples(text_string_to_metric_families(text))))
+    except (OSError, ValueError) as error:
+        raise MetricsError(f"{address}: {error}") from error
+
+
+def _samples(families: Iterable[object]) -> Iterable[Sample]:
+    for family in families:
+        yield from family.samples  # type: ignore[attr-defined]

@@ -1,0 +1,140 @@
+"""What the fixture ``swtrace`` is: everything that series record while a test runs, in any process.
+
+Ranks are told by environment variables, so that processes which the test starts record as well. Rings
+lie in a folder of their own, are read when the test asks, and are gone when it ends. No thread and no
+process runs beside the test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from swtrace.session import RingsSession
+from swtrace.trace.clocks import ClockAnchor
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from prometheus_client import CollectorRegistry
+
+    from swtrace.trace.recorder import Recorder
+
+DEFAULT_RECORDS = 1 << 17
+"""Per rank: 8 MiB, 2,100 steps of 61 layers."""
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of random name is made inside
+
+
+class Tracing(RingsSession):
+    """A session over a folder of its own, into which every series records while this is entered.
+
+    A series belongs to the ring that its process had when the series was post-processed: one that a wider fixture
+    made before the test began is not recorded.
+
+    Args:
+        records: Capacity of each rank's ring.
+        environment: Further variables for the ranks.
+    """
+
+    def __init__(self, *, records: int = DEFAULT_RECORDS, environment: dict[str, str] | None = None) -> None:
+        where = str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
+        self.directory = Path(tempfile.mkdtemp(prefix="swtrace-test-", dir=where))
+        self.environment: dict[str, str] = {
+            "SWTRACE": "1",
+            "SWTRACE_DIR": str(self.directory),
+            "SWTRACE_RING_RECORDS": str(records),
+            **(environment or {}),
+        }
+        """What makes a process record here: for processes that do not inherit this one's environment."""
+        self._before: dict[str, str | None] = {}
+        self._recorder: Recorder | None = None
+        self._simulated: list[Recorder] = []
+        super().__init__(self.directory)
+
+    def __enter__(self) -> Self:
+        """Turn recording on."""
+        # Every run makes up its own id: two runs in one test must not take each other's place.
+        changed: dict[str, str | None] = {**self.environment, "SWTRACE_RUN_ID": None}
+        self._before = {name: os.environ.get(name) for name in changed}
+        _set(changed)
+        series = _series_recording()
+        if series is not None:
+            self._recorder = series.exchange(None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Turn recording off, and remove the rings."""
+        series = _series_recording()
+        if series is not None:
+            mine = series.exchange(self._recorder)
+            if mine is not None:
+                mine.close()
+        for recorder in self._simulated:
+            recorder.close()
+        _set(self._before)
+        self.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def recorder(self, rank: int, run_id: str = "simulated") -> Recorder:
+        """Return a ring for one of several ranks that are threads of this process, as on an ideal channel."""
+        from swtrace import __version__
+        from swtrace.trace.clocks import boot_id
+        from swtrace.trace.identity import RankIdentity
+        from swtrace.trace.recorder import Recorder
+
+        identity = RankIdentity(
+            run_id=run_id,
+            rank=rank,
+            host=socket.gethostname(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+            start_time_ns=time.time_ns(),
+            model="simulated",
+            version=__version__,
+        )
+        recorder = Recorder.create(self.directory, identity, records=int(self.environment["SWTRACE_RING_RECORDS"]))
+        self._simulated.append(recorder)
+        return recorder
+
+    def refused(self) -> dict[str, str]:
+        """Return what was asked for and is not shared, with the reason."""
+        self.refresh()
+        return {info.name: info.refused for status in self.watch.ranks() for info in status.series if info.refused}
+
+    def span_exporter(self, **selection: Any) -> InMemorySpanExporter:
+        """Return OpenTelemetry's in-memory exporter with the spans of the steps meant."""
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+        exporter = InMemorySpanExporter()
+        exporter.export(self.spans(**selection))
+        return exporter
+
+    def registry(self) -> CollectorRegistry:
+        """Return a Prometheus registry with what the daemon would serve at ``/metrics`` now."""
+        from swtrace.testing.registry import registry
+
+        self.refresh()
+        anchors: dict[Path, ClockAnchor] = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
+        return registry(self.watch.ranks(), anchors, self.watch.ledger.facts())
+
+
+def _series_recording() -> ModuleType | None:
+    """Return the runtime's module of this process's ring, if this process has loaded the runtime."""
+    return sys.modules.get("swtrace.series.recording")
+
+
+def _set(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -1,0 +1,38 @@
+"""A running daemon's facts, asked by a test."""
+
+from __future__ import annotations
+
+import pytest
+from daemon.recorded_run import STALL_NS, RecordedRun
+
+from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.testing import read_metrics
+from swtrace.testing.metrics import MetricsError
+from swtrace.testing.tracing import Tracing
+
+
+def test_a_daemons_facts_are_those_of_the_rings() -> None:
+    """Stall, on-time rate, efficiency and windows read from /metrics are what the rings say."""
+    with Tracing() as tracing:
+        run = RecordedRun(tracing.directory)
+        run.write(12)
+        daemon = DaemonProcess(tracing.directory)
+        try:
+            while not daemon.poll():
+                assert daemon.alive
+            facts = read_metrics(daemon.url or "")
+        finally:
+            daemon.stop()
+        assert facts.stall_seconds(rank=1) == pytest.approx(12 * STALL_NS * 1e-9)
+        assert facts.stall_ratio(rank=1) == pytest.approx(tracing.stall_ratio(rank=1))
+        assert facts.on_time_rate(rank=1) == pytest.approx(tracing.on_time_rate(rank=1))
+        assert facts.efficiency(rank=1) == pytest.approx(tracing.efficiency(rank=1))
+        assert facts.lost() == 0
+        assert sum(facts.occupancy(rank=1).values()) == 2
+        run.close()
+
+
+def test_a_daemon_that_is_not_there_is_a_clear_error() -> None:
+    """What cannot be read is an error that names the address."""
+    with pytest.raises(MetricsError, match=r"127\.0\.0\.1:1/metrics"):
+        read_metrics("127.0.0.1:1")

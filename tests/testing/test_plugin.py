@@ -1,0 +1,269 @@
+"""The fixture, the marker and the baselines, as a user's test suite sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+PRELUDE = """
+import os, pytest
+from daemon.recorded_run import RecordedRun
+
+def run(swtrace, steps=10, run_id="run"):
+    made = RecordedRun(swtrace.directory, run_id=run_id)
+    made.write(steps)
+    made.close()
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Return a suite whose tests can write rings: 0.3 ms of stall in a step of 6 ms, at position 2."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.delenv("SWTRACE", raising=False)
+    return pytester
+
+
+def outcomes(suite: pytest.Pytester, code: str, *arguments: str) -> pytest.RunResult:
+    """Run a suite of one file in this process."""
+    suite.makepyfile(PRELUDE + code)
+    return suite.runpytest_inprocess("-p", "swtrace.testing.plugin", "-p", "no:randomly", *arguments)
+
+
+def test_a_marker_whose_limits_are_met_passes(suite: pytest.Pytester) -> None:
+    """A test within its limits passes, with or without asking for the fixture, on a function or a class."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.swtrace(min_efficiency=0.5, max_stall_ratio=0.06, min_on_time_rate=0.5, max_stall_seconds=0.0004)
+def test_with(swtrace): run(swtrace)
+
+@pytest.mark.swtrace(max_stall_ratio=0.06, series="self_attn.o_proj", warmup=3, steps=range(2, 9), phase="decode")
+class TestThem:
+    def test_without(self, request): run(request.getfixturevalue("swtrace"))
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+LIMITS = {
+    "max_stall_ratio=0.01": ["*stall ratio 5.0 % > 1.0 %*", "*layers that stall most*", "* 1 *   2 *0.30 ms*100.0 %*"],
+    "max_stall_seconds=0.0001": ["*stall 0.30 ms > 0.10 ms per step*"],
+    "min_on_time_rate=0.99": ["*on time * < 99.0 %*"],
+    "min_efficiency=0.99": ["*efficiency * < 99.0 %*"],
+    "min_steps=50": ["*only 10 finished steps were recorded, 50 are needed*"],
+    "series='mlp'": ["*recorded no finished step that swtrace(series='mlp') means*"],
+    "min_eficiency=0.9": ["*has no argument 'min_eficiency'*min_efficiency*"],
+    "phase='decoding'": ["*there is no phase 'decoding': there are*decode*"],
+}
+
+
+def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
+    """What is not as asked for is a failure that names limit, value, rank and layer, without a traceback."""
+    code = "".join(
+        f"\n@pytest.mark.swtrace({limit})\ndef test_{number}(swtrace): run(swtrace)\n"
+        for number, limit in enumerate(LIMITS)
+    )
+    result = outcomes(suite, code)
+    result.assert_outcomes(failed=len(LIMITS))
+    result.stdout.fnmatch_lines([message for messages in LIMITS.values() for message in messages])
+    assert "Traceback" not in result.stdout.str()
+    assert "limits.py" not in result.stdout.str()
+
+
+def test_a_test_that_measured_nothing_fails(suite: pytest.Pytester) -> None:
+    """Where no series ran, the marker fails instead of passing, and says what may be the cause."""
+    result = outcomes(suite, "\n@pytest.mark.swtrace(max_stall_ratio=1.0)\ndef test_it(): pass\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*no series recorded anything*"])
+
+
+def test_a_failing_test_is_told_for_its_own_reason(suite: pytest.Pytester) -> None:
+    """A test that fails by itself is not overlaid by what its marker asks for."""
+    result = outcomes(suite, "\n@pytest.mark.swtrace(max_stall_ratio=0.0)\ndef test_it(): assert 1 == 2\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*assert 1 == 2*"])
+    assert "no series" not in result.stdout.str()
+
+
+def test_lost_records_fail_instead_of_passing_for_good(suite: pytest.Pytester) -> None:
+    """A ring that was lapped proves nothing: the failure names the ini option that gives it more room."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.swtrace(max_stall_ratio=1.0)
+def test_it(swtrace):
+    made = RecordedRun(swtrace.directory, records=64)
+    made.write(100)
+    made.close()
+""",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*records were lost*swtrace_ring_records*"])
+
+
+def test_the_fixture_answers_questions(suite: pytest.Pytester) -> None:
+    """Facts by series, rank, layer, phase and step are what the run's schedule says."""
+    result = outcomes(
+        suite,
+        """
+from daemon.recorded_run import LAYER_NS, STALL_NS, TRANSFER_NS
+
+def test_it(swtrace):
+    run(swtrace)
+    stall = 10 * STALL_NS * 1e-9
+    assert swtrace.stall_seconds() == pytest.approx(stall)  # position 2 belongs to rank 0: rank 1 waits
+    assert swtrace.stall_seconds(rank=0) == 0
+    assert swtrace.stall_seconds(rank=1, layer=2) == pytest.approx(stall)
+    assert swtrace.stall_seconds(layer=3) == 0
+    assert swtrace.stall_seconds(steps=range(4, 8)) == pytest.approx(stall * 0.4)
+    assert swtrace.stall_seconds(warmup=9) == pytest.approx(stall * 0.1)
+    assert swtrace.stall_seconds(phase="prefill") == 0
+    assert swtrace.stall_seconds(phase="decode") == pytest.approx(stall)
+    assert swtrace.stall_ratio(rank=1) == pytest.approx(STALL_NS / (6 * LAYER_NS))
+    assert 0 < swtrace.efficiency() < 1
+    assert swtrace.on_time_rate(layer=2) == 0.0
+    assert swtrace.on_time_rate(layer=1) == 1.0
+    assert swtrace.lost == 0
+    states = swtrace.occupancy(rank=1)
+    assert sum(states.values()) == pytest.approx(2)
+    assert all(mean >= 0 for mean in states.values())
+    waits = swtrace.waits(rank=1, layer=2)
+    assert waits.rows == 10 and set(waits["outcome"]) == {"stalled"} and set(waits["stall_ns"]) == {STALL_NS}
+    assert swtrace.step_table().rows == 20
+    exported = swtrace.span_exporter(steps=range(1, 3)).get_finished_spans()
+    assert len([span for span in exported if span.name == "swtrace.step"]) == 4
+    registry = swtrace.registry()
+    name, labels = "swtrace_steps_total", {"rank": "1", "series": "self_attn.o_proj"}
+    found = [s for family in registry.collect() for s in family.samples if s.name == name]
+    assert [s.value for s in found] == [10, 10]
+""",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_each_test_sees_its_own_runs_and_leaves_nothing_behind(suite: pytest.Pytester) -> None:
+    """Rings and environment belong to one test; afterwards both are as they were before."""
+    result = outcomes(
+        suite,
+        """
+seen = []
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_it(swtrace, steps):
+    assert os.environ["SWTRACE"] == "1" and os.environ["SWTRACE_DIR"] == str(swtrace.directory)
+    assert "SWTRACE_RUN_ID" not in os.environ
+    run(swtrace, steps)
+    assert swtrace.step_table(rank=0).rows == steps
+    seen.append(swtrace.directory)
+
+def test_after():
+    assert "SWTRACE" not in os.environ and "SWTRACE_DIR" not in os.environ
+    assert len(set(seen)) == 2 and not any(folder.exists() for folder in seen)
+""",
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_two_runs_in_one_test_both_count(suite: pytest.Pytester) -> None:
+    """A test may run its model twice: each run warms up for itself, and both are summed up."""
+    result = outcomes(
+        suite,
+        """
+def test_it(swtrace):
+    run(swtrace, 6, "first")
+    run(swtrace, 6, "second")
+    assert swtrace.step_table(rank=0, warmup=2).rows == 8
+""",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_baselines_are_saved_compared_and_missed(suite: pytest.Pytester) -> None:
+    """A saved baseline lets the same run pass and a worse one fail; a test without one is named and passes."""
+    code = """
+@pytest.mark.swtrace(baseline=True)
+def test_it(swtrace): run(swtrace)
+"""
+    missing = outcomes(suite, code)
+    missing.assert_outcomes(passed=1)
+    missing.stdout.fnmatch_lines(["*1 of 1 checked tests have no baseline yet*", "*::test_it"])
+    saved = outcomes(suite, code, "--swtrace-save-baseline")
+    saved.assert_outcomes(passed=1)
+    saved.stdout.fnmatch_lines(["*baselines of 1 tests saved in*swtrace-baseline.json"])
+    outcomes(suite, code).assert_outcomes(passed=1)
+    path = suite.path / "swtrace-baseline.json"
+    document = json.loads(path.read_text())
+    (test,) = document["tests"].values()
+    assert test["self_attn.o_proj@0/rank 1"]["stall_ratio"] == pytest.approx(0.05)
+    test["self_attn.o_proj@0/rank 1"]["stall_ratio"] = 0.01
+    path.write_text(json.dumps(document))
+    worse = outcomes(suite, code)
+    worse.assert_outcomes(failed=1)
+    worse.stdout.fnmatch_lines(["*stall ratio 5.0 %, baseline 1.0 % (+10.0 %)*"])
+    outcomes(suite, code, "-o", "swtrace_tolerance=4.0").assert_outcomes(passed=1)
+    path.write_text("[]")
+    outcomes(suite, code).stdout.fnmatch_lines(["*is no baseline of swtrace*"])
+
+
+def test_under_xdist_workers_measure_and_the_controller_saves(suite: pytest.Pytester) -> None:
+    """With two workers each test is checked where it ran, and one file holds all baselines."""
+    pytest.importorskip("xdist")
+    suite.makepyfile(
+        PRELUDE
+        + """
+@pytest.mark.swtrace(baseline=True, max_stall_ratio=0.06)
+@pytest.mark.parametrize("number", range(4))
+def test_it(swtrace, number): run(swtrace)
+"""
+    )
+    arguments = ("-p", "swtrace.testing.plugin", "-n", "2")
+    saved = suite.runpytest_subprocess(*arguments, "--swtrace-save-baseline", timeout=120)
+    saved.assert_outcomes(passed=4)
+    saved.stdout.fnmatch_lines(["*baselines of 4 tests saved*"])
+    assert len(json.loads((suite.path / "swtrace-baseline.json").read_text())["tests"]) == 4
+
+
+def test_the_plugin_costs_nothing_unused(suite: pytest.Pytester) -> None:
+    """A suite that uses neither fixture nor marker loads nothing of swtrace but the plugin."""
+    suite.makepyfile(
+        """
+import sys
+def test_it():
+    loaded = sorted(name for name in sys.modules if name.startswith("swtrace"))
+    assert loaded == ["swtrace", "swtrace.testing", "swtrace.testing.plugin"], loaded
+    assert not {"numpy", "torch", "opentelemetry", "prometheus_client"} & set(sys.modules)
+"""
+    )
+    os.environ.pop("PYTEST_PLUGINS", None)
+    arguments = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "swtrace.testing.plugin")
+    suite.runpytest_subprocess(*arguments, timeout=120).assert_outcomes(passed=1)
+
+
+def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
+    """Of the examples one file passes; the other fails with a message that names value, limit, layer and reason."""
+    examples = Path(__file__).parents[2] / "examples"
+    done = suite.run(
+        sys.executable,
+        *("-m", "pytest", "-q", "-p", "swtrace.testing.plugin", "-p", "no:cacheprovider", "--rootdir", examples),
+        *("-c", os.devnull, examples / "test_hidden.py", examples / "test_stalled.py"),
+        timeout=120,
+    )
+    done.stdout.fnmatch_lines(
+        [
+            "swtrace: prefetch is not as swtrace(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)*",
+            "series o_proj, 27 steps after 3 of warm-up",
+            "rank     step    stall  stall ratio  efficiency  on time",
+            "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % > 5.0 %; efficiency 25.0 % *",
+            "layers that stall most, per step",
+            "   1     10       0  0.60 ms         16.7 %  transfer",
+            "*Transfer 0.80 ms > compute 0.50 ms per layer: no prefetch step can hide this*",
+            "1 failed, 2 passed*",
+        ]
+    )
