@@ -11,6 +11,7 @@ by the linear or, where none came, by the runtime itself (it is *reaped*).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from swtrace.series.layer import SeriesLayer
     from swtrace.series.pool import Window
     from swtrace.series.transport import Operation, Transport
+
+CLOSE_PATIENCE_S = 10.0
+"""How long :meth:`Circle.close` waits for peers to take what they are being sent."""
+_CLOSE_POLL_S = 0.001
 
 NOT_RUNNING = -1
 """In place of the next position: every reach and wait takes the slow path, which says why it is refused."""
@@ -302,9 +307,15 @@ class Circle:
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
 
     def close(self) -> None:
-        """Be done. Waits for nothing: what is under way is told as open."""
+        """Be done. What is under way is told as open.
+
+        Waits for one thing, and not for long: this rank's sends of the last step. A source does not wait for them
+        in its forward, so it may be done while its peers are still held for them.
+        """
         if self._closed:
             return
+        if not self._refusal:
+            self._see_sends_off()
         self._closed = True
         if self._in_step and not self._refusal:
             flags = StepFlag.IMPLICIT_END
@@ -317,6 +328,18 @@ class Circle:
                 self._journal.left_open(layer, layer.operation)
                 layer.recorded_step = layer.step
         self._next = NOT_RUNNING
+
+    def _see_sends_off(self) -> None:
+        deadline = time.monotonic() + CLOSE_PATIENCE_S
+        for layer in self._layers.values():
+            while (
+                layer.owned
+                and layer.operation is not None
+                and layer.step <= self._step
+                and not layer.operation.done()
+                and time.monotonic() < deadline
+            ):
+                time.sleep(_CLOSE_POLL_S)
 
     # ---- refusals ----------------------------------------------------------------------------
 

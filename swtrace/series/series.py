@@ -397,7 +397,11 @@ class Series:
     # ---- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the series on this rank. Waits for nothing: what is under way is recorded as open."""
+        """End the series on this rank, once its sends of the last step are taken (or their takers seem gone).
+
+        What is still under way then, is recorded as open. A rank that ends without it may cut its peers' last
+        broadcasts off.
+        """
         if self._circle is not None:
             self._circle.close()
         if self._hooks is not None:

@@ -1,0 +1,45 @@
+"""A rank that is done first does not take its peers' last weights with it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+from ranks import ranks
+from torch import nn
+
+from swtrace.series import RankGroup, Series
+
+LAYERS = 3
+SIZE = 2048
+
+
+def program(rank: int) -> bool:
+    """Run one step of big layers; rank 0 leaves the moment it is done, rank 1 is slow."""
+    series = Series("o_proj", RankGroup.world(), 0, LAYERS, prefetch_step=1)
+    layers = [nn.Linear(SIZE, SIZE, bias=False) for _ in range(LAYERS)]
+    with torch.no_grad():
+        for index, layer in enumerate(layers):
+            layer.weight.fill_(index + 1)
+            series.register(index, layer)
+        series.post_process()
+        same = True
+        for _ in range(2):
+            with series.step():
+                for index, layer in enumerate(layers):
+                    series.reach(index)
+                    time.sleep(0.05 * rank)
+                    same &= bool((layer(torch.ones(SIZE)) == SIZE * (index + 1)).all())
+    series.close()
+    if rank == 0:
+        os._exit(0)
+    return same
+
+
+def test_a_rank_that_closes_first_has_sent_what_its_peers_wait_for() -> None:
+    """A source that leaves as soon as its series is closed leaves no peer without the last step's layers."""
+    with ranks(2, program) as (leaver, follower):
+        assert follower.result() is True
+        leaver.process.join(60)
+        assert leaver.process.exitcode == 0
