@@ -82,8 +82,8 @@ def test_shape_is_always_stated_in_full() -> None:
 
 def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
     """A run id or a folder of rings must not make a model compile anew."""
-    recording = {"directory": SETTINGS.directory, "run_id": "x", "ring_records": 1024, "strict": True}
-    assert replace(Settings(), **recording).shape() == Settings().shape()
+    recording = replace(Settings(), directory=SETTINGS.directory, run_id="x", ring_records=1024, strict=True)
+    assert recording.shape() == Settings().shape()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from processes import eventually, runs
 
+from cli.processes import eventually, runs
 from swtrace.cli.child import Child, wait_for_lines
 
 

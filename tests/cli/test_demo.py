@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
-from conftest import StartSwtrace, Swtrace, clean_environment, run_swtrace
-from processes import DEADLINE_S, command_line, descendant, descendants, eventually, runs
 
+from cli.conftest import StartSwtrace, Swtrace, clean_environment, run_swtrace
+from cli.processes import DEADLINE_S, command_line, descendant, descendants, eventually, runs
 from swtrace.cli.demo.model import build, expect
 from swtrace.cli.demo.scenarios import PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import ExitCode

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import FAKE_RANK, StartSwtrace, Swtrace
 
+from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
 from swtrace.cli.doctor.folder import RING_BYTES, _filesystem
 from swtrace.cli.doctor.versions import _numbers
 from swtrace.cli.exit_codes import ExitCode

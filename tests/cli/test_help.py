@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Swtrace
 from typer.testing import CliRunner
 
 import swtrace as package
+from cli.conftest import Swtrace
 from swtrace.cli.app import app
 from swtrace.cli.exit_codes import CommandError, ExitCode, exit_code
 from swtrace.errors import PeerLostError, RingFormatError, SettingsError

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import FAKE_RANK, StartSwtrace, Swtrace
-from processes import descendant, eventually, runs
 
+from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
+from cli.processes import descendant, eventually, runs
 from swtrace.cli.exit_codes import ExitCode
 
 PYTHON = (sys.executable, "-c")

@@ -6,10 +6,10 @@ import io
 import json
 from pathlib import Path
 
-import fake_rank
 import pytest
 from rich.console import Console
 
+from cli import fake_rank
 from swtrace.cli import units
 from swtrace.cli.summary import (
     RefusedSummary,

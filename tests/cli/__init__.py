@@ -1,0 +1,1 @@
+"""Tests of the `swtrace` command, run as users run it."""
