@@ -19,10 +19,10 @@ INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-vllm lint format bench constraints clean
+.PHONY: help demo demo-vllm test test-vllm lint format bench dashboards check-schemas constraints clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.stamp ## the main job in miniature: real ranks, a real series, the daemon beside it, a summary
 	$(BIN)/swtrace demo $(ARGS)
@@ -48,6 +48,12 @@ format: $(VENV)/.stamp ## let ruff lay out the code and mend what it can
 
 bench: $(VENV)/.stamp ## what recording costs, beside the same events as OpenTelemetry spans
 	$(BIN)/python benchmarks/recording.py $(ARGS)
+
+dashboards: $(VENV)/.stamp ## write the dashboards' JSON from their code
+	$(BIN)/python -m dashboards.source
+
+check-schemas: $(VENV)/.stamp ## dashboards against Grafana's TypeScript schema, PodMonitor against its own (needs npm)
+	$(BIN)/python deploy/check_schemas.py
 
 constraints: $(BIN)/uv ## pin every package of the core environment again
 	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \

@@ -19,6 +19,7 @@ TAG = "swtrace"
 SLOW_WAIT_NS = 1_000_000
 _ALL = ".*"
 _DATA_LINK = ("title", "url", "targetBlank")
+_NO_VARIABLE = ("auto", "auto_count", "auto_min")
 
 
 Panel = bargauge.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
@@ -69,11 +70,16 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row]) -> models
 def to_json(made: models.Dashboard) -> str:
     """Return a dashboard as the text of its file, the same at every run."""
     document = json.loads(JSONEncoder(sort_keys=True).encode(made))
-    # The SDK moves every link into a menu by default, and gives a field's links what only a dashboard's have.
+    # The SDK moves every link into a menu by default, gives a field's links what only a dashboard's have, and writes
+    # defaults that Grafana's own schema does not know.
     for link in document["links"]:
         del link["placement"]
+    for variable in document["templating"]["list"]:
+        for name in _NO_VARIABLE:
+            variable.pop(name, None)
     for panel in document["panels"]:
         defaults = panel.get("fieldConfig", {}).get("defaults", {})
+        panel.get("options", {}).pop("footer", None)
         if "links" in defaults:
             defaults["links"] = [{name: link[name] for name in _DATA_LINK} for link in defaults["links"]]
     return json.dumps(document, indent=2, sort_keys=True) + "\n"

@@ -23,7 +23,7 @@ class OddRanks:
 
     def __init__(self, directory: Path) -> None:
         """Make the rings, and leave each rank in its oddity."""
-        self._recorders = []
+        self._recorders: list[Recorder] = []
         self._stop = threading.Event()
         self._stalling = self._series(directory, 0, "odd.stalling", prefetch_step=2)
         self._bypassed = self._series(directory, 1, "odd.bypassed")

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import Result
 from daemon.daemon_command import environment
 from grafana_json import DASHBOARDS, ROOT
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from swtrace.cli.dashboards import dashboards
 from swtrace.cli.exit_codes import CommandError

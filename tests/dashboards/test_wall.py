@@ -34,7 +34,7 @@ SCOPE = {"job": ".*", "host": ".*", "series": ".*", "rank": ".*", "__rate_interv
 SERIES_LABELS = {"job", "series"}
 RANK_LABELS = {"job", "instance", "rank", "series"}
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240)]
 
 
 @dataclass
@@ -90,7 +90,7 @@ def wall() -> Iterator[Wall]:
         odd = OddRanks(directories[2])
         stack.callback(odd.close)
         endpoints = (receiver.endpoint, receiver.endpoint, f"http://127.0.0.1:{free_port()}")
-        hosts = [
+        stalled, straggler, odd_host = hosts = [
             Host(
                 stack.enter_context(
                     daemon(
@@ -106,7 +106,7 @@ def wall() -> Iterator[Wall]:
         # The odd daemon's collector does not answer, and one target is a daemon that does not.
         targets = [*(host.instance for host in hosts), f"127.0.0.1:{free_port()}"]
         server = stack.enter_context(prometheus(work, targets, scrape_s=1, evaluate_s=1))
-        wall = Wall(server, *hosts, receiver)
+        wall = Wall(server, stalled, straggler, odd_host, receiver)
         demos = [
             _demo(directories[0], "stalled"),
             _demo(directories[1], "straggler", "--layers", "24", "--compute-ms", "3", "--late-ms", "6"),

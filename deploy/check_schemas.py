@@ -1,0 +1,171 @@
+"""Checks that need npm: dashboards against Grafana's TypeScript schema, the PodMonitor against the operator's.
+
+``make check-schemas``. Everything is installed into a temporary folder. Each check is also shown something wrong,
+which it must refuse.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DASHBOARDS = sorted((ROOT / "dashboards" / "grafana" / "dashboards").glob("*.json"))
+PACKAGES = (
+    "@grafana/schema@13.2.3",
+    "@kubernetes-models/prometheus-operator@5",
+    "typescript@5.9",
+)
+PANELS = {
+    "bargauge": "BarGauge",
+    "heatmap": "Heatmap",
+    "stat": "Stat",
+    "state-timeline": "StateTimeline",
+    "table": "Table",
+    "timeseries": "TimeSeries",
+}
+"""Kinds of panels, and what Grafana's schema calls their files."""
+
+TYPES = """
+import type { Dashboard, DataQuery } from "@grafana/schema";
+%(imports)s
+// JSON has an enumeration's values, not its names.
+type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
+  : T extends (infer U)[] ? Json<U>[] : T extends object ? { [K in keyof T]?: Json<T[K]> } : T;
+// The schema package has no type for a query to Prometheus.
+type Query = DataQuery & {
+  expr: string; format: "time_series" | "table" | "heatmap"; legendFormat: string;
+  instant: boolean; range: boolean; exemplar?: boolean;
+};
+type Options = { %(options)s };
+type Custom = { %(custom)s };
+"""
+
+POD_MONITOR = """
+import { PodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
+import { readFileSync } from "node:fs";
+new PodMonitor(JSON.parse(readFileSync(0, "utf8"))).validate();
+"""
+
+Json = dict[str, Any]
+
+
+def main() -> int:
+    """Run every check; 0 if all hold."""
+    with tempfile.TemporaryDirectory(prefix="swtrace-schemas-") as name:
+        folder = Path(name)
+        (folder / "package.json").write_text('{"private": true, "type": "module"}', encoding="utf-8")
+        _run(["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES], folder, check=True)
+        results = [
+            ("dashboards fit Grafana's schema", _typescript(folder, [_load(path) for path in DASHBOARDS])),
+            *((f"refused: {what}", not _typescript(folder, [wrong], quiet=True)) for what, wrong in _wrong()),
+            ("PodMonitor fits the operator's schema", _pod_monitor(folder, _pod_monitor_document())),
+            ("refused: a port that is a number", not _pod_monitor(folder, _wrong_pod_monitor(), quiet=True)),
+        ]
+    for text, holds in results:
+        sys.stdout.write(f"{'ok  ' if holds else 'FAIL'} {text}\n")
+    return 0 if all(holds for _, holds in results) else 1
+
+
+def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) -> bool:
+    raw = "@grafana/schema/dist/esm/raw/composable"
+    imports = "\n".join(
+        f'import type * as {name} from "{raw}/{kind.replace("-", "")}/panelcfg/x/{name}PanelCfg_types.gen";'
+        for kind, name in PANELS.items()
+    )
+    lines = [
+        TYPES
+        % {
+            "imports": imports,
+            "options": "; ".join(f'"{kind}": {name}.Options' for kind, name in PANELS.items()),
+            "custom": "; ".join(f'"{kind}": {_custom(name)}' for kind, name in PANELS.items()),
+        }
+    ]
+    for number, dashboard in enumerate(dashboards):
+        lines.append(f"export const d{number} = {json.dumps(dashboard)} satisfies Json<Dashboard>;")
+        for panel in dashboard["panels"]:
+            if panel["type"] == "row":
+                continue
+            name, kind = f"d{number}p{panel['id']}", json.dumps(panel["type"])
+            custom = panel["fieldConfig"]["defaults"].get("custom", {})
+            lines += [
+                f"export const {name}o = {json.dumps(panel.get('options', {}))} satisfies Json<Options[{kind}]>;",
+                f"export const {name}c = {json.dumps(custom)} satisfies Json<Custom[{kind}]>;",
+                *(
+                    f"export const {name}q{index} = {json.dumps(target)} satisfies Json<Query>;"
+                    for index, target in enumerate(panel["targets"])
+                ),
+            ]
+    (folder / "check.ts").write_text("\n".join(lines), encoding="utf-8")
+    options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
+    return _run(["npx", "tsc", *options, "check.ts"], folder, quiet=quiet)
+
+
+def _custom(name: str) -> str:
+    """Return the type of a panel's own field settings; some kinds have none."""
+    return "Record<string, never>" if name in {"BarGauge", "Stat"} else f"{name}.FieldConfig"
+
+
+def _wrong() -> list[tuple[str, Json]]:
+    """Return dashboards that Grafana's schema must refuse, each wrong in one thing."""
+    dashboard = _load(DASHBOARDS[0])
+    index = next(i for i, panel in enumerate(dashboard["panels"]) if panel["type"] == "timeseries")
+
+    def changed(path: str, value: object) -> Json:
+        document = copy.deepcopy(dashboard)
+        *parents, last = re.split(r"\.", path)
+        place = document["panels"][index]
+        for parent in parents:
+            place = place[int(parent)] if parent.isdigit() else place[parent]
+        place[last] = value
+        return document
+
+    return [
+        ("a legend of unknown placement", changed("options.legend.placement", "middle")),
+        ("an option that no panel has", changed("options.colour", "red")),
+        ("a title that is a number", changed("title", 1)),
+        ("a width that is text", changed("gridPos.w", "12")),
+        ("an unknown format of a query", changed("targets.0.format", "curve")),
+    ]
+
+
+def _pod_monitor(folder: Path, document: Json, *, quiet: bool = False) -> bool:
+    (folder / "check.mjs").write_text(POD_MONITOR, encoding="utf-8")
+    return _run(["node", "check.mjs"], folder, text=json.dumps(document), quiet=quiet)
+
+
+def _pod_monitor_document() -> Json:
+    document: Json = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8"))
+    return document
+
+
+def _wrong_pod_monitor() -> Json:
+    document = _pod_monitor_document()
+    document["spec"]["podMetricsEndpoints"][0]["port"] = 9465
+    return document
+
+
+def _load(path: Path) -> Json:
+    document: Json = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _run(command: list[str], folder: Path, *, text: str = "", quiet: bool = False, check: bool = False) -> bool:
+    done = subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, check=False)
+    if done.returncode and (check or not quiet):
+        sys.stderr.write(done.stdout + done.stderr)
+    if check:
+        done.check_returncode()
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
