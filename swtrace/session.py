@@ -22,7 +22,7 @@ from swtrace.recording.reader import Missing, Recording
 from swtrace.recording.replay import Replayer
 from swtrace.selection import Selection, occupancy, sum_up, sum_up_by_rank
 from swtrace.tables import Table, joined, step_columns, wait_columns
-from swtrace.trace.identity import RankKey
+from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.watch import Watch
 
 if TYPE_CHECKING:
@@ -218,6 +218,10 @@ class RecordingSession(Session):
     def lost(self) -> int:
         """Records that the recorder did not get to see."""
         return sum(state.statistics.lost for state in self._end().status.values())
+
+    def identities(self) -> tuple[RankIdentity, ...]:
+        """Return who the recorded ranks are."""
+        return tuple(self._end().identities.values())
 
     def missing(self) -> Missing:
         """Return what the file lacks."""

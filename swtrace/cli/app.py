@@ -14,6 +14,7 @@ from swtrace.cli.demo.command import demo
 from swtrace.cli.demo_vllm_command import demo_vllm
 from swtrace.cli.diff import diff
 from swtrace.cli.doctor.command import doctor
+from swtrace.cli.export import export
 from swtrace.cli.record import record
 from swtrace.cli.run import run
 from swtrace.cli.stats import stats
@@ -36,6 +37,7 @@ app.command("daemon")(daemon)
 app.command("record")(record)
 app.command("stats")(stats)
 app.command("diff")(diff)
+app.command("export")(export)
 app.command("doctor")(doctor)
 app.add_typer(dashboards, name="dashboards")
 

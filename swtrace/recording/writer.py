@@ -30,7 +30,7 @@ from swtrace.trace.records import Records
 FRAME_RECORDS = 4096
 """Records held back to fill a frame: 256 KiB."""
 FLUSH_S = 0.5
-"""How long they are held back at most, while the writer is called."""
+"""How long they are held back at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class RecordingWriter:
         overwrite: Replace a file that is there.
         part_bytes: Begin a new part beyond this size; None: one file.
         keep_parts: Remove all but the newest so many parts; None: keep all.
+        flush_s: How long records are held back at most, while the writer is called.
         clock: Tells the time of frames, CLOCK_MONOTONIC.
 
     Raises:
@@ -69,11 +70,13 @@ class RecordingWriter:
         overwrite: bool = False,
         part_bytes: int | None = None,
         keep_parts: int | None = None,
+        flush_s: float = FLUSH_S,
         clock: Callable[[], int] = now_ns,
     ) -> None:
         self._first_path = path
         self._overwrite = overwrite
         self._part_bytes, self._keep_parts = part_bytes, keep_parts
+        self._flush_ns = round(flush_s * 1e9)
         self._clock = clock
         self._name = secrets.token_hex(8)
         self._numbers: dict[RankKey, int] = {}
@@ -111,7 +114,7 @@ class RecordingWriter:
         """Take in records, to be written when a frame is full or it is time."""
         now = self._clock()
         if not self._held:
-            self._flush_at_ns = now + round(FLUSH_S * 1e9)
+            self._flush_at_ns = now + self._flush_ns
         self._records += len(records)
         for start in range(0, len(records), FRAME_RECORDS):
             part = records[start : start + FRAME_RECORDS]

@@ -41,7 +41,7 @@ def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
 
 def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
     """Record a folder, as `swtrace record` does, until somebody kills this process."""
-    with RecordingWriter(path, overwrite=True) as writer:
+    with RecordingWriter(path, overwrite=True, flush_s=0.003) as writer:
         capture = Capture(directory, writer)
         begun.set()  # type: ignore[attr-defined]
         while True:

@@ -1,0 +1,72 @@
+"""Spans of a recorded run, sent to any OpenTelemetry collector after the fact, with the ids of a daemon's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from swtrace.daemon.sampling import Sampling
+from swtrace.daemon.spans import SpanOrigin, step_spans
+from swtrace.errors import SwtraceError
+from swtrace.ledger.facts import StepFacts
+from swtrace.trace.identity import RankKey
+
+BATCH = 2048
+
+
+class CollectorError(SwtraceError):
+    """A collector did not take the spans."""
+
+
+@dataclass(slots=True)
+class OtlpStatistics:
+    """What was sent."""
+
+    steps: int = 0
+    spans: int = 0
+
+
+def make_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
+    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
+
+    Args:
+        endpoint: URL of the collector, without path; None: the environment's.
+        protocol: ``grpc`` or ``http/protobuf``.
+    """
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+
+        return Grpc(endpoint=endpoint)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+
+    return Http(endpoint=None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces")
+
+
+def send(
+    steps: Iterable[StepFacts], origins: Mapping[RankKey, SpanOrigin], exporter: SpanExporter, sampling: Sampling
+) -> OtlpStatistics:
+    """Send the spans of steps, in batches.
+
+    Raises:
+        CollectorError: the collector did not take a batch; those before it are delivered.
+    """
+    sent = OtlpStatistics()
+
+    def kept() -> Iterable[StepFacts]:
+        for step in steps:
+            if sampling.keeps(step):
+                sent.steps += 1
+                yield step
+
+    spans = chain.from_iterable(step_spans(step, origins) for step in kept())
+    try:
+        while batch := list(islice(spans, BATCH)):
+            if exporter.export(batch) is not SpanExportResult.SUCCESS:
+                raise CollectorError(f"the collector did not take the spans; {sent.spans} were delivered before")
+            sent.spans += len(batch)
+    finally:
+        exporter.shutdown()
+    return sent

@@ -1,0 +1,1 @@
+"""Exports: read back with the tools that they are for."""

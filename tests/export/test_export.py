@@ -1,0 +1,184 @@
+"""What other tools find in an export is what the ledger says."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemon.recorded_run import RecordedRun
+from daemon.span_receiver import SpanReceiver
+from pyarrow import parquet
+from recording.test_commands import swtrace
+
+import swtrace as public
+from export.perfetto_reader import read
+from swtrace.daemon.spans import span_count
+from swtrace.errors import SettingsError, SwtraceError
+from swtrace.recording.capture import Capture
+from swtrace.recording.writer import RecordingWriter
+from swtrace.session import Session
+
+STEPS = 25
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recording of three ranks, of which one step was aborted."""
+    folder = tmp_path_factory.mktemp("export")
+    run = RecordedRun(folder / "rings", ranks=3)
+    run.write(STEPS - 1)
+    run.write(aborted=True)
+    run.close()
+    with RecordingWriter(folder / "run.swrec") as writer:
+        Capture(folder / "rings", writer).finish()
+    return folder / "run.swrec"
+
+
+@pytest.fixture(scope="module")
+def session(recording: Path) -> Session:
+    """Return its facts."""
+    return public.open(recording)
+
+
+def test_perfetto_reads_the_counts_and_durations_of_the_ledger(
+    recording: Path, session: Session, tmp_path: Path
+) -> None:
+    """With Perfetto's own schema: as many slices as waits, broadcasts and steps, and the same durations to the ns."""
+    path = tmp_path / "run.pftrace"
+    said = json.loads(swtrace("export", recording, "-f", "perfetto", "-o", path, "--json").stdout)
+    slices = read(path)
+    steps = list(session.steps())
+    of = {name: [each for each in slices if each.category == name] for name in ("step", "wait", "stall", "broadcast")}
+    assert len(of["step"]) == said["steps"] == sum(int(step.ended.sum()) for step in steps)
+    assert sum(each.end_ns - each.begin_ns for each in of["step"]) == sum(int(s.duration_ns.sum()) for s in steps)
+    assert len(of["wait"]) == said["waits"] == sum(int(step.present.sum()) for step in steps)
+    assert sum(each.end_ns - each.begin_ns for each in of["stall"]) == sum(int(s.stall_ns.sum()) for s in steps)
+    assert sum(each.arguments["stall_ns"] for each in of["wait"]) == said["stall_ns"]
+    lasted = [(s.ready_ns - s.issued_ns)[s.receiver].sum() for s in steps]
+    assert sum(each.end_ns - each.begin_ns for each in of["broadcast"]) == sum(lasted)
+    assert sum(each.arguments.get("transfer_ns", 0) for each in of["broadcast"]) == sum(
+        int(s.transfer_ns.sum()) for s in steps
+    )
+
+
+def test_perfetto_has_a_track_per_rank_and_flows_from_send_to_wait(recording: Path, tmp_path: Path) -> None:
+    """Each rank has its tracks; each flow leads from one send over a broadcast to the wait for it, forward in time."""
+    path = tmp_path / "run.pftrace"
+    swtrace("export", recording, "-f", "perfetto", "-o", path)
+    slices = read(path)
+    assert {each.track[0].split(" (")[0] for each in slices} == {"rank 0", "rank 1", "rank 2"}
+    assert {each.track[1] for each in slices} == {"self_attn.o_proj"}
+    assert {"steps", "waits", "sends", "window 0", "window 1"} <= {each.track[2] for each in slices}
+    sends = {flow: each for each in slices if each.category == "send" for flow in each.flows_out}
+    waits = {flow: each for each in slices if each.category == "wait" for flow in each.flows_in}
+    broadcasts = [each for each in slices if each.category == "broadcast"]
+    assert len(broadcasts) == len(waits) > 0
+    for each in broadcasts:
+        (to_wait,), (from_send,) = each.flows_out, each.flows_in
+        assert each.name == waits[to_wait].name == sends[from_send].name
+        assert each.track[0] == waits[to_wait].track[0] != sends[from_send].track[0]
+        assert each.arguments["step"] == waits[to_wait].arguments["step"] == sends[from_send].arguments["step"]
+        assert each.begin_ns <= waits[to_wait].end_ns
+
+
+@pytest.mark.parametrize("table", ["waits", "steps"])
+def test_tables_hold_every_row_and_the_ledgers_sums(
+    recording: Path, session: Session, tmp_path: Path, table: str
+) -> None:
+    """CSV and Parquet have the same rows, and their columns sum up to the ledger's facts."""
+    as_csv, as_parquet = tmp_path / "t.csv", tmp_path / "t.parquet"
+    swtrace("export", recording, "-f", "csv", "-o", as_csv, "--table", table)
+    swtrace("export", recording, "-f", "parquet", "-o", as_parquet, "--table", table)
+    with as_csv.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = parquet.read_table(as_parquet).to_pydict()
+    assert list(rows[0]) == list(columns)
+    for name, column in columns.items():
+        assert [row[name] for row in rows] == [str(int(v) if isinstance(v, bool) else v) for v in column]
+    facts = session.sums()
+    assert sum(columns["stall_ns"]) == facts.stall_ns
+    assert sum(columns["slack_ns"]) == facts.slack_ns
+    assert sum(columns["transfer_ns"]) == facts.transfer_ns
+    if table == "waits":
+        assert len([o for o in columns["outcome"] if o in {"on_time", "stalled"}]) == facts.waits
+        assert columns["outcome"].count("on_time") == facts.on_time
+    else:
+        assert sum(columns["duration_ns"]) == facts.step_ns
+        assert len(rows) == facts.steps == 3 * (STEPS - 1)
+
+
+def test_spans_reach_a_collector_after_the_fact(recording: Path, session: Session) -> None:
+    """Every span of every step arrives, with the stall that the ledger states."""
+    receiver = SpanReceiver()
+    try:
+        said = json.loads(swtrace("export", recording, "-f", "otlp", "--endpoint", receiver.endpoint, "--json").stdout)
+        spans = receiver.wait_for(said["spans"])
+    finally:
+        receiver.close()
+    steps = list(session.steps())
+    assert len(spans) == said["spans"] == sum(span_count(step) for step in steps)
+    assert len({span.span_id for span in spans}) == len(spans)
+    stall = sum(int(str(span.attributes["swtrace.stall_ns"])) for span in spans if span.name == "swtrace.wait")
+    assert stall == sum(int(step.stall_ns.sum()) for step in steps)
+
+
+def test_a_collector_that_is_not_there_is_one_line(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a collector the export fails with a sentence and not with a traceback."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    done = swtrace("export", recording, "-f", "otlp", "--endpoint", "http://127.0.0.1:1", code=1)
+    assert "the collector did not take the spans; 0 were delivered before" in done.stderr
+
+
+def test_output_is_asked_for(recording: Path) -> None:
+    """A format that makes a file needs its name."""
+    assert "needs --output" in swtrace("export", recording, "-f", "csv", code=2).stderr
+
+
+def test_open_gives_arrays_by_selection(session: Session) -> None:
+    """`swtrace.open` answers by series, rank, layer, phase and step, in numpy arrays."""
+    waits = session.waits(rank=1, layer=2, warmup=1)
+    assert waits.rows == STEPS - 2
+    assert waits["stall_ns"].dtype == np.int64
+    assert set(waits["step"]) == set(range(1, STEPS - 1))
+    assert session.stall_seconds(rank=1) == pytest.approx(session.step_table(rank=1)["stall_ns"].sum() * 1e-9)
+    assert session.step_table(phase="prefill").rows == 0
+    assert session.facts().series[0].steps == STEPS - 1
+    assert session.lost == 0
+    (verdict,) = session.verdicts().values()
+    assert verdict.headline.sentence
+    table = waits.to_arrow()
+    assert table.num_rows == waits.rows
+    for library in ("pandas", "polars"):
+        try:
+            frame = getattr(waits, f"to_{library}")()
+        except SwtraceError as error:
+            assert f"pip install {library}" in str(error)  # noqa: PT017 - either is right
+        else:
+            assert len(frame) == waits.rows
+
+
+def test_open_takes_a_folder_of_rings_too(tmp_path: Path) -> None:
+    """A live session takes in what is new whenever it is asked; a daemon's URL is refused with a hint."""
+    run = RecordedRun(tmp_path)
+    with public.open(tmp_path) as session:
+        run.write(4)
+        assert session.step_table(rank=0).rows == 4
+        run.write(3)
+        assert session.step_table(rank=0).rows == 7
+        assert len(session.spans(steps=range(2, 3))) > 0
+    run.close()
+    with pytest.raises(SettingsError, match="/api/v1"):
+        public.open("http://127.0.0.1:9465")
+
+
+def test_a_perfetto_trace_deflates_well(recording: Path, tmp_path: Path) -> None:
+    """Names are interned: a trace takes less than 100 bytes per event, and less than 25 deflated."""
+    path = tmp_path / "run.pftrace"
+    swtrace("export", recording, "-f", "perfetto", "-o", path)
+    events = sum(2 if each.end_ns > each.begin_ns else 1 for each in read(path))
+    assert path.stat().st_size / events < 100
+    assert len(gzip.compress(path.read_bytes())) / events < 25
