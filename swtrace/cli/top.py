@@ -86,7 +86,7 @@ def top(
 
     if sum(given is not None for given in (connect, replay)) > 1:
         raise CommandError("--connect and --replay exclude each other", ExitCode.USAGE)
-    make = _source(directory, connect, replay)
+    make = _source(directory, connect, replay, facts_every_s=0.0 if once or as_json else None)
     selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
         _print(make(), selection, as_json=as_json, wait_s=wait_s)
@@ -96,7 +96,9 @@ def top(
     _run(make, selection, view.value, theme)
 
 
-def _source(directory: Path | None, connect: str | None, replay: Path | None) -> Callable[[], Source]:
+def _source(
+    directory: Path | None, connect: str | None, replay: Path | None, *, facts_every_s: float | None
+) -> Callable[[], Source]:
     """Return what makes the source; what is wrong with the arguments is said here, not in the source's thread."""
     if connect is not None:
         from swtrace_tui.sources.daemon import DaemonSource, parse
@@ -115,12 +117,13 @@ def _source(directory: Path | None, connect: str | None, replay: Path | None) ->
 
         Recording.open(replay).close()
         return lambda: RecordingSource(replay)
-    from swtrace_tui.sources.rings import RingsSource
+    from swtrace_tui.sources.rings import FACTS_EVERY_S, RingsSource
 
     from swtrace.trace.directory import default_directory
 
     rings = directory or default_directory()
-    return lambda: RingsSource(rings)
+    every = FACTS_EVERY_S if facts_every_s is None else facts_every_s
+    return lambda: RingsSource(rings, facts_every_s=every)
 
 
 def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:

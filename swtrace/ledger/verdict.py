@@ -219,9 +219,9 @@ def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "late_issue",
         Level.WARNING,
-        f"Rank {rank} issues last: {percent(held_ns / total)} of the others' skew waits for it, "
-        f"{milliseconds(held_ns / count)} each ({milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per step "
-        "and rank).",
+        f"Rank {rank} issues last: {percent(held_ns / total)} of the skew that others stall on is for it, "
+        f"{milliseconds(held_ns / count)} a wait ({milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per "
+        "step and rank).",
         {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
         rank=rank,
     )

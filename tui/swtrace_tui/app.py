@@ -222,8 +222,11 @@ class TopApp(App[None]):
         if shown is None or main is None:
             return
         scene = Scene(shown, palette_of(self.current_theme), self._verdicts)
-        main.query_one(TitleBar).show(scene, self._note(shown))
-        main.query_one(ViewBar).show(scene, self.view)
+        # Queries that may find nothing: a message can still come in while the screen is taken down.
+        for title in main.query(TitleBar):
+            title.show(scene, self._note(shown))
+        for bar in main.query(ViewBar):
+            bar.show(scene, self.view)
         for view in main.query(View):
             view.show(scene)
 
@@ -246,7 +249,8 @@ class TopApp(App[None]):
     def view(self) -> str:
         """The view that is open."""
         main = self._main
-        return (main.query_one(ContentSwitcher).current if main is not None else None) or OVERVIEW
+        switchers = main.query(ContentSwitcher) if main is not None else ()
+        return next((switcher.current for switcher in switchers if switcher.current), OVERVIEW)
 
     def action_show(self, view: str) -> None:
         """Open a view."""

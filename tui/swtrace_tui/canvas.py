@@ -90,7 +90,7 @@ def clip(text: str, width: int) -> str:
 
 
 def sparkline(values: Sequence[float], width: int, top: float) -> str:
-    """Return the newest values as blocks, right-aligned; what is not nothing shows at least the lowest block.
+    """Return the newest values as blocks, oldest first; what is not nothing shows at least the lowest block.
 
     The highest block leaves a gap, so that lines below each other stay apart.
     """
@@ -99,7 +99,7 @@ def sparkline(values: Sequence[float], width: int, top: float) -> str:
         BLOCKS[0] if value <= 0 else BLOCKS[max(1, min(7, round(7 * value / top)))] if top > 0 else BLOCKS[1]
         for value in shown
     )
-    return text.rjust(width)
+    return text.ljust(width)
 
 
 def bar(share: float, width: int) -> str:

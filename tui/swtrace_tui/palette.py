@@ -77,7 +77,6 @@ class Palette:
     note: str
     warning: str
     bad: str
-    cursor: str
     spans: tuple[str, ...]
     """By :class:`Span`."""
     windows: tuple[str, str, str, str]
@@ -192,7 +191,6 @@ DARK = Palette(
     note="#6cb6ff",
     warning="#f2b44b",
     bad="#ff6b6b",
-    cursor="#ffffff",
     spans=("#0d1117", "#2c4a70", "#ff5c5c", "#f2b44b", "#2aa58b", "#ff9d4d", "#574a7d", "#39424f"),
     windows=("#3a4553", "#f2b44b", "#4cc38a", "#6cb6ff"),
     causes=("#b18cff", "#d96ad6", "#f2b44b", "#ff7a59", "#66717f"),
@@ -214,7 +212,6 @@ LIGHT = Palette(
     note="#1f63b5",
     warning="#9a5b00",
     bad="#c4262e",
-    cursor="#000000",
     spans=("#fbfaf7", "#b9cbe4", "#d7263d", "#e9a23b", "#4fb39b", "#f0833a", "#b9a7d9", "#d9d5cb"),
     windows=("#c9c5bb", "#c97a00", "#1a7f4e", "#1f63b5"),
     causes=("#7a4fd0", "#b03fae", "#c97a00", "#cf4520", "#8a919b"),
@@ -238,7 +235,6 @@ COLOUR_BLIND = Palette(
     note="#a9b8c9",
     warning="#e69f00",
     bad="#f0e442",
-    cursor="#ffffff",
     spans=("#0c1018", "#31405c", "#f0e442", "#cc79a7", "#0072b2", "#e69f00", "#6a5a6b", "#3b4454"),
     windows=("#3b4454", "#e69f00", "#56b4e9", "#f0e442"),
     causes=("#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#7a828e"),
@@ -255,7 +251,6 @@ MONO = Palette(
     note="#e0e0e0",
     warning="#ffffff",
     bad="#ffffff",
-    cursor="#ffffff",
     spans=("#000000",) * len(Span),
     windows=("#6a6a6a", "#e0e0e0", "#e0e0e0", "#e0e0e0"),
     causes=("#e0e0e0",) * 5,

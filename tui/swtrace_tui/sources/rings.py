@@ -9,7 +9,7 @@ from swtrace.trace.clocks import now_ns
 from swtrace.watch import RankStatus, Watch
 from swtrace_tui.snapshot import EMPTY_FACTS, Link, RankView, Snapshot, SourceStatus
 
-_FACTS_EVERY_S = 0.25
+FACTS_EVERY_S = 0.25
 """Sums over the last steps change slower than the eye sees; windows and steps are taken anew each time."""
 
 
@@ -23,12 +23,14 @@ class RingsSource:
     Args:
         directory: The folder; it may not exist yet.
         run_id: Only this run; None for all.
+        facts_every_s: How often the ledger is asked for its sums; 0: for every snapshot.
     """
 
-    def __init__(self, directory: Path, *, run_id: str | None = None) -> None:
+    def __init__(self, directory: Path, *, run_id: str | None = None, facts_every_s: float = FACTS_EVERY_S) -> None:
         self._directory = directory
         self._watch = Watch(directory, run_id=run_id)
         self._facts = EMPTY_FACTS
+        self._facts_every_s = facts_every_s
         self._facts_due = 0.0
         self._lost_before: dict[Path, int] = {}
         self._read_up: set[Path] = set()
@@ -47,7 +49,7 @@ class RingsSource:
         watch, now = self._watch, time.monotonic()
         statuses = watch.ranks()
         if now >= self._facts_due or len(self._facts.ranks) != len(statuses):
-            self._facts, self._facts_due = watch.ledger.facts(), now + _FACTS_EVERY_S
+            self._facts, self._facts_due = watch.ledger.facts(), now + self._facts_every_s
         return Snapshot(
             sources=(self._status(bool(statuses)),),
             ranks=tuple(self._rank(status) for status in statuses),

@@ -31,14 +31,14 @@ def charts(scene: Scene, width: int, height: int) -> list[Strip]:
     focus = scene.picture.focus
     if focus is None:
         return []
-    lines = _layers(focus, scene.palette, width, height if height < 12 else min(14, height // 3))  # noqa: PLR2004 - room for one
+    lines = _layers(focus, scene.palette, width, height if height < 12 else min(20, height // 3))  # noqa: PLR2004 - room for one
     left = height - len(lines)
     stalled = [row for row in focus.rows if row.recent.stall_ns]
     if left >= 5 and stalled:  # noqa: PLR2004 - title, legend and some bars
         lines += _causes(focus, scene.palette, width, min(left, 20))
     left = height - len(lines)
     if left >= 8:  # noqa: PLR2004 - a chart that says something
-        lines += _steps(focus, scene.palette, width, min(left, 14))
+        lines += _steps(focus, scene.palette, width, min(left, 22))
     return lines
 
 
@@ -51,7 +51,7 @@ def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> li
     """Draw the mean stall of each layer's wait as columns."""
     profile = layer_profile(series)
     room = width - _LABELS - 1
-    wide = max(1, min(4, room // len(profile)))
+    wide = max(1, min(6, room // len(profile)))
     fold = -(-len(profile) // room)
     if fold > 1:
         profile = np.array([profile[i : i + fold].max() for i in range(0, len(profile), fold)])
@@ -112,7 +112,7 @@ def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> lis
     """Draw the last steps: their time, and the stalled part of it on the most stalled rank."""
     room = width - _LABELS - 1
     steps = [step for step in series.steps if step.ended.any()]
-    wide = max(1, min(3, room // max(1, len(steps))))
+    wide = max(1, min(4, room // max(1, len(steps))))
     steps = steps[-(room // wide) :]
     total = np.array([float(step.duration_ns.max(initial=0)) for step in steps])
     stall = np.array([float(step.stall_ns.sum(axis=1).max(initial=0)) for step in steps])

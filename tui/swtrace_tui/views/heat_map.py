@@ -8,6 +8,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -33,8 +34,9 @@ _OWN = LEVELS
 """Level of a cell that is no wait: the rank keeps the layer."""
 _LABEL = 6
 _MARGIN = 19
-_PROFILE = 9
+_PROFILE = 12
 _NICE = (1, 2, 5)
+_DARK = 140.0
 _INSTANTS = ("ready_ns", "wait_begin_ns", "wait_end_ns")
 
 
@@ -109,9 +111,9 @@ class HeatMap(View):
         margin = _MARGIN if width >= 120 else 0  # noqa: PLR2004 - where there is room for it
         room = max(8, width - _LABEL - margin - 1)
         self._fold = -(-layers // room)
-        self._wide = max(1, min(4, room // -(-layers // self._fold)))
+        self._wide = max(1, min(6, room // -(-layers // self._fold)))
         self._paired = ranks > height and not palette.mono
-        self._tall = max(1, min(3, (height - _PROFILE) // max(1, ranks)))
+        self._tall = max(1, min(4, (height - _PROFILE) // max(1, ranks)))
 
     def _rescale(self, most: float) -> None:
         """Let the scale grow at once and shrink late: colours must not dance."""
@@ -167,7 +169,7 @@ class HeatMap(View):
             if chosen:
                 at = self._cursor[1] // self._fold
                 cells = list(cells)
-                cells[at] = self._cursor_cell(upper[at], cells[at], palette, upper_half=self._cursor[0] == begin)
+                cells[at] = self._cursor_cell(cells[at], upper_half=self._cursor[0] == begin)
             line = Line(width).cells([label], _LABEL).cells(cells, columns * self._wide)
             if line.room >= _MARGIN:
                 mean = float(means[begin : begin + per_line].max())
@@ -180,15 +182,14 @@ class HeatMap(View):
                     lines.append(body.strip(plain))
         return lines[:room]
 
-    def _cursor_cell(self, at: int, cell: Segment, palette: Palette, *, upper_half: bool) -> Segment:
-        del at
+    def _cursor_cell(self, cell: Segment, *, upper_half: bool) -> Segment:
         mark = "▣" if self._wide == 1 else "[" + " " * (self._wide - 2) + "]"
         if self._paired:
             mark = ("▀" if upper_half else "▄") * self._wide
         style = cell.style
         background = style.bgcolor if style is not None else None
-        over = palette.style(palette.cursor, bold=True)
-        return Segment(mark, Style(color=over.color, bgcolor=background, bold=True))
+        dark = background is None or luminance(background) < _DARK
+        return Segment(mark, Style(color="white" if dark else "black", bgcolor=background, bold=True))
 
     def _legend(self, metric: Metric, series: SeriesView, width: int, palette: Palette) -> Strip:
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
@@ -326,6 +327,12 @@ class HeatMap(View):
         if row >= len(series.rows) or position >= series.layers:
             return None
         return row, position
+
+
+def luminance(colour: Color) -> float:
+    """Return how light a colour is, 0 to 255."""
+    red, green, blue = colour.get_truecolor()
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _argmax(shown: Values) -> tuple[int, int]:

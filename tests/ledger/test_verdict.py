@@ -1,0 +1,119 @@
+"""The verdict says what the facts show, names the right rank, and keeps silent where nothing is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ledger.feeding import feed, ledger
+from ledger.schedules import simulate
+from swtrace.ledger.verdict import Level, Verdict, milliseconds, verdict
+
+Compute = Callable[[int, int, int], int]
+
+
+def judged(*, ranks: list[int] | None = None, steps_known: bool = True, **shape: Any) -> Verdict:
+    """Return the verdict over a simulated run."""
+    settings = {"ranks": 3, "layers": 12, "k": 1, "steps": 24, "occupancy": 300_000, "compute": even(1_000_000)}
+    schedule = simulate(**{**settings, **shape})
+    made = ledger(schedule, ranks=ranks)
+    feed(made, schedule, ranks=ranks)
+    facts = made.facts().series[0]
+    return verdict(facts, made.history(facts.key) if steps_known else ())
+
+
+def even(ns: int) -> Compute:
+    return lambda _rank, _step, _position: ns
+
+
+def kinds(said: Verdict) -> set[str]:
+    return {finding.kind for finding in said.findings}
+
+
+def finding(said: Verdict, kind: str) -> Any:
+    return next(finding for finding in said.findings if finding.kind == kind)
+
+
+def test_hidden_broadcasts_are_called_hidden_and_nobody_is_blamed() -> None:
+    """With compute longer than transfer, the headline is good and no sentence is worse than a note."""
+    said = judged()
+
+    assert said.headline.kind == "hidden"
+    assert said.level <= Level.NOTE
+
+
+def test_a_channel_slower_than_compute_cannot_be_hidden() -> None:
+    """Transfer 2.1 ms over compute 0.9 ms: no prefetch step can hide it, and the difference stays exposed."""
+    said = judged(compute=even(900_000), occupancy=2_100_000)
+
+    assert said.headline.kind == "stalled"
+    bound = finding(said, "channel_bound")
+    assert bound.numbers["transfer_ns_per_layer"] == pytest.approx(2_100_000, rel=0.01)
+    assert bound.numbers["compute_ns_per_layer"] == pytest.approx(900_000, rel=0.01)
+    assert "no prefetch step can hide this, at least 14.4 ms per step" in bound.sentence
+    assert "prefetch_step" not in kinds(said)
+
+
+def test_the_rank_that_computes_longer_is_the_straggler() -> None:
+    """One rank with 0.4 ms more per layer is named, with the ledger's own excess."""
+    said = judged(compute=lambda rank, _step, _position: 1_000_000 + 400_000 * (rank == 2))
+
+    assert finding(said, "straggler").rank == 2
+    assert finding(said, "straggler").numbers["excess_ns"] == pytest.approx(12 * 400_000, rel=0.05)
+
+
+def test_a_late_entry_is_told_from_a_slow_rank() -> None:
+    """A rank that begins 4 ms later and computes like the others is entry skew, and no straggler."""
+    said = judged(gap=lambda rank, _step: 1_000_000 + 4_000_000 * (rank == 1))
+
+    assert finding(said, "entry_skew").rank == 1
+    assert "straggler" not in kinds(said)
+
+
+def test_a_larger_prefetch_step_is_proposed_where_it_helps() -> None:
+    """Uneven compute at k=0: the proposed prefetch step leaves the stall that a run with it really has."""
+
+    def compute(rank: int, step: int, position: int) -> int:
+        return random.Random(f"{rank} {step} {position}").randint(200_000, 1_800_000)  # noqa: S311 - reproducible
+
+    said = judged(k=0, compute=compute, occupancy=500_000)
+    proposed = finding(said, "prefetch_step")
+    k = int(proposed.numbers["prefetch_step"])
+    truth = judged(k=k, compute=compute, occupancy=500_000).headline.numbers["stall_ratio"]
+
+    assert k > 0
+    assert proposed.numbers["stall_ratio"] == pytest.approx(truth, abs=0.02)
+
+
+def test_without_steps_only_sums_are_spoken_about() -> None:
+    """Nothing about layers, causes or other prefetch steps is said without the steps themselves."""
+    said = judged(compute=even(300_000), occupancy=900_000, steps_known=False)
+
+    assert kinds(said) <= {"stalled", "straggler", "unattributed"}
+
+
+def test_a_stall_of_unknown_cause_is_called_that() -> None:
+    """With one rank of three at hand, the verdict says that causes are not known, instead of naming one."""
+    said = judged(ranks=[0], compute=even(300_000), occupancy=900_000)
+
+    assert "only 1 of the group's 3 ranks" in finding(said, "unattributed").sentence
+    assert not kinds(said) & {"late_issue", "straggler", "prefetch_step", "channel_bound"}
+
+
+def test_no_finished_step_judges_nothing() -> None:
+    """Before the first step there is no verdict."""
+    schedule = simulate(ranks=2, layers=4, k=1, steps=1, compute=even(1_000))
+
+    assert verdict(ledger(schedule).facts().series[0]).headline.kind == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(0, "0"), (7_820, "7.82 us"), (99_999, "100 us"), (421_000, "0.42 ms"), (14_400_000, "14.4 ms"), (2e9, "2000 ms")],
+)
+def test_durations_have_three_digits(ns: float, text: str) -> None:
+    """Sentences write durations with two or three digits that mean something."""
+    assert milliseconds(ns) == text

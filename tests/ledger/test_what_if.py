@@ -1,0 +1,86 @@
+"""The replay against the simulation that can be run with any prefetch step: the ideal channel knows the truth."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from ledger.feeding import feed, ledger
+from ledger.schedules import simulate
+from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.what_if import what_if
+
+LAYERS, STEPS = 12, 16
+
+
+def history(k: int, *, rendezvous: str = "source", seed: int = 1) -> tuple[StepFacts, ...]:
+    """Return the steps of a group with uneven computes and gaps; the same ones for every ``k``."""
+
+    def compute(rank: int, step: int, position: int) -> int:
+        return random.Random(f"{seed} {rank} {step} {position}").randint(100_000, 2_000_000)  # noqa: S311 - reproducible
+
+    def gap(rank: int, step: int) -> int:
+        return random.Random(f"{seed} {rank} {step}").randint(0, 3_000_000)  # noqa: S311 - reproducible
+
+    schedule = simulate(
+        ranks=3,
+        layers=LAYERS,
+        k=k,
+        steps=STEPS,
+        compute=compute,
+        gap=gap,
+        occupancy=900_000,
+        wake=5_000,
+        rendezvous=rendezvous,
+    )
+    made = ledger(schedule)
+    feed(made, schedule)
+    return made.history(made.facts().series[0].key)
+
+
+@pytest.mark.parametrize("rendezvous", ["source", "group"])
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_the_real_prefetch_step_gives_the_measured_stall_exactly(k: int, rendezvous: str) -> None:
+    """Replayed with the prefetch step that was used, every rank's stall of every step is the measured one."""
+    steps = history(k, rendezvous=rendezvous)
+
+    replayed = what_if(steps, k)
+
+    assert replayed is not None
+    measured = np.array([step.stall_ns.sum(axis=1) for step in steps])[-len(replayed.real.stall_ns) - 1 : -1]
+    assert (replayed.real.stall_ns == measured).all()
+    assert replayed.fits
+
+
+@pytest.mark.parametrize("rendezvous", ["source", "group"])
+@pytest.mark.parametrize(("real", "other"), [(0, 1), (0, 3), (1, 2), (2, 0), (3, 1)])
+def test_another_prefetch_step_gives_what_it_would_have_given(real: int, other: int, rendezvous: str) -> None:
+    """Replayed with another prefetch step, the stall ratio is that of a run with it, within 1 % of step time."""
+    replayed = what_if(history(real, rendezvous=rendezvous), other)
+    truth = what_if(history(other, rendezvous=rendezvous), other)
+
+    assert replayed is not None
+    assert truth is not None
+    assert replayed.other.stall_ratio == pytest.approx(truth.measured_stall_ratio, abs=0.01)
+
+
+def test_too_few_steps_are_not_replayed() -> None:
+    """Nothing is said from three steps: two warm up, one looks ahead."""
+    assert what_if(history(1)[-3:], 2) is None
+
+
+def test_a_hole_in_the_steps_ends_the_replay() -> None:
+    """Only consecutive steps are replayed: over a missing one, no gap is known."""
+    steps = history(1)
+
+    replayed = what_if((*steps[:-6], *steps[-5:]), 2)
+
+    assert replayed is not None
+    assert len(replayed.real.stall_ns) == 3
+
+
+def test_prefetch_steps_beyond_the_circle_are_refused() -> None:
+    """There is no prefetch step above ``L - 2``."""
+    assert what_if(history(1), LAYERS - 1) is None

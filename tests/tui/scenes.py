@@ -1,0 +1,104 @@
+"""Snapshots without rings and clocks, for tests that must see the same pixels every time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ledger.feeding import feed, ledger
+from ledger.schedules import Schedule, key
+from swtrace_tui.app import TopApp
+from swtrace_tui.picture import Picture, Selection, picture
+from swtrace_tui.snapshot import Link, RankView, Snapshot, SourceStatus
+from textual.pilot import Pilot
+
+from swtrace.trace.reader import Occupancy, RingStatistics, WindowState
+from tui.ring_writer import scenario
+
+
+class Still:
+    """A source that always knows the same; a test may put another snapshot in its place."""
+
+    name = "still"
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.now = snapshot
+        self.polls = 0
+        self.closed = False
+
+    def poll(self) -> bool:
+        """Count the calls."""
+        self.polls += 1
+        return False
+
+    def snapshot(self) -> Snapshot:
+        """Return the one there is."""
+        return self.now
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+def snapshot_of(schedule: Schedule) -> Snapshot:
+    """Return what a source would know at the end of a schedule."""
+    made = ledger(schedule)
+    feed(made, schedule)
+    facts = made.facts()
+    end = max(rank.last_record_ns for rank in facts.ranks)
+    return Snapshot(
+        sources=(SourceStatus("still", Link.LIVE),),
+        ranks=tuple(
+            RankView(
+                identity=replace(schedule.identity(rank), model="tiny-llama"),
+                alive=True,
+                closed=False,
+                statistics=RingStatistics(len(records), len(records), 0, 0, 0),
+                series=(schedule.infos[rank],),
+                windows={"o_proj": _windows(end)},
+                lost_before=0,
+                taken_ns=end + 3_000_000,
+            )
+            for rank, records in enumerate(schedule.records)
+        ),
+        facts=facts,
+        history={series.key: made.history(series.key) for series in facts.series},
+    )
+
+
+def _windows(end: int) -> tuple[WindowState, ...]:
+    return (
+        WindowState(0, Occupancy.IN_USE, 24, 3, end - 900_000, end - 500_000, end - 400_000, end - 400_000),
+        WindowState(1, Occupancy.INFLIGHT, 24, 4, end - 200_000, 0, 0, end - 200_000),
+    )
+
+
+def pictured(name: str = "stalled", selection: Selection | None = None, **shape: Any) -> Picture:
+    """Return a scenario as the views see it."""
+    return picture(snapshot_of(scenario(name, **shape)), selection or Selection())
+
+
+def app_over(source: Still, **settings: Any) -> TopApp:
+    """Return an application over a still source."""
+    return TopApp(lambda: source, frame_s=0.01, **settings)
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until something is true, or fail."""
+    for _ in range(round(seconds / 0.02)):
+        if condition():
+            return
+        await pilot.pause(0.02)
+        await asyncio.sleep(0)
+    raise AssertionError("it did not come true")
+
+
+def shown(app: TopApp) -> str:
+    """Return everything on the screen, as text."""
+    lines = app.screen._compositor.render_strips()
+    return "\n".join(strip.text for strip in lines)
+
+
+__all__ = ["Still", "app_over", "key", "pictured", "shown", "snapshot_of", "until"]

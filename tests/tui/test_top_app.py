@@ -1,0 +1,459 @@
+"""The application, driven by keys and mouse as a person would."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
+from swtrace_tui.app import TopApp
+from swtrace_tui.configuration import Configuration, load
+from swtrace_tui.feed import Feed
+from swtrace_tui.help import Help
+from swtrace_tui.snapshot import Link, SourceStatus, empty
+from swtrace_tui.sources.rings import RingsSource
+from swtrace_tui.themes import NAMES
+from swtrace_tui.views.heat_map import HeatMap
+from swtrace_tui.views.overview import Overview
+from swtrace_tui.views.timeline import Timeline
+
+from swtrace.trace.schema import Phase
+from tui.ring_writer import scenario, write
+from tui.scenes import Still, app_over, shown, snapshot_of, until
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine."""
+    asyncio.run(test)
+
+
+def stalled() -> Still:
+    return Still(snapshot_of(scenario("stalled")))
+
+
+def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Path) -> None:
+    """The empty screen names commands; as soon as ranks make rings, it becomes the table of these ranks."""
+
+    async def test() -> None:
+        app = TopApp(lambda: RingsSource(tmp_path / "rings"), frame_s=0.02)
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: "Nothing to watch yet." in shown(app))
+            assert "swtrace demo" in shown(app)
+            with write(tmp_path / "rings", "stalled"):
+                await until(pilot, lambda: "NOT HIDDEN" in shown(app))
+                assert "stall ratio" in shown(app)
+            await until(pilot, lambda: "ended" in shown(app))
+
+    run(test())
+
+
+def test_number_keys_and_tab_open_every_view() -> None:
+    """1 to 5 open the views, tab goes round them."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for number, view in enumerate(VIEWS, 1):
+                await pilot.press(str(number))
+                assert app.view == view
+                assert app.focused is app.screen.query_one(f"#{view}")
+            await pilot.press("tab")
+            assert app.view == VIEWS[0]
+            await pilot.press("shift+tab")
+            assert app.view == VIEWS[-1]
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [(80, 24), (220, 75), (40, 10)])
+def test_every_view_draws_at_every_size_and_after_every_resize(size: tuple[int, int]) -> None:
+    """Nothing is drawn beyond the terminal, and nothing raises, however small or large it gets."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for view in VIEWS:
+                app.action_show(view)
+                await pilot.resize_terminal(*size)
+                await pilot.pause()
+                lines = shown(app).splitlines()
+                assert len(lines) == size[1]
+                assert {len(line) for line in lines} == {size[0]}
+                await pilot.resize_terminal(100, 30)
+
+    run(test())
+
+
+def test_pause_freezes_the_screen_and_not_the_source() -> None:
+    """While paused, new facts are read and not shown; going on shows them."""
+
+    async def test() -> None:
+        source = stalled()
+        app = app_over(source)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: "NOT HIDDEN" in shown(app))
+            await pilot.press("space")
+            source.now = snapshot_of(scenario("hidden"))
+            polls = source.polls
+            await until(pilot, lambda: source.polls > polls + 5)
+            assert "PAUSED" in shown(app)
+            assert "NOT HIDDEN" in shown(app)
+            await pilot.press("space")
+            await until(pilot, lambda: "NOT HIDDEN" not in shown(app))
+
+    run(test())
+
+
+def test_detach_lets_go_of_the_source_and_reattach_makes_a_new_one() -> None:
+    """``d`` closes the source and keeps the picture; again, a new source is made."""
+
+    async def test() -> None:
+        made: list[Still] = []
+
+        def make() -> Still:
+            made.append(stalled())
+            return made[-1]
+
+        app = TopApp(make, frame_s=0.01)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press("d")
+            assert not app.attached
+            await until(pilot, lambda: made[0].closed)
+            assert "DETACHED" in shown(app)
+            assert "stall ratio" in shown(app)
+            await pilot.press("d")
+            await until(pilot, lambda: len(made) == 2 and made[1].polls)
+            assert "DETACHED" not in shown(app)
+
+    run(test())
+
+
+def test_a_lost_source_is_shown_as_such_over_its_last_facts() -> None:
+    """When a source says that it is lost, the title says why and the table stays."""
+
+    async def test() -> None:
+        source = stalled()
+        app = app_over(source)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            source.now = replace(source.now, sources=(SourceStatus("host:9465", Link.LOST, "connection refused"),))
+            await until(pilot, lambda: "connection refused" in shown(app))
+            assert "✗ lost" in shown(app)
+            assert "stall ratio" in shown(app)
+            source.now = replace(source.now, sources=(SourceStatus("host:9465", Link.LIVE),))
+            await until(pilot, lambda: "● live" in shown(app))
+
+    run(test())
+
+
+def test_rank_filter_goes_round_and_escape_clears_it() -> None:
+    """``r`` narrows to each rank in turn, then to none; Esc clears at once."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for rank in range(4):
+                await pilot.press("r")
+                assert app.picture is not None
+                assert [row.rank for row in app.picture.rows] == [rank]
+                assert f"rank {rank}" in shown(app).splitlines()[1]
+            await pilot.press("r")
+            assert app.picture is not None
+            assert len(app.picture.rows) == 4
+            await pilot.press("r", "escape")
+            assert app.picture is not None
+            assert len(app.picture.rows) == 4
+
+    run(test())
+
+
+def test_phase_filter_offers_the_phases_that_there_are() -> None:
+    """``p`` narrows to the phases of the last steps, and to no others."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press("p")
+            assert app.picture is not None
+            assert app.picture.selection.phase is Phase.DECODE
+            await pilot.press("p")
+            assert app.picture is not None
+            assert app.picture.selection.phase is None
+
+    run(test())
+
+
+def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
+    """Clicking a column sorts by it, worst first; clicking again reverses."""
+
+    async def test() -> None:
+        app = app_over(Still(snapshot_of(scenario("straggler"))))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            overview = app.screen.query_one(Overview)
+            await until(pilot, lambda: "holds the others up" in shown(app))
+            begin = next(begin for begin, _, column in overview._header if column.title == "stall ratio")
+            await pilot.click(Overview, offset=(begin + 2, overview._first_row - 1))
+            ratios = [row.recent.stall_ratio or 0.0 for row in overview._rows]
+            assert ratios == sorted(ratios, reverse=True)
+            assert overview._rows[-1].rank == 3  # the straggler itself waits least
+            await pilot.press("i")
+            assert overview._rows[0].rank == 3
+
+    run(test())
+
+
+def test_heat_map_cursor_begins_at_the_worst_cell_and_enter_opens_it_in_the_timeline() -> None:
+    """The cursor stands on the highest value until it is moved; Enter zooms the timeline to that wait."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press("2")
+            heat = app.screen.query_one(HeatMap)
+            assert heat._values[heat._cursor] == heat._values.max()
+            row, position = heat._cursor
+            await pilot.press("left")
+            assert heat._cursor == (row, position - 1)
+            await pilot.press("g", "enter")
+            assert app.view == "timeline"
+            await pilot.pause()
+            timeline = app.screen.query_one(Timeline)
+            assert timeline._mark == (row, position)
+            assert f"▸{position}◂" in shown(app)
+
+    run(test())
+
+
+def test_heat_map_metric_and_span_go_round() -> None:
+    """``m`` and ``w`` change what cells mean, and the legend says so."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press("2")
+            for name in ("slack", "transfer", "skew", "stall"):
+                await pilot.press("m")
+                assert shown(app).splitlines()[2].strip().startswith(name)
+            await pilot.press("w")
+            assert "worst of 24 steps" in shown(app)
+            await pilot.press("w")
+            assert "step 23" in shown(app)
+
+    run(test())
+
+
+def test_timeline_zooms_holds_the_step_and_follows_again() -> None:
+    """Zooming holds the step that is shown; ``f`` follows the newest one and shows all of it."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press("3")
+            assert "(following)" in shown(app)
+            before = app.screen.query_one(Timeline)._range()
+            await pilot.press("plus")
+            begin, end = app.screen.query_one(Timeline)._range()
+            assert end - begin == pytest.approx((before[1] - before[0]) / 2)
+            assert "held" in shown(app)
+            await pilot.press("left_square_bracket")
+            assert "Step 22" in shown(app)
+            await pilot.press("f")
+            assert "(following)" in shown(app)
+            assert "Step 23" in shown(app)
+
+    run(test())
+
+
+def test_copy_gives_the_view_as_plain_text() -> None:
+    """``y`` copies what is shown, with glyphs for colours."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: "NOT HIDDEN" in shown(app))
+            await pilot.press("y")
+            assert "NOT HIDDEN" in app.clipboard
+            assert "rank" in app.clipboard
+            await pilot.press("2", "y")
+            assert "@" in app.clipboard or "#" in app.clipboard or "█" in app.clipboard
+
+    run(test())
+
+
+def test_screenshots_are_saved_as_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``x`` writes an SVG, and never over an older one."""
+    monkeypatch.setenv("SWTRACE_SCREENSHOTS", str(tmp_path))
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press("x", "x")
+            await pilot.pause()
+
+    run(test())
+    assert {path.name for path in tmp_path.iterdir()} == {"swtrace-overview-1.svg", "swtrace-overview-2.svg"}
+
+
+def test_help_and_palette_offer_every_action() -> None:
+    """The help screen and the command palette are made from the same registry as the keys."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 60)) as pilot:
+            await until(pilot, lambda: app.picture)
+            titles = {command.title for command in app.get_system_commands(app.screen)}
+            for action in ACTIONS:
+                assert (f"{action.view}: {action.title}" if action.view else action.title) in titles
+            await pilot.press("question_mark")
+            assert isinstance(app.screen, Help)
+            text = shown(app)
+            for title in list(TITLES.values())[:2]:
+                assert title in text
+            await pilot.press("escape")
+            assert not isinstance(app.screen, Help)
+
+    run(test())
+
+
+def test_palette_commands_act_on_their_view() -> None:
+    """A command of the heat map, chosen elsewhere, opens the heat map and acts there."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            command = next(
+                command for command in app.get_system_commands(app.screen) if command.title == "heatmap: Metric"
+            )
+            await command.callback()
+            assert app.view == "heatmap"
+            assert app.screen.query_one(HeatMap)._metric == 1
+
+    run(test())
+
+
+def test_ids_and_keys_of_actions_are_unambiguous() -> None:
+    """No id is used twice, and within a view no key stands for two actions."""
+    assert len({action.id for action in ACTIONS}) == len(ACTIONS)
+    everywhere = [key for action in ACTIONS if action.view is None for key in action.keys.split(",")]
+    for view in (None, *VIEWS):
+        own = [key for action in ACTIONS if action.view == view and view for key in action.keys.split(",")]
+        assert len(set(everywhere + own)) == len(everywhere) + len(own), view
+
+
+def test_keys_are_remapped_by_the_configuration(tmp_path: Path) -> None:
+    """A key from the file replaces the built-in one."""
+    path = tmp_path / "top.toml"
+    path.write_text('theme = "swtrace-light"\n[keys]\npause = "z"\n')
+
+    async def test() -> None:
+        app = app_over(stalled(), configuration=load(path))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            assert app.theme == "swtrace-light"
+            await pilot.press("space")
+            assert not app.paused
+            await pilot.press("z")
+            assert app.paused
+
+    run(test())
+
+
+@pytest.mark.parametrize("text", ["keys = 1", "[keys]\nfly = 'x'", "colour = 'red'", "theme = 3", "= nonsense"])
+def test_a_configuration_that_cannot_be_used_is_a_readable_error(tmp_path: Path, text: str) -> None:
+    """What the file says wrong is named with the file."""
+    from swtrace.errors import SettingsError
+
+    path = tmp_path / "top.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=r"top\.toml"):
+        load(path)
+
+
+def test_no_file_is_the_built_in_configuration(tmp_path: Path) -> None:
+    """Without a file, theme and keys are those built in."""
+    assert load(tmp_path / "top.toml") == Configuration()
+
+
+def test_themes_change_every_colour_and_lose_nothing() -> None:
+    """In each of our themes the text on the screen is the same, but for the glyphs of the one without colour."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: "k=1 leaves" in shown(app))
+            assert app.theme == NAMES[0]
+            before = shown(app).splitlines()[2:12]
+            for name in (*NAMES[1:], NAMES[0]):
+                await pilot.press("t")
+                await pilot.pause()
+                assert app.theme == name
+                assert shown(app).splitlines()[2:6] == before[:4]
+
+    run(test())
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR set, glyphs say what colours would."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            assert app.theme == "swtrace-mono"
+            await pilot.press("3")
+            assert "█" in shown(app)
+            assert "▓" in shown(app)
+
+    run(test())
+
+
+def test_a_source_that_raises_ends_the_application_with_that_error() -> None:
+    """An error in a source is never swallowed: the screen would stand still and look alive."""
+
+    class Broken(Still):
+        def poll(self) -> bool:
+            raise RuntimeError("a bug")
+
+    async def test() -> None:
+        app = app_over(Broken(empty()))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: app._exception is not None)
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(test())
+
+
+def test_a_slow_screen_gets_fewer_snapshots_not_a_queue_of_them() -> None:
+    """The feed hands over the next snapshot only when the last one was taken."""
+    source = Still(empty())
+    arrived: list[object] = []
+    polled = threading.Event()
+    feed = Feed(lambda: source, arrived.append, arrived.append, frame_s=0.001)
+    feed.start()
+    while source.polls < 20:
+        polled.wait(0.01)
+    assert len(arrived) == 1
+    feed.taken()
+    seen = source.polls
+    while source.polls < seen + 20:
+        polled.wait(0.01)
+    feed.stop(5)
+    assert len(arrived) == 2
+    assert source.closed

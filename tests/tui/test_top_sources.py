@@ -1,0 +1,204 @@
+"""Whatever the source, the facts are the same; and a source that goes away is said to, and picked up again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from daemon.serving import serving
+from swtrace_tui.picture import RankState, Selection, picture
+from swtrace_tui.snapshot import Link, Snapshot
+from swtrace_tui.sources.daemon import DaemonSource, parse
+from swtrace_tui.sources.protocol import Source
+from swtrace_tui.sources.rings import RingsSource
+from swtrace_tui.sources.several import merged
+
+from swtrace.errors import SettingsError
+from swtrace.ledger.facts import StepFacts
+from tui.ring_writer import scenario, write
+from tui.scenes import snapshot_of
+
+
+def settled(source: Source, steps: int, seconds: float = 30.0) -> Snapshot:
+    """Poll until the source knows so many finished steps."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        source.poll()
+        snapshot = source.snapshot()
+        if any(len(each) >= steps for each in snapshot.history.values()):
+            return snapshot
+        time.sleep(0.02)
+    raise AssertionError(f"{source.name} never knew {steps} steps: {source.snapshot().sources}")
+
+
+def known(step: StepFacts, name: str) -> Any:
+    """Return a field with what its masks call unknown blanked out: a daemon sends null there."""
+    value = getattr(step, name)
+    masks = {
+        "last_issue_ns": step.attributed,
+        "backlog_ns": step.attributed,
+        "transfer_ns": step.attributed,
+        "late_rank": step.late_rank >= 0,
+    }
+    if name in {"source", "present", "ended", "cause_ns"} or not isinstance(value, np.ndarray):
+        return value
+    return np.where(masks.get(name, step.present if value.ndim == 2 else step.ended), value, 0)
+
+
+def test_a_daemon_gives_the_same_facts_as_the_rings(tmp_path: Path) -> None:
+    """Decoded from the daemon's JSON, facts, steps and windows equal those of the rings themselves."""
+    with write(tmp_path, "straggler") as writer, serving(tmp_path) as client:
+        rings, daemon = RingsSource(tmp_path, facts_every_s=0), DaemonSource(str(client.base_url))
+        ours, theirs = settled(rings, writer.steps), settled(daemon, writer.steps)
+        rings.close()
+        daemon.close()
+
+    assert theirs.sources[0].link is Link.LIVE
+    assert theirs.facts.series == ours.facts.series
+    assert [view.identity for view in theirs.ranks] == [view.identity for view in ours.ranks]
+    assert [view.windows for view in theirs.ranks] == [view.windows for view in ours.ranks]
+    (key, mine), (their_key, received) = next(iter(ours.history.items())), next(iter(theirs.history.items()))
+    assert key == their_key
+    for one, other in zip(mine, received, strict=True):
+        for field in fields(StepFacts):
+            if field.name != "path":
+                same = known(one, field.name) == known(other, field.name)
+                assert np.all(same), field.name
+        assert (one.path is None) == (other.path is None)
+        assert one.path is None or one.path.length_ns == other.path.length_ns  # type: ignore[union-attr]
+
+
+def test_a_lost_daemon_is_said_to_be_lost_and_picked_up_again(tmp_path: Path) -> None:
+    """Without its daemon, a source keeps the last facts and says why it has no newer ones; with it, it goes on."""
+    with write(tmp_path, "stalled") as writer:
+        with serving(tmp_path) as client:
+            port = client.base_url.port
+            source = DaemonSource(f"127.0.0.1:{port}")
+            before = settled(source, writer.steps)
+        source.close()
+        source._ask_at = 0.0
+        source.poll()
+        lost = source.snapshot()
+        with serving(tmp_path) as client:
+            source._port = client.base_url.port or 0
+            source._ask_at = 0.0
+            source.poll()
+            again = source.snapshot()
+        source.close()
+
+    assert lost.sources[0].link is Link.LOST
+    assert lost.sources[0].detail
+    assert lost.facts == before.facts
+    assert again.sources[0].link is Link.LIVE
+
+
+def test_what_is_no_daemon_is_an_error_on_the_screen(tmp_path: Path) -> None:
+    """An address where something else answers gives a lost source with the reason, and no exception."""
+    with serving(tmp_path) as client:
+        source = DaemonSource(f"127.0.0.1:{client.base_url.port}")
+        source._get = lambda _path: {"api": 2}  # type: ignore[method-assign,assignment]
+        source.poll()
+
+    assert source.snapshot().sources[0].link is Link.LOST
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("host", ("host", 9465)),
+        ("host:1234", ("host", 1234)),
+        ("http://host:1234/", ("host", 1234)),
+        ("[::1]:99", ("::1", 99)),
+        ("::1", ("::1", 9465)),
+    ],
+)
+def test_addresses_are_read_as_people_write_them(address: str, expected: tuple[str, int]) -> None:
+    """A daemon's address may leave out the port or carry ``http://``."""
+    assert parse(address) == expected
+
+
+@pytest.mark.parametrize("address", ["", "https://host:1", "host:port", "host:0", "http://host:1/api"])
+def test_addresses_that_cannot_be_meant_are_refused(address: str) -> None:
+    """What is no address is a readable error."""
+    with pytest.raises(SettingsError, match="HOST:PORT"):
+        parse(address)
+
+
+def test_two_daemons_of_one_run_make_one_series_again() -> None:
+    """Ranks that two hosts' daemons each see half of stand side by side, and only what needs both stays unknown."""
+    whole = snapshot_of(scenario("stalled"))
+    halves = [_half(whole, ranks) for ranks in ({0, 1}, {2, 3})]
+
+    both = merged(halves)
+
+    assert [rank.rank for rank in both.facts.series[0].ranks] == [rank.rank for rank in whole.facts.series[0].ranks]
+    (steps,) = both.history.values()
+    (truth,) = whole.history.values()
+    for one, other in zip(steps, truth, strict=True):
+        assert np.array_equal(one.stall_ns, other.stall_ns)
+        assert np.array_equal(one.ready_ns, other.ready_ns)
+        assert one.complete
+    assert both.clock_offsets == {view.key: view.wall_offset_ns for view in both.ranks}
+
+
+def _half(whole: Snapshot, ranks: set[int]) -> Snapshot:
+    def step_half(step: StepFacts) -> StepFacts:
+        mask = np.array([rank.rank in ranks for rank in step.ranks])
+        columns: dict[str, Any] = {
+            field.name: np.where(mask.reshape((-1,) + (1,) * (value.ndim - 1)), value, 0).astype(value.dtype)
+            for field in fields(StepFacts)
+            if isinstance(value := getattr(step, field.name), np.ndarray) and field.name not in {"source", "cause_ns"}
+        }
+        return replace(step, **columns, complete=False, path=None)
+
+    host = f"host-{min(ranks)}"
+    views = [
+        replace(view, identity=replace(view.identity, host=host, boot_id=host), wall_offset_ns=1_000 * (1 + min(ranks)))
+        for view in whole.ranks
+        if view.identity.rank in ranks
+    ]
+    series = [
+        replace(each, ranks=tuple(rank for rank in each.ranks if rank.rank.rank in ranks), straggler=None)
+        for each in whole.facts.series
+    ]
+    return replace(
+        whole,
+        ranks=tuple(views),
+        facts=replace(whole.facts, series=tuple(series)),
+        history={key: tuple(step_half(step) for step in steps) for key, steps in whole.history.items()},
+    )
+
+
+def test_a_dead_rank_and_an_ended_one_are_told_apart(tmp_path: Path) -> None:
+    """A ring that was closed says ended; one whose writer let go of its lock without that says died."""
+    writer = write(tmp_path, "hidden")
+    writer.recorders[0].close()
+    writer.recorders[1]._detach()
+    source = RingsSource(tmp_path, facts_every_s=0)
+
+    snapshot = settled(source, writer.steps)
+    states = {row.rank: row.state for row in picture(snapshot, Selection()).rows}
+    source.close()
+    writer.close()
+
+    assert states == {0: RankState.ENDED, 1: RankState.DIED, 2: RankState.LIVE, 3: RankState.LIVE}
+
+
+def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
+    """Rings of an ended run in the same folder do not hide the run that lives."""
+    write(tmp_path, "hidden", run_id="old").close()
+    with write(tmp_path, "stalled", run_id="new") as writer:
+        write(tmp_path, "hidden", run_id="newer-and-over").close()
+        source = RingsSource(tmp_path, facts_every_s=0)
+        snapshot = settled(source, writer.steps)
+        source.close()
+
+    seen = picture(snapshot, Selection())
+    assert seen.run == "new"
+    assert set(seen.runs) == {"old", "new", "newer-and-over"}
+    assert picture(snapshot, Selection(run="old")).run == "old"
