@@ -19,7 +19,7 @@ INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-vllm lint format bench dashboards check-schemas constraints clean
+.PHONY: help demo demo-vllm test test-vllm lint format bench bench-scrape dashboards check-schemas constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ format: $(VENV)/.stamp ## let ruff lay out the code and mend what it can
 
 bench: $(VENV)/.stamp ## what recording costs, beside the same events as OpenTelemetry spans
 	$(BIN)/python benchmarks/recording.py $(ARGS)
+
+bench-scrape: $(VENV)/.stamp ## what a scrape of the daemon costs, for 8 and 64 ranks
+	$(BIN)/python benchmarks/scraping.py $(ARGS)
 
 dashboards: $(VENV)/.stamp ## write the dashboards' JSON from their code
 	$(BIN)/python -m dashboards.source

@@ -195,7 +195,7 @@ def health() -> Dashboard:
                         8,
                         panels.curves(
                             "Samples per scrape",
-                            "About 110 per rank and series.",
+                            "About 135 per rank and series, and 21 more for each further phase of steps.",
                             Ask(queries.SCRAPE_SAMPLES, "{{instance}}"),
                             unit="short",
                         ),

@@ -1,0 +1,170 @@
+"""What a scrape costs: samples, bytes and milliseconds for 8 and 64 ranks with 4 series each (`make bench-scrape`).
+
+Rings are written by real recorders: groups of eight ranks, 61 layers per series, some steps of one phase. The daemon is
+a process of its own, asked as Prometheus asks it (OpenMetrics, gzip, one connection). `ms` is the client's wait, a
+median; `cpu ms` what the daemon's process spent, a mean. "Busy" scrapes find new records to read and sum up, "idle"
+ones none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from swtrace.trace.clocks import boot_id
+from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.recorder import Recorder, SeriesRecorder
+from swtrace.trace.schema import NO_WINDOW, Observed, Phase, TransferFlag
+
+SERIES = ("self_attn.o_proj", "self_attn.qkv_proj", "mlp.down_proj", "mlp.gate_up_proj")
+LAYERS = 61
+GROUP = 8
+LAYER_NS = 300_000
+STEP_NS = LAYERS * LAYER_NS
+MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made inside)
+HEADERS = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
+
+
+class Rank:
+    """One rank's ring, with all its series."""
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        """Make the ring."""
+        about = RankIdentity("bench", rank, "host", boot_id(), os.getpid(), time.time_ns(), "a model", "bench")
+        self.recorder = Recorder.create(directory, about, records=1 << 13)
+        self.in_group = rank % GROUP
+        first = rank - self.in_group
+        self.series: list[SeriesRecorder] = [
+            self.recorder.add_series(self._info(name, tuple(range(first, first + GROUP)))) for name in SERIES
+        ]
+
+    def _info(self, name: str, group: tuple[int, ...]) -> SeriesInfo:
+        return SeriesInfo(
+            name=name,
+            start_layer=0,
+            num_layers=LAYERS,
+            prefetch_step=1,
+            windows="static",
+            window_count=3,
+            group_ranks=group,
+            rank_in_group=self.in_group,
+            transport="nccl",
+            rendezvous="group",
+            clock="host",
+            layer_bytes=117 << 20,
+            owned_layers=len([layer for layer in range(LAYERS) if layer % GROUP == self.in_group]),
+        )
+
+    def write(self, step: int, begin_ns: int) -> None:
+        """Write one step of every series."""
+        for series in self.series:
+            for layer in range(LAYERS):
+                at = begin_ns + layer * LAYER_NS
+                own = layer % GROUP == self.in_group
+                ready = at + (layer * 7919 + step * 104_729) % 60_000
+                series.transfer(
+                    at - LAYER_NS,
+                    ready,
+                    at + 20_000,
+                    max(ready, at + 20_000) + 3_000,
+                    step,
+                    step * LAYERS + layer,
+                    layer,
+                    (layer - 1) % LAYERS,
+                    layer % GROUP,
+                    NO_WINDOW if own else layer % 3,
+                    Observed.CALLBACK,
+                    TransferFlag.OWN if own else 0,
+                )
+            series.step(begin_ns, begin_ns, begin_ns + STEP_NS, step, 64, 4, Phase.DECODE, LAYERS, 0, 0, 0)
+
+
+def measure(ranks: int, scrapes: int) -> dict[str, float]:
+    """Return the figures of one daemon over this many ranks."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as name:
+        made = [Rank(Path(name), rank) for rank in range(ranks)]
+        base = time.monotonic_ns()
+        steps = 0
+
+        def write(count: int) -> None:
+            nonlocal steps
+            for step in range(steps, steps + count):
+                for rank in made:
+                    rank.write(step, base + step * STEP_NS)
+            steps += count
+
+        write(8)
+        command = [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", name]
+        daemon = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            if daemon.stdout is None:
+                raise RuntimeError("the daemon has no output")
+            host = urlsplit(daemon.stdout.readline().strip()).netloc
+            connection = HTTPConnection(host)
+            body, _ = _scrape(connection)
+            cpu = _cpu_s(daemon.pid)
+            idle = [_scrape(connection)[1] for _ in range(scrapes)]
+            cpu = (_cpu_s(daemon.pid) - cpu) / scrapes
+            busy = []
+            for _ in range(scrapes):
+                write(1)
+                busy.append(_scrape(connection)[1])
+            text = gzip.decompress(body).decode()
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
+            for rank in made:
+                rank.recorder.close()
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    return {
+        "ranks": ranks,
+        "samples": len(samples),
+        "samples per rank and series": len(samples) / ranks / len(SERIES),
+        "bytes": len(text),
+        "bytes gzipped": len(body),
+        "ms idle": statistics.median(idle) * 1e3,
+        "ms busy": statistics.median(busy) * 1e3,
+        "cpu ms idle": cpu * 1e3,
+    }
+
+
+def _scrape(connection: HTTPConnection) -> tuple[bytes, float]:
+    began = time.perf_counter()
+    connection.request("GET", "/metrics", headers=HEADERS)
+    body = connection.getresponse().read()
+    return body, time.perf_counter() - began
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--scrapes", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = [measure(ranks, arguments.scrapes) for ranks in arguments.ranks]
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return
+    for name in results[0]:
+        print(f"{name:>28}" + "".join(f"{result[name]:>14,.1f}" for result in results))
+
+
+if __name__ == "__main__":
+    main()
