@@ -2,6 +2,10 @@
 
 It is made by the first traced series, when the group has agreed on a run id, and closed in good order
 when the process ends. A process that is killed leaves it readable.
+
+Groups may be disjoint at first and meet in a later series, so a run id that was made up must be the
+same in the whole torch world: whoever asks first writes its own into the world's store, and all others
+find it there. Nobody waits for anybody, so a rank that shares nothing can ask, too.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ class _Process:
 
     recorder: Recorder | None = None
     model: str = ""
+    rings: int = 0
+    """Made so far. A later ring of this process belongs to another run, on every rank alike."""
 
 
 def describe_model(model: str) -> None:
@@ -46,7 +52,19 @@ def propose_run_id() -> RunIdProposal:
     told = Settings.from_environment().run_id
     if told:
         return RunIdProposal(told, fixed=True)
-    return RunIdProposal(f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", fixed=False)
+    made_up = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return RunIdProposal(_first_in_the_world(made_up), fixed=False)
+
+
+def _first_in_the_world(run_id: str) -> str:
+    """Return the run id that the first rank of this torch world made up: this one, where it is alone or the first."""
+    from torch import distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        return run_id
+    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    answer: bytes = store.compare_set(f"swtrace/run-id/{_Process.rings}", "", run_id)
+    return answer.decode()
 
 
 def process_recorder(run_id: str, rank: int) -> Recorder:
@@ -73,6 +91,7 @@ def process_recorder(run_id: str, rank: int) -> Recorder:
             records=settings.ring_records,
             keep_s=settings.ring_keep_s,
         )
+        _Process.rings += 1
         # Runs at the end of multiprocessing's children, too, which skip atexit.
         Finalize(None, close, exitpriority=0)
     return _Process.recorder

@@ -5,10 +5,10 @@ This file is the life of a series up to its first step; :mod:`swtrace.series.cir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, SettingsError
 from swtrace.series import plan
@@ -19,8 +19,9 @@ from swtrace.series.layer import SeriesLayer
 from swtrace.series.loading import PendingLayer
 from swtrace.series.loss import describe_loss
 from swtrace.series.payload import PayloadLayout, payload_tensors
-from swtrace.series.placing import Placing
+from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
+from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.waiting import WaitHooks
 from swtrace.trace.identity import SeriesInfo
@@ -72,6 +73,9 @@ class Series:
         recorder: Recorder | RecorderSource | None = None,
         hook_forward: bool = True,
         auto_post_process: bool = False,
+        try_out: TryOut | None = None,
+        withdrawn: Callable[[str], None] | None = None,
+        run_ranks: Sequence[int] | None = None,
     ) -> None:
         """Describe the series; nothing is allocated and nobody is talked to before :meth:`post_process`.
 
@@ -88,6 +92,12 @@ class Series:
                 (``recording.process_recorder``), or None for an untraced series.
             hook_forward: wait by itself when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process when the model's loader has asked for it on the last layer.
+            try_out: multiplies a fixed input with a layer's weight. With it, post-processing proves that the
+                weight is read from its window.
+            withdrawn: called with the reason, on all ranks, when the layers turn out to be none that can be
+                shared. They are whole then, on every rank, and the series is over. Without it that is an error.
+            run_ranks: how the run numbers the group's ranks, in group order, where that is not how torch does: in
+                a run of several torch worlds. Records and errors name ranks by these numbers.
 
         Raises:
             RegistrationError: such a series cannot be.
@@ -95,7 +105,8 @@ class Series:
         """
         self.name = name
         self._group = group
-        self._ranks = tuple(group.ranks)
+        self._ranks = tuple(group.ranks if run_ranks is None else run_ranks)
+        """In the run's numbers; torch's are the transport's business."""
         self._where = f"series {name!r}, rank {self._ranks[group.rank_in_group]}"
         self._start_layer = start_layer
         self._num_layers = end_layer - start_layer
@@ -108,6 +119,9 @@ class Series:
         self._recorder_source = recorder
         self._hooks = WaitHooks(self.wait) if hook_forward else None
         self._auto_post_process = auto_post_process
+        self._proof = Proof(try_out) if try_out is not None else None
+        self._on_withdrawn = withdrawn
+        self._withdrawn = False
 
         self._pending: dict[int, PendingLayer] = {}
         self._modules: dict[int, nn.Module] = {}
@@ -125,6 +139,8 @@ class Series:
         size = self._group.world_size
         if size < 2:  # noqa: PLR2004
             raise RegistrationError(f"{self._where}: a group of {size} rank has nothing to share")
+        if len(self._ranks) != size:
+            raise RegistrationError(f"{self._where}: {len(self._ranks)} run ranks for a group of {size}")
         if size > MAX_GROUP or self._num_layers > MAX_POSITIONS:
             raise RegistrationError(f"{self._where}: {size} ranks and {self._num_layers} layers are too many")
         if self._start_layer < 0 or self._num_layers < 2:  # noqa: PLR2004
@@ -152,9 +168,14 @@ class Series:
         """Whether the series is ready to be used."""
         return self._info is not None
 
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the series is over before its first step, and every rank has every layer whole."""
+        return self._withdrawn
+
     def described_by(self, group: Group, start_layer: int, end_layer: int, prefetch_step: int) -> bool:
         """Whether these arguments describe this series."""
-        mine = (self._ranks, self._start_layer, self._start_layer + self._num_layers, self._prefetch_step)
+        mine = (tuple(self._group.ranks), self._start_layer, self._start_layer + self._num_layers, self._prefetch_step)
         return mine == (tuple(group.ranks), start_layer, end_layer, prefetch_step)
 
     def register(self, layer_idx: int, layer: nn.Module) -> None:
@@ -193,12 +214,31 @@ class Series:
         if self._hooks is not None:
             self._hooks.add(layer_idx, layer)
 
+    def withdraw(self) -> None:
+        """Undo every registration, before the weights are loaded: every rank will load all of them itself."""
+        if self._info is not None:
+            raise OrderError(f"{self._where}: withdrawn after post-processing")
+        for pending in self._pending.values():
+            pending.give_back()
+        self._end_unused("withdrawn")
+
+    def _end_unused(self, reason: str) -> None:
+        self._withdrawn = True
+        self._pending.clear()
+        self._refusal_text = f"{self._where}: {reason}"
+        self.close()
+
     def _owns(self, layer_idx: int) -> bool:
         return plan.source_rank(layer_idx, self._group.world_size) == self._group.rank_in_group
 
     def _processing_asked(self, layer_idx: int) -> None:
         self._asked.add(layer_idx)
-        if self._auto_post_process and self._info is None and len(self._asked) == self._num_layers:
+        if (
+            self._auto_post_process
+            and not self._withdrawn
+            and self._info is None
+            and len(self._asked) == self._num_layers
+        ):
             self.post_process()
 
     def _missing(self) -> tuple[int, ...]:
@@ -216,7 +256,7 @@ class Series:
 
         Raises:
             DisagreementError: the ranks describe different series.
-            RegistrationError: layers are missing, or their post-processing cannot be shared.
+            RegistrationError: layers are missing, or cannot be shared.
             PeerLostError: a rank died.
         """
         if self._info is not None:
@@ -244,17 +284,17 @@ class Series:
             except RuntimeError as error:
                 self._lose(layer, error)
 
+        placing = Placing(self._where, layers, pending, pool, broadcast, self._proof)
         try:
-            placement = Placing(self._where, layers, pending, pool, broadcast).run(k)
+            placement, refusal = self._place(placing, layers, transport)
+            if placement is None:
+                placing.replicate()
         finally:
             for loading in pending:
                 loading.finish()
-        require_equal(
-            self._where,
-            self._ranks,
-            "tensors after post-processing",
-            self._gather(transport, str(placement.layout)),
-        )
+        if placement is None:
+            self._withdraw_loaded(layers, refusal)
+            return
         self._windows = placement.windows
         self._layers = {layer.layer_idx: layer for layer in layers}
         self._info = SeriesInfo(
@@ -283,6 +323,31 @@ class Series:
             rolling=self._policy == "rolling",
         )
         self._pending.clear()
+
+    def _place(
+        self, placing: Placing, layers: Sequence[SeriesLayer], transport: Transport
+    ) -> tuple[Placement | None, str]:
+        """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""
+        try:
+            placement = placing.run(self._prefetch_step)
+            refusal = self._proof.refute(layers, placement) if self._proof is not None else ""
+            layout = str(placement.layout)
+        except Unshareable as unshareable:
+            refusal = layout = str(unshareable)
+        told: Any = self._gather(transport, (layout, refusal))
+        require_equal(self._where, self._ranks, "tensors after post-processing", [layout for layout, _ in told])
+        refusal = next((refusal for _, refusal in told if refusal), "")
+        return (None, refusal) if refusal else (placement, "")
+
+    def _withdraw_loaded(self, layers: Sequence[SeriesLayer], refusal: str) -> None:
+        """Be over, with every layer whole on every rank: proved, where there is a way to try it."""
+        mismatch = self._proof.mismatch(layers) if self._proof is not None else ""
+        if mismatch or self._on_withdrawn is None:
+            raise RegistrationError(
+                f"{self._where}: cannot be shared: {refusal}" + (f"; and {mismatch}" if mismatch else "")
+            )
+        self._end_unused(refusal)
+        self._on_withdrawn(refusal)
 
     def _transport(self) -> Transport:
         if self._given_transport is None:

@@ -1,0 +1,72 @@
+"""Groups within a world, and worlds within a run: one run id, and no rank number twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ranks import run_ranks
+from torch import distributed as dist
+
+from series.stacks import Stack, true_weights
+from swtrace.errors import RegistrationError
+from swtrace.series import RankGroup, Series, recording
+from swtrace.trace.reader import RingReader
+
+LAYERS = 4
+
+
+def steps(name: str, group: RankGroup, run_ranks: tuple[int, ...] | None = None) -> None:
+    """Run a traced series over a group."""
+    series = Series(name, group, 0, LAYERS, recorder=recording.process_recorder, run_ranks=run_ranks)
+    stack = Stack(series, 0, true_weights(LAYERS))
+    series.post_process()
+    assert stack.forward(0)
+    series.close()
+
+
+def pairs_that_meet(rank: int) -> None:
+    """Share within the pairs (0, 1) and (2, 3) first, then among all."""
+    pair = (0, 1) if rank < 2 else (2, 3)
+    device_group = dist.new_group(list(pair), backend="gloo", use_local_synchronization=True)
+    steps("pair", RankGroup(pair, rank % 2, device_group))
+    steps("all", RankGroup.world())
+
+
+def test_disjoint_groups_agree_on_one_run(tmp_path: Path) -> None:
+    """Groups that share no rank write under one run id, so that a later series may span them."""
+    run_ranks(4, pairs_that_meet, environment={"SWTRACE_DIR": str(tmp_path)})
+    rings = [RingReader.open(path) for path in tmp_path.iterdir()]
+    assert sorted(ring.identity.rank for ring in rings) == [0, 1, 2, 3]
+    assert len({ring.identity.run_id for ring in rings}) == 1
+    groups = {ring.identity.rank: [info.group_ranks for info in ring.series()] for ring in rings}
+    everybody = (0, 1, 2, 3)
+    assert groups == {rank: [(0, 1) if rank < 2 else (2, 3), everybody] for rank in everybody}
+    for ring in rings:
+        ring.close()
+
+
+def second_of_two_worlds(_rank: int) -> None:
+    """Share in a torch world that stands behind another one in its run."""
+    steps("s", RankGroup.world(), run_ranks=(2, 3))
+
+
+def test_rings_bear_the_runs_numbers(tmp_path: Path) -> None:
+    """Where torch numbers the ranks of each world from 0, ring and group speak of the numbers of the run."""
+    run_ranks(2, second_of_two_worlds, environment={"SWTRACE_DIR": str(tmp_path), "SWTRACE_RUN_ID": "two-worlds"})
+    rings = [RingReader.open(path) for path in tmp_path.iterdir()]
+    assert sorted((ring.identity.run_id, ring.identity.rank) for ring in rings) == [
+        ("two-worlds", 2),
+        ("two-worlds", 3),
+    ]
+    for ring in rings:
+        (info,) = ring.series()
+        assert info.group_ranks == (2, 3)
+        assert info.group_ranks[info.rank_in_group] == ring.identity.rank
+        ring.close()
+
+
+def test_every_rank_has_a_number() -> None:
+    """A group of two with one number is refused."""
+    with pytest.raises(RegistrationError, match="1 run ranks for a group of 2"):
+        Series("s", RankGroup((0, 1), 0), 0, LAYERS, run_ranks=(7,))
