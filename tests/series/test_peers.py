@@ -16,7 +16,7 @@ from swtrace.errors import DisagreementError, PeerLostError
 from swtrace.series import RankGroup, Series, recording
 
 LAYERS = 6
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 def run_until_lost(rank: int, folder: str, tracing: str) -> Any:
