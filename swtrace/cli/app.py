@@ -16,6 +16,7 @@ from swtrace.cli.diff import diff
 from swtrace.cli.doctor.command import doctor
 from swtrace.cli.export import export
 from swtrace.cli.record import record
+from swtrace.cli.replay import replay
 from swtrace.cli.run import run
 from swtrace.cli.stats import stats
 from swtrace.cli.top import top
@@ -35,6 +36,7 @@ app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("top")(top)
 app.command("daemon")(daemon)
 app.command("record")(record)
+app.command("replay")(replay)
 app.command("stats")(stats)
 app.command("diff")(diff)
 app.command("export")(export)

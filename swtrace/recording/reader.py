@@ -34,6 +34,7 @@ from swtrace.recording.format import FRAME_BYTES, PREAMBLE, About, FrameHeader, 
 from swtrace.recording.status import unpack_status
 from swtrace.trace import header
 from swtrace.trace.identity import RankKey, SeriesInfo
+from swtrace.trace.records import Records
 from swtrace.trace.schema import SERIES_ENTRY
 
 
@@ -208,6 +209,20 @@ class Recording:
                 known.add(event)
             if event is not None:
                 yield frame.header.captured_ns, event
+
+    def outermost_records(self) -> Iterator[list[tuple[int, Records]]]:
+        """Yield what the first and the last frame of records hold, ranks by number: the extent of a run, quickly.
+
+        Raises:
+            RecordingFormatError: one of them is damaged.
+        """
+        frames = [frame for frame in self._frames if frame.header.kind == Kind.RECORDS]
+        for frame in frames[:1] + frames[-1:]:
+            try:
+                yield layout.unpack_records(self._payload(frame))
+            except RecordingFormatError as error:
+                if not self._salvage:
+                    raise self._damage(frame, error) from error
 
     def last_status(self) -> tuple[RankState, ...]:
         """Return the state of all rings when it was last taken; empty if it never was.

@@ -1,0 +1,244 @@
+"""A recording as a film: a ledger that stands where the playhead stands. Pause, step, seek, speed.
+
+Time is that of the records themselves, so that a run recorded after its end plays at the pace at which it
+ran. Records are fed step by step, in the order of their time across ranks; what the ledger states does not
+depend on that order. Going back means beginning anew, in slices, so that a screen stays alive meanwhile.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from swtrace.ledger import Ledger
+from swtrace.recording.events import Event, RankJoined, RankState, RecordsRead, SeriesTold, StatusTaken
+from swtrace.recording.reader import Recording
+from swtrace.trace.clocks import now_ns
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.records import STEP, Records
+from swtrace.trace.schema import Kind
+
+SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)
+PIECES_AT_ONCE = 200
+"""How many steps are fed before the screen has its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playhead:
+    """Where a playback stands."""
+
+    at_ns: int
+    """From the recording's begin."""
+    length_ns: int
+    playing: bool
+    speed: float
+    ended: bool
+
+
+class Controls:
+    """What a person wants of a playback; safe to use from another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._playing = True
+        self._speed = 1.0
+        self._seek: float | None = None
+        self._seek_by_ns = 0
+        self._steps = 0
+
+    def toggle(self) -> bool:
+        """Play or pause; return whether it plays now."""
+        with self._lock:
+            self._playing = not self._playing
+            return self._playing
+
+    def faster(self, by: int) -> float:
+        """Change the speed by so many notches; return it."""
+        with self._lock:
+            at = min(range(len(SPEEDS)), key=lambda index: abs(SPEEDS[index] - self._speed))
+            self._speed = SPEEDS[min(len(SPEEDS) - 1, max(0, at + by))]
+            return self._speed
+
+    def seek(self, share: float) -> None:
+        """Go to a share of the whole."""
+        with self._lock:
+            self._seek = min(1.0, max(0.0, share))
+
+    def seek_by(self, seconds: float) -> None:
+        """Go forward, or back."""
+        with self._lock:
+            self._seek_by_ns += round(seconds * 1e9)
+
+    def step(self) -> None:
+        """Pause, and go on by one step."""
+        with self._lock:
+            self._playing = False
+            self._steps += 1
+
+    def take(self) -> tuple[bool, float, float | None, int, int]:
+        """Return what is wanted: playing, speed, where to, how far further, how many steps; the last three once."""
+        with self._lock:
+            wanted = (self._playing, self._speed, self._seek, self._seek_by_ns, self._steps)
+            self._seek, self._seek_by_ns, self._steps = None, 0, 0
+            return wanted
+
+
+@dataclass(order=True, slots=True)
+class _Piece:
+    time_ns: int
+    number: int
+    event: Event
+
+
+class Playback:
+    """Plays a recording into a ledger.
+
+    Args:
+        recording: What to play; it stays open as long.
+        controls: What the person wants.
+        clock: The wall's, CLOCK_MONOTONIC.
+    """
+
+    def __init__(self, recording: Recording, controls: Controls, *, clock: Callable[[], int] = now_ns) -> None:
+        self._recording = recording
+        self._controls = controls
+        self._clock = clock
+        self._begin_ns, self._end_ns = _extent(recording)
+        self._at_ns = self._target_ns = self._begin_ns
+        self._last_ns = clock()
+        self._speed = 1.0
+        self._playing = True
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self.ledger = Ledger()
+        self.identities: dict[RankKey, RankIdentity] = {}
+        self.tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
+        self.status: dict[RankKey, RankState] = {}
+        self._pieces = _pieces(self._recording.events())
+        self._next = next(self._pieces, None)
+        self._at_ns = self._begin_ns
+
+    @property
+    def head(self) -> Playhead:
+        """Where it stands."""
+        return Playhead(
+            at_ns=self._at_ns - self._begin_ns,
+            length_ns=self._end_ns - self._begin_ns,
+            playing=self._playing,
+            speed=self._speed,
+            ended=self._next is None,
+        )
+
+    def advance(self) -> bool:
+        """Do what is wanted and feed what is due; True if there is more to feed at once.
+
+        Raises:
+            RecordingFormatError: the recording is damaged.
+        """
+        playing, speed, seek, seek_by_ns, steps = self._controls.take()
+        now = self._clock()
+        elapsed, self._last_ns = now - self._last_ns, now
+        self._playing, self._speed = playing, speed
+        if seek is not None or seek_by_ns:
+            length = self._end_ns - self._begin_ns
+            self._target_ns = self._target_ns if seek is None else self._begin_ns + round(seek * length)
+            self._target_ns += seek_by_ns
+        elif playing and self._at_ns >= self._target_ns:
+            self._target_ns += round(elapsed * speed)
+        self._target_ns = min(self._end_ns, max(self._begin_ns, self._target_ns))
+        if self._target_ns < self._at_ns:
+            self._rewind()
+        for _ in range(steps):
+            self._step()
+        fed = 0
+        while self._due() and fed < PIECES_AT_ONCE:
+            self._feed()
+            fed += 1
+        more = self._due()
+        if not more:
+            self._at_ns = max(self._at_ns, self._target_ns)
+        return more
+
+    def _due(self) -> bool:
+        """Whether the playhead has passed the next piece; at the end it has passed everything."""
+        return self._next is not None and (self._next.time_ns <= self._target_ns or self._target_ns >= self._end_ns)
+
+    def _step(self) -> None:
+        """Feed until some series has finished one more step."""
+        before = self._finished()
+        while self._next is not None and self._finished() == before:
+            self._target_ns = max(self._target_ns, self._next.time_ns)
+            self._feed()
+
+    def _finished(self) -> int:
+        return sum(rank.totals.steps for series in self.ledger.facts().series for rank in series.ranks[-1:])
+
+    def _feed(self) -> None:
+        piece = self._next
+        if piece is None:
+            return
+        event = piece.event
+        event.feed(self.ledger)
+        if isinstance(event, RankJoined):
+            self.identities[event.identity.key] = event.identity
+        elif isinstance(event, SeriesTold):
+            self.tables[event.rank] = event.series
+        elif isinstance(event, StatusTaken):
+            self.status.update((state.rank, state) for state in event.ranks)
+        self._at_ns = max(self._at_ns, min(piece.time_ns, self._end_ns))
+        self._next = next(self._pieces, None)
+        if self._next is None:
+            self.ledger.flush()
+
+
+def _pieces(events: Iterator[Event]) -> Iterator[_Piece]:
+    """Yield a recording in small pieces, each with the time at which it is due."""
+    now, number = 0, 0
+    for event in events:
+        if not isinstance(event, RecordsRead):
+            number += 1
+            yield _Piece(now, number, event)
+            continue
+        queues: dict[RankKey, list[_Piece]] = {}
+        for rank, records in event.batches:
+            queue = queues.setdefault(rank, [])
+            for part, ends_ns in _by_step(records):
+                # A rank's own order holds whatever its instants say.
+                time_ns = max(ends_ns, queue[-1].time_ns if queue else now)
+                number += 1
+                queue.append(_Piece(time_ns, number, RecordsRead(((rank, part),))))
+        for piece in heapq.merge(*queues.values()):
+            now = max(now, piece.time_ns)
+            yield _Piece(now, piece.number, piece.event)
+
+
+def _by_step(records: Records) -> Iterator[tuple[Records, int]]:
+    """Yield a batch cut after each step record, with the last instant of each part."""
+    cuts = np.flatnonzero(records["kind"] == Kind.STEP) + 1
+    for part in np.split(records, cuts):
+        if len(part):
+            yield part, _last_ns(part)
+
+
+def _last_ns(records: Records) -> int:
+    steps = records["kind"] == Kind.STEP
+    ends = records[steps].view(STEP)["end_ns"].max(initial=0)
+    transfers = records[~steps]
+    return max(int(ends), int(np.maximum(transfers["wait_end_ns"], transfers["issued_ns"]).max(initial=0)))
+
+
+def _extent(recording: Recording) -> tuple[int, int]:
+    """Return the first and the last instant of a recording, from its first and last records."""
+    begin = end = 0
+    for batches in recording.outermost_records():
+        times = [int(batch["issued_ns"].max(initial=0)) for _, batch in batches if len(batch)]
+        starts = [int(batch["issued_ns"][batch["issued_ns"] > 0].min(initial=1 << 62)) for _, batch in batches]
+        ends = [_last_ns(batch) for _, batch in batches]
+        begin = begin or min(starts, default=0)
+        end = max(end, *times, *ends) if times else end
+    return begin, max(begin, end)

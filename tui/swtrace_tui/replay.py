@@ -1,0 +1,73 @@
+"""``swtrace replay``: the terminal over a recording that plays, with keys to pause, step, seek and change the speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+
+from swtrace.recording.playback import Controls, Playhead
+from swtrace_tui.app import TopApp
+from swtrace_tui.configuration import Configuration
+from swtrace_tui.picture import Picture
+from swtrace_tui.snapshot import Link
+from swtrace_tui.sources.playing import PlayingSource
+
+_SEEK_S = 5.0
+
+
+class ReplayApp(TopApp):
+    """``swtrace replay``.
+
+    Args:
+        path: The recording, or the parts of one.
+        configuration: Theme and keys.
+    """
+
+    TITLE = "swtrace replay"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+right", f"seek({_SEEK_S})", "Forward 5 s"),
+        Binding("ctrl+left", f"seek(-{_SEEK_S})", "Back 5 s"),
+        Binding("ctrl+up", "speed(1)", "Faster"),
+        Binding("ctrl+down", "speed(-1)", "Slower"),
+        Binding("n", "one_step", "One step"),
+        Binding("ctrl+home", "jump(0)", "Begin"),
+        Binding("ctrl+end", "jump(100)", "End"),
+    ]
+
+    def __init__(self, path: list[Path], *, configuration: Configuration | None = None) -> None:
+        self.controls = Controls()
+        self.head: Playhead | None = None
+        super().__init__(lambda: PlayingSource(path, self.controls, self._moved), configuration=configuration)
+
+    def _moved(self, head: Playhead) -> None:
+        self.head = head  # one reference, replaced whole: safe between the threads
+
+    def action_pause(self) -> None:
+        """Play or pause the recording, not only the screen."""
+        self.controls.toggle()
+
+    def action_seek(self, seconds: float) -> None:
+        """Go forward, or back."""
+        self.controls.seek_by(seconds)
+
+    def action_speed(self, by: int) -> None:
+        """Play faster, or slower."""
+        self.controls.faster(by)
+
+    def action_one_step(self) -> None:
+        """Pause, and go on by one step."""
+        self.controls.step()
+
+    def action_jump(self, percent: int) -> None:
+        """Go to the begin or the end."""
+        self.controls.seek(percent / 100)
+
+    def _note(self, shown: Picture) -> str:
+        lost = next((each.detail for each in shown.snapshot.sources if each.link is Link.LOST), "")
+        head = self.head
+        if lost or head is None:
+            return lost
+        state = "END" if head.ended else f"x{head.speed:g}" if head.playing else "PAUSED"
+        return f"{state} {head.at_ns / 1e9:.1f}/{head.length_ns / 1e9:.1f} s"
