@@ -85,6 +85,15 @@ class PendingLayer:
             return restore, lambda: own(*arguments[0], **arguments[1])
         return (lambda: None), (lambda: None)
 
+    def give_back(self) -> None:
+        """Make the layer as if it had never been taken in hand; its weights must not have been loaded yet."""
+        tensors = dict(self._layer.named_parameters(recurse=False)) | dict(self._layer.named_buffers(recurse=False))
+        for place in self.layout.places:
+            tensor = tensors[place.name]
+            if not tensor.numel():
+                tensor.data = torch.empty_strided(place.shape, place.stride, dtype=place.dtype, device=tensor.device)
+        self.finish()
+
     def process(self) -> None:
         """Run the layer's own post-processing, on the bytes that its tensors now hold."""
         self._process()

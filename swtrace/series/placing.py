@@ -7,6 +7,10 @@ a later layer overwrites it. The first ``k`` layers come last, so that the first
 The bytes are received in the very window they belong to, so that no rank ever holds more than what it
 will hold while it serves. Only where post-processing changes the layout (a transpose, a repack, a
 quantisation) one buffer of the old layout is kept until the end.
+
+Where it turns out that a layer cannot be shared, nothing is lost: every rank has run every layer's
+post-processing on its true bytes, and the sources hold what came of it. So every rank can be given
+every layer whole, as if there had been no series.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
-from swtrace.series.payload import PayloadLayout, move_into, packed, payload_tensors
+from swtrace.series.payload import PayloadLayout, move_into, new_buffer, packed, payload_tensors
 from swtrace.series.pool import Window, WindowPool
+from swtrace.series.proof import method_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +31,11 @@ if TYPE_CHECKING:
 
     from swtrace.series.layer import SeriesLayer
     from swtrace.series.loading import PendingLayer
+    from swtrace.series.proof import Proof
+
+
+class Unshareable(Exception):  # noqa: N818 (not an error: the layers can still be used whole)
+    """What post-processing made of a layer cannot be shared; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,8 @@ class Placement:
 
     layout: PayloadLayout
     windows: tuple[Window, ...]
+    holders: dict[int, SeriesLayer]
+    """By window index, the layer whose bytes it holds; other windows hold nothing yet."""
 
 
 class Placing:
@@ -46,6 +58,7 @@ class Placing:
         pending: Sequence[PendingLayer],
         pool: WindowPool,
         broadcast: Callable[[SeriesLayer, Tensor], None],
+        proof: Proof | None = None,
     ) -> None:
         """Prepare; all sequences are by position.
 
@@ -55,19 +68,28 @@ class Placing:
             pending: their loading.
             pool: this rank's windows, none allocated yet.
             broadcast: fills a byte buffer from a layer's source; blocking.
+            proof: tries each layer out as soon as it is processed.
         """
         self._where = where
         self._layers = layers
         self._pending = pending
         self._pool = pool
         self._broadcast = broadcast
+        self._proof = proof
+        self._processed: set[int] = set()
+        self._holders: dict[int, SeriesLayer] = {}
         self._raw = pending[0].layout
         self._layout: PayloadLayout | None = None
         self._scratch: Window | None = None
         """Receives the bytes where windows have another layout than they."""
 
     def run(self, prefetch_step: int) -> Placement:
-        """Place every layer; collective."""
+        """Place every layer; collective.
+
+        Raises:
+            Unshareable: on all ranks at the same layer; :meth:`replicate` helps.
+            RegistrationError: loading replaced tensors.
+        """
         count = len(self._layers)
         for position in (*range(prefetch_step, count), *range(prefetch_step)):
             if self._layers[position].owned:
@@ -82,7 +104,7 @@ class Placing:
             layer.reach_position = (layer.position - prefetch_step) % count
             if layer.window is not None:
                 layer.window.occupant = layer
-        return Placement(layout, windows)
+        return Placement(layout, windows, self._holders)
 
     def _place_owned(self, position: int) -> None:
         layer, pending = self._layers[position], self._pending[position]
@@ -94,8 +116,7 @@ class Placing:
             )
         self._broadcast(layer, packed(self._raw, loaded))
         del loaded
-        pending.process()
-        tensors = self._processed(layer)
+        tensors = self._process(layer, pending)
         layer.buffer = packed(self._layout_now(), tensors)
         layer.tensors = tuple(tensors.values())
 
@@ -111,29 +132,56 @@ class Placing:
         for place, view in zip(self._raw.places, receiver.views, strict=True):
             getattr(layer.module, place.name).data = view
         self._broadcast(layer, receiver.buffer)
-        pending.process()
-        tensors = self._processed(layer)
+        tensors = self._process(layer, pending)
         layout = self._layout_now()
         if in_place and layout != self._raw:
             self._scratch = self._pool.take_out(landing)
         layer.window = self._pool.window(landing, layout, device)
         move_into(layer.window.views, tensors)
+        self._holders[layer.window.index] = layer
         layer.tensors = tuple(tensors.values())
 
-    def _processed(self, layer: SeriesLayer) -> dict[str, Tensor]:
-        """Return the layer's tensors, fetched by name anew: post-processing may have replaced any of them."""
+    def replicate(self) -> None:
+        """Give every rank every layer whole; collective."""
+        for layer, pending in zip(self._layers, self._pending, strict=True):
+            processed = layer.position in self._processed
+            tensors = payload_tensors(layer.module)
+            if processed and not tensors:
+                continue  # all of it lies elsewhere, on every rank
+            layout = PayloadLayout.of(tensors) if processed else self._raw
+            if layer.owned:
+                layer.buffer = packed(layout, tensors)
+                self._broadcast(layer, layer.buffer)
+            else:
+                buffer = new_buffer(layout, self._device(layer))
+                for place, view in zip(layout.places, layout.views(buffer), strict=True):
+                    getattr(layer.module, place.name).data = view
+                layer.window = None
+                self._broadcast(layer, buffer)
+            del tensors
+            if not processed:
+                pending.process()
+                if self._proof is not None:
+                    self._proof.processed(layer)
+
+    def _process(self, layer: SeriesLayer, pending: PendingLayer) -> dict[str, Tensor]:
+        """Return the processed layer's tensors, fetched by name anew: any of them may have been replaced."""
+        pending.process()
+        self._processed.add(layer.position)
+        if self._proof is not None:
+            self._proof.processed(layer)
         tensors = payload_tensors(layer.module)
         layout = PayloadLayout.of(tensors)
         if not tensors:
-            raise RegistrationError(
-                f"{self._where}, layer {layer.layer_idx}: its post-processing left no tensor that could be shared: "
-                f"the kernel keeps the weight elsewhere"
+            raise Unshareable(
+                f"{method_name(layer.module)} left layer {layer.layer_idx} no tensor that could be shared: "
+                f"it keeps the weight elsewhere"
             )
         if self._layout is None:
             self._layout = layout
         elif layout != self._layout:
-            raise RegistrationError(
-                f"{self._where}, layer {layer.layer_idx}: unequal to the others after post-processing: "
+            raise Unshareable(
+                f"layer {layer.layer_idx} is unequal to the others after post-processing: "
                 f"{layout}; the others have {self._layout}"
             )
         return tensors

@@ -1,0 +1,250 @@
+"""The proof that a matmul reads its window: whom it clears, whom it catches, and what is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from series.quantised import Float8, QuantisedLinear, Quantising, QuantMethod, Replacing, Transposing, resident
+from series.stacks import WIDTH, load, true_weights
+from swtrace.errors import OrderError, RegistrationError
+from swtrace.series import Series
+from swtrace.series.ideal import IdealChannel, IdealTransport
+
+LAYERS = 5
+X = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+class PrivateCopy(QuantMethod):
+    """Multiplies with a copy of the weight, and leaves the weight where it was."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """See the class."""
+        layer.copy = [layer.weight.data.clone()]
+
+    def apply(self, layer: Any, x: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.linear(x, layer.copy[0])
+
+
+class PrivateScale(QuantMethod):
+    """Reads its weight where it is, but keeps a number that belongs to it: a small private copy."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """See the class."""
+        layer.scale = float(layer.weight.data.abs().amax())
+        layer.weight.data /= layer.scale
+
+    def apply(self, layer: Any, x: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.linear(x, layer.weight * layer.scale)
+
+
+class Packing(QuantMethod):
+    """Moves the weight into a kernel's keeping; only a scale stays, which it reads. As oneDNN's int8 does."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """See the class."""
+        layer.packed = [layer.weight.data.clone()]
+        layer.scale = nn.Parameter(layer.weight.data.abs().amax(dim=1), requires_grad=False)
+        layer.weight = None
+
+    def apply(self, layer: Any, x: Tensor) -> Tensor:
+        """See the class."""
+        result: Tensor = nn.functional.linear(x, layer.packed[0]) * layer.scale
+        return result
+
+
+class Swallowing(Packing):
+    """Leaves nothing at all on the layer."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """See the class."""
+        layer.packed = [layer.weight.data.clone()]
+        layer.weight = None
+
+    def apply(self, layer: Any, x: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.linear(x, layer.packed[0])
+
+
+class Breaking(QuantMethod):
+    """Cannot be called before the model serves."""
+
+    def apply(self, layer: Any, x: Tensor) -> Tensor:
+        """See the class."""
+        raise NotImplementedError("not now")
+
+
+class Aliasing(Packing):
+    """Keeps a view of memory that it thinks is the weight's own: after withdrawal nobody can mend it."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """See the class."""
+        scale = layer.weight.data.abs().amax(dim=1)
+        layer.packed = [layer.weight.data]
+        layer.scale = nn.Parameter(scale, requires_grad=False)
+        layer.weight = None
+
+
+def _try_out(layer: Any) -> Tensor:
+    result: Tensor = layer.quant_method.apply(layer, X)
+    return result
+
+
+def _shared(
+    make: Callable[[], QuantMethod],
+    weights: list[Tensor],
+    *,
+    windows: str = "static",
+    ranks: int = 2,
+    look: Callable[[Series, list[QuantisedLinear]], Any] = lambda _series, _layers: None,
+) -> list[tuple[list[str], Any]]:
+    """Share ``weights`` and return, by rank, why the series was withdrawn, and what ``look`` saw then."""
+
+    def program(transport: IdealTransport) -> tuple[list[str], Any]:
+        reasons: list[str] = []
+        series = Series(
+            "q",
+            transport.group,
+            0,
+            len(weights),
+            windows=windows,
+            transport=transport,
+            hook_forward=False,
+            try_out=_try_out,
+            withdrawn=reasons.append,
+        )
+        layers = [QuantisedLinear(make()) for _ in weights]
+        for position, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
+            series.register(position, layer)
+            load(layer.weight, weight)
+        series.post_process()
+        return reasons, look(series, layers)
+
+    return list(IdealChannel(ranks).run(program))
+
+
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+@pytest.mark.parametrize("make", [QuantMethod, Replacing, Transposing, Quantising, Float8])
+def test_methods_that_read_the_window_are_cleared(make: Callable[[], QuantMethod], windows: str) -> None:
+    """Whoever multiplies with what lies in the window is shared, and every weight is as it was."""
+    weights = true_weights(LAYERS)
+    expected = [resident(make, weight)(X) for weight in weights]
+
+    def look(series: Series, layers: list[QuantisedLinear]) -> bool:
+        equal = True
+        for _ in range(3):
+            for position, layer in enumerate(layers):
+                series.reach(position)
+                series.wait(position)
+                equal &= torch.equal(layer(X), expected[position])
+        return equal
+
+    assert _shared(make, weights, windows=windows, look=look) == [([], True)] * 2
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (PrivateCopy, "PrivateCopy gives layer . another result than layer .* a private copy"),
+        (PrivateScale, "PrivateScale gives layer . another result than layer .* a private copy"),
+        (Packing, "Packing gives layer . another result than layer .* a private copy"),
+        (Swallowing, "Swallowing left layer . no tensor that could be shared"),
+    ],
+)
+def test_private_copies_are_found_and_nothing_is_lost(
+    make: Callable[[], QuantMethod], said: str, windows: str, ranks: int
+) -> None:
+    """A method with a private copy is named in the reason, on all ranks, and every rank has every layer whole."""
+    weights = true_weights(LAYERS)
+    expected = [resident(make, weight)(X) for weight in weights]
+
+    def look(series: Series, layers: list[QuantisedLinear]) -> tuple[bool, bool]:
+        equal = all(torch.equal(layer(X), result) for layer, result in zip(layers, expected, strict=True))
+        return series.withdrawn, equal
+
+    first, *others = _shared(make, weights, windows=windows, ranks=ranks, look=look)
+    assert [first] * (ranks - 1) == others
+    (reasons, seen) = first
+    assert seen == (True, True)
+    (reason,) = reasons
+    assert pytest.raises(RegistrationError, match=said).matches(RegistrationError(reason))
+
+
+def test_equal_layers_hide_nothing() -> None:
+    """Where all layers have equal weights, as dummy ones do, a private copy is found because the window is unread."""
+    weights = true_weights(1) * LAYERS
+    for reasons, _ in _shared(PrivateCopy, weights):
+        assert reasons == ["PrivateCopy does not read weight of the window: what it multiplies with lies elsewhere"]
+
+
+def test_a_weight_of_zeros_proves_nothing() -> None:
+    """Where no disturbance could show, the series is refused rather than believed."""
+    for reasons, _ in _shared(QuantMethod, [torch.zeros(WIDTH, WIDTH)] * LAYERS):
+        assert reasons == ["QuantMethod has a weight of nothing but zeros: what it multiplies with lies elsewhere"]
+
+
+def test_two_layers_on_two_ranks_are_enough() -> None:
+    """A rank that receives one layer only finds a private copy by the layer that it owns."""
+    assert all("a private copy" in reasons[0] for reasons, _ in _shared(PrivateScale, true_weights(3)))
+
+
+def test_a_method_that_cannot_be_tried_stops_start_up() -> None:
+    """Without a way to prove that the weights are whole there is an error, on every rank, and no guess."""
+    with pytest.raises(RegistrationError, match=r"Breaking could not be tried out on layer 1: NotImplementedError"):
+        _shared(Breaking, true_weights(LAYERS))
+
+
+def test_weights_that_cannot_be_restored_stop_start_up() -> None:
+    """A private alias of memory that was a window is found after withdrawal: an error, not a wrong result."""
+    with pytest.raises(RegistrationError, match=r"and layer \d gives another result than its weight gave"):
+        _shared(Aliasing, true_weights(LAYERS))
+
+
+def test_a_withdrawn_series_is_over() -> None:
+    """Its reach says why nothing is shared."""
+
+    def look(series: Series, _layers: list[QuantisedLinear]) -> None:
+        with pytest.raises(OrderError, match=r"rank .: PrivateCopy gives"):
+            series.reach(0)
+
+    _shared(PrivateCopy, true_weights(LAYERS), look=look)
+
+
+def test_registrations_can_be_undone_before_loading() -> None:
+    """A series that is withdrawn while the model is built leaves every layer to be loaded as if it had not been."""
+    weights = true_weights(LAYERS)
+
+    def program(transport: IdealTransport) -> bool:
+        series = Series("u", transport.group, 0, LAYERS, transport=transport)
+        layers = [QuantisedLinear(Quantising(), bias=True) for _ in weights]
+        loaded: list[int] = []
+        for position, layer in enumerate(layers[:-1]):
+            parameter: Any = layer.weight
+
+            def loader(tensor: Tensor, value: Tensor, position: int = position) -> None:
+                loaded.append(position)
+                tensor.data.copy_(value)
+
+            parameter.weight_loader = loader
+            series.register(position, layer)
+        series.withdraw()
+        for layer, weight in zip(layers, weights, strict=True):
+            assert layer.weight.shape == (WIDTH, WIDTH)
+            assert layer.bias.shape == (WIDTH,)
+            load(layer.weight, weight)
+            layer.quant_method.process_weights_after_loading(layer)
+        assert loaded == list(range(LAYERS - 1))
+        return all(
+            torch.equal(layer(X), resident(Quantising, weight)(X))
+            for layer, weight in zip(layers, weights, strict=True)
+        )
+
+    assert all(IdealChannel(2).run(program))
