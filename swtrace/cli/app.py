@@ -17,6 +17,7 @@ from swtrace.cli.doctor.command import doctor
 from swtrace.cli.export import export
 from swtrace.cli.record import record
 from swtrace.cli.replay import replay
+from swtrace.cli.report import report
 from swtrace.cli.run import run
 from swtrace.cli.stats import stats
 from swtrace.cli.top import top
@@ -40,6 +41,7 @@ app.command("replay")(replay)
 app.command("stats")(stats)
 app.command("diff")(diff)
 app.command("export")(export)
+app.command("report")(report)
 app.command("doctor")(doctor)
 app.add_typer(dashboards, name="dashboards")
 

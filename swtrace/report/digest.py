@@ -1,0 +1,96 @@
+"""What a report shows, gathered from a recording's steps in one pass and bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
+from swtrace.ledger.totals import DURATION_BOUNDS_NS
+from swtrace.recording.blocks import BlockMeans
+from swtrace.trace.schema import StepFlag
+
+SLOWEST = 3
+_Int = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class SeriesDigest:
+    """One series of one run."""
+
+    first: StepFacts
+    """Any of its steps: names and numbers."""
+    time: BlockMeans
+    """``[quantity, rank]`` over time: step time, stall; in blocks of steps."""
+    causes: _Int
+    """``[cause, rank]``"""
+    stall: _Int
+    """``[rank, position]``, sums."""
+    waits: _Int
+    """``[rank, position]``, receivers' waits."""
+    slack: _Int
+    """``[rank, bucket]``: waits by slack, and by stall below; buckets of :data:`DURATION_BOUNDS_NS`."""
+    held: _Int
+    step_ns: _Int
+    """``[rank]``, sums."""
+    steps: int = 0
+    aborted: int = 0
+    slowest: list[tuple[int, int, StepFacts]] = field(default_factory=list)
+    """A heap of the longest steps."""
+
+
+def digest(steps: Iterable[StepFacts]) -> dict[SeriesKey, SeriesDigest]:
+    """Gather everything a report shows, by series."""
+    found: dict[SeriesKey, SeriesDigest] = {}
+    for step in steps:
+        into = found.get(step.series)
+        if into is None:
+            into = found[step.series] = _empty(step)
+        _add(into, step)
+    return found
+
+
+def _empty(step: StepFacts) -> SeriesDigest:
+    ranks, layers = step.present.shape
+    buckets = len(DURATION_BOUNDS_NS) + 1
+    return SeriesDigest(
+        first=step,
+        time=BlockMeans((2, ranks)),
+        causes=np.zeros((len(CAUSES), ranks), np.int64),
+        stall=np.zeros((ranks, layers), np.int64),
+        waits=np.zeros((ranks, layers), np.int64),
+        slack=np.zeros((ranks, buckets), np.int64),
+        held=np.zeros((ranks, buckets), np.int64),
+        step_ns=np.zeros(ranks, np.int64),
+    )
+
+
+def _add(into: SeriesDigest, step: StepFacts) -> None:
+    if (step.step_flags & StepFlag.ABORTED).any() or not step.ended.any():
+        into.aborted += 1
+        return
+    into.steps += 1
+    into.time.add(np.stack((step.duration_ns, step.stall_ns.sum(axis=1))))
+    into.causes += step.cause_ns.sum(axis=2)
+    into.stall += step.stall_ns
+    into.waits += step.receiver
+    into.step_ns += step.duration_ns
+    for rank in range(len(step.ranks)):
+        mine = step.receiver[rank]
+        early = mine & step.on_time[rank]
+        for table, values in (
+            (into.slack, step.slack_ns[rank][early]),
+            (into.held, step.stall_ns[rank][mine & ~early]),
+        ):
+            buckets = np.searchsorted(DURATION_BOUNDS_NS, values)
+            table[rank] += np.bincount(buckets, minlength=table.shape[1])
+    if step.ended.all():
+        entry = (int(step.duration_ns.max()), into.steps, step)
+        if len(into.slowest) < SLOWEST:
+            heapq.heappush(into.slowest, entry)
+        else:
+            heapq.heappushpop(into.slowest, entry)
