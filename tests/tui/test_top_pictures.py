@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from swtrace_tui.configuration import Configuration
+from swtrace_tui.screenshot import screenshot
 
 from tui.ring_writer import scenario
 from tui.scenes import Still, app_over, shown, snapshot_of, until
@@ -52,9 +53,7 @@ async def _drawn(view: str, name: str, size: tuple[int, int], theme: str) -> str
         await pilot.pause()
         await until(pilot, lambda: "Quit" in shown(app).splitlines()[-1] or size[0] <= 80)
         await pilot.pause()
-        svg = app.export_screenshot(title=view)
-    # Names of classes and clips carry a hash of the content: it would only say twice that something changed.
-    return re.sub(r"terminal-\d+", "terminal", svg) + "\n"
+        return screenshot(app, view)
 
 
 def _words(svg: str) -> list[str]:

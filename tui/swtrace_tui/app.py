@@ -25,6 +25,7 @@ from swtrace_tui.configuration import Configuration
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
 from swtrace_tui.picture import Picture, Selection, phase_of, picture
+from swtrace_tui.screenshot import screenshot
 from swtrace_tui.snapshot import Link, Snapshot
 from swtrace_tui.sources import Source
 from swtrace_tui.themes import NAMES, palette_of, themes
@@ -324,7 +325,7 @@ class TopApp(App[None]):
         while (path := folder / f"swtrace-{self.view}-{number}.svg").exists():
             number += 1
         try:
-            path.write_text(self.export_screenshot(title=f"swtrace top: {self.view}"), encoding="utf-8")
+            path.write_text(screenshot(self, f"swtrace top: {self.view}"), encoding="utf-8")
         except OSError as error:
             self.notify(f"Not saved: {error}. SWTRACE_SCREENSHOTS sets the folder.", severity="error")
             return

@@ -17,6 +17,8 @@ Stretches = dict[Span, tuple[Ns, Ns]]
 
 _VISIBLE = 0.3
 """A stall counts in a cell from this share of it on, even if more of it is compute."""
+_PROMINENT = {Span.SENT, Span.HIDDEN, Span.EXPOSED, Span.STALL}
+"""What lies upon something else: bytes that move while further broadcasts queue, stalls in a step."""
 
 
 def compute_lane(step: StepFacts, rank: int) -> Stretches:
@@ -62,8 +64,8 @@ def channel_lane(step: StepFacts, rank: int) -> Stretches:
 def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, offset: int = 0) -> list[Span]:
     """Return the kind that each of ``cells`` equal parts of ``[begin, end)`` shows.
 
-    The kind that covers most of a cell wins; a stall or an exposed transfer wins from a third of it on, so that
-    what matters is never rounded away by its neighbours.
+    The kind that covers most of a cell wins; a stall or a transfer wins from a third of it on, an exposed one over a
+    hidden one, so that what matters is never rounded away by its neighbours.
     """
     edges = np.linspace(begin, end, cells + 1)
     size = max(1e-9, (end - begin) / cells)
@@ -74,7 +76,7 @@ def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, off
         for lane in lanes:
             if kind in lane:
                 share += covered(*lane[kind], edges - offset) / size
-        if kind in {Span.STALL, Span.EXPOSED}:
+        if kind in _PROMINENT:
             wins = share >= np.minimum(best, _VISIBLE)
         elif kind is Span.WAKE:
             wins = share >= 0.5  # noqa: PLR2004 - most of the cell: it lies upon the compute, which covers all

@@ -126,8 +126,8 @@ class Overview(View):
         """Draw verdict, table, totals and charts."""
         palette, picture = scene.palette, scene.picture
         text = palette.style(palette.text)
-        spacious = height >= 30  # noqa: PLR2004 - a terminal that is not a small one
-        lines = headline(scene, width, most=8 if spacious else 3)
+        # Sentences come before charts: they take a third of what the rows leave.
+        lines = headline(scene, width, most=max(3, min(8, (height - len(picture.rows)) // 3)))
         lines.append(Line(width).strip(text))
         columns = fitting(picture, width)
         self._rows = self.ordered(picture.rows)

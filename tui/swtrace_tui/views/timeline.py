@@ -160,10 +160,11 @@ class Timeline(View):
         while column < columns:
             text = labels.get(column)
             if text is not None and column + len(text) <= columns:
-                kind = kinds[2 * column]
-                on = palette.background if palette.mono else palette.spans[kind]
-                colour = palette.text if palette.mono or kind is not Span.STALL else palette.background
-                line.put(text, palette.style(colour, on=on))
+                for i, character in enumerate(text):
+                    kind = kinds[2 * (column + i)]
+                    on = palette.background if palette.mono else palette.spans[kind]
+                    colour = palette.text if palette.mono or kind is not Span.STALL else palette.background
+                    line.put(character, palette.style(colour, on=on))
                 column += len(text)
                 continue
             line.cells([table[kinds[2 * column]][kinds[2 * column + 1]]], 1)

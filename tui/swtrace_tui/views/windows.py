@@ -81,7 +81,9 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -
     if step is not None:
         title.put(f", step {step}", dim)
     held = info.owned_bytes + info.window_bytes
-    title.put(f", {units.size(held)} held instead of {units.size(info.replicated_bytes)}", dim)
+    kept = f", {units.size(held)} held instead of {units.size(info.replicated_bytes)}"
+    if len(kept) <= title.room:
+        title.put(kept, dim)
     lines = [title.strip(plain)]
     lines += _circle(row, series, palette, width)
     per_line = max(1, (width - _LABEL) // _CARD)
@@ -148,5 +150,6 @@ def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
         line.put(WINDOW_GLYPHS[state], palette.style(palette.windows[STATES.index(state)]))
         about = f" {_NAMES[state]}: {_ABOUT[state]}  " if width >= 140 else f" {_NAMES[state]}  "  # noqa: PLR2004 - room
         line.put(about, dim)
-    line.put("━", palette.style(palette.dim)).put(" own layer", dim)
+    if line.room > len("━ own layer"):
+        line.put("━", palette.style(palette.dim)).put(" own layer", dim)
     return line.strip(dim)
