@@ -1,22 +1,35 @@
 """Which ranks may share a linear, and which engines can share nothing: every refusal has its home here.
 
 A group is legal if each of its ranks holds the same weights and runs the same number of forwards.
-Equal weights follow from how the linear is laid out over the ranks. Equal numbers follow from who
-drives them: the ranks of one engine always run together; with ``external_launcher`` the caller runs
-all ranks of the world on the same prompts and vouches for it; engines of dense data parallelism run
-when they please, and a broadcast between them would hang at the first idle one.
+
+Equal weights follow from how the linear is laid out: a linear that tensor parallelism does not split
+is whole on every rank of a pipeline stage; one that it splits is the same on ranks with the same place
+in their tensor parallel group. Stages of a pipeline hold different layers.
+
+Equal numbers follow from who drives the ranks. Those of one engine always run together. The
+data-parallel engines of an MoE model meet in its experts, so vLLM gives an idle one dummy batches.
+Those of a dense model run when they please, and a broadcast between them would hang at the first idle
+one. With ``external_launcher`` the caller runs all ranks of the world on the same prompts, and vouches
+for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Refused(Exception):  # noqa: N818 (not an error: the caller decides whether it becomes one)
     """Something asked for cannot be shared; the message says why and what would change it."""
+
+
+class _Alone(Refused):
+    """The group has one rank: there is nothing to explain to somebody who got another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +37,16 @@ class Choice:
     """The group that shares a linear."""
 
     name: str
-    """``tp`` or ``world``."""
+    """``tp``, ``dp``, ``tp x dp`` or ``world``."""
     coordinator: Any
     """vLLM's ``GroupCoordinator``."""
+    reason: str
+    """Why this group is legal, and why no other was taken that is there."""
+
+    def __str__(self) -> str:
+        """Return the choice in a line, for a log."""
+        ranks = ", ".join(map(str, self.coordinator.ranks))
+        return f"the {self.name} group (ranks {ranks}): {self.reason}"
 
 
 def refuse_engine(vllm_config: Any, offloader: Any) -> None:
@@ -54,70 +74,115 @@ def refuse_engine(vllm_config: Any, offloader: Any) -> None:
 
 
 def choose_group(setting: str, path: str, linear: Any, vllm_config: Any) -> Choice:
-    """Return the group over which ``linear`` is replicated and that runs in lockstep.
+    """Return the largest group over which ``linear`` is replicated and that runs in lockstep.
 
-    ``setting`` is one of :data:`swtrace.settings.GROUPS`.
+    ``setting`` is one of :data:`swtrace.settings.GROUPS`; all but ``auto`` leave one candidate.
 
     Raises:
         Refused: there is none, or the one asked for is not legal.
     """
-    choice = _legal_group(setting, path, linear, vllm_config)
+    legal: list[Choice] = []
+    refused: list[Refused] = []
+    for candidate in _CANDIDATES[setting]:
+        try:
+            legal.append(candidate(path, linear, vllm_config))
+        except Refused as refusal:
+            refused.append(refusal)
+    if not legal:
+        raise Refused("; ".join(dict.fromkeys(map(str, refused))))  # several may say the same
+    choice = max(legal, key=lambda one: one.coordinator.world_size)  # of equal ones the first: the narrower idea
     backend = torch.distributed.get_backend(choice.coordinator.device_group)
     if backend != "gloo":
         raise Refused(f"the {choice.name} group talks through {backend}, whose broadcasts cannot be timed yet")
-    return choice
+    others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))
+    return Choice(choice.name, choice.coordinator, "; ".join((choice.reason, *others)))
 
 
-def _legal_group(setting: str, path: str, linear: Any, vllm_config: Any) -> Choice:
-    if setting == "tp":
-        return _tensor_parallel(path, linear)
-    if setting == "world":
-        return _world(path, linear, vllm_config)
-    if setting == "dp":
-        raise Refused("SWTRACE_GROUP=dp is not supported: only tp and world are")
-    try:
-        return _tensor_parallel(path, linear)
-    except Refused as no_tensor_parallel:
-        try:
-            return _world(path, linear, vllm_config)
-        except Refused as no_world:
-            raise Refused(f"{no_tensor_parallel}; {no_world}") from None
-
-
-def _tensor_parallel(path: str, linear: Any) -> Choice:
+def _tensor_parallel(path: str, linear: Any, _vllm_config: Any) -> Choice:
     from vllm.distributed.parallel_state import get_tp_group
 
     group = get_tp_group()
     if group.world_size == 1:
-        raise Refused("the tp group has one rank")
-    if not _replicated(linear):
-        raise Refused(
-            f"{path} is split over the {group.world_size} ranks of the tp group, so no two hold the same weight; "
-            "name a replicated linear in SWTRACE_SERIES"
-        )
-    return Choice("tp", group)
+        raise _Alone("the tp group has one rank")
+    _require_whole(path, linear, group.world_size)
+    return Choice("tp", group, "tensor parallelism does not split the linear")
+
+
+def _data_parallel(_path: str, _linear: Any, vllm_config: Any) -> Choice:
+    from vllm.distributed.parallel_state import get_dp_group
+
+    _refuse_dense_replicas(vllm_config)
+    group = get_dp_group()
+    if group.world_size == 1:
+        raise _Alone("the dp group has one rank")
+    return Choice("dp", group, _IN_LOCKSTEP)
+
+
+def _tensor_and_data_parallel(path: str, linear: Any, vllm_config: Any) -> Choice:
+    from vllm.distributed.parallel_state import get_dp_group, get_ep_group, get_tp_group
+
+    _refuse_dense_replicas(vllm_config)
+    if get_tp_group().world_size == 1:
+        raise _Alone("the tp group has one rank")
+    if get_dp_group().world_size == 1:
+        raise _Alone("the dp group has one rank")
+    _require_whole(path, linear, get_tp_group().world_size)
+    # vLLM has no group of this name, but the experts of a stage are spread over just these ranks.
+    return Choice("tp x dp", get_ep_group(), f"tensor parallelism does not split the linear, and {_IN_LOCKSTEP}")
 
 
 def _world(path: str, linear: Any, vllm_config: Any) -> Choice:
     from vllm.distributed.parallel_state import get_tp_group, get_world_group
 
     group, parallel = get_world_group(), vllm_config.parallel_config
+    _refuse_dense_replicas(vllm_config)
     if group.world_size == 1:
-        raise Refused(
+        raise _Alone(
             "the world has one rank; start several ranks in one torch world (torchrun and "
             "distributed_executor_backend=external_launcher) or use tensor parallelism with a replicated linear"
         )
-    if parallel.data_parallel_size > 1:
-        raise Refused("the ranks of a world with data parallelism are not supported")
     if parallel.pipeline_parallel_size > 1:
         raise Refused("the ranks of the world are pipeline stages and hold different layers")
-    if get_tp_group().world_size > 1 and not _replicated(linear):
-        raise Refused(f"{path} is split over tensor parallel ranks, which are part of the world")
-    return Choice("world", group)
+    _require_whole(path, linear, get_tp_group().world_size)
+    if parallel.distributed_executor_backend == "external_launcher":
+        return Choice("world", group, "who launched its ranks runs all of them on the same prompts")
+    return Choice("world", group, "every rank holds the linear whole and runs in lockstep")
 
 
-def _replicated(linear: Any) -> bool:
-    """Whether every tensor parallel rank holds the whole linear."""
+_IN_LOCKSTEP = "data-parallel ranks of an MoE model run in lockstep"
+
+_CANDIDATES: dict[str, tuple[Callable[[str, Any, Any], Choice], ...]] = {
+    "tp": (_tensor_parallel,),
+    "dp": (_data_parallel,),
+    "world": (_world,),
+    "auto": (_tensor_parallel, _data_parallel, _tensor_and_data_parallel, _world),
+}
+
+
+def _require_whole(path: str, linear: Any, ranks: int) -> None:
+    """Raise :class:`Refused` where each of ``ranks`` tensor parallel ranks holds a part of the linear only."""
     from vllm.model_executor.layers.linear import ReplicatedLinear
 
-    return isinstance(linear, ReplicatedLinear) or getattr(linear, "tp_size", None) == 1
+    whole = isinstance(linear, ReplicatedLinear) or getattr(linear, "tp_size", None) == 1
+    if ranks > 1 and not whole:
+        raise Refused(
+            f"{path} is split over the {ranks} ranks of the tp group, so no two hold the same weight; "
+            "name a replicated linear in SWTRACE_SERIES"
+        )
+
+
+def _refuse_dense_replicas(vllm_config: Any) -> None:
+    """Raise :class:`Refused` on a data-parallel replica of a dense model."""
+    parallel = vllm_config.parallel_config
+    # vLLM makes each replica believe that it is alone. What it was asked for still shows in its index and, on the
+    # first one, in the limit that elastic expert parallelism would grow to.
+    replicas = max(
+        parallel.data_parallel_size,
+        getattr(parallel, "data_parallel_index", 0) + 1,
+        getattr(parallel, "elastic_ep_max_dp_size", None) or 1,
+    )
+    if replicas > 1 and not vllm_config.model_config.is_moe:
+        raise Refused(
+            "data-parallel replicas of a dense model are engines of their own that run when they please, and a "
+            "broadcast between them would hang; use tensor parallelism with a replicated linear"
+        )

@@ -1,18 +1,27 @@
-"""Who this worker is, told to the recording before its ring is made."""
+"""Who this worker is and what it does not share, told to the recording."""
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from swtrace.series.recording import describe_model
+from swtrace.errors import TraceError
+from swtrace.series.recording import describe_model, process_recorder, propose_run_id
 from swtrace.settings import VARIABLES, Settings
+from swtrace.trace.identity import SeriesInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger("vllm.swtrace")
 
 _RECORDING = ("directory", "run_id", "ring_records", "ring_keep_s", "timeout_s")
+_REASON_CHARACTERS = 500
 
 
 def announce(settings: Settings, vllm_config: Any) -> None:
-    """State model and ring settings for this process.
+    """State model and ring settings for this process, before its ring is made.
 
     The recording reads the environment, as it must where no vLLM is; what ``--additional-config`` said
     instead is put there.
@@ -24,3 +33,48 @@ def announce(settings: Settings, vllm_config: Any) -> None:
         value = getattr(settings, field)
         if value != getattr(in_environment, field):
             os.environ[VARIABLES[field]] = str(value)
+
+
+def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
+    """Return what the run calls these ranks of the torch world.
+
+    Usually the same. But each data-parallel replica of a dense model is a torch world of its own, with its own
+    rank 0; where ``SWTRACE_RUN_ID`` makes one run of them, their ranks follow each other.
+    """
+    import torch.distributed as dist
+
+    parallel = vllm_config.parallel_config
+    alone = dist.get_world_size() == parallel.world_size
+    first = getattr(parallel, "data_parallel_index", 0) * parallel.world_size if alone else 0
+    return tuple(first + rank for rank in torch_ranks)
+
+
+def state_refused(path: str, reason: str, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0) -> None:
+    """Write into this rank's ring that ``path`` is not shared, and why.
+
+    Nobody is waited for: the other ranks may share, refuse or never ask. A ring that cannot be made is one more
+    warning; vLLM runs without it.
+    """
+    import torch.distributed as dist
+
+    info = SeriesInfo(
+        name=path,
+        start_layer=start_layer,
+        num_layers=num_layers,
+        prefetch_step=0,
+        windows="",
+        window_count=0,
+        group_ranks=(),
+        rank_in_group=0,
+        transport="",
+        rendezvous="",
+        clock="",
+        layer_bytes=0,
+        owned_layers=0,
+        refused=reason[:_REASON_CHARACTERS],
+    )
+    try:
+        (rank,) = run_ranks((dist.get_rank(),), vllm_config)
+        process_recorder(propose_run_id().run_id, rank).add_series(info)
+    except TraceError as problem:
+        logger.warning("swtrace cannot tell readers that %s is not shared: %s", path, problem)

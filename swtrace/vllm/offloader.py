@@ -9,24 +9,26 @@ post-processing: every rank walks the modules of its model in the same order.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch.nn.parameter import is_lazy
 from vllm.model_executor.offloader.base import BaseOffloader
-from vllm.platforms import current_platform
 
 from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
 from swtrace.series.recording import process_recorder
 from swtrace.vllm.configuration import state_outcome
+from swtrace.vllm.consent import agree
 from swtrace.vllm.groups import Choice, Refused, choose_group
-from swtrace.vllm.identity import announce
-from swtrace.vllm.operations import forget, number, reach, wait
+from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
+from swtrace.vllm.identity import announce, run_ranks, state_refused
+from swtrace.vllm.operations import forget, number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from torch import nn
 
@@ -44,6 +46,8 @@ class Track:
     series: Series
     number: int
     group: str
+    hooks: Hooks
+    """Of its linears' waits."""
 
 
 class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent where types are checked
@@ -56,6 +60,8 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._tracks: tuple[Track, ...] | None = None
         self._start_layer = 0
         self._end_layer = 0
+        self._layers: list[nn.Module] = []
+        self._reaches = Hooks()
         forget()
         announce(settings, vllm_config)
 
@@ -67,8 +73,8 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """Build the decoder layers one by one and take their linears into the series.
 
         Raises:
-            RegistrationError: the layers do not form a series.
-            RefusedError: nothing can be shared, and ``SWTRACE_STRICT=1``.
+            RegistrationError: the layers do not form a series, and other ranks may not know.
+            RefusedError: something cannot be shared, and ``SWTRACE_STRICT=1``.
         """
         if self._tracks is not None:
             # A draft model's layers run a different number of times per step than the model's.
@@ -82,37 +88,55 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 self._tracks = self._begin(module)
             self._take(module, self._start_layer + len(modules))
             modules.append(module)
+        if not modules:  # the other ranks want to hear that
+            self._tracks = self._begin(None)
         found = self._start_layer + len(modules)
-        if self._tracks and found != self._end_layer:
-            raise RegistrationError(
-                f"the model built layers {self._start_layer} to {found}, its config says up to {self._end_layer}: "
-                "swtrace cannot tell which layers a series has"
-            )
+        if found != self._end_layer:
+            for track in self._tracks:
+                self._withdraw(
+                    track,
+                    f"the model built layers {self._start_layer} to {found}, its config says up to {self._end_layer}: "
+                    "which layers a series has cannot be told",
+                    unloaded=True,
+                )
+        self._mark_reaches()
         return modules
 
-    def post_init(self) -> None:
-        """Check, where vLLM calls this after loading, that every series was finished."""
-        for track in self._tracks or ():
+    def loaded(self) -> None:
+        """Check, when the model is loaded, that every series was finished.
+
+        Raises:
+            RegistrationError: this rank has not all weights, and nobody will bring them.
+            RefusedError: nothing was shared, and ``SWTRACE_STRICT=1``.
+        """
+        if self._tracks is None:
+            self._tracks = ()
+            state_outcome(self._vllm_config, {})
+            for path in self._settings.series:
+                self._refuse(path, "the model does not build its decoder layers through vLLM's make_layers")
+        for track in self._tracks:
             if not track.series.post_processed:
                 raise RegistrationError(
                     f"series {track.path}: vLLM never post-processed its linears; "
                     f"load format {self._vllm_config.load_config.load_format} cannot be used with swtrace"
                 )
 
-    def _begin(self, module: nn.Module) -> tuple[Track, ...]:
-        """Choose the group of each series by its first linear, and make the series."""
+    def post_init(self) -> None:
+        """Check, where vLLM calls this after loading; other platforms ask for it by themselves."""
+        self.loaded()
+
+    def _begin(self, module: nn.Module | None) -> tuple[Track, ...]:
+        """Choose the group of each series by its first linear, and make the series that all ranks agree on."""
         tracks = []
-        for path in self._settings.series:
-            try:
-                choice = self._choose(module, path)
-            except Refused as refusal:
-                if self._settings.strict:
-                    raise RefusedError(f"{path} is not shared: {refusal}") from refusal
-                logger.warning("swtrace does not share %s: %s", path, refusal)
+        decisions = {path: self._decide(module, path) for path in self._settings.series}
+        for path, decision in agree(decisions, self._settings.timeout_s).items():
+            if isinstance(decision, Refused):
+                self._refuse(path, str(decision))
                 continue
+            group = decision.coordinator
             series = Series(
                 path,
-                choice.coordinator,
+                group,
                 self._start_layer,
                 self._end_layer,
                 prefetch_step=self._settings.prefetch_step,
@@ -120,15 +144,33 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 recorder=process_recorder,
                 hook_forward=False,  # a compiler must find opaque operators there
                 auto_post_process=True,
+                run_ranks=run_ranks(group.ranks, self._vllm_config),
+                try_out=try_out,
+                withdrawn=functools.partial(self._withdrawn, path),
             )
-            tracks.append(Track(path, series, number(series), choice.name))
+            if group.rank_in_group == 0:
+                logger.info("swtrace shares %s over %s", path, decision)
+            tracks.append(Track(path, series, number(series), decision.name, Hooks()))
         state_outcome(self._vllm_config, {track.path: track.group for track in tracks})
         return tuple(tracks)
+
+    def _decide(self, module: nn.Module | None, path: str) -> Choice | Refused:
+        if module is None:
+            return Refused("a pipeline stage without decoder layers has nothing to share")
+        try:
+            return self._choose(module, path)
+        except Refused as refusal:
+            return refusal
 
     def _choose(self, module: nn.Module, path: str) -> Choice:
         linear = _linear(module, path)
         if linear is None:
             raise Refused(f"a decoder layer of this model ({type(module).__name__}) has no linear {path}")
+        if any(parameter.is_meta or is_lazy(parameter) for parameter in linear.parameters(recurse=False)):
+            raise Refused(f"{path} gets its weights while it is loaded (online quantisation), not before")
+        reader = read_while_loading(module, linear)
+        if reader:
+            raise Refused(f"{reader} makes something of its own of {path} after loading, as MLA does with kv_b_proj")
         layers = self._end_layer - self._start_layer
         if self._settings.prefetch_step > layers - 2:
             raise Refused(
@@ -143,21 +185,65 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         return choose_group(self._settings.group, path, linear, self._vllm_config)
 
     def _take(self, module: nn.Module, layer: int) -> None:
+        """Take a decoder layer's linears into their series; a series that it has no linear for is withdrawn."""
         for track in self._tracks or ():
             linear = _linear(module, track.path)
             if linear is None:
-                raise RegistrationError(
-                    f"series {track.path}: layer {layer} has no such linear, and a series needs one in every layer; "
-                    "name another in SWTRACE_SERIES"
+                self._withdraw(
+                    track, f"layer {layer} has no such linear, and a series needs one in every layer", unloaded=True
                 )
+                continue
             # Others may share the instance; ours is changed below.
             linear.quant_method = copy.copy(linear.quant_method)
-            if current_platform.is_cpu():  # keep the plain Parameter, where vLLM would pack a copy for oneDNN
-                linear._cpu_skip_gemm_dispatch = True  # noqa: SLF001 (vLLM's own switch, used by its MLA layers)
-            track.series.register(layer, linear)
-            _wait_before_reading(linear, track.number, layer)
-        if self._tracks:
-            _reach_before_forward(module, tuple(track.number for track in self._tracks), layer)
+            track.hooks.keep_plain(linear)
+            try:
+                track.series.register(layer, linear)
+            except RegistrationError as error:
+                self._withdraw(track, str(error), unloaded=True)
+                continue
+            track.hooks.wait_before_reading(linear, track.number, layer)
+        self._layers.append(module)
+
+    def _withdrawn(self, path: str, reason: str) -> None:
+        for track in self._tracks or ():
+            if track.path == path:
+                self._withdraw(track, reason, unloaded=False)
+
+    def _mark_reaches(self) -> None:
+        """Let the decoder layers reach for the series that there are now."""
+        self._reaches.remove()
+        numbers = tuple(track.number for track in self._tracks or ())
+        if not numbers:
+            return
+        for layer, module in enumerate(self._layers, self._start_layer):
+            self._reaches.reach_before_forward(module, numbers, layer)
+
+    def _withdraw(self, track: Track, reason: str, *, unloaded: bool) -> None:
+        """Let vLLM run as if nobody had asked to share this linear. Must come before the model is compiled.
+
+        Its weights are either not loaded yet, or whole again on every rank.
+
+        Raises:
+            RegistrationError: other ranks may not see the reason, and would wait for this one.
+            RefusedError: ``SWTRACE_STRICT=1``.
+        """
+        if unloaded:
+            if self._vllm_config.parallel_config.pipeline_parallel_size > 1:
+                raise RegistrationError(f"series {track.path}: {reason}; remove it from SWTRACE_SERIES")
+            track.series.withdraw()
+        track.hooks.remove()
+        self._tracks = tuple(other for other in self._tracks or () if other is not track)
+        if not unloaded:
+            self._mark_reaches()
+        state_outcome(self._vllm_config, {other.path: other.group for other in self._tracks})
+        self._refuse(track.path, reason)
+
+    def _refuse(self, path: str, reason: str) -> None:
+        if self._settings.strict:
+            raise RefusedError(f"{path} is not shared: {reason}")
+        logger.warning("swtrace does not share %s: %s", path, reason)
+        layers = self._end_layer - self._start_layer
+        state_refused(path, reason, self._vllm_config, start_layer=self._start_layer, num_layers=layers)
 
 
 def _layer_range(vllm_config: Any) -> tuple[int, int]:
@@ -179,55 +265,3 @@ def _linear(module: nn.Module, path: str) -> Any:
     for name in path.split("."):
         found = getattr(found, name, None)
     return found if isinstance(found, LinearBase) else None
-
-
-def _reach_before_forward(module: nn.Module, series: tuple[int, ...], layer: int) -> None:
-    """Start the broadcasts that belong to the arrival at ``layer``, first thing in its forward."""
-    forward = module.forward
-
-    def forward_after_reach(*args: Any, **kwargs: Any) -> Any:
-        activation = _activation(args, kwargs)
-        for one in series:
-            reach(activation, one, layer)
-        return forward(*args, **kwargs)
-
-    module.forward = forward_after_reach
-
-
-def _wait_before_reading(linear: Any, series: int, layer: int) -> None:
-    """Wait in the linear's forward, and where others apply its weights without calling its forward.
-
-    LoRA calls ``quant_method.apply`` itself, some fused linears read their weight without it; a second wait in
-    a step does nothing.
-    """
-    from vllm.model_executor.layers import linear as linears
-
-    method = linear.quant_method
-    apply: Callable[..., Any] = method.apply
-
-    def apply_after_wait(layer_: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        wait(x, series, layer)
-        return apply(layer_, x, *args, **kwargs)
-
-    method.apply = apply_after_wait
-    plain = (linears.ReplicatedLinear, linears.ColumnParallelLinear, linears.RowParallelLinear)
-    if any(type(linear).forward is one.forward for one in plain):
-        return  # known to read its weight through apply and nowhere else
-    forward = linear.forward
-
-    def forward_after_wait(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        wait(x, series, layer)
-        return forward(x, *args, **kwargs)
-
-    linear.forward = forward_after_wait
-
-
-def _activation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """Return the hidden states among a decoder layer's arguments: positions are integers."""
-    named = kwargs.get("hidden_states")
-    if named is not None:
-        return named  # type: ignore[no-any-return]
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            return value
-    raise RegistrationError("a decoder layer was called without hidden states; swtrace cannot mark its reach")

@@ -104,17 +104,24 @@ def _offloader(chosen: Any) -> Any:
     if not settings.enabled:
         return chosen
     from swtrace.vllm.groups import Refused, refuse_engine
+    from swtrace.vllm.identity import announce, state_refused
+    from swtrace.vllm.lifecycle import refuse_loading, watch_worker
     from swtrace.vllm.offloader import SeriesOffloader
     from swtrace.vllm.steps import mark_steps
 
     try:
         refuse_engine(vllm_config, chosen)
+        refuse_loading(vllm_config)
         mark_steps()
+        watch_worker()
     except Refused as refusal:
         if settings.strict:
             raise RefusedError(f"nothing is shared: {refusal}") from refusal
         logger.warning("swtrace shares nothing: %s", refusal)
         state_outcome(vllm_config, {})
+        announce(settings, vllm_config)
+        for path in settings.series:
+            state_refused(path, str(refusal), vllm_config)
         return chosen
     return SeriesOffloader(settings, vllm_config)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import inspections
 import pytest
+from vllm_runs import SERIES, refusals
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks, run_ranks
 
@@ -77,7 +78,7 @@ def test_bad_settings_stop_vllm(workload: Workload, folder: Path) -> None:
 
 
 def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
-    """Where nothing can be shared vLLM runs as it is, after one warning with the reason."""
+    """Where nothing can be shared vLLM runs as it is, after one warning with the reason, which is a metric, too."""
     log = folder / "alone"
     log.mkdir()
     alone = replace(workload, plain_linears=(), inspect=inspections.outcome)
@@ -89,7 +90,12 @@ def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, .
     assert offloader == "SeriesOffloader"
     said = [line for line in (log / "rank-0.log").read_text().splitlines() if "swtrace" in line and "WARNING" in line]
     assert len(said) == 1
-    assert "the tp group has one rank; the world has one rank" in said[0]
+    reason = "the tp group has one rank; the dp group has one rank; the world has one rank"
+    assert reason in said[0]
+    ((refused_rank, why),) = refusals(log / "rings", ranks=1).items()
+    assert refused_rank == 0
+    assert why.keys() == {SERIES}
+    assert why[SERIES].startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, .
         ({}, {}, "the world has one rank"),
         ({"SWTRACE_SERIES": "self_attn.z_proj"}, {}, "LlamaDecoderLayer\\) has no linear self_attn.z_proj"),
         ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, this rank has 7"),
-        ({"SWTRACE_GROUP": "dp"}, {}, "SWTRACE_GROUP=dp is not supported"),
+        ({"SWTRACE_GROUP": "dp"}, {}, "the dp group has one rank"),
     ],
 )
 def test_strict_turns_refusals_into_errors(

@@ -112,6 +112,17 @@ def test_series_says_what_it_is(run: Run) -> None:
         assert Path(info["model"]).name in {"seven", "three"}
 
 
+@pytest.mark.usefixtures("eager")
+def test_the_choice_is_explained(folder: Path) -> None:
+    """The first rank of a group says in one line what is shared over which ranks, and why over these."""
+    said = [line for rank in (0, 1) for line in (folder / f"eager/rank-{rank}.log").read_text().splitlines()]
+    (line,) = [line for line in said if "swtrace shares" in line]
+    assert line.endswith(
+        "swtrace shares self_attn.o_proj over the world group (ranks 0, 1): "
+        "who launched its ranks runs all of them on the same prompts"
+    )
+
+
 def test_receivers_read_what_the_source_sends(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:

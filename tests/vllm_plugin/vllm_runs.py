@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,27 +58,47 @@ def share(
     try:
         environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), **({"SWTRACE_PREFETCH_STEP": "0"} if k > 1 else {})}
         ranks = run_ranks(workload, folder, environment=environment)
-        samples = _scrape(daemon, ranks=len(ranks), steps=steps)
+        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=len(ranks), steps=steps))
     finally:
         daemon.stop()
     return Run(model, k, steps, control, ranks, samples)
 
 
-def _scrape(daemon: DaemonProcess, *, ranks: int, steps: int) -> Samples:
-    """Return the daemon's metrics once it has read everything, or as they are when patience ends."""
+def refusals(rings: Path, *, ranks: int) -> dict[int, dict[str, str]]:
+    """Return what a daemon beside these rings says is not shared, and why, by rank."""
+    daemon = DaemonProcess(rings)
+    name = "swtrace_series_refused_info"
+    try:
+        samples = _scrape(daemon, lambda samples: len({labels["rank"] for labels, _ in samples.get(name, [])}) == ranks)
+    finally:
+        daemon.stop()
+    found: dict[int, dict[str, str]] = {}
+    for labels, value in samples[name]:
+        assert value == 1
+        found.setdefault(int(labels["rank"]), {})[labels["series"]] = labels["reason"]
+    return found
+
+
+def _scrape(daemon: DaemonProcess, done: Callable[[Samples], bool]) -> Samples:
+    """Return the daemon's metrics once it has read everything."""
     deadline = time.monotonic() + PATIENCE_S
     samples: Samples = {}
     while time.monotonic() < deadline:
         daemon.poll()
         if daemon.url is not None:
             samples = _parse(httpx.get(f"{daemon.url}/metrics").raise_for_status().text)
-            read = [value for _, value in samples.get("swtrace_steps_total", [])]
-            unread = sum(value for _, value in samples.get("swtrace_ring_pending_records", []))
-            up = sum(value for _, value in samples.get("swtrace_rank_up", []))
-            if len(read) == ranks and min(read) >= steps and unread == up == 0:
+            if done(samples):
                 return samples
         time.sleep(0.1)
     pytest.fail(f"the daemon has not read everything: {samples} {list(daemon.said)}")
+
+
+def _stepped(samples: Samples, *, ranks: int, steps: int) -> bool:
+    """Tell whether all ranks have ended after so many steps, and everything is read."""
+    read = [value for _, value in samples.get("swtrace_steps_total", [])]
+    unread = sum(value for _, value in samples.get("swtrace_ring_pending_records", []))
+    up = sum(value for _, value in samples.get("swtrace_rank_up", []))
+    return len(read) == ranks and min(read) >= steps and unread == up == 0
 
 
 def _parse(text: str) -> Samples:

@@ -1,0 +1,118 @@
+"""Layouts of vLLM's ranks as :mod:`swtrace.vllm.groups` sees them, and what it makes of them. Runs inside a rank."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What one rank, rank 0, is told about all."""
+
+    tensor: int = 1
+    data: int = 1
+    pipeline: int = 1
+    replicas: int = 1
+    """Of the whole engine in one torch world, by ``external_launcher``."""
+    mixture: bool = False
+    asked_replicas: int = 1
+    """Of a dense model: vLLM tells each that it is alone."""
+    replica: int = 0
+    whole: bool = True
+    """Whether tensor parallelism leaves the linear whole."""
+    setting: str = "auto"
+    backend: str = "gloo"
+
+
+def choices(layouts: dict[str, Layout]) -> dict[str, str]:
+    """Return for each layout the group chosen with its size, or ``refused``, and the reason."""
+    return {name: _choice(layout) for name, layout in layouts.items()}
+
+
+def _choice(layout: Layout) -> str:
+    from types import SimpleNamespace as Namespace
+
+    from swtrace.vllm.groups import Refused, choose_group
+
+    stage = layout.tensor * layout.data
+    sizes = {
+        "tp": layout.tensor,
+        "dp": layout.data,
+        "ep": stage,
+        "world": stage * layout.pipeline * layout.replicas,
+    }
+    config = Namespace(
+        model_config=Namespace(is_moe=layout.mixture),
+        parallel_config=Namespace(
+            data_parallel_size=layout.data,
+            data_parallel_index=layout.replica,
+            elastic_ep_max_dp_size=layout.asked_replicas,
+            pipeline_parallel_size=layout.pipeline,
+            distributed_executor_backend="external_launcher" if layout.replicas > 1 else "mp",
+        ),
+    )
+    linear = Namespace(tp_size=1 if layout.whole else layout.tensor)
+    with ExitStack() as stack:
+        for name, size in sizes.items():
+            group = Namespace(world_size=size, ranks=list(range(size)), device_group=None)
+            stack.enter_context(patch(f"vllm.distributed.parallel_state.get_{name}_group", return_value=group))
+        stack.enter_context(patch("torch.distributed.get_backend", return_value=layout.backend))
+        try:
+            choice: Any = choose_group(layout.setting, "attn.proj", linear, config)
+        except Refused as refusal:
+            return f"refused: {refusal}"
+    return f"{choice.name} {choice.coordinator.world_size}: {choice.reason}"
+
+
+def decided(rendezvous: Path, decisions: dict[int, dict[str, str]], timeout_s: float) -> dict[str, str]:
+    """Return what all ranks agree on when each would share over the groups given; an empty name refuses."""
+    from types import SimpleNamespace as Namespace
+
+    from torch import distributed as dist
+
+    from swtrace.errors import DisagreementError
+    from swtrace.vllm.consent import agree
+    from swtrace.vllm.groups import Choice, Refused
+
+    rank = int(os.environ["RANK"])
+    dist.init_process_group(
+        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=int(os.environ["WORLD_SIZE"])
+    )
+    mine = {
+        path: Choice(group, Namespace(), "") if group else Refused(f"{path} is odd")
+        for path, group in decisions.get(rank, {}).items()
+    }
+    try:
+        agreed = agree(mine, timeout_s) if rank in decisions else {}
+    except DisagreementError as error:
+        agreed = {"error": Refused(str(error))}
+    dist.barrier()
+    return {path: one.name if isinstance(one, Choice) else f"refused: {one}" for path, one in agreed.items()}
+
+
+def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
+    """Offer an engine that offloads weights itself; return which offloader it is left with."""
+    from types import SimpleNamespace as Namespace
+
+    from torch import distributed as dist
+    from vllm.model_executor.offloader import UVAOffloader
+
+    from swtrace.series.recording import close
+    from swtrace.vllm.plugin import _offloader
+
+    os.environ.update(environment)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
+    config = Namespace(
+        additional_config={},
+        model_config=Namespace(served_model_name="m"),
+        parallel_config=Namespace(world_size=1, data_parallel_index=3),
+    )
+    with patch("vllm.config.get_current_vllm_config", return_value=config):
+        left: Any = _offloader(object.__new__(UVAOffloader))
+    close()
+    return type(left).__name__
