@@ -1,4 +1,4 @@
-"""Prefetch does not hide here: this test fails, and says why. Run it to see the message."""
+"""Prefetch does not hide here: this test must fail. ``pytest examples/test_stalled.py --runxfail`` shows how."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from swtrace.testing import Tracing
 
 
+@pytest.mark.xfail(strict=True, reason="the channel is slower than the compute")
 @pytest.mark.swtrace(min_efficiency=0.9, max_stall_ratio=0.05, series="o_proj", warmup=3)
 def test_the_broadcasts_take_longer_than_the_compute(swtrace: Tracing) -> None:
     """0.5 ms of compute per layer cannot cover a broadcast of 0.8 ms, whatever the prefetch step."""
