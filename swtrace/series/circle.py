@@ -96,6 +96,8 @@ class Circle:
         self.operations = 0
         """Broadcasts issued."""
         self.aborted_steps = 0
+        self.most_unwaited = 0
+        """Of a step that did not die: how many layers nobody waited for, at most."""
 
     @property
     def steps(self) -> int:
@@ -288,6 +290,8 @@ class Circle:
     def _write_step(self, end_ns: int, flags: StepFlag) -> None:
         """Write what the step still owes, then the step, and be idle."""
         step = self._step
+        if self._waits + self.most_unwaited < self._num_layers and StepFlag.ABORTED not in flags:
+            self.most_unwaited = self._num_layers - self._waits
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
                 self._settle(layer, layer.operation)

@@ -43,6 +43,8 @@ class SeriesStatistics:
 
     steps: int
     aborted_steps: int
+    most_unwaited: int
+    """Of a step that did not die: how many layers nobody waited for, at most."""
     operations: int
     """Broadcasts issued; ``steps * layers`` between steps."""
     in_flight: int
@@ -450,6 +452,11 @@ class Series:
             raise
         self.end_step()
 
+    @property
+    def most_unwaited(self) -> int:
+        """Of a step that did not die: how many layers nobody waited for, at most; 0 before the first step."""
+        return self._circle.most_unwaited if self._circle is not None else 0
+
     def _running(self) -> Circle:
         if self._circle is None:
             self._refuse()
@@ -481,6 +488,7 @@ class Series:
         return SeriesStatistics(
             steps=circle.steps,
             aborted_steps=circle.aborted_steps,
+            most_unwaited=circle.most_unwaited,
             operations=circle.operations,
             in_flight=sum(layer.operation is not None and not layer.operation.done() for layer in layers),
             owned_layers=sum(layer.owned for layer in layers),

@@ -7,6 +7,7 @@ shutdown comes the same way; a killed worker's ring needs none to be read.
 from __future__ import annotations
 
 import functools
+import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ from swtrace.vllm.operations import forget, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger("vllm.swtrace")
+
+_told_unwaited: set[str] = set()
 
 _MARKED = "_swtrace_marked"
 
@@ -81,7 +86,18 @@ def _hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    running = [series for series in numbered() if not series.withdrawn]
     with ExitStack() as stack:
-        for series in numbered():
+        for series in running:
             stack.enter_context(series.step(phase=kind, tokens=tokens, requests=requests))
-        return forward(*args, **kwargs)
+        result = forward(*args, **kwargs)
+    for series in running:
+        if series.most_unwaited and series.name not in _told_unwaited:
+            _told_unwaited.add(series.name)
+            logger.warning(
+                "swtrace: %d layers of %s were not waited for in a step: the model did not use them, or read them "
+                "where swtrace does not look. In the second case its results are wrong; tell swtrace's authors",
+                series.most_unwaited,
+                series.name,
+            )
+    return result

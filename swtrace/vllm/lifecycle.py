@@ -1,0 +1,117 @@
+"""The life of a worker's weights outside of steps: how they are loaded, and who may touch them afterwards.
+
+vLLM's executors call every worker through ``WorkerWrapperBase``, which hands most calls through by name.
+So what a shared model cannot bear is refused there, whatever kind of worker it is: each of these calls
+would read windows as if they were the layers' own weights, or write weights behind the series' back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from swtrace.errors import RefusedError
+from swtrace.vllm.groups import Refused
+from swtrace.vllm.operations import numbered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOAD_FORMATS = (
+    "auto",
+    "dummy",
+    "fastsafetensors",
+    "hf",
+    "instanttensor",
+    "mistral",
+    "npcache",
+    "pt",
+    "runai_streamer",
+    "safetensors",
+)
+"""Those that hand each tensor to its parameter's ``weight_loader`` and post-process afterwards."""
+
+FORBIDDEN = (
+    "compute_weight_checksums",
+    "discard",
+    "elastic_ep_execute",
+    "finish_weight_update",
+    "init_weight_transfer_engine",
+    "reload_weights",
+    "reset_weights",
+    "save_sharded_state",
+    "save_tensorized_model",
+    "sleep",
+    "start_draft_weight_update",
+    "start_weight_update",
+    "update_weights",
+)
+"""Worker calls that read or write the model's weights while it serves."""
+
+_WATCHED = "_swtrace_watched"
+
+
+def refuse_loading(vllm_config: Any) -> None:
+    """Raise :class:`Refused` where the weights are not loaded in a way that a series can follow."""
+    load_format = str(getattr(vllm_config.load_config.load_format, "value", vllm_config.load_config.load_format))
+    if load_format not in LOAD_FORMATS:
+        raise Refused(
+            f"load format {load_format} does not load weights one by one into their layers, or is unknown; "
+            f"use one of {', '.join(LOAD_FORMATS)}"
+        )
+
+
+def watch_worker() -> None:
+    """Make every worker of this process check its model when it is loaded, and refuse what it cannot bear; idempotent.
+
+    Raises:
+        Refused: vLLM's worker wrapper has another shape than the one known.
+    """
+    from vllm.v1.worker import worker_base
+
+    wrapper: Any = getattr(worker_base, "WorkerWrapperBase", None)
+    if wrapper is None or not hasattr(wrapper, "__getattr__"):
+        raise Refused("vLLM's WorkerWrapperBase, which hands calls through to the worker, is gone")
+    if hasattr(wrapper, _WATCHED):
+        return
+    load_model = _original(wrapper, "load_model")
+
+    def checked_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from vllm.model_executor.offloader import get_offloader
+
+        from swtrace.vllm.offloader import SeriesOffloader
+
+        result = load_model(self, *args, **kwargs)
+        offloader = get_offloader()
+        if isinstance(offloader, SeriesOffloader):
+            offloader.loaded()
+        return result
+
+    wrapper.load_model = checked_load_model
+    for name in FORBIDDEN:
+        setattr(wrapper, name, _refusing(name, _original(wrapper, name)))
+    setattr(wrapper, _WATCHED, True)
+
+
+def _original(wrapper: Any, name: str) -> Callable[..., Any]:
+    """Return the wrapper's method, or what its ``__getattr__`` would find."""
+    own: Callable[..., Any] | None = vars(wrapper).get(name)
+    if own is not None:
+        return own
+
+    def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.worker, name)(*args, **kwargs)
+
+    return hand_through
+
+
+def _refusing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def refuse_or_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        shared = [series.name for series in numbered() if not series.withdrawn]
+        if shared:
+            raise RefusedError(
+                f"{name}: the weights of {', '.join(shared)} are shared between ranks, so this rank has not all of "
+                "them; unset SWTRACE to use it"
+            )
+        return call(self, *args, **kwargs)
+
+    return refuse_or_call
