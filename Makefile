@@ -55,7 +55,7 @@ bench-scrape: $(VENV)/.stamp ## what a scrape of the daemon costs, for 8 and 64 
 dashboards: $(VENV)/.stamp ## write the dashboards' JSON from their code
 	$(BIN)/python -m dashboards.source
 
-check-schemas: $(VENV)/.stamp ## dashboards against Grafana's TypeScript schema, PodMonitor against its own (needs npm)
+check-schemas: $(VENV)/.stamp ## dashboards against Grafana's TypeScript schema, PodMonitor and rules against the operator's (npm)
 	$(BIN)/python deploy/check_schemas.py
 
 constraints: $(BIN)/uv ## pin every package of the core environment again

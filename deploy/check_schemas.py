@@ -1,4 +1,4 @@
-"""Checks that need npm: dashboards against Grafana's TypeScript schema, the PodMonitor against the operator's.
+"""Checks that need npm: dashboards against Grafana's TypeScript schema, two manifests against their operator's.
 
 ``make check-schemas``. Everything is installed into a temporary folder. Each check is also shown something wrong,
 which it must refuse.
@@ -49,10 +49,12 @@ type Options = { %(options)s };
 type Custom = { %(custom)s };
 """
 
-POD_MONITOR = """
+OPERATOR = """
 import { PodMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor";
+import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
 import { readFileSync } from "node:fs";
-new PodMonitor(JSON.parse(readFileSync(0, "utf8"))).validate();
+const given = JSON.parse(readFileSync(0, "utf8"));
+new { PodMonitor, PrometheusRule }[given.kind](given).validate();
 """
 
 Json = dict[str, Any]
@@ -67,8 +69,9 @@ def main() -> int:
         results = [
             ("dashboards fit Grafana's schema", _typescript(folder, [_load(path) for path in DASHBOARDS])),
             *((f"refused: {what}", not _typescript(folder, [wrong], quiet=True)) for what, wrong in _wrong()),
-            ("PodMonitor fits the operator's schema", _pod_monitor(folder, _pod_monitor_document())),
-            ("refused: a port that is a number", not _pod_monitor(folder, _wrong_pod_monitor(), quiet=True)),
+            ("PodMonitor fits the operator's schema", _operator(folder, _pod_monitor())),
+            ("refused: a port that is a number", not _operator(folder, _wrong_pod_monitor(), quiet=True)),
+            ("PrometheusRule fits the operator's schema", _operator(folder, _prometheus_rule(folder))),
         ]
     for text, holds in results:
         sys.stdout.write(f"{'ok  ' if holds else 'FAIL'} {text}\n")
@@ -137,18 +140,26 @@ def _wrong() -> list[tuple[str, Json]]:
     ]
 
 
-def _pod_monitor(folder: Path, document: Json, *, quiet: bool = False) -> bool:
-    (folder / "check.mjs").write_text(POD_MONITOR, encoding="utf-8")
+def _operator(folder: Path, document: Json, *, quiet: bool = False) -> bool:
+    (folder / "check.mjs").write_text(OPERATOR, encoding="utf-8")
     return _run(["node", "check.mjs"], folder, text=json.dumps(document), quiet=quiet)
 
 
-def _pod_monitor_document() -> Json:
+def _prometheus_rule(folder: Path) -> Json:
+    """Return what ``swtrace dashboards export`` writes."""
+    _run([sys.executable, "-m", "swtrace", "dashboards", "export", str(folder / "export")], ROOT, check=True)
+    text = (folder / "export" / "kubernetes" / "prometheusrule.yaml").read_text(encoding="utf-8")
+    document: Json = yaml.safe_load(text)
+    return document
+
+
+def _pod_monitor() -> Json:
     document: Json = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8"))
     return document
 
 
 def _wrong_pod_monitor() -> Json:
-    document = _pod_monitor_document()
+    document = _pod_monitor()
     document["spec"]["podMetricsEndpoints"][0]["port"] = 9465
     return document
 

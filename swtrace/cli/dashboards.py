@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,17 @@ _PROMETHEUS = "http://prometheus:9090"
 _TEMPO = "http://tempo:3200"
 _DASHBOARDS = "/etc/grafana/dashboards"
 """What stands in the files as compose mounts them."""
+_RULES = ("swtrace.rules.yml", "swtrace.alerts.yml")
+_PROMETHEUS_RULE = """\
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: swtrace
+  labels:
+    app.kubernetes.io/name: swtrace
+spec:
+  groups:
+"""
 
 
 @dashboards.callback()
@@ -37,7 +50,7 @@ def export(
     """Write dashboards, provisioning and rules to DIR.
 
     `grafana/dashboards` can be imported as it is, or provisioned by `grafana/provisioning`; `prometheus` holds the
-    rules. The names of what was written go to stdout.
+    rules, `kubernetes` the same for the Prometheus Operator. The names of what was written go to stdout.
     """
     documents = _documents(directory, prometheus=prometheus, tempo=tempo)
     differing = [path for path, text in documents.items() if path.exists() and path.read_text("utf-8") != text]
@@ -77,9 +90,16 @@ def _documents(directory: Path, *, prometheus: str, tempo: str) -> dict[Path, st
         ):
             text = text.replace(mounted, own)
         documents[grafana / "provisioning" / name / "swtrace.yml"] = text
-    for name in ("swtrace.rules.yml", "swtrace.alerts.yml"):
-        documents[directory.absolute() / "prometheus" / name] = (source / "prometheus" / name).read_text("utf-8")
+    rules = {name: (source / "prometheus" / name).read_text("utf-8") for name in _RULES}
+    documents |= {directory.absolute() / "prometheus" / name: text for name, text in rules.items()}
+    documents[directory.absolute() / "kubernetes" / "prometheusrule.yaml"] = _prometheus_rule(rules.values())
     return documents
+
+
+def _prometheus_rule(files: Iterable[str]) -> str:
+    """Return the rules as the Prometheus Operator takes them: the files' groups, one level deeper."""
+    groups = "".join(text.partition("groups:\n")[2] for text in files)
+    return _PROMETHEUS_RULE + textwrap.indent(groups, "  ")
 
 
 def _source() -> Path:

@@ -34,6 +34,11 @@ def test_export_writes_dashboards_provisioning_and_rules(tmp_path: Path) -> None
         assert (tmp_path / "grafana/dashboards" / path.name).read_text() == path.read_text()
     for name in ("swtrace.rules.yml", "swtrace.alerts.yml"):
         assert (tmp_path / "prometheus" / name).read_text() == (ROOT / "dashboards/prometheus" / name).read_text()
+    rule = yaml.safe_load((tmp_path / "kubernetes/prometheusrule.yaml").read_text())
+    files = [
+        yaml.safe_load((tmp_path / "prometheus" / f"swtrace.{name}.yml").read_text()) for name in ("rules", "alerts")
+    ]
+    assert rule["spec"]["groups"] == [group for file in files for group in file["groups"]]
     provisioning = tmp_path / "grafana/provisioning"
     (provider,) = yaml.safe_load((provisioning / "dashboards/swtrace.yml").read_text())["providers"]
     assert provider["options"]["path"] == str(tmp_path / "grafana/dashboards")
