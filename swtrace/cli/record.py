@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swtrace.recording.capture import Capture
+    from swtrace.recording.remote import RemoteCapture
     from swtrace.recording.writer import RecordingWriter
 
 _POLL_S = 0.05
@@ -31,6 +32,10 @@ def record(
     directory: Annotated[
         Path | None,
         typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
+    ] = None,
+    connect: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
     ] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Record this run only. Default: every run.")] = None,
     duration: Annotated[float | None, typer.Option(help="End after this long.", metavar="SECONDS")] = None,
@@ -47,12 +52,13 @@ def record(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout what was recorded, as JSON.")] = False,
 ) -> None:
-    """Record every rank of this host, until Ctrl-C.
+    """Record every rank of this host, or of several through their daemons, until Ctrl-C.
 
     Begins with what the rings still hold, so that a run that has just ended can be recorded, too. Killed at any
     moment, the file can be read up to the last half second.
     """
     from swtrace.recording.capture import Capture
+    from swtrace.recording.remote import RemoteCapture
     from swtrace.recording.writer import RecordingWriter
     from swtrace.trace.directory import default_directory
 
@@ -61,19 +67,36 @@ def record(
     limit = size(max_size) if max_size else None
     writer = RecordingWriter(output, overwrite=force, part_bytes=size(rotate) if rotate else None, keep_parts=keep)
     console = narration()
-    rings = directory or default_directory()
     with writer:
-        console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True)
-        capture = Capture(rings, writer, run_id=run_id)
+        capture: Capture | RemoteCapture
+        if connect is not None:
+            capture = RemoteCapture(
+                [each.strip() for each in connect.split(",") if each.strip()], writer, run_id=run_id
+            )
+            console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True)
+        else:
+            rings = directory or default_directory()
+            capture = Capture(rings, writer, run_id=run_id)
+            console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True)
         try:
-            reason = _follow(capture, duration=duration, until_end=until_end, limit=limit, console=console)
+            reason = _follow(capture, writer, duration=duration, until_end=until_end, limit=limit, console=console)
         finally:
             capture.finish()
     _conclude(capture, writer, reason, console, as_json=as_json)
 
 
-def _follow(capture: Capture, *, duration: float | None, until_end: bool, limit: int | None, console: Console) -> str:
+def _follow(
+    capture: Capture | RemoteCapture,
+    writer: RecordingWriter,
+    *,
+    duration: float | None,
+    until_end: bool,
+    limit: int | None,
+    console: Console,
+) -> str:
     """Record until it is time to end; return why."""
+    from swtrace.recording.remote import RemoteCapture
+
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
@@ -88,16 +111,18 @@ def _follow(capture: Capture, *, duration: float | None, until_end: bool, limit:
                 now = time.monotonic()
                 if duration is not None and now - begun >= duration:
                     return "time is up"
-                if limit is not None and capture.writer.statistics().bytes >= limit:
+                if limit is not None and writer.statistics().bytes >= limit:
                     return "size reached"
-                ranks = capture.watch.ranks() if until_end and not more else ()
+                ranks = capture.states() if until_end and not more else ()
+                if isinstance(capture, RemoteCapture) and len(capture.ended) == capture.daemons and not more:
+                    return "every daemon has gone"
                 if ranks and not any(rank.alive or rank.statistics.pending for rank in ranks):
                     return "every rank has ended"
                 if now - shown >= (_SHOW_S if console.is_terminal else _LINE_S):
                     shown = now
-                    status.update(_progress(capture, now - begun))
+                    status.update(_progress(capture, writer, now - begun))
                     if not console.is_terminal:
-                        console.print(_progress(capture, now - begun), soft_wrap=True)
+                        console.print(_progress(capture, writer, now - begun), soft_wrap=True)
                 if not more:
                     time.sleep(_POLL_S)
             return "interrupted"
@@ -106,10 +131,10 @@ def _follow(capture: Capture, *, duration: float | None, until_end: bool, limit:
             signal.signal(number, handler)
 
 
-def _progress(capture: Capture, elapsed_s: float) -> str:
-    statistics = capture.writer.statistics()
-    ranks = capture.watch.ranks()
-    facts = capture.watch.ledger.facts()
+def _progress(capture: Capture | RemoteCapture, writer: RecordingWriter, elapsed_s: float) -> str:
+    statistics = writer.statistics()
+    ranks = capture.states()
+    facts = capture.ledger.facts()
     ratios = [rank.recent.stall_ratio for series in facts.series for rank in series.ranks]
     stall = max((ratio for ratio in ratios if ratio is not None), default=None)
     lost = sum(rank.statistics.lost for rank in ranks)
@@ -120,9 +145,11 @@ def _progress(capture: Capture, elapsed_s: float) -> str:
     )
 
 
-def _conclude(capture: Capture, writer: RecordingWriter, reason: str, console: Console, *, as_json: bool) -> None:
+def _conclude(
+    capture: Capture | RemoteCapture, writer: RecordingWriter, reason: str, console: Console, *, as_json: bool
+) -> None:
     statistics = writer.statistics()
-    facts = capture.watch.ledger.facts()
+    facts = capture.ledger.facts()
     console.print(
         f"swtrace: {reason}. {statistics.records} records of {len(facts.ranks)} ranks, "
         f"{units.size(statistics.bytes)} in {statistics.parts} file(s).",

@@ -12,12 +12,13 @@ from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from swtrace import __version__
 from swtrace.daemon import api
 from swtrace.daemon.collector import SnapshotCollector
+from swtrace.daemon.recording import MEDIA_TYPE, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,7 @@ def make_app(observer: Observer) -> Starlette:
             Route("/metrics", handlers.metrics),
             Route("/healthz", handlers.healthz),
             Route("/api/v1", handlers.contents),
+            Route("/api/v1/recording", handlers.recording),
             Route("/api/v1/{name}", handlers.document),
         ],
         middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
@@ -62,6 +64,7 @@ class _Handlers:
 
     def index(self, _request: Request) -> Response:
         rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or what is wrong")]
+        rows += [("/api/v1/recording", "every record, as a stream for `swtrace record --connect`")]
         rows += [(f"/api/v1/{name}", about) for name, (about, _make) in DOCUMENTS.items()]
         links = "".join(f'<li><a href="{path}">{path}</a> {html.escape(about)}</li>' for path, about in rows)
         return HTMLResponse(
@@ -83,6 +86,11 @@ class _Handlers:
         return _json(
             {"api": api.VERSION, "documents": {f"/api/v1/{name}": about for name, (about, _) in DOCUMENTS.items()}}
         )
+
+    def recording(self, request: Request) -> Response:
+        observer = self._observer
+        frames = stream(observer.directory, request.query_params.get("run"), lambda: observer.streaming)
+        return StreamingResponse(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
 
     def document(self, request: Request) -> Response:
         name = request.path_params["name"]

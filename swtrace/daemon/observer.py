@@ -64,9 +64,24 @@ class Observer:
         self._answered = 0
         self._snapshot: Snapshot | None = None
         self._stopping = False
+        self._streams_end = False
         self._polled_ns = time.monotonic_ns()
         self._last_error = ""
         self._thread = threading.Thread(target=self._run, name="swtrace-observer", daemon=True)
+
+    @property
+    def directory(self) -> Path:
+        """The folder of rings."""
+        return self._watch.tail.directory
+
+    @property
+    def streaming(self) -> bool:
+        """Whether streams of records may go on."""
+        return not (self._streams_end or self._stopping)
+
+    def end_streams(self) -> None:
+        """Let every stream of records end: the server waits for them before it stops. Safe in a signal handler."""
+        self._streams_end = True
 
     def start(self) -> None:
         """Begin to drain."""

@@ -57,7 +57,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         watch = Watch(settings.directory, run_id=settings.run_id, ledger=Ledger(keep_untaken=UNTAKEN_STEPS))
         observer = Observer(watch, spans)
         server = _Server(server_config(make_app(observer)))
-        with _stopped_by_signals(server):
+        with _stopped_by_signals(server, observer.end_streams):
             observer.start()
             announce(url(listener))
             asyncio.run(server.serve(sockets=[listener]))
@@ -123,10 +123,11 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the server; it looks ten times a second."""
+def _stopped_by_signals(server: uvicorn.Server, stopping: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the server, which looks ten times a second; ``stopping`` is called first."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping()
         server.force_exit = server.should_exit
         server.should_exit = True
 

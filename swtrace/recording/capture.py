@@ -7,7 +7,7 @@ from pathlib import Path
 
 from swtrace.ledger import Ledger
 from swtrace.recording.events import RankState, RecordSink
-from swtrace.recording.writer import RecordingWriter
+from swtrace.recording.writer import FrameWriter, RecordingWriter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
 from swtrace.watch import Watch
@@ -64,10 +64,15 @@ class Capture:
         run_id: Only this run; None for all.
     """
 
-    def __init__(self, directory: Path, writer: RecordingWriter, *, run_id: str | None = None) -> None:
+    def __init__(self, directory: Path, writer: FrameWriter, *, run_id: str | None = None) -> None:
         self.writer = writer
         self.watch = Watch(directory, run_id=run_id, ledger=TellingLedger(writer))
         self._status_at_s = 0.0
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the records amount to so far."""
+        return self.watch.ledger
 
     def poll(self) -> bool:
         """Record what is new; True if there is more at once.
@@ -92,7 +97,8 @@ class Capture:
         try:
             self.watch.drain()
             self.writer.status(self.states())
-            self.writer.close()
+            if isinstance(self.writer, RecordingWriter):
+                self.writer.close()
         finally:
             self.watch.close()
 

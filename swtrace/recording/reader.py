@@ -195,7 +195,7 @@ class Recording:
             if frame.file != file:
                 file, ranks = frame.file, {}
             try:
-                event = _event(frame.header, self._payload(frame), ranks)
+                event = decode_event(frame.header, self._payload(frame), ranks)
             except (RecordingFormatError, RingFormatError) as error:
                 if not self._salvage:
                     raise self._damage(frame, error) from error
@@ -237,11 +237,11 @@ class Recording:
             statuses: list[FrameAt] = []
             for frame in self._frames:
                 if frame.file == file and frame.header.kind == Kind.RANK:
-                    _event(frame.header, self._payload(frame), ranks)
+                    decode_event(frame.header, self._payload(frame), ranks)
                 if frame.file == file and frame.header.kind == Kind.STATUS:
                     statuses.append(frame)
             if statuses:
-                last = _event(statuses[-1].header, self._payload(statuses[-1]), ranks)
+                last = decode_event(statuses[-1].header, self._payload(statuses[-1]), ranks)
                 if isinstance(last, StatusTaken):
                     state.update((each.rank, each) for each in last.ranks)
         return tuple(state[rank] for rank in sorted(state))
@@ -371,7 +371,7 @@ def _in_order(files: list[_File]) -> list[int]:
     return order
 
 
-def _event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> Event | None:
+def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> Event | None:
     """Return what a frame says; None for one that only frames the others, or is of a later version's kind."""
     if found.kind == Kind.RECORDS:
         batches = layout.unpack_records(raw)

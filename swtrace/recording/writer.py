@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,34 +49,15 @@ class WriterStatistics:
     """The part that is being written."""
 
 
-class RecordingWriter:
-    """A recording in the making; also a sink, that a ledger's calls are passed to.
+class FrameWriter(ABC):
+    """Makes frames of what a ledger is told; subclasses say where they go.
 
     Args:
-        path: The file. With rotation it names the first part; others get a number before the suffix.
-        overwrite: Replace a file that is there.
-        part_bytes: Begin a new part beyond this size; None: one file.
-        keep_parts: Remove all but the newest so many parts; None: keep all.
         flush_s: How long records are held back at most, while the writer is called.
         clock: Tells the time of frames, CLOCK_MONOTONIC.
-
-    Raises:
-        RecordingError: the file cannot be made, or is there and must not be replaced.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        overwrite: bool = False,
-        part_bytes: int | None = None,
-        keep_parts: int | None = None,
-        flush_s: float = FLUSH_S,
-        clock: Callable[[], int] = now_ns,
-    ) -> None:
-        self._first_path = path
-        self._overwrite = overwrite
-        self._part_bytes, self._keep_parts = part_bytes, keep_parts
+    def __init__(self, *, flush_s: float = FLUSH_S, clock: Callable[[], int] = now_ns) -> None:
         self._flush_ns = round(flush_s * 1e9)
         self._clock = clock
         self._name = secrets.token_hex(8)
@@ -87,12 +69,14 @@ class RecordingWriter:
         self._held_records = 0
         self._flush_at_ns = 0
         self._records = 0
-        self._bytes = 0
-        self._part = 0
-        self._descriptor = -1
-        self._size = 0
-        self._paths: list[Path] = []
-        self._begin_part()
+
+    @abstractmethod
+    def _put(self, data: bytes) -> None:
+        """Bring whole frames to where they belong.
+
+        Raises:
+            RecordingError: they cannot be brought there.
+        """
 
     # What a ledger is told
 
@@ -143,8 +127,6 @@ class RecordingWriter:
     def status(self, states: tuple[RankState, ...]) -> None:
         """Write the rings' state as of now, and everything held back."""
         self._flush()
-        if self._part_bytes is not None and self._size >= self._part_bytes:
-            self._rotate()
         self._write(Kind.STATUS, pack_status(states, self._numbers))
 
     def tick(self) -> None:
@@ -152,10 +134,106 @@ class RecordingWriter:
         if self._held and self._clock() >= self._flush_at_ns:
             self._flush()
 
+    # Frames
+
+    def _begin(self, part: int) -> None:
+        """Write the head of a file: what it is, and all that a reader needs who has no other part."""
+        self._put(layout.preamble())
+        about = About(self._name, part, time.time_ns(), __version__, self._records)
+        self._write(Kind.ABOUT, layout.pack_about(about))
+        for identity in self._identities.values():
+            self._write_rank(identity)
+        for rank, series in self._tables.items():
+            self._write_table(rank, series)
+        for rank in self._identities.keys() & self._ended:
+            self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        held, count = self._held, self._held_records
+        self._held, self._held_records = [], 0
+        self._write(Kind.RECORDS, layout.pack_records(held), records=count)
+
+    def _write_rank(self, identity: RankIdentity) -> None:
+        number = self._numbers[identity.key]
+        self._write(Kind.RANK, layout.pack_numbered(number, header.encode_identity(identity)))
+
+    def _write_table(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
+        entries = b"".join(header.encode_series(info, 0) for info in series)
+        self._write(Kind.SERIES, layout.pack_numbered(self._numbers[rank], entries))
+
+    def _write_end(self) -> None:
+        self._write(Kind.END, layout.pack_end(self._records))
+
+    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> None:
+        self._put(layout.frame(kind, raw, self._clock(), record_count=records))
+
+
+class StreamWriter(FrameWriter):
+    """A recording without an end, taken away as it comes: what a daemon sends to whoever records it."""
+
+    def __init__(self, *, flush_s: float = FLUSH_S) -> None:
+        super().__init__(flush_s=flush_s)
+        self._ready: list[bytes] = []
+        self._begin(0)
+
+    def take(self) -> bytes:
+        """Return the whole frames since the last call."""
+        ready, self._ready = self._ready, []
+        return b"".join(ready)
+
+    def _put(self, data: bytes) -> None:
+        self._ready.append(data)
+
+
+class RecordingWriter(FrameWriter):
+    """A recording in the making; also a sink, that a ledger's calls are passed to.
+
+    Args:
+        path: The file. With rotation it names the first part; others get a number before the suffix.
+        overwrite: Replace a file that is there.
+        part_bytes: Begin a new part beyond this size; None: one file.
+        keep_parts: Remove all but the newest so many parts; None: keep all.
+        flush_s: How long records are held back at most, while the writer is called.
+        clock: Tells the time of frames, CLOCK_MONOTONIC.
+
+    Raises:
+        RecordingError: the file cannot be made, or is there and must not be replaced.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool = False,
+        part_bytes: int | None = None,
+        keep_parts: int | None = None,
+        flush_s: float = FLUSH_S,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
+        super().__init__(flush_s=flush_s, clock=clock)
+        self._first_path = path
+        self._overwrite = overwrite
+        self._part_bytes, self._keep_parts = part_bytes, keep_parts
+        self._bytes = 0
+        self._part = 0
+        self._descriptor = -1
+        self._size = 0
+        self._paths: list[Path] = []
+        self._begin_part()
+
     @property
     def path(self) -> Path:
         """The file, or the first part."""
         return self._first_path
+
+    def status(self, states: tuple[RankState, ...]) -> None:
+        """Write the rings' state as of now, and everything held back; begin a new part when it is time."""
+        self._flush()
+        if self._part_bytes is not None and self._size >= self._part_bytes:
+            self._rotate()
+        super().status(states)
 
     def statistics(self) -> WriterStatistics:
         """Return what was written so far."""
@@ -194,30 +272,11 @@ class RecordingWriter:
         else:
             self.close()
 
-    # Frames and parts
+    # Files
 
-    def _flush(self) -> None:
-        if not self._held:
-            return
-        held, count = self._held, self._held_records
-        self._held, self._held_records = [], 0
-        self._write(Kind.RECORDS, layout.pack_records(held), records=count)
-
-    def _write_rank(self, identity: RankIdentity) -> None:
-        number = self._numbers[identity.key]
-        self._write(Kind.RANK, layout.pack_numbered(number, header.encode_identity(identity)))
-
-    def _write_table(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
-        entries = b"".join(header.encode_series(info, 0) for info in series)
-        self._write(Kind.SERIES, layout.pack_numbered(self._numbers[rank], entries))
-
-    def _write_end(self) -> None:
-        self._write(Kind.END, layout.pack_end(self._records))
-
-    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> None:
+    def _put(self, data: bytes) -> None:
         if self._descriptor < 0:
             raise RecordingError(f"{self._paths[-1]}: the recording is closed")
-        data = layout.frame(kind, raw, self._clock(), record_count=records)
         try:
             _write_all(self._descriptor, data)
         except OSError as error:
@@ -239,21 +298,7 @@ class RecordingWriter:
             raise RecordingError(f"{path}: {error.strerror}") from error
         self._paths.append(path)
         self._size = 0
-        data = layout.preamble()
-        try:
-            _write_all(self._descriptor, data)
-        except OSError as error:
-            raise RecordingError(f"{path}: {error.strerror or error}") from error
-        self._size = len(data)
-        self._bytes += len(data)
-        about = About(self._name, self._part, time.time_ns(), __version__, self._records)
-        self._write(Kind.ABOUT, layout.pack_about(about))
-        for identity in self._identities.values():
-            self._write_rank(identity)
-        for rank, series in self._tables.items():
-            self._write_table(rank, series)
-        for rank in self._identities.keys() & self._ended:
-            self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+        self._begin(self._part)
 
     def _rotate(self) -> None:
         self._write_end()

@@ -1,0 +1,90 @@
+"""Recording through daemons: what arrives is what they see, from one host or from several."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from daemon.recorded_run import RecordedRun
+from daemon.serving import serving
+
+from recording.made import replayed
+from recording.test_commands import SWTRACE, swtrace
+from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.errors import RecordingError
+from swtrace.recording import Recording
+from swtrace.recording.remote import RemoteCapture
+from swtrace.recording.writer import RecordingWriter
+from swtrace.watch import Watch
+
+
+def until(condition: Callable[[], bool], step: Callable[[], object]) -> None:
+    """Repeat a step until a condition holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        step()
+
+
+def test_two_daemons_become_one_recording(tmp_path: Path) -> None:
+    """Ranks of two hosts, read through their daemons, are in one file, every record of them once."""
+    runs = [RecordedRun(tmp_path / host, run_id=host) for host in ("a", "b")]
+    path = tmp_path / "run.swrec"
+    with serving(tmp_path / "a") as a, serving(tmp_path / "b") as b, serving(tmp_path / "a") as again:
+        addresses = [str(client.base_url) for client in (a, b, again)]
+        with RecordingWriter(path, flush_s=0.0) as writer:
+            capture = RemoteCapture(addresses, writer)
+            for run in runs:
+                run.write(30)
+            expected = sum(2 * run.written for run in runs)
+            until(lambda: writer.statistics().records >= expected, capture.poll)
+            for run in runs:
+                run.close()
+            until(lambda: sum(state.closed for state in capture.states()) == 4, capture.poll)
+            capture.finish()
+    facts = {series.key.run_id: series for series in replayed(path).ledger.facts().series}
+    for host in ("a", "b"):
+        with Watch(tmp_path / host) as watch:
+            watch.drain()
+            watch.drain()
+            watch.ledger.flush()
+            (live,) = watch.ledger.facts().series
+        assert facts[host] == live
+    with Recording.open(path) as recording:
+        assert recording.records == expected
+        assert recording.missing().finished
+
+
+def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
+    """`record --connect` says so when the last daemon has gone, and leaves a whole file; the daemon stops at once."""
+    run = RecordedRun(tmp_path / "rings")
+    run.write(10)
+    daemon = DaemonProcess(tmp_path / "rings")
+    path = tmp_path / "run.swrec"
+    try:
+        until(daemon.poll, lambda: time.sleep(0.02))
+        url = daemon.url or ""
+        process = subprocess.Popen(
+            [*SWTRACE, "record", "--connect", url, "-o", str(path)], stderr=subprocess.PIPE, text=True
+        )
+        until(lambda: path.exists() and path.stat().st_size > 1000, lambda: time.sleep(0.02))
+    finally:
+        daemon.stop()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "every daemon has gone" in said
+    with Recording.open(path) as recording:
+        assert recording.missing().finished
+        assert recording.records == 2 * run.written
+    run.close()
+
+
+def test_no_daemon_is_one_line(tmp_path: Path) -> None:
+    """Where no daemon answers the command names the address."""
+    done = swtrace("record", "--connect", "127.0.0.1:1", "-o", tmp_path / "x.swrec", code=1)
+    assert "127.0.0.1:1: " in done.stderr
+    with pytest.raises(RecordingError, match="Is it a daemon"), RecordingWriter(tmp_path / "y.swrec") as writer:
+        RemoteCapture(["127.0.0.1:1"], writer)
