@@ -41,10 +41,9 @@ def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
     Usually the same. But each data-parallel replica of a dense model is a torch world of its own, with its own
     rank 0; where ``SWTRACE_RUN_ID`` makes one run of them, their ranks follow each other.
     """
-    import torch.distributed as dist
-
     parallel = vllm_config.parallel_config
-    alone = dist.get_world_size() == parallel.world_size
+    # Each such replica is told that it is alone, but keeps its index.
+    alone = parallel.data_parallel_size == 1
     first = getattr(parallel, "data_parallel_index", 0) * parallel.world_size if alone else 0
     return tuple(first + rank for rank in torch_ranks)
 

@@ -110,7 +110,7 @@ def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
     config = Namespace(
         additional_config={},
         model_config=Namespace(served_model_name="m"),
-        parallel_config=Namespace(world_size=1, data_parallel_index=3),
+        parallel_config=Namespace(world_size=1, data_parallel_size=1, data_parallel_index=3),
     )
     with patch("vllm.config.get_current_vllm_config", return_value=config):
         left: Any = _offloader(object.__new__(UVAOffloader))

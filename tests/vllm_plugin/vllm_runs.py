@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks
 SERIES = "self_attn.o_proj"
 PATIENCE_S = 60.0
 
+Result = TypeVar("Result")
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
@@ -40,28 +42,46 @@ class Run:
 
     def by_rank(self, name: str, **labels: str) -> dict[int, float]:
         """Return a metric by rank, summed over all labels but those given."""
-        sums: dict[int, float] = {}
-        for sample_labels, value in self.samples.get(name, []):
-            if labels.items() <= sample_labels.items():
-                rank = int(sample_labels["rank"])
-                sums[rank] = sums.get(rank, 0.0) + value
-        return sums
+        return by_rank(self.samples, name, **labels)
 
 
 def share(
     model: TinyLlama, workload: Workload, control: tuple[RankResult, ...], folder: Path, *, k: int, steps: int
 ) -> Run:
     """Run ``workload`` with ``SWTRACE=1`` beside a daemon; where k is above 1, over another one in the environment."""
+    further = {"SWTRACE_PREFETCH_STEP": "0"} if k > 1 else {}
+    ranks, samples = watch(
+        folder, steps, lambda environment: run_ranks(workload, folder, environment=environment), **further
+    )
+    return Run(model, k, steps, control, ranks, samples)
+
+
+def watch(
+    folder: Path, steps: int, run: Callable[[dict[str, str]], tuple[Result, ...]], **settings: str
+) -> tuple[tuple[Result, ...], Samples]:
+    """Call ``run`` with an environment that shares, beside a daemon; return the ranks' results and its metrics.
+
+    ``steps`` is how many each rank takes in each series at least.
+    """
     rings = folder / "rings"
     rings.mkdir(mode=0o700, parents=True)
     daemon = DaemonProcess(rings)
     try:
-        environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), **({"SWTRACE_PREFETCH_STEP": "0"} if k > 1 else {})}
-        ranks = run_ranks(workload, folder, environment=environment)
-        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=len(ranks), steps=steps))
+        results = run({"SWTRACE": "1", "SWTRACE_DIR": str(rings), **settings})
+        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=len(results), steps=steps))
     finally:
         daemon.stop()
-    return Run(model, k, steps, control, ranks, samples)
+    return results, samples
+
+
+def by_rank(samples: Samples, name: str, **labels: str) -> dict[int, float]:
+    """Return a metric by rank, summed over all labels but those given."""
+    sums: dict[int, float] = {}
+    for sample_labels, value in samples.get(name, []):
+        if labels.items() <= sample_labels.items():
+            rank = int(sample_labels["rank"])
+            sums[rank] = sums.get(rank, 0.0) + value
+    return sums
 
 
 def refusals(rings: Path, *, ranks: int) -> dict[int, dict[str, str]]:
@@ -98,7 +118,7 @@ def _stepped(samples: Samples, *, ranks: int, steps: int) -> bool:
     read = [value for _, value in samples.get("swtrace_steps_total", [])]
     unread = sum(value for _, value in samples.get("swtrace_ring_pending_records", []))
     up = sum(value for _, value in samples.get("swtrace_rank_up", []))
-    return len(read) == ranks and min(read) >= steps and unread == up == 0
+    return len(by_rank(samples, "swtrace_steps_total")) == ranks and min(read) >= steps and unread == up == 0
 
 
 def _parse(text: str) -> Samples:

@@ -1,0 +1,44 @@
+"""What vLLM's CPU build lacks for these tests, and nothing else. Called in a rank before it makes an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def allow_amx() -> None:
+    """Ask the kernel for AMX tiles, which vLLM's attention uses without asking: SIGILL where nobody has."""
+    import torch
+
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+
+
+def fill_expert_communication() -> None:
+    """Give the CPU communicator the two operations by which data-parallel ranks exchange tokens for experts."""
+    import torch
+    from torch import distributed as dist
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    def all_gatherv(self: Any, given: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:
+        assert dim == 0
+        gathered = []
+        for tensor in [given] if isinstance(given, torch.Tensor) else given:
+            rows = sizes or [tensor.shape[0]] * self.world_size
+            padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
+            padded[: tensor.shape[0]] = tensor
+            parts = [torch.empty_like(padded) for _ in rows]
+            dist.all_gather(parts, padded, group=self.device_group)
+            gathered.append(torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)]))
+        return gathered[0] if isinstance(given, torch.Tensor) else gathered
+
+    def reduce_scatterv(self: Any, given: Any, dim: int = -1, sizes: list[int] | None = None) -> Any:
+        total = given.movedim(0, dim).contiguous().to(torch.float32)
+        dist.all_reduce(total, group=self.device_group)
+        rows = sizes or [total.shape[0] // self.world_size] * self.world_size
+        begin = sum(rows[: self.rank_in_group])
+        mine = total[begin : begin + rows[self.rank_in_group]]
+        return mine.to(given.dtype).movedim(0, dim).contiguous()
+
+    assert not {"all_gatherv", "reduce_scatterv"} & vars(CpuCommunicator).keys(), "no gap any more"
+    CpuCommunicator.all_gatherv = all_gatherv
+    CpuCommunicator.reduce_scatterv = reduce_scatterv
