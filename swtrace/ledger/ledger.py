@@ -27,6 +27,7 @@ from swtrace.ledger.facts import (
 from swtrace.ledger.path import critical_paths
 from swtrace.ledger.pending import Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
+from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.ledger.step import Channel, Derived, derive
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
@@ -69,7 +70,7 @@ class _Member:
 class _Series:
     key: SeriesKey
     layers: int
-    rendezvous: str
+    rendezvous: Rendezvous
     source: npt.NDArray[np.int64]
     pending: PendingSteps
     recent: RecentSteps
@@ -204,11 +205,12 @@ class Ledger:
         series = self._series.get(key)
         if series is None:
             ranks = len(info.group_ranks)
+            source = np.array([info.source(position) for position in range(info.num_layers)], np.int64)
             series = self._series[key] = _Series(
                 key=key,
                 layers=info.num_layers,
-                rendezvous=info.rendezvous,
-                source=np.array([info.source(position) for position in range(info.num_layers)], np.int64),
+                rendezvous=Rendezvous(info.rendezvous, ranks, source),
+                source=source,
                 pending=PendingSteps(ranks, info.num_layers, self._max_cells),
                 recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
                 prefetch_step=info.prefetch_step,
@@ -282,7 +284,6 @@ class Ledger:
             return
         derived = derive(
             block,
-            source=series.source,
             rendezvous=series.rendezvous,
             comparable=self._comparable(series, block),
             epsilon_ns=self._epsilon_ns,

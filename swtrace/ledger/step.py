@@ -14,9 +14,9 @@ backlog          ``max(0, R_prev - last issue)``
 transfer         ``R - max(last issue, R_prev)``
 ===============  =====================================================================
 
-A gloo broadcast can move to a receiver once its source and that receiver have issued it; a
-collective that needs everyone, once all ranks have. A source never waits: stall, slack and on time
-are facts about receivers.
+Whose issues the last issue is the last of, depends on the transport
+(:mod:`~swtrace.ledger.rendezvous`). A source never waits: stall, slack and on time are facts about
+receivers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.ledger.pending import Block
+from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.trace.schema import TransferFlag
 
 _Int = npt.NDArray[np.int64]
@@ -75,8 +76,7 @@ class Derived:
 def derive(
     block: Block,
     *,
-    source: npt.NDArray[np.int64],
-    rendezvous: str,
+    rendezvous: Rendezvous,
     comparable: bool,
     epsilon_ns: int,
     channel: Channel,
@@ -85,8 +85,7 @@ def derive(
 
     Args:
         block: Raw columns, steps ascending.
-        source: ``[position]``, group rank that keeps the layer.
-        rendezvous: ``source`` or ``group``: from when an operation can move.
+        rendezvous: From when an operation can move.
         comparable: Whether all ranks' instants are of one clock.
         epsilon_ns: A wait is on time if its stall is below this.
         channel: The last operation of the block before; updated.
@@ -104,9 +103,10 @@ def derive(
     on_time = receiver & (stall < epsilon_ns)
 
     broadcast = block.present & ~prefilled
-    last_issue, late, rendezvous_known = _last_issue(block, broadcast, source, rendezvous)
+    last_issue, late = rendezvous.last_issue(block.issued_ns)
     previous_ready, previous_known = _previous_ready(block, broadcast & ~own, broadcast, channel)
-    attributed = receiver & rendezvous_known & previous_known[:, np.newaxis, :] & comparable
+    everyone_known = broadcast.all(axis=1, keepdims=True)
+    attributed = receiver & everyone_known & previous_known[:, np.newaxis, :] & comparable
 
     before = previous_ready[:, np.newaxis, :]
     latest = _latest_ready(block, broadcast & ~own)[:, np.newaxis, :]
@@ -134,21 +134,6 @@ def derive(
 
 def _flagged(flags: npt.NDArray[np.uint8], flag: int) -> _Bool:
     return np.asarray((flags & np.uint8(flag)) != 0, np.bool_)
-
-
-def _last_issue(
-    block: Block, broadcast: _Bool, source: npt.NDArray[np.int64], rendezvous: str
-) -> tuple[_Int, npt.NDArray[np.int64], _Bool]:
-    """Return last issue, the group rank that issued last, and where both are known."""
-    issued, ranks = block.issued_ns, np.arange(block.issued_ns.shape[1])
-    everyone = np.broadcast_to(broadcast.all(axis=1, keepdims=True), broadcast.shape)
-    if rendezvous == "group":
-        late = np.broadcast_to(issued.argmax(axis=1)[:, np.newaxis, :], issued.shape)
-        return np.broadcast_to(issued.max(axis=1, keepdims=True), issued.shape), late, everyone
-    positions = np.arange(issued.shape[2])
-    by_source = issued[:, source, positions][:, np.newaxis, :]
-    late = np.where(by_source > issued, source[np.newaxis, np.newaxis, :], ranks[np.newaxis, :, np.newaxis])
-    return np.maximum(issued, by_source), late, everyone
 
 
 def _latest_ready(block: Block, receivers: _Bool) -> _Int:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.trace.schema import TransferFlag
 
 _Int = npt.NDArray[np.int64]
@@ -86,9 +87,7 @@ class _Measured:
     moving: _Int
     wait_cost: _Int
     receiver: npt.NDArray[np.bool_]
-    source: npt.NDArray[np.int64]
-    """``[position]``"""
-    group_rendezvous: bool
+    rendezvous: Rendezvous
     stall: _Int
     length: _Int
     """``[step, rank]``"""
@@ -109,7 +108,9 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
     info = next((info for step in run for info in step.infos if info is not None), None)
     if len(run) < 4 or info is None or prefetch_step > info.num_layers - 2:  # noqa: PLR2004 - two warm up, one looks ahead
         return None
-    measured = _measure(run, info.prefetch_step, group_rendezvous=info.rendezvous == "group")
+    measured = _measure(
+        run, info.prefetch_step, Rendezvous(info.rendezvous, len(run[0].ranks), run[0].source.astype(np.int64))
+    )
     # The first step's first broadcasts were issued before the replay begins: it only warms up.
     stall, length = measured.stall[1:].sum(axis=0), np.maximum(1, measured.length[1:].sum(axis=0))
     return WhatIf(
@@ -139,7 +140,7 @@ def _consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
     return run[::-1]
 
 
-def _measure(run: list[StepFacts], k: int, *, group_rendezvous: bool) -> _Measured:
+def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous) -> _Measured:
     def stack(name: str, rows: list[StepFacts] = run) -> _Int:
         return np.stack([getattr(step, name) for step in rows]).astype(np.int64)
 
@@ -163,8 +164,7 @@ def _measure(run: list[StepFacts], k: int, *, group_rendezvous: bool) -> _Measur
         moving=np.where(receiver, moving, 0),
         wait_cost=np.where(receiver, stack("wake_ns")[:-1], end - begin),
         receiver=receiver,
-        source=run[0].source.astype(np.int64),
-        group_rendezvous=group_rendezvous,
+        rendezvous=rendezvous,
         stall=stall.sum(axis=2),
         length=end[:, :, -1] - arrival[:-1],
     )
@@ -188,8 +188,7 @@ def _replay(measured: _Measured, k: int) -> Replay:
             if ahead < total:
                 ahead_step, ahead_position = divmod(ahead, layers)
                 receiver = measured.receiver[ahead_step, :, ahead_position]
-                source = measured.source[ahead_position]
-                last = np.full(ranks, now.max()) if measured.group_rendezvous else np.maximum(now, now[source])
+                last = measured.rendezvous.last_issue_at(ahead_position, now)
                 ready[ahead] = np.maximum(last, free_at) + measured.moving[ahead_step, :, ahead_position]
                 free_at = max(free_at, int(ready[ahead][receiver].max(initial=0)))
             now += measured.after_reach[step, :, position]

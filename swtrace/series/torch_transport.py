@@ -55,7 +55,7 @@ class TorchOperation:
 class TorchTransport:
     """A communicator over the ranks of a group."""
 
-    rendezvous = "source"
+    rendezvous = "tree"
     clock = Clock.HOST
     now = staticmethod(time.monotonic_ns)
 

@@ -43,7 +43,7 @@ class Transport(Protocol):
     name: str
     """``gloo``, ``ideal``, ..."""
     rendezvous: str
-    """From when an operation can move: ``source`` or ``group`` (see ``SeriesInfo``)."""
+    """From when an operation can move: ``source``, ``tree`` or ``group`` (see ``SeriesInfo``)."""
     clock: Clock
     """The clock of all its instants."""
 

@@ -53,8 +53,8 @@ class SeriesInfo:
     transport: str
     """``gloo``, ``nccl``, ``ideal``, ..."""
     rendezvous: str
-    """From when an operation can move: ``source`` (source and receiver have issued it: gloo) or ``group``
-    (all ranks have issued it: collectives that need everyone)."""
+    """From when an operation can move: ``source`` (source and receiver have issued it), ``tree`` (those on the way
+    from the source have, too: gloo) or ``group`` (all ranks have: collectives that need everyone)."""
     clock: str
     """``host``, ``virtual`` or ``device``."""
     layer_bytes: int

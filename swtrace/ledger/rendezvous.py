@@ -1,0 +1,85 @@
+"""From when a broadcast can move: whose issue a rank's delivery waits for.
+
+==========  ==============================================================================
+``source``  the source's and this rank's: the source sends to each receiver by itself
+``tree``    those on this rank's way from the source, its own, and those it passes the bytes on to
+``group``   everybody's: a collective that starts when all ranks are there
+==========  ==============================================================================
+
+``tree`` is gloo's broadcast: a binomial tree over the ranks as counted from the source, in which the
+``v``-th rank receives from ``v`` without its highest bit, and is done only once those that it sends to
+have taken the bytes. Up to three ranks, that is ``source``. (Found by letting one rank of 3, 4, 5 and
+8 issue late, for every source: who is held is who this module says, in all cases;
+``tests/test_gloo_tree.py`` does it again.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+_Int = npt.NDArray[np.int64]
+
+SOURCE, TREE, GROUP = "source", "tree", "group"
+
+
+class Rendezvous:
+    """Who waits for whose issue, in one series.
+
+    Args:
+        kind: ``source``, ``tree`` or ``group``; anything else is taken as ``group``, which claims the least.
+        ranks: Size of the group.
+        source: ``[position]``, group rank that keeps the layer.
+    """
+
+    def __init__(self, kind: str, ranks: int, source: _Int) -> None:
+        self._ranks = ranks
+        self._needed: _Int | None = None
+        if kind in {SOURCE, TREE}:
+            by_distance = _needed_in_tree(ranks) if kind == TREE else _needed_of_source(ranks)
+            distance = (np.arange(ranks)[:, np.newaxis] - source) % ranks
+            self._needed = (by_distance[distance] + source[:, np.newaxis]) % ranks
+
+    def last_issue(self, issued_ns: _Int) -> tuple[_Int, _Int]:
+        """Return last issue and the group rank whose issue it was, both ``[step, rank, position]``.
+
+        Args:
+            issued_ns: ``[step, rank, position]``.
+        """
+        if self._needed is None:
+            late = np.broadcast_to(issued_ns.argmax(axis=1)[:, np.newaxis, :], issued_ns.shape)
+            return np.broadcast_to(issued_ns.max(axis=1, keepdims=True), issued_ns.shape), late
+        positions = np.arange(issued_ns.shape[2])[:, np.newaxis]
+        candidates = issued_ns[:, self._needed, positions]
+        which = candidates.argmax(axis=3)
+        late = np.take_along_axis(np.broadcast_to(self._needed, candidates.shape), which[..., np.newaxis], axis=3)
+        return candidates.max(axis=3), late[..., 0]
+
+    def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
+        """Return last issue of one position's broadcast, ``[rank]``, from all ranks' issues ``[rank]``."""
+        if self._needed is None:
+            return np.full(self._ranks, issued_ns.max())
+        return np.asarray(issued_ns[self._needed[:, position]].max(axis=1), np.int64)
+
+
+def _needed_of_source(ranks: int) -> _Int:
+    """``[distance from the source, 2]``: itself first, so that equal instants blame nobody else; the source."""
+    return np.stack((np.arange(ranks), np.zeros(ranks, np.int64)), axis=1)
+
+
+def _needed_in_tree(ranks: int) -> _Int:
+    """``[distance from the source, ...]``: itself, those before it, those it sends to; filled up with itself."""
+    rows = []
+    for distance in range(ranks):
+        needed = [distance]
+        before = distance
+        while before:
+            before ^= 1 << (before.bit_length() - 1)
+            needed.append(before)
+        bit = 1 << distance.bit_length()
+        while distance + bit < ranks:
+            needed.append(distance + bit)
+            bit <<= 1
+        rows.append(needed)
+    width = max(len(row) for row in rows)
+    return np.array([row + row[:1] * (width - len(row)) for row in rows], np.int64)
