@@ -199,10 +199,10 @@ def fleet() -> Dashboard:
                     (
                         8,
                         panels.curves(
-                            "Memory by rank",
-                            "Owned and windows are what a rank holds, replicated what a full copy of all layers "
-                            "would take.",
-                            Ask(queries.MEMORY_HELD, "{{instance}} rank {{rank}} {{kind}}"),
+                            "Memory by host",
+                            "Owned and windows are what the ranks of a host hold, replicated what full copies of all "
+                            "layers would take.",
+                            Ask(queries.MEMORY_HELD, "{{instance}} {{kind}}"),
                             unit="bytes",
                         ),
                     ),

@@ -171,6 +171,7 @@ def states(title: str, description: str, ask: Ask, mappings: Sequence[tuple[str,
         .description(description)
         .datasource(PROMETHEUS)
         .mappings([models.ValueMap(options=options)])
+        .min(0)
         .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.CONTINUOUS_BL_YL_RD))
         .merge_values(True)  # noqa: FBT003 (the SDK's)
         .show_value(common_models.VisibilityMode.AUTO)

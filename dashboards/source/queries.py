@@ -67,10 +67,10 @@ WORST_EFFICIENCY = f"min({EFFICIENCY})"
 STRAGGLER = of_series("swtrace_straggler_excess_ratio")
 MEMORY_SAVED = f"sum({_REPLICATED}) - sum({_HELD})"
 MEMORY_SAVED_SHARE = f"1 - sum({_HELD}) / sum({_REPLICATED})"
-MEMORY_HELD = f"sum by ({BY_RANK}, kind) ({of_series('swtrace_series_bytes')})"
+MEMORY_HELD = f"sum by (instance, kind) ({of_series('swtrace_series_bytes')})"
 STEPS = total(of_series("swtrace_steps_total"), BY_SERIES_RANK)
 LAST_STALL = of_series("swtrace_stall_seconds")
-PREFETCH_STEP = of_series("swtrace_prefetch_step")
+PREFETCH_STEP = f"min by (series, kind) ({of_series('swtrace_prefetch_step')})"
 SERIES_INFO = of_series("swtrace_series_info")
 REFUSED = of_rank("swtrace_series_refused_info")
 

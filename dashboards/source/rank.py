@@ -57,13 +57,10 @@ def rank() -> Dashboard:
                         9,
                         panels.number(
                             "Prefetch step",
-                            "Layers ahead at which broadcasts start: as configured, and as seen in the last step. "
+                            "Layers ahead at which broadcasts start: as configured, and the fewest of the last step. "
                             "Good: the same. Otherwise the forward reaches layers in another order than the series "
                             "knows.",
-                            Ask(
-                                queries.PREFETCH_STEP,
-                                "{{instance}} rank {{rank}} {{kind}}",
-                            ),
+                            Ask(queries.PREFETCH_STEP, "{{series}} {{kind}}"),
                             unit="none",
                         ),
                     ),
