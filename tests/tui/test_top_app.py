@@ -15,6 +15,7 @@ from swtrace_tui.app import TopApp
 from swtrace_tui.configuration import Configuration, load
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
+from swtrace_tui.picture import Selection, picture
 from swtrace_tui.snapshot import Link, SourceStatus, empty
 from swtrace_tui.sources.rings import RingsSource
 from swtrace_tui.themes import NAMES
@@ -438,6 +439,13 @@ def test_a_source_that_raises_ends_the_application_with_that_error() -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         run(test())
+
+
+def test_snapshots_describe_themselves_in_a_line() -> None:
+    """Frameworks make texts of what they are handed; a snapshot's thousands of numbers must not be among them."""
+    source = stalled()
+    assert len(repr(source.now)) < 100
+    assert len(repr(picture(source.now, Selection()))) < 200
 
 
 def test_a_slow_screen_gets_fewer_snapshots_not_a_queue_of_them() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from textual import work
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import BindingType
 from textual.message import Message
@@ -38,6 +38,8 @@ from swtrace_tui.views.windows import Windows
 
 _Item = TypeVar("_Item")
 _VERDICT_EVERY_S = 1.0
+_JUDGE_REST = 20
+"""Times as long as the verdicts took, they stand: large series are judged less often."""
 
 
 class MainScreen(Screen[None]):
@@ -117,6 +119,7 @@ class TopApp(App[None]):
         self._selection = selection or Selection()
         self._verdicts: dict[SeriesKey, Verdict] = {}
         self._paused = False
+        self._judge_at = 0.0
         for theme in themes():
             self.register_theme(theme)
         self.theme = NAMES[-1] if self.no_color else self._theme_or_first(self._configuration.theme)
@@ -204,17 +207,21 @@ class TopApp(App[None]):
             self._feed.taken()
 
     def _judge(self) -> None:
-        if self._snapshot is not None and not self._paused:
+        if self._snapshot is not None and not self._paused and time.monotonic() >= self._judge_at:
             self._reach_verdicts(self._snapshot, self._selection)
 
-    @work(thread=True, exclusive=True)
     def _reach_verdicts(self, snapshot: Snapshot, selection: Selection) -> None:
-        worker = get_current_worker()
+        # Not the decorator: it would make a description out of the arguments' reprs.
+        self.run_worker(partial(self._judged, snapshot, selection), thread=True, exclusive=True, description="verdicts")
+
+    def _judged(self, snapshot: Snapshot, selection: Selection) -> None:
+        worker, before = get_current_worker(), time.thread_time()
         verdicts = {}
         for series in picture(snapshot, selection).series:
             if worker.is_cancelled:
                 return
             verdicts[series.key] = series.verdict
+        self._judge_at = time.monotonic() + _JUDGE_REST * (time.thread_time() - before)
         self.post_message(self.Judged(selection, verdicts))
 
     def _show(self) -> None:

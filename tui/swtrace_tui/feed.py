@@ -9,6 +9,10 @@ from collections.abc import Callable
 from swtrace_tui.snapshot import Snapshot
 from swtrace_tui.sources import Source
 
+_REST = 9
+"""Times as long as a poll took, the feed rests: it takes a tenth of a core at most once it has read up."""
+_LONGEST_REST_S = 0.5
+
 
 class Feed:
     """Polls a source in a thread of its own.
@@ -65,11 +69,13 @@ class Feed:
     def _poll(self, source: Source) -> None:
         due = 0.0
         while not self._stop.is_set():
+            before = time.thread_time()
             more = source.poll()
             now = time.monotonic()
+            rest = min(_LONGEST_REST_S, _REST * (time.thread_time() - before))
             if now >= due and self._free.is_set() and not self._stop.is_set():
                 self._free.clear()
                 due = now + self._frame_s
                 self._deliver(source.snapshot())
             if not more:
-                self._stop.wait(max(0.01, min(self._frame_s, due - time.monotonic())))
+                self._stop.wait(max(0.01, rest, min(self._frame_s, due - time.monotonic())))

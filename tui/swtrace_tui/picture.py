@@ -96,7 +96,7 @@ class RankRow:
         return 0 if self.view is None else max(0, self.view.statistics.lost - self.view.lost_before)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SeriesView:
     """One series as selected."""
 
@@ -139,7 +139,7 @@ class SeriesView:
         return self.key.group_ranks.index(rank) if rank is not None and rank in self.key.group_ranks else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Picture:
     """Everything that is drawn."""
 
@@ -222,15 +222,38 @@ def _series(
     if selection.phase is not None:
         steps = [step for step in steps if phase_of(step) is selection.phase]
         facts = _summed_again(facts, steps)
+    past = _Past.of(steps, len(facts.key.group_ranks))
     return SeriesView(
         facts=facts,
         steps=tuple(steps),
         rows=tuple(
-            _row(facts.key, rank, steps, views.get(rank.rank), ranks.get(rank.rank))
+            _row(facts.key, rank, past, views.get(rank.rank), ranks.get(rank.rank))
             for rank in facts.ranks
             if selection.rank in {None, rank.rank.rank}
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """The last steps of a series, ``[step, rank]``."""
+
+    ended: npt.NDArray[np.bool_]
+    regular: npt.NDArray[np.bool_]
+    end_ns: npt.NDArray[np.int64]
+    stall_ratio: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, steps: Sequence[StepFacts], ranks: int) -> _Past:
+        if not steps:
+            none = np.zeros((0, ranks))
+            return cls(none.astype(np.bool_), none.astype(np.bool_), none.astype(np.int64), none)
+        ended = np.stack([step.ended for step in steps])
+        end = np.stack([step.end_ns for step in steps])
+        duration = np.maximum(1, end - np.stack([step.begin_ns for step in steps]))
+        stall = np.stack([step.stall_ns.sum(axis=1) for step in steps])
+        aborted = (np.stack([step.step_flags for step in steps]) & StepFlag.ABORTED) != 0
+        return cls(ended, ended & ~aborted, end, stall / duration)
 
 
 def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
@@ -249,13 +272,11 @@ def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts
 def _row(
     key: SeriesKey,
     facts: SeriesRankFacts,
-    steps: Sequence[StepFacts],
+    past: _Past,
     view: RankView | None,
     rank: RankFacts | None,
 ) -> RankRow:
     group_rank = facts.info.rank_in_group
-    ended = [step for step in steps if step.ended[group_rank]]
-    regular = [step for step in ended if not step.step_flags[group_rank] & StepFlag.ABORTED]
     idle_ns = _idle(facts, view, rank)
     return RankRow(
         series=key,
@@ -264,20 +285,17 @@ def _row(
         view=view,
         state=_state(facts, view, idle_ns),
         idle_ns=idle_ns,
-        step_rate=_step_rate(ended, group_rank),
+        step_rate=_step_rate(past.end_ns[past.ended[:, group_rank], group_rank]),
         windows=view.windows.get(facts.info.name, ()) if view is not None else (),
-        stall_ratios=tuple(
-            float(step.stall_ns[group_rank].sum()) / max(1, int(step.end_ns[group_rank] - step.begin_ns[group_rank]))
-            for step in regular
-        ),
+        stall_ratios=tuple(past.stall_ratio[past.regular[:, group_rank], group_rank].tolist()),
     )
 
 
-def _step_rate(ended: Sequence[StepFacts], group_rank: int) -> float | None:
-    if len(ended) < 2:  # noqa: PLR2004 - between two ends
+def _step_rate(ends: npt.NDArray[np.int64]) -> float | None:
+    if len(ends) < 2:  # noqa: PLR2004 - between two ends
         return None
-    elapsed = int(ended[-1].end_ns[group_rank] - ended[0].end_ns[group_rank])
-    return (len(ended) - 1) * 1e9 / elapsed if elapsed > 0 else None
+    elapsed = int(ends[-1] - ends[0])
+    return (len(ends) - 1) * 1e9 / elapsed if elapsed > 0 else None
 
 
 def _idle(facts: SeriesRankFacts, view: RankView | None, rank: RankFacts | None) -> int:

@@ -55,7 +55,7 @@ class RankView:
         return self.identity.key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Snapshot:
     """Everything, at one moment."""
 
@@ -68,6 +68,10 @@ class Snapshot:
     """Finished steps that a source did not transmit since the view began."""
     clock_offsets: Mapping[RankKey, int] = field(default_factory=dict)
     """What to add to a rank's instants to compare them with the others': empty where all share one host."""
+
+    def __repr__(self) -> str:
+        """Return a short text: frameworks describe what they are handed, and these are thousands of numbers."""
+        return f"Snapshot({len(self.ranks)} ranks, {len(self.history)} series)"
 
 
 EMPTY_FACTS = LedgerFacts(ranks=(), series=(), steps_untaken=0)

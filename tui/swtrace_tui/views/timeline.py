@@ -53,6 +53,8 @@ class Timeline(View):
         self._mark: tuple[int, int | None] | None = None
         """Global rank and position to point out."""
         self._width = 80
+        self._drawn: tuple[object, ...] = ()
+        self._kept: list[Strip] = []
 
     # -- drawing -------------------------------------------------------------------------------------
 
@@ -73,7 +75,12 @@ class Timeline(View):
         about = self._about(scene, step, width)
         lines = [self._legend(palette, width), self._axis(begin, end, palette, width)]
         room = height - len(lines) - len(about)
-        lines += self._lanes(scene, series, step, offsets, (origin + begin, origin + end), room, width)
+        drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, tuple(offsets))
+        if (*drawn, *(row.rank for row in series.rows)) != self._drawn:
+            # A held step looks the same in every frame: its lanes are worked out once.
+            self._kept = self._lanes(scene, series, step, offsets, (origin + begin, origin + end), room, width)
+            self._drawn = (*drawn, *(row.rank for row in series.rows))
+        lines += self._kept
         blank = Line(width).strip(plain)
         lines += [blank] * (height - len(lines) - len(about))
         return lines + about

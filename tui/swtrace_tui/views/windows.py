@@ -44,14 +44,15 @@ class Windows(View):
         if series is None:
             return []
         lines = [_legend(series, palette, width), Line(width).strip(palette.style(palette.text))]
-        body: list[Strip] = []
-        for row in series.rows:
-            body += rank_lines(row, series, palette, width)
         room = height - len(lines)
-        self._top = max(0, min(self._top, len(body) - room))
-        shown = body[self._top : self._top + room]
-        if len(body) > room and shown:
-            text = f" lines {self._top + 1}-{self._top + len(shown)} of {len(body)}, j/k scroll"
+        tall = len(rank_lines(series.rows[0], series, palette, width))
+        total = tall * len(series.rows)
+        self._top = max(0, min(self._top, total - room))
+        first, last = self._top // tall, -(-(self._top + room) // tall)
+        body = [line for row in series.rows[first:last] for line in rank_lines(row, series, palette, width)]
+        shown = body[self._top - first * tall :][:room]
+        if total > room and shown:
+            text = f" lines {self._top + 1}-{self._top + len(shown)} of {total}, j/k scroll"
             shown[-1] = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
         return lines + shown
 

@@ -1,0 +1,271 @@
+"""What the terminal's heat map costs while ranks write, beside the naive version of it: a DataTable, every cell anew.
+
+``python benchmarks/heatmap.py``: ranks are simulated records, written with the real recorder at the given rate by
+another process. Each viewer runs in a terminal of its own (a pty) and reads the same rings. CPU shares are of one
+core, over the same seconds for both viewers. ``--memory 600`` watches the resident memory of the viewer instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.text import Text
+from swtrace_tui.app import TopApp
+from swtrace_tui.feed import Feed
+from swtrace_tui.palette import DARK
+from swtrace_tui.picture import Selection, picture
+from swtrace_tui.snapshot import Snapshot
+from swtrace_tui.sources.rings import RingsSource
+from swtrace_tui.views.heat_map import METRICS, level, values
+from textual.app import App, ComposeResult
+from textual.coordinate import Coordinate
+from textual.widgets import DataTable
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITER = ROOT / "tests" / "tui" / "ring_writer.py"
+SIZE = (150, 84)
+"""Columns and lines: 64 ranks as rows of a DataTable fit in."""
+ROUNDS = 3
+CAUGHT_UP = 30_000
+"""Records still to be read when a viewer has read up."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Viewer:
+    """A program in a terminal; its output is read and thrown away, as a fast terminal would."""
+
+    arguments: list[str]
+    pid: int = 0
+    descriptor: int = -1
+    written: int = 0
+    cpu_s: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Run it in a new pty."""
+        self.pid, self.descriptor = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "xterm-256color"
+            os.environ["COLORTERM"] = "truecolor"
+            os.execv(sys.executable, [sys.executable, *self.arguments])  # noqa: S606 - our own programs
+        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
+
+    def read(self) -> None:
+        """Take what it has drawn."""
+        try:
+            self.written += len(os.read(self.descriptor, 1 << 20))
+        except OSError:
+            return
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that it has used."""
+        numbers = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rsplit(") ", 1)[1].split()
+        return (int(numbers[11]) + int(numbers[12])) / _TICKS
+
+    def resident(self) -> int:
+        """Return its resident memory, bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self) -> None:
+        """End it."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.descriptor)
+
+
+def serve(viewers: list[Viewer], seconds: float) -> None:
+    """Read the viewers' output for some time."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        ready, _, _ = select.select([viewer.descriptor for viewer in viewers], [], [], left)
+        for viewer in viewers:
+            if viewer.descriptor in ready:
+                viewer.read()
+
+
+def writer(directory: Path, ranks: int, layers: int, rate: float, seconds: float) -> subprocess.Popen[bytes]:
+    """Start the simulated ranks."""
+    arguments = ["--ranks", ranks, "--layers", layers, "--rate", rate, "--seconds", seconds]
+    return subprocess.Popen([sys.executable, str(WRITER), str(directory), *map(str, arguments)])
+
+
+def compare(ranks: int, layers: int, rate: float, seconds: float) -> None:
+    """Print what both viewers took: in turns, so that both see the same machine."""
+    print(f"{ranks} ranks x {layers} layers x {rate:g} steps/s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    shares: dict[str, list[float]] = {"heat map": [], "DataTable": []}
+    frames: dict[str, list[float]] = {"heat map": [], "DataTable": []}
+    costs: dict[str, list[float]] = {"heat map": [], "DataTable": []}
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        ranks_process = writer(Path(folder), ranks, layers, rate, 20 * (seconds + 10))
+        time.sleep(2)
+        try:
+            for _ in range(ROUNDS):
+                for name, kind in (("heat map", "--ours"), ("DataTable", "--naive")):
+                    report = Path(folder) / "report.json"
+                    viewer = Viewer([__file__, kind, folder, "--seconds", str(seconds), "--report", str(report)])
+                    viewer.start()
+                    try:
+                        deadline = time.monotonic() + seconds + 60
+                        while not report.exists() and time.monotonic() < deadline:
+                            serve([viewer], 0.2)
+                    finally:
+                        viewer.stop()
+                    told = json.loads(report.read_text(encoding="utf-8"))
+                    report.unlink()
+                    shares[name].append(100 * told["cpu_s"] / told["wall_s"])
+                    frames[name].append(told["frames"] / told["wall_s"])
+                    costs[name].append(1e3 * told["cpu_s"] / max(1, told["frames"]))
+        finally:
+            ranks_process.terminate()
+            ranks_process.wait()
+    for name, share in shares.items():
+        print(
+            f"  {name:10} CPU {statistics.median(share):5.1f} % of a core ({min(share):.1f} to {max(share):.1f}), "
+            f"{statistics.median(frames[name]):4.1f} frames/s, {statistics.median(costs[name]):6.1f} ms CPU a frame"
+        )
+    ratio = statistics.median(costs["DataTable"]) / statistics.median(costs["heat map"])
+    print(f"  CPU a frame, DataTable to ours: {ratio:.1f}")
+
+
+def watch_memory(ranks: int, layers: int, rate: float, seconds: float) -> None:
+    """Print the viewer's resident memory over time."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        ranks_process = writer(Path(folder), ranks, layers, rate, seconds + 60)
+        time.sleep(2)
+        viewer = Viewer(["-m", "swtrace", "top", "--dir", folder, "--view", "heatmap"])
+        viewer.start()
+        sizes = []
+        try:
+            serve([viewer], 30)
+            for _ in range(10):
+                sizes.append(viewer.resident() / 2**20)
+                serve([viewer], seconds / 10)
+            sizes.append(viewer.resident() / 2**20)
+        finally:
+            viewer.stop()
+            ranks_process.terminate()
+            ranks_process.wait()
+    print(f"{ranks} ranks x {layers} layers x {rate:g} steps/s, resident MiB every {seconds / 10:.0f} s:")
+    print("  " + " ".join(f"{size:.1f}" for size in sizes) + f"  (last to first: {sizes[-1] / sizes[0]:.3f})")
+
+
+class Meter:
+    """Counts frames and CPU from the first frame that shows steps, and then ends the application.
+
+    Args:
+        seconds: How long to count.
+        report: Where to write what was counted.
+    """
+
+    def __init__(self, seconds: float, report: Path) -> None:
+        self._seconds, self._report = seconds, report
+        self._frames = 0
+        self._began: tuple[float, float] | None = None
+
+    def frame(self, snapshot: Snapshot) -> bool:
+        """Count a frame; True when it was the last one."""
+        behind = sum(view.statistics.pending for view in snapshot.ranks)
+        if self._began is None:
+            if any(snapshot.history.values()) and behind < CAUGHT_UP:
+                self._began = (time.monotonic(), time.process_time())
+            return False
+        self._frames += 1
+        wall = time.monotonic() - self._began[0]
+        if wall < self._seconds:
+            return False
+        told = {"frames": self._frames, "wall_s": wall, "cpu_s": time.process_time() - self._began[1]}
+        partial = self._report.with_suffix(".partial")
+        partial.write_text(json.dumps(told), encoding="utf-8")
+        partial.rename(self._report)
+        return True
+
+
+def ours(directory: Path, meter: Meter) -> None:
+    """Run the terminal on its heat map, and count its frames."""
+
+    class Counted(TopApp):
+        def on_top_app_arrived(self, message: TopApp.Arrived) -> None:
+            # Textual calls the handlers of every class: no super.
+            if meter.frame(message.snapshot):
+                self.exit()
+
+    Counted(lambda: RingsSource(directory), view="heatmap").run()
+
+
+class Naive(App[None]):
+    """The naive viewer: the same source and values, and a DataTable whose every cell is updated every frame."""
+
+    def __init__(self, directory: Path, meter: Meter) -> None:
+        super().__init__()
+        self._meter = meter
+        self._cells = [Text("  ", style=f"on {colour}") for colour in DARK.ramp("stall")]
+        self._feed = Feed(
+            lambda: RingsSource(directory),
+            lambda snapshot: self.call_from_thread(self._draw, snapshot),
+            lambda error: self.call_from_thread(self.exit, return_code=1, message=str(error)),
+        )
+
+    def compose(self) -> ComposeResult:
+        """Show a table."""
+        yield DataTable(show_header=False)
+
+    def on_mount(self) -> None:
+        """Begin to watch."""
+        self._feed.start()
+
+    def _draw(self, snapshot: Snapshot) -> None:
+        series = picture(snapshot, Selection()).focus
+        if series is not None:
+            self._fill(self.query_one(DataTable), level(values(series, METRICS[0], "mean")[0], 2e6).tolist())
+        if self._meter.frame(snapshot):
+            self.exit()
+        self.call_after_refresh(self._feed.taken)
+
+    def _fill(self, table: DataTable[Text], levels: list[list[int]]) -> None:
+        if not table.row_count:
+            for position in range(len(levels[0])):
+                table.add_column(str(position), width=2)
+            for _ in levels:
+                table.add_row(*[self._cells[0]] * len(levels[0]))
+        for row, line in enumerate(levels):
+            for column, each in enumerate(line):
+                table.update_cell_at(Coordinate(row, column), self._cells[each])
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
+    parser.add_argument("--memory", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--naive", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--report", type=Path, default=Path("report.json"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours:
+        ours(arguments.ours, Meter(arguments.seconds, arguments.report))
+    elif arguments.naive:
+        Naive(arguments.naive, Meter(arguments.seconds, arguments.report)).run()
+    elif arguments.memory:
+        watch_memory(8, 61, 50.0, arguments.memory)
+    else:
+        compare(8, 61, 50.0, arguments.seconds)
+        compare(64, 128, 10.0, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()
