@@ -64,9 +64,9 @@ class _Handlers:
 
     def index(self, _request: Request) -> Response:
         rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or what is wrong")]
-        rows += [("/api/v1/recording", "every record, as a stream for `swtrace record --connect`")]
         rows += [(f"/api/v1/{name}", about) for name, (about, _make) in DOCUMENTS.items()]
         links = "".join(f'<li><a href="{path}">{path}</a> {html.escape(about)}</li>' for path, about in rows)
+        links += "<li>/api/v1/recording every record, as a stream without end: swtrace record --connect</li>"
         return HTMLResponse(
             "<!doctype html><html lang=en><meta charset=utf-8><title>swtrace</title>"
             f"<h1>swtrace {__version__}</h1><ul>{links}</ul></html>\n"
