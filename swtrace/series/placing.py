@@ -8,9 +8,10 @@ The bytes are received in the very window they belong to, so that no rank ever h
 will hold while it serves. Only where post-processing changes the layout (a transpose, a repack, a
 quantisation) one buffer of the old layout is kept until the end.
 
-Where it turns out that a layer cannot be shared, nothing is lost: every rank has run every layer's
-post-processing on its true bytes, and the sources hold what came of it. So every rank can be given
-every layer whole, as if there had been no series.
+Where there is a proof, two layers are tried before any is moved: what their post-processing made of them
+stays where it wants it, in memory of its own. Where it turns out that they cannot be shared, nothing is
+lost: these two are whole on every rank, and so is every other, once its true bytes were brought and its
+post-processing was run.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Placement:
     windows: tuple[Window, ...]
     holders: dict[int, SeriesLayer]
     """By window index, the layer whose bytes it holds; other windows hold nothing yet."""
+    moved: frozenset[int]
+    """Positions that were processed in other memory than where they lie now."""
 
 
 class Placing:
@@ -59,6 +62,7 @@ class Placing:
         pool: WindowPool,
         broadcast: Callable[[SeriesLayer, Tensor], None],
         proof: Proof | None = None,
+        joint: Callable[[str], str] = lambda refusal: refusal,
     ) -> None:
         """Prepare; all sequences are by position.
 
@@ -69,6 +73,7 @@ class Placing:
             pool: this rank's windows, none allocated yet.
             broadcast: fills a byte buffer from a layer's source; blocking.
             proof: tries each layer out as soon as it is processed.
+            joint: returns the first refusal of any rank; collective.
         """
         self._where = where
         self._layers = layers
@@ -76,6 +81,10 @@ class Placing:
         self._pool = pool
         self._broadcast = broadcast
         self._proof = proof
+        self._joint = joint
+        self._moved: set[int] = set()
+        self._untouched: set[int] = set()
+        """Positions that lie where their post-processing left them."""
         self._processed: set[int] = set()
         self._holders: dict[int, SeriesLayer] = {}
         self._raw = pending[0].layout
@@ -91,8 +100,13 @@ class Placing:
             RegistrationError: loading replaced tensors.
         """
         count = len(self._layers)
-        for position in (*range(prefetch_step, count), *range(prefetch_step)):
-            if self._layers[position].owned:
+        order = (*range(prefetch_step, count), *range(prefetch_step))
+        if self._proof is not None:
+            self._try(self._proof, order[0], order[1])
+        for position in order:
+            if position in self._untouched:
+                self._move(position)
+            elif self._layers[position].owned:
                 self._place_owned(position)
             else:
                 self._place_received(position)
@@ -104,10 +118,45 @@ class Placing:
             layer.reach_position = (layer.position - prefetch_step) % count
             if layer.window is not None:
                 layer.window.occupant = layer
-        return Placement(layout, windows, self._holders)
+        return Placement(layout, windows, self._holders, frozenset(self._moved))
 
-    def _place_owned(self, position: int) -> None:
-        layer, pending = self._layers[position], self._pending[position]
+    def _try(self, proof: Proof, *positions: int) -> None:
+        """Process two layers in memory of their own, and prove on them that all can be shared."""
+        for position in positions:
+            layer, pending = self._layers[position], self._pending[position]
+            if layer.owned:
+                self._send(layer)
+            else:
+                self._broadcast(layer, self._fresh(layer, self._raw))
+            pending.process()
+            proof.processed(layer)
+            self._processed.add(position)
+            self._untouched.add(position)
+        refusal = ""
+        try:
+            for position in positions:
+                self._tensors(self._layers[position])
+        except Unshareable as unshareable:
+            refusal = str(unshareable)
+        first, second = (self._layers[position] for position in positions)
+        refusal = self._joint(refusal or proof.refute(first, second))
+        if refusal:
+            raise Unshareable(refusal)
+
+    def _move(self, position: int) -> None:
+        """Move a tried layer where it belongs."""
+        layer = self._layers[position]
+        tensors = self._tensors(layer)
+        self._untouched.discard(position)
+        self._moved.add(position)
+        if layer.owned:
+            layer.buffer = packed(self._layout_now(), tensors)
+            layer.tensors = tuple(tensors.values())
+        else:
+            self._receive(layer, tensors)
+
+    def _send(self, layer: SeriesLayer) -> None:
+        """Broadcast the bytes that were loaded."""
         loaded = payload_tensors(layer.module)
         if PayloadLayout.of(loaded) != self._raw:
             raise RegistrationError(
@@ -115,7 +164,17 @@ class Placing:
                 f"registered as {self._raw}, loaded as {PayloadLayout.of(loaded)}"
             )
         self._broadcast(layer, packed(self._raw, loaded))
-        del loaded
+
+    def _fresh(self, layer: SeriesLayer, layout: PayloadLayout) -> Tensor:
+        """Give a layer's tensors memory of their own, and return it."""
+        buffer = new_buffer(layout, self._device(layer))
+        for place, view in zip(layout.places, layout.views(buffer), strict=True):
+            getattr(layer.module, place.name).data = view
+        return buffer
+
+    def _place_owned(self, position: int) -> None:
+        layer, pending = self._layers[position], self._pending[position]
+        self._send(layer)
         tensors = self._process(layer, pending)
         layer.buffer = packed(self._layout_now(), tensors)
         layer.tensors = tuple(tensors.values())
@@ -133,10 +192,14 @@ class Placing:
             getattr(layer.module, place.name).data = view
         self._broadcast(layer, receiver.buffer)
         tensors = self._process(layer, pending)
-        layout = self._layout_now()
-        if in_place and layout != self._raw:
+        if in_place and self._layout_now() != self._raw:
             self._scratch = self._pool.take_out(landing)
-        layer.window = self._pool.window(landing, layout, device)
+        self._receive(layer, tensors)
+
+    def _receive(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
+        """Move a processed layer into its window."""
+        landing = self._pool.landing(layer.position)
+        layer.window = self._pool.window(landing, self._layout_now(), self._device(layer))
         move_into(layer.window.views, tensors)
         self._holders[layer.window.index] = layer
         layer.tensors = tuple(tensors.values())
@@ -144,6 +207,8 @@ class Placing:
     def replicate(self) -> None:
         """Give every rank every layer whole; collective."""
         for layer, pending in zip(self._layers, self._pending, strict=True):
+            if layer.position in self._untouched:
+                continue
             processed = layer.position in self._processed
             tensors = payload_tensors(layer.module)
             if processed and not tensors:
@@ -153,11 +218,8 @@ class Placing:
                 layer.buffer = packed(layout, tensors)
                 self._broadcast(layer, layer.buffer)
             else:
-                buffer = new_buffer(layout, self._device(layer))
-                for place, view in zip(layout.places, layout.views(buffer), strict=True):
-                    getattr(layer.module, place.name).data = view
                 layer.window = None
-                self._broadcast(layer, buffer)
+                self._broadcast(layer, self._fresh(layer, layout))
             del tensors
             if not processed:
                 pending.process()
@@ -170,6 +232,10 @@ class Placing:
         self._processed.add(layer.position)
         if self._proof is not None:
             self._proof.processed(layer)
+        return self._tensors(layer)
+
+    def _tensors(self, layer: SeriesLayer) -> dict[str, Tensor]:
+        """Return a processed layer's tensors, all layouts being equal."""
         tensors = payload_tensors(layer.module)
         layout = PayloadLayout.of(tensors)
         if not tensors:

@@ -1,12 +1,15 @@
-"""Proof that a layer's matmul reads its window, and nothing else that differs between layers.
+"""Proof that a layer's matmul reads the tensors it has, and nothing else that differs between layers.
 
 A quant method may leave parameters in place and multiply with a private copy made from them; sharing
 such a layer would give wrong results, or save nothing. Reading its code cannot tell, trying does:
 
-- Whatever lies in a window decides the result: another layer's bytes in it give that layer's result.
-- Every tensor counts: once its elements have changed places, the result is another one.
+- The tensors decide the result: with another layer's in their place, it is that layer's.
+- They count: once the elements of a tensor have changed places, the result is another one.
+- They may lie elsewhere: in its window a layer gives what it gave before it was moved.
 
-What is changed is put back. All of it is local to the rank, a few small matmuls per layer.
+The first two are tried on two layers that nothing has been done to yet, so that a method which fails
+leaves every weight where it wants it. What is changed is put back. All of it is local to the rank, a few
+small matmuls per layer.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from swtrace.series.payload import payload_tensors
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from swtrace.series.layer import SeriesLayer
-    from swtrace.series.payload import PayloadLayout, TensorPlace
     from swtrace.series.placing import Placement
 
 TryOut = Callable[["nn.Module"], "Tensor"]
@@ -29,9 +33,6 @@ TryOut = Callable[["nn.Module"], "Tensor"]
 
 TOLERANCE = 1e-2
 """Largest difference between equal results, in units of the largest element: kernels may sum in another order."""
-
-_CHUNK = 1 << 20
-"""Bytes that are exchanged at a time, so that no second payload is ever held."""
 
 
 class Proof:
@@ -53,61 +54,82 @@ class Proof:
                 f"{type(error).__name__}: {error}"
             )
 
-    def refute(self, layers: Sequence[SeriesLayer], placement: Placement) -> str:
-        """Return why the placed layers cannot be shared; empty where they can. The weights are as they were."""
-        if self._problem:
-            return self._problem
-        try:
-            return self._refute(layers, placement)
-        except Exception as error:  # noqa: BLE001 (as above)
-            return f"{method_name(layers[0].module)} could not be tried out: {type(error).__name__}: {error}"
+    def refute(self, first: SeriesLayer, second: SeriesLayer) -> str:
+        """Return why these two layers, where their own post-processing left them, show that none can be shared."""
+        return self._attempt(lambda: self._refute_deciding(first, second) or self._refute_counting(first))
+
+    def refute_placed(self, layers: Sequence[SeriesLayer], placement: Placement) -> str:
+        """Return which layer does not give what the bytes of its place gave before."""
+
+        def refute() -> str:
+            for layer in layers:
+                holder = layer if layer.window is None else placement.holders[layer.window.index]
+                if not self._gives(layer, holder) or (
+                    layer.position in placement.moved and self._unread(layer, holder)
+                ):
+                    return f"{method_name(layer.module)} reads memory where layer {layer.layer_idx} is no more"
+            return ""
+
+        return self._attempt(refute)
 
     def mismatch(self, layers: Sequence[SeriesLayer]) -> str:
         """Return which layer does not give what its true weight gave; empty where all do."""
+
+        def mismatch() -> str:
+            for layer in layers:
+                if not self._gives(layer, layer):
+                    return f"layer {layer.layer_idx} gives another result than its weight gave when it was loaded"
+            return ""
+
+        return self._attempt(mismatch)
+
+    def _attempt(self, look: Callable[[], str]) -> str:
         if self._problem:
             return self._problem
-        for layer in layers:
-            if not self._gives(layer, layer):
-                return f"layer {layer.layer_idx} gives another result than its weight gave when it was loaded"
-        return ""
+        try:
+            return look()
+        except Exception as error:  # noqa: BLE001 (as in processed)
+            self._problem = f"a layer could not be tried out: {type(error).__name__}: {error}"
+            return self._problem
 
-    def _refute(self, layers: Sequence[SeriesLayer], placement: Placement) -> str:
-        received = [layer for layer in layers if layer.window is not None]
-        for layer in received:
-            holder = placement.holders[layer.window.index]  # type: ignore[union-attr]  # chosen above
-            if not self._gives(layer, holder):
-                return _private(layer, holder)
-        subject = received[0]
-        window = subject.window.buffer  # type: ignore[union-attr]  # as above
-        own = next((layer for layer in layers if layer.owned), None)
-        if own is not None and own.buffer is not None:
-            with _exchanged(window, own.buffer):
-                if not self._gives(subject, own):
-                    return _private(subject, own)
-        return self._refute_reading(subject, window, placement.layout)
+    def _refute_deciding(self, first: SeriesLayer, second: SeriesLayer) -> str:
+        mine, theirs = payload_tensors(first.module), payload_tensors(second.module)
+        with _exchanged(list(mine.values()), list(theirs.values())):
+            if self._gives(first, second) and self._gives(second, first):
+                return ""
+        return (
+            f"{method_name(first.module)} does not give layer {first.layer_idx} the result of layer "
+            f"{second.layer_idx} when it has that layer's tensors: it multiplies with a private copy"
+        )
 
-    def _refute_reading(self, layer: SeriesLayer, buffer: Tensor, layout: PayloadLayout) -> str:
-        """Disturb one tensor after the other: those that make up most of the bytes must be read."""
-        before = self._try_out(layer.module)
+    def _refute_counting(self, layer: SeriesLayer) -> str:
+        unread = self._unread(layer, layer)
+        return f"{method_name(layer.module)} {unread}: the weight may lie elsewhere" if unread else ""
+
+    def _unread(self, layer: SeriesLayer, holder: SeriesLayer) -> str:
+        """Disturb one tensor after the other; return what is wrong unless those that make up most bytes are read.
+
+        ``holder`` is the layer whose weight the tensors hold.
+        """
         told, read = 0, 0
         unread = []
-        for place in layout.places:
-            with _disturbed(buffer, place) as disturbed:
+        for name, tensor in payload_tensors(layer.module).items():
+            with _disturbed(tensor) as disturbed:
                 if not disturbed:
                     continue
-                told += place.nbytes
-                if _same(self._try_out(layer.module), before):
-                    unread.append(place.name)
+                told += tensor.nbytes
+                if self._gives(layer, holder):
+                    unread.append(name)
                 else:
-                    read += place.nbytes
+                    read += tensor.nbytes
         if 2 * read > told:
             return ""
-        what = f"does not read {', '.join(unread)} of the window" if unread else "has a weight of nothing but zeros"
-        return f"{method_name(layer.module)} {what}: what it multiplies with lies elsewhere"
+        return f"does not read {', '.join(unread)}" if unread else "has nothing but zeros to multiply with"
 
     def _gives(self, layer: SeriesLayer, other: SeriesLayer) -> bool:
         """Whether ``layer`` now gives what ``other`` gave with its true weight."""
-        return _same(self._try_out(layer.module), self._results[other.position])
+        result, expected = self._try_out(layer.module).float(), self._results[other.position].float()
+        return bool((result - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def method_name(module: nn.Module) -> str:
@@ -116,56 +138,42 @@ def method_name(module: nn.Module) -> str:
     return "/".join(type(part).__name__ for part in parts if part is not None) or type(module).__name__
 
 
-def _private(layer: SeriesLayer, other: SeriesLayer) -> str:
-    return (
-        f"{method_name(layer.module)} gives layer {layer.layer_idx} another result than layer {other.layer_idx} "
-        f"with the same bytes in the window: it multiplies with a private copy"
-    )
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    difference = (one.float() - other.float()).abs().max()
-    return bool(difference <= TOLERANCE * other.float().abs().max())
-
-
 @contextmanager
-def _exchanged(one: Tensor, other: Tensor) -> Iterator[None]:
-    """Exchange the contents of two byte buffers for a while."""
-    _exchange(one, other)
+def _exchanged(some: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
+    """Exchange the contents of tensors for a while."""
+    _exchange(some, others)
     try:
         yield
     finally:
-        _exchange(one, other)
+        _exchange(some, others)
+
+
+def _exchange(some: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+    for one, other in zip(some, others, strict=True):
+        kept = one.detach().clone()
+        one.data.copy_(other.data)
+        other.data.copy_(kept)
 
 
 @contextmanager
-def _disturbed(buffer: Tensor, place: TensorPlace) -> Iterator[bool]:
-    """Give a tensor other bytes for a while; yields whether that makes it another tensor.
+def _disturbed(tensor: Tensor) -> Iterator[bool]:
+    """Give a tensor other contents for a while; yields whether it has any that differ.
 
     Its halves change places, so that every element is one that the kernel knows: group indices stay indices.
     Where that changes nothing, floating-point numbers change their sign.
     """
-    size = place.dtype.itemsize
-    tensor = buffer[place.offset : place.offset + place.nbytes]
-    half = place.nbytes // size // 2 * size
-    first, last = tensor[:half], tensor[place.nbytes - half :]
-    if not torch.equal(first, last):
-        with _exchanged(first, last):
-            yield True
-    elif place.dtype.is_floating_point and bool(tensor.any()):
-        signs = tensor[size - 1 :: size]
-        signs.bitwise_xor_(0x80)
-        try:
-            yield True
-        finally:
-            signs.bitwise_xor_(0x80)
-    else:
-        yield False
-
-
-def _exchange(one: Tensor, other: Tensor) -> None:
-    for begin in range(0, one.numel(), _CHUNK):
-        mine, theirs = one[begin : begin + _CHUNK], other[begin : begin + _CHUNK]
-        kept = mine.clone()
-        mine.copy_(theirs)
-        theirs.copy_(kept)
+    kept = tensor.detach().clone()
+    size = tensor.element_size()
+    before = kept.contiguous().flatten().view(torch.uint8)
+    half = tensor.numel() // 2 * size
+    after = torch.cat([before[before.numel() - half :], before[half : before.numel() - half], before[:half]])
+    if torch.equal(before, after):
+        if not tensor.is_floating_point() or not bool(before.any()):
+            yield False
+            return
+        after[size - 1 :: size].bitwise_xor_(0x80)
+    tensor.data.copy_(after.view(tensor.dtype).view(tensor.shape))
+    try:
+        yield True
+    finally:
+        tensor.data.copy_(kept)

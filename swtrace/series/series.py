@@ -286,7 +286,11 @@ class Series:
             except RuntimeError as error:
                 self._lose(layer, error)
 
-        placing = Placing(self._where, layers, pending, pool, broadcast, self._proof)
+        def joint(refusal: str) -> str:
+            told: Any = self._gather(transport, refusal)
+            return next((refusal for refusal in told if refusal), "")
+
+        placing = Placing(self._where, layers, pending, pool, broadcast, self._proof, joint)
         try:
             placement, refusal = self._place(placing, layers, transport)
             if placement is None:
@@ -332,7 +336,7 @@ class Series:
         """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""
         try:
             placement = placing.run(self._prefetch_step)
-            refusal = self._proof.refute(layers, placement) if self._proof is not None else ""
+            refusal = self._proof.refute_placed(layers, placement) if self._proof is not None else ""
             layout = str(placement.layout)
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)

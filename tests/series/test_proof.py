@@ -81,7 +81,7 @@ class Breaking(QuantMethod):
 
 
 class Aliasing(Packing):
-    """Keeps a view of memory that it thinks is the weight's own: after withdrawal nobody can mend it."""
+    """Moves nothing: reads for ever where the weight lay, which only memory of its own can serve."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """See the class."""
@@ -89,6 +89,18 @@ class Aliasing(Packing):
         layer.packed = [layer.weight.data]
         layer.scale = nn.Parameter(scale, requires_grad=False)
         layer.weight = None
+
+
+class Remembering(QuantMethod):
+    """Reads its weight, but through a view of its own: what is moved away is lost to it."""
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """See the class."""
+        layer.packed = [layer.weight.data]
+
+    def apply(self, layer: Any, x: Tensor) -> Tensor:
+        """See the class."""
+        return nn.functional.linear(x, layer.packed[0])
 
 
 def _try_out(layer: Any) -> Tensor:
@@ -153,9 +165,10 @@ def test_methods_that_read_the_window_are_cleared(make: Callable[[], QuantMethod
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (PrivateCopy, "PrivateCopy gives layer . another result than layer .* a private copy"),
-        (PrivateScale, "PrivateScale gives layer . another result than layer .* a private copy"),
-        (Packing, "Packing gives layer . another result than layer .* a private copy"),
+        (PrivateCopy, "PrivateCopy does not give layer . the result of layer .* a private copy"),
+        (PrivateScale, "PrivateScale does not give layer . the result of layer .* a private copy"),
+        (Packing, "Packing does not give layer . the result of layer .* a private copy"),
+        (Aliasing, "Aliasing does not give layer . the result of layer .* a private copy"),
         (Swallowing, "Swallowing left layer . no tensor that could be shared"),
     ],
 )
@@ -182,13 +195,13 @@ def test_equal_layers_hide_nothing() -> None:
     """Where all layers have equal weights, as dummy ones do, a private copy is found because the window is unread."""
     weights = true_weights(1) * LAYERS
     for reasons, _ in _shared(PrivateCopy, weights):
-        assert reasons == ["PrivateCopy does not read weight of the window: what it multiplies with lies elsewhere"]
+        assert reasons == ["PrivateCopy does not read weight: the weight may lie elsewhere"]
 
 
 def test_a_weight_of_zeros_proves_nothing() -> None:
     """Where no disturbance could show, the series is refused rather than believed."""
     for reasons, _ in _shared(QuantMethod, [torch.zeros(WIDTH, WIDTH)] * LAYERS):
-        assert reasons == ["QuantMethod has a weight of nothing but zeros: what it multiplies with lies elsewhere"]
+        assert reasons == ["QuantMethod has nothing but zeros to multiply with: the weight may lie elsewhere"]
 
 
 def test_two_layers_on_two_ranks_are_enough() -> None:
@@ -203,16 +216,17 @@ def test_a_method_that_cannot_be_tried_stops_start_up() -> None:
 
 
 def test_weights_that_cannot_be_restored_stop_start_up() -> None:
-    """A private alias of memory that was a window is found after withdrawal: an error, not a wrong result."""
-    with pytest.raises(RegistrationError, match=r"and layer \d gives another result than its weight gave"):
-        _shared(Aliasing, true_weights(LAYERS))
+    """A method that reads where its weight lay before it was moved is found: an error, not a wrong result."""
+    said = r"Remembering reads memory where layer \d is no more; and layer \d gives another result"
+    with pytest.raises(RegistrationError, match=said):
+        _shared(Remembering, true_weights(LAYERS + 2), windows="rolling")
 
 
 def test_a_withdrawn_series_is_over() -> None:
     """Its reach says why nothing is shared."""
 
     def look(series: Series, _layers: list[QuantisedLinear]) -> None:
-        with pytest.raises(OrderError, match=r"rank .: PrivateCopy gives"):
+        with pytest.raises(OrderError, match=r"rank .: PrivateCopy does not give"):
             series.reach(0)
 
     _shared(PrivateCopy, true_weights(LAYERS), look=look)

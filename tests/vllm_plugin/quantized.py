@@ -1,0 +1,211 @@
+"""Tiny quantized Llamas with random codes, and what a rank makes of several models in a row."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+GROUP = 32
+PACKED = 8
+"""Four-bit codes in an int32."""
+
+_INT8 = {
+    "targets": ["Linear"],
+    "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+    "input_activations": {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "token", "dynamic": True},
+}
+QUANTIZATION: dict[str, dict[str, Any] | None] = {
+    "plain": None,
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"},
+    "int8": {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {"group_0": _INT8},
+        "ignore": ["lm_head"],
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLlama:
+    """A dense Llama whose linears are quantized in one of the ways of :data:`QUANTIZATION`."""
+
+    method: str
+    layers: int = 4
+    hidden: int = 128
+    heads: int = 4
+    vocabulary: int = 512
+
+    def save(self, folder: Path) -> None:
+        """Write configuration and weights."""
+        import torch
+        from safetensors.torch import save_file
+
+        generator = torch.Generator().manual_seed(22)
+        inner = 2 * self.hidden
+        weights: dict[str, torch.Tensor] = {}
+
+        def ones(name: str) -> None:
+            weights[f"{name}.weight"] = torch.ones(self.hidden, dtype=torch.bfloat16)
+
+        def random(rows: int, columns: int) -> torch.Tensor:
+            wide = torch.randn(rows, columns, generator=generator) * (1.5 / math.sqrt(columns))
+            return wide.to(torch.bfloat16)
+
+        for name in ("model.embed_tokens", "lm_head"):
+            weights[f"{name}.weight"] = random(self.vocabulary, self.hidden)
+        ones("model.norm")
+        for layer in range(self.layers):
+            name = f"model.layers.{layer}"
+            shapes = {f"self_attn.{part}_proj": (self.hidden, self.hidden) for part in "qkvo"}
+            shapes |= {"mlp.gate_proj": (inner, self.hidden), "mlp.up_proj": (inner, self.hidden)}
+            for path, (outputs, inputs) in {**shapes, "mlp.down_proj": (self.hidden, inner)}.items():
+                for part, tensor in self._linear(generator, outputs, inputs, random).items():
+                    weights[f"{name}.{path}.{part}"] = tensor
+            ones(f"{name}.input_layernorm")
+            ones(f"{name}.post_attention_layernorm")
+        folder.mkdir(parents=True)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden,
+            "intermediate_size": inner,
+            "max_position_embeddings": 512,
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.heads,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "vocab_size": self.vocabulary,
+        }
+        if QUANTIZATION[self.method] is not None:
+            config["quantization_config"] = QUANTIZATION[self.method]
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+    def _linear(
+        self, generator: torch.Generator, outputs: int, inputs: int, random: Callable[[int, int], torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        import torch
+
+        size = 1.5 / math.sqrt(inputs)
+        if self.method == "plain":
+            return {"weight": random(outputs, inputs)}
+        if self.method == "int8":
+            weight = torch.randint(-127, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
+            scale = torch.rand(outputs, 1, generator=generator).add(0.5) * (size / 73)
+            return {"weight": weight, "weight_scale": scale}
+
+        def codes(rows: int, columns: int, low: int = 0, high: int = 15) -> torch.Tensor:
+            code = torch.randint(low, high + 1, (PACKED, rows, columns), generator=generator, dtype=torch.int64)
+            word = sum(code[place] << (4 * place) for place in range(PACKED))
+            return torch.as_tensor(word).to(torch.int32)
+
+        scales = torch.rand(inputs // GROUP, outputs, generator=generator).add(0.5) * (size / 4.6)
+        by_input = self.method == "gptq"
+        return {
+            "qweight": codes(inputs // PACKED, outputs) if by_input else codes(inputs, outputs // PACKED),
+            "qzeros": codes(inputs // GROUP, outputs // PACKED, 7, 7 if by_input else 9),
+            "scales": scales.to(torch.bfloat16),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One model on one rank."""
+
+    control: tuple[int, ...]
+    """Tokens where nothing was shared."""
+    tokens: tuple[int, ...]
+    outcome: dict[str, str]
+    payload: tuple[str, ...]
+    """Names of the tensors that are broadcast."""
+    waits: int
+    """Layers waited for in the last step."""
+    problem: str = ""
+
+
+def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, Seen]:
+    """Generate with each engine twice: with sharing switched off, and on.
+
+    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder.
+    """
+    import torch
+
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+    seen = {}
+    for name, given in cases.items():
+        case = dict(given)
+        prepare = case.pop("prepare", None)
+        if prepare is not None:
+            prepare()
+        series = case.pop("series", ["self_attn.o_proj"])
+        off = {**case, "additional_config": {"swtrace": {"enabled": False}}}
+        control, *_ = _generate(off, rendezvous.with_name(f"{name}-off"))
+        on = {**case, "additional_config": {"swtrace": {"series": series}}}
+        tokens, outcome, payload, waits = _generate(on, rendezvous.with_name(f"{name}-on"))
+        seen[name] = Seen(control, tokens, outcome, payload, waits)
+    return seen
+
+
+def _generate(
+    arguments: dict[str, Any], rendezvous: Path
+) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int]:
+    import gc
+
+    import torch.distributed as dist
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    arguments = dict(arguments)
+    lora = arguments.pop("lora", None)
+    # An engine that ends takes the process group with it.
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    engine = LLM(
+        skip_tokenizer_init=True,
+        dtype="bfloat16",
+        enforce_eager=True,
+        distributed_executor_backend="external_launcher",
+        kv_cache_memory_bytes=16 << 20,
+        max_model_len=128,
+        max_num_seqs=4,
+        seed=0,
+        disable_log_stats=True,
+        **arguments,
+    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, detokenize=False)
+    request = None if lora is None else LoRARequest("adapter", 1, str(lora))
+    (output,) = engine.generate(
+        [{"prompt_token_ids": [11, 7, 300, 42]}], sampling, use_tqdm=False, lora_request=request
+    )
+    config = engine.llm_engine.vllm_config.additional_config
+    payload: tuple[str, ...] = ()
+    waits = 0
+    if config["swtrace"]["enabled"]:
+        from swtrace.vllm.operations import numbered
+
+        for series in numbered():
+            if not series.withdrawn:
+                payload = tuple(place.name for place in series._windows[0].layout.places)
+                waits = series.info.num_layers - series.most_unwaited
+    outcome = dict(config.get("swtrace_outcome", {}))
+    tokens = tuple(output.outputs[0].token_ids)
+    dist.barrier()  # no rank leaves while another still waits for its broadcasts
+    del engine
+    gc.collect()
+    return tokens, outcome, payload, waits
