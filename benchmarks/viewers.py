@@ -1,6 +1,6 @@
 """Whether ranks notice being watched: the demo's step time with 0, 1 and 5 terminals on its rings, in one run.
 
-``python benchmarks/viewers.py``: turns of a few seconds with each number of viewers, several times round, over one
+``python -m benchmarks.viewers``: turns of a few seconds with each number of viewers, several times round, over one
 demo that hides its broadcasts behind sleeping compute. Step times are medians per turn; the figures are ratios to the
 turns without viewers just before them. Viewers that want more cores than the machine has left take them from
 everybody: the share of CPU that they used is printed beside.
@@ -18,8 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from heatmap import Viewer, serve
-
+from benchmarks.heatmap import Viewer, serve
 from swtrace.ledger import Ledger
 from swtrace.watch import Watch
 
