@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from swtrace.errors import RefusedError, SeamError
 from swtrace.settings import Settings
 from swtrace.vllm.configuration import settle, state_outcome
+from swtrace.vllm.support import RANGE, missing, supported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +35,23 @@ def install() -> None:
     """Replace the two functions, once per process."""
     settings = Settings.from_environment()
     try:
+        _require_supported()
         _replace_create_offloader()
         _replace_create_engine_config()
     except SeamError as problem:
         if settings.strict:
             raise
         logger.warning("swtrace is off: %s", problem)
+
+
+def _require_supported() -> None:
+    import vllm
+
+    version = str(getattr(vllm, "__version__", ""))
+    if not supported(version):
+        raise SeamError(
+            f"vLLM {version} is not supported: swtrace knows {RANGE}; install one of these, or unset SWTRACE"
+        )
 
 
 def _replace_create_offloader() -> None:
@@ -110,6 +122,7 @@ def _offloader(chosen: Any) -> Any:
     from swtrace.vllm.steps import mark_steps
 
     try:
+        _refuse_shape()
         refuse_engine(vllm_config, chosen)
         refuse_loading(vllm_config)
         mark_steps()
@@ -126,11 +139,20 @@ def _offloader(chosen: Any) -> Any:
     return SeriesOffloader(settings, vllm_config)
 
 
+def _refuse_shape() -> None:
+    """Refuse where anything that a worker's part of the plugin holds on to is gone."""
+    from swtrace.vllm.groups import Refused
+
+    lacking = missing()
+    if lacking:
+        raise Refused(_seam_message(", ".join(lacking)))
+
+
 def _seam_message(missing: str) -> str:
     import vllm
 
     version = getattr(vllm, "__version__", "of unknown version")
     return (
         f"vLLM {version} does not have {missing}, through which weights are shared; "
-        "swtrace knows vllm>=0.27.1,<0.34: install one of these, or unset SWTRACE"
+        f"swtrace knows {RANGE}: install one of these, or unset SWTRACE"
     )

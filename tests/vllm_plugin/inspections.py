@@ -36,8 +36,63 @@ def shared(llm: Any) -> dict[str, Any]:
         "additional_config": config.additional_config,
         "infos": [series.info for series in numbered()],
         "held_bytes": _held_bytes(llm),
+        "allowed": _allowed(llm),
         "graphs": counters["stats"]["unique_graphs"],
     }
+
+
+def _allowed(llm: Any) -> list[str]:
+    """Return which worker calls that touch the weights are not refused, in the words of the refusal."""
+    from swtrace.errors import RefusedError
+    from swtrace.vllm.lifecycle import FORBIDDEN
+
+    allowed = []
+    for name in FORBIDDEN:
+        try:
+            llm.collective_rpc(name)
+        except RefusedError as refused:
+            if f"{name}: the weights of self_attn.o_proj are shared between ranks" in str(refused):
+                continue
+        allowed.append(name)
+    return allowed
+
+
+def loads() -> dict[str, str]:
+    """Return why each load format that vLLM knows is refused."""
+    from types import SimpleNamespace as Namespace
+
+    from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER
+
+    from swtrace.vllm.groups import Refused
+    from swtrace.vllm.lifecycle import refuse_loading
+
+    refused = {}
+    for load_format in _LOAD_FORMAT_TO_MODEL_LOADER:
+        try:
+            refuse_loading(Namespace(load_config=Namespace(load_format=load_format)))
+        except Refused as refusal:
+            refused[load_format] = str(refusal)
+    return refused
+
+
+def readers() -> tuple[str, str]:
+    """Return who, in a layer with an attention that absorbs a linear after loading, reads that one and another one."""
+    import torch
+
+    from swtrace.vllm.hooks import read_while_loading
+
+    class Attention(torch.nn.Module):
+        def __init__(self, absorbed: torch.nn.Module) -> None:
+            super().__init__()
+            self.kv_b_proj = absorbed
+
+        def process_weights_after_loading(self, dtype: torch.dtype) -> None:
+            """As MLA's."""
+
+    layer: Any = torch.nn.Module()
+    layer.kv_b_proj, layer.o_proj = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    layer.attention = Attention(layer.kv_b_proj)
+    return read_while_loading(layer, layer.kv_b_proj), read_while_loading(layer, layer.o_proj)
 
 
 def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
@@ -173,6 +228,17 @@ def phases() -> dict[str, str]:
         "chunk and generating": of(0, {"a": 0, "b": 1}),
         "resumed and generating": of(0, {"a": 3, "b": 1}, ("a",)),
     }
+
+
+def other_version(version: str) -> str:
+    """Install the plugin in a vLLM of another version."""
+    import vllm
+
+    from swtrace.vllm.plugin import install
+
+    vllm.__version__ = version
+    install()
+    return "vLLM goes on"
 
 
 def seam_gone() -> str:

@@ -49,7 +49,7 @@ class QuantizedLlama:
     def save(self, folder: Path) -> None:
         """Write configuration and weights."""
         import torch
-        from safetensors.torch import save_file
+        from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]  # comes with vLLM
 
         generator = torch.Generator().manual_seed(22)
         inner = 2 * self.hidden

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import inspections
@@ -27,6 +28,19 @@ def test_engines_that_cannot_share(folder: Path) -> None:
     assert {name: word for name, word in words.items() if word in why[name]} == words
 
 
+def test_load_formats_that_cannot_share(folder: Path) -> None:
+    """Formats that bring processed weights, or bring them past the layers' loaders, are refused by name."""
+    (why,) = fork_ranks(inspections.loads, (), folder)
+    assert {"sharded_state", "runai_streamer_sharded", "tensorizer"} <= set(why)
+    assert not {"auto", "safetensors", "pt", "dummy", "mistral"} & set(why)
+    assert all(f"load format {name} does not load weights one by one" in said for name, said in why.items())
+
+
+def test_linears_that_are_absorbed_after_loading(folder: Path) -> None:
+    """A linear that an attention absorbs after loading, as MLA does kv_b_proj, is found; its neighbours are not."""
+    assert fork_ranks(inspections.readers, (), folder) == (("attention (Attention)", ""),)
+
+
 def test_phases_of_a_schedule(folder: Path) -> None:
     """A request works on its prompt until it has an output token, and again when it resumes."""
     (phases,) = fork_ranks(inspections.phases, (), folder)
@@ -47,6 +61,14 @@ def test_unknown_vllm_is_named(folder: Path) -> None:
     said = r"SeamError: vLLM 0\.\S+ does not have vllm\.model_executor\.offloader\.base\.create_offloader.*>=0\.27\.1"
     with pytest.raises(RankFailedError, match=said):
         fork_ranks(inspections.seam_gone, (), folder, environment=environment)
+
+
+@pytest.mark.parametrize("version", ["0.27.0", "0.34.0+cu130", "1.0"])
+def test_versions_out_of_range_are_refused(folder: Path, version: str) -> None:
+    """A version that is not supported is left alone, whatever shape it has, and told the range."""
+    environment = {"SWTRACE": "1", "SWTRACE_STRICT": "1"}
+    with pytest.raises(RankFailedError, match=rf"SeamError: vLLM {re.escape(version)} is not supported: .*<0\.34"):
+        fork_ranks(inspections.other_version, (version,), folder, environment=environment)
 
 
 def test_unknown_vllm_goes_on(folder: Path) -> None:

@@ -86,6 +86,11 @@ def test_memory_held(run: Run) -> None:
         assert rank.inspected["held_bytes"] == info.owned_bytes + info.window_bytes
 
 
+def test_calls_that_touch_the_weights_are_refused(eager: Run) -> None:
+    """Reloading, updating, saving, discarding or sleeping: each is an error that names itself and what is shared."""
+    assert [rank.inspected["allowed"] for rank in eager.ranks] == [[], []]
+
+
 def test_phases(run: Run) -> None:
     """Steps carry their phase: one prefill, decodes, and what vLLM ran to compile."""
     decodes = len(run.ranks[0].tokens[0]) - 1

@@ -13,10 +13,9 @@ import sys
 
 import swtrace
 from swtrace.cli.doctor.finding import Finding, State
+from swtrace.vllm import support
 
 OLDEST_TORCH = (2, 11)
-OLDEST_VLLM = (0, 27, 1)
-BEYOND_VLLM = (0, 34)
 _SEAM_TIMEOUT_S = 120
 
 
@@ -48,15 +47,14 @@ def _vllm() -> Finding:
     version = _version_of("vllm")
     if version is None:
         return Finding("vllm", State.ABSENT, "not installed: the demo works without", "install swtrace[vllm]")
-    oldest, beyond = (".".join(map(str, numbers)) for numbers in (OLDEST_VLLM, BEYOND_VLLM))
-    if not OLDEST_VLLM <= _numbers(version) < BEYOND_VLLM:
+    if not support.supported(version):
         return Finding(
             "vllm",
             State.DOUBTFUL,
-            f"{version} is outside the range swtrace is tested with",
-            f"install vllm>={oldest},<{beyond}",
+            f"{version} is not supported: swtrace leaves it alone",
+            f"install {support.RANGE}",
         )
-    return Finding("vllm", State.GOOD, version)
+    return Finding("vllm", State.GOOD, f"{version}; supported is {support.RANGE}")
 
 
 def _plugin() -> Finding:
@@ -96,7 +94,7 @@ def _seam(*, import_vllm: bool) -> tuple[Finding, ...]:
                 "vllm seam",
                 State.BROKEN,
                 f"this vLLM lacks {', '.join(missing)}",
-                f"install vllm>={'.'.join(map(str, OLDEST_VLLM))},<{'.'.join(map(str, BEYOND_VLLM))}",
+                f"install {support.RANGE}",
             ),
         )
     return (Finding("vllm seam", State.GOOD, "offloader and worker have the shape that the plugin needs"),)
