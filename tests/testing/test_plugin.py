@@ -7,7 +7,16 @@ import os
 import sys
 from pathlib import Path
 
+import daemon.recorded_run
+import opentelemetry.sdk.trace.export.in_memory_span_exporter
 import pytest
+
+import swtrace.testing.baselines
+import swtrace.testing.limits
+import swtrace.testing.registry
+
+LOADED_ONCE = (daemon, opentelemetry, swtrace)
+"""pytester forgets what an inner run imports, and numpy cannot be loaded twice: so it is loaded out here."""
 
 pytest_plugins = ["pytester"]
 
@@ -33,7 +42,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
 def outcomes(suite: pytest.Pytester, code: str, *arguments: str) -> pytest.RunResult:
     """Run a suite of one file in this process."""
     suite.makepyfile(PRELUDE + code)
-    return suite.runpytest_inprocess("-p", "swtrace.testing.plugin", "-p", "no:randomly", *arguments)
+    return suite.runpytest_inprocess("-p", "no:randomly", *arguments)
 
 
 def test_a_marker_whose_limits_are_met_passes(suite: pytest.Pytester) -> None:
@@ -223,8 +232,7 @@ def test_under_xdist_workers_measure_and_the_controller_saves(suite: pytest.Pyte
 def test_it(swtrace, number): run(swtrace)
 """
     )
-    arguments = ("-p", "swtrace.testing.plugin", "-n", "2")
-    saved = suite.runpytest_subprocess(*arguments, "--swtrace-save-baseline", timeout=120)
+    saved = suite.runpytest_subprocess("-n", "2", "--swtrace-save-baseline", timeout=120)
     saved.assert_outcomes(passed=4)
     saved.stdout.fnmatch_lines(["*baselines of 4 tests saved*"])
     assert len(json.loads((suite.path / "swtrace-baseline.json").read_text())["tests"]) == 4
@@ -242,7 +250,7 @@ def test_it():
 """
     )
     os.environ.pop("PYTEST_PLUGINS", None)
-    arguments = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider", "-p", "swtrace.testing.plugin")
+    arguments = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")
     suite.runpytest_subprocess(*arguments, timeout=120).assert_outcomes(passed=1)
 
 
@@ -251,7 +259,7 @@ def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
     examples = Path(__file__).parents[2] / "examples"
     done = suite.run(
         sys.executable,
-        *("-m", "pytest", "-q", "-p", "swtrace.testing.plugin", "-p", "no:cacheprovider", "--rootdir", examples),
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", examples),
         *("-c", os.devnull, "--runxfail", examples / "test_hidden.py", examples / "test_stalled.py"),
         timeout=120,
     )
