@@ -41,7 +41,7 @@ WRITER = ROOT / "tests" / "tui" / "ring_writer.py"
 SIZE = (150, 84)
 """Columns and lines: 64 ranks as rows of a DataTable fit in."""
 ROUNDS = 3
-CAUGHT_UP = 30_000
+CAUGHT_UP = 200_000
 """Records still to be read when a viewer has read up."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 

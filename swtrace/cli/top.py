@@ -91,7 +91,8 @@ def top(
     if once or as_json:
         _print(make(), selection, as_json=as_json, wait_s=wait_s)
         return
-    if not sys.stdout.isatty() or not sys.stdin.isatty():
+    # textual-serve sets the driver: then a browser is the terminal.
+    if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise CommandError("swtrace top needs a terminal; --once prints the overview as text, --json as JSON")
     _run(make, selection, view.value, theme)
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from swtrace_tui.snapshot import Snapshot
 from swtrace_tui.sources import Source
 
-_REST = 9
-"""Times as long as a poll took, the feed rests: it takes a tenth of a core at most once it has read up."""
-_LONGEST_REST_S = 0.5
+_REST = 2
+"""Times as long as a poll took, the feed rests: reading takes a third of a core at most, once it has read up."""
+_LONGEST_REST_S = 0.25
+_IDLE_S = 0.02
+"""While the last frame is still being drawn, so often is looked whether it is."""
 
 
 class Feed:
@@ -67,15 +69,19 @@ class Feed:
                 self._failed(error)
 
     def _poll(self, source: Source) -> None:
-        due = 0.0
+        poll_at = frame_at = 0.0
         while not self._stop.is_set():
-            before = time.thread_time()
-            more = source.poll()
+            if time.monotonic() >= poll_at:
+                before = time.thread_time()
+                more = source.poll()
+                # More often than once a frame nobody sees, and small batches cost the ledger more.
+                rest = min(_LONGEST_REST_S, max(self._frame_s, _REST * (time.thread_time() - before)))
+                poll_at = time.monotonic() + (0.0 if more else rest)
             now = time.monotonic()
-            rest = min(_LONGEST_REST_S, _REST * (time.thread_time() - before))
-            if now >= due and self._free.is_set() and not self._stop.is_set():
+            if now >= frame_at and self._free.is_set() and not self._stop.is_set():
                 self._free.clear()
-                due = now + self._frame_s
+                frame_at = now + self._frame_s
                 self._deliver(source.snapshot())
-            if not more:
-                self._stop.wait(max(0.01, rest, min(self._frame_s, due - time.monotonic())))
+            wait_until = min(poll_at, max(frame_at, now + _IDLE_S))
+            if wait_until > time.monotonic():
+                self._stop.wait(wait_until - time.monotonic())
