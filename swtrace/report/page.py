@@ -52,7 +52,7 @@ rect.exposed { fill: var(--exposed); } rect.own { fill: var(--own); }
 @media print {
   body { max-width: none; font-size: 11pt; padding: 0; }
   h2 { break-before: page; } h2.first { break-before: auto; }
-  h3, svg, table, li { break-inside: avoid; } h3, h3 + p { break-after: avoid; }
+  h3, svg, table, li, .keep { break-inside: avoid; } h3, h3 + p { break-after: avoid; }
   * { print-color-adjust: exact; }
 }
 """
@@ -203,7 +203,7 @@ def _causes(found: SeriesDigest) -> str:
             f'<p class="dim">rank {key.rank}: {milliseconds(total[rank] / steps)}</p><div class="bar">{parts}</div>'
         )
     keys = "".join(_key(str(cause), _words(cause)) for cause in CAUSES)
-    return f'<h3>Stall per step, by cause</h3><p class="dim">{keys}</p>{"".join(rows)}'
+    return f'<div class="keep"><h3>Stall per step, by cause</h3><p class="dim">{keys}</p></div>{"".join(rows)}'
 
 
 def _heat(found: SeriesDigest) -> str:
@@ -253,8 +253,8 @@ def _slowest(found: SeriesDigest) -> str:
     for duration, _, step in steps:
         stall = int(step.stall_ns.sum(axis=1).max())
         parts.append(
-            f'<p class="dim">step {step.step}: {milliseconds(duration)}, up to {milliseconds(stall)} of it stalled</p>'
-            + _scroll(charts.lanes(step))
+            f'<div class="keep"><p class="dim">step {step.step}: {milliseconds(duration)}, {milliseconds(stall)} of '
+            f"it stalled</p>{_scroll(charts.lanes(step))}</div>"
         )
     return "".join(parts)
 
