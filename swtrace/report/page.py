@@ -200,7 +200,7 @@ def _causes(found: SeriesDigest) -> str:
             for cause, ns in zip(CAUSES, found.causes[:, rank].tolist(), strict=True)
         )
         rows.append(
-            f'<p class="dim">rank {key.rank}: {milliseconds(total[rank] / steps)}</p><div class="bar">{parts}</div>'
+            f'<div class="keep"><p class="dim">rank {key.rank}: {milliseconds(total[rank] / steps)}</p><div class="bar">{parts}</div>'
         )
     keys = "".join(_key(str(cause), _words(cause)) for cause in CAUSES)
     return f'<div class="keep"><h3>Stall per step, by cause</h3><p class="dim">{keys}</p></div>{"".join(rows)}'
