@@ -199,9 +199,8 @@ def _causes(found: SeriesDigest) -> str:
             f'title="{_words(cause)} {milliseconds(ns / steps)}"></i>'
             for cause, ns in zip(CAUSES, found.causes[:, rank].tolist(), strict=True)
         )
-        rows.append(
-            f'<div class="keep"><p class="dim">rank {key.rank}: {milliseconds(total[rank] / steps)}</p><div class="bar">{parts}</div>'
-        )
+        said = f"rank {key.rank}: {milliseconds(total[rank] / steps)}"
+        rows.append(f'<div class="keep"><p class="dim">{said}</p><div class="bar">{parts}</div></div>')
     keys = "".join(_key(str(cause), _words(cause)) for cause in CAUSES)
     return f'<div class="keep"><h3>Stall per step, by cause</h3><p class="dim">{keys}</p></div>{"".join(rows)}'
 
