@@ -185,9 +185,10 @@ def _main() -> None:
     parser.add_argument("--layers", type=int, default=61)
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--ring-records", type=int, default=1 << 16)
     arguments = parser.parse_args()
     schedule = scenario(arguments.scenario, ranks=arguments.ranks, layers=arguments.layers, steps=17)
-    with RingWriter(arguments.directory, schedule, ring_records=1 << 16) as writer:
+    with RingWriter(arguments.directory, schedule, ring_records=arguments.ring_records) as writer:
         begin = time.monotonic()
         step = 0
         while (now := time.monotonic()) < begin + arguments.seconds:
