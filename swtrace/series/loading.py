@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from swtrace.series.interception import Interception
+from swtrace.series.memory import return_freed
 from swtrace.series.payload import PayloadLayout, packed, payload_tensors
 
 PROCESS = "process_weights_after_loading"
@@ -50,6 +51,7 @@ class PendingLayer:
             if isinstance(tensor, nn.Parameter):
                 parameter: Any = tensor
                 parameter.weight_loader = _load_nothing
+        return_freed()
 
     def _put_off(self, asked: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
         """Replace the layer's post-processing; return how to restore it, and how to run it."""

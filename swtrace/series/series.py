@@ -18,6 +18,7 @@ from swtrace.series.journal import Journal, RecordingJournal, SilentJournal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.loading import PendingLayer
 from swtrace.series.loss import describe_loss
+from swtrace.series.memory import return_freed
 from swtrace.series.payload import PayloadLayout, payload_tensors
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
@@ -329,6 +330,8 @@ class Series:
             rolling=self._policy == "rolling",
         )
         self._pending.clear()
+        del pending, placing, placement
+        return_freed()
 
     def _place(
         self, placing: Placing, layers: Sequence[SeriesLayer], transport: Transport
