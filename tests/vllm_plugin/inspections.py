@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ def interrupted(llm: Any) -> dict[str, Any]:
         "tokens": tuple(outputs[0].outputs[0].token_ids),
         "aborted_steps": numbered()[0].statistics().aborted_steps,
     }
+
+
+def deserted(llm: Any) -> None:
+    """Kill the second rank in the middle of a forward, and go on with the first as if nothing were."""
+    wrapper = _worker(llm)
+    if os.environ["RANK"] == "1":
+        wrapper.worker.get_model().model.layers[3].mlp.forward = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    while True:
+        wrapper.execute_dummy_batch()
 
 
 def _worker(llm: Any) -> Any:

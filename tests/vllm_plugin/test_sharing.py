@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import inspections
 import pytest
 
-from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
+from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
 
 if TYPE_CHECKING:
     from vllm_runs import Run
@@ -147,3 +147,13 @@ def test_a_forward_that_dies_does_no_harm(workload: Workload, control: tuple[Ran
     first, second = run_ranks(shared, folder, environment=environment, timeout_s=60)
     assert first.inspected == second.inspected
     assert first.inspected == {"died": True, "tokens": control[0].tokens[0], "aborted_steps": 1}
+
+
+def test_survivors_name_who_died_and_where(workload: Workload, folder: Path) -> None:
+    """When a rank is killed amid a forward the other ends within seconds; its error names series, layer and peer."""
+    shared = replace(workload, plain_linears=(), inspect=inspections.deserted, tokens=1)
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "rings-deserted")}
+    # The launcher gives the survivor some seconds to fail by itself, and says so where it did not.
+    said = r"PeerLostError: series 'self_attn.o_proj', rank 0, layer \d: .*\(rank 1 died\)(.|\n)*vLLM rank 1: died"
+    with pytest.raises(RankFailedError, match=said):
+        run_ranks(shared, folder, environment=environment)
