@@ -48,8 +48,10 @@ def compiled(folder: Path) -> Run:
     model.save(folder / "three")
     plain = Workload(folder / "three", eager=False, plain_linears=(SERIES,))
     shared = replace(plain, plain_linears=(), inspect=inspections.shared)
+    log = folder / "compiled-control"
+    log.mkdir()
     # Compiling runs the model once more.
-    return share(model, shared, run_ranks(plain, folder), folder / "compiled", k=1, steps=plain.tokens + 1)
+    return share(model, shared, run_ranks(plain, log), folder / "compiled", k=1, steps=plain.tokens + 1)
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
