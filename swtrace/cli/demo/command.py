@@ -7,19 +7,24 @@ on; a rank's death ends its group with an error that names it; and nothing outli
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from swtrace.cli.child import Child, wait_for_lines
-from swtrace.cli.console import data, narration, write_json
+from swtrace.cli.console import PIPE_WIDTH, data, narration, write_json
 from swtrace.cli.daemon_process import DaemonProcess
 from swtrace.cli.demo.events import Event, What
 from swtrace.cli.demo.progress import Progress
@@ -30,8 +35,6 @@ from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_text import print_summary
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from swtrace.cli.summary import Summary
 
 _POLL_S = 0.1
@@ -77,12 +80,23 @@ def demo(
     ] = 0,
     with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")] = False,
+    tui: Annotated[
+        bool | None,
+        typer.Option(
+            "--tui/--no-tui",
+            help="Watch it in `swtrace top`: by default where the output is a terminal.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a shared-weight series on real ranks of this machine, and say what it cost.
 
     N processes on gloo run a stack of real linear layers through the runtime that vLLM runs. Each holds only its own
     layers, and receives the others' weights just in time. Every layer's output of every step is compared, bit for
     bit, with that of resident weights.
+
+    In a terminal, `swtrace top` opens on it; it stays open when the run is over, until you quit it, and the summary
+    follows.
 
     Rings lie in a temporary folder, or in `SWTRACE_DIR` where it is set. Ctrl-C ends the run early, with its summary.
     """
@@ -102,7 +116,9 @@ def demo(
     if importlib.util.find_spec("torch") is None:
         raise CommandError("the demo's ranks need torch: install swtrace[torch]")
     dials.check()
-    result = _run(scenario, dials, with_daemon=with_daemon)
+    if tui is None:
+        tui = not as_json and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    result = _run(scenario, dials, with_daemon=with_daemon, tui=tui)
     if as_json:
         write_json(result.to_json())
     print_summary(result.summary, narration() if as_json else data())
@@ -154,7 +170,7 @@ class _Result:
         }
 
 
-def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool) -> _Result:
+def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool, tui: bool) -> _Result:
     console = narration()
     exit_in_order()
     run_id = f"demo-{secrets.token_hex(3)}"
@@ -181,6 +197,8 @@ def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool) -> _Result:
         ranks = _Ranks()
         interrupted = False
         try:
+            if tui:
+                _watch_in_terminal(stack, directory, launcher, reader, daemon, ranks)
             _watch_over(launcher, reader, daemon, ranks, console)
         except KeyboardInterrupt:
             interrupted = True
@@ -196,8 +214,35 @@ def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool) -> _Result:
         )
 
 
-def _watch_over(launcher: Child, reader: Reader, daemon: DaemonProcess | None, ranks: _Ranks, console: Console) -> None:
-    """Return when every rank is gone."""
+def _watch_in_terminal(
+    stack: ExitStack,
+    directory: Path,
+    launcher: Child,
+    reader: Reader,
+    daemon: DaemonProcess | None,
+    ranks: _Ranks,
+) -> None:
+    """Leave the terminal to `swtrace top` until it is quit; what there was to tell meanwhile is told then."""
+    terminal = subprocess.Popen(
+        [sys.executable, "-P", "-m", "swtrace", "top"], env={**os.environ, "SWTRACE_DIR": str(directory)}
+    )
+    stack.callback(terminal.wait)
+    stack.callback(terminal.terminate)
+    told = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
+    _watch_over(launcher, reader, daemon, ranks, told, while_=lambda: terminal.poll() is None)
+    sys.stderr.write(told.file.getvalue())  # type: ignore[attr-defined]
+
+
+def _watch_over(
+    launcher: Child,
+    reader: Reader,
+    daemon: DaemonProcess | None,
+    ranks: _Ranks,
+    console: Console,
+    *,
+    while_: Callable[[], bool] | None = None,
+) -> None:
+    """Return when every rank is gone, or no longer ``while_``."""
     progress = Progress(console)
     missed: set[str] = set()
 
@@ -207,7 +252,7 @@ def _watch_over(launcher: Child, reader: Reader, daemon: DaemonProcess | None, r
             console.print(text)
 
     try:
-        while launcher.readable:
+        while while_() if while_ is not None else launcher.readable:
             wait_for_lines([launcher, reader.child, *([daemon.child] if daemon is not None else [])], _POLL_S)
             for line in launcher.lines():
                 _take(line, ranks, console)
