@@ -12,6 +12,7 @@ from series.stacks import Stack, true_weights
 from swtrace.errors import RegistrationError
 from swtrace.series import RankGroup, Series, recording
 from swtrace.trace.reader import RingReader
+from swtrace.trace.schema import Kind, TransferFlag
 
 LAYERS = 4
 
@@ -63,6 +64,42 @@ def test_rings_bear_the_runs_numbers(tmp_path: Path) -> None:
         (info,) = ring.series()
         assert info.group_ranks == (2, 3)
         assert info.group_ranks[info.rank_in_group] == ring.identity.rank
+        ring.close()
+
+
+STAGES = ((0, 5), (5, 12))
+K = 2
+
+
+def stage_of_a_pipeline(rank: int) -> None:
+    """Share within a pipeline stage; the stages split the model's layers unevenly."""
+    stage, group_rank = divmod(rank, 2)
+    start, end = STAGES[stage]
+    pair = (2 * stage, 2 * stage + 1)
+    device_group = dist.new_group(list(pair), backend="gloo", use_local_synchronization=True)
+    group = RankGroup(pair, group_rank, device_group)
+    series = Series("s", group, start, end, prefetch_step=K, recorder=recording.process_recorder)
+    stack = Stack(series, start, true_weights(end - start))
+    series.post_process()
+    for step in range(3):
+        assert stack.forward(step)
+    series.close()
+
+
+def test_uneven_stages_prefetch_as_far_as_asked(tmp_path: Path) -> None:
+    """Each stage's series has its own first layer, and on every stage broadcasts start k layers ahead."""
+    run_ranks(4, stage_of_a_pipeline, environment={"SWTRACE_DIR": str(tmp_path)})
+    rings = [RingReader.open(path) for path in tmp_path.iterdir()]
+    assert len({ring.identity.run_id for ring in rings}) == 1
+    for ring in rings:
+        (info,) = ring.series()
+        assert (info.start_layer, info.start_layer + info.num_layers) == STAGES[ring.identity.rank // 2]
+        records = ring.read()
+        moves = records[records["kind"] == Kind.TRANSFER]
+        moves = moves[(moves["flags"] & TransferFlag.PREFILLED) == 0]
+        ahead = (moves["position"].astype(int) - moves["reach_position"].astype(int)) % info.num_layers
+        assert len(moves) >= 2 * info.num_layers
+        assert set(ahead.tolist()) == {K}
         ring.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 
@@ -42,3 +43,13 @@ def fill_expert_communication() -> None:
     assert not {"all_gatherv", "reduce_scatterv"} & vars(CpuCommunicator).keys(), "no gap any more"
     CpuCommunicator.all_gatherv = all_gatherv
     CpuCommunicator.reduce_scatterv = reduce_scatterv
+
+
+def fill() -> None:
+    """Be a plugin of vLLM, in each process of a server."""
+    allow_amx()
+    plain = os.environ.get("TEST_PLAIN_LINEARS")
+    if plain:
+        from swtrace.cli.vllm_ranks import _keep_plain
+
+        _keep_plain(tuple(plain.split(",")))

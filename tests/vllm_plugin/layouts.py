@@ -116,3 +116,25 @@ def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
         left: Any = _offloader(object.__new__(UVAOffloader))
     close()
     return type(left).__name__
+
+
+def stages(total: int, partition: str) -> list[tuple[int, int]]:
+    """Return the layers of each pipeline stage, as swtrace tells a series and as vLLM builds them."""
+    from types import SimpleNamespace as Namespace
+
+    from torch import nn
+    from vllm.model_executor.models.utils import make_layers
+
+    from swtrace.vllm.offloader import _layer_range
+
+    os.environ["VLLM_PP_LAYER_PARTITION"] = partition
+    config = Namespace(model_config=Namespace(get_total_num_hidden_layers=lambda: total))
+    count = partition.count(",") + 1
+    ranges = []
+    for stage in range(count):
+        group = Namespace(rank_in_group=stage, world_size=count)
+        with patch("vllm.distributed.parallel_state.get_pp_group", return_value=group):
+            start, end, _ = make_layers(total, lambda prefix: nn.Identity(), prefix="layers")  # noqa: ARG005
+            assert _layer_range(config) == (start, end)
+        ranges.append((start, end))
+    return ranges

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from layouts import Layout, choices, decided, engine_refused
+from layouts import Layout, choices, decided, engine_refused, stages
 from vllm_runs import refusals
 
 from swtrace.cli.vllm_ranks import fork_ranks
@@ -90,3 +90,8 @@ def test_refused_engine_is_a_metric(folder: Path) -> None:
     assert rank == 3
     assert why.keys() == {"a.b", "c"}
     assert all("turn its weight offloading off" in reason for reason in why.values())
+
+
+def test_each_stage_has_its_own_first_layer(folder: Path) -> None:
+    """With an uneven split a pipeline stage's series begins and ends where vLLM builds the stage's layers."""
+    assert fork_ranks(stages, (11, "5,2,4"), folder) == ([(0, 5), (5, 7), (7, 11)],)

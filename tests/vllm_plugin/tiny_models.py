@@ -149,8 +149,7 @@ class TinyDeepSeek:
                 "moe_intermediate_size": 64,
                 "first_k_dense_replace": self.layers,
                 "moe_layer_freq": 1,
-                "n_routed_experts": None,
-                "n_shared_experts": None,
+                "n_routed_experts": 4,  # in no layer: the first ones are dense
                 "num_attention_heads": self.heads,
                 "num_hidden_layers": self.layers,
                 "num_key_value_heads": self.heads,

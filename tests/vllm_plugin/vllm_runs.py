@@ -56,22 +56,20 @@ def share(
     return Run(model, k, steps, control, ranks, samples)
 
 
-def watch(
-    folder: Path, steps: int, run: Callable[[dict[str, str]], tuple[Result, ...]], **settings: str
-) -> tuple[tuple[Result, ...], Samples]:
-    """Call ``run`` with an environment that shares, beside a daemon; return the ranks' results and its metrics.
+def watch(folder: Path, steps: int, run: Callable[[dict[str, str]], Result], **settings: str) -> tuple[Result, Samples]:
+    """Call ``run`` with an environment that shares, beside a daemon; return its result and the daemon's metrics.
 
-    ``steps`` is how many each rank takes in each series at least.
+    ``steps`` is how many each of the two ranks takes in each series at least.
     """
     rings = folder / "rings"
     rings.mkdir(mode=0o700, parents=True)
     daemon = DaemonProcess(rings)
     try:
-        results = run({"SWTRACE": "1", "SWTRACE_DIR": str(rings), **settings})
-        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=len(results), steps=steps))
+        result = run({"SWTRACE": "1", "SWTRACE_DIR": str(rings), **settings})
+        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=2, steps=steps))
     finally:
         daemon.stop()
-    return results, samples
+    return result, samples
 
 
 def by_rank(samples: Samples, name: str, **labels: str) -> dict[int, float]:
