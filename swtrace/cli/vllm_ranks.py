@@ -308,13 +308,15 @@ def _generate(workload: Workload, rendezvous: Path) -> RankResult:
 
 
 def _keep_plain(paths: tuple[str, ...]) -> None:
+    import torch
     from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 
     process = UnquantizedLinearMethod.process_weights_after_loading
 
     def process_plain(self: Any, layer: Any) -> None:
         if any(layer.prefix.endswith(f".{path}") for path in paths):
-            layer._cpu_skip_gemm_dispatch = True  # noqa: SLF001 (vLLM's own switch, used by its MLA layers)
-        process(self, layer)
+            layer.cpu_linear = torch.nn.functional.linear
+        else:
+            process(self, layer)
 
     UnquantizedLinearMethod.process_weights_after_loading = process_plain

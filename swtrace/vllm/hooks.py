@@ -65,9 +65,14 @@ class Hooks:
         self._replace(linear, "forward", forward_after_wait)
 
     def keep_plain(self, linear: Any) -> None:
-        """On CPU, keep the plain Parameter, where vLLM would pack a copy for oneDNN."""
-        if current_platform.is_cpu():
-            self._replace(linear, "_cpu_skip_gemm_dispatch", value=True)  # vLLM's own switch, used by its MLA layers
+        """On CPU, keep the plain Parameter, where vLLM would pack a copy for oneDNN.
+
+        As vLLM does for some of its MLA layers, from 0.29 on. The quant method must serve this linear alone.
+        """
+        from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+
+        if current_platform.is_cpu() and type(linear.quant_method) is UnquantizedLinearMethod:
+            self._replace(linear.quant_method, "process_weights_after_loading", _multiply_plainly)
 
     def remove(self) -> None:
         """Take everything back."""
@@ -85,6 +90,10 @@ class Hooks:
 
         setattr(holder, name, value)
         self._undo.append(undo)
+
+
+def _multiply_plainly(linear: Any) -> None:
+    linear.cpu_linear = torch.nn.functional.linear
 
 
 def try_out(linear: Any) -> torch.Tensor:

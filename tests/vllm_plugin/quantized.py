@@ -169,6 +169,7 @@ def _generate(
 
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
+    from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
     arguments = dict(arguments)
@@ -208,4 +209,10 @@ def _generate(
     dist.barrier()  # no rank leaves while another still waits for its broadcasts
     del engine
     gc.collect()
+    if dist.is_initialized():  # older versions leave it behind
+        if config["swtrace"]["enabled"]:
+            from swtrace.vllm.operations import forget
+
+            forget()
+        cleanup_dist_env_and_memory()
     return tokens, outcome, payload, waits
