@@ -3,11 +3,14 @@
 #
 #   make demo ARGS="--scenario straggler --ranks 3"     arguments of the command
 #   make test ARGS="tests/ledger -x"                    arguments of pytest
+#   make test-vllm SLOW=1                               with the tests that CI has no time for
 #   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
 
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# Most tests wait for processes: two share even a small machine well. 0: one after the other.
+WORKERS ?= 2
 
 # pip's setting, so that uv finds the same wheels; empty is accepted.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -32,10 +35,10 @@ demo-vllm: $(VLLM_VENV)/.stamp ## real vLLM on two CPU ranks, with and without s
 	$(VLLM_BIN)/swtrace demo-vllm $(ARGS)
 
 test: $(VENV)/.stamp ## the tests that need no vLLM
-	$(BIN)/pytest -q -m 'not vllm' $(ARGS)
+	$(BIN)/pytest -q -m 'not vllm' -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m vllm $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m $(if $(SLOW),vllm,'vllm and not slow') $(ARGS)
 
 test-vllm-oldest: $(OLDEST_VENV)/.stamp ## the same, against the oldest vLLM that is supported; not part of CI
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -m vllm $(ARGS)

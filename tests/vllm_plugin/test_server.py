@@ -59,7 +59,7 @@ def _kinds(folder: Path) -> set[str]:
     return {re.sub(r"[0-9a-f-]{8,}", "*", path.name) for path in folder.iterdir()}
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=[pytest.param("eager", marks=pytest.mark.slow), "compiled"])
 def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
     """Return both servers' answers, in both modes."""
     here = folder / f"server-{request.param}"
