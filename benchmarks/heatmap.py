@@ -1,6 +1,6 @@
 """What the terminal's heat map costs while ranks write, beside the naive version of it: a DataTable, every cell anew.
 
-``python benchmarks/heatmap.py``: ranks are simulated records, written with the real recorder at the given rate by
+``python -m benchmarks.heatmap``: ranks are simulated records, written with the real recorder at the given rate by
 another process. Each viewer runs in a terminal of its own (a pty) and reads the same rings. CPU shares are of one
 core, over the same seconds for both viewers. ``--memory 600`` watches the resident memory of the viewer instead.
 """
