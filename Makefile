@@ -9,8 +9,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-# Most tests wait for processes: two share even a small machine well. 0: one after the other.
-WORKERS ?= 2
+# Tests at once: more than one saves time on a machine with cores to spare.
+WORKERS ?= 0
 
 # pip's setting, so that uv finds the same wheels; empty is accepted.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)

@@ -334,11 +334,15 @@ class RingReader:
 
     def _account(self, expected: _Words, found: _Words) -> None:
         """Count committed records that cannot be delivered, by what stands in their slots now."""
-        capacity = np.uint64(self._capacity)
-        later = (found > expected) & (found % capacity == expected % capacity) & (found <= np.uint64(_MAX_SEQUENCE))
-        # The slot that the writer is (or died) at work on, a lap later.
-        opened_slot = (found == 0) & (expected + capacity <= np.uint64(min(self._find_head(), _MAX_SEQUENCE) + 1))
-        lapped = int(np.count_nonzero(later | opened_slot))
+        lapped = 0
+        for sequence, stood_there in zip(expected.tolist(), found.tolist(), strict=True):
+            # A slot seen at 0 was just being written: by now it tells, unless the writer stands still or died in it,
+            # and then the head does.
+            now = stood_there or self._sequence(sequence)
+            if now == 0:
+                lapped += sequence + self._capacity <= self._find_head() + 1
+            else:
+                lapped += sequence < now <= _MAX_SEQUENCE and (now - sequence) & self._mask == 0
         self._lapped += lapped
         self._damaged += len(expected) - lapped
 

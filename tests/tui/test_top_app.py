@@ -44,7 +44,7 @@ def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Pa
         app = TopApp(lambda: RingsSource(tmp_path / "rings"), frame_s=0.02)
         async with app.run_test(size=(100, 30)) as pilot:
             await until(pilot, lambda: "Nothing to watch yet." in shown(app))
-            assert "swtrace demo" in shown(app)
+            await until(pilot, lambda: "swtrace demo" in shown(app))
             with write(tmp_path / "rings", "stalled"):
                 await until(pilot, lambda: "NOT HIDDEN" in shown(app))
                 assert "stall ratio" in shown(app)
