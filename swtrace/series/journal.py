@@ -7,7 +7,6 @@ that nobody waited for. What could not be observed is said to be so: no instant 
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,10 +17,7 @@ from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, Tr
 if TYPE_CHECKING:
     from swtrace.series.pool import Window
     from swtrace.series.transport import OnReady, Operation
-    from swtrace.trace.recorder import Recorder, SeriesRecorder
-
-ANCHOR_PERIOD_NS = 10_000_000_000
-"""How often the pair of host clocks is taken anew: between NTP's corrections and the cost of a system call."""
+    from swtrace.trace.recorder import SeriesRecorder
 
 _OWN = int(TransferFlag.OWN)
 _OPEN = int(TransferFlag.OPEN)
@@ -85,12 +81,10 @@ class SilentJournal:
 class RecordingJournal:
     """The journal of a traced series: writes into the rank's ring."""
 
-    def __init__(self, recorder: Recorder, series: SeriesRecorder, clock: Clock) -> None:
-        self._recorder = recorder
+    def __init__(self, series: SeriesRecorder, clock: Clock) -> None:
         self._series = series
         self._clock = int(clock)
         self._machine = MachineNoise() if clock is Clock.HOST else None
-        self._renew_anchor_at = time.monotonic_ns() + ANCHOR_PERIOD_NS
 
     def issued(self, layer: SeriesLayer) -> OnReady | None:
         """Enter the broadcast into the window table; its ready instant will follow from any thread."""
@@ -207,6 +201,3 @@ class RecordingJournal:
             int(flags),
             self._clock,
         )
-        if time.monotonic_ns() >= self._renew_anchor_at:
-            self._recorder.renew_anchor()
-            self._renew_anchor_at = time.monotonic_ns() + ANCHOR_PERIOD_NS
