@@ -71,7 +71,6 @@ class Circle:
         self._rolling = rolling
         self._roll = prefetch_step % len(windows) if rolling else 0
         """Rolling: the window of the next issue."""
-        self._now = transport.now
         self._start = transport.issue
         self._journal = journal
         self._describe_loss = describe_loss
@@ -86,9 +85,6 @@ class Circle:
         """The step was begun by :meth:`begin_step`."""
         self._step = -1
         self._waits = 0
-        self._begin_ns = 0
-        self._arrival_ns = 0
-        self._last_wait_ns = 0
         self._phase = Phase.OTHER
         self._tokens = 0
         self._requests = 0
@@ -142,11 +138,9 @@ class Circle:
             self._refuse_stale(layer)
         if layer.waited_step == step:
             return
-        begin_ns = self._now()
-        if layer.owned:
-            # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.
-            layer.wait_ns = self._last_wait_ns = begin_ns
-        else:
+        self._journal.waits(layer)
+        # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.
+        if not layer.owned:
             operation = layer.operation
             if operation is not None:
                 try:
@@ -154,8 +148,7 @@ class Circle:
                 except RuntimeError as error:
                     self._lose(layer, error)
                 layer.operation = None
-            self._last_wait_ns = end_ns = self._now()
-            self._journal.waited(layer, operation, begin_ns, end_ns)
+            self._journal.waited(layer, operation)
             layer.recorded_step = step
         layer.waited_step = step
         self._waits += 1
@@ -190,8 +183,7 @@ class Circle:
         layer.step = step if layer.position >= reach_position else step + 1
         layer.reach_position = reach_position
         layer.operation_number = self.operations
-        layer.issued_ns = self._now()
-        on_ready = self._journal.issued(layer)
+        on_ready = self._journal.issues(layer)
         try:
             layer.operation = self._start(buffer, layer.source, on_ready)  # type: ignore[arg-type]
         except RuntimeError as error:
@@ -237,9 +229,9 @@ class Circle:
         """Mark the beginning of a forward. A step that was not ended is ended first."""
         self._require_running()
         if self._in_step:
-            self._end(self._last_wait_ns, StepFlag.IMPLICIT_END)
+            self._end(StepFlag.IMPLICIT_END)
         self._marked = True
-        self._begin_ns = self._now()
+        self._journal.begins()
         self._phase, self._tokens, self._requests = phase, tokens, requests
 
     def end_step(self, *, aborted: bool = False) -> None:
@@ -253,7 +245,7 @@ class Circle:
                 self._marked = False
                 return
             self._open_step()
-        self._end(self._now(), StepFlag.ABORTED if aborted else StepFlag(0))
+        self._end(StepFlag.ABORTED if aborted else StepFlag(0))
 
     def _enter(self, position: int) -> None:
         """Begin a step at its first layer, or refuse a reach that is out of order."""
@@ -261,7 +253,7 @@ class Circle:
         if position != 0 or (self._marked and 0 < self._next < self._num_layers):
             self._refuse_reach(position)
         if self._in_step:
-            self._end(self._last_wait_ns, StepFlag.IMPLICIT_END)
+            self._end(StepFlag.IMPLICIT_END)
         self._open_step()
 
     def _open_step(self) -> None:
@@ -269,17 +261,17 @@ class Circle:
         self._in_step = True
         self._next = 0
         self._waits = 0
-        self._arrival_ns = self._last_wait_ns = self._now()
-        if not self._marked:
-            self._begin_ns = self._arrival_ns
+        self._journal.arrives(self._step, marked=self._marked)
 
-    def _end(self, end_ns: int, flags: StepFlag) -> None:
+    def _end(self, flags: StepFlag) -> None:
+        if StepFlag.IMPLICIT_END not in flags:
+            self._journal.ends()
         if self._next < self._num_layers:
             flags |= StepFlag.ABORTED
             self._catch_up()
         if StepFlag.ABORTED in flags:
             self.aborted_steps += 1
-        self._write_step(end_ns, flags)
+        self._write_step(flags)
 
     def _catch_up(self) -> None:
         """Issue what is left of the circle, so that all ranks stay in step and the next one finds its first layers."""
@@ -287,7 +279,7 @@ class Circle:
             self._issue(position)
         self._next = self._num_layers
 
-    def _write_step(self, end_ns: int, flags: StepFlag) -> None:
+    def _write_step(self, flags: StepFlag) -> None:
         """Write what the step still owes, then the step, and be idle."""
         step = self._step
         if self._waits + self.most_unwaited < self._num_layers and StepFlag.ABORTED not in flags:
@@ -295,17 +287,7 @@ class Circle:
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
                 self._settle(layer, layer.operation)
-        self._journal.stepped(
-            self._begin_ns,
-            self._arrival_ns,
-            end_ns,
-            step,
-            self._tokens,
-            self._requests,
-            self._phase,
-            self._waits,
-            flags,
-        )
+        self._journal.stepped(step, self._tokens, self._requests, self._phase, self._waits, flags)
         self._in_step = self._marked = False
         self._next = 0
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
@@ -326,7 +308,7 @@ class Circle:
             if self._next < self._num_layers:
                 flags |= StepFlag.ABORTED
                 self.aborted_steps += 1
-            self._write_step(self._last_wait_ns, flags)
+            self._write_step(flags)
         for layer in self._layers.values():
             if layer.operation is not None and layer.recorded_step != layer.step:
                 self._journal.left_open(layer, layer.operation)

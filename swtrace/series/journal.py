@@ -16,7 +16,7 @@ from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, Tr
 
 if TYPE_CHECKING:
     from swtrace.series.pool import Window
-    from swtrace.series.transport import OnReady, Operation
+    from swtrace.series.transport import OnReady, Operation, Transport
     from swtrace.trace.recorder import SeriesRecorder
 
 _OWN = int(TransferFlag.OWN)
@@ -29,13 +29,16 @@ _NEVER = int(Observed.NEVER)
 
 
 class Journal(Protocol):
-    """What the series tells about itself while it runs."""
+    """What the series tells about itself while it runs. A journal reads the clocks; its callers have none."""
 
-    def issued(self, layer: SeriesLayer) -> OnReady | None:
+    def issues(self, layer: SeriesLayer) -> OnReady | None:
         """Tell that a broadcast into the layer's window is about to be issued; return who wants to know its end."""
 
-    def waited(self, layer: SeriesLayer, operation: Operation | None, begin_ns: int, end_ns: int) -> None:
-        """Tell a receiver's wait. ``operation`` is None where post-processing had filled the window."""
+    def waits(self, layer: SeriesLayer) -> None:
+        """Tell that the forward has come to where it needs the layer, the source's included."""
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
+        """Tell a receiver's wait, over now. ``operation`` is None where post-processing had filled the window."""
 
     def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Tell the broadcast for ``layer.step``: a source's, or one that nobody waited for."""
@@ -46,20 +49,29 @@ class Journal(Protocol):
     def freed(self, window: Window) -> None:
         """Tell that a window holds nothing."""
 
-    def stepped(
-        self, begin_ns: int, arrival_ns: int, end_ns: int, step: int, tokens: int, requests: int, phase: Phase,
-        waits: int, flags: StepFlag,
-    ) -> None:  # fmt: skip
+    def begins(self) -> None:
+        """Tell that a forward begins; no layer is reached yet."""
+
+    def arrives(self, step: int, *, marked: bool) -> None:
+        """Tell that a step has come to its first layer; if not ``marked``, nobody told its beginning: it is this."""
+
+    def ends(self) -> None:
+        """Tell that the forward is over. Not told where nobody marked the end: it is that of the last wait then."""
+
+    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Tell a finished step, after all of its broadcasts."""
 
 
 class SilentJournal:
     """The journal of an untraced series."""
 
-    def issued(self, layer: SeriesLayer) -> OnReady | None:
+    def issues(self, layer: SeriesLayer) -> OnReady | None:
         """Nobody wants to know."""
 
-    def waited(self, layer: SeriesLayer, operation: Operation | None, begin_ns: int, end_ns: int) -> None:
+    def waits(self, layer: SeriesLayer) -> None:
+        """Do nothing."""
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Do nothing."""
 
     def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
@@ -71,23 +83,35 @@ class SilentJournal:
     def freed(self, window: Window) -> None:
         """Do nothing."""
 
-    def stepped(
-        self, begin_ns: int, arrival_ns: int, end_ns: int, step: int, tokens: int, requests: int, phase: Phase,
-        waits: int, flags: StepFlag,
-    ) -> None:  # fmt: skip
+    def begins(self) -> None:
+        """Do nothing."""
+
+    def arrives(self, step: int, *, marked: bool) -> None:
+        """Do nothing."""
+
+    def ends(self) -> None:
+        """Do nothing."""
+
+    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Do nothing."""
 
 
 class RecordingJournal:
-    """The journal of a traced series: writes into the rank's ring."""
+    """The journal of a traced series whose waits block the host: writes into the rank's ring as things happen."""
 
-    def __init__(self, series: SeriesRecorder, clock: Clock) -> None:
+    def __init__(self, series: SeriesRecorder, transport: Transport) -> None:
         self._series = series
-        self._clock = int(clock)
-        self._machine = MachineNoise() if clock is Clock.HOST else None
+        self._now = transport.now
+        self._clock = int(transport.clock)
+        self._machine = MachineNoise() if transport.clock is Clock.HOST else None
+        self._begin_ns = 0
+        self._arrival_ns = 0
+        self._end_ns = 0
+        """The last wait's, until the forward's own is told."""
 
-    def issued(self, layer: SeriesLayer) -> OnReady | None:
+    def issues(self, layer: SeriesLayer) -> OnReady | None:
         """Enter the broadcast into the window table; its ready instant will follow from any thread."""
+        layer.issued_ns = self._now()
         window = layer.window
         if layer.owned or window is None:
             return None
@@ -97,8 +121,14 @@ class RecordingJournal:
         layer.generation = generation
         return partial(series.window_ready, index, generation)
 
-    def waited(self, layer: SeriesLayer, operation: Operation | None, begin_ns: int, end_ns: int) -> None:
+    def waits(self, layer: SeriesLayer) -> None:
+        """Keep the instant for the record."""
+        layer.wait_ns = self._end_ns = self._now()
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write a receiver's record."""
+        self._end_ns = end_ns = self._now()
+        begin_ns = layer.wait_ns
         window = layer.window
         if window is None:
             return
@@ -181,16 +211,27 @@ class RecordingJournal:
         """Clear the window's entry in the window table."""
         self._series.window_freed(window.index)
 
-    def stepped(
-        self, begin_ns: int, arrival_ns: int, end_ns: int, step: int, tokens: int, requests: int, phase: Phase,
-        waits: int, flags: StepFlag,
-    ) -> None:  # fmt: skip
+    def begins(self) -> None:
+        """Keep the instant for the step's record."""
+        self._begin_ns = self._now()
+
+    def arrives(self, step: int, *, marked: bool) -> None:  # noqa: ARG002 (the step's record will tell)
+        """Keep the instant for the step's record."""
+        self._arrival_ns = self._end_ns = self._now()
+        if not marked:
+            self._begin_ns = self._arrival_ns
+
+    def ends(self) -> None:
+        """Keep the instant for the step's record."""
+        self._end_ns = self._now()
+
+    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Write the step's record, with what the machine took from it."""
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
-            begin_ns,
-            arrival_ns,
-            end_ns,
+            self._begin_ns,
+            self._arrival_ns,
+            self._end_ns,
             step,
             tokens,
             requests,

@@ -76,6 +76,6 @@ class SeriesLayer:
         self.waited_step = NEVER
         """Last step that waited for the layer."""
         self.wait_ns = 0
-        """Instant of that wait, where this rank is the source."""
+        """Instant at which that wait began."""
         self.recorded_step = NEVER
         """Last step whose record was written."""

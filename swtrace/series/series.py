@@ -401,7 +401,7 @@ class Series:
             return SilentJournal()
         recorder = source(run_id, self._ranks[self._group.rank_in_group]) if callable(source) else source
         self._recorder_source = recorder
-        return RecordingJournal(recorder.add_series(info), transport.clock)
+        return RecordingJournal(recorder.add_series(info), transport)
 
     # ---- forward -----------------------------------------------------------------------------
 
