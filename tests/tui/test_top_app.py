@@ -53,6 +53,21 @@ def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Pa
     run(test())
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_long_folder_cuts_no_command_off(width: int) -> None:
+    """A command that is wider than the screen goes on in the next line, as a shell reads it."""
+    folder = "/dev/shm/" + 44 * "x"
+
+    async def test() -> None:
+        app = app_over(Still(empty(SourceStatus(folder, Link.WAITING))))
+        async with app.run_test(size=(width, 30)) as pilot:
+            await until(pilot, lambda: "Nothing to watch yet." in shown(app))
+            lines = "\n".join(line.strip() for line in shown(app).splitlines())
+            assert f"SWTRACE_DIR={folder} swtrace demo --scenario stalled\n" in lines.replace(" \\\n", " ")
+
+    run(test())
+
+
 def test_number_keys_and_tab_open_every_view() -> None:
     """1 to 5 open the views, tab goes round them."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from textual.strip import Strip
 
 from swtrace_tui.canvas import Line
@@ -63,6 +65,12 @@ def advice(picture: Picture) -> list[tuple[str, str]]:
     ]
 
 
+def continued(command: str, width: int) -> list[str]:
+    """Return a command in lines of at most ``width`` columns, as a shell reads them; a longer word stays whole."""
+    rows = textwrap.wrap(command, max(8, width - 2), break_long_words=False, break_on_hyphens=False)
+    return [*(f"{row} \\" for row in rows[:-1]), *rows[-1:]] if len(command) > width else [command]
+
+
 def empty_state(picture: Picture, palette: Palette, width: int) -> list[Strip]:
     """Return the advice as lines."""
     from swtrace_tui.views.view import wrap
@@ -78,7 +86,7 @@ def empty_state(picture: Picture, palette: Palette, width: int) -> list[Strip]:
     strips = [Line(width).strip(text)]
     for kind, words in advice(picture):
         indent = 6 if kind == "command" else 3
-        rows = [words] if kind == "command" else wrap(words, width - 2 * indent)
+        rows = continued(words, width - 2 * indent) if kind == "command" else wrap(words, width - 2 * indent)
         strips += [Line(width).to(indent, text).put(row, styles[kind]).strip(text) for row in rows]
         if kind == "title":
             strips.append(Line(width).strip(text))
