@@ -1,0 +1,1 @@
+"""Tests of series whose broadcasts and waits run on a device's streams."""
