@@ -57,17 +57,16 @@ class Watch:
         poll = self.tail.poll(rescan=self._awaits_ranks())
         for reader in poll.joined:
             self._join(reader)
-        for reader, records in poll.batches:
-            key = reader.identity.key
-            if self._rings.get(key) is reader:
-                self._read_table(reader)
-                self.ledger.add(key, records)
+        batches = [(reader, records) for reader, records in poll.batches if self._reads(reader)]
+        for reader in {id(reader): reader for reader, _ in batches}.values():
+            self._read_table(reader)
+        self.ledger.add_batches([(reader.identity.key, records) for reader, records in batches])
         for reader in poll.ended:
-            if self._rings.get(reader.identity.key) is reader:
+            if self._reads(reader):
                 self.ledger.rank_ended(reader.identity.key)
         for reader in poll.gone:
             key = reader.identity.key
-            if self._rings.get(key) is reader:
+            if self._reads(reader):
                 self.ledger.forget(key)
                 del self._rings[key], self._tables[key]
         return poll.more
@@ -94,6 +93,10 @@ class Watch:
     ) -> None:
         """Close all files."""
         self.close()
+
+    def _reads(self, reader: RingReader) -> bool:
+        """Whether this is its rank's ring: not one of a predecessor that died."""
+        return self._rings.get(reader.identity.key) is reader
 
     def _awaits_ranks(self) -> bool:
         """Whether a series names ranks whose rings were not found (yet): a step must not be finished without them."""

@@ -13,12 +13,33 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.trace.records import Records, clock, observed
+from swtrace.ledger.intake import Ranked
+from swtrace.trace.records import clock, observed
 
 _INITIAL_STEPS = 8
 _GRACE = 1
 """A rank whose records reach this many steps further has nothing more to say about a step, even if records
 of it are missing. One step of grace absorbs records that arrive slightly out of order."""
+
+_TRANSFER_COLUMNS = tuple(
+    (name, name)
+    for name in (
+        "issued_ns",
+        "ready_ns",
+        "wait_begin_ns",
+        "wait_end_ns",
+        "operation",
+        "reach_position",
+        "window",
+        "flags",
+    )
+)
+_STEP_COLUMNS = (
+    *((name, name) for name in ("begin_ns", "arrival_ns", "end_ns", "run_delay_us", "steal_us", "tokens", "requests")),
+    *((name, name) for name in ("phase", "waits")),
+    ("step_flags", "flags"),
+)
+"""Column of the block, and field of the record that goes there."""
 
 
 @dataclass(slots=True)
@@ -101,9 +122,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: masks over its records."""
+    """What became of records: masks over them. The others were stored."""
 
-    fresh: npt.NDArray[np.bool_]
     late: npt.NDArray[np.bool_]
     duplicate: npt.NDArray[np.bool_]
 
@@ -126,6 +146,7 @@ class PendingSteps:
         self._newest = -1
         self._frontier = np.zeros(ranks, np.int64)  # every record of earlier steps has been seen
         self._expected = np.zeros(ranks, np.bool_)
+        self._order = np.empty(0, np.int32)
 
     def __len__(self) -> int:
         """Return how many steps are pending."""
@@ -156,57 +177,51 @@ class PendingSteps:
         """Make room for ``step`` by finishing the oldest steps as they are."""
         return self._pop_before(step - len(self._block) + 1)
 
-    def put_transfers(self, rank: int, records: Records) -> Accepted:
-        """Store TRANSFER records of one rank. All steps must have room."""
-        step = records["step"].astype(np.int64)
-        position = records["position"].astype(np.int64)
-        late = step < (self._first or 0)
-        slot = step & (len(self._block) - 1)
-        duplicate = ~late & (self._block.present[slot, rank, position] | _repeats(slot * self._layers + position))
-        fresh = ~late & ~duplicate
-        block, new = self._block, records[fresh]
-        at = (slot[fresh], rank, position[fresh])
-        for column in (
-            "issued_ns",
-            "ready_ns",
-            "wait_begin_ns",
-            "wait_end_ns",
-            "operation",
-            "reach_position",
-            "window",
-            "flags",
-        ):
-            getattr(block, column)[at] = new[column]
-        block.observed[at] = observed(new)
-        block.clock[at] = clock(new)
-        block.present[at] = True
-        self._note(rank, slot[fresh], step[fresh], ended=False)
-        return Accepted(fresh, late, duplicate)
+    def put_transfers(self, ranked: Ranked) -> Accepted:
+        """Store TRANSFER records. All steps must have room."""
+        return self._put(ranked, _TRANSFER_COLUMNS, ended=False)
 
-    def put_steps(self, rank: int, records: Records) -> Accepted:
-        """Store STEP records of one rank. All steps must have room."""
+    def put_steps(self, ranked: Ranked) -> Accepted:
+        """Store STEP records. All steps must have room."""
+        return self._put(ranked, _STEP_COLUMNS, ended=True)
+
+    def _put(self, ranked: Ranked, columns: tuple[tuple[str, str], ...], *, ended: bool) -> Accepted:
+        records = ranked.records
         step = records["step"].astype(np.int64)
         late = step < (self._first or 0)
+        # Rows and cells are counted through: one index into flat columns is much faster than two or three.
         slot = step & (len(self._block) - 1)
-        duplicate = ~late & (self._block.ended[slot, rank] | _repeats(slot))
-        fresh = ~late & ~duplicate
-        block, new, at = self._block, records[fresh], (slot[fresh], rank)
-        for column in (
-            "begin_ns",
-            "arrival_ns",
-            "end_ns",
-            "run_delay_us",
-            "steal_us",
-            "tokens",
-            "requests",
-            "phase",
-            "waits",
-        ):
-            getattr(block, column)[at] = new[column]
-        block.step_flags[at] = new["flags"]
-        block.ended[at] = True
-        self._note(rank, slot[fresh], step[fresh], ended=True)
-        return Accepted(fresh, late, duplicate)
+        at = slot * self._ranks + ranked.group_rank
+        seen = self._block.ended.reshape(-1)
+        if not ended:
+            at = at * self._layers + records["position"]
+            seen = self._block.present.reshape(-1)
+        duplicate = np.zeros(len(step), np.bool_)
+        duplicate[~late] = seen[at[~late]] | self._repeats(at[~late])
+        fresh = ~(late | duplicate)
+        rank = ranked.group_rank
+        if not fresh.all():
+            records, slot, step, at, rank = records[fresh], slot[fresh], step[fresh], at[fresh], rank[fresh]
+        if len(records):
+            for column, name in columns:
+                getattr(self._block, column).reshape(-1)[at] = records[name]
+            if not ended:
+                self._block.observed.reshape(-1)[at] = observed(records)
+                self._block.clock.reshape(-1)[at] = clock(records)
+            seen[at] = True
+            self._block.step[slot] = step
+            self._newest = max(self._newest, int(step.max()))
+            np.maximum.at(self._frontier, rank, step + int(ended))
+        return Accepted(late, duplicate)
+
+    def _repeats(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which keys already occur earlier in the batch: those that are not the last to be stored backwards."""
+        cells = len(self._block) * self._ranks * self._layers
+        if len(self._order) < cells:
+            self._order = np.empty(cells, np.int32)
+        order = np.arange(len(keys), dtype=np.int32)
+        self._order[keys[::-1]] = order[::-1]
+        return np.asarray(self._order[keys] != order, np.bool_)
 
     def pop_finished(self) -> Block:
         """Take out the leading steps of which every expected rank has told all it will."""
@@ -227,14 +242,6 @@ class PendingSteps:
         """Take out everything."""
         return self._pop_before(self._newest + 1)
 
-    def _note(self, rank: int, slots: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], *, ended: bool) -> None:
-        if not len(steps):
-            return
-        self._block.step[slots] = steps
-        newest = int(steps.max())
-        self._newest = max(self._newest, newest)
-        self._frontier[rank] = max(int(self._frontier[rank]), newest + int(ended))
-
     def _pop_before(self, step: int) -> Block:
         held = np.sort(self._block.step[(self._block.step >= 0) & (self._block.step < step)])
         slots = held & (len(self._block) - 1)
@@ -249,10 +256,3 @@ class PendingSteps:
         self._block = Block.empty(steps, self._ranks, self._layers)
         held = np.flatnonzero(old.step >= 0)
         self._block.put(old.step[held] & (steps - 1), old.take(held))
-
-
-def _repeats(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return which keys already occur earlier in the batch."""
-    repeats = np.ones(len(keys), np.bool_)
-    repeats[np.unique(keys, return_index=True)[1]] = False
-    return repeats

@@ -44,6 +44,10 @@ class _Sums:
     excess_ns: npt.NDArray[np.int64] | None
 
 
+_COUNTED = ("step_ns", "stall_ns", "wake_ns", "slack_ns", "waits", "on_time", "attributed_stall_ns", "transfer_ns")
+"""Sums that :class:`~swtrace.ledger.facts.Recent` has under the same name."""
+
+
 class RecentSteps:
     """The last steps of one series.
 
@@ -87,32 +91,30 @@ class RecentSteps:
 
     def facts(self) -> tuple[Recent, ...]:
         """Return the sums of each group rank. Steps that a rank did not end are not part of its sums."""
-        return tuple(self._rank_facts(rank) for rank in range(self._ranks))
-
-    def _rank_facts(self, rank: int) -> Recent:
-        rows = [s for s in self._sums if s.ended[rank]]
-        cause = np.sum([s.cause_ns[:, rank] for s in rows], axis=0) if rows else np.zeros(len(CAUSES), np.int64)
-        paths = [s.excess_ns for s in rows if s.excess_ns is not None]
-
-        def total(name: str) -> int:
-            return int(sum(getattr(s, name)[rank] for s in rows))
-
-        return Recent(
-            steps=len(rows),
-            step_ns=total("step_ns"),
-            stall_ns=total("stall_ns"),
-            wake_ns=total("wake_ns"),
-            slack_ns=total("slack_ns"),
-            waits=total("waits"),
-            on_time=total("on_time"),
-            attributed_stall_ns=total("attributed_stall_ns"),
-            skew_ns=int(cause[_SKEWS].sum()),
-            transfer_ns=total("transfer_ns"),
-            transfer_bytes=total("transfers") * self._layer_bytes,
-            cause_ns=dict(zip(CAUSES, cause.tolist(), strict=True)),
-            excess_ns=int(sum(excess[rank] for excess in paths)),
-            path_steps=len(paths),
+        sums = list(self._sums)
+        paths = [s for s in sums if s.excess_ns is not None]
+        total = {name: self._over_steps(name, sums) for name in _COUNTED}
+        steps, path_steps = self._over_steps("ended", sums), self._over_steps("ended", paths)
+        cause, excess = self._over_steps("cause_ns", sums, len(CAUSES)), self._over_steps("excess_ns", paths)
+        return tuple(
+            Recent(
+                steps=int(steps[rank]),
+                **{name: int(ns[rank]) for name, ns in total.items()},
+                skew_ns=int(cause[_SKEWS, rank].sum()),
+                transfer_bytes=int(transfers) * self._layer_bytes,
+                cause_ns=dict(zip(CAUSES, cause[:, rank].tolist(), strict=True)),
+                excess_ns=int(excess[rank]),
+                path_steps=int(path_steps[rank]),
+            )
+            for rank, transfers in enumerate(self._over_steps("transfers", sums))
         )
+
+    def _over_steps(self, name: str, sums: list[_Sums], *rows: int) -> npt.NDArray[np.int64]:
+        """Return the sum of a column over the steps that each rank ended, ``[rank]`` or ``[row, rank]``."""
+        total = np.zeros((*rows, self._ranks), np.int64)
+        for each in sums:
+            np.add(total, getattr(each, name), out=total, where=each.ended)
+        return total
 
     def straggler(self, ranks: tuple[RankKey, ...]) -> Straggler | None:
         """Return the rank whose excess stands clearly above all others' in the typical step, if one does.

@@ -1,4 +1,4 @@
-"""Counters that only grow: one :class:`TotalsCounter` for one rank of one series.
+"""Counters that only grow: one :class:`TotalsCounter` for the ranks of one series.
 
 They count every record once, whether or not the peers' records are at hand; only the split by
 cause waits for the step to be finished.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.facts import CAUSES, Cause, Distribution, Outcome, Totals
-from swtrace.trace.records import Records, observed
+from swtrace.ledger.facts import CAUSES, Distribution, Outcome, Totals
+from swtrace.ledger.intake import Ranked
+from swtrace.trace.records import observed
 from swtrace.trace.schema import Observed, Phase, StepFlag, TransferFlag
+
+_Int = npt.NDArray[np.int64]
 
 _US, _MS, _S = 1_000, 1_000_000, 1_000_000_000
 
@@ -28,108 +31,161 @@ STEP_BOUNDS_NS: tuple[int, ...] = (
 )
 
 
-class _Histogram:
-    __slots__ = ("_bounds", "_counts", "_edges", "_sum")
+_FLAGS = 256
+"""What a transfer's flags can be."""
 
-    def __init__(self, bounds_ns: tuple[int, ...]) -> None:
+
+class _Histograms:
+    """One histogram for each rank."""
+
+    __slots__ = ("_bounds", "_counts", "_edges", "_sums")
+
+    def __init__(self, bounds_ns: tuple[int, ...], ranks: int) -> None:
         self._bounds = bounds_ns
         self._edges = np.array(bounds_ns, np.int64)
-        self._counts = np.zeros(len(bounds_ns) + 1, np.int64)
-        self._sum = 0
+        self._counts = np.zeros((ranks, len(bounds_ns) + 1), np.int64)
+        self._sums = np.zeros(ranks, np.int64)
 
-    def add(self, values: npt.NDArray[np.int64]) -> None:
+    def add(self, rank: _Int, values: _Int) -> None:
         if len(values):
-            bucket = np.searchsorted(self._edges, values, side="left")
-            self._counts += np.bincount(bucket, minlength=len(self._counts))
-            self._sum += int(values.sum())
+            ranks, buckets = self._counts.shape
+            at = rank * buckets + np.searchsorted(self._edges, values, side="left")
+            self._counts += np.bincount(at, minlength=ranks * buckets).reshape(ranks, buckets)
+            np.add.at(self._sums, rank, values)
 
-    def fact(self) -> Distribution:
-        return Distribution(self._bounds, tuple(self._counts.tolist()), self._sum)
+    def forget(self, rank: int) -> None:
+        self._counts[rank] = self._sums[rank] = 0
+
+    def fact(self, rank: int) -> Distribution:
+        return Distribution(self._bounds, tuple(self._counts[rank].tolist()), int(self._sums[rank]))
 
 
 class TotalsCounter:
-    """Counts what one rank of one series did.
+    """Counts what the ranks of one series did.
 
     Args:
-        layer_bytes: Bytes that one broadcast moves.
+        ranks: Size of the group.
         epsilon_ns: A wait is on time if its stall is below this.
     """
 
-    def __init__(self, *, layer_bytes: int, epsilon_ns: int) -> None:
-        self._layer_bytes, self._epsilon_ns = layer_bytes, epsilon_ns
-        self._waits = dict.fromkeys(Outcome, 0)
-        self._cause_ns = dict.fromkeys(Cause, 0)
-        self._unwaited = self._open = self._sent = self._received = self._upper_bounds = self._stall_ns = 0
-        self._steps = self._aborted = self._unwaited_steps = 0
-        self._stall = _Histogram(DURATION_BOUNDS_NS)
-        self._slack = _Histogram(DURATION_BOUNDS_NS)
-        self._sent_duration = _Histogram(DURATION_BOUNDS_NS)
-        self._received_duration = _Histogram(DURATION_BOUNDS_NS)
-        self._step_duration = {phase.name.lower(): _Histogram(STEP_BOUNDS_NS) for phase in Phase}
+    def __init__(self, *, ranks: int, epsilon_ns: int) -> None:
+        self._ranks, self._epsilon_ns = ranks, epsilon_ns
+        self._transfers = np.zeros((ranks, _FLAGS), np.int64)
+        """Transfers by their flags: most of what is counted is a sum over some of them."""
+        self._on_time = np.zeros(ranks, np.int64)
+        self._upper_bounds = np.zeros(ranks, np.int64)
+        self._cause_ns = np.zeros((len(CAUSES), ranks), np.int64)
+        self._steps = np.zeros(ranks, np.int64)
+        self._aborted = np.zeros(ranks, np.int64)
+        self._unwaited_steps = np.zeros(ranks, np.int64)
+        self._stall = _Histograms(DURATION_BOUNDS_NS, ranks)
+        self._slack = _Histograms(DURATION_BOUNDS_NS, ranks)
+        self._sent_duration = _Histograms(DURATION_BOUNDS_NS, ranks)
+        self._received_duration = _Histograms(DURATION_BOUNDS_NS, ranks)
+        self._step_duration = {phase: _Histograms(STEP_BOUNDS_NS, ranks) for phase in Phase}
 
-    def add_transfers(self, records: Records) -> None:
+    def forget(self, rank: int) -> None:
+        """Count a rank from zero again."""
+        for counts in (self._on_time, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps):
+            counts[rank] = 0
+        self._transfers[rank] = 0
+        self._cause_ns[:, rank] = 0
+        for histograms in (
+            *(self._stall, self._slack, self._sent_duration, self._received_duration),
+            *self._step_duration.values(),
+        ):
+            histograms.forget(rank)
+
+    def add_transfers(self, ranked: Ranked) -> None:
         """Count TRANSFER records."""
+        records, rank = ranked.records, ranked.group_rank
         flags = records["flags"]
-        own = (flags & TransferFlag.OWN) != 0
-        prefilled = (flags & TransferFlag.PREFILLED) != 0
-        unwaited = (flags & TransferFlag.UNWAITED) != 0
-        is_open = (flags & TransferFlag.OPEN) != 0
-        waited = ~unwaited & (own | ~is_open)
-        receiver = waited & ~own & ~prefilled
-        stall = np.maximum(0, records["ready_ns"] - records["wait_begin_ns"])[receiver]
-        slack = np.maximum(0, records["wait_begin_ns"] - records["ready_ns"])[receiver]
-        on_time = int((stall < self._epsilon_ns).sum())
-        self._waits[Outcome.ON_TIME] += on_time
-        self._waits[Outcome.STALLED] += len(stall) - on_time
-        self._waits[Outcome.PREFILLED] += int((waited & prefilled).sum())
-        self._waits[Outcome.OWN] += int((waited & own & ~prefilled).sum())
-        self._unwaited += int((unwaited & ~is_open).sum())
-        self._open += int((unwaited & is_open).sum())
-        self._upper_bounds += int((receiver & (observed(records) == Observed.UPPER_BOUND)).sum())
-        self._stall_ns += int(stall.sum())
-        self._stall.add(stall)
-        self._slack.add(slack)
-        duration = np.maximum(0, records["ready_ns"] - records["issued_ns"])
-        known = records["ready_ns"] > 0
-        sent, received = own & ~prefilled, ~own & ~prefilled
-        self._sent += int(sent.sum())
-        self._received += int(received.sum())
-        self._sent_duration.add(duration[sent & known])
-        self._received_duration.add(duration[received & known])
+        seen = np.bincount(rank * _FLAGS + flags, minlength=self._ranks * _FLAGS)
+        self._transfers += seen.reshape(self._ranks, _FLAGS)
+        ready = records["ready_ns"]
+        receiver = _RECEIVER[flags]
+        waited = rank[receiver]
+        late = (ready - records["wait_begin_ns"])[receiver]
+        stall, slack = np.maximum(0, late), np.maximum(0, -late)
+        self._count(self._on_time, waited[stall < self._epsilon_ns])
+        self._count(self._upper_bounds, waited[observed(records)[receiver] == Observed.UPPER_BOUND])
+        self._stall.add(waited, stall)
+        self._slack.add(waited, slack)
+        duration = np.maximum(0, ready - records["issued_ns"])
+        known = ready > 0
+        for which, histograms in ((_SENT, self._sent_duration), (_RECEIVED, self._received_duration)):
+            these = which[flags] & known
+            histograms.add(rank[these], duration[these])
 
-    def add_steps(self, records: Records) -> None:
+    def add_steps(self, ranked: Ranked) -> None:
         """Count STEP records."""
-        self._steps += len(records)
-        self._aborted += int(((records["flags"] & StepFlag.ABORTED) != 0).sum())
-        self._unwaited_steps += int((records["waits"] == 0).sum())
+        records, rank = ranked.records, ranked.group_rank
+        self._count(self._steps, rank)
+        self._count(self._aborted, rank[(records["flags"] & StepFlag.ABORTED) != 0])
+        self._count(self._unwaited_steps, rank[records["waits"] == 0])
         duration = np.maximum(0, records["end_ns"] - records["begin_ns"])
         phase = np.where(records["phase"] < len(Phase), records["phase"], Phase.OTHER)
-        for which in np.unique(phase).tolist():
-            self._step_duration[Phase(which).name.lower()].add(duration[phase == which])
+        for which in set(phase.tolist()):
+            self._step_duration[Phase(which)].add(rank[phase == which], duration[phase == which])
 
-    def add_causes(self, cause_ns: npt.NDArray[np.int64]) -> None:
-        """Count the stall of finished steps by cause, ``[cause]``."""
-        for cause, ns in zip(CAUSES, cause_ns.tolist(), strict=True):
-            self._cause_ns[cause] += ns
+    def add_causes(self, cause_ns: _Int) -> None:
+        """Count the stall of finished steps by cause, ``[cause, rank]``."""
+        self._cause_ns += cause_ns
 
-    def fact(self) -> Totals:
-        """Return the counts as they stand."""
+    def fact(self, rank: int, *, layer_bytes: int) -> Totals:
+        """Return a rank's counts as they stand.
+
+        Args:
+            rank: Group rank.
+            layer_bytes: Bytes that one broadcast moves.
+        """
+        receivers, own, prefilled, unwaited, still_open, sent, received = (self._transfers[rank] @ _CLASSES).tolist()
+        on_time = int(self._on_time[rank])
+        stall = self._stall.fact(rank)
         return Totals(
-            waits=dict(self._waits),
-            unwaited=self._unwaited,
-            open=self._open,
-            sent=self._sent,
-            received=self._received,
-            bytes=(self._sent + self._received) * self._layer_bytes,
-            upper_bounds=self._upper_bounds,
-            stall_ns=self._stall_ns,
-            cause_ns=dict(self._cause_ns),
-            steps=self._steps,
-            aborted_steps=self._aborted,
-            unwaited_steps=self._unwaited_steps,
-            stall=self._stall.fact(),
-            slack=self._slack.fact(),
-            sent_duration=self._sent_duration.fact(),
-            received_duration=self._received_duration.fact(),
-            step_duration={phase: histogram.fact() for phase, histogram in self._step_duration.items()},
+            waits={
+                Outcome.ON_TIME: on_time,
+                Outcome.STALLED: receivers - on_time,
+                Outcome.OWN: own,
+                Outcome.PREFILLED: prefilled,
+            },
+            unwaited=unwaited,
+            open=still_open,
+            sent=sent,
+            received=received,
+            bytes=(sent + received) * layer_bytes,
+            upper_bounds=int(self._upper_bounds[rank]),
+            stall_ns=stall.sum_ns,
+            cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
+            steps=int(self._steps[rank]),
+            aborted_steps=int(self._aborted[rank]),
+            unwaited_steps=int(self._unwaited_steps[rank]),
+            stall=stall,
+            slack=self._slack.fact(rank),
+            sent_duration=self._sent_duration.fact(rank),
+            received_duration=self._received_duration.fact(rank),
+            step_duration={phase.name.lower(): each.fact(rank) for phase, each in self._step_duration.items()},
         )
+
+    def _count(self, counts: _Int, rank: _Int) -> None:
+        counts += np.bincount(rank, minlength=self._ranks)
+
+
+def _having(flag: TransferFlag) -> npt.NDArray[np.bool_]:
+    """Return which flags bytes have a flag."""
+    return np.asarray((np.arange(_FLAGS) & int(flag)) != 0, np.bool_)
+
+
+_OWN, _PREFILLED = _having(TransferFlag.OWN), _having(TransferFlag.PREFILLED)
+_UNWAITED, _OPEN = _having(TransferFlag.UNWAITED), _having(TransferFlag.OPEN)
+_WAITED = ~_UNWAITED & (_OWN | ~_OPEN)
+_RECEIVER = _WAITED & ~_OWN & ~_PREFILLED
+_SENT, _RECEIVED = _OWN & ~_PREFILLED, ~_OWN & ~_PREFILLED
+_CLASSES = np.stack(
+    (
+        *(_RECEIVER, _WAITED & _OWN & ~_PREFILLED, _WAITED & _PREFILLED, _UNWAITED & ~_OPEN, _UNWAITED & _OPEN),
+        *(_SENT, _RECEIVED),
+    ),
+    axis=1,
+).astype(np.int64)
+"""``[flags, class]``: which flags make a transfer one of a class."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -62,6 +62,70 @@ def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
     assert len(expected) == len(got) == 12
     assert all(same(a, b) for a, b in zip(expected, got, strict=True))
     assert whole.facts() == pieces.facts()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 30), bound=st.sampled_from([1 << 21, 3 * 7 * 8]))
+def test_batches_of_many_ranks_at_once_give_the_same_facts(seed: int, bound: int) -> None:
+    """Taking in the ranks' batches together states the same facts as one after the other, also where steps give way."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible schedules
+    schedule = make(steps=30)
+    together, apart = feeding.ledger(schedule, max_cells=bound), feeding.ledger(schedule, max_cells=bound)
+    at = [0] * 3
+    while any(at[r] < len(records) for r, records in enumerate(schedule.records)):
+        batches = []
+        for rank in chance.choices(range(3), weights=(1, 4, 4), k=chance.randint(1, 6)):
+            size = chance.choice([0, 1, 30, 100])
+            batches.append((key(rank), schedule.records[rank][at[rank] : at[rank] + size]))
+            at[rank] += size
+        together.add_batches(batches)
+        for rank_key, records in batches:
+            apart.add(rank_key, records)
+    together.flush()
+    apart.flush()
+    got, expected = together.take_steps(), apart.take_steps()
+    assert len(got) == len(expected)
+    assert all(same(a, b) for a, b in zip(got, expected, strict=True))
+    assert together.facts() == apart.facts()
+
+
+def test_batches_of_ranks_whose_tables_differ_find_their_series() -> None:
+    """Ranks may name two series by other indexes and lengths: each record goes where its own rank's table says."""
+    one, two = make(), make(seed=2)
+    together, apart = Ledger(), Ledger()
+    batches = []
+    for rank in range(3):
+        series = (one.infos[rank], replace(two.infos[rank], name="other"))
+        records = [one.records[rank].copy(), two.records[rank].copy()]
+        if rank == 1:
+            series, records = series[::-1], records[::-1]
+        records[1]["series"] = 1
+        for ledger in (together, apart):
+            ledger.add_rank(one.identity(rank))
+            ledger.set_series(key(rank), series if rank else (replace(series[0], num_layers=6), series[1]))
+        batches.append((key(rank), np.concatenate(records)))
+    for rank_key, each in batches:
+        apart.add(rank_key, each)
+    together.add_batches(batches)
+    facts = together.facts()
+    assert facts == apart.facts()
+    assert [series.key.name for series in facts.series] == ["o_proj", "other"]
+    assert [sum(rank.totals.waits.values()) for rank in facts.series[0].ranks] == [72, 72, 72]
+    assert [sum(rank.totals.waits.values()) for rank in facts.series[1].ranks] == [84, 84, 84]
+    assert [rank.oddities.unknown for rank in facts.ranks] == [12, 12, 12]
+
+
+def test_a_late_record_hides_no_other() -> None:
+    """A late record in the place of a step that is pending makes none of that step's a duplicate."""
+    schedule = make(steps=40, ranks=2)
+    ledger = feeding.ledger(schedule, max_cells=2 * 7 * 16)
+    ledger.add(key(0), schedule.records[0])
+    ledger.add(key(1), schedule.records[1])
+    ledger.flush()
+    late = 40 - 16
+    assert [rank.oddities.duplicate for rank in ledger.facts().ranks] == [0, 0]
+    assert ledger.facts().ranks[1].oddities.late == late * 8
+    assert [step.complete for step in ledger.take_steps()] == [False] * late + [True] * 16
 
 
 def test_steps_finish_as_soon_as_every_rank_ended_them() -> None:

@@ -1,0 +1,56 @@
+"""What each rank of a series did in the last step that it ended."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from swtrace.ledger.pending import Block
+from swtrace.ledger.step import Derived
+from swtrace.trace.schema import TransferFlag
+
+_NONE = -1
+
+
+class Latest:
+    """The last finished step of each rank.
+
+    Args:
+        ranks: Size of the group.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self._step = np.full(ranks, _NONE, np.int64)
+        self._stall_ns = np.zeros(ranks, np.int64)
+        self._effective = np.full(ranks, _NONE, np.int64)
+
+    def forget(self, rank: int) -> None:
+        """Know nothing of a rank."""
+        self._step[rank] = self._effective[rank] = _NONE
+        self._stall_ns[rank] = 0
+
+    def add(self, block: Block, derived: Derived) -> None:
+        """Take in finished steps."""
+        ranks = np.flatnonzero(block.ended.any(axis=0))
+        at = (len(block) - 1 - block.ended[::-1].argmax(axis=0)[ranks], ranks)
+        self._step[ranks] = block.step[at[0]]
+        self._stall_ns[ranks] = derived.stall_ns[at].sum(axis=1)
+        issued = block.present[at] & ((block.flags[at] & TransferFlag.PREFILLED) == 0)
+        layers = issued.shape[1]
+        ahead = (np.arange(layers) - block.reach_position[at].astype(np.int64)) % layers
+        smallest = np.where(issued, ahead, layers).min(axis=1)
+        known = smallest < layers
+        self._effective[ranks[known]] = smallest[known]
+
+    def step(self, rank: int) -> int | None:
+        """Return its number; None before the first."""
+        step = int(self._step[rank])
+        return None if step == _NONE else step
+
+    def stall_ns(self, rank: int) -> int:
+        """Return its stall."""
+        return int(self._stall_ns[rank])
+
+    def effective_prefetch_step(self, rank: int) -> int | None:
+        """Return the smallest number of positions between reach and layer; None before the first broadcast."""
+        effective = int(self._effective[rank])
+        return None if effective == _NONE else effective
