@@ -117,8 +117,8 @@ class Circle:
             PeerLostError: a broadcast failed.
         """
         position = layer_idx - self._start_layer
-        if position != self._next or position == 0:
-            self._enter(position)
+        if (position != self._next or position == 0) and not self._enter(position):
+            return
         self._next = position + 1
         self._issue(position)
 
@@ -132,7 +132,8 @@ class Circle:
         """
         layer = self._layers.get(layer_idx)
         if layer is None or layer.position >= self._next:
-            self._refuse_wait(layer_idx)
+            self._wait_elsewhere(layer_idx)
+            return
         step = self._step
         if not layer.owned and (layer.step != step or layer.window.occupant is not layer):  # type: ignore[union-attr]
             self._refuse_stale(layer)
@@ -183,9 +184,9 @@ class Circle:
         layer.step = step if layer.position >= reach_position else step + 1
         layer.reach_position = reach_position
         layer.operation_number = self.operations
-        on_ready = self._journal.issues(layer)
+        observer = self._journal.issues(layer)
         try:
-            layer.operation = self._start(buffer, layer.source, on_ready)  # type: ignore[arg-type]
+            layer.operation = self._start(buffer, layer.source, observer)  # type: ignore[arg-type]
         except RuntimeError as error:
             self._lose(layer, error)
         self.operations += 1
@@ -247,14 +248,19 @@ class Circle:
             self._open_step()
         self._end(StepFlag.ABORTED if aborted else StepFlag(0))
 
-    def _enter(self, position: int) -> None:
-        """Begin a step at its first layer, or refuse a reach that is out of order."""
+    def _enter(self, position: int) -> bool:
+        """Begin a step at its first layer, or refuse a reach that is out of order.
+
+        Returns:
+            Whether the reach is an ordinary one, and its broadcast is to be issued.
+        """
         self._require_running()
         if position != 0 or (self._marked and 0 < self._next < self._num_layers):
             self._refuse_reach(position)
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
         self._open_step()
+        return True
 
     def _open_step(self) -> None:
         self._step += 1
@@ -287,10 +293,12 @@ class Circle:
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
                 self._settle(layer, layer.operation)
-        self._journal.stepped(step, self._tokens, self._requests, self._phase, self._waits, flags)
+        tokens, requests, phase, waits = self._tokens, self._requests, self._phase, self._waits
         self._in_step = self._marked = False
         self._next = 0
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
+        # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
+        self._journal.stepped(step, tokens, requests, phase, waits, flags)
 
     def close(self) -> None:
         """Be done. What is under way is told as open.
@@ -303,17 +311,20 @@ class Circle:
         if not self._refusal:
             self._see_sends_off()
         self._closed = True
-        if self._in_step and not self._refusal:
-            flags = StepFlag.IMPLICIT_END
-            if self._next < self._num_layers:
-                flags |= StepFlag.ABORTED
-                self.aborted_steps += 1
-            self._write_step(flags)
-        for layer in self._layers.values():
-            if layer.operation is not None and layer.recorded_step != layer.step:
-                self._journal.left_open(layer, layer.operation)
-                layer.recorded_step = layer.step
-        self._next = NOT_RUNNING
+        try:
+            if self._in_step and not self._refusal:
+                flags = StepFlag.IMPLICIT_END
+                if self._next < self._num_layers:
+                    flags |= StepFlag.ABORTED
+                    self.aborted_steps += 1
+                self._write_step(flags)
+        finally:
+            for layer in self._layers.values():
+                if layer.operation is not None and layer.recorded_step != layer.step:
+                    self._journal.left_open(layer, layer.operation)
+                    layer.recorded_step = layer.step
+            self._next = NOT_RUNNING
+            self._journal.closes()
 
     def _see_sends_off(self) -> None:
         deadline = time.monotonic() + CLOSE_PATIENCE_S
@@ -328,6 +339,10 @@ class Circle:
                 time.sleep(_CLOSE_POLL_S)
 
     # ---- refusals ----------------------------------------------------------------------------
+
+    def _wait_elsewhere(self, layer_idx: int) -> None:
+        """Take a wait for a layer that no step has reached."""
+        self._refuse_wait(layer_idx)
 
     def _require_running(self) -> None:
         if self._refusal:

@@ -15,6 +15,7 @@ from swtrace.trace.machine import MachineNoise
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
 
 if TYPE_CHECKING:
+    from swtrace.series.device.sheets import Entry
     from swtrace.series.pool import Window
     from swtrace.series.transport import OnReady, Operation, Transport
     from swtrace.trace.recorder import SeriesRecorder
@@ -31,8 +32,8 @@ _NEVER = int(Observed.NEVER)
 class Journal(Protocol):
     """What the series tells about itself while it runs. A journal reads the clocks; its callers have none."""
 
-    def issues(self, layer: SeriesLayer) -> OnReady | None:
-        """Tell that a broadcast into the layer's window is about to be issued; return who wants to know its end."""
+    def issues(self, layer: SeriesLayer) -> object:
+        """Tell that a broadcast into the layer's window is about to be issued; return the transport's observer."""
 
     def waits(self, layer: SeriesLayer) -> None:
         """Tell that the forward has come to where it needs the layer, the source's included."""
@@ -61,11 +62,34 @@ class Journal(Protocol):
     def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Tell a finished step, after all of its broadcasts."""
 
+    def closes(self) -> None:
+        """Tell that the run is over: what has not been written yet, is now or never."""
+
+    # On a device only: what is put into the current stream while a graph is captured, happens at every replay.
+
+    def captures_issue(self, layer: SeriesLayer) -> None:
+        """Tell that a broadcast is captured next; current is the stream that issues it."""
+
+    def captures_ready(self, layer: SeriesLayer) -> None:
+        """Tell that a broadcast was captured; current is the prefetch stream."""
+
+    def captures_wait(self, layer: SeriesLayer) -> None:
+        """Tell that the wait for a layer is captured next; current is the stream that reads it."""
+
+    def captures_waited(self, layer: SeriesLayer) -> None:
+        """Tell that a receiver's wait was captured, or that its layer will have been waited for before the graph."""
+
+    def replays(self, transfers: tuple[Entry, ...]) -> None:
+        """Tell that a graph with these transfers was replayed in this step."""
+
+    def unobserved(self) -> None:
+        """Tell that this step's replay is noticed only now: none of its instants is known."""
+
 
 class SilentJournal:
     """The journal of an untraced series."""
 
-    def issues(self, layer: SeriesLayer) -> OnReady | None:
+    def issues(self, layer: SeriesLayer) -> object:
         """Nobody wants to know."""
 
     def waits(self, layer: SeriesLayer) -> None:
@@ -95,8 +119,29 @@ class SilentJournal:
     def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Do nothing."""
 
+    def closes(self) -> None:
+        """Do nothing."""
 
-class RecordingJournal:
+    def captures_issue(self, layer: SeriesLayer) -> None:
+        """Do nothing."""
+
+    def captures_ready(self, layer: SeriesLayer) -> None:
+        """Do nothing."""
+
+    def captures_wait(self, layer: SeriesLayer) -> None:
+        """Do nothing."""
+
+    def captures_waited(self, layer: SeriesLayer) -> None:
+        """Do nothing."""
+
+    def replays(self, transfers: tuple[Entry, ...]) -> None:
+        """Do nothing."""
+
+    def unobserved(self) -> None:
+        """Do nothing."""
+
+
+class RecordingJournal(SilentJournal):
     """The journal of a traced series whose waits block the host: writes into the rank's ring as things happen."""
 
     def __init__(self, series: SeriesRecorder, transport: Transport) -> None:

@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from swtrace.series.transport import OnReady
 
 
+GLOO = "gloo"
+
+
+def backend(group: Group) -> str:
+    """Return the backend of a group's communicator."""
+    name: str = dist.get_backend(group.device_group)
+    return name
+
+
 class TorchOperation:
     """One broadcast of a process group."""
 
@@ -73,11 +82,11 @@ class TorchTransport:
         Raises:
             RegistrationError: the group's backend cannot be timed by host clocks.
         """
-        self.name: str = dist.get_backend(group.device_group)
-        if self.name != "gloo":
+        self.name = backend(group)
+        if self.name != GLOO:
             raise RegistrationError(
                 f"transport {self.name}: its wait does not block the host, so host clocks would show no stall; "
-                f"only gloo is supported so far"
+                f"use a DeviceTransport"
             )
         ranks = list(group.ranks)
         make_sibling = getattr(group, "make_sibling_device_group", None)

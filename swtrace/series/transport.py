@@ -7,7 +7,7 @@ all ranks must issue the same ones in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +56,12 @@ class Transport(Protocol):
     def broadcast(self, buffer: Tensor, source: int) -> None:
         """Fill ``buffer`` (uint8, one dimension) from group rank ``source``. Blocking; not numbered."""
 
-    def issue(self, buffer: Tensor, source: int, on_ready: OnReady | None = None) -> Operation:
-        """Start to fill ``buffer`` from group rank ``source``; nobody may touch it until the operation's wait."""
+    def issue(self, buffer: Tensor, source: int, observer: Any = None) -> Operation:
+        """Start to fill ``buffer`` from group rank ``source``; nobody may touch it until the operation's wait.
+
+        ``observer`` is what the journal of this transport's clock returns from ``issues``: an :data:`OnReady` for a
+        host's clock, the events to record for a device's.
+        """
 
     def close(self) -> None:
         """Let go of the communicator. Waits for nothing."""

@@ -384,8 +384,12 @@ class SeriesRecorder:
         steal_us: int,
         flags: int,
         clock: int = 0,
+        untimed: int = 0,
     ) -> None:
-        """Record one forward pass, after all its transfers. Numbers too wide for their field wrap."""
+        """Record one forward pass, after all its transfers. Numbers too wide for their field wrap.
+
+        With a reason why it is ``untimed``, it has no instants and no transfers.
+        """
         cursor = self._cursor
         sequence = cursor.sequence + 1
         slot = sequence & self._mask
@@ -397,6 +401,7 @@ class SeriesRecorder:
         steal_us &= _U32
         waits &= _U16
         phase &= 255
+        untimed &= 255
         check = 0
         if self._checked:
             check = schema.check_word(
@@ -405,7 +410,7 @@ class SeriesRecorder:
                 end_ns & _U64,
                 run_delay_us | steal_us << 32,
                 step | tokens << 32,
-                requests | phase << 32 | waits << 48,
+                requests | phase << 32 | untimed << 40 | waits << 48,
                 _STEP | self.index << 8 | (clock & 15) << 20 | (flags & 255) << 24,
                 sequence,
             )
@@ -421,7 +426,7 @@ class SeriesRecorder:
             tokens,
             requests,
             phase,
-            0,
+            untimed,
             waits,
             _STEP,
             self.index,

@@ -45,7 +45,7 @@ STEP = np.dtype(
         ("tokens", "<u4"),
         ("requests", "<u4"),
         ("phase", "u1"),
-        ("reserved", "u1"),
+        ("untimed", "u1"),
         ("waits", "<u2"),
         *_TAIL,
     ]

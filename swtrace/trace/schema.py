@@ -30,7 +30,7 @@ TRANSFER_RECORD = struct.Struct("<4Q2I4H4BIQ")
 """issued, ready, wait begin, wait end, step, operation, position, reach position, source, window, kind, series,
 observed | clock << 4, flags, check, sequence number."""
 STEP_RECORD = struct.Struct("<3Q5I2BH4BIQ")
-"""begin, arrival, end, run delay, steal, step, tokens, requests, phase, reserved, waits, kind, series, clock << 4,
+"""begin, arrival, end, run delay, steal, step, tokens, requests, phase, untimed, waits, kind, series, clock << 4,
 flags, check, sequence number."""
 SEQUENCE_WORD = 7
 """Sequence numbers start at 1; number ``n`` lives in slot ``n & (capacity - 1)``."""
@@ -161,6 +161,23 @@ class StepFlag(IntFlag):
     """Nobody marked the end: it is the end of the step's last wait."""
 
 
+class Untimed(IntEnum):
+    """Why a step of a device's series has no instants and no TRANSFER records; its counts stand."""
+
+    TIMED = 0
+    """It has."""
+    SAMPLED = 1
+    """The settings ask for every n-th step only."""
+    BUSY = 2
+    """The device was so far behind the host that no set of events was free."""
+    NO_ANCHOR = 3
+    """The device's clock could not be tied to the host's."""
+    REPLAY = 4
+    """A replayed graph that carries no time stamps."""
+    UNFINISHED = 5
+    """The run ended before the device did."""
+
+
 # Record words. TRANSFER:
 #   0 issued_ns   1 ready_ns   2 wait_begin_ns   3 wait_end_ns
 #   4 step u32 | operation u32 << 32
@@ -169,7 +186,7 @@ class StepFlag(IntFlag):
 #   0 begin_ns    1 arrival_ns   2 end_ns
 #   3 run_delay_us u32 | steal_us u32 << 32
 #   4 step u32 | tokens u32 << 32
-#   5 requests u32 | phase u8 << 32 | waits u16 << 48
+#   5 requests u32 | phase u8 << 32 | untimed u8 << 40 | waits u16 << 48
 # Both:
 #   6 kind u8 | series u8 << 8 | observed u4 << 16 | clock u4 << 20 | flags u8 << 24 | check u32 << 32
 #   7 sequence number, from 1

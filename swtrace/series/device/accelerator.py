@@ -7,6 +7,7 @@ same shape.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
@@ -14,6 +15,8 @@ from typing import Any, Protocol, Self
 import torch
 
 from swtrace.errors import RegistrationError
+
+logger = logging.getLogger(__name__)
 
 
 class Event(Protocol):
@@ -59,6 +62,12 @@ class Device(Protocol):
 
     def host_ns(self) -> int:
         """Return the host's CLOCK_MONOTONIC in ns."""
+
+    def hold(self, tensor: Any, stream: Any) -> None:
+        """Tell the allocator that ``stream`` uses the tensor's memory: nobody may get it before that is done."""
+
+    def stamps(self, slots: int) -> Any:
+        """Return what times captured work (:class:`~swtrace.series.device.stamps.Stamps`); None where nothing can."""
 
 
 class TorchDevice:
@@ -107,3 +116,17 @@ class TorchDevice:
     def capturing(self) -> bool:
         """Whether the current stream is being captured into a graph; a device without graphs never is."""
         return self._is_capturing is not None and bool(self._is_capturing())
+
+    def hold(self, tensor: torch.Tensor, stream: torch.Stream) -> None:
+        """Tell the caching allocator that ``stream`` uses the tensor's memory."""
+        tensor.record_stream(stream)
+
+    def stamps(self, slots: int) -> Any:
+        """Return device-side time stamps, where the device has a clock that its kernels can read."""
+        from swtrace.series.device.stamps import Stamps, StampsUnavailable
+
+        try:
+            return Stamps(self._device, slots)
+        except StampsUnavailable as unavailable:
+            logger.warning("steps that replay a CUDA graph will not be timed on %s: %s", self.name, unavailable)
+            return None

@@ -1,0 +1,286 @@
+"""The circle on a device: as on a host, and through graphs that were captured from whole forwards.
+
+A graph replays what a forward launched, without any of its Python. So what the graph contains and what the
+circle does around each replay must together be one step of the circle, in the circle's order:
+
+- before the replay, the stream waits for the first ``k`` layers, whose broadcasts the step before issued;
+- in the graph, the other ``L - k`` layers are issued and waited for, on the same two streams as ever;
+- after the replay, the first ``k`` layers are issued for the next step. In the graph they would hold its end
+  back, for a graph is over only when all of its work is.
+
+So the broadcasts of a replayed step come in the order of an eager one. (Whether a communicator lets one rank
+replay what another runs eagerly is its own matter: NCCL does not promise it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from swtrace.errors import OrderError
+from swtrace.series.circle import NOT_RUNNING, Circle
+from swtrace.series.device.sheets import Entry
+from swtrace.trace.schema import NO_WINDOW, Phase, StepFlag, TransferFlag
+
+if TYPE_CHECKING:
+    from swtrace.series.device.transport import DeviceTransport
+    from swtrace.series.journal import Journal
+    from swtrace.series.layer import SeriesLayer
+    from swtrace.series.pool import Window
+
+
+class DeviceCircle(Circle):
+    """The layers of a series on a device, going round."""
+
+    def __init__(
+        self,
+        where: str,
+        layers: Sequence[SeriesLayer],
+        windows: tuple[Window, ...],
+        prefetch_step: int,
+        transport: DeviceTransport,
+        journal: Journal,
+        describe_loss: Callable[[SeriesLayer | None, RuntimeError], str],
+        *,
+        rolling: bool,
+    ) -> None:
+        """Begin before the first step; see :class:`~swtrace.series.circle.Circle`."""
+        super().__init__(where, layers, windows, prefetch_step, transport, journal, describe_loss, rolling=rolling)
+        self._transport = transport
+        self._device = device = transport.device
+        self._prefetch_step = prefetch_step
+        self._ordered = tuple(sorted(self._layers.values(), key=lambda layer: layer.position))
+        for buffer in (*(window.buffer for window in self._windows), *(layer.buffer for layer in self._ordered)):
+            if buffer is not None:
+                device.hold(buffer, transport.stream)
+        # Of captured work only: an event that was captured means nothing outside its graph.
+        self._fork = device.event(timed=False)
+        self._done = tuple(device.event(timed=False) for _ in self._ordered)
+        self._joined = device.event(timed=False)
+
+        self._capturing = False
+        self._captured_next = 0
+        """While capturing: the position that is reached next."""
+        self._captured_waits: set[int] = set()
+        self._next_outside = 0
+        """While capturing or replaying: what the next position was."""
+        self._replaying = False
+        self._graph_ahead = False
+        """A graph was announced outside of a marked step: it may be captured next, or replayed unseen."""
+        self.captures = 0
+        """Graphs captured from a whole forward."""
+
+    # ---- capture -------------------------------------------------------------------------------
+
+    def _enter(self, position: int) -> bool:
+        if self._capturing and not self._device.capturing():
+            self._end_capture()  # it broke off: whatever was captured is never replayed
+        if self._capturing or (position == 0 and not self._refusal and not self._closed and self._device.capturing()):
+            self._capture_reach(position)
+            return False
+        if self._replaying:
+            raise OrderError(f"{self._where}: layer {self._start_layer + position} reached while a graph is replayed")
+        self._settle_graph()
+        return super()._enter(position)
+
+    def _begin_capture(self) -> None:
+        if self._rolling:
+            raise OrderError(
+                f"{self._where}: rolling windows change their pointers from step to step, so a graph would read stale "
+                f"weights; set SWTRACE_WINDOWS=static"
+            )
+        if 0 < self._next < self._num_layers or self._replaying:
+            raise OrderError(f"{self._where}: a graph is captured amid step {self._step}")
+        self._graph_ahead = False
+        self._capturing = True
+        self._captured_next = 0
+        self._captured_waits.clear()
+        self._next_outside, self._next = self._next, NOT_RUNNING
+
+    def _end_capture(self) -> None:
+        self._capturing = False
+        self._next = self._next_outside
+
+    def _capture_reach(self, position: int) -> None:
+        if not self._capturing:
+            self._begin_capture()
+        if position != self._captured_next:
+            raise OrderError(
+                f"{self._where}, layer {self._start_layer + position}: reached during the capture of a graph, where "
+                f"layer {self._start_layer + self._captured_next % self._num_layers} comes next"
+            )
+        self._captured_next = position + 1
+        if position + self._prefetch_step >= self._num_layers:
+            return  # issued after each replay
+        layer = self._targets[position]
+        buffer = layer.buffer if layer.owned else layer.window.buffer  # type: ignore[union-attr]
+        self._journal.captures_issue(layer)
+        self._fork.record(self._device.current_stream())
+        stream = self._transport.stream
+        stream.wait_event(self._fork)
+        with self._device.on(stream):
+            self._transport.move(buffer, layer.source)  # type: ignore[arg-type]
+            # The consumer waits for the bytes, not for whatever tells when they came.
+            self._done[layer.position].record(stream)
+            self._journal.captures_ready(layer)
+
+    def _wait_elsewhere(self, layer_idx: int) -> None:
+        layer = self._layers.get(layer_idx)
+        if not self._capturing or layer is None or layer.position >= self._captured_next:
+            super()._wait_elsewhere(layer_idx)
+            return
+        if layer.position in self._captured_waits:
+            return
+        self._captured_waits.add(layer.position)
+        if layer.position < self._prefetch_step:
+            if not layer.owned:
+                self._journal.captures_waited(layer)
+            return  # waited for before each replay
+        self._journal.captures_wait(layer)
+        if not layer.owned:
+            self._device.current_stream().wait_event(self._done[layer.position])
+            self._journal.captures_waited(layer)
+
+    def join(self) -> None:
+        """End the capture of a forward: let the captured stream take the prefetch stream in. Else do nothing.
+
+        Raises:
+            OrderError: the graph holds a part of a forward only.
+        """
+        if not self._capturing:
+            return
+        reached = self._captured_next
+        self._end_capture()
+        stream = self._transport.stream
+        self._joined.record(stream)
+        self._device.current_stream().wait_event(self._joined)
+        if reached != self._num_layers:
+            raise OrderError(
+                f"{self._where}: a graph was captured from {reached} of {self._num_layers} layers: capture whole "
+                f"forwards, or leave reach and wait between the graphs (as splitting ops of torch.compile)"
+            )
+        self.captures += 1
+
+    # ---- replay --------------------------------------------------------------------------------
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Stand around the replay of a graph that was captured from a whole forward: it is one step."""
+        self._begin_replay()
+        try:
+            yield
+        except BaseException:
+            self._replaying = False
+            self._next = 0  # nothing of this step is known to be issued
+            raise
+        self._end_replay()
+
+    def graph_follows(self) -> None:
+        """Tell that a graph of a whole forward is captured or replayed next, and nobody will tell its end.
+
+        In a marked step it is a replay, and ends with the step. Elsewhere it shows by what comes next.
+        """
+        self._require_running()
+        self._settle_graph()
+        if self._marked and not self._in_step:
+            self._begin_replay()
+            return
+        self._graph_ahead = True
+        self._order_leftovers()
+        for layer in self._ordered[: self._prefetch_step]:
+            if not layer.owned and layer.operation is not None:
+                layer.operation.wait()
+
+    @property
+    def running(self) -> bool:
+        """Whether steps can still be taken."""
+        return self._replaying or self._capturing or super().running
+
+    def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
+        """Mark the beginning of a forward. A step that was not ended is ended first."""
+        if self._replaying:
+            self._end_replay()
+        self._settle_graph()
+        super().begin_step(phase=phase, tokens=tokens, requests=requests)
+
+    def end_step(self, *, aborted: bool = False) -> None:
+        """Mark the end of a forward, and make good what it left out."""
+        if self._replaying:
+            self._end_replay()
+        self._settle_graph()
+        super().end_step(aborted=aborted)
+
+    def close(self) -> None:
+        """Be done; see :meth:`~swtrace.series.circle.Circle.close`."""
+        if self._capturing:
+            self._end_capture()
+        if self._replaying:
+            self._end_replay()
+        self._settle_graph()
+        super().close()
+
+    def _settle_graph(self) -> None:
+        """Make good for a graph that was announced, not captured, and so replayed since."""
+        if not self._graph_ahead:
+            return
+        self._graph_ahead = False
+        if not self.captures or self._refusal or self._closed:
+            return
+        self._begin_replay()
+        self._journal.unobserved()
+        self._end_replay()
+
+    def _begin_replay(self) -> None:
+        self._require_running()
+        if not self.captures:
+            raise OrderError(f"{self._where}: a graph is replayed, but none was captured from a whole forward")
+        if self._replaying or 0 < self._next < self._num_layers:
+            raise OrderError(f"{self._where}: a graph is replayed amid step {self._step}")
+        if self._in_step:
+            self._end(StepFlag.IMPLICIT_END)
+        self._order_leftovers()
+        self._open_step()
+        self._next = self._prefetch_step
+        for layer in self._ordered[: self._prefetch_step]:
+            self.wait(layer.layer_idx)
+        self._replaying = True
+        self._next = NOT_RUNNING
+
+    def _order_leftovers(self) -> None:
+        """Let the stream wait for broadcasts into the graph's windows that no linear waited for.
+
+        They are of a forward that died. The graph's own broadcasts are ordered with the caller's stream only.
+        """
+        for layer in self._ordered[self._prefetch_step :]:
+            if not layer.owned and layer.operation is not None:
+                self._reap(layer)
+
+    def _end_replay(self) -> None:
+        """Take what the graph did for done by this step, and issue what it left to us."""
+        k, step = self._prefetch_step, self._step
+        self._replaying = False
+        transfers = []
+        for layer in self._ordered[k:]:
+            flags = 0
+            window = NO_WINDOW
+            if layer.owned:
+                flags = int(TransferFlag.OWN)
+            elif layer.window is not None:
+                window = layer.window.index
+                layer.window.occupant = layer
+            layer.operation = None
+            layer.prefilled = False
+            layer.step = layer.issued_step = layer.waited_step = layer.recorded_step = step
+            layer.reach_position = layer.position - k
+            layer.operation_number = self.operations
+            self.operations += 1
+            transfers.append(
+                Entry(layer.position, layer.operation_number, layer.reach_position, layer.source, window, flags)
+            )
+        self._waits += len(transfers)
+        self._journal.replays(tuple(transfers))
+        for reach_position in range(self._num_layers - k, self._num_layers):
+            self._next = reach_position + 1
+            self._issue(reach_position)
+        self._next = self._num_layers

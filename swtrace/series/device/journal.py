@@ -1,0 +1,392 @@
+"""The journal of a series on a device: what happens is launched now, known later, and told in order.
+
+The host launches a forward long before the device runs it, and a device's instants can be read only
+when it has passed them. So a step is put down on a *sheet* of events as it is launched, and its records
+are written when the device is done with it: by the launching thread, at the end of a later step, without
+ever waiting. Steps are told in their order, each whole.
+
+A step whose instants cannot be had is *untimed*: it has its STEP record, which counts it and says why,
+and no TRANSFER records. No instant of any record is made up.
+
+The window table is the exception: it shows what the host has launched, by the host's clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from swtrace.series.device.event_clock import EventClock
+from swtrace.series.device.sheets import Entry, Sheet, SheetPool, TransferEvents
+from swtrace.trace.machine import MachineNoise
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
+
+if TYPE_CHECKING:
+    from swtrace.series.device.accelerator import Device
+    from swtrace.series.device.stamps import Shipment, Stamps
+    from swtrace.series.layer import SeriesLayer
+    from swtrace.series.pool import Window
+    from swtrace.series.transport import Operation
+    from swtrace.trace.recorder import SeriesRecorder
+
+SHEETS = 8
+"""Steps that the host may be ahead of the device before one goes untimed."""
+CLOSE_PATIENCE_S = 10.0
+"""How long :meth:`DeviceJournal.closes` waits for the device to pass what it was given."""
+_CLOSE_POLL_S = 0.001
+
+ISSUED, READY, WAIT_BEGIN = range(3)
+"""Of a captured transfer: which of its three stamps."""
+STAMPS = 3
+
+_OWN = int(TransferFlag.OWN)
+_OPEN = int(TransferFlag.OPEN)
+_PREFILLED = int(TransferFlag.PREFILLED)
+_CROSSES = int(TransferFlag.CROSSES_STEPS)
+_UNWAITED = int(TransferFlag.UNWAITED)
+_EVENT = int(Observed.EVENT)
+_STAMP = int(Observed.STAMP)
+_UPPER_BOUND = int(Observed.UPPER_BOUND)
+_NEVER = int(Observed.NEVER)
+_DEVICE = int(Clock.DEVICE)
+
+
+class _Ended(NamedTuple):
+    """A step that was launched whole."""
+
+    step: int
+    tokens: int
+    requests: int
+    phase: int
+    waits: int
+    run_delay_us: int
+    steal_us: int
+    flags: int
+    sheet: Sheet | None
+    untimed: Untimed
+    shipment: Shipment | None
+    """The stamps of a replayed graph."""
+    stamped: tuple[Entry, ...]
+    """The transfers in that graph."""
+
+
+class DeviceJournal:
+    """Writes a series' records into the rank's ring, by the device's own instants."""
+
+    def __init__(
+        self,
+        series: SeriesRecorder,
+        device: Device,
+        num_layers: int,
+        *,
+        every: int = 1,
+        sheets: int = SHEETS,
+        stamps: Stamps | None = None,
+    ) -> None:
+        """Make every event that will be needed.
+
+        Args:
+            series: where records go.
+            device: what the series runs on.
+            num_layers: L.
+            every: time only steps whose number is a multiple of it; the same on all ranks.
+            sheets: how many steps can be under way at once.
+            stamps: what times the transfers of captured graphs, ``STAMPS`` slots per position; None leaves the
+                steps that replay one untimed.
+        """
+        self._series = series
+        self._device = device
+        self._now = device.host_ns
+        self._every = every
+        self._pool = SheetPool(device, num_layers, sheets)
+        self._clock = EventClock(device)
+        self.stamps = stamps
+        self._machine = MachineNoise()
+        self._open: dict[int, Sheet | None] = {}
+        """By number, the steps that something was issued for and that are not over: two at most."""
+        self._reasons: dict[int, Untimed] = {}
+        """Why those of them without a sheet have none."""
+        self._launched: deque[_Ended] = deque()
+        """Steps over for the host, oldest first."""
+        self._step = -1
+        """Last step that has arrived."""
+        self._replayed: tuple[Entry, ...] = ()
+        """The transfers in the graph that the step under way replayed,"""
+        self._shipment: Shipment | None = None
+        """their stamps,"""
+        self._unobserved = False
+        """and whether that was noticed only afterwards."""
+
+    # ---- while the forward is launched ---------------------------------------------------------
+
+    def issues(self, layer: SeriesLayer) -> TransferEvents | None:
+        """Enter the broadcast into the window table; return the events to record around it."""
+        layer.issued_ns = self._now()
+        window = layer.window
+        if not layer.owned and window is not None:
+            layer.generation = self._series.window_issued(window.index, layer.step, layer.position, layer.issued_ns)
+        sheet = self._sheet(layer.step)
+        return sheet.transfer(layer.position) if sheet is not None else None
+
+    def waits(self, layer: SeriesLayer) -> None:
+        """Record on the caller's stream that it has come to the layer."""
+        sheet = self._sheet(self._step)
+        if sheet is not None:
+            sheet.wait(layer.position, self._device.current_stream())
+
+    def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
+        """Note a receiver's transfer; its instants will follow."""
+        window = layer.window
+        if window is None:
+            return
+        if operation is None:
+            self._note(layer, _PREFILLED)
+            return
+        self._series.window_in_use(window.index, layer.generation, self._now())
+        self._note(layer, 0)
+
+    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet knows)
+        """Note a source's transfer, or one without a wait."""
+        flags = _OWN if layer.owned else 0
+        if not (layer.owned and layer.waited_step == layer.step):
+            flags |= _UNWAITED
+        self._note(layer, flags | (_PREFILLED if layer.prefilled else 0))
+
+    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:  # noqa: ARG002 (the sheet knows)
+        """Note a transfer of a step that will never come: told when the journal closes."""
+        self._note(layer, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
+
+    def _note(self, layer: SeriesLayer, flags: int) -> None:
+        sheet = self._sheet(layer.step)
+        if sheet is None:
+            return
+        if layer.issued_step != layer.step and not flags & _PREFILLED:
+            flags |= _CROSSES
+        window = NO_WINDOW if layer.owned or layer.window is None else layer.window.index
+        sheet.entries.append(
+            Entry(layer.position, layer.operation_number, layer.reach_position, layer.source, window, flags)
+        )
+
+    def freed(self, window: Window) -> None:
+        """Clear the window's entry in the window table."""
+        self._series.window_freed(window.index)
+
+    def begins(self) -> None:
+        """Record the beginning of the step to come."""
+        sheet = self._sheet(self._step + 1)
+        if sheet is not None:
+            sheet.record(sheet.begin, self._device.current_stream())
+            sheet.marked = True
+
+    def arrives(self, step: int, *, marked: bool) -> None:
+        """Record the arrival at the first layer."""
+        self._step = step
+        sheet = self._sheet(step)
+        if sheet is not None:
+            sheet.marked = marked
+            sheet.record(sheet.arrival, self._device.current_stream())
+
+    def ends(self) -> None:
+        """Record the end of the forward."""
+        sheet = self._sheet(self._step)
+        if sheet is not None:
+            sheet.record(sheet.end, self._device.current_stream())
+
+    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
+        """Keep the step until the device is through with it, and write those that it is through with."""
+        sheet = self._sheet(step)
+        del self._open[step]
+        untimed = self._reasons.pop(step, Untimed.TIMED)
+        stamped, self._replayed = self._replayed, ()
+        shipment, self._shipment = self._shipment, None
+        if stamped and shipment is None and untimed is Untimed.TIMED:
+            untimed = Untimed.REPLAY if self.stamps is None or self._unobserved else Untimed.BUSY
+        self._unobserved = False
+        run_delay_us, steal_us = self._machine.sample()
+        self._launched.append(
+            _Ended(
+                step, tokens, requests, int(phase), waits, run_delay_us, steal_us, int(flags),
+                sheet, untimed, shipment, stamped,
+            )
+        )  # fmt: skip
+        self.harvest()
+
+    # ---- while a graph is captured, and replayed -------------------------------------------------
+
+    def captures_issue(self, layer: SeriesLayer) -> None:
+        """Stamp the issue in the graph."""
+        self._stamp(layer, ISSUED)
+
+    def captures_ready(self, layer: SeriesLayer) -> None:
+        """Stamp the end of the broadcast in the graph."""
+        self._stamp(layer, READY)
+
+    def captures_wait(self, layer: SeriesLayer) -> None:
+        """Stamp the beginning of the wait in the graph."""
+        self._stamp(layer, WAIT_BEGIN)
+
+    def captures_waited(self, layer: SeriesLayer) -> None:
+        """Do nothing: a wait ends when it may, and that follows from the stamps."""
+
+    def _stamp(self, layer: SeriesLayer, which: int) -> None:
+        if self.stamps is not None:
+            self.stamps.stamp(layer.position * STAMPS + which)
+
+    def replays(self, transfers: tuple[Entry, ...]) -> None:
+        """Have the stamps of the graph that was just replayed sent to the host."""
+        timed = self.stamps is not None and not self._unobserved and self._sheet(self._step) is not None
+        self._shipment = self.stamps.ship() if timed and self.stamps is not None else None
+        self._replayed = transfers
+
+    def unobserved(self) -> None:
+        """Leave this step untimed: its events were recorded after the fact."""
+        self._unobserved = True
+
+    def _sheet(self, step: int) -> Sheet | None:
+        """Return the sheet of a step, taking one at the first question."""
+        try:
+            return self._open[step]
+        except KeyError:
+            pass
+        sheet: Sheet | None = None
+        if step % self._every:
+            self._reasons[step] = Untimed.SAMPLED
+        else:
+            sheet = self._pool.take()
+            if sheet is None:
+                self._reasons[step] = Untimed.BUSY
+        self._open[step] = sheet
+        return sheet
+
+    # ---- when the device is through ------------------------------------------------------------
+
+    def harvest(self) -> None:
+        """Write all leading steps that the device has passed. Never waits; does nothing during a capture."""
+        if self._device.capturing():
+            return
+        self._clock.renew_if_due(self._now())
+        if self.stamps is not None:
+            self.stamps.clock.renew_if_due(self._now())
+        while self._launched and self._passed(self._launched[0]):
+            self._tell(self._launched.popleft())
+
+    def closes(self) -> None:
+        """Write all that is left, as far as the device gets in a while: the run is over."""
+        deadline = time.monotonic() + CLOSE_PATIENCE_S
+        self.harvest()
+        while self._launched and time.monotonic() < deadline:
+            time.sleep(_CLOSE_POLL_S)
+            self.harvest()
+        while self._launched:
+            self._tell(self._launched.popleft()._replace(untimed=Untimed.UNFINISHED, sheet=None, shipment=None))
+        for step in sorted(self._open):
+            self._tell_open(step, self._open[step])
+        self._open.clear()
+
+    @staticmethod
+    def _passed(ended: _Ended) -> bool:
+        if ended.sheet is not None and not ended.sheet.passed():
+            return False
+        return ended.shipment is None or ended.shipment.done()
+
+    def _tell(self, ended: _Ended) -> None:
+        sheet, untimed = ended.sheet, ended.untimed
+        if untimed is Untimed.TIMED and not self._clock.ready:
+            untimed = Untimed.NO_ANCHOR
+        if untimed is Untimed.TIMED and sheet is not None:
+            self._tell_timed(ended, sheet)
+        else:
+            self._step_record(ended, 0, 0, 0, untimed)
+        if ended.shipment is not None:
+            ended.shipment.release()
+        if sheet is not None:
+            self._pool.give_back(sheet)
+
+    def _tell_timed(self, ended: _Ended, sheet: Sheet) -> None:
+        arrival_ns = self._clock.to_host(sheet.arrival)
+        end_ns = arrival_ns
+        for entry in sheet.entries:
+            end_ns = max(end_ns, self._transfer(ended.step, sheet, entry, arrival_ns))
+        if ended.shipment is not None and self.stamps is not None:
+            end_ns = max(end_ns, self._stamped(ended.step, ended.shipment.instants(), ended.stamped, self.stamps))
+        begin_ns = arrival_ns + sheet.since_arrival(sheet.begin) if sheet.marked else arrival_ns
+        if not ended.flags & StepFlag.IMPLICIT_END:
+            end_ns = arrival_ns + sheet.since_arrival(sheet.end)
+        self._step_record(ended, begin_ns, arrival_ns, end_ns, Untimed.TIMED)
+
+    def _transfer(self, step: int, sheet: Sheet, entry: Entry, arrival_ns: int) -> int:
+        """Write the record of a transfer that was timed by events; return when its wait ended."""
+        position, flags = entry.position, entry.flags
+        begin_ns = arrival_ns + sheet.wait_ns(position) if position in sheet.waited else 0
+        if flags & _PREFILLED:
+            observed = _UPPER_BOUND if begin_ns else _NEVER
+            self._record(step, entry, begin_ns, begin_ns, begin_ns, begin_ns, observed)
+            return begin_ns
+        issued_ns = arrival_ns + sheet.issued_ns(position)
+        ready_ns = arrival_ns + sheet.ready_ns(position)
+        end_ns = begin_ns if not begin_ns or flags & _OWN else max(begin_ns, ready_ns)
+        if flags & _UNWAITED:
+            begin_ns = end_ns = 0
+        self._record(step, entry, issued_ns, ready_ns, begin_ns, end_ns, _EVENT)
+        return end_ns
+
+    def _stamped(self, step: int, instants: list[int], entries: tuple[Entry, ...], stamps: Stamps) -> int:
+        """Write the records of the transfers in a replayed graph; return when the last wait ended."""
+        first = entries[0].position * STAMPS + ISSUED
+        offset_ns = stamps.clock.to_host(instants[first]) - instants[first]
+        last_ns = 0
+        for entry in entries:
+            at = entry.position * STAMPS
+            issued_ns, ready_ns, begin_ns = (instant + offset_ns for instant in instants[at : at + STAMPS])
+            end_ns = begin_ns if entry.flags & _OWN else max(begin_ns, ready_ns)
+            self._record(step, entry, issued_ns, ready_ns, begin_ns, end_ns, _STAMP)
+            last_ns = max(last_ns, end_ns)
+        return last_ns
+
+    def _tell_open(self, step: int, sheet: Sheet | None) -> None:
+        """Write the transfers of a step that will never come, as open as the device left them."""
+        if sheet is None or not sheet.entries or not self._clock.ready:
+            return
+        passed = sheet.passed()
+        for entry in sheet.entries:
+            events = sheet.events(entry.position)
+            issued_ns = self._clock.to_host(events.issued) if events.issued.query() else 0
+            ready_ns = self._clock.to_host(events.ready) if passed else 0
+            self._record(step, entry, issued_ns, ready_ns, 0, 0, _EVENT if passed else _NEVER)
+
+    def _record(
+        self, step: int, entry: Entry, issued_ns: int, ready_ns: int, begin_ns: int, end_ns: int, observed: int
+    ) -> None:
+        self._series.transfer(
+            issued_ns,
+            ready_ns,
+            begin_ns,
+            end_ns,
+            step,
+            entry.operation,
+            entry.position,
+            entry.reach_position,
+            entry.source,
+            entry.window,
+            observed,
+            entry.flags,
+            _DEVICE,
+        )
+
+    def _step_record(self, ended: _Ended, begin_ns: int, arrival_ns: int, end_ns: int, untimed: Untimed) -> None:
+        self._series.step(
+            begin_ns,
+            arrival_ns,
+            end_ns,
+            ended.step,
+            ended.tokens,
+            ended.requests,
+            ended.phase,
+            ended.waits,
+            ended.run_delay_us,
+            ended.steal_us,
+            ended.flags,
+            _DEVICE,
+            int(untimed),
+        )
