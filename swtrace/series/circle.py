@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import plan
-from swtrace.trace.schema import Phase, StepFlag
+from swtrace.trace.schema import Clock, Phase, StepFlag
 
 if TYPE_CHECKING:
     from swtrace.series.journal import Journal
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 CLOSE_PATIENCE_S = 10.0
 """How long :meth:`Circle.close` waits for peers to take what they are being sent."""
-_CLOSE_POLL_S = 0.001
+ABORT_PATIENCE_S = 5.0
+"""How long the end of a forward that died waits for peers. What it died of must be told, whatever they do."""
+_POLL_S = 0.001
 
 NOT_RUNNING = -1
 """In place of the next position: every reach and wait takes the slow path, which says why it is refused."""
@@ -72,6 +74,8 @@ class Circle:
         self._roll = prefetch_step % len(windows) if rolling else 0
         """Rolling: the window of the next issue."""
         self._start = transport.issue
+        self._stands_still = transport.clock is Clock.VIRTUAL
+        """While somebody polls, no time passes, and nothing is ever done."""
         self._journal = journal
         self._describe_loss = describe_loss
         self._refusal = ""
@@ -239,6 +243,8 @@ class Circle:
         """Mark the end of a forward, and make good what it left out.
 
         A forward that was begun, reached no layer and was not aborted was none: it is not counted.
+        Where a forward died and its peers don't come along, perhaps because they are held in a collective that
+        it left, the rest is made good when the next step begins.
         """
         self._require_running()
         if not self._in_step:
@@ -246,6 +252,9 @@ class Circle:
                 self._marked = False
                 return
             self._open_step()
+        if aborted and not self._stands_still and not self._catch_up_without_blocking():
+            self._marked = False
+            return
         self._end(StepFlag.ABORTED if aborted else StepFlag(0))
 
     def _enter(self, position: int) -> bool:
@@ -284,6 +293,25 @@ class Circle:
         for position in range(self._next, self._num_layers):
             self._issue(position)
         self._next = self._num_layers
+
+    def _catch_up_without_blocking(self) -> bool:
+        """Do so as far as that holds nobody up for long; return whether all is issued."""
+        deadline = time.monotonic() + ABORT_PATIENCE_S
+        for position in range(self._next, self._num_layers):
+            while not self._may_issue(position):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_POLL_S)
+            self._issue(position)
+            self._next = position + 1
+        return True
+
+    def _may_issue(self, reach_position: int) -> bool:
+        """Whether what :meth:`_issue` would have to wait for is done."""
+        layer = self._targets[reach_position]
+        window = self._windows[self._roll] if self._rolling else layer.window
+        users = (layer, window.occupant if window is not None else None)
+        return all(user is None or user.operation is None or user.operation.done() for user in users)
 
     def _write_step(self, flags: StepFlag) -> None:
         """Write what the step still owes, then the step, and be idle."""
@@ -336,7 +364,7 @@ class Circle:
                 and not layer.operation.done()
                 and time.monotonic() < deadline
             ):
-                time.sleep(_CLOSE_POLL_S)
+                time.sleep(_POLL_S)
 
     # ---- refusals ----------------------------------------------------------------------------
 

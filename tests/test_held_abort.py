@@ -1,0 +1,61 @@
+"""A forward that dies while its peers are held elsewhere: what it died of is told, and the next steps are right."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+import torch
+from ranks import run_ranks
+from torch import distributed as dist
+from torch import nn
+
+from swtrace.series import RankGroup, Series, circle
+
+LAYERS = 12
+SIZE = 16
+
+
+class ForwardDiedError(Exception):
+    """The forward ended early."""
+
+
+def program(rank: int, windows: str) -> tuple[list[bool], int]:
+    """Let rank 0's forward die at layer 2, where rank 1 waits until rank 0 has told so; then take two more steps."""
+    circle.ABORT_PATIENCE_S = 0.2
+    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    series = Series("o_proj", RankGroup.world(), 0, LAYERS, prefetch_step=1, windows=windows)
+    layers = [nn.Linear(SIZE, SIZE, bias=False) for _ in range(LAYERS)]
+    with torch.no_grad():
+        for index, layer in enumerate(layers):
+            layer.weight.fill_(index + 1)
+            series.register(index, layer)
+        series.post_process()
+
+    def forward(*, disturbed: bool) -> bool:
+        same = True
+        with series.step():
+            for index, layer in enumerate(layers):
+                if disturbed and index == 2:
+                    if rank == 0:
+                        raise ForwardDiedError
+                    store.wait(["told"], timedelta(seconds=30))
+                series.reach(index)
+                same &= bool((layer(torch.ones(SIZE)) == SIZE * (index + 1)).all())
+        return same
+
+    same = [forward(disturbed=False)]
+    with suppress(ForwardDiedError):
+        same.append(forward(disturbed=True))
+    store.set("told", "")
+    same += [forward(disturbed=False) for _ in range(2)]
+    return same, series.statistics().aborted_steps
+
+
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+def test_a_dead_forward_does_not_wait_for_peers_that_are_held(windows: str) -> None:
+    """Its error comes out while they are held, and what it left out is made good when its next step begins."""
+    died, held = run_ranks(2, program, windows, environment={"SWTRACE_TIMEOUT": "40"})
+    assert died == ([True] * 3, 1)
+    assert held == ([True] * 4, 0)
