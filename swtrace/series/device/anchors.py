@@ -1,0 +1,182 @@
+"""From a device's clock to the host's: pure arithmetic over anchors.
+
+An anchor is one instant read on both clocks: the device showed ``device_ns`` while the host's
+CLOCK_MONOTONIC was within ``error_ns`` of ``host_ns``. Drift is taken to change by no more than
+:data:`WANDER`; then an anchor and what the earlier ones lead to expect both bound the truth, and the map
+keeps what both allow: a bad anchor that says so widens nothing, and every bound is one of the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+DRIFT_LIMIT = 200e-6
+"""Drift of a device that nothing is known about yet, at most; 10 to 100 us per second are usual."""
+WANDER = 0.5e-6 * 1e-9
+"""By how much drift changes, at most, per ns: half a microsecond per second, each second."""
+
+_POINTS = 16
+_HORIZON_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """An instant on both clocks, after what earlier anchors had to say about it."""
+
+    device_ns: int
+    host_ns: int
+    error_ns: int
+
+
+class HostMap:
+    """Host time of a device's instants."""
+
+    def __init__(self) -> None:
+        self.drift = 0.0
+        """Seconds that the host's clock gains on the device's in a second of the device's."""
+        self.passed_over = 0
+        """Anchors that contradicted what the others say, and were left out."""
+        self._drift_error = DRIFT_LIMIT
+        self._doubted = False
+        self._points: deque[_Point] = deque(maxlen=_POINTS)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an anchor."""
+        return bool(self._points)
+
+    @property
+    def error_ns(self) -> int:
+        """How far off :meth:`to_host` can be until a second after the newest anchor."""
+        return self._newest().error_ns + self._growth(_HORIZON_NS)
+
+    def add(self, device_ns: int, host_ns: int, error_ns: int) -> None:
+        """Take an anchor, newer than the others.
+
+        One that contradicts the others is passed over; if the next does as well, the clocks are not what
+        they were (a suspended machine, a host clock that is being slewed), and the map starts over from it.
+        """
+        if self._points:
+            newest = self._points[-1]
+            age_ns = device_ns - newest.device_ns
+            expected_ns = self.to_host(device_ns)
+            slack_ns = newest.error_ns + self._growth(age_ns)
+            low_ns = max(host_ns - error_ns, expected_ns - slack_ns)
+            high_ns = min(host_ns + error_ns, expected_ns + slack_ns)
+            if age_ns <= 0 or low_ns > high_ns:
+                if not self._doubted:
+                    self._doubted = True
+                    self.passed_over += 1
+                    return
+                self.restart()
+            else:
+                host_ns, error_ns = (low_ns + high_ns) // 2, (high_ns - low_ns + 1) // 2
+                self._learn(_Point(device_ns, host_ns, error_ns), age_ns)
+        self._doubted = False
+        self._points.append(_Point(device_ns, host_ns, error_ns))
+
+    def restart(self) -> None:
+        """Forget all anchors. The drift stays, as a guess."""
+        self._points.clear()
+        self._drift_error = DRIFT_LIMIT
+
+    def to_host(self, device_ns: int) -> int:
+        """Return the host's CLOCK_MONOTONIC at a device instant, also between and before the anchors.
+
+        Raises:
+            ValueError: there is no anchor yet.
+        """
+        after = self._newest()
+        for point in reversed(self._points):
+            if point.device_ns <= device_ns:
+                if point is after:
+                    break
+                span_ns = after.device_ns - point.device_ns
+                gained_ns = after.host_ns - point.host_ns - span_ns
+                since_ns = device_ns - point.device_ns
+                return point.host_ns + since_ns + gained_ns * since_ns // span_ns
+            after = point
+        # Whole instants are too long for a float; only what drift adds goes through one.
+        since_ns = device_ns - after.device_ns
+        return after.host_ns + since_ns + round(since_ns * self.drift)
+
+    def _newest(self) -> _Point:
+        if not self._points:
+            raise ValueError("no anchor yet: nothing is known about the device's clock")
+        return self._points[-1]
+
+    def _growth(self, age_ns: int) -> int:
+        """Return what the map's error grows by within ``age_ns`` after the newest anchor."""
+        return math.ceil(age_ns * self._drift_error + WANDER * age_ns * age_ns / 2)
+
+    def _learn(self, point: _Point, age_ns: int) -> None:
+        """Take the drift over the span that bounds it best: short ones suffer from errors, long ones from wander."""
+        drift, drift_error = self.drift, self._drift_error + WANDER * age_ns
+        for old in self._points:
+            span_ns = point.device_ns - old.device_ns
+            error = (point.error_ns + old.error_ns) / span_ns + WANDER * span_ns / 2
+            if error < drift_error:
+                drift = (point.host_ns - old.host_ns - span_ns) / span_ns
+                drift_error = error
+        self.drift, self._drift_error = drift, drift_error
+
+
+FIRST_NS = 10_000_000
+"""From the first anchor to the second."""
+USUAL_NS = 1_000_000_000
+"""Between anchors, once the drift is known."""
+RETRY_NS = 100_000_000
+"""After an attempt that brought no anchor."""
+FORGET_NS = 8_000_000_000
+"""After so long without an anchor, what is known about the drift has to be learnt again."""
+
+
+class Renewals:
+    """When to take the next anchor.
+
+    Spans double until they are :data:`USUAL_NS`: while nothing is known about the drift, the map is only
+    as good as its newest anchor is young.
+    """
+
+    def __init__(self) -> None:
+        self._span_ns = FIRST_NS
+        self._due_ns = 0
+        self._taken_ns = 0
+
+    def due(self, host_ns: int) -> bool:
+        """Whether it is time."""
+        return host_ns >= self._due_ns
+
+    def lapsed(self, host_ns: int) -> bool:
+        """Whether the last anchor is too old to tell anything about the drift since."""
+        return host_ns - self._taken_ns > FORGET_NS
+
+    def taken(self, host_ns: int) -> None:
+        """Tell that an anchor was taken."""
+        if self.lapsed(host_ns):
+            self._span_ns = FIRST_NS
+        self._taken_ns = host_ns
+        self._due_ns = host_ns + self._span_ns
+        self._span_ns = min(2 * self._span_ns, USUAL_NS)
+
+    def failed(self, host_ns: int) -> None:
+        """Tell that none could be had."""
+        self._due_ns = host_ns + min(RETRY_NS, self._span_ns)
+
+
+class Tightness:
+    """How closely an instant can be told here: a try that is about as good as the best ones makes more needless."""
+
+    def __init__(self) -> None:
+        self._best_ns = 0
+
+    def good_enough(self, width_ns: int) -> bool:
+        """Whether a better try is hardly to be had. Never of the first: nothing to compare it with."""
+        return 4 * width_ns <= 5 * self._best_ns
+
+    def taken(self, width_ns: int) -> None:
+        """Tell the width of the best of several tries. The best of all fades, since machines change their pace."""
+        faded_ns = self._best_ns + self._best_ns // 64
+        self._best_ns = min(width_ns, faded_ns) if faded_ns else width_ns
