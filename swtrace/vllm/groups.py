@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from swtrace.series.torch_transport import GLOO
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -73,10 +75,11 @@ def refuse_engine(vllm_config: Any, offloader: Any) -> None:
         raise Refused("freezing copies weights into the compiled model; remove max_autotune and freezing")
 
 
-def choose_group(setting: str, path: str, linear: Any, vllm_config: Any) -> Choice:
+def choose_group(setting: str, path: str, linear: Any, vllm_config: Any, *, experimental: bool = False) -> Choice:
     """Return the largest group over which ``linear`` is replicated and that runs in lockstep.
 
-    ``setting`` is one of :data:`swtrace.settings.GROUPS`; all but ``auto`` leave one candidate.
+    ``setting`` is one of :data:`swtrace.settings.GROUPS`; all but ``auto`` leave one candidate. ``experimental``
+    allows groups whose broadcasts run on a device.
 
     Raises:
         Refused: there is none, or the one asked for is not legal.
@@ -92,8 +95,11 @@ def choose_group(setting: str, path: str, linear: Any, vllm_config: Any) -> Choi
         raise Refused("; ".join(dict.fromkeys(map(str, refused))))  # several may say the same
     choice = max(legal, key=lambda one: one.coordinator.world_size)  # of equal ones the first: the narrower idea
     backend = torch.distributed.get_backend(choice.coordinator.device_group)
-    if backend != "gloo":
-        raise Refused(f"the {choice.name} group talks through {backend}, whose broadcasts cannot be timed yet")
+    if backend != GLOO and not experimental:
+        raise Refused(
+            f"the {choice.name} group talks through {backend}, on devices on which swtrace is not proven; set "
+            "SWTRACE_EXPERIMENTAL=1 to try it"
+        )
     others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))
     return Choice(choice.name, choice.coordinator, "; ".join((choice.reason, *others)))
 
