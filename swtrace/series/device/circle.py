@@ -58,6 +58,7 @@ class DeviceCircle(Circle):
         self._fork = device.event(timed=False)
         self._done = tuple(device.event(timed=False) for _ in self._ordered)
         self._joined = device.event(timed=False)
+        self._drained = device.event(timed=False)
 
         self._capturing = False
         self._captured_next = 0
@@ -188,9 +189,6 @@ class DeviceCircle(Circle):
             return
         self._graph_ahead = True
         self._order_leftovers()
-        for layer in self._ordered[: self._prefetch_step]:
-            if not layer.owned and layer.operation is not None:
-                layer.operation.wait()
 
     @property
     def running(self) -> bool:
@@ -239,22 +237,22 @@ class DeviceCircle(Circle):
             raise OrderError(f"{self._where}: a graph is replayed amid step {self._step}")
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
-        self._order_leftovers()
         self._open_step()
         self._next = self._prefetch_step
         for layer in self._ordered[: self._prefetch_step]:
             self.wait(layer.layer_idx)
+        self._order_leftovers()
         self._replaying = True
         self._next = NOT_RUNNING
 
     def _order_leftovers(self) -> None:
-        """Let the stream wait for broadcasts into the graph's windows that no linear waited for.
+        """Let the stream wait for every broadcast under way, before a graph is launched on it.
 
-        They are of a forward that died. The graph's own broadcasts are ordered with the caller's stream only.
+        A graph's broadcasts are ordered with the caller's stream only. Those of this rank's own layers, and of a
+        forward that died, nobody has waited for; but a communicator runs one at a time, in one order on all ranks.
         """
-        for layer in self._ordered[self._prefetch_step :]:
-            if not layer.owned and layer.operation is not None:
-                self._reap(layer)
+        self._drained.record(self._transport.stream)
+        self._device.current_stream().wait_event(self._drained)
 
     def _end_replay(self) -> None:
         """Take what the graph did for done by this step, and issue what it left to us."""
