@@ -22,8 +22,12 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from simulated_work import DeviceClock, Duration, Effect, Launch, Session, SimulatedGraph, Work
+
+if TYPE_CHECKING:
+    from simulated_stamps import SimulatedStamps
 
 HOST_START_NS = 50_000_000_000
 """Where the host's clock begins."""
@@ -190,6 +194,15 @@ class SimulatedDevice:
     def capturing(self) -> bool:
         """Whether the current stream's work is being captured."""
         return self.current_stream().session is not None
+
+    def hold(self, tensor: object, stream: SimulatedStream) -> None:
+        """Tell that ``stream`` uses a tensor's memory. Nothing frees memory here."""
+
+    def stamps(self, slots: int) -> SimulatedStamps:
+        """Return what times captured work."""
+        from simulated_stamps import SimulatedStamps  # it stands on this module
+
+        return SimulatedStamps(self, slots)
 
     # ---- work ---------------------------------------------------------------------------------
 

@@ -1,0 +1,110 @@
+"""What a series on a device records, against what follows from the injected durations: to the nanosecond."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device_rig import SimulatedRig
+from device_scenarios import Program
+from device_schedule import Durations, Schedule
+from simulated_device import SimulatedDevice
+from simulated_work import DeviceClock
+
+from swtrace.trace.schema import Clock, Observed, TransferFlag
+
+STEPS = 6
+"""Fewer than there are sheets: the host may be as far ahead as it likes."""
+GRIDS = [(layers, k) for layers in (*range(2, 10), 61) for k in range(4) if k <= layers - 2]
+
+
+def exact_rig() -> SimulatedRig:
+    """Return a device whose clock has an origin of its own but no drift, and whose calls cost nothing."""
+    return SimulatedRig(SimulatedDevice(clock=DeviceClock(drift_ppb=0), call_ns=0))
+
+
+def uneven(layers: int, seed: int) -> Durations:
+    """Return durations of which some transfers take no time, and some longer than a step."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible durations
+    before = tuple(chance.randrange(1, 30_000) for _ in range(layers))
+    linear = tuple(chance.randrange(1, 30_000) for _ in range(layers))
+    step = sum(before) + sum(linear)
+    transfer = tuple(chance.choice([0, chance.randrange(60_000), chance.randrange(3 * step)]) for _ in range(layers))
+    return Durations(before, linear, transfer)
+
+
+def check(program: Program, *observed: Observed) -> None:
+    """Compare every wait of every step with the truth, and that there are no others."""
+    facts, truth = program.facts(), program.truth.waits
+    row = program.series.info.rank_in_group
+    seen = set()
+    first_arrival = int(facts[0].arrival_ns[row])
+    for wait in truth:
+        step, p = facts[wait.step], wait.position
+        seen.add((wait.step, p))
+        where = f"step {wait.step}, position {p}"
+        assert step.present[row, p], where
+        assert step.clock[row, p] == Clock.DEVICE, where
+        assert int(step.wait_begin_ns[row, p]) - first_arrival == wait.begin_ns, where
+        assert bool(step.flags[row, p] & TransferFlag.PREFILLED) == wait.prefilled, where
+        if wait.prefilled:
+            continue
+        assert int(step.issued_ns[row, p]) - first_arrival == wait.issued_ns, where
+        assert int(step.ready_ns[row, p]) - first_arrival == wait.ready_ns, where
+        assert int(step.wait_end_ns[row, p]) - first_arrival == max(wait.begin_ns, wait.ready_ns), where
+        assert step.stall_ns[row, p] == wait.stall_ns, where
+        assert step.slack_ns[row, p] == wait.slack_ns, where
+        assert step.wake_ns[row, p] == 0, where
+        assert Observed(int(step.observed[row, p])) in observed, where
+    received = {(s.step, int(p)) for s in facts for p in np.flatnonzero(s.receiver[row])}
+    assert received == {(w.step, w.position) for w in truth if not w.prefilled}
+    assert len(seen) == len(truth)
+
+
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+@pytest.mark.parametrize(("layers", "k"), GRIDS)
+def test_eager_steps_are_recorded_as_the_durations_make_them(tmp_path: Path, layers: int, k: int, windows: str) -> None:
+    """Host far ahead: issued, ready, wait begin, wait end, stall and slack of every wait are exact."""
+    durations = uneven(layers, seed=layers * 10 + k)
+    rig = exact_rig()
+    program = Program(rig, tmp_path, durations, prefetch_step=k, windows=windows, rank=(layers + k) % 2)
+    program.eager(STEPS)
+    rig.catch_up()
+    program.close()
+    check(program, Observed.EVENT)
+    assert rig.readings() == (2 * STEPS * layers, 0)
+    assert rig.overlaps == 0
+
+
+@pytest.mark.parametrize("pause_ns", [60_000, 250_000])
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_a_late_host_is_no_stall(tmp_path: Path, k: int, pause_ns: int) -> None:
+    """Where the host launches late, waits begin late: only what the broadcast held the device for is stall."""
+    durations = uneven(8, seed=k)
+    rig = exact_rig()
+    program = Program(rig, tmp_path, durations, prefetch_step=k)
+    program.eager(STEPS, pause_ns)
+    rig.catch_up()
+    program.close()
+    check(program, Observed.EVENT)
+    in_time = Schedule(durations, k, program.owned)
+    for _ in range(STEPS):
+        in_time.eager()
+    assert program.truth.waits != in_time.waits, "the host is to be late indeed"
+
+
+@pytest.mark.parametrize(("layers", "k"), GRIDS)
+def test_replays_are_recorded_as_the_durations_make_them(tmp_path: Path, layers: int, k: int) -> None:
+    """Under graph replay the same facts are exact, as complete as in eager; the first k are waited for outside."""
+    durations = uneven(layers, seed=layers * 10 + k)
+    rig = exact_rig()
+    program = Program(rig, tmp_path, durations, prefetch_step=k, rank=(layers + k) % 2)
+    program.capture()
+    program.replay(STEPS)
+    rig.catch_up()
+    program.close()
+    check(program, Observed.EVENT, Observed.STAMP)
+    assert rig.readings() == (2 * STEPS * layers, 0)
+    assert rig.overlaps == 0
