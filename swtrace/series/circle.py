@@ -74,8 +74,9 @@ class Circle:
         self._roll = prefetch_step % len(windows) if rolling else 0
         """Rolling: the window of the next issue."""
         self._start = transport.issue
-        self._stands_still = transport.clock is Clock.VIRTUAL
-        """While somebody polls, no time passes, and nothing is ever done."""
+        self._holds_host = transport.clock is Clock.HOST
+        """Waiting for a broadcast takes this thread's time. (A device waits by itself; in virtual time polling is no
+        way to wait, because none passes.)"""
         self._journal = journal
         self._describe_loss = describe_loss
         self._refusal = ""
@@ -252,7 +253,7 @@ class Circle:
                 self._marked = False
                 return
             self._open_step()
-        if aborted and not self._stands_still and not self._catch_up_without_blocking():
+        if aborted and self._holds_host and not self._catch_up_without_blocking():
             self._marked = False
             return
         self._end(StepFlag.ABORTED if aborted else StepFlag(0))
