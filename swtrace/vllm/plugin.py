@@ -1,10 +1,12 @@
-"""What the plugin replaces in vLLM, and when: two functions, everything else follows from them.
+"""What the plugin replaces in vLLM, and when: three functions, everything else follows from them.
 
 ``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's
 compile cache tells a model with waits from one without. ``create_offloader`` runs in workers only,
 when a model runner is made and before the model is built; it answers with the series offloader.
-Whatever only a worker needs is imported and put in place there, so that front-end processes load
-nothing they would not load anyway.
+``WorkerWrapperBase.load_model`` notices a runner that never asked for one. Whatever only a worker needs
+is imported and put in place there, so that front-end processes load nothing they would not load anyway.
+
+Everything is looked for before anything is replaced: a vLLM of another shape is left as it is.
 """
 
 from __future__ import annotations
@@ -17,10 +19,14 @@ from typing import TYPE_CHECKING, Any
 from swtrace.errors import RefusedError, SeamError
 from swtrace.settings import Settings
 from swtrace.vllm.configuration import settle, state_outcome
+from swtrace.vllm.runner import asked, hand_through, load_and_notice
 from swtrace.vllm.support import RANGE, missing, supported
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+Replacement = tuple[Any, str, Any]
+"""Of an attribute: who has it, its name, what it becomes."""
 
 logger = logging.getLogger("vllm.swtrace")
 
@@ -32,16 +38,18 @@ _REPLACED = "_swtrace_original"
 
 
 def install() -> None:
-    """Replace the two functions, once per process."""
+    """Replace the functions, once per process."""
     settings = Settings.from_environment()
     try:
         _require_supported()
-        _replace_create_offloader()
-        _replace_create_engine_config()
+        replacements = [*_create_offloader(), *_create_engine_config(), *_load_model()]
     except SeamError as problem:
         if settings.strict:
             raise
         logger.warning("swtrace is off: %s", problem)
+        return
+    for holder, name, replacement in replacements:
+        setattr(holder, name, replacement)
 
 
 def _require_supported() -> None:
@@ -54,7 +62,7 @@ def _require_supported() -> None:
         )
 
 
-def _replace_create_offloader() -> None:
+def _create_offloader() -> list[Replacement]:
     try:
         import vllm.model_executor.offloader as package
         from vllm.model_executor.offloader import base
@@ -67,35 +75,32 @@ def _replace_create_offloader() -> None:
         raise SeamError(_seam_message("BaseOffloader.wrap_modules"))
     original = base.create_offloader
     if hasattr(original, _REPLACED):
-        return
+        return []
 
     @functools.wraps(original)
     def create_offloader(offload_config: Any) -> Any:
+        asked()
         return _offloader(original(offload_config))
 
     setattr(create_offloader, _REPLACED, original)
-    base.create_offloader = create_offloader
-    package.create_offloader = create_offloader
-    for name in RUNNERS:
-        runner: Any = sys.modules.get(name)
-        if runner is not None:
-            if not hasattr(runner, "create_offloader"):
-                raise SeamError(_seam_message(f"{name}.create_offloader"))
-            runner.create_offloader = create_offloader
+    runners = [sys.modules.get(name) for name in RUNNERS]
+    # A runner that does not know the function is noticed when it has loaded a model.
+    holders = [base, package, *(runner for runner in runners if hasattr(runner, "create_offloader"))]
+    return [(holder, "create_offloader", create_offloader) for holder in holders]
 
 
-def _replace_create_engine_config() -> None:
+def _create_engine_config() -> list[Replacement]:
     # A process that has not imported the module makes no config. Should one import it later all the same,
     # the worker still settles its own copy, before anything is compiled.
     module = sys.modules.get("vllm.engine.arg_utils")
     if module is None:
-        return
+        return []
     engine_args = getattr(module, "EngineArgs", None)
     original: Callable[..., Any] | None = getattr(engine_args, "create_engine_config", None)
     if engine_args is None or original is None:
         raise SeamError(_seam_message("EngineArgs.create_engine_config"))
     if hasattr(original, _REPLACED):
-        return
+        return []
 
     @functools.wraps(original)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,7 +109,21 @@ def _replace_create_engine_config() -> None:
         return vllm_config
 
     setattr(create_engine_config, _REPLACED, original)
-    engine_args.create_engine_config = create_engine_config
+    return [(engine_args, "create_engine_config", create_engine_config)]
+
+
+def _load_model() -> list[Replacement]:
+    # A worker calls the plugin from this module; elsewhere no model is loaded.
+    module = sys.modules.get("vllm.v1.worker.worker_base")
+    if module is None:
+        return []
+    wrapper = getattr(module, "WorkerWrapperBase", None)
+    if wrapper is None:
+        raise SeamError(_seam_message("WorkerWrapperBase"))
+    if hasattr(wrapper, _REPLACED):  # on the class: lifecycle.py wraps the function once more
+        return []
+    original = vars(wrapper).get("load_model", hand_through)
+    return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
 
 
 def _offloader(chosen: Any) -> Any:
@@ -115,6 +134,7 @@ def _offloader(chosen: Any) -> Any:
     settings = settle(vllm_config)
     if not settings.enabled:
         return chosen
+    from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, refuse_engine
     from swtrace.vllm.identity import announce, state_refused
     from swtrace.vllm.lifecycle import refuse_loading, watch_worker
@@ -125,6 +145,7 @@ def _offloader(chosen: Any) -> Any:
         _refuse_shape()
         refuse_engine(vllm_config, chosen)
         refuse_loading(vllm_config)
+        split_graphs(vllm_config)
         mark_steps()
         watch_worker()
     except Refused as refusal:
