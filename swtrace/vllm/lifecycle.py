@@ -7,11 +7,12 @@ would read windows as if they were the layers' own weights, or write weights beh
 
 from __future__ import annotations
 
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RefusedError
 from swtrace.vllm.groups import Refused
-from swtrace.vllm.operations import numbered
+from swtrace.vllm.operations import forget, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,9 @@ def watch_worker() -> None:
     wrapper.load_model = checked_load_model
     for name in FORBIDDEN:
         setattr(wrapper, name, _refusing(name, _original(wrapper, name)))
+    # An engine in the worker's own process may end without a word to the worker: vLLM 0.27 never calls shutdown
+    # there. Before the ring is closed, which has exit priority 0; where all was said already, there is nothing left.
+    Finalize(None, forget, exitpriority=1)
     setattr(wrapper, _WATCHED, True)
 
 
