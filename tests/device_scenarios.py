@@ -154,6 +154,8 @@ class Program:
         self.graph: Any = None
         self.truth = Schedule(durations, prefetch_step, self.owned)
         """What the steps so far must have found."""
+        self.naive_ns = 0
+        """What a host timer around each wait has counted as stall."""
         self._first_launch_ns: int | None = None
 
     @property
@@ -163,6 +165,7 @@ class Program:
 
     def forward(self, pause_ns: int = 0, stop_at: int | None = None) -> None:
         """Launch a forward; the host is busy for ``pause_ns`` before each linear."""
+        host_ns = self.rig.device.host_ns
         for position, linear in enumerate(self.layers):
             if position == stop_at:
                 raise ForwardDiedError
@@ -170,7 +173,9 @@ class Program:
             self.rig.compute(self.durations.before[position])
             if pause_ns:
                 self.rig.pause(pause_ns)
+            asked_ns = host_ns()
             self.series.wait(self.start_layer + position)
+            self.naive_ns += host_ns() - asked_ns
             self.rig.read(linear.weight.data, self.contents[position], self.durations.linear[position])
 
     def eager(self, steps: int, pause_ns: int = 0) -> None:

@@ -63,6 +63,8 @@ class SimulatedEvent:
         """Put the point behind all work that ``stream`` was given so far; the point before is forgotten."""
         device = self._device
         device.called("record")
+        if self._timed and self.marker is not None and not self.marker.done(device.host.now_ns):
+            device.lost_instants += 1
         self.session = stream.session
         if stream.session is not None:
             self.captured, self.marker = stream.tail(), None
@@ -152,6 +154,8 @@ class SimulatedDevice:
         self.calls: Counter[str] = Counter()
         self.session: Session | None = None
         """The capture under way. There is one at a time, and it is as strict as CUDA's default (global) mode."""
+        self.lost_instants = 0
+        """Timed events that were recorded anew before they were passed: nobody can have read them."""
         self._joined: list[tuple[SimulatedStream, tuple[Work, ...], tuple[Work, ...]]] = []
         self._call_ns = call_ns
         self._exact_events = exact_events
