@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "SWTRACE_PREFETCH_STEP": "3",
     "SWTRACE_GROUP": "world",
     "SWTRACE_WINDOWS": "static",
+    "SWTRACE_CHECK": "1",
     "SWTRACE_DIR": "/run/rings",
     "SWTRACE_STRICT": "1",
     "SWTRACE_RUN_ID": "nightly-7",
@@ -32,6 +33,7 @@ SETTINGS = Settings(
     prefetch_step=3,
     group="world",
     windows="static",
+    check=True,
     directory=Path("/run/rings"),
     strict=True,
     run_id="nightly-7",
@@ -77,6 +79,7 @@ def test_shape_is_always_stated_in_full() -> None:
         "prefetch_step": 1,
         "group": "auto",
         "windows": "auto",
+        "check": False,
     }
 
 
@@ -97,6 +100,7 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
         ("SWTRACE_PREFETCH_STEP", "one"),
         ("SWTRACE_GROUP", "pp"),
         ("SWTRACE_WINDOWS", "Static"),
+        ("SWTRACE_CHECK", "on"),
         ("SWTRACE_DIR", "relative/folder"),
         ("SWTRACE_STRICT", "maybe"),
         ("SWTRACE_RUN_ID", "\x1b[31m"),

@@ -25,6 +25,7 @@ class SeriesDescription:
     num_layers: int
     prefetch_step: int
     window_policy: str
+    ownership_check: bool
     transport: str
     group_ranks: tuple[int, ...]
     missing_layers: tuple[int, ...]

@@ -4,6 +4,8 @@ A quantised linear is a *set* of tensors (weights, scales, zero points) of sever
 strides. One broadcast moves them all: each has its place in one byte buffer, and the parameters are
 views into it, so that nothing is packed or unpacked while the model runs. Bytes also spare the
 transport from knowing the dtypes: gloo would refuse float8.
+
+Where the ownership check is on, a tag follows the bytes in the same buffer, so that it moves with them.
 """
 
 from __future__ import annotations
@@ -50,29 +52,36 @@ class PayloadLayout:
     """Where each tensor of a layer lies in the layer's payload: the same for all layers and ranks."""
 
     places: tuple[TensorPlace, ...]
+    tagged: bool = False
+    """Whether a tag follows the tensors (see :mod:`swtrace.series.ownership`)."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one layer's payload."""
+        """Bytes of one layer's payload: its tensors."""
         return self.places[-1].offset + self.places[-1].nbytes if self.places else 0
+
+    @property
+    def tag_bytes(self) -> int:
+        """Bytes of a buffer behind the tensors: the tag's own aligned place, or none."""
+        return _aligned(self.nbytes) + ALIGNMENT - self.nbytes if self.tagged else 0
 
     def __str__(self) -> str:
         """Return the tensors as people write them."""
         return ", ".join(map(str, self.places)) or "no tensors"
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor]) -> PayloadLayout:
+    def of(cls, tensors: dict[str, Tensor], *, tagged: bool = False) -> PayloadLayout:
         """Lay out ``tensors``, in their order, each aligned to :data:`ALIGNMENT`."""
         places = []
         end = 0
         for name, tensor in tensors.items():
-            offset = -(-end // ALIGNMENT) * ALIGNMENT
+            offset = _aligned(end)
             shape = tuple(tensor.shape)
             stride = tuple(tensor.stride()) if _dense(tensor) else _contiguous_stride(shape)
             place = TensorPlace(name, shape, stride, tensor.dtype, offset)
             places.append(place)
             end = offset + place.nbytes
-        return cls(tuple(places))
+        return cls(tuple(places), tagged)
 
     def views(self, buffer: Tensor) -> tuple[Tensor, ...]:
         """Return one view into ``buffer`` per tensor, with its shape, stride and dtype."""
@@ -80,6 +89,11 @@ class PayloadLayout:
             buffer[place.offset : place.offset + place.nbytes].view(place.dtype).as_strided(place.shape, place.stride)
             for place in self.places
         )
+
+    def tag(self, buffer: Tensor) -> Tensor:
+        """Return the one int64 in ``buffer`` that is its tag; the layout must be tagged."""
+        begin = buffer.numel() - ALIGNMENT
+        return buffer[begin : begin + torch.int64.itemsize].view(torch.int64)
 
 
 def payload_tensors(layer: nn.Module) -> dict[str, Tensor]:
@@ -91,8 +105,10 @@ def payload_tensors(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def new_buffer(layout: PayloadLayout, device: torch.device) -> Tensor:
-    """Return an uninitialised byte buffer for one payload."""
-    return torch.empty(layout.nbytes, dtype=torch.uint8, device=device)
+    """Return a byte buffer for one payload: uninitialised, but for a tag, which says that nothing is held."""
+    buffer = torch.empty(layout.nbytes + layout.tag_bytes, dtype=torch.uint8, device=device)
+    buffer[layout.nbytes :].zero_()
+    return buffer
 
 
 def packed(layout: PayloadLayout, tensors: dict[str, Tensor]) -> Tensor:
@@ -101,7 +117,7 @@ def packed(layout: PayloadLayout, tensors: dict[str, Tensor]) -> Tensor:
     A single tensor that fills its storage is that already. Otherwise the bytes are copied once, and
     ``data`` of each tensor is pointed at its place; the old storage goes.
     """
-    if len(tensors) == 1:
+    if len(tensors) == 1 and not layout.tagged:
         (tensor,) = tensors.values()
         if _dense(tensor) and tensor.untyped_storage().nbytes() == layout.nbytes:
             return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
@@ -116,6 +132,10 @@ def move_into(views: tuple[Tensor, ...], tensors: dict[str, Tensor]) -> None:
         if tensor.data_ptr() != view.data_ptr():
             view.copy_(tensor.detach())
         tensor.data = view
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
 def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
+from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, packed, payload_tensors
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.proof import method_name
@@ -150,18 +151,18 @@ class Placing:
         self._untouched.discard(position)
         self._moved.add(position)
         if layer.owned:
-            layer.buffer = packed(self._layout_now(), tensors)
-            layer.tensors = tuple(tensors.values())
+            self._keep(layer, tensors)
         else:
             self._receive(layer, tensors)
 
     def _send(self, layer: SeriesLayer) -> None:
         """Broadcast the bytes that were loaded."""
         loaded = payload_tensors(layer.module)
-        if PayloadLayout.of(loaded) != self._raw:
+        layout = self._layout_of(loaded)
+        if layout != self._raw:
             raise RegistrationError(
                 f"{self._where}, layer {layer.layer_idx}: loading replaced its tensors: "
-                f"registered as {self._raw}, loaded as {PayloadLayout.of(loaded)}"
+                f"registered as {self._raw}, loaded as {layout}"
             )
         self._broadcast(layer, packed(self._raw, loaded))
 
@@ -175,8 +176,14 @@ class Placing:
     def _place_owned(self, position: int) -> None:
         layer, pending = self._layers[position], self._pending[position]
         self._send(layer)
-        tensors = self._process(layer, pending)
-        layer.buffer = packed(self._layout_now(), tensors)
+        self._keep(layer, self._process(layer, pending))
+
+    def _keep(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
+        """Make a processed layer's tensors the payload that this rank keeps and sends, with its tag."""
+        layout = self._layout_now()
+        layer.buffer = packed(layout, tensors)
+        if layout.tagged:
+            layout.tag(layer.buffer).fill_(tag_of(layer.layer_idx))
         layer.tensors = tuple(tensors.values())
 
     def _place_received(self, position: int) -> None:
@@ -197,10 +204,12 @@ class Placing:
         self._receive(layer, tensors)
 
     def _receive(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
-        """Move a processed layer into its window."""
+        """Move a processed layer into its window, and its tag with it."""
         landing = self._pool.landing(layer.position)
         layer.window = self._pool.window(landing, self._layout_now(), self._device(layer))
         move_into(layer.window.views, tensors)
+        if layer.window.tag is not None:
+            layer.window.tag.fill_(tag_of(layer.layer_idx))
         self._holders[layer.window.index] = layer
         layer.tensors = tuple(tensors.values())
 
@@ -213,7 +222,7 @@ class Placing:
             tensors = payload_tensors(layer.module)
             if processed and not tensors:
                 continue  # all of it lies elsewhere, on every rank
-            layout = PayloadLayout.of(tensors) if processed else self._raw
+            layout = self._layout_of(tensors) if processed else self._raw
             if layer.owned:
                 layer.buffer = packed(layout, tensors)
                 self._broadcast(layer, layer.buffer)
@@ -237,7 +246,7 @@ class Placing:
     def _tensors(self, layer: SeriesLayer) -> dict[str, Tensor]:
         """Return a processed layer's tensors, all layouts being equal."""
         tensors = payload_tensors(layer.module)
-        layout = PayloadLayout.of(tensors)
+        layout = self._layout_of(tensors)
         if not tensors:
             raise Unshareable(
                 f"{method_name(layer.module)} left layer {layer.layer_idx} no tensor that could be shared: "
@@ -251,6 +260,9 @@ class Placing:
                 f"{layout}; the others have {self._layout}"
             )
         return tensors
+
+    def _layout_of(self, tensors: dict[str, Tensor]) -> PayloadLayout:
+        return PayloadLayout.of(tensors, tagged=self._raw.tagged)
 
     def _layout_now(self) -> PayloadLayout:
         return self._layout or self._raw

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from swtrace.errors import OrderError, PeerLostError, RegistrationError, SettingsError
+from swtrace.errors import OrderError, PeerLostError, RegistrationError, SettingsError, StaleWindowError
 from swtrace.series import plan
 from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
 from swtrace.series.circle import Circle
@@ -19,12 +19,14 @@ from swtrace.series.layer import SeriesLayer
 from swtrace.series.loading import PendingLayer
 from swtrace.series.loss import describe_loss
 from swtrace.series.memory import return_freed
+from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, payload_tensors
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.waiting import WaitHooks
+from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import MAX_GROUP, MAX_POSITIONS, Phase
 
@@ -72,6 +74,7 @@ class Series:
         *,
         prefetch_step: int = 1,
         windows: str = "auto",
+        check: bool | None = None,
         transport: Transport | None = None,
         recorder: Recorder | RecorderSource | None = None,
         hook_forward: bool = True,
@@ -90,6 +93,7 @@ class Series:
             prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
             windows: ``static`` (constant pointers, for compiled code), ``rolling`` (the fewest windows, eager
                 only) or ``auto``, which is ``static``.
+            check: compare, at every wait, what the window holds with what it should; by default ``SWTRACE_CHECK``.
             transport: what moves the bytes; by default a communicator of its own over the group's ranks.
             recorder: where to record: a recorder, a function that finds it once the run id is agreed
                 (``recording.process_recorder``), or None for an untraced series.
@@ -118,6 +122,8 @@ class Series:
             raise SettingsError(f"{self._where}: window policy {windows!r} is none of auto, rolling, static")
         self._policy = "static" if windows == "auto" else windows
         self._check_arguments()
+        self._tagged = Settings.from_environment().check if check is None else check
+        self._check: OwnershipCheck | None = None
         self._given_transport = transport
         self._recorder_source = recorder
         self._hooks = WaitHooks(self.wait) if hook_forward else None
@@ -201,7 +207,7 @@ class Series:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
             raise RegistrationError(f"{where}: its module is registered as another layer already")
-        layout = PayloadLayout.of(payload_tensors(layer))
+        layout = PayloadLayout.of(payload_tensors(layer), tagged=self._tagged)
         if not layout.places:
             raise RegistrationError(f"{where}: the module has no tensors of its own")
         for other_idx, other in self._pending.items():
@@ -318,7 +324,10 @@ class Series:
             clock=transport.clock.name.lower(),
             layer_bytes=placement.layout.nbytes,
             owned_layers=len(owned),
+            tag_bytes=placement.layout.tag_bytes,
         )
+        if self._tagged:
+            self._check = OwnershipCheck(self._where, layers, placement.windows)
         self._circle = Circle(
             self._where,
             layers,
@@ -374,6 +383,7 @@ class Series:
             num_layers=self._num_layers,
             prefetch_step=self._prefetch_step,
             window_policy=self._policy,
+            ownership_check=self._tagged,
             transport=transport.name,
             group_ranks=self._ranks,
             missing_layers=self._missing(),
@@ -396,6 +406,10 @@ class Series:
             self._lose(None, error)
 
     def _journal(self, run_id: str, info: SeriesInfo, transport: Transport) -> Journal:
+        journal = self._records(run_id, info, transport)
+        return journal if self._check is None else CheckingJournal(journal, self._check)
+
+    def _records(self, run_id: str, info: SeriesInfo, transport: Transport) -> Journal:
         source = self._recorder_source
         if source is None:
             return SilentJournal()
@@ -454,8 +468,8 @@ class Series:
             if self._running().running:
                 try:
                     self.end_step(aborted=True)
-                except PeerLostError as lost:
-                    error.add_note(f"After that, {lost}")
+                except (PeerLostError, StaleWindowError) as another:
+                    error.add_note(f"After that, {another}")
             raise
         self.end_step()
 
@@ -480,13 +494,18 @@ class Series:
 
         What is still under way then, is recorded as open. A rank that ends without it may cut its peers' last
         broadcasts off.
+
+        Raises:
+            StaleWindowError: the ownership check found in the last step what it could not tell before.
         """
-        if self._circle is not None:
-            self._circle.close()
-        if self._hooks is not None:
-            self._hooks.remove()
-        if self._given_transport is not None:
-            self._given_transport.close()
+        try:
+            if self._circle is not None:
+                self._circle.close()
+        finally:
+            if self._hooks is not None:
+                self._hooks.remove()
+            if self._given_transport is not None:
+                self._given_transport.close()
 
     def statistics(self) -> SeriesStatistics:
         """Return the series in numbers."""

@@ -194,6 +194,7 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
         owned_layers=fields.integer("owned_layers", 0, MAX_LAYERS),
         kind=fields.text("kind"),
         refused=refused,
+        tag_bytes=fields.integer("tag_bytes", 0, 1 << 16, absent=0),
     )
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
@@ -239,8 +240,8 @@ class _Fields:
             raise RingFormatError(f"damaged ring ({name} is not a plain text)")
         return value
 
-    def integer(self, name: str, low: int, high: int) -> int:
-        value = self._values.get(name)
+    def integer(self, name: str, low: int, high: int, *, absent: int | None = None) -> int:
+        value = self._values.get(name, absent)
         if type(value) is not int or not low <= value <= high:
             raise RingFormatError(f"damaged ring ({name} is not a number from {low} to {high})")
         return value

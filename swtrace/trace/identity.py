@@ -58,23 +58,25 @@ class SeriesInfo:
     clock: str
     """``host``, ``virtual`` or ``device``."""
     layer_bytes: int
-    """Bytes of one layer's payload: what one broadcast moves."""
+    """Bytes of one layer's weight: what one broadcast moves, but for a tag."""
     owned_layers: int
     """Layers whose weight this rank keeps."""
     kind: str = "broadcast"
     """What fills the windows. Other prefetchers write the same records under their own kind."""
     refused: str = ""
     """Not empty: this was asked for and is not shared; the reason."""
+    tag_bytes: int = 0
+    """Bytes that the ownership check adds to each layer's payload; 0 where it is off."""
 
     @property
     def owned_bytes(self) -> int:
         """Bytes of the layers that this rank keeps."""
-        return self.owned_layers * self.layer_bytes
+        return self.owned_layers * (self.layer_bytes + self.tag_bytes)
 
     @property
     def window_bytes(self) -> int:
         """Bytes of this rank's windows."""
-        return self.window_count * self.layer_bytes
+        return self.window_count * (self.layer_bytes + self.tag_bytes)
 
     @property
     def replicated_bytes(self) -> int:

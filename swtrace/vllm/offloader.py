@@ -141,6 +141,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 self._end_layer,
                 prefetch_step=self._settings.prefetch_step,
                 windows=self._settings.windows,
+                check=self._settings.check,
                 recorder=process_recorder,
                 hook_forward=False,  # a compiler must find opaque operators there
                 auto_post_process=True,

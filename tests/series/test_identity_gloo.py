@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -14,7 +15,7 @@ LAYERS = (*range(2, 10), 61)
 STEPS = 8
 
 
-def matrix(rank: int) -> tuple[int, list[str]]:
+def matrix(rank: int, layers: Sequence[int] = LAYERS) -> tuple[int, list[str]]:
     """Run every combination over one communicator; return how many there were, and what went wrong."""
     from swtrace.series.torch_transport import TorchTransport
 
@@ -26,7 +27,7 @@ def matrix(rank: int) -> tuple[int, list[str]]:
     transport = KeptTransport(group, observe=False)
     wrong = []
     count = 0
-    for num_layers in LAYERS:
+    for num_layers in layers:
         weights = true_weights(num_layers)
         for prefetch_step in range(min(4, num_layers - 1)):
             for start_layer in (0, 1, 3):
