@@ -1,0 +1,125 @@
+"""Host time of stamps: the host asks a running kernel for the time, and watches its own clock meanwhile.
+
+The device's answer was read between the question and the instant when the host saw the answer, whatever
+else went on: that bounds it on both sides, to about a bus's round trip. All waiting has an end, on both sides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from swtrace.series.device.anchors import HostMap, Renewals, Tightness
+
+EXCHANGES = 16
+"""Questions per renewal, of which the one that is answered fastest is taken."""
+PATIENCE_NS = 200_000
+"""For all of them together, and for the kernel to wait for questions."""
+
+
+class Words(Protocol):
+    """64-bit words that two sides can see."""
+
+    def __getitem__(self, index: int, /) -> int:
+        """Return what a word is now."""
+
+    def __setitem__(self, index: int, word: int, /) -> None:
+        """Set a word."""
+
+
+class Correspondent(Protocol):
+    """A device that can be asked for the time."""
+
+    tick_ns: int
+    """The smallest step that its clock was seen to take."""
+    question: Words
+    """One word: the number of the question that is asked, from 1 on."""
+    answers: Words
+    """:data:`EXCHANGES` words: 0 until answered, then the device's time; negative if the device gave up."""
+
+    def listen(self) -> bool:
+        """Clear all words and let the device listen; False if it can't now. Never waits."""
+
+
+class StampClock:
+    """Maps stamps of one device to host time. Belongs to the launching thread; never waits for long."""
+
+    def __init__(self, correspondent: Correspondent, host_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self.tick_ns = correspondent.tick_ns
+        """The smallest step that the device's clock was seen to take."""
+        self._correspondent = correspondent
+        self._host_ns = host_ns
+        self._renewals = Renewals()
+        self._map = HostMap()
+        self._tightness = Tightness()
+
+    @property
+    def ready(self) -> bool:
+        """Whether stamps can be mapped."""
+        return self._map.ready
+
+    @property
+    def error_ns(self) -> int:
+        """How far off :meth:`to_host` can be, for stamps until a second after the newest anchor."""
+        return self._map.error_ns + self.tick_ns // 2
+
+    @property
+    def drift(self) -> float:
+        """Seconds that the host's clock gains on the device's in a second."""
+        return self._map.drift
+
+    @property
+    def passed_over(self) -> int:
+        """Anchors that contradicted what the others say, and were left out."""
+        return self._map.passed_over
+
+    def to_host(self, device_ns: int) -> int:
+        """Return the host's CLOCK_MONOTONIC at a stamp.
+
+        Raises:
+            ValueError: there is no anchor yet.
+        """
+        return self._map.to_host(device_ns)
+
+    def renew_if_due(self, host_ns: int) -> None:
+        """Renew the anchor if that was not done for about a second. Call it once a step, before stamps are mapped."""
+        if self._renewals.due(host_ns):
+            self.renew()
+
+    def renew(self) -> bool:
+        """Take a new anchor; return whether that worked. Never while a graph is being captured."""
+        answered = self._ask() if self._correspondent.listen() else None
+        if answered is None:
+            self._renewals.failed(self._host_ns())
+            return False
+        low_ns, high_ns, device_ns = answered
+        # What the clock shows is up to a tick old, here as for the stamps: half a tick either way.
+        self._map.add(device_ns, (low_ns + high_ns) // 2, (high_ns - low_ns + 1) // 2 + self.tick_ns // 2)
+        self._renewals.taken(high_ns)
+        return True
+
+    def _ask(self) -> tuple[int, int, int] | None:
+        """Return the device's time, and the closest host instants that it was read between."""
+        now, question, answers = self._host_ns, self._correspondent.question, self._correspondent.answers
+        best = None
+        narrowest_ns = 0
+        deadline_ns = now() + PATIENCE_NS
+        for number in range(EXCHANGES):
+            low_ns = high_ns = now()
+            question[0] = number + 1
+            while not (device_ns := answers[number]):
+                high_ns = now()
+                if high_ns > deadline_ns:
+                    break
+            high_ns = now()
+            if device_ns <= 0:
+                break
+            if best is None or high_ns - low_ns < narrowest_ns:
+                best, narrowest_ns = (low_ns, high_ns, device_ns), high_ns - low_ns
+                if self._tightness.good_enough(narrowest_ns):
+                    break
+        question[0] = EXCHANGES  # nothing more will be asked: the kernel may end
+        if best is not None:
+            self._tightness.taken(narrowest_ns)
+        return best

@@ -1,0 +1,95 @@
+"""Host time of stamps: a simulated device answers the host's questions."""
+
+from __future__ import annotations
+
+import pytest
+from simulated_device import SimulatedDevice
+from simulated_stamps import SimulatedCorrespondent
+from simulated_work import DeviceClock
+
+from swtrace.series.device import stamp_clock
+from swtrace.series.device.stamp_clock import StampClock, Words
+
+SECOND_NS = 1_000_000_000
+
+
+class DeafCorrespondent:
+    """A device whose kernel has given up by the time it is asked: every answer is there at once, and says so."""
+
+    tick_ns = 1
+
+    def __init__(self) -> None:
+        self.question: Words = [0]
+        self.answers: Words = [-1] * stamp_clock.EXCHANGES
+
+    def listen(self) -> bool:
+        """Give up at once."""
+        return True
+
+
+class BusyCorrespondent(DeafCorrespondent):
+    """A device that can't listen now."""
+
+    def listen(self) -> bool:
+        """Refuse."""
+        return False
+
+
+@pytest.mark.parametrize("tick_ns", [1, 32, 1_024])
+@pytest.mark.parametrize("drift_ppb", [10_000, 100_000, -100_000])
+def test_stamps_are_told_within_five_microseconds(tick_ns: int, drift_ppb: int) -> None:
+    """For a minute, with the coarsest clocks that are known, no stamp is off by 5 us or by more than said."""
+    device = SimulatedDevice(clock=DeviceClock(drift_ppb=drift_ppb, tick_ns=tick_ns))
+    clock = StampClock(SimulatedCorrespondent(device), device.host_ns)
+    worst_ns = 0
+    for _ in range(3_000):
+        clock.renew_if_due(device.host_ns())
+        true_ns = device.host_ns()
+        worst_ns = max(worst_ns, abs(clock.to_host(device.clock.at(true_ns)) - true_ns))
+        device.host.advance(20_000_000)
+    assert worst_ns < 5_000
+    assert worst_ns <= clock.error_ns < 8_000
+    assert clock.passed_over == 0
+
+
+def test_an_exchange_bounds_the_instant() -> None:
+    """A new anchor's bound is about half an exchange, and the truth is within it."""
+    device = SimulatedDevice(clock=DeviceClock(drift_ppb=0))
+    clock = StampClock(SimulatedCorrespondent(device), device.host_ns)
+    assert clock.renew()
+    newest = clock._map._newest()
+    assert 0 < newest.error_ns < 1_000
+    assert abs(newest.host_ns + device.clock.origin_ns - newest.device_ns) <= newest.error_ns
+
+
+def test_a_device_that_does_not_answer_is_given_up() -> None:
+    """Without an answer the host stops asking within its patience, and the clock is not ready."""
+    device = SimulatedDevice()
+    correspondent = SimulatedCorrespondent(device)
+    correspondent.mute = True
+    clock = StampClock(correspondent, device.host_ns)
+    before_ns = device.host_ns()
+    assert not clock.renew()
+    assert device.host_ns() - before_ns < 2 * stamp_clock.PATIENCE_NS
+    assert not clock.ready
+    with pytest.raises(ValueError, match="no anchor"):
+        clock.to_host(1)
+    correspondent.mute = False
+    device.host.advance(SECOND_NS)
+    clock.renew_if_due(device.host_ns())
+    assert clock.ready
+
+
+@pytest.mark.parametrize("correspondent", [DeafCorrespondent(), BusyCorrespondent()])
+def test_no_answer_is_made_up(correspondent: DeafCorrespondent) -> None:
+    """A kernel that gave up, or could not be launched, leaves no anchor."""
+    clock = StampClock(correspondent)
+    assert not clock.renew()
+    assert not clock.ready
+
+
+def test_the_kernel_is_let_go_when_the_host_has_seen_enough() -> None:
+    """The last question is asked in any case, so that the kernel does not wait for it."""
+    correspondent = DeafCorrespondent()
+    StampClock(correspondent).renew()
+    assert correspondent.question[0] == stamp_clock.EXCHANGES
