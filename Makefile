@@ -23,7 +23,7 @@ INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TO
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-vllm test-vllm-oldest lint format bench bench-scrape dashboards check-schemas constraints clean
+.PHONY: help demo demo-vllm test test-gpu test-vllm test-vllm-oldest lint format bench bench-scrape dashboards check-schemas constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,8 +34,11 @@ demo: $(VENV)/.stamp ## the main job in miniature: real ranks, a real series, th
 demo-vllm: $(VLLM_VENV)/.stamp ## real vLLM on two CPU ranks, with and without sharing
 	$(VLLM_BIN)/swtrace demo-vllm $(ARGS)
 
-test: $(VENV)/.stamp ## the tests that need no vLLM
-	$(BIN)/pytest -q -m 'not vllm' -n $(WORKERS) --dist loadfile $(ARGS)
+test: $(VENV)/.stamp ## the tests that need neither vLLM nor a GPU
+	$(BIN)/pytest -q -m 'not vllm and not gpu' -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU, and torch for it
+	$(BIN)/pytest -q -m gpu $(ARGS)
 
 test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m $(if $(SLOW),vllm,'vllm and not slow') $(ARGS)

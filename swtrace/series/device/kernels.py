@@ -1,0 +1,54 @@
+"""The kernels that read a device's clock: one warp each, no barrier, 8 bytes at a time.
+
+Nothing imports this module before stamps are asked for, since it needs Triton. Words in host memory are
+read past every cache and written through them, so that either side sees what the other wrote while a
+kernel runs. ``%globaltimer`` counts ns since the epoch, in steps that differ from chip to chip.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import globaltimer
+
+GAVE_UP = -1
+"""What :func:`answer` answers when it was not asked in time."""
+
+
+@triton.jit(do_not_specialize=["slot"])
+def stamp(row: tl.tensor, slot: tl.tensor) -> None:
+    """Write the device's time into a slot of a row."""
+    tl.store(row + slot, globaltimer())
+
+
+@triton.jit(do_not_specialize=["duration_ns"])
+def spin(bounds: tl.tensor, duration_ns: tl.tensor) -> None:
+    """Keep one warp busy for a while; write when it began and when it saw that the time was over."""
+    began = globaltimer()
+    now = began
+    while now - began < duration_ns:
+        now = globaltimer()
+    tl.store(bounds, began)
+    tl.store(bounds + 1, now)
+
+
+@triton.jit(do_not_specialize=["count"])
+def read_clock(readings: tl.tensor, count: tl.tensor) -> None:
+    """Read the clock ``count`` times in a row, as fast as it goes."""
+    for index in range(count):
+        tl.store(readings + index, globaltimer())
+
+
+@triton.jit(do_not_specialize=["exchanges", "patience_ns"])
+def answer(question: tl.tensor, answers: tl.tensor, exchanges: tl.tensor, patience_ns: tl.tensor) -> None:
+    """Answer the host: when it has asked its n-th question, write the device's time as the n-th answer.
+
+    Ends after ``exchanges`` answers. Once it has run for ``patience_ns``, it waits no longer for the host.
+    """
+    began = globaltimer()
+    for number in range(exchanges):
+        asked = tl.load(question, volatile=True)
+        while (asked <= number) & (globaltimer() - began < patience_ns):
+            asked = tl.load(question, volatile=True)
+        now = globaltimer()
+        tl.store(answers + number, tl.where(asked > number, now, -1), cache_modifier=".wt")
