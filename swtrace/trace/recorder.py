@@ -54,6 +54,7 @@ _GENERATION_END = schema.GENERATION_END
 _POSITION_SHIFT = schema.POSITION_SHIFT
 _TRANSFER = int(schema.Kind.TRANSFER)
 _STEP = int(schema.Kind.STEP)
+_LAUNCH = int(schema.Kind.LAUNCH)
 
 
 class RecorderStatistics(NamedTuple):
@@ -312,6 +313,7 @@ class SeriesRecorder:
         observed: int,
         flags: int,
         clock: int = 0,
+        kind: int = _TRANSFER,
     ) -> None:
         """Record one layer's transfer and the wait for it. Numbers too wide for their field wrap."""
         cursor = self._cursor
@@ -332,7 +334,7 @@ class SeriesRecorder:
                 reach_position,
                 source,
                 window,
-                _TRANSFER,
+                kind,
                 self.index,
                 observed + (clock << 4),
                 flags,
@@ -345,7 +347,7 @@ class SeriesRecorder:
                     wait_end_ns,
                     step | operation << 32,
                     position | reach_position << 16 | source << 32 | window << 48,
-                    _TRANSFER | self.index << 8 | observed << 16 | clock << 20 | flags << 24,
+                    kind | self.index << 8 | observed << 16 | clock << 20 | flags << 24,
                     sequence,
                 ),
                 sequence,
@@ -366,9 +368,16 @@ class SeriesRecorder:
                 observed & 15,
                 flags & 255,
                 clock & 15,
+                kind,
             )
             return
         cursor.sequence = sequence
+
+    def launch(self, issue_ns: int, wait_ns: int, step: int, operation: int, position: int, source: int) -> None:
+        """Record when the host launched a transfer's issue and the wait for it, CLOCK_MONOTONIC."""
+        self.transfer(
+            issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, 0, 0, 0, _LAUNCH
+        )  # fmt: skip
 
     def step(
         self,

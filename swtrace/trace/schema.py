@@ -97,6 +97,8 @@ class Kind(IntEnum):
     """One layer's transfer into its window, and the wait for it."""
     STEP = 2
     """One forward pass of one series."""
+    LAUNCH = 3
+    """When the host launched what a device's TRANSFER record tells; only of waits that stalled."""
 
 
 class Observed(IntEnum):
@@ -182,6 +184,7 @@ class Untimed(IntEnum):
 #   0 issued_ns   1 ready_ns   2 wait_begin_ns   3 wait_end_ns
 #   4 step u32 | operation u32 << 32
 #   5 position u16 | reach_position u16 << 16 | source u16 << 32 | window u16 << 48
+# LAUNCH: as TRANSFER, in host time: 0 launch of the issue   2 launch of the wait   1, 3 zero
 # STEP:
 #   0 begin_ns    1 arrival_ns   2 end_ns
 #   3 run_delay_us u32 | steal_us u32 << 32

@@ -133,6 +133,7 @@ class DeviceJournal:
         """Record on the caller's stream that it has come to the layer."""
         sheet = self._sheet(self._step)
         if sheet is not None:
+            layer.wait_ns = self._now()
             sheet.wait(layer.position, self._device.current_stream())
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
@@ -165,7 +166,16 @@ class DeviceJournal:
             flags |= _CROSSES
         window = NO_WINDOW if layer.owned or layer.window is None else layer.window.index
         sheet.entries.append(
-            Entry(layer.position, layer.operation_number, layer.reach_position, layer.source, window, flags)
+            Entry(
+                layer.position,
+                layer.operation_number,
+                layer.reach_position,
+                layer.source,
+                window,
+                flags,
+                layer.issued_ns,
+                layer.wait_ns,
+            )
         )
 
     def freed(self, window: Window) -> None:
@@ -292,7 +302,7 @@ class DeviceJournal:
 
     def _tell(self, ended: _Ended) -> None:
         sheet, untimed = ended.sheet, ended.untimed
-        if untimed is Untimed.TIMED and not self._clock.ready:
+        if untimed is Untimed.TIMED and not self._anchored(ended):
             untimed = Untimed.NO_ANCHOR
         if untimed is Untimed.TIMED and sheet is not None:
             self._tell_timed(ended, sheet)
@@ -302,6 +312,12 @@ class DeviceJournal:
             ended.shipment.release()
         if sheet is not None:
             self._pool.give_back(sheet)
+
+    def _anchored(self, ended: _Ended) -> bool:
+        """Whether the clocks that the step was timed with are tied to the host's."""
+        if ended.shipment is not None and self.stamps is not None and not self.stamps.clock.ready:
+            return False
+        return self._clock.ready
 
     def _tell_timed(self, ended: _Ended, sheet: Sheet) -> None:
         arrival_ns = self._clock.to_host(sheet.arrival)
@@ -329,6 +345,10 @@ class DeviceJournal:
         if flags & _UNWAITED:
             begin_ns = end_ns = 0
         self._record(step, entry, issued_ns, ready_ns, begin_ns, end_ns, _EVENT)
+        if end_ns > begin_ns:  # held: was it launched too late?
+            self._series.launch(
+                entry.issue_launched_ns, entry.wait_launched_ns, step, entry.operation, position, entry.source
+            )
         return end_ns
 
     def _stamped(self, step: int, instants: list[int], entries: tuple[Entry, ...], stamps: Stamps) -> int:

@@ -34,6 +34,9 @@ class Entry(NamedTuple):
     source: int
     window: int
     flags: int
+    issue_launched_ns: int = 0
+    """When the host launched its issue; 0 for work in a graph."""
+    wait_launched_ns: int = 0
 
 
 class Sheet:
