@@ -304,6 +304,8 @@ class DeviceJournal:
         sheet, untimed = ended.sheet, ended.untimed
         if untimed is Untimed.TIMED and not self._anchored(ended):
             untimed = Untimed.NO_ANCHOR
+        if untimed is Untimed.TIMED and not self._stamps_written(ended):
+            untimed = Untimed.REPLAY
         if untimed is Untimed.TIMED and sheet is not None:
             self._tell_timed(ended, sheet)
         else:
@@ -318,6 +320,17 @@ class DeviceJournal:
         if ended.shipment is not None and self.stamps is not None and not self.stamps.clock.ready:
             return False
         return self._clock.ready
+
+    @staticmethod
+    def _stamps_written(ended: _Ended) -> bool:
+        """Whether a graph that stamps was replayed: another one, or none, leaves the row cleared."""
+        if ended.shipment is None:
+            return True
+        instants = ended.shipment.instants()
+        return all(
+            instants[entry.position * STAMPS + ISSUED] and instants[entry.position * STAMPS + READY]
+            for entry in ended.stamped
+        )
 
     def _tell_timed(self, ended: _Ended, sheet: Sheet) -> None:
         arrival_ns = self._clock.to_host(sheet.arrival)
@@ -360,6 +373,9 @@ class DeviceJournal:
             at = entry.position * STAMPS
             issued_ns, ready_ns, begin_ns = (instant + offset_ns for instant in instants[at : at + STAMPS])
             end_ns = begin_ns if entry.flags & _OWN else max(begin_ns, ready_ns)
+            if not instants[at + WAIT_BEGIN]:  # the captured forward passed the linear by
+                entry = entry._replace(flags=entry.flags | _UNWAITED)  # noqa: PLW2901
+                begin_ns = end_ns = 0
             self._record(step, entry, issued_ns, ready_ns, begin_ns, end_ns, _STAMP)
             last_ns = max(last_ns, end_ns)
         return last_ns
