@@ -18,21 +18,28 @@ GROUP = 32
 PACKED = 8
 """Four-bit codes in an int32."""
 
-_INT8 = {
-    "targets": ["Linear"],
-    "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
-    "input_activations": {"num_bits": 8, "type": "int", "symmetric": False, "strategy": "token", "dynamic": True},
-}
+
+def _int8(**activations: object) -> dict[str, Any]:
+    """Return what llm-compressor writes for int8 weights and these activations."""
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
+    activations = {"num_bits": 8, "type": "int", **activations}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {
+            "group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations},
+        },
+        "ignore": ["lm_head"],
+    }
+
+
 QUANTIZATION: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True},
     "awq": {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True, "version": "gemm"},
-    "int8": {
-        "quant_method": "compressed-tensors",
-        "format": "int-quantized",
-        "config_groups": {"group_0": _INT8},
-        "ignore": ["lm_head"],
-    },
+    "int8": _int8(symmetric=False, strategy="token", dynamic=True),
+    "int8-symmetric": _int8(symmetric=True, strategy="token", dynamic=True),
+    "int8-static": _int8(symmetric=True, strategy="tensor", dynamic=False),
 }
 
 
@@ -104,10 +111,11 @@ class QuantizedLlama:
         size = 1.5 / math.sqrt(inputs)
         if self.method == "plain":
             return {"weight": random(outputs, inputs)}
-        if self.method == "int8":
+        if self.method.startswith("int8"):
             weight = torch.randint(-127, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
             scale = torch.rand(outputs, 1, generator=generator).add(0.5) * (size / 73)
-            return {"weight": weight, "weight_scale": scale}
+            static = {"input_scale": torch.tensor([1 / 32])} if self.method == "int8-static" else {}
+            return {"weight": weight, "weight_scale": scale, **static}
 
         def codes(rows: int, columns: int, low: int = 0, high: int = 15) -> torch.Tensor:
             code = torch.randint(low, high + 1, (PACKED, rows, columns), generator=generator, dtype=torch.int64)
@@ -121,6 +129,13 @@ class QuantizedLlama:
             "qzeros": codes(inputs // GROUP, outputs // PACKED, 7, 7 if by_input else 9),
             "scales": scales.to(torch.bfloat16),
         }
+
+
+def leave_amx_alone() -> None:
+    """Let int8 matmuls take the kernel that they take on CPUs without AMX."""
+    from vllm.model_executor.kernels.linear.scaled_mm import cpu
+
+    cpu.check_cpu_sgl_kernel = lambda *_: False
 
 
 @dataclass(frozen=True, slots=True)

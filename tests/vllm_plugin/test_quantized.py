@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import quantized
@@ -10,16 +11,25 @@ import quantized
 from swtrace.cli.vllm_ranks import fork_ranks
 
 PAYLOADS = {"gptq": {"qweight", "scales"}, "awq": {"qweight", "qzeros", "scales"}}
+SYMMETRIC = ("int8-symmetric", "int8-static")
+PRIVATE = ("int8", "int8-static-onednn")
+"""OneDNN keeps a copy: always for asymmetric activations, for symmetric ones on CPUs without AMX, as in the second."""
+METHODS = ("gptq", "awq", *SYMMETRIC, *PRIVATE)
+REFUSAL = "swtrace does not share self_attn.o_proj: CompressedTensorsLinearMethod/CompressedTensorsW8A8Int8"
 
 
 @pytest.fixture(scope="module")
 def seen(folder: Path) -> tuple[dict[str, quantized.Seen], ...]:
     """Return each method's model by rank, and leave the ranks' output in a folder of their own."""
-    cases = {}
-    for method in ("gptq", "awq", "int8"):
-        model = folder / "quantized" / method
-        quantized.QuantizedLlama(method).save(model)
+    cases: dict[str, dict[str, Any]] = {}
+    for method in METHODS:
+        stored = method.removesuffix("-onednn")
+        model = folder / "quantized" / stored
+        if method == stored:
+            quantized.QuantizedLlama(method).save(model)
         cases[method] = {"model": str(model)}
+        if method != stored:  # comes last: it stays so for the rest of the process
+            cases[method]["prepare"] = quantized.leave_amx_alone
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "quantized" / "rings")}
     return fork_ranks(
         quantized.compare,
@@ -30,7 +40,7 @@ def seen(folder: Path) -> tuple[dict[str, quantized.Seen], ...]:
     )
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "int8"])
+@pytest.mark.parametrize("method", METHODS)
 def test_tokens_of_quantized_models(seen: tuple[dict[str, quantized.Seen], ...], method: str) -> None:
     """Every rank generates what it generates without sharing, whether the method can be shared or not."""
     for rank in seen:
@@ -49,11 +59,23 @@ def test_payload_is_what_the_matmul_reads(seen: tuple[dict[str, quantized.Seen],
         assert rank[method].waits == 4
 
 
+@pytest.mark.parametrize("method", SYMMETRIC)
+def test_symmetric_int8_is_shared_where_its_kernel_reads_the_layer(
+    seen: tuple[dict[str, quantized.Seen], ...], method: str
+) -> None:
+    """With AMX the kernel reads packed codes and scales on the layer, and they are shared; without, all are refused."""
+    import torch
+
+    amx = torch.cpu._is_amx_tile_supported()
+    for rank in seen:
+        assert rank[method].outcome == ({"self_attn.o_proj": "world"} if amx else {})
+        assert {"weight", "weight_scale"} <= {*rank[method].payload} or not amx
+        assert rank[method].waits == (4 if amx else 0)
+
+
 def test_a_private_copy_is_refused_by_name(seen: tuple[dict[str, quantized.Seen], ...], folder: Path) -> None:
     """OneDNN's int8 keeps the weight to itself: vLLM runs unshared, and the warning names the method."""
     for number, rank in enumerate(seen):
-        assert rank["int8"].outcome == {}
-        said = (folder / "quantized" / f"rank-{number}.log").read_text()
-        assert (
-            "swtrace does not share self_attn.o_proj: CompressedTensorsLinearMethod/CompressedTensorsW8A8Int8" in said
-        )
+        refused = [method for method in METHODS if not rank[method].outcome]
+        assert {*PRIVATE} <= {*refused}
+        assert (folder / "quantized" / f"rank-{number}.log").read_text().count(REFUSAL) == len(refused)
