@@ -63,6 +63,10 @@ class StaleWindowError(SeriesError):
     """A linear was about to read a window that does not hold its layer."""
 
 
+class StampsUnavailable(SeriesError):  # noqa: N818 (of a device, not of a call: whoever asks goes on without)
+    """A device cannot write down instants by itself. The message says why."""
+
+
 class PeerLostError(SeriesError):
     """A broadcast failed, most often because a rank of the group died."""
 

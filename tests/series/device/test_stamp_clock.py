@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from simulated_device import SimulatedDevice
-from simulated_stamps import SimulatedCorrespondent
+from simulated_stamps import ANSWER_NS, SimulatedCorrespondent
 from simulated_work import DeviceClock
 
 from swtrace.series.device import stamp_clock
@@ -52,14 +52,17 @@ def test_stamps_are_told_within_five_microseconds(tick_ns: int, drift_ppb: int) 
     assert clock.passed_over == 0
 
 
-def test_an_exchange_bounds_the_instant() -> None:
-    """A new anchor's bound is about half an exchange, and the truth is within it."""
-    device = SimulatedDevice(clock=DeviceClock(drift_ppb=0))
-    clock = StampClock(SimulatedCorrespondent(device), device.host_ns)
-    assert clock.renew()
-    newest = clock._map._newest()
-    assert 0 < newest.error_ns < 1_000
-    assert abs(newest.host_ns + device.clock.origin_ns - newest.device_ns) <= newest.error_ns
+@pytest.mark.parametrize("tick_ns", [1, 1_024])
+def test_an_exchange_bounds_the_instant(tick_ns: int) -> None:
+    """A new anchor's bound is half an exchange and half a tick, and the middle of the tick that was read is within."""
+    device = SimulatedDevice(clock=DeviceClock(drift_ppb=0, tick_ns=tick_ns))
+    for _ in range(40):
+        device.host.advance(33)
+        clock = StampClock(SimulatedCorrespondent(device), device.host_ns)
+        assert clock.renew()
+        newest = clock._map._newest()
+        assert (ANSWER_NS + tick_ns) // 2 <= newest.error_ns <= ANSWER_NS + tick_ns // 2
+        assert abs(newest.host_ns + device.clock.origin_ns - newest.device_ns - tick_ns // 2) <= newest.error_ns
 
 
 def test_a_device_that_does_not_answer_is_given_up() -> None:
