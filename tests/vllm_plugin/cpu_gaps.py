@@ -45,6 +45,40 @@ def fill_expert_communication() -> None:
     CpuCommunicator.reduce_scatterv = reduce_scatterv
 
 
+def make_room_between_stages() -> None:
+    """Give a later pipeline stage the tensors that it receives into.
+
+    vLLM makes them in its profile run, which its CPU build leaves out for eager models: the first request would fail.
+    """
+    from vllm.distributed.parallel_state import get_pp_group
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    initialize = CPUModelRunner.initialize_kv_cache
+
+    def initialize_with_room(self: Any, *args: Any, **kwargs: Any) -> None:
+        initialize(self, *args, **kwargs)
+        if not get_pp_group().is_first_rank and self.intermediate_tensors is None:
+            self.intermediate_tensors = self.model.make_empty_intermediate_tensors(
+                batch_size=self.max_num_tokens, dtype=self.model_config.dtype, device=self.device
+            )
+
+    CPUModelRunner.initialize_kv_cache = initialize_with_room
+
+
+def name_shared_memory(name: str) -> None:
+    """Let this run's tensor and pipeline parallel groups meet under a name of their own in ``/dev/shm``.
+
+    Under ``external_launcher`` vLLM's CPU build gives every run of a host the same names and leaves the files behind,
+    sharing or not: the second run would not start.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    make = _CPUSHMDistributed.make_group_name
+    _CPUSHMDistributed.make_group_name = staticmethod(
+        lambda communicator: f"{name}{make(communicator).lstrip(chr(47))}"
+    )
+
+
 def fill() -> None:
     """Be a plugin of vLLM, in each process of a server."""
     allow_amx()

@@ -56,17 +56,19 @@ def share(
     return Run(model, k, steps, control, ranks, samples)
 
 
-def watch(folder: Path, steps: int, run: Callable[[dict[str, str]], Result], **settings: str) -> tuple[Result, Samples]:
+def watch(
+    folder: Path, steps: int, run: Callable[[dict[str, str]], Result], ranks: int = 2, /, **settings: str
+) -> tuple[Result, Samples]:
     """Call ``run`` with an environment that shares, beside a daemon; return its result and the daemon's metrics.
 
-    ``steps`` is how many each of the two ranks takes in each series at least.
+    ``steps`` is how many each of the ranks takes in each series at least.
     """
     rings = folder / "rings"
     rings.mkdir(mode=0o700, parents=True)
     daemon = DaemonProcess(rings)
     try:
         result = run({"SWTRACE": "1", "SWTRACE_DIR": str(rings), **settings})
-        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=2, steps=steps))
+        samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=ranks, steps=steps))
     finally:
         daemon.stop()
     return result, samples

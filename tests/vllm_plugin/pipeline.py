@@ -1,0 +1,71 @@
+"""Four ranks of an MLA model: two pipeline stages of unequal length, each on two tensor parallel ranks. In a rank."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpu_gaps import allow_amx, make_room_between_stages, name_shared_memory
+
+SERIES = "self_attn.fused_qkv_a_proj"
+PARTITION = (5, 4)
+"""Layers of the stages. The second one's first layer is no multiple of its number of layers."""
+PREFETCH_STEP = 2
+PROMPTS = ((186, 398, 163), (170, 296))
+TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What one rank generated, and what it shared."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    layers: tuple[int, ...]
+    """That the rank built."""
+    infos: tuple[Any, ...]
+    outcome: dict[str, str]
+
+
+def generate(model: Path, rendezvous: Path, *, shared: bool) -> StageResult:
+    """Generate, with the stages' layers as :data:`PARTITION` says."""
+    import torch.distributed as dist
+    from vllm import LLM, SamplingParams
+
+    from swtrace.cli.vllm_ranks import _keep_plain
+
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    os.environ["VLLM_PP_LAYER_PARTITION"] = ",".join(map(str, PARTITION))
+    allow_amx()
+    make_room_between_stages()
+    name_shared_memory(rendezvous.name)
+    if not shared:
+        _keep_plain((SERIES,))
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    llm = LLM(
+        model=str(model),
+        skip_tokenizer_init=True,
+        dtype="bfloat16",
+        enforce_eager=True,
+        tensor_parallel_size=2,
+        pipeline_parallel_size=len(PARTITION),
+        distributed_executor_backend="external_launcher",
+        kv_cache_memory_bytes=64 << 20,
+        max_model_len=256,
+        max_num_seqs=8,
+        seed=0,
+        disable_log_stats=True,
+    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
+    outputs = llm.generate([{"prompt_token_ids": list(prompt)} for prompt in PROMPTS], sampling, use_tqdm=False)
+    dist.barrier()  # no rank leaves while another still waits for its broadcasts
+    tokens = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
+    built = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model().model
+    layers = tuple(range(built.start_layer, built.end_layer))
+    if not shared:
+        return StageResult(tokens, layers, (), {})
+    from swtrace.vllm.operations import numbered
+
+    config = llm.llm_engine.vllm_config.additional_config
+    return StageResult(tokens, layers, tuple(series.info for series in numbered()), config["swtrace_outcome"])
