@@ -14,18 +14,20 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.nn.parameter import is_lazy
 from vllm.model_executor.offloader.base import BaseOffloader
 
 from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
-from swtrace.series.recording import process_recorder
+from swtrace.series.recording import process_recorder, propose_run_id
 from swtrace.vllm.configuration import state_outcome
 from swtrace.vllm.consent import agree
 from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.identity import announce, run_ranks, state_refused
 from swtrace.vllm.operations import forget, number
+from swtrace.vllm.vigil import keep_vigil
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -62,6 +64,8 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._end_layer = 0
         self._layers: list[nn.Module] = []
         self._reaches = Hooks()
+        self._watched = False
+        """Whether somebody looks after the peers."""
         forget()
         announce(settings, vllm_config)
 
@@ -120,6 +124,10 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                     f"series {track.path}: vLLM never post-processed its linears; "
                     f"load format {self._vllm_config.load_config.load_format} cannot be used with swtrace"
                 )
+        if self._tracks and not self._watched:
+            self._watched = True
+            (rank,) = run_ranks((torch.distributed.get_rank(),), self._vllm_config)
+            keep_vigil(process_recorder(propose_run_id().run_id, rank))
 
     def post_init(self) -> None:
         """Check, where vLLM calls this after loading; other platforms ask for it by themselves."""

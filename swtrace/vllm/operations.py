@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 _numbered: list[Series] = []
 """The series of the model that this process runs, by number."""
+_arrived: list[int] = []
+"""By number: the layer that the forward reached last."""
 
 
 def number(series: Series) -> int:
     """Return the number under which the operators know ``series``: 0, 1, ... in order of registration."""
     _numbered.append(series)
+    _arrived.append(-1)
     return len(_numbered) - 1
 
 
@@ -30,14 +33,21 @@ def numbered() -> tuple[Series, ...]:
     return tuple(_numbered)
 
 
+def arrived(number: int) -> int:
+    """Return the layer that the forward reached last in a series; -1 before the first step."""
+    return _arrived[number] if number < len(_arrived) else -1
+
+
 def forget() -> None:
     """Close every series and start counting anew: another model is about to be built in this process."""
     for series in _numbered:
         series.close()
     _numbered.clear()
+    _arrived.clear()
 
 
 def _reach(activation: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (its use is the order)
+    _arrived[series] = layer
     _numbered[series].reach(layer)
 
 

@@ -1,0 +1,74 @@
+"""A rank that is held somewhere in vLLM when a peer dies still says who died, and where it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import ranks
+from torch import nn
+
+from swtrace.series import RankGroup, Series
+from swtrace.series.recording import close, process_recorder, propose_run_id
+from swtrace.vllm.operations import forget, number, reach, wait
+from swtrace.vllm.vigil import keep_vigil
+
+LAYERS = 4
+
+
+class Said(logging.Handler):
+    """What was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.lines.append(record.getMessage())
+
+
+def program(rank: int, end: str) -> list[str]:
+    """Let rank 1 end while rank 0 does something else, amid a step; return what rank 0 logged."""
+    said = Said()
+    logging.getLogger("vllm.swtrace").addHandler(said)
+    series = Series("o_proj", RankGroup.world(), 3, 3 + LAYERS, recorder=process_recorder)
+    one = number(series)
+    layers: list[Any] = [nn.Linear(8, 8, bias=False) for _ in range(LAYERS)]
+    for index, layer in enumerate(layers):
+        series.register(3 + index, layer)
+    series.post_process()
+    keep_vigil(process_recorder(propose_run_id().run_id, rank))
+    activation = layers[0].weight.new_zeros(1)
+    for layer_idx in (3, 4):
+        reach(activation, one, layer_idx)
+        wait(activation, one, layer_idx)
+    series._transport().gather(None)  # both are where they should be, and their rings are found
+    time.sleep(1.5)
+    if rank == 1:
+        if end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        forget()
+        close()
+        os._exit(0)
+    deadline = time.monotonic() + (30 if end == "killed" else 4)
+    while not said.lines and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return said.lines
+
+
+@pytest.mark.parametrize("end", ["killed", "closed"])
+def test_a_peer_that_dies_is_named_though_nobody_waits_for_it(end: str, tmp_path: Path) -> None:
+    """Killed, it is named with the series and the layer reached last; one that ends in good order is not."""
+    with ranks(2, program, end, environment={"SWTRACE_DIR": str(tmp_path)}) as (survivor, _):
+        said = survivor.result()
+    if end == "closed":
+        assert said == []
+    else:
+        (line,) = said
+        assert line.startswith("swtrace: series 'o_proj', rank 0, layer 4: rank 1 died;")
