@@ -15,7 +15,7 @@ from typing import Self
 from swtrace.ledger import Ledger
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.reader import RingReader, RingStatistics, WindowState
-from swtrace.trace.tail import Tail
+from swtrace.trace.tail import LIMIT_PER_RING, Tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +42,35 @@ class Watch:
         run_id: Only this run; None for all.
         ledger: Where records go; one of its own unless given.
         rescan_s: How often to look for new files, in seconds.
+        newest_steps: For views of what is going on now: begin about so many steps before a ring's end, and return to
+            there when ranks write faster than this reads. What is left out is counted as skipped.
+            None: read everything.
     """
 
     def __init__(
-        self, directory: Path, *, run_id: str | None = None, ledger: Ledger | None = None, rescan_s: float = 0.25
+        self,
+        directory: Path,
+        *,
+        run_id: str | None = None,
+        ledger: Ledger | None = None,
+        rescan_s: float = 0.25,
+        newest_steps: int | None = None,
     ) -> None:
         self.ledger = ledger if ledger is not None else Ledger()
-        self.tail = Tail(directory, run_id=run_id, rescan_s=rescan_s)
+        self.tail = Tail(directory, run_id=run_id, rescan_s=rescan_s, newest_steps=newest_steps)
         self._rings: dict[RankKey, RingReader] = {}
         self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
+        self._named: set[RankKey] = set()
+        """Ranks that some series names as part of its group."""
 
-    def poll(self) -> bool:
-        """Take in what is new and return whether there is more to read at once."""
-        poll = self.tail.poll(rescan=self._awaits_ranks())
+    def poll(self, limit: int | None = None) -> bool:
+        """Take in what is new and return whether there is more to read at once.
+
+        Args:
+            limit: About how many records to take in, of all ranks together; None: some 16 000 of each.
+        """
+        per_ring = LIMIT_PER_RING if limit is None else max(1, limit // max(1, len(self._rings)))
+        poll = self.tail.poll(per_ring, rescan=self._awaits_ranks())
         for reader in poll.joined:
             self._join(reader)
         batches = [(reader, records) for reader, records in poll.batches if self._reads(reader)]
@@ -69,6 +85,7 @@ class Watch:
             if self._reads(reader):
                 self.ledger.forget(key)
                 del self._rings[key], self._tables[key]
+                self._named = {rank for told, table in self._tables.items() for rank in _named(told, table)}
         return poll.more
 
     def drain(self) -> None:
@@ -100,12 +117,7 @@ class Watch:
 
     def _awaits_ranks(self) -> bool:
         """Whether a series names ranks whose rings were not found (yet): a step must not be finished without them."""
-        return any(
-            RankKey(key.run_id, rank) not in self._rings
-            for key, table in self._tables.items()
-            for info in table
-            for rank in info.group_ranks
-        )
+        return not self._named <= self._rings.keys()
 
     def _join(self, reader: RingReader) -> None:
         """Take up a ring. Of two rings of one rank (it was restarted under its old run id) the younger one counts."""
@@ -124,6 +136,7 @@ class Watch:
         key, series = reader.identity.key, reader.series()
         if len(series) != len(self._tables[key]):
             self._tables[key] = series
+            self._named |= _named(key, series)
             self.ledger.set_series(key, series)
 
     def _status(self, reader: RingReader) -> RankStatus:
@@ -137,3 +150,8 @@ class Watch:
             series=series,
             windows={info.name: reader.windows(index) for index, info in enumerate(series) if not info.refused},
         )
+
+
+def _named(key: RankKey, table: tuple[SeriesInfo, ...]) -> set[RankKey]:
+    """Return the ranks that a rank's series name as part of their groups."""
+    return {RankKey(key.run_id, rank) for info in table for rank in info.group_ranks}

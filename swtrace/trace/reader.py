@@ -5,9 +5,10 @@ were copied and after. Both looks are system calls of their own, so no copy can 
 order. On rings whose writer's machine reorders stores the check word must fit as well.
 
 Accounting rule: every sequence number below the cursor was either delivered, lapped (overwritten
-before it was read) or damaged, and the newest committed one is found by search, so that
+before it was read), damaged or skipped (left out because the reader was told to), and the newest
+committed one is found by search, so that
 
-    written == delivered + lapped + damaged + pending
+    written == delivered + lapped + damaged + skipped + pending
 
 holds exactly whenever :meth:`RingReader.statistics` is called.
 
@@ -77,7 +78,7 @@ class WindowState(NamedTuple):
 
 
 class RingStatistics(NamedTuple):
-    """``written == delivered + lapped + damaged + pending``, exactly."""
+    """``written == delivered + lapped + damaged + skipped + pending``, exactly."""
 
     written: int
     """Records committed by the writer."""
@@ -88,10 +89,12 @@ class RingStatistics(NamedTuple):
     """Lost: the file no longer holds what was committed, or held it damaged."""
     pending: int
     """Committed, not read yet."""
+    skipped: int = 0
+    """Left out by this reader's choice, see :meth:`RingReader.skip`: no loss."""
 
     @property
     def lost(self) -> int:
-        """Records that this reader will never deliver."""
+        """Records that this reader wanted and will never deliver."""
         return self.lapped + self.damaged
 
 
@@ -115,6 +118,7 @@ class RingReader:
         self._delivered = 0
         self._lapped = 0
         self._damaged = 0
+        self._skipped = 0
         self._series: list[SeriesInfo] = []
         self._first_windows: list[int] = []
         self._dead = False
@@ -240,6 +244,23 @@ class RingReader:
             return records.empty()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def skip(self, keep: int) -> int:
+        """Leave out all but about the ``keep`` newest of the records committed now, and begin with a whole step.
+
+        Returns:
+            How many were left out: 0 if there are no more than that to be read.
+        """
+        head = self._find_head()
+        self._forget_lapped(head)
+        first = head - min(max(0, keep), self._capacity) + 1
+        if first <= self._next:
+            return 0
+        first = self._after_step(first, head)
+        left_out = first - self._next
+        self._skipped += left_out
+        self._next = first
+        return left_out
+
     def next_ns(self) -> int:
         """Return the last instant of the next record, 0 if it is not at hand: tells which ring to read first."""
         slot = schema.HEADER_BYTES + ((self._next & self._mask) << 6)
@@ -256,7 +277,18 @@ class RingReader:
         """Return the account of every record the writer has committed up to now."""
         written = self._find_head()
         self._forget_lapped(written)
-        return RingStatistics(written, self._delivered, self._lapped, self._damaged, written - self._next + 1)
+        pending = written - self._next + 1
+        return RingStatistics(written, self._delivered, self._lapped, self._damaged, pending, self._skipped)
+
+    def _after_step(self, first: int, head: int) -> int:
+        """Return what follows the first STEP record from ``first`` on; ``first`` where none is near."""
+        count = min(head - first + 1, len(self._scratch), self._capacity - (first & self._mask))
+        expected = np.arange(first, first + count, dtype=records.WORDS)
+        scratch = self._scratch[:count]
+        self._read_slots(first, scratch)
+        kinds = scratch.view(records.TRANSFER).reshape(-1)["kind"]
+        steps = np.flatnonzero((kinds == schema.Kind.STEP) & (scratch[:, _SEQUENCE] == expected))
+        return first + int(steps[0]) + 1 if len(steps) else first
 
     def _take(self, room: int) -> Records | None:
         """Deliver records of one run of slots; empty if all in it were lost, None if none is committed."""

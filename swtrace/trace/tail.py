@@ -2,7 +2,8 @@
 
 While a reader catches up, records come in the order of their time across the ranks of a run, give or
 take a slice: a ledger that holds a bounded number of unfinished steps then sees every step whole.
-A :class:`Tail` belongs to one thread.
+A tail that is told to keep to the newest steps leaves the others out, on all ranks of a run alike, and
+counts them as skipped. A :class:`Tail` belongs to one thread.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ from swtrace.trace.records import Records
 
 SLICE = 1024
 """Records read from one ring before the next one has its turn: 16 steps of 61 layers."""
+LIMIT_PER_RING = 16384
+"""Records read from a ring in one poll, on average."""
 MAX_RINGS = 1024
 """More rings than that in one folder are told as problems: each costs a file descriptor and 128 KiB."""
 RETRY_S = 10.0
 """A file that could not be read is tried again when it changed, and after so long."""
+
+BEHIND = 2
+"""A tail that keeps to the newest steps leaves out what it is behind by, once that is so many times as much ..."""
+_FULL = 2
+"""... or this part of the ring: what the writer is about to overwrite would be lost in bits and pieces."""
 
 _Signature = tuple[int, ...]
 
@@ -55,14 +63,24 @@ class Tail:
         directory: The folder; it may not exist yet.
         run_id: Only rings of this run; None for all.
         rescan_s: How often to look for files that came or went, in seconds.
+        newest_steps: Begin a ring about so many steps before its end, and return to there when it is written
+            faster than it is read; None: read everything that there is.
     """
 
-    def __init__(self, directory: Path, *, run_id: str | None = None, rescan_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run_id: str | None = None,
+        rescan_s: float = 0.25,
+        newest_steps: int | None = None,
+    ) -> None:
         self.directory = directory
         self.problems: dict[Path, str] = {}
         """Files that look like rings and cannot be read, and why."""
         self._run_id = run_id
         self._rescan_s = rescan_s
+        self._newest_steps = newest_steps
         self._rescan_at_s = 0.0
         self._readers: dict[Path, RingReader] = {}
         self._ended: set[Path] = set()
@@ -74,7 +92,7 @@ class Tail:
         """All rings at hand, in the order of their paths."""
         return tuple(self._readers[path] for path in sorted(self._readers))
 
-    def poll(self, limit_per_ring: int = 16384, *, rescan: bool = False) -> Poll:
+    def poll(self, limit_per_ring: int = LIMIT_PER_RING, *, rescan: bool = False) -> Poll:
         """Read what the rings have, on average up to ``limit_per_ring`` records each; look for new rings if it is time.
 
         Folders are looked at after the rings are read: a rank that had a part in what was read made its ring
@@ -94,7 +112,10 @@ class Tail:
         for readers in runs.values():
             # Asked before reading: what a dead writer committed is all there.
             dead = [reader for reader in readers if not reader.alive()]
-            more |= _drain(readers, limit_per_ring, batches)
+            furthest_behind = _drain(readers, limit_per_ring, batches)
+            if furthest_behind is not None and self._newest_steps is not None:
+                _catch_up(readers, furthest_behind, self._newest_steps)
+            more |= furthest_behind is not None
             drained = [reader for reader in dead if reader.statistics().pending == 0]
             more |= len(drained) < len(dead)
             ended += drained
@@ -141,6 +162,8 @@ class Tail:
                 reader.close()
                 continue
             self._readers[path] = reader
+            if self._newest_steps is not None:
+                reader.skip(_records(reader, self._newest_steps) or reader.header.capacity)
             joined.append(reader)
         return tuple(joined)
 
@@ -158,18 +181,20 @@ class Tail:
         self._retries.pop(path, None)
 
 
-def _drain(readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]) -> bool:
+def _drain(
+    readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]
+) -> RingReader | None:
     """Read the rings of one run, a slice at a time, always from the one that is furthest behind.
 
     Returns:
-        Whether something is left.
+        The one that is furthest behind now; None if nothing is left.
     """
     room = limit_per_ring * len(readers)
     turns = [(reader.next_ns(), index) for index, reader in enumerate(readers)]
     heapq.heapify(turns)
     while turns and room > 0:
         _, index = heapq.heappop(turns)
-        slice_ = min(SLICE, room)
+        slice_ = min(SLICE, limit_per_ring, room)
         records = readers[index].read(slice_)
         if len(records):
             batches.append((readers[index], records))
@@ -177,7 +202,25 @@ def _drain(readers: list[RingReader], limit_per_ring: int, batches: list[tuple[R
         next_ns = readers[index].next_ns()
         if next_ns > 0 or len(records) == slice_:
             heapq.heappush(turns, (next_ns, index))
-    return bool(turns)
+    return readers[turns[0][1]] if turns else None
+
+
+def _catch_up(readers: list[RingReader], furthest_behind: RingReader, newest_steps: int) -> None:
+    """Go on near the end of the rings of one run, if the one that is furthest behind is too far behind.
+
+    All of them: a step is known only where the records of all ranks are.
+    """
+    keep, capacity = _records(furthest_behind, newest_steps), furthest_behind.header.capacity
+    if not keep or furthest_behind.statistics().pending <= min(BEHIND * keep, capacity // _FULL):
+        return
+    for reader in readers:
+        if keep := _records(reader, newest_steps):
+            reader.skip(min(keep, reader.header.capacity // (2 * _FULL)))
+
+
+def _records(reader: RingReader, steps: int) -> int:
+    """Return how many records steps take in a ring; 0 where it has no series yet."""
+    return steps * sum(info.num_layers + 1 for info in reader.series() if not info.refused)
 
 
 def _signature(path: Path) -> _Signature:

@@ -103,7 +103,7 @@ def test_readers_do_not_see_each_other(tmp_path: Path) -> None:
             check=True,
             timeout=DEADLINE_S,
         ).stdout
-        assert json.loads(answer) == [list(range(1, 101)), [100, 100, 0, 0, 0], True]
+        assert json.loads(answer) == [list(range(1, 101)), [100, 100, 0, 0, 0, 0], True]
     recorder.close()
 
 

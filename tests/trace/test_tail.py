@@ -11,7 +11,8 @@ from ring_writer import Order, Writers, check, identity, series_info, until, wri
 from swtrace.trace.clocks import ClockAnchor, boot_id
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.recorder import Recorder
+from swtrace.trace.reader import RingStatistics
+from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.tail import SLICE, Tail
 
 
@@ -61,7 +62,7 @@ def test_a_killed_writer_ends_after_its_last_record(tmp_path: Path) -> None:
         assert not poll.ended
         while not poll.ended:
             poll = tail.poll(100)
-        assert reader.statistics() == (3000, 3000, 0, 0, 0)
+        assert reader.statistics() == RingStatistics(3000, 3000, 0, 0, 0)
         assert path.exists()
         tail.close()
 
@@ -220,3 +221,75 @@ def test_an_anchor_ties_both_clocks() -> None:
 def test_a_boot_has_a_name() -> None:
     """Processes of one boot agree on its id, which is not empty."""
     assert boot_id() == boot_id() != ""
+
+
+def steps(series: SeriesRecorder, first: int, count: int) -> None:
+    """Write whole steps: 61 transfers and the step record."""
+    for step in range(first, first + count):
+        for position in range(61):
+            now = 62 * step + position + 1
+            series.transfer(now, now, now, now, step, 61 * step + position, position, 0, 0, 0, 1, 0)
+        end = 62 * step + 62
+        series.step(end - 61, end - 61, end, step, 8, 8, 1, 61, 0, 0, 0)
+
+
+def test_a_tail_that_keeps_to_the_newest_steps_begins_near_the_end(tmp_path: Path) -> None:
+    """A full ring is begun with a whole step near its end; what it held before is skipped, and not lost."""
+    recorder = Recorder.create(tmp_path, identity(), records=4096)
+    series = recorder.add_series(series_info())
+    steps(series, 0, 100)
+    tail = Tail(tmp_path, rescan_s=0, newest_steps=10)
+    (reader,) = tail.poll().joined
+    skipped = reader.statistics().skipped
+    assert reader.statistics() == RingStatistics(6200, 0, 6200 - 4096, 0, 4096 - skipped, skipped)
+    ((_, records),) = tail.poll().batches
+    assert records["position"][0] == 0
+    assert sorted(set(records["step"].tolist())) == list(range(91, 100))
+    assert reader.statistics() == RingStatistics(6200, 9 * 62, 6200 - 4096, 0, 0, 4096 - 9 * 62)
+    tail.close()
+    recorder.close()
+
+
+def test_a_ring_that_has_just_begun_is_read_from_its_begin(tmp_path: Path) -> None:
+    """A tail that keeps to the newest steps leaves out nothing of a ring that holds no more than these."""
+    tail = Tail(tmp_path, rescan_s=0, newest_steps=10)
+    recorder = Recorder.create(tmp_path, identity(), records=4096)
+    tail.poll()
+    series = recorder.add_series(series_info())
+    steps(series, 0, 12)
+    assert [len(records) for _, records in tail.poll().batches] == [12 * 62]
+    assert tail.readers[0].statistics() == RingStatistics(12 * 62, 12 * 62, 0, 0, 0, 0)
+    tail.close()
+    recorder.close()
+
+
+@pytest.mark.parametrize("newest", [None, 10])
+def test_a_tail_that_falls_behind_leaves_out_the_same_steps_of_all_ranks(tmp_path: Path, newest: int | None) -> None:
+    """Rings written faster than read are gone on with near their ends, at one step, with every record accounted for."""
+    recorders = [Recorder.create(tmp_path, identity(rank), records=1 << 14) for rank in range(3)]
+    series = [recorder.add_series(series_info()) for recorder in recorders]
+    tail = Tail(tmp_path, rescan_s=0, newest_steps=newest)
+    tail.poll()
+    read: dict[int, list[int]] = {rank: [] for rank in range(3)}
+    written = 0
+    for burst in (5, 60, 5, 100):
+        for each in series:
+            steps(each, written, burst)
+        written += burst
+        for _ in range(4):
+            for reader, records in tail.poll(100).batches:
+                read[reader.identity.rank] += records["step"][records["kind"] == 2].tolist()
+            for reader in tail.readers:
+                now = reader.statistics()
+                assert now.written == 62 * written
+                assert now.written == now.delivered + now.lapped + now.damaged + now.skipped + now.pending
+                assert (now.skipped > 0) == (newest is not None and written > 5)
+    while batches := tail.poll(100).batches:
+        for reader, records in batches:
+            read[reader.identity.rank] += records["step"][records["kind"] == 2].tolist()
+    assert read[0] == read[1] == read[2]
+    assert (read[0] == list(range(written))) == (newest is None)
+    assert read[0][-9:] == list(range(written - 9, written))
+    tail.close()
+    for recorder in recorders:
+        recorder.close()
