@@ -86,7 +86,7 @@ def top(
 
     if sum(given is not None for given in (connect, replay)) > 1:
         raise CommandError("--connect and --replay exclude each other", ExitCode.USAGE)
-    make = _source(directory, connect, replay, facts_every_s=0.0 if once or as_json else None)
+    make = _source(directory, connect, replay, whole=once or as_json)
     selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
         _print(make(), selection, as_json=as_json, wait_s=wait_s)
@@ -97,9 +97,7 @@ def top(
     _run(make, selection, view.value, theme)
 
 
-def _source(
-    directory: Path | None, connect: str | None, replay: Path | None, *, facts_every_s: float | None
-) -> Callable[[], Source]:
+def _source(directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool) -> Callable[[], Source]:
     """Return what makes the source; what is wrong with the arguments is said here, not in the source's thread."""
     if connect is not None:
         from swtrace_tui.sources.daemon import DaemonSource, parse
@@ -118,13 +116,13 @@ def _source(
 
         Recording.open(replay).close()
         return lambda: RecordingSource(replay)
-    from swtrace_tui.sources.rings import FACTS_EVERY_S, RingsSource
+    from swtrace_tui.sources.rings import RingsSource
 
     from swtrace.trace.directory import default_directory
 
     rings = directory or default_directory()
-    every = FACTS_EVERY_S if facts_every_s is None else facts_every_s
-    return lambda: RingsSource(rings, facts_every_s=every)
+    # What is printed once counts all that the rings hold; a screen shows what goes on.
+    return lambda: RingsSource(rings, facts_every_s=0.0, newest_steps=None) if whole else RingsSource(rings)
 
 
 def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:

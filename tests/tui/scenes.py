@@ -58,7 +58,7 @@ def snapshot_of(schedule: Schedule) -> Snapshot:
                 statistics=RingStatistics(len(records), len(records), 0, 0, 0),
                 series=(schedule.infos[rank],),
                 windows={"o_proj": _windows(end)},
-                lost_before=0,
+                before=0,
                 taken_ns=end + 3_000_000,
             )
             for rank, records in enumerate(schedule.records)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from daemon.serving import serving
+from swtrace_tui import units
+from swtrace_tui.once import overview
 from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.snapshot import Link, Snapshot
 from swtrace_tui.sources.daemon import DaemonSource, parse
@@ -19,7 +21,8 @@ from swtrace_tui.sources.several import merged
 
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
-from tui.ring_writer import scenario, write
+from swtrace.watch import Watch
+from tui.ring_writer import RingWriter, scenario, write
 from tui.scenes import snapshot_of
 
 
@@ -202,3 +205,53 @@ def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
     assert seen.run == "new"
     assert set(seen.runs) == {"old", "new", "newer-and-over"}
     assert picture(snapshot, Selection(run="old")).run == "old"
+
+
+def test_a_view_begins_near_the_end_of_full_rings_and_says_what_came_before(tmp_path: Path) -> None:
+    """A long past is counted as before this view, not as lost; the last steps' sums are those of who read it all."""
+    with write(tmp_path, "stalled", ranks=2, layers=6, steps=200) as writer, Watch(tmp_path) as whole:
+        whole.drain()
+        source = RingsSource(tmp_path, facts_every_s=0)
+        while source.poll():
+            pass
+        seen = picture(source.snapshot(), Selection())
+        source.close()
+
+    truth = whole.ledger.facts().series[0]
+    for row, rank in zip(seen.rows, truth.ranks, strict=True):
+        assert row.recent == rank.recent
+        assert row.view is not None
+        statistics = row.view.statistics
+        assert row.view.before == statistics.skipped == 7 * (writer.steps - row.facts.totals.steps) > 0
+        assert statistics.written == 7 * writer.steps == statistics.delivered + statistics.skipped
+        assert row.lost == 0
+    assert f"before this view {units.count(2 * statistics.skipped)}" in " ".join(overview(seen, 160).split())
+
+
+def test_a_view_that_cannot_keep_up_counts_what_it_left_out_as_lost(tmp_path: Path) -> None:
+    """Ranks that write faster than the view reads are shown as they are now, at their true rate, with the loss."""
+    schedule = scenario("stalled", ranks=2, layers=6, steps=1200)
+    with RingWriter(tmp_path, schedule, ring_records=1 << 14) as writer:
+        source = RingsSource(tmp_path, facts_every_s=0)
+        source._limit = 400
+        for step in range(1200):
+            writer.write_step(step)
+            if step == 100:
+                while source.poll():
+                    source.snapshot()
+        source.poll()
+        source._limit = 400
+        while source.poll():
+            pass
+        seen = picture(source.snapshot(), Selection())
+        source.close()
+
+    ends = [writer.end_ns(step) for step in range(1200)]
+    for row in seen.rows:
+        assert row.view is not None
+        statistics = row.view.statistics
+        assert row.lost == statistics.skipped - row.view.before > 5_000
+        assert statistics.written == 7 * 1200 == statistics.delivered + statistics.skipped
+        assert row.facts.last_step == 1199
+        assert row.step_rate is not None
+        assert row.step_rate == pytest.approx(1199e9 / (ends[-1] - ends[0]), rel=0.1)

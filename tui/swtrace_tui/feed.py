@@ -85,3 +85,6 @@ class Feed:
             wait_until = min(poll_at, max(frame_at, now + _IDLE_S))
             if wait_until > time.monotonic():
                 self._stop.wait(wait_until - time.monotonic())
+            elif not self._free.is_set():
+                # There is more to read, and a frame is being drawn: it goes first, both need the interpreter.
+                self._free.wait(self._frame_s)

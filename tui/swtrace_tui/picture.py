@@ -70,7 +70,7 @@ class RankRow:
     idle_ns: int
     """For how long it has written nothing; 0 where that is not known."""
     step_rate: float | None
-    """Finished steps per second, between the ends of the first and the last of the recent ones."""
+    """Steps per second, between the ends of the first and the last of the recent ones."""
     windows: tuple[WindowState, ...]
     stall_ratios: tuple[float, ...]
     """Of the last steps, oldest first."""
@@ -92,8 +92,11 @@ class RankRow:
 
     @property
     def lost(self) -> int:
-        """Records that the source lost since this view began."""
-        return 0 if self.view is None else max(0, self.view.statistics.lost - self.view.lost_before)
+        """Records that this view did not see since it began: overwritten, damaged, or left out to keep up."""
+        if self.view is None:
+            return 0
+        statistics = self.view.statistics
+        return max(0, statistics.lost + statistics.skipped - self.view.before)
 
 
 @dataclass(frozen=True, repr=False)
@@ -222,7 +225,7 @@ def _series(
     if selection.phase is not None:
         steps = [step for step in steps if phase_of(step) is selection.phase]
         facts = _summed_again(facts, steps)
-    past = _Past.of(steps, len(facts.key.group_ranks))
+    past = _Past.of(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
     return SeriesView(
         facts=facts,
         steps=tuple(steps),
@@ -238,22 +241,25 @@ def _series(
 class _Past:
     """The last steps of a series, ``[step, rank]``."""
 
+    number: npt.NDArray[np.int64]
+    """``[step]``: steps before it, also those that this view did not see; with a phase, those of it that it saw."""
     ended: npt.NDArray[np.bool_]
     regular: npt.NDArray[np.bool_]
     end_ns: npt.NDArray[np.int64]
     stall_ratio: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, steps: Sequence[StepFacts], ranks: int) -> _Past:
+    def of(cls, steps: Sequence[StepFacts], ranks: int, *, counted: bool) -> _Past:
+        number = np.arange(len(steps)) if counted else np.array([step.step for step in steps], np.int64)
         if not steps:
             none = np.zeros((0, ranks))
-            return cls(none.astype(np.bool_), none.astype(np.bool_), none.astype(np.int64), none)
+            return cls(number, none.astype(np.bool_), none.astype(np.bool_), none.astype(np.int64), none)
         ended = np.stack([step.ended for step in steps])
         end = np.stack([step.end_ns for step in steps])
         duration = np.maximum(1, end - np.stack([step.begin_ns for step in steps]))
         stall = np.stack([step.stall_ns.sum(axis=1) for step in steps])
         aborted = (np.stack([step.step_flags for step in steps]) & StepFlag.ABORTED) != 0
-        return cls(ended, ended & ~aborted, end, stall / duration)
+        return cls(number, ended, ended & ~aborted, end, stall / duration)
 
 
 def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
@@ -285,17 +291,19 @@ def _row(
         view=view,
         state=_state(facts, view, idle_ns),
         idle_ns=idle_ns,
-        step_rate=_step_rate(past.end_ns[past.ended[:, group_rank], group_rank]),
+        step_rate=_step_rate(past, group_rank),
         windows=view.windows.get(facts.info.name, ()) if view is not None else (),
         stall_ratios=tuple(past.stall_ratio[past.regular[:, group_rank], group_rank].tolist()),
     )
 
 
-def _step_rate(ends: npt.NDArray[np.int64]) -> float | None:
-    if len(ends) < 2:  # noqa: PLR2004 - between two ends
+def _step_rate(past: _Past, group_rank: int) -> float | None:
+    ended = np.flatnonzero(past.ended[:, group_rank])
+    if len(ended) < 2:  # noqa: PLR2004 - between two ends
         return None
-    elapsed = int(ends[-1] - ends[0])
-    return (len(ends) - 1) * 1e9 / elapsed if elapsed > 0 else None
+    first, last = ended[0], ended[-1]
+    elapsed = int(past.end_ns[last, group_rank] - past.end_ns[first, group_rank])
+    return float(past.number[last] - past.number[first]) * 1e9 / elapsed if elapsed > 0 else None
 
 
 def _idle(facts: SeriesRankFacts, view: RankView | None, rank: RankFacts | None) -> int:

@@ -42,8 +42,8 @@ class RankView:
     series: tuple[SeriesInfo, ...]
     windows: Mapping[str, tuple[WindowState, ...]]
     """By series name."""
-    lost_before: int
-    """Records that were overwritten before this view began to read: nobody's loss."""
+    before: int
+    """Records left out or overwritten before this view began to read: nobody's loss."""
     taken_ns: int
     """CLOCK_MONOTONIC of the rank's host when this was read: what ages are counted from."""
     wall_offset_ns: int = 0

@@ -54,14 +54,14 @@ def rank_view(document: Document, taken_ns: int) -> RankView:
         identity=identity(document),
         alive=bool(document["up"]),
         closed=bool(document["closed"]),
-        statistics=RingStatistics(**{name: int(ring[name]) for name in RingStatistics._fields}),
+        statistics=RingStatistics(**{name: int(ring[name]) for name in RingStatistics._fields if name in ring}),
         series=tuple(series_info(entry) for entry in document["series"]),
         windows={
             entry["name"]: tuple(_window(window) for window in entry["windows_now"])
             for entry in document["series"]
             if not entry["refused"]
         },
-        lost_before=0,
+        before=0,
         taken_ns=taken_ns,
         wall_offset_ns=int(anchor["realtime_ns"]) - int(anchor["monotonic_ns"]),
     )
@@ -148,6 +148,7 @@ def _totals(document: Document) -> Totals:
     fields = {name: document[name] for name in Totals.__dataclass_fields__ if name in document}
     fields["waits"] = {outcome: int(document["waits"].get(str(outcome), 0)) for outcome in Outcome}
     fields["cause_ns"] = _causes(document["cause_ns"])
+    fields["untimed_steps"] = dict(document.get("untimed_steps", {}))  # an older daemon knows of none
     fields.update({name: _distribution(document[name]) for name in _DISTRIBUTIONS})
     fields["step_duration"] = {phase: _distribution(each) for phase, each in document["step_duration"].items()}
     return Totals(**fields)

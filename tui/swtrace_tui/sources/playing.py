@@ -62,7 +62,7 @@ class PlayingSource:
                     statistics=state.statistics if state is not None else RingStatistics(0, 0, 0, 0, 0),
                     series=playback.tables.get(key, ()),
                     windows=state.windows if state is not None else {},
-                    lost_before=0,
+                    before=0,
                     taken_ns=last.get(key, 0),
                 )
             )

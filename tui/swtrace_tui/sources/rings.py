@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from swtrace.ledger.ledger import DEFAULT_RECENT_STEPS
 from swtrace.trace.clocks import now_ns
 from swtrace.watch import RankStatus, Watch
 from swtrace_tui.snapshot import EMPTY_FACTS, Link, RankView, Snapshot, SourceStatus
@@ -12,9 +13,12 @@ from swtrace_tui.snapshot import EMPTY_FACTS, Link, RankView, Snapshot, SourceSt
 FACTS_EVERY_S = 0.25
 """Sums over the last steps change slower than the eye sees; windows and steps are taken anew each time."""
 
-
-_READ_UP = 1024
-"""With fewer records than that still to be read, a view is up to date."""
+NEWEST_STEPS = DEFAULT_RECENT_STEPS + 8
+"""What is shown is of the last steps: a view begins so many before the end of a ring, whatever its past."""
+POLL_S = 0.05
+"""A poll takes in as many records as it can in about this time: between two of them a frame can be drawn."""
+_FEWEST, _MOST = 1 << 13, 1 << 17
+"""Records per poll."""
 
 
 class RingsSource:
@@ -24,16 +28,25 @@ class RingsSource:
         directory: The folder; it may not exist yet.
         run_id: Only this run; None for all.
         facts_every_s: How often the ledger is asked for its sums; 0: for every snapshot.
+        newest_steps: About how many steps before its end the reading of a ring begins, and where it returns to when
+            ranks write faster than this reads; None: everything that the rings hold is read.
     """
 
-    def __init__(self, directory: Path, *, run_id: str | None = None, facts_every_s: float = FACTS_EVERY_S) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run_id: str | None = None,
+        facts_every_s: float = FACTS_EVERY_S,
+        newest_steps: int | None = NEWEST_STEPS,
+    ) -> None:
         self._directory = directory
-        self._watch = Watch(directory, run_id=run_id)
+        self._watch = Watch(directory, run_id=run_id, newest_steps=newest_steps)
         self._facts = EMPTY_FACTS
         self._facts_every_s = facts_every_s
         self._facts_due = 0.0
-        self._lost_before: dict[Path, int] = {}
-        self._read_up: set[Path] = set()
+        self._before: dict[Path, int] = {}
+        self._limit = _MOST // 4
 
     @property
     def name(self) -> str:
@@ -42,7 +55,14 @@ class RingsSource:
 
     def poll(self) -> bool:
         """Take in what the ranks have written."""
-        return self._watch.poll()
+        before = time.monotonic()
+        more = self._watch.poll(self._limit)
+        took = time.monotonic() - before
+        if took > POLL_S:
+            self._limit = max(_FEWEST, self._limit // 2)
+        elif more and took < POLL_S / 2:
+            self._limit = min(_MOST, self._limit * 2)
+        return more
 
     def snapshot(self) -> Snapshot:
         """Return the ledger's facts and the rings' state."""
@@ -66,22 +86,15 @@ class RingsSource:
         detail = "; ".join(f"{path.name}: {text}" for path, text in sorted(problems.items())[:3])
         return SourceStatus(self.name, Link.LIVE if found else Link.WAITING, detail)
 
-    def _before(self, status: RankStatus) -> int:
-        """Return what was lost before this view had read a ring up for the first time: its oldest end gives way."""
-        if status.path not in self._read_up:
-            self._lost_before[status.path] = status.statistics.lapped
-            if status.statistics.pending < _READ_UP:
-                self._read_up.add(status.path)
-        return self._lost_before[status.path]
-
     def _rank(self, status: RankStatus) -> RankView:
+        statistics = status.statistics
         return RankView(
             identity=status.identity,
             alive=status.alive,
             closed=status.closed,
-            statistics=status.statistics,
+            statistics=statistics,
             series=status.series,
             windows=status.windows,
-            lost_before=self._before(status),
+            before=self._before.setdefault(status.path, statistics.lost + statistics.skipped),
             taken_ns=now_ns(),
         )

@@ -345,7 +345,8 @@ def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, wi
     replicated = sum(row.facts.info.replicated_bytes for row in rows)
     steps = max((row.facts.totals.steps for row in rows), default=0)
     lost = sum({row.rank: row.lost for row in rows}.values())
-    written = sum({row.view.key: row.view.statistics.written for row in rows if row.view is not None}.values())
+    views = {row.view.key: row.view for row in rows if row.view is not None}.values()
+    written, before = sum(view.statistics.written for view in views), sum(view.before for view in views)
     for name, value in (
         ("steps", units.count(steps)),
         ("held", units.size(held)),
@@ -353,6 +354,7 @@ def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, wi
         ("moved", units.size(moved)),
         ("records", units.count(written)),
         ("lost", units.count(lost)),
+        *((("before this view", units.count(before)),) if before else ()),
     ):
         if line.room > len(name) + len(value) + 3:
             line.put(f"{name} ", dim).put(
