@@ -1,8 +1,11 @@
 """What the terminal's heat map costs while ranks write, beside the naive version of it: a DataTable, every cell anew.
 
-``python -m benchmarks.heatmap``: ranks are simulated records, written with the real recorder at the given rate by
-another process. Each viewer runs in a terminal of its own (a pty) and reads the same rings. CPU shares are of one
-core, over the same seconds for both viewers. ``--memory 600`` watches the resident memory of the viewer instead.
+``python -m benchmarks.heatmap``: ranks are simulated (:mod:`benchmarks.simulated_ranks`), records made ahead and
+copied into rings at the given rate by another process, whose own share of a core is printed. Each viewer runs in a
+terminal of its own (a pty) and reads the same rings. CPU shares are of one core, frames those that were drawn, and
+what is read is the share of the records that were written meanwhile: a viewer that cannot keep up leaves some out,
+says so, and goes on drawing. Both viewers run in turns, so that both see the same machine.
+``--memory 600`` watches the resident memory of the viewer instead.
 """
 
 from __future__ import annotations
@@ -36,13 +39,14 @@ from textual.app import App, ComposeResult
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
+from swtrace.trace.directory import ring_paths
+
 ROOT = Path(__file__).resolve().parents[1]
-WRITER = ROOT / "tests" / "tui" / "ring_writer.py"
 SIZE = (150, 84)
 """Columns and lines: 64 ranks as rows of a DataTable fit in."""
 ROUNDS = 3
-CAUGHT_UP = 200_000
-"""Records still to be read when a viewer has read up."""
+SETTLE_S = 3.0
+"""After its first steps, a viewer has so long to read up before it is measured."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -100,52 +104,73 @@ def serve(viewers: list[Viewer], seconds: float) -> None:
 
 def writer(directory: Path, ranks: int, layers: int, rate: float, seconds: float) -> subprocess.Popen[bytes]:
     """Start the simulated ranks."""
-    # Some seconds of records: a viewer has read up soon.
-    arguments = ["--ranks", ranks, "--layers", layers, "--rate", rate, "--seconds", seconds, "--ring-records", 1 << 13]
-    return subprocess.Popen([sys.executable, str(WRITER), str(directory), *map(str, arguments)])
+    arguments = ["--ranks", ranks, "--layers", layers, "--rate", rate, "--seconds", seconds]
+    command = [sys.executable, "-m", "benchmarks.simulated_ranks", str(directory), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while len(ring_paths(directory)) < ranks and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
+
+
+KINDS = (("heat map", "--ours"), ("DataTable", "--naive"))
 
 
 def compare(ranks: int, layers: int, rate: float, seconds: float) -> None:
-    """Print what both viewers took: in turns, so that both see the same machine."""
+    """Print what both viewers took."""
     print(f"{ranks} ranks x {layers} layers x {rate:g} steps/s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    shares: dict[str, list[float]] = {"heat map": [], "DataTable": []}
-    frames: dict[str, list[float]] = {"heat map": [], "DataTable": []}
-    costs: dict[str, list[float]] = {"heat map": [], "DataTable": []}
+    told: dict[str, list[dict[str, float]]] = {name: [] for name, _ in KINDS}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ranks_process = writer(Path(folder), ranks, layers, rate, 20 * (seconds + 10))
         time.sleep(2)
         try:
             for _ in range(ROUNDS):
-                for name, kind in (("heat map", "--ours"), ("DataTable", "--naive")):
-                    report = Path(folder) / "report.json"
-                    viewer = Viewer([__file__, kind, folder, "--seconds", str(seconds), "--report", str(report)])
-                    viewer.start()
-                    try:
-                        deadline = time.monotonic() + seconds + 60
-                        while not report.exists() and time.monotonic() < deadline:
-                            serve([viewer], 0.2)
-                    finally:
-                        viewer.stop()
-                    if not report.exists():
-                        print(f"  {name} did not read up in time: the machine is too busy")
-                        continue
-                    told = json.loads(report.read_text(encoding="utf-8"))
-                    report.unlink()
-                    shares[name].append(100 * told["cpu_s"] / told["wall_s"])
-                    frames[name].append(told["frames"] / told["wall_s"])
-                    costs[name].append(1e3 * told["cpu_s"] / max(1, told["frames"]))
+                for name, kind in KINDS:
+                    report = measure(folder, kind, seconds)
+                    if report is None:
+                        print(f"  {name} showed no steps in time: the machine is too busy")
+                    else:
+                        told[name].append(report)
         finally:
             ranks_process.terminate()
             ranks_process.wait()
-    if not all(shares.values()):
+    if not all(told.values()):
         return
-    for name, share in shares.items():
+    for name, reports in told.items():
+        share = [100 * each["cpu_s"] / each["wall_s"] for each in reports]
+        read = [100 * each["read"] / each["written"] for each in reports]
         print(
             f"  {name:10} CPU {statistics.median(share):5.1f} % of a core ({min(share):.1f} to {max(share):.1f}), "
-            f"{statistics.median(frames[name]):4.1f} frames/s, {statistics.median(costs[name]):6.1f} ms CPU a frame"
+            f"{statistics.median(each['frames'] / each['wall_s'] for each in reports):4.1f} frames/s, "
+            f"{cpu_ms_a_frame(reports):6.1f} ms CPU a frame, "
+            f"{statistics.median(read):.1f} % of the records read ({min(read):.1f} to {max(read):.1f})"
         )
-    ratio = statistics.median(costs["DataTable"]) / statistics.median(costs["heat map"])
-    print(f"  CPU a frame, DataTable to ours: {ratio:.1f}")
+    print(
+        f"  CPU a frame, DataTable to ours: {cpu_ms_a_frame(told['DataTable']) / cpu_ms_a_frame(told['heat map']):.1f}"
+    )
+
+
+def cpu_ms_a_frame(reports: list[dict[str, float]]) -> float:
+    """Return the median."""
+    return statistics.median(1e3 * each["cpu_s"] / max(1, each["frames"]) for each in reports)
+
+
+def measure(folder: str, kind: str, seconds: float) -> dict[str, float] | None:
+    """Run a viewer and return what it tells about itself."""
+    report = Path(folder) / "report.json"
+    viewer = Viewer([__file__, kind, folder, "--seconds", str(seconds), "--report", str(report)])
+    viewer.start()
+    try:
+        deadline = time.monotonic() + seconds + 60
+        while not report.exists() and time.monotonic() < deadline:
+            serve([viewer], 0.2)
+    finally:
+        viewer.stop()
+    if not report.exists():
+        return None
+    told: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
+    return told
 
 
 def watch_memory(ranks: int, layers: int, rate: float, seconds: float) -> None:
@@ -171,7 +196,7 @@ def watch_memory(ranks: int, layers: int, rate: float, seconds: float) -> None:
 
 
 class Meter:
-    """Counts frames and CPU from the first frame that shows steps, and then ends the application.
+    """Counts frames, CPU and records once the viewer has read up, and then ends the application.
 
     Args:
         seconds: How long to count.
@@ -181,20 +206,31 @@ class Meter:
     def __init__(self, seconds: float, report: Path) -> None:
         self._seconds, self._report = seconds, report
         self._frames = 0
-        self._began: tuple[float, float] | None = None
+        self._first_s = 0.0
+        self._began: tuple[float, float, int, int] | None = None
 
     def frame(self, snapshot: Snapshot) -> bool:
         """Count a frame; True when it was the last one."""
-        behind = sum(view.statistics.pending for view in snapshot.ranks)
+        now = time.monotonic()
+        statistics = [view.statistics for view in snapshot.ranks]
+        written, read = sum(each.written for each in statistics), sum(each.delivered for each in statistics)
         if self._began is None:
-            if any(snapshot.history.values()) and behind < CAUGHT_UP:
-                self._began = (time.monotonic(), time.process_time())
+            if any(snapshot.history.values()):
+                self._first_s = self._first_s or now
+                if now - self._first_s >= SETTLE_S:
+                    self._began = (now, time.process_time(), written, read)
             return False
         self._frames += 1
-        wall = time.monotonic() - self._began[0]
-        if wall < self._seconds:
+        began_s, cpu_s, written_before, read_before = self._began
+        if now - began_s < self._seconds:
             return False
-        told = {"frames": self._frames, "wall_s": wall, "cpu_s": time.process_time() - self._began[1]}
+        told = {
+            "frames": self._frames,
+            "wall_s": now - began_s,
+            "cpu_s": time.process_time() - cpu_s,
+            "written": written - written_before,
+            "read": read - read_before,
+        }
         partial = self._report.with_suffix(".partial")
         partial.write_text(json.dumps(told), encoding="utf-8")
         partial.rename(self._report)
@@ -270,7 +306,7 @@ def main() -> None:
         watch_memory(8, 61, 50.0, arguments.memory)
     else:
         compare(8, 61, 50.0, arguments.seconds)
-        compare(64, 128, 10.0, arguments.seconds)
+        compare(64, 128, 50.0, arguments.seconds)
 
 
 if __name__ == "__main__":
