@@ -80,9 +80,14 @@ def pictured(name: str = "stalled", selection: Selection | None = None, **shape:
     return picture(snapshot_of(scenario(name, **shape)), selection or Selection())
 
 
+FRAME_S = 0.05
+"""Between frames the process must be idle for a moment: that is what Textual's pilot waits for after every key, for
+up to a second."""
+
+
 def app_over(source: Still, **settings: Any) -> TopApp:
     """Return an application over a still source."""
-    return TopApp(lambda: source, frame_s=0.01, **settings)
+    return TopApp(lambda: source, frame_s=FRAME_S, **settings)
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -101,4 +106,4 @@ def shown(app: TopApp) -> str:
     return "\n".join(strip.text for strip in lines)
 
 
-__all__ = ["Still", "app_over", "key", "pictured", "shown", "snapshot_of", "until"]
+__all__ = ["FRAME_S", "Still", "app_over", "key", "pictured", "shown", "snapshot_of", "until"]

@@ -25,7 +25,7 @@ from swtrace_tui.views.timeline import Timeline
 
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import Still, app_over, shown, snapshot_of, until
+from tui.scenes import FRAME_S, Still, app_over, shown, snapshot_of, until
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -41,7 +41,7 @@ def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Pa
     """The empty screen names commands; as soon as ranks make rings, it becomes the table of these ranks."""
 
     async def test() -> None:
-        app = TopApp(lambda: RingsSource(tmp_path / "rings"), frame_s=0.02)
+        app = TopApp(lambda: RingsSource(tmp_path / "rings"), frame_s=FRAME_S)
         async with app.run_test(size=(100, 30)) as pilot:
             await until(pilot, lambda: "Nothing to watch yet." in shown(app))
             await until(pilot, lambda: "swtrace demo" in shown(app))
@@ -137,7 +137,7 @@ def test_detach_lets_go_of_the_source_and_reattach_makes_a_new_one() -> None:
             made.append(stalled())
             return made[-1]
 
-        app = TopApp(make, frame_s=0.01)
+        app = TopApp(make, frame_s=FRAME_S)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             await pilot.press("d")
