@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,12 @@ Swtrace = Callable[..., "subprocess.CompletedProcess[str]"]
 StartSwtrace = Callable[..., "subprocess.Popen[str]"]
 
 FAKE_RANK = (sys.executable, str(Path(__file__).with_name("fake_rank.py")))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """Let Ctrl-C reach what tests start, also where a shell ignores it on behalf of a job in its background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
+LIMITS = httpx.Limits(keepalive_expiry=1.0)
+"""A client lets go of an idle connection well before the server does, after five seconds: else a request of a process
+that was held up can meet a connection that is just being closed."""
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -40,7 +43,7 @@ class DaemonCommand:
     def end(self, number: int = signal.SIGTERM) -> str:
         """Send the signal, wait for the end, and return what the daemon said on stderr."""
         self.process.send_signal(number)
-        _out, err = self.process.communicate(timeout=30)
+        _out, err = self.process.communicate(timeout=60)
         return err
 
 
@@ -57,9 +60,9 @@ def daemon(directory: Path, **settings: str) -> Iterator[DaemonCommand]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, process.communicate(timeout=30)[1]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=30) as client:
+        assert line, process.communicate(timeout=60)[1]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=60, limits=LIMITS) as client:
             yield DaemonCommand(process, client)
     finally:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+from daemon.daemon_command import LIMITS
 from swtrace.daemon.app import make_app
 from swtrace.daemon.export import NoSpans, SpanSink
 from swtrace.daemon.observer import Observer
@@ -31,7 +32,7 @@ def serving(directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | N
     observer.start()
     thread.start()
     try:
-        with httpx.Client(base_url=base_url, timeout=30) as client:
+        with httpx.Client(base_url=base_url, timeout=60, limits=LIMITS) as client:
             yield client
     finally:
         server.should_exit = True

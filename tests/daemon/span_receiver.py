@@ -57,7 +57,7 @@ class SpanReceiver:
         with self._lock:
             return tuple(self._spans)
 
-    def wait_for(self, count: int, timeout_s: float = 30.0) -> tuple[ReceivedSpan, ...]:
+    def wait_for(self, count: int, timeout_s: float = 60.0) -> tuple[ReceivedSpan, ...]:
         """Return the spans once at least ``count`` have arrived."""
         eventually(lambda: len(self.spans()) >= count, f"{count} spans", timeout_s)
         return self.spans()
@@ -117,7 +117,7 @@ def _attributes(pairs: list[KeyValue]) -> dict[str, object]:
     return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in pairs}
 
 
-def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Return once the condition holds; fail with what was waited for when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

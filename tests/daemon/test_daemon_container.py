@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daemon.daemon_command import ROOT, environment
+from daemon.daemon_command import LIMITS, ROOT, environment
 from daemon.recorded_run import RecordedRun
 
 USER = 9465
@@ -58,12 +58,12 @@ def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, process.communicate(timeout=30)[1]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=30) as client:
+        assert line, process.communicate(timeout=60)[1]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=60, limits=LIMITS) as client:
             yield client
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # unshare and the daemon, which is the first process of its namespace
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def samples(client: httpx.Client, name: str) -> dict[str, float]:
