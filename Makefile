@@ -9,8 +9,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-# Tests at once: more than one saves time on a machine with cores to spare.
-WORKERS ?= 0
+# Tests at once: two where there are two cores, since half of a test is often waiting for processes. 0: one by one.
+WORKERS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -ge 2 && echo 2 || echo 0)
+
+# Bytecode is kept in the environments, whatever the shell says: without it each of the hundreds of processes that the
+# tests start compiles what it imports anew, which more than doubles the import of vLLM.
+unexport PYTHONDONTWRITEBYTECODE
 
 # pip's setting, so that uv finds the same wheels; empty is accepted.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
