@@ -52,13 +52,27 @@ def test_stamps_are_told_within_five_microseconds(tick_ns: int, drift_ppb: int) 
     assert clock.passed_over == 0
 
 
+class LopsidedCorrespondent(SimulatedCorrespondent):
+    """A device that reads its clock at any instant between the question and the host's sight of the answer."""
+
+    def __init__(self, device: SimulatedDevice, after_ns: int) -> None:
+        super().__init__(device)
+        self._after_ns = after_ns
+
+    def asked(self, number: int) -> None:
+        """Read the clock after some time; let the answer be seen when it always is."""
+        now_ns = self._device.host.now_ns
+        self._told.setdefault(number - 1, (now_ns + ANSWER_NS, self._device.clock.at(now_ns + self._after_ns)))
+
+
 @pytest.mark.parametrize("tick_ns", [1, 1_024])
-def test_an_exchange_bounds_the_instant(tick_ns: int) -> None:
-    """A new anchor's bound is half an exchange and half a tick, and the middle of the tick that was read is within."""
+@pytest.mark.parametrize("after_ns", [0, ANSWER_NS // 2, ANSWER_NS])
+def test_an_exchange_bounds_the_instant(tick_ns: int, after_ns: int) -> None:
+    """A new anchor's bound is half an exchange and half a tick, wherever in the exchange the device read its clock."""
     device = SimulatedDevice(clock=DeviceClock(drift_ppb=0, tick_ns=tick_ns))
     for _ in range(40):
         device.host.advance(33)
-        clock = StampClock(SimulatedCorrespondent(device), device.host_ns)
+        clock = StampClock(LopsidedCorrespondent(device, after_ns), device.host_ns)
         assert clock.renew()
         newest = clock._map._newest()
         assert (ANSWER_NS + tick_ns) // 2 <= newest.error_ns <= ANSWER_NS + tick_ns // 2
