@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +58,31 @@ class Server:
                 if line.startswith("data: {"):
                     tokens += json.loads(line.removeprefix("data: "))["choices"][0]["token_ids"]
         return tuple(tokens)
+
+    def listen(self, prompt: tuple[int, ...], tokens: int, first_came: Callable[[], None]) -> tuple[int, str]:
+        """Ask for a stream and return how many tokens came, and the error that ended it, if any.
+
+        ``first_came`` is called when the first token is there.
+        """
+        request = {**_request(prompt), "max_tokens": tokens, "stream": True}
+        came = 0
+        try:
+            with self._client.stream("POST", "/v1/completions", json=request) as answer:
+                for line in answer.iter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    chunk = json.loads(line.removeprefix("data: "))
+                    if "error" in chunk:
+                        return came, chunk["error"]["message"]
+                    came += len(chunk["choices"][0]["token_ids"])
+                    first_came()
+        except httpx.TransportError as error:
+            return came, repr(error)
+        return came, ""
+
+    def wait_until_over(self) -> None:
+        """Return when the server has ended by itself."""
+        self._process.wait(PATIENCE_S)
 
     def close(self) -> None:
         """Let go of the connections."""
