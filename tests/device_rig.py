@@ -6,8 +6,10 @@ part of the device's work: what is compared is what memory holds when the device
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from simulated_device import SimulatedDevice
@@ -17,8 +19,23 @@ from torch import Tensor
 
 from swtrace.series.device.accelerator import Device
 
+Action = Callable[[], None] | None
 POISON = 0xA5
 """In every byte of a window while its broadcast is under way."""
+
+
+class Task(NamedTuple):
+    """Names one of the things that a device does again and again."""
+
+    what: str
+    position: int
+
+
+class Span(NamedTuple):
+    """When a task was done, by the device's own clock."""
+
+    begin_ns: int
+    end_ns: int
 
 
 class Rig(Protocol):
@@ -26,19 +43,21 @@ class Rig(Protocol):
 
     memory: torch.device
     """Where weights and windows lie."""
+    width: int
+    """Of a layer, which is square."""
 
     @property
     def device(self) -> Device:
         """The device."""
 
-    def compute(self, ns: int) -> None:
+    def compute(self, task: Task, ns: int) -> None:
         """Enqueue work of known length on the current stream."""
 
-    def fill(self, buffer: Tensor, content: Tensor, ns: int) -> None:
+    def fill(self, task: Task, buffer: Tensor, content: Tensor, ns: int) -> None:
         """Enqueue a transfer: ``buffer`` is poisoned, and holds ``content`` when ``ns`` have passed."""
 
-    def send(self, content: Tensor, ns: int) -> None:
-        """Enqueue the source's part of a transfer."""
+    def spans(self, task: Task) -> list[Span]:
+        """Return when a task was done, in order. What is captured may be there for the last replay only."""
 
     def read(self, weight: Tensor, expected: Tensor, ns: int) -> None:
         """Enqueue a linear: compare ``weight`` bytewise with ``expected``, work, and compare again."""
@@ -71,82 +90,67 @@ class SimulatedRig:
     def __init__(self, device: SimulatedDevice) -> None:
         self.device = device
         self.memory = torch.device("cpu")
-        self.read_instants: list[tuple[int, int]] = []
-        """Of each linear, in the order of the device: true begin and end."""
-        self.moved_instants: list[tuple[int, int]] = []
-        """Of each transfer, likewise."""
+        self.width = 4
         self.overlaps = 0
         """Transfers that began before the one before had ended: a communicator runs one at a time."""
         self.keep = True
-        """Whether instants are kept; a long run is not to keep millions."""
+        """Whether spans are kept; a long run is not to keep millions."""
+        self._spans: defaultdict[Task, list[Span]] = defaultdict(list)
         self._compared = 0
         self._wrong = 0
         self._moving = 0
-        self._begun: list[int] = []
 
-    def compute(self, ns: int) -> None:
+    def compute(self, task: Task, ns: int) -> None:
         """Enqueue work."""
-        self.device.compute(ns)
+        self._run(task, ns)
 
-    def fill(self, buffer: Tensor, content: Tensor, ns: int) -> None:
+    def fill(self, task: Task, buffer: Tensor, content: Tensor, ns: int) -> None:
         """Enqueue a transfer: poison at its start, the bytes at its end."""
         target, whole = buffer.numpy().data, bytes(content.numpy())
         poison = bytes([POISON]) * len(whole)
-        begun: list[int] = []
 
-        def begin(true_ns: int) -> None:
-            begun.append(true_ns)
+        def begin() -> None:
             target[:] = poison
-            self._moves(+1)
+            self._moving += 1
+            self.overlaps += self._moving > 1
 
-        def end(true_ns: int) -> None:
+        def end() -> None:
             target[:] = whole
-            self._moves(-1)
-            self._moved(begun.pop(), true_ns)
+            self._moving -= 1
 
-        self.device.compute(ns, at_start=begin, at_end=end)
-
-    def send(self, content: Tensor, ns: int) -> None:
-        """Enqueue the source's part."""
-        del content
-        begun: list[int] = []
-
-        def begin(true_ns: int) -> None:
-            begun.append(true_ns)
-            self._moves(+1)
-
-        def end(true_ns: int) -> None:
-            self._moves(-1)
-            self._moved(begun.pop(), true_ns)
-
-        self.device.compute(ns, at_start=begin, at_end=end)
+        self._run(task, ns, begin, end)
 
     def read(self, weight: Tensor, expected: Tensor, ns: int) -> None:
         """Enqueue a linear: it looks at its first and at its last instant."""
         memory, right = weight.detach().view(-1).view(torch.uint8).numpy().data, bytes(expected.numpy())
+
+        def look() -> None:
+            self._compared += 1
+            self._wrong += bytes(memory) != right
+
+        self._run(None, ns, look, look)
+
+    def _run(self, task: Task | None, ns: int, begin: Action = None, end: Action = None) -> None:
         begun: list[int] = []
 
-        def begin(true_ns: int) -> None:
+        def begins(true_ns: int) -> None:
             begun.append(true_ns)
-            self._compared += 1
-            self._wrong += bytes(memory) != right
+            if begin is not None:
+                begin()
 
-        def end(true_ns: int) -> None:
-            self._compared += 1
-            self._wrong += bytes(memory) != right
-            began_ns = begun.pop()
-            if self.keep:
-                self.read_instants.append((began_ns, true_ns))
+        def ends(true_ns: int) -> None:
+            if end is not None:
+                end()
+            begun_ns = begun.pop()
+            if self.keep and task is not None:
+                self._spans[task].append(Span(self.device.clock.at(begun_ns), self.device.clock.at(true_ns)))
 
-        self.device.compute(ns, at_start=begin, at_end=end)
+        self.device.compute(ns, at_start=begins, at_end=ends)
 
-    def _moves(self, change: int) -> None:
-        self._moving += change
-        self.overlaps += self._moving > 1
-
-    def _moved(self, begin_ns: int, end_ns: int) -> None:
-        if self.keep:
-            self.moved_instants.append((begin_ns, end_ns))
+    def spans(self, task: Task) -> list[Span]:
+        """Return when a task was done, in order."""
+        self.catch_up()
+        return self._spans[task]
 
     def readings(self) -> tuple[int, int]:
         """Return how many comparisons were made, and how many of them failed."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_rig import Rig
+from device_rig import Rig, Task
 from device_schedule import Durations, Schedule
 from torch import Tensor, nn
 
@@ -27,7 +27,8 @@ from swtrace.trace.identity import RankIdentity
 from swtrace.trace.reader import RingReader
 from swtrace.trace.recorder import Recorder
 
-WIDTH = 4
+BEFORE, TRANSFER = "before", "transfer"
+"""Tasks: the compute between a layer's reach and its wait, and its broadcast."""
 
 
 class LonePeerMover:
@@ -50,6 +51,8 @@ class LonePeerMover:
         self.moves = 0
         self._rig = rig
         self._contents = contents
+        self._sink = contents[0].clone()
+        """What takes up the bytes that this rank sends."""
         self._durations = durations
         self._rank = rank
         self._ranks = 0
@@ -72,10 +75,9 @@ class LonePeerMover:
         self.moves += 1
         if not self.serving:
             buffer.copy_(content)
-        elif source == self._rank:
-            self._rig.send(content, self._durations.transfer[position])
         else:
-            self._rig.fill(buffer, content, self._durations.transfer[position])
+            target = buffer if source != self._rank else self._sink
+            self._rig.fill(Task(TRANSFER, position), target, content, self._durations.transfer[position])
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -118,7 +120,7 @@ class Program:
         self.prefetch_step = prefetch_step
         self.start_layer = start_layer
         generator = torch.Generator().manual_seed(0)
-        self.weights = [torch.randn(WIDTH, WIDTH, generator=generator).to(rig.memory) for _ in range(layers)]
+        self.weights = [torch.randn(rig.width, rig.width, generator=generator).to(rig.memory) for _ in range(layers)]
         contents = [weight.view(-1).view(torch.uint8) for weight in self.weights]
         self.contents = contents
         self.owned = [source_rank(start_layer + position, ranks) == rank for position in range(layers)]
@@ -141,7 +143,7 @@ class Program:
         )
         self.layers: list[nn.Linear] = []
         for position, weight in enumerate(self.weights):
-            linear = nn.Linear(WIDTH, WIDTH, bias=False, device=rig.memory)
+            linear = nn.Linear(rig.width, rig.width, bias=False, device=rig.memory)
             self.series.register(start_layer + position, linear)
             loader = getattr(linear.weight, "weight_loader", None)
             if loader is None:
@@ -170,7 +172,7 @@ class Program:
             if position == stop_at:
                 raise ForwardDiedError
             self.series.reach(self.start_layer + position)
-            self.rig.compute(self.durations.before[position])
+            self.rig.compute(Task(BEFORE, position), self.durations.before[position])
             if pause_ns:
                 self.rig.pause(pause_ns)
             asked_ns = host_ns()
