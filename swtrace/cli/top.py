@@ -17,6 +17,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from swtrace_tui.app import TopApp
     from swtrace_tui.picture import Picture, Selection
     from swtrace_tui.sources import Source
 
@@ -52,7 +53,8 @@ def top(
         typer.Option(metavar="HOST:PORT,...", help="Watch through daemons, one per host, instead of local rings."),
     ] = None,
     replay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Show a recording as it stood at its end.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Play a recording; with --once and --json as it stood at its end."),
     ] = None,
     run_id: Annotated[
         str | None, typer.Option("--run", help="Show this run. Default: the newest one that lives.")
@@ -94,7 +96,7 @@ def top(
     # textual-serve sets the driver: then a browser is the terminal.
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise CommandError("swtrace top needs a terminal; --once prints the overview as text, --json as JSON")
-    _run(make, selection, view.value, theme)
+    _run(make, replay, selection, view.value, theme)
 
 
 def _source(directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool) -> Callable[[], Source]:
@@ -185,19 +187,25 @@ def _document(seen: Picture) -> dict[str, object]:
     }
 
 
-def _run(make: Callable[[], Source], selection: Selection, view: str, theme: str | None) -> None:
+def _run(
+    make: Callable[[], Source], recording: Path | None, selection: Selection, view: str, theme: str | None
+) -> None:
     from dataclasses import replace
 
-    from swtrace_tui.app import TopApp
     from swtrace_tui.configuration import default_path, load
 
     path = Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path())
     configuration = load(path)
-    app = TopApp(
-        make,
-        configuration=configuration if theme is None else replace(configuration, theme=theme),
-        view=view,
-        selection=selection,
-    )
+    if theme is not None:
+        configuration = replace(configuration, theme=theme)
+    app: TopApp
+    if recording is not None:
+        from swtrace_tui.replay import ReplayApp
+
+        app = ReplayApp([recording], configuration=configuration, view=view, selection=selection)
+    else:
+        from swtrace_tui.app import TopApp
+
+        app = TopApp(make, configuration=configuration, view=view, selection=selection)
     app.run()
     raise typer.Exit(app.return_code or 0)

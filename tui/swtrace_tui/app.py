@@ -73,6 +73,8 @@ class TopApp(App[None]):
 
     TITLE = "swtrace top"
     ENABLE_COMMAND_PALETTE = True
+    OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Keys beyond the registry's, and what they do, for the help."""
     CSS = """
     Screen { layout: vertical; background: $background; }
     ContentSwitcher { height: 1fr; }
@@ -354,7 +356,7 @@ class TopApp(App[None]):
 
     def action_help(self) -> None:
         """Show every key."""
-        self.push_screen(Help(self._configuration.keys))
+        self.push_screen(Help(self._configuration.keys, self.OWN_KEYS))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every action by name, and Textual's themes."""

@@ -43,21 +43,26 @@ class Help(ModalScreen[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
 
-    def __init__(self, keymap: dict[str, str]) -> None:
+    def __init__(self, keymap: dict[str, str], own: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__()
-        self._keymap = keymap
+        self._keymap, self._own = keymap, own
 
     def compose(self) -> ComposeResult:
         """Show the table."""
         with VerticalScroll():
-            yield Static(help_text(self._keymap))
+            yield Static(help_text(self._keymap, self._own))
 
 
-def help_text(keymap: dict[str, str]) -> Table:
-    """Return every action with its keys, as they are mapped now."""
+def help_text(keymap: dict[str, str], own: tuple[tuple[str, str], ...] = ()) -> Table:
+    """Return every action with its keys, as they are mapped now; ``own`` stands first: what this program adds."""
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True, style="bold")
     table.add_column()
+    if own:
+        table.add_row("", Text("The recording", style="bold underline"))
+        for key, text in own:
+            table.add_row("+".join(_NAMES.get(part, part) for part in key.split("+")), text)
+        table.add_row("", "")
     for view in (None, *VIEWS):
         of_view = [action for action in ACTIONS if action.view == view]
         if not of_view:

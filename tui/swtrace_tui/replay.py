@@ -1,4 +1,7 @@
-"""``swtrace replay``: the terminal over a recording that plays, with keys to pause, step, seek and change the speed."""
+"""``swtrace replay`` and ``swtrace top --replay``: the terminal over a recording that plays.
+
+Space pauses the recording, not only the screen; there are keys to step, to seek and to change the speed.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,59 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 
 from swtrace.recording.playback import Controls, Playhead
+from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.app import TopApp
 from swtrace_tui.configuration import Configuration
-from swtrace_tui.picture import Picture
+from swtrace_tui.picture import Picture, Selection
 from swtrace_tui.snapshot import Link
 from swtrace_tui.sources.playing import PlayingSource
 
 _SEEK_S = 5.0
+_KEYS = (
+    ("n", "one_step", "One step", "Pause, and go on by one step."),
+    ("ctrl+right", f"seek({_SEEK_S})", "Forward 5 s", "Go forward by 5 s."),
+    ("ctrl+left", f"seek(-{_SEEK_S})", "Back 5 s", "Go back by 5 s."),
+    ("ctrl+up", "speed(1)", "Faster", "Play faster."),
+    ("ctrl+down", "speed(-1)", "Slower", "Play slower."),
+    ("ctrl+home", "jump(0)", "Begin", "Go to the begin."),
+    ("ctrl+end", "jump(100)", "End", "Go to the end."),
+)
+"""Keys, action, title and help."""
 
 
 class ReplayApp(TopApp):
-    """``swtrace replay``.
+    """A recording that plays.
 
     Args:
         path: The recording, or the parts of one.
         configuration: Theme and keys.
+        view: The view to begin with.
+        selection: What to narrow the views to.
     """
 
     TITLE = "swtrace replay"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+right", f"seek({_SEEK_S})", "Forward 5 s"),
-        Binding("ctrl+left", f"seek(-{_SEEK_S})", "Back 5 s"),
-        Binding("ctrl+up", "speed(1)", "Faster"),
-        Binding("ctrl+down", "speed(-1)", "Slower"),
-        Binding("n", "one_step", "One step"),
-        Binding("ctrl+home", "jump(0)", "Begin"),
-        Binding("ctrl+end", "jump(100)", "End"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding(keys, action, title) for keys, action, title, _ in _KEYS]
+    OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("space", "Play or pause the recording."),
+        *((keys, help_) for keys, _, _, help_ in _KEYS),
+    )
 
-    def __init__(self, path: list[Path], *, configuration: Configuration | None = None) -> None:
+    def __init__(
+        self,
+        path: list[Path],
+        *,
+        configuration: Configuration | None = None,
+        view: str = OVERVIEW,
+        selection: Selection | None = None,
+    ) -> None:
         self.controls = Controls()
         self.head: Playhead | None = None
-        super().__init__(lambda: PlayingSource(path, self.controls, self._moved), configuration=configuration)
+        super().__init__(
+            lambda: PlayingSource(path, self.controls, self._moved),
+            configuration=configuration,
+            view=view,
+            selection=selection,
+        )
 
     def _moved(self, head: Playhead) -> None:
         self.head = head  # one reference, replaced whole: safe between the threads

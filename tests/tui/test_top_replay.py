@@ -1,0 +1,138 @@
+"""A recording in the terminal: it plays, pauses, seeks and ends, and its numbers are the recording's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recording.made import record, replayed, schedule
+from swtrace_tui import units
+from swtrace_tui.replay import ReplayApp
+
+from swtrace.recording.playback import Playhead
+from tui.scenes import shown, until
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a recording of some 30 s: steps of 0.5 s."""
+    record(tmp_path / "run.swrec", schedule(steps=60, compute=80_000))
+    return tmp_path / "run.swrec"
+
+
+def head(app: ReplayApp) -> Playhead:
+    """Return where it stands."""
+    assert app.head is not None
+    return app.head
+
+
+def steps(app: ReplayApp) -> int:
+    """Return how many steps are shown."""
+    return sum(len(each.steps) for each in app.picture.series) if app.picture is not None else 0
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine."""
+    asyncio.run(test)
+
+
+def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
+    """It plays from its begin; space stands still however long; n finishes a step; seeking goes there and back."""
+
+    async def test() -> None:
+        app = ReplayApp([path])
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.head is not None and app.head.at_ns > 0)
+            assert head(app).playing
+            await pilot.press("space")
+            await until(pilot, lambda: not head(app).playing)
+            still = head(app)
+            await pilot.pause(0.3)
+            assert head(app).at_ns == still.at_ns
+            assert "PAUSED" in shown(app)
+
+            before = steps(app)
+            await pilot.press("n")
+            await until(pilot, lambda: steps(app) > before)
+            assert not head(app).playing
+
+            at = head(app).at_ns
+            await pilot.press("ctrl+right")
+            await until(pilot, lambda: head(app).at_ns >= at + 5_000_000_000)
+            later = head(app).at_ns
+            assert steps(app) > before + 5
+            await pilot.press("ctrl+left")
+            await until(pilot, lambda: head(app).at_ns < later)
+            assert head(app).at_ns == pytest.approx(at, abs=1_000_000_000)
+            await pilot.press("ctrl+home")
+            await until(pilot, lambda: head(app).at_ns == 0 and steps(app) == 0)
+
+    run(test())
+
+
+def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Path) -> None:
+    """At the end the screen says so, and each rank's line carries what a replay of the file states."""
+    truth = replayed(path).ledger.facts().series
+
+    async def test() -> None:
+        app = ReplayApp([path])
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.head is not None)
+            await pilot.press("space")
+            await until(pilot, lambda: not head(app).playing)
+            assert not head(app).ended
+            await pilot.press("ctrl+end")
+            await until(pilot, lambda: head(app).ended)
+            await until(pilot, lambda: app.picture is not None and app.picture.snapshot.facts.series == truth)
+            await until(pilot, lambda: "END" in shown(app))
+            lines = shown(app).splitlines()[2:]  # below the bars
+            for rank in truth[0].ranks:
+                line = next(line for line in lines if line.split()[:1] == [str(rank.rank.rank)])
+                for text in (units.ratio(rank.recent.stall_ratio), units.ratio(rank.recent.efficiency)):
+                    assert text in line
+            await pilot.press("question_mark")
+            await until(pilot, lambda: "Play or pause the recording." in shown(app))
+
+    run(test())
+
+
+def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:
+    """``swtrace top --replay FILE`` in a terminal plays the file and ends with q, leaving nothing behind."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swtrace", "top", "--replay", str(path), "--view", "heatmap"],
+        stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    deadline = time.monotonic() + 60
+    try:
+        while b"x1 " not in seen and time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.2)[0]:
+                seen += os.read(ours, 1 << 16)
+        assert b"x1 " in seen
+        os.write(ours, b"q")
+        while process.poll() is None and time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.2)[0]:
+                try:
+                    seen += os.read(ours, 1 << 16)
+                except OSError:
+                    break
+        assert process.wait(30) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(ours)
+    assert b"Heat map" in seen
+    assert b"\x1b[?1049l" in seen
