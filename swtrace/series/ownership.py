@@ -44,7 +44,7 @@ _LAYER_BITS = 32
 _READ, _FREED, _READ_IN_GRAPH, _FREED_IN_GRAPH = range(4)
 """The two looks, when a layer is about to be read and when its window is about to be given away; and those that were
 captured into a graph: each replay makes them anew, whatever is looked at outside."""
-_SAID = ("when it was read", "before its reader was done", "when it was read", "before its reader was done")
+_SAID = ("when it was read", "before it was free", "when it was read", "before it was free")
 _TOLD_AT_MOST = 8
 """Findings in one error: more would make a message that nobody reads."""
 FINISH_PATIENCE_S = 10.0
@@ -226,9 +226,12 @@ class OwnershipCheck:
         """Send the sums to the host."""
         if self._device is None or self._landed is None:
             return
-        self._landing.copy_(self._sums, non_blocking=True)
+        self._copy_out()
         self._landed.record(self._device.current_stream())
         self._shipped_step = step
+
+    def _copy_out(self) -> None:
+        self._landing.copy_(self._sums, non_blocking=True)
 
     def _judge(self, sums: list[list[list[int]]], step: int) -> None:
         """Raise if anything differed that has not been told."""

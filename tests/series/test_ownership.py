@@ -189,7 +189,7 @@ def test_overwritten_windows_are_found(windows: str, prefetch_step: int, before_
     (healthy, fine, *_), (told, equal, layer, holds) = run_ranks(2, sabotage, windows, prefetch_step, ON, before_look)
     assert (healthy, fine) == ("", [True] * 5)
     assert equal == [True, True, False, True, True]
-    when = "when it was read" if before_look else "before its reader was done"
+    when = "when it was read" if before_look else "before it was free"
     said = (
         f"series 'faulty', rank 1: the ownership check found, by the end of step {{step}}: "
         f"layer {layer}: its window held layer {holds} {when}, 1 times so far"
