@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from swtrace.ledger import Ledger
+from swtrace.ledger.intake import Batch
 from swtrace.recording.events import RankState, RecordSink
 from swtrace.recording.writer import FrameWriter, RecordingWriter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.records import Records
 from swtrace.watch import Watch
 
 STATUS_S = 1.0
@@ -34,10 +35,11 @@ class TellingLedger(Ledger):
         self._sink.set_series(rank, series)
         super().set_series(rank, series)
 
-    def add(self, rank: RankKey, records: Records) -> None:
-        """Pass on and take in."""
-        self._sink.add(rank, records)
-        super().add(rank, records)
+    def add_batches(self, batches: Sequence[Batch]) -> None:
+        """Pass on and take in. What comes by :meth:`add` comes by here, too."""
+        for rank, records in batches:
+            self._sink.add(rank, records)
+        super().add_batches(batches)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Pass on and take in."""
