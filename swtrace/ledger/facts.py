@@ -46,6 +46,8 @@ class Outcome(StrEnum):
     """The rank is the layer's source: nothing to wait for. Not part of the on-time rate."""
     PREFILLED = "prefilled"
     """First step, first k layers: the window was filled at post-processing. Not part of the on-time rate."""
+    UNTIMED = "untimed"
+    """Any wait of a step without instants: whether it stalled is not known. Not part of the on-time rate."""
 
 
 class SeriesKey(NamedTuple):
@@ -77,7 +79,10 @@ class CriticalPath:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """One finished step of one series, on all ranks whose records are at hand."""
+    """One finished step of one series, on all ranks whose records are at hand.
+
+    A rank that left the step untimed has no record in it and counts as not ended.
+    """
 
     series: SeriesKey
     step: int
@@ -178,6 +183,9 @@ class Totals:
     cause_ns: dict[Cause, int]
     """Sums to the stall of all finished steps."""
     steps: int
+    untimed_steps: dict[str, int]
+    """Steps without instants, by reason (:class:`~swtrace.trace.schema.Untimed`): they are in all counts, and in no
+    duration."""
     aborted_steps: int
     unwaited_steps: int
     """Steps of which not one layer was waited for: the series linear is bypassed."""
@@ -193,7 +201,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """One rank of one series over the last steps (64 unless told otherwise)."""
+    """One rank of one series over the last timed steps (64 unless told otherwise)."""
 
     steps: int
     step_ns: int
@@ -249,7 +257,7 @@ class SeriesRankFacts:
     totals: Totals
     recent: Recent
     last_step: int | None
-    """Number of the last finished step; None before the first."""
+    """Number of the last finished step that was timed; None before the first."""
     last_stall_ns: int
     """Stall of that step."""
     effective_prefetch_step: int | None

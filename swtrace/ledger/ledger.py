@@ -3,7 +3,7 @@
 Each record is counted at once (:mod:`~swtrace.ledger.totals`) and laid out with those of the other
 ranks (:mod:`~swtrace.ledger.pending`). A step that every rank has ended is finished: its facts are
 computed (:mod:`~swtrace.ledger.step`, :mod:`~swtrace.ledger.path`) and summed up over the last steps
-(:mod:`~swtrace.ledger.recent`).
+(:mod:`~swtrace.ledger.recent`). A step that no rank timed is counted, and has no facts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from swtrace.ledger.step import Channel, Derived, derive
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
-from swtrace.trace.schema import Clock, StepFlag, TransferFlag
+from swtrace.trace.schema import Clock, StepFlag, TransferFlag, Untimed
 
 DEFAULT_EPSILON_NS = 20_000
 DEFAULT_RECENT_STEPS = 64
@@ -235,7 +235,9 @@ class Ledger:
             rendezvous=Rendezvous(info.rendezvous, ranks, source),
             source=source,
             pending=PendingSteps(ranks, info.num_layers, self._max_cells),
-            totals=TotalsCounter(ranks=ranks, epsilon_ns=self._epsilon_ns),
+            totals=TotalsCounter(
+                ranks=ranks, epsilon_ns=self._epsilon_ns, source=source, prefetch_step=info.prefetch_step
+            ),
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             prefetch_step=info.prefetch_step,
@@ -304,6 +306,10 @@ class Ledger:
 
     def _finish(self, series: _Series, block: Block) -> None:
         block = _without_open_tail(block)
+        missing = (~(block.present | _without_transfers(block)[:, :, np.newaxis])).sum(axis=(0, 2)).tolist()
+        for group_rank, member in series.members.items():
+            self._ranks[member.rank].missing += missing[group_rank]
+        block = _timed(block)
         if not len(block):
             return
         derived = derive(
@@ -323,9 +329,6 @@ class Ledger:
                 self._untaken.append(facts)
         series.totals.add_causes(derived.cause_ns.sum(axis=(0, 3)))
         series.latest.add(block, derived)
-        missing = (~block.present).sum(axis=(0, 2)).tolist()
-        for group_rank, member in series.members.items():
-            self._ranks[member.rank].missing += missing[group_rank]
 
     def _comparable(self, series: _Series, block: Block) -> bool:
         """Whether the instants of all ranks are of one clock: one host, or one simulation."""
@@ -375,6 +378,28 @@ def _without_open_tail(block: Block) -> Block:
     is_open = ~block.present | ((block.flags & TransferFlag.OPEN) != 0)
     never_came = ~block.ended.any(axis=1) & is_open.all(axis=(1, 2))
     return block.take(np.flatnonzero(~never_came)) if never_came.any() else block
+
+
+def _without_transfers(block: Block) -> npt.NDArray[np.bool_]:
+    """Return which ranks' steps have no TRANSFER records to miss, ``[step, rank]``.
+
+    What one rank left out as one of those between every n-th, all ranks leave out: also one whose STEP record is lost.
+    """
+    untimed = block.ended & (block.untimed != Untimed.TIMED)
+    sampled = (untimed & (block.untimed == Untimed.SAMPLED)).any(axis=1, keepdims=True)
+    return np.asarray(untimed | (sampled & ~block.ended), np.bool_)
+
+
+def _timed(block: Block) -> Block:
+    """Return what has instants: in an untimed step, a rank counts as not ended; without any other, the step goes."""
+    untimed = block.ended & (block.untimed != Untimed.TIMED)
+    if not untimed.any():
+        return block
+    ended = block.ended & ~untimed
+    rows = np.flatnonzero(ended.any(axis=1) | block.present.any(axis=(1, 2)))
+    block = block.take(rows)
+    block.ended = ended[rows]
+    return block
 
 
 def _step_numbers(transfers: Ranked, steps: Ranked) -> npt.NDArray[np.int64]:

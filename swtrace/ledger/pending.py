@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from swtrace.ledger.intake import Ranked
 from swtrace.trace.records import clock, observed
+from swtrace.trace.schema import Untimed
 
 _INITIAL_STEPS = 8
 _GRACE = 1
@@ -36,7 +37,7 @@ _TRANSFER_COLUMNS = tuple(
 )
 _STEP_COLUMNS = (
     *((name, name) for name in ("begin_ns", "arrival_ns", "end_ns", "run_delay_us", "steal_us", "tokens", "requests")),
-    *((name, name) for name in ("phase", "waits")),
+    *((name, name) for name in ("phase", "untimed", "waits")),
     ("step_flags", "flags"),
 )
 """Column of the block, and field of the record that goes there."""
@@ -67,6 +68,8 @@ class Block:
     tokens: npt.NDArray[np.uint32]
     requests: npt.NDArray[np.uint32]
     phase: npt.NDArray[np.uint8]
+    untimed: npt.NDArray[np.uint8]
+    """``[step, rank]``: why an ended step has no instants and no TRANSFER records; 0 where it has."""
     waits: npt.NDArray[np.uint16]
     step_flags: npt.NDArray[np.uint8]
 
@@ -96,6 +99,7 @@ class Block:
             tokens=np.zeros(rows, np.uint32),
             requests=np.zeros(rows, np.uint32),
             phase=np.zeros(rows, np.uint8),
+            untimed=np.zeros(rows, np.uint8),
             waits=np.zeros(rows, np.uint16),
             step_flags=np.zeros(rows, np.uint8),
         )
@@ -232,7 +236,8 @@ class PendingSteps:
         until = max(self._first, min(until, self._newest + 1))
         while until <= self._newest:
             slot = until & (len(self._block) - 1)
-            whole = self._block.ended[slot] & (self._block.present[slot].all(axis=1))
+            told = self._block.present[slot].all(axis=1) | (self._block.untimed[slot] != Untimed.TIMED)
+            whole = self._block.ended[slot] & told
             if not whole[expected].all():
                 break
             until += 1

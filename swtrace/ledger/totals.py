@@ -2,6 +2,9 @@
 
 They count every record once, whether or not the peers' records are at hand; only the split by
 cause waits for the step to be finished.
+
+An untimed step has no TRANSFER records. What these would have counted follows from its STEP record: every
+step broadcasts every layer, except that the first ``k`` of step 0 were there already.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ import numpy.typing as npt
 
 from swtrace.ledger.facts import CAUSES, Distribution, Outcome, Totals
 from swtrace.ledger.intake import Ranked
-from swtrace.trace.records import observed
-from swtrace.trace.schema import Observed, Phase, StepFlag, TransferFlag
+from swtrace.trace.records import Records, observed
+from swtrace.trace.schema import Observed, Phase, StepFlag, TransferFlag, Untimed
 
 _Int = npt.NDArray[np.int64]
 
@@ -33,6 +36,8 @@ STEP_BOUNDS_NS: tuple[int, ...] = (
 
 _FLAGS = 256
 """What a transfer's flags can be."""
+_REASONS = 256
+"""What a step's reason to be untimed can be, known or not."""
 
 
 class _Histograms:
@@ -66,10 +71,18 @@ class TotalsCounter:
     Args:
         ranks: Size of the group.
         epsilon_ns: A wait is on time if its stall is below this.
+        source: ``[position]``, group rank that keeps the layer.
+        prefetch_step: k.
     """
 
-    def __init__(self, *, ranks: int, epsilon_ns: int) -> None:
+    def __init__(self, *, ranks: int, epsilon_ns: int, source: _Int, prefetch_step: int) -> None:
         self._ranks, self._epsilon_ns = ranks, epsilon_ns
+        self._layers = len(source)
+        self._owned = np.bincount(source, minlength=ranks)
+        """``[rank]``: broadcasts of a step whose source the rank is."""
+        self._prefilled = min(prefetch_step, self._layers)
+        self._owned_prefilled = np.bincount(source[:prefetch_step], minlength=ranks)
+        """``[rank]``: how many fewer they are in step 0."""
         self._transfers = np.zeros((ranks, _FLAGS), np.int64)
         """Transfers by their flags: most of what is counted is a sum over some of them."""
         self._on_time = np.zeros(ranks, np.int64)
@@ -78,6 +91,11 @@ class TotalsCounter:
         self._steps = np.zeros(ranks, np.int64)
         self._aborted = np.zeros(ranks, np.int64)
         self._unwaited_steps = np.zeros(ranks, np.int64)
+        self._untimed_steps = np.zeros((ranks, _REASONS), np.int64)
+        self._untimed_waits = np.zeros(ranks, np.int64)
+        self._untimed_unwaited = np.zeros(ranks, np.int64)
+        self._untimed_sent = np.zeros(ranks, np.int64)
+        self._untimed_received = np.zeros(ranks, np.int64)
         self._stall = _Histograms(DURATION_BOUNDS_NS, ranks)
         self._slack = _Histograms(DURATION_BOUNDS_NS, ranks)
         self._sent_duration = _Histograms(DURATION_BOUNDS_NS, ranks)
@@ -86,9 +104,12 @@ class TotalsCounter:
 
     def forget(self, rank: int) -> None:
         """Count a rank from zero again."""
-        for counts in (self._on_time, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps):
+        for counts in (
+            *(self._on_time, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps),
+            *(self._untimed_waits, self._untimed_unwaited, self._untimed_sent, self._untimed_received),
+            *(self._untimed_steps, self._transfers),
+        ):
             counts[rank] = 0
-        self._transfers[rank] = 0
         self._cause_ns[:, rank] = 0
         for histograms in (
             *(self._stall, self._slack, self._sent_duration, self._received_duration),
@@ -123,10 +144,24 @@ class TotalsCounter:
         self._count(self._steps, rank)
         self._count(self._aborted, rank[(records["flags"] & StepFlag.ABORTED) != 0])
         self._count(self._unwaited_steps, rank[records["waits"] == 0])
+        untimed = records["untimed"] != Untimed.TIMED
+        if untimed.any():
+            self._add_untimed(records[untimed], rank[untimed])
+            records, rank = records[~untimed], rank[~untimed]
         duration = np.maximum(0, records["end_ns"] - records["begin_ns"])
         phase = np.where(records["phase"] < len(Phase), records["phase"], Phase.OTHER)
         for which in set(phase.tolist()):
             self._step_duration[Phase(which)].add(rank[phase == which], duration[phase == which])
+
+    def _add_untimed(self, records: Records, rank: _Int) -> None:
+        np.add.at(self._untimed_steps, (rank, records["untimed"]), 1)
+        waits = records["waits"].astype(np.int64)
+        np.add.at(self._untimed_waits, rank, waits)
+        np.add.at(self._untimed_unwaited, rank, np.maximum(0, self._layers - waits))
+        first = records["step"] == 0
+        sent = self._owned[rank] - np.where(first, self._owned_prefilled[rank], 0)
+        np.add.at(self._untimed_sent, rank, sent)
+        np.add.at(self._untimed_received, rank, self._layers - np.where(first, self._prefilled, 0) - sent)
 
     def add_causes(self, cause_ns: _Int) -> None:
         """Count the stall of finished steps by cause, ``[cause, rank]``."""
@@ -140,6 +175,8 @@ class TotalsCounter:
             layer_bytes: Bytes that one broadcast moves.
         """
         receivers, own, prefilled, unwaited, still_open, sent, received = (self._transfers[rank] @ _CLASSES).tolist()
+        sent += int(self._untimed_sent[rank])
+        received += int(self._untimed_received[rank])
         on_time = int(self._on_time[rank])
         stall = self._stall.fact(rank)
         return Totals(
@@ -148,8 +185,9 @@ class TotalsCounter:
                 Outcome.STALLED: receivers - on_time,
                 Outcome.OWN: own,
                 Outcome.PREFILLED: prefilled,
+                Outcome.UNTIMED: int(self._untimed_waits[rank]),
             },
-            unwaited=unwaited,
+            unwaited=unwaited + int(self._untimed_unwaited[rank]),
             open=still_open,
             sent=sent,
             received=received,
@@ -158,6 +196,7 @@ class TotalsCounter:
             stall_ns=stall.sum_ns,
             cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
             steps=int(self._steps[rank]),
+            untimed_steps=_by_reason(self._untimed_steps[rank]),
             aborted_steps=int(self._aborted[rank]),
             unwaited_steps=int(self._unwaited_steps[rank]),
             stall=stall,
@@ -169,6 +208,12 @@ class TotalsCounter:
 
     def _count(self, counts: _Int, rank: _Int) -> None:
         counts += np.bincount(rank, minlength=self._ranks)
+
+
+def _by_reason(counts: _Int) -> dict[str, int]:
+    known = {reason.name.lower(): int(counts[reason]) for reason in Untimed if reason is not Untimed.TIMED}
+    unknown = int(counts.sum()) - sum(known.values())
+    return {**known, "unknown": unknown} if unknown else known
 
 
 def _having(flag: TransferFlag) -> npt.NDArray[np.bool_]:
