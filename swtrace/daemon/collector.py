@@ -77,7 +77,7 @@ class _Families:
             InfoMetricFamily,
         )
         self.occupancy = gauge("swtrace_window_occupancy", "Windows of the pool, by state.")
-        self.stall = gauge("swtrace_stall_seconds", "Stall of the last finished step, summed over its layers.")
+        self.stall = gauge("swtrace_stall_seconds", "Stall of the last step that was timed, summed over its layers.")
         self.wait_stall = histogram(
             "swtrace_wait_stall_seconds", "How long a receiver's wait was held for its weight. One per wait."
         )
@@ -99,6 +99,10 @@ class _Families:
             "Critical-path excess of the rank named as straggler, per step time; 0 for all others.",
         )
         self.steps = counter("swtrace_steps", "Finished forward passes.")
+        self.untimed = counter(
+            "swtrace_untimed_steps",
+            "Finished forward passes without instants, by reason: in no duration, in all counts.",
+        )
         self.step_duration = histogram("swtrace_step_duration_seconds", "Forward begin to forward end, by phase.")
         self.prefetch_step = gauge(
             "swtrace_prefetch_step",
@@ -187,6 +191,8 @@ class _Families:
         if facts.recent.efficiency is not None:
             _add(self.efficiency, labels, facts.recent.efficiency)
         _add(self.steps, labels, totals.steps)
+        for reason, steps in totals.untimed_steps.items():
+            _add(self.untimed, {**labels, "reason": reason}, steps)
         for phase, durations in totals.step_duration.items():
             # Five phases of 21 samples would be half of an exposition, and most ranks ever run two.
             if durations.count:

@@ -35,6 +35,7 @@ _SCOPE = InstrumentationScope("swtrace", __version__)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _LAST_INSTANT = (1 << 63) - 1
 _CLOCKS = {clock.value: clock.name.lower() for clock in Clock}
+_CLOCK_NUMBERS = {name: number for number, name in _CLOCKS.items()}
 _OBSERVED = {observed.value: observed.name.lower() for observed in Observed}
 _PHASES = {phase.value: phase.name.lower() for phase in Phase}
 
@@ -70,6 +71,11 @@ class SpanOrigin:
         """Return an instant of a record as UNIX time, within what a span can carry."""
         offset = self.virtual_offset_ns if clock == Clock.VIRTUAL else self.monotonic_offset_ns
         return min(max(instant_ns + offset, 0), _LAST_INSTANT)
+
+
+def step_clock(info: SeriesInfo | None) -> int:
+    """Return the clock of a series' STEP records: their facts do not carry it."""
+    return _CLOCK_NUMBERS.get("" if info is None else info.clock, Clock.HOST.value)
 
 
 def broadcasts(step: StepFacts) -> Mask:
@@ -116,7 +122,7 @@ class _RankSpans:
         self._origin = origin
         self._run_id = step.series.run_id
         self._trace_id = trace_id(self._run_id, step.step)
-        self._step_clock = Clock.VIRTUAL.value if info.clock == "virtual" else Clock.HOST.value
+        self._step_clock = step_clock(info)
         self._begin_ns, self._end_ns = self._bounds()
         self._parent = self._context(step.ranks[rank].rank, STEP)
         self._common: Attributes = {

@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from swtrace.daemon.spans import SpanOrigin, broadcasts, step_ranks, waits
+from swtrace.daemon.spans import SpanOrigin, broadcasts, step_clock, step_ranks, waits
 from swtrace.export.wire import fixed, message, number, text
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
 from swtrace.trace.identity import RankIdentity, RankKey
-from swtrace.trace.schema import Clock, Phase, TransferFlag
+from swtrace.trace.schema import Phase, TransferFlag
 
 _BEGIN, _END, _INSTANT = 1, 2, 3
 _SEQUENCE = 1
@@ -106,7 +106,7 @@ class PerfettoWriter:
             self._write_wait(at, step, rank, position, origin, flows=bool(has_broadcast[position]))
 
     def _write_step(self, at: _Rank, step: StepFacts, rank: int, origin: SpanOrigin) -> None:
-        clock = _step_clock(step, rank)
+        clock = step_clock(step.infos[rank])
         begin, end = (origin.unix_ns(int(instant[rank]), clock) for instant in (step.begin_ns, step.end_ns))
         track = self._track(at, "steps", "steps", _ORDER["steps"])
         phase = Phase(int(step.phase[rank])).name.lower() if step.phase[rank] < len(Phase) else "other"
@@ -295,11 +295,6 @@ class PerfettoWriter:
             content += message(_PACKET["interned"], b"".join(self._fresh))
             self._fresh.clear()
         self._out.write(message(1, content))
-
-
-def _step_clock(step: StepFacts, rank: int) -> int:
-    info = step.infos[rank]
-    return Clock.VIRTUAL if info is not None and info.clock == "virtual" else Clock.HOST
 
 
 def _hash(*parts: str) -> int:

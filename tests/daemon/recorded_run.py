@@ -15,7 +15,7 @@ from pathlib import Path
 from swtrace.trace.clocks import boot_id
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder, SeriesRecorder
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
 
 LAYER_NS = 1_000_000
 TRANSFER_NS = 600_000
@@ -24,6 +24,7 @@ STALLED_POSITION = 2
 LAYER_BYTES = 4096
 REACH_NS = 10_000
 """From a layer's begin to its reach; its wait begins as much later."""
+_OBSERVED = {Clock.HOST: Observed.CALLBACK, Clock.VIRTUAL: Observed.EXACT, Clock.DEVICE: Observed.EVENT}
 
 
 def series_info(rank: int, ranks: int = 2, **changes: object) -> SeriesInfo:
@@ -107,6 +108,13 @@ class RecordedRun:
             self.steps += 1
             self.written += self.info(0).num_layers + 1
 
+    def write_untimed(self, reason: Untimed = Untimed.SAMPLED) -> None:
+        """Write a step without instants on all ranks."""
+        for series in self.series:
+            series.step(0, 0, 0, self.steps, 64, 4, Phase.DECODE, 5, 7, 3, 0, self.clock, reason)
+        self.steps += 1
+        self.written += 1
+
     def write_rank(self, rank: int, step: int, *, aborted: bool = False, ended: bool = True) -> None:
         """Write one rank's records of one step."""
         for position in range(self.info(rank).num_layers):
@@ -153,7 +161,7 @@ class RecordedRun:
             token = series.window_issued(window, step, position, issued)
             series.window_ready(window, token, ready)
             series.window_in_use(window, token, wait_end)
-        observed = Observed.EXACT if self.clock is Clock.VIRTUAL else Observed.CALLBACK
+        observed = _OBSERVED[self.clock]
         operation = step * info.num_layers + position
         instants = (issued, ready, wait_begin, wait_end)
         source = info.source(position)

@@ -103,7 +103,7 @@ def test_series_carry_totals_and_recent_steps(client: httpx.Client) -> None:
     assert series["id"] == SERIES
     assert series["group_ranks"] == [0, 1]
     rank = series["ranks"][1]
-    assert rank["totals"]["waits"] == {"on_time": 19, "stalled": 10, "own": 20, "prefilled": 1}
+    assert rank["totals"]["waits"] == {"on_time": 19, "stalled": 10, "own": 20, "prefilled": 1, "untimed": 0}
     assert rank["totals"]["stall"]["sum_ns"] == 10 * STALL_NS
     assert len(rank["totals"]["stall"]["counts"]) == len(rank["totals"]["stall"]["bounds_ns"]) + 1
     assert rank["recent"]["steps"] == 10
@@ -269,7 +269,7 @@ def fields(document: object) -> Iterator[str]:
     if isinstance(document, dict):
         for name, part in document.items():
             yield name
-            if name not in {"cause_ns", "waits", "step_duration", "dropped"}:
+            if name not in {"cause_ns", "waits", "step_duration", "dropped", "untimed_steps"}:
                 yield from fields(part)
     elif isinstance(document, list):
         for part in document:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from daemon.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
 from daemon.serving import serving
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.schema import Clock, Untimed
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -38,6 +39,7 @@ NAMES = {
     "swtrace_prefetch_efficiency_ratio": ("gauge", {"rank", "series"}),
     "swtrace_straggler_excess_ratio": ("gauge", {"rank", "series"}),
     "swtrace_steps_total": ("counter", {"rank", "series"}),
+    "swtrace_untimed_steps_total": ("counter", {"rank", "series", "reason"}),
     "swtrace_step_duration_seconds": ("histogram", {"rank", "series", "phase"}),
     "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
     "swtrace_series_bytes": ("gauge", {"rank", "series", "kind"}),
@@ -175,12 +177,46 @@ def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> No
             if sample.labels["rank"] == rank
         }
         assert sum(outcomes.values()) == 5 * 10
-        assert set(outcomes) == {"on_time", "stalled", "own", "prefilled"}
+        assert set(outcomes) == {"on_time", "stalled", "own", "prefilled", "untimed"}
+        assert outcomes["untimed"] == 0
         assert value(families, "swtrace_steps_total", rank=rank) == 10
         assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (5 * 10 - 1) * LAYER_BYTES
         assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 10
     assert value(families, "swtrace_waits_total", rank="1", outcome="stalled") == 10
     assert value(families, "swtrace_waits_total", rank="0", outcome="stalled") == 0
+
+
+def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> None:
+    """A device's steps without instants count as steps, waits and bytes, by reason, and no histogram knows them."""
+    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
+    for number in range(12):
+        run.write() if number % 4 == 0 else run.write_untimed(Untimed.BUSY if number == 1 else Untimed.SAMPLED)
+    with serving(tmp_path) as client:
+        families = scrape(client)
+    run.close()
+    for rank in ("0", "1"):
+        assert value(families, "swtrace_steps_total", rank=rank) == 12
+        reasons = {
+            sample.labels["reason"]: sample.value
+            for sample in families["swtrace_untimed_steps_total"].samples
+            if sample.labels["rank"] == rank
+        }
+        assert reasons == {"sampled": 8, "busy": 1, "no_anchor": 0, "replay": 0, "unfinished": 0}
+        outcomes = {
+            sample.labels["outcome"]: sample.value
+            for sample in families["swtrace_waits_total"].samples
+            if sample.labels["rank"] == rank
+        }
+        assert outcomes["untimed"] == 9 * 5
+        assert sum(outcomes.values()) == 12 * 5
+        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (12 * 5 - 1) * LAYER_BYTES
+        assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 3
+        received = outcomes["on_time"] + outcomes["stalled"]
+        assert value(families, "swtrace_wait_stall_seconds_count", rank=rank) == received
+        assert value(families, "swtrace_series_info", rank=rank, clock="device") == 1
+    stall = value(families, "swtrace_wait_stall_seconds_sum", rank="1")
+    assert stall == pytest.approx(3 * STALL_NS / 1e9)
+    assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
 
 
 def test_causes_sum_to_the_stall(run: RecordedRun) -> None:

@@ -19,7 +19,7 @@ from swtrace.daemon.sampling import Sampling, position
 from swtrace.daemon.spans import BROADCAST, STEP, WAIT, span_count, span_id, step_spans, trace_id
 from swtrace.ledger.facts import CAUSES, StepFacts
 from swtrace.trace.identity import RankKey
-from swtrace.trace.schema import Clock
+from swtrace.trace.schema import Clock, Untimed
 
 COMMON = {"swtrace.run_id", "swtrace.rank", "swtrace.series", "swtrace.step", "swtrace.clock"}
 
@@ -245,6 +245,36 @@ def test_simulated_time_begins_with_the_run(tmp_path: Path) -> None:
     assert times(span) == (5 * 10**17, 5 * 10**17 + run.step_ns)
     assert attributes(span)["swtrace.clock"] == "virtual"
     run.close()
+
+
+def test_device_time_is_host_time_and_says_so(tmp_path: Path) -> None:
+    """A device's instants were mapped to its host's clock: its spans are where a host's would be, marked ``device``."""
+    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
+    run.write(1)
+    run.close()
+    (step,) = finished_steps(tmp_path)
+    spans = list(step_spans(step, origins(0, 1)))
+    assert {attributes(span)["swtrace.clock"] for span in spans} == {"device"}
+    assert {attributes(span)["swtrace.observed"] for span in spans if span.name == BROADCAST} == {"event"}
+    assert times(only(spans, STEP, 0)) == (run.base_ns + 10**18, run.base_ns + run.step_ns + 10**18)
+    wait = only(spans, WAIT, 0, 1)
+    assert times(wait)[0] == int(step.wait_begin_ns[0, 1]) + 10**18
+
+
+def test_an_untimed_step_has_no_spans(tmp_path: Path) -> None:
+    """What has no instants has no spans, and none are counted: neither a step nor a rank that left one untimed."""
+    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
+    run.write(1)
+    run.write_untimed()
+    run.write_rank(0, run.steps)
+    run.series[1].step(0, 0, 0, run.steps, 64, 4, 2, 5, 7, 3, 0, Clock.DEVICE, Untimed.BUSY)
+    run.close()
+    whole, mixed = finished_steps(tmp_path)
+    assert (whole.step, mixed.step) == (0, 2)
+    spans = list(step_spans(mixed, origins(0, 1)))
+    assert len(spans) == span_count(mixed) == 1 + 5 + 5
+    assert {attributes(span)["swtrace.rank"] for span in spans} == {0}
+    assert "swtrace.incomplete" not in attributes(only(spans, STEP, 0))
 
 
 def test_absurd_instants_stay_within_what_a_span_can_carry(steps: tuple[StepFacts, ...]) -> None:
