@@ -69,6 +69,7 @@ MEMORY_SAVED = f"sum({_REPLICATED}) - sum({_HELD})"
 MEMORY_SAVED_SHARE = f"1 - sum({_HELD}) / sum({_REPLICATED})"
 MEMORY_HELD = f"sum by (instance, kind) ({of_series('swtrace_series_bytes')})"
 STEPS = total(of_series("swtrace_steps_total"), BY_SERIES_RANK)
+UNTIMED_STEPS = total(of_series("swtrace_untimed_steps_total"), "reason")
 LAST_STALL = of_series("swtrace_stall_seconds")
 PREFETCH_STEP = f"min by (series, kind) ({of_series('swtrace_prefetch_step')})"
 SERIES_INFO = of_series("swtrace_series_info")

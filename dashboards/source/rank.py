@@ -195,7 +195,7 @@ def rank() -> Dashboard:
                 9,
                 (
                     (
-                        8,
+                        6,
                         panels.curves(
                             "Steps per second",
                             "Finished forward passes. Ranks of one group run the same number of them.",
@@ -204,7 +204,17 @@ def rank() -> Dashboard:
                         ),
                     ),
                     (
-                        8,
+                        6,
+                        panels.curves(
+                            "Untimed steps",
+                            "Per second, by reason: a device's steps without instants. They are counted, and in no "
+                            "stall, cause or duration. Good: none, or sampled ones that were asked for.",
+                            Ask(queries.UNTIMED_STEPS, "{{reason}}"),
+                            unit="ops",
+                        ),
+                    ),
+                    (
+                        6,
                         panels.curves(
                             "Stall of the last step",
                             "Summed over its layers, as it was at each scrape.",
@@ -214,7 +224,7 @@ def rank() -> Dashboard:
                         ),
                     ),
                     (
-                        8,
+                        6,
                         panels.curves(
                             "Step duration",
                             "Forward begin to forward end, stalls included, by phase: median and 95th percentile.",

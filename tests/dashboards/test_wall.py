@@ -259,6 +259,8 @@ def test_totals_are_the_ledgers(wall: Wall) -> None:
             }
             for outcome, waits in totals["waits"].items():
                 expected[_selector(host, "swtrace_waits_total", rank=rank, outcome=outcome)] = waits
+            for reason, steps in totals["untimed_steps"].items():
+                expected[_selector(host, "swtrace_untimed_steps_total", rank=rank, reason=reason)] = steps
             for cause, cause_ns in totals["cause_ns"].items():
                 expected[_selector(host, "swtrace_stall_cause_seconds_total", rank=rank, cause=cause)] = cause_ns / 1e9
             for selector, value in expected.items():
