@@ -74,9 +74,7 @@ def name_shared_memory(name: str) -> None:
     from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
 
     make = _CPUSHMDistributed.make_group_name
-    _CPUSHMDistributed.make_group_name = staticmethod(
-        lambda communicator: f"{name}{make(communicator).lstrip(chr(47))}"
-    )
+    _CPUSHMDistributed.make_group_name = staticmethod(lambda communicator: f"{name}-{make(communicator).lstrip('/-')}")
 
 
 def fill() -> None:

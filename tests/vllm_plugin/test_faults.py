@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def ended(request: pytest.FixtureRequest, model: Path, folder: Path) -> Ended:
     """Return an engine that had a fault."""
     here = folder / f"fault-{request.param}"
     here.mkdir()
-    name = f"{folder.name}-{request.param}"
+    name = f"fault-{secrets.token_hex(4)}"
     environment = {
         "SWTRACE": "1",
         "SWTRACE_DIR": str(here / "rings"),

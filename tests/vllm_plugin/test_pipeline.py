@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def pipeline(folder: Path) -> Pipeline:
 
 
 def _run(here: Path, environment: dict[str, str], *, shared: bool) -> tuple[StageResult, ...]:
-    rendezvous = here / f"{here.parent.name}-{shared}"
+    rendezvous = here / f"meet-{secrets.token_hex(4)}"
     try:
         return fork_ranks(
             partial(generate, shared=shared),
