@@ -31,7 +31,7 @@ from swtrace.ledger.verdict import STALLED_ABOVE
 
 SERIES = "demo.linear"
 COMPARED_STEPS = 10
-DEMO_S = 16
+DEMO_S = 12
 SCOPE = {"job": ".*", "host": ".*", "series": ".*", "rank": ".*", "__rate_interval": "10s", "__range": "60s"}
 SERIES_LABELS = {"job", "series"}
 RANK_LABELS = {"job", "instance", "rank", "series"}
