@@ -41,8 +41,8 @@ demo-vllm: $(VLLM_VENV)/.stamp ## real vLLM on two CPU ranks, with and without s
 test: $(VENV)/.stamp ## the tests that need neither vLLM nor a GPU
 	$(BIN)/pytest -q -m 'not vllm and not gpu' -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU, and torch for it
-	$(BIN)/pytest -q -m gpu $(ARGS)
+test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU and torch for it, then one table of what was measured
+	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 
 test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m $(if $(SLOW),vllm,'vllm and not slow') $(ARGS)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from simulated_device import SimulatedDevice
-from simulated_stamps import SimulatedStamps
 from simulated_work import SimulatedGraph
 from torch import Tensor
 
@@ -45,6 +44,8 @@ class Rig(Protocol):
     """Where weights and windows lie."""
     width: int
     """Of a layer, which is square."""
+    keep: bool
+    """Whether spans are kept; a long run is not to keep millions."""
 
     @property
     def device(self) -> Device:
@@ -74,9 +75,6 @@ class Rig(Protocol):
     def replay(self, graph: Any) -> None:
         """Launch a graph on the current stream."""
 
-    def stamps(self, slots: int) -> Any:
-        """Return stamps of this device."""
-
     def catch_up(self) -> None:
         """Block the host until the device has nothing left to do."""
 
@@ -94,7 +92,6 @@ class SimulatedRig:
         self.overlaps = 0
         """Transfers that began before the one before had ended: a communicator runs one at a time."""
         self.keep = True
-        """Whether spans are kept; a long run is not to keep millions."""
         self._spans: defaultdict[Task, list[Span]] = defaultdict(list)
         self._compared = 0
         self._wrong = 0
@@ -168,10 +165,6 @@ class SimulatedRig:
     def replay(self, graph: SimulatedGraph) -> None:
         """Launch a graph."""
         self.device.replay(graph)
-
-    def stamps(self, slots: int) -> SimulatedStamps:
-        """Return stamps of this device."""
-        return SimulatedStamps(self.device, slots)
 
     def catch_up(self) -> None:
         """Let the host wait for the device."""

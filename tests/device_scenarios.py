@@ -48,7 +48,8 @@ class LonePeerMover:
         """Before, while layers are placed, bytes arrive at once."""
         self.next = prefetch_step
         """The position that is moved next: post-processing begins with layer k, and so does the first step."""
-        self.moves = 0
+        self.launch_ns = 0
+        """What moving has cost the launching thread."""
         self._rig = rig
         self._contents = contents
         self._sink = contents[0].clone()
@@ -72,12 +73,13 @@ class LonePeerMover:
         content = self._contents[position]
         assert source == source_rank(self._start + position, self._ranks), "the circle's order is another"
         self.next = (position + 1) % len(self._contents)
-        self.moves += 1
+        begun_ns = self._rig.device.host_ns()
         if not self.serving:
             buffer.copy_(content)
         else:
             target = buffer if source != self._rank else self._sink
             self._rig.fill(Task(TRANSFER, position), target, content, self._durations.transfer[position])
+        self.launch_ns += self._rig.device.host_ns() - begun_ns
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -158,6 +160,8 @@ class Program:
         """What the steps so far must have found."""
         self.naive_ns = 0
         """What a host timer around each wait has counted as stall."""
+        self.launch_ns = 0
+        """What reach and wait have cost the launching thread, without the mover."""
         self._first_launch_ns: int | None = None
 
     @property
@@ -171,13 +175,17 @@ class Program:
         for position, linear in enumerate(self.layers):
             if position == stop_at:
                 raise ForwardDiedError
+            asked_ns, moving_ns = host_ns(), self.mover.launch_ns
             self.series.reach(self.start_layer + position)
+            self.launch_ns += host_ns() - asked_ns - (self.mover.launch_ns - moving_ns)
             self.rig.compute(Task(BEFORE, position), self.durations.before[position])
             if pause_ns:
                 self.rig.pause(pause_ns)
             asked_ns = host_ns()
             self.series.wait(self.start_layer + position)
-            self.naive_ns += host_ns() - asked_ns
+            waited_ns = host_ns() - asked_ns
+            self.naive_ns += waited_ns
+            self.launch_ns += waited_ns
             self.rig.read(linear.weight.data, self.contents[position], self.durations.linear[position])
 
     def eager(self, steps: int, pause_ns: int = 0) -> None:
@@ -189,12 +197,12 @@ class Program:
 
     def capture(self) -> None:
         """Capture a forward into a graph."""
-        before = self.mover.next
+        before = self.mover.next, self.naive_ns, self.launch_ns
         self.graph = self.rig.graph()
         with self.rig.capture(self.graph):
             self.forward()
             self.series.join()
-        self.mover.next = before
+        self.mover.next, self.naive_ns, self.launch_ns = before
 
     def replay(self, steps: int) -> None:
         """Run steps by replaying the graph."""

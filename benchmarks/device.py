@@ -1,0 +1,155 @@
+"""A series on a GPU against injected durations, as one table: ``make test-gpu`` prints it after the tests.
+
+``python -m benchmarks.device``. Transfers of 0.1, 1 and 10 ms run beside computes of 1 ms per layer, eagerly and
+in replayed graphs. Kernels that spin write down by themselves when they began and ended: that is the truth that
+recorded stalls and slacks are compared with. A host timer around the same waits is printed beside it. Further: what
+every linear really read, many replays of a 61-layer graph, and what timing costs.
+
+``--simulated`` runs the same on a simulated device in virtual time. Its figures say that the program is right, and
+nothing about any GPU; its costs are a count of calls at a price that was made up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from cuda_rig import CudaRig
+from device_claims import LAYERS, MS, STEPS, US, Timing, cost, long_run, mixture, timing
+from device_rig import Rig, SimulatedRig
+from simulated_device import SimulatedDevice
+from simulated_work import DeviceClock
+
+NewRig = Callable[[], Rig]
+
+
+def simulated() -> Rig:
+    """Return a simulated device that drifts, and tells time as coarsely as a GPU."""
+    return SimulatedRig(SimulatedDevice(clock=DeviceClock(tick_ns=32), exact_events=False, call_ns=5 * US))
+
+
+def milliseconds(ns: float) -> str:
+    """Return a duration for people."""
+    return f"{ns / MS:.3f}"
+
+
+def microseconds(ns: float) -> str:
+    """Return a short duration for people."""
+    return f"{ns / US:.2f}"
+
+
+def mean(values: list[int]) -> float:
+    """Return the mean."""
+    return sum(values) / len(values)
+
+
+def timings(new_rig: NewRig, folder: Path) -> tuple[Table, bool]:
+    """Return recorded and true stalls and slacks, side by side."""
+    table = Table(title=f"stall and slack of a wait, mean, in ms ({LAYERS} layers of 1 ms, {STEPS} steps)")
+    for column in ("transfer", "k", "how", "stall", "true", "slack", "true", "worst error us", "host timer", "verdict"):
+        table.add_column(column, justify="right")
+    good = True
+    for transfer_ns in (100 * US, 1 * MS, 10 * MS):
+        for prefetch_step in (1, 2):
+            for replayed in (False, True):
+                at = folder / f"{transfer_ns}-{prefetch_step}-{replayed}"
+                found = timing(new_rig(), at, transfer_ns, prefetch_step=prefetch_step, replayed=replayed)
+                kept = holds(found)
+                good &= kept
+                waits = found.waits
+                every_wait = STEPS * LAYERS // 2
+                table.add_row(
+                    f"{transfer_ns / MS:g}",
+                    str(prefetch_step),
+                    "replayed" if replayed else "eager",
+                    milliseconds(mean([wait.stall_ns for wait in waits])),
+                    milliseconds(mean([wait.true_stall_ns for wait in waits])),
+                    milliseconds(mean([wait.slack_ns for wait in waits])),
+                    milliseconds(mean([wait.true_slack_ns for wait in waits])),
+                    microseconds(found.worst_ns),
+                    "none to see" if replayed else milliseconds(found.naive_ns / every_wait),
+                    "within" if kept else "NOT WITHIN",
+                )
+    return table, good
+
+
+def holds(found: Timing) -> bool:
+    """Whether a run keeps its promises: 5 us or 1 %, no step untimed, no read stale."""
+    reads, failed = found.readings
+    told = all(wait.close_enough for wait in found.waits)
+    return told and not found.untimed and reads == 2 * STEPS * LAYERS and not failed
+
+
+def bytes_read(new_rig: NewRig, folder: Path, replays: int) -> tuple[Table, bool]:
+    """Return how often linears read what was theirs."""
+    table = Table(title="bytes that linears read, compared on the device")
+    for column in ("scenario", "comparisons", "failed", "verdict"):
+        table.add_column(column, justify="right")
+    good = True
+    for layers, prefetch_step, transfer_ns in ((7, 1, 1 * US), (7, 1, 200 * US), (8, 2, 1 * US), (8, 2, 200 * US)):
+        at = folder / f"mix-{layers}-{transfer_ns}"
+        expected, made, failed = mixture(
+            new_rig(), at, layers=layers, prefetch_step=prefetch_step, transfer_ns=transfer_ns, steps=100
+        )
+        kept = made == expected and not failed
+        good &= kept
+        what = f"eager, replayed, aborted: {layers} layers, k = {prefetch_step}, {transfer_ns // US} us"
+        table.add_row(what, str(made), str(failed), "all right" if kept else "WRONG")
+    run = long_run(new_rig(), folder / "long", replays=replays)
+    kept = run.comparisons == 2 * run.layers * replays and not run.failed and run.outside_ns < 5 * US
+    good &= kept
+    what = (
+        f"{replays} replays of {run.layers} layers; {run.timed} timed steps begin at most "
+        f"{max(0, run.outside_ns) / US:.1f} us outside of what the host's clock allows"
+    )
+    table.add_row(what, str(run.comparisons), str(run.failed), "all right" if kept else "WRONG")
+    return table, good
+
+
+def costs(new_rig: NewRig, folder: Path) -> Table:
+    """Return what timing costs."""
+    table = Table(title="cost of a layer in us, medians (61 layers, k = 1)")
+    for column in ("", "launching thread, eager", "whole replay"):
+        table.add_column(column, justify="right")
+    for traced in (False, True):
+        found = cost(new_rig(), folder / f"cost-{traced}", traced=traced)
+        name = "timed" if traced else "not timed"
+        table.add_row(name, microseconds(found.eager_launch_ns), microseconds(found.replayed_ns))
+    return table
+
+
+def main() -> int:
+    """Print the tables; return 1 if a promise was not kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulated", action="store_true", help="on a simulated device: says nothing about a GPU")
+    parser.add_argument("--replays", type=int, default=10_000, help="of the 61-layer graph (default: %(default)s)")
+    options = parser.parse_args()
+    console = Console(width=max(120, Console().width))
+    if options.simulated:
+        console.print("SIMULATED DEVICE, virtual time: no figure here is of a GPU")
+    elif torch.cuda.is_available():
+        console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
+    else:
+        console.print(f"torch {torch.__version__} finds no CUDA device here; nothing was measured")
+        return 2
+    new_rig: NewRig = simulated if options.simulated else CudaRig
+    with tempfile.TemporaryDirectory() as folder:
+        table, timed_well = timings(new_rig, Path(folder))
+        console.print(table)
+        table, read_well = bytes_read(new_rig, Path(folder), options.replays)
+        console.print(table)
+        console.print(costs(new_rig, Path(folder)))
+    return 0 if timed_well and read_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""What a series on a device claims about itself, put to the test on any rig: a simulated one and a GPU alike.
+
+Each function runs a scenario and returns what was found, next to what must be found. The judgement is the
+caller's: a simulated device is exact, a GPU is held to :func:`close_enough`.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from device_rig import Rig, Task
+from device_scenarios import BEFORE, TRANSFER, ForwardDiedError, Program
+from device_schedule import Durations
+
+from swtrace.trace import records as columns
+from swtrace.trace.reader import RingReader
+from swtrace.trace.schema import Kind, Untimed
+
+US, MS = 1_000, 1_000_000
+LAYERS = 7
+"""No multiple of 2 or 3: with k of 1 and 2, L % (k + 1) is not 0."""
+STEPS = 6
+"""Fewer than a series has sheets: the host may be ahead of all of them."""
+HEAD_START_NS = 100 * MS
+"""What the device is given to do first, so that the host is never late after."""
+TOLERANCE_NS = 5 * US
+TOLERANCE = 0.01
+
+
+def close_enough(told_ns: int, true_ns: int) -> bool:
+    """Whether a duration is told within 5 us or 1 %."""
+    return abs(told_ns - true_ns) <= max(TOLERANCE_NS, TOLERANCE * true_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One wait, as it was recorded and as it was."""
+
+    step: int
+    position: int
+    stall_ns: int
+    slack_ns: int
+    true_stall_ns: int
+    true_slack_ns: int
+
+    @property
+    def close_enough(self) -> bool:
+        """Whether both are told within the tolerance."""
+        return close_enough(self.stall_ns, self.true_stall_ns) and close_enough(self.slack_ns, self.true_slack_ns)
+
+    @property
+    def error_ns(self) -> int:
+        """The larger of the two errors."""
+        return max(abs(self.stall_ns - self.true_stall_ns), abs(self.slack_ns - self.true_slack_ns))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """A run with transfers of one duration."""
+
+    transfer_ns: int
+    compute_ns: int
+    """Between one wait and the next."""
+    prefetch_step: int
+    replayed: bool
+    waits: tuple[Told, ...]
+    stall_ns: int
+    """Recorded, over all steps."""
+    naive_ns: int
+    """What a host timer around each wait, or around the replay, would have called stall."""
+    untimed: int
+    """Steps without instants."""
+    readings: tuple[int, int]
+    """Comparisons of what a linear read with its own layer's bytes, and how many of them failed."""
+
+    @property
+    def worst_ns(self) -> int:
+        """The largest error."""
+        return max(wait.error_ns for wait in self.waits)
+
+
+def timing(rig: Rig, folder: Path, transfer_ns: int, *, prefetch_step: int = 1, replayed: bool = False) -> Timing:
+    """Inject transfers of one duration into forwards of a known one, and compare each wait with what it was."""
+    before, linear = 500 * US, 500 * US
+    durations = Durations.even(LAYERS, before=before, linear=linear, transfer=transfer_ns)
+    program = Program(rig, folder, durations, prefetch_step=prefetch_step)
+    if replayed:
+        program.capture()
+    rig.compute(Task("head start", 0), HEAD_START_NS)
+    if replayed:
+        program.replay(STEPS)
+    else:
+        program.eager(STEPS)
+    readings = rig.readings()
+    program.close()
+    facts = program.facts()
+    steps = _steps(program)
+    return Timing(
+        transfer_ns=transfer_ns,
+        compute_ns=before + linear,
+        prefetch_step=prefetch_step,
+        replayed=replayed,
+        waits=tuple(_told(program, facts, replayed=replayed)),
+        stall_ns=sum(int(step.stall_ns.sum()) for step in facts),
+        naive_ns=program.naive_ns,
+        untimed=int((steps["untimed"] != Untimed.TIMED).sum()),
+        readings=readings,
+    )
+
+
+def _steps(program: Program) -> Any:
+    records = program.records()
+    return records[records["kind"] == Kind.STEP].view(columns.STEP)
+
+
+def _told(program: Program, facts: Any, *, replayed: bool) -> list[Told]:
+    """Pair each recorded wait with the spans of the compute before it and of its transfer.
+
+    Of captured tasks the rig knows the last replay only, and the first k transfers are none of them.
+    """
+    row, k = program.series.info.rank_in_group, program.prefetch_step
+    told = []
+    for position in range(k if replayed else 0, LAYERS):
+        if program.owned[position]:
+            continue
+        befores = program.rig.spans(Task(BEFORE, position))
+        transfers = program.rig.spans(Task(TRANSFER, position))
+        for step in range(STEPS - 1 if replayed else 1, STEPS):
+            at = -1 if replayed else step
+            needed_ns = befores[at].end_ns
+            # What the first k positions of a step wait for was issued by the step before it.
+            there_ns = transfers[at if replayed or position >= k else step - 1].end_ns
+            told.append(
+                Told(
+                    step,
+                    position,
+                    int(facts[step].stall_ns[row, position]),
+                    int(facts[step].slack_ns[row, position]),
+                    max(0, there_ns - needed_ns),
+                    max(0, needed_ns - there_ns),
+                )
+            )
+    return told
+
+
+def mixture(
+    rig: Rig, folder: Path, *, layers: int, prefetch_step: int, transfer_ns: int, steps: int
+) -> tuple[int, int, int]:
+    """Mix eager steps, replays of two graphs, new captures and forwards that die.
+
+    Returns:
+        Comparisons that must have been made, that were made, and that failed.
+    """
+    chance = random.Random(layers * 10 + prefetch_step)  # noqa: S311 - reproducible order
+    durations = Durations.even(layers, before=20 * US, linear=30 * US, transfer=transfer_ns)
+    program = Program(rig, folder, durations, prefetch_step=prefetch_step)
+    program.capture()
+    graphs = [program.graph]
+    reads = 0
+    for _ in range(steps):
+        what = chance.choice(["eager", "eager", "replay", "replay", "replay", "die", "capture"])
+        if what == "eager":
+            program.eager(1)
+        elif what == "replay":
+            program.graph = chance.choice(graphs)
+            program.replay(1)
+        elif what == "capture":
+            program.capture()
+            graphs = [graphs[-1], program.graph]
+        else:
+            stop_at = chance.randrange(1, layers)
+            try:
+                with program.series.step():
+                    program.forward(stop_at=stop_at)
+            except ForwardDiedError:
+                reads += stop_at
+        reads += layers * (what in {"eager", "replay"})
+        rig.pause(chance.choice([0, 0, 2 * MS]))
+    made, failed = rig.readings()
+    program.close()
+    return 2 * reads, made, failed
+
+
+@dataclass(frozen=True, slots=True)
+class LongRun:
+    """Many replays of one graph."""
+
+    replays: int
+    layers: int
+    comparisons: int
+    failed: int
+    timed: int
+    """Steps with instants, of those that were read meanwhile."""
+    outside_ns: int
+    """How far the worst step's beginning, as recorded, lies outside of when it must have been by the host's clock."""
+
+
+def long_run(rig: Rig, folder: Path, *, replays: int, layers: int = 61) -> LongRun:
+    """Replay a graph many times; compare every read, and every step's beginning with the host's clock."""
+    rig.keep = False
+    durations = Durations.even(layers, before=5 * US, linear=5 * US, transfer=8 * US)
+    program = Program(rig, folder, durations, prefetch_step=2)
+    program.capture()
+    bounds: list[tuple[int, int]] = []
+    timed = outside_ns = 0
+    assert program.recorder is not None
+    with RingReader.open(program.recorder.path) as reader:
+        for replay in range(0, replays, 4):
+            launched = []
+            for _ in range(min(4, replays - replay)):
+                launched.append(rig.device.host_ns())
+                program.replay(1)
+            rig.catch_up()
+            bounds += [(at, rig.device.host_ns()) for at in launched]
+            if replay % 100 == 0 or replay + 4 >= replays:
+                records = reader.read()
+                for step in records[records["kind"] == Kind.STEP].view(columns.STEP):
+                    if step["untimed"] == Untimed.TIMED:
+                        timed += 1
+                        low_ns, high_ns = bounds[step["step"]]
+                        begin_ns = int(step["begin_ns"])
+                        outside_ns = max(outside_ns, low_ns - begin_ns, begin_ns - high_ns)
+    comparisons, failed = rig.readings()
+    program.close()
+    return LongRun(replays, layers, comparisons, failed, timed, outside_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a layer costs, in ns: medians."""
+
+    eager_launch_ns: float
+    """Of the launching thread, for reach and wait, the moving itself left out."""
+    replayed_ns: float
+    """Of a replayed step, from launch to launch, by layer."""
+
+
+def cost(rig: Rig, folder: Path, *, traced: bool, layers: int = 61, rounds: int = 8) -> Cost:
+    """Return what reach and wait cost the launching thread, and a replay the device, with timing or without."""
+    rig.keep = False
+    durations = Durations.even(layers, before=1 * US, linear=1 * US, transfer=1 * US)
+    program = Program(rig, folder, durations, traced=traced)
+    launches = []
+    for _ in range(rounds):
+        begun_ns = program.launch_ns
+        program.eager(2)
+        launches.append((program.launch_ns - begun_ns) / 2 / layers)
+        rig.catch_up()
+    program.capture()
+    program.replay(1)
+    rig.catch_up()
+    lasted = []
+    for _ in range(rounds):
+        begun_ns = rig.device.host_ns()
+        program.replay(6)
+        rig.catch_up()
+        lasted.append((rig.device.host_ns() - begun_ns) / 6 / layers)
+    program.close()
+    return Cost(statistics.median(launches[1:]), statistics.median(lasted[1:]))
