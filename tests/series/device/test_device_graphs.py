@@ -1,0 +1,149 @@
+"""Graphs of whole forwards: announced, unseen, broken off and refused; the circle goes on as it must."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from device_rig import SimulatedRig
+from device_scenarios import ForwardDiedError, Program
+from device_schedule import Durations
+from simulated_device import SimulatedDevice
+
+from swtrace.errors import OrderError
+from swtrace.trace import records as columns
+from swtrace.trace.schema import Kind, StepFlag, Untimed
+
+LAYERS = 7
+STEP = 2_000_000
+"""In ns: longer than a step takes the device."""
+
+
+@pytest.fixture(params=[500, 200_000], ids=["fast", "slow"])
+def program(request: pytest.FixtureRequest, tmp_path: Path) -> Program:
+    """Return a series whose transfers would overtake their readers (fast), or are waited for (slow)."""
+    durations = Durations.even(LAYERS, before=20_000, linear=30_000, transfer=request.param)
+    return Program(SimulatedRig(SimulatedDevice()), tmp_path, durations, prefetch_step=2)
+
+
+def steps(program: Program) -> Any:
+    records = program.records()
+    return records[records["kind"] == Kind.STEP].view(columns.STEP)
+
+
+def finish(program: Program, reads: int) -> None:
+    """Close, and see that all reads and the last step's broadcasts were as they must be."""
+    rig = program.rig
+    assert isinstance(rig, SimulatedRig)
+    operations = program.series.statistics().operations
+    assert operations == LAYERS * program.series.statistics().steps
+    assert rig.readings() == (2 * reads, 0)
+    assert rig.overlaps == 0
+    program.close()
+
+
+def launch(program: Program) -> None:
+    """Replay the graph as a framework does, which tells nobody."""
+    program.rig.replay(program.graph)
+    program.mover.next = 0
+
+
+def test_a_graph_announced_in_a_marked_step_is_that_steps_replay(program: Program) -> None:
+    """It is timed like any other, and eager steps before and after are as well."""
+    program.eager(1)
+    program.capture()
+    for _ in range(3):
+        program.rig.pause(STEP)
+        with program.series.step():
+            program.series.graph_follows()
+            launch(program)
+    program.rig.pause(STEP)
+    program.eager(1)
+    finish(program, 5 * LAYERS)
+    told = steps(program)
+    assert told["untimed"].tolist() == [Untimed.TIMED] * 5
+    assert told["waits"].tolist() == [LAYERS] * 5
+
+
+def test_replays_outside_of_steps_are_counted_and_untimed(program: Program) -> None:
+    """Where nobody marks steps, a replay shows when the next one is announced: each is a step, none has instants."""
+    program.series.graph_follows()
+    program.capture()
+    assert program.series.statistics().steps == 0, "what was announced was captured: no step"
+    for _ in range(3):
+        program.series.graph_follows()
+        launch(program)
+        program.rig.pause(STEP)
+    program.series.graph_follows()
+    assert program.series.statistics().operations == 3 * LAYERS
+    launch(program)
+    program.rig.pause(STEP)
+    program.eager(2)
+    assert program.series.statistics().steps == 6
+    finish(program, 6 * LAYERS)
+    assert steps(program)["untimed"].tolist() == [Untimed.REPLAY] * 4 + [Untimed.TIMED] * 2
+
+
+def test_a_capture_that_breaks_off_leaves_everything_as_it_was(program: Program) -> None:
+    """The forward dies amid its capture: no step, no broadcast; eager steps go on, and the next capture works."""
+    program.eager(1)
+    before = program.series.statistics().operations
+    moved_next = program.mover.next
+    with pytest.raises(ForwardDiedError), program.rig.capture(program.rig.graph()):
+        program.forward(stop_at=4)
+    assert program.series.statistics().operations == before
+    program.mover.next = moved_next
+    program.eager(1)
+    program.capture()
+    program.replay(1)
+    finish(program, 3 * LAYERS)
+
+
+def test_a_graph_of_a_part_of_a_forward_is_refused(program: Program) -> None:
+    """The join says so; nothing was issued, and the series goes on."""
+    program.eager(1)
+    moved_next = program.mover.next
+    with program.rig.capture(program.rig.graph()):
+        for position in range(4):
+            program.series.reach(position)
+            program.series.wait(position)
+        with pytest.raises(OrderError, match="captured from 4 of 7 layers"):
+            program.series.join()
+    with pytest.raises(OrderError, match="none was captured"), program.series.replay():
+        pass
+    program.mover.next = moved_next
+    program.eager(1)
+    finish(program, 2 * LAYERS)
+
+
+def test_a_replay_that_fails_is_an_aborted_step(program: Program) -> None:
+    """Its broadcasts are made good, and the next steps are right, eager and replayed."""
+    program.capture()
+    program.replay(1)
+    program.rig.pause(STEP)
+    program.mover.next = program.prefetch_step
+    with pytest.raises(ForwardDiedError), program.series.step(), program.series.replay():
+        raise ForwardDiedError
+    program.eager(1)
+    program.replay(1)
+    finish(program, 3 * LAYERS)
+    assert steps(program)["flags"].tolist() == [0, StepFlag.ABORTED, 0, 0]
+
+
+def test_graphs_amid_a_step_are_refused(program: Program) -> None:
+    """Neither a capture nor a replay begins within a forward that has begun: the error says so."""
+    program.capture()
+    program.series.reach(0)
+    with pytest.raises(OrderError, match="replayed amid step 0"), program.series.replay():
+        pass
+    with pytest.raises(OrderError, match="captured amid step 0"), program.rig.capture(program.rig.graph()):
+        program.series.reach(0)
+
+
+def test_rolling_windows_refuse_a_capture(tmp_path: Path) -> None:
+    """Their pointers change from step to step: a graph would read stale weights. The error names the setting."""
+    durations = Durations.even(LAYERS, before=1, linear=1, transfer=1)
+    program = Program(SimulatedRig(SimulatedDevice()), tmp_path, durations, windows="rolling")
+    with pytest.raises(OrderError, match="set SWTRACE_WINDOWS=static"):
+        program.capture()
