@@ -329,3 +329,55 @@ def test_closing_tells_what_the_last_step_found(monkeypatch: pytest.MonkeyPatch)
         stack.series.close()
 
     IdealChannel(2).run(program)
+
+
+def compiled_steps(rank: int) -> tuple[list[bool], str, str]:
+    """Run a compiled forward whose waits are opaque operators; overwrite a window of rank 1 behind its wait."""
+    from swtrace.vllm.operations import number, reach, wait
+
+    series = Series("compiled", RankGroup.world(), START, START + LAYERS, hook_forward=False, check=True)
+    weights = true_weights(LAYERS)
+    stack = Stack(series, START, weights)
+    series.post_process()
+    name = number(series)
+
+    def forward(x: Tensor) -> Tensor:
+        for layer_idx, layer in enumerate(stack.layers, START):
+            reach(x, name, layer_idx)
+            x = torch.tanh(x) + 1
+            wait(x, name, layer_idx)
+            x = nn.functional.linear(x, layer.weight)
+        return x
+
+    compiled = torch.compile(forward, fullgraph=True, backend="aot_eager")
+    expected = torch.ones(2, WIDTH)
+    for weight in weights:
+        expected = nn.functional.linear(torch.tanh(expected) + 1, weight)
+    victim = next(START + p for p in (2, 3) if not series._layers[START + p].owned)
+    wait_for = series.wait
+    told, equal, holds = "", [], -1
+    for step in range(5):
+        if (rank, step) == (1, 3):
+
+            def wait_and_overwrite(layer_idx: int) -> None:
+                nonlocal holds
+                wait_for(layer_idx)
+                if layer_idx == victim and holds < 0:
+                    holds = overwrite(series, layer_idx)
+
+            series.wait = wait_and_overwrite  # type: ignore[method-assign]
+        try:
+            with torch.inference_mode(), series.step():
+                equal.append(torch.allclose(compiled(torch.ones(2, WIDTH)), expected, rtol=1e-3))
+        except StaleWindowError as error:
+            told += str(error)
+    series.close()
+    return equal, told, f"layer {victim}: its window held layer {holds} before it was free, 1 times so far"
+
+
+def test_compiled_forwards_are_checked() -> None:
+    """Inside a compiled forward, windows are looked at all the same."""
+    (equal, told, _), (wrong, found, expected) = run_ranks(2, compiled_steps, timeout=240)
+    assert (equal, told) == ([True] * 5, "")
+    assert wrong == [True, True, True, False, True]
+    assert found.endswith(expected)

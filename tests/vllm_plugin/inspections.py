@@ -111,6 +111,33 @@ def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(output.outputs[0].token_ids) for output in outputs)
 
 
+def overwritten(llm: Any) -> tuple[int, int, int, str]:
+    """Overwrite a window behind its layer's wait, once; return tag bytes, that layer, what it held, what was said."""
+    from swtrace.errors import StaleWindowError
+    from swtrace.vllm.operations import numbered
+
+    (series,) = numbered()
+    layers: list[Any] = list(series._layers.values())
+    victim = next(layer for layer in layers[2:] if not layer.owned)
+    intruder = next(layer for layer in layers if layer.owned)
+    wait, done = series.wait, []
+
+    def wait_and_overwrite(layer_idx: int) -> None:
+        wait(layer_idx)
+        if layer_idx == victim.layer_idx and not done:
+            done.append(True)
+            victim.window.buffer.copy_(intruder.buffer)
+
+    series.wait = wait_and_overwrite  # type: ignore[method-assign]
+    said = ""
+    for _ in range(2):
+        try:
+            _worker(llm).execute_dummy_batch()
+        except StaleWindowError as error:
+            said += str(error)
+    return series.info.tag_bytes, victim.layer_idx, intruder.layer_idx, said
+
+
 def outcome(llm: Any) -> tuple[dict[str, Any], str]:
     """Return the additional config and the class of the offloader."""
     from vllm.model_executor.offloader import get_offloader
