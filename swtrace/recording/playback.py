@@ -237,7 +237,8 @@ def _extent(recording: Recording) -> tuple[int, int]:
     begin = end = 0
     for batches in recording.outermost_records():
         times = [int(batch["issued_ns"].max(initial=0)) for _, batch in batches if len(batch)]
-        starts = [int(batch["issued_ns"][batch["issued_ns"] > 0].min(initial=1 << 62)) for _, batch in batches]
+        known = [batch["issued_ns"][batch["issued_ns"] > 0] for _, batch in batches]
+        starts = [int(instants.min()) for instants in known if len(instants)]
         ends = [_last_ns(batch) for _, batch in batches]
         begin = begin or min(starts, default=0)
         end = max(end, *times, *ends) if times else end

@@ -119,6 +119,8 @@ class RingReader:
         self._lapped = 0
         self._damaged = 0
         self._skipped = 0
+        self._read_ns = 1
+        """The last instant read, about."""
         self._series: list[SeriesInfo] = []
         self._first_windows: list[int] = []
         self._dead = False
@@ -242,7 +244,9 @@ class RingReader:
             room -= max(1, min(self._next - before, _CHUNK))
         if not parts:
             return records.empty()
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        read = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._note_instant(read)
+        return read
 
     def skip(self, keep: int) -> int:
         """Leave out all but about the ``keep`` newest of the records committed now, and begin with a whole step.
@@ -262,7 +266,10 @@ class RingReader:
         return left_out
 
     def next_ns(self) -> int:
-        """Return the last instant of the next record, 0 if it is not at hand: tells which ring to read first."""
+        """Return the last instant of the next record, 0 if it is not at hand: tells which ring to read first.
+
+        A step without instants counts as of the last instant that was read before it.
+        """
         slot = schema.HEADER_BYTES + ((self._next & self._mask) << 6)
         words = os.pread(self._descriptor, schema.RECORD_BYTES, slot)
         if len(words) < schema.RECORD_BYTES:
@@ -271,7 +278,8 @@ class RingReader:
         if word[_SEQUENCE] != self._next:
             return 0
         # The fourth word of a step is not an instant.
-        return max(word[:3] if words[8 * schema.CHECK_WORD] == schema.Kind.STEP else word[:4])
+        last_ns = max(word[:3] if words[8 * schema.CHECK_WORD] == schema.Kind.STEP else word[:4])
+        return last_ns or self._read_ns
 
     def statistics(self) -> RingStatistics:
         """Return the account of every record the writer has committed up to now."""
@@ -279,6 +287,11 @@ class RingReader:
         self._forget_lapped(written)
         pending = written - self._next + 1
         return RingStatistics(written, self._delivered, self._lapped, self._damaged, pending, self._skipped)
+
+    def _note_instant(self, read: Records) -> None:
+        instants = read.view(records.WORDS).reshape(-1, schema.RECORD_WORDS)[:, :3]
+        # The last record has the last instant, give or take a step; if it has none at all, many may have none.
+        self._read_ns = int(instants[-1].max()) or max(self._read_ns, int(instants.max()))
 
     def _after_step(self, first: int, head: int) -> int:
         """Return what follows the first STEP record from ``first`` on; ``first`` where none is near."""

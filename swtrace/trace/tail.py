@@ -9,6 +9,7 @@ counts them as skipped. A :class:`Tail` belongs to one thread.
 from __future__ import annotations
 
 import heapq
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,16 +185,18 @@ class Tail:
 def _drain(
     readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]
 ) -> RingReader | None:
-    """Read the rings of one run, a slice at a time, always from the one that is furthest behind.
+    """Read the rings of one run, a slice at a time, always from the one that is furthest behind; of equals, in turns.
 
     Returns:
         The one that is furthest behind now; None if nothing is left.
     """
     room = limit_per_ring * len(readers)
-    turns = [(reader.next_ns(), index) for index, reader in enumerate(readers)]
+    turns = [(reader.next_ns(), index, index) for index, reader in enumerate(readers)]
     heapq.heapify(turns)
-    while turns and room > 0:
-        _, index = heapq.heappop(turns)
+    for turn in itertools.count(len(readers)):
+        if not turns or room <= 0:
+            break
+        _, _, index = heapq.heappop(turns)
         slice_ = min(SLICE, limit_per_ring, room)
         records = readers[index].read(slice_)
         if len(records):
@@ -201,8 +204,8 @@ def _drain(
         room -= len(records)
         next_ns = readers[index].next_ns()
         if next_ns > 0 or len(records) == slice_:
-            heapq.heappush(turns, (next_ns, index))
-    return readers[turns[0][1]] if turns else None
+            heapq.heappush(turns, (next_ns, turn, index))
+    return readers[turns[0][2]] if turns else None
 
 
 def _catch_up(readers: list[RingReader], furthest_behind: RingReader, newest_steps: int) -> None:

@@ -106,6 +106,32 @@ def test_ranks_are_read_in_the_order_of_time_while_catching_up(tmp_path: Path) -
         recorder.close()
 
 
+@pytest.mark.parametrize("every", [100, 1 << 30])
+def test_ranks_without_instants_are_read_in_turns_while_catching_up(tmp_path: Path, every: int) -> None:
+    """Where only every n-th step has instants, or none, no rank gets more than two slices ahead of another."""
+    recorders = [Recorder.create(tmp_path, identity(rank), records=1 << 14) for rank in range(3)]
+    for recorder in recorders:
+        series = recorder.add_series(series_info())
+        written, step = 0, 1
+        while written < 12_000:
+            now = 1000 * step
+            for position in range(61 if step % every == 0 else 0):
+                series.transfer(now, now, now, now, step, 61 * step + position, position, 0, 0, 0, 1, 0)
+            instant = now if step % every == 0 else 0
+            series.step(instant, instant, instant, step, 8, 8, 1, 61, 0, 0, 0, 2, int(step % every != 0))
+            written, step = written + 1 + (61 if step % every == 0 else 0), step + 1
+    tail = Tail(tmp_path, rescan_s=0)
+    read = [0, 0, 0]
+    while min(read) < 12_000:
+        batches = tail.poll(2000).batches
+        for reader, records in batches:
+            read[reader.identity.rank] += len(records)
+            assert max(read) - min(read) <= 2 * SLICE
+    tail.close()
+    for recorder in recorders:
+        recorder.close()
+
+
 def test_only_the_run_asked_for_is_followed(tmp_path: Path) -> None:
     """With a run id, rings of other runs are neither joined nor told as problems."""
     mine = Recorder.create(tmp_path, identity(0, "mine"), records=64)
