@@ -26,6 +26,8 @@ class SeriesRankSummary:
 
     rank: int
     steps: int
+    untimed_steps: dict[str, int]
+    """Those of them without instants, by reason; the recent steps are none of these."""
     aborted_steps: int
     unwaited_steps: int
     recent_steps: int
@@ -190,6 +192,7 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
     return SeriesRankSummary(
         rank=facts.rank.rank,
         steps=totals.steps,
+        untimed_steps=dict(totals.untimed_steps),
         aborted_steps=totals.aborted_steps,
         unwaited_steps=totals.unwaited_steps,
         recent_steps=recent.steps,

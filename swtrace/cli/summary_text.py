@@ -51,7 +51,8 @@ def _title(series: SeriesSummary) -> str:
 def _times(series: SeriesSummary) -> Table:
     recent = max((rank.recent_steps for rank in series.ranks), default=0)
     table = _table("rank", "steps", "step", "stall", "stall ratio", "on time", "efficiency", "bandwidth")
-    table.caption = f"means and ratios over the last {recent} steps"
+    timed = " that were timed" if any(sum(rank.untimed_steps.values()) for rank in series.ranks) else ""
+    table.caption = f"means and ratios over the last {recent} steps{timed}"
     table.caption_justify = "left"
     for rank in series.ranks:
         table.add_row(

@@ -103,7 +103,8 @@ class Sorted:
         kind = records["kind"]
         transfers = (kind == Kind.TRANSFER) & (records["position"] < layers)
         steps = kind == Kind.STEP
-        claimed = (transfers | steps) & (number >= 0)
+        launches = (kind == Kind.LAUNCH) & (records["position"] < layers)  # no fact is made of them
+        claimed = (transfers | steps | launches) & (number >= 0)
         unknown = np.zeros(len(batches), np.int64)
         if not claimed.all():
             unknown += np.bincount(origin[~claimed], minlength=len(batches))

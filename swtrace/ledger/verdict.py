@@ -37,6 +37,13 @@ _FURTHER = 3
 """How many prefetch steps beyond the configured one are tried."""
 _WORTH = 0.8
 """A larger prefetch step is proposed only if it leaves at most this part of the stall."""
+_UNTIMED = {
+    "sampled": "as SWTRACE_TIME_EVERY asks (1 times every step)",
+    "busy": "because the device was too far behind the host (a larger SWTRACE_TIME_EVERY makes that rarer)",
+    "no_anchor": "because the device's clock could not be tied to the host's",
+    "replay": "because a CUDA graph was replayed without time stamps (the rank's log says why)",
+    "unfinished": "because the run ended before the device did",
+}
 
 
 class Level(IntEnum):
@@ -84,7 +91,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
     """
     headline = _headline(facts)
     if headline.kind in {"nothing", "bypassed"}:
-        return Verdict(headline, (headline, *filter(None, (_effective(facts), _aborted(facts)))))
+        return Verdict(headline, (headline, *filter(None, (_effective(facts), _untimed(facts), _aborted(facts)))))
     regular = [step for step in steps if not (step.step_flags & StepFlag.ABORTED).any()]
     others: tuple[Callable[[], Finding | None], ...] = (
         lambda: _straggler(facts),
@@ -96,6 +103,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
         lambda: _efficiency(facts),
         lambda: _effective(facts),
         lambda: _aborted(facts),
+        lambda: _untimed(facts),
         lambda: _unwaited(facts),
         lambda: _upper_bounds(regular),
         lambda: _unattributed(facts),
@@ -137,7 +145,9 @@ def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
 
 def _headline(facts: SeriesFacts) -> Finding:
     ranks = facts.ranks
-    waited = sum(rank.totals.waits[Outcome.ON_TIME] + rank.totals.waits[Outcome.STALLED] for rank in ranks)
+    waited = sum(
+        rank.totals.waits[outcome] for rank in ranks for outcome in (Outcome.ON_TIME, Outcome.STALLED, Outcome.UNTIMED)
+    )
     if sum(rank.totals.unwaited_steps for rank in ranks) and not waited:
         return Finding(
             "bypassed",
@@ -146,7 +156,8 @@ def _headline(facts: SeriesFacts) -> Finding:
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
-        return Finding("nothing", Level.NOTE, "No finished step: nothing to judge.")
+        untimed = any(sum(rank.totals.untimed_steps.values()) for rank in ranks)
+        return Finding("nothing", Level.NOTE, f"No finished step{' was timed' if untimed else ''}: nothing to judge.")
     worst = max(judged, key=lambda rank: rank.recent.stall_ratio or 0.0)
     ratio = float(worst.recent.stall_ratio or 0.0)
     if ratio < HIDDEN_BELOW:
@@ -419,6 +430,27 @@ def _aborted(facts: SeriesFacts) -> Finding | None:
     )
 
 
+def _untimed(facts: SeriesFacts) -> Finding | None:
+    """Say how many steps the ratios are not about, and why; worse than a note if nobody asked for it."""
+    totals = max((rank.totals for rank in facts.ranks), key=lambda each: sum(each.untimed_steps.values()), default=None)
+    untimed = 0 if totals is None else sum(totals.untimed_steps.values())
+    if totals is None or not untimed:
+        return None
+    why = [
+        f"{steps} {_UNTIMED.get(reason, 'for a reason that this version does not know')}"
+        for reason, steps in totals.untimed_steps.items()
+        if steps
+    ]
+    unasked = untimed - totals.untimed_steps.get("sampled", 0)
+    return Finding(
+        "untimed",
+        Level.WARNING if unasked > _NOISE_SHARE * totals.steps else Level.NOTE,
+        f"{untimed} of {totals.steps} steps have no instants: {', '.join(why)}. They are counted; stall, on-time "
+        "rate and efficiency are of the others.",
+        {"steps": totals.steps, "untimed_steps": untimed, **totals.untimed_steps},
+    )
+
+
 def _unwaited(facts: SeriesFacts) -> Finding | None:
     unwaited = max((rank.totals.unwaited_steps for rank in facts.ranks), default=0)
     if not unwaited:
@@ -450,7 +482,11 @@ def _unattributed(facts: SeriesFacts) -> Finding | None:
     if not stall or unknown < _NOISE_SHARE * stall:
         return None
     read, group = len(facts.ranks), len(facts.key.group_ranks)
-    why = f"only {read} of the group's {group} ranks are read here" if read < group else "records are missing"
+    why = "records are missing"
+    if read < group:
+        why = f"only {read} of the group's {group} ranks are read here"
+    elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
+        why = "records are missing, or the steps before have no instants"
     return Finding(
         "unattributed",
         Level.NOTE,

@@ -14,6 +14,7 @@ from ledger import feeding
 from ledger.schedules import BYTES, Schedule, info, key, simulate, step_record, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, StepFacts
+from swtrace.ledger.verdict import Level, Verdict, verdict
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
 
@@ -294,3 +295,61 @@ def test_transfers_beside_an_untimed_step_are_not_lost(reason: Untimed) -> None:
     assert last.present.sum(axis=1).tolist() == [0, 4]
     totals = ledger.facts().series[0].ranks[1].totals
     assert sum(totals.cause_ns.values()) == totals.stall_ns > 0
+
+
+def said_of(*which: Callable[[int], Untimed], steps: int = 24) -> Verdict:
+    """Return the verdict over a run, hidden if it were timed, some of whose steps are not."""
+    schedule = simulate(
+        ranks=2, layers=LAYERS, k=1, steps=steps, compute=lambda _r, _s, _p: 1_000_000, occupancy=300_000
+    )
+    ledger = feeding.ledger(schedule)
+    feeding.feed(ledger, without(schedule, *which))
+    facts = ledger.facts().series[0]
+    return verdict(facts, ledger.history(facts.key))
+
+
+def test_the_verdict_says_how_many_steps_it_is_not_about() -> None:
+    """Sampled steps are a note that names the setting, and what is judged are the timed ones."""
+    said = said_of(every(4))
+    (about,) = (finding for finding in said.findings if finding.kind == "untimed")
+    assert about.level is Level.NOTE
+    assert about.sentence.startswith("18 of 24 steps have no instants: 18 as SWTRACE_TIME_EVERY asks")
+    assert about.numbers["sampled"] == 18
+    assert said.headline.kind == "hidden"
+    assert "untimed" not in {finding.kind for finding in said_of(every(1)).findings}
+
+
+def test_the_verdict_warns_of_untimed_steps_that_nobody_asked_for() -> None:
+    """Steps that went untimed by themselves are a warning, once they are more than a few."""
+    warned = said_of(lambda step: Untimed.BUSY if step % 2 else Untimed.TIMED)
+    assert next(finding for finding in warned.findings if finding.kind == "untimed").level is Level.WARNING
+    ended = said_of(lambda step: Untimed.UNFINISHED if step == 23 else Untimed.TIMED)
+    about = next(finding for finding in ended.findings if finding.kind == "untimed")
+    assert about.level is Level.NOTE
+    assert "1 because the run ended" in about.sentence
+
+
+def test_a_run_without_a_timed_step_is_not_judged_and_not_called_bypassed() -> None:
+    """With no timed step at all nothing is judged, its waits are known to have been there, and the reason is said."""
+    said = said_of(lambda _step: Untimed.NO_ANCHOR)
+    assert said.headline.kind == "nothing"
+    assert "was timed" in said.headline.sentence
+    assert [finding.kind for finding in said.findings] == ["nothing", "untimed"]
+    unwaited = step_record(step=24, waits=0, untimed=Untimed.NO_ANCHOR)
+    schedule = without(make(ranks=2), lambda _step: Untimed.NO_ANCHOR)
+    ledger = feeding.ledger(schedule)
+    ledger.add(key(0), np.concatenate((schedule.records[0], unwaited)))
+    assert verdict(ledger.facts().series[0]).headline.kind == "nothing"
+
+
+def test_what_the_host_launched_is_known_and_makes_no_fact() -> None:
+    """A record of a launch beside a device's transfer is no oddity, and changes no fact."""
+    schedule = make(ranks=2, steps=3)
+    plain, beside = feeding.ledger(schedule), feeding.ledger(schedule)
+    feeding.feed(plain, schedule)
+    launch = transfer_record(kind=Kind.LAUNCH, step=1, position=2, issued_ns=5, wait_begin_ns=6)
+    with_launches = [np.concatenate((records[:5], launch, records[5:])) for records in schedule.records]
+    feeding.feed(beside, Schedule(schedule.infos, with_launches, schedule.operations))
+    assert beside.facts().series == plain.facts().series
+    assert [rank.oddities for rank in beside.facts().ranks] == [rank.oddities for rank in plain.facts().ranks]
+    assert [rank.records for rank in beside.facts().ranks] == [3 * 8 + 1] * 2
