@@ -120,7 +120,8 @@ def overwritten(llm: Any) -> tuple[int, int, int, str]:
     layers: list[Any] = list(series._layers.values())
     victim = next(layer for layer in layers[2:] if not layer.owned)
     intruder = next(layer for layer in layers if layer.owned)
-    wait, done = series.wait, []
+    wait = series.wait
+    done: list[bool] = []
 
     def wait_and_overwrite(layer_idx: int) -> None:
         wait(layer_idx)
