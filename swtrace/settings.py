@@ -42,11 +42,15 @@ class Settings:
     """Folder of the rings; None for the per-user folder on the local tmpfs."""
     strict: bool = False
     """Raise where something asked for cannot be shared, instead of warning and leaving vLLM as it is."""
+    experimental: bool = False
+    """Share on devices, too, on which sharing is built but not proven."""
     run_id: str = ""
     """Empty: the ranks agree on one."""
     ring_records: int = DEFAULT_RECORDS
     ring_keep_s: float = 3600.0
     """How long the ring of a dead rank stays."""
+    time_every: int = 1
+    """On a device: time only every n-th step. All steps are counted."""
     timeout_s: float = 600.0
     """How long a rank waits for a peer's broadcast before it gives the peer up."""
 
@@ -216,6 +220,7 @@ _SETTINGS = (
     _Setting("check", "check", "SWTRACE_CHECK", _read_flag, "1 or 0", shapes=True),
     _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder"),
     _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, "1 or 0"),
+    _Setting("experimental", "experimental", "SWTRACE_EXPERIMENTAL", _read_flag, "1 or 0"),
     _Setting(
         "run_id",
         "run_id",
@@ -231,6 +236,7 @@ _SETTINGS = (
         f"a power of two from {MIN_RECORDS} to {MAX_RECORDS}",
     ),
     _Setting("ring_keep_s", "ring_keep", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
+    _Setting("time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1"),
     _Setting("timeout_s", "timeout", "SWTRACE_TIMEOUT", _seconds, "a number of seconds above 0"),
 )
 _BY_KEY = {setting.key: setting for setting in _SETTINGS}

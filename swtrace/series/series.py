@@ -10,10 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
+
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, SettingsError, StaleWindowError
 from swtrace.series import plan
 from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
 from swtrace.series.circle import Circle
+from swtrace.series.device.accelerator import TorchDevice
+from swtrace.series.device.circle import DeviceCircle
+from swtrace.series.device.journal import STAMPS, DeviceJournal
+from swtrace.series.device.transport import CollectiveMover, DeviceTransport
 from swtrace.series.journal import Journal, RecordingJournal, SilentJournal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.loading import PendingLayer
@@ -82,6 +88,7 @@ class Series:
         try_out: TryOut | None = None,
         withdrawn: Callable[[str], None] | None = None,
         run_ranks: Sequence[int] | None = None,
+        time_every: int | None = None,
     ) -> None:
         """Describe the series; nothing is allocated and nobody is talked to before :meth:`post_process`.
 
@@ -105,6 +112,8 @@ class Series:
                 shared. They are whole then, on every rank, and the series is over. Without it that is an error.
             run_ranks: how the run numbers the group's ranks, in group order, where that is not how torch does: in
                 a run of several torch worlds. Records and errors name ranks by these numbers.
+            time_every: on a device, time only the steps whose number is a multiple of it: the same on all ranks.
+                The others are counted. Host clocks time every step. By default ``SWTRACE_TIME_EVERY``.
 
         Raises:
             RegistrationError: such a series cannot be.
@@ -122,7 +131,9 @@ class Series:
             raise SettingsError(f"{self._where}: window policy {windows!r} is none of auto, rolling, static")
         self._policy = "static" if windows == "auto" else windows
         self._check_arguments()
-        self._tagged = Settings.from_environment().check if check is None else check
+        settings = Settings.from_environment()
+        self._tagged = settings.check if check is None else check
+        self._time_every = settings.time_every if time_every is None else time_every
         self._check: OwnershipCheck | None = None
         self._given_transport = transport
         self._recorder_source = recorder
@@ -141,6 +152,8 @@ class Series:
         self._windows: tuple[Window, ...] = ()
         self._info: SeriesInfo | None = None
         self._circle: Circle | None = None
+        self._graphs: DeviceCircle | None = None
+        """The same, where it knows of graphs."""
         self._refusal: type[PeerLostError | OrderError] = OrderError
         self._refusal_text = f"{self._where}: used before post-processing"
 
@@ -327,17 +340,16 @@ class Series:
             tag_bytes=placement.layout.tag_bytes,
         )
         if self._tagged:
-            self._check = OwnershipCheck(self._where, layers, placement.windows)
-        self._circle = Circle(
-            self._where,
-            layers,
-            placement.windows,
-            k,
-            transport,
-            self._journal(run_id, self._info, transport),
-            self._describe_loss,
-            rolling=self._policy == "rolling",
-        )
+            device = transport.device if isinstance(transport, DeviceTransport) else None
+            self._check = OwnershipCheck(self._where, layers, placement.windows, device)
+        arguments = self._where, layers, placement.windows, k
+        journal = self._journal(run_id, self._info, transport)
+        rolling = self._policy == "rolling"
+        if isinstance(transport, DeviceTransport):
+            circle = DeviceCircle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
+            self._graphs = self._circle = circle
+        else:
+            self._circle = Circle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
         self._pending.clear()
         del pending, placing, placement
         return_freed()
@@ -369,12 +381,20 @@ class Series:
 
     def _transport(self) -> Transport:
         if self._given_transport is None:
-            from swtrace.series.torch_transport import TorchTransport
-
-            self._given_transport = TorchTransport(
-                self._group, description=f"swtrace:{self.name}", observe=self._recorder_source is not None
-            )
+            self._given_transport = self._new_transport(f"swtrace:{self.name}")
         return self._given_transport
+
+    def _new_transport(self, description: str) -> Transport:
+        """Return a transport for where the weights are: gloo's broadcasts block the host, others run on streams."""
+        from swtrace.series.torch_transport import GLOO, TorchTransport, backend
+
+        if backend(self._group) == GLOO:
+            return TorchTransport(self._group, description=description, observe=self._recorder_source is not None)
+        tensors = (tensor for module in self._modules.values() for tensor in payload_tensors(module).values())
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        return DeviceTransport(
+            TorchDevice(device), CollectiveMover(self._group, description=description), self._num_layers
+        )
 
     def _agree(self, transport: Transport) -> str:
         mine = SeriesDescription(
@@ -415,7 +435,11 @@ class Series:
             return SilentJournal()
         recorder = source(run_id, self._ranks[self._group.rank_in_group]) if callable(source) else source
         self._recorder_source = recorder
-        return RecordingJournal(recorder.add_series(info), transport)
+        series = recorder.add_series(info)
+        if not isinstance(transport, DeviceTransport):
+            return RecordingJournal(series, transport)
+        stamps = transport.device.stamps(self._num_layers * STAMPS) if self._policy == "static" else None
+        return DeviceJournal(series, transport.device, self._num_layers, every=self._time_every, stamps=stamps)
 
     # ---- forward -----------------------------------------------------------------------------
 
@@ -472,6 +496,46 @@ class Series:
                     error.add_note(f"After that, {another}")
             raise
         self.end_step()
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Stand around the replay of a graph that was captured from a whole forward: the replay is a step.
+
+        The forward is captured as it is, and ends with :meth:`join`::
+
+            with torch.cuda.graph(graph):
+                forward()
+                series.join()
+            with series.step(), series.replay():
+                graph.replay()
+
+        Raises:
+            OrderError: no graph was captured, or a step is under way.
+        """
+        with self._device_circle("replay").replay():
+            yield
+
+    def join(self) -> None:
+        """End the capture of a forward into a graph; does nothing outside of one.
+
+        Raises:
+            OrderError: the graph holds a part of a forward only.
+        """
+        if self._graphs is not None:
+            self._graphs.join()
+
+    def graph_follows(self) -> None:
+        """Tell that a graph of a whole forward is captured or replayed next, where nobody can tell its end.
+
+        For frameworks that replay by themselves. Within a marked step the replay is taken to end with the step.
+        """
+        self._device_circle("graph_follows").graph_follows()
+
+    def _device_circle(self, call: str) -> DeviceCircle:
+        if self._graphs is None:
+            self._running()
+            raise OrderError(f"{self._where}: {call}: its broadcasts block the host, which no graph can do")
+        return self._graphs
 
     @property
     def most_unwaited(self) -> int:

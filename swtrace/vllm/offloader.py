@@ -21,6 +21,7 @@ from vllm.model_executor.offloader.base import BaseOffloader
 from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
 from swtrace.series.recording import process_recorder, propose_run_id
+from swtrace.vllm import graphs
 from swtrace.vllm.configuration import state_outcome
 from swtrace.vllm.consent import agree
 from swtrace.vllm.groups import Choice, Refused, choose_group
@@ -133,6 +134,17 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """Check, where vLLM calls this after loading; other platforms ask for it by themselves."""
         self.loaded()
 
+    def sync_prev_onload(self) -> None:
+        """Hear that vLLM captures or replays a CUDA graph, or a piece of one, next."""
+        graphs.graph_follows(self._running())
+
+    def join_after_forward(self) -> None:
+        """Hear that what vLLM captures ends here."""
+        graphs.join(self._running())
+
+    def _running(self) -> list[Series]:
+        return [track.series for track in self._tracks or () if track.series.post_processed]
+
     def _begin(self, module: nn.Module | None) -> tuple[Track, ...]:
         """Choose the group of each series by its first linear, and make the series that all ranks agree on."""
         tracks = []
@@ -150,6 +162,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 prefetch_step=self._settings.prefetch_step,
                 windows=self._settings.windows,
                 check=self._settings.check,
+                time_every=self._settings.time_every,
                 recorder=process_recorder,
                 hook_forward=False,  # a compiler must find opaque operators there
                 auto_post_process=True,
@@ -191,7 +204,9 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 "rolling windows move weights at run time, which a compiled model does not see; "
                 "unset SWTRACE_WINDOWS or run with --enforce-eager"
             )
-        return choose_group(self._settings.group, path, linear, self._vllm_config)
+        return choose_group(
+            self._settings.group, path, linear, self._vllm_config, experimental=self._settings.experimental
+        )
 
     def _take(self, module: nn.Module, layer: int) -> None:
         """Take a decoder layer's linears into their series; a series that it has no linear for is withdrawn."""
