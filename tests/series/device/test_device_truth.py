@@ -108,3 +108,21 @@ def test_replays_are_recorded_as_the_durations_make_them(tmp_path: Path, layers:
     check(program, Observed.EVENT, Observed.STAMP)
     assert rig.readings() == (2 * STEPS * layers, 0)
     assert rig.overlaps == 0
+
+
+@pytest.mark.parametrize("between_ns", [0, 300_000, 5_000_000])
+@pytest.mark.parametrize("k", [0, 2])
+def test_a_host_that_comes_late_to_a_replay_is_no_stall(tmp_path: Path, k: int, between_ns: int) -> None:
+    """However long the device lay idle between replays and eager steps: stall is what a broadcast held it for."""
+    durations = uneven(8, seed=k)
+    rig = exact_rig()
+    program = Program(rig, tmp_path, durations, prefetch_step=k)
+    program.capture()
+    for _ in range(2):
+        program.replay(2)
+        rig.pause(between_ns)
+        program.eager(1)
+        rig.pause(between_ns)
+    rig.catch_up()
+    program.close()
+    check(program, Observed.EVENT, Observed.STAMP)
