@@ -429,13 +429,14 @@ def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -
     issued = int(step.issued_ns[cell])
     flags = int(step.flags[cell])
     ahead = (position - int(step.reach_position[cell])) % series.layers
+    layers = f"{ahead} layer{'s' * (ahead != 1)}"
     bound = " at the latest" if step.observed[cell] == Observed.UPPER_BOUND else ""
     window = int(step.window[cell])
     where = f" into window {window}" if window != NO_WINDOW else ""
     crosses = " in the step before" if flags & TransferFlag.CROSSES_STEPS else ""
     since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
     return (
-        f"Step {step.step}: issued {ahead} layers ahead{crosses}{where}; ready {since['ready_ns']} later{bound}, wait "
+        f"Step {step.step}: issued {layers} ahead{crosses}{where}; ready {since['ready_ns']} later{bound}, wait "
         f"begun {since['wait_begin_ns']} after the issue, over {since['wait_end_ns']} after it: stall "
         f"{units.duration(int(step.stall_ns[cell]))}, slack {units.duration(int(step.slack_ns[cell]))}."
     )
