@@ -115,6 +115,14 @@ class RecordedRun:
         self.steps += 1
         self.written += 1
 
+    def write_every(self, n: int, steps: int) -> None:
+        """Write steps of which every n-th has instants."""
+        for _ in range(steps):
+            if self.steps % n:
+                self.write_untimed()
+            else:
+                self.write()
+
     def write_rank(self, rank: int, step: int, *, aborted: bool = False, ended: bool = True) -> None:
         """Write one rank's records of one step."""
         for position in range(self.info(rank).num_layers):

@@ -9,18 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from daemon.recorded_run import RecordedRun
 from daemon.serving import serving
 from swtrace_tui import units
 from swtrace_tui.once import overview
+from swtrace_tui.palette import DARK
 from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.snapshot import Link, Snapshot
 from swtrace_tui.sources.daemon import DaemonSource, parse
 from swtrace_tui.sources.protocol import Source
 from swtrace_tui.sources.rings import RingsSource
 from swtrace_tui.sources.several import merged
+from swtrace_tui.views.view import Scene
+from swtrace_tui.views.windows import rank_lines
 
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
+from swtrace.trace.schema import Clock
 from swtrace.watch import Watch
 from tui.ring_writer import RingWriter, scenario, write
 from tui.scenes import snapshot_of
@@ -73,6 +78,47 @@ def test_a_daemon_gives_the_same_facts_as_the_rings(tmp_path: Path) -> None:
                 assert np.all(same), field.name
         assert (one.path is None) == (other.path is None)
         assert one.path is None or one.path.length_ns == other.path.length_ns  # type: ignore[union-attr]
+
+
+def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
+    """Rings and daemon give the same facts of a device's run, and the overview counts the steps without instants."""
+    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
+    run.write_every(4, 12)
+    rings = RingsSource(tmp_path, facts_every_s=0)
+    with serving(tmp_path) as client:
+        daemon = DaemonSource(str(client.base_url))
+        ours, theirs = settled(rings, 3), settled(daemon, 3)
+        daemon.close()
+    rings.close()
+    run.close()
+
+    assert theirs.facts.series == ours.facts.series
+    seen = picture(ours, Selection())
+    words = " ".join(overview(seen, 160).split())
+    assert "steps 12 untimed 9 held" in words
+    assert "9 of 12 steps have no instants: 9 as SWTRACE_TIME_EVERY asks" in words
+    assert [row.facts.recent.steps for row in seen.rows] == [3, 3]
+
+
+def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
+    """What a device has in flight for long is not shown as an alarm: until the next step it looks so by itself."""
+    styles = {}
+    for clock in (Clock.HOST, Clock.DEVICE):
+        folder = tmp_path / clock.name
+        run = RecordedRun(folder, clock=clock)
+        run.write(4)
+        run.series[0].window_issued(0, 4, 0, run.base_ns)
+        source = RingsSource(folder, facts_every_s=0)
+        snapshot = settled(source, 4)
+        source.close()
+        run.close()
+        late = tuple(replace(view, taken_ns=run.base_ns + 10**11) for view in snapshot.ranks)
+        scene = Scene(picture(replace(snapshot, ranks=late), Selection()), DARK, {})
+        (row,) = (row for row in scene.picture.rows if row.rank == 0)
+        lines = rank_lines(row, scene.picture.series[0], DARK, 120)
+        styles[clock] = {segment.style.color.name for line in lines for segment in line if segment.style.color}  # type: ignore[union-attr]
+    assert DARK.bad in styles[Clock.HOST]
+    assert DARK.bad not in styles[Clock.DEVICE]
 
 
 def test_a_lost_daemon_is_said_to_be_lost_and_picked_up_again(tmp_path: Path) -> None:

@@ -321,7 +321,9 @@ def _state(facts: SeriesRankFacts, view: RankView | None, idle_ns: int) -> RankS
         return RankState.BEHIND
     if facts.last_step is None:
         return RankState.JOINED
-    step_ns = facts.recent.step_ns // max(1, facts.recent.steps)
+    # Of a device, only timed steps tell when they were.
+    timed = max(1, facts.totals.steps - sum(facts.totals.untimed_steps.values()))
+    step_ns = facts.recent.step_ns // max(1, facts.recent.steps) * facts.totals.steps // timed
     return RankState.IDLE if idle_ns > max(_IDLE_NS, _IDLE_STEPS * step_ns) else RankState.LIVE
 
 

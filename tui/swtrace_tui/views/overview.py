@@ -344,11 +344,13 @@ def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, wi
     held = sum(row.facts.info.owned_bytes + row.facts.info.window_bytes for row in rows)
     replicated = sum(row.facts.info.replicated_bytes for row in rows)
     steps = max((row.facts.totals.steps for row in rows), default=0)
+    untimed = max((sum(row.facts.totals.untimed_steps.values()) for row in rows), default=0)
     lost = sum({row.rank: row.lost for row in rows}.values())
     views = {row.view.key: row.view for row in rows if row.view is not None}.values()
     written, before = sum(view.statistics.written for view in views), sum(view.before for view in views)
     for name, value in (
         ("steps", units.count(steps)),
+        *((("untimed", units.count(untimed)),) if untimed else ()),
         ("held", units.size(held)),
         ("instead of", units.size(replicated)),
         ("moved", units.size(moved)),

@@ -124,7 +124,9 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
     colour = palette.windows[STATES.index(state)]
     since = age_ns(window, row)
     alive = row.view is not None and row.view.alive
-    alarming = alive and state == "inflight" and since is not None and since > _LONG_NS
+    # A device's windows are in flight from the launch on, and until the next step's while it idles.
+    on_device = row.facts.info.clock == "device"
+    alarming = alive and not on_device and state == "inflight" and since is not None and since > _LONG_NS
     line.put(f"{WINDOW_GLYPHS[state]} ", palette.style(colour))
     line.field(str(window.window), 3, palette.style(palette.dim))
     layer = "" if state == "free" else f"L{series.layer(window.position)}"
@@ -144,8 +146,9 @@ def age_ns(window: WindowState, row: RankRow) -> int | None:
 def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
     dim = palette.style(palette.dim)
     info = series.facts.ranks[0].info
+    launched = ", as launched by the host" if info.clock == "device" else ""
     line = Line(width).put(
-        f" {info.windows} windows, prefetch step {info.prefetch_step}   ", palette.style(palette.text)
+        f" {info.windows} windows{launched}, prefetch step {info.prefetch_step}   ", palette.style(palette.text)
     )
     for state in STATES:
         line.put(WINDOW_GLYPHS[state], palette.style(palette.windows[STATES.index(state)]))
