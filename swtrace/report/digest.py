@@ -37,6 +37,8 @@ class SeriesDigest:
     held: _Int
     step_ns: _Int
     """``[rank]``, sums."""
+    ended: _Int
+    """``[rank]``: how many steps they are over; a rank may have left some untimed."""
     steps: int = 0
     aborted: int = 0
     slowest: list[tuple[int, int, StepFacts]] = field(default_factory=list)
@@ -66,6 +68,7 @@ def _empty(step: StepFacts) -> SeriesDigest:
         slack=np.zeros((ranks, buckets), np.int64),
         held=np.zeros((ranks, buckets), np.int64),
         step_ns=np.zeros(ranks, np.int64),
+        ended=np.zeros(ranks, np.int64),
     )
 
 
@@ -79,6 +82,7 @@ def _add(into: SeriesDigest, step: StepFacts) -> None:
     into.stall += step.stall_ns
     into.waits += step.receiver
     into.step_ns += step.duration_ns
+    into.ended += step.ended
     for rank in range(len(step.ranks)):
         mine = step.receiver[rank]
         early = mine & step.on_time[rank]

@@ -132,7 +132,8 @@ def _series(facts: SeriesFacts, found: SeriesDigest, said: Verdict, *, first: bo
         f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2><p class="dim">layers {info.start_layer} '
         f"to {last_layer} on {len(facts.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, "
         f"{escape(info.windows)} windows, {escape(info.transport)}; {found.steps} steps"
-        f"{f', {found.aborted} aborted or incomplete' if found.aborted else ''}</p>"
+        f"{f', {found.aborted} aborted or incomplete' if found.aborted else ''}"
+        f"{f', {_untimed(facts)} untimed' if _untimed(facts) else ''}</p>"
     )
     sentences = "".join(
         f'<li class="{_LEVELS[finding.level]}">{escape(finding.sentence)}</li>' for finding in said.findings
@@ -146,7 +147,7 @@ def _table(facts: SeriesFacts, found: SeriesDigest) -> str:
     rows = []
     for rank in facts.ranks:
         at = rank.info.rank_in_group
-        steps = max(1, found.steps)
+        steps = max(1, int(found.ended[at]))
         step_ns, stall_ns = int(found.step_ns[at]), int(found.stall[at].sum())
         waits = int(found.waits[at].sum())
         on_time = int(found.slack[at].sum())
@@ -166,8 +167,13 @@ def _table(facts: SeriesFacts, found: SeriesDigest) -> str:
     head = "".join(f"<th>{head}</th>" for head in heads)
     return (
         f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        f'<p class="dim">Means over all steps; * over the last {facts.steps}.</p>'
+        f'<p class="dim">Means over all steps{" that were timed" if _untimed(facts) else ""}; '
+        f"* over the last {facts.steps}.</p>"
     )
+
+
+def _untimed(facts: SeriesFacts) -> int:
+    return max((sum(rank.totals.untimed_steps.values()) for rank in facts.ranks), default=0)
 
 
 def _over_time(found: SeriesDigest) -> str:
@@ -191,9 +197,10 @@ def _causes(found: SeriesDigest) -> str:
     total = found.causes.sum(axis=0)
     if not total.any():
         return ""
-    top, steps = int(total.max()), max(1, found.steps)
+    top = int(total.max())
     rows = []
     for rank, key in enumerate(found.first.ranks):
+        steps = max(1, int(found.ended[rank]))
         parts = "".join(
             f'<i style="width:{100 * int(ns) / top:.2f}%;background:var(--{cause})" '
             f'title="{_words(cause)} {milliseconds(ns / steps)}"></i>'
@@ -207,7 +214,7 @@ def _causes(found: SeriesDigest) -> str:
 
 def _heat(found: SeriesDigest) -> str:
     known = found.waits > 0
-    mean = found.stall / max(1, found.steps)
+    mean = found.stall / np.maximum(1, found.ended)[:, np.newaxis]
     ranks = [key.rank for key in found.first.ranks]
     return (
         "<h3>Stall by rank and layer</h3>"

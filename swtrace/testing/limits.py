@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from swtrace.errors import SettingsError
-from swtrace.ledger.facts import CAUSES, Recent, SeriesKey
+from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
 from swtrace.ledger.verdict import milliseconds, percent, verdict
 from swtrace.selection import Selection
 from swtrace.testing.tracing import Tracing
@@ -166,22 +166,26 @@ def _broken(limits: Limits, recent: Recent) -> list[str]:
 
 
 def _nothing(tracing: Tracing, limits: Limits, steps: int) -> str:
+    untimed = max((_untimed(rank.totals) for series in tracing.facts().series for rank in series.ranks), default=0)
     if steps:
-        return f"only {steps} finished steps were recorded, {limits.min_steps} are needed"
+        beside = f" with instants (and {untimed} without)" if untimed else ""
+        return f"only {steps} finished steps{beside} were recorded, {limits.min_steps} are needed"
     refused = tracing.refused()
     if refused:
         return "nothing is shared: " + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     names = sorted({series.key.name for series in tracing.facts().series})
     if names:
-        return (
-            f"series {', '.join(map(repr, names))} recorded no finished step that swtrace({limits}) means: its "
-            "selection may leave everything out"
-        )
+        why = f"{untimed} steps have no instants" if untimed else "its selection may leave everything out"
+        return f"series {', '.join(map(repr, names))} recorded no finished step that swtrace({limits}) means: {why}"
     return (
         "no series recorded anything. Was it post-processed inside the test, by this process or one that inherits its "
         "environment (SWTRACE=1, SWTRACE_DIR)? Processes of an older fork server do not: hand them "
         "swtrace.environment"
     )
+
+
+def _untimed(totals: Totals) -> int:
+    return sum(totals.untimed_steps.values())
 
 
 def _report(

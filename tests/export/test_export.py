@@ -21,6 +21,7 @@ from swtrace.errors import SettingsError, SwtraceError
 from swtrace.recording.capture import Capture
 from swtrace.recording.writer import RecordingWriter
 from swtrace.session import Session
+from swtrace.trace.schema import Clock
 
 STEPS = 25
 
@@ -182,3 +183,28 @@ def test_a_perfetto_trace_deflates_well(recording: Path, tmp_path: Path) -> None
     events = sum(2 if each.end_ns > each.begin_ns else 1 for each in read(path))
     assert path.stat().st_size / events < 100
     assert len(gzip.compress(path.read_bytes())) / events < 25
+
+
+def test_what_has_no_instants_is_exported_as_counts_only(tmp_path: Path) -> None:
+    """Of a device's run, tables, trace and report are of the timed steps; the summary and the report count all."""
+    run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
+    run.write_every(5, 20)
+    run.close()
+    path = tmp_path / "run.swrec"
+    with RecordingWriter(path) as writer:
+        Capture(tmp_path / "rings", writer).finish()
+    (series,) = json.loads(swtrace("stats", path, "--json").stdout)["summary"]["series"]
+    assert [rank["steps"] for rank in series["ranks"]] == [20, 20]
+    assert [rank["untimed_steps"]["sampled"] for rank in series["ranks"]] == [16, 16]
+    assert [rank["recent_steps"] for rank in series["ranks"]] == [4, 4]
+    table = public.open(path).step_table()
+    assert sorted(set(table["step"].tolist())) == [0, 5, 10, 15]
+    assert set(public.open(path).waits()["clock"]) == {"device"}
+    said = json.loads(swtrace("export", path, "-f", "perfetto", "-o", tmp_path / "run.pftrace", "--json").stdout)
+    assert said["steps"] == 8
+    assert len([each for each in read(tmp_path / "run.pftrace") if each.category == "step"]) == 8
+    swtrace("report", path, "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "4 steps, 16 untimed" in page
+    assert "Means over all steps that were timed" in page
+    assert "16 of 20 steps have no instants" in page

@@ -23,6 +23,7 @@ from swtrace.recording.format import MAX_FRAME_RECORDS, pack_records, unpack_rec
 from swtrace.recording.replay import Replayer
 from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
 from swtrace.trace import records
+from swtrace.trace.schema import Clock, Untimed
 from swtrace.watch import Watch
 
 
@@ -34,6 +35,28 @@ def test_replayed_facts_equal_those_seen_live(tmp_path: Path, largest: int) -> N
     again = replayed(path)
     assert again.ledger.facts() == live.facts()
     assert again.ledger.facts().series[0].ranks[0].recent.stall_ns > 0
+
+
+def test_a_device_s_run_is_recorded_with_its_untimed_steps(tmp_path: Path) -> None:
+    """Steps without instants come back as such: the same counts, reasons and facts as in the rings."""
+    run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
+    run.write_every(4, 14)
+    run.write_untimed(Untimed.UNFINISHED)
+    run.close()
+    path = tmp_path / "run.swrec"
+    with Watch(tmp_path / "rings") as watch, RecordingWriter(path) as writer:
+        watch.drain()
+        Capture(tmp_path / "rings", writer).finish()
+        live = watch.ledger.facts()
+    again = replayed(path).ledger.facts()
+    assert again == live
+    totals = again.series[0].ranks[0].totals
+    assert {reason: steps for reason, steps in totals.untimed_steps.items() if steps} == {
+        "sampled": 10,
+        "unfinished": 1,
+    }
+    with Recording.open(path) as recording:
+        assert [step.step for step in Replayer(recording).steps()] == [0, 4, 8, 12]
 
 
 def test_replayed_steps_equal_those_seen_live(tmp_path: Path) -> None:

@@ -93,6 +93,37 @@ def test_a_test_that_measured_nothing_fails(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*no series recorded anything*"])
 
 
+def test_steps_without_instants_are_not_taken_for_measured(suite: pytest.Pytester) -> None:
+    """Limits hold for timed steps; where too few of a device's steps were timed, the failure says how many were not."""
+    result = outcomes(
+        suite,
+        """
+from swtrace.trace.schema import Clock
+
+def sampled(swtrace, every):
+    made = RecordedRun(swtrace.directory, clock=Clock.DEVICE)
+    if every:
+        made.write_every(every, 12)
+    else:
+        made.write_untimed()
+    made.close()
+
+@pytest.mark.swtrace(max_stall_ratio=0.06, min_steps=3)
+def test_enough(swtrace): sampled(swtrace, 4)
+
+@pytest.mark.swtrace(max_stall_ratio=0.06, min_steps=5)
+def test_too_few(swtrace): sampled(swtrace, 4)
+
+@pytest.mark.swtrace(max_stall_ratio=0.06)
+def test_none(swtrace): sampled(swtrace, 0)
+""",
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*only 3 finished steps with instants (and 9 without) were recorded, 5*", "*1 steps have no instants*"]
+    )
+
+
 def test_a_failing_test_is_told_for_its_own_reason(suite: pytest.Pytester) -> None:
     """A test that fails by itself is not overlaid by what its marker asks for."""
     result = outcomes(suite, "\n@pytest.mark.swtrace(max_stall_ratio=0.0)\ndef test_it(): assert 1 == 2\n")
