@@ -16,6 +16,7 @@ from series.test_identity_gloo import matrix
 from swtrace.errors import DisagreementError, StaleWindowError
 from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealOperation, IdealTransport
+from swtrace.series.layer import SeriesLayer
 from swtrace.series.ownership import OwnershipCheck
 from swtrace.series.payload import ALIGNMENT
 
@@ -114,6 +115,13 @@ def make_stack(
     return stack
 
 
+def laid_out(series: Series) -> dict[int, SeriesLayer]:
+    """Return a post-processed series' layers, by absolute index."""
+    circle: Any = series._circle
+    layers: dict[int, SeriesLayer] = circle._layers
+    return layers
+
+
 # ---- faults: bytes that are not there, or not there any more --------------------------------------
 
 
@@ -122,8 +130,8 @@ def overwrite(series: Series, layer_idx: int) -> int:
 
     No cooperative transport can be brought to do that: it stands for a broadcast that nobody ordered.
     """
-    window = series._layers[layer_idx].window
-    kept = next(layer for layer in series._layers.values() if layer.owned)
+    window = laid_out(series)[layer_idx].window
+    kept = next(layer for layer in laid_out(series).values() if layer.owned)
     assert window is not None
     assert kept.buffer is not None
     window.buffer.copy_(kept.buffer)
@@ -143,7 +151,7 @@ class Sabotaged(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute with another layer's weight."""
         series, layer_idx = self._stack.series, self._stack.start_layer + self._position
-        operation = series._layers[layer_idx].operation
+        operation = laid_out(series)[layer_idx].operation
         if not self._before_look:
             series.wait(layer_idx)
         elif operation is not None:
@@ -166,7 +174,7 @@ def sabotage(rank: int, windows: str, prefetch_step: int, *flags: bool) -> tuple
     )
     stack = Stack(series, START, true_weights(LAYERS))
     series.post_process()
-    position = next(p for p in (2, 3) if not series._layers[START + p].owned)
+    position = next(p for p in (2, 3) if not laid_out(series)[START + p].owned)
     fault = Sabotaged(stack, position, before_look=before_look)
     told, equal = "", []
     for step in range(5):
@@ -353,7 +361,7 @@ def compiled_steps(rank: int) -> tuple[list[bool], str, str]:
     expected = torch.ones(2, WIDTH)
     for weight in weights:
         expected = nn.functional.linear(torch.tanh(expected) + 1, weight)
-    victim = next(START + p for p in (2, 3) if not series._layers[START + p].owned)
+    victim = next(START + p for p in (2, 3) if not laid_out(series)[START + p].owned)
     wait_for = series.wait
     told, equal, holds = "", [], -1
     for step in range(5):

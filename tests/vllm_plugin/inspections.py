@@ -117,7 +117,8 @@ def overwritten(llm: Any) -> tuple[int, int, int, str]:
     from swtrace.vllm.operations import numbered
 
     (series,) = numbered()
-    layers: list[Any] = list(series._layers.values())
+    circle: Any = series._circle
+    layers: list[Any] = list(circle._layers.values())
     victim = next(layer for layer in layers[2:] if not layer.owned)
     intruder = next(layer for layer in layers if layer.owned)
     wait = series.wait
