@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import swtrace.series.device as device_package
 from swtrace.errors import SeriesError
 from swtrace.series.device.stamps import Stamps, StampsUnavailable
 
@@ -31,5 +32,6 @@ def test_without_triton_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "swtrace.series.device.kernels", raising=False)
+    monkeypatch.delattr(device_package, "kernels", raising=False)  # as another test left it
     with pytest.raises(StampsUnavailable, match="pip install triton"):
         Stamps(torch.device("cuda"), 4)
