@@ -80,6 +80,8 @@ def name_shared_memory(name: str) -> None:
 def fill() -> None:
     """Be a plugin of vLLM, in each process of a server."""
     allow_amx()
+    if os.environ.get("TEST_EXPERTS"):
+        fill_expert_communication()
     plain = os.environ.get("TEST_PLAIN_LINEARS")
     if plain:
         from swtrace.cli.vllm_ranks import _keep_plain
