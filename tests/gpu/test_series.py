@@ -17,6 +17,23 @@ def rig(device: torch.device) -> CudaRig:
     return CudaRig()
 
 
+def test_a_wrong_byte_is_seen(rig: CudaRig) -> None:
+    """One byte of a weight that is not as expected fails both comparisons of its read, eager and replayed."""
+    nbytes = rig.width * rig.width * 4
+    right, wrong = (torch.zeros(nbytes, dtype=torch.uint8, device=rig.memory) for _ in range(2))
+    wrong[-1] = 1
+    rig.read(right, right, 0)
+    assert rig.readings() == (2, 0)
+    rig.read(wrong, right, 0)
+    assert rig.readings() == (4, 2)
+    graph = rig.graph()
+    with rig.capture(graph):
+        rig.read(wrong, right, 0)
+    assert rig.readings() == (4, 2)
+    rig.replay(graph)
+    assert rig.readings() == (6, 4)
+
+
 @pytest.mark.parametrize("replayed", [False, True], ids=["eager", "replayed"])
 @pytest.mark.parametrize("prefetch_step", [1, 2])
 @pytest.mark.parametrize("transfer_ns", [100 * US, 1 * MS, 10 * MS])
