@@ -16,9 +16,16 @@ from typing import Any
 import pytest
 from recording.made import record, replayed, schedule
 from swtrace_tui import units
+from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.replay import ReplayApp
+from swtrace_tui.sources.playing import PlayingSource
 
-from swtrace.recording.playback import Playhead
+from swtrace.recording import Recording
+from swtrace.recording.capture import Capture
+from swtrace.recording.events import StatusTaken
+from swtrace.recording.playback import Controls, Playhead
+from swtrace.recording.writer import RecordingWriter
+from tui.ring_writer import write
 from tui.scenes import shown, until
 
 
@@ -103,6 +110,38 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
             await until(pilot, lambda: "Play or pause the recording." in shown(app))
 
     run(test())
+
+
+def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -> None:
+    """A recording begun on full rings does not make the replay look as if it were behind."""
+    with write(tmp_path / "rings", "stalled", ranks=2, layers=6, steps=600):
+        recorded = tmp_path / "run.swrec"
+        with RecordingWriter(recorded, flush_s=0.0) as writer:
+            capture = Capture(tmp_path / "rings", writer)
+            capture.poll()  # finds the rings, and says how much is in them
+            capture.finish()
+    with Recording.open(recorded) as recording:
+        behind = [
+            state.statistics.pending
+            for event in recording.events()
+            if isinstance(event, StatusTaken)
+            for state in event.ranks
+        ]
+    assert max(behind) > 64 * 7
+    controls = Controls()
+    source = PlayingSource([recorded], controls, lambda _head: None)
+    for share in (0.3, 1.0):
+        controls.seek(share)
+        while source.poll():
+            pass
+        seen = picture(source.snapshot(), Selection())
+        assert RankState.BEHIND not in {row.state for row in seen.rows}
+        for row in seen.rows:
+            assert row.view is not None
+            statistics = row.view.statistics
+            assert statistics.pending == 0
+            assert statistics.written == statistics.delivered + statistics.lost
+    source.close()
 
 
 def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:

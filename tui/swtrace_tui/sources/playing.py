@@ -59,7 +59,7 @@ class PlayingSource:
                     identity=identity,
                     alive=not ended or (state is not None and state.alive),
                     closed=ended and state is not None and state.closed,
-                    statistics=state.statistics if state is not None else RingStatistics(0, 0, 0, 0, 0),
+                    statistics=RingStatistics(0, 0, 0, 0, 0) if state is None else _as_recorded(state.statistics),
                     series=playback.tables.get(key, ()),
                     windows=state.windows if state is not None else {},
                     before=0,
@@ -76,3 +76,8 @@ class PlayingSource:
     def close(self) -> None:
         """Let go of the file."""
         self._recording.close()
+
+
+def _as_recorded(statistics: RingStatistics) -> RingStatistics:
+    """Return a recorder's account up to where it had read: a view of its recording does not wait for the rest."""
+    return statistics._replace(written=statistics.written - statistics.pending, pending=0)
