@@ -147,3 +147,54 @@ def test_rolling_windows_refuse_a_capture(tmp_path: Path) -> None:
     program = Program(SimulatedRig(SimulatedDevice()), tmp_path, durations, windows="rolling")
     with pytest.raises(OrderError, match="set SWTRACE_WINDOWS=static"):
         program.capture()
+
+
+def forward_through(both: list[Program]) -> None:
+    """Launch one forward with a linear of each series per layer."""
+    for position in range(LAYERS):
+        for program in both:
+            program.series.reach(position)
+        for program in both:
+            program.series.wait(position)
+            weight = program.layers[position].weight.data
+            program.rig.read(weight, program.contents[position], program.durations.linear[position])
+
+
+def captured_through(both: list[Program]) -> Any:
+    """Capture such a forward."""
+    moved_next = [program.mover.next for program in both]
+    graph = both[0].rig.graph()
+    with both[0].rig.capture(graph):
+        forward_through(both)
+        for program in both:
+            program.series.join()
+    for program, position in zip(both, moved_next, strict=True):
+        program.mover.next = position
+    return graph
+
+
+@pytest.mark.parametrize("transfer_ns", [500, 200_000])
+def test_two_series_share_a_device_and_its_graphs(tmp_path: Path, transfer_ns: int) -> None:
+    """Each with a prefetch stream of its own, in one forward and one graph: every read right, every step timed."""
+    rig = SimulatedRig(SimulatedDevice())
+    durations = Durations.even(LAYERS, before=20_000, linear=30_000, transfer=transfer_ns)
+    both = [
+        Program(rig, tmp_path / name, durations, prefetch_step=k, rank=rank)
+        for name, k, rank in (("narrow", 1, 0), ("wide", 3, 1))
+    ]
+    graph = captured_through(both)
+    narrow, wide = (program.series for program in both)
+    for step in range(10):
+        with narrow.step(), wide.step():
+            if step % 3:
+                with narrow.replay(), wide.replay():
+                    rig.replay(graph)
+                    narrow_mover, wide_mover = (program.mover for program in both)
+                    narrow_mover.next = wide_mover.next = 0
+            else:
+                forward_through(both)
+        rig.pause(STEP)
+    assert rig.readings() == (2 * 2 * LAYERS * 10, 0)
+    for program in both:
+        program.close()
+        assert steps(program)["untimed"].tolist() == [Untimed.TIMED] * 10
