@@ -8,42 +8,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
-
-from swtrace.errors import OrderError, PeerLostError, RegistrationError, SettingsError, StaleWindowError
-from swtrace.series import plan
-from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
+from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
 from swtrace.series.circle import Circle
-from swtrace.series.device.accelerator import TorchDevice
+from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.circle import DeviceCircle
-from swtrace.series.device.journal import STAMPS, DeviceJournal
-from swtrace.series.device.transport import CollectiveMover, DeviceTransport
-from swtrace.series.journal import Journal, RecordingJournal, SilentJournal
-from swtrace.series.layer import SeriesLayer
 from swtrace.series.loading import PendingLayer
-from swtrace.series.loss import describe_loss
 from swtrace.series.memory import return_freed
-from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, payload_tensors
-from swtrace.series.placing import Placement, Placing, Unshareable
-from swtrace.series.pool import Window, WindowPool
+from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
 from swtrace.series.proof import Proof, TryOut
-from swtrace.series.recording import RecorderSource, propose_run_id
+from swtrace.series.recording import RecorderSource
 from swtrace.series.waiting import WaitHooks
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
-from swtrace.trace.schema import MAX_GROUP, MAX_POSITIONS, Phase
+from swtrace.trace.schema import Phase
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from swtrace.series.group import Group
     from swtrace.series.transport import Transport
     from swtrace.trace.recorder import Recorder
-
-POLICIES = ("rolling", "static")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,22 +107,21 @@ class Series:
             SettingsError: no such window policy.
         """
         self.name = name
-        self._group = group
-        self._ranks = tuple(group.ranks if run_ranks is None else run_ranks)
-        """In the run's numbers; torch's are the transport's business."""
-        self._where = f"series {name!r}, rank {self._ranks[group.rank_in_group]}"
-        self._start_layer = start_layer
-        self._num_layers = end_layer - start_layer
-        self._prefetch_step = prefetch_step
-        if windows not in ("auto", *POLICIES):
-            raise SettingsError(f"{self._where}: window policy {windows!r} is none of auto, rolling, static")
-        self._policy = "static" if windows == "auto" else windows
-        self._check_arguments()
         settings = Settings.from_environment()
-        self._tagged = settings.check if check is None else check
-        self._time_every = settings.time_every if time_every is None else time_every
-        self._check: OwnershipCheck | None = None
-        self._given_transport = transport
+        self._constants = constants = SeriesConstants(
+            name=name,
+            group=group,
+            ranks=tuple(group.ranks if run_ranks is None else run_ranks),
+            start_layer=start_layer,
+            num_layers=end_layer - start_layer,
+            prefetch_step=prefetch_step,
+            windows="static" if windows == "auto" else windows,
+            tagged=settings.check if check is None else check,
+            time_every=settings.time_every if time_every is None else time_every,
+        )
+        constants.check()
+        self._where = constants.where
+        self._transport = transport
         self._recorder_source = recorder
         self._hooks = WaitHooks(self.wait) if hook_forward else None
         self._auto_post_process = auto_post_process
@@ -147,48 +133,26 @@ class Series:
         self._modules: dict[int, nn.Module] = {}
         self._asked: set[int] = set()
 
-        self._layers: dict[int, SeriesLayer] = {}
-        """By absolute index; from post-processing on."""
-        self._windows: tuple[Window, ...] = ()
-        self._info: SeriesInfo | None = None
+        self._running_series: RunningSeries | None = None
+        """From post-processing on."""
         self._circle: Circle | None = None
-        self._graphs: DeviceCircle | None = None
-        """The same, where it knows of graphs."""
+        """Its circle."""
         self._refusal: type[PeerLostError | OrderError] = OrderError
         self._refusal_text = f"{self._where}: used before post-processing"
-
-    def _check_arguments(self) -> None:
-        size = self._group.world_size
-        if size < 2:  # noqa: PLR2004
-            raise RegistrationError(f"{self._where}: a group of {size} rank has nothing to share")
-        if len(self._ranks) != size:
-            raise RegistrationError(f"{self._where}: {len(self._ranks)} run ranks for a group of {size}")
-        if size > MAX_GROUP or self._num_layers > MAX_POSITIONS:
-            raise RegistrationError(f"{self._where}: {size} ranks and {self._num_layers} layers are too many")
-        if self._start_layer < 0 or self._num_layers < 2:  # noqa: PLR2004
-            raise RegistrationError(
-                f"{self._where}: layers [{self._start_layer}, {self._start_layer + self._num_layers}) are no series: "
-                f"it takes two at least"
-            )
-        if not 0 <= self._prefetch_step <= self._num_layers - 2:
-            raise RegistrationError(
-                f"{self._where}: prefetch step {self._prefetch_step} is not within 0 and {self._num_layers - 2} "
-                f"(number of layers - 2); set SWTRACE_PREFETCH_STEP"
-            )
 
     # ---- loading -----------------------------------------------------------------------------
 
     @property
     def info(self) -> SeriesInfo:
         """The series' constants; known from post-processing on."""
-        if self._info is None:
+        if self._running_series is None:
             raise OrderError(f"{self._where}: not post-processed yet{self._missing_text()}")
-        return self._info
+        return self._running_series.info
 
     @property
     def post_processed(self) -> bool:
         """Whether the series is ready to be used."""
-        return self._info is not None
+        return self._running_series is not None
 
     @property
     def withdrawn(self) -> bool:
@@ -197,8 +161,8 @@ class Series:
 
     def described_by(self, group: Group, start_layer: int, end_layer: int, prefetch_step: int) -> bool:
         """Whether these arguments describe this series."""
-        mine = (tuple(self._group.ranks), self._start_layer, self._start_layer + self._num_layers, self._prefetch_step)
-        return mine == (tuple(group.ranks), start_layer, end_layer, prefetch_step)
+        mine = tuple(self._constants.group.ranks), self._constants.layers, self._constants.prefetch_step
+        return mine == (tuple(group.ranks), range(start_layer, end_layer), prefetch_step)
 
     def register(self, layer_idx: int, layer: nn.Module) -> None:
         """Take a linear into the series, while the model is built and before its weight is loaded.
@@ -209,18 +173,16 @@ class Series:
         Raises:
             RegistrationError: not a layer of this series, registered before, or unlike the others.
         """
-        where = f"{self._where}, layer {layer_idx}"
-        if self._info is not None:
+        where, layers = f"{self._where}, layer {layer_idx}", self._constants.layers
+        if self.post_processed:
             raise RegistrationError(f"{where}: registered after post-processing")
-        if not self._start_layer <= layer_idx < self._start_layer + self._num_layers:
-            raise RegistrationError(
-                f"{where}: not within [{self._start_layer}, {self._start_layer + self._num_layers})"
-            )
+        if layer_idx not in layers:
+            raise RegistrationError(f"{where}: not within [{layers.start}, {layers.stop})")
         if layer_idx in self._modules:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
             raise RegistrationError(f"{where}: its module is registered as another layer already")
-        layout = PayloadLayout.of(payload_tensors(layer), tagged=self._tagged)
+        layout = PayloadLayout.of(payload_tensors(layer), tagged=self._constants.tagged)
         if not layout.places:
             raise RegistrationError(f"{where}: the module has no tensors of its own")
         for other_idx, other in self._pending.items():
@@ -230,7 +192,7 @@ class Series:
                 )
             break
         self._pending[layer_idx] = PendingLayer(
-            layer, layout, owned=self._owns(layer_idx), asked=lambda: self._processing_asked(layer_idx)
+            layer, layout, owned=self._constants.owns(layer_idx), asked=lambda: self._processing_asked(layer_idx)
         )
         self._modules[layer_idx] = layer
         if self._hooks is not None:
@@ -238,7 +200,7 @@ class Series:
 
     def withdraw(self) -> None:
         """Undo every registration, before the weights are loaded: every rank will load all of them itself."""
-        if self._info is not None:
+        if self.post_processed:
             raise OrderError(f"{self._where}: withdrawn after post-processing")
         for pending in self._pending.values():
             pending.give_back()
@@ -250,25 +212,18 @@ class Series:
         self._refusal_text = f"{self._where}: {reason}"
         self.close()
 
-    def _owns(self, layer_idx: int) -> bool:
-        return plan.source_rank(layer_idx, self._group.world_size) == self._group.rank_in_group
-
     def _processing_asked(self, layer_idx: int) -> None:
         self._asked.add(layer_idx)
         if (
             self._auto_post_process
             and not self._withdrawn
-            and self._info is None
-            and len(self._asked) == self._num_layers
+            and not self.post_processed
+            and len(self._asked) == self._constants.num_layers
         ):
             self.post_process()
 
-    def _missing(self) -> tuple[int, ...]:
-        layers = range(self._start_layer, self._start_layer + self._num_layers)
-        return tuple(layer_idx for layer_idx in layers if layer_idx not in self._modules)
-
     def _missing_text(self) -> str:
-        missing = ", ".join(map(str, self._missing()))
+        missing = ", ".join(map(str, self._constants.missing(self._modules)))
         return f" (never registered: layers {missing})" if missing else ""
 
     # ---- post-processing ---------------------------------------------------------------------
@@ -281,165 +236,29 @@ class Series:
             RegistrationError: layers are missing, or cannot be shared.
             PeerLostError: a rank died.
         """
-        if self._info is not None:
+        if self._running_series is not None:
             raise OrderError(f"{self._where}: post-processed twice")
-        transport = self._transport()
-        run_id = self._agree(transport)
-        start, count, k = self._start_layer, self._num_layers, self._prefetch_step
-        layers = [
-            SeriesLayer(
-                position,
-                start + position,
-                self._modules[start + position],
-                plan.source_rank(start + position, self._group.world_size),
-                owned=self._owns(start + position),
-            )
-            for position in range(count)
-        ]
-        owned = frozenset(layer.position for layer in layers if layer.owned)
-        pool = WindowPool(self._policy, count, k, owned)
-        pending = [self._pending[layer.layer_idx] for layer in layers]
-
-        def broadcast(layer: SeriesLayer, buffer: Tensor) -> None:
-            try:
-                transport.broadcast(buffer, layer.source)
-            except RuntimeError as error:
-                self._lose(layer, error)
-
-        def joint(refusal: str) -> str:
-            told: Any = self._gather(transport, refusal)
-            return next((refusal for refusal in told if refusal), "")
-
-        placing = Placing(self._where, layers, pending, pool, broadcast, self._proof, joint)
-        try:
-            placement, refusal = self._place(placing, layers, transport)
-            if placement is None:
-                placing.replicate()
-        finally:
-            for loading in pending:
-                loading.finish()
-        if placement is None:
-            self._withdraw_loaded(layers, refusal)
-            return
-        self._windows = placement.windows
-        self._layers = {layer.layer_idx: layer for layer in layers}
-        self._info = SeriesInfo(
-            name=self.name,
-            start_layer=start,
-            num_layers=count,
-            prefetch_step=k,
-            windows=self._policy,
-            window_count=len(placement.windows),
-            group_ranks=self._ranks,
-            rank_in_group=self._group.rank_in_group,
-            transport=transport.name,
-            rendezvous=transport.rendezvous,
-            clock=transport.clock.name.lower(),
-            layer_bytes=placement.layout.nbytes,
-            owned_layers=len(owned),
-            tag_bytes=placement.layout.tag_bytes,
+        traced = self._recorder_source is not None
+        if self._transport is None:
+            self._transport = new_transport(self._constants, self._modules, observe=traced)
+        work = PostProcessing(
+            self._constants, self._modules, self._pending, self._transport, self._recorder_source, self._proof
         )
-        if self._tagged:
-            device = transport.device if isinstance(transport, DeviceTransport) else None
-            self._check = OwnershipCheck(self._where, layers, placement.windows, device)
-        arguments = self._where, layers, placement.windows, k
-        journal = self._journal(run_id, self._info, transport)
-        rolling = self._policy == "rolling"
-        if isinstance(transport, DeviceTransport):
-            circle = DeviceCircle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
-            self._graphs = self._circle = circle
-        else:
-            self._circle = Circle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
+        try:
+            outcome = work.run()
+        except PeerLostError as lost:
+            self._refusal, self._refusal_text = PeerLostError, str(lost)
+            raise
         self._pending.clear()
-        del pending, placing, placement
-        return_freed()
-
-    def _place(
-        self, placing: Placing, layers: Sequence[SeriesLayer], transport: Transport
-    ) -> tuple[Placement | None, str]:
-        """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""
-        try:
-            placement = placing.run(self._prefetch_step)
-            refusal = self._proof.refute_placed(layers, placement) if self._proof is not None else ""
-            layout = str(placement.layout)
-        except Unshareable as unshareable:
-            refusal = layout = str(unshareable)
-        told: Any = self._gather(transport, (layout, refusal))
-        require_equal(self._where, self._ranks, "tensors after post-processing", [layout for layout, _ in told])
-        refusal = next((refusal for _, refusal in told if refusal), "")
-        return (None, refusal) if refusal else (placement, "")
-
-    def _withdraw_loaded(self, layers: Sequence[SeriesLayer], refusal: str) -> None:
-        """Be over, with every layer whole on every rank: proved, where there is a way to try it."""
-        mismatch = self._proof.mismatch(layers) if self._proof is not None else ""
-        if mismatch or self._on_withdrawn is None:
-            raise RegistrationError(
-                f"{self._where}: cannot be shared: {refusal}" + (f"; and {mismatch}" if mismatch else "")
-            )
-        self._end_unused(refusal)
-        self._on_withdrawn(refusal)
-
-    def _transport(self) -> Transport:
-        if self._given_transport is None:
-            self._given_transport = self._new_transport(f"swtrace:{self.name}")
-        return self._given_transport
-
-    def _new_transport(self, description: str) -> Transport:
-        """Return a transport for where the weights are: gloo's broadcasts block the host, others run on streams."""
-        from swtrace.series.torch_transport import GLOO, TorchTransport, backend
-
-        if backend(self._group) == GLOO:
-            return TorchTransport(self._group, description=description, observe=self._recorder_source is not None)
-        tensors = (tensor for module in self._modules.values() for tensor in payload_tensors(module).values())
-        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-        return DeviceTransport(
-            TorchDevice(device), CollectiveMover(self._group, description=description), self._num_layers
-        )
-
-    def _agree(self, transport: Transport) -> str:
-        mine = SeriesDescription(
-            name=self.name,
-            start_layer=self._start_layer,
-            num_layers=self._num_layers,
-            prefetch_step=self._prefetch_step,
-            window_policy=self._policy,
-            ownership_check=self._tagged,
-            transport=transport.name,
-            group_ranks=self._ranks,
-            missing_layers=self._missing(),
-            tensors=str(next(iter(self._pending.values())).layout) if self._pending else "none",
-        )
-        source = self._recorder_source
-        if source is None or callable(source):
-            proposal = propose_run_id()
+        if isinstance(outcome, RunningSeries):
+            self._running_series, self._circle = outcome, outcome.circle
+        elif self._on_withdrawn is None:
+            raise RegistrationError(f"{self._where}: cannot be shared: {outcome}")
         else:
-            proposal = RunIdProposal(source.identity.run_id, fixed=True)
-        try:
-            return agree(self._where, transport, mine, proposal)
-        except RuntimeError as error:
-            self._lose(None, error)
-
-    def _gather(self, transport: Transport, item: object) -> list[object]:
-        try:
-            return transport.gather(item)
-        except RuntimeError as error:
-            self._lose(None, error)
-
-    def _journal(self, run_id: str, info: SeriesInfo, transport: Transport) -> Journal:
-        journal = self._records(run_id, info, transport)
-        return journal if self._check is None else CheckingJournal(journal, self._check)
-
-    def _records(self, run_id: str, info: SeriesInfo, transport: Transport) -> Journal:
-        source = self._recorder_source
-        if source is None:
-            return SilentJournal()
-        recorder = source(run_id, self._ranks[self._group.rank_in_group]) if callable(source) else source
-        self._recorder_source = recorder
-        series = recorder.add_series(info)
-        if not isinstance(transport, DeviceTransport):
-            return RecordingJournal(series, transport)
-        stamps = transport.device.stamps(self._num_layers * STAMPS) if self._policy == "static" else None
-        return DeviceJournal(series, transport.device, self._num_layers, every=self._time_every, stamps=stamps)
+            self._end_unused(outcome)
+            self._on_withdrawn(outcome)
+        del work
+        return_freed()
 
     # ---- forward -----------------------------------------------------------------------------
 
@@ -521,8 +340,8 @@ class Series:
         Raises:
             OrderError: the graph holds a part of a forward only.
         """
-        if self._graphs is not None:
-            self._graphs.join()
+        if isinstance(self._circle, DeviceCircle):
+            self._circle.join()
 
     def graph_follows(self) -> None:
         """Tell that a graph of a whole forward is captured or replayed next, where nobody can tell its end.
@@ -532,10 +351,10 @@ class Series:
         self._device_circle("graph_follows").graph_follows()
 
     def _device_circle(self, call: str) -> DeviceCircle:
-        if self._graphs is None:
-            self._running()
+        circle = self._running()
+        if not isinstance(circle, DeviceCircle):
             raise OrderError(f"{self._where}: {call}: its broadcasts block the host, which no graph can do")
-        return self._graphs
+        return circle
 
     @property
     def most_unwaited(self) -> int:
@@ -568,13 +387,13 @@ class Series:
         finally:
             if self._hooks is not None:
                 self._hooks.remove()
-            if self._given_transport is not None:
-                self._given_transport.close()
+            if self._transport is not None:
+                self._transport.close()
 
     def statistics(self) -> SeriesStatistics:
         """Return the series in numbers."""
         circle = self._running()
-        layers = self._layers.values()
+        layers, windows = (running.layers, running.windows) if (running := self._running_series) else ((), ())
         return SeriesStatistics(
             steps=circle.steps,
             aborted_steps=circle.aborted_steps,
@@ -582,17 +401,8 @@ class Series:
             operations=circle.operations,
             in_flight=sum(layer.operation is not None and not layer.operation.done() for layer in layers),
             owned_layers=sum(layer.owned for layer in layers),
-            windows=len(self._windows),
+            windows=len(windows),
             owned_bytes=sum(layer.buffer.nbytes for layer in layers if layer.buffer is not None),
-            window_bytes=sum(window.buffer.nbytes for window in self._windows),
+            window_bytes=sum(window.buffer.nbytes for window in windows),
             replicated_bytes=self.info.replicated_bytes,
         )
-
-    def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
-        source = self._recorder_source
-        return describe_loss(self._where, self._ranks, layer, error, None if callable(source) else source)
-
-    def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:
-        """Give up during post-processing."""
-        self._refusal, self._refusal_text = PeerLostError, self._describe_loss(layer, error)
-        raise PeerLostError(self._refusal_text) from error

@@ -116,7 +116,7 @@ def test_an_interrupted_wait_can_be_repeated() -> None:
         series = stack.series
         series.reach(1)
         series.reach(2)
-        layer: Any = series._layers[2]
+        layer: Any = series._circle._layers[2]  # type: ignore[union-attr]
         if layer.owned:
             return
         operation = layer.operation

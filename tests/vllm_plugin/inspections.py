@@ -103,7 +103,7 @@ def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
     from swtrace.vllm.operations import numbered
 
     (series,) = numbered()
-    buffer = series._layers[1].buffer
+    buffer = series._circle._layers[1].buffer  # type: ignore[union-attr]
     if buffer is not None:
         buffer.zero_()
     sampling = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, detokenize=False)

@@ -217,7 +217,7 @@ def _generate(
 
         for series in numbered():
             if not series.withdrawn:
-                payload = tuple(place.name for place in series._windows[0].layout.places)
+                payload = tuple(place.name for place in series._running_series.windows[0].layout.places)  # type: ignore[union-attr]
                 waits = series.info.num_layers - series.most_unwaited
     outcome = dict(config.get("swtrace_outcome", {}))
     tokens = tuple(output.outputs[0].token_ids)

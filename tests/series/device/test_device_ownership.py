@@ -18,7 +18,7 @@ from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 from torch import Tensor
 
 from swtrace.errors import StaleWindowError
-from swtrace.series import series
+from swtrace.series import post_processing
 from swtrace.series.ownership import OwnershipCheck, tag_of
 from swtrace.series.payload import ALIGNMENT
 
@@ -76,7 +76,7 @@ class SimulatedCheck(OwnershipCheck):
 @pytest.fixture(autouse=True)
 def checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every series of these tests check on the simulated device."""
-    monkeypatch.setattr(series, "OwnershipCheck", SimulatedCheck)
+    monkeypatch.setattr(post_processing, "OwnershipCheck", SimulatedCheck)
     monkeypatch.setattr(device_scenarios, "LonePeerMover", TaggedPeerMover)
     monkeypatch.setattr(SimulatedCheck, "looks", 0)
 
@@ -151,13 +151,13 @@ def deaf(monkeypatch: pytest.MonkeyPatch, unheard: Callable[[SimulatedStream, Si
 
 def unordered_reader(program: Program) -> Callable[[SimulatedStream, SimulatedEvent], bool]:
     """A reader does not wait for its captured broadcast."""
-    graphs: Any = program.series._graphs
+    graphs: Any = program.series._circle
     return lambda stream, event: stream.session is not None and event in graphs._done
 
 
 def unordered_broadcast(program: Program) -> Callable[[SimulatedStream, SimulatedEvent], bool]:
     """A captured broadcast does not wait for the last reader of its window; the first one joins the capture."""
-    graphs: Any = program.series._graphs
+    graphs: Any = program.series._circle
     return lambda stream, _: stream is graphs._transport.stream and stream.session is not None
 
 

@@ -1,0 +1,246 @@
+"""From registered layers to a series that runs: agree, place, prove, open the ring.
+
+Collective: what one rank finds out in here, all do, and either all have a running series or all have every
+layer whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from swtrace.errors import PeerLostError, RegistrationError
+from swtrace.series import plan
+from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
+from swtrace.series.circle import Circle
+from swtrace.series.device.accelerator import TorchDevice
+from swtrace.series.device.circle import DeviceCircle
+from swtrace.series.device.journal import STAMPS, DeviceJournal
+from swtrace.series.device.transport import CollectiveMover, DeviceTransport
+from swtrace.series.journal import Journal, RecordingJournal, SilentJournal
+from swtrace.series.layer import SeriesLayer
+from swtrace.series.loss import describe_loss
+from swtrace.series.ownership import CheckingJournal, OwnershipCheck
+from swtrace.series.payload import payload_tensors
+from swtrace.series.placing import Placement, Placing, Unshareable
+from swtrace.series.pool import Window, WindowPool
+from swtrace.series.recording import RecorderSource, propose_run_id
+from swtrace.series.torch_transport import GLOO, TorchTransport, backend
+from swtrace.trace.identity import SeriesInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from swtrace.series.constants import SeriesConstants
+    from swtrace.series.loading import PendingLayer
+    from swtrace.series.proof import Proof
+    from swtrace.series.transport import Transport
+    from swtrace.trace.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class RunningSeries:
+    """What post-processing makes of a series that can be shared."""
+
+    info: SeriesInfo
+    layers: tuple[SeriesLayer, ...]
+    """By position."""
+    windows: tuple[Window, ...]
+    circle: Circle
+
+
+def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, observe: bool) -> Transport:
+    """Return a transport for where the weights are: gloo's broadcasts block the host, others run on streams.
+
+    Args:
+        constants: of the series.
+        modules: its linears.
+        observe: whether anybody wants to know when broadcasts complete.
+    """
+    description = f"swtrace:{constants.name}"
+    if backend(constants.group) == GLOO:
+        return TorchTransport(constants.group, description=description, observe=observe)
+    tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    mover = CollectiveMover(constants.group, description=description)
+    return DeviceTransport(TorchDevice(device), mover, constants.num_layers)
+
+
+class PostProcessing:
+    """Once per series."""
+
+    def __init__(
+        self,
+        constants: SeriesConstants,
+        modules: Mapping[int, nn.Module],
+        pending: Mapping[int, PendingLayer],
+        transport: Transport,
+        recorder: Recorder | RecorderSource | None,
+        proof: Proof | None,
+    ) -> None:
+        """Prepare; nobody is talked to.
+
+        Args:
+            constants: of the series.
+            modules: its linears, by layer.
+            pending: how far they are loaded, by layer.
+            transport: no operation issued yet.
+            recorder: where to record; see :class:`~swtrace.series.series.Series`.
+            proof: tries the weights, where there is a way to.
+        """
+        self._constants = constants
+        self._modules = modules
+        self._pending = pending
+        self._transport = transport
+        self._recorder = recorder
+        self._proof = proof
+
+    def run(self) -> RunningSeries | str:
+        """Bring every layer where it belongs.
+
+        Returns:
+            The running series; or on all ranks the same reason why it cannot be shared, every layer whole again.
+
+        Raises:
+            DisagreementError: the ranks describe different series.
+            RegistrationError: layers are missing, or don't compute the same any more.
+            PeerLostError: a rank died.
+        """
+        constants, transport = self._constants, self._transport
+        run_id = self._agree()
+        layers = tuple(
+            SeriesLayer(
+                position,
+                layer_idx,
+                self._modules[layer_idx],
+                plan.source_rank(layer_idx, constants.group.world_size),
+                owned=constants.owns(layer_idx),
+            )
+            for position, layer_idx in enumerate(constants.layers)
+        )
+        owned = frozenset(layer.position for layer in layers if layer.owned)
+        pool = WindowPool(constants.windows, constants.num_layers, constants.prefetch_step, owned)
+        pending = [self._pending[layer.layer_idx] for layer in layers]
+        placing = Placing(constants.where, layers, pending, pool, self._broadcast, self._proof, self._joint)
+        try:
+            placement, refusal = self._place(placing, layers)
+            if placement is None:
+                placing.replicate()
+        finally:
+            for loading in pending:
+                loading.finish()
+        if placement is None:
+            mismatch = self._proof.mismatch(layers) if self._proof is not None else ""
+            if mismatch:
+                raise RegistrationError(f"{constants.where}: cannot be shared: {refusal}; and {mismatch}")
+            return refusal
+        info = SeriesInfo(
+            name=constants.name,
+            start_layer=constants.start_layer,
+            num_layers=constants.num_layers,
+            prefetch_step=constants.prefetch_step,
+            windows=constants.windows,
+            window_count=len(placement.windows),
+            group_ranks=constants.ranks,
+            rank_in_group=constants.group.rank_in_group,
+            transport=transport.name,
+            rendezvous=transport.rendezvous,
+            clock=transport.clock.name.lower(),
+            layer_bytes=placement.layout.nbytes,
+            owned_layers=len(owned),
+            tag_bytes=placement.layout.tag_bytes,
+        )
+        journal = self._journal(run_id, info)
+        if constants.tagged:
+            device = transport.device if isinstance(transport, DeviceTransport) else None
+            journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
+        return RunningSeries(info, layers, placement.windows, self._circle(layers, placement.windows, journal))
+
+    def _agree(self) -> str:
+        constants = self._constants
+        mine = SeriesDescription(
+            name=constants.name,
+            start_layer=constants.start_layer,
+            num_layers=constants.num_layers,
+            prefetch_step=constants.prefetch_step,
+            window_policy=constants.windows,
+            ownership_check=constants.tagged,
+            transport=self._transport.name,
+            group_ranks=constants.ranks,
+            missing_layers=constants.missing(self._modules),
+            tensors=str(next(iter(self._pending.values())).layout) if self._pending else "none",
+        )
+        recorder = self._recorder
+        if recorder is None or callable(recorder):
+            proposal = propose_run_id()
+        else:
+            proposal = RunIdProposal(recorder.identity.run_id, fixed=True)
+        try:
+            return agree(constants.where, self._transport, mine, proposal)
+        except RuntimeError as error:
+            self._lose(None, error)
+
+    def _place(self, placing: Placing, layers: Sequence[SeriesLayer]) -> tuple[Placement | None, str]:
+        """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""
+        try:
+            placement = placing.run(self._constants.prefetch_step)
+            refusal = self._proof.refute_placed(layers, placement) if self._proof is not None else ""
+            layout = str(placement.layout)
+        except Unshareable as unshareable:
+            refusal = layout = str(unshareable)
+        told: Any = self._gather((layout, refusal))
+        layouts = [layout for layout, _ in told]
+        require_equal(self._constants.where, self._constants.ranks, "tensors after post-processing", layouts)
+        refusal = next((refusal for _, refusal in told if refusal), "")
+        return (None, refusal) if refusal else (placement, "")
+
+    def _journal(self, run_id: str, info: SeriesInfo) -> Journal:
+        recorder, transport = self._recorder, self._transport
+        if recorder is None:
+            return SilentJournal()
+        if callable(recorder):
+            self._recorder = recorder = recorder(run_id, self._constants.rank)
+        series = recorder.add_series(info)
+        if not isinstance(transport, DeviceTransport):
+            return RecordingJournal(series, transport)
+        stamps = transport.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
+        return DeviceJournal(series, transport.device, info.num_layers, every=self._constants.time_every, stamps=stamps)
+
+    def _circle(self, layers: Sequence[SeriesLayer], windows: tuple[Window, ...], journal: Journal) -> Circle:
+        transport = self._transport
+        arguments = self._constants.where, layers, windows, self._constants.prefetch_step
+        rolling = self._constants.windows == "rolling"
+        if isinstance(transport, DeviceTransport):
+            return DeviceCircle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
+        return Circle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
+
+    # ---- talking to the other ranks ----------------------------------------------------------
+
+    def _broadcast(self, layer: SeriesLayer, buffer: Tensor) -> None:
+        try:
+            self._transport.broadcast(buffer, layer.source)
+        except RuntimeError as error:
+            self._lose(layer, error)
+
+    def _gather(self, item: object) -> list[object]:
+        try:
+            return self._transport.gather(item)
+        except RuntimeError as error:
+            self._lose(None, error)
+
+    def _joint(self, refusal: str) -> str:
+        """Return the first rank's refusal that has one, or an empty text."""
+        told: Any = self._gather(refusal)
+        return next((refusal for refusal in told if refusal), "")
+
+    def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
+        recorder = self._recorder
+        return describe_loss(
+            self._constants.where, self._constants.ranks, layer, error, None if callable(recorder) else recorder
+        )
+
+    def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:
+        raise PeerLostError(self._describe_loss(layer, error)) from error
