@@ -71,12 +71,15 @@ class DeviceCircle(Circle):
         """A graph was announced outside of a marked step: it may be captured next, or replayed unseen."""
         self.captures = 0
         """Graphs captured from a whole forward."""
+        self._graph_waits = 0
+        """Waits in each of them, or in the one that has the fewest: which one is replayed, nobody tells."""
 
     # ---- capture -------------------------------------------------------------------------------
 
     def _enter(self, position: int) -> bool:
-        if self._capturing and not self._device.capturing():
-            self._end_capture()  # it broke off: whatever was captured is never replayed
+        self._drop_broken_capture()
+        if self._capturing and position == 0 and self._captured_next < self._num_layers:
+            self._end_capture()  # it broke off, too, and another one has begun
         if self._capturing or (position == 0 and not self._refusal and not self._closed and self._device.capturing()):
             self._capture_reach(position)
             return False
@@ -98,6 +101,11 @@ class DeviceCircle(Circle):
         self._captured_next = 0
         self._captured_waits.clear()
         self._next_outside, self._next = self._next, NOT_RUNNING
+
+    def _drop_broken_capture(self) -> None:
+        """Notice a capture that broke off: whatever was captured is never replayed."""
+        if self._capturing and not self._device.capturing():
+            self._end_capture()
 
     def _end_capture(self) -> None:
         self._capturing = False
@@ -162,6 +170,8 @@ class DeviceCircle(Circle):
                 f"forwards, or leave reach and wait between the graphs (as splitting ops of torch.compile)"
             )
         self.captures += 1
+        waits = sum(position >= self._prefetch_step for position in self._captured_waits)
+        self._graph_waits = waits if self.captures == 1 else min(waits, self._graph_waits)
 
     # ---- replay --------------------------------------------------------------------------------
 
@@ -182,6 +192,7 @@ class DeviceCircle(Circle):
 
         In a marked step it is a replay, and ends with the step. Elsewhere it shows by what comes next.
         """
+        self._drop_broken_capture()
         self._require_running()
         self._settle_graph()
         if self._marked and not self._in_step:
@@ -197,6 +208,7 @@ class DeviceCircle(Circle):
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
         """Mark the beginning of a forward. A step that was not ended is ended first."""
+        self._drop_broken_capture()
         if self._replaying:
             self._end_replay()
         self._settle_graph()
@@ -204,6 +216,7 @@ class DeviceCircle(Circle):
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and make good what it left out."""
+        self._drop_broken_capture()
         if self._replaying:
             self._end_replay()
         self._settle_graph()
@@ -230,6 +243,7 @@ class DeviceCircle(Circle):
         self._end_replay()
 
     def _begin_replay(self) -> None:
+        self._drop_broken_capture()
         self._require_running()
         if not self.captures:
             raise OrderError(f"{self._where}: a graph is replayed, but none was captured from a whole forward")
@@ -276,7 +290,7 @@ class DeviceCircle(Circle):
             transfers.append(
                 Entry(layer.position, layer.operation_number, layer.reach_position, layer.source, window, flags)
             )
-        self._waits += len(transfers)
+        self._waits += self._graph_waits
         self._journal.replays(tuple(transfers))
         for reach_position in range(self._num_layers - k, self._num_layers):
             self._next = reach_position + 1

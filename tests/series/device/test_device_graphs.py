@@ -100,6 +100,63 @@ def test_a_capture_that_breaks_off_leaves_everything_as_it_was(program: Program)
     finish(program, 3 * LAYERS)
 
 
+def break_off(program: Program) -> None:
+    """Let a forward die amid its capture."""
+    moved_next = program.mover.next
+    with pytest.raises(ForwardDiedError), program.rig.capture(program.rig.graph()):
+        program.forward(stop_at=4)
+    program.mover.next = moved_next
+
+
+def test_a_capture_right_after_one_that_broke_off_is_whole(program: Program) -> None:
+    """Nothing of the first attempt is left in the second one, and its replays are steps as ever."""
+    program.eager(1)
+    break_off(program)
+    program.capture()
+    program.replay(2)
+    finish(program, 3 * LAYERS)
+    assert steps(program)["waits"].tolist() == [LAYERS] * 3
+
+
+def test_a_marked_step_right_after_a_capture_that_broke_off_is_whole(program: Program) -> None:
+    """A step that nobody had ended is ended as usual, and no broadcast is made up."""
+    program.forward()
+    program.truth.eager(launched_ns=0)
+    break_off(program)
+    program.eager(1)
+    finish(program, 2 * LAYERS)
+    assert steps(program)["flags"].tolist() == [StepFlag.IMPLICIT_END, 0]
+
+
+def test_two_forwards_in_one_graph_are_refused(program: Program) -> None:
+    """A graph that reaches its layers twice is no step: the second time raises."""
+    with program.rig.capture(program.rig.graph()):
+        for position in range(LAYERS):
+            program.series.reach(position)
+            program.series.wait(position)
+        with pytest.raises(OrderError, match="reached during the capture"):
+            program.series.reach(0)
+        program.series.join()
+
+
+def test_a_graph_that_passes_a_linear_by_says_so_in_its_steps(program: Program) -> None:
+    """Its replays count the waits that are in it, and the series tells how many layers nobody waited for."""
+    moved_next = program.mover.next
+    program.graph = program.rig.graph()
+    with program.rig.capture(program.graph):
+        for position in range(LAYERS):
+            program.series.reach(position)
+            if position != 5:
+                program.series.wait(position)
+        program.series.join()
+    program.mover.next = moved_next
+    program.replay(2)
+    program.rig.catch_up()
+    assert program.series.most_unwaited == 1
+    program.close()
+    assert steps(program)["waits"].tolist() == [LAYERS - 1] * 2
+
+
 def test_a_graph_of_a_part_of_a_forward_is_refused(program: Program) -> None:
     """The join says so; nothing was issued, and the series goes on."""
     program.eager(1)
