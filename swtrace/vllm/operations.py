@@ -8,6 +8,7 @@ earlier run, can hold: the series' number in this process, and the layer.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,10 +41,11 @@ def arrived(number: int) -> int:
 
 def forget() -> None:
     """Close every series and start counting anew: another model is about to be built in this process."""
-    for series in _numbered:
-        series.close()
-    _numbered.clear()
-    _arrived.clear()
+    with ExitStack() as stack:
+        for series in reversed(_numbered):  # each is closed, whatever the others raise
+            stack.callback(series.close)
+        _numbered.clear()
+        _arrived.clear()
 
 
 def _reach(activation: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (its use is the order)
