@@ -244,10 +244,16 @@ class DeviceJournal:
             self.stamps.stamp(layer.position * STAMPS + which)
 
     def replays(self, transfers: tuple[Entry, ...]) -> None:
-        """Have the stamps of the graph that was just replayed sent to the host."""
-        timed = self.stamps is not None and not self._unobserved and self._sheet(self._step) is not None
-        self._shipment = self.stamps.ship() if timed and self.stamps is not None else None
+        """Have the stamps of the graph that was just replayed sent to the host, and the row cleared."""
         self._replayed = transfers
+        if self.stamps is None:
+            return
+        shipment = self.stamps.ship()
+        if self._unobserved or self._sheet(self._step) is None:
+            if shipment is not None:
+                shipment.release()  # nobody will read it; but what it holds must not be taken for the next one's
+            return
+        self._shipment = shipment
 
     def unobserved(self) -> None:
         """Leave this step untimed: its events were recorded after the fact."""

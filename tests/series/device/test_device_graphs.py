@@ -13,7 +13,7 @@ from simulated_device import SimulatedDevice
 
 from swtrace.errors import OrderError
 from swtrace.trace import records as columns
-from swtrace.trace.schema import Kind, StepFlag, Untimed
+from swtrace.trace.schema import Kind, StepFlag, TransferFlag, Untimed
 
 LAYERS = 7
 STEP = 2_000_000
@@ -155,6 +155,32 @@ def test_a_graph_that_passes_a_linear_by_says_so_in_its_steps(program: Program) 
     assert program.series.most_unwaited == 1
     program.close()
     assert steps(program)["waits"].tolist() == [LAYERS - 1] * 2
+
+
+def test_stamps_of_an_untimed_replay_are_not_taken_for_the_next_ones(tmp_path: Path) -> None:
+    """A graph passes a linear by that the graph before it had waited for, in a step that was not timed: no wait."""
+    durations = Durations.even(LAYERS, before=20_000, linear=30_000, transfer=500)
+    program = Program(SimulatedRig(SimulatedDevice()), tmp_path, durations, prefetch_step=2, time_every=2)
+    program.capture()
+    whole = program.graph
+    moved_next = program.mover.next
+    part = program.rig.graph()
+    with program.rig.capture(part):
+        for position in range(LAYERS):
+            program.series.reach(position)
+            if position != 5:
+                program.series.wait(position)
+        program.series.join()
+    program.mover.next = moved_next
+    for graph in (whole, whole, part):
+        program.graph = graph
+        program.replay(1)
+        program.rig.pause(STEP)
+    program.close()
+    told = program.records()
+    of_last = told[(told["kind"] == Kind.TRANSFER) & (told["step"] == 2) & (told["position"] == 5)]
+    assert of_last["flags"].tolist() == [TransferFlag.UNWAITED]
+    assert steps(program)["untimed"].tolist() == [Untimed.TIMED, Untimed.SAMPLED, Untimed.TIMED]
 
 
 def test_a_graph_of_a_part_of_a_forward_is_refused(program: Program) -> None:
