@@ -60,7 +60,7 @@ class Stack:
 
         With ``stop_at`` it dies where that position would be reached.
         """
-        x = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(seed)).to(self.weights[0].device)
         equal = True
         with torch.inference_mode():
             for position, (layer, weight) in enumerate(zip(self.layers, self.weights, strict=True)):

@@ -7,16 +7,21 @@ from contextlib import suppress
 
 import pytest
 from ranks import run_ranks
+from torch import nn
 
-from series.stacks import ForwardDiedError, Stack, true_weights
+from series.stacks import ForwardDiedError, Stack, plain_linear, true_weights
 from swtrace.series import RankGroup, Series
 
 LAYERS = (*range(2, 10), 61)
 STEPS = 8
 
 
-def matrix(rank: int, layers: Sequence[int] = LAYERS) -> tuple[int, list[str]]:
+def matrix(rank: int, layers: Sequence[int] = LAYERS, device: str = "cpu") -> tuple[int, list[str]]:
     """Run every combination over one communicator; return how many there were, and what went wrong."""
+
+    def linear(position: int) -> nn.Module:
+        return plain_linear(position).to(device)
+
     from swtrace.series.torch_transport import TorchTransport
 
     class KeptTransport(TorchTransport):
@@ -28,7 +33,7 @@ def matrix(rank: int, layers: Sequence[int] = LAYERS) -> tuple[int, list[str]]:
     wrong = []
     count = 0
     for num_layers in layers:
-        weights = true_weights(num_layers)
+        weights = [weight.to(device) for weight in true_weights(num_layers)]
         for prefetch_step in range(min(4, num_layers - 1)):
             for start_layer in (0, 1, 3):
                 for windows in ("static", "rolling"):
@@ -42,7 +47,7 @@ def matrix(rank: int, layers: Sequence[int] = LAYERS) -> tuple[int, list[str]]:
                         windows=windows,
                         transport=transport,
                     )
-                    stack = Stack(series, start_layer, weights)
+                    stack = Stack(series, start_layer, weights, linear)
                     series.post_process()
                     wrong += run_steps(case, stack, rank, count)
                     count += 1
@@ -76,12 +81,17 @@ def run_steps(case: str, stack: Stack, rank: int, variant: int) -> list[str]:
     return wrong
 
 
+def combinations(layers: Sequence[int]) -> int:
+    """Return how many combinations the matrix has."""
+    return sum(min(4, num_layers - 1) for num_layers in layers) * 3 * 2
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_outputs_equal_resident_weights_bit_by_bit(world_size: int) -> None:
     """For every L, k, start layer and policy, all steps equal resident weights, also after a forward that died."""
     for count, wrong in run_ranks(world_size, matrix):
         assert wrong == []
-        assert count == sum(min(4, num_layers - 1) for num_layers in LAYERS) * 3 * 2
+        assert count == combinations(LAYERS)
 
 
 def two_series(_rank: int) -> list[bool]:
