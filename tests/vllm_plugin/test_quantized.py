@@ -30,7 +30,11 @@ def seen(folder: Path) -> tuple[dict[str, quantized.Seen], ...]:
         cases[method] = {"model": str(model)}
         if method != stored:  # comes last: it stays so for the rest of the process
             cases[method]["prepare"] = quantized.leave_amx_alone
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "quantized" / "rings")}
+    environment = {
+        "SWTRACE": "1",
+        "SWTRACE_DIR": str(folder / "quantized" / "rings"),
+        "VLLM_CPU_SGL_KERNEL": "1",  # without it vLLM 0.27 takes oneDNN, AMX or not; later ones don't ask
+    }
     return fork_ranks(
         quantized.compare,
         (cases, folder / "quantized" / "rendezvous"),
