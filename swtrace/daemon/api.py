@@ -34,6 +34,7 @@ MAX_LIMIT = 64
 
 CELL_FIELDS = (
     "issued_ns",
+    "launched_ns",
     "ready_ns",
     "wait_begin_ns",
     "wait_end_ns",

@@ -103,6 +103,8 @@ class StepFacts:
     wait_end_ns: Nanoseconds
     observed: npt.NDArray[np.uint8]
     clock: npt.NDArray[np.uint8]
+    launched_ns: Nanoseconds
+    """``[rank, position]``: when the host launched the issue of a wait that stalled on a device; 0 where not known."""
     flags: npt.NDArray[np.uint8]
     window: npt.NDArray[np.uint16]
     reach_position: npt.NDArray[np.uint16]

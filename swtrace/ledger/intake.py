@@ -81,8 +81,8 @@ class Routes:
 class Sorted:
     """A round of batches, sorted by series and kind."""
 
-    of_series: tuple[tuple[int, Ranked, Ranked], ...]
-    """Number of the series, its TRANSFER and its STEP records."""
+    of_series: tuple[tuple[int, Ranked, Ranked, Ranked], ...]
+    """Number of the series, its TRANSFER, STEP and LAUNCH records."""
     unknown: _Int
     """``[batch]``: records that the tables do not name."""
 
@@ -103,18 +103,19 @@ class Sorted:
         kind = records["kind"]
         transfers = (kind == Kind.TRANSFER) & (records["position"] < layers)
         steps = kind == Kind.STEP
-        launches = (kind == Kind.LAUNCH) & (records["position"] < layers)  # no fact is made of them
+        launches = (kind == Kind.LAUNCH) & (records["position"] < layers)
         claimed = (transfers | steps | launches) & (number >= 0)
         unknown = np.zeros(len(batches), np.int64)
         if not claimed.all():
             unknown += np.bincount(origin[~claimed], minlength=len(batches))
-            transfers, steps = transfers & claimed, steps & claimed
+            transfers, steps, launches = transfers & claimed, steps & claimed, launches & claimed
         numbers = sorted({number for route in routes for number in route.numbers})
         whole = Ranked(records, group_rank, origin)
         parts = []
         for each in numbers:
             mine = number == each if len(numbers) > 1 else np.True_
-            parts.append((each, whole.take(transfers & mine), whole.take(steps & mine).as_steps()))
+            launched = whole.take(launches & mine)
+            parts.append((each, whole.take(transfers & mine), whole.take(steps & mine).as_steps(), launched))
         return cls(tuple(parts), unknown)
 
 

@@ -260,13 +260,15 @@ class Ledger:
         for rank, records, unknown in zip(ranks, batches, batch.unknown.tolist(), strict=True):
             rank.records += len(records)
             rank.unknown += unknown
-        for number, transfers, steps in batch.of_series:
+        for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
             numbers = _step_numbers(transfers, steps)
             if not len(numbers):
+                series.pending.put_launches(launches)
                 continue
             if series.pending.room(numbers).all():
                 self._store(ranks, series, transfers, steps)
+                series.pending.put_launches(launches)
                 self._finish(series, series.pending.pop_finished())
             else:
                 # Steps have to give way: rank by rank, so that one that leaps ahead takes nothing from the others.
@@ -435,6 +437,7 @@ def _step_facts(
         wait_end_ns=block.wait_end_ns[i],
         observed=block.observed[i],
         clock=block.clock[i],
+        launched_ns=block.launched_ns[i],
         flags=block.flags[i],
         window=block.window[i],
         reach_position=block.reach_position[i],

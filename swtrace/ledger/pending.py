@@ -58,6 +58,7 @@ class Block:
     window: npt.NDArray[np.uint16]
     observed: npt.NDArray[np.uint8]
     clock: npt.NDArray[np.uint8]
+    launched_ns: npt.NDArray[np.int64]
     flags: npt.NDArray[np.uint8]
     ended: npt.NDArray[np.bool_]
     begin_ns: npt.NDArray[np.int64]
@@ -89,6 +90,7 @@ class Block:
             window=np.zeros(cells, np.uint16),
             observed=np.zeros(cells, np.uint8),
             clock=np.zeros(cells, np.uint8),
+            launched_ns=np.zeros(cells, np.int64),
             flags=np.zeros(cells, np.uint8),
             ended=np.zeros(rows, np.bool_),
             begin_ns=np.zeros(rows, np.int64),
@@ -189,6 +191,16 @@ class PendingSteps:
         """Store STEP records. All steps must have room."""
         return self._put(ranked, _STEP_COLUMNS, ended=True)
 
+    def put_launches(self, ranked: Ranked) -> None:
+        """Store LAUNCH records, each behind the TRANSFER record that it is about; without that it says nothing."""
+        if self._first is None or not len(ranked):
+            return
+        step = ranked.records["step"].astype(np.int64)
+        slot = step & (len(self._block) - 1)
+        at = (slot * self._ranks + ranked.group_rank) * self._layers + ranked.records["position"]
+        known = (self._block.step[slot] == step) & self._block.present.reshape(-1)[at]
+        self._block.launched_ns.reshape(-1)[at[known]] = ranked.records["issued_ns"][known]
+
     def _put(self, ranked: Ranked, columns: tuple[tuple[str, str], ...], *, ended: bool) -> Accepted:
         records = ranked.records
         step = records["step"].astype(np.int64)
@@ -212,6 +224,7 @@ class PendingSteps:
             if not ended:
                 self._block.observed.reshape(-1)[at] = observed(records)
                 self._block.clock.reshape(-1)[at] = clock(records)
+                self._block.launched_ns.reshape(-1)[at] = 0
             seen[at] = True
             self._block.step[slot] = step
             self._newest = max(self._newest, int(step.max()))

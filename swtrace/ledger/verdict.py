@@ -37,6 +37,9 @@ _FURTHER = 3
 """How many prefetch steps beyond the configured one are tried."""
 _WORTH = 0.8
 """A larger prefetch step is proposed only if it leaves at most this part of the stall."""
+DRY_BELOW_NS = 30_000
+"""A device that comes to an issue within this time of its launch was waiting for it: a launch itself takes some 5 to
+10 us, and mapping device time to host time adds up to 5."""
 _UNTIMED = {
     "sampled": "as SWTRACE_TIME_EVERY asks (1 times every step)",
     "busy": "because the device was too far behind the host (a larger SWTRACE_TIME_EVERY makes that rarer)",
@@ -96,6 +99,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
     others: tuple[Callable[[], Finding | None], ...] = (
         lambda: _straggler(facts),
         lambda: _late_issue(regular),
+        lambda: _launch_bound(regular),
         lambda: _entry(regular),
         lambda: _channel(regular),
         lambda: _other_prefetch_step(facts, regular),
@@ -236,6 +240,34 @@ def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
         "step and rank).",
         {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
         rank=rank,
+    )
+
+
+def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
+    """Name the rank whose host launches broadcasts so late that its device had nothing left to do until then."""
+    if not steps:
+        return None
+    bound, stalled = np.zeros((2, len(steps[-1].ranks)), np.int64)
+    lags: list[int] = []
+    for step in steps:
+        lag = step.issued_ns - step.launched_ns
+        dry = (step.launched_ns > 0) & (lag < DRY_BELOW_NS) & ~step.on_time & step.receiver
+        bound += np.where(dry, step.stall_ns, 0).sum(axis=1)
+        stalled += step.stall_ns.sum(axis=1)
+        lags += lag[dry].tolist()
+    rank = int(bound.argmax())
+    elapsed = sum(int(step.duration_ns[rank]) for step in steps)
+    if bound[rank] < HIDDEN_BELOW * elapsed or bound[rank] < _LATE_SHARE * stalled[rank]:
+        return None
+    number, share = steps[-1].ranks[rank].rank, float(bound[rank] / stalled[rank])
+    return Finding(
+        "launch_bound",
+        Level.WARNING,
+        f"Rank {number} is bound by its host: {percent(share)} of its stall is for broadcasts that the device began "
+        f"{milliseconds(float(np.median(lags)))} after their launch, so it had run out of work before. CUDA graphs, or "
+        "fewer launches per layer, let it run ahead.",
+        {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
+        rank=number,
     )
 
 

@@ -65,11 +65,11 @@ class SeriesConstants:
             SettingsError: of that window policy.
         """
         size = self.group.world_size
-        if size < 2:  # noqa: PLR2004
-            raise RegistrationError(f"series {self.name!r}: a group of {size} rank has nothing to share")
         if len(self.ranks) != size:
             raise RegistrationError(f"series {self.name!r}: {len(self.ranks)} run ranks for a group of {size}")
         where = self.where
+        if size < 2:  # noqa: PLR2004
+            raise RegistrationError(f"{where}: a group of {size} rank has nothing to share")
         if self.windows not in POLICIES:
             raise SettingsError(f"{where}: window policy {self.windows!r} is none of auto, {', '.join(POLICIES)}")
         if size > MAX_GROUP or self.num_layers > MAX_POSITIONS:

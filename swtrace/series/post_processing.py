@@ -168,6 +168,7 @@ class PostProcessing:
             prefetch_step=constants.prefetch_step,
             window_policy=constants.windows,
             ownership_check=constants.tagged,
+            time_every=constants.time_every,
             transport=self._transport.name,
             group_ranks=constants.ranks,
             missing_layers=constants.missing(self._modules),

@@ -39,7 +39,7 @@ Document = Mapping[str, Any]
 CELL_FIELDS = (
     *("issued_ns", "ready_ns", "wait_begin_ns", "wait_end_ns", "stall_ns", "wake_ns", "slack_ns", "last_issue_ns"),
     *("late_rank", "backlog_ns", "transfer_ns", "cause_ns", "window", "reach_position", "observed", "clock", "flags"),
-    *("receiver", "on_time", "attributed"),
+    *("receiver", "on_time", "attributed", "launched_ns"),
 )
 _INFO = tuple(SeriesInfo.__dataclass_fields__)
 _IDENTITY = tuple(RankIdentity.__dataclass_fields__)
@@ -178,6 +178,7 @@ def step_facts(document: Document, key: SeriesKey, infos: Mapping[int, SeriesInf
         **{name: _numbers(document[name]) for name in _CELLS_NS},
         observed=_numbers(document["observed"], _named(Observed)).astype(np.uint8),
         clock=_numbers(document["clock"], _named(Clock)).astype(np.uint8),
+        launched_ns=_numbers(document["launched_ns"]),
         flags=_numbers(document["flags"]).astype(np.uint8),
         window=_numbers(document["window"], missing=NO_WINDOW).astype(np.uint16),
         reach_position=_numbers(document["reach_position"]).astype(np.uint16),

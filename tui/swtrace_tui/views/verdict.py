@@ -23,6 +23,7 @@ _ADVICE = {
     "bypassed": "Check that the series linear is one that the forward calls; `swtrace doctor` shows how it is hooked.",
     "straggler": "Look at that rank's host: clocks, thermals, neighbours, its share of requests.",
     "late_issue": "It is the proximate cause; whether that rank is slow by itself, only the critical path tells.",
+    "launch_bound": "The device waits for Python: it is no matter of the transport, and no prefetch step mends it.",
     "entry_skew": "The ranks' work between steps differs: sampling, scheduling, input, or another collective.",
     "channel_bound": "Share fewer layers or a smaller linear, or use a faster transport.",
     "prefetch_step": "Set SWTRACE_PREFETCH_STEP; each step ahead costs one more window.",
