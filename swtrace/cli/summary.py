@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts, Straggler
-    from swtrace.ledger.verdict import Finding
+    from swtrace.ledger.finding import Finding
     from swtrace.watch import RankStatus
 
 _NS = 1e-9

@@ -8,28 +8,20 @@ other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from swtrace.ledger import caveats
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
+from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
 from swtrace.ledger.what_if import what_if
-from swtrace.trace.schema import Observed, StepFlag
+from swtrace.trace.schema import StepFlag
 
-HIDDEN_BELOW = 0.05
-"""Stall ratio under which the broadcasts count as hidden behind compute."""
-STALLED_ABOVE = 0.30
-"""Stall ratio above which sharing costs more time than anyone would pay."""
-
-_SHORT_NS = 100_000
-_TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
 _LOW_EFFICIENCY = 0.5
 _LATE_SHARE = 0.6
 """A rank is said to issue last only if it does in this share of the waits that a late issue held up."""
-_NOISE_SHARE = 0.05
-"""Share of the step time that the machine took before it is worth a sentence."""
 _ENTRY_SHARE = 0.05
 _TIGHT = 1.1
 """Transfer and compute that differ by less are spoken of as equal."""
@@ -40,36 +32,6 @@ _WORTH = 0.8
 DRY_BELOW_NS = 30_000
 """A device that comes to an issue within this time of its launch was waiting for it: a launch itself takes some 5 to
 10 us, and mapping device time to host time adds up to 5."""
-_UNTIMED = {
-    "sampled": "as SWTRACE_TIME_EVERY asks (1 times every step)",
-    "busy": "because the device was too far behind the host (a larger SWTRACE_TIME_EVERY makes that rarer)",
-    "no_anchor": "because the device's clock could not be tied to the host's",
-    "replay": "because a CUDA graph was replayed without time stamps (the rank's log says why)",
-    "unfinished": "because the run ended before the device did",
-}
-
-
-class Level(IntEnum):
-    """How much a finding matters, worst last."""
-
-    GOOD = 0
-    NOTE = 1
-    WARNING = 2
-    BAD = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One sentence, and what it was made of."""
-
-    kind: str
-    """A stable name for scripts: ``hidden``, ``straggler``, ``channel_bound``, ..."""
-    level: Level
-    sentence: str
-    numbers: dict[str, float] = field(default_factory=dict)
-    rank: int | None = None
-    """Global rank, where the sentence is about one."""
-    layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +56,13 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
     """
     headline = _headline(facts)
     if headline.kind in {"nothing", "bypassed"}:
-        return Verdict(headline, (headline, *filter(None, (_effective(facts), _untimed(facts), _aborted(facts)))))
+        return Verdict(
+            headline,
+            (
+                headline,
+                *filter(None, (caveats.effective_prefetch_step(facts), caveats.untimed(facts), caveats.aborted(facts))),
+            ),
+        )
     regular = [step for step in steps if not (step.step_flags & StepFlag.ABORTED).any()]
     others: tuple[Callable[[], Finding | None], ...] = (
         lambda: _straggler(facts),
@@ -105,31 +73,17 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
         lambda: _other_prefetch_step(facts, regular),
         lambda: _worst_layer(regular),
         lambda: _efficiency(facts),
-        lambda: _effective(facts),
-        lambda: _aborted(facts),
-        lambda: _untimed(facts),
-        lambda: _unwaited(facts),
-        lambda: _upper_bounds(regular),
-        lambda: _unattributed(facts),
-        lambda: _noise(regular),
+        lambda: caveats.effective_prefetch_step(facts),
+        lambda: caveats.aborted(facts),
+        lambda: caveats.untimed(facts),
+        lambda: caveats.unwaited(facts),
+        lambda: caveats.upper_bounds(regular),
+        lambda: caveats.unattributed(facts),
+        lambda: caveats.machine_noise(regular),
     )
     found = [finding for make in others if (finding := make()) is not None]
     found.sort(key=lambda finding: -finding.level)
     return Verdict(headline, (headline, *found))
-
-
-def milliseconds(nanoseconds: float) -> str:
-    """Return a duration as the sentences write it: three digits, ms or us."""
-    if not nanoseconds:
-        return "0"
-    value, unit = (nanoseconds / 1e6, "ms") if abs(nanoseconds) >= _SHORT_NS else (nanoseconds / 1e3, "us")
-    digits = 2 if abs(value) < _TWO_DIGITS else 1 if abs(value) < _ONE_DIGIT else 0
-    return f"{value:.{digits}f} {unit}"
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as the sentences write it."""
-    return f"{100 * ratio:.1f} %"
 
 
 def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
@@ -432,112 +386,4 @@ def _efficiency(facts: SeriesFacts) -> Finding | None:
         f"Prefetch efficiency is only {percent(efficiency)}, and it does not matter: stalls are {percent(ratio)} of "
         "step time.",
         {"efficiency": efficiency, "stall_ratio": ratio},
-    )
-
-
-def _effective(facts: SeriesFacts) -> Finding | None:
-    for rank in facts.ranks:
-        effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
-        if effective is not None and effective != configured:
-            return Finding(
-                "effective_prefetch_step",
-                Level.BAD,
-                f"Rank {rank.rank.rank} issues some broadcast only {effective} layers ahead, configured are "
-                f"{configured}.",
-                {"effective": effective, "configured": configured},
-                rank=rank.rank.rank,
-            )
-    return None
-
-
-def _aborted(facts: SeriesFacts) -> Finding | None:
-    aborted = max((rank.totals.aborted_steps for rank in facts.ranks), default=0)
-    if not aborted:
-        return None
-    return Finding(
-        "aborted",
-        Level.WARNING,
-        f"{aborted} steps ended early; their broadcasts were caught up with.",
-        {"aborted_steps": aborted},
-    )
-
-
-def _untimed(facts: SeriesFacts) -> Finding | None:
-    """Say how many steps the ratios are not about, and why; worse than a note if nobody asked for it."""
-    totals = max((rank.totals for rank in facts.ranks), key=lambda each: sum(each.untimed_steps.values()), default=None)
-    untimed = 0 if totals is None else sum(totals.untimed_steps.values())
-    if totals is None or not untimed:
-        return None
-    why = [
-        f"{steps} {_UNTIMED.get(reason, 'for a reason that this version does not know')}"
-        for reason, steps in totals.untimed_steps.items()
-        if steps
-    ]
-    unasked = untimed - totals.untimed_steps.get("sampled", 0)
-    return Finding(
-        "untimed",
-        Level.WARNING if unasked > _NOISE_SHARE * totals.steps else Level.NOTE,
-        f"{untimed} of {totals.steps} steps have no instants: {', '.join(why)}. They are counted; stall, on-time "
-        "rate and efficiency are of the others.",
-        {"steps": totals.steps, "untimed_steps": untimed, **totals.untimed_steps},
-    )
-
-
-def _unwaited(facts: SeriesFacts) -> Finding | None:
-    unwaited = max((rank.totals.unwaited_steps for rank in facts.ranks), default=0)
-    if not unwaited:
-        return None
-    return Finding(
-        "unwaited",
-        Level.NOTE,
-        f"{unwaited} steps waited for no layer at all (a profile run does that).",
-        {"unwaited_steps": unwaited},
-    )
-
-
-def _upper_bounds(steps: Sequence[StepFacts]) -> Finding | None:
-    waits = sum(int(step.receiver.sum()) for step in steps)
-    bounds = sum(int((step.receiver & (step.observed == Observed.UPPER_BOUND)).sum()) for step in steps)
-    if not waits or bounds < _NOISE_SHARE * waits:
-        return None
-    return Finding(
-        "upper_bounds",
-        Level.NOTE,
-        f"The completion of {percent(bounds / waits)} of the waits was not observed: their stalls are upper bounds.",
-        {"share": bounds / waits},
-    )
-
-
-def _unattributed(facts: SeriesFacts) -> Finding | None:
-    stall = sum(rank.recent.stall_ns for rank in facts.ranks)
-    unknown = sum(rank.recent.cause_ns.get(Cause.UNATTRIBUTED, 0) for rank in facts.ranks)
-    if not stall or unknown < _NOISE_SHARE * stall:
-        return None
-    read, group = len(facts.ranks), len(facts.key.group_ranks)
-    why = "records are missing"
-    if read < group:
-        why = f"only {read} of the group's {group} ranks are read here"
-    elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
-        why = "records are missing, or the steps before have no instants"
-    return Finding(
-        "unattributed",
-        Level.NOTE,
-        f"{percent(unknown / stall)} of the stall has no known cause: {why}.",
-        {"share": unknown / stall},
-    )
-
-
-def _noise(steps: Sequence[StepFacts]) -> Finding | None:
-    """Say when the machine took the time: runnable without a core, or a hypervisor that ran others."""
-    elapsed = sum(int(step.duration_ns.sum()) for step in steps)
-    delayed = sum(int(step.run_delay_us.sum()) for step in steps) * 1000
-    stolen = sum(int(step.steal_us.sum()) for step in steps) * 1000
-    if not elapsed or max(delayed, stolen) < _NOISE_SHARE * elapsed:
-        return None
-    return Finding(
-        "machine_noise",
-        Level.WARNING,
-        f"The machine took time from the ranks: {percent(delayed / elapsed)} of step time runnable without a core, "
-        f"{percent(stolen / elapsed)} stolen by the hypervisor.",
-        {"run_delay_share": delayed / elapsed, "steal_share": stolen / elapsed},
     )

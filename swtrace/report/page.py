@@ -10,8 +10,9 @@ import numpy as np
 
 from swtrace import __version__
 from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
+from swtrace.ledger.finding import Level, milliseconds, percent
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
-from swtrace.ledger.verdict import Level, Verdict, milliseconds, percent
+from swtrace.ledger.verdict import Verdict
 from swtrace.recording.reader import Missing
 from swtrace.report import charts
 from swtrace.report.digest import SeriesDigest, digest

@@ -10,7 +10,8 @@ import numpy as np
 
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
-from swtrace.ledger.verdict import milliseconds, percent, verdict
+from swtrace.ledger.finding import milliseconds, percent
+from swtrace.ledger.verdict import verdict
 from swtrace.selection import Selection
 from swtrace.testing.tracing import Tracing
 from swtrace.trace.identity import RankKey

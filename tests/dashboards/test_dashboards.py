@@ -15,8 +15,8 @@ from grafana_json import FILES, ROOT, Json, load, panels, queries
 
 from dashboards.source import panels as looks
 from dashboards.source.__main__ import documents
+from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE
 from swtrace.ledger.recent import STRAGGLER_SHARE
-from swtrace.ledger.verdict import HIDDEN_BELOW, STALLED_ABOVE
 
 VARIABLES = ["datasource", "traces", "job", "host", "series", "rank"]
 BUILT_IN = {"__rate_interval", "__range"}

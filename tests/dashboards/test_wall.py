@@ -27,7 +27,7 @@ from grafana_json import PanelQuery, queries
 from odd_ranks import STALL_RATIO, OddRanks
 from prometheus_process import Prometheus, prometheus
 
-from swtrace.ledger.verdict import STALLED_ABOVE
+from swtrace.ledger.finding import STALLED_ABOVE
 
 SERIES = "demo.linear"
 COMPARED_STEPS = 10

@@ -10,7 +10,8 @@ import pytest
 
 from ledger.feeding import feed, ledger
 from ledger.schedules import simulate
-from swtrace.ledger.verdict import Level, Verdict, milliseconds, verdict
+from swtrace.ledger.finding import Level, milliseconds
+from swtrace.ledger.verdict import Verdict, verdict
 
 Compute = Callable[[int, int, int], int]
 

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+from swtrace.ledger.finding import Finding
 from swtrace.ledger.recent import RecentSteps
-from swtrace.ledger.verdict import Finding, Verdict, verdict
+from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.identity import RankKey
 from swtrace.trace.reader import WindowState
 from swtrace.trace.schema import Phase, StepFlag

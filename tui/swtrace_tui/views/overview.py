@@ -11,7 +11,7 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
-from swtrace.ledger.verdict import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
+from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace_tui import units
 from swtrace_tui.actions import OVERVIEW, bindings
 from swtrace_tui.canvas import Line, bar, sparkline

@@ -8,7 +8,7 @@ from rich.style import Style
 from textual.binding import BindingType
 from textual.strip import Strip
 
-from swtrace.ledger.verdict import Finding, Level
+from swtrace.ledger.finding import Finding, Level
 from swtrace_tui.actions import VERDICT, bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import Palette

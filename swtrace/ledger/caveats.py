@@ -1,0 +1,132 @@
+"""What the figures of a series are not about, or should not be trusted for: said beside them, or they mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swtrace.ledger.facts import Cause, SeriesFacts, StepFacts
+from swtrace.ledger.finding import Finding, Level, percent
+from swtrace.trace.schema import Observed
+
+_NOISE_SHARE = 0.05
+"""Share of the step time that the machine took before it is worth a sentence."""
+_UNTIMED = {
+    "sampled": "as SWTRACE_TIME_EVERY asks (1 times every step)",
+    "busy": "because the device was too far behind the host (a larger SWTRACE_TIME_EVERY makes that rarer)",
+    "no_anchor": "because the device's clock could not be tied to the host's",
+    "replay": "because a CUDA graph was replayed without time stamps (the rank's log says why)",
+    "unfinished": "because the run ended before the device did",
+}
+
+
+def effective_prefetch_step(facts: SeriesFacts) -> Finding | None:
+    """Say when broadcasts are issued fewer layers ahead than configured."""
+    for rank in facts.ranks:
+        effective, configured = rank.effective_prefetch_step, rank.info.prefetch_step
+        if effective is not None and effective != configured:
+            return Finding(
+                "effective_prefetch_step",
+                Level.BAD,
+                f"Rank {rank.rank.rank} issues some broadcast only {effective} layers ahead, configured are "
+                f"{configured}.",
+                {"effective": effective, "configured": configured},
+                rank=rank.rank.rank,
+            )
+    return None
+
+
+def aborted(facts: SeriesFacts) -> Finding | None:
+    """Say how many steps ended early."""
+    aborted = max((rank.totals.aborted_steps for rank in facts.ranks), default=0)
+    if not aborted:
+        return None
+    return Finding(
+        "aborted",
+        Level.WARNING,
+        f"{aborted} steps ended early; their broadcasts were caught up with.",
+        {"aborted_steps": aborted},
+    )
+
+
+def untimed(facts: SeriesFacts) -> Finding | None:
+    """Say how many steps the ratios are not about, and why; worse than a note if nobody asked for it."""
+    totals = max((rank.totals for rank in facts.ranks), key=lambda each: sum(each.untimed_steps.values()), default=None)
+    untimed = 0 if totals is None else sum(totals.untimed_steps.values())
+    if totals is None or not untimed:
+        return None
+    why = [
+        f"{steps} {_UNTIMED.get(reason, 'for a reason that this version does not know')}"
+        for reason, steps in totals.untimed_steps.items()
+        if steps
+    ]
+    unasked = untimed - totals.untimed_steps.get("sampled", 0)
+    return Finding(
+        "untimed",
+        Level.WARNING if unasked > _NOISE_SHARE * totals.steps else Level.NOTE,
+        f"{untimed} of {totals.steps} steps have no instants: {', '.join(why)}. They are counted; stall, on-time "
+        "rate and efficiency are of the others.",
+        {"steps": totals.steps, "untimed_steps": untimed, **totals.untimed_steps},
+    )
+
+
+def unwaited(facts: SeriesFacts) -> Finding | None:
+    """Say how many steps waited for nothing."""
+    unwaited = max((rank.totals.unwaited_steps for rank in facts.ranks), default=0)
+    if not unwaited:
+        return None
+    return Finding(
+        "unwaited",
+        Level.NOTE,
+        f"{unwaited} steps waited for no layer at all (a profile run does that).",
+        {"unwaited_steps": unwaited},
+    )
+
+
+def upper_bounds(steps: Sequence[StepFacts]) -> Finding | None:
+    """Say when many stalls are upper bounds, because nobody saw the broadcasts complete."""
+    waits = sum(int(step.receiver.sum()) for step in steps)
+    bounds = sum(int((step.receiver & (step.observed == Observed.UPPER_BOUND)).sum()) for step in steps)
+    if not waits or bounds < _NOISE_SHARE * waits:
+        return None
+    return Finding(
+        "upper_bounds",
+        Level.NOTE,
+        f"The completion of {percent(bounds / waits)} of the waits was not observed: their stalls are upper bounds.",
+        {"share": bounds / waits},
+    )
+
+
+def unattributed(facts: SeriesFacts) -> Finding | None:
+    """Say when much of the stall has no known cause, and why."""
+    stall = sum(rank.recent.stall_ns for rank in facts.ranks)
+    unknown = sum(rank.recent.cause_ns.get(Cause.UNATTRIBUTED, 0) for rank in facts.ranks)
+    if not stall or unknown < _NOISE_SHARE * stall:
+        return None
+    read, group = len(facts.ranks), len(facts.key.group_ranks)
+    why = "records are missing"
+    if read < group:
+        why = f"only {read} of the group's {group} ranks are read here"
+    elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
+        why = "records are missing, or the steps before have no instants"
+    return Finding(
+        "unattributed",
+        Level.NOTE,
+        f"{percent(unknown / stall)} of the stall has no known cause: {why}.",
+        {"share": unknown / stall},
+    )
+
+
+def machine_noise(steps: Sequence[StepFacts]) -> Finding | None:
+    """Say when the machine took the time: runnable without a core, or a hypervisor that ran others."""
+    elapsed = sum(int(step.duration_ns.sum()) for step in steps)
+    delayed = sum(int(step.run_delay_us.sum()) for step in steps) * 1000
+    stolen = sum(int(step.steal_us.sum()) for step in steps) * 1000
+    if not elapsed or max(delayed, stolen) < _NOISE_SHARE * elapsed:
+        return None
+    return Finding(
+        "machine_noise",
+        Level.WARNING,
+        f"The machine took time from the ranks: {percent(delayed / elapsed)} of step time runnable without a core, "
+        f"{percent(stolen / elapsed)} stolen by the hypervisor.",
+        {"run_delay_share": delayed / elapsed, "steal_share": stolen / elapsed},
+    )

@@ -1,0 +1,51 @@
+"""One sentence of the verdict, and the numbers that it was made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+HIDDEN_BELOW = 0.05
+"""Stall ratio under which the broadcasts count as hidden behind compute."""
+STALLED_ABOVE = 0.30
+"""Stall ratio above which sharing costs more time than anyone would pay."""
+
+_SHORT_NS = 100_000
+_TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
+
+
+class Level(IntEnum):
+    """How much a finding matters, worst last."""
+
+    GOOD = 0
+    NOTE = 1
+    WARNING = 2
+    BAD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence, and what it was made of."""
+
+    kind: str
+    """A stable name for scripts: ``hidden``, ``straggler``, ``channel_bound``, ..."""
+    level: Level
+    sentence: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    rank: int | None = None
+    """Global rank, where the sentence is about one."""
+    layer: int | None = None
+
+
+def milliseconds(nanoseconds: float) -> str:
+    """Return a duration as the sentences write it: three digits, ms or us."""
+    if not nanoseconds:
+        return "0"
+    value, unit = (nanoseconds / 1e6, "ms") if abs(nanoseconds) >= _SHORT_NS else (nanoseconds / 1e3, "us")
+    digits = 2 if abs(value) < _TWO_DIGITS else 1 if abs(value) < _ONE_DIGIT else 0
+    return f"{value:.{digits}f} {unit}"
+
+
+def percent(ratio: float) -> str:
+    """Return a ratio as the sentences write it."""
+    return f"{100 * ratio:.1f} %"
