@@ -211,7 +211,7 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
         lags += lag[dry].tolist()
     rank = int(bound.argmax())
     elapsed = sum(int(step.duration_ns[rank]) for step in steps)
-    if bound[rank] < HIDDEN_BELOW * elapsed or bound[rank] < _LATE_SHARE * stalled[rank]:
+    if not lags or bound[rank] < max(HIDDEN_BELOW * elapsed, _LATE_SHARE * stalled[rank]):
         return None
     number, share = steps[-1].ranks[rank].rank, float(bound[rank] / stalled[rank])
     return Finding(

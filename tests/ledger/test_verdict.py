@@ -118,3 +118,10 @@ def test_no_finished_step_judges_nothing() -> None:
 def test_durations_have_three_digits(ns: float, text: str) -> None:
     """Sentences write durations with two or three digits that mean something."""
     assert milliseconds(ns) == text
+
+
+def test_steps_without_a_stall_and_without_length_are_no_error() -> None:
+    """Where nothing took any time, nothing is divided by it."""
+    said = judged(occupancy=0, compute=even(0))
+    assert "launch_bound" not in kinds(said)
+    assert said.headline.kind in {"nothing", "hidden"}

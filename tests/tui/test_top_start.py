@@ -43,10 +43,10 @@ def cpu_s(arguments: list[str], awaited: bytes) -> float:
 
 
 def test_the_first_table_costs_little_more_than_the_libraries(tmp_path: Path) -> None:
-    """From nothing to the verdict over a table of 8 ranks takes less than twice the CPU of importing the libraries."""
+    """From nothing to the verdict over 8 ranks takes less than three times the CPU of importing the libraries."""
     with write(tmp_path, "stalled", ranks=8, layers=61, steps=40):
         ours, theirs = [], []
         for _ in range(_TURNS):
             theirs.append(cpu_s(["-c", f"{_LIBRARIES}; print('imported')"], b"imported"))
             ours.append(cpu_s(["-m", "swtrace", "top", "--dir", str(tmp_path)], b"NOT HIDDEN"))
-    assert min(ours) < 2 * min(theirs), (ours, theirs)
+    assert min(ours) < 3 * min(theirs), (ours, theirs)
