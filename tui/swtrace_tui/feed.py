@@ -72,15 +72,16 @@ class Feed:
         poll_at = frame_at = 0.0
         while not self._stop.is_set():
             if time.monotonic() >= poll_at:
-                before = time.thread_time()
+                began, before = time.monotonic(), time.thread_time()
                 more = source.poll()
+                rested = time.monotonic() + min(_LONGEST_REST_S, _REST * (time.thread_time() - before))
                 # More often than once a frame nobody sees, and small batches cost the ledger more.
-                rest = min(_LONGEST_REST_S, max(self._frame_s, _REST * (time.thread_time() - before)))
-                poll_at = time.monotonic() + (0.0 if more else rest)
+                poll_at = 0.0 if more else max(began + self._frame_s, rested)
             now = time.monotonic()
             if now >= frame_at and self._free.is_set() and not self._stop.is_set():
                 self._free.clear()
-                frame_at = now + self._frame_s
+                # In step with the clock, not with how late this one is; but frames that were missed stay missed.
+                frame_at = max(frame_at, now - self._frame_s) + self._frame_s
                 self._deliver(source.snapshot())
             wait_until = min(poll_at, max(frame_at, now + _IDLE_S))
             if wait_until > time.monotonic():
