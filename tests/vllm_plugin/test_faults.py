@@ -14,6 +14,8 @@ from tiny_models import TinyDeepSeek
 from swtrace.cli.vllm_ranks import fork_ranks
 from swtrace.trace.reader import RingReader
 
+pytestmark = pytest.mark.mla
+
 PATIENCE_S = 20
 """How long vLLM waits for a step; by default 300 s."""
 GRACE_S = 1

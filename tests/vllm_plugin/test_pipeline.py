@@ -16,6 +16,8 @@ from swtrace.cli.vllm_ranks import fork_ranks
 from swtrace.trace.reader import RingReader
 from swtrace.trace.schema import Kind, TransferFlag
 
+pytestmark = pytest.mark.mla
+
 RANKS = 4
 STAGES = {0: range(5), 1: range(5), 2: range(5, 9), 3: range(5, 9)}
 """The layers of each rank."""

@@ -13,6 +13,8 @@ from vllm_runs import Samples, by_rank, watch
 
 from swtrace.trace.reader import RingReader
 
+pytestmark = pytest.mark.mla
+
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()
 MODES = {"eager": ("--enforce-eager",), "compiled": ()}
