@@ -8,7 +8,7 @@ that nobody waited for. What could not be observed is said to be so: no instant 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from swtrace.series.layer import SeriesLayer
 from swtrace.trace.machine import MachineNoise
@@ -29,8 +29,11 @@ _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
 
 
-class Journal(Protocol):
-    """What the series tells about itself while it runs. A journal reads the clocks; its callers have none."""
+class Journal:
+    """What the series tells about itself while it runs. A journal reads the clocks; its callers have none.
+
+    This one keeps nothing: it is the journal of an untraced series.
+    """
 
     def issues(self, layer: SeriesLayer) -> object:
         """Tell that a broadcast into the layer's window is about to be issued; return the transport's observer."""
@@ -86,62 +89,7 @@ class Journal(Protocol):
         """Tell that this step's replay is noticed only now: none of its instants is known."""
 
 
-class SilentJournal:
-    """The journal of an untraced series."""
-
-    def issues(self, layer: SeriesLayer) -> object:
-        """Nobody wants to know."""
-
-    def waits(self, layer: SeriesLayer) -> None:
-        """Do nothing."""
-
-    def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Do nothing."""
-
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Do nothing."""
-
-    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
-        """Do nothing."""
-
-    def freed(self, window: Window) -> None:
-        """Do nothing."""
-
-    def begins(self) -> None:
-        """Do nothing."""
-
-    def arrives(self, step: int, *, marked: bool) -> None:
-        """Do nothing."""
-
-    def ends(self) -> None:
-        """Do nothing."""
-
-    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
-        """Do nothing."""
-
-    def closes(self) -> None:
-        """Do nothing."""
-
-    def captures_issue(self, layer: SeriesLayer) -> None:
-        """Do nothing."""
-
-    def captures_ready(self, layer: SeriesLayer) -> None:
-        """Do nothing."""
-
-    def captures_wait(self, layer: SeriesLayer) -> None:
-        """Do nothing."""
-
-    def captures_waited(self, layer: SeriesLayer) -> None:
-        """Do nothing."""
-
-    def replays(self, transfers: tuple[Entry, ...]) -> None:
-        """Do nothing."""
-
-    def unobserved(self) -> None:
-        """Do nothing."""
-
-
-class RecordingJournal(SilentJournal):
+class RecordingJournal(Journal):
     """The journal of a traced series whose waits block the host: writes into the rank's ring as things happen."""
 
     def __init__(self, series: SeriesRecorder, transport: Transport) -> None:

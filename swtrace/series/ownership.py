@@ -23,6 +23,7 @@ import torch
 
 from swtrace.errors import StaleWindowError
 from swtrace.series.device.accelerator import TorchDevice
+from swtrace.series.journal import Journal
 from swtrace.trace.schema import NO_WINDOW
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from swtrace.series.device.accelerator import Device
     from swtrace.series.device.sheets import Entry
-    from swtrace.series.journal import Journal
     from swtrace.series.layer import SeriesLayer
     from swtrace.series.pool import Window
     from swtrace.series.transport import Operation
@@ -254,7 +254,7 @@ class OwnershipCheck:
         )
 
 
-class CheckingJournal:
+class CheckingJournal(Journal):
     """Stands in front of a series' journal and looks at the windows; what is journalled stays the same."""
 
     def __init__(self, inner: Journal, check: OwnershipCheck) -> None:

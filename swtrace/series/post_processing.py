@@ -20,7 +20,7 @@ from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.circle import DeviceCircle
 from swtrace.series.device.journal import STAMPS, DeviceJournal
 from swtrace.series.device.transport import CollectiveMover, DeviceTransport
-from swtrace.series.journal import Journal, RecordingJournal, SilentJournal
+from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.loss import describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
@@ -201,7 +201,7 @@ class PostProcessing:
     def _journal(self, run_id: str, info: SeriesInfo) -> Journal:
         recorder, transport = self._recorder, self._transport
         if recorder is None:
-            return SilentJournal()
+            return Journal()
         if callable(recorder):
             self._recorder = recorder = recorder(run_id, self._constants.rank)
         series = recorder.add_series(info)

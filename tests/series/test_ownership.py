@@ -16,8 +16,9 @@ from series.test_identity_gloo import matrix
 from swtrace.errors import DisagreementError, StaleWindowError
 from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealOperation, IdealTransport
+from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer
-from swtrace.series.ownership import OwnershipCheck
+from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import ALIGNMENT
 
 LAYERS = 6
@@ -389,3 +390,10 @@ def test_compiled_forwards_are_checked() -> None:
     assert (equal, told) == ([True] * 5, "")
     assert wrong == [True, True, True, False, True]
     assert found.endswith(expected)
+
+
+def test_the_check_passes_everything_on_to_the_journal_behind_it() -> None:
+    """Nothing that a journal can be told ends at the check: it has an answer of its own to every call."""
+    calls = {name for name in vars(Journal) if not name.startswith("_")}
+    assert len(calls) > 10
+    assert calls <= set(vars(CheckingJournal))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from swtrace.series.device.event_clock import EventClock
 from swtrace.series.device.sheets import Entry, Sheet, SheetPool, TransferEvents
+from swtrace.series.journal import Journal
 from swtrace.trace.machine import MachineNoise
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
 
@@ -71,7 +72,7 @@ class _Ended(NamedTuple):
     """The transfers in that graph."""
 
 
-class DeviceJournal:
+class DeviceJournal(Journal):
     """Writes a series' records into the rank's ring, by the device's own instants."""
 
     def __init__(
@@ -235,9 +236,6 @@ class DeviceJournal:
     def captures_wait(self, layer: SeriesLayer) -> None:
         """Stamp the beginning of the wait in the graph."""
         self._stamp(layer, WAIT_BEGIN)
-
-    def captures_waited(self, layer: SeriesLayer) -> None:
-        """Do nothing: a wait ends when it may, and that follows from the stamps."""
 
     def _stamp(self, layer: SeriesLayer, which: int) -> None:
         if self.stamps is not None:
