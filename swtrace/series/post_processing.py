@@ -16,6 +16,7 @@ from swtrace.errors import PeerLostError, RegistrationError
 from swtrace.series import plan
 from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
 from swtrace.series.circle import Circle
+from swtrace.series.communicator import GLOO, backend
 from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.circle import DeviceCircle
 from swtrace.series.device.journal import STAMPS, DeviceJournal
@@ -28,7 +29,7 @@ from swtrace.series.payload import payload_tensors
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
-from swtrace.series.torch_transport import GLOO, TorchTransport, backend
+from swtrace.series.torch_transport import TorchTransport
 from swtrace.trace.identity import SeriesInfo
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""Broadcasts through ``torch.distributed``.
+"""Broadcasts through gloo, whose ``wait`` blocks the host.
 
-Each series has a communicator of its own, so that its operations queue behind no one else's and match
-by their order alone. Gloo's ``wait`` blocks the host, so host time is the right clock for it; a
-completion callback stamps the ready instant, which a wait that returns at once could not tell.
+So host time is the right clock for it. A completion callback stamps the ready instant, which a wait that
+returns at once could not tell.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from torch import distributed as dist
-
 from swtrace.errors import RegistrationError
+from swtrace.series.communicator import GLOO, Communicator, backend, broadcast_options
 from swtrace.settings import Settings
 from swtrace.trace.schema import Clock, Observed
 
@@ -23,15 +21,6 @@ if TYPE_CHECKING:
 
     from swtrace.series.group import Group
     from swtrace.series.transport import OnReady
-
-
-GLOO = "gloo"
-
-
-def backend(group: Group) -> str:
-    """Return the backend of a group's communicator."""
-    name: str = dist.get_backend(group.device_group)
-    return name
 
 
 class TorchOperation:
@@ -74,7 +63,7 @@ class TorchTransport:
         """Make the communicator; all ranks must make theirs in the same order.
 
         Args:
-            group: its ranks. Where it can make a sibling of itself (vLLM), it does.
+            group: its ranks.
             description: names the communicator in torch's own diagnostics.
             observe: stamp when broadcasts complete. Costs a callback each.
             timeout_s: after which a broadcast that does not arrive fails; by default ``SWTRACE_TIMEOUT``.
@@ -88,45 +77,24 @@ class TorchTransport:
                 f"transport {self.name}: its wait does not block the host, so host clocks would show no stall; "
                 f"use a DeviceTransport"
             )
-        ranks = list(group.ranks)
-        make_sibling = getattr(group, "make_sibling_device_group", None)
-        if make_sibling is not None:
-            self._communicator = make_sibling(description)
-        else:
-            self._communicator = dist.new_group(
-                ranks, backend=self.name, use_local_synchronization=True, group_desc=description
-            )
+        communicator = Communicator(group, description)
+        self.gather = communicator.gather
+        self._process_group = communicator.process_group
         self._observe = observe
-        roots = [dist.get_group_rank(self._communicator, rank) for rank in ranks]
         timeout = timedelta(seconds=timeout_s or Settings.from_environment().timeout_s)
-        self._options = [self._broadcast_options(root, timeout) for root in roots]
-        self._small_messages = getattr(group, "cpu_group", None) or self._communicator
-        self._small_order = [dist.get_group_rank(self._small_messages, rank) for rank in ranks]
-
-    @staticmethod
-    def _broadcast_options(root: int, timeout: timedelta) -> Any:
-        options = dist.BroadcastOptions()
-        options.rootRank = root
-        options.rootTensor = 0
-        options.asyncOp = True
-        options.timeout = timeout
-        return options
-
-    def gather(self, item: object) -> list[object]:
-        """Return every rank's item, by group rank."""
-        items: list[object] = [None] * len(self._small_order)
-        dist.all_gather_object(items, item, group=self._small_messages)
-        return [items[rank] for rank in self._small_order]
+        self._options = [broadcast_options(root, asynchronous=True) for root in communicator.roots]
+        for options in self._options:
+            options.timeout = timeout
 
     def broadcast(self, buffer: Tensor, source: int) -> None:
         """Fill ``buffer`` from group rank ``source``; blocking."""
-        self._communicator.broadcast([buffer], self._options[source]).wait()
+        self._process_group.broadcast([buffer], self._options[source]).wait()
 
     def issue(self, buffer: Tensor, source: int, on_ready: OnReady | None = None) -> TorchOperation:
         """Start to fill ``buffer`` from group rank ``source``."""
-        work = self._communicator.broadcast([buffer], self._options[source])
+        work = self._process_group.broadcast([buffer], self._options[source])
         return TorchOperation(work, on_ready, observe=self._observe)
 
     def close(self) -> None:
         """Let go of the communicator; torch destroys it with the last operation that is under way."""
-        self._communicator = None
+        self._process_group = None

@@ -18,9 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from swtrace.series.torch_transport import GLOO
+from swtrace.series.communicator import GLOO, backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,10 +92,10 @@ def choose_group(setting: str, path: str, linear: Any, vllm_config: Any, *, expe
     if not legal:
         raise Refused("; ".join(dict.fromkeys(map(str, refused))))  # several may say the same
     choice = max(legal, key=lambda one: one.coordinator.world_size)  # of equal ones the first: the narrower idea
-    backend = torch.distributed.get_backend(choice.coordinator.device_group)
-    if backend != GLOO and not experimental:
+    talks_through = backend(choice.coordinator)
+    if talks_through != GLOO and not experimental:
         raise Refused(
-            f"the {choice.name} group talks through {backend}, on devices on which swtrace is not proven; set "
+            f"the {choice.name} group talks through {talks_through}, on devices on which swtrace is not proven; set "
             "SWTRACE_EXPERIMENTAL=1 to try it"
         )
     others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))

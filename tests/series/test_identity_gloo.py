@@ -110,7 +110,7 @@ def two_series(_rank: int) -> list[bool]:
             for stack in reversed(stacks):
                 stack.series.wait(2 + position)
                 equal.append(bool((stack.layers[position].weight == stack.weights[position]).all()))
-    communicators = {id(series._transport._communicator) for series in (first, second)}  # type: ignore[union-attr]
+    communicators = {id(series._transport._process_group) for series in (first, second)}  # type: ignore[union-attr]
     return [*equal, len(communicators) == 2]
 
 

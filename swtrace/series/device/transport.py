@@ -12,10 +12,9 @@ the default stream: what is current where the caller issues or waits is what get
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import distributed as dist
-
+from swtrace.series.communicator import Communicator, backend, broadcast_options
 from swtrace.series.device.sheets import TransferEvents
 from swtrace.trace.schema import Clock, Observed
 
@@ -129,41 +128,19 @@ class CollectiveMover:
         """Make the communicator; all ranks must make theirs in the same order.
 
         Args:
-            group: its ranks. Where it can make a sibling of itself (vLLM), it does.
+            group: its ranks.
             description: names the communicator in torch's own diagnostics.
         """
-        self.name: str = dist.get_backend(group.device_group)
-        ranks = list(group.ranks)
-        make_sibling = getattr(group, "make_sibling_device_group", None)
-        if make_sibling is not None:
-            self._communicator = make_sibling(description)
-        else:
-            self._communicator = dist.new_group(
-                ranks, backend=self.name, use_local_synchronization=True, group_desc=description
-            )
-        self._options = [self._in_order(dist.get_group_rank(self._communicator, rank)) for rank in ranks]
-        self._small_messages = getattr(group, "cpu_group", None) or group.device_group
-        self._small_order = [dist.get_group_rank(self._small_messages, rank) for rank in ranks]
-
-    @staticmethod
-    def _in_order(root: int) -> Any:
-        """Return the options of a broadcast that runs on the current stream, not on one of the backend's own."""
-        options = dist.BroadcastOptions()
-        options.rootRank = root
-        options.rootTensor = 0
-        options.asyncOp = False
-        return options
-
-    def gather(self, item: object) -> list[object]:
-        """Return every rank's item, by group rank."""
-        items: list[object] = [None] * len(self._small_order)
-        dist.all_gather_object(items, item, group=self._small_messages)
-        return [items[rank] for rank in self._small_order]
+        self.name = backend(group)
+        communicator = Communicator(group, description)
+        self.gather = communicator.gather
+        self._process_group = communicator.process_group
+        self._options = [broadcast_options(root, asynchronous=False) for root in communicator.roots]
 
     def move(self, buffer: Tensor, source: int) -> None:
         """Broadcast on the current stream."""
-        self._communicator.broadcast([buffer], self._options[source])
+        self._process_group.broadcast([buffer], self._options[source])
 
     def close(self) -> None:
         """Let go of the communicator; torch destroys it with the last operation that is under way."""
-        self._communicator = None
+        self._process_group = None
