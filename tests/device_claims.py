@@ -148,7 +148,7 @@ def _told(program: Program, facts: Any, *, replayed: bool) -> list[Told]:
 
 
 def mixture(
-    rig: Rig, folder: Path, *, layers: int, prefetch_step: int, transfer_ns: int, steps: int
+    rig: Rig, folder: Path, *, layers: int, prefetch_step: int, transfer_ns: int, steps: int, rank: int = 0
 ) -> tuple[int, int, int]:
     """Mix eager steps, replays of two graphs, new captures and forwards that die.
 
@@ -157,7 +157,7 @@ def mixture(
     """
     chance = random.Random(layers * 10 + prefetch_step)  # noqa: S311 - reproducible order
     durations = Durations.even(layers, before=20 * US, linear=30 * US, transfer=transfer_ns)
-    program = Program(rig, folder, durations, prefetch_step=prefetch_step)
+    program = Program(rig, folder, durations, prefetch_step=prefetch_step, rank=rank)
     program.capture()
     graphs = [program.graph]
     reads = 0

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from device_claims import mixture
 from device_rig import SimulatedRig
-from device_scenarios import ForwardDiedError, Program
+from device_scenarios import Program
 from device_schedule import Durations
 from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 
@@ -18,6 +19,8 @@ from swtrace.trace.schema import Kind, Untimed
 
 LAYERS = 7
 REPLAYS = 1_000
+TRANSFERS = {"slow": 200_000, "fast": 500}
+"""Transfers that are waited for, and such as would overtake their readers, in ns."""
 
 
 def rig(call_ns: int = 1_000) -> SimulatedRig:
@@ -25,8 +28,8 @@ def rig(call_ns: int = 1_000) -> SimulatedRig:
 
 
 def even(pace: str, layers: int = LAYERS) -> Durations:
-    """Return durations with transfers that are waited for (slow), or that would overtake their readers (fast)."""
-    return Durations.even(layers, before=20_000, linear=30_000, transfer=200_000 if pace == "slow" else 500)
+    """Return durations with transfers of one of the two paces."""
+    return Durations.even(layers, before=20_000, linear=30_000, transfer=TRANSFERS[pace])
 
 
 @pytest.mark.parametrize("pace", ["slow", "fast"])
@@ -52,31 +55,11 @@ def test_no_read_is_stale_where_eager_steps_replays_and_deaths_mix(
 ) -> None:
     """Eager steps, replays of two graphs, new captures and forwards that die, in any order: every read is right."""
     at = rig()
-    chance = random.Random(10 * layers + k)  # noqa: S311 - reproducible order
-    program = Program(at, tmp_path, even(pace, layers), prefetch_step=k, rank=k % 2)
-    program.capture()
-    graphs = [program.graph]
-    reads = 0
-    for _ in range(150):
-        what = chance.choice(["eager", "eager", "replay", "replay", "die", "capture"])
-        if what == "eager":
-            program.eager(1)
-        elif what == "replay":
-            program.graph = chance.choice(graphs)
-            program.replay(1)
-        elif what == "capture":
-            program.capture()
-            graphs = [graphs[-1], program.graph]
-        else:
-            stop_at = chance.randrange(1, layers)
-            with pytest.raises(ForwardDiedError), program.series.step():
-                program.forward(stop_at=stop_at)
-            reads += stop_at
-        reads += layers * (what in {"eager", "replay"})
-        at.pause(chance.choice([0, 0, 2_000_000]))
-    assert at.readings() == (2 * reads, 0)
+    reads, made, failed = mixture(
+        at, tmp_path, layers=layers, prefetch_step=k, transfer_ns=TRANSFERS[pace], steps=150, rank=k % 2
+    )
+    assert (made, failed) == (reads, 0)
     assert at.overlaps == 0
-    program.close()
 
 
 def test_a_thousand_replays_neither_read_stale_weights_nor_lose_the_clock(tmp_path: Path) -> None:
