@@ -61,6 +61,25 @@ class TinyLlama:
     heads: int = 4
     vocabulary: int = 512
 
+    def configuration(self) -> dict[str, Any]:
+        """Return its Hugging Face configuration."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "hidden_size": self.hidden,
+            "intermediate_size": 2 * self.hidden,
+            "max_position_embeddings": 512,
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.heads,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "vocab_size": self.vocabulary,
+        }
+
     def save(self, folder: Path) -> None:
         """Write configuration and bfloat16 weights as a Hugging Face checkpoint. Same fields, same weights."""
         import torch
@@ -88,24 +107,8 @@ class TinyLlama:
             weights[f"{name}.mlp.down_proj.weight"] = random(self.hidden, inner)
             for norm in ("input_layernorm", "post_attention_layernorm"):
                 weights[f"{name}.{norm}.weight"] = torch.ones(self.hidden, dtype=torch.bfloat16)
-        config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
-            "hidden_size": self.hidden,
-            "intermediate_size": inner,
-            "max_position_embeddings": 512,
-            "num_attention_heads": self.heads,
-            "num_hidden_layers": self.layers,
-            "num_key_value_heads": self.heads,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 10000.0,
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16",
-            "vocab_size": self.vocabulary,
-        }
         folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(config, indent=2))
+        (folder / "config.json").write_text(json.dumps(self.configuration(), indent=2))
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 

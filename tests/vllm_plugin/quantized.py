@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swtrace.cli.vllm_ranks import TinyLlama
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -83,22 +85,7 @@ class QuantizedLlama:
             ones(f"{name}.post_attention_layernorm")
         folder.mkdir(parents=True)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
-            "hidden_size": self.hidden,
-            "intermediate_size": inner,
-            "max_position_embeddings": 512,
-            "num_attention_heads": self.heads,
-            "num_hidden_layers": self.layers,
-            "num_key_value_heads": self.heads,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": 10000.0,
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16",
-            "vocab_size": self.vocabulary,
-        }
+        config = TinyLlama(self.layers, self.hidden, self.heads, self.vocabulary).configuration()
         if QUANTIZATION[self.method] is not None:
             config["quantization_config"] = QUANTIZATION[self.method]
         (folder / "config.json").write_text(json.dumps(config, indent=2))
