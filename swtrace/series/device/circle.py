@@ -208,28 +208,27 @@ class DeviceCircle(Circle):
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
         """Mark the beginning of a forward. A step that was not ended is ended first."""
-        self._drop_broken_capture()
-        if self._replaying:
-            self._end_replay()
-        self._settle_graph()
+        self._settle_untold()
         super().begin_step(phase=phase, tokens=tokens, requests=requests)
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and make good what it left out."""
-        self._drop_broken_capture()
-        if self._replaying:
-            self._end_replay()
-        self._settle_graph()
+        self._settle_untold()
         super().end_step(aborted=aborted)
 
     def close(self) -> None:
         """Be done; see :meth:`~swtrace.series.circle.Circle.close`."""
         if self._capturing:
             self._end_capture()
+        self._settle_untold()
+        super().close()
+
+    def _settle_untold(self) -> None:
+        """Make good what only this call tells: that a capture broke off, that a replay is over, or that one was."""
+        self._drop_broken_capture()
         if self._replaying:
             self._end_replay()
         self._settle_graph()
-        super().close()
 
     def _settle_graph(self) -> None:
         """Make good for a graph that was announced, not captured, and so replayed since."""
