@@ -11,8 +11,8 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RefusedError
+from swtrace.series.operations import forget, numbered
 from swtrace.vllm.groups import Refused
-from swtrace.vllm.operations import forget, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable

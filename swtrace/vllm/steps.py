@@ -11,10 +11,10 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from swtrace.series.operations import forget, numbered
 from swtrace.series.recording import close as close_ring
 from swtrace.trace.schema import Phase
 from swtrace.vllm.groups import Refused
-from swtrace.vllm.operations import forget, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
