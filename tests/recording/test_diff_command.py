@@ -19,7 +19,7 @@ UNITS = {"us": 1e3, "ms": 1e6, "s": 1e9}
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of recordings: ``a``; ``slow`` has longer transfers, ``fast`` less compute; ``empty``, ``short``."""
+    """Return a folder of recordings: ``slow`` has longer transfers than ``a``, ``fast`` less compute."""
     folder = tmp_path_factory.mktemp("recordings")
     made = {
         "a": {"steps": 150},
