@@ -39,17 +39,8 @@ def opened(paths: Sequence[Path], *, salvage: bool) -> Recording:
 
 def say_missing(recording: Recording, console: Console) -> None:
     """Say what the recording lacks, if anything."""
-    missing = recording.missing()
-    if missing.tail_bytes:
-        records = f" ({missing.tail_records} records)" if missing.tail_records else ""
-        console.print(f"The recording ends within a frame: its last {missing.tail_bytes} bytes{records} are missing.")
-    elif not missing.finished:
-        console.print("The recording was not closed: what had not been written when it was killed is missing.")
-    if missing.damaged_frames:
-        console.print(
-            f"[bold red]Damaged:[/] {missing.damaged_frames} frames ({missing.damaged_bytes} bytes, "
-            f"{missing.damaged_records} records) were skipped. Figures of that time are not complete."
-        )
+    for sentence in recording.missing().sentences:
+        console.print(sentence, markup=False, soft_wrap=True)
 
 
 def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
@@ -72,11 +63,11 @@ def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
     )
 
 
-def size(text: str) -> int:
+def size(text: str, option: str, *, least: int = 1) -> int:
     """Return a size in bytes: ``500M``, ``2GiB``, ``1000``.
 
     Raises:
-        CommandError: it is none.
+        CommandError: it is none, or smaller than ``least``.
     """
     number = text.strip().rstrip("iB")
     factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(number[-1:].upper(), 1)
@@ -85,7 +76,9 @@ def size(text: str) -> int:
     except ValueError:
         value = 0.0
     if not 1 <= value < 1 << 60:
-        raise CommandError(f"{text!r} is no size: write 500M or 2G", ExitCode.USAGE)
+        raise CommandError(f"{option} {text!r} is no size: write 500M or 2G", ExitCode.USAGE)
+    if value < least:
+        raise CommandError(f"{option} must be at least {least // 1024}K, not {text!r}", ExitCode.USAGE)
     return int(value)
 
 

@@ -116,14 +116,8 @@ def _head(session: RecordingSession, identities: Iterable[RankIdentity]) -> str:
 
 
 def _missing(missing: Missing, lost: int) -> str:
-    said = []
-    if lost:
-        said.append(f"{lost} records were overwritten before they could be recorded")
-    if missing.tail_bytes or not missing.finished:
-        said.append("the recording was killed: what had not been written is missing")
-    if missing.damaged_frames:
-        said.append(f"{missing.damaged_frames} damaged frames with {missing.damaged_records} records were skipped")
-    return "; ".join(said).capitalize() + "." if said else ""
+    overwritten = (f"{lost} records were overwritten before they could be recorded.",) if lost else ()
+    return " ".join((*overwritten, *missing.sentences))
 
 
 def _series(facts: SeriesFacts, found: SeriesDigest, said: Verdict, *, first: bool) -> str:
