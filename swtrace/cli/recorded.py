@@ -26,6 +26,31 @@ Files = Annotated[
 Salvage = Annotated[bool, typer.Option("--salvage", help="Read around damage, and count it.")]
 
 
+Steps = Annotated[
+    str | None, typer.Option("--steps", help="Only these steps, by number: 100:200, 100:, :200.", metavar="FROM:TO")
+]
+Warmup = Annotated[int, typer.Option(help="Leave out so many first steps.", metavar="N", min=0)]
+WARMUP = 3
+"""As many as ``swtrace diff`` leaves out."""
+
+
+def step_range(text: str | None) -> slice | None:
+    """Return the step numbers that ``FROM:TO`` means.
+
+    Raises:
+        CommandError: it means none.
+    """
+    if text is None:
+        return None
+    first, colon, last = (part.strip() for part in text.partition(":"))
+    if not colon or not all(part.isdecimal() or not part for part in (first, last)):
+        raise CommandError(f"--steps {text!r}: must be FROM:TO, such as 100:200, 100: or :200", ExitCode.USAGE)
+    wanted = slice(int(first or 0), int(last) if last else None)
+    if wanted.stop is not None and wanted.stop <= wanted.start:
+        raise CommandError(f"--steps {text!r} holds no step: TO must be greater than FROM", ExitCode.USAGE)
+    return wanted
+
+
 def opened(paths: Sequence[Path], *, salvage: bool) -> Recording:
     """Open a recording.
 
