@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 from daemon.daemon_command import DaemonCommand, daemon, environment
-from daemon.span_receiver import SpanReceiver, eventually, free_port
+from daemon.span_receiver import SpanReceiver, free_port
 from grafana_json import PanelQuery, queries
 from odd_ranks import STALL_RATIO, OddRanks
+from patience import eventually, patience
 from prometheus_process import Prometheus, prometheus
 
 from swtrace.ledger.finding import STALLED_ABOVE
@@ -36,7 +37,7 @@ SCOPE = {"job": ".*", "host": ".*", "series": ".*", "rank": ".*", "__rate_interv
 SERIES_LABELS = {"job", "series"}
 RANK_LABELS = {"job", "instance", "rank", "series"}
 
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = pytest.mark.prometheus
 
 
 @dataclass
@@ -118,13 +119,13 @@ def wall() -> Iterator[Wall]:
         follower.start()
         try:
             for demo in demos:
-                output = demo.communicate(timeout=150)[0]
+                output = demo.communicate(timeout=patience())[0]
                 assert demo.returncode == 0, output
         finally:
             for demo in demos:
                 demo.kill()
             ended.set()
-            follower.join(30)
+            follower.join(patience())
         for host in wall.demos:
             host.take_steps()
             _settle(wall, host)

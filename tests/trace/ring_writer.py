@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from patience import patience
+
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder
 
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
     from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.records import Records
-
-DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Writers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3]))},
         )
         self._alive: set[int] = set()
 
@@ -139,7 +139,7 @@ class Writers:
             self._process.stdin.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process.wait(DEADLINE_S)
+        self._process.wait(patience())
 
 
 def _is_gone(pid: int) -> bool:
@@ -152,7 +152,7 @@ def _is_gone(pid: int) -> bool:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until ``condition()`` holds, with a bound."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + patience()
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError("the condition never held")
