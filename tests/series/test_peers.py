@@ -61,7 +61,7 @@ def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path
         assert victim.process.pid is not None
         os.kill(victim.process.pid, signal.SIGKILL)
         for rank in started[:-1]:
-            message, again, _ = rank.result(patience())
+            message, again, _ = rank.result()
             assert message.startswith(f"series 's', rank {rank.number}, layer ")
             assert f"rank {victim.number} died" in message
             assert again == message
@@ -76,7 +76,7 @@ def test_an_untraced_series_names_the_source_at_least(tmp_path: Path) -> None:
             time.sleep(0.01)
         assert started[1].process.pid is not None
         os.kill(started[1].process.pid, signal.SIGKILL)
-        message, _, _ = started[0].result(patience())
+        message, _, _ = started[0].result()
     assert message.startswith("series 's', rank 0, layer ")
     assert "its source" in message or "could not be sent" in message
 
