@@ -184,7 +184,9 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
 @pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.reader"])
 def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker: str) -> None:
     """Killing the daemon or the reader changes neither the run nor its summary."""
-    process = start_swtrace("demo", "--json", *SMALL, "--duration", "2", "--compute-ms", "1")
+    # As many steps as last until the reader has told of one, and the victim has been found.
+    steps = str(round(patience(2) * 100))
+    process = start_swtrace("demo", "--json", *SMALL, "--steps", steps, "--compute-ms", "1")
     until(process, STEPPING)
     os.kill(descendant(process.pid, marker), signal.SIGKILL)
     out, err = process.communicate(timeout=patience())

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from patience import patience
-
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder
 
@@ -99,7 +97,7 @@ class Writers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3]))},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         self._alive: set[int] = set()
 
@@ -139,7 +137,7 @@ class Writers:
             self._process.stdin.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process.wait(patience())
+        self._process.wait()
 
 
 def _is_gone(pid: int) -> bool:
@@ -152,6 +150,8 @@ def _is_gone(pid: int) -> bool:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until ``condition()`` holds, with a bound."""
+    from patience import patience  # not on the path of the script
+
     deadline = time.monotonic() + patience()
     while not condition():
         if time.monotonic() > deadline:
