@@ -191,7 +191,7 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
 
 def _unjudged(limits: Limits, sums: Collection[Recent]) -> list[str]:
     """Return the limits that no rank has a value for: of a rank's own layer, say, nothing was ever waited for."""
-    values = {
+    values: Mapping[str, list[float | None]] = {
         "max_stall_ratio": [recent.stall_ratio for recent in sums],
         "min_efficiency": [recent.efficiency for recent in sums],
         "min_on_time_rate": [recent.on_time_rate for recent in sums],

@@ -17,12 +17,15 @@ from swtrace_tui.picture import Selection, picture
 from swtrace_tui.snapshot import Link, Snapshot, SourceStatus, empty
 from swtrace_tui.sources.several import SeveralSources
 from swtrace_tui.views.heat_map import METRICS, HeatMap, values
+from swtrace_tui.views.overview import headline
+from swtrace_tui.views.verdict import finding_lines
 from swtrace_tui.views.view import Scene
 
 from swtrace.errors import SettingsError
+from swtrace.ledger.finding import Finding, Level
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import Still, app_over, run, shown, snapshot_of, until
+from tui.scenes import Still, app_over, pictured, run, shown, snapshot_of, until
 from tui.test_top_sources import _half
 
 
@@ -167,6 +170,19 @@ def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -
         mean = shown_values[row.group_rank][waited[row.group_rank]].mean()
         line = next(line for line in lines if line.startswith(f"{row.rank:>5} "))
         assert f" {units.duration(float(mean))} " in line
+
+
+def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
+    """A headline about a rank that died is not announced as a word about hiding, in neither view."""
+    died = Finding("died", Level.BAD, "Rank 1 died. All figures are of the steps before.", rank=1)
+    seen = pictured("hidden")
+    (series,) = seen.series
+    vars(series)["headline"] = died
+    for lines in (headline(Scene(seen, MONO), 100, 3), finding_lines(died, MONO, 100, first=True)):
+        text = "\n".join(strip.text for strip in lines)
+        assert " RANK DIED " in text
+        assert "HIDDEN" not in text
+        assert died.sentence in text
 
 
 @pytest.mark.parametrize("before", [[], ["question_mark"]])
