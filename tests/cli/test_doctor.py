@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from swtrace.cli.doctor.folder import RING_BYTES, _filesystem
+from swtrace.cli.doctor.folder import _filesystem, ring_bytes
 from swtrace.cli.doctor.versions import _numbers
 from swtrace.cli.exit_codes import ExitCode
 
@@ -119,7 +119,7 @@ def test_file_system_is_the_mounts() -> None:
 def test_a_default_ring_has_the_size_the_doctor_expects(environment: dict[str, str], rings: Path) -> None:
     """What the doctor calls enough space is what a rank takes."""
     subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=60)
-    assert [ring.stat().st_size for ring in rings.iterdir()] == [RING_BYTES]
+    assert [ring.stat().st_size for ring in rings.iterdir()] == [ring_bytes()]
 
 
 @pytest.mark.parametrize(
