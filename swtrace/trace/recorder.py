@@ -51,8 +51,8 @@ from swtrace.trace.schema import DEFAULT_RECORDS
 logger = logging.getLogger(__name__)
 
 RENEW_NS = 10_000_000_000
-"""How often a step renews the clock anchor and the file's time stamp, by which dead rings age, and sees whether the file
-is still there."""
+"""How often a step renews the clock anchor and the file's time stamp, by which dead rings age, and sees whether the
+file is still there."""
 
 STORES_IN_ORDER = platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}
 """Other processes see this machine's stores in program order; records need no check word."""
@@ -225,7 +225,7 @@ class Recorder:
         self._detach()
 
     def _restore_if_removed(self) -> None:
-        """Put a whole copy where the file was removed (a cleaner of temporary files, systemd's RemoveIPC), and go on there.
+        """Put a whole copy where the file was removed (by a cleaner of temporary files, by systemd's RemoveIPC).
 
         Readers that hold the old file read on in the copy (``RingReader.alive``), from the record that they had come
         to; those that come later find it by its name. Must come between records.

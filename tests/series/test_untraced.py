@@ -172,7 +172,9 @@ def test_steps_finish_without_the_untraced_rank(tmp_path: Path) -> None:
         assert rank.recent.efficiency is None
         assert rank.totals.stall_ns == rank.totals.cause_ns[Cause.UNATTRIBUTED]
         assert series.straggler is None
-        found = {finding.kind: finding.sentence for finding in verdict(series, watch.ledger.history(series.key)).findings}
+        found = {
+            finding.kind: finding.sentence for finding in verdict(series, watch.ledger.history(series.key)).findings
+        }
         assert found["untraced"].startswith(f"Rank {VICTIM} runs untraced: cannot make a ring of")
 
 

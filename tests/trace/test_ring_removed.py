@@ -40,9 +40,7 @@ def replace_file(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("remove", [remove_file, remove_folder, move_away, replace_file])
-def test_the_ring_is_made_again_and_goes_on(
-    remove: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_ring_is_made_again_and_goes_on(remove: object, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At the end of a step the ring is back under its name, with all it held; numbers, tables and counts go on."""
     recorder = Recorder.create(tmp_path / "rings", identity(), records=64)
     series = recorder.add_series(series_info())
@@ -161,10 +159,10 @@ def test_a_ring_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.
         patched.setattr(Path, "lstat", _refuse)
         step(recorder, series)
     assert recorder.path.stat().st_ino == inode
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     recorder.path.unlink()
     step(recorder, series)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     recorder.close()
 
 

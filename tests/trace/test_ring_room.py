@@ -39,7 +39,7 @@ def pretend_to_be_small(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real(descriptor, offset, length)
 
     def disk_usage(_path: Path) -> tuple[int, int, int]:
-        return shutil._ntuple_diskusage(total, used(), total - used())  # type: ignore[attr-defined]
+        return shutil._ntuple_diskusage(total, used(), total - used())
 
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
@@ -140,7 +140,7 @@ def test_dead_rings_leave_most_of_a_file_system_to_others(tmp_path: Path, monkey
     """Whatever they are allowed in bytes, dead rings take a quarter of the file system at most."""
     rings = [dead(tmp_path, rank, 100 - rank) for rank in range(4)]
     total = 8 * RING_BYTES
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(total, 0, total))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(total, 0, total))
     living = make(tmp_path, 5)
     assert set(ring_paths(tmp_path)) == {*rings[2:], living.path}
     living.close()

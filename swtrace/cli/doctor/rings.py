@@ -50,7 +50,9 @@ def _ring(path: Path) -> tuple[Finding, ...]:
         )
     finally:
         reader.close()
-    return (finding, *(_untraced(identity.run_id, info) if alive else ()))
+    if not alive:
+        return (finding,)
+    return (finding, *(untraced for info in series for untraced in _untraced(identity.run_id, info)))
 
 
 def _unreadable(path: Path) -> str:
