@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ class Said(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+def _holds(pid: int, path: Path) -> bool:
+    """Whether another process has the file open that has this name now."""
+    links = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            links.append(os.readlink(descriptor))
+    return str(path) in links
+
+
 def program(rank: int, end: str) -> list[str]:
     """Let rank 1 end while rank 0 does something else, amid a step; return what rank 0 logged."""
     said = Said()
@@ -48,23 +58,33 @@ def program(rank: int, end: str) -> list[str]:
     for layer_idx in (3, 4):
         reach(activation, one, layer_idx)
         wait(activation, one, layer_idx)
-    series._transport.gather(None)  # type: ignore[union-attr]  # both are where they should be, and their rings are found
+    # Both are where they should be, and their rings are found.
+    pids: Any = series._transport.gather(os.getpid())  # type: ignore[union-attr]
     time.sleep(1.5)
     if rank == 1:
-        if end == "killed":
+        if end == "removed, then killed":
+            recorder = process_recorder("", rank)
+            recorder.path.unlink()
+            recorder.renew()
+            while not _holds(pids[0], recorder.path):
+                time.sleep(0.05)
+        if end.endswith("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         forget()
         close()
         os._exit(0)
-    deadline = time.monotonic() + (30 if end == "killed" else 4)
+    deadline = time.monotonic() + (30 if end.endswith("killed") else 4)
     while not said.lines and time.monotonic() < deadline:
         time.sleep(0.05)
     return said.lines
 
 
-@pytest.mark.parametrize("end", ["killed", "closed"])
+@pytest.mark.parametrize("end", ["killed", "removed, then killed", "closed"])
 def test_a_peer_that_dies_is_named_though_nobody_waits_for_it(end: str, tmp_path: Path) -> None:
-    """Killed, it is named with the series and the layer reached last; one that ends in good order is not."""
+    """Killed, it is named with the series and the layer reached last; one that ends in good order is not.
+
+    One whose ring was removed, and which made it again, is named once it dies, and not before.
+    """
     with ranks(2, program, end, environment={"SWTRACE_DIR": str(tmp_path)}) as (survivor, _):
         said = survivor.result()
     if end == "closed":
