@@ -39,8 +39,8 @@ def _holds(pid: int, path: Path) -> bool:
     links = []
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            links.append(os.readlink(descriptor))
-    return str(path) in links
+            links.append(descriptor.readlink())
+    return path in links
 
 
 def program(rank: int, end: str) -> list[str]:

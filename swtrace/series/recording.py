@@ -134,6 +134,12 @@ def exchange(recorder: Recorder | None) -> Recorder | None:
     return before
 
 
+def announce_close() -> None:
+    """Mark the process's ring as closed before the last records are in it: the process may be killed meanwhile."""
+    if _Process.recorder is not None:
+        _Process.recorder.announce_close()
+
+
 def close() -> None:
     """Close the process's ring in good order. Its records stay readable."""
     recorder, _Process.recorder, _Process.failure = _Process.recorder, None, None

@@ -216,11 +216,16 @@ class Recorder:
         """Return what was recorded so far."""
         return RecorderStatistics(self._cursor.sequence, len(self._series))
 
+    def announce_close(self) -> None:
+        """Mark the ring as closed, and go on: whatever kills this process from now on, its end was planned."""
+        if self._descriptor >= 0:
+            self._words[schema.CLOSED_OFFSET // 8] = now_ns()
+
     def close(self) -> None:
         """Mark the ring as closed and release its lock. Its records stay readable; later events go nowhere."""
         if self._descriptor < 0:
             return
-        self._words[schema.CLOSED_OFFSET // 8] = now_ns()
+        self.announce_close()
         self._touch()
         self._detach()
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from daemon.recorded_run import identity, series_info
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from daemon.recorded_run import identity, series_info
 from swtrace.cli.doctor.folder import _filesystem, ring_bytes
 from swtrace.cli.doctor.versions import _numbers
 from swtrace.cli.exit_codes import ExitCode

@@ -412,7 +412,7 @@ def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
-    """Two ranks know of a third without records: one sample has its number and the reason, and no other metric has it."""
+    """Two ranks know of a third without records: one sample has its number and the reason, no other metric has it."""
     untraced = (UntracedRank(2, "cannot make a ring: No space left on device"),)
     recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(2)]
     for rank, recorder in enumerate(recorders):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceE
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.records import STEP, checks_hold, clock, observed
@@ -184,6 +186,22 @@ def test_late_events_after_close_go_nowhere(tmp_path: Path) -> None:
     assert recorder.path.read_bytes() == before
     with pytest.raises(TraceError, match="closed"):
         recorder.add_series(series_info("late"))
+
+
+def test_an_end_that_was_announced_is_no_death(tmp_path: Path) -> None:
+    """A writer that is killed after it has said that it ends leaves a closed ring, with what it still recorded."""
+    pid = os.fork()
+    if pid == 0:
+        recorder = Recorder.create(tmp_path, identity(), records=64)
+        series = recorder.add_series(series_info())
+        recorder.announce_close()
+        write(series, 1, 5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (path,) = ring_paths(tmp_path)
+    with RingReader.open(path) as reader:
+        assert (reader.alive(), reader.closed(), len(reader.read())) == (False, True, 5)
+    assert dead_ranks(tmp_path, "run") == ()
 
 
 def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:

@@ -43,9 +43,14 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
         time.sleep(0.05)
     process.kill()
     process.join()
-    return {
-        ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings
-    }
+    return {ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings}
+
+
+def _close_for_ever(_worker: Any) -> None:
+    """Let this worker wait for peers that never take what it sends, as if they were gone."""
+    from swtrace.vllm import steps
+
+    steps.forget = lambda: time.sleep(PATIENCE_S)
 
 
 def _serve(model: Path, name: str, how: str, pipe: Connection) -> None:
@@ -56,6 +61,9 @@ def _serve(model: Path, name: str, how: str, pipe: Connection) -> None:
     if how.endswith("amid a step"):
         generate(llm, LONG)
     elif how == "shutdown":
+        executor.shutdown()
+    elif how == "killed while closing":
+        executor.collective_rpc(_close_for_ever)
         executor.shutdown()
     elif how == "deleted":
         del executor, llm

@@ -12,7 +12,7 @@ from tiny_models import TinyDeepSeek
 
 from swtrace.cli.vllm_ranks import fork_ranks
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.mla, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +26,27 @@ def model(folder: Path) -> Path:
     "how",
     [
         "shutdown",
-        "deleted",
-        "exit",
-        "workers terminated",
+        "killed while closing",
         "workers terminated amid a step",
-        "all terminated",
         "all terminated amid a step",
         "engine killed",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("deleted", "exit", "workers terminated", "all terminated")
+        ),
     ],
 )
 def test_a_planned_end_closes_every_ring(how: str, model: Path, folder: Path) -> None:
-    """However vLLM ends its workers, short of SIGKILL, each marks its ring as closed."""
+    """However vLLM ends its workers, each marks its ring as closed, before it can be killed for taking too long."""
     here = folder / f"end-{how.replace(' ', '-')}"
     here.mkdir()
     name = f"end-{secrets.token_hex(4)}"
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings"), "SWTRACE_SERIES": SERIES}
+    environment = {
+        "SWTRACE": "1",
+        "SWTRACE_DIR": str(here / "rings"),
+        "SWTRACE_SERIES": SERIES,
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1" if how == "killed while closing" else "5",
+    }
     try:
         (states,) = fork_ranks(end, (model, name, how), here, environment=environment)
     finally:
