@@ -10,6 +10,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from faults import engine, generate
 
@@ -33,8 +34,8 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
     elif how.startswith("all"):
-        for pid in (process.pid, *workers):
-            os.kill(pid or 0, signal.SIGTERM)
+        for pid in (*workers, process.pid or 0):
+            os.kill(pid, signal.SIGTERM)
     elif how.startswith("engine"):
         os.kill(process.pid or 0, signal.SIGKILL)
     rings = [RingReader.open(path) for path in ring_paths(Path(os.environ["SWTRACE_DIR"]))]
@@ -50,7 +51,7 @@ def _close_for_ever(_worker: Any) -> None:
     """Let this worker wait for peers that never take what it sends, as if they were gone."""
     from swtrace.vllm import steps
 
-    steps.forget = lambda: time.sleep(PATIENCE_S)
+    patch.object(steps, "forget", lambda: time.sleep(PATIENCE_S)).start()
 
 
 def _serve(model: Path, name: str, how: str, pipe: Connection) -> None:
