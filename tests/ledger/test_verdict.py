@@ -110,7 +110,7 @@ def test_a_rank_without_records_is_named_with_its_reason() -> None:
     """With one rank untraced, the verdict names it and why, and claims nothing that its records would have to show."""
     schedule = simulate(ranks=3, layers=12, k=1, steps=24, occupancy=900_000, compute=even(300_000))
     untraced = (UntracedRank(2, "No space left on device"),)
-    infos = tuple(replace(info, untraced=untraced) for info in schedule.infos)
+    infos = [replace(info, untraced=untraced) for info in schedule.infos]
     made = ledger(replace(schedule, infos=infos), ranks=[0, 1])
     made.add_rank(schedule.identity(2))  # it records another series
     feed(made, schedule, ranks=[0, 1])
