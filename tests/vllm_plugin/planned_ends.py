@@ -13,11 +13,11 @@ from typing import Any
 from unittest.mock import patch
 
 from faults import engine, generate
+from patience import patience
 
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.reader import RingReader
 
-PATIENCE_S = 120.0
 LONG = 200
 """Tokens of a generation that is amid its steps when the end comes."""
 
@@ -39,7 +39,7 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
     elif how.startswith("engine"):
         os.kill(process.pid or 0, signal.SIGKILL)
     rings = [RingReader.open(path) for path in ring_paths(Path(os.environ["SWTRACE_DIR"]))]
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience()
     while any(ring.alive() for ring in rings) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
@@ -51,7 +51,7 @@ def _close_for_ever(_worker: Any) -> None:
     """Let this worker wait for peers that never take what it sends, as if they were gone."""
     from swtrace.vllm import steps
 
-    patch.object(steps, "forget", lambda: time.sleep(PATIENCE_S)).start()
+    patch.object(steps, "forget", lambda: time.sleep(patience())).start()
 
 
 def _serve(model: Path, name: str, how: str, pipe: Connection) -> None:
@@ -71,4 +71,4 @@ def _serve(model: Path, name: str, how: str, pipe: Connection) -> None:
         gc.collect()
     elif how == "exit":
         return
-    time.sleep(PATIENCE_S)
+    time.sleep(patience())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults import LAYERS, SERIES
+from patience import patience
 from planned_ends import end
 from tiny_models import TinyDeepSeek
 
@@ -48,7 +49,7 @@ def test_a_planned_end_closes_every_ring(how: str, model: Path, folder: Path) ->
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1" if how == "killed while closing" else "5",
     }
     try:
-        (states,) = fork_ranks(end, (model, name, how), here, environment=environment)
+        (states,) = fork_ranks(end, (model, name, how), here, environment=environment, timeout_s=patience(240))
     finally:
         # vLLM's CPU build forgets these, sharing or not.
         for left in Path("/dev/shm").glob(f"{name}-*"):
