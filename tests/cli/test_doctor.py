@@ -15,6 +15,7 @@ from patience import patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
 from swtrace.cli.doctor.folder import _filesystem, ring_bytes
+from swtrace.cli.doctor.rings import rings as ring_findings
 from swtrace.cli.doctor.versions import _numbers
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.trace.identity import UntracedRank
@@ -123,13 +124,16 @@ def test_a_ring_that_a_living_rank_holds_is_never_to_be_removed(doctor: Doctor, 
 
 def test_a_rank_that_runs_untraced_is_told_by_its_peers(doctor: Doctor, rings: Path) -> None:
     """The doctor reads in the rings of the others which rank has none, why, and what helps."""
-    recorder = Recorder.create(rings, identity("run", 0), records=64)
-    recorder.add_series(series_info(0, untraced=(UntracedRank(1, "No space left on device"),)))
+    recorders = [Recorder.create(rings, identity("run", rank), records=64) for rank in (0, 2)]
+    for recorder in recorders:
+        recorder.add_series(series_info(0, 3, untraced=(UntracedRank(1, "No space left on device"),)))
     finding = doctor()["rank 1"]
     assert finding["state"] == "doubtful"
     assert "runs untraced: No space left on device" in finding["detail"]
     assert "SWTRACE_DIR" in finding["mend"]
-    recorder.close()
+    assert len(ring_findings(rings)) == 3
+    for recorder in recorders:
+        recorder.close()
 
 
 def test_sharing_without_tracing_is_told(doctor: Doctor) -> None:

@@ -19,6 +19,7 @@ from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceE
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.identity import UntracedRank
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
@@ -92,6 +93,19 @@ def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
         recorder.close()
         assert reader.closed()
         assert not reader.alive()
+
+
+@pytest.mark.parametrize(("ranks", "characters"), [(2, 300), (60, 60), (400, 0)])
+def test_why_ranks_are_untraced_is_cut_to_what_fits(ranks: int, characters: int, tmp_path: Path) -> None:
+    """Untraced ranks are named in the table of a group of any size; only the reasons get shorter, or go."""
+    group = tuple(range(ranks))
+    untraced = tuple(UntracedRank(rank, "\x1b" + 999 * "e") for rank in group[ranks // 2 :])
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    recorder.add_series(series_info(group_ranks=group, untraced=untraced))
+    with RingReader.open(recorder.path) as reader:
+        (info,) = reader.series()
+    assert info.untraced == tuple(UntracedRank(rank.rank, ("?" + 999 * "e")[:characters]) for rank in untraced)
+    recorder.close()
 
 
 def test_text_that_terminals_cannot_show_is_replaced(tmp_path: Path) -> None:

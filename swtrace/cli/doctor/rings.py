@@ -24,7 +24,8 @@ def rings(directory: Path) -> tuple[Finding, ...]:
         return (Finding("rings", State.BROKEN, f"{directory}: {error.strerror}", "read the folder as its owner"),)
     if not paths:
         return (Finding("rings", State.ABSENT, "none: no rank has traced here yet", "swtrace demo, or SWTRACE=1"),)
-    findings = tuple(finding for path in paths[:_SHOWN] for finding in _ring(path))
+    # All peers say the same of an untraced rank.
+    findings = tuple(dict.fromkeys(finding for path in paths[:_SHOWN] for finding in _ring(path)))
     if len(paths) > _SHOWN:
         findings += (Finding("rings", State.GOOD, f"{len(paths) - _SHOWN} more are not shown"),)
     return findings
