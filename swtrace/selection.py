@@ -71,6 +71,17 @@ class Selection:
                 yield Picked(step, ranks, positions)
 
 
+def choose(name: str, given: str, known: Iterable[str]) -> None:
+    """Check that what was asked for as ``name`` exists.
+
+    Raises:
+        SettingsError: it does not; the message lists what does.
+    """
+    there = tuple(known)
+    if given not in there:
+        raise SettingsError(f"{name}={given!r}: {f'must be one of: {", ".join(there)}' if there else 'there is none'}")
+
+
 def _within(step: int, wanted: range | slice | None) -> bool:
     if wanted is None:
         return True
