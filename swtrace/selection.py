@@ -79,7 +79,8 @@ def choose(name: str, given: str, known: Iterable[str]) -> None:
     """
     there = tuple(known)
     if given not in there:
-        raise SettingsError(f"{name}={given!r}: {f'must be one of: {", ".join(there)}' if there else 'there is none'}")
+        choices = f"must be one of: {', '.join(there)}" if there else "there is none to choose from"
+        raise SettingsError(f"{name}={given!r}: {choices}")
 
 
 def _within(step: int, wanted: range | slice | None) -> bool:

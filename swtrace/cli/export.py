@@ -13,7 +13,6 @@ import typer
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
-from swtrace.selection import choose
 
 if TYPE_CHECKING:
     from swtrace.session import RecordingSession
@@ -79,6 +78,7 @@ def export(
             raise CommandError("--format otlp sends to a collector: --output does not go with it", ExitCode.USAGE)
         _check_collector(endpoint, protocol)
     tidy(os.environ)
+    from swtrace.selection import choose
     from swtrace.session import RecordingSession
 
     with RecordingSession(files, salvage=salvage) as session:

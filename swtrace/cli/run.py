@@ -25,7 +25,7 @@ from swtrace.cli.reader import Reader
 from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import PassOn, exit_status
 from swtrace.cli.summary_text import print_summary
-from swtrace.daemon.settings import DEFAULT_LISTEN, Listen
+from swtrace.daemon.settings import Listen, listen_address
 from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, ring_directory, setting
 
 if TYPE_CHECKING:
@@ -161,16 +161,16 @@ def _program(name: str) -> str:
 
 def _free_listen(console: Console) -> str:
     """Return the address that the environment or the default names, or any free port if something serves there."""
-    text = os.environ.get("SWTRACE_LISTEN") or DEFAULT_LISTEN
-    listen = Listen.parse(text)
+    listen = listen_address(os.environ)
     with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listen.host, listen.port))
-        except OSError as error:
-            console.print(f"swtrace: {text}: {error.strerror}. The daemon takes any free port.", soft_wrap=True)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True)
             return ANY_PORT
-    return text
+    return str(listen)
 
 
 def _start(program: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -183,11 +183,15 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
 def _attend(
     process: subprocess.Popen[bytes], signals: PassOn, reader: Reader, daemon: DaemonProcess | None, console: Console
 ) -> None:
-    """Wait for the command, pass signals on, and say what became of the daemon."""
+    """Wait for the command, pass signals on, and say what becomes of the daemon."""
+    lost = False
     while process.poll() is None:
         signals.wait(_POLL_S)
         reader.poll()
-        if daemon is not None and daemon.poll():
+        if daemon is None:
+            continue
+        if daemon.poll():
             console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True)
-    if daemon is not None and not daemon.alive:
-        console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
+        if not daemon.alive and not daemon.child.readable and not lost:
+            lost = True
+            console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
