@@ -125,11 +125,14 @@ def _source(directory: Path | None, connect: str | None, replay: Path | None, *,
 
 def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:
     from swtrace_tui.once import overview, read
+    from swtrace_tui.views.empty import unmatched
 
     try:
         seen = read(source, selection, wait_s)
     finally:
         source.close()
+    if missing := unmatched(seen):
+        raise CommandError(missing, ExitCode.USAGE)
     if as_json:
         write_json(_document(seen))
     else:

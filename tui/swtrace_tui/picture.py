@@ -177,7 +177,7 @@ def picture(snapshot: Snapshot, selection: Selection) -> Picture:
     """Return what a selection leaves of a snapshot."""
     views = {view.key: view for view in snapshot.ranks}
     runs = _runs(snapshot)
-    run = selection.run if selection.run in runs else _newest(snapshot, runs)
+    run = selection.run if selection.run is not None else _newest(snapshot, runs)
     of_run = [facts for facts in snapshot.facts.series if facts.key.run_id == run and facts.ranks]
     ranks = {facts.identity.key: facts for facts in snapshot.facts.ranks}
     keys = tuple(facts.key for facts in of_run)

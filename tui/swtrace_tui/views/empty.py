@@ -6,9 +6,10 @@ import textwrap
 
 from textual.strip import Strip
 
+from swtrace.ledger.facts import SeriesKey
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import Palette
-from swtrace_tui.picture import Picture
+from swtrace_tui.picture import Picture, phase_of
 from swtrace_tui.snapshot import Link
 
 
@@ -17,11 +18,11 @@ def advice(picture: Picture) -> list[tuple[str, str]]:
     snapshot = picture.snapshot
     lost = [source for source in snapshot.sources if source.link is Link.LOST]
     problems = [("problem", f"{source.name}: {source.detail}") for source in snapshot.sources if source.detail]
+    if missing := unmatched(picture):
+        esc = "Press Esc to show every series, rank and phase again."
+        return [("title", "Nothing matches the selection."), ("text", missing), ("text", esc), *problems]
     if picture.series:
-        return [
-            ("title", "Nothing matches the filter."),
-            ("text", "No rank or step of this kind among the last steps. Press Esc to show everything again."),
-        ]
+        return [("title", "No step has finished yet."), *problems]
     if lost and not snapshot.ranks:
         return [
             ("title", "No answer yet."),
@@ -63,6 +64,33 @@ def advice(picture: Picture) -> list[tuple[str, str]]:
         ("text", "Expected ranks here, and see none? This says what is missing:"),
         ("command", "swtrace doctor"),
     ]
+
+
+def unmatched(picture: Picture) -> str:
+    """Return which part of the selection matches nothing, and what there is; empty where the selection is not to blame."""
+    selection, snapshot = picture.selection, picture.snapshot
+    if not snapshot.ranks:
+        return ""
+    if picture.run not in picture.runs:
+        return f"There is no run {picture.run}; there are: {', '.join(picture.runs)}."
+    if not picture.all_series:
+        return ""
+    if not picture.series:
+        names = sorted({key.name for key in picture.all_series})
+        return f"There is no series {_name(selection.series)} in run {picture.run}; there are: {', '.join(names)}."
+    if not picture.rows:
+        ranks = sorted({rank.rank.rank for series in picture.series for rank in series.facts.ranks})
+        return f"There is no rank {selection.rank} in these series; there are: {', '.join(map(str, ranks))}."
+    history = [step for series in picture.series for step in snapshot.history.get(series.key, ())]
+    if selection.phase is not None and history and not any(series.steps for series in picture.series):
+        phases = sorted({phase_of(step) for step in history})
+        there = ", ".join(phase.name.lower() for phase in phases)
+        return f"None of the last steps is of phase {selection.phase.name.lower()}; they are of: {there}."
+    return ""
+
+
+def _name(series: SeriesKey | str | None) -> str:
+    return series.name if isinstance(series, SeriesKey) else str(series)
 
 
 def continued(command: str, width: int) -> list[str]:
