@@ -49,7 +49,8 @@ def export(
     *,
     to: Annotated[Format, typer.Option("--format", "-f", help="The format.", metavar="|".join(Format))],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to make, or - for stdout (not for otlp).", metavar="FILE")
+        Path | None,
+        typer.Option("--output", "-o", help="The file to make, or - for stdout (not for otlp).", metavar="FILE"),
     ] = None,
     table: Annotated[
         Rows, typer.Option(help="parquet, csv: a row per wait, or per step.", metavar="|".join(Rows))

@@ -28,10 +28,10 @@ _PLAIN = {
     "█": "#",
     "▌": "#",
     "░": ".",
-    "×": "x",
+    "\u00d7": "x",
     "µ": "u",
     "—": "-",
-    "–": "-",
+    "\u2013": "-",
 }
 """What stands for a character where the terminal's encoding has none; `?` for all others."""
 _PLAIN_ERRORS = "swtrace.plain"

@@ -97,7 +97,7 @@ def test_stdout_that_cannot_be_written_to_is_one_line(recording: Path) -> None:
         for redirect, code, lines in ((">/dev/full", 1, 1), (">&-", 1, 1), ("| true", ExitCode.PIPE_CLOSED, 0)):
             script = f'sleep_then() {{ "$@"; echo $? >&3; }}; sleep_then "$@" {redirect}'
             done = subprocess.run(
-                ["bash", "-c", f"exec 3>&1; {script}", "bash", *command],
+                ["/bin/bash", "-c", f"exec 3>&1; {script}", "bash", *command],
                 capture_output=True,
                 text=True,
                 env=environment,
@@ -177,7 +177,7 @@ def start_top(rings: Path, *, ignore_hang_up: bool) -> tuple[int, subprocess.Pop
     """Start `top` in a terminal of its own, and return the terminal and the process once it has drawn."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        ["bash", "-c", ("trap '' HUP; " if ignore_hang_up else "") + f"exec {sys.executable} -m swtrace top"],
+        ["/bin/bash", "-c", ("trap '' HUP; " if ignore_hang_up else "") + f"exec {sys.executable} -m swtrace top"],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -29,12 +29,14 @@ def test_listen_is_read(text: str, host: str, port: int) -> None:
     assert str(listen) == text
 
 
-@pytest.mark.parametrize("text", ["", "9465", "localhost", "localhost:", "localhost:x", "::1:9465", "a:65536", "a:-1", f"a:{'9' * 5000}"])
+@pytest.mark.parametrize(
+    "text", ["", "9465", "localhost", "localhost:", "localhost:x", "::1:9465", "a:65536", "a:-1", f"a:{'9' * 5000}"]
+)
 def test_unusable_listen_is_refused(text: str) -> None:
     """What is no address is refused with the name of the setting or option that gave it."""
-    with pytest.raises(SettingsError, match="^SWTRACE_LISTEN="):
+    with pytest.raises(SettingsError, match=r"^SWTRACE_LISTEN="):
         Listen.parse(text)
-    with pytest.raises(SettingsError, match="^--listen="):
+    with pytest.raises(SettingsError, match=r"^--listen="):
         DaemonSettings.from_environment({}, directory=Path("/rings"), listen=text)
 
 

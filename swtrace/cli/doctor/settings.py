@@ -23,7 +23,5 @@ def settings() -> tuple[Finding, ...]:
     ]
     names = sorted(name for name in (*VARIABLES.values(), *OTHER_VARIABLES) if os.environ.get(name, "").strip())
     if not findings:
-        findings.append(
-            Finding("settings", State.GOOD, ", ".join(names) if names else "no SWTRACE_* variable is set")
-        )
+        findings.append(Finding("settings", State.GOOD, ", ".join(names) if names else "no SWTRACE_* variable is set"))
     return tuple(findings)

@@ -67,26 +67,26 @@ def advice(picture: Picture) -> list[tuple[str, str]]:
 
 
 def unmatched(picture: Picture) -> str:
-    """Return which part of the selection matches nothing, and what there is; empty where the selection is not to blame."""
-    selection, snapshot = picture.selection, picture.snapshot
-    if not snapshot.ranks:
-        return ""
-    if picture.run not in picture.runs:
+    """Return which part of the selection matches nothing, and what there is; empty where everything matches."""
+    selection = picture.selection
+    if picture.snapshot.ranks and picture.run not in picture.runs:
         return f"There is no run {picture.run}; there are: {', '.join(picture.runs)}."
-    if not picture.all_series:
-        return ""
-    if not picture.series:
+    if picture.all_series and not picture.series:
         names = sorted({key.name for key in picture.all_series})
         return f"There is no series {_name(selection.series)} in run {picture.run}; there are: {', '.join(names)}."
-    if not picture.rows:
-        ranks = sorted({rank.rank.rank for series in picture.series for rank in series.facts.ranks})
+    if picture.series and not picture.rows:
+        ranks = sorted({rank for series in picture.series for rank in series.key.group_ranks})
         return f"There is no rank {selection.rank} in these series; there are: {', '.join(map(str, ranks))}."
-    history = [step for series in picture.series for step in snapshot.history.get(series.key, ())]
-    if selection.phase is not None and history and not any(series.steps for series in picture.series):
-        phases = sorted({phase_of(step) for step in history})
-        there = ", ".join(phase.name.lower() for phase in phases)
-        return f"None of the last steps is of phase {selection.phase.name.lower()}; they are of: {there}."
-    return ""
+    return _unmatched_phase(picture)
+
+
+def _unmatched_phase(picture: Picture) -> str:
+    phase, history = picture.selection.phase, picture.snapshot.history
+    steps = [step for series in picture.series for step in history.get(series.key, ())]
+    if phase is None or not steps or any(series.steps for series in picture.series):
+        return ""
+    there = ", ".join(seen.name.lower() for seen in sorted({phase_of(step) for step in steps}))
+    return f"None of the last steps is of phase {phase.name.lower()}; they are of: {there}."
 
 
 def _name(series: SeriesKey | str | None) -> str:
