@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from swtrace.cli.exit_codes import CommandError, ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
+    from _typeshed import ReadableBuffer
 
 _PLAIN = {
     "•": "*",
@@ -57,7 +57,7 @@ class _Data(io.FileIO):
 
     _failed = False
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         if self._failed:
             return memoryview(data).nbytes
         try:
@@ -73,7 +73,7 @@ class _Data(io.FileIO):
 class _Narration(io.FileIO):
     """Descriptor 2."""
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
         except OSError:
