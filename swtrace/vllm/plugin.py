@@ -1,9 +1,10 @@
-"""What the plugin replaces in vLLM, and when: three functions, everything else follows from them.
+"""What the plugin replaces in vLLM, and when: a few functions, everything else follows from them.
 
 ``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's
 compile cache tells a model with waits from one without. ``create_offloader`` runs in workers only,
 when a model runner is made and before the model is built; it answers with the series offloader.
-``WorkerWrapperBase.load_model`` notices a runner that never asked for one. Whatever only a worker needs
+``WorkerWrapperBase.load_model`` notices a runner that never asked for one. ``EngineCore`` refuses what a
+shared model cannot bear. Whatever only a worker needs
 is imported and put in place there, so that front-end processes load nothing they would not load anyway.
 
 Everything is looked for before anything is replaced: a vLLM of another shape is left as it is.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from swtrace.errors import RefusedError, SeamError
 from swtrace.settings import Settings
 from swtrace.vllm.configuration import settle, state_outcome
+from swtrace.vllm.engine import FORBIDDEN, RPC, guarded
 from swtrace.vllm.runner import asked, hand_through, load_and_notice
 from swtrace.vllm.support import RANGE, missing, supported
 
@@ -42,7 +44,7 @@ def install() -> None:
     settings = Settings.from_environment()
     try:
         _require_supported()
-        replacements = [*_create_offloader(), *_create_engine_config(), *_load_model()]
+        replacements = [*_create_offloader(), *_create_engine_config(), *_load_model(), *_engine_core()]
     except SeamError as problem:
         if settings.strict:
             raise
@@ -124,6 +126,15 @@ def _load_model() -> list[Replacement]:
         return []
     original = vars(wrapper).get("load_model", hand_through)
     return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
+
+
+def _engine_core() -> list[Replacement]:
+    # Where a process imports the core later, its workers still refuse by themselves.
+    core = getattr(sys.modules.get("vllm.v1.engine.core"), "EngineCore", None)
+    if core is None or hasattr(core, _REPLACED):
+        return []
+    names = [name for name in (RPC, *FORBIDDEN) if name in vars(core)]
+    return [*((core, name, guarded(name, vars(core)[name])) for name in names), (core, _REPLACED, names)]
 
 
 def _offloader(chosen: Any) -> Any:

@@ -104,7 +104,7 @@ def _stay(rank: int, total: torch.Tensor) -> None:
 
 @pytest.mark.parametrize(("where", "layer"), [("amid a step", 4), ("between steps", 7)])
 def test_a_death_met_in_another_collective_is_named(tmp_path: Path, where: str, layer: int) -> None:
-    """A survivor that torch's own collective held names series, layer, itself and the dead rank, and keeps the reason."""
+    """A survivor that a collective of torch's held names series, layer, itself and the dead rank, and why."""
     folder = tmp_path / "state"
     folder.mkdir()
     environment = {"SWTRACE_DIR": str(tmp_path / "rings")}

@@ -45,7 +45,7 @@ def shared(llm: Any) -> dict[str, Any]:
 def _allowed(llm: Any) -> list[str]:
     """Return which worker calls that touch the weights are not refused, in the words of the refusal."""
     from swtrace.errors import RefusedError
-    from swtrace.vllm.lifecycle import FORBIDDEN
+    from swtrace.vllm.engine import FORBIDDEN
 
     allowed = []
     for name in FORBIDDEN:
