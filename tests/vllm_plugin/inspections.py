@@ -16,12 +16,15 @@ def untouched(llm: Any) -> dict[str, Any]:
     from vllm.model_executor.offloader import base
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
+    ours = Path(str(sys.modules["swtrace"].__file__)).parent
     replaceable = (base.create_offloader, EngineArgs.create_engine_config, WorkerWrapperBase.execute_model)
     return {
         "modules": sorted(name for name in sys.modules if name.split(".")[0] == "swtrace"),
         "additional_config": llm.llm_engine.vllm_config.additional_config,
         "offloader": type(base.get_offloader()).__name__,
-        "replaced": [function.__qualname__ for function in replaceable if "swtrace" in function.__code__.co_filename],
+        "replaced": [
+            function.__qualname__ for function in replaceable if ours in Path(function.__code__.co_filename).parents
+        ],
         "operators": hasattr(torch.ops.swtrace, "reach"),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,12 @@ class Seen:
     """Names of the tensors that are broadcast."""
     waits: int
     """Layers waited for in the last step."""
-    problem: str = ""
+    held: int = 0
+    """Bytes that the linears of the series really hold, each storage once."""
+    replicated: int = 0
+    """Bytes that they would hold unshared."""
+    missing: str = ""
+    """The kernel that vLLM wants for the control, and that its build has not for this CPU. Nothing was generated."""
 
 
 def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, Seen]:
@@ -157,32 +163,59 @@ def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, See
             prepare()
         series = case.pop("series", ["self_attn.o_proj"])
         off = {**case, "additional_config": {"swtrace": {"enabled": False}}}
-        control, *_ = _generate(off, rendezvous.with_name(f"{name}-off"))
+        try:
+            control, *_ = _generate(off, rendezvous.with_name(f"{name}-off"))
+        except AttributeError as error:
+            missing = re.search(r"'_OpNamespace' '(\S+)' object has no attribute '(\S+)'", str(error))
+            if missing is None:
+                raise
+            seen[name] = Seen((), (), {}, (), 0, missing=".".join(missing.groups()))
+            continue
         on = {**case, "additional_config": {"swtrace": {"series": series}}}
-        tokens, outcome, payload, waits = _generate(on, rendezvous.with_name(f"{name}-on"))
-        seen[name] = Seen(control, tokens, outcome, payload, waits)
+        seen[name] = Seen(control, *_generate(on, rendezvous.with_name(f"{name}-on")))
     return seen
 
 
 def _generate(
     arguments: dict[str, Any], rendezvous: Path
-) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int]:
-    import gc
-
+) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int, int, int]:
     import torch.distributed as dist
-    from vllm import LLM, SamplingParams
-    from vllm.distributed import cleanup_dist_env_and_memory
-    from vllm.lora.request import LoRARequest
 
-    arguments = dict(arguments)
-    lora = arguments.pop("lora", None)
     # An engine that ends takes the process group with it.
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+    try:
+        return _generated(arguments)
+    finally:
+        _end(shared=arguments["additional_config"]["swtrace"].get("enabled", True))
+
+
+def _end(*, shared: bool) -> None:
+    """Leave nothing of an engine behind in this process."""
+    import gc
+
+    import torch.distributed as dist
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    gc.collect()
+    if dist.is_initialized():  # older versions leave it behind
+        if shared:
+            from swtrace.vllm.operations import forget
+
+            forget()
+        cleanup_dist_env_and_memory()
+
+
+def _generated(arguments: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int, int, int]:
+    import torch.distributed as dist
+    from vllm import LLM, SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    arguments = {"enforce_eager": True, **arguments}
+    lora = arguments.pop("lora", None)
     engine = LLM(
         skip_tokenizer_init=True,
         dtype="bfloat16",
-        enforce_eager=True,
         distributed_executor_backend="external_launcher",
         kv_cache_memory_bytes=16 << 20,
         max_model_len=128,
@@ -198,7 +231,7 @@ def _generate(
     )
     config = engine.llm_engine.vllm_config.additional_config
     payload: tuple[str, ...] = ()
-    waits = 0
+    waits = held = replicated = 0
     if config["swtrace"]["enabled"]:
         from swtrace.vllm.operations import numbered
 
@@ -206,15 +239,11 @@ def _generate(
             if not series.withdrawn:
                 payload = tuple(place.name for place in series._running_series.windows[0].layout.places)  # type: ignore[union-attr]
                 waits = series.info.num_layers - series.most_unwaited
+                tensors = (tensor for linear in series._modules.values() for tensor in linear.parameters(recurse=False))
+                storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+                held += sum(storage.nbytes() for storage in storages.values())
+                replicated += series.info.replicated_bytes
     outcome = dict(config.get("swtrace_outcome", {}))
     tokens = tuple(output.outputs[0].token_ids)
     dist.barrier()  # no rank leaves while another still waits for its broadcasts
-    del engine
-    gc.collect()
-    if dist.is_initialized():  # older versions leave it behind
-        if config["swtrace"]["enabled"]:
-            from swtrace.vllm.operations import forget
-
-            forget()
-        cleanup_dist_env_and_memory()
-    return tokens, outcome, payload, waits
+    return tokens, outcome, payload, waits, held, replicated

@@ -1,0 +1,65 @@
+"""Models that vLLM does not build through ``make_layers``: those of its Transformers backend share as others do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import backend_models
+import pytest
+import quantized
+from backend_models import CAUSAL, LAYERS
+
+from swtrace.cli.vllm_ranks import fork_ranks
+
+Ranks = tuple[dict[str, quantized.Seen], ...]
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> Path:
+    """Return the folder of the models."""
+    here = folder / "backend"
+    here.mkdir()
+    fork_ranks(backend_models.save, (here,), here)
+    return here
+
+
+@pytest.fixture(scope="module")
+def seen(models: Path) -> Ranks:
+    """Return, by rank, what each model said with and without sharing."""
+    cases = {
+        kind: {"model": str(models / kind), "series": [path], "prepare": backend_models.keep_plain}
+        for kind, (path, _) in CAUSAL.items()
+    }
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(models / "rings")}
+    return fork_ranks(quantized.compare, (cases, models / "rendezvous"), models, ranks=2, environment=environment)
+
+
+def test_they_run_through_the_backend(seen: Ranks, models: Path) -> None:
+    """The models of this file really are what its first line says, each with and without sharing."""
+    for number in range(len(seen)):
+        said = (models / f"rank-{number}.log").read_text()
+        assert said.count("Using Transformers modeling backend") == 2 * len(CAUSAL)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_tokens_are_equal(seen: Ranks, kind: str) -> None:
+    """Every rank generates what it generates without sharing."""
+    for rank in seen:
+        assert rank[kind].tokens == rank[kind].control
+        assert len(set(rank[kind].tokens)) > 2  # the model says something
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_each_layer_is_shared_and_waited_for(seen: Ranks, kind: str) -> None:
+    """The linear asked for is shared in all layers, and each is waited for in a step."""
+    for rank in seen:
+        assert rank[kind].outcome == {CAUSAL[kind][0]: "world"}
+        assert rank[kind].waits == LAYERS
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_the_memory_is_saved(seen: Ranks, kind: str) -> None:
+    """Half of the layers and the windows are held on each rank, not all layers."""
+    for rank in seen:
+        layer = rank[kind].replicated // LAYERS
+        assert rank[kind].held <= (LAYERS // 2 + 1) * layer < rank[kind].replicated
