@@ -301,7 +301,9 @@ _SETTINGS = (
         f"a power of two from {MIN_RECORDS} to {MAX_RECORDS}",
     ),
     _Setting("ring_keep_s", "ring_keep", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
-    _Setting("time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1 to 1048576"),
+    _Setting(
+        "time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1 to 1048576"
+    ),
     _Setting("timeout_s", "timeout", "SWTRACE_TIMEOUT", _seconds, "a number of seconds above 0"),
 )
 _BY_KEY = {each.key: each for each in _SETTINGS}

@@ -181,9 +181,7 @@ def test_an_unknown_variable_without_a_near_name_comes_with_all_names() -> None:
     ("text", "folder"),
     [("/run/rings", "/run/rings"), ("~/rings", "/home/someone/rings"), (" /run/rings\r", "/run/rings")],
 )
-def test_the_folder_of_rings_is_resolved_in_one_place(
-    monkeypatch: pytest.MonkeyPatch, text: str, folder: str
-) -> None:
+def test_the_folder_of_rings_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch, text: str, folder: str) -> None:
     """Readers find the folder where ranks, which read all settings, make it: absolute or below the home folder."""
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("SWTRACE_DIR", text)

@@ -19,7 +19,7 @@ def untouched(llm: Any) -> dict[str, Any]:
     ours = Path(str(sys.modules["swtrace"].__file__)).parent
     replaceable = (base.create_offloader, EngineArgs.create_engine_config, WorkerWrapperBase.execute_model)
     return {
-        "modules": sorted(name for name in sys.modules if name.split(".")[0] == "swtrace"),
+        "modules": [name for name in sys.modules if name.startswith(("swtrace.vllm.", "swtrace.series"))],
         "additional_config": llm.llm_engine.vllm_config.additional_config,
         "offloader": type(base.get_offloader()).__name__,
         "replaced": [
