@@ -1,12 +1,13 @@
 """Count how vLLM's registered architectures build their decoder layers, by reading their sources.
 
-``python tests/vllm_plugin/architectures.py`` in an environment with vLLM writes the counts that docs/deployments.md states.
+``.venv-vllm/bin/python tests/vllm_plugin/architectures.py`` writes the counts that docs/deployments.md states.
 An architecture's source is its module and the modules of models that it imports, and what these import.
 """
 
 from __future__ import annotations
 
 import ast
+import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -77,4 +78,4 @@ def _source(module: str) -> Path | None:
 
 if __name__ == "__main__":
     for way, number in count().most_common():
-        print(f"{number:4} {way}")
+        sys.stdout.write(f"{number:4} {way}\n")

@@ -99,6 +99,56 @@ def readers() -> tuple[str, str]:
     return read_while_loading(layer, layer.kv_b_proj), read_while_loading(layer, layer.o_proj)
 
 
+def layer_lists() -> dict[str, str]:
+    """Return the kind of the layers that are found in models with lists of their own, or the refusal."""
+    from types import SimpleNamespace as Namespace
+
+    import torch
+    from vllm.model_executor.layers.linear import LinearBase
+
+    from swtrace.vllm.groups import Refused
+    from swtrace.vllm.layers import own_layers
+
+    class Linear(LinearBase):  # type: ignore[misc]  # vLLM is absent where types are checked
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.o_proj = Linear()
+
+    class Tower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = Linear()
+
+    class Model(torch.nn.Module):
+        def __init__(self, **lists: tuple[type[torch.nn.Module], int]) -> None:
+            super().__init__()
+            for name, (kind, count) in lists.items():
+                setattr(self, name, torch.nn.ModuleList(kind() for _ in range(count)))
+
+    class Backed(Model):
+        __module__ = "vllm.model_executor.models.transformers"
+
+    config = Namespace(model_config=Namespace(get_total_num_hidden_layers=lambda: 3))
+
+    def found(model: torch.nn.Module) -> str:
+        try:
+            return type(own_layers(model, config, ["o_proj"])[0]).__name__
+        except Refused as refusal:
+            return str(refusal)
+
+    return {
+        "one": found(Model(layers=(Decoder, 3))),
+        "a tower before it": found(Model(vision=(Tower, 3), layers=(Decoder, 3), heads=(Decoder, 2))),
+        "another linear": found(Model(layers=(Tower, 3))),
+        "two": found(Model(fast=(Decoder, 3), slow=(Decoder, 3))),
+        "none": found(Backed(layers=(Decoder, 4))),
+    }
+
+
 def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
     """Return the tokens after the source of layer 1 has lost that layer's weight."""
     from vllm import SamplingParams

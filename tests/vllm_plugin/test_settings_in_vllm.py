@@ -104,8 +104,7 @@ def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, .
         (
             {"SWTRACE_SERIES": "self_attn.z_proj"},
             {},
-            "LlamaDecoderLayer\\) has no linear self_attn.z_proj; set SWTRACE_SERIES to one that it has: "
-            "self_attn.qkv_proj, self_attn.o_proj, mlp.gate_up_proj, mlp.down_proj",
+            "LlamaDecoderLayer\\) has no linear self_attn.z_proj; .* it has: self_attn.qkv_proj, self_attn.o_proj, mlp",
         ),
         ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, this rank has 7"),
         ({"SWTRACE_GROUP": "dp"}, {}, "the dp group has one rank"),
