@@ -149,7 +149,8 @@ class Seen:
 def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, Seen]:
     """Generate with each engine twice: with sharing switched off, and on.
 
-    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder.
+    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder. A case
+    whose control lacks a kernel is the last.
     """
     import torch
 
@@ -169,8 +170,8 @@ def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, See
             missing = re.search(r"'_OpNamespace' '(\S+)' object has no attribute '(\S+)'", str(error))
             if missing is None:
                 raise
-            seen[name] = Seen((), (), {}, (), 0, missing=".".join(missing.groups()))
-            continue
+            # What is left of the engine would be in the way of the next.
+            return {**seen, name: Seen((), (), {}, (), 0, missing=".".join(missing.groups()))}
         on = {**case, "additional_config": {"swtrace": {"series": series}}}
         seen[name] = Seen(control, *_generate(on, rendezvous.with_name(f"{name}-on")))
     return seen
@@ -179,40 +180,18 @@ def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, See
 def _generate(
     arguments: dict[str, Any], rendezvous: Path
 ) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int, int, int]:
-    import torch.distributed as dist
-
-    # An engine that ends takes the process group with it.
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
-    try:
-        return _generated(arguments)
-    finally:
-        _end(shared=arguments["additional_config"]["swtrace"].get("enabled", True))
-
-
-def _end(*, shared: bool) -> None:
-    """Leave nothing of an engine behind in this process."""
     import gc
 
     import torch.distributed as dist
-    from vllm.distributed import cleanup_dist_env_and_memory
-
-    gc.collect()
-    if dist.is_initialized():  # older versions leave it behind
-        if shared:
-            from swtrace.vllm.operations import forget
-
-            forget()
-        cleanup_dist_env_and_memory()
-
-
-def _generated(arguments: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int, int, int]:
-    import torch.distributed as dist
     from vllm import LLM, SamplingParams
+    from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
     arguments = {"enforce_eager": True, **arguments}
     lora = arguments.pop("lora", None)
+    # An engine that ends takes the process group with it.
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     engine = LLM(
         skip_tokenizer_init=True,
         dtype="bfloat16",
@@ -246,4 +225,12 @@ def _generated(arguments: dict[str, Any]) -> tuple[tuple[int, ...], dict[str, st
     outcome = dict(config.get("swtrace_outcome", {}))
     tokens = tuple(output.outputs[0].token_ids)
     dist.barrier()  # no rank leaves while another still waits for its broadcasts
+    del engine
+    gc.collect()
+    if dist.is_initialized():  # older versions leave it behind
+        if config["swtrace"]["enabled"]:
+            from swtrace.vllm.operations import forget
+
+            forget()
+        cleanup_dist_env_and_memory()
     return tokens, outcome, payload, waits, held, replicated

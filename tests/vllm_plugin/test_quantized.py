@@ -24,27 +24,27 @@ Ranks = tuple[dict[str, quantized.Seen], ...]
 @pytest.fixture(scope="module")
 def seen(folder: Path) -> Ranks:
     """Return each method's model by rank, and leave the ranks' output in a folder of their own."""
-    cases: dict[str, dict[str, Any]] = {}
-    for method in METHODS:
-        stored = method.removesuffix("-onednn")
-        model = folder / "quantized" / stored
-        if method == stored:
-            quantized.QuantizedLlama(method).save(model)
-        cases[method] = {"model": str(model)}
-        if method != stored:  # comes last: it stays so for the rest of the process
-            cases[method]["prepare"] = quantized.leave_amx_alone
+    here = folder / "quantized"
     environment = {
         "SWTRACE": "1",
-        "SWTRACE_DIR": str(folder / "quantized" / "rings"),
+        "SWTRACE_DIR": str(here / "rings"),
         "VLLM_CPU_SGL_KERNEL": "1",  # without it vLLM 0.27 takes oneDNN, AMX or not; later ones don't ask
     }
-    return fork_ranks(
-        quantized.compare,
-        (cases, folder / "quantized" / "rendezvous"),
-        folder / "quantized",
-        ranks=2,
-        environment=environment,
-    )
+    seen: Ranks = ({}, {})
+    for method in METHODS:
+        stored = method.removesuffix("-onednn")
+        case: dict[str, Any] = {"model": str(here / stored)}
+        if method == stored:
+            quantized.QuantizedLlama(method).save(here / stored)
+        else:
+            case["prepare"] = quantized.leave_amx_alone
+        # Each in processes of its own: an engine that cannot be made leaves groups behind.
+        found = fork_ranks(
+            quantized.compare, ({method: case}, here / "rendezvous"), here, ranks=2, environment=environment
+        )
+        for rank, one in zip(seen, found, strict=True):
+            rank.update(one)
+    return seen
 
 
 def _run(seen: Ranks, method: str) -> Ranks:

@@ -42,7 +42,7 @@ def test_linears_that_are_absorbed_after_loading(folder: Path) -> None:
 
 
 def test_lists_of_layers(folder: Path) -> None:
-    """A model's own list of layers is known by its length and linears; where these do not tell, it is refused by name."""
+    """A model's own list of layers is known by its length and linears; else it is refused by name."""
     (found,) = fork_ranks(inspections.layer_lists, (), folder)
     two, none = found.pop("two"), found.pop("none")
     assert found == {"one": "Decoder", "a tower before it": "Decoder", "another linear": "Tower"}
