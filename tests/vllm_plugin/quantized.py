@@ -156,7 +156,7 @@ def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, See
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
-    seen = {}
+    seen: dict[str, Seen] = {}
     for name, given in cases.items():
         case = dict(given)
         prepare = case.pop("prepare", None)

@@ -1,13 +1,14 @@
-"""Models that vLLM does not build through ``make_layers``: those of its Transformers backend share as others do."""
+"""Models that vLLM does not build through ``make_layers``: they share by their own list of layers."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import backend_models
 import pytest
 import quantized
-from backend_models import CAUSAL, LAYERS
+from backend_models import CAUSAL, ENCODER_SERIES, LAYERS, embed, save_encoder
 
 from swtrace.cli.vllm_ranks import fork_ranks
 
@@ -63,3 +64,24 @@ def test_the_memory_is_saved(seen: Ranks, kind: str) -> None:
     for rank in seen:
         layer = rank[kind].replicated // LAYERS
         assert rank[kind].held <= (LAYERS // 2 + 1) * layer < rank[kind].replicated
+
+
+def test_an_encoder_shares(folder: Path) -> None:
+    """A BERT, which vLLM builds in a list of its own, embeds bit for bit what it embeds without sharing."""
+    here = folder / "encoder"
+    here.mkdir()
+    fork_ranks(save_encoder, (here / "model",), here)
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings")}
+    runs = [
+        fork_ranks(
+            functools.partial(embed, shared=shared),
+            (here / "model", here / f"meet-{shared}"),
+            here,
+            ranks=2,
+            environment=environment,
+        )
+        for shared in (False, True)
+    ]
+    for control, shared in zip(*runs, strict=True):
+        assert shared == (control[0], {ENCODER_SERIES: "world"}, LAYERS)
+        assert len(set(control[0][0])) > LAYERS  # the model says something
