@@ -78,16 +78,16 @@ def held_elsewhere(rank: int, where: str, folder: str) -> str:
     stack.forward(0)
     total = torch.zeros(1)
     dist.all_reduce(total)
-    Path(folder, f"running-{rank}").touch()
+    here = Path(folder, f"running-{rank}")
     try:
         if where == "between steps":
             with series.peers_named():
-                _stay(rank, total)
+                _stay(rank, total, here)
         with series.step():
             for layer in (2, 3, 4):
                 series.reach(layer)
                 series.wait(layer)
-            _stay(rank, total)
+            _stay(rank, total, here)
     except PeerLostError as error:
         with pytest.raises(PeerLostError, match=re.escape(str(error))):
             series.reach(5)
@@ -96,7 +96,8 @@ def held_elsewhere(rank: int, where: str, folder: str) -> str:
     return "nothing happened"
 
 
-def _stay(rank: int, total: torch.Tensor) -> None:
+def _stay(rank: int, total: torch.Tensor, here: Path) -> None:
+    here.touch()
     if rank == 1:
         signal.pause()
     dist.all_reduce(total)
