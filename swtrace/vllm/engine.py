@@ -46,9 +46,9 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        first = args[0] if args else next(iter(kwargs.values()), None)
-        asked = first if name == RPC else name
-        pausing_only = name == "sleep" and first == 0  # later versions: level 0 leaves the weights alone
+        asked = kwargs.get("method", args[0] if args else None) if name == RPC else name
+        # In later versions level 0 only pauses the scheduler, and leaves the weights alone.
+        pausing_only = name == "sleep" and kwargs.get("level", args[0] if args else 1) == 0
         if asked in FORBIDDEN and not pausing_only:
             for shared in self.model_executor.collective_rpc(shared_series):
                 refuse(asked, shared)

@@ -110,7 +110,7 @@ def provoke(model: Path, name: str, fault: str) -> Outcome:
     except Exception as problem:  # noqa: BLE001 (whatever it is, it is what the caller of vLLM sees)
         error = f"{type(problem).__name__}: {problem}"
     executor.shutdown()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(worker.is_alive() for worker in workers.values()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return Outcome(error, tuple(name for name, worker in workers.items() if worker.is_alive()))

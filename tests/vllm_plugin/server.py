@@ -96,7 +96,7 @@ class Server:
 
     def remaining_processes(self) -> list[int]:
         """Return the processes of the server's session that are still there when they have had time to end."""
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 120.0
         while (pids := _session(self._process.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return pids
