@@ -66,6 +66,24 @@ def test_the_memory_is_saved(seen: Ranks, kind: str) -> None:
         assert rank[kind].held <= (LAYERS // 2 + 1) * layer < rank[kind].replicated
 
 
+@pytest.mark.slow
+def test_a_compiled_model_shares(models: Path) -> None:
+    """Compiled, a model of the backend generates what it generates compiled without sharing."""
+    case = {
+        "model": str(models / "olmo2"),
+        "series": [CAUSAL["olmo2"][0]],
+        "prepare": backend_models.keep_plain,
+        "enforce_eager": False,
+    }
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(models / "rings-compiled")}
+    for rank in fork_ranks(
+        quantized.compare, ({"olmo2": case}, models / "compiled"), models, ranks=2, environment=environment
+    ):
+        assert rank["olmo2"].tokens == rank["olmo2"].control
+        assert rank["olmo2"].outcome == {CAUSAL["olmo2"][0]: "world"}
+        assert rank["olmo2"].waits == LAYERS
+
+
 def test_an_encoder_shares(folder: Path) -> None:
     """A BERT, which vLLM builds in a list of its own, embeds bit for bit what it embeds without sharing."""
     here = folder / "encoder"
