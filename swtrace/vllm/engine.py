@@ -4,13 +4,12 @@ Each of these calls would read windows as if they were the layers' own weights, 
 back. Refused by the workers alone they do harm: vLLM pauses its scheduler before it lets the workers sleep, and of
 several workers that raise it takes one answer, so that the others' answer its next calls.
 
-Imported by every process of vLLM: loads neither torch nor the runtime.
+Imported by every process of vLLM: by itself it loads neither torch nor the runtime.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RefusedError
@@ -59,8 +58,9 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 def shared_series(_worker: object) -> list[str]:
     """Return the names of the series that this process's model shares."""
-    operations = sys.modules.get("swtrace.vllm.operations")
-    return [series.name for series in operations.numbered() if not series.withdrawn] if operations else []
+    from swtrace.vllm.operations import numbered
+
+    return [series.name for series in numbered() if not series.withdrawn]
 
 
 def refuse(name: str, shared: list[str]) -> None:
