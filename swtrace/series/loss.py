@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from swtrace.series.layer import SeriesLayer
     from swtrace.trace.recorder import Recorder
@@ -21,9 +21,15 @@ _OF_A_COLLECTIVE = re.compile(r"gloo|nccl|connection|socket|store|peer|time(d )?
 
 
 def describe_loss(
-    where: str, ranks: Sequence[int], layer: SeriesLayer | None, error: RuntimeError, recorder: Recorder | None
+    where: str,
+    ranks: Sequence[int],
+    layer: SeriesLayer | None,
+    error: RuntimeError,
+    recorder: Recorder | None,
+    *,
+    untraced: Collection[int] = (),
 ) -> str:
-    """Return what happened, on which layer, and which ranks are known to be dead."""
+    """Return what happened, on which layer, and which ranks are known to be dead: of the untraced, nothing is."""
     if layer is None:
         what = f"{where}: the group could not agree"
     elif layer.owned:
@@ -33,6 +39,9 @@ def describe_loss(
     dead = _dead(ranks, recorder)
     if dead:
         what += f" ({dead} died)"
+    elif recorder is not None and untraced:
+        numbers = ", ".join(map(str, sorted(untraced)))
+        what += f" (whether rank {numbers}, which runs untraced, is alive is not known; all others are)"
     elif recorder is not None:
         what += " (all ranks' rings are still held by their writers)"
     return f"{what}: {_reason(error)}"
