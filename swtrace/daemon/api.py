@@ -340,6 +340,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "step": step.step,
         "ranks": [rank.rank for rank in step.ranks],
         "complete": step.complete,
+        "comparable": step.comparable,
         "aborted": bool((step.step_flags[step.ended] & StepFlag.ABORTED).any()),
         "source": step.source.tolist(),
         "present": step.present.tolist(),
@@ -368,7 +369,8 @@ _NAMED = {
 
 
 def _by_rank(step: StepFacts, name: str) -> list[Any]:
-    return _named(name, _masked(getattr(step, name), step.ended))
+    known = step.ended & step.entry_known if name == "entry_skew_ns" else step.ended
+    return _named(name, _masked(getattr(step, name), known))
 
 
 def _by_cell(step: StepFacts, name: str) -> list[Any]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import (
     CriticalPath,
     LedgerFacts,
@@ -31,7 +32,7 @@ from swtrace.ledger.path import critical_paths
 from swtrace.ledger.pending import Accepted, Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.rendezvous import Rendezvous
-from swtrace.ledger.step import Channel, Derived, derive
+from swtrace.ledger.step import Derived, derive
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
@@ -79,9 +80,9 @@ class _Series:
     latest: Latest
     recent: RecentSteps
     prefetch_step: int
+    channel: Channel
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
-    channel: Channel = field(default_factory=Channel)
 
 
 class Ledger:
@@ -241,6 +242,7 @@ class Ledger:
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             prefetch_step=info.prefetch_step,
+            channel=Channel(info.queue, ranks, info.num_layers),
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
@@ -317,7 +319,8 @@ class Ledger:
         derived = derive(
             block,
             rendezvous=series.rendezvous,
-            comparable=self._comparable(series, block),
+            source=series.source,
+            one_clock=self._one_clock(series, block),
             epsilon_ns=self._epsilon_ns,
             channel=series.channel,
         )
@@ -332,11 +335,14 @@ class Ledger:
         series.totals.add_causes(derived.cause_ns.sum(axis=(0, 3)))
         series.latest.add(block, derived)
 
-    def _comparable(self, series: _Series, block: Block) -> bool:
-        """Whether the instants of all ranks are of one clock: one host, or one simulation."""
+    def _one_clock(self, series: _Series, block: Block) -> bool:
+        """Whether all ranks say that their instants are of one clock: one host, or one simulation."""
         if (block.clock[block.present] == Clock.VIRTUAL).all():
             return True
-        return len({self._ranks[member.rank].identity.boot_id for member in series.members.values()}) == 1
+        return len(self._clocks(series)) == 1
+
+    def _clocks(self, series: _Series) -> set[str]:
+        return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _paths(
         self, series: _Series, block: Block, derived: Derived, complete: npt.NDArray[np.bool_]
@@ -345,11 +351,15 @@ class Ledger:
         explained = (derived.attributed | ~stalled).all(axis=(1, 2))
         whole = ((block.flags & TransferFlag.UNWAITED) == 0).all(axis=(1, 2))
         orderly = ((block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
-        rows = np.flatnonzero(complete & explained & whole & orderly)
+        rows = np.flatnonzero(complete & explained & whole & orderly & derived.comparable)
         if not len(rows):
             return {}
         paths = critical_paths(
-            block.take(rows), derived.take(rows), prefetch_step=series.prefetch_step, epsilon_ns=self._epsilon_ns
+            block.take(rows),
+            derived.take(rows),
+            prefetch_step=series.prefetch_step,
+            epsilon_ns=self._epsilon_ns,
+            serial=series.channel.serial,
         )
         return dict(zip(rows.tolist(), paths, strict=True))
 
@@ -463,6 +473,7 @@ def _step_facts(
         steal_us=block.steal_us[i],
         step_flags=block.step_flags[i],
         waits=block.waits[i],
+        comparable=bool(derived.comparable[i]),
         entry_skew_ns=derived.entry_skew_ns[i],
         path=path,
     )

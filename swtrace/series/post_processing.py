@@ -152,6 +152,7 @@ class PostProcessing:
             clock=transport.clock.name.lower(),
             layer_bytes=placement.layout.nbytes,
             owned_layers=len(owned),
+            queue=transport.queue,
             tag_bytes=placement.layout.tag_bytes,
         )
         journal = self._journal(run_id, info)

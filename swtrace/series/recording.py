@@ -70,7 +70,7 @@ def _first_in_the_world(run_id: str) -> str:
 def process_recorder(run_id: str, rank: int) -> Recorder:
     """Return this process's recorder, making its ring the first time."""
     if _Process.recorder is None:
-        from swtrace.trace.clocks import boot_id
+        from swtrace.trace.clocks import boot_id, clock_offset
         from swtrace.trace.directory import default_directory
         from swtrace.trace.recorder import Recorder
 
@@ -83,6 +83,7 @@ def process_recorder(run_id: str, rank: int) -> Recorder:
             start_time_ns=time.time_ns(),
             model=_Process.model,
             version=__version__,
+            clock_offset=clock_offset(),
         )
         settings = Settings.from_environment()
         _Process.recorder = Recorder.create(

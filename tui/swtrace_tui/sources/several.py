@@ -61,7 +61,7 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
     Where hosts differ, instants are brought together by the hosts' wall clocks.
     """
     ranks = tuple({view.key: view for snapshot in snapshots for view in snapshot.ranks}.values())
-    several_hosts = len({view.identity.boot_id for view in ranks}) > 1
+    several_clocks = len({view.identity.clock for view in ranks}) > 1
     histories: dict[SeriesKey, list[tuple[StepFacts, ...]]] = {}
     for snapshot in snapshots:
         for key, steps in snapshot.history.items():
@@ -80,7 +80,7 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         ),
         history={key: _steps_joined(each) for key, each in histories.items()},
         steps_left_out=sum(snapshot.steps_left_out for snapshot in snapshots),
-        clock_offsets={view.key: view.wall_offset_ns for view in ranks} if several_hosts else {},
+        clock_offsets={view.key: view.wall_offset_ns for view in ranks} if several_clocks else {},
     )
 
 
@@ -110,13 +110,15 @@ def _steps_joined(histories: list[tuple[StepFacts, ...]]) -> tuple[StepFacts, ..
 _BY_RANK = tuple(
     name
     for name in StepFacts.__dataclass_fields__
-    if name not in {"series", "step", "ranks", "infos", "complete", "source", "cause_ns", "path"}
+    if name not in {"series", "step", "ranks", "infos", "complete", "comparable", "source", "cause_ns", "path"}
 )
 
 
 def _ranks_joined(one: StepFacts, other: StepFacts) -> StepFacts:
     """Return a step with each rank's row from the side that has its records. What needs both sides stays unknown."""
     theirs = np.asarray(other.present.any(axis=1) & ~one.present.any(axis=1), np.bool_)
+    if not theirs.any():
+        return one
     columns = {}
     for name in _BY_RANK:
         mine, its = getattr(one, name), getattr(other, name)
@@ -128,5 +130,7 @@ def _ranks_joined(one: StepFacts, other: StepFacts) -> StepFacts:
         infos=tuple(a if a is not None else b for a, b in zip(one.infos, other.infos, strict=True)),
         cause_ns=np.where(theirs[np.newaxis, :, np.newaxis], other.cause_ns, one.cause_ns),
         complete=bool((one.present | other.present).all() and (one.ended | other.ended).all()),
-        path=one.path or other.path,
+        # Each side knows of its own ranks only: what compares them nobody has worked out.
+        comparable=False,
+        path=None,
     )
