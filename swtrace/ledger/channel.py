@@ -16,6 +16,8 @@ follow each other; where they do not, records are missing, and what came before 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -80,8 +82,11 @@ class Channel:
     def _of_receivers(self, block: Block, broadcast: _Bool, own: _Bool) -> tuple[_Int, _Bool]:
         steps, ranks, layers = block.present.shape
 
-        def by_rank(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        def by_rank(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return column.transpose(1, 0, 2).reshape(ranks, -1)
+
+        def by_step(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return column.reshape(ranks, steps, layers).transpose(1, 0, 2)
 
         delivery = broadcast & ~own
         ready = np.where(delivery, block.ready_ns, 0)
@@ -92,17 +97,13 @@ class Channel:
             np.asarray(by_rank(block.operation), np.int64),
             np.asarray(by_rank(ready), np.int64),
         )
-        end, known = (
-            column.reshape(ranks, steps, layers).transpose(1, 0, 2) for column in (end, known)
-        )
+        end, known = by_step(end), by_step(known)
         if len(block):
             end = self._by_time(end, known, ready)
             self._tail_ns = ready[-1]
         return end, known
 
-    def _follow(
-        self, block: Block, there: _Bool, expected: _Bool, number: _Int, ready: _Int
-    ) -> tuple[_Int, _Bool]:
+    def _follow(self, block: Block, there: _Bool, expected: _Bool, number: _Int, ready: _Int) -> tuple[_Int, _Bool]:
         """Return the ready of the last expected operation before each, and where it is known, ``[row, operation]``.
 
         Args:
@@ -125,7 +126,7 @@ class Channel:
         known = np.concatenate((self._known[:, np.newaxis], there & (ready > 0)), axis=1)
         distance = at - previous + np.where(previous == 0, self._since[:, np.newaxis], 0)
 
-        def taken(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        def taken(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.take_along_axis(column, previous, axis=1)
 
         follows = ((number - taken(numbers)) & _NUMBERS) == distance

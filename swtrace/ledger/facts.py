@@ -31,8 +31,8 @@ class Cause(StrEnum):
     TRANSFER = "transfer"
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
-    """What it takes to know is not at hand: the peers' records are lost or on a host that this ledger does not read, the
-    ranks' clocks differ, or nobody saw when the delivery before was ready."""
+    """What it takes to know is not at hand: the peers' records are lost or on a host that this ledger does not read,
+    the ranks' clocks differ, or nobody saw when the delivery before was ready."""
 
 
 CAUSES = tuple(Cause)

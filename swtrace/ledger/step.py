@@ -112,7 +112,7 @@ def derive(
 
     broadcast = block.present & ~prefilled
     impossible = _before_its_issue(block, broadcast & ~own, broadcast, source)
-    comparable = ~impossible.any(axis=1) if one_clock else np.zeros(len(block), np.bool_)
+    comparable = np.asarray(~impossible.any(axis=1) & one_clock, np.bool_)
     last_issue, late = rendezvous.last_issue(block.issued_ns)
     before, before_known = channel.before(block, broadcast, own)
     everyone_known = broadcast.all(axis=1, keepdims=True)
@@ -122,8 +122,8 @@ def derive(
     backlog = np.where(attributed, np.maximum(0, before - last_issue), 0)
     transfer = np.where(attributed, np.maximum(0, ready - np.maximum(last_issue, before)), 0)
 
-    entered = block.ended.all(axis=1) & comparable
-    entry = np.where(entered[:, np.newaxis], block.arrival_ns - block.arrival_ns.min(axis=1, keepdims=True), 0)
+    entered = np.asarray(block.ended.all(axis=1) & comparable, np.bool_)[:, np.newaxis]
+    entry = np.where(entered, block.arrival_ns - block.arrival_ns.min(axis=1, keepdims=True), 0)
     return Derived(
         receiver=receiver,
         stall_ns=stall,

@@ -30,8 +30,8 @@ class RankIdentity:
     version: str = ""
     """Version of swtrace that wrote the ring."""
     clock_offset: str = "0"
-    """What the rank's time namespace adds to CLOCK_MONOTONIC, as the kernel writes it: ``0``, or seconds and nanoseconds;
-    ``unknown`` where /proc does not tell."""
+    """What the rank's time namespace adds to CLOCK_MONOTONIC: ``0``, or seconds and nanoseconds; ``unknown`` where
+    /proc does not tell."""
 
     @property
     def key(self) -> RankKey:
@@ -74,8 +74,8 @@ class SeriesInfo:
     refused: str = ""
     """Not empty: this was asked for and is not shared; the reason."""
     queue: str = "receiver"
-    """What a delivery queues behind: ``serial`` (the operation before, until its latest receiver has it: operations move
-    one at a time) or ``receiver`` (the deliveries to the same receiver)."""
+    """What a delivery queues behind: ``serial`` (the operation before, until its latest receiver has it: operations
+    move one at a time) or ``receiver`` (the deliveries to the same receiver)."""
     tag_bytes: int = 0
     """Bytes that the ownership check adds to each layer's payload; 0 where it is off."""
 

@@ -56,6 +56,7 @@ class Truth:
 
     @property
     def efficiency(self) -> float:
+        """Share of *busy* that was hidden."""
         return max(0.0, 1 - self.exposed_ns / self.busy_ns)
 
     @property
@@ -120,7 +121,11 @@ def run(load: Load) -> tuple[Schedule, list[Truth]]:
                         source=position % ranks,
                         window=NO_WINDOW if own else 0,
                         issued_ns=begin if number < 0 else issues[number][rank],
-                        ready_ns=begin if number < 0 else issues[number][rank] + 1 if own else moves[number][rank].ready,
+                        ready_ns=begin
+                        if number < 0
+                        else issues[number][rank] + 1
+                        if own
+                        else moves[number][rank].ready,
                         wait_begin_ns=begin,
                         wait_end_ns=now[rank],
                         operation=max(0, number),
@@ -133,7 +138,12 @@ def run(load: Load) -> tuple[Schedule, list[Truth]]:
         for rank in range(ranks):
             written[rank].append(
                 step_record(
-                    step=step, begin_ns=arrived[rank], arrival_ns=arrived[rank], end_ns=now[rank], waits=layers, tokens=1
+                    step=step,
+                    begin_ns=arrived[rank],
+                    arrival_ns=arrived[rank],
+                    end_ns=now[rank],
+                    waits=layers,
+                    tokens=1,
                 )
             )
     truths = [

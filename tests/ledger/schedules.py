@@ -44,7 +44,7 @@ def key(rank: int) -> RankKey:
     return RankKey(RUN, rank)
 
 
-def info(  # noqa: PLR0913 - a series has that many constants
+def info(
     rank: int,
     ranks: int,
     layers: int,
@@ -110,9 +110,9 @@ def simulate(
 
     Each layer of a rank is: reach (issue the broadcast ``k`` ahead), ``compute(rank, step, position)`` ns, wait.
     After a wait that stalled, the rank loses ``wake`` ns more. ``gap(rank, step)`` ns pass before a step.
-    The channel: ``ready = max(last issue + latency, free at) + occupancy``, for a receiver, where *free at* is the latest
-    receiver's ready of the operation before (``queue`` is ``serial``), this receiver's ready of its delivery before
-    (``receiver``), or no matter (``none``).
+    The channel: ``ready = max(last issue + latency, free at) + occupancy``, for a receiver, where *free at* is the
+    latest receiver's ready of the operation before (``queue`` is ``serial``), this receiver's ready of its delivery
+    before (``receiver``), or no matter (``none``).
     """
     told = "receiver" if queue == "none" else queue
     infos = [
