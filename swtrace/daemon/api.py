@@ -285,6 +285,8 @@ def _series(facts: SeriesFacts) -> Document:
         "group_ranks": list(facts.key.group_ranks),
         "steps": facts.steps,
         "pending_steps": facts.pending_steps,
+        "clocks": facts.clocks,
+        "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
         "ranks": [_series_rank(rank) for rank in facts.ranks],
     }

@@ -302,6 +302,10 @@ class SeriesFacts:
     straggler: Straggler | None
     pending_steps: int
     """Steps that some rank has not ended yet."""
+    clocks: int
+    """By how many clocks the ranks read here were timed: more than one on several hosts, or in several time namespaces."""
+    impossible_steps: int
+    """Steps in which a broadcast was ready before its source issued it: the ranks' clocks differ, whatever they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +320,10 @@ class Oddities:
     """Absent from a step that was finished without them."""
     unknown: int
     """Of a kind, series or position that the ring's tables do not name: ignored."""
+    wild: int
+    """With a step number that cannot be: ignored."""
+    impossible: int
+    """Steps in which this rank had a broadcast before its source issued it: not compared with the other ranks."""
     evicted_steps: int
     """Finished early because a rank fell too far behind."""
 

@@ -28,6 +28,7 @@ from swtrace.ledger.facts import (
 )
 from swtrace.ledger.intake import Batch, Ranked, Routes, Sorted, rounds
 from swtrace.ledger.latest import Latest
+from swtrace.ledger.numbering import Numbering
 from swtrace.ledger.path import critical_paths
 from swtrace.ledger.pending import Accepted, Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
@@ -55,6 +56,8 @@ class _Rank:
     late: int = 0
     missing: int = 0
     unknown: int = 0
+    wild: int = 0
+    impossible: int = 0
     evicted: int = 0
 
 
@@ -81,6 +84,9 @@ class _Series:
     recent: RecentSteps
     prefetch_step: int
     channel: Channel
+    numbering: Numbering
+    impossible_steps: int = 0
+    """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
 
@@ -176,6 +182,8 @@ class Ledger:
                         late=rank.late,
                         missing=rank.missing,
                         unknown=rank.unknown,
+                        wild=rank.wild,
+                        impossible=rank.impossible,
                         evicted_steps=rank.evicted,
                     ),
                 )
@@ -222,6 +230,8 @@ class Ledger:
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(rank, info)
             series.totals.forget(info.rank_in_group)
+            series.pending.forget(info.rank_in_group)
+            series.numbering.forget(info.rank_in_group)
             series.latest.forget(info.rank_in_group)
         return series
 
@@ -243,6 +253,7 @@ class Ledger:
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             prefetch_step=info.prefetch_step,
             channel=Channel(info.queue, ranks, info.num_layers),
+            numbering=Numbering(ranks),
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
@@ -264,31 +275,31 @@ class Ledger:
             rank.unknown += unknown
         for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
-            numbers = _step_numbers(transfers, steps)
-            if not len(numbers):
+            transfers, steps, launches = (
+                self._numbered(ranks, series, each) for each in (transfers, steps, launches)
+            )
+            # Where there is not room for all, the oldest steps go first, of all ranks; what they finish makes room.
+            while len(transfers) or len(steps):
+                numbers = np.concatenate((transfers.step, steps.step))
+                room = series.pending.room(numbers)
+                if not room.any():
+                    self._evict(series, int(numbers.min()))
+                    continue
+                here, there = room[: len(transfers)], room[len(transfers) :]
+                self._store(ranks, series, transfers.take(here), steps.take(there))
                 series.pending.put_launches(launches)
-                continue
-            if series.pending.room(numbers).all():
-                self._store(ranks, series, transfers, steps)
-                series.pending.put_launches(launches)
+                transfers, steps = transfers.take(~here), steps.take(~there)
                 self._finish(series, series.pending.pop_finished())
-            else:
-                # Steps have to give way: rank by rank, so that one that leaps ahead takes nothing from the others.
-                for origin in range(len(ranks)):
-                    self._add_far(ranks, series, transfers.of_batch(origin), steps.of_batch(origin))
+            series.pending.put_launches(launches)
 
-    def _add_far(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
-        """Take in records of one rank, and finish steps early as far as there is no room for them."""
-        while len(transfers) or len(steps):
-            numbers = _step_numbers(transfers, steps)
-            room = series.pending.room(numbers)
-            here, there = room[: len(transfers)], room[len(transfers) :]
-            if not room.any():
-                self._evict(series, int(numbers.min()))
-                continue
-            self._store(ranks, series, transfers.take(here), steps.take(there))
-            transfers, steps = transfers.take(~here), steps.take(~there)
-        self._finish(series, series.pending.pop_finished())
+    def _numbered(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> Ranked:
+        """Return the records with step numbers that do not wrap, without those whose number cannot be."""
+        ranked, wild = series.numbering.number(ranked)
+        if not wild.any():
+            return ranked
+        for origin in ranked.origin[wild].tolist():
+            ranks[origin].wild += 1
+        return ranked.take(~wild)
 
     def _store(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
         if len(transfers):
@@ -324,6 +335,10 @@ class Ledger:
             epsilon_ns=self._epsilon_ns,
             channel=series.channel,
         )
+        if derived.impossible.any():
+            series.impossible_steps += int(derived.impossible.any(axis=1).sum())
+            for group_rank, member in series.members.items():
+                self._ranks[member.rank].impossible += int(derived.impossible[:, group_rank].sum())
         complete = np.asarray(block.ended.all(axis=1) & block.present.all(axis=(1, 2)), np.bool_)
         paths = self._paths(series, block, derived, complete)
         for i in range(len(block)):
@@ -382,6 +397,8 @@ class Ledger:
             steps=len(series.recent),
             straggler=series.recent.straggler(series.ranks),
             pending_steps=len(series.pending),
+            clocks=len(self._clocks(series)),
+            impossible_steps=series.impossible_steps,
         )
 
 
@@ -412,10 +429,6 @@ def _timed(block: Block) -> Block:
     block = block.take(rows)
     block.ended = ended[rows]
     return block
-
-
-def _step_numbers(transfers: Ranked, steps: Ranked) -> npt.NDArray[np.int64]:
-    return np.concatenate((transfers.records["step"], steps.records["step"])).astype(np.int64)
 
 
 def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, ends_ns: npt.NDArray[np.int64]) -> None:

@@ -124,6 +124,8 @@ def _series(series: Document) -> SeriesFacts:
             consistency=float(straggler["consistency"]),
         ),
         pending_steps=int(series["pending_steps"]),
+        clocks=int(series["clocks"]),
+        impossible_steps=int(series["impossible_steps"]),
     )
 
 

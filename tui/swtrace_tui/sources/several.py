@@ -10,7 +10,7 @@ import numpy as np
 
 from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, StepFacts
 from swtrace.trace.identity import RankKey
-from swtrace_tui.snapshot import Snapshot
+from swtrace_tui.snapshot import RankView, Snapshot
 from swtrace_tui.sources.protocol import Source
 
 _PATIENCE_S = 0.1
@@ -75,13 +75,18 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         ranks=ranks,
         facts=LedgerFacts(
             ranks=tuple({each.identity.key: each for snapshot in snapshots for each in snapshot.facts.ranks}.values()),
-            series=tuple(facts.values()),
+            series=tuple(replace(each, clocks=_clocks(each, ranks)) for each in facts.values()),
             steps_untaken=0,
         ),
         history={key: _steps_joined(each) for key, each in histories.items()},
         steps_left_out=sum(snapshot.steps_left_out for snapshot in snapshots),
         clock_offsets={view.key: view.wall_offset_ns for view in ranks} if several_clocks else {},
     )
+
+
+def _clocks(series: SeriesFacts, ranks: Sequence[RankView]) -> int:
+    theirs = {rank.rank for rank in series.ranks}
+    return len({view.identity.clock for view in ranks if view.key in theirs})
 
 
 def _joined(one: SeriesFacts, other: SeriesFacts) -> SeriesFacts:
@@ -93,6 +98,7 @@ def _joined(one: SeriesFacts, other: SeriesFacts) -> SeriesFacts:
         steps=max(one.steps, other.steps),
         straggler=one.straggler or other.straggler,
         pending_steps=max(one.pending_steps, other.pending_steps),
+        impossible_steps=max(one.impossible_steps, other.impossible_steps),
     )
 
 
