@@ -303,7 +303,7 @@ class SeriesFacts:
     pending_steps: int
     """Steps that some rank has not ended yet."""
     clocks: int
-    """By how many clocks the ranks read here were timed: more than one on several hosts, or in several time namespaces."""
+    """By how many clocks the ranks read here were timed. More than one: several hosts, or several time namespaces."""
     impossible_steps: int
     """Steps in which a broadcast was ready before its source issued it: the ranks' clocks differ, whatever they say."""
 

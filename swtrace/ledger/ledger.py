@@ -275,9 +275,7 @@ class Ledger:
             rank.unknown += unknown
         for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
-            transfers, steps, launches = (
-                self._numbered(ranks, series, each) for each in (transfers, steps, launches)
-            )
+            transfers, steps, launches = (self._numbered(ranks, series, each) for each in (transfers, steps, launches))
             # Where there is not room for all, the oldest steps go first, of all ranks; what they finish makes room.
             while len(transfers) or len(steps):
                 numbers = np.concatenate((transfers.step, steps.step))

@@ -149,8 +149,8 @@ class _FinishedRecords:
         self._steps = max(4, min(_REMEMBERED_STEPS, _REMEMBERED_BYTES // cells))
         self._step = np.full(self._steps, -1, np.int64)
         self._seen = np.zeros((self._steps, ranks, layers + 1), np.bool_)
-        self._last = np.full(ranks, -1, np.int64)
-        """``step * (layers + 1) + position`` of each rank's last record, its STEP record behind all positions."""
+        self._last = np.full((2, ranks), -1, np.int64)
+        """``step * layers + position`` of each rank's last TRANSFER record, and step of its last STEP record."""
 
     def add(self, block: Block) -> None:
         """Remember finished steps, ascending."""
@@ -161,8 +161,11 @@ class _FinishedRecords:
         self._seen[slot, :, :-1] = present
         self._seen[slot, :, -1] = ended
         if len(step):
-            reached = np.where(ended, self._layers, _last_of(present)) + step[:, np.newaxis] * (self._layers + 1)
-            np.maximum(self._last, np.where(ended | present.any(axis=2), reached, -1).max(axis=0), out=self._last)
+            number = step[:, np.newaxis]
+            highest = self._layers - 1 - present[:, :, ::-1].argmax(axis=2)
+            transfer = np.where(present.any(axis=2), number * self._layers + highest, -1).max(axis=0)
+            end = np.where(ended, number, -1).max(axis=0)
+            np.maximum(self._last, np.stack((transfer, end)), out=self._last)
 
     def again(
         self, step: npt.NDArray[np.int64], rank: npt.NDArray[np.int64], position: npt.NDArray[np.int64]
@@ -171,26 +174,21 @@ class _FinishedRecords:
 
         Of steps too old to be remembered: what is not behind all that its rank has recorded.
         """
-        key = step * (self._layers + 1) + position
+        kind = (position == self._layers).astype(np.int64)
+        key = np.where(kind, step, step * self._layers + position)
         first = np.zeros(len(key), np.bool_)
         first[np.unique(np.stack((rank, key)), axis=1, return_index=True)[1]] = True
         slot = step % self._steps
         remembered = self._step[slot] == step
-        there = np.where(remembered, self._seen[slot, rank, position], key <= self._last[rank])
+        there = np.where(remembered, self._seen[slot, rank, position], key <= self._last[kind, rank])
         self._seen[slot[remembered], rank[remembered], position[remembered]] = True
-        np.maximum.at(self._last, rank, key)
+        np.maximum.at(self._last, (kind, rank), key)
         return np.asarray(there | ~first, np.bool_)
 
     def forget(self, rank: int) -> None:
         """A rank begins anew."""
         self._seen[:, rank] = False
-        self._last[rank] = -1
-
-
-def _last_of(present: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Return the highest position that is present, ``[step, rank]``."""
-    layers = present.shape[2]
-    return np.asarray(layers - 1 - present[:, :, ::-1].argmax(axis=2), np.int64)
+        self._last[:, rank] = -1
 
 
 class PendingSteps:
