@@ -275,20 +275,27 @@ class Ledger:
             rank.unknown += unknown
         for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
-            transfers, steps, launches = (self._numbered(ranks, series, each) for each in (transfers, steps, launches))
-            # Where there is not room for all, the oldest steps go first, of all ranks; what they finish makes room.
-            while len(transfers) or len(steps):
-                numbers = np.concatenate((transfers.step, steps.step))
-                room = series.pending.room(numbers)
-                if not room.any():
-                    self._evict(series, int(numbers.min()))
-                    continue
-                here, there = room[: len(transfers)], room[len(transfers) :]
-                self._store(ranks, series, transfers.take(here), steps.take(there))
-                series.pending.put_launches(launches)
-                transfers, steps = transfers.take(~here), steps.take(~there)
-                self._finish(series, series.pending.pop_finished())
+            self._take_in(
+                ranks, series, *(self._numbered(ranks, series, each) for each in (transfers, steps, launches))
+            )
+
+    def _take_in(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked, launches: Ranked) -> None:
+        """Lay out records of one series and finish what they complete.
+
+        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
+        """
+        while len(transfers) or len(steps):
+            numbers = np.concatenate((transfers.step, steps.step))
+            room = series.pending.room(numbers)
+            if not room.any():
+                self._evict(series, int(numbers.min()))
+                continue
+            here, there = room[: len(transfers)], room[len(transfers) :]
+            self._store(ranks, series, transfers.take(here), steps.take(there))
             series.pending.put_launches(launches)
+            transfers, steps = transfers.take(~here), steps.take(~there)
+            self._finish(series, series.pending.pop_finished())
+        series.pending.put_launches(launches)
 
     def _numbered(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> Ranked:
         """Return the records with step numbers that do not wrap, without those whose number cannot be."""

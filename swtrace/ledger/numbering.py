@@ -82,7 +82,7 @@ class Numbering:
     def _claim(self, raw: _Int, rank: _Int, wild: _Bool) -> None:
         self._claimed[rank] = _UNKNOWN
         if wild.any():
-            last = np.flatnonzero(wild & np.append(rank[1:] != rank[:-1], True))  # noqa: FBT003 - the last one
+            last = np.flatnonzero(wild & np.append(rank[1:] != rank[:-1], True))
             self._claimed[rank[last]] = raw[last]
 
 

@@ -290,7 +290,10 @@ def test_a_wild_step_number_is_ignored_and_counted(number: int, at: int) -> None
         feeding.feed(expected, schedule)
         records = [np.concatenate((schedule.records[0][:at], wild, schedule.records[0][at:])), *schedule.records[1:]]
         feeding.feed_interleaved(
-            ledger, Schedule(schedule.infos, records, schedule.operations), random.Random(number), largest
+            ledger,
+            Schedule(schedule.infos, records, schedule.operations),
+            random.Random(number),  # noqa: S311
+            largest,
         )
         assert ledger.facts().series == expected.facts().series
         assert [rank.oddities.wild for rank in ledger.facts().ranks] == [1, 0, 0]
@@ -359,7 +362,7 @@ def test_one_large_batch_of_all_ranks_evicts_nothing() -> None:
 
 
 def test_a_silent_rank_is_evicted_many_steps_at_a_time() -> None:
-    """Steps that a silent rank holds up are finished in bulk: what one finishing costs is shared by an eighth of them."""
+    """Steps that a silent rank holds up are finished in bulk, an eighth of them at once: each finishing costs."""
     schedule = make(steps=400, ranks=2)
     ledger = feeding.ledger(schedule, max_cells=2 * 7 * 64)
     finished = []
