@@ -308,6 +308,8 @@ def _series(facts: SeriesFacts) -> Document:
         "group_ranks": list(facts.key.group_ranks),
         "steps": facts.steps,
         "pending_steps": facts.pending_steps,
+        "clocks": facts.clocks,
+        "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
         "ranks": [_series_rank(rank) for rank in facts.ranks],
     }
@@ -363,6 +365,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "step": step.step,
         "ranks": [rank.rank for rank in step.ranks],
         "complete": step.complete,
+        "comparable": step.comparable,
         "aborted": bool((step.step_flags[step.ended] & StepFlag.ABORTED).any()),
         "source": step.source.tolist(),
         "present": step.present.tolist(),
@@ -391,7 +394,8 @@ _NAMED = {
 
 
 def _by_rank(step: StepFacts, name: str) -> list[Any]:
-    return _named(name, _masked(getattr(step, name), step.ended))
+    known = step.ended & step.entry_known if name == "entry_skew_ns" else step.ended
+    return _named(name, _masked(getattr(step, name), known))
 
 
 def _by_cell(step: StepFacts, name: str) -> list[Any]:

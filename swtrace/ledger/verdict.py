@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from swtrace.ledger import caveats
+from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
 from swtrace.ledger.what_if import what_if
@@ -235,7 +236,7 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
 
 
 def _entry(steps: Sequence[StepFacts]) -> Finding | None:
-    complete = [step for step in steps if step.ended.all()]
+    complete = [step for step in steps if step.entry_known]
     if len(complete) < 4:  # noqa: PLR2004 - a few steps are no pattern
         return None
     late = np.median([step.entry_skew_ns for step in complete], axis=0)
@@ -305,10 +306,12 @@ def _free_ns(steps: Sequence[StepFacts]) -> list[float]:
 
 
 def _busy_ns(step: StepFacts) -> float:
-    """Return for how long a step's broadcasts moved: each from the last of all its issues on."""
-    known = step.attributed.any(axis=0)
-    shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
-    return float(shortest[known].sum())
+    """Return for how long the channel was busy with a step: with all of it, or for the receiver that took longest."""
+    if any(info is not None and info.queue == SERIAL for info in step.infos):
+        known = step.attributed.any(axis=0)
+        shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
+        return float(shortest[known].sum())
+    return float(step.transfer_ns.sum(axis=1).max())
 
 
 def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:

@@ -171,6 +171,7 @@ class PostProcessing:
             clock=transport.clock.name.lower(),
             layer_bytes=placement.layout.nbytes,
             owned_layers=len(owned),
+            queue=transport.queue,
             tag_bytes=placement.layout.tag_bytes,
         )
         recorder, tracing = self._open_ring(run_id, info)

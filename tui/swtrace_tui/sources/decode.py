@@ -125,6 +125,8 @@ def _series(series: Document) -> SeriesFacts:
             consistency=float(straggler["consistency"]),
         ),
         pending_steps=int(series["pending_steps"]),
+        clocks=int(series["clocks"]),
+        impossible_steps=int(series["impossible_steps"]),
     )
 
 
@@ -199,6 +201,7 @@ def step_facts(document: Document, key: SeriesKey, infos: Mapping[int, SeriesInf
         steal_us=_numbers(document["steal_us"]).astype(np.uint32),
         step_flags=_numbers(document["step_flags"]).astype(np.uint8),
         waits=_numbers(document["waits"]).astype(np.uint16),
+        comparable=bool(document["comparable"]),
         entry_skew_ns=_numbers(document["entry_skew_ns"]),
         path=path
         and CriticalPath(
