@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import (
     CriticalPath,
     LedgerFacts,
@@ -27,11 +28,12 @@ from swtrace.ledger.facts import (
 )
 from swtrace.ledger.intake import Batch, Ranked, Routes, Sorted, rounds
 from swtrace.ledger.latest import Latest
+from swtrace.ledger.numbering import Numbering
 from swtrace.ledger.path import critical_paths
 from swtrace.ledger.pending import Accepted, Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.rendezvous import Rendezvous
-from swtrace.ledger.step import Channel, Derived, derive
+from swtrace.ledger.step import Derived, derive
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
@@ -54,6 +56,8 @@ class _Rank:
     late: int = 0
     missing: int = 0
     unknown: int = 0
+    wild: int = 0
+    impossible: int = 0
     evicted: int = 0
 
 
@@ -71,6 +75,8 @@ class _Series:
     number: int
     ranks: tuple[RankKey, ...]
     """By group rank."""
+    untraced: frozenset[RankKey]
+    """Those of them that record nothing of it, whatever else they record."""
     layers: int
     rendezvous: Rendezvous
     source: npt.NDArray[np.int64]
@@ -79,9 +85,12 @@ class _Series:
     latest: Latest
     recent: RecentSteps
     prefetch_step: int
+    channel: Channel
+    numbering: Numbering
+    impossible_steps: int = 0
+    """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
-    channel: Channel = field(default_factory=Channel)
 
 
 class Ledger:
@@ -175,6 +184,8 @@ class Ledger:
                         late=rank.late,
                         missing=rank.missing,
                         unknown=rank.unknown,
+                        wild=rank.wild,
+                        impossible=rank.impossible,
                         evicted_steps=rank.evicted,
                     ),
                 )
@@ -221,6 +232,8 @@ class Ledger:
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(rank, info)
             series.totals.forget(info.rank_in_group)
+            series.pending.forget(info.rank_in_group)
+            series.numbering.forget(info.rank_in_group)
             series.latest.forget(info.rank_in_group)
         return series
 
@@ -231,6 +244,7 @@ class Ledger:
             key=key,
             number=self._numbers,
             ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
+            untraced=frozenset(RankKey(key.run_id, untraced.rank) for untraced in info.untraced),
             layers=info.num_layers,
             rendezvous=Rendezvous(info.rendezvous, ranks, source),
             source=source,
@@ -241,6 +255,8 @@ class Ledger:
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             prefetch_step=info.prefetch_step,
+            channel=Channel(info.queue, ranks, info.num_layers),
+            numbering=Numbering(ranks),
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
@@ -251,7 +267,7 @@ class Ledger:
         """
         theirs = [series for series in self._series.values() if rank in series.ranks]
         for series in theirs:
-            series.pending.expect(series.ranks.index(rank), expected=expected)
+            series.pending.expect(series.ranks.index(rank), expected=expected and rank not in series.untraced)
         return theirs
 
     def _add(self, ranks: list[_Rank], batches: list[Records]) -> None:
@@ -262,31 +278,36 @@ class Ledger:
             rank.unknown += unknown
         for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
-            numbers = _step_numbers(transfers, steps)
-            if not len(numbers):
-                series.pending.put_launches(launches)
-                continue
-            if series.pending.room(numbers).all():
-                self._store(ranks, series, transfers, steps)
-                series.pending.put_launches(launches)
-                self._finish(series, series.pending.pop_finished())
-            else:
-                # Steps have to give way: rank by rank, so that one that leaps ahead takes nothing from the others.
-                for origin in range(len(ranks)):
-                    self._add_far(ranks, series, transfers.of_batch(origin), steps.of_batch(origin))
+            self._take_in(
+                ranks, series, *(self._numbered(ranks, series, each) for each in (transfers, steps, launches))
+            )
 
-    def _add_far(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
-        """Take in records of one rank, and finish steps early as far as there is no room for them."""
+    def _take_in(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked, launches: Ranked) -> None:
+        """Lay out records of one series and finish what they complete.
+
+        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
+        """
         while len(transfers) or len(steps):
-            numbers = _step_numbers(transfers, steps)
+            numbers = np.concatenate((transfers.step, steps.step))
             room = series.pending.room(numbers)
-            here, there = room[: len(transfers)], room[len(transfers) :]
             if not room.any():
                 self._evict(series, int(numbers.min()))
                 continue
+            here, there = room[: len(transfers)], room[len(transfers) :]
             self._store(ranks, series, transfers.take(here), steps.take(there))
+            series.pending.put_launches(launches)
             transfers, steps = transfers.take(~here), steps.take(~there)
-        self._finish(series, series.pending.pop_finished())
+            self._finish(series, series.pending.pop_finished())
+        series.pending.put_launches(launches)
+
+    def _numbered(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> Ranked:
+        """Return the records with step numbers that do not wrap, without those whose number cannot be."""
+        ranked, wild = series.numbering.number(ranked)
+        if not wild.any():
+            return ranked
+        for origin in ranked.origin[wild].tolist():
+            ranks[origin].wild += 1
+        return ranked.take(~wild)
 
     def _store(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
         if len(transfers):
@@ -317,10 +338,15 @@ class Ledger:
         derived = derive(
             block,
             rendezvous=series.rendezvous,
-            comparable=self._comparable(series, block),
+            source=series.source,
+            one_clock=self._one_clock(series, block),
             epsilon_ns=self._epsilon_ns,
             channel=series.channel,
         )
+        if derived.impossible.any():
+            series.impossible_steps += int(derived.impossible.any(axis=1).sum())
+            for group_rank, member in series.members.items():
+                self._ranks[member.rank].impossible += int(derived.impossible[:, group_rank].sum())
         complete = np.asarray(block.ended.all(axis=1) & block.present.all(axis=(1, 2)), np.bool_)
         paths = self._paths(series, block, derived, complete)
         for i in range(len(block)):
@@ -332,11 +358,14 @@ class Ledger:
         series.totals.add_causes(derived.cause_ns.sum(axis=(0, 3)))
         series.latest.add(block, derived)
 
-    def _comparable(self, series: _Series, block: Block) -> bool:
-        """Whether the instants of all ranks are of one clock: one host, or one simulation."""
+    def _one_clock(self, series: _Series, block: Block) -> bool:
+        """Whether all ranks say that their instants are of one clock: one host, or one simulation."""
         if (block.clock[block.present] == Clock.VIRTUAL).all():
             return True
-        return len({self._ranks[member.rank].identity.boot_id for member in series.members.values()}) == 1
+        return len(self._clocks(series)) == 1
+
+    def _clocks(self, series: _Series) -> set[str]:
+        return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _paths(
         self, series: _Series, block: Block, derived: Derived, complete: npt.NDArray[np.bool_]
@@ -345,11 +374,15 @@ class Ledger:
         explained = (derived.attributed | ~stalled).all(axis=(1, 2))
         whole = ((block.flags & TransferFlag.UNWAITED) == 0).all(axis=(1, 2))
         orderly = ((block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
-        rows = np.flatnonzero(complete & explained & whole & orderly)
+        rows = np.flatnonzero(complete & explained & whole & orderly & derived.comparable)
         if not len(rows):
             return {}
         paths = critical_paths(
-            block.take(rows), derived.take(rows), prefetch_step=series.prefetch_step, epsilon_ns=self._epsilon_ns
+            block.take(rows),
+            derived.take(rows),
+            prefetch_step=series.prefetch_step,
+            epsilon_ns=self._epsilon_ns,
+            serial=series.channel.serial,
         )
         return dict(zip(rows.tolist(), paths, strict=True))
 
@@ -372,6 +405,8 @@ class Ledger:
             steps=len(series.recent),
             straggler=series.recent.straggler(series.ranks),
             pending_steps=len(series.pending),
+            clocks=len(self._clocks(series)),
+            impossible_steps=series.impossible_steps,
         )
 
 
@@ -402,10 +437,6 @@ def _timed(block: Block) -> Block:
     block = block.take(rows)
     block.ended = ended[rows]
     return block
-
-
-def _step_numbers(transfers: Ranked, steps: Ranked) -> npt.NDArray[np.int64]:
-    return np.concatenate((transfers.records["step"], steps.records["step"])).astype(np.int64)
 
 
 def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, ends_ns: npt.NDArray[np.int64]) -> None:
@@ -463,6 +494,7 @@ def _step_facts(
         steal_us=block.steal_us[i],
         step_flags=block.step_flags[i],
         waits=block.waits[i],
+        comparable=bool(derived.comparable[i]),
         entry_skew_ns=derived.entry_skew_ns[i],
         path=path,
     )

@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from swtrace.ledger import caveats
+from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
 from swtrace.ledger.what_if import what_if
@@ -60,7 +61,15 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
             headline,
             (
                 headline,
-                *filter(None, (caveats.effective_prefetch_step(facts), caveats.untimed(facts), caveats.aborted(facts))),
+                *filter(
+                    None,
+                    (
+                        caveats.untraced(facts),
+                        caveats.effective_prefetch_step(facts),
+                        caveats.untimed(facts),
+                        caveats.aborted(facts),
+                    ),
+                ),
             ),
         )
     regular = [step for step in steps if not (step.step_flags & StepFlag.ABORTED).any()]
@@ -73,6 +82,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
         lambda: _other_prefetch_step(facts, regular),
         lambda: _worst_layer(regular),
         lambda: _efficiency(facts),
+        lambda: caveats.untraced(facts),
         lambda: caveats.effective_prefetch_step(facts),
         lambda: caveats.aborted(facts),
         lambda: caveats.untimed(facts),
@@ -226,7 +236,7 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
 
 
 def _entry(steps: Sequence[StepFacts]) -> Finding | None:
-    complete = [step for step in steps if step.ended.all()]
+    complete = [step for step in steps if step.entry_known]
     if len(complete) < 4:  # noqa: PLR2004 - a few steps are no pattern
         return None
     late = np.median([step.entry_skew_ns for step in complete], axis=0)
@@ -296,10 +306,12 @@ def _free_ns(steps: Sequence[StepFacts]) -> list[float]:
 
 
 def _busy_ns(step: StepFacts) -> float:
-    """Return for how long a step's broadcasts moved: each from the last of all its issues on."""
-    known = step.attributed.any(axis=0)
-    shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
-    return float(shortest[known].sum())
+    """Return for how long the channel was busy with a step: with all of it, or for the receiver that took longest."""
+    if any(info is not None and info.queue == SERIAL for info in step.infos):
+        known = step.attributed.any(axis=0)
+        shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
+        return float(shortest[known].sum())
+    return float(step.transfer_ns.sum(axis=1).max())
 
 
 def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:

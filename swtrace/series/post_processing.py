@@ -7,15 +7,23 @@ layer whole.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from swtrace.errors import PeerLostError, RegistrationError
+from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError
 from swtrace.series import plan
-from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
+from swtrace.series.agreement import (
+    RunIdProposal,
+    SeriesDescription,
+    Tracing,
+    agree,
+    require_equal,
+    settle_tracing,
+)
 from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, backend, roll_call
 from swtrace.series.device.accelerator import TorchDevice
@@ -24,7 +32,7 @@ from swtrace.series.device.journal import STAMPS, DeviceJournal
 from swtrace.series.device.transport import CollectiveMover, DeviceTransport
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.layer import SeriesLayer
-from swtrace.series.loss import describe_loss
+from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import (
     PayloadLayout,
@@ -52,6 +60,9 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class RunningSeries:
     """What post-processing makes of a series that can be shared."""
@@ -61,6 +72,8 @@ class RunningSeries:
     """By position."""
     windows: tuple[Window, ...]
     circle: Circle
+    describe_death: Callable[[int, RuntimeError], str]
+    """Says which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
 def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, observe: bool) -> Transport:
@@ -94,6 +107,7 @@ class PostProcessing:
         pending: Mapping[int, PendingLayer],
         transport: Transport,
         recorder: Recorder | RecorderSource | None,
+        tracing: Tracing,
         proof: Proof | None,
     ) -> None:
         """Prepare; nobody is talked to.
@@ -104,6 +118,7 @@ class PostProcessing:
             pending: how far they are loaded, by layer.
             transport: no operation issued yet.
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
+            tracing: what this rank tells the others about that, should nothing go wrong.
             proof: tries the weights, where there is a way to.
         """
         self._constants = constants
@@ -111,6 +126,9 @@ class PostProcessing:
         self._pending = pending
         self._transport = transport
         self._recorder = recorder
+        self._tracing = tracing
+        self._untraced: frozenset[int] = frozenset()
+        """Ranks without a ring that would tell whether they live."""
         self._proof = proof
 
     def run(self) -> RunningSeries | str:
@@ -122,6 +140,7 @@ class PostProcessing:
         Raises:
             DisagreementError: the ranks describe different series.
             RegistrationError: layers are missing, or don't compute the same any more.
+            RingCreateError: some rank cannot be traced, and ``SWTRACE_STRICT=1``.
             PeerLostError: a rank died.
         """
         constants, transport = self._constants, self._transport
@@ -166,13 +185,19 @@ class PostProcessing:
             clock=transport.clock.name.lower(),
             layer_bytes=placement.layout.nbytes,
             owned_layers=len(owned),
+            queue=transport.queue,
             tag_bytes=placement.layout.tag_bytes,
         )
-        journal = self._journal(run_id, info)
+        recorder, tracing = self._open_ring(run_id, info)
+        told: Any = self._gather(tracing)
+        info = replace(info, untraced=settle_tracing(constants.where, constants.ranks, told))
+        self._untraced = frozenset(rank.rank for rank in info.untraced)
+        journal = self._journal(recorder, info)
         if constants.tagged:
             device = transport.device if isinstance(transport, DeviceTransport) else None
             journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
-        return RunningSeries(info, layers, placement.windows, self._circle(layers, placement.windows, journal))
+        circle = self._circle(layers, placement.windows, journal)
+        return RunningSeries(info, layers, placement.windows, circle, self._describe_death)
 
     def _agree(self) -> str:
         constants = self._constants
@@ -267,12 +292,26 @@ class PostProcessing:
         refusal = next((refusal for _, refusal in told if refusal), "")
         return (None, refusal) if refusal else (placement, "")
 
-    def _journal(self, run_id: str, info: SeriesInfo) -> Journal:
-        recorder, transport = self._recorder, self._transport
+    def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, Tracing]:
+        """Return where to record, and what to tell the others about it: a rank that cannot is no reason to stop."""
+        recorder, tracing = self._recorder, self._tracing
+        if recorder is None:
+            return None, tracing
+        try:
+            if callable(recorder):
+                self._recorder = recorder = recorder(run_id, self._constants.rank)
+            recorder.entry(info)
+        except RingCreateError as error:
+            return None, replace(tracing, untraced=error.reason, failed=True)
+        except RingFullError as error:
+            logger.warning("swtrace: %s runs untraced: %s", self._constants.where, error)
+            return None, replace(tracing, untraced=str(error), failed=True)
+        return recorder, tracing
+
+    def _journal(self, recorder: Recorder | None, info: SeriesInfo) -> Journal:
+        transport = self._transport
         if recorder is None:
             return Journal()
-        if callable(recorder):
-            self._recorder = recorder = recorder(run_id, self._constants.rank)
         series = recorder.add_series(info)
         if not isinstance(transport, DeviceTransport):
             return RecordingJournal(series, transport)
@@ -307,10 +346,18 @@ class PostProcessing:
         return next((refusal for refusal in told if refusal), "")
 
     def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
-        recorder = self._recorder
+        recorder = self._opened_recorder
         return describe_loss(
-            self._constants.where, self._constants.ranks, layer, error, None if callable(recorder) else recorder
+            self._constants.where, self._constants.ranks, layer, error, recorder, untraced=self._untraced
         )
+
+    def _describe_death(self, layer_idx: int, error: RuntimeError) -> str:
+        return describe_death(self._constants.where, self._constants.ranks, layer_idx, error, self._opened_recorder)
+
+    @property
+    def _opened_recorder(self) -> Recorder | None:
+        recorder = self._recorder
+        return None if callable(recorder) else recorder
 
     def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:
         raise PeerLostError(self._describe_loss(layer, error)) from error

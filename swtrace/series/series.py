@@ -15,6 +15,7 @@ from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
 from swtrace.series import operations
+from swtrace.series.agreement import Tracing
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.circle import DeviceCircle
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from swtrace.series.group import Group
     from swtrace.series.transport import Transport
     from swtrace.trace.recorder import Recorder
+
+NOT_TRACED = "SWTRACE_TRACE=0"
+"""Why a rank that was told so records nothing."""
 
 
 _is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
@@ -103,7 +107,8 @@ class Series:
             check: compare, at every wait, what the window holds with what it should; by default ``SWTRACE_CHECK``.
             transport: what moves the bytes; by default a communicator of its own over the group's ranks.
             recorder: where to record: a recorder, a function that finds it once the run id is agreed
-                (``recording.process_recorder``), or None for an untraced series.
+                (``recording.process_recorder``; not asked where ``SWTRACE_TRACE=0``), or None for an untraced series.
+                Where it cannot make a ring this rank runs untraced, unless ``SWTRACE_STRICT=1``.
             hook_forward: wait by itself when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process when the model's loader has asked for it on the last layer.
             try_out: multiplies a fixed input with a layer's weight. With it, post-processing proves that the
@@ -135,7 +140,12 @@ class Series:
         constants.check()
         self._where = constants.where
         self._transport = transport
-        self._recorder_source = recorder
+        # A recorder that is there already was made for this series; else whoever runs it decides.
+        self._recorder_source = recorder if settings.trace or not callable(recorder) else None
+        self._tracing = Tracing(
+            "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
+            strict=settings.strict,
+        )
         self._hooks: list[WaitingLayer] | None = [] if hook_forward else None
         self._auto_post_process = auto_post_process
         self._proof = Proof(try_out) if try_out is not None else None
@@ -289,6 +299,7 @@ class Series:
         Raises:
             DisagreementError: the ranks describe different series.
             RegistrationError: layers are missing, or cannot be shared.
+            RingCreateError: some rank cannot be traced, and ``SWTRACE_STRICT=1``.
             PeerLostError: a rank died.
         """
         if self._running_series is not None:
@@ -298,7 +309,13 @@ class Series:
             if self._transport is None:
                 self._transport = new_transport(self._constants, self._modules, observe=traced)
             work = PostProcessing(
-                self._constants, self._modules, self._pending, self._transport, self._recorder_source, self._proof
+                self._constants,
+                self._modules,
+                self._pending,
+                self._transport,
+                self._recorder_source,
+                self._tracing,
+                self._proof,
             )
             self._landing.release()
             outcome = work.run()
@@ -396,10 +413,15 @@ class Series:
 
     @contextmanager
     def step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> Iterator[None]:
-        """Mark a forward: its beginning, its end, and whether it died."""
+        """Mark a forward: its beginning, its end, and whether it died.
+
+        Raises:
+            PeerLostError: the forward died in a collective of its own, because a peer did.
+        """
         self.begin_step(phase=phase, tokens=tokens, requests=requests)
         try:
-            yield
+            with self.peers_named():
+                yield
         except BaseException as error:
             if self._running().running:
                 try:
@@ -408,6 +430,23 @@ class Series:
                     error.add_note(f"After that, {another}")
             raise
         self.end_step()
+
+    @contextmanager
+    def peers_named(self) -> Iterator[None]:
+        """Stand around collectives that are not the series' own, where a step does not: whoever dies there is named.
+
+        Raises:
+            PeerLostError: the collective failed and a peer has died. Any other error comes out as it is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            running = self._running_series
+            if running is not None and running.circle.running:
+                loss = running.describe_death(running.circle.arrived, error)
+                if loss:
+                    running.circle.give_up(loss, error)
+            raise
 
     @contextmanager
     def replay(self) -> Iterator[None]:

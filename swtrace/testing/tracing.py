@@ -87,7 +87,7 @@ class Tracing(RingsSession):
     def recorder(self, rank: int, run_id: str = "simulated") -> Recorder:
         """Return a ring for one of several ranks that are threads of this process, as on an ideal channel."""
         from swtrace import __version__
-        from swtrace.trace.clocks import boot_id
+        from swtrace.trace.clocks import boot_id, clock_offset
         from swtrace.trace.identity import RankIdentity
         from swtrace.trace.recorder import Recorder
 
@@ -100,6 +100,7 @@ class Tracing(RingsSession):
             start_time_ns=time.time_ns(),
             model="simulated",
             version=__version__,
+            clock_offset=clock_offset(),
         )
         recorder = Recorder.create(self.directory, identity, records=int(self.environment["SWTRACE_RING_RECORDS"]))
         self._simulated.append(recorder)

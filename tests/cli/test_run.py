@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import eventually, patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from cli.processes import descendant, eventually, runs
+from cli.processes import descendant, runs
 from swtrace.cli.exit_codes import ExitCode
 
 PYTHON = (sys.executable, "-c")
@@ -68,7 +69,7 @@ def test_an_unusable_setting_stops_before_the_command(swtrace: Swtrace, tmp_path
     trace = tmp_path / "started"
     result = swtrace("run", "--group", "pp", "--", *PYTHON, f"open({str(trace)!r}, 'w')")
     assert result.returncode == ExitCode.USAGE
-    assert "SWTRACE_GROUP is 'pp'" in result.stderr
+    assert "--group='pp': must be one of: auto, tp, dp, world" in result.stderr
     assert not trace.exists()
 
 
@@ -88,6 +89,13 @@ def test_only_this_run_is_summed_up(swtrace: Swtrace, tmp_path: Path) -> None:
     swtrace("run", "--no-daemon", "--json", str(document), "--", *FAKE_RANK, "3")
     summary = json.loads(document.read_text(encoding="utf-8"))["summary"]
     assert [rank["steps"] for series in summary["series"] for rank in series["ranks"]] == [3]
+
+
+def test_a_run_that_is_told_not_to_trace_says_so(swtrace: Swtrace) -> None:
+    """With SWTRACE_TRACE=0 nothing is missing: that is why there is no ring."""
+    result = swtrace("run", "--no-daemon", "--", *PYTHON, "pass", extra={"SWTRACE_TRACE": "0"})
+    assert "no rank of this run wrote a ring because SWTRACE_TRACE=0." in result.stderr
+    assert "doctor" not in result.stderr
 
 
 def test_a_command_that_traces_nothing_is_told(swtrace: Swtrace) -> None:
@@ -110,7 +118,7 @@ def test_signals_are_passed_on(start_swtrace: StartSwtrace, number: signal.Signa
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=patience())
     assert out == f"caught {number.name}\n"
     assert process.returncode == 5
 
@@ -125,6 +133,6 @@ def test_the_command_outlives_its_daemon(start_swtrace: StartSwtrace) -> None:
     eventually(lambda: not runs(daemon), "the daemon is gone")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=patience())
     assert process.returncode == 5
     assert "the daemon ended early" in err

@@ -110,7 +110,7 @@ def compiled_steps(_rank: int) -> dict[str, str]:
 
 def test_compiled_forwards_give_what_resident_weights_give() -> None:
     """By every backend, as one graph or in pieces, with the object API and the original names, bit by bit."""
-    for told in run_ranks(2, compiled_steps, timeout=600):
+    for told in run_ranks(2, compiled_steps):
         expected = {case: "right" if case.startswith("rolling") else "right, 1 graphs" for case in told}
         assert told == expected
 
