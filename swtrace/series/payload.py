@@ -10,18 +10,21 @@ Where the ownership check is on, a tag follows the bytes in the same buffer, so 
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain, compress, tee
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from swtrace.errors import SwtraceError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the alignment that torch gives to a tensor of its own."""
@@ -125,6 +128,21 @@ def unsuitable(tensor: Tensor) -> str:
     if tensor.is_conj() or tensor.is_neg():
         return "is a lazily conjugated or negated view; resolve it with resolve_conj() or resolve_neg()"
     return ""
+
+
+def living_modules() -> list[nn.Module]:
+    """Return all modules of this process.
+
+    In one go through C: whoever has all objects in hand when another thread runs may break a tuple that this one
+    is filling.
+    """
+    kinds, found = {nn.Module}, [nn.Module]
+    while found:
+        new = set(type.__subclasses__(found.pop())) - kinds
+        kinds |= new
+        found += new
+    twice = list(tee(chain.from_iterable(map(gc.get_objects, range(3)))))
+    return list(compress(twice.pop(), map(kinds.__contains__, map(type, twice.pop()))))
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
