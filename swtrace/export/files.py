@@ -41,7 +41,7 @@ def write_parquet(path: Path, steps: Iterable[StepFacts], table: str, selection:
     try:
         import pyarrow.parquet as parquet  # noqa: PLR0402 - the module, by its name
     except ImportError as error:
-        raise SwtraceError("Parquet needs pyarrow: pip install 'swtrace[parquet]'") from error
+        raise SwtraceError("Parquet needs pyarrow: pip install pyarrow") from error
     rows = 0
     writer: Any = None
     try:
