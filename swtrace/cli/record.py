@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -42,9 +43,14 @@ def record(
     until_end: Annotated[
         bool, typer.Option("--until-end", help="End when every rank that was seen has ended.")
     ] = False,
-    max_size: Annotated[str | None, typer.Option(help="End at about this size.", metavar="SIZE")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="End before the files are larger: 500M, 2G; at least 64K.", metavar="SIZE")
+    ] = None,
     rotate: Annotated[
-        str | None, typer.Option(help="Begin another file (FILE.1, FILE.2, ...) at about this size.", metavar="SIZE")
+        str | None,
+        typer.Option(
+            help="Begin another file (FILE.1, FILE.2, ...) before one is larger; at least 64K.", metavar="SIZE"
+        ),
     ] = None,
     keep: Annotated[
         int | None, typer.Option(help="With --rotate: keep only the newest so many files.", metavar="N", min=1)
@@ -55,17 +61,25 @@ def record(
     """Record every rank of this host, or of several through their daemons, until Ctrl-C.
 
     Begins with what the rings still hold, so that a run that has just ended can be recorded, too. Killed at any
-    moment, the file can be read up to the last half second.
+    moment, the file can be read up to the last half second. Without any rank nothing is left behind, and the exit
+    status is 1.
     """
     from swtrace.recording.capture import Capture
     from swtrace.recording.remote import RemoteCapture
-    from swtrace.recording.writer import RecordingWriter
+    from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.directory import default_directory
 
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
-    limit = size(max_size) if max_size else None
-    writer = RecordingWriter(output, overwrite=force, part_bytes=size(rotate) if rotate else None, keep_parts=keep)
+    if duration is not None and not 0 <= duration < math.inf:
+        raise CommandError(f"--duration must be a number of seconds from 0, not {duration:g}", ExitCode.USAGE)
+    writer = RecordingWriter(
+        output,
+        overwrite=force,
+        part_bytes=None if rotate is None else size(rotate, "--rotate", least=LEAST_BYTES),
+        keep_parts=keep,
+        max_bytes=None if max_size is None else size(max_size, "--max-size", least=LEAST_BYTES),
+    )
     console = narration()
     with writer:
         capture: Capture | RemoteCapture
@@ -79,7 +93,7 @@ def record(
             capture = Capture(rings, writer, run_id=run_id)
             console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True)
         try:
-            reason = _follow(capture, writer, duration=duration, until_end=until_end, limit=limit, console=console)
+            reason = _follow(capture, writer, duration=duration, until_end=until_end, console=console)
         finally:
             capture.finish()
     _conclude(capture, writer, reason, console, as_json=as_json)
@@ -91,7 +105,6 @@ def _follow(
     *,
     duration: float | None,
     until_end: bool,
-    limit: int | None,
     console: Console,
 ) -> str:
     """Record until it is time to end; return why."""
@@ -111,7 +124,7 @@ def _follow(
                 now = time.monotonic()
                 if duration is not None and now - begun >= duration:
                     return "time is up"
-                if limit is not None and writer.statistics().bytes >= limit:
+                if writer.full:
                     return "size reached"
                 ranks = capture.states() if until_end and not more else ()
                 if isinstance(capture, RemoteCapture) and len(capture.ended) == capture.daemons and not more:
@@ -148,21 +161,33 @@ def _progress(capture: Capture | RemoteCapture, writer: RecordingWriter, elapsed
 def _conclude(
     capture: Capture | RemoteCapture, writer: RecordingWriter, reason: str, console: Console, *, as_json: bool
 ) -> None:
+    from swtrace.recording.capture import Capture
+
     statistics = writer.statistics()
     facts = capture.ledger.facts()
+    if not facts.ranks:
+        writer.path.unlink(missing_ok=True)  # a retry must find its place free
+        problems = capture.watch.tail.problems if isinstance(capture, Capture) else {}
+        for path, problem in sorted(problems.items()):
+            console.print(f"{path}: {problem}", markup=False, soft_wrap=True)
+        raise CommandError(
+            f"{reason}, and no rank was seen: nothing was recorded. `swtrace doctor` says what may be missing"
+        )
+    files = "1 file" if statistics.parts == 1 else f"{statistics.parts} files"
     console.print(
         f"swtrace: {reason}. {statistics.records} records of {len(facts.ranks)} ranks, "
-        f"{units.size(statistics.bytes)} in {statistics.parts} file(s).",
+        f"{units.size(statistics.bytes)} in {files}.",
         soft_wrap=True,
     )
-    if not facts.ranks:
-        console.print("No rank wrote into that folder. `swtrace doctor` says what may be missing.")
+    if statistics.left_out:
+        console.print(f"{statistics.left_out} more records had been read, and were left out.")
     if as_json:
         write_json(
             {
                 "reason": reason,
                 "path": str(writer.path),
                 "records": statistics.records,
+                "left_out": statistics.left_out,
                 "bytes": statistics.bytes,
                 "parts": statistics.parts,
                 "ranks": len(facts.ranks),

@@ -71,6 +71,8 @@ class _Series:
     number: int
     ranks: tuple[RankKey, ...]
     """By group rank."""
+    untraced: frozenset[RankKey]
+    """Those of them that record nothing of it, whatever else they record."""
     layers: int
     rendezvous: Rendezvous
     source: npt.NDArray[np.int64]
@@ -231,6 +233,7 @@ class Ledger:
             key=key,
             number=self._numbers,
             ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
+            untraced=frozenset(RankKey(key.run_id, untraced.rank) for untraced in info.untraced),
             layers=info.num_layers,
             rendezvous=Rendezvous(info.rendezvous, ranks, source),
             source=source,
@@ -251,7 +254,7 @@ class Ledger:
         """
         theirs = [series for series in self._series.values() if rank in series.ranks]
         for series in theirs:
-            series.pending.expect(series.ranks.index(rank), expected=expected)
+            series.pending.expect(series.ranks.index(rank), expected=expected and rank not in series.untraced)
         return theirs
 
     def _add(self, ranks: list[_Rank], batches: list[Records]) -> None:

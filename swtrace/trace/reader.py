@@ -171,8 +171,23 @@ class RingReader:
     def alive(self) -> bool:
         """Return whether the writer holds its lock. A dead writer never comes back."""
         if not self._dead and not writer_lives(self._descriptor):
-            self._dead = True
+            self._dead = not self._follow()
         return not self._dead
+
+    def _follow(self) -> bool:
+        """Read on in the copy that a writer put where its file was removed; return whether there is one."""
+        try:
+            with opened(self.path) as copy:
+                status = os.fstat(copy)
+                if status.st_ino == self._inode:
+                    return False
+                if decode_header(os.pread(copy, schema.SERIES_TABLE_OFFSET, 0), status.st_size) != self.header:
+                    return False
+                os.dup2(copy, self._descriptor, inheritable=False)
+        except (OSError, RingFormatError):
+            return False
+        self._inode = status.st_ino
+        return True
 
     def closed(self) -> bool:
         """Return whether the writer closed the ring in good order."""
