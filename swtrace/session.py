@@ -287,10 +287,10 @@ def open_session(
     Raises:
         RecordingFormatError: the file is no recording, or is damaged.
     """
-    from swtrace.trace.directory import default_directory
+    from swtrace.settings import ring_directory
 
     if source is None:
-        return RingsSession(default_directory(), run_id=run_id)
+        return RingsSession(ring_directory(), run_id=run_id)
     if isinstance(source, (str, os.PathLike)):
         if str(source).startswith(("http://", "https://")):
             raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")

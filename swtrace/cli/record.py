@@ -14,6 +14,8 @@ from swtrace.cli import units
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
+from swtrace.cli.ring_folder import FolderOption, folder_to_read
+from swtrace.cli.signals import heeded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,10 +32,7 @@ _LINE_S = 5.0
 def record(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to make.", metavar="FILE")],
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
-    ] = None,
+    directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
@@ -67,12 +66,15 @@ def record(
     from swtrace.recording.capture import Capture
     from swtrace.recording.remote import RemoteCapture
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
-    from swtrace.trace.directory import default_directory
 
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
     if duration is not None and not 0 <= duration < math.inf:
         raise CommandError(f"--duration must be a number of seconds from 0, not {duration:g}", ExitCode.USAGE)
+    if str(output) == "-":
+        raise CommandError("a recording cannot be written to stdout: --output needs a file", ExitCode.USAGE)
+    rings = folder_to_read(directory) if connect is None else Path()
+    addresses = [] if connect is None else _addresses(connect)
     writer = RecordingWriter(
         output,
         overwrite=force,
@@ -84,12 +86,9 @@ def record(
     with writer:
         capture: Capture | RemoteCapture
         if connect is not None:
-            capture = RemoteCapture(
-                [each.strip() for each in connect.split(",") if each.strip()], writer, run_id=run_id
-            )
+            capture = RemoteCapture(addresses, writer, run_id=run_id)
             console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True)
         else:
-            rings = directory or default_directory()
             capture = Capture(rings, writer, run_id=run_id)
             console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True)
         try:
@@ -97,6 +96,17 @@ def record(
         finally:
             capture.finish()
     _conclude(capture, writer, reason, console, as_json=as_json)
+
+
+def _addresses(connect: str) -> list[str]:
+    """Return the addresses of daemons, each checked before any file is made."""
+    from swtrace_tui.sources.daemon import parse
+
+    addresses = [each.strip() for each in connect.split(",") if each.strip()]
+    for address in addresses or [connect]:
+        if not address.startswith("https://"):
+            parse(address)
+    return addresses
 
 
 def _follow(
@@ -113,7 +123,7 @@ def _follow(
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     begun = time.monotonic()
     shown = begun if console.is_terminal else begun - _LINE_S + 1.0

@@ -14,6 +14,7 @@ import typer
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Salvage, opened
+from swtrace.cli.ring_folder import FolderOption, folder_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +46,7 @@ class PhaseName(StrEnum):
 
 def top(
     *,
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
-    ] = None,
+    directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Watch through daemons, one per host, instead of local rings."),
@@ -130,9 +128,7 @@ def _source(
         return lambda: RecordingSource(replay, salvage=salvage)
     from swtrace_tui.sources.rings import RingsSource
 
-    from swtrace.trace.directory import default_directory
-
-    rings = directory or default_directory()
+    rings = folder_to_read(directory)
     # What is printed once counts all that the rings hold; a screen shows what goes on.
     return lambda: RingsSource(rings, facts_every_s=0.0, newest_steps=None) if whole else RingsSource(rings)
 

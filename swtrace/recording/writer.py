@@ -328,7 +328,7 @@ class RecordingWriter(FrameWriter):
         try:
             self._descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
-            raise RecordingError(f"{path} is there already: use --force to replace it") from None
+            raise RecordingError(f"{path} already exists; use --force to replace it") from None
         except OSError as error:
             raise RecordingError(f"{path}: {error.strerror}") from error
         self._paths.append(path)

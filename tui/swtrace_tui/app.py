@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -39,6 +43,8 @@ from swtrace_tui.views.windows import Windows
 
 _Item = TypeVar("_Item")
 _VERDICT_EVERY_S = 1.0
+_TERMINAL_EVERY_S = 1.0
+_SHELL_OFFSET = 128
 _JUDGE_REST = 20
 """Times as long as the verdicts took, they stand: large series are judged less often."""
 
@@ -148,11 +154,27 @@ class TopApp(App[None]):
         self.action_show(self._first_view)
         self._watch()
         self.set_interval(_VERDICT_EVERY_S, self._judge)
+        if not self.is_headless and not self.is_web:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+            self.set_interval(_TERMINAL_EVERY_S, self._end_without_terminal)
 
     def on_unmount(self) -> None:
         """Let go of the source."""
         if self._feed is not None:
             self._feed.stop()
+
+    def _signalled(self, number: int) -> None:
+        """Give the terminal back before ending, with the status that a shell shows for the signal."""
+        self.exit(return_code=_SHELL_OFFSET + number)
+
+    def _end_without_terminal(self) -> None:
+        """End once the terminal is gone: where SIGHUP is ignored nothing else says so, and reading it would spin."""
+        terminal = select.poll()
+        terminal.register(sys.__stdin__, 0)  # type: ignore[arg-type]
+        if any(events & (select.POLLHUP | select.POLLERR) for _, events in terminal.poll(0)):
+            self.exit(return_code=_SHELL_OFFSET + signal.SIGHUP)
 
     @property
     def picture(self) -> Picture | None:
