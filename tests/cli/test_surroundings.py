@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from daemon.recorded_run import RecordedRun
+from patience import eventually, patience
 
 from cli.conftest import StartSwtrace, clean_environment, run_swtrace
-from cli.processes import eventually
 from cli.test_demo_terminal import read_until
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.recording.capture import Capture
@@ -101,7 +101,7 @@ def test_stdout_that_cannot_be_written_to_is_one_line(recording: Path) -> None:
                 capture_output=True,
                 text=True,
                 env=environment,
-                timeout=120,
+                timeout=patience(),
                 check=False,
             )
             said = done.stderr.replace("Wrote", "").splitlines()
@@ -169,7 +169,7 @@ def test_ignored_hang_up_stays_ignored(
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=patience())
     assert process.returncode == (128 + signal.SIGTERM if arguments[0] == "run" else 0)
 
 
