@@ -176,11 +176,10 @@ class RingsSession(Session):
         """Return what spans need to know of each rank."""
         from swtrace.export.origins import origins
 
-        anchors = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
         statuses = self.watch.ranks()
         return origins(
             (status.identity for status in statuses),
-            {status.identity.key: anchors[status.path] for status in statuses},
+            {status.identity.key: status.anchor for status in statuses},
         )
 
     def close(self) -> None:

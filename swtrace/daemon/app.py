@@ -58,7 +58,7 @@ class _Handlers:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(observer.snapshot))
+        self._registry.register(SnapshotCollector(observer.snapshot, observer.health))
         # Rendering is pure Python: two scrapes at once would only take turns on the interpreter's lock.
         self._rendering = threading.Lock()
 
@@ -79,7 +79,7 @@ class _Handlers:
         return Response(body, headers={"content-type": content_type})
 
     def healthz(self, _request: Request) -> Response:
-        trouble = self._observer.trouble()
+        trouble = self._observer.health().trouble
         return PlainTextResponse(f"{trouble or 'ok'}\n", status_code=503 if trouble else 200)
 
     def contents(self, _request: Request) -> Response:
@@ -102,7 +102,9 @@ class _Handlers:
             return _json({"error": str(error)}, status_code=400)
         snapshot = self._observer.snapshot()
         if snapshot is None:
-            return _json({"error": self._observer.trouble() or "no ring was read yet"}, status_code=503)
+            return _json(
+                {"error": self._observer.health().trouble or "reading the rings takes too long"}, status_code=503
+            )
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.errors import IntakeError
 from swtrace.ledger.facts import (
     CriticalPath,
     LedgerFacts,
@@ -81,6 +83,8 @@ class _Series:
     prefetch_step: int
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
+    left: dict[int, int] = field(default_factory=dict)
+    """When those started that were forgotten, by group rank: one that comes back started later begins a new life."""
     channel: Channel = field(default_factory=Channel)
 
 
@@ -133,9 +137,15 @@ class Ledger:
         """Take in batches of any number of ranks, as :meth:`add` takes in one.
 
         It states the same facts and costs much less than one call for each of many ranks.
+
+        Raises:
+            IntakeError: the records of some ranks could not be taken in; those of all others were.
         """
+        reasons: dict[tuple[str, int], Exception] = {}
         for batch in rounds(batches):
-            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch])
+            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch], reasons)
+        if reasons:
+            raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Say that a rank will write no more and that all it wrote was added: steps no longer wait for it."""
@@ -145,7 +155,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Finish everything pending: there will be no more records."""
-        for series in self._series.values():
+        for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
 
     # -- what comes out ----------------------------------------------------------------------------
@@ -185,13 +195,20 @@ class Ledger:
         )
 
     def forget(self, rank: RankKey) -> None:
-        """Drop a rank that ended, and every series of which it was the last rank."""
+        """Drop a rank that ended, and every series of which it was the last rank.
+
+        If it comes back with a later start, its series begin a new life: their group was formed anew. Members that
+        have not come back by then stay with the life before, which is not stated any more.
+        """
         self.rank_ended(rank)
-        del self._ranks[rank]
-        for key, series in list(self._series.items()):
+        start_ns = self._ranks.pop(rank).identity.start_time_ns
+        for series in list(self._by_number.values()):
+            series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
-                del self._series[key], self._by_number[series.number]
+                del self._by_number[series.number]
+                if self._series.get(series.key) is series:
+                    del self._series[series.key]
                 # Two ranks that claim one place in a group are one member: the other one's claim is good now.
                 for other, known in self._ranks.items():
                     if series.number in known.routes.numbers:
@@ -212,7 +229,7 @@ class Ledger:
     def _join(self, rank: RankKey, info: SeriesInfo) -> _Series:
         key = SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
         series = self._series.get(key)
-        if series is None:
+        if series is None or self._starts_anew(series, info.rank_in_group, rank):
             series = self._series[key] = self._by_number[self._numbers] = self._make(key, info)
             self._numbers += 1
             for other in series.ranks:
@@ -249,13 +266,20 @@ class Ledger:
         Returns:
             The series whose group the rank belongs to.
         """
-        theirs = [series for series in self._series.values() if rank in series.ranks]
+        theirs = [series for series in self._by_number.values() if rank in series.ranks]
         for series in theirs:
-            series.pending.expect(series.ranks.index(rank), expected=expected)
+            group_rank = series.ranks.index(rank)
+            if not (expected and self._starts_anew(series, group_rank, rank)):
+                series.pending.expect(group_rank, expected=expected)
         return theirs
 
-    def _add(self, ranks: list[_Rank], batches: list[Records]) -> None:
-        """Take in one batch of each of some ranks."""
+    def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
+        """Whether a rank comes back to a series that it left, in another process: it has no part in that life of it."""
+        start_ns = self._ranks[rank].identity.start_time_ns
+        return series.left.get(group_rank, start_ns) < start_ns
+
+    def _add(self, ranks: list[_Rank], batches: list[Records], reasons: dict[tuple[str, int], Exception]) -> None:
+        """Take in one batch of each of some ranks; what those raise whose records cannot be, goes to ``reasons``."""
         batch = Sorted.of([rank.routes for rank in ranks], batches)
         for rank, records, unknown in zip(ranks, batches, batch.unknown.tolist(), strict=True):
             rank.records += len(records)
@@ -266,14 +290,18 @@ class Ledger:
             if not len(numbers):
                 series.pending.put_launches(launches)
                 continue
-            if series.pending.room(numbers).all():
-                self._store(ranks, series, transfers, steps)
-                series.pending.put_launches(launches)
-                self._finish(series, series.pending.pop_finished())
-            else:
-                # Steps have to give way: rank by rank, so that one that leaps ahead takes nothing from the others.
-                for origin in range(len(ranks)):
+            with suppress(Exception):  # Whose records raise it is found rank by rank.
+                if series.pending.room(numbers).all():
+                    self._store(ranks, series, transfers, steps)
+                    series.pending.put_launches(launches)
+                    self._finish(series, series.pending.pop_finished())
+                    continue
+            # Steps have to give way: rank by rank, so that one that leaps ahead takes nothing from the others.
+            for origin, rank in enumerate(ranks):
+                try:
                     self._add_far(ranks, series, transfers.of_batch(origin), steps.of_batch(origin))
+                except Exception as error:  # noqa: BLE001 (one rank's records must cost no other rank its own)
+                    reasons[rank.identity.key] = error
 
     def _add_far(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
         """Take in records of one rank, and finish steps early as far as there is no room for them."""

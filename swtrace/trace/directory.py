@@ -56,8 +56,23 @@ def ring_name(run_id: str, rank: int) -> str:
 
 
 def ring_paths(directory: Path) -> tuple[Path, ...]:
-    """Return the finished rings of a folder, in the order of their names; none if there is no such folder."""
-    return tuple(sorted(_files(directory, PREFIX)))
+    """Return the finished rings of a folder, in the order of their names; none if it cannot be listed."""
+    try:
+        return listed(directory)
+    except OSError:
+        return ()
+
+
+def listed(directory: Path) -> tuple[Path, ...]:
+    """Return the finished rings of a folder, in the order of their names; none if there is no such folder.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    try:
+        return tuple(sorted(_files(directory, PREFIX)))
+    except FileNotFoundError:
+        return ()
 
 
 def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[Path, ...]:
@@ -70,7 +85,10 @@ def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[Pat
     """
     limit = time.time() - keep_s
     removed = []
-    for path in (*_files(directory, PREFIX), *_files(directory, UNFINISHED_PREFIX)):
+    paths: list[Path] = []
+    with suppress(OSError):
+        paths = [*_files(directory, PREFIX), *_files(directory, UNFINISHED_PREFIX)]
+    for path in paths:
         with suppress(OSError), opened(path) as descriptor:
             if os.fstat(descriptor).st_mtime <= limit and not writer_lives(descriptor):
                 path.unlink()
@@ -95,10 +113,5 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def _files(directory: Path, prefix: str) -> list[Path]:
-    try:
-        with os.scandir(directory) as entries:
-            return [
-                Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)
-            ]
-    except OSError:
-        return []
+    with os.scandir(directory) as entries:
+        return [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)]

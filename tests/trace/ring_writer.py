@@ -119,9 +119,9 @@ class Writers:
         self._alive.add(int(pid))
         return int(pid), Path(path.strip())
 
-    def kill(self, pid: int) -> None:
-        """Kill a writer; return when it is gone."""
-        os.kill(pid, signal.SIGKILL)
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """End a writer, which closes its ring on SIGTERM; return when it is gone."""
+        os.kill(pid, number)
         self._alive.discard(pid)
         until(lambda: _is_gone(pid))
 
@@ -164,6 +164,7 @@ def _run(order: Order) -> None:
         Path(order.directory), identity(order.rank), records=order.records, checked=order.checked
     )
     series = recorder.add_series(series_info())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: (recorder.close(), os._exit(0)))
     if order.heir and os.fork() == 0:
         write(series, 1, 10)
         os.write(1, f"{os.getpid()} {recorder.path}\n".encode())
