@@ -84,3 +84,7 @@ class PeerLostError(SeriesError):
 
 class ListenError(SwtraceError):
     """The daemon cannot serve on the address that it was told to."""
+
+
+class AnswerError(SwtraceError):
+    """A daemon does not answer, or its answer is damaged."""

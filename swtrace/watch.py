@@ -28,6 +28,7 @@ TOGETHER_NS = 2_000_000_000
 """Ranks that end within this time of one another without a word were stopped together."""
 
 _Answer = TypeVar("_Answer")
+_NO_ANCHOR = ClockAnchor(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +41,19 @@ class RankStatus:
     """The writer holds its lock."""
     closed: bool
     """The writer ended in an orderly way."""
-    down_since_ns: int
-    """CLOCK_MONOTONIC at which this reader first saw the writer gone; 0 while it lives."""
-    anchor: ClockAnchor
     statistics: RingStatistics
-    lag_ns: int
-    """How far what was read is behind what is written; 0: everything is read."""
     series: tuple[SeriesInfo, ...]
-    windows_by_index: tuple[tuple[WindowState, ...], ...]
-    """By index of the series."""
+    windows: dict[str, tuple[WindowState, ...]]
+    """By series name."""
+    windows_by_index: tuple[tuple[WindowState, ...], ...] = ()
+    """By index of the series: one rank may use a name for two ranges of layers."""
+    anchor: ClockAnchor = _NO_ANCHOR
+    down_since_ns: int = 0
+    """CLOCK_MONOTONIC at which this reader first saw the writer gone; 0 while it lives."""
+    lag_ns: int = 0
+    """How far what was read is behind what is written; 0: everything is read."""
     died: bool = False
     """The writer neither lives nor ended in an orderly way nor was stopped together with all other ranks of its run."""
-
-    @property
-    def windows(self) -> dict[str, tuple[WindowState, ...]]:
-        """The windows of every shared series, by its name."""
-        return {
-            info.name: windows
-            for info, windows in zip(self.series, self.windows_by_index, strict=True)
-            if not info.refused
-        }
 
 
 class Watch:
@@ -235,17 +229,19 @@ class Watch:
 
     def _status(self, reader: RingReader) -> RankStatus:
         series = reader.series()
+        windows = tuple(reader.windows(index) for index in range(len(series)))
         return RankStatus(
             identity=reader.identity,
             path=reader.path,
             alive=reader.alive(),
             closed=reader.closed(),
-            down_since_ns=reader.down_since_ns,
-            anchor=reader.anchor(),
             statistics=reader.statistics(),
-            lag_ns=reader.lag_ns(),
             series=series,
-            windows_by_index=tuple(reader.windows(index) for index in range(len(series))),
+            windows={info.name: each for info, each in zip(series, windows, strict=True) if not info.refused},
+            windows_by_index=windows,
+            anchor=reader.anchor(),
+            down_since_ns=reader.down_since_ns,
+            lag_ns=reader.lag_ns(),
         )
 
 

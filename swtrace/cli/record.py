@@ -61,9 +61,11 @@ def record(
     from swtrace.recording.remote import RemoteCapture
     from swtrace.recording.writer import RecordingWriter
     from swtrace.trace.directory import default_directory
+    from swtrace.trace.tail import allow_open_files
 
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
+    allow_open_files()
     limit = size(max_size) if max_size else None
     writer = RecordingWriter(output, overwrite=force, part_bytes=size(rotate) if rotate else None, keep_parts=keep)
     console = narration()
@@ -155,7 +157,10 @@ def _conclude(
         f"{units.size(statistics.bytes)} in {statistics.parts} file(s).",
         soft_wrap=True,
     )
-    if not facts.ranks:
+    complaints = _complaints(capture)
+    for complaint in complaints:
+        console.print(f"swtrace: {complaint}", soft_wrap=True, markup=False)
+    if not facts.ranks and not complaints:
         console.print("No rank wrote into that folder. `swtrace doctor` says what may be missing.")
     if as_json:
         write_json(
@@ -168,3 +173,14 @@ def _conclude(
                 "ranks": len(facts.ranks),
             }
         )
+    if not facts.ranks and complaints:
+        raise CommandError("nothing was recorded: no ring, or no daemon's answer, could be read")
+
+
+def _complaints(capture: Capture | RemoteCapture) -> list[str]:
+    """Return what could not be recorded, and why."""
+    from swtrace.recording.remote import RemoteCapture
+
+    if isinstance(capture, RemoteCapture):
+        return [f"{address}: {why}" for address, why in sorted(capture.ended.items()) if address in capture.damaged]
+    return [text for _, text in sorted(capture.watch.tail.problems.items())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import threading
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from swtrace.daemon.observer import Observer
     from swtrace.daemon.snapshot import Snapshot
+
+_REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
 DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] = {
     "snapshot": ("everything below, of one moment", api.everything),
@@ -50,7 +54,7 @@ def make_app(observer: Observer) -> Starlette:
             Route("/api/v1/recording", handlers.recording),
             Route("/api/v1/{name}", handlers.document),
         ],
-        middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
+        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
     )
 
 
@@ -107,6 +111,26 @@ class _Handlers:
             )
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
+
+
+class _Refusals:
+    """Takes what a client refuses (``q=0``) out of its headers: what answers below looks at names only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [
+                (name, _accepted(value) if name in {b"accept", b"accept-encoding"} else value)
+                for name, value in scope["headers"]
+            ]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+def _accepted(header: bytes) -> bytes:
+    return b",".join(choice for choice in header.split(b",") if not _REFUSED.search(choice))
 
 
 def _json(document: api.Document, status_code: int = 200) -> Response:

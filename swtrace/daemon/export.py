@@ -9,14 +9,16 @@ collector holds up nobody but that thread.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -28,7 +30,15 @@ from swtrace.daemon.spans import SpanOrigin, span_count, step_spans
 from swtrace.ledger.facts import StepFacts
 from swtrace.trace.identity import RankIdentity, RankKey
 
+if TYPE_CHECKING:
+    import requests
+
 _log = logging.getLogger(__name__)
+
+_CREDENTIAL_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
 
 Origins = Mapping[RankKey, SpanOrigin]
 
@@ -261,4 +271,26 @@ def _exporter(name: str, protocol: str) -> SpanExporter:
         return GrpcSpanExporter()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 
-    return HttpSpanExporter()
+    if any(os.environ.get(name) for name in _CREDENTIAL_PROVIDERS):
+        return HttpSpanExporter()  # which takes its session from there
+    import requests
+
+    session = requests.Session()
+    session.hooks["response"].append(_refuse_redirect)
+    return HttpSpanExporter(session=session)
+
+
+def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
+    """Fail an export that is redirected: the exporter would take the redirect for a success.
+
+    Raises:
+        RequestException: It says where to.
+    """
+    import requests
+
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
+        target = response.headers.get("location", "nowhere")
+        raise requests.RequestException(
+            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
+            "it takes spans"
+        )

@@ -164,7 +164,12 @@ def _run(order: Order) -> None:
         Path(order.directory), identity(order.rank), records=order.records, checked=order.checked
     )
     series = recorder.add_series(series_info())
-    signal.signal(signal.SIGTERM, lambda _number, _frame: (recorder.close(), os._exit(0)))
+
+    def close(_number: int, _frame: object) -> None:
+        recorder.close()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, close)
     if order.heir and os.fork() == 0:
         write(series, 1, 10)
         os.write(1, f"{os.getpid()} {recorder.path}\n".encode())
