@@ -123,7 +123,7 @@ class Watch:
             status = self._try(self._rings[key], self._status)
             if status is not None:
                 statuses.append(status)
-        died = _died(statuses)
+        died = died_ranks(statuses)
         return tuple(replace(status, died=status.identity.key in died) for status in statuses)
 
     def anchors(self) -> dict[RankIdentity, ClockAnchor]:
@@ -249,7 +249,7 @@ def _is_younger(reader: RingReader, other: RingReader) -> bool:
     return reader.identity.start_time_ns >= other.identity.start_time_ns
 
 
-def _died(statuses: Sequence[RankStatus]) -> set[RankKey]:
+def died_ranks(statuses: Sequence[RankStatus]) -> set[RankKey]:
     """Return the ranks that are down without having closed their ring, unless their run was stopped with them.
 
     A rank that dies leaves others of its run behind: they go on, hang, or end after it. Ranks that are all killed at

@@ -62,6 +62,7 @@ class PlayingSource:
                     statistics=RingStatistics(0, 0, 0, 0, 0) if state is None else _as_recorded(state.statistics),
                     series=playback.tables.get(key, ()),
                     windows=state.windows if state is not None else {},
+                    died=ended and state is not None and not state.alive and not state.closed,
                     before=0,
                     taken_ns=last.get(key, 0),
                 )
