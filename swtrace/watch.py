@@ -246,7 +246,8 @@ class Watch:
 
 
 def _is_younger(reader: RingReader, other: RingReader) -> bool:
-    return reader.identity.start_time_ns >= other.identity.start_time_ns
+    """Whether a ring takes the place of another one of its rank; a mere copy of a living ring does not."""
+    return (reader.identity.start_time_ns, reader.alive()) > (other.identity.start_time_ns, other.alive())
 
 
 def died_ranks(statuses: Sequence[RankStatus]) -> set[RankKey]:
