@@ -1,14 +1,17 @@
 # Every target brings what it needs: a virtual environment, uv inside it, and the packages.
-# Nothing outside this folder is touched; `make clean` removes it all.
+# Nothing outside this folder is touched but the caches of pip and uv; `make clean` removes the rest.
 #
 #   make demo ARGS="--scenario straggler --ranks 3"     arguments of the command
 #   make test ARGS="tests/ledger -x"                    arguments of pytest
+#   make test-repeat RUNS=20 LOAD=2                     twenty times, with two busy processes beside it
 #   make test-vllm SLOW=1                               with the tests that CI has no time for
 #   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
 
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+RUNS   ?= 10
+LOAD   ?= 0
 # Tests at once: two where there are two cores, since half of a test is often waiting for processes. 0: one by one.
 WORKERS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -ge 2 && echo 2 || echo 0)
 
@@ -19,18 +22,31 @@ unexport PYTHONDONTWRITEBYTECODE
 # pip's setting, so that uv finds the same wheels; empty is accepted.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
+# uv works only where it can write its cache: with a read-only HOME that is here.
+UV_CACHE := $(or $(UV_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uv)
+ifneq ($(shell mkdir -p '$(UV_CACHE)' 2>/dev/null && test -w '$(UV_CACHE)' && echo writable),writable)
+export UV_CACHE_DIR := $(abspath $(VENV))/uv-cache
+endif
+
+# Ranks of tests find each other on the loopback device, and leave the cores to each other.
+test test-repeat test-prometheus test-vllm test-vllm-oldest: export GLOO_SOCKET_IFNAME := lo
+test test-repeat test-prometheus test-vllm test-vllm-oldest: export OMP_NUM_THREADS := 1
+
 VLLM_VENV := $(VENV)-vllm
 OLDEST_VENV := $(VENV)-vllm-oldest
 BIN       := $(VENV)/bin
 VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
+# What each of these leaves out is a target of its own.
+CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' -n $(WORKERS) --dist loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-gpu test-vllm test-vllm-oldest lint format bench bench-scrape dashboards check-schemas constraints clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-scrape dashboards check-schemas constraints clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.stamp ## the main job in miniature: real ranks, a real series, the daemon beside it, a summary
 	$(BIN)/swtrace demo $(ARGS)
@@ -38,8 +54,16 @@ demo: $(VENV)/.stamp ## the main job in miniature: real ranks, a real series, th
 demo-vllm: $(VLLM_VENV)/.stamp ## real vLLM on two CPU ranks, with and without sharing
 	$(VLLM_BIN)/swtrace demo-vllm $(ARGS)
 
-test: $(VENV)/.stamp ## the tests that need neither vLLM nor a GPU
-	$(BIN)/pytest -q -m 'not vllm and not gpu' -n $(WORKERS) --dist loadfile $(ARGS)
+test: $(VENV)/.stamp ## the tests that need nothing but Python
+	@$(CORE_TESTS) $(ARGS); tested=$$?; \
+	echo "Left out: what needs Prometheus (make test-prometheus), vLLM (make test-vllm) or a GPU (make test-gpu)."; \
+	exit $$tested
+
+test-repeat: $(VENV)/.stamp ## the same RUNS times, beside LOAD busy processes; a line per run, the logs in build/test-repeat
+	$(BIN)/python tests/repeat.py --runs $(RUNS) --load $(LOAD) --logs build/test-repeat -- $(CORE_TESTS) $(ARGS)
+
+test-prometheus: $(VENV)/.stamp ## the tests that need Prometheus and promtool installed (Debian: apt-get install prometheus)
+	$(BIN)/pytest -q -m prometheus $(ARGS)
 
 test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU and torch for it, then one table of what was measured
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested

@@ -21,6 +21,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from patience import patience
+
 T = TypeVar("T")
 PRELOADED = ["torch", "torch.distributed", "numpy", "swtrace.series", "swtrace.series.torch_transport"]
 
@@ -37,10 +39,11 @@ class Rank:
     process: BaseProcess
     connection: Connection
 
-    def result(self, timeout: float = 60.0) -> Any:
+    def result(self) -> Any:
         """Return what the program returned; raise what it raised, with its traceback in words."""
+        timeout = patience()
         if not self.connection.poll(timeout):
-            raise RankFailedError(f"rank {self.number} gave no result within {timeout} s")
+            raise RankFailedError(f"rank {self.number} gave no result within {timeout:.0f} s")
         try:
             good, value = pickle.loads(self.connection.recv_bytes())  # noqa: S301 - our own child wrote it
         except EOFError:
@@ -85,22 +88,21 @@ def run_ranks(
     program: Callable[..., T],
     *arguments: Any,
     environment: Mapping[str, str] | None = None,
-    timeout: float = 120.0,
 ) -> list[T]:
     """Run ``program(rank, *arguments)`` on every rank; return the results by rank, or raise the first failure."""
     with ranks(world_size, program, *arguments, environment=environment) as started:
         open_connections = {rank.connection: rank for rank in started}
         results: dict[int, T] = {}
         while open_connections:
-            ready = wait(list(open_connections), timeout)
+            ready = wait(list(open_connections), timeout := patience())
             if not ready:
                 missing = sorted(rank.number for rank in open_connections.values())
-                raise RankFailedError(f"ranks {missing} gave no result within {timeout} s")
+                raise RankFailedError(f"ranks {missing} gave no result within {timeout:.0f} s")
             for connection in ready:
                 rank = open_connections.pop(connection)  # type: ignore[call-overload]
                 results[rank.number] = rank.result()
         for rank in started:
-            rank.process.join(timeout)
+            rank.process.join(patience())
             if rank.process.exitcode != 0:
                 raise RankFailedError(f"rank {rank.number} ended with exit code {rank.process.exitcode}")
         return [results[number] for number in range(world_size)]
@@ -125,7 +127,7 @@ def _rank(
         init_method=f"file://{meeting}",
         rank=number,
         world_size=world_size,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=patience()),
     )
     try:
         answer = (True, program(number, *arguments))

@@ -6,6 +6,7 @@ import os
 import time
 
 import torch
+from patience import patience
 from ranks import ranks
 from torch import nn
 
@@ -41,5 +42,5 @@ def test_a_rank_that_closes_first_has_sent_what_its_peers_wait_for() -> None:
     """A source that leaves as soon as its series is closed leaves no peer without the last step's layers."""
     with ranks(2, program) as (leaver, follower):
         assert follower.result() is True
-        leaver.process.join(60)
+        leaver.process.join(patience())
         assert leaver.process.exitcode == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from patience import eventually
 from ranks import run_ranks
 from torch import distributed as dist
 
@@ -14,11 +16,22 @@ from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.series import RankGroup
 from swtrace.series.torch_transport import TorchTransport
 
-DELAY_S = 0.2
+MARGIN_S = 0.1
+"""Between the end of those who are not held and the late rank's issue: time for the others to end, if they could."""
 
 
-def program(rank: int, size: int) -> list[tuple[int, int, float]]:
-    """Broadcast from every source with every other rank late; return (source, late rank, s until done)."""
+def held_ranks(size: int, source: int, late: int) -> set[int]:
+    """Return the other ranks that the ledger's model holds up until the late rank issues."""
+    issued = np.zeros((1, size, 1), np.int64)
+    issued[0, late, 0] = 1
+    last, by = Rendezvous(TorchTransport.rendezvous, size, np.array([source])).last_issue(issued)
+    held = {rank for rank in range(size) if last[0, rank, 0]}
+    assert [by[0, rank, 0] for rank in range(size)] == [late if rank in held else rank for rank in range(size)]
+    return held - {source, late}
+
+
+def program(rank: int, size: int, folder: str) -> list[tuple[int, int, int]]:
+    """Broadcast from every source with every other rank late; return (source, late rank, when issued or done)."""
     transport = TorchTransport(RankGroup.world())
     buffer = torch.zeros(200_000, dtype=torch.uint8)
     told = []
@@ -26,29 +39,34 @@ def program(rank: int, size: int) -> list[tuple[int, int, float]]:
         for late in range(size):
             if late == source:
                 continue
+            free = [Path(folder, f"{source} {late} {other}") for other in range(size)]
             dist.barrier()
             if rank == late:
-                time.sleep(DELAY_S)
-            begin = time.monotonic()
-            transport.issue(buffer, source).wait()
-            told.append((source, late, time.monotonic() - begin))
+                awaited = set(range(size)) - held_ranks(size, source, late) - {source, late}
+                eventually(lambda: all(free[other].exists() for other in awaited), f"{awaited} of {source}")  # noqa: B023
+                time.sleep(MARGIN_S)
+                told.append((source, late, time.monotonic_ns()))
+                transport.issue(buffer, source).wait()
+            else:
+                transport.issue(buffer, source).wait()
+                told.append((source, late, time.monotonic_ns()))
+                free[rank].touch()
             dist.barrier()
     return told
 
 
 @pytest.mark.parametrize("size", [3, 4, 5])
-def test_a_late_rank_holds_up_whom_the_model_says(size: int) -> None:
+def test_a_late_rank_holds_up_whom_the_model_says(size: int, tmp_path: Path) -> None:
     """For every source and every late rank, exactly the ranks are held whose last issue is the late rank's."""
-    held = run_ranks(size, program, size)
-    for rank, told in enumerate(held):
-        for source, late, seconds in told:
-            if rank in (source, late):
-                continue
-            issued = np.zeros((1, size, 1), np.int64)
-            issued[0, late, 0] = 1
-            last, by = Rendezvous(TorchTransport.rendezvous, size, np.array([source])).last_issue(issued)
-            assert (seconds > DELAY_S / 2) == bool(last[0, rank, 0]), (rank, source, late, seconds)
-            assert by[0, rank, 0] == (late if last[0, rank, 0] else rank)
+    moments = [
+        {(source, late): moment_ns for source, late, moment_ns in told}
+        for told in run_ranks(size, program, size, str(tmp_path))
+    ]
+    for source, late in moments[0]:
+        held = held_ranks(size, source, late)
+        for rank in set(range(size)) - {source, late}:
+            waited = moments[rank][source, late] >= moments[late][source, late]
+            assert waited == (rank in held), (rank, source, late)
 
 
 def test_the_kinds_of_rendezvous_differ_as_they_are_described() -> None:

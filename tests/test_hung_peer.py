@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from pathlib import Path
 
 import pytest
 import torch
+from patience import eventually, patience
 from ranks import run_ranks
 from torch import nn
 
@@ -13,8 +14,9 @@ from swtrace.errors import PeerLostError
 from swtrace.series import RankGroup, Series
 
 
-def program(rank: int) -> str:
-    """Let rank 0 stop reaching; return what rank 1 is told."""
+def program(rank: int, folder: str) -> str:
+    """Let rank 0 stop reaching until rank 1 has given it up; return what rank 1 is told."""
+    given_up = Path(folder, "given up")
     group = RankGroup.world()
     series = Series("o_proj", group, 0, 4, prefetch_step=1)
     for layer in range(4):
@@ -22,7 +24,7 @@ def program(rank: int) -> str:
     series.post_process()
     if rank == 0:
         series.reach(0)
-        time.sleep(5)  # hangs, as seen from rank 1, for longer than it is willing to wait
+        eventually(given_up.exists, "rank 1 to give up")
         return ""
     for layer in (0, 1):
         series.reach(layer)
@@ -30,12 +32,15 @@ def program(rank: int) -> str:
     series.reach(2)
     with pytest.raises(PeerLostError) as lost:
         series.wait(2)
+    given_up.touch()
     return str(lost.value)
 
 
-def test_a_rank_gives_a_hung_peer_up_after_the_timeout_set() -> None:
+def test_a_rank_gives_a_hung_peer_up_after_the_timeout_set(tmp_path: Path) -> None:
     """SWTRACE_TIMEOUT bounds a wait, and the error names series, layer and source rank."""
-    _, told = run_ranks(2, program, environment={"SWTRACE_TIMEOUT": "1"})
+    # Long enough for a peer that does not hang: the same timeout bounds what comes before.
+    timeout = f"{patience(1):.1f}"
+    _, told = run_ranks(2, program, str(tmp_path), environment={"SWTRACE_TIMEOUT": timeout})
     assert "'o_proj'" in told
     assert "layer 2" in told
     assert "rank 0" in told

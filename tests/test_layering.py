@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import patience
 
 RUNTIME = {"torch", "vllm"}
 EXPORTERS = {"opentelemetry", "prometheus_client", "starlette", "uvicorn", "textual"}
@@ -26,7 +27,7 @@ print(json.dumps(sorted(name for name in sys.modules)))
 def loaded(statement: str) -> set[str]:
     """Return the names of all modules that are loaded after ``statement``, and of their packages."""
     code = _CODE.format(statement=statement)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(), check=False)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import eventually
 from ranks import ranks
 from torch import nn
 
 from swtrace.series import RankGroup, Series
 from swtrace.series.recording import close, process_recorder, propose_run_id
+from swtrace.trace.directory import PREFIX
 from swtrace.vllm.operations import forget, number, reach, wait
 from swtrace.vllm.vigil import keep_vigil
 
@@ -33,7 +35,16 @@ class Said(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def program(rank: int, end: str) -> list[str]:
+def rings_held_open() -> set[str]:
+    """Return the rings that this process has a descriptor of: its own, and those of peers that it watches."""
+    links = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            links.append(descriptor.readlink().name)
+    return {name for name in links if name.startswith(PREFIX)}
+
+
+def program(rank: int, end: str, folder: str) -> list[str]:
     """Let rank 1 end while rank 0 does something else, amid a step; return what rank 0 logged."""
     said = Said()
     logging.getLogger("vllm.swtrace").addHandler(said)
@@ -48,24 +59,25 @@ def program(rank: int, end: str) -> list[str]:
     for layer_idx in (3, 4):
         reach(activation, one, layer_idx)
         wait(activation, one, layer_idx)
-    series._transport.gather(None)  # type: ignore[union-attr]  # both are where they should be, and their rings are found
-    time.sleep(1.5)
+    series._transport.gather(None)  # type: ignore[union-attr]  # both are where they should be
+    watched = Path(folder, "watched")
     if rank == 1:
+        eventually(watched.exists, "rank 0 to watch")
         if end == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         forget()
         close()
         os._exit(0)
-    deadline = time.monotonic() + (30 if end == "killed" else 4)
-    while not said.lines and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: len(rings_held_open()) == 2, "the watch to find rank 1's ring")
+    watched.touch()
+    eventually(lambda: len(rings_held_open()) == 1, "the watch to let go of a rank that ended")
     return said.lines
 
 
 @pytest.mark.parametrize("end", ["killed", "closed"])
 def test_a_peer_that_dies_is_named_though_nobody_waits_for_it(end: str, tmp_path: Path) -> None:
     """Killed, it is named with the series and the layer reached last; one that ends in good order is not."""
-    with ranks(2, program, end, environment={"SWTRACE_DIR": str(tmp_path)}) as (survivor, _):
+    with ranks(2, program, end, str(tmp_path), environment={"SWTRACE_DIR": str(tmp_path / "rings")}) as (survivor, _):
         said = survivor.result()
     if end == "closed":
         assert said == []

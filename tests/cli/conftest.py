@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 Swtrace = Callable[..., "subprocess.CompletedProcess[str]"]
 StartSwtrace = Callable[..., "subprocess.Popen[str]"]
@@ -42,7 +43,7 @@ def run_swtrace(arguments: Sequence[str], environment: Mapping[str, str]) -> sub
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=patience(),
         check=False,
     )
 

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-DEADLINE_S = 60.0
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Return as soon as ``condition`` holds; fail if it never does."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.02)
+from patience import eventually
 
 
 def runs(pid: int) -> bool:

@@ -10,8 +10,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from patience import eventually, patience
 
-from cli.processes import eventually, runs
+from cli.processes import runs
 from swtrace.cli.child import Child, wait_for_lines
 
 
@@ -90,7 +91,7 @@ def test_an_orphan_does_not_start(modules: Path) -> None:
         [sys.executable, "-m", "swtrace.cli.attached", "1", module],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(),
         check=False,
     )
     assert done.returncode == 1

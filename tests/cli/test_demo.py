@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from patience import eventually, patience
 
 from cli.conftest import StartSwtrace, Swtrace, clean_environment, run_swtrace
-from cli.processes import DEADLINE_S, command_line, descendant, descendants, eventually, runs
+from cli.processes import command_line, descendant, descendants, runs
 from swtrace.cli.demo.model import build, expect
 from swtrace.cli.demo.scenarios import PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import ExitCode
@@ -67,7 +68,7 @@ def until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
     """Read the demo's narration until a line matches."""
     assert process.stderr is not None
     said = []
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + patience()
     for line in process.stderr:
         said.append(line)
         if time.monotonic() > deadline:
@@ -170,7 +171,7 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     victim, _ = rank_pids(process)
     until(process, STEPPING)
     os.kill(victim, signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience())
     assert process.returncode == ExitCode.RANK_LOST, err
     assert "rank 0: killed by SIGKILL" in err
     error = next(line for line in err.splitlines() if line.startswith("rank 1:"))
@@ -183,10 +184,12 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
 @pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.reader"])
 def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker: str) -> None:
     """Killing the daemon or the reader changes neither the run nor its summary."""
-    process = start_swtrace("demo", "--json", *SMALL, "--duration", "2", "--compute-ms", "1")
+    # As many steps as last until the reader has told of one, and the victim has been found.
+    steps = str(round(patience(2) * 100))
+    process = start_swtrace("demo", "--json", *SMALL, "--steps", steps, "--compute-ms", "1")
     until(process, STEPPING)
     os.kill(descendant(process.pid, marker), signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience())
     assert process.returncode == ExitCode.SUCCESS, err
     assert re.search(r"The (daemon|reader) ended.*ranks go on", err)
     result = json.loads(out)
@@ -204,7 +207,7 @@ def test_nothing_is_left_behind(start_swtrace: StartSwtrace, number: signal.Sign
     children = descendants(process.pid)
     assert len(children) >= 5  # launcher, two ranks, reader, daemon
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=patience())
     assert process.returncode == 128 + number
     eventually(lambda: not any(map(runs, children)), f"{[command_line(child) for child in children]} end")
     assert not Path(folder).exists()
@@ -215,7 +218,7 @@ def test_ctrl_c_still_sums_up(start_swtrace: StartSwtrace) -> None:
     process = start_swtrace("demo", "--no-daemon", *ENDLESS)
     until(process, STEPPING)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=patience())
     assert "series demo.linear" in out
 
 
@@ -226,7 +229,7 @@ def test_a_killed_demo_leaves_no_process(start_swtrace: StartSwtrace) -> None:
     until(process, STEPPING)
     children = descendants(process.pid)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=patience())
     eventually(lambda: not any(map(runs, children)), "ranks, reader and daemon end")
     shutil.rmtree(folder)  # the one thing that nobody was left to remove
 
@@ -243,7 +246,7 @@ def test_the_daemon_serves_while_it_runs(start_swtrace: StartSwtrace) -> None:
 
     eventually(served, "metrics of the demo's series")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=patience())
 
 
 # -- dials and model -------------------------------------------------------------------------------------

@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cli.conftest import clean_environment
+from patience import patience
 
-DEADLINE_S = 90.0
+from cli.conftest import clean_environment
 
 
 def read_until(descriptor: int, seen: Callable[[str], bool]) -> str:
     """Read what a terminal shows until it has been seen, or the program is gone."""
-    shown, deadline = "", time.monotonic() + DEADLINE_S
+    shown, deadline = "", time.monotonic() + patience()
     while not seen(shown):
         assert time.monotonic() < deadline, shown[-3000:]
         if select.select([descriptor], [], [], 0.2)[0]:
@@ -61,7 +61,7 @@ def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> N
         assert "bit-identical" in shown
         assert "saved" in shown
         read_until(ours, lambda _: process.poll() is not None)
-        assert process.wait(DEADLINE_S) == 0
+        assert process.wait(patience()) == 0
     finally:
         process.kill()
         process.wait()

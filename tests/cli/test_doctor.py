@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
 from swtrace.cli.doctor.folder import RING_BYTES, _filesystem
@@ -86,7 +87,7 @@ def test_a_daemon_that_answers_is_good(doctor: Doctor, start_swtrace: StartSwtra
 
 def test_rings_are_told_with_their_records(doctor: Doctor, environment: dict[str, str], rings: Path) -> None:
     """A ring shows whose it is, whether its writer lives, and how much it holds."""
-    subprocess.run([*FAKE_RANK, "3"], env={**environment, "SWTRACE_RUN_ID": "seen"}, check=True, timeout=60)
+    subprocess.run([*FAKE_RANK, "3"], env={**environment, "SWTRACE_RUN_ID": "seen"}, check=True, timeout=patience())
     (ring,) = rings.iterdir()
     detail = doctor()[ring.name]["detail"]
     assert "run seen rank 1, closed, 15 records; self_attn.o_proj" in detail
@@ -118,7 +119,7 @@ def test_file_system_is_the_mounts() -> None:
 
 def test_a_default_ring_has_the_size_the_doctor_expects(environment: dict[str, str], rings: Path) -> None:
     """What the doctor calls enough space is what a rank takes."""
-    subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=60)
+    subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=patience())
     assert [ring.stat().st_size for ring in rings.iterdir()] == [RING_BYTES]
 
 

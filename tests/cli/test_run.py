@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import eventually, patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from cli.processes import descendant, eventually, runs
+from cli.processes import descendant, runs
 from swtrace.cli.exit_codes import ExitCode
 
 PYTHON = (sys.executable, "-c")
@@ -110,7 +111,7 @@ def test_signals_are_passed_on(start_swtrace: StartSwtrace, number: signal.Signa
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=patience())
     assert out == f"caught {number.name}\n"
     assert process.returncode == 5
 
@@ -125,6 +126,6 @@ def test_the_command_outlives_its_daemon(start_swtrace: StartSwtrace) -> None:
     eventually(lambda: not runs(daemon), "the daemon is gone")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=patience())
     assert process.returncode == 5
     assert "the daemon ended early" in err

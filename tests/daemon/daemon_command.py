@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from patience import patience
 
 ROOT = Path(__file__).parents[2]
 LIMITS = httpx.Limits(keepalive_expiry=1.0)
@@ -43,7 +44,7 @@ class DaemonCommand:
     def end(self, number: int = signal.SIGTERM) -> str:
         """Send the signal, wait for the end, and return what the daemon said on stderr."""
         self.process.send_signal(number)
-        _out, err = self.process.communicate(timeout=60)
+        _out, err = self.process.communicate(timeout=patience())
         return err
 
 
@@ -60,9 +61,9 @@ def daemon(directory: Path, **settings: str) -> Iterator[DaemonCommand]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, process.communicate(timeout=60)[1]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=60, limits=LIMITS) as client:
+        assert line, process.communicate(timeout=patience())[1]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
             yield DaemonCommand(process, client)
     finally:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import uvicorn
+from patience import patience
 
 from daemon.daemon_command import LIMITS
 from swtrace.daemon.app import make_app
@@ -32,11 +33,11 @@ def serving(directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | N
     observer.start()
     thread.start()
     try:
-        with httpx.Client(base_url=base_url, timeout=60, limits=LIMITS) as client:
+        with httpx.Client(base_url=base_url, timeout=patience(), limits=LIMITS) as client:
             yield client
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(patience())
         listener.close()
         observer.stop(30)
         watch.close()

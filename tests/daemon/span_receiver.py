@@ -7,8 +7,7 @@ import importlib.util
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ from pathlib import Path
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from patience import eventually, patience
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class SpanReceiver:
         with self._lock:
             return tuple(self._spans)
 
-    def wait_for(self, count: int, timeout_s: float = 60.0) -> tuple[ReceivedSpan, ...]:
+    def wait_for(self, count: int) -> tuple[ReceivedSpan, ...]:
         """Return the spans once at least ``count`` have arrived."""
-        eventually(lambda: len(self.spans()) >= count, f"{count} spans", timeout_s)
+        eventually(lambda: len(self.spans()) >= count, f"{count} spans")
         return self.spans()
 
     def close(self) -> None:
@@ -121,15 +121,6 @@ def _attributes(pairs: list[KeyValue]) -> dict[str, object]:
     return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in pairs}
 
 
-def eventually(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    """Return once the condition holds; fail with what was waited for when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}")
-        time.sleep(0.01)
-
-
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
@@ -163,7 +154,7 @@ def collector(directory: Path, receiver: SpanReceiver) -> Iterator[tuple[str, st
             yield f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(patience())
 
 
 def _listens(port: int) -> bool:

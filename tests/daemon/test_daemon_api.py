@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import eventually
 
 from daemon.recorded_run import (
     LAYER_BYTES,
@@ -22,7 +23,6 @@ from daemon.recorded_run import (
     series_info,
 )
 from daemon.serving import serving
-from daemon.span_receiver import eventually
 from swtrace.daemon import api
 from swtrace.daemon.api import CELL_FIELDS, RANK_FIELDS
 from swtrace.daemon.app import DOCUMENTS

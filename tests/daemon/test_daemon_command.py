@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import eventually, patience
 
 from daemon.daemon_command import ROOT, daemon, environment
 from daemon.recorded_run import RecordedRun
-from daemon.span_receiver import ReceivedSpan, SpanReceiver, collector, eventually, free_port
+from daemon.span_receiver import ReceivedSpan, SpanReceiver, collector, free_port
 from swtrace.daemon.spans import BROADCAST, STEP, WAIT, trace_id
 
 SPANS_PER_STEP = 22
@@ -200,7 +201,7 @@ def test_killed_rank_is_down_and_its_records_are_counted(tmp_path: Path) -> None
     with ranks_process(tmp_path, 50) as ranks, daemon(tmp_path) as command:
         assert command.metric("swtrace_rank_up") == 2
         ranks.kill()
-        ranks.wait(30)
+        ranks.wait(patience())
         eventually(lambda: command.metric("swtrace_rank_up") == 0, "the ranks to be down")
         for rank in command.client.get("/api/v1/ranks").json()["ranks"]:
             assert (rank["up"], rank["closed"]) == (False, False)
@@ -235,7 +236,12 @@ def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path)]
         failed = subprocess.run(
-            command, env=environment(SWTRACE_LISTEN=address), capture_output=True, text=True, timeout=60, check=False
+            command,
+            env=environment(SWTRACE_LISTEN=address),
+            capture_output=True,
+            text=True,
+            timeout=patience(),
+            check=False,
         )
     assert failed.returncode == 1
     assert address in failed.stderr
@@ -252,7 +258,7 @@ def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
         env=environment(SWTRACE_TRACE_SAMPLE="2"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(),
         check=False,
     )
     assert (failed.returncode, failed.stdout) == (2, "")
@@ -272,7 +278,7 @@ def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://127.0.0.1:")
     process.terminate()
-    rest, _err = process.communicate(timeout=30)
+    rest, _err = process.communicate(timeout=patience())
     decoder, spans = json.JSONDecoder(), []
     while rest := rest.lstrip():
         span, end = decoder.raw_decode(rest)

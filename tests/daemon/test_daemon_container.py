@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import patience
 
 from daemon.daemon_command import LIMITS, ROOT, environment
 from daemon.recorded_run import RecordedRun
@@ -58,12 +59,12 @@ def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, process.communicate(timeout=60)[1]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=60, limits=LIMITS) as client:
+        assert line, process.communicate(timeout=patience())[1]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
             yield client
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # unshare and the daemon, which is the first process of its namespace
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience())
 
 
 def samples(client: httpx.Client, name: str) -> dict[str, float]:

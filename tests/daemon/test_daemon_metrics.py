@@ -162,6 +162,7 @@ def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
     assert "content-encoding" not in plain.headers
 
 
+@pytest.mark.prometheus
 def test_promtool_accepts_the_exposition(run: RecordedRun) -> None:
     """Prometheus' own linter finds nothing to say about the exposition."""
     promtool = shutil.which("promtool")

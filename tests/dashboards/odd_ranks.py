@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from daemon.recorded_run import identity, series_info
+from patience import patience
 
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.schema import Observed, Phase
@@ -46,7 +47,7 @@ class OddRanks:
     def close(self) -> None:
         """End all ranks."""
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(patience())
         for recorder in self._recorders:
             recorder.close()
 

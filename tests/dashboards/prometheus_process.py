@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 import yaml
-from daemon.span_receiver import eventually, free_port
+from daemon.span_receiver import free_port
 from grafana_json import ROOT
+from patience import eventually, patience
 
 COMPOSE = ROOT / "docker-compose.yml"
 FILES = ROOT / "dashboards" / "prometheus"
@@ -101,12 +102,12 @@ def prometheus(
     with log.open("wb") as output:
         process = subprocess.Popen([binary, *arguments], stdout=output, stderr=output)
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=patience()) as client:
                 eventually(lambda: _ready(client), f"Prometheus to be ready: {log.read_text()}")
                 yield Prometheus(client, log)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(patience())
 
 
 def _ready(client: httpx.Client) -> bool:

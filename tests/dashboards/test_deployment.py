@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 import yaml
 from daemon.daemon_command import environment
 from daemon.recorded_run import RecordedRun
-from daemon.span_receiver import SpanReceiver, collector, eventually, free_port
+from daemon.span_receiver import SpanReceiver, collector, free_port
 from grafana_json import DASHBOARDS, ROOT
+from patience import eventually, patience
 from prometheus_process import COMPOSE, FILES, Prometheus, prometheus
 
 DEPLOY = ROOT / "deploy"
@@ -38,9 +40,9 @@ def services() -> dict[str, Any]:
 
 def run(*command: str) -> str:
     """Run a checker; return what it said, or fail with it."""
-    program = shutil.which(command[0], path=f"{BIN}:/usr/local/bin:/usr/bin:/bin")
+    program = shutil.which(command[0], path=f"{BIN}:{os.environ['PATH']}")
     assert program is not None, f"{command[0]} is missing: install the test dependencies, and Prometheus for promtool"
-    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=patience())
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -55,6 +57,7 @@ def test_dockerfile_passes_hadolint() -> None:
     assert run("hadolint", str(DOCKERFILE)) == ""
 
 
+@pytest.mark.prometheus
 def test_promtool_accepts_configuration_and_rules() -> None:
     """The configuration, the rules that it names and the targets are what Prometheus reads."""
     said = run("promtool", "check", "config", str(FILES / "prometheus.yml"))
@@ -62,6 +65,7 @@ def test_promtool_accepts_configuration_and_rules() -> None:
     assert "swtrace.alerts.yml" in said
 
 
+@pytest.mark.prometheus
 def test_rules_do_what_their_tests_say() -> None:
     """Every recording rule has its value, and every alert fires when it should and not when it should not."""
     run("promtool", "test", "rules", *map(str, sorted((FILES / "tests").glob("*_test.yml"))))
@@ -186,12 +190,13 @@ def test_image_starts_a_daemon_that_its_healthcheck_finds_well(tmp_path: Path) -
             assert len(receiver.wait_for(spans)) == spans
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(patience()) == 0
         assert not succeeds(check)
     receiver.close()
     run_.close()
 
 
+@pytest.mark.prometheus
 def test_prometheus_starts_with_the_very_files_and_flags(tmp_path: Path) -> None:
     """Compose's command line and files, but for targets, start Prometheus, with all rules loaded and exemplars kept."""
     with prometheus(tmp_path, ["127.0.0.1:1"]) as server:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from daemon.daemon_command import environment
 from grafana_json import DASHBOARDS, ROOT
+from patience import patience
 from typer.testing import CliRunner, Result
 
 from swtrace.cli.dashboards import dashboards
@@ -67,7 +68,7 @@ def test_wheel_carries_what_the_export_writes(tmp_path: Path) -> None:
     if not uv.exists():
         pytest.skip("builds a wheel with uv, which is not in this environment")
     command = [str(uv), "build", "--wheel", "-q", "-o", str(tmp_path), "--python", sys.executable, str(ROOT)]
-    subprocess.run(command, check=True, timeout=120, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    subprocess.run(command, check=True, timeout=patience(), env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     (wheel,) = tmp_path.glob("*.whl")
     installed = tmp_path / "installed"
     with zipfile.ZipFile(wheel) as archive:
@@ -79,7 +80,7 @@ def test_wheel_carries_what_the_export_writes(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patience(),
     )
     assert done.returncode == 0, done.stderr
     assert (installed / "swtrace/_dashboards/grafana/dashboards").is_dir()

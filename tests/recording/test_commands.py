@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from daemon.recorded_run import RecordedRun
+from patience import patience
 
 from recording.made import record, replayed, schedule
 from swtrace.recording import Recording
@@ -23,7 +24,9 @@ SWTRACE = [sys.executable, "-m", "swtrace"]
 
 def swtrace(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    done = subprocess.run([*SWTRACE, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [*SWTRACE, *map(str, arguments)], capture_output=True, text=True, timeout=patience(), check=False
+    )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -57,12 +60,12 @@ def test_ctrl_c_ends_a_recording_in_good_order(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*SWTRACE, "record", "--dir", str(rings), "-o", str(path)], stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience()
     while time.monotonic() < deadline and not (path.exists() and path.stat().st_size > 500):
         run.write()
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=patience())
     assert process.returncode == 0, said
     assert "interrupted" in said
     with Recording.open(path) as recording:
@@ -128,7 +131,7 @@ def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
                 watch.poll()
                 time.sleep(0.02)
             assert demo.returncode == 0
-            assert recorder.wait(60) == 0
+            assert recorder.wait(patience()) == 0
             watch.drain()
             watch.ledger.flush()
             live = watch.ledger.facts()

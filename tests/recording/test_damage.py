@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from daemon.recorded_run import RecordedRun
+from patience import patience
 
 from recording.made import record, replayed, schedule, tell
 from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
@@ -64,11 +65,11 @@ def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -
         begun = context.Event()
         process = context.Process(target=capture_for_ever, args=(rings, path, begun))
         process.start()
-        assert begun.wait(30)
+        assert begun.wait(patience())
         for _ in range(chance.randint(0, 400)):
             run.write()
         os.kill(process.pid or 0, signal.SIGKILL)
-        process.join(30)
+        process.join(patience())
         written = run.written
         run.close()
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from daemon.recorded_run import RecordedRun
 from daemon.serving import serving
+from patience import patience
 
 from recording.made import replayed
 from recording.test_commands import SWTRACE, swtrace
@@ -23,7 +24,7 @@ from swtrace.watch import Watch
 
 def until(condition: Callable[[], bool], step: Callable[[], object]) -> None:
     """Repeat a step until a condition holds."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience()
     while not condition():
         assert time.monotonic() < deadline
         step()
@@ -73,7 +74,7 @@ def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
         until(lambda: path.exists() and path.stat().st_size > 1000, lambda: time.sleep(0.02))
     finally:
         daemon.stop()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=patience())
     assert process.returncode == 0, said
     assert "every daemon has gone" in said
     with Recording.open(path) as recording:

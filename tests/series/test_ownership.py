@@ -386,7 +386,7 @@ def compiled_steps(rank: int) -> tuple[list[bool], str, str]:
 
 def test_compiled_forwards_are_checked() -> None:
     """Inside a compiled forward, windows are looked at all the same."""
-    (equal, told, _), (wrong, found, expected) = run_ranks(2, compiled_steps, timeout=240)
+    (equal, told, _), (wrong, found, expected) = run_ranks(2, compiled_steps)
     assert (equal, told) == ([True] * 5, "")
     assert wrong == [True, True, True, False, True]
     assert found.endswith(expected)

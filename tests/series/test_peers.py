@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import patience
 from ranks import ranks, run_ranks
 
 from series.stacks import Stack, true_weights
@@ -16,7 +17,6 @@ from swtrace.errors import DisagreementError, PeerLostError
 from swtrace.series import RankGroup, Series, recording
 
 LAYERS = 6
-DEADLINE_S = 60.0
 
 
 def run_until_lost(rank: int, folder: str, tracing: str) -> Any:
@@ -26,7 +26,7 @@ def run_until_lost(rank: int, folder: str, tracing: str) -> Any:
     )
     stack = Stack(series, 2, true_weights(LAYERS))
     series.post_process()
-    deadline = time.monotonic() + 3 * DEADLINE_S
+    deadline = time.monotonic() + 3 * patience()
     try:
         step = 0
         while time.monotonic() < deadline:
@@ -53,7 +53,7 @@ def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path
     folder.mkdir()
     environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
     with ranks(world_size, run_until_lost, str(folder), "traced", environment=environment) as started:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + patience()
         while len(list(folder.iterdir())) < world_size:
             assert time.monotonic() < deadline, "the ranks did not get going"
             time.sleep(0.01)
@@ -61,7 +61,7 @@ def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path
         assert victim.process.pid is not None
         os.kill(victim.process.pid, signal.SIGKILL)
         for rank in started[:-1]:
-            message, again, _ = rank.result(DEADLINE_S)
+            message, again, _ = rank.result()
             assert message.startswith(f"series 's', rank {rank.number}, layer ")
             assert f"rank {victim.number} died" in message
             assert again == message
@@ -70,13 +70,13 @@ def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path
 def test_an_untraced_series_names_the_source_at_least(tmp_path: Path) -> None:
     """Without rings nobody can tell who died, but the layer and its source are known."""
     with ranks(2, run_until_lost, str(tmp_path), "untraced") as started:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + patience()
         while len(list(tmp_path.iterdir())) < 2:
             assert time.monotonic() < deadline, "the ranks did not get going"
             time.sleep(0.01)
         assert started[1].process.pid is not None
         os.kill(started[1].process.pid, signal.SIGKILL)
-        message, _, _ = started[0].result(DEADLINE_S)
+        message, _, _ = started[0].result()
     assert message.startswith("series 's', rank 0, layer ")
     assert "its source" in message or "could not be sent" in message
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import daemon.recorded_run
 import opentelemetry.sdk.trace.export.in_memory_span_exporter
 import pytest
+from patience import patience
 
 import swtrace.testing.baselines
 import swtrace.testing.limits
@@ -263,7 +264,7 @@ def test_under_xdist_workers_measure_and_the_controller_saves(suite: pytest.Pyte
 def test_it(swtrace, number): run(swtrace)
 """
     )
-    saved = suite.runpytest_subprocess("-n", "2", "--swtrace-save-baseline", timeout=120)
+    saved = suite.runpytest_subprocess("-n", "2", "--swtrace-save-baseline", timeout=patience())
     saved.assert_outcomes(passed=4)
     saved.stdout.fnmatch_lines(["*baselines of 4 tests saved*"])
     assert len(json.loads((suite.path / "swtrace-baseline.json").read_text())["tests"]) == 4
@@ -282,7 +283,7 @@ def test_it():
     )
     os.environ.pop("PYTEST_PLUGINS", None)
     arguments = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-    suite.runpytest_subprocess(*arguments, timeout=120).assert_outcomes(passed=1)
+    suite.runpytest_subprocess(*arguments, timeout=patience()).assert_outcomes(passed=1)
 
 
 def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
@@ -292,7 +293,7 @@ def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
         sys.executable,
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", examples),
         *("-c", os.devnull, "--runxfail", examples / "test_hidden.py", examples / "test_stalled.py"),
-        timeout=120,
+        timeout=patience(),
     )
     done.stdout.fnmatch_lines(
         [

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.records import Records
 
-DEADLINE_S = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -139,7 +137,7 @@ class Writers:
             self._process.stdin.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process.wait(DEADLINE_S)
+        self._process.wait()
 
 
 def _is_gone(pid: int) -> bool:
@@ -152,7 +150,9 @@ def _is_gone(pid: int) -> bool:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait until ``condition()`` holds, with a bound."""
-    deadline = time.monotonic() + DEADLINE_S
+    from patience import patience  # not on the path of the script
+
+    deadline = time.monotonic() + patience()
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError("the condition never held")

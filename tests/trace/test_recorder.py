@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from ring_writer import DEADLINE_S, Order, Writers, identity, series_info, write
+from patience import patience
+from ring_writer import Order, Writers, identity, series_info, write
 
 from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceError
 from swtrace.trace import schema
@@ -230,7 +231,7 @@ def test_no_room_is_an_error_that_names_the_settings(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=DEADLINE_S,
+        timeout=patience(),
     )
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
@@ -370,7 +371,7 @@ def test_the_recorder_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=True,
-        timeout=DEADLINE_S,
+        timeout=patience(),
     )
 
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from ring_writer import DEADLINE_S, Order, Writers, check, identity, series_info, until, write
+from patience import patience
+from ring_writer import Order, Writers, check, identity, series_info, until, write
 
 from swtrace.trace.reader import RingReader, RingStatistics
 from swtrace.trace.recorder import Recorder
@@ -33,7 +34,7 @@ def test_no_torn_record_is_ever_delivered(capacity: int, checked: bool, tmp_path
         _, path = writers.start(Order(str(tmp_path), records=capacity, checked=checked))
         with RingReader.open(path) as reader:
             newest = delivered = 0
-            deadline = time.monotonic() + DEADLINE_S
+            deadline = time.monotonic() + patience()
             # The smallest ring is lapped faster than Python reads: it takes longer until a ring's worth got through.
             while reader.statistics().written < 400_000 or delivered <= capacity:
                 assert time.monotonic() < deadline, f"{delivered} delivered"
@@ -101,7 +102,7 @@ def test_readers_do_not_see_each_other(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True,
             check=True,
-            timeout=DEADLINE_S,
+            timeout=patience(),
         ).stdout
         assert json.loads(answer) == [list(range(1, 101)), [100, 100, 0, 0, 0, 0], True]
     recorder.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from ledger.feeding import feed, ledger
 from ledger.schedules import Schedule, key
+from patience import patience
 from swtrace_tui.app import TopApp
 from swtrace_tui.picture import Picture, Selection, picture
 from swtrace_tui.snapshot import Link, RankView, Snapshot, SourceStatus
@@ -90,9 +92,10 @@ def app_over(source: Still, **settings: Any) -> TopApp:
     return TopApp(lambda: source, frame_s=FRAME_S, **settings)
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
     """Wait until something is true, or fail."""
-    for _ in range(round(seconds / 0.02)):
+    deadline = time.monotonic() + patience()
+    while time.monotonic() < deadline:
         if condition():
             return
         await pilot.pause(0.02)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience
 from swtrace_tui import units
 from swtrace_tui.once import overview, read
 from swtrace_tui.palette import Span
@@ -53,7 +54,7 @@ def test_json_carries_the_ledgers_numbers_exactly(tmp_path: Path) -> None:
             [sys.executable, "-m", "swtrace", "top", "--dir", str(tmp_path), "--json"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patience(),
             check=True,
         )
     series = json.loads(done.stdout)["summary"]["series"][0]
@@ -73,7 +74,7 @@ def test_once_without_rings_says_what_to_do_next(tmp_path: Path) -> None:
         [sys.executable, "-m", "swtrace", "top", "--dir", str(tmp_path), "--once", "--wait", "0"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(),
         check=False,
     )
 
@@ -88,7 +89,7 @@ def test_without_a_terminal_top_says_how_to_go_on(tmp_path: Path) -> None:
         [sys.executable, "-m", "swtrace", "top", "--dir", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(),
         check=False,
         stdin=subprocess.DEVNULL,
     )

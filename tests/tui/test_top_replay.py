@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import patience
 from recording.made import record, replayed, schedule
 from swtrace_tui import units
 from swtrace_tui.picture import RankState, Selection, picture
@@ -152,7 +153,7 @@ def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:
     )  # fmt: skip
     os.close(theirs)
     seen = b""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience()
     try:
         while b"x1 " not in seen and time.monotonic() < deadline:
             if select.select([ours], [], [], 0.2)[0]:
@@ -165,7 +166,7 @@ def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:
                     seen += os.read(ours, 1 << 16)
                 except OSError:
                     break
-        assert process.wait(30) == 0
+        assert process.wait(patience()) == 0
     finally:
         if process.poll() is None:
             process.kill()

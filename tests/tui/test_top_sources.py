@@ -12,6 +12,7 @@ import pytest
 from daemon.recorded_run import RecordedRun
 from daemon.serving import serving
 from damaged_answers import DAMAGED, answering
+from patience import patience
 from swtrace_tui import units
 from swtrace_tui.once import overview
 from swtrace_tui.palette import DARK
@@ -32,9 +33,9 @@ from tui.ring_writer import RingWriter, scenario, write
 from tui.scenes import snapshot_of
 
 
-def settled(source: Source, steps: int, seconds: float = 30.0) -> Snapshot:
+def settled(source: Source, steps: int) -> Snapshot:
     """Poll until the source knows so many finished steps."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience()
     while time.monotonic() < deadline:
         source.poll()
         snapshot = source.snapshot()

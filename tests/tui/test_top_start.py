@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from patience import patience
+
 from tui.ring_writer import write
 
 _LIBRARIES = "import numpy, textual.app, textual.widgets, typer, pydantic, rich.console, rich.progress"
 _TURNS = 3
-_DEADLINE_S = 120
 
 
 def cpu_s(arguments: list[str], awaited: bytes) -> float:
@@ -23,7 +24,7 @@ def cpu_s(arguments: list[str], awaited: bytes) -> float:
         os.environ.update(TERM="xterm-256color", COLUMNS="120", LINES="40")
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - our own programs
     seen, asked = b"", False
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + patience()
     try:
         while time.monotonic() < deadline:
             if not select.select([descriptor], [], [], 0.1)[0]:
