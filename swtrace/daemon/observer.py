@@ -103,13 +103,13 @@ class Observer:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def snapshot(self, timeout_s: float = STALE_S) -> Snapshot | None:
+    def snapshot(self) -> Snapshot | None:
         """Return a snapshot taken after this call; None if there is none in time: :meth:`health` says why."""
         with self._changed:
             self._asked += 1
             ticket = self._asked
             self._changed.notify_all()
-            answered = self._changed.wait_for(lambda: self._answered >= ticket or self._stopping, timeout_s)
+            answered = self._changed.wait_for(lambda: self._answered >= ticket or self._stopping, STALE_S)
             return self._snapshot if answered else None
 
     def health(self) -> Health:

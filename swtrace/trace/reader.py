@@ -114,8 +114,8 @@ class _LastWords(NamedTuple):
 class RingReader:
     """One reader of one ring. Make it with :meth:`open`."""
 
-    def __init__(self, path: Path, descriptor: int, header: RingHeader) -> None:
-        """Wrap an open, checked file; :meth:`open` is the way to get one."""
+    def __init__(self, path: Path, descriptor: int, header: RingHeader, fixed: bytes) -> None:
+        """Wrap an open, checked file that begins with ``fixed``; :meth:`open` is the way to get one."""
         self.path = path
         self.header = header
         self.series_damaged = 0
@@ -124,7 +124,7 @@ class RingReader:
         """CLOCK_MONOTONIC at which this reader first saw the writer gone; 0 while it lives."""
         self._descriptor = descriptor
         self._file = _signature(os.fstat(descriptor))
-        self._fixed = os.pread(descriptor, schema.HEADER.size, 0)
+        self._fixed = fixed
         self._last_words: _LastWords | None = None
         self._capacity = header.capacity
         self._mask = header.capacity - 1
@@ -154,13 +154,14 @@ class RingReader:
         try:
             with opened(path) as first:
                 size = os.fstat(first).st_size
-                header = decode_header(os.pread(first, schema.SERIES_TABLE_OFFSET, 0), size)
+                data = os.pread(first, schema.SERIES_TABLE_OFFSET, 0)
+                header = decode_header(data, size)
                 descriptor = os.dup(first)
         except OSError as error:
             raise RingFormatError(f"{path}: {error}") from error
         except RingFormatError as error:
             raise RingFormatError(f"{path}: {error}") from error
-        return cls(path, descriptor, header)
+        return cls(path, descriptor, header, data[: schema.HEADER.size])
 
     @property
     def identity(self) -> RankIdentity:
@@ -178,16 +179,23 @@ class RingReader:
         self.close()
 
     def release(self) -> RingStatistics:
-        """Close a dead writer's file, and keep what it says about its rank. Nothing more is read from it."""
+        """Close a dead writer's file, and keep what it says about its rank. Nothing more is read from it.
+
+        Raises:
+            RingFormatError: the file was damaged meanwhile.
+        """
+        # Nobody writes there now: whatever changes later is another file, even where it gets the old inode.
+        file = _signature(os.fstat(self._descriptor))
         series = range(len(self.series()))
-        self._last_words = _LastWords(
+        last_words = _LastWords(
             self.closed(), self.anchor(), self.statistics(), tuple(self.windows(index) for index in series)
         )
-        # Nobody writes there now: whatever changes later is another file, even where it gets the old inode.
-        self._file = _signature(os.fstat(self._descriptor))
+        if damage := self.damage():
+            raise RingFormatError(damage)
+        self._file, self._last_words = file, last_words
         self._scratch = np.zeros((0, schema.RECORD_WORDS), records.WORDS)
         self.close()
-        return self._last_words.statistics
+        return last_words.statistics
 
     @property
     def released(self) -> bool:
