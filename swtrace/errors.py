@@ -28,7 +28,12 @@ class RingFormatError(TraceError):
 
 
 class RingCreateError(TraceError):
-    """A ring could not be made."""
+    """A ring could not be made: its rank runs untraced, unless ``SWTRACE_STRICT=1`` asks for an error."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        """Say what happened and, apart from it, which settings help: peers show the reason only."""
+        super().__init__(f"{reason}. {remedy}" if remedy else reason)
+        self.reason = reason
 
 
 class RingFullError(TraceError):

@@ -38,6 +38,8 @@ class Settings:
     windows: str = "auto"
     check: bool = False
     """Debug mode: every window says which layer it holds, and every reader looks."""
+    trace: bool = True
+    """Record what the series do; without it they are shared all the same, and no rank writes a ring."""
     directory: Path | None = None
     """Folder of the rings; None for the per-user folder on the local tmpfs."""
     strict: bool = False
@@ -218,6 +220,7 @@ _SETTINGS = (
     _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), " or ".join(GROUPS), shapes=True),
     _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), " or ".join(WINDOWS), shapes=True),
     _Setting("check", "check", "SWTRACE_CHECK", _read_flag, "1 or 0", shapes=True),
+    _Setting("trace", "trace", "SWTRACE_TRACE", _read_flag, "1 or 0"),
     _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder"),
     _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, "1 or 0"),
     _Setting("experimental", "experimental", "SWTRACE_EXPERIMENTAL", _read_flag, "1 or 0"),

@@ -274,5 +274,9 @@ def died_ranks(statuses: Sequence[RankStatus]) -> set[RankKey]:
 
 
 def _named(key: RankKey, table: tuple[SeriesInfo, ...]) -> set[RankKey]:
-    """Return the ranks that a rank's series name as part of their groups."""
-    return {RankKey(key.run_id, rank) for info in table for rank in info.group_ranks}
+    """Return the ranks that a rank's series name as part of their groups, and that record them."""
+    return {
+        RankKey(key.run_id, rank)
+        for info in table
+        for rank in set(info.group_ranks).difference(untraced.rank for untraced in info.untraced)
+    }

@@ -63,20 +63,36 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     watched = Path(folder, "watched")
     if rank == 1:
         eventually(watched.exists, "rank 0 to watch")
-        if end == "killed":
+        if end == "removed, then killed":
+            recorder = process_recorder("", rank)
+            recorder.path.unlink()
+            recorder.renew()
+            watched.unlink()
+            eventually(watched.exists, "rank 0 to watch again")
+        if end.endswith("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         forget()
         close()
         os._exit(0)
     eventually(lambda: len(rings_held_open()) == 2, "the watch to find rank 1's ring")
     watched.touch()
+    if end == "removed, then killed":
+        eventually(lambda: not watched.exists(), "rank 1 to make its ring again")
+        held = rings_held_open
+        eventually(
+            lambda: len(held()) == 2 and not any(" (deleted)" in name for name in held()), "the watch to find it"
+        )
+        watched.touch()
     eventually(lambda: len(rings_held_open()) == 1, "the watch to let go of a rank that ended")
     return said.lines
 
 
-@pytest.mark.parametrize("end", ["killed", "closed"])
+@pytest.mark.parametrize("end", ["killed", "removed, then killed", "closed"])
 def test_a_peer_that_dies_is_named_though_nobody_waits_for_it(end: str, tmp_path: Path) -> None:
-    """Killed, it is named with the series and the layer reached last; one that ends in good order is not."""
+    """Killed, it is named with the series and the layer reached last; one that ends in good order is not.
+
+    One whose ring was removed, and which made it again, is named once it dies, and not before.
+    """
     with ranks(2, program, end, str(tmp_path), environment={"SWTRACE_DIR": str(tmp_path / "rings")}) as (survivor, _):
         said = survivor.result()
     if end == "closed":

@@ -270,3 +270,31 @@ def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
         assert [status.identity.run_id for status in watch.ranks()] == [RUN, RUN]
         for recorder in (bad, *recorders):
             recorder.close()
+
+
+def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: Path) -> None:
+    """The rank makes its ring again: whoever watched on counts each record once, whoever comes later sees it all."""
+    schedule = made()
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
+        series = [recorder.add_series(schedule.infos[rank]) for rank, recorder in enumerate(recorders)]
+        for part in (schedule.records[0]["step"] < 7, schedule.records[0]["step"] >= 7):
+            for rank in range(2):
+                write(series[rank], schedule.records[rank][part])
+            watch.poll()
+            recorders[0].path.unlink(missing_ok=True)
+            recorders[0].renew()
+        watch.drain()
+        watch.ledger.flush()
+        facts = watch.ledger.facts()
+        assert facts.series == expected(schedule).facts().series
+        assert [(rank.records, rank.oddities.duplicate) for rank in facts.ranks] == [
+            (len(schedule.records[rank]), 0) for rank in range(2)
+        ]
+        assert [status.alive for status in watch.ranks()] == [True, True]
+        with Watch(tmp_path) as later:
+            later.drain()
+            later.ledger.flush()
+            assert later.ledger.facts().series == facts.series
+        for recorder in recorders:
+            recorder.close()

@@ -102,7 +102,7 @@ def run(
         status = exit_status(process.returncode)
         summary = reader.finish()
     if not summary.rings:
-        console.print("swtrace: no rank of this run wrote a ring. `swtrace doctor` says what may be missing.")
+        console.print(f"swtrace: no rank of this run wrote a ring{_why_none(environment)}")
     else:
         print_summary(summary, console)
     if json_file is not None:
@@ -123,6 +123,12 @@ def _environment(asked: Mapping[str, str]) -> dict[str, str]:
     settings = Settings.from_environment(environment)
     environment["SWTRACE_DIR"] = str(settings.directory or default_directory())
     return environment
+
+
+def _why_none(environment: Mapping[str, str]) -> str:
+    if not Settings.from_environment(environment).trace:
+        return " because SWTRACE_TRACE=0."
+    return ". `swtrace doctor` says what may be missing; a rank that could not make its ring said why in its log."
 
 
 def _program(name: str) -> str:

@@ -55,7 +55,9 @@ class SnapshotCollector(Collector):
             known = snapshot.rank_facts()
             series_facts = snapshot.series_rank_facts()
             stragglers = snapshot.stragglers()
-            for rank in self._labelling.assign(snapshot.ranks):
+            ranks = self._labelling.assign(snapshot.ranks)
+            families.add_untraced(labels for rank in ranks for labels in rank.untraced())
+            for rank in ranks:
                 facts = known.get(rank.state.key)
                 families.add_rank(rank, facts.last_record_ns if facts else 0)
                 for entry, labels in rank.series():
@@ -118,6 +120,9 @@ class _Families:
             "swtrace_rank_died",
             "1 if the rank's process is gone, did not close its ring, and was not stopped together with its run.",
         )
+        self.untraced = info(
+            "swtrace_rank_untraced", "Shares the series and records nothing of it, as its peers were told, and why."
+        )
         self.last_record = gauge(
             "swtrace_rank_last_record_timestamp_seconds", "UNIX time of the newest instant that the rank recorded."
         )
@@ -158,6 +163,11 @@ class _Families:
         _add(self.exported, {}, snapshot.spans.exported)
         for reason, spans in snapshot.spans.dropped.items():
             _add(self.dropped, {"reason": str(reason)}, spans)
+
+    def add_untraced(self, told: Iterable[Labels]) -> None:
+        """Add the ranks without records: every peer names them, one sample each is enough."""
+        for labels in {tuple(labels.items()): labels for labels in told}.values():
+            _add(self.untraced, labels, 1)
 
     def add_rank(self, rank: LabelledRank, last_record_ns: int) -> None:
         state, labels = rank.state, rank.labels

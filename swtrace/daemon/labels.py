@@ -48,6 +48,12 @@ class LabelledRank:
         for name, reason in sorted(pairs):
             yield {**self.labels, "series": name, "reason": reason}
 
+    def untraced(self) -> Iterator[Labels]:
+        """Yield the labels of the ranks that this one knows to record nothing of a series they share."""
+        for entry, labels in self.series():
+            for untraced in entry.info.untraced:
+                yield {**labels, "rank": str(untraced.rank), "reason": untraced.reason}
+
 
 class Labelling:
     """Remembers which runs carry their id."""

@@ -96,6 +96,20 @@ def upper_bounds(steps: Sequence[StepFacts]) -> Finding | None:
     )
 
 
+def untraced(facts: SeriesFacts) -> Finding | None:
+    """Say which ranks record nothing, and why: none of the figures is about them."""
+    reasons = {untraced.rank: untraced.reason for rank in facts.ranks for untraced in rank.info.untraced}
+    if not reasons:
+        return None
+    said = "; ".join(f"rank {rank} runs untraced: {reason}" for rank, reason in sorted(reasons.items()))
+    return Finding(
+        "untraced",
+        Level.WARNING,
+        f"{said[0].upper()}{said[1:]}. No figure is about it; what the others owe to it has no known cause.",
+        {"ranks": len(reasons)},
+    )
+
+
 def unattributed(facts: SeriesFacts) -> Finding | None:
     """Say when much of the stall has no known cause, and why."""
     stall = sum(rank.recent.stall_ns for rank in facts.ranks)
@@ -104,7 +118,9 @@ def unattributed(facts: SeriesFacts) -> Finding | None:
         return None
     read, group = len(facts.ranks), len(facts.key.group_ranks)
     why = "records are missing"
-    if read < group:
+    if any(rank.info.untraced for rank in facts.ranks):
+        why = "not every rank of the group is traced"
+    elif read < group:
         why = f"only {read} of the group's {group} ranks are read here"
     elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
         why = "records are missing, or the steps before have no instants"

@@ -73,6 +73,8 @@ class _Series:
     number: int
     ranks: tuple[RankKey, ...]
     """By group rank."""
+    untraced: frozenset[RankKey]
+    """Those of them that record nothing of it, whatever else they record."""
     layers: int
     rendezvous: Rendezvous
     source: npt.NDArray[np.int64]
@@ -248,6 +250,7 @@ class Ledger:
             key=key,
             number=self._numbers,
             ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
+            untraced=frozenset(RankKey(key.run_id, untraced.rank) for untraced in info.untraced),
             layers=info.num_layers,
             rendezvous=Rendezvous(info.rendezvous, ranks, source),
             source=source,
@@ -270,7 +273,7 @@ class Ledger:
         for series in theirs:
             group_rank = series.ranks.index(rank)
             if not (expected and self._starts_anew(series, group_rank, rank)):
-                series.pending.expect(group_rank, expected=expected)
+                series.pending.expect(group_rank, expected=expected and rank not in series.untraced)
         return theirs
 
     def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:

@@ -77,7 +77,15 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
             headline,
             (
                 headline,
-                *filter(None, (caveats.effective_prefetch_step(facts), caveats.untimed(facts), caveats.aborted(facts))),
+                *filter(
+                    None,
+                    (
+                        caveats.untraced(facts),
+                        caveats.effective_prefetch_step(facts),
+                        caveats.untimed(facts),
+                        caveats.aborted(facts),
+                    ),
+                ),
             ),
         )
     regular = [step for step in steps if not (step.step_flags & StepFlag.ABORTED).any()]
@@ -90,6 +98,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         lambda: _other_prefetch_step(facts, regular),
         lambda: _worst_layer(regular),
         lambda: _efficiency(facts),
+        lambda: caveats.untraced(facts),
         lambda: caveats.effective_prefetch_step(facts),
         lambda: caveats.aborted(facts),
         lambda: caveats.untimed(facts),

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from swtrace.errors import DisagreementError, RegistrationError
+from swtrace.errors import DisagreementError, RegistrationError, RingCreateError
+from swtrace.trace.identity import UntracedRank
 
 if TYPE_CHECKING:
     from swtrace.series.transport import Transport
@@ -63,6 +64,33 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
     fixed = [proposal.run_id for proposal in proposals if proposal.fixed]
     require_equal(where, mine.group_ranks, "run id (set SWTRACE_RUN_ID to one value on all ranks)", fixed)
     return fixed[0] if fixed else proposals[0].run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """What a rank tells the others about its records of a series, once it has tried to make its ring."""
+
+    untraced: str = ""
+    """Why it has none; empty where it records."""
+    failed: bool = False
+    """It wanted some."""
+    strict: bool = False
+    """It takes that of any rank for an error."""
+
+
+def settle_tracing(where: str, ranks: Sequence[int], told: Sequence[Tracing]) -> tuple[UntracedRank, ...]:
+    """Return the ranks that record nothing, from what all ranks tell, in group order.
+
+    Raises:
+        RingCreateError: some rank cannot record, and some rank is strict.
+    """
+    failed = [f"rank {rank}: {each.untraced}" for rank, each in zip(ranks, told, strict=True) if each.failed]
+    if failed and any(each.strict for each in told):
+        raise RingCreateError(
+            f"{where}: SWTRACE_STRICT=1, and not every rank can be traced: {'; '.join(failed)}",
+            "SWTRACE_DIR sets the folder of the rings, SWTRACE_RING_RECORDS their size",
+        )
+    return tuple(UntracedRank(rank, each.untraced) for rank, each in zip(ranks, told, strict=True) if each.untraced)
 
 
 def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[object]) -> None:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from swtrace.series.layer import SeriesLayer
     from swtrace.trace.recorder import Recorder
@@ -17,9 +17,15 @@ PATIENCE_S = 1.0
 
 
 def describe_loss(
-    where: str, ranks: Sequence[int], layer: SeriesLayer | None, error: RuntimeError, recorder: Recorder | None
+    where: str,
+    ranks: Sequence[int],
+    layer: SeriesLayer | None,
+    error: RuntimeError,
+    recorder: Recorder | None,
+    *,
+    untraced: Collection[int] = (),
 ) -> str:
-    """Return what happened, on which layer, and which ranks are known to be dead."""
+    """Return what happened, on which layer, and which ranks are known to be dead: of the untraced, nothing is."""
     if layer is None:
         what = f"{where}: the group could not agree"
     elif layer.owned:
@@ -29,10 +35,10 @@ def describe_loss(
     reason = str(error).strip().partition("\n")[0]
     if re.search(r"time(d )?out", reason, re.IGNORECASE):
         reason = f"{reason}; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
-    return f"{what}{_dead(ranks, recorder)}: {reason}"
+    return f"{what}{_dead(ranks, recorder, untraced)}: {reason}"
 
 
-def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:
+def _dead(ranks: Sequence[int], recorder: Recorder | None, untraced: Collection[int]) -> str:
     if recorder is None:
         return ""
     from swtrace.trace.liveness import dead_ranks
@@ -44,6 +50,9 @@ def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:
         if mine or time.monotonic() > deadline:
             break
         time.sleep(0.02)
+    if not mine and untraced:
+        numbers = ", ".join(map(str, sorted(untraced)))
+        return f" (whether rank {numbers}, which runs untraced, is alive is not known; all others are)"
     if not mine:
         return " (all ranks' rings are still held by their writers)"
     return f" (rank{'s' if len(mine) > 1 else ''} {', '.join(map(str, mine))} died)"

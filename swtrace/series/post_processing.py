@@ -6,15 +6,23 @@ layer whole.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from swtrace.errors import PeerLostError, RegistrationError
+from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError
 from swtrace.series import plan
-from swtrace.series.agreement import RunIdProposal, SeriesDescription, agree, require_equal
+from swtrace.series.agreement import (
+    RunIdProposal,
+    SeriesDescription,
+    Tracing,
+    agree,
+    require_equal,
+    settle_tracing,
+)
 from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, backend
 from swtrace.series.device.accelerator import TorchDevice
@@ -40,6 +48,9 @@ if TYPE_CHECKING:
     from swtrace.series.proof import Proof
     from swtrace.series.transport import Transport
     from swtrace.trace.recorder import Recorder
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class PostProcessing:
         pending: Mapping[int, PendingLayer],
         transport: Transport,
         recorder: Recorder | RecorderSource | None,
+        tracing: Tracing,
         proof: Proof | None,
     ) -> None:
         """Prepare; nobody is talked to.
@@ -90,6 +102,7 @@ class PostProcessing:
             pending: how far they are loaded, by layer.
             transport: no operation issued yet.
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
+            tracing: what this rank tells the others about that, should nothing go wrong.
             proof: tries the weights, where there is a way to.
         """
         self._constants = constants
@@ -97,6 +110,9 @@ class PostProcessing:
         self._pending = pending
         self._transport = transport
         self._recorder = recorder
+        self._tracing = tracing
+        self._untraced: frozenset[int] = frozenset()
+        """Ranks without a ring that would tell whether they live."""
         self._proof = proof
 
     def run(self) -> RunningSeries | str:
@@ -108,6 +124,7 @@ class PostProcessing:
         Raises:
             DisagreementError: the ranks describe different series.
             RegistrationError: layers are missing, or don't compute the same any more.
+            RingCreateError: some rank cannot be traced, and ``SWTRACE_STRICT=1``.
             PeerLostError: a rank died.
         """
         constants, transport = self._constants, self._transport
@@ -154,7 +171,11 @@ class PostProcessing:
             owned_layers=len(owned),
             tag_bytes=placement.layout.tag_bytes,
         )
-        journal = self._journal(run_id, info)
+        recorder, tracing = self._open_ring(run_id, info)
+        told: Any = self._gather(tracing)
+        info = replace(info, untraced=settle_tracing(constants.where, constants.ranks, told))
+        self._untraced = frozenset(rank.rank for rank in info.untraced)
+        journal = self._journal(recorder, info)
         if constants.tagged:
             device = transport.device if isinstance(transport, DeviceTransport) else None
             journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
@@ -199,12 +220,26 @@ class PostProcessing:
         refusal = next((refusal for _, refusal in told if refusal), "")
         return (None, refusal) if refusal else (placement, "")
 
-    def _journal(self, run_id: str, info: SeriesInfo) -> Journal:
-        recorder, transport = self._recorder, self._transport
+    def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, Tracing]:
+        """Return where to record, and what to tell the others about it: a rank that cannot is no reason to stop."""
+        recorder, tracing = self._recorder, self._tracing
+        if recorder is None:
+            return None, tracing
+        try:
+            if callable(recorder):
+                self._recorder = recorder = recorder(run_id, self._constants.rank)
+            recorder.entry(info)
+        except RingCreateError as error:
+            return None, replace(tracing, untraced=error.reason, failed=True)
+        except RingFullError as error:
+            logger.warning("swtrace: %s runs untraced: %s", self._constants.where, error)
+            return None, replace(tracing, untraced=str(error), failed=True)
+        return recorder, tracing
+
+    def _journal(self, recorder: Recorder | None, info: SeriesInfo) -> Journal:
+        transport = self._transport
         if recorder is None:
             return Journal()
-        if callable(recorder):
-            self._recorder = recorder = recorder(run_id, self._constants.rank)
         series = recorder.add_series(info)
         if not isinstance(transport, DeviceTransport):
             return RecordingJournal(series, transport)
@@ -239,9 +274,9 @@ class PostProcessing:
         return next((refusal for refusal in told if refusal), "")
 
     def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
-        recorder = self._recorder
+        recorder = None if callable(self._recorder) else self._recorder
         return describe_loss(
-            self._constants.where, self._constants.ranks, layer, error, None if callable(recorder) else recorder
+            self._constants.where, self._constants.ranks, layer, error, recorder, untraced=self._untraced
         )
 
     def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:

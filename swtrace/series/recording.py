@@ -1,7 +1,8 @@
 """The one ring of this process: which series write into it, where it lies, under which run id.
 
 It is made by the first traced series, when the group has agreed on a run id, and closed in good order
-when the process ends. A process that is killed leaves it readable.
+when the process ends. A process that is killed leaves it readable. Where it cannot be made the process
+runs untraced: that is said once, in its log, and to the other ranks.
 
 Groups may be disjoint at first and meet in a later series, so a run id that was made up must be the
 same in the whole torch world: whoever asks first writes its own into the world's store, and all others
@@ -10,6 +11,7 @@ find it there. Nobody waits for anybody, so a rank that shares nothing can ask, 
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -20,6 +22,7 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 
 from swtrace import __version__
+from swtrace.errors import RingCreateError, SettingsError
 from swtrace.series.agreement import RunIdProposal
 from swtrace.settings import Settings
 from swtrace.trace.identity import RankIdentity
@@ -27,17 +30,21 @@ from swtrace.trace.identity import RankIdentity
 if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
 
+logger = logging.getLogger(__name__)
+
 RecorderSource = Callable[[str, int], "Recorder"]
-"""Makes, or finds, the recorder of this process from (run id, global rank)."""
+"""Makes, or finds, the recorder of this process from (run id, global rank); raises RingCreateError where it cannot."""
 
 
 class _Process:
     """What this process records into."""
 
     recorder: Recorder | None = None
+    failure: RingCreateError | None = None
+    """Why there is none, though a series asked for it."""
     model: str = ""
     rings: int = 0
-    """Made so far. A later ring of this process belongs to another run, on every rank alike."""
+    """Made or tried so far. A later ring of this process belongs to another run, on every rank alike."""
 
 
 def describe_model(model: str) -> None:
@@ -68,33 +75,54 @@ def _first_in_the_world(run_id: str) -> str:
 
 
 def process_recorder(run_id: str, rank: int) -> Recorder:
-    """Return this process's recorder, making its ring the first time."""
-    if _Process.recorder is None:
-        from swtrace.trace.clocks import boot_id
-        from swtrace.trace.directory import default_directory
-        from swtrace.trace.recorder import Recorder
+    """Return this process's recorder, making its ring the first time.
 
-        identity = RankIdentity(
-            run_id=run_id,
-            rank=rank,
-            host=socket.gethostname(),
-            boot_id=boot_id(),
-            pid=os.getpid(),
-            start_time_ns=time.time_ns(),
-            model=_Process.model,
-            version=__version__,
-        )
-        settings = Settings.from_environment()
-        _Process.recorder = Recorder.create(
-            settings.directory or default_directory(),
-            identity,
-            records=settings.ring_records,
-            keep_s=settings.ring_keep_s,
-        )
-        _Process.rings += 1
+    Raises:
+        RingCreateError: it cannot be made. This is tried, and said in the log, once.
+    """
+    if _Process.failure is not None:
+        raise _Process.failure
+    if _Process.recorder is None:
+        try:
+            _Process.recorder = _make(run_id, rank)
+        except RingCreateError as failure:
+            _Process.failure = failure
+            if not Settings.from_environment().strict:  # else it ends in an error
+                logger.warning("swtrace: rank %d runs untraced: %s", rank, failure)
+            raise
+        finally:
+            _Process.rings += 1
         # Runs at the end of multiprocessing's children, too, which skip atexit.
         Finalize(None, close, exitpriority=0)
     return _Process.recorder
+
+
+def existing_recorder() -> Recorder | None:
+    """Return this process's recorder, if it has one."""
+    return _Process.recorder
+
+
+def _make(run_id: str, rank: int) -> Recorder:
+    from swtrace.trace.clocks import boot_id
+    from swtrace.trace.directory import default_directory
+    from swtrace.trace.recorder import Recorder
+
+    identity = RankIdentity(
+        run_id=run_id,
+        rank=rank,
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        start_time_ns=time.time_ns(),
+        model=_Process.model,
+        version=__version__,
+    )
+    settings = Settings.from_environment()
+    try:
+        directory = settings.directory or default_directory()
+    except (SettingsError, OSError) as error:
+        raise RingCreateError(str(error)) from error
+    return Recorder.create(directory, identity, records=settings.ring_records, keep_s=settings.ring_keep_s)
 
 
 def exchange(recorder: Recorder | None) -> Recorder | None:
@@ -102,12 +130,18 @@ def exchange(recorder: Recorder | None) -> Recorder | None:
 
     With None the next traced series makes a ring as the environment then says. For tests, that each want their own.
     """
-    before, _Process.recorder = _Process.recorder, recorder
+    before, _Process.recorder, _Process.failure = _Process.recorder, recorder, None
     return before
+
+
+def announce_close() -> None:
+    """Mark the process's ring as closed before the last records are in it: the process may be killed meanwhile."""
+    if _Process.recorder is not None:
+        _Process.recorder.announce_close()
 
 
 def close() -> None:
     """Close the process's ring in good order. Its records stay readable."""
-    recorder, _Process.recorder = _Process.recorder, None
+    recorder, _Process.recorder, _Process.failure = _Process.recorder, None, None
     if recorder is not None:
         recorder.close()

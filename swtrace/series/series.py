@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
+from swtrace.series.agreement import Tracing
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.circle import DeviceCircle
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from swtrace.series.group import Group
     from swtrace.series.transport import Transport
     from swtrace.trace.recorder import Recorder
+
+NOT_TRACED = "SWTRACE_TRACE=0"
+"""Why a rank that was told so records nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class Series:
             check: compare, at every wait, what the window holds with what it should; by default ``SWTRACE_CHECK``.
             transport: what moves the bytes; by default a communicator of its own over the group's ranks.
             recorder: where to record: a recorder, a function that finds it once the run id is agreed
-                (``recording.process_recorder``), or None for an untraced series.
+                (``recording.process_recorder``; not asked where ``SWTRACE_TRACE=0``), or None for an untraced series.
+                Where it cannot make a ring this rank runs untraced, unless ``SWTRACE_STRICT=1``.
             hook_forward: wait by itself when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process when the model's loader has asked for it on the last layer.
             try_out: multiplies a fixed input with a layer's weight. With it, post-processing proves that the
@@ -122,7 +127,12 @@ class Series:
         constants.check()
         self._where = constants.where
         self._transport = transport
-        self._recorder_source = recorder
+        # A recorder that is there already was made for this series; else whoever runs it decides.
+        self._recorder_source = recorder if settings.trace or not callable(recorder) else None
+        self._tracing = Tracing(
+            "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
+            strict=settings.strict,
+        )
         self._hooks = WaitHooks(self.wait) if hook_forward else None
         self._auto_post_process = auto_post_process
         self._proof = Proof(try_out) if try_out is not None else None
@@ -234,6 +244,7 @@ class Series:
         Raises:
             DisagreementError: the ranks describe different series.
             RegistrationError: layers are missing, or cannot be shared.
+            RingCreateError: some rank cannot be traced, and ``SWTRACE_STRICT=1``.
             PeerLostError: a rank died.
         """
         if self._running_series is not None:
@@ -242,7 +253,13 @@ class Series:
         if self._transport is None:
             self._transport = new_transport(self._constants, self._modules, observe=traced)
         work = PostProcessing(
-            self._constants, self._modules, self._pending, self._transport, self._recorder_source, self._proof
+            self._constants,
+            self._modules,
+            self._pending,
+            self._transport,
+            self._recorder_source,
+            self._tracing,
+            self._proof,
         )
         try:
             outcome = work.run()

@@ -1,5 +1,8 @@
 """Where rings live: the folder, the files' names, and when a dead rank's ring is removed.
 
+A dead rank's ring stays for its readers, but never at the expense of the living: dead rings together are bounded,
+and the oldest give way where a new ring finds no room. The ring of a living writer is never removed.
+
 A ring is only ever found under its final name when it is complete; while it is being made it has a
 dotted name. Whether its writer lives is told by the writer's lock alone.
 
@@ -11,10 +14,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from swtrace.errors import SettingsError
@@ -26,6 +31,12 @@ UNFINISHED_PREFIX = f".{PREFIX}"
 
 DEFAULT_KEEP_S = 3600.0
 """How long a dead rank's ring is kept for its readers."""
+DEAD_BYTES = 1 << 30
+"""Bytes that the dead rings of one folder may take together, whatever their age: on a tmpfs, they are memory."""
+DEAD_SHARE = 4
+"""... and no more than one part in so many of the file system: others need room in /dev/shm, too."""
+_UNFINISHED_S = 60.0
+"""A younger unfinished ring may belong to a rank that has just made its file and not locked it yet."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per user, and checked for its owner
 
@@ -70,30 +81,69 @@ def listed(directory: Path) -> tuple[Path, ...]:
         OSError: the folder cannot be listed.
     """
     try:
-        return tuple(sorted(_files(directory, PREFIX)))
+        return tuple(sorted(_scanned(directory, PREFIX)))
     except FileNotFoundError:
         return ()
 
 
-def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[Path, ...]:
-    """Remove rings whose writer is dead and whose last activity is more than ``keep_s`` seconds ago.
+@dataclass(frozen=True, slots=True)
+class DeadRing:
+    """A ring, finished or not, whose writer is gone."""
 
-    Never touches a ring whose writer lives. What cannot be removed (another user's ring) is left alone.
+    path: Path
+    last_s: float
+    """Time of its last activity, seconds of CLOCK_REALTIME."""
+    nbytes: int
+    mine: bool
+    """It belongs to this user."""
+
+
+def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[DeadRing, ...]:
+    """Remove dead rings whose last activity is more than ``keep_s`` seconds ago, and the oldest of too many.
+
+    Those that remain take at most :data:`DEAD_BYTES`, and at most one part in :data:`DEAD_SHARE` of the file system.
+    What cannot be removed (another user's ring) is left alone.
 
     Returns:
         What was removed.
     """
-    limit = time.time() - keep_s
+    limit_s = time.time() - keep_s
+    dead = _dead_rings(directory)
+    surplus = sum(ring.nbytes for ring in dead) - min(DEAD_BYTES, shutil.disk_usage(directory).total // DEAD_SHARE)
     removed = []
-    paths: list[Path] = []
-    with suppress(OSError):
-        paths = [*_files(directory, PREFIX), *_files(directory, UNFINISHED_PREFIX)]
-    for path in paths:
-        with suppress(OSError), opened(path) as descriptor:
-            if os.fstat(descriptor).st_mtime <= limit and not writer_lives(descriptor):
-                path.unlink()
-                removed.append(path)
+    for ring in dead:
+        if (ring.last_s <= limit_s or (surplus > 0 and ring.mine)) and _remove(ring):
+            removed.append(ring)
+            surplus -= ring.nbytes
     return tuple(removed)
+
+
+def remove_for_room(directory: Path, nbytes: int) -> DeadRing | None:
+    """Remove this user's oldest dead ring; none if not even the removal of all would make room for ``nbytes``."""
+    mine = [ring for ring in _dead_rings(directory) if ring.mine]
+    if sum(ring.nbytes for ring in mine) + shutil.disk_usage(directory).free < nbytes:
+        return None
+    return next((ring for ring in mine if _remove(ring)), None)
+
+
+def _dead_rings(directory: Path) -> list[DeadRing]:
+    """Return the rings whose writers are gone, oldest first."""
+    dead = []
+    for prefix, at_least_s in ((PREFIX, 0.0), (UNFINISHED_PREFIX, _UNFINISHED_S)):
+        for path in _files(directory, prefix):
+            with suppress(OSError), opened(path) as descriptor:
+                status = os.fstat(descriptor)
+                if time.time() - status.st_mtime >= at_least_s and not writer_lives(descriptor):
+                    dead.append(DeadRing(path, status.st_mtime, status.st_size, status.st_uid == os.geteuid()))
+    return sorted(dead, key=lambda ring: ring.last_s)
+
+
+def _remove(ring: DeadRing) -> bool:
+    try:
+        ring.path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -113,5 +163,12 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def _files(directory: Path, prefix: str) -> list[Path]:
+    try:
+        return _scanned(directory, prefix)
+    except OSError:
+        return []
+
+
+def _scanned(directory: Path, prefix: str) -> list[Path]:
     with os.scandir(directory) as entries:
         return [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from swtrace.errors import RingFormatError, RingFullError
 from swtrace.trace import schema
-from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.identity import RankIdentity, SeriesInfo, UntracedRank
 
 MAX_LAYERS = 4096
 MAX_GROUP = 4096
@@ -149,18 +149,25 @@ _LAYOUT = (
 
 
 def encode_series(info: SeriesInfo, first_window: int) -> bytes:
-    """Return a series table entry: length, checksum, JSON.
+    """Return a series table entry: length, checksum, JSON. Why ranks are untraced is cut short as far as it must be.
 
     Raises:
         RingFullError: it does not fit its slot.
     """
-    text = _encode({**asdict(info), "first_window": first_window})
-    if schema.SERIES_ENTRY.size + len(text) > schema.SERIES_SLOT_BYTES:
-        raise RingFullError(
-            f"series {info.name!r}: its constants take {len(text)} bytes of JSON"
-            f" (group of {len(info.group_ranks)} ranks), a ring has {schema.SERIES_SLOT_BYTES} per series"
-        )
-    return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
+    for characters in _REASON_CHARACTERS:
+        named = info.untraced if characters is not None else ()
+        untraced = [{"rank": rank.rank, "reason": printable(rank.reason)[:characters]} for rank in named]
+        text = _encode({**asdict(info), "untraced": untraced, "first_window": first_window})
+        if schema.SERIES_ENTRY.size + len(text) <= schema.SERIES_SLOT_BYTES:
+            return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
+    raise RingFullError(
+        f"series {info.name!r}: its constants take {len(text)} bytes of JSON"
+        f" (group of {len(info.group_ranks)} ranks), a ring has {schema.SERIES_SLOT_BYTES} per series"
+    )
+
+
+_REASON_CHARACTERS = (300, 60, 0, None)
+"""None: in a very large group, untraced ranks are not even named."""
 
 
 def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
@@ -195,6 +202,10 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
         kind=fields.text("kind"),
         refused=refused,
         tag_bytes=fields.integer("tag_bytes", 0, 1 << 16, absent=0),
+        untraced=tuple(
+            UntracedRank(rank.integer("rank", 0, (1 << 31) - 1), rank.text("reason"))
+            for rank in fields.objects("untraced", MAX_GROUP)
+        ),
     )
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
@@ -245,6 +256,12 @@ class _Fields:
         if type(value) is not int or not low <= value <= high:
             raise RingFormatError(f"damaged ring ({name} is not a number from {low} to {high})")
         return value
+
+    def objects(self, name: str, length: int) -> tuple[_Fields, ...]:
+        values = self._values.get(name, [])
+        if type(values) is not list or len(values) > length or not all(type(value) is dict for value in values):
+            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} objects)")
+        return tuple(_Fields(value) for value in values)
 
     def integers(self, name: str, length: int, high: int) -> tuple[int, ...]:
         values = self._values.get(name)

@@ -37,6 +37,15 @@ class RankIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class UntracedRank:
+    """A rank of a series that takes part and records nothing."""
+
+    rank: int
+    """Global rank."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SeriesInfo:
     """The constants of one series on one rank, written once into the ring's series table."""
 
@@ -67,6 +76,8 @@ class SeriesInfo:
     """Not empty: this was asked for and is not shared; the reason."""
     tag_bytes: int = 0
     """Bytes that the ownership check adds to each layer's payload; 0 where it is off."""
+    untraced: tuple[UntracedRank, ...] = ()
+    """Ranks of the group that record nothing of this series, as they told the others: nobody need wait for them."""
 
     @property
     def owned_bytes(self) -> int:

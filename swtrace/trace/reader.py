@@ -226,9 +226,24 @@ class RingReader:
     def alive(self) -> bool:
         """Return whether the writer holds its lock. A dead writer never comes back."""
         if not self._dead and not writer_lives(self._descriptor):
-            self._dead = True
-            self.down_since_ns = now_ns()
+            self._dead = not self._follow()
+            self.down_since_ns = now_ns() if self._dead else 0
         return not self._dead
+
+    def _follow(self) -> bool:
+        """Read on in the copy that a writer put where its file was removed; return whether there is one."""
+        try:
+            with opened(self.path) as copy:
+                status = os.fstat(copy)
+                if _signature(status)[:2] == self._file[:2]:
+                    return False
+                if decode_header(os.pread(copy, schema.SERIES_TABLE_OFFSET, 0), status.st_size) != self.header:
+                    return False
+                os.dup2(copy, self._descriptor, inheritable=False)
+        except (OSError, RingFormatError):
+            return False
+        self._file = _signature(status)
+        return True
 
     def closed(self) -> bool:
         """Return whether the writer closed the ring in good order."""

@@ -18,13 +18,16 @@ inherits nor one that outlives :meth:`Recorder.close` keeps a dead rank looking 
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import mmap
 import os
 import platform
 import stat
 import struct
 import weakref
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -32,13 +35,24 @@ from typing import NamedTuple
 from swtrace.errors import RingCreateError, RingFullError, TraceError
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor, now_ns
-from swtrace.trace.directory import DEFAULT_KEEP_S, PREFIX, UNFINISHED_PREFIX, remove_expired, ring_name
+from swtrace.trace.directory import (
+    DEFAULT_KEEP_S,
+    PREFIX,
+    UNFINISHED_PREFIX,
+    DeadRing,
+    remove_expired,
+    remove_for_room,
+    ring_name,
+)
 from swtrace.trace.header import RingHeader, encode_header, encode_series, file_bytes
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.schema import DEFAULT_RECORDS
 
+logger = logging.getLogger(__name__)
+
 RENEW_NS = 10_000_000_000
-"""How often a step renews the clock anchor and the file's time stamp, by which dead rings age."""
+"""How often a step renews the clock anchor and the file's time stamp, by which dead rings age, and sees whether the
+file is still there."""
 
 STORES_IN_ORDER = platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}
 """Other processes see this machine's stores in program order; records need no check word."""
@@ -69,12 +83,22 @@ class Recorder:
     """One rank's ring. Make it with :meth:`create`."""
 
     def __init__(
-        self, path: Path, identity: RankIdentity, descriptor: int, mapping: mmap.mmap, *, checked: bool
+        self,
+        path: Path,
+        identity: RankIdentity,
+        descriptor: int,
+        mapping: mmap.mmap,
+        *,
+        checked: bool,
+        keep_s: float = DEFAULT_KEEP_S,
     ) -> None:
         """Wrap a finished ring; :meth:`create` is the way to get one."""
         self.path = path
         self.identity = identity
         self.checked = checked
+        self._keep_s = keep_s
+        self._lost = False
+        """The file was removed, could not be made anew, and that was said."""
         self._descriptor = descriptor
         self._capacity = (len(mapping) - _HEADER_BYTES) // schema.RECORD_BYTES
         self._cursor = _Cursor(self._capacity - 1)
@@ -96,7 +120,8 @@ class Recorder:
     ) -> Recorder:
         """Make this rank's ring in ``directory`` and return its recorder.
 
-        Also removes rings there whose writers died more than ``keep_s`` seconds ago.
+        Also removes rings there whose writers died more than ``keep_s`` seconds ago, and younger ones of this user
+        where there is no room without that.
 
         Args:
             directory: Made for this user alone if it is missing. One with the set-group-ID bit is shared with its
@@ -114,38 +139,25 @@ class Recorder:
                 f"a ring of {records} records cannot be: set SWTRACE_RING_RECORDS from 1 to {schema.MAX_RECORDS}"
             )
         capacity = max(schema.MIN_RECORDS, 1 << (records - 1).bit_length())
-        size = file_bytes(capacity)
-        path = directory / ring_name(identity.run_id, identity.rank)
-        unfinished = directory / path.name.replace(PREFIX, UNFINISHED_PREFIX, 1)
-        descriptor = -1
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remove_expired(directory, keep_s)
-            mode = 0o640 if directory.stat().st_mode & stat.S_ISGID else 0o600
-            descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-            os.fchmod(descriptor, mode)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Room for the whole ring now, or an error now: a store into a page that tmpfs cannot provide is a SIGBUS.
-            os.posix_fallocate(descriptor, 0, size)
-            mapping = _map(unfinished, size)
+        path = directory.absolute() / ring_name(identity.run_id, identity.rank)
+
+        def fill(mapping: mmap.mmap) -> None:
             anchor = ClockAnchor.take()
-            fixed, identity_json = encode_header(
-                RingHeader(capacity, anchor.monotonic_ns, anchor.realtime_ns, checked, identity)
-            )
+            header = RingHeader(capacity, anchor.monotonic_ns, anchor.realtime_ns, checked, identity)
+            fixed, identity_json = encode_header(header)
             mapping[: len(fixed)] = fixed
             mapping[schema.IDENTITY_OFFSET : schema.IDENTITY_OFFSET + len(identity_json)] = identity_json
-            recorder = cls(path, identity, descriptor, mapping, checked=checked)
-            recorder.renew_anchor()
-            unfinished.rename(path)
+            schema.ANCHOR.pack_into(mapping, schema.ANCHOR_OFFSET, anchor.monotonic_ns, anchor.realtime_ns)
+
+        size = file_bytes(capacity)
+        try:
+            descriptor, mapping = _publish(path, size, fill, keep_s)
         except (OSError, RingFullError) as error:
-            if descriptor >= 0:
-                os.close(descriptor)
-                with suppress(OSError):
-                    unfinished.unlink()
             raise RingCreateError(
-                f"cannot make ring {path} of {size} bytes: {error}."
-                f" SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (now {capacity} records)"
+                f"cannot make a ring of {size} bytes in {path.parent}: {error}",
+                f"SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (now {capacity} records)",
             ) from error
+        recorder = cls(path, identity, descriptor, mapping, checked=checked, keep_s=keep_s)
         _live.add(recorder)
         return recorder
 
@@ -157,18 +169,9 @@ class Recorder:
         Raises:
             RingFullError: no room for another series, or for its windows.
         """
-        if self._descriptor < 0:
-            raise TraceError(f"series {info.name!r}: ring {self.path} is closed")
-        index = len(self._series)
-        if index >= schema.SERIES_SLOTS:
-            raise RingFullError(f"series {info.name!r}: a ring has room for {schema.SERIES_SLOTS} series")
+        entry = self.entry(info)
+        index, first_window = len(self._series), self._windows_reserved
         windows = 0 if info.refused else info.window_count
-        first_window = self._windows_reserved
-        if first_window + windows > schema.WINDOW_SLOTS:
-            raise RingFullError(
-                f"series {info.name!r}: {windows} windows, a ring has {schema.WINDOW_SLOTS - first_window} left"
-            )
-        entry = encode_series(info, first_window)
         offset = schema.SERIES_TABLE_OFFSET + index * schema.SERIES_SLOT_BYTES
         self._mapping[offset : offset + len(entry)] = entry
         series = SeriesRecorder(self, info, index, first_window, windows)
@@ -178,8 +181,29 @@ class Recorder:
         self._touch()
         return series
 
+    def entry(self, info: SeriesInfo) -> bytes:
+        """Return a series as the ring's table would hold it, without entering it.
+
+        Raises:
+            RingFullError: no room for another series, or for its windows.
+        """
+        if self._descriptor < 0:
+            raise TraceError(f"series {info.name!r}: ring {self.path} is closed")
+        if len(self._series) >= schema.SERIES_SLOTS:
+            raise RingFullError(f"series {info.name!r}: a ring has room for {schema.SERIES_SLOTS} series")
+        windows = 0 if info.refused else info.window_count
+        left = schema.WINDOW_SLOTS - self._windows_reserved
+        if windows > left:
+            raise RingFullError(f"series {info.name!r}: {windows} windows, a ring has {left} left")
+        return encode_series(info, self._windows_reserved)
+
+    def renew(self) -> None:
+        """Do what is due every :data:`RENEW_NS`: see that the file is still there, and renew the anchor."""
+        self._restore_if_removed()
+        self.renew_anchor()
+
     def renew_anchor(self) -> None:
-        """Store a fresh pair of both host clocks. Steps do this by themselves every :data:`RENEW_NS`."""
+        """Store a fresh pair of both host clocks."""
         anchor = ClockAnchor.take()
         word = schema.ANCHOR_OFFSET // 8
         self._words[word] = 0
@@ -192,13 +216,57 @@ class Recorder:
         """Return what was recorded so far."""
         return RecorderStatistics(self._cursor.sequence, len(self._series))
 
+    def announce_close(self) -> None:
+        """Mark the ring as closed, and go on: whatever kills this process from now on, its end was planned."""
+        if self._descriptor >= 0:
+            self._words[schema.CLOSED_OFFSET // 8] = now_ns()
+
     def close(self) -> None:
         """Mark the ring as closed and release its lock. Its records stay readable; later events go nowhere."""
         if self._descriptor < 0:
             return
-        self._words[schema.CLOSED_OFFSET // 8] = now_ns()
+        self.announce_close()
         self._touch()
         self._detach()
+
+    def _restore_if_removed(self) -> None:
+        """Put a whole copy where the file was removed (by a cleaner of temporary files, by systemd's RemoveIPC).
+
+        Readers that hold the old file read on in the copy (``RingReader.alive``), from the record that they had come
+        to; those that come later find it by its name. Must come between records.
+        """
+        if self._descriptor < 0 or not _removed(self.path, self._descriptor):
+            return
+        old, words = self._mapping, self._words
+        try:
+            descriptor, mapping = _publish(self.path, len(old), lambda new: _copy(old, new), self._keep_s)
+        except OSError as error:
+            if not self._lost:
+                self._lost = True
+                logger.warning(
+                    "swtrace: rank %d: somebody removed its ring %s, and it cannot be made again: %s. Readers that are "
+                    "started from now on do not see this rank",
+                    self.identity.rank,
+                    self.path,
+                    error,
+                )
+            return
+        self._lost = False
+        logger.warning("swtrace: rank %d: somebody removed its ring %s; made again", self.identity.rank, self.path)
+        # Whoever watches the lock of the old file learns that nobody died.
+        words[schema.CLOSED_OFFSET // 8] = now_ns()
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._attach(mapping)
+        for series in self._series:
+            series._take_over_stamps(words)  # noqa: SLF001 - see _attach
+
+    def _attach(self, mapping: mmap.mmap) -> None:
+        # The old one is unmapped with its last reference: another thread may be in the middle of a store.
+        self._mapping = mapping
+        self._words = memoryview(mapping).cast("Q")
+        for series in self._series:
+            series._attach(self)  # noqa: SLF001 - one thing in two classes: the hot path wants few indirections
 
     def _detach(self) -> None:
         """Let go of the file. What still calls in (a transport's late callback) writes into memory of nobody's."""
@@ -207,12 +275,8 @@ class Recorder:
         os.close(self._descriptor)
         self._descriptor = -1
         self._renew_at_ns = 1 << 63
-        # Untouched pages of an anonymous mapping cost nothing. The old one is unmapped with its last reference:
-        # another thread may be in the middle of a store.
-        self._mapping = mmap.mmap(-1, len(self._mapping))
-        self._words = memoryview(self._mapping).cast("Q")
-        for series in self._series:
-            series._attach(self)  # noqa: SLF001 - one thing in two classes: the hot path wants few indirections
+        # Untouched pages of an anonymous mapping cost nothing.
+        self._attach(mmap.mmap(-1, len(self._mapping)))
 
     def _touch(self) -> None:
         """Set the file's time stamp: stores through a mapping of tmpfs do not."""
@@ -249,7 +313,7 @@ class SeriesRecorder:
         self.info = info
         self.index = index
         self._recorder = recorder
-        self._cursor = recorder._cursor  # noqa: SLF001 - see Recorder._detach
+        self._cursor = recorder._cursor  # noqa: SLF001 - see Recorder._attach
         self._mask = self._cursor.mask
         self._checked = recorder.checked
         self._pack_transfer = schema.TRANSFER_RECORD.pack_into
@@ -265,10 +329,20 @@ class SeriesRecorder:
         self._attach(recorder)
 
     def _attach(self, recorder: Recorder) -> None:
-        self._mapping = recorder._mapping  # noqa: SLF001 - see Recorder._detach
-        self._words = recorder._words  # noqa: SLF001 - see Recorder._detach
+        self._mapping = recorder._mapping  # noqa: SLF001 - see Recorder._attach
+        self._words = recorder._words  # noqa: SLF001 - see Recorder._attach
         # One item per slot: its sequence number.
         self._sequences = self._words[_HEADER_BYTES // 8 + _SEQUENCE_WORD :: schema.RECORD_WORDS]
+
+    def _take_over_stamps(self, old: memoryview) -> None:
+        """Store the ready stamps that another thread has put into the old file since it was copied."""
+        words = self._words
+        for ready_at, occupant_at in zip(self._ready_at, self._occupant_at, strict=True):
+            stamp = old[ready_at]
+            if stamp != words[ready_at] and stamp >> schema.GENERATION_SHIFT == (
+                words[occupant_at] >> schema.GENERATION_SHIFT
+            ):
+                words[ready_at] = stamp
 
     def window_issued(self, window: int, step: int, position: int, issued_ns: int) -> int:
         """Enter the broadcast just issued into a window.
@@ -445,8 +519,8 @@ class SeriesRecorder:
             sequence,
         )
         cursor.sequence = sequence
-        if now_ns() >= self._recorder._renew_at_ns:  # noqa: SLF001 - see Recorder._detach
-            self._recorder.renew_anchor()
+        if now_ns() >= self._recorder._renew_at_ns:  # noqa: SLF001 - see Recorder._attach
+            self._recorder.renew()
 
 
 class _Cursor:
@@ -459,6 +533,57 @@ class _Cursor:
         self.sequence = 0
 
 
+def _publish(path: Path, size: int, fill: Callable[[mmap.mmap], None], keep_s: float) -> tuple[int, mmap.mmap]:
+    """Make a ring's file and return its locked descriptor and its mapping: it gets its name when it is whole.
+
+    Dead rings past their time are removed before, and this user's oldest ones as long as there is no room.
+    """
+    directory = path.parent
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _say_removed(directory, remove_expired(directory, keep_s))
+    while True:
+        try:
+            return _make(path, size, fill)
+        except OSError as error:
+            removed = remove_for_room(directory, size) if error.errno in _NO_ROOM else None
+            if removed is None:
+                raise
+            _say_removed(directory, (removed,))
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _say_removed(directory: Path, removed: Sequence[DeadRing]) -> None:
+    if removed:
+        logger.warning(
+            "swtrace: removed %s of dead ranks from %s, %d bytes: past SWTRACE_RING_KEEP, or to make room",
+            ", ".join(ring.path.name for ring in removed),
+            directory,
+            sum(ring.nbytes for ring in removed),
+        )
+
+
+def _make(path: Path, size: int, fill: Callable[[mmap.mmap], None]) -> tuple[int, mmap.mmap]:
+    unfinished = path.with_name(path.name.replace(PREFIX, UNFINISHED_PREFIX, 1))
+    mode = 0o640 if path.parent.stat().st_mode & stat.S_ISGID else 0o600
+    descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Room for the whole ring now, or an error now: a store into a page that tmpfs cannot provide is a SIGBUS.
+        os.posix_fallocate(descriptor, 0, size)
+        mapping = _map(unfinished, size)
+        fill(mapping)
+        unfinished.rename(path)
+    except BaseException:
+        os.close(descriptor)
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+    return descriptor, mapping
+
+
 def _map(path: Path, size: int) -> mmap.mmap:
     """Map a file through a descriptor of its own: a mapping keeps its open file alive, and that file's locks."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -467,6 +592,23 @@ def _map(path: Path, size: int) -> mmap.mmap:
         return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     finally:
         os.close(descriptor)
+
+
+def _removed(path: Path, descriptor: int) -> bool:
+    """Return whether a file that is open under ``descriptor`` has lost its name. One that cannot be seen has not."""
+    try:
+        named = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    mine = os.fstat(descriptor)
+    return (named.st_ino, named.st_dev) != (mine.st_ino, mine.st_dev)
+
+
+def _copy(old: mmap.mmap, new: mmap.mmap) -> None:
+    with memoryview(old) as source, memoryview(new) as target:
+        target[:] = source
 
 
 def _forget_in_child() -> None:

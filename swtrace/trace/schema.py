@@ -45,7 +45,9 @@ table offset, window slots, epoch_ns (CLOCK_MONOTONIC at creation), creation tim
 SERIES_COUNT_OFFSET = 256
 """Number of committed entries of the series table: stored after the entry itself."""
 CLOSED_OFFSET = 264
-"""CLOCK_MONOTONIC ns of an orderly close, 0 while open or when the writer died."""
+"""CLOCK_MONOTONIC ns of an orderly close, or of the moment from which on one was under way; 0 while open or when the
+writer died."""
+ANCHOR = struct.Struct("<2Q")
 ANCHOR_OFFSET = 272
 """Two words: CLOCK_MONOTONIC ns, CLOCK_REALTIME ns, taken together. The first is set to 0 while the
 pair is being renewed."""

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from swtrace.errors import TraceError
+from swtrace.errors import RingCreateError, TraceError
 from swtrace.series.recording import describe_model, process_recorder, propose_run_id
 from swtrace.settings import VARIABLES, Settings
 from swtrace.trace.identity import SeriesInfo
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("vllm.swtrace")
 
-_RECORDING = ("directory", "run_id", "ring_records", "ring_keep_s", "timeout_s")
+_RECORDING = ("trace", "directory", "run_id", "ring_records", "ring_keep_s", "timeout_s", "strict")
 _REASON_CHARACTERS = 500
 
 
@@ -32,7 +32,7 @@ def announce(settings: Settings, vllm_config: Any) -> None:
     for field in _RECORDING:
         value = getattr(settings, field)
         if value != getattr(in_environment, field):
-            os.environ[VARIABLES[field]] = str(value)
+            os.environ[VARIABLES[field]] = str(int(value) if isinstance(value, bool) else value)
 
 
 def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
@@ -51,9 +51,11 @@ def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
 def state_refused(path: str, reason: str, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0) -> None:
     """Write into this rank's ring that ``path`` is not shared, and why.
 
-    Nobody is waited for: the other ranks may share, refuse or never ask. A ring that cannot be made is one more
-    warning; vLLM runs without it.
+    Nobody is waited for: the other ranks may share, refuse or never ask. Where there is no ring, and none can be
+    made, the log has said so.
     """
+    if not Settings.from_environment().trace:
+        return
     import torch.distributed as dist
 
     info = SeriesInfo(
@@ -75,5 +77,7 @@ def state_refused(path: str, reason: str, vllm_config: Any, *, start_layer: int 
     try:
         (rank,) = run_ranks((dist.get_rank(),), vllm_config)
         process_recorder(propose_run_id().run_id, rank).add_series(info)
+    except RingCreateError:
+        return
     except TraceError as problem:
         logger.warning("swtrace cannot tell readers that %s is not shared: %s", path, problem)

@@ -14,13 +14,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.nn.parameter import is_lazy
 from vllm.model_executor.offloader.base import BaseOffloader
 
 from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
-from swtrace.series.recording import process_recorder, propose_run_id
+from swtrace.series.recording import existing_recorder, process_recorder
 from swtrace.vllm import graphs
 from swtrace.vllm.configuration import state_outcome
 from swtrace.vllm.consent import agree
@@ -125,10 +124,10 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                     f"series {track.path}: vLLM never post-processed its linears; "
                     f"load format {self._vllm_config.load_config.load_format} cannot be used with swtrace"
                 )
-        if self._tracks and not self._watched:
+        recorder = existing_recorder()
+        if self._tracks and not self._watched and recorder is not None:
             self._watched = True
-            (rank,) = run_ranks((torch.distributed.get_rank(),), self._vllm_config)
-            keep_vigil(process_recorder(propose_run_id().run_id, rank))
+            keep_vigil(recorder)
 
     def post_init(self) -> None:
         """Check, where vLLM calls this after loading; other platforms ask for it by themselves."""

@@ -11,7 +11,7 @@ import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from swtrace.series.recording import close as close_ring
+from swtrace.series import recording
 from swtrace.trace.schema import Phase
 from swtrace.vllm.groups import Refused
 from swtrace.vllm.operations import forget, numbered
@@ -56,8 +56,12 @@ def mark_steps() -> None:
         return _step(Phase.DUMMY, 1, 0, execute_dummy_batch, self, *args, **kwargs)
 
     def closing_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        forget()
-        close_ring()
+        # vLLM kills a worker that takes long, and peers may take long to receive what this one still sends.
+        recording.announce_close()
+        try:
+            forget()
+        finally:
+            recording.close()
         return shutdown(self, *args, **kwargs) if shutdown is not None else None
 
     wrapper.execute_model = marked_execute_model
@@ -90,7 +94,11 @@ def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], 
     with ExitStack() as stack:
         for series in running:
             stack.enter_context(series.step(phase=kind, tokens=tokens, requests=requests))
-        result = forward(*args, **kwargs)
+        try:
+            result = forward(*args, **kwargs)
+        except SystemExit:  # that is how vLLM's signal handler ends a worker
+            recording.announce_close()
+            raise
     for series in running:
         if series.most_unwaited and series.name not in _told_unwaited:
             _told_unwaited.add(series.name)

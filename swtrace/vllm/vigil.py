@@ -61,7 +61,12 @@ class _Vigil:
                     self._search()
                 for rank, descriptor in tuple(self._rings.items()):
                     if not writer_lives(descriptor):
-                        self._tell(rank, descriptor)
+                        if any(os.pread(descriptor, 8, schema.CLOSED_OFFSET)):
+                            # Gone in good order; or the file had been removed, and the rank made its ring again.
+                            self._missing.add(rank)
+                            self._searches += 1
+                        else:
+                            self._tell(rank)
                         os.close(self._rings.pop(rank))
                 time.sleep(PERIOD_S)
         finally:
@@ -79,9 +84,7 @@ class _Vigil:
                     self._rings[identity.rank] = os.dup(descriptor)
                     self._missing.discard(identity.rank)
 
-    def _tell(self, rank: int, descriptor: int) -> None:
-        if any(os.pread(descriptor, 8, schema.CLOSED_OFFSET)):
-            return
+    def _tell(self, rank: int) -> None:
         for number, series in self._series.items():
             if rank in series.info.group_ranks:
                 logger.error(

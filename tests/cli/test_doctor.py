@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from daemon.recorded_run import identity, series_info
 from patience import patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from swtrace.cli.doctor.folder import RING_BYTES, _filesystem
+from swtrace.cli.doctor.folder import _filesystem, ring_bytes
+from swtrace.cli.doctor.rings import rings as ring_findings
 from swtrace.cli.doctor.versions import _numbers
 from swtrace.cli.exit_codes import ExitCode
+from swtrace.trace.identity import UntracedRank
+from swtrace.trace.recorder import Recorder
 
 Findings = dict[str, dict[str, str]]
 Doctor = Callable[..., Findings]
@@ -102,6 +106,53 @@ def test_a_file_that_is_no_ring_is_told(doctor: Doctor, rings: Path) -> None:
     assert "remove it" in finding["mend"]
 
 
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_ring_that_a_living_rank_holds_is_never_to_be_removed(doctor: Doctor, rings: Path, *, alive: bool) -> None:
+    """A ring that this version cannot read may be that of a rank which runs: then the advice is to leave it."""
+    recorder = Recorder.create(rings, identity("run", 0), records=64)
+    with recorder.path.open("r+b") as ring:
+        ring.seek(8)
+        ring.write((99).to_bytes(8, "little"))
+    if not alive:
+        recorder.close()
+    finding = doctor()[recorder.path.name]
+    assert "ring format 99" in finding["detail"]
+    assert ("leave it" in finding["mend"]) is alive
+    assert ("remove it" in finding["mend"]) is not alive
+    recorder.close()
+
+
+def test_a_rank_that_runs_untraced_is_told_by_its_peers(doctor: Doctor, rings: Path) -> None:
+    """The doctor reads in the rings of the others which rank has none, why, and what helps."""
+    recorders = [Recorder.create(rings, identity("run", rank), records=64) for rank in (0, 2)]
+    for recorder in recorders:
+        recorder.add_series(series_info(0, 3, untraced=(UntracedRank(1, "No space left on device"),)))
+    finding = doctor()["rank 1"]
+    assert finding["state"] == "doubtful"
+    assert "runs untraced: No space left on device" in finding["detail"]
+    assert "SWTRACE_DIR" in finding["mend"]
+    assert len(ring_findings(rings)) == 3
+    for recorder in recorders:
+        recorder.close()
+
+
+def test_sharing_without_tracing_is_told(doctor: Doctor) -> None:
+    """With SWTRACE_TRACE=0 the doctor says why there will be no ring."""
+    finding = doctor(SWTRACE_TRACE="0")["tracing"]
+    assert finding["detail"] == "no rank writes a ring because SWTRACE_TRACE=0"
+
+
+def test_variables_of_the_daemon_are_settings_too(doctor: Doctor) -> None:
+    """Whoever set SWTRACE_LISTEN only is not told that no variable is set."""
+    assert "SWTRACE_LISTEN" in doctor(SWTRACE_LISTEN="127.0.0.1:0")["settings"]["detail"]
+
+
+def test_the_room_is_that_of_a_ring_as_set(doctor: Doctor) -> None:
+    """What a ring takes follows SWTRACE_RING_RECORDS: one that does not fit is found before the rank is started."""
+    largest = str(1 << 24)
+    assert "a ring takes 1.00 GiB" in doctor(SWTRACE_RING_RECORDS=largest)["ring space"]["detail"]
+
+
 def test_the_text_tells_how_to_mend(swtrace: Swtrace, rings: Path) -> None:
     """People read the same findings, each broken one with what to do."""
     rings.write_text("not a folder")
@@ -120,7 +171,7 @@ def test_file_system_is_the_mounts() -> None:
 def test_a_default_ring_has_the_size_the_doctor_expects(environment: dict[str, str], rings: Path) -> None:
     """What the doctor calls enough space is what a rank takes."""
     subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=patience())
-    assert [ring.stat().st_size for ring in rings.iterdir()] == [RING_BYTES]
+    assert [ring.stat().st_size for ring in rings.iterdir()] == [ring_bytes()]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_only_this_run_is_summed_up(swtrace: Swtrace, tmp_path: Path) -> None:
     assert [rank["steps"] for series in summary["series"] for rank in series["ranks"]] == [3]
 
 
+def test_a_run_that_is_told_not_to_trace_says_so(swtrace: Swtrace) -> None:
+    """With SWTRACE_TRACE=0 nothing is missing: that is why there is no ring."""
+    result = swtrace("run", "--no-daemon", "--", *PYTHON, "pass", extra={"SWTRACE_TRACE": "0"})
+    assert "no rank of this run wrote a ring because SWTRACE_TRACE=0." in result.stderr
+    assert "doctor" not in result.stderr
+
+
 def test_a_command_that_traces_nothing_is_told(swtrace: Swtrace) -> None:
     """Without a ring there is no summary, but a hint where to look."""
     result = swtrace("run", "--no-daemon", "--", *PYTHON, "pass")

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from daemon.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
 from daemon.serving import serving
+from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
 
@@ -50,6 +51,7 @@ NAMES = {
     "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
     "swtrace_series_bytes": ("gauge", {"rank", "series", "kind"}),
     "swtrace_rank_up": ("gauge", {"rank"}),
+    "swtrace_rank_untraced_info": ("gauge", {"rank", "series", "reason"}),
     "swtrace_rank_last_record_timestamp_seconds": ("gauge", {"rank"}),
     "swtrace_ring_records_total": ("counter", {"rank"}),
     "swtrace_ring_lost_records_total": ("counter", {"rank", "reason"}),
@@ -120,6 +122,7 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
 
 def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun) -> None:
     """Every documented metric is there with exactly its type and labels, and no other metric is."""
+    run.recorders[1].add_series(series_info(1, name="mlp.up_proj", untraced=(UntracedRank(0, "no room"),)))
     with serving(run.directory) as client:
         families = scrape(client)
     assert set(families) == set(NAMES)
@@ -413,6 +416,26 @@ def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
             assert steps == {("0", None): 3, ("1", None): 3, ("0", "young"): 1, ("1", "young"): 1}
             old.close()
             young.close()
+
+
+def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
+    """Two ranks know of a third without records: one sample has its number and the reason, no other metric has it."""
+    untraced = (UntracedRank(2, "cannot make a ring: No space left on device"),)
+    recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(2)]
+    for rank, recorder in enumerate(recorders):
+        recorder.add_series(series_info(rank, 3, untraced=untraced))
+    with serving(tmp_path) as client:
+        families = scrape(client)
+        (described, _) = client.get("/api/v1/ranks").json()["ranks"]
+    (sample,) = families["swtrace_rank_untraced_info"].samples
+    reason = "cannot make a ring: No space left on device"
+    assert sample.labels == {"rank": "2", "series": "self_attn.o_proj", "reason": reason}
+    assert sample.value == 1
+    others = {s.labels["rank"] for f in families.values() for s in f.samples if s is not sample and "rank" in s.labels}
+    assert others == {"0", "1"}
+    assert described["series"][0]["untraced"] == [{"rank": 2, "reason": reason}]
+    for recorder in recorders:
+        recorder.close()
 
 
 def test_one_name_for_two_series_of_a_rank_is_told_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import struct
 import subprocess
@@ -18,6 +19,8 @@ from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceE
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.identity import UntracedRank
+from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.records import STEP, checks_hold, clock, observed
@@ -90,6 +93,19 @@ def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
         recorder.close()
         assert reader.closed()
         assert not reader.alive()
+
+
+@pytest.mark.parametrize(("ranks", "characters"), [(2, 300), (60, 60), (400, 0)])
+def test_why_ranks_are_untraced_is_cut_to_what_fits(ranks: int, characters: int, tmp_path: Path) -> None:
+    """Untraced ranks are named in the table of a group of any size; only the reasons get shorter, or go."""
+    group = tuple(range(ranks))
+    untraced = tuple(UntracedRank(rank, "\x1b" + 999 * "e") for rank in group[ranks // 2 :])
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    recorder.add_series(series_info(group_ranks=group, untraced=untraced))
+    with RingReader.open(recorder.path) as reader:
+        (info,) = reader.series()
+    assert info.untraced == tuple(UntracedRank(rank.rank, ("?" + 999 * "e")[:characters]) for rank in untraced)
+    recorder.close()
 
 
 def test_text_that_terminals_cannot_show_is_replaced(tmp_path: Path) -> None:
@@ -185,6 +201,22 @@ def test_late_events_after_close_go_nowhere(tmp_path: Path) -> None:
     assert recorder.path.read_bytes() == before
     with pytest.raises(TraceError, match="closed"):
         recorder.add_series(series_info("late"))
+
+
+def test_an_end_that_was_announced_is_no_death(tmp_path: Path) -> None:
+    """A writer that is killed after it has said that it ends leaves a closed ring, with what it still recorded."""
+    pid = os.fork()
+    if pid == 0:
+        recorder = Recorder.create(tmp_path, identity(), records=64)
+        series = recorder.add_series(series_info())
+        recorder.announce_close()
+        write(series, 1, 5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (path,) = ring_paths(tmp_path)
+    with RingReader.open(path) as reader:
+        assert (reader.alive(), reader.closed(), len(reader.read())) == (False, True, 5)
+    assert dead_ranks(tmp_path, "run") == ()
 
 
 def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
@@ -309,7 +341,7 @@ def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
         assert living.exists()
         assert recent.path.exists()
         assert foreign.exists()
-        assert recent.path in remove_expired(tmp_path, 0)
+        assert recent.path in [ring.path for ring in remove_expired(tmp_path, 0)]
         assert living.exists()
 
 

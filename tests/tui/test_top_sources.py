@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from daemon.recorded_run import RecordedRun
+from daemon.recorded_run import RecordedRun, series_info
 from daemon.serving import serving
 from damaged_answers import DAMAGED, answering
 from patience import patience
@@ -27,6 +27,7 @@ from swtrace_tui.views.windows import rank_lines
 
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
+from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.schema import Clock
 from swtrace.watch import Watch
 from tui.ring_writer import RingWriter, scenario, write
@@ -100,6 +101,31 @@ def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
     assert "steps 12 untimed 9 held" in words
     assert "9 of 12 steps have no instants: 9 as SWTRACE_TIME_EVERY asks" in words
     assert [row.facts.recent.steps for row in seen.rows] == [3, 3]
+
+
+class WithoutRank2(RecordedRun):
+    """Two ranks of three: the third could not make its ring."""
+
+    def info(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it."""
+        return series_info(rank, 3, untraced=(UntracedRank(2, "No space left on device"),))
+
+
+def test_an_untraced_rank_is_named_from_any_source(tmp_path: Path) -> None:
+    """Steps finish without it, rings and daemon give the same facts, and the overview says which rank it is and why."""
+    run = WithoutRank2(tmp_path)
+    run.write(8)
+    rings = RingsSource(tmp_path, facts_every_s=0)
+    with serving(tmp_path) as client:
+        daemon = DaemonSource(str(client.base_url))
+        ours, theirs = settled(rings, 8), settled(daemon, 8)
+        daemon.close()
+    rings.close()
+    run.close()
+
+    assert theirs.facts.series == ours.facts.series
+    words = " ".join(overview(picture(theirs, Selection()), 160).split())
+    assert "Rank 2 runs untraced: No space left on device." in words
 
 
 def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:

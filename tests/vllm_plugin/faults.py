@@ -30,9 +30,9 @@ class Outcome:
     """Workers that still ran a while after the engine had been given up."""
 
 
-def provoke(model: Path, name: str, fault: str) -> Outcome:
-    """Generate in good order, then once more with a fault, and give the engine up; ``name`` is unique to it."""
-    from vllm import LLM, SamplingParams
+def engine(model: Path, name: str) -> Any:
+    """Return an engine over two workers; ``name`` is unique to it."""
+    from vllm import LLM
     from vllm.v1.executor import multiproc_executor
 
     allow_amx()
@@ -40,7 +40,7 @@ def provoke(model: Path, name: str, fault: str) -> Outcome:
     # vLLM starts the workers of its CPU build as new processes. Forked from this one, which has all imported, they
     # are up in seconds.
     with patch.object(multiproc_executor, "get_mp_context", lambda: multiprocessing.get_context("fork")):
-        llm = LLM(
+        return LLM(
             model=str(model),
             skip_tokenizer_init=True,
             dtype="bfloat16",
@@ -53,16 +53,27 @@ def provoke(model: Path, name: str, fault: str) -> Outcome:
             seed=0,
             disable_log_stats=True,
         )
+
+
+def generate(llm: Any, tokens: int) -> None:
+    """Generate so many tokens."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    llm.generate([{"prompt_token_ids": [186, 398, 163]}], sampling, use_tqdm=False)
+
+
+def provoke(model: Path, name: str, fault: str) -> Outcome:
+    """Generate in good order, then once more with a fault, and give the engine up; ``name`` is unique to it."""
+    llm = engine(model, name)
     executor: Any = llm.llm_engine.engine_core.engine_core.model_executor
     workers = {handle.proc.name: handle.proc for handle in executor.workers}
-    sampling = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True, detokenize=False)
-    prompt = [{"prompt_token_ids": [186, 398, 163]}]
-    llm.generate(prompt, sampling, use_tqdm=False)
+    generate(llm, 4)
     ranks = RANKS.get(fault, ())
     executor.collective_rpc(_raise_in_forward if ranks else _die_in_forward, args=(ranks or (1,),))
     error = ""
     try:
-        llm.generate(prompt, sampling, use_tqdm=False)
+        generate(llm, 4)
     except Exception as problem:  # noqa: BLE001 (whatever it is, it is what the caller of vLLM sees)
         error = f"{type(problem).__name__}: {problem}"
     executor.shutdown()

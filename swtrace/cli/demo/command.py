@@ -33,6 +33,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.reader import Reader
 from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_text import print_summary
+from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -122,6 +123,8 @@ def demo(
     if as_json:
         write_json(result.to_json())
     print_summary(result.summary, narration() if as_json else data())
+    if not Settings.from_environment().trace:
+        narration().print("swtrace: no rank wrote a ring because SWTRACE_TRACE=0.")
     _conclude(result, narration() if as_json else data())
     raise typer.Exit(result.code)
 

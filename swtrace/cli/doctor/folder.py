@@ -10,10 +10,12 @@ from pathlib import Path
 
 from swtrace.cli import units
 from swtrace.cli.doctor.finding import Finding, State
-from swtrace.trace.schema import DEFAULT_RECORDS, HEADER_BYTES, RECORD_BYTES
+from swtrace.errors import SettingsError
+from swtrace.settings import Settings
+from swtrace.trace.header import file_bytes
+from swtrace.trace.schema import DEFAULT_RECORDS
 
-RING_BYTES = HEADER_BYTES + DEFAULT_RECORDS * RECORD_BYTES
-"""What one rank's ring takes at its default size."""
+_UNTRACED = "ranks would run untraced, or not at all with SWTRACE_STRICT=1"
 _COMFORTABLE_RINGS = 8
 _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 _MOVE = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
@@ -25,11 +27,16 @@ def folder(directory: Path) -> tuple[Finding, ...]:
         parent = next(parent for parent in directory.parents if parent.exists())
         if not os.access(parent, os.W_OK | os.X_OK):
             return (
-                Finding("ring folder", State.BROKEN, f"{directory} cannot be made: {parent} is not writable", _MOVE),
+                Finding(
+                    "ring folder",
+                    State.BROKEN,
+                    f"{directory} cannot be made: {parent} is not writable; {_UNTRACED}",
+                    _MOVE,
+                ),
             )
         return (Finding("ring folder", State.GOOD, f"{directory} will be made by the first rank"), *_place(parent))
     if not directory.is_dir():
-        return (Finding("ring folder", State.BROKEN, f"{directory} is not a folder", _MOVE),)
+        return (Finding("ring folder", State.BROKEN, f"{directory} is not a folder; {_UNTRACED}", _MOVE),)
     return (_permissions(directory), *_place(directory))
 
 
@@ -65,11 +72,12 @@ def _place(existing: Path) -> tuple[Finding, Finding]:
             "ring file system", State.DOUBTFUL, f"{kind}: writing records back to a disk costs the ranks time", _MOVE
         )
     )
-    free = shutil.disk_usage(existing).free
-    detail = f"{units.size(free)} free; a ring takes {units.size(RING_BYTES)}"
-    if free < RING_BYTES:
+    free, ring = shutil.disk_usage(existing).free, ring_bytes()
+    detail = f"{units.size(free)} free; a ring takes {units.size(ring)}"
+    if free < ring:
+        detail += f": unless rings of dead ranks can give way, {_UNTRACED}"
         state, mend = State.BROKEN, "free memory there, set a smaller SWTRACE_RING_RECORDS, or another SWTRACE_DIR"
-    elif free < _COMFORTABLE_RINGS * RING_BYTES:
+    elif free < _COMFORTABLE_RINGS * ring:
         state, mend = (
             State.DOUBTFUL,
             f"room for fewer than {_COMFORTABLE_RINGS} ranks: set a smaller SWTRACE_RING_RECORDS",
@@ -77,6 +85,15 @@ def _place(existing: Path) -> tuple[Finding, Finding]:
     else:
         state, mend = State.GOOD, ""
     return memory, Finding("ring space", state, detail, mend)
+
+
+def ring_bytes() -> int:
+    """Return what a ring takes under the settings; under such as cannot be used, no rank makes one."""
+    try:
+        records = Settings.from_environment().ring_records
+    except SettingsError:
+        records = DEFAULT_RECORDS
+    return file_bytes(records)
 
 
 def _filesystem(path: Path) -> str:

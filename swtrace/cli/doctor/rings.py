@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from swtrace.cli.doctor.finding import Finding, State
 from swtrace.errors import TraceError
+
+if TYPE_CHECKING:
+    from swtrace.trace.identity import SeriesInfo
 
 _SHOWN = 16
 
@@ -20,24 +24,26 @@ def rings(directory: Path) -> tuple[Finding, ...]:
         return (Finding("rings", State.BROKEN, f"{directory}: {error.strerror}", "read the folder as its owner"),)
     if not paths:
         return (Finding("rings", State.ABSENT, "none: no rank has traced here yet", "swtrace demo, or SWTRACE=1"),)
-    findings = tuple(_ring(path) for path in paths[:_SHOWN])
+    # All peers say the same of an untraced rank.
+    findings = tuple(dict.fromkeys(finding for path in paths[:_SHOWN] for finding in _ring(path)))
     if len(paths) > _SHOWN:
         findings += (Finding("rings", State.GOOD, f"{len(paths) - _SHOWN} more are not shown"),)
     return findings
 
 
-def _ring(path: Path) -> Finding:
+def _ring(path: Path) -> tuple[Finding, ...]:
     from swtrace.trace.reader import RingReader
 
     try:
         reader = RingReader.open(path)
     except (TraceError, OSError) as error:
-        return Finding(path.name, State.DOUBTFUL, str(error), f"remove it if no rank writes it: {path}")
+        return (Finding(path.name, State.DOUBTFUL, str(error), _unreadable(path)),)
     try:
         identity, written = reader.identity, reader.statistics().written
-        life = "alive" if reader.alive() else "closed" if reader.closed() else "dead"
-        names = ", ".join(info.name for info in reader.series()) or "no series yet"
-        return Finding(
+        alive, series = reader.alive(), reader.series()
+        life = "alive" if alive else "closed" if reader.closed() else "dead"
+        names = ", ".join(info.name for info in series) or "no series yet"
+        finding = Finding(
             path.name,
             State.GOOD,
             f"run {identity.run_id} rank {identity.rank}, {life}, {written} records; {names} "
@@ -45,3 +51,37 @@ def _ring(path: Path) -> Finding:
         )
     finally:
         reader.close()
+    if not alive:
+        return (finding,)
+    return (finding, *(untraced for info in series for untraced in _untraced(identity.run_id, info)))
+
+
+def _unreadable(path: Path) -> str:
+    """Return what to do about a file that is no ring that this version reads. A living writer's is never removed."""
+    from swtrace.trace.directory import opened
+    from swtrace.trace.header import writer_lives
+
+    try:
+        with opened(path) as descriptor:
+            alive = writer_lives(descriptor)
+    except PermissionError:
+        return f"read it as its owner, user {path.lstat().st_uid}"
+    except OSError:
+        return f"remove it: {path}"
+    if alive:
+        return "a living process holds it: leave it, and read it with the swtrace that writes it"
+    return f"remove it, no process holds it: {path}"
+
+
+def _untraced(run_id: str, info: SeriesInfo) -> tuple[Finding, ...]:
+    """Return what a ring says about peers that have none."""
+    return tuple(
+        Finding(
+            f"rank {untraced.rank}",
+            State.DOUBTFUL,
+            f"run {run_id}, series {info.name}: runs untraced: {untraced.reason}",
+            "set SWTRACE_DIR to a folder with room that every rank can write, or a smaller SWTRACE_RING_RECORDS; then "
+            "restart the run",
+        )
+        for untraced in info.untraced
+    )

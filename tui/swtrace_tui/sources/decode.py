@@ -29,7 +29,7 @@ from swtrace.ledger.facts import (
     Straggler,
     Totals,
 )
-from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo, UntracedRank
 from swtrace.trace.reader import Occupancy, RingStatistics, WindowState
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase
 from swtrace_tui.snapshot import RankView
@@ -76,7 +76,8 @@ def identity(document: Document) -> RankIdentity:
 def series_info(document: Document) -> SeriesInfo:
     """Decode the constants of a series on one rank."""
     fields = {name: document[name] for name in _INFO if name in document}
-    return SeriesInfo(**{**fields, "group_ranks": tuple(document["group_ranks"])})
+    untraced = tuple(UntracedRank(**rank) for rank in document.get("untraced", ()))
+    return SeriesInfo(**{**fields, "group_ranks": tuple(document["group_ranks"]), "untraced": untraced})
 
 
 def _window(document: Document) -> WindowState:

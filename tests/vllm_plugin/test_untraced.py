@@ -1,0 +1,60 @@
+"""Real vLLM where rings cannot be made, or are not wanted: the same tokens, and the log says why there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
+from swtrace.trace.directory import ring_paths
+
+
+def _run(workload: Workload, here: Path, **settings: str) -> tuple[tuple[RankResult, ...], list[str]]:
+    """Share in a folder that is not there yet; return the ranks' results and logs."""
+    here.mkdir()
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings"), **settings}
+    shared = replace(workload, plain_linears=())
+    results = run_ranks(shared, here, environment=environment)
+    return results, [(here / f"rank-{rank}.log").read_text() for rank in range(len(results))]
+
+
+def _tokens(results: tuple[RankResult, ...]) -> list[tuple[tuple[int, ...], ...]]:
+    return [rank.tokens for rank in results]
+
+
+def test_ranks_that_cannot_make_their_rings_serve(
+    workload: Workload, control: tuple[RankResult, ...], folder: Path
+) -> None:
+    """With a file in the place of the folder all ranks run untraced, and say so once, with what helps."""
+    (folder / "file").touch()
+    results, logs = _run(workload, folder / "no-rings", SWTRACE_DIR=str(folder / "file" / "rings"))
+    assert _tokens(results) == _tokens(control)
+    for rank, log in enumerate(logs):
+        (line,) = [line for line in log.splitlines() if "untraced" in line]
+        assert f"swtrace: rank {rank} runs untraced: cannot make a ring of" in line
+        for part in (str(folder / "file"), "Not a directory", "SWTRACE_DIR", "SWTRACE_RING_RECORDS"):
+            assert part in line
+        assert "swtrace shares self_attn.o_proj" in logs[0]
+
+
+def test_strict_ends_every_rank(workload: Workload, folder: Path) -> None:
+    """With SWTRACE_STRICT=1 it is an error on all ranks, which names those that have no ring."""
+    (folder / "strict-file").touch()
+    with pytest.raises(RankFailedError) as error:
+        _run(workload, folder / "strict", SWTRACE_DIR=str(folder / "strict-file" / "rings"), SWTRACE_STRICT="1")
+    for rank in range(2):
+        assert f"rank {rank}: SWTRACE_STRICT=1, and not every rank can be traced: rank 0: " in str(error.value)
+
+
+def test_sharing_without_tracing(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
+    """Told so by additional_config, vLLM shares, no rank makes a ring, and nothing is warned of."""
+    told = replace(workload, additional_config={"swtrace": {"trace": False}})
+    results, logs = _run(told, folder / "untraced")
+    assert _tokens(results) == _tokens(control)
+    assert "swtrace shares self_attn.o_proj" in logs[0]
+    assert ring_paths(folder / "untraced" / "rings") == ()
+    assert not (folder / "untraced" / "rings").exists()
+    for log in logs:
+        assert "runs untraced" not in log
