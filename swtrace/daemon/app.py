@@ -109,6 +109,10 @@ class _Handlers:
             return _json(
                 {"error": self._observer.health().trouble or "reading the rings takes too long"}, status_code=503
             )
+        try:
+            query.check(snapshot)
+        except api.UnknownError as error:
+            return _json({"error": str(error)}, status_code=404)
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
 

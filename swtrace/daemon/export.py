@@ -25,8 +25,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
 from swtrace.daemon.sampling import Sampling
-from swtrace.daemon.settings import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings
+from swtrace.daemon.settings import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings, otlp_variable
 from swtrace.daemon.spans import SpanOrigin, span_count, step_spans
+from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
 from swtrace.trace.identity import RankIdentity, RankKey
 
@@ -262,22 +263,40 @@ def make_span_sink(settings: SpanSettings) -> SpanSink:
 
 
 def _exporter(name: str, protocol: str) -> SpanExporter:
-    if name == "console":
-        return ConsoleSpanExporter()
+    return ConsoleSpanExporter() if name == "console" else otlp_exporter(None, protocol)
+
+
+def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
+    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
+
+    Args:
+        endpoint: URL of the collector, without path; None: the environment's.
+        protocol: ``grpc`` or ``http/protobuf``.
+
+    Raises:
+        SettingsError: it cannot be made as its variables say.
+    """
     # gRPC alone costs 0.1 s and 20 MB: load only what is used.
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
+    try:
+        if protocol == "grpc":
+            from grpc import Compression
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
-        return GrpcSpanExporter()
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+            # Read here, because it does not know the standard's "none".
+            zipped = otlp_variable(os.environ, "COMPRESSION")[1].lower() == "gzip"
+            return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-    if any(os.environ.get(name) for name in _CREDENTIAL_PROVIDERS):
-        return HttpSpanExporter()  # which takes its session from there
-    import requests
+        target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
+        if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
+            return Http(endpoint=target)  # which takes its session from there
+        import requests
 
-    session = requests.Session()
-    session.hooks["response"].append(_refuse_redirect)
-    return HttpSpanExporter(session=session)
+        session = requests.Session()
+        session.hooks["response"].append(_refuse_redirect)
+        return Http(endpoint=target, session=session)
+    except Exception as error:  # (it raises bare ones of many kinds)
+        raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
 
 
 def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:

@@ -74,7 +74,7 @@ def test_other_additional_config_stays(workload: Workload, folder: Path) -> None
 
 def test_bad_settings_stop_vllm(workload: Workload, folder: Path) -> None:
     """A setting that cannot be used is an error that names it, before any model is loaded."""
-    with pytest.raises(RankFailedError, match=r"SettingsError: SWTRACE_GROUP is 'pp': allowed is auto or tp"):
+    with pytest.raises(RankFailedError, match=r"SettingsError: SWTRACE_GROUP='pp': must be one of: auto, tp"):
         _config(workload, folder, {}, SWTRACE="1", SWTRACE_GROUP="pp")
 
 
