@@ -117,7 +117,7 @@ def test_facts_on_an_ideal_channel_are_the_channels_own(
             assert facts.slack_ns[at] == max(0, wait.begin_ns - ready)
             assert facts.last_issue_ns[at] == last_issue
             assert facts.backlog_ns[at] == max(0, operation.previous_ready_ns - last_issue)
-            assert facts.transfer_ns[at] == operation.finished_ns - max(last_issue, operation.previous_ready_ns)
+            assert facts.transfer_ns[at] == ready - max(last_issue, operation.previous_ready_ns)
             assert facts.wake_ns[at] == 0
             compared += 1
     assert compared > STEPS * LAYERS * (len(compute_ns) - 1) * 0.8

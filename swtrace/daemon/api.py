@@ -166,6 +166,7 @@ def moment(snapshot: Snapshot) -> Document:
         "taken_unix_ns": snapshot.taken_realtime_ns,
         "started_unix_ns": snapshot.started_realtime_ns,
         "cursor": snapshot.cursor,
+        "caught_up": snapshot.caught_up,
     }
 
 
@@ -245,6 +246,7 @@ def _rank(snapshot: Snapshot, state: RankState, facts: RankFacts | None) -> Docu
         **asdict(state.identity),
         "up": state.up,
         "closed": state.closed,
+        "died": state.died,
         "down_for_ns": snapshot.taken_ns - state.down_since_ns if state.down_since_ns else 0,
         "anchor": {"monotonic_ns": state.anchor.monotonic_ns, "realtime_ns": state.anchor.realtime_ns},
         "virtual_offset_ns": state.virtual_offset_ns,
@@ -258,6 +260,7 @@ def _rank(snapshot: Snapshot, state: RankState, facts: RankFacts | None) -> Docu
             "lapped": statistics.lapped,
             "damaged": statistics.damaged,
             "pending": statistics.pending,
+            "lag_ns": state.lag_ns,
         },
         "series": [
             {
@@ -308,6 +311,8 @@ def _series(facts: SeriesFacts) -> Document:
         "group_ranks": list(facts.key.group_ranks),
         "steps": facts.steps,
         "pending_steps": facts.pending_steps,
+        "clocks": facts.clocks,
+        "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
         "ranks": [_series_rank(rank) for rank in facts.ranks],
     }
@@ -363,6 +368,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "step": step.step,
         "ranks": [rank.rank for rank in step.ranks],
         "complete": step.complete,
+        "comparable": step.comparable,
         "aborted": bool((step.step_flags[step.ended] & StepFlag.ABORTED).any()),
         "source": step.source.tolist(),
         "present": step.present.tolist(),
@@ -391,7 +397,8 @@ _NAMED = {
 
 
 def _by_rank(step: StepFacts, name: str) -> list[Any]:
-    return _named(name, _masked(getattr(step, name), step.ended))
+    known = step.ended & step.entry_known if name == "entry_skew_ns" else step.ended
+    return _named(name, _masked(getattr(step, name), known))
 
 
 def _by_cell(step: StepFacts, name: str) -> list[Any]:

@@ -159,10 +159,11 @@ class _RankSpans:
                 "swtrace.tokens": int(step.tokens[rank]),
                 "swtrace.requests": int(step.requests[rank]),
                 "swtrace.waits": int(step.waits[rank]),
-                "swtrace.entry_skew_ns": int(step.entry_skew_ns[rank]),
                 "swtrace.run_delay_us": int(step.run_delay_us[rank]),
                 "swtrace.steal_us": int(step.steal_us[rank]),
             }
+            if step.entry_known:
+                attributes["swtrace.entry_skew_ns"] = int(step.entry_skew_ns[rank])
             if int(step.step_flags[rank]) & StepFlag.ABORTED:
                 attributes["swtrace.aborted"] = True
                 status = Status(StatusCode.ERROR, "the forward ended before its last layer")

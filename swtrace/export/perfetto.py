@@ -117,7 +117,7 @@ class PerfettoWriter:
             "requests": int(step.requests[rank]),
             "stall_ns": int(step.stall_ns[rank].sum()),
             "transfer_ns": int(step.transfer_ns[rank].sum()),
-            "entry_skew_ns": int(step.entry_skew_ns[rank]),
+            **({"entry_skew_ns": int(step.entry_skew_ns[rank])} if step.entry_known else {}),
             "run_delay_us": int(step.run_delay_us[rank]),
             "steal_us": int(step.steal_us[rank]),
         }

@@ -122,6 +122,13 @@ def unattributed(facts: SeriesFacts) -> Finding | None:
         why = "not every rank of the group is traced"
     elif read < group:
         why = f"only {read} of the group's {group} ranks are read here"
+    elif facts.clocks > 1:
+        why = f"its ranks were timed by {facts.clocks} clocks (several hosts or time namespaces) that are not aligned"
+    elif facts.impossible_steps:
+        why = (
+            f"in {facts.impossible_steps} steps a broadcast was ready before its source issued it, so the ranks' "
+            "clocks differ"
+        )
     elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
         why = "records are missing, or the steps before have no instants"
     return Finding(

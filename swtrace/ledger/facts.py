@@ -27,11 +27,12 @@ class Cause(StrEnum):
     SKEW = "skew"
     """A peer issued the broadcast later than this rank did."""
     BACKLOG = "backlog"
-    """The broadcast queued behind the previous one on its communicator."""
+    """The delivery queued behind what the channel carried before."""
     TRANSFER = "transfer"
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
-    """The peers' records are not at hand (lost, or on a host this ledger does not read)."""
+    """What it takes to know is not at hand: the peers' records are lost or on a host that this ledger does not read,
+    the ranks' clocks differ, or nobody saw when the delivery before was ready."""
 
 
 CAUSES = tuple(Cause)
@@ -124,6 +125,7 @@ class StepFacts:
     """Group rank whose issue was the last one; -1 where not known."""
     backlog_ns: Nanoseconds
     transfer_ns: Nanoseconds
+    """This receiver's own time on the channel: up to ``ready_ns``. What deliveries to it share counts once."""
     cause_ns: Nanoseconds
     """``[cause, rank, position]`` in the order of :data:`CAUSES`; sums to ``stall_ns`` over causes."""
 
@@ -139,8 +141,10 @@ class StepFacts:
     steal_us: npt.NDArray[np.uint32]
     step_flags: npt.NDArray[np.uint8]
     waits: npt.NDArray[np.uint16]
+    comparable: bool
+    """All ranks' instants can be of one clock."""
     entry_skew_ns: Nanoseconds
-    """``[rank]``: arrival minus the group's first arrival."""
+    """``[rank]``: arrival minus the group's first arrival; 0 where that is not known (:attr:`entry_known`)."""
     path: CriticalPath | None
     """None where the step is not complete or was aborted."""
 
@@ -148,6 +152,11 @@ class StepFacts:
     def duration_ns(self) -> Nanoseconds:
         """``[rank]``: forward begin to forward end; 0 where the step record is missing."""
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)
+
+    @property
+    def entry_known(self) -> bool:
+        """Whether the ranks' arrivals can be compared: all are at hand, and of one clock."""
+        return self.comparable and bool(self.ended.all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +302,10 @@ class SeriesFacts:
     straggler: Straggler | None
     pending_steps: int
     """Steps that some rank has not ended yet."""
+    clocks: int
+    """By how many clocks the ranks read here were timed. More than one: several hosts, or several time namespaces."""
+    impossible_steps: int
+    """Steps in which a broadcast was ready before its source issued it: the ranks' clocks differ, whatever they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +320,10 @@ class Oddities:
     """Absent from a step that was finished without them."""
     unknown: int
     """Of a kind, series or position that the ring's tables do not name: ignored."""
+    wild: int
+    """With a step number that cannot be: ignored."""
+    impossible: int
+    """Steps in which this rank had a broadcast before its source issued it: not compared with the other ranks."""
     evicted_steps: int
     """Finished early because a rank fell too far behind."""
 

@@ -34,6 +34,8 @@ class Ranked:
     group_rank: _Int
     origin: _Int
     """Index of the batch that each record came in."""
+    step: _Int
+    """As recorded, until :class:`~swtrace.ledger.numbering.Numbering` has made it a number that does not wrap."""
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -43,7 +45,7 @@ class Ranked:
         """Return some of the records."""
         if which.all():
             return self
-        return Ranked(self.records[which], self.group_rank[which], self.origin[which])
+        return Ranked(self.records[which], self.group_rank[which], self.origin[which], self.step[which])
 
     def of_batch(self, origin: int) -> Ranked:
         """Return the records of one batch."""
@@ -51,7 +53,8 @@ class Ranked:
 
     def as_steps(self) -> Ranked:
         """Return the same records, read as STEP records."""
-        return Ranked(self.records.view(STEP), self.group_rank, self.origin)
+        records = self.records.view(STEP)
+        return Ranked(records, self.group_rank, self.origin, records["step"].astype(np.int64))
 
 
 class Routes:
@@ -110,7 +113,7 @@ class Sorted:
             unknown += np.bincount(origin[~claimed], minlength=len(batches))
             transfers, steps, launches = transfers & claimed, steps & claimed, launches & claimed
         numbers = sorted({number for route in routes for number in route.numbers})
-        whole = Ranked(records, group_rank, origin)
+        whole = Ranked(records, group_rank, origin, records["step"].astype(np.int64))
         parts = []
         for each in numbers:
             mine = number == each if len(numbers) > 1 else np.True_

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.errors import IntakeError
+from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import (
     CriticalPath,
     LedgerFacts,
@@ -27,11 +29,12 @@ from swtrace.ledger.facts import (
 )
 from swtrace.ledger.intake import Batch, Ranked, Routes, Sorted, rounds
 from swtrace.ledger.latest import Latest
+from swtrace.ledger.numbering import Numbering
 from swtrace.ledger.path import critical_paths
 from swtrace.ledger.pending import Accepted, Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.rendezvous import Rendezvous
-from swtrace.ledger.step import Channel, Derived, derive
+from swtrace.ledger.step import Derived, derive
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
@@ -54,6 +57,8 @@ class _Rank:
     late: int = 0
     missing: int = 0
     unknown: int = 0
+    wild: int = 0
+    impossible: int = 0
     evicted: int = 0
 
 
@@ -81,9 +86,14 @@ class _Series:
     latest: Latest
     recent: RecentSteps
     prefetch_step: int
+    channel: Channel
+    numbering: Numbering
+    impossible_steps: int = 0
+    """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
-    channel: Channel = field(default_factory=Channel)
+    left: dict[int, int] = field(default_factory=dict)
+    """When those started that were forgotten, by group rank: one that comes back started later begins a new life."""
 
 
 class Ledger:
@@ -135,9 +145,15 @@ class Ledger:
         """Take in batches of any number of ranks, as :meth:`add` takes in one.
 
         It states the same facts and costs much less than one call for each of many ranks.
+
+        Raises:
+            IntakeError: the records of some ranks could not be taken in; those of all others were.
         """
+        reasons: dict[tuple[str, int], Exception] = {}
         for batch in rounds(batches):
-            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch])
+            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch], reasons)
+        if reasons:
+            raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Say that a rank will write no more and that all it wrote was added: steps no longer wait for it."""
@@ -147,7 +163,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Finish everything pending: there will be no more records."""
-        for series in self._series.values():
+        for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
 
     # -- what comes out ----------------------------------------------------------------------------
@@ -177,6 +193,8 @@ class Ledger:
                         late=rank.late,
                         missing=rank.missing,
                         unknown=rank.unknown,
+                        wild=rank.wild,
+                        impossible=rank.impossible,
                         evicted_steps=rank.evicted,
                     ),
                 )
@@ -187,13 +205,20 @@ class Ledger:
         )
 
     def forget(self, rank: RankKey) -> None:
-        """Drop a rank that ended, and every series of which it was the last rank."""
+        """Drop a rank that ended, and every series of which it was the last rank.
+
+        If it comes back with a later start, its series begin a new life: their group was formed anew. Members that
+        have not come back by then stay with the life before, which is not stated any more.
+        """
         self.rank_ended(rank)
-        del self._ranks[rank]
-        for key, series in list(self._series.items()):
+        start_ns = self._ranks.pop(rank).identity.start_time_ns
+        for series in list(self._by_number.values()):
+            series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
-                del self._series[key], self._by_number[series.number]
+                del self._by_number[series.number]
+                if self._series.get(series.key) is series:
+                    del self._series[series.key]
                 # Two ranks that claim one place in a group are one member: the other one's claim is good now.
                 for other, known in self._ranks.items():
                     if series.number in known.routes.numbers:
@@ -214,7 +239,7 @@ class Ledger:
     def _join(self, rank: RankKey, info: SeriesInfo) -> _Series:
         key = SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
         series = self._series.get(key)
-        if series is None:
+        if series is None or self._starts_anew(series, info.rank_in_group, rank):
             series = self._series[key] = self._by_number[self._numbers] = self._make(key, info)
             self._numbers += 1
             for other in series.ranks:
@@ -223,6 +248,8 @@ class Ledger:
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(rank, info)
             series.totals.forget(info.rank_in_group)
+            series.pending.forget(info.rank_in_group)
+            series.numbering.forget(info.rank_in_group)
             series.latest.forget(info.rank_in_group)
         return series
 
@@ -244,6 +271,8 @@ class Ledger:
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             prefetch_step=info.prefetch_step,
+            channel=Channel(info.queue, ranks, info.num_layers),
+            numbering=Numbering(ranks),
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
@@ -252,44 +281,62 @@ class Ledger:
         Returns:
             The series whose group the rank belongs to.
         """
-        theirs = [series for series in self._series.values() if rank in series.ranks]
+        theirs = [series for series in self._by_number.values() if rank in series.ranks]
         for series in theirs:
-            series.pending.expect(series.ranks.index(rank), expected=expected and rank not in series.untraced)
+            group_rank = series.ranks.index(rank)
+            if not (expected and self._starts_anew(series, group_rank, rank)):
+                series.pending.expect(group_rank, expected=expected and rank not in series.untraced)
         return theirs
 
-    def _add(self, ranks: list[_Rank], batches: list[Records]) -> None:
-        """Take in one batch of each of some ranks."""
+    def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
+        """Whether a rank comes back to a series that it left, in another process: it has no part in that life of it."""
+        start_ns = self._ranks[rank].identity.start_time_ns
+        return series.left.get(group_rank, start_ns) < start_ns
+
+    def _add(self, ranks: list[_Rank], batches: list[Records], reasons: dict[tuple[str, int], Exception]) -> None:
+        """Take in one batch of each of some ranks; what those raise whose records cannot be, goes to ``reasons``."""
         batch = Sorted.of([rank.routes for rank in ranks], batches)
         for rank, records, unknown in zip(ranks, batches, batch.unknown.tolist(), strict=True):
             rank.records += len(records)
             rank.unknown += unknown
         for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
-            numbers = _step_numbers(transfers, steps)
-            if not len(numbers):
-                series.pending.put_launches(launches)
-                continue
-            if series.pending.room(numbers).all():
-                self._store(ranks, series, transfers, steps)
-                series.pending.put_launches(launches)
-                self._finish(series, series.pending.pop_finished())
-            else:
-                # Steps have to give way: rank by rank, so that one that leaps ahead takes nothing from the others.
-                for origin in range(len(ranks)):
-                    self._add_far(ranks, series, transfers.of_batch(origin), steps.of_batch(origin))
+            parts = [self._numbered(ranks, series, each) for each in (transfers, steps, launches)]
+            try:
+                self._take_in(ranks, series, *parts)
+            except Exception:  # noqa: BLE001 (whose records raise it is found rank by rank: no other loses its own)
+                for origin, rank in enumerate(ranks):
+                    try:
+                        self._take_in(ranks, series, *(part.of_batch(origin) for part in parts))
+                    except Exception as error:  # noqa: BLE001 (it goes to the caller, once all others are taken in)
+                        reasons[rank.identity.key] = error
 
-    def _add_far(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
-        """Take in records of one rank, and finish steps early as far as there is no room for them."""
+    def _take_in(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked, launches: Ranked) -> None:
+        """Lay out records of one series and finish what they complete.
+
+        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
+        """
         while len(transfers) or len(steps):
-            numbers = _step_numbers(transfers, steps)
+            numbers = np.concatenate((transfers.step, steps.step))
             room = series.pending.room(numbers)
-            here, there = room[: len(transfers)], room[len(transfers) :]
             if not room.any():
                 self._evict(series, int(numbers.min()))
                 continue
+            here, there = room[: len(transfers)], room[len(transfers) :]
             self._store(ranks, series, transfers.take(here), steps.take(there))
+            series.pending.put_launches(launches)
             transfers, steps = transfers.take(~here), steps.take(~there)
-        self._finish(series, series.pending.pop_finished())
+            self._finish(series, series.pending.pop_finished())
+        series.pending.put_launches(launches)
+
+    def _numbered(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> Ranked:
+        """Return the records with step numbers that do not wrap, without those whose number cannot be."""
+        ranked, wild = series.numbering.number(ranked)
+        if not wild.any():
+            return ranked
+        for origin in ranked.origin[wild].tolist():
+            ranks[origin].wild += 1
+        return ranked.take(~wild)
 
     def _store(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
         if len(transfers):
@@ -320,10 +367,15 @@ class Ledger:
         derived = derive(
             block,
             rendezvous=series.rendezvous,
-            comparable=self._comparable(series, block),
+            source=series.source,
+            one_clock=self._one_clock(series, block),
             epsilon_ns=self._epsilon_ns,
             channel=series.channel,
         )
+        if derived.impossible.any():
+            series.impossible_steps += int(derived.impossible.any(axis=1).sum())
+            for group_rank, member in series.members.items():
+                self._ranks[member.rank].impossible += int(derived.impossible[:, group_rank].sum())
         complete = np.asarray(block.ended.all(axis=1) & block.present.all(axis=(1, 2)), np.bool_)
         paths = self._paths(series, block, derived, complete)
         for i in range(len(block)):
@@ -335,11 +387,14 @@ class Ledger:
         series.totals.add_causes(derived.cause_ns.sum(axis=(0, 3)))
         series.latest.add(block, derived)
 
-    def _comparable(self, series: _Series, block: Block) -> bool:
-        """Whether the instants of all ranks are of one clock: one host, or one simulation."""
+    def _one_clock(self, series: _Series, block: Block) -> bool:
+        """Whether all ranks say that their instants are of one clock: one host, or one simulation."""
         if (block.clock[block.present] == Clock.VIRTUAL).all():
             return True
-        return len({self._ranks[member.rank].identity.boot_id for member in series.members.values()}) == 1
+        return len(self._clocks(series)) == 1
+
+    def _clocks(self, series: _Series) -> set[str]:
+        return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _paths(
         self, series: _Series, block: Block, derived: Derived, complete: npt.NDArray[np.bool_]
@@ -348,11 +403,15 @@ class Ledger:
         explained = (derived.attributed | ~stalled).all(axis=(1, 2))
         whole = ((block.flags & TransferFlag.UNWAITED) == 0).all(axis=(1, 2))
         orderly = ((block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
-        rows = np.flatnonzero(complete & explained & whole & orderly)
+        rows = np.flatnonzero(complete & explained & whole & orderly & derived.comparable)
         if not len(rows):
             return {}
         paths = critical_paths(
-            block.take(rows), derived.take(rows), prefetch_step=series.prefetch_step, epsilon_ns=self._epsilon_ns
+            block.take(rows),
+            derived.take(rows),
+            prefetch_step=series.prefetch_step,
+            epsilon_ns=self._epsilon_ns,
+            serial=series.channel.serial,
         )
         return dict(zip(rows.tolist(), paths, strict=True))
 
@@ -375,6 +434,8 @@ class Ledger:
             steps=len(series.recent),
             straggler=series.recent.straggler(series.ranks),
             pending_steps=len(series.pending),
+            clocks=len(self._clocks(series)),
+            impossible_steps=series.impossible_steps,
         )
 
 
@@ -405,10 +466,6 @@ def _timed(block: Block) -> Block:
     block = block.take(rows)
     block.ended = ended[rows]
     return block
-
-
-def _step_numbers(transfers: Ranked, steps: Ranked) -> npt.NDArray[np.int64]:
-    return np.concatenate((transfers.records["step"], steps.records["step"])).astype(np.int64)
 
 
 def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, ends_ns: npt.NDArray[np.int64]) -> None:
@@ -466,6 +523,7 @@ def _step_facts(
         steal_us=block.steal_us[i],
         step_flags=block.step_flags[i],
         waits=block.waits[i],
+        comparable=bool(derived.comparable[i]),
         entry_skew_ns=derived.entry_skew_ns[i],
         path=path,
     )

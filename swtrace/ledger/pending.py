@@ -22,6 +22,12 @@ _GRACE = 1
 """A rank whose records reach this many steps further has nothing more to say about a step, even if records
 of it are missing. One step of grace absorbs records that arrive slightly out of order."""
 
+_EVICTED_AT_ONCE = 8
+"""Where steps have to give way, this part of all pending ones does."""
+_REMEMBERED_BYTES = 4 << 20
+_REMEMBERED_STEPS = 1024
+"""Of finished steps it is known for so many, in at most so many bytes, which records they had."""
+
 _TRANSFER_COLUMNS = tuple(
     (name, name)
     for name in (
@@ -134,6 +140,57 @@ class Accepted:
     duplicate: npt.NDArray[np.bool_]
 
 
+class _FinishedRecords:
+    """Which records the last finished steps had: one that comes again must not count again."""
+
+    def __init__(self, ranks: int, layers: int) -> None:
+        self._layers = layers
+        cells = ranks * (layers + 1)
+        self._steps = max(4, min(_REMEMBERED_STEPS, _REMEMBERED_BYTES // cells))
+        self._step = np.full(self._steps, -1, np.int64)
+        self._seen = np.zeros((self._steps, ranks, layers + 1), np.bool_)
+        self._last = np.full((2, ranks), -1, np.int64)
+        """``step * layers + position`` of each rank's last TRANSFER record, and step of its last STEP record."""
+
+    def add(self, block: Block) -> None:
+        """Remember finished steps, ascending."""
+        kept = slice(-self._steps, None)
+        step, present, ended = block.step[kept], block.present[kept], block.ended[kept]
+        slot = step % self._steps
+        self._step[slot] = step
+        self._seen[slot, :, :-1] = present
+        self._seen[slot, :, -1] = ended
+        if len(step):
+            number = step[:, np.newaxis]
+            highest = self._layers - 1 - present[:, :, ::-1].argmax(axis=2)
+            transfer = np.where(present.any(axis=2), number * self._layers + highest, -1).max(axis=0)
+            end = np.where(ended, number, -1).max(axis=0)
+            np.maximum(self._last, np.stack((transfer, end)), out=self._last)
+
+    def again(
+        self, step: npt.NDArray[np.int64], rank: npt.NDArray[np.int64], position: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which records of finished steps were there before, and remember them all.
+
+        Of steps too old to be remembered: what is not behind all that its rank has recorded.
+        """
+        kind = (position == self._layers).astype(np.int64)
+        key = np.where(kind, step, step * self._layers + position)
+        first = np.zeros(len(key), np.bool_)
+        first[np.unique(np.stack((rank, key)), axis=1, return_index=True)[1]] = True
+        slot = step % self._steps
+        remembered = self._step[slot] == step
+        there = np.where(remembered, self._seen[slot, rank, position], key <= self._last[kind, rank])
+        self._seen[slot[remembered], rank[remembered], position[remembered]] = True
+        np.maximum.at(self._last, (kind, rank), key)
+        return np.asarray(there | ~first, np.bool_)
+
+    def forget(self, rank: int) -> None:
+        """A rank begins anew."""
+        self._seen[:, rank] = False
+        self._last[:, rank] = -1
+
+
 class PendingSteps:
     """The steps of one series that some rank has not ended yet.
 
@@ -153,6 +210,7 @@ class PendingSteps:
         self._frontier = np.zeros(ranks, np.int64)  # every record of earlier steps has been seen
         self._expected = np.zeros(ranks, np.bool_)
         self._order = np.empty(0, np.int32)
+        self._finished = _FinishedRecords(ranks, layers)
 
     def __len__(self) -> int:
         """Return how many steps are pending."""
@@ -180,8 +238,13 @@ class PendingSteps:
         return steps < self._first + len(self._block)
 
     def evict_for(self, step: int) -> Block:
-        """Make room for ``step`` by finishing the oldest steps as they are."""
-        return self._pop_before(step - len(self._block) + 1)
+        """Make room for ``step`` by finishing the oldest steps as they are, several at once: each time costs."""
+        first = 0 if self._first is None else self._first
+        return self._pop_before(max(step - len(self._block) + 1, first + len(self._block) // _EVICTED_AT_ONCE))
+
+    def forget(self, rank: int) -> None:
+        """Know nothing of what a rank recorded in finished steps."""
+        self._finished.forget(rank)
 
     def put_transfers(self, ranked: Ranked) -> Accepted:
         """Store TRANSFER records. All steps must have room."""
@@ -195,7 +258,7 @@ class PendingSteps:
         """Store LAUNCH records, each behind the TRANSFER record that it is about; without that it says nothing."""
         if self._first is None or not len(ranked):
             return
-        step = ranked.records["step"].astype(np.int64)
+        step = ranked.step
         slot = step & (len(self._block) - 1)
         at = (slot * self._ranks + ranked.group_rank) * self._layers + ranked.records["position"]
         known = (self._block.step[slot] == step) & self._block.present.reshape(-1)[at]
@@ -203,7 +266,7 @@ class PendingSteps:
 
     def _put(self, ranked: Ranked, columns: tuple[tuple[str, str], ...], *, ended: bool) -> Accepted:
         records = ranked.records
-        step = records["step"].astype(np.int64)
+        step = ranked.step
         late = step < (self._first or 0)
         # Rows and cells are counted through: one index into flat columns is much faster than two or three.
         slot = step & (len(self._block) - 1)
@@ -214,8 +277,13 @@ class PendingSteps:
             seen = self._block.present.reshape(-1)
         duplicate = np.zeros(len(step), np.bool_)
         duplicate[~late] = seen[at[~late]] | self._repeats(at[~late])
-        fresh = ~(late | duplicate)
         rank = ranked.group_rank
+        position = np.full(len(step), self._layers) if ended else records["position"].astype(np.int64)
+        if late.any():
+            again = self._finished.again(step[late], rank[late], position[late])
+            duplicate[late] = again
+            late[late] = ~again
+        fresh = ~(late | duplicate)
         if not fresh.all():
             records, slot, step, at, rank = records[fresh], slot[fresh], step[fresh], at[fresh], rank[fresh]
         if len(records):
@@ -265,6 +333,7 @@ class PendingSteps:
         slots = held & (len(self._block) - 1)
         popped = self._block.take(slots)
         self._block.clear(slots)
+        self._finished.add(popped)
         if self._first is not None and step > self._first:
             self._first = self._popped_until = step
         return popped

@@ -1,22 +1,27 @@
 """Every formula of a shared-weight series, in one place, over blocks of steps at once.
 
 The consumer's side needs one rank only: stall, wake, slack, on time. The channel's side compares
-ranks: last issue, backlog, transfer, cause. All arrays are ``[step, rank, position]``.
+ranks: last issue, backlog, transfer, cause. All arrays are ``[step, rank, position]``; each row of the table is
+about one delivery, to one receiver.
 
 ===============  =====================================================================
 stall            ``max(0, ready - wait begin)``
 wake             ``wait end - max(ready, wait begin)``
 slack            ``max(0, wait begin - ready)``
-last issue       the instant from which the broadcast could move (see below)
-R                the latest receiver's ready
-R_prev           R of the previous operation on the same communicator
-backlog          ``max(0, R_prev - last issue)``
-transfer         ``R - max(last issue, R_prev)``
+last issue       the instant from which the broadcast could move to this receiver
+before           the end of what the channel carried to this receiver before
+backlog          ``max(0, before - last issue)``
+transfer         ``ready - max(last issue, before)``
 ===============  =====================================================================
 
-Whose issues the last issue is the last of, depends on the transport
-(:mod:`~swtrace.ledger.rendezvous`). A source never waits: stall, slack and on time are facts about
-receivers.
+Whose issues the last issue is the last of, and what a delivery queues behind, depends on the transport
+(:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap,
+the time they share counts once: the sum of its transfers is how long the channel was busy for it.
+
+A source never waits, and its own completion says nothing: all of these are facts about receivers.
+
+Ranks are compared only where their instants can be of one clock. A broadcast that is ready before its source
+issued it shows that they are not: such a step is not compared.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.ledger.pending import Block
 from swtrace.ledger.rendezvous import Rendezvous
@@ -39,13 +45,9 @@ _ENTRY, _SKEW, _BACKLOG, _TRANSFER, _UNATTRIBUTED = (
 )
 
 
-@dataclass(slots=True)
-class Channel:
-    """What carries over from one block to the next: the last operation's number and its R."""
-
-    operation: int = -1
-    ready_ns: int = 0
-    known: bool = False
+CLOCK_TOLERANCE_NS = 1_000_000
+"""By how much a broadcast may seem to be ready before its source issued it: device time that is mapped to host time is
+some microseconds off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,17 @@ class Derived:
     attributed: _Bool
     last_issue_ns: _Int
     late_rank: npt.NDArray[np.int32]
-    previous_ready_ns: _Int
-    """``[step, position]``: R_prev."""
+    before_ns: _Int
+    """End of what the channel carried to this receiver before."""
     backlog_ns: _Int
     transfer_ns: _Int
     cause_ns: _Int
     entry_skew_ns: _Int
-    """``[step, rank]``"""
+    """``[step, rank]``; 0 where it is not known."""
+    comparable: _Bool
+    """``[step]``: all ranks' instants can be of one clock."""
+    impossible: _Bool
+    """``[step, rank]``: some delivery was ready before its source issued it."""
 
     def take(self, rows: npt.NDArray[np.intp]) -> Derived:
         """Return the facts of some of the steps."""
@@ -77,7 +83,8 @@ def derive(
     block: Block,
     *,
     rendezvous: Rendezvous,
-    comparable: bool,
+    source: _Int,
+    one_clock: bool,
     epsilon_ns: int,
     channel: Channel,
 ) -> Derived:
@@ -86,9 +93,10 @@ def derive(
     Args:
         block: Raw columns, steps ascending.
         rendezvous: From when an operation can move.
-        comparable: Whether all ranks' instants are of one clock.
+        source: ``[position]``, group rank that keeps the layer.
+        one_clock: Whether all ranks say that their instants are of one clock.
         epsilon_ns: A wait is on time if its stall is below this.
-        channel: The last operation of the block before; updated.
+        channel: What a delivery queues behind; moved on by this block.
     """
     flags = block.flags
     own = _flagged(flags, TransferFlag.OWN)
@@ -103,18 +111,19 @@ def derive(
     on_time = receiver & (stall < epsilon_ns)
 
     broadcast = block.present & ~prefilled
+    impossible = _before_its_issue(block, broadcast & ~own, broadcast, source)
+    comparable = np.asarray(~impossible.any(axis=1) & one_clock, np.bool_)
     last_issue, late = rendezvous.last_issue(block.issued_ns)
-    previous_ready, previous_known = _previous_ready(block, broadcast & ~own, broadcast, channel)
+    before, before_known = channel.before(block, broadcast, own)
     everyone_known = broadcast.all(axis=1, keepdims=True)
-    attributed = receiver & everyone_known & previous_known[:, np.newaxis, :] & comparable
+    attributed = receiver & everyone_known & before_known & comparable[:, np.newaxis, np.newaxis]
+    before = np.where(attributed, np.minimum(before, ready), 0)
 
-    before = previous_ready[:, np.newaxis, :]
-    latest = _latest_ready(block, broadcast & ~own)[:, np.newaxis, :]
     backlog = np.where(attributed, np.maximum(0, before - last_issue), 0)
-    transfer = np.where(attributed, np.maximum(0, latest - np.maximum(last_issue, before)), 0)
+    transfer = np.where(attributed, np.maximum(0, ready - np.maximum(last_issue, before)), 0)
 
-    arrived = np.where(block.ended, block.arrival_ns, np.iinfo(np.int64).max)
-    entry = np.where(block.ended, block.arrival_ns - arrived.min(axis=1, keepdims=True), 0)
+    entered = np.asarray(block.ended.all(axis=1) & comparable, np.bool_)[:, np.newaxis]
+    entry = np.where(entered, block.arrival_ns - block.arrival_ns.min(axis=1, keepdims=True), 0)
     return Derived(
         receiver=receiver,
         stall_ns=stall,
@@ -124,11 +133,13 @@ def derive(
         attributed=attributed,
         last_issue_ns=np.where(attributed, last_issue, 0),
         late_rank=np.where(attributed, late, -1).astype(np.int32),
-        previous_ready_ns=previous_ready,
+        before_ns=before,
         backlog_ns=backlog,
         transfer_ns=transfer,
         cause_ns=_causes(block, stall, attributed, last_issue, late, before),
-        entry_skew_ns=entry if comparable else np.zeros_like(entry),
+        entry_skew_ns=entry,
+        comparable=comparable,
+        impossible=impossible,
     )
 
 
@@ -136,35 +147,12 @@ def _flagged(flags: npt.NDArray[np.uint8], flag: int) -> _Bool:
     return np.asarray((flags & np.uint8(flag)) != 0, np.bool_)
 
 
-def _latest_ready(block: Block, receivers: _Bool) -> _Int:
-    """Return R, ``[step, position]``: 0 where no receiver's ready is known."""
-    return np.asarray(np.where(receivers, block.ready_ns, 0).max(axis=1), np.int64)
-
-
-def _previous_ready(block: Block, receivers: _Bool, broadcast: _Bool, channel: Channel) -> tuple[_Int, _Bool]:
-    """Return R_prev and where it is known, ``[step, position]``, and move ``channel`` on.
-
-    Operations are numbered on their communicator; along a step's positions and over to the next step the numbers
-    follow each other unless records are missing. Operation 0 has no predecessor: its R_prev is 0.
-    """
-    steps, _, layers = block.present.shape
-    any_rank = broadcast.any(axis=1).ravel()
-    number = np.where(broadcast, block.operation, 0).max(axis=1).astype(np.int64).ravel()
-    ready = _latest_ready(block, receivers).ravel()
-    ready_known = (broadcast & (~receivers | (block.ready_ns > 0))).all(axis=1).ravel()
-
-    before_ready = np.concatenate(([channel.ready_ns], ready[:-1]))
-    before_number = np.concatenate(([channel.operation], number[:-1]))
-    before_known = np.concatenate(([channel.known], ready_known[:-1]))
-    follows = ((number - before_number) & 0xFFFFFFFF) == 1
-    first = any_rank & (number == 0) & ~(before_known & follows)
-    if len(number) and any_rank[-1]:
-        channel.operation, channel.ready_ns, channel.known = int(number[-1]), int(ready[-1]), bool(ready_known[-1])
-    elif len(number):
-        channel.known = False
-    known = any_rank & ((before_known & follows) | first)
-    previous = np.where(first | ~known, 0, before_ready)
-    return previous.reshape(steps, layers), known.reshape(steps, layers)
+def _before_its_issue(block: Block, delivery: _Bool, broadcast: _Bool, source: _Int) -> _Bool:
+    """Return ``[step, rank]``: some delivery was ready before its source issued it, which no clock can show twice."""
+    positions = np.arange(len(source))
+    issued = np.where(broadcast[:, source, positions], block.issued_ns[:, source, positions], 0)[:, np.newaxis, :]
+    early = delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS)
+    return np.asarray(early.any(axis=2), np.bool_)
 
 
 def _causes(

@@ -7,16 +7,18 @@ other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from swtrace.ledger import caveats
+from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
 from swtrace.ledger.what_if import what_if
+from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import StepFlag
 
 _LOW_EFFICIENCY = 0.5
@@ -47,13 +49,29 @@ class Verdict:
         return max((finding.level for finding in self.findings), default=self.headline.level)
 
 
-def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
+def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collection[RankKey] = ()) -> Verdict:
     """Say what the facts of a series say.
 
     Args:
         facts: The series, summed up over the last steps.
         steps: Those steps, oldest first (:meth:`Ledger.history`); without them only sums are spoken about.
+        died: Ranks that died, of any series.
     """
+    said = _verdict(facts, steps)
+    dead = sorted(key.rank for key in died if key.run_id == facts.key.run_id and key.rank in facts.key.group_ranks)
+    if not dead:
+        return said
+    headline = _died(dead)
+    return Verdict(headline, (headline, *said.findings))
+
+
+def _died(dead: Sequence[int]) -> Finding:
+    """Put a death before everything else: whatever the figures say, they are of the time before it."""
+    ranks = f"Rank {dead[0]}" if len(dead) == 1 else f"Ranks {', '.join(map(str, dead))}"
+    return Finding("died", Level.BAD, f"{ranks} died. All figures are of the steps before.", rank=dead[0])
+
+
+def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     headline = _headline(facts)
     if headline.kind in {"nothing", "bypassed"}:
         return Verdict(
@@ -235,7 +253,7 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
 
 
 def _entry(steps: Sequence[StepFacts]) -> Finding | None:
-    complete = [step for step in steps if step.ended.all()]
+    complete = [step for step in steps if step.entry_known]
     if len(complete) < 4:  # noqa: PLR2004 - a few steps are no pattern
         return None
     late = np.median([step.entry_skew_ns for step in complete], axis=0)
@@ -305,10 +323,12 @@ def _free_ns(steps: Sequence[StepFacts]) -> list[float]:
 
 
 def _busy_ns(step: StepFacts) -> float:
-    """Return for how long a step's broadcasts moved: each from the last of all its issues on."""
-    known = step.attributed.any(axis=0)
-    shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
-    return float(shortest[known].sum())
+    """Return for how long the channel was busy with a step: with all of it, or for the receiver that took longest."""
+    if any(info is not None and info.queue == SERIAL for info in step.infos):
+        known = step.attributed.any(axis=0)
+        shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
+        return float(shortest[known].sum())
+    return float(step.transfer_ns.sum(axis=1).max())
 
 
 def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:

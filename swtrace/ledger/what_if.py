@@ -1,10 +1,11 @@
 """What another prefetch step would have given: a replay of measured steps, with one thing changed.
 
 Kept as measured, per rank: the compute before each reach and between reach and wait, the gap between
-steps, what each wait cost beside its stall, and each receiver's time on the channel. Replayed: the
-broadcast of a layer is issued at the reach ``k`` positions earlier, and then ::
+steps, what each wait cost beside its stall, each receiver's time on the channel, and which delivery it queues behind
+(:mod:`~swtrace.ledger.channel`). Replayed: the broadcast of a layer is issued at the reach ``k`` positions earlier,
+and then ::
 
-    ready    = max(last issue, R_prev) + time on the channel
+    ready    = max(last issue, before) + time on the channel
     wait end = max(wait begin, ready) + what the wait cost
 
 On an ideal channel this is exact. On a real one it is a model: compute that shrinks or grows with
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.trace.schema import TransferFlag
@@ -88,6 +90,9 @@ class _Measured:
     wait_cost: _Int
     receiver: npt.NDArray[np.bool_]
     rendezvous: Rendezvous
+    behind: _Int | None
+    """By how many operations the delivery that each one queues behind comes before it; 0: behind none.
+    None: operations move one at a time."""
     stall: _Int
     length: _Int
     """``[step, rank]``"""
@@ -108,9 +113,8 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
     info = next((info for step in run for info in step.infos if info is not None), None)
     if len(run) < 4 or info is None or prefetch_step > info.num_layers - 2:  # noqa: PLR2004 - two warm up, one looks ahead
         return None
-    measured = _measure(
-        run, info.prefetch_step, Rendezvous(info.rendezvous, len(run[0].ranks), run[0].source.astype(np.int64))
-    )
+    rendezvous = Rendezvous(info.rendezvous, len(run[0].ranks), run[0].source.astype(np.int64))
+    measured = _measure(run, info.prefetch_step, rendezvous, serial=info.queue == SERIAL)
     # The first step's first broadcasts were issued before the replay begins: it only warms up.
     stall, length = measured.stall[1:].sum(axis=0), np.maximum(1, measured.length[1:].sum(axis=0))
     return WhatIf(
@@ -140,7 +144,7 @@ def _consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
     return run[::-1]
 
 
-def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous) -> _Measured:
+def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous, *, serial: bool) -> _Measured:
     def stack(name: str, rows: list[StepFacts] = run) -> _Int:
         return np.stack([getattr(step, name) for step in rows]).astype(np.int64)
 
@@ -151,8 +155,6 @@ def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous) -> _Measured:
     reach = np.concatenate((issued[:-1, :, k:], issued[1:, :, :k]), axis=2)
     issued, begin, end, ready, receiver = issued[:-1], begin[:-1], end[:-1], ready[:-1], receiver[:-1]
     before = np.concatenate((arrival[:-1, :, np.newaxis], end[:, :, :-1]), axis=2)
-    latest = np.where(receiver, ready, 0).max(axis=1, keepdims=True)
-    moving = np.maximum(0, ready - latest + stack("transfer_ns")[:-1])
     stall = stack("stall_ns")[:-1]
     gap = arrival[:-1].copy()
     gap[1:] -= end[:-1, :, -1]
@@ -161,13 +163,28 @@ def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous) -> _Measured:
         gap=gap,
         before_reach=reach - before,
         after_reach=begin - reach,
-        moving=np.where(receiver, moving, 0),
+        moving=stack("transfer_ns")[:-1],
         wait_cost=np.where(receiver, stack("wake_ns")[:-1], end - begin),
         receiver=receiver,
         rendezvous=rendezvous,
+        behind=None if serial else _behind(np.where(receiver, ready, 0)),
         stall=stall.sum(axis=2),
         length=end[:, :, -1] - arrival[:-1],
     )
+
+
+def _behind(ready: _Int) -> _Int:
+    """Return how many operations back the last delivery is that was there before each one, to the same receiver."""
+    steps, ranks, layers = ready.shape
+    by_operation = ready.transpose(0, 2, 1).reshape(-1, ranks)
+    behind = np.zeros_like(by_operation)
+    for back in range(1, min(layers, len(by_operation) - 1) + 1):
+        earlier, this = by_operation[:-back], by_operation[back:]
+        found = (behind[back:] == 0) & (earlier > 0) & (this > 0) & (earlier <= this)
+        if back > 1 and not found.any():
+            break
+        behind[back:][found] = back
+    return behind.reshape(steps, layers, ranks).transpose(0, 2, 1)
 
 
 def _replay(measured: _Measured, k: int) -> Replay:
@@ -189,7 +206,11 @@ def _replay(measured: _Measured, k: int) -> Replay:
                 ahead_step, ahead_position = divmod(ahead, layers)
                 receiver = measured.receiver[ahead_step, :, ahead_position]
                 last = measured.rendezvous.last_issue_at(ahead_position, now)
-                ready[ahead] = np.maximum(last, free_at) + measured.moving[ahead_step, :, ahead_position]
+                before: _Int | int = free_at
+                if measured.behind is not None:
+                    back = measured.behind[ahead_step, :, ahead_position]
+                    before = np.where(back > 0, ready[ahead - back, np.arange(ranks)], 0)
+                ready[ahead] = np.maximum(last, before) + measured.moving[ahead_step, :, ahead_position]
                 free_at = max(free_at, int(ready[ahead][receiver].max(initial=0)))
             now += measured.after_reach[step, :, position]
             receiver = measured.receiver[step, :, position]

@@ -312,6 +312,7 @@ class IdealTransport:
     """One rank's end of an ideal channel."""
 
     name = "ideal"
+    queue = "serial"
     clock = Clock.VIRTUAL
 
     def __init__(self, channel: IdealChannel, rank: int) -> None:

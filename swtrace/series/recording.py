@@ -103,7 +103,7 @@ def existing_recorder() -> Recorder | None:
 
 
 def _make(run_id: str, rank: int) -> Recorder:
-    from swtrace.trace.clocks import boot_id
+    from swtrace.trace.clocks import boot_id, clock_offset
     from swtrace.trace.directory import default_directory
     from swtrace.trace.recorder import Recorder
 
@@ -116,6 +116,7 @@ def _make(run_id: str, rank: int) -> Recorder:
         start_time_ns=time.time_ns(),
         model=_Process.model,
         version=__version__,
+        clock_offset=clock_offset(),
     )
     settings = Settings.from_environment()
     try:

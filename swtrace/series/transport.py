@@ -44,6 +44,8 @@ class Transport(Protocol):
     """``gloo``, ``ideal``, ..."""
     rendezvous: str
     """From when an operation can move: ``source``, ``tree`` or ``group`` (see ``SeriesInfo``)."""
+    queue: str
+    """What a delivery queues behind: ``serial`` or ``receiver`` (see ``SeriesInfo``)."""
     clock: Clock
     """The clock of all its instants."""
 

@@ -18,7 +18,6 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from swtrace.session import RingsSession
-from swtrace.trace.clocks import ClockAnchor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -87,7 +86,7 @@ class Tracing(RingsSession):
     def recorder(self, rank: int, run_id: str = "simulated") -> Recorder:
         """Return a ring for one of several ranks that are threads of this process, as on an ideal channel."""
         from swtrace import __version__
-        from swtrace.trace.clocks import boot_id
+        from swtrace.trace.clocks import boot_id, clock_offset
         from swtrace.trace.identity import RankIdentity
         from swtrace.trace.recorder import Recorder
 
@@ -100,6 +99,7 @@ class Tracing(RingsSession):
             start_time_ns=time.time_ns(),
             model="simulated",
             version=__version__,
+            clock_offset=clock_offset(),
         )
         recorder = Recorder.create(self.directory, identity, records=int(self.environment["SWTRACE_RING_RECORDS"]))
         self._simulated.append(recorder)
@@ -123,8 +123,7 @@ class Tracing(RingsSession):
         from swtrace.testing.registry import registry
 
         self.refresh()
-        anchors: dict[Path, ClockAnchor] = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
-        return registry(self.watch.ranks(), anchors, self.watch.ledger.facts())
+        return registry(self.watch.ranks(), self.watch.ledger.facts())
 
 
 def _series_recording() -> ModuleType | None:

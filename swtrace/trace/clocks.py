@@ -1,6 +1,7 @@
 """Host time: CLOCK_MONOTONIC in integer nanoseconds, and what ties it to the calendar.
 
-Everything inside swtrace is CLOCK_MONOTONIC, which all processes of one boot of one host share.
+Everything inside swtrace is CLOCK_MONOTONIC, which all processes of one boot of one host share, unless they are in
+different time namespaces.
 CLOCK_REALTIME appears only at the edge, through a pair of both clocks read together.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 now_ns = time.monotonic_ns
 
 _TRIES = 5
+_OFFSET_FIELDS = 3
+"""Clock, seconds, nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,25 @@ class ClockAnchor:
 
 
 def boot_id() -> str:
-    """Name this boot of this host: processes that share it share CLOCK_MONOTONIC.
-
-    The host's name where /proc is hidden.
-    """
+    """Name this boot of this host. The host's name where /proc is hidden."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or socket.gethostname()
     except OSError:
         return socket.gethostname()
+
+
+def clock_offset(offsets: Path = Path("/proc/self/timens_offsets")) -> str:
+    """Return what this process's time namespace adds to CLOCK_MONOTONIC, ``SECONDS.NANOSECONDS``, or ``0``.
+
+    ``unknown`` where /proc is hidden or cannot be read. A kernel without time namespaces has no such file: ``0``.
+    """
+    try:
+        lines = offsets.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return "0" if offsets.parent.is_dir() else "unknown"
+    except (OSError, ValueError):
+        return "unknown"
+    for name, seconds, nanoseconds in (fields for fields in map(str.split, lines) if len(fields) == _OFFSET_FIELDS):
+        if name in {"monotonic", "1"}:  # by name since Linux 5.11, by number of the clock before
+            return "0" if (seconds, nanoseconds) == ("0", "0") else f"{seconds}.{nanoseconds:0>9}"
+    return "unknown"

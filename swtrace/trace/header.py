@@ -135,6 +135,7 @@ def decode_identity(text: bytes) -> RankIdentity:
         start_time_ns=fields.integer("start_time_ns", 0, _MAX_INT),
         model=fields.text("model"),
         version=fields.text("version"),
+        clock_offset=fields.text("clock_offset", empty=False),
     )
 
 
@@ -201,6 +202,7 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
         owned_layers=fields.integer("owned_layers", 0, MAX_LAYERS),
         kind=fields.text("kind"),
         refused=refused,
+        queue=fields.text("queue"),
         tag_bytes=fields.integer("tag_bytes", 0, 1 << 16, absent=0),
         untraced=tuple(
             UntracedRank(rank.integer("rank", 0, (1 << 31) - 1), rank.text("reason"))

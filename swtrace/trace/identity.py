@@ -22,18 +22,26 @@ class RankIdentity:
     """Global rank, unique within the run."""
     host: str
     boot_id: str
-    """Two ranks share a CLOCK_MONOTONIC exactly if they share this."""
+    """The boot of the host: ranks that share it run under one kernel. Whether they share a clock says :attr:`clock`."""
     pid: int
     start_time_ns: int
     """CLOCK_REALTIME at which the ring was made."""
     model: str = ""
     version: str = ""
     """Version of swtrace that wrote the ring."""
+    clock_offset: str = "0"
+    """What the rank's time namespace adds to CLOCK_MONOTONIC: ``0``, or seconds and nanoseconds; ``unknown`` where
+    /proc does not tell."""
 
     @property
     def key(self) -> RankKey:
         """The name under which readers know this rank."""
         return RankKey(self.run_id, self.rank)
+
+    @property
+    def clock(self) -> str:
+        """Names the CLOCK_MONOTONIC of the rank: two ranks share one exactly if they share this."""
+        return self.boot_id if self.clock_offset == "0" else f"{self.boot_id} {self.clock_offset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,9 @@ class SeriesInfo:
     """What fills the windows. Other prefetchers write the same records under their own kind."""
     refused: str = ""
     """Not empty: this was asked for and is not shared; the reason."""
+    queue: str = "receiver"
+    """What a delivery queues behind: ``serial`` (the operation before, until its latest receiver has it: operations
+    move one at a time) or ``receiver`` (the deliveries to the same receiver)."""
     tag_bytes: int = 0
     """Bytes that the ownership check adds to each layer's payload; 0 where it is off."""
     untraced: tuple[UntracedRank, ...] = ()

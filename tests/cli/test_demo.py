@@ -179,6 +179,7 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     assert "demo.linear" in error
     assert re.search(r"layer \d+", error)
     assert "rank 1" in error.removeprefix("rank 1:")
+    assert "rank 0 died" in error
     assert "The group ended because a rank was lost" in out
 
 

@@ -44,7 +44,16 @@ def key(rank: int) -> RankKey:
     return RankKey(RUN, rank)
 
 
-def info(rank: int, ranks: int, layers: int, k: int, *, rendezvous: str = "source", start_layer: int = 0) -> SeriesInfo:
+def info(
+    rank: int,
+    ranks: int,
+    layers: int,
+    k: int,
+    *,
+    rendezvous: str = "source",
+    queue: str = "serial",
+    start_layer: int = 0,
+) -> SeriesInfo:
     return SeriesInfo(
         name="o_proj",
         start_layer=start_layer,
@@ -59,6 +68,7 @@ def info(rank: int, ranks: int, layers: int, k: int, *, rendezvous: str = "sourc
         clock="host",
         layer_bytes=BYTES,
         owned_layers=len([p for p in range(layers) if (start_layer + p) % ranks == rank]),
+        queue=queue,
     )
 
 
@@ -91,17 +101,24 @@ def simulate(
     latency: int = 0,
     occupancy: int = 100,
     rendezvous: str = "source",
+    queue: str = "serial",
     start_layer: int = 0,
     wake: int = 0,
     origin: int = 1_000_000,
 ) -> Schedule:
-    """Run ``steps`` forwards of a group on a channel that moves one broadcast at a time.
+    """Run ``steps`` forwards of a group.
 
     Each layer of a rank is: reach (issue the broadcast ``k`` ahead), ``compute(rank, step, position)`` ns, wait.
     After a wait that stalled, the rank loses ``wake`` ns more. ``gap(rank, step)`` ns pass before a step.
-    The channel: ``ready = max(last issue + latency, R_prev) + occupancy``, for a receiver.
+    The channel: ``ready = max(last issue + latency, free at) + occupancy``, for a receiver, where *free at* is the
+    latest receiver's ready of the operation before (``queue`` is ``serial``), this receiver's ready of its delivery
+    before (``receiver``), or no matter (``none``).
     """
-    infos = [info(rank, ranks, layers, k, rendezvous=rendezvous, start_layer=start_layer) for rank in range(ranks)]
+    told = "receiver" if queue == "none" else queue
+    infos = [
+        info(rank, ranks, layers, k, rendezvous=rendezvous, queue=told, start_layer=start_layer)
+        for rank in range(ranks)
+    ]
     now = [origin] * ranks
     operations: list[Operation] = []
     written: list[list[Records]] = [[] for _ in range(ranks)]
@@ -109,7 +126,7 @@ def simulate(
     # operation that another one issues later than its own wait of the same layer.
     waits: dict[tuple[int, int, int], int] = {}
     arrivals: dict[tuple[int, int], int] = {}
-    free_at = 0
+    free_at = [0] * ranks
     for step in range(steps):
         for position in range(layers):
             number = step * layers + position
@@ -129,8 +146,11 @@ def simulate(
                     if rendezvous == "group"
                     else max(operation.issued[source], operation.issued[rank])
                 )
-                operation.ready[rank] = max(last + latency, free_at) + occupancy
-            free_at = max(operation.ready.values())
+                operation.ready[rank] = max(last + latency, free_at[rank]) + occupancy
+            if queue == "serial":
+                free_at = [max(operation.ready.values())] * ranks
+            elif queue == "receiver":
+                free_at = [operation.ready.get(rank, free_at[rank]) for rank in range(ranks)]
             operation.ready[source] = operation.issued[source] + 1
             for rank in range(ranks):
                 _wait(infos[rank], operations, written[rank], now, rank, step, position, k, wake)

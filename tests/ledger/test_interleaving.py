@@ -14,6 +14,7 @@ from ledger import feeding
 from ledger.schedules import Schedule, key, simulate, step_record, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CriticalPath, StepFacts
+from swtrace.trace.records import STEP
 from swtrace.trace.schema import TransferFlag
 
 
@@ -65,12 +66,12 @@ def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1 << 30), bound=st.sampled_from([1 << 21, 3 * 7 * 8]))
-def test_batches_of_many_ranks_at_once_give_the_same_facts(seed: int, bound: int) -> None:
-    """Taking in the ranks' batches together states the same facts as one after the other, also where steps give way."""
+@given(seed=st.integers(0, 1 << 30))
+def test_batches_of_many_ranks_at_once_give_the_same_facts(seed: int) -> None:
+    """Taking in the ranks' batches together states the same facts as one after the other."""
     chance = random.Random(seed)  # noqa: S311 - reproducible schedules
     schedule = make(steps=30)
-    together, apart = feeding.ledger(schedule, max_cells=bound), feeding.ledger(schedule, max_cells=bound)
+    together, apart = feeding.ledger(schedule), feeding.ledger(schedule)
     at = [0] * 3
     while any(at[r] < len(records) for r, records in enumerate(schedule.records)):
         batches = []
@@ -269,12 +270,108 @@ def test_what_the_tables_do_not_name_is_unknown(record: np.ndarray[tuple[int], n
 
 
 def test_a_step_jump_costs_no_time() -> None:
-    """A step number that leaps ahead finishes what was pending and does not walk the steps between."""
+    """Step numbers that leap ahead finish what was pending and do not walk the steps between."""
     ledger = feeding.ledger(make(steps=1))
     ledger.add(key(0), transfer_record(step=0, position=0, wait_begin_ns=5))
-    ledger.add(key(0), transfer_record(step=4_000_000_000, position=0, wait_begin_ns=5))
+    leap = [transfer_record(step=2_000_000_000, position=position, wait_begin_ns=5) for position in range(2)]
+    ledger.add(key(0), np.concatenate(leap))
     ledger.flush()
-    assert [facts.step for facts in ledger.take_steps()] == [0, 4_000_000_000]
+    assert [facts.step for facts in ledger.take_steps()] == [0, 2_000_000_000]
+
+
+@pytest.mark.parametrize("number", [(1 << 32) - 16, 1_000_000, 300])
+@pytest.mark.parametrize("at", [0, 96])
+def test_a_wild_step_number_is_ignored_and_counted(number: int, at: int) -> None:
+    """One record with a step number that cannot be, wherever it stands, changes no fact but the count of such."""
+    schedule = make(steps=20)
+    wild = transfer_record(step=number, position=1, wait_begin_ns=5)
+    for largest in (7, 50):
+        expected, ledger = feeding.ledger(schedule), feeding.ledger(schedule)
+        feeding.feed(expected, schedule)
+        records = [np.concatenate((schedule.records[0][:at], wild, schedule.records[0][at:])), *schedule.records[1:]]
+        feeding.feed_interleaved(
+            ledger,
+            Schedule(schedule.infos, records, schedule.operations),
+            random.Random(number),  # noqa: S311
+            largest,
+        )
+        assert ledger.facts().series == expected.facts().series
+        assert [rank.oddities.wild for rank in ledger.facts().ranks] == [1, 0, 0]
+        assert [rank.oddities.late for rank in ledger.facts().ranks] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("largest", [7, 30])
+def test_step_numbers_wrap(largest: int) -> None:
+    """Steps whose numbers wrap at 2^32 follow one another as any others: the same facts, under numbers that go on."""
+    schedule = make(steps=40)
+    moved = []
+    for records in schedule.records:
+        moved.append(records.copy())
+        moved[-1]["step"] += np.uint32((1 << 32) - 20)  # both kinds of record have it in one place
+        steps = moved[-1]["kind"] == 2
+        moved[-1].view(STEP)["step"][steps] = records.view(STEP)["step"][steps] + np.uint32((1 << 32) - 20)
+    ledger, expected = feeding.ledger(schedule), feeding.ledger(schedule)
+    feeding.feed(expected, schedule)
+    chance = random.Random(largest)  # noqa: S311
+    for rank in range(3):
+        ledger.add(key(rank), moved[rank][:30])
+    feeding.feed_interleaved(
+        ledger, Schedule(schedule.infos, [each[30:] for each in moved], schedule.operations), chance, largest
+    )
+    got = ledger.take_steps()
+    assert [facts.step for facts in got] == list(range((1 << 32) - 20, (1 << 32) + 20))
+    assert [rank.oddities.late for rank in ledger.facts().ranks] == [0, 0, 0]
+    assert ledger.facts().series[0].ranks[0].totals == expected.facts().series[0].ranks[0].totals
+
+
+def test_duplicates_of_finished_steps_count_once() -> None:
+    """Records that come again after their step is finished, in whatever order, are duplicates: no total changes."""
+    schedule = make(steps=12)
+    ledger = feeding.ledger(schedule)
+    feeding.feed(ledger, schedule)
+    once = ledger.facts().series
+    ledger.add(key(1), schedule.records[1][::-1].copy())
+    ledger.add(key(2), schedule.records[2][20:50])
+    assert ledger.facts().series == once
+    assert [rank.oddities.duplicate for rank in ledger.facts().ranks] == [0, len(schedule.records[1]), 30]
+    assert [rank.oddities.late for rank in ledger.facts().ranks] == [0, 0, 0]
+
+
+def test_late_records_that_come_twice_count_once() -> None:
+    """A record for a step finished without it counts as late once, and then as a duplicate, however old the step."""
+    schedule = make(steps=1200, ranks=2)
+    ledger = feeding.ledger(schedule, max_cells=2 * 7 * 16)
+    ledger.add(key(0), schedule.records[0])
+    ledger.add(key(1), schedule.records[1])
+    ledger.add(key(1), schedule.records[1])
+    ledger.flush()
+    totals = ledger.facts().series[0].ranks[1].totals
+    assert sum(totals.waits.values()) == 7 * 1200
+    assert ledger.facts().ranks[1].oddities.duplicate == len(schedule.records[1])
+
+
+def test_one_large_batch_of_all_ranks_evicts_nothing() -> None:
+    """More steps at once than can be pending are taken in step by step: no rank is behind, so none is evicted."""
+    schedule = make(steps=100)
+    whole, bounded = feeding.ledger(schedule), feeding.ledger(schedule, max_cells=3 * 7 * 8)
+    batches = [(key(rank), schedule.records[rank]) for rank in range(3)]
+    whole.add_batches(batches)
+    bounded.add_batches(batches)
+    assert [rank.oddities.evicted_steps for rank in bounded.facts().ranks] == [0, 0, 0]
+    assert bounded.facts().series == whole.facts().series
+
+
+def test_a_silent_rank_is_evicted_many_steps_at_a_time() -> None:
+    """Steps that a silent rank holds up are finished in bulk, an eighth of them at once: each finishing costs."""
+    schedule = make(steps=400, ranks=2)
+    ledger = feeding.ledger(schedule, max_cells=2 * 7 * 64)
+    finished = []
+    for step in range(400):
+        ledger.add(key(0), schedule.records[0][schedule.records[0]["step"] == step])
+        if taken := len(ledger.take_steps()):
+            finished.append(taken)
+    assert sum(finished) >= 400 - 64
+    assert min(finished) == 8
 
 
 def test_broadcasts_under_way_at_the_end_are_open_not_missing() -> None:

@@ -29,11 +29,12 @@ def run(compute: Callable[[int, int, int], int], **how: int) -> tuple[LedgerFact
     layers=st.integers(3, 9),
     k=st.integers(0, 3),
     rendezvous=st.sampled_from(["source", "group"]),
+    queue=st.sampled_from(["serial", "receiver", "none"]),
     occupancy=st.integers(1, 4000),
     seed=st.integers(0, 1 << 30),
 )
 def test_parts_of_the_path_sum_to_the_step(
-    *, ranks: int, layers: int, k: int, rendezvous: str, occupancy: int, seed: int
+    *, ranks: int, layers: int, k: int, rendezvous: str, queue: str, occupancy: int, seed: int
 ) -> None:
     """Compute, entry, transfer and wake on the path add up to first arrival .. last end, to the nanosecond."""
     chance = random.Random(seed)  # noqa: S311 - reproducible schedules
@@ -47,6 +48,7 @@ def test_parts_of_the_path_sum_to_the_step(
         latency=chance.randrange(0, 300),
         occupancy=occupancy,
         rendezvous=rendezvous,
+        queue=queue,
         wake=chance.randrange(0, 60),
     )
     ledger = feeding.ledger(schedule, epsilon_ns=1)

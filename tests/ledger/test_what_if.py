@@ -15,7 +15,7 @@ from swtrace.ledger.what_if import what_if
 LAYERS, STEPS = 12, 16
 
 
-def history(k: int, *, rendezvous: str = "source", seed: int = 1) -> tuple[StepFacts, ...]:
+def history(k: int, *, rendezvous: str = "source", queue: str = "serial", seed: int = 1) -> tuple[StepFacts, ...]:
     """Return the steps of a group with uneven computes and gaps; the same ones for every ``k``."""
 
     def compute(rank: int, step: int, position: int) -> int:
@@ -34,17 +34,19 @@ def history(k: int, *, rendezvous: str = "source", seed: int = 1) -> tuple[StepF
         occupancy=900_000,
         wake=5_000,
         rendezvous=rendezvous,
+        queue=queue,
     )
     made = ledger(schedule)
     feed(made, schedule)
     return made.history(made.facts().series[0].key)
 
 
+@pytest.mark.parametrize("queue", ["serial", "receiver"])
 @pytest.mark.parametrize("rendezvous", ["source", "group"])
 @pytest.mark.parametrize("k", [0, 1, 3])
-def test_the_real_prefetch_step_gives_the_measured_stall_exactly(k: int, rendezvous: str) -> None:
+def test_the_real_prefetch_step_gives_the_measured_stall_exactly(k: int, rendezvous: str, queue: str) -> None:
     """Replayed with the prefetch step that was used, every rank's stall of every step is the measured one."""
-    steps = history(k, rendezvous=rendezvous)
+    steps = history(k, rendezvous=rendezvous, queue=queue)
 
     replayed = what_if(steps, k)
 
@@ -54,12 +56,15 @@ def test_the_real_prefetch_step_gives_the_measured_stall_exactly(k: int, rendezv
     assert replayed.fits
 
 
+@pytest.mark.parametrize("queue", ["serial", "receiver"])
 @pytest.mark.parametrize("rendezvous", ["source", "group"])
 @pytest.mark.parametrize(("real", "other"), [(0, 1), (0, 3), (1, 2), (2, 0), (3, 1)])
-def test_another_prefetch_step_gives_what_it_would_have_given(real: int, other: int, rendezvous: str) -> None:
+def test_another_prefetch_step_gives_what_it_would_have_given(
+    real: int, other: int, rendezvous: str, queue: str
+) -> None:
     """Replayed with another prefetch step, the stall ratio is that of a run with it, within 1 % of step time."""
-    replayed = what_if(history(real, rendezvous=rendezvous), other)
-    truth = what_if(history(other, rendezvous=rendezvous), other)
+    replayed = what_if(history(real, rendezvous=rendezvous, queue=queue), other)
+    truth = what_if(history(other, rendezvous=rendezvous, queue=queue), other)
 
     assert replayed is not None
     assert truth is not None

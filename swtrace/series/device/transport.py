@@ -80,6 +80,7 @@ class DeviceTransport:
         self.device = device
         self.name = mover.name
         self.rendezvous = mover.rendezvous
+        self.queue = "serial"  # on every rank, operations follow one another in the prefetch stream
         self.now = device.host_ns
         self.stream = device.prefetch_stream()
         self.gather = mover.gather

@@ -63,7 +63,7 @@ def test_every_step_wait_and_broadcast_is_counted_once(tmp_path: Path, k: int, e
     steps = records[records["kind"] == Kind.STEP].view(STEP)
     facts = counted(program)
     (rank,) = facts.ranks
-    assert rank.oddities == Oddities(duplicate=0, late=0, missing=0, unknown=0, evicted_steps=0)
+    assert rank.oddities == Oddities(duplicate=0, late=0, missing=0, unknown=0, wild=0, impossible=0, evicted_steps=0)
     assert rank.records == len(records)
     totals = facts.series[0].ranks[0].totals
     statistics = program.series.statistics()

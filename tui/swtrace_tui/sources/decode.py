@@ -54,6 +54,7 @@ def rank_view(document: Document, taken_ns: int) -> RankView:
         identity=identity(document),
         alive=bool(document["up"]),
         closed=bool(document["closed"]),
+        died=bool(document["died"]),
         statistics=RingStatistics(**{name: int(ring[name]) for name in RingStatistics._fields if name in ring}),
         series=tuple(series_info(entry) for entry in document["series"]),
         windows={
@@ -125,6 +126,8 @@ def _series(series: Document) -> SeriesFacts:
             consistency=float(straggler["consistency"]),
         ),
         pending_steps=int(series["pending_steps"]),
+        clocks=int(series["clocks"]),
+        impossible_steps=int(series["impossible_steps"]),
     )
 
 
@@ -199,6 +202,7 @@ def step_facts(document: Document, key: SeriesKey, infos: Mapping[int, SeriesInf
         steal_us=_numbers(document["steal_us"]).astype(np.uint32),
         step_flags=_numbers(document["step_flags"]).astype(np.uint8),
         waits=_numbers(document["waits"]).astype(np.uint16),
+        comparable=bool(document["comparable"]),
         entry_skew_ns=_numbers(document["entry_skew_ns"]),
         path=path
         and CriticalPath(

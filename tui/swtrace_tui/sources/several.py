@@ -10,7 +10,7 @@ import numpy as np
 
 from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, StepFacts
 from swtrace.trace.identity import RankKey
-from swtrace_tui.snapshot import Snapshot
+from swtrace_tui.snapshot import RankView, Snapshot
 from swtrace_tui.sources.protocol import Source
 
 _PATIENCE_S = 0.1
@@ -61,7 +61,7 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
     Where hosts differ, instants are brought together by the hosts' wall clocks.
     """
     ranks = tuple({view.key: view for snapshot in snapshots for view in snapshot.ranks}.values())
-    several_hosts = len({view.identity.boot_id for view in ranks}) > 1
+    several_clocks = len({view.identity.clock for view in ranks}) > 1
     histories: dict[SeriesKey, list[tuple[StepFacts, ...]]] = {}
     for snapshot in snapshots:
         for key, steps in snapshot.history.items():
@@ -75,13 +75,18 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         ranks=ranks,
         facts=LedgerFacts(
             ranks=tuple({each.identity.key: each for snapshot in snapshots for each in snapshot.facts.ranks}.values()),
-            series=tuple(facts.values()),
+            series=tuple(replace(each, clocks=_clocks(each, ranks)) for each in facts.values()),
             steps_untaken=0,
         ),
         history={key: _steps_joined(each) for key, each in histories.items()},
         steps_left_out=sum(snapshot.steps_left_out for snapshot in snapshots),
-        clock_offsets={view.key: view.wall_offset_ns for view in ranks} if several_hosts else {},
+        clock_offsets={view.key: view.wall_offset_ns for view in ranks} if several_clocks else {},
     )
+
+
+def _clocks(series: SeriesFacts, ranks: Sequence[RankView]) -> int:
+    theirs = {rank.rank for rank in series.ranks}
+    return len({view.identity.clock for view in ranks if view.key in theirs})
 
 
 def _joined(one: SeriesFacts, other: SeriesFacts) -> SeriesFacts:
@@ -93,6 +98,7 @@ def _joined(one: SeriesFacts, other: SeriesFacts) -> SeriesFacts:
         steps=max(one.steps, other.steps),
         straggler=one.straggler or other.straggler,
         pending_steps=max(one.pending_steps, other.pending_steps),
+        impossible_steps=max(one.impossible_steps, other.impossible_steps),
     )
 
 
@@ -110,13 +116,15 @@ def _steps_joined(histories: list[tuple[StepFacts, ...]]) -> tuple[StepFacts, ..
 _BY_RANK = tuple(
     name
     for name in StepFacts.__dataclass_fields__
-    if name not in {"series", "step", "ranks", "infos", "complete", "source", "cause_ns", "path"}
+    if name not in {"series", "step", "ranks", "infos", "complete", "comparable", "source", "cause_ns", "path"}
 )
 
 
 def _ranks_joined(one: StepFacts, other: StepFacts) -> StepFacts:
     """Return a step with each rank's row from the side that has its records. What needs both sides stays unknown."""
     theirs = np.asarray(other.present.any(axis=1) & ~one.present.any(axis=1), np.bool_)
+    if not theirs.any():
+        return one
     columns = {}
     for name in _BY_RANK:
         mine, its = getattr(one, name), getattr(other, name)
@@ -128,5 +136,7 @@ def _ranks_joined(one: StepFacts, other: StepFacts) -> StepFacts:
         infos=tuple(a if a is not None else b for a, b in zip(one.infos, other.infos, strict=True)),
         cause_ns=np.where(theirs[np.newaxis, :, np.newaxis], other.cause_ns, one.cause_ns),
         complete=bool((one.present | other.present).all() and (one.ended | other.ended).all()),
-        path=one.path or other.path,
+        # Each side knows of its own ranks only: what compares them nobody has worked out.
+        comparable=False,
+        path=None,
     )

@@ -39,20 +39,19 @@ def compute_lane(step: StepFacts, rank: int) -> Stretches:
 def channel_lane(step: StepFacts, rank: int) -> Stretches:
     """Return what moved into a rank's windows: hidden up to its wait, exposed from there; and what it sent.
 
-    A transfer begins at ``max(last issue, R_prev)``, which is R minus the ledger's transfer; before that it was
-    queued. Where the peers' records are not at hand, all of issued to ready counts as transfer.
+    A delivery moves for as long as the ledger's transfer, up to its ready; before that it was queued. Where the peers'
+    records are not at hand, all of issued to ready counts as transfer.
     """
     broadcast = step.present & ((step.flags & (TransferFlag.PREFILLED | TransferFlag.OPEN)) == 0)
     receiver = step.receiver[rank]
-    latest = np.where(step.receiver, step.ready_ns, 0).max(axis=0)
-    attributed = step.attributed[rank]
-    ready, issued = step.ready_ns[rank], step.issued_ns[rank]
-    moved = np.where(attributed, np.maximum(issued, latest - step.transfer_ns[rank]), issued)
-    moved = np.minimum(moved, ready)
+    began = np.where(step.attributed, np.maximum(step.issued_ns, step.ready_ns - step.transfer_ns), step.issued_ns)
+    began = np.minimum(began, step.ready_ns)
+    moved, ready, issued = began[rank], step.ready_ns[rank], step.issued_ns[rank]
     wait = np.clip(step.wait_begin_ns[rank], moved, ready)
+    latest = np.where(step.receiver, step.ready_ns, 0).max(axis=0)
     sent = ~receiver & broadcast.any(axis=0) & (step.source == rank) & (latest > 0)
-    moved_by_others = np.where(step.attributed, latest[np.newaxis, :] - step.transfer_ns, np.iinfo(np.int64).max)
-    first = np.minimum(moved_by_others.min(axis=0), latest)
+    first = np.where(step.attributed, began, np.iinfo(np.int64).max).min(axis=0)
+    first = np.minimum(first, latest)
     return {
         Span.QUEUED: (issued[receiver], moved[receiver]),
         Span.SENT: (first[sent], latest[sent]),

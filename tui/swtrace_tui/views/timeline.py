@@ -375,7 +375,7 @@ def step_sentences(step: StepFacts) -> list[str]:
         f"{units.duration(int(stall[worst]))} in {stalled} waits."
     )
     late = int(step.entry_skew_ns.argmax())
-    if step.ended.all() and step.entry_skew_ns[late] > 0:
+    if step.entry_known and step.entry_skew_ns[late] > 0:
         about += f" Rank {name[late]} entered last, {units.duration(int(step.entry_skew_ns[late]))} after the first."
     path = step.path
     if path is None:
