@@ -69,11 +69,11 @@ test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU and torch for it, the
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 
 test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -m $(if $(SLOW),vllm,'vllm and not slow') $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(ARGS)
 
 # vLLM 0.27 has no MLA on CPU ("MLA is not supported on CPU"), so what needs such a model cannot run there.
 test-vllm-oldest: $(OLDEST_VENV)/.stamp ## the same, against the oldest vLLM that is supported; not part of CI
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q \
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra \
 	  -m 'vllm and not mla $(if $(SLOW),,and not slow)' $(ARGS)
 
 lint: $(VENV)/.stamp ## ruff, mypy strict, and the layering contract

@@ -11,6 +11,10 @@ class SettingsError(SwtraceError):
     """A setting has a value that cannot be used."""
 
 
+class EmptySelectionError(SwtraceError):
+    """Nothing that was recorded is what was asked for. The message says what there is instead."""
+
+
 class SeamError(SwtraceError):
     """This vLLM does not have the places where swtrace takes hold of it."""
 

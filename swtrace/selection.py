@@ -7,7 +7,7 @@ ratios are that one's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +67,27 @@ class Selection:
             positions = np.ones(step.present.shape[1], np.bool_)
             if self.layer is not None:
                 positions = np.arange(len(positions)) + step.series.start_layer == self.layer
+                # A step without a record of the layer says nothing about it.
+                ranks &= step.present[:, positions].any(axis=1)
             if ranks.any() and positions.any():
                 yield Picked(step, ranks, positions)
+
+    def __str__(self) -> str:
+        """Return what is asked for, as it was written."""
+        given = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
+        return ", ".join(f"{name}={value!r}" for name, (value, default) in given.items() if value != default)
+
+
+def choose(name: str, given: str, known: Iterable[str]) -> None:
+    """Check that what was asked for as ``name`` exists.
+
+    Raises:
+        SettingsError: it does not; the message lists what does.
+    """
+    there = tuple(known)
+    if given not in there:
+        choices = f"must be one of: {', '.join(there)}" if there else "there is none to choose from"
+        raise SettingsError(f"{name}={given!r}: {choices}")
 
 
 def _within(step: int, wanted: range | slice | None) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from swtrace.errors import SettingsError
+from swtrace.errors import EmptySelectionError, SettingsError
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.ledger.verdict import Verdict, verdict
@@ -73,8 +73,16 @@ class Session(ABC):
     # Numbers
 
     def sums(self, **selection: Any) -> Recent:
-        """Return everything summed up over what is meant, all ranks together: the ratios below are its own."""
-        return sum_up(self.steps(), Selection(**selection))
+        """Return everything summed up over what is meant, all ranks together: the ratios below are its own.
+
+        Raises:
+            EmptySelectionError: nothing that was recorded is meant. A sum of nothing would pass for 0.
+        """
+        wanted = Selection(**selection)
+        recent = sum_up(self.steps(), wanted)
+        if not recent.steps:
+            raise self._nothing(wanted)
+        return recent
 
     def sums_by_rank(self, **selection: Any) -> dict[tuple[SeriesKey, RankKey], Recent]:
         """Return the same by series and rank."""
@@ -85,7 +93,7 @@ class Session(ABC):
         return self.sums(**selection).stall_ns * 1e-9
 
     def stall_ratio(self, **selection: Any) -> float | None:
-        """Return stall per step time; None without a finished step."""
+        """Return stall per step time; None where that is not known."""
         return self.sums(**selection).stall_ratio
 
     def efficiency(self, **selection: Any) -> float | None:
@@ -98,7 +106,21 @@ class Session(ABC):
 
     def occupancy(self, **selection: Any) -> dict[str, float]:
         """Return how many of a rank's windows are free, inflight, ready and in use, on average over time."""
+        self.sums(**selection)  # an error where there is nothing
         return occupancy(self.steps(), Selection(**selection))
+
+    def _nothing(self, wanted: Selection) -> EmptySelectionError:
+        """Return the error that says what there is instead."""
+        there = []
+        for series in self.facts().series:
+            if series.ranks and any(rank.totals.steps for rank in series.ranks):
+                info = series.ranks[0].info
+                ranks = ", ".join(str(rank.rank.rank) for rank in series.ranks)
+                last = info.start_layer + info.num_layers - 1
+                steps = max(rank.totals.steps for rank in series.ranks)
+                there.append(f"{info.name} (layers {info.start_layer} to {last}, ranks {ranks}, {steps} steps)")
+        asked = f" matches {wanted}" if str(wanted) else ""
+        return EmptySelectionError(f"no finished step{asked}; recorded: {', '.join(there) or 'nothing'}")
 
     # Tables
 
@@ -265,10 +287,10 @@ def open_session(
     Raises:
         RecordingFormatError: the file is no recording, or is damaged.
     """
-    from swtrace.trace.directory import default_directory
+    from swtrace.settings import ring_directory
 
     if source is None:
-        return RingsSession(default_directory(), run_id=run_id)
+        return RingsSession(ring_directory(), run_id=run_id)
     if isinstance(source, (str, os.PathLike)):
         if str(source).startswith(("http://", "https://")):
             raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")

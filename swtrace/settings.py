@@ -1,8 +1,8 @@
 """What a user can set for the runtime, from the environment and from vLLM's ``--additional-config``.
 
-One table says of every setting which variable and key name it, how its text is read and what is
-allowed; nothing else parses these variables. Whatever is wrong is a :class:`~swtrace.errors.SettingsError`
-that names the setting as the user wrote it, its value, and what is allowed.
+One table says of every setting which variable and key name it, how its text is read and what it must
+be; nothing else parses these variables. Whatever is wrong is a :class:`~swtrace.errors.SettingsError`
+that names the setting as the user wrote it, its value, and what it must be.
 
 Standard library only: launchers, readers and ranks all load this module.
 """
@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from swtrace.errors import SettingsError
+from swtrace.trace.directory import default_directory
 from swtrace.trace.schema import DEFAULT_RECORDS, MAX_RECORDS, MIN_RECORDS
 
 CONFIG_KEY = "swtrace"
@@ -64,12 +65,7 @@ class Settings:
             SettingsError: a variable has a value that cannot be used.
         """
         environ = os.environ if environ is None else environ
-        changes = {}
-        for setting in _SETTINGS:
-            text = environ.get(setting.variable, "").strip()
-            if text:
-                changes[setting.field] = setting.read(text, setting.variable)
-        return replace(cls(), **changes)
+        return cls(**{each.field: from_variable(each.field, environ) for each in _SETTINGS})
 
     def overlay(self, values: object) -> Settings:
         """Return these settings with those of ``additional_config["swtrace"]`` put over them.
@@ -78,15 +74,15 @@ class Settings:
             SettingsError: ``values`` is not a mapping, has an unknown key, or a value that cannot be used.
         """
         if not isinstance(values, Mapping):
-            raise SettingsError(f"additional_config[{CONFIG_KEY!r}] is {values!r}: expected a mapping of settings")
+            raise SettingsError(f"additional_config[{CONFIG_KEY!r}]={values!r}: must be a mapping of settings")
         changes = {}
         for key, value in values.items():
-            setting = _BY_KEY.get(key)
-            if setting is None:
+            known = _BY_KEY.get(key)
+            if known is None:
                 raise SettingsError(
                     f"additional_config[{CONFIG_KEY!r}] has an unknown setting {key!r}: known are {', '.join(_BY_KEY)}"
                 )
-            changes[setting.field] = setting.read(value, f"additional_config[{CONFIG_KEY!r}][{key!r}]")
+            changes[known.field] = known.read(value, f"additional_config[{CONFIG_KEY!r}][{key!r}]")
         return replace(self, **changes)
 
     def shape(self) -> dict[str, Any]:
@@ -95,15 +91,72 @@ class Settings:
         They belong into vLLM's compile cache key. The others (where rings lie, the run's id) would only make
         every run compile anew.
         """
-        return {setting.key: setting.write(getattr(self, setting.field)) for setting in _SETTINGS if setting.shapes}
+        return {each.key: each.write(getattr(self, each.field)) for each in _SETTINGS if each.shapes}
+
+
+def setting(field: str, value: object, name: str) -> Any:
+    """Return the value of one setting that was given as ``name``, for instance as an option of a command.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    return _BY_FIELD[field].read(value, name)
+
+
+def from_variable(field: str, environ: Mapping[str, str] | None = None) -> Any:
+    """Return the value of one setting as its ``SWTRACE_*`` variable gives it, or its default.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    variable = VARIABLES[field]
+    text = (os.environ if environ is None else environ).get(variable, "").strip()
+    return setting(field, text, variable) if text else _DEFAULTS[field]
+
+
+def ring_directory(given: Path | None = None) -> Path:
+    """Return the folder of rings: ``given`` on a command line, else ``SWTRACE_DIR``, else this user's on tmpfs.
+
+    A variable travels to processes with other working directories, so it must be absolute; what is typed on a
+    command line may be relative.
+
+    Raises:
+        SettingsError: ``SWTRACE_DIR`` is not an absolute path, or another user made this user's folder.
+    """
+    if given is not None:
+        return Path(setting("directory", str(Path(_expanded(str(given))).absolute()), "--dir"))
+    named: Path | None = from_variable("directory")
+    return named or default_directory()
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Return a sentence about every ``SWTRACE_*`` variable that no part of swtrace reads: most likely misspelt."""
+    known = (*VARIABLES.values(), *OTHER_VARIABLES)
+    guesses = {name.removeprefix(_PREFIX): name for name in known}
+    guesses |= {word.upper(): each.variable for each in _SETTINGS for word in (each.field, each.key)}
+    sentences = []
+    for name in sorted(os.environ if environ is None else environ):
+        if name.startswith(_PREFIX) and name not in known:
+            from difflib import get_close_matches  # for the rare case only
+
+            near = get_close_matches(name.removeprefix(_PREFIX).upper(), guesses, n=1)
+            advice = f"did you mean {guesses[near[0]]}?" if near else f"the settings are {', '.join(known)}"
+            sentences.append(f"{name} is not a setting and has no effect: {advice}")
+    return tuple(sentences)
+
+
+_PREFIX = "SWTRACE_"
+_ON = frozenset({"1", "true", "yes", "on"})
+_OFF = frozenset({"0", "false", "no", "off"})
 
 
 def _read_flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
-    if value in {"1", 1}:
+    word = value.strip().lower() if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+    if word in _ON:
         return True
-    if value in {"0", 0}:
+    if word in _OFF:
         return False
     raise ValueError
 
@@ -127,10 +180,15 @@ def _read_text(value: object) -> str:
 
 
 def _read_path(value: object) -> Path:
-    path = Path(_read_text(value)).expanduser()
+    path = Path(_expanded(_read_text(value)))
     if not path.is_absolute():
         raise ValueError
     return path
+
+
+def _expanded(text: str) -> str:
+    """Return a path with a leading ``~`` replaced; one of an unknown user stays, and is not absolute."""
+    return os.path.expanduser(text)  # noqa: PTH111 (Path.expanduser raises RuntimeError instead)
 
 
 def _read_run_id(value: object) -> str:
@@ -185,7 +243,7 @@ class _Setting:
     key: str
     variable: str
     parse: Callable[[object], Any]
-    allowed: str
+    must_be: str
     write: Callable[[Any], Any] = _as_is
     shapes: bool = False
     """Whether a model is built or compiled differently under another value."""
@@ -195,17 +253,24 @@ class _Setting:
             return self.parse(value)
         except ValueError:
             shown = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
-            raise SettingsError(f"{name} is {shown}: allowed is {self.allowed}") from None
+            raise SettingsError(f"{name}={shown}: must be {self.must_be}") from None
+
+
+_FLAG = "on (1, true, yes) or off (0, false, no)"
+
+
+def _one_word(choices: tuple[str, ...]) -> str:
+    return f"one of: {', '.join(choices)}"
 
 
 _SETTINGS = (
-    _Setting("enabled", "enabled", "SWTRACE", _read_flag, "1 or 0", shapes=True),
+    _Setting("enabled", "enabled", "SWTRACE", _read_flag, _FLAG, shapes=True),
     _Setting(
         "series",
         "series",
         "SWTRACE_SERIES",
         _read_paths,
-        "a comma list of different linear paths inside a decoder layer, e.g. self_attn.o_proj",
+        "a comma list of different linear paths inside a decoder layer, such as self_attn.o_proj",
         write=list,
         shapes=True,
     ),
@@ -214,16 +279,16 @@ _SETTINGS = (
         "prefetch_step",
         "SWTRACE_PREFETCH_STEP",
         _whole_number(0, 4094),
-        "a whole number from 0",
+        "a whole number from 0 to 4094",
         shapes=True,
     ),
-    _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), " or ".join(GROUPS), shapes=True),
-    _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), " or ".join(WINDOWS), shapes=True),
-    _Setting("check", "check", "SWTRACE_CHECK", _read_flag, "1 or 0", shapes=True),
-    _Setting("trace", "trace", "SWTRACE_TRACE", _read_flag, "1 or 0"),
+    _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), _one_word(GROUPS), shapes=True),
+    _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), _one_word(WINDOWS), shapes=True),
+    _Setting("check", "check", "SWTRACE_CHECK", _read_flag, _FLAG, shapes=True),
+    _Setting("trace", "trace", "SWTRACE_TRACE", _read_flag, _FLAG),
     _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder"),
-    _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, "1 or 0"),
-    _Setting("experimental", "experimental", "SWTRACE_EXPERIMENTAL", _read_flag, "1 or 0"),
+    _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, _FLAG),
+    _Setting("experimental", "experimental", "SWTRACE_EXPERIMENTAL", _read_flag, _FLAG),
     _Setting(
         "run_id",
         "run_id",
@@ -239,9 +304,22 @@ _SETTINGS = (
         f"a power of two from {MIN_RECORDS} to {MAX_RECORDS}",
     ),
     _Setting("ring_keep_s", "ring_keep", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
-    _Setting("time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1"),
+    _Setting(
+        "time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1 to 1048576"
+    ),
     _Setting("timeout_s", "timeout", "SWTRACE_TIMEOUT", _seconds, "a number of seconds above 0"),
 )
-_BY_KEY = {setting.key: setting for setting in _SETTINGS}
-VARIABLES = {setting.field: setting.variable for setting in _SETTINGS}
-"""The environment variable of each field, for messages that name the setting which mends something."""
+_BY_KEY = {each.key: each for each in _SETTINGS}
+_BY_FIELD = {each.field: each for each in _SETTINGS}
+_DEFAULTS = {each.name: each.default for each in fields(Settings)}
+VARIABLES = {each.field: each.variable for each in _SETTINGS}
+"""The environment variable of each field, for messages that name the setting which fixes something."""
+OTHER_VARIABLES = (
+    "SWTRACE_LISTEN",
+    "SWTRACE_TRACE_SAMPLE",
+    "SWTRACE_SLOW_STEP",
+    "SWTRACE_TOP_CONFIG",
+    "SWTRACE_SCREENSHOTS",
+    "SWTRACE_DEMO",
+)
+"""Variables of the daemon, the terminal and docker-compose.yml; they are read there."""

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from swtrace.errors import SettingsError
-from swtrace.settings import VARIABLES, Settings
+from swtrace.settings import VARIABLES, Settings, ring_directory, unknown_variables
 from swtrace.trace.schema import DEFAULT_RECORDS
+from swtrace.vllm import register
 
 ENVIRONMENT = {
     "SWTRACE": "1",
@@ -92,7 +93,7 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("SWTRACE", "yes"),
+        ("SWTRACE", "2"),
         ("SWTRACE_SERIES", "self_attn..o_proj"),
         ("SWTRACE_SERIES", "a,a"),
         ("SWTRACE_SERIES", "a;b"),
@@ -100,9 +101,10 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
         ("SWTRACE_PREFETCH_STEP", "one"),
         ("SWTRACE_GROUP", "pp"),
         ("SWTRACE_WINDOWS", "Static"),
-        ("SWTRACE_CHECK", "on"),
+        ("SWTRACE_CHECK", "maybe"),
         ("SWTRACE_DIR", "relative/folder"),
-        ("SWTRACE_STRICT", "maybe"),
+        ("SWTRACE_DIR", "~nobody-of-this-name/rings"),
+        ("SWTRACE_STRICT", "-1"),
         ("SWTRACE_RUN_ID", "\x1b[31m"),
         ("SWTRACE_RUN_ID", "x" * 129),
         ("SWTRACE_RING_RECORDS", str(DEFAULT_RECORDS + 1)),
@@ -113,22 +115,22 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
     ],
 )
 def test_bad_variables_are_named(variable: str, value: str) -> None:
-    """The error names the variable, the value, and what is allowed."""
+    """The error names the variable, the value, and what it must be."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({variable: value})
-    assert str(caught.value).startswith(f"{variable} is {value!r}: allowed is ")
+    assert str(caught.value).startswith(f"{variable}={value!r}: must be ")
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"prefetch_step": True}, "additional_config['swtrace']['prefetch_step'] is true"),
-        ({"prefetch_step": 1.5}, "additional_config['swtrace']['prefetch_step'] is 1.5"),
-        ({"series": []}, "additional_config['swtrace']['series'] is []"),
-        ({"series": [1]}, "additional_config['swtrace']['series'] is [1]"),
-        ({"dir": 5}, "additional_config['swtrace']['dir'] is 5"),
+        ({"prefetch_step": True}, "additional_config['swtrace']['prefetch_step']=true"),
+        ({"prefetch_step": 1.5}, "additional_config['swtrace']['prefetch_step']=1.5"),
+        ({"series": []}, "additional_config['swtrace']['series']=[]"),
+        ({"series": [1]}, "additional_config['swtrace']['series']=[1]"),
+        ({"dir": 5}, "additional_config['swtrace']['dir']=5"),
         ({"prefetchstep": 1}, "unknown setting 'prefetchstep': known are enabled, series, prefetch_step"),
-        ("on", "additional_config['swtrace'] is 'on': expected a mapping"),
+        ("on", "additional_config['swtrace']='on': must be a mapping"),
     ],
 )
 def test_bad_config_values_are_named(values: Any, said: str) -> None:
@@ -136,3 +138,114 @@ def test_bad_config_values_are_named(values: Any, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings().overlay(values)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "on"),
+    [
+        *((text, True) for text in ("1", "true", "True", "yes", "on", "ON", " 1", "1\r", "\ttrue\n")),
+        *((text, False) for text in ("0", "false", "no", "off", "OFF", "", " ", "0\r")),
+    ],
+)
+def test_flags_are_read_the_same_everywhere(text: str, *, on: bool) -> None:
+    """Every flag takes the same words, whatever white space a file or a shell left around them."""
+    variables = [VARIABLES[field] for field in ("enabled", "check", "strict", "experimental")]
+    settings = Settings.from_environment(dict.fromkeys(variables, text))
+    assert [settings.enabled, settings.check, settings.strict, settings.experimental] == [on] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SWTRACE_PREFETCH", "SWTRACE_PREFETCH_STEP"),
+        ("SWTRACE_SERIE", "SWTRACE_SERIES"),
+        ("SWTRACE_DIRECTORY", "SWTRACE_DIR"),
+        ("SWTRACE_ENABLED", "SWTRACE"),
+        ("SWTRACE_SAMPLE", "SWTRACE_TRACE_SAMPLE"),
+        ("SWTRACE_strict", "SWTRACE_STRICT"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(name: str, meant: str) -> None:
+    """A variable that nobody reads is told, with the setting whose name is nearest."""
+    (sentence,) = unknown_variables({name: "2", "PATH": "/bin", **ENVIRONMENT})
+    assert sentence == f"{name} is not a setting and has no effect: did you mean {meant}?"
+
+
+def test_an_unknown_variable_without_a_near_name_comes_with_all_names() -> None:
+    """Where no name is near, all of them are listed."""
+    (sentence,) = unknown_variables({"SWTRACE_COLOUR": "red"})
+    assert all(variable in sentence for variable in VARIABLES.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [("/run/rings", "/run/rings"), ("~/rings", "/home/someone/rings"), (" /run/rings\r", "/run/rings")],
+)
+def test_the_folder_of_rings_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch, text: str, folder: str) -> None:
+    """Readers find the folder where ranks, which read all settings, make it: absolute or below the home folder."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("SWTRACE_DIR", text)
+    assert ring_directory() == Settings.from_environment().directory == Path(folder)
+
+
+def test_a_relative_variable_is_refused_and_a_relative_option_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable reaches processes with other working directories; an option is read where it was typed."""
+    monkeypatch.setenv("SWTRACE_DIR", "rings")
+    with pytest.raises(SettingsError, match="SWTRACE_DIR='rings': must be the absolute path"):
+        ring_directory()
+    assert ring_directory(Path("rings")) == Path.cwd() / "rings"
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that grows with every time the plugin takes hold of vLLM."""
+    calls: list[bool] = []
+    monkeypatch.setattr("swtrace.vllm.plugin.install", lambda: calls.append(True))
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("text", "times"), [(None, 0), ("", 0), ("0", 0), ("off", 0), ("1", 1), ("true", 1), (" 1", 1), ("1\r", 1)]
+)
+def test_the_plugin_reads_the_switch_as_all_others(
+    monkeypatch: pytest.MonkeyPatch, installed: list[bool], text: str | None, times: int
+) -> None:
+    """What counts as on for a rank makes the plugin take hold of vLLM, and nothing else does."""
+    if text is not None:
+        monkeypatch.setenv("SWTRACE", text)
+    register()
+    assert len(installed) == times
+
+
+def test_the_plugin_warns_of_a_switch_it_cannot_read(
+    monkeypatch: pytest.MonkeyPatch, installed: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows whether sharing was asked for: vLLM goes on without it, and the log says so."""
+    monkeypatch.setenv("SWTRACE", "2")
+    register()
+    assert not installed
+    assert "swtrace is off: SWTRACE='2': must be on (1, true, yes) or off (0, false, no)" in caplog.text
+
+
+@pytest.mark.parametrize("strict", ["1", "true", " yes"])
+def test_a_strict_plugin_raises_on_a_switch_it_cannot_read(
+    monkeypatch: pytest.MonkeyPatch, installed: list[bool], strict: str
+) -> None:
+    """With SWTRACE_STRICT on, in any spelling, vLLM does not start untraced by mistake."""
+    monkeypatch.setenv("SWTRACE", "enable")
+    monkeypatch.setenv("SWTRACE_STRICT", strict)
+    with pytest.raises(SettingsError, match="SWTRACE='enable'"):
+        register()
+    assert not installed
+
+
+def test_the_plugin_warns_of_misspelt_variables(
+    monkeypatch: pytest.MonkeyPatch, installed: list[bool], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt setting is told in vLLM's log, whether or not swtrace is on."""
+    monkeypatch.setenv("SWTRACE_PREFETCH", "2")
+    register()
+    assert not installed
+    assert "did you mean SWTRACE_PREFETCH_STEP?" in caplog.text

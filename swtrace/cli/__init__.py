@@ -16,13 +16,26 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and leave the process with an :class:`~swtrace.cli.exit_codes.ExitCode`."""
-    from swtrace.cli.app import app
-    from swtrace.cli.exit_codes import exit_code
+    from swtrace.cli.exit_codes import ExitCode, exit_code
+    from swtrace.cli.streams import prepare
     from swtrace.errors import SwtraceError
 
+    prepare()
+    from swtrace.cli.app import app
+
+    status: object = ExitCode.SUCCESS
     try:
-        app(args=arguments, prog_name="swtrace")
+        try:
+            app(args=arguments, prog_name="swtrace")
+        except SystemExit as ended:
+            status = ended.code
+        sys.stdout.flush()
     except SwtraceError as error:
-        sys.stderr.write(f"swtrace: {error}\n")
-        sys.exit(exit_code(error))
-    sys.exit(0)
+        status = exit_code(error)
+        if str(error):
+            sys.stderr.write(f"swtrace: {error}\n")
+    except OSError as error:
+        status = ExitCode.FAILED
+        where = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"swtrace: {where}{error.strerror or error}\n")
+    sys.exit(status)  # type: ignore[arg-type]

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from swtrace.cli.ring_folder import FolderOption, folder_to_read
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -19,15 +20,11 @@ def daemon(
     listen: Annotated[
         str | None,
         typer.Option(
-            envvar="SWTRACE_LISTEN",
             metavar="HOST:PORT",
-            help="Address to serve on; port 0 lets the system choose. Default: 127.0.0.1:9465.",
+            help="Address to serve on; port 0 lets the system choose. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465.",
         ),
     ] = None,
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
-    ] = None,
+    directory: FolderOption = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Watch this run only. Default: every run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce URL, pid and folder as one line of JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False,
@@ -37,15 +34,15 @@ def daemon(
     Prints its URL on stdout once it serves. SIGTERM and Ctrl-C end it after it has exported what it has.
     """
     from swtrace.daemon.narration import Seldom
-    from swtrace.daemon.server import serve
-    from swtrace.daemon.settings import DaemonSettings
-    from swtrace.trace.directory import default_directory
+    from swtrace.daemon.settings import DaemonSettings, tidy
 
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(Seldom("opentelemetry"))
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
-    rings = directory or default_directory()
+    rings = folder_to_read(directory)
     settings = DaemonSettings.from_environment(os.environ, directory=rings, listen=listen, run_id=run_id)
+    tidy(os.environ)
+    from swtrace.daemon.server import serve
 
     def announce(url: str) -> None:
         about = {"url": url, "pid": os.getpid(), "directory": str(rings)}

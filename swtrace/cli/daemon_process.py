@@ -18,15 +18,20 @@ _KEPT_LINES = 20
 
 
 class DaemonProcess:
-    """A ``swtrace daemon`` over one folder of rings."""
+    """A ``swtrace daemon`` over one folder of rings; given a run id, over that run alone."""
 
     def __init__(
-        self, directory: Path, *, listen: str = ANY_PORT, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        run_id: str | None = None,
+        *,
+        listen: str = ANY_PORT,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it; it serves a moment later, then :attr:`url` is known."""
         self.child = Child.start(
             "swtrace",
-            ["daemon", "--listen", listen],
+            ["daemon", "--listen", listen, *([] if run_id is None else ["--run", run_id])],
             environment={**(environment or {}), "SWTRACE_DIR": str(directory)},
             stderr_too=True,
         )

@@ -10,7 +10,7 @@ import typer
 
 from swtrace.cli import units
 from swtrace.cli.console import data, narration, write_json
-from swtrace.cli.exit_codes import ExitCode
+from swtrace.cli.exit_codes import CommandError
 from swtrace.cli.recorded import Salvage, opened, say_missing
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def diff(
     ] = None,
     warmup: Annotated[int, typer.Option(help="Leave out so many first steps.", metavar="N", min=0)] = 3,
     salvage: Salvage = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if anything got worse.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if step time or stall got worse, or could not be compared.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Compare two recordings, per series, rank and layer.
@@ -52,8 +54,10 @@ def diff(
     A change is one only if a rank test (Mann-Whitney over blocks of steps, corrected for the number of comparisons)
     finds it beyond chance, and if it is large enough to matter. That the runs differ does not say why: compare runs
     made under equal conditions.
+
+    It is an error if there is nothing to compare: no finished step, no such series or phase, no series in common.
     """
-    from swtrace.recording.difference import Change, difference
+    from swtrace.recording.difference import difference
     from swtrace.trace.schema import Phase
 
     with opened([a], salvage=salvage) as first, opened([b], salvage=salvage) as second:
@@ -65,17 +69,16 @@ def diff(
             _print(found, data())
         for recording in (first, second):
             say_missing(recording, narration())
-    if check and any(each.change is Change.WORSE for each in found.series):
-        raise typer.Exit(ExitCode.FAILED)
+    if not found.series:
+        raise CommandError("the recordings have no series in common: nothing was compared")
+    if check and found.failures:
+        raise CommandError(f"--check failed: {'; '.join(found.failures)}")
 
 
 def _print(found: RecordingDifference, console: Console) -> None:
-    if not found.series:
-        console.print("The recordings have no series in common.")
-    for name in found.only_in_a:
-        console.print(f"only in A: {name.name} from layer {name.start_layer} on {name.ranks} ranks", markup=False)
-    for name in found.only_in_b:
-        console.print(f"only in B: {name.name} from layer {name.start_layer} on {name.ranks} ranks", markup=False)
+    for letter, names in (("A", found.only_in_a), ("B", found.only_in_b)):
+        for name in names:
+            console.print(f"only in {letter}: {name}", markup=False)
     for each in found.series:
         _print_series(each, console)
 
@@ -87,43 +90,72 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
         f"in blocks of {each.a_block_steps} and {each.b_block_steps}",
         soft_wrap=True,
     )
-    table = _table("rank", "per step", "A", "B", "shift", "", "p", "")
+    table = _table("rank", "per step", "A", "B", "shift", "", "95 % of it", "", caption="medians over blocks of steps")
     for one in each.ranks:
-        table.add_row(str(one.rank), one.quantity, *_cells(one))
-    for rank, (before, after) in enumerate(zip(each.a_stall_ratio, each.b_stall_ratio, strict=True)):
-        table.add_row(str(rank), "stall ratio", units.ratio(before), units.ratio(after), "", "", "", "")
+        table.add_row(str(one.rank), one.quantity, *_medians(one), *_shift(one)[:2], _interval(one), _shift(one)[2])
     console.print(table)
+    console.print()
+    means = _table("rank", "step A", "B", "stall A", "B", "stall ratio A", "B", caption="means over all steps")
+    step_times, stalls = (
+        [one for one in each.ranks if one.quantity == quantity] for quantity in ("step time", "stall")
+    )
+    for step, stall, *ratios in zip(step_times, stalls, each.a_stall_ratio, each.b_stall_ratio, strict=True):
+        times = (step.a_mean_ns, step.b_mean_ns, stall.a_mean_ns, stall.b_mean_ns)
+        means.add_row(str(step.rank), *(units.seconds(ns * 1e-9) for ns in times), *map(units.ratio, ratios))
+    console.print(means)
     changed = [one for one in each.layers if one.change.value in {"better", "worse"}]
     changed.sort(key=lambda one: -abs(one.shift_ns))
     if changed:
         console.print()
-        layers = _table("rank", "layer", "stall A", "B", "shift", "", "p", "")
+        more = f"; {len(changed) - _LAYERS} more layers changed" if len(changed) > _LAYERS else ""
+        layers = _table("rank", "layer", "stall A", "B", "shift", "", "", caption=f"medians over blocks of steps{more}")
         for one in changed[:_LAYERS]:
-            layers.add_row(str(one.rank), str(one.layer), *_cells(one))
-        if len(changed) > _LAYERS:
-            layers.caption = f"and {len(changed) - _LAYERS} more of {len(each.layers)} layers that stalled"
-            layers.caption_justify = "left"
+            layers.add_row(str(one.rank), str(one.layer), *_medians(one), *_shift(one))
         console.print(layers)
     console.print()
+    console.print(_conclusion(each), soft_wrap=True)
+
+
+def _conclusion(each: SeriesDifference) -> str:
+    """Say what became of step time and of stall, each by its own name."""
+    said = []
+    for quantity in ("step time", "stall"):
+        for change, words in (("worse", "higher"), ("better", "lower")):
+            of = [one for one in each.judged if one.quantity == quantity and one.change.value == change]
+            if of:
+                most = max(of, key=lambda one: abs(one.shift_ns))
+                where = f"on rank {most.rank}" if len(of) == 1 else f"on {len(of)} ranks, most on rank {most.rank}"
+                said.append(f"{quantity} is {words} {where} ({', '.join(filter(None, _shift(most)[:2]))})")
     sentence = {
-        "worse": "[bold red]B is worse.[/]",
-        "better": "[bold green]B is better.[/]",
+        "worse": "[bold red]B is worse:[/] ",
+        "better": "[bold green]B is better:[/] ",
+        "mixed": "[bold yellow]B is better and worse:[/] ",
         "same": "[bold]No difference in step time or stall that is beyond chance and large enough to matter.[/]",
         "unknown": "[bold]Too few steps to tell.[/]",
-    }
-    console.print(sentence[each.change.value])
+    }[each.change.value]
+    return sentence + (f"{'; '.join(said)}." if said else "")
 
 
-def _cells(one: Difference) -> tuple[str, ...]:
+def _medians(one: Difference) -> tuple[str, str]:
+    return units.seconds(one.a_ns * 1e-9), units.seconds(one.b_ns * 1e-9)
+
+
+def _shift(one: Difference) -> tuple[str, str, str]:
+    """Return the shift as a time, as a share, and what it is called."""
     style = _STYLE[one.change.value]
-    return (
-        units.seconds(one.a_ns * 1e-9),
-        units.seconds(one.b_ns * 1e-9),
-        units.seconds(one.shift_ns * 1e-9),
-        _share(one.share),
-        "-" if one.change.value == "unknown" else "< 1e-6" if one.p < 1e-6 else f"{one.p:.2g}",  # noqa: PLR2004
-        f"[{style}]{one.change.value}[/]",
-    )
+    return _signed(one.shift_ns), _share(one.share), f"[{style}]{one.change.value}[/]"
+
+
+def _interval(one: Difference) -> str:
+    if one.interval_ns is None:
+        return units.UNKNOWN
+    low, high = (_signed(bound) for bound in one.interval_ns)
+    same = low.rpartition(" ")[2] == high.rpartition(" ")[2]
+    return f"{low.partition(' ')[0] if same else low} to {high}"
+
+
+def _signed(ns: float) -> str:
+    return f"{'+' if ns > 0 else ''}{units.seconds(ns * 1e-9)}"
 
 
 def _share(share: float | None) -> str:
@@ -132,11 +164,12 @@ def _share(share: float | None) -> str:
     return "> 10x" if share >= _MANYFOLD else f"{100 * share:+.1f} %"
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, caption: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0, caption=caption)
+    table.caption_justify = "left"
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     """``swtrace run``: there is no such command."""
     INTERRUPTED = 130
     """Ctrl-C."""
+    PIPE_CLOSED = 141
+    """Whoever read stdout closed it, as ``head`` does: 128 + SIGPIPE, as a shell shows it."""
 
 
 class CommandError(SwtraceError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +16,9 @@ from swtrace.cli.recorded import Files, Salvage
 
 if TYPE_CHECKING:
     from swtrace.session import RecordingSession
+
+
+STDOUT = Path("-")
 
 
 class Format(StrEnum):
@@ -44,7 +49,8 @@ def export(
     *,
     to: Annotated[Format, typer.Option("--format", "-f", help="The format.", metavar="|".join(Format))],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to make (not for otlp).", metavar="FILE")
+        Path | None,
+        typer.Option("--output", "-o", help="The file to make, or - for stdout (not for otlp).", metavar="FILE"),
     ] = None,
     table: Annotated[
         Rows, typer.Option(help="parquet, csv: a row per wait, or per step.", metavar="|".join(Rows))
@@ -64,18 +70,72 @@ def export(
 
     perfetto opens in ui.perfetto.dev; parquet and csv in pandas, polars and spreadsheets.
     """
+    from swtrace.daemon.settings import tidy
+
+    if to is not Format.OTLP:
+        _check_output(to, output, as_json=as_json)
+    else:
+        if output is not None:
+            raise CommandError("--format otlp sends to a collector: --output does not go with it", ExitCode.USAGE)
+        _check_collector(endpoint, protocol)
+    tidy(os.environ)
+    from swtrace.selection import choose
     from swtrace.session import RecordingSession
 
-    if to is not Format.OTLP and output is None:
-        raise CommandError(f"--format {to.value} needs --output FILE", ExitCode.USAGE)
     with RecordingSession(files, salvage=salvage) as session:
+        if series is not None:
+            choose("--series", series, sorted({facts.key.name for facts in session.facts().series}))
         if to is Format.OTLP:
             said = _send(session, endpoint, protocol, sample, series)
+            sentence = f"Sent {_count(said['spans'], 'span')} of {_count(said['steps'], 'step')} to the collector"
         else:
-            said = _write(session, to, output or Path(), table, series)
-    narration().print("swtrace: " + ", ".join(f"{name} {value}" for name, value in said.items()), soft_wrap=True)
+            path = output or Path()
+            said = _write(session, to, path, table, series)
+            rows = _count(said["rows"], "row") if "rows" in said else _count(said["steps"], "step slice")
+            sentence = f"Wrote {rows} to {'stdout' if path == STDOUT else path}"
+    narration().print(sentence, soft_wrap=True, markup=False)
     if as_json:
         write_json(said)
+
+
+def _count(number: int | str, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _check_output(to: Format, output: Path | None, *, as_json: bool) -> None:
+    """Refuse what cannot be written where it is asked to go.
+
+    Raises:
+        CommandError: there is no file, or stdout cannot take the format.
+    """
+    if output is None:
+        raise CommandError(f"--format {to.value} needs --output FILE", ExitCode.USAGE)
+    if output != STDOUT:
+        return
+    if to is Format.PARQUET:
+        raise CommandError("--format parquet cannot be written to stdout: --output needs a file", ExitCode.USAGE)
+    if to is Format.PERFETTO and sys.stdout.isatty():
+        raise CommandError("--format perfetto is binary: send stdout to a file, not a terminal", ExitCode.USAGE)
+    if as_json:
+        raise CommandError("--json and --output - both write to stdout: leave one out", ExitCode.USAGE)
+
+
+def _check_collector(endpoint: str | None, protocol: Protocol) -> None:
+    """Refuse to guess where a collector is: nothing is sent anywhere that was not named.
+
+    Raises:
+        CommandError: no collector is named.
+        SettingsError: an ``OTEL_*`` variable or the endpoint cannot be used.
+    """
+    from swtrace.daemon.settings import check_endpoint, check_otlp, otlp_variable
+
+    if endpoint is not None:
+        check_endpoint("--endpoint", endpoint, protocol.value)
+    elif not otlp_variable(os.environ, "ENDPOINT")[1]:
+        raise CommandError(
+            "--format otlp needs a collector: give --endpoint URL, or set OTEL_EXPORTER_OTLP_ENDPOINT", ExitCode.USAGE
+        )
+    check_otlp(os.environ, protocol.value)
 
 
 def _write(
@@ -83,22 +143,17 @@ def _write(
 ) -> dict[str, int | str]:
     from dataclasses import asdict
 
-    from swtrace.export.files import write_csv, write_parquet
+    from swtrace.export.files import opened, write_csv, write_parquet
     from swtrace.export.perfetto import PerfettoWriter
     from swtrace.selection import Selection
 
-    selection = Selection(series=series)
-    try:
+    with opened(sys.stdout.buffer if output == STDOUT else output) as out:
         if to is Format.PERFETTO:
-            origins = session.origins()
-            with output.open("wb") as out:
-                writer = PerfettoWriter(out, session.identities(), origins)
-                writer.write(step for step in session.steps() if series in {None, step.series.name})
+            writer = PerfettoWriter(out, session.identities(), session.origins())
+            writer.write(step for step in session.steps() if series in {None, step.series.name})
             return {"path": str(output), **asdict(writer.statistics)}
         write = write_parquet if to is Format.PARQUET else write_csv
-        return {"path": str(output), "rows": write(output, session.steps(), table.value, selection)}
-    except OSError as error:
-        raise CommandError(f"{output}: {error.strerror}") from error
+        return {"path": str(output), "rows": write(out, session.steps(), table.value, Selection(series=series))}
 
 
 def _send(
@@ -106,9 +161,10 @@ def _send(
 ) -> dict[str, int | str]:
     from dataclasses import asdict
 
+    from swtrace.daemon.export import otlp_exporter
     from swtrace.daemon.sampling import Sampling
-    from swtrace.export.otlp import make_exporter, send
+    from swtrace.export.otlp import send
 
-    origins = session.origins()
     steps = (step for step in session.steps() if series in {None, step.series.name})
-    return asdict(send(steps, origins, make_exporter(endpoint, protocol.value), Sampling(share=sample)))
+    exporter = otlp_exporter(endpoint, protocol.value)
+    return asdict(send(steps, session.origins(), exporter, Sampling(share=sample)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from swtrace.cli import units
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
+from swtrace.cli.ring_folder import FolderOption, folder_to_read
+from swtrace.cli.signals import heeded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +32,7 @@ _LINE_S = 5.0
 def record(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to make.", metavar="FILE")],
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
-    ] = None,
+    directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
@@ -42,9 +42,14 @@ def record(
     until_end: Annotated[
         bool, typer.Option("--until-end", help="End when every rank that was seen has ended.")
     ] = False,
-    max_size: Annotated[str | None, typer.Option(help="End at about this size.", metavar="SIZE")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="End before the files are larger: 500M, 2G; at least 64K.", metavar="SIZE")
+    ] = None,
     rotate: Annotated[
-        str | None, typer.Option(help="Begin another file (FILE.1, FILE.2, ...) at about this size.", metavar="SIZE")
+        str | None,
+        typer.Option(
+            help="Begin another file (FILE.1, FILE.2, ...) before one is larger; at least 64K.", metavar="SIZE"
+        ),
     ] = None,
     keep: Annotated[
         int | None, typer.Option(help="With --rotate: keep only the newest so many files.", metavar="N", min=1)
@@ -55,34 +60,53 @@ def record(
     """Record every rank of this host, or of several through their daemons, until Ctrl-C.
 
     Begins with what the rings still hold, so that a run that has just ended can be recorded, too. Killed at any
-    moment, the file can be read up to the last half second.
+    moment, the file can be read up to the last half second. Without any rank nothing is left behind, and the exit
+    status is 1.
     """
     from swtrace.recording.capture import Capture
     from swtrace.recording.remote import RemoteCapture
-    from swtrace.recording.writer import RecordingWriter
-    from swtrace.trace.directory import default_directory
+    from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
 
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
-    limit = size(max_size) if max_size else None
-    writer = RecordingWriter(output, overwrite=force, part_bytes=size(rotate) if rotate else None, keep_parts=keep)
+    if duration is not None and not 0 <= duration < math.inf:
+        raise CommandError(f"--duration must be a number of seconds from 0, not {duration:g}", ExitCode.USAGE)
+    if str(output) == "-":
+        raise CommandError("a recording cannot be written to stdout: --output needs a file", ExitCode.USAGE)
+    rings = folder_to_read(directory) if connect is None else Path()
+    addresses = [] if connect is None else _addresses(connect)
+    writer = RecordingWriter(
+        output,
+        overwrite=force,
+        part_bytes=None if rotate is None else size(rotate, "--rotate", least=LEAST_BYTES),
+        keep_parts=keep,
+        max_bytes=None if max_size is None else size(max_size, "--max-size", least=LEAST_BYTES),
+    )
     console = narration()
     with writer:
         capture: Capture | RemoteCapture
         if connect is not None:
-            capture = RemoteCapture(
-                [each.strip() for each in connect.split(",") if each.strip()], writer, run_id=run_id
-            )
+            capture = RemoteCapture(addresses, writer, run_id=run_id)
             console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True)
         else:
-            rings = directory or default_directory()
             capture = Capture(rings, writer, run_id=run_id)
             console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True)
         try:
-            reason = _follow(capture, writer, duration=duration, until_end=until_end, limit=limit, console=console)
+            reason = _follow(capture, writer, duration=duration, until_end=until_end, console=console)
         finally:
             capture.finish()
     _conclude(capture, writer, reason, console, as_json=as_json)
+
+
+def _addresses(connect: str) -> list[str]:
+    """Return the addresses of daemons, each checked before any file is made."""
+    from swtrace_tui.sources.daemon import parse
+
+    addresses = [each.strip() for each in connect.split(",") if each.strip()]
+    for address in addresses or [connect]:
+        if not address.startswith("https://"):
+            parse(address)
+    return addresses
 
 
 def _follow(
@@ -91,7 +115,6 @@ def _follow(
     *,
     duration: float | None,
     until_end: bool,
-    limit: int | None,
     console: Console,
 ) -> str:
     """Record until it is time to end; return why."""
@@ -100,7 +123,7 @@ def _follow(
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     begun = time.monotonic()
     shown = begun if console.is_terminal else begun - _LINE_S + 1.0
@@ -111,7 +134,7 @@ def _follow(
                 now = time.monotonic()
                 if duration is not None and now - begun >= duration:
                     return "time is up"
-                if limit is not None and writer.statistics().bytes >= limit:
+                if writer.full:
                     return "size reached"
                 ranks = capture.states() if until_end and not more else ()
                 if isinstance(capture, RemoteCapture) and len(capture.ended) == capture.daemons and not more:
@@ -148,21 +171,33 @@ def _progress(capture: Capture | RemoteCapture, writer: RecordingWriter, elapsed
 def _conclude(
     capture: Capture | RemoteCapture, writer: RecordingWriter, reason: str, console: Console, *, as_json: bool
 ) -> None:
+    from swtrace.recording.capture import Capture
+
     statistics = writer.statistics()
     facts = capture.ledger.facts()
+    if not facts.ranks:
+        writer.path.unlink(missing_ok=True)  # a retry must find its place free
+        problems = capture.watch.tail.problems if isinstance(capture, Capture) else {}
+        for path, problem in sorted(problems.items()):
+            console.print(f"{path}: {problem}", markup=False, soft_wrap=True)
+        raise CommandError(
+            f"{reason}, and no rank was seen: nothing was recorded. `swtrace doctor` says what may be missing"
+        )
+    files = "1 file" if statistics.parts == 1 else f"{statistics.parts} files"
     console.print(
         f"swtrace: {reason}. {statistics.records} records of {len(facts.ranks)} ranks, "
-        f"{units.size(statistics.bytes)} in {statistics.parts} file(s).",
+        f"{units.size(statistics.bytes)} in {files}.",
         soft_wrap=True,
     )
-    if not facts.ranks:
-        console.print("No rank wrote into that folder. `swtrace doctor` says what may be missing.")
+    if statistics.left_out:
+        console.print(f"{statistics.left_out} more records had been read, and were left out.")
     if as_json:
         write_json(
             {
                 "reason": reason,
                 "path": str(writer.path),
                 "records": statistics.records,
+                "left_out": statistics.left_out,
                 "bytes": statistics.bytes,
                 "parts": statistics.parts,
                 "ranks": len(facts.ranks),

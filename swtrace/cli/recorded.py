@@ -26,6 +26,31 @@ Files = Annotated[
 Salvage = Annotated[bool, typer.Option("--salvage", help="Read around damage, and count it.")]
 
 
+Steps = Annotated[
+    str | None, typer.Option("--steps", help="Only these steps, by number: 100:200, 100:, :200.", metavar="FROM:TO")
+]
+Warmup = Annotated[int, typer.Option(help="Leave out so many first steps.", metavar="N", min=0)]
+WARMUP = 3
+"""As many as ``swtrace diff`` leaves out."""
+
+
+def step_range(text: str | None) -> slice | None:
+    """Return the step numbers that ``FROM:TO`` means.
+
+    Raises:
+        CommandError: it means none.
+    """
+    if text is None:
+        return None
+    first, colon, last = (part.strip() for part in text.partition(":"))
+    if not colon or not all(part.isdecimal() or not part for part in (first, last)):
+        raise CommandError(f"--steps {text!r}: must be FROM:TO, such as 100:200, 100: or :200", ExitCode.USAGE)
+    wanted = slice(int(first or 0), int(last) if last else None)
+    if wanted.stop is not None and wanted.stop <= wanted.start:
+        raise CommandError(f"--steps {text!r} holds no step: TO must be greater than FROM", ExitCode.USAGE)
+    return wanted
+
+
 def opened(paths: Sequence[Path], *, salvage: bool) -> Recording:
     """Open a recording.
 
@@ -39,17 +64,8 @@ def opened(paths: Sequence[Path], *, salvage: bool) -> Recording:
 
 def say_missing(recording: Recording, console: Console) -> None:
     """Say what the recording lacks, if anything."""
-    missing = recording.missing()
-    if missing.tail_bytes:
-        records = f" ({missing.tail_records} records)" if missing.tail_records else ""
-        console.print(f"The recording ends within a frame: its last {missing.tail_bytes} bytes{records} are missing.")
-    elif not missing.finished:
-        console.print("The recording was not closed: what had not been written when it was killed is missing.")
-    if missing.damaged_frames:
-        console.print(
-            f"[bold red]Damaged:[/] {missing.damaged_frames} frames ({missing.damaged_bytes} bytes, "
-            f"{missing.damaged_records} records) were skipped. Figures of that time are not complete."
-        )
+    for sentence in recording.missing().sentences:
+        console.print(sentence, markup=False, soft_wrap=True)
 
 
 def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
@@ -72,11 +88,11 @@ def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
     )
 
 
-def size(text: str) -> int:
+def size(text: str, option: str, *, least: int = 1) -> int:
     """Return a size in bytes: ``500M``, ``2GiB``, ``1000``.
 
     Raises:
-        CommandError: it is none.
+        CommandError: it is none, or smaller than ``least``.
     """
     number = text.strip().rstrip("iB")
     factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(number[-1:].upper(), 1)
@@ -85,7 +101,9 @@ def size(text: str) -> int:
     except ValueError:
         value = 0.0
     if not 1 <= value < 1 << 60:
-        raise CommandError(f"{text!r} is no size: write 500M or 2G", ExitCode.USAGE)
+        raise CommandError(f"{option} {text!r} is no size: write 500M or 2G", ExitCode.USAGE)
+    if value < least:
+        raise CommandError(f"{option} must be at least {least // 1024}K, not {text!r}", ExitCode.USAGE)
     return int(value)
 
 

@@ -9,22 +9,22 @@ from pathlib import Path
 import typer
 
 from swtrace.cli.exit_codes import CommandError
-from swtrace.cli.recorded import Files, opened
+from swtrace.cli.recorded import Files, Salvage, opened
 
 
-def replay(files: Files) -> None:
+def replay(files: Files, *, salvage: Salvage = False) -> None:
     """Play a recording in the terminal, with the views of `swtrace top`.
 
     Space pauses, n goes on by one step, ctrl with left and right seeks by 5 s, ctrl with up and down changes the
-    speed, ctrl with home and end goes to the begin and the end. `swtrace stats` prints what it amounts to.
+    speed, ctrl with home and end goes to the start and the end. `swtrace stats` prints what it amounts to.
     """
     if not sys.stdout.isatty() or not sys.stdin.isatty():
         raise CommandError("swtrace replay needs a terminal; swtrace stats prints what a recording amounts to")
-    opened(files, salvage=False).close()
+    opened(files, salvage=salvage).close()
     from swtrace_tui.configuration import default_path, load
     from swtrace_tui.replay import ReplayApp
 
     path = Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path())
-    app = ReplayApp(files, configuration=load(path))
+    app = ReplayApp(files, configuration=load(path), salvage=salvage)
     app.run()
     raise typer.Exit(app.return_code or 0)

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +22,11 @@ from swtrace.cli.console import narration, write_json
 from swtrace.cli.daemon_process import ANY_PORT, DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.reader import Reader
+from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import PassOn, exit_status
 from swtrace.cli.summary_text import print_summary
-from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings
+from swtrace.daemon.settings import Listen, listen_address
+from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, ring_directory, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,17 +85,26 @@ def run(
         "windows": windows,
         "strict": None if strict is None else int(strict),
     }
+    for field, value in given.items():
+        if value is not None:
+            setting(field, value, f"--{field.replace('_', '-')}")
     asked = {VARIABLES[field]: str(value) for field, value in given.items() if value is not None}
     environment = _environment(asked)
     program = _program(command[0])
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise CommandError(f"--json {json_file}: its folder is missing or cannot be written to", ExitCode.USAGE)
+    if listen is not None:
+        Listen.parse(listen, "--listen")
     console = narration()
     with ExitStack() as stack:
         directory, run_id = Path(environment["SWTRACE_DIR"]), environment["SWTRACE_RUN_ID"]
         reader = Reader(directory, run_id)
         stack.callback(reader.stop)
-        daemon = DaemonProcess(directory, listen=listen or _free_listen(console)) if with_daemon else None
+        address = listen or _free_listen(console) if with_daemon else ""
+        daemon = DaemonProcess(directory, run_id, listen=address) if with_daemon else None
         if daemon is not None:
             stack.callback(daemon.stop)
+        started_ns = time.time_ns()
         console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True)
         with PassOn() as signals:
             process = _start(program, command, environment)
@@ -102,7 +113,8 @@ def run(
         status = exit_status(process.returncode)
         summary = reader.finish()
     if not summary.rings:
-        console.print(f"swtrace: no rank of this run wrote a ring{_why_none(environment)}")
+        why = _why_nothing(directory, started_ns, environment)
+        console.print(f"swtrace: {why}", soft_wrap=True, markup=False)
     else:
         print_summary(summary, console)
     if json_file is not None:
@@ -116,19 +128,32 @@ def _environment(asked: Mapping[str, str]) -> dict[str, str]:
     Raises:
         SettingsError: a setting, asked for or already in the environment, has a value that cannot be used.
     """
-    from swtrace.trace.directory import default_directory
-
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     environment = {**os.environ, **asked, "SWTRACE": "1", "SWTRACE_RUN_ID": run_id}
     settings = Settings.from_environment(environment)
-    environment["SWTRACE_DIR"] = str(settings.directory or default_directory())
+    environment["SWTRACE_DIR"] = str(make_folder(settings.directory or ring_directory()))
     return environment
 
 
-def _why_none(environment: Mapping[str, str]) -> str:
+def _why_nothing(directory: Path, since_ns: int, environment: Mapping[str, str]) -> str:
+    """Say why nothing is summed up: no rank wrote a ring, or they wrote under a run id of their own."""
+    from swtrace.trace.tail import Tail
+
+    tail = Tail(directory)
+    with closing(tail):
+        found = [reader.identity for reader in tail.poll(1).joined]
+    others = sorted({identity.run_id for identity in found if identity.start_time_ns >= since_ns})
+    if others:
+        return (
+            f"the command's ranks wrote under a run id of their own, {', '.join(others)}, because it was changed on "
+            f"the way (SWTRACE_RUN_ID). See it with: swtrace top --once --run {others[-1]}"
+        )
     if not Settings.from_environment(environment).trace:
-        return " because SWTRACE_TRACE=0."
-    return ". `swtrace doctor` says what may be missing; a rank that could not make its ring said why in its log."
+        return "no rank of this run wrote a ring because SWTRACE_TRACE=0."
+    return (
+        "no rank of this run wrote a ring. `swtrace doctor` says what may be missing; a rank that could not make its "
+        "ring said why in its log."
+    )
 
 
 def _program(name: str) -> str:
@@ -142,18 +167,16 @@ def _program(name: str) -> str:
 
 def _free_listen(console: Console) -> str:
     """Return the address that the environment or the default names, or any free port if something serves there."""
-    from swtrace.daemon.settings import DEFAULT_LISTEN, Listen
-
-    text = os.environ.get("SWTRACE_LISTEN") or DEFAULT_LISTEN
-    listen = Listen.parse(text)
+    listen = listen_address(os.environ)
     with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listen.host, listen.port))
-        except OSError as error:
-            console.print(f"swtrace: {text}: {error.strerror}. The daemon takes any free port.", soft_wrap=True)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True)
             return ANY_PORT
-    return text
+    return str(listen)
 
 
 def _start(program: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -166,11 +189,15 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
 def _attend(
     process: subprocess.Popen[bytes], signals: PassOn, reader: Reader, daemon: DaemonProcess | None, console: Console
 ) -> None:
-    """Wait for the command, pass signals on, and say what became of the daemon."""
+    """Wait for the command, pass signals on, and say what becomes of the daemon."""
+    lost = False
     while process.poll() is None:
         signals.wait(_POLL_S)
         reader.poll()
-        if daemon is not None and daemon.poll():
+        if daemon is None:
+            continue
+        if daemon.poll():
             console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True)
-    if daemon is not None and not daemon.alive:
-        console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
+        if not daemon.alive and not daemon.child.readable and not lost:
+            lost = True
+            console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)

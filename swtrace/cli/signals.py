@@ -18,9 +18,14 @@ _SI_KERNEL = 0x80
 """``si_code`` of a signal that a terminal sent: its whole foreground group has it already."""
 
 
+def heeded(*numbers: signal.Signals) -> tuple[signal.Signals, ...]:
+    """Return those signals that this process was not told to ignore, as ``nohup`` tells it of SIGHUP."""
+    return tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
+
+
 def exit_in_order() -> None:
-    """Let SIGTERM and SIGHUP end this process through every ``finally``, as Ctrl-C does."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """Let SIGTERM and SIGHUP end this process through every ``finally``, as Ctrl-C does; ignored ones stay ignored."""
+    for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit)
 
 
@@ -36,31 +41,33 @@ class PassOn:
     meanwhile; from :meth:`attach` on by blocking and waiting for them, because only then the kernel
     says where a signal came from. What a terminal sent is not sent on: the process, of the same
     foreground group, got it itself, and for many programs a second Ctrl-C means to give up cleaning up.
+    What this process was started to ignore stays ignored, for the process as well.
     """
 
     def __init__(self) -> None:
         """Do nothing yet."""
         self._early: list[int] = []
+        self._heeded = heeded(*PASSED_ON)
         self._handlers: dict[signal.Signals, Any] = {}
         self._mask: set[int | signal.Signals] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Begin to collect."""
-        for number in PASSED_ON:
+        for number in self._heeded:
             self._handlers[number] = signal.signal(number, lambda received, _frame: self._early.append(received))
         return self
 
     def attach(self, process: subprocess.Popen[bytes]) -> None:
         """Send what came so far to ``process``, and from now on what comes. No process is started after this."""
-        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON))
+        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._heeded))
         self._process = process
         for number in self._early:
             process.send_signal(number)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for one signal for at most ``timeout_s``, and send it on."""
-        received = signal.sigtimedwait(PASSED_ON, timeout_s)
+        received = signal.sigtimedwait(self._heeded, timeout_s)
         if received is not None and received.si_code != _SI_KERNEL and self._process is not None:
             self._process.send_signal(received.si_signo)
 

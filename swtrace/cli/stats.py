@@ -7,34 +7,56 @@ from typing import Annotated
 import typer
 
 from swtrace.cli.console import data, narration, write_json
-from swtrace.cli.recorded import Files, Salvage, described, opened, say_missing, statuses
+from swtrace.cli.recorded import (
+    WARMUP,
+    Files,
+    Salvage,
+    Steps,
+    Warmup,
+    described,
+    opened,
+    say_missing,
+    statuses,
+    step_range,
+)
 
 
 def stats(
     files: Files,
     *,
+    steps: Steps = None,
+    warmup: Warmup = WARMUP,
     salvage: Salvage = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Sum up a recording: tables and verdict, the same as at the end of the run."""
+    """Sum up a recording: the tables and the verdict of `swtrace run`, over all steps after warm-up."""
     from dataclasses import asdict
 
     from swtrace.cli.summary import summarise
     from swtrace.cli.summary_text import print_summary
-    from swtrace.recording.replay import replay
+    from swtrace.recording.chosen import Chosen
+    from swtrace.recording.replay import Replayer
+    from swtrace.selection import Selection
 
+    chosen = Chosen(Selection(steps=step_range(steps), warmup=warmup))
     with opened(files, salvage=salvage) as recording:
-        replayed = replay(recording)
-        ledger = replayed.ledger
-        summary = summarise(ledger.facts(), statuses(replayed, recording.paths[0]), ledger.history)
+        replayer = Replayer(recording)
+        for _ in chosen.among(replayer.steps()):
+            pass
+        replayed = replayer.replayed()
+        facts = chosen.facts(replayed.ledger.facts())
+        summary = summarise(facts, statuses(replayed, recording.paths[0]), chosen.history)
         if as_json:
             document = {
                 "recording": {**asdict(recording.about), "missing": asdict(recording.missing())},
+                "steps": {"asked": steps, "warmup": warmup, "partly": chosen.partly()},
                 "summary": summary.to_json(),
             }
             write_json(document)
             return
         console = data()
         console.print(described(recording, len(replayed.identities)))
-        print_summary(summary, console)
+        print_summary(summary, console, over=f"the {{steps}} steps {chosen}".rstrip())
+        if chosen.partly():
+            console.print(chosen.partly(), soft_wrap=True)
         say_missing(recording, narration())

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 _STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "bold red"}
 
 
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print every series of a run, or say that there is none."""
+def print_summary(summary: Summary, console: Console, *, over: str = "the last {steps} steps") -> None:
+    """Print every series of a run, or say that there is none.
+
+    Args:
+        summary: What to print.
+        console: Where to.
+        over: What its means and ratios are taken over, ``{steps}`` of them.
+    """
     if not summary.series and not summary.refused:
         console.print("No series was recorded.")
     for refused in summary.refused:
@@ -33,7 +39,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     for series in summary.series:
         console.print()
         console.print(_title(series))
-        console.print(_times(series))
+        console.print(_times(series, over))
         console.print()
         console.print(_memory_and_records(series, rings))
         console.print()
@@ -48,11 +54,11 @@ def _title(series: SeriesSummary) -> str:
     )
 
 
-def _times(series: SeriesSummary) -> Table:
+def _times(series: SeriesSummary, over: str) -> Table:
     recent = max((rank.recent_steps for rank in series.ranks), default=0)
     table = _table("rank", "steps", "step", "stall", "stall ratio", "on time", "efficiency", "bandwidth")
     timed = " that were timed" if any(sum(rank.untimed_steps.values()) for rank in series.ranks) else ""
-    table.caption = f"means and ratios over the last {recent} steps{timed}"
+    table.caption = f"means and ratios over {over.format(steps=recent)}{timed}"
     table.caption_justify = "left"
     for rank in series.ranks:
         table.add_row(

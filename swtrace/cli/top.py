@@ -13,6 +13,8 @@ import typer
 
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.recorded import Salvage, opened
+from swtrace.cli.ring_folder import FolderOption, folder_to_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +46,7 @@ class PhaseName(StrEnum):
 
 def top(
     *,
-    directory: Annotated[
-        Path | None,
-        typer.Option("--dir", envvar="SWTRACE_DIR", help="Folder of the rings. Default: the per-user one on tmpfs."),
-    ] = None,
+    directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Watch through daemons, one per host, instead of local rings."),
@@ -57,7 +56,8 @@ def top(
         typer.Option(metavar="FILE", help="Play a recording; with --once and --json as it stood at its end."),
     ] = None,
     run_id: Annotated[
-        str | None, typer.Option("--run", help="Show this run. Default: the newest one that lives.")
+        str | None,
+        typer.Option("--run", help="Show this run. Default: the newest that lives and shares something."),
     ] = None,
     series: Annotated[str | None, typer.Option(metavar="NAME", help="Show this series only.")] = None,
     rank: Annotated[int | None, typer.Option(min=0, help="Show this rank only.")] = None,
@@ -70,8 +70,14 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON, and end.")] = False,
     wait_s: Annotated[
         float,
-        typer.Option("--wait", min=0, metavar="SECONDS", help="With --once and --json: wait so long for a step."),
+        typer.Option(
+            "--wait",
+            min=0,
+            metavar="SECONDS",
+            help="With --once and --json: wait so long for every daemon to answer, and for a step.",
+        ),
     ] = 2.0,
+    salvage: Salvage = False,
 ) -> None:
     """Watch shared-weight series live: does prefetch hide, on which rank and layer does it not, and why.
 
@@ -88,7 +94,9 @@ def top(
 
     if sum(given is not None for given in (connect, replay)) > 1:
         raise CommandError("--connect and --replay exclude each other", ExitCode.USAGE)
-    make = _source(directory, connect, replay, whole=once or as_json)
+    if salvage and replay is None:
+        raise CommandError("--salvage needs --replay", ExitCode.USAGE)
+    make = _source(directory, connect, replay, whole=once or as_json, salvage=salvage)
     selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
         _print(make(), selection, as_json=as_json, wait_s=wait_s)
@@ -96,10 +104,12 @@ def top(
     # textual-serve sets the driver: then a browser is the terminal.
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise CommandError("swtrace top needs a terminal; --once prints the overview as text, --json as JSON")
-    _run(make, replay, selection, view.value, theme)
+    _run(make, replay, selection, view.value, theme, salvage=salvage)
 
 
-def _source(directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool) -> Callable[[], Source]:
+def _source(
+    directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool, salvage: bool
+) -> Callable[[], Source]:
     """Return what makes the source; what is wrong with the arguments is said here, not in the source's thread."""
     if connect is not None:
         from swtrace_tui.sources.daemon import DaemonSource, parse
@@ -114,26 +124,33 @@ def _source(directory: Path | None, connect: str | None, replay: Path | None, *,
     if replay is not None:
         from swtrace_tui.sources.recording import RecordingSource
 
-        from swtrace.recording import Recording
-
-        Recording.open(replay).close()
-        return lambda: RecordingSource(replay)
+        opened([replay], salvage=salvage).close()
+        return lambda: RecordingSource(replay, salvage=salvage)
     from swtrace_tui.sources.rings import RingsSource
 
-    from swtrace.trace.directory import default_directory
-
-    rings = directory or default_directory()
+    rings = folder_to_read(directory)
     # What is printed once counts all that the rings hold; a screen shows what goes on.
     return lambda: RingsSource(rings, facts_every_s=0.0, newest_steps=None) if whole else RingsSource(rings)
 
 
 def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:
-    from swtrace_tui.once import overview, read
+    from swtrace_tui.once import overview, read, silent
 
     try:
         seen = read(source, selection, wait_s)
     finally:
         source.close()
+    # Half of the ranks must not pass for all of them.
+    if len(seen.snapshot.sources) > 1 and (missing := silent(seen)):
+        raise CommandError(
+            f"no answer within {wait_s:g} s from {', '.join(missing)}; --wait sets how long to wait,"
+            " and what --connect does not name is not waited for"
+        )
+    if seen.unmatched:
+        raise CommandError(seen.unmatched, ExitCode.USAGE)
+    for status in seen.snapshot.sources:
+        if status.detail and seen.rows:
+            narration().print(f"{status.name}: {status.detail}", markup=False, soft_wrap=True)
     if as_json:
         write_json(_document(seen))
     else:
@@ -169,6 +186,7 @@ def _document(seen: Picture) -> dict[str, object]:
     ]
     return {
         "run": seen.run,
+        "runs": list(seen.runs),
         "sources": [
             {"name": source.name, "link": source.link.value, "detail": source.detail}
             for source in seen.snapshot.sources
@@ -188,7 +206,13 @@ def _document(seen: Picture) -> dict[str, object]:
 
 
 def _run(
-    make: Callable[[], Source], recording: Path | None, selection: Selection, view: str, theme: str | None
+    make: Callable[[], Source],
+    recording: Path | None,
+    selection: Selection,
+    view: str,
+    theme: str | None,
+    *,
+    salvage: bool,
 ) -> None:
     from dataclasses import replace
 
@@ -202,7 +226,7 @@ def _run(
     if recording is not None:
         from swtrace_tui.replay import ReplayApp
 
-        app = ReplayApp([recording], configuration=configuration, view=view, selection=selection)
+        app = ReplayApp([recording], configuration=configuration, view=view, selection=selection, salvage=salvage)
     else:
         from swtrace_tui.app import TopApp
 

@@ -13,18 +13,19 @@ import multiprocessing
 import os
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for_any
 from multiprocessing.forkserver import ensure_running
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from swtrace.errors import SwtraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerContext, ForkServerProcess
-    from pathlib import Path
 
     import torch
 
@@ -44,8 +45,62 @@ PRELOAD = ("torch.distributed", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_work
 
 _Result = TypeVar("_Result")
 
+_POLL_S = 1.0
 _GRACE_S = 5.0
 """How long the other ranks may take to fail by themselves once one has ended badly."""
+
+
+_SIGN_OF_LIFE = 0.01
+"""Processes that use less of a core than this do nothing: they wait for each other."""
+_LIMIT = 10
+"""So many times their patience processes may take that do not rest: they may be spinning."""
+
+
+class Patience:
+    """Wait for processes for as long as they get on, however slow the machine is: only their idle time counts."""
+
+    def __init__(self, idle_s: float, pids: Callable[[], Iterable[int]]) -> None:
+        """Begin to wait.
+
+        Args:
+            idle_s: how long they may do nothing. Ten times as long is too long in any case.
+            pids: the processes that there are now.
+        """
+        self._idle_s = idle_s
+        self._pids = pids
+        self._busy_s = 0.0
+        self._looked = self._alive = time.monotonic()
+        self._limit = self._alive + _LIMIT * idle_s
+
+    def over(self) -> bool:
+        """Look at the processes; return whether it is of no use to wait any longer."""
+        now = time.monotonic()
+        busy_s = sum(map(_processor_seconds, self._pids()))
+        if now - self._looked >= 1.0:
+            # Less than before: some have ended, so something happened.
+            if not 0 <= busy_s - self._busy_s < _SIGN_OF_LIFE * (now - self._looked):
+                self._alive = now
+            self._looked, self._busy_s = now, busy_s
+        return now > min(self._alive + self._idle_s, self._limit)
+
+
+def _processor_seconds(pid: int) -> float:
+    """Return the processor time that a process and its children that have ended used; 0 if it is gone."""
+    try:
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return 0.0
+    return sum(map(int, rest.split()[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> set[int]:
+    """Return a process and those below it."""
+    below: set[int] = {pid}
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in children.read_text().split():
+                below |= family(int(child))
+    return below
 
 
 class RankFailedError(SwtraceError):
@@ -172,7 +227,7 @@ def fork_ranks(
     other ``SWTRACE`` variable is removed. The processes append their output to ``folder`` (``rank-0.log``, ...).
 
     Raises:
-        RankFailedError: a rank failed, died, or was not done in time. No rank is left running.
+        RankFailedError: a rank failed, died, or did nothing for ``timeout_s``. No rank is left running.
     """
     context = start_fork_server()
     processes: list[ForkServerProcess] = []
@@ -190,7 +245,9 @@ def fork_ranks(
             theirs.close()
             processes.append(process)
             pipes[ours] = rank
-        results = _collect(pipes, ranks, folder, time.monotonic() + timeout_s)
+        pids = [cast("int", process.pid) for process in processes]
+        patience = Patience(timeout_s, lambda: set().union(*map(family, pids)))
+        results = _collect(pipes, ranks, folder, patience)
     finally:
         for process in processes:
             process.join(_GRACE_S)
@@ -217,12 +274,13 @@ def start_fork_server() -> ForkServerContext:
     return context
 
 
-def _collect(pipes: dict[Connection, int], ranks: int, folder: Path, deadline: float) -> dict[int, Any]:
+def _collect(pipes: dict[Connection, int], ranks: int, folder: Path, patience: Patience) -> dict[int, Any]:
     results: dict[int, Any] = {}
     problems: dict[int, str] = {}
     waiting = dict(pipes)
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for ready in wait_for_any(list(waiting), timeout=left):
+    deadline = float("inf")
+    while waiting and time.monotonic() < deadline and not patience.over():
+        for ready in wait_for_any(list(waiting), timeout=_POLL_S):
             pipe = cast("Connection", ready)
             rank = waiting.pop(pipe)
             try:

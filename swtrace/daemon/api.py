@@ -78,6 +78,10 @@ class QueryError(SwtraceError):
     """A request asks for something that the API does not have."""
 
 
+class UnknownError(SwtraceError):
+    """A request selects a run or a series that the daemon does not see."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """What of a snapshot is asked for."""
@@ -109,6 +113,25 @@ class Query:
             limit=_whole_number(parameters, "limit", DEFAULT_LIMIT, MAX_LIMIT),
             fields=fields,
         )
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Check that what is selected exists.
+
+        Raises:
+            UnknownError: it does not; the message lists what does.
+        """
+        keys = {facts.key for facts in snapshot.facts.series}
+        runs = {state.identity.run_id for state in snapshot.ranks} | {key.run_id for key in keys}
+        tables = {(state.identity.run_id, entry.info.name) for state in snapshot.ranks for entry in state.series}
+        names = {name for run, name in tables | {(key.run_id, key.name) for key in keys} if self.wants_run(run)}
+        ids = {series_id(key) for key in keys if self.wants_run(key.run_id)}
+        for parameter, asked, known, shown in (
+            ("run", self.run, runs, runs),
+            ("series", self.series, names | ids, names),
+        ):
+            if asked is not None and asked not in known:
+                there = f"there are {', '.join(sorted(shown))}" if shown else "there is none"
+                raise UnknownError(f"{parameter}={asked!r} does not exist: {there}")
 
     def wants_run(self, run_id: str) -> bool:
         """Tell whether the run is asked for."""

@@ -103,6 +103,10 @@ class _Handlers:
         snapshot = self._observer.snapshot()
         if snapshot is None:
             return _json({"error": self._observer.trouble() or "no ring was read yet"}, status_code=503)
+        try:
+            query.check(snapshot)
+        except api.UnknownError as error:
+            return _json({"error": str(error)}, status_code=404)
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
 

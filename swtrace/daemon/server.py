@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -98,10 +99,11 @@ def bind(listen: Listen) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host name that is none
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise ListenError(
-            f"cannot listen on {listen}: {error.strerror or error}. "
-            "Is another daemon running? Set another address by --listen or SWTRACE_LISTEN."
+            f"cannot listen on {listen}: {getattr(error, 'strerror', None) or error}. "
+            f"{'Is another daemon running? ' if taken else ''}Set another address with --listen or SWTRACE_LISTEN."
         ) from error
     return listener
 
@@ -131,7 +133,8 @@ def _stopped_by_signals(server: uvicorn.Server, stopping: Callable[[], None]) ->
         server.force_exit = server.should_exit
         server.should_exit = True
 
-    handled = (signal.SIGTERM, signal.SIGINT)
+    # A shell ignores SIGINT on behalf of what it runs in the background: it stays ignored.
+    handled = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield

@@ -1,14 +1,17 @@
 """What the daemon is told: its own settings, and OpenTelemetry's standard variables for the spans.
 
 Every value is checked here, once, before anything is opened; what cannot be used is a
-:class:`~swtrace.errors.SettingsError` that names the variable.
+:class:`~swtrace.errors.SettingsError` that names the variable. An empty variable counts as unset, as OpenTelemetry
+says. The settings of an export that is off are not looked at.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +27,11 @@ _DURATION = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(?P<unit>ns
 _UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
 _EXPORTERS = ("otlp", "console", "none")
 _PROTOCOLS = ("grpc", "http/protobuf")
+_COMPRESSIONS = {"grpc": ("none", "gzip"), "http/protobuf": ("none", "gzip", "deflate")}
+_GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:")
+_PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
+_MAX_NS = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +42,15 @@ class Listen:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Listen:
-        """Read ``host:port``, ``[v6 address]:port`` or ``:port``."""
+    def parse(cls, text: str, name: str = "SWTRACE_LISTEN") -> Listen:
+        """Read ``host:port``, ``[v6 address]:port`` or ``:port``, which was given as ``name``."""
         host, colon, port = text.strip().rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT or (":" in host) != bracketed:
-            raise SettingsError(f"SWTRACE_LISTEN={text!r} is not HOST:PORT, for example {DEFAULT_LISTEN}")
+        is_port = _PORT.fullmatch(port) is not None and int(port) <= _MAX_PORT
+        if not colon or not is_port or (":" in host) != bracketed:
+            raise SettingsError(
+                f"{name}={text!r}: must be HOST:PORT with a port from 0 to {_MAX_PORT}, such as {DEFAULT_LISTEN}"
+            )
         return cls(host[1:-1] if bracketed else host, int(port))
 
     def __str__(self) -> str:
@@ -68,17 +78,28 @@ class SpanSettings:
     def from_environment(cls, environ: Mapping[str, str]) -> SpanSettings:
         """Read ``SWTRACE_TRACE_SAMPLE``, ``SWTRACE_SLOW_STEP`` and OpenTelemetry's variables.
 
-        Endpoint, headers, certificates, compression and time-outs are left to the OpenTelemetry exporters,
-        which read them from the same environment.
+        Endpoint, headers, certificates, compression and time-outs are read by the OpenTelemetry exporters from the
+        same environment; here it is only checked that they can be used.
+
+        Raises:
+            SettingsError: a variable of an export that is on has a value that cannot be used.
         """
+        exporters = _exporters(environ)
+        if not exporters:
+            return cls()
+        protocol = _protocol(environ)
+        if "otlp" in exporters:
+            check_otlp(environ, protocol)
         slow_step = environ.get("SWTRACE_SLOW_STEP", "").strip()
         sample = _number(environ, "SWTRACE_TRACE_SAMPLE", 1.0)
-        if not 0 <= sample <= 1:
-            raise SettingsError(f"SWTRACE_TRACE_SAMPLE={sample} is not between 0 (no step) and 1 (every step)")
+        if sample > 1:
+            raise SettingsError(
+                f"SWTRACE_TRACE_SAMPLE={environ['SWTRACE_TRACE_SAMPLE']!r}: must be 0 (no step) to 1 (every step)"
+            )
         max_queue = _count(environ, "OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_MAX_QUEUE)
         return cls(
-            exporters=_exporters(environ),
-            protocol=_protocol(environ),
+            exporters=exporters,
+            protocol=protocol,
             sample=sample,
             slow_step_ns=_duration_ns("SWTRACE_SLOW_STEP", slow_step) if slow_step else None,
             max_queue=max_queue,
@@ -107,13 +128,86 @@ class DaemonSettings:
         listen: str | None = None,
         run_id: str | None = None,
     ) -> DaemonSettings:
-        """Read the environment; what is given here wins over it."""
+        """Read the environment; what is given here, as options of the command, wins over it."""
         return cls(
             directory=directory,
-            listen=Listen.parse(listen or environ.get("SWTRACE_LISTEN") or DEFAULT_LISTEN),
+            listen=listen_address(environ) if listen is None else Listen.parse(listen, "--listen"),
             spans=SpanSettings.from_environment(environ),
             run_id=run_id,
         )
+
+
+def listen_address(environ: Mapping[str, str]) -> Listen:
+    """Return the address that ``SWTRACE_LISTEN`` names, or the default."""
+    return Listen.parse(environ.get("SWTRACE_LISTEN", "").strip() or DEFAULT_LISTEN)
+
+
+def tidy(environ: MutableMapping[str, str]) -> None:
+    """Remove from the environment what OpenTelemetry's own code trips over, before any of it is imported.
+
+    Those are empty variables, some of which it reads as values; and limits that it reads on import, whether or not
+    spans are exported, although the spans made here have none.
+    """
+    for name, text in tuple(environ.items()):
+        if name.startswith("OTEL_") and (not text.strip() or name.endswith("_LIMIT")):
+            del environ[name]
+
+
+def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
+    """Check the variables that OpenTelemetry's OTLP exporter reads by itself.
+
+    Raises:
+        SettingsError: one of them has a value that cannot be used.
+    """
+    name, text = otlp_variable(environ, "ENDPOINT")
+    if text:
+        check_endpoint(name, text, protocol)
+    name, text = otlp_variable(environ, "TIMEOUT")
+    if text and not _positive(text):
+        raise SettingsError(f"{name}={text!r}: must be a number of seconds above 0, without a unit")
+    name, text = otlp_variable(environ, "COMPRESSION")
+    if text and text.lower() not in _COMPRESSIONS[protocol]:
+        raise SettingsError(f"{name}={text!r}: must be one of: {', '.join(_COMPRESSIONS[protocol])} (with {protocol})")
+    for file in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
+        name, text = otlp_variable(environ, file)
+        if text and not os.access(text, os.R_OK):
+            raise SettingsError(f"{name}={text!r}: must be a file that can be read")
+
+
+def check_endpoint(name: str, text: str, protocol: str) -> None:
+    """Check the address of a collector that was given as ``name``.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    if not _is_endpoint(text, protocol):
+        example = "http://127.0.0.1:4317" if protocol == "grpc" else "http://127.0.0.1:4318"
+        raise SettingsError(f"{name}={text!r}: must be the URL of a collector, such as {example}")
+
+
+def otlp_variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """Return name and text of a variable of the OTLP exporter: that of traces, else that of all signals."""
+    for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+        if text := environ.get(variable, "").strip():
+            return variable, text
+    return f"OTEL_EXPORTER_OTLP_{name}", ""
+
+
+def _is_endpoint(text: str, protocol: str) -> bool:
+    if protocol == "grpc" and text.startswith(_GRPC_SCHEMES):
+        return True
+    try:
+        url = urllib.parse.urlsplit(text if "://" in text or protocol != "grpc" else f"http://{text}")
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
+
+
+def _positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -122,23 +216,19 @@ def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     asked = environ.get("OTEL_TRACES_EXPORTER", "").strip()
     if not asked:
-        endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-        return ("otlp",) if endpoint else ()
+        return ("otlp",) if otlp_variable(environ, "ENDPOINT")[1] else ()
     names = tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
     for name in names:
         if name not in _EXPORTERS:
-            raise SettingsError(f"OTEL_TRACES_EXPORTER={asked!r}: {name!r} is none of {', '.join(_EXPORTERS)}")
+            raise SettingsError(f"OTEL_TRACES_EXPORTER={asked!r}: must be one of: {', '.join(_EXPORTERS)}")
     return tuple(name for name in names if name != "none")
 
 
 def _protocol(environ: Mapping[str, str]) -> str:
-    name = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-    if not environ.get(name):
-        name = "OTEL_EXPORTER_OTLP_PROTOCOL"
-    protocol = environ.get(name, "").strip() or "http/protobuf"
-    if protocol not in _PROTOCOLS:
-        raise SettingsError(f"{name}={protocol!r} is none of {', '.join(_PROTOCOLS)}")
-    return protocol
+    name, protocol = otlp_variable(environ, "PROTOCOL")
+    if protocol and protocol not in _PROTOCOLS:
+        raise SettingsError(f"{name}={protocol!r}: must be one of: {', '.join(_PROTOCOLS)}")
+    return protocol or "http/protobuf"
 
 
 def _number(environ: Mapping[str, str], name: str, default: float) -> float:
@@ -150,20 +240,21 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise SettingsError(f"{name}={text!r} is not a number of at least 0")
+        raise SettingsError(f"{name}={text!r}: must be a number from 0")
     return number
 
 
 def _count(environ: Mapping[str, str], name: str, default: int) -> int:
     number = _number(environ, name, default)
     if number < 1 or number != int(number):
-        raise SettingsError(f"{name}={number} is not a whole number of at least 1")
+        raise SettingsError(f"{name}={environ[name]!r}: must be a whole number from 1")
     return int(number)
 
 
 def _duration_ns(name: str, text: str) -> int:
     """Read a duration such as ``0.1 s``, ``100ms`` or ``0.1`` (seconds)."""
     match = _DURATION.fullmatch(text)
-    if match is None:
-        raise SettingsError(f"{name}={text!r} is not a duration such as 0.1 (seconds), 100 ms or 2 s")
-    return round(float(match["number"]) * _UNIT_NS[(match["unit"] or "s").lower()])
+    duration = math.inf if match is None else float(match["number"]) * _UNIT_NS[(match["unit"] or "s").lower()]
+    if not duration < _MAX_NS:
+        raise SettingsError(f"{name}={text!r}: must be a duration, such as 0.1 (seconds), 100 ms or 2 s")
+    return round(duration)

@@ -1,11 +1,13 @@
-"""Tables as files, written some thousand rows at a time: CSV with the standard library, Parquet with pyarrow."""
+"""Exports as files: tables, written some thousand rows at a time as CSV or, with pyarrow, as Parquet."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,20 +21,47 @@ TABLES: dict[str, Callable[[Picked], dict[str, Column]]] = {"waits": wait_column
 """One row per step, rank and layer; one row per step and rank."""
 
 
-def write_csv(path: Path, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:
+@contextmanager
+def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """Open a file to write an export into, or take one that is open; a file that could not be finished is removed.
+
+    Raises:
+        SwtraceError: it cannot be opened, or written to its end.
+    """
+    if not isinstance(where, Path):
+        yield where
+        where.flush()
+        return
+    try:
+        with where.open("wb") as out:
+            try:
+                yield out
+                out.flush()
+            except BaseException:
+                if where.is_file():
+                    where.unlink()
+                raise
+    except OSError as error:
+        raise SwtraceError(f"{where}: {error.strerror}") from error
+
+
+def write_csv(out: BinaryIO, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:
     """Write a table as CSV with a header; return the number of rows."""
     rows = 0
-    with path.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out)
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="")
+    try:
+        writer = csv.writer(text)
         for chunk in _chunks(steps, table, selection):
             if not rows:
                 writer.writerow(chunk)
             writer.writerows(zip(*(_plain(column) for column in chunk.values()), strict=True))
             rows += chunk.rows
+    finally:
+        text.detach()
     return rows
 
 
-def write_parquet(path: Path, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:
+def write_parquet(out: BinaryIO, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:
     """Write a table as Parquet; return the number of rows.
 
     Raises:
@@ -48,7 +77,7 @@ def write_parquet(path: Path, steps: Iterable[StepFacts], table: str, selection:
         for chunk in _chunks(steps, table, selection):
             arrow = chunk.to_arrow()
             if writer is None:
-                writer = parquet.ParquetWriter(path, arrow.schema, compression="zstd")
+                writer = parquet.ParquetWriter(out, arrow.schema, compression="zstd")
             writer.write_table(arrow)
             rows += chunk.rows
     finally:

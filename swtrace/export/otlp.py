@@ -29,22 +29,6 @@ class OtlpStatistics:
     spans: int = 0
 
 
-def make_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
-    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
-
-    Args:
-        endpoint: URL of the collector, without path; None: the environment's.
-        protocol: ``grpc`` or ``http/protobuf``.
-    """
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-
-        return Grpc(endpoint=endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-
-    return Http(endpoint=None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces")
-
-
 def send(
     steps: Iterable[StepFacts], origins: Mapping[RankKey, SpanOrigin], exporter: SpanExporter, sampling: Sampling
 ) -> OtlpStatistics:

@@ -84,6 +84,7 @@ class PerfettoWriter:
         self._tracks: set[int] = set()
         self._ranks: dict[tuple[SeriesKey, RankKey], _Rank] = {}
         self._begun = False
+        self._packets = 0
 
     def write(self, steps: Iterable[StepFacts]) -> None:
         """Write steps, in the order in which they finished."""
@@ -288,8 +289,8 @@ class PerfettoWriter:
         self._packet(number(_PACKET["timestamp"], at_ns) + message(_PACKET["snapshot"], b"".join(clocks)))
 
     def _packet(self, content: bytes) -> None:
-        first = not self._out.tell()
-        flags = _CLEARED | _NEEDS if first else _NEEDS
+        flags = _NEEDS if self._packets else _CLEARED | _NEEDS
+        self._packets += 1
         content += number(_PACKET["sequence"], _SEQUENCE) + number(_PACKET["flags"], flags)
         if self._fresh:
             content += message(_PACKET["interned"], b"".join(self._fresh))

@@ -91,13 +91,14 @@ class Capture:
         return more
 
     def finish(self) -> None:
-        """Record what is committed now and the rings' state, and close the recording.
+        """Record what is committed now and the rings' state, as far as there is room, and close the recording.
 
         Raises:
             RecordingError: it cannot be written.
         """
         try:
-            self.watch.drain()
+            if not self.writer.full:
+                self.watch.drain()
             self.writer.status(self.states())
             if isinstance(self.writer, RecordingWriter):
                 self.writer.close()

@@ -1,23 +1,28 @@
 """Two recordings beside each other: what got better, what got worse, and what cannot be told apart.
 
 Per series and rank the step time, stall, slack and transfer per step are compared; per rank and layer the
-stall. A change is called one only if a rank test over blocks of steps
-(:mod:`~swtrace.recording.blocks`, :mod:`~swtrace.recording.rank_test`) finds it beyond chance, corrected for
-the number of comparisons, and it is large enough to matter. It says that the runs differ, not why.
+stall. Every value is the median over blocks of steps (:mod:`~swtrace.recording.blocks`), so a shift is the
+difference of the two values beside it; means stand apart, under their own name. A change is called one only if
+a rank test over the blocks (:mod:`~swtrace.recording.rank_test`) finds it beyond chance, corrected for the
+number of comparisons, and the median or the mean moved far enough to matter. It says that the runs differ, not
+why.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from swtrace.errors import EmptySelectionError
 from swtrace.ledger.facts import SeriesKey, StepFacts
 from swtrace.recording.blocks import BlockMeans
-from swtrace.recording.rank_test import FEWEST, compare, holm
+from swtrace.recording.rank_test import FEWEST, compare, holm, interval
 from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replayer
 from swtrace.trace.schema import Phase, StepFlag
@@ -38,6 +43,8 @@ class Change(StrEnum):
 
     BETTER = "better"
     WORSE = "worse"
+    MIXED = "mixed"
+    """Of a series: one quantity or rank got better, another worse."""
     SAME = "same"
     """No difference that is beyond chance and large enough to matter."""
     UNKNOWN = "unknown"
@@ -51,6 +58,10 @@ class SeriesName(NamedTuple):
     start_layer: int
     ranks: int
 
+    def __str__(self) -> str:
+        """Name it for people."""
+        return f"series {self.name} from layer {self.start_layer} on {self.ranks} ranks"
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -61,13 +72,22 @@ class Difference:
     """Group rank."""
     layer: int | None
     a_ns: float
-    """Mean."""
+    """Median over blocks."""
     b_ns: float
-    shift_ns: float
-    """Median difference of blocks, b - a."""
+    interval_ns: tuple[float, float] | None
+    """Of the shift, at 95 %; None for a layer, and where there are too few blocks."""
+    a_mean_ns: float
+    b_mean_ns: float
+    higher: float
+    """Chance that a block of b lies above one of a."""
     p: float
-    """Corrected for the number of comparisons."""
+    """That the blocks differ by chance; corrected for the number of comparisons."""
     change: Change
+
+    @property
+    def shift_ns(self) -> float:
+        """Return what lies between the medians: b - a."""
+        return self.b_ns - self.a_ns
 
     @property
     def share(self) -> float | None:
@@ -85,15 +105,22 @@ class SeriesDifference:
     a_block_steps: int
     b_block_steps: int
     a_stall_ratio: tuple[float, ...]
-    """By group rank."""
+    """Sum of stall per sum of step time, by group rank."""
     b_stall_ratio: tuple[float, ...]
     ranks: tuple[Difference, ...]
     layers: tuple[Difference, ...]
 
     @property
+    def judged(self) -> tuple[Difference, ...]:
+        """What decides: step time and stall of each rank."""
+        return tuple(each for each in self.ranks if each.quantity in {"step time", "stall"})
+
+    @property
     def change(self) -> Change:
-        """Worse if the step time or stall of any rank is; better if that of any is and none is worse."""
-        judged = {each.change for each in self.ranks if each.quantity in {"step time", "stall"}}
+        """What became of step time and stall over all ranks."""
+        judged = {each.change for each in self.judged}
+        if {Change.WORSE, Change.BETTER} <= judged:
+            return Change.MIXED
         for change in (Change.WORSE, Change.BETTER, Change.SAME):
             if change in judged:
                 return change
@@ -107,6 +134,18 @@ class RecordingDifference:
     series: tuple[SeriesDifference, ...]
     only_in_a: tuple[SeriesName, ...]
     only_in_b: tuple[SeriesName, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why nobody should take b for as good as a; empty if there is no reason."""
+        said = [f"{name} has no such steps in B: it was not compared" for name in self.only_in_a]
+        for each in self.series:
+            if each.change is Change.UNKNOWN:
+                said.append(f"{each.series}: too few steps to tell")
+            elif each.change in {Change.WORSE, Change.MIXED}:
+                what = dict.fromkeys(one.quantity for one in each.judged if one.change is Change.WORSE)
+                said.append(f"{each.series}: {' and '.join(what)} got worse")
+        return tuple(said)
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain values; times in seconds."""
@@ -131,8 +170,11 @@ class RecordingDifference:
 
 def _document(one: Difference) -> dict[str, Any]:
     values = asdict(one)
-    for name in ("a_ns", "b_ns", "shift_ns"):
+    for name in ("a_ns", "b_ns", "a_mean_ns", "b_mean_ns"):
         values[name.replace("_ns", "_seconds")] = values.pop(name) * 1e-9
+    bounds = values.pop("interval_ns")
+    values["shift_seconds"] = one.shift_ns * 1e-9
+    values["shift_interval_seconds"] = None if bounds is None else [bound * 1e-9 for bound in bounds]
     values["change"] = one.change.value
     return values
 
@@ -150,15 +192,50 @@ def difference(
         series: Only series of this name.
 
     Raises:
+        EmptySelectionError: a recording has no step that is meant.
         RecordingFormatError: a recording is damaged.
     """
-    before = measure(Replayer(a).steps(), phase=phase, warmup=warmup, series=series)
-    after = measure(Replayer(b).steps(), phase=phase, warmup=warmup, series=series)
+    wanted = Wanted(phase=phase, warmup=warmup, series=series)
+    before, after = (_measured(recording, wanted, letter) for recording, letter in ((a, "A"), (b, "B")))
     return RecordingDifference(
         series=tuple(_series(name, before[name], after[name]) for name in before if name in after),
         only_in_a=tuple(name for name in before if name not in after),
         only_in_b=tuple(name for name in after if name not in before),
     )
+
+
+@dataclass(slots=True)
+class Wanted:
+    """Which steps are compared, and what there was to choose from."""
+
+    phase: Phase | None = None
+    warmup: int = 0
+    series: str | None = None
+    names: Counter[str] = field(default_factory=Counter)
+    """Finished steps by series, before anything is left out."""
+    phases: Counter[int] = field(default_factory=Counter)
+    """Whole steps after warm-up, by phase."""
+
+
+def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesName, Measured]:
+    """Measure a recording; an error says what it has if that is not what is wanted."""
+    wanted = Wanted(phase=wanted.phase, warmup=wanted.warmup, series=wanted.series)
+    measured = {name: one for name, one in measure(Replayer(recording).steps(), wanted).items() if one.by_rank.steps}
+    if measured:
+        return measured
+    where = f"{letter} ({recording.paths[0]})"
+    if not wanted.names:
+        raise EmptySelectionError(f"{where} holds no finished step: there is nothing to compare")
+    if wanted.series is not None and wanted.series not in wanted.names:
+        raise EmptySelectionError(f"{where} has no series {wanted.series!r}: it has {', '.join(sorted(wanted.names))}")
+    if not wanted.phases:
+        raise EmptySelectionError(
+            f"{where}: no whole step is left after {wanted.warmup} of warm-up of {max(wanted.names.values())};"
+            " --warmup sets how many are left out"
+        )
+    there = ", ".join(f"{phase.name.lower()} ({wanted.phases[phase]})" for phase in Phase if phase in wanted.phases)
+    asked = "any" if wanted.phase is None else wanted.phase.name.lower()
+    raise EmptySelectionError(f"{where} has no step of phase {asked}: it has {there or 'steps of unknown phases'}")
 
 
 @dataclass(slots=True)
@@ -174,13 +251,12 @@ class Measured:
     """Steps so far, by run: each run warms up."""
 
 
-def measure(
-    steps: Iterable[StepFacts], *, phase: Phase | None = None, warmup: int = 0, series: str | None = None
-) -> dict[SeriesName, Measured]:
+def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Measured]:
     """Sum up the steps of every series, in bounded memory. Aborted and incomplete steps are left out."""
     measured: dict[SeriesName, Measured] = {}
     for step in steps:
-        if series is not None and step.series.name != series:
+        wanted.names[step.series.name] += 1
+        if wanted.series not in {None, step.series.name}:
             continue
         ranks, layers = step.present.shape
         name = SeriesName(step.series.name, step.series.start_layer, ranks)
@@ -190,9 +266,13 @@ def measure(
                 step.series.start_layer, BlockMeans((len(QUANTITIES), ranks)), BlockMeans((ranks, layers))
             )
         into.seen[step.series] = into.seen.get(step.series, 0) + 1
-        if into.seen[step.series] <= warmup or not step.ended.all() or (step.step_flags & StepFlag.ABORTED).any():
+        if into.seen[step.series] <= wanted.warmup:
             continue
-        if phase is not None and not (step.phase == phase).all():
+        if not step.ended.all() or (step.step_flags & StepFlag.ABORTED).any():
+            continue
+        phases = set(step.phase.tolist())
+        wanted.phases.update(phases)
+        if wanted.phase is not None and phases != {wanted.phase}:
             continue
         sums = (step.duration_ns, *(each.sum(axis=1) for each in (step.stall_ns, step.slack_ns, step.transfer_ns)))
         into.by_rank.add(np.stack(sums).astype(np.float64))
@@ -224,28 +304,56 @@ def _differences(a: Measured, b: Measured) -> list[Difference]:
     mean_a, mean_b = a.by_rank.mean(), b.by_rank.mean()
     for rank in range(by_rank_a.shape[2]):
         for index, quantity in enumerate(QUANTITIES):
-            compared = compare(by_rank_a[:, index, rank], by_rank_b[:, index, rank])
+            samples = by_rank_a[:, index, rank], by_rank_b[:, index, rank]
             means = float(mean_a[index, rank]), float(mean_b[index, rank])
-            found.append(Difference(quantity, rank, None, *means, compared.shift, compared.p, Change.UNKNOWN))
+            found.append(_difference(quantity, rank, None, *samples, means, interval(*samples) if enough else None))
     stall_a, stall_b = a.stall.mean(), b.stall.mean()
     for rank in range(layers_a.shape[1]):
         for position in range(min(layers_a.shape[2], layers_b.shape[2])):
             means = float(stall_a[rank, position]), float(stall_b[rank, position])
             if not any(means):
                 continue  # its source, or hidden in both
-            compared = compare(layers_a[:, rank, position], layers_b[:, rank, position])
-            layer = a.start_layer + position
-            found.append(Difference("stall", rank, layer, *means, compared.shift, compared.p, Change.UNKNOWN))
+            samples = layers_a[:, rank, position], layers_b[:, rank, position]
+            found.append(_difference("stall", rank, a.start_layer + position, *samples, means, None))
     corrected = holm(np.array([one.p for one in found])) if found else np.zeros(0)
     return [_judged(one, float(p), enough=enough) for one, p in zip(found, corrected, strict=True)]
 
 
+def _difference(
+    quantity: str,
+    rank: int,
+    layer: int | None,
+    a: npt.NDArray[np.float64],
+    b: npt.NDArray[np.float64],
+    means: tuple[float, float],
+    bounds: tuple[float, float] | None,
+) -> Difference:
+    compared = compare(a, b)
+    return Difference(
+        quantity=quantity,
+        rank=rank,
+        layer=layer,
+        a_ns=float(np.median(a)) if len(a) else 0.0,
+        b_ns=float(np.median(b)) if len(b) else 0.0,
+        interval_ns=bounds,
+        a_mean_ns=means[0],
+        b_mean_ns=means[1],
+        higher=compared.higher,
+        p=compared.p,
+        change=Change.UNKNOWN,
+    )
+
+
 def _judged(one: Difference, p: float, *, enough: bool) -> Difference:
-    least = max(LEAST_SHARE * max(one.a_ns, one.b_ns), LEAST_NS if one.layer is None else LEAST_NS / 10)
+    """Return a difference with its name. The rank test says whether and where to; medians or means, how far."""
+    up = one.higher > 0.5  # noqa: PLR2004 - as often above as below
+    moved = [shift if up else -shift for shift in (one.shift_ns, one.b_mean_ns - one.a_mean_ns)]
+    larger = max(one.a_ns, one.b_ns, one.a_mean_ns, one.b_mean_ns)
+    least = max(LEAST_SHARE * larger, LEAST_NS if one.layer is None else LEAST_NS / 10)
     if not enough:
         change = Change.UNKNOWN
-    elif p >= ALPHA or abs(one.shift_ns) < least:
+    elif p >= ALPHA or max(moved) < least:
         change = Change.SAME
     else:
-        change = Change.WORSE if (one.shift_ns > 0) == _WORSE_WHEN_HIGHER[one.quantity] else Change.BETTER
-    return Difference(one.quantity, one.rank, one.layer, one.a_ns, one.b_ns, one.shift_ns, p, change)
+        change = Change.WORSE if up == _WORSE_WHEN_HIGHER[one.quantity] else Change.BETTER
+    return replace(one, p=p, change=change)

@@ -3,7 +3,8 @@
 A recording is a preamble and then frames, each with a header of its own: kind, how many records it
 holds, sizes, checksums of header and payload, and when it was captured. A frame is written with one
 call and never changed, so a writer that is killed leaves whole frames and at most one cut short: the
-header of that one still tells how many records are missing.
+header of that one still tells how many records are missing. Frames that others depend on (what the file is,
+who its ranks are, what series they have) are written twice, one behind the other.
 
 The first frame says what the file is (:class:`About`). Ranks get a number when they join; later
 frames name them by it. Everything is little-endian; payloads are deflated with zlib: fast enough for

@@ -25,7 +25,6 @@ from swtrace.recording.events import (
     RankEnded,
     RankForgotten,
     RankJoined,
-    RankState,
     RecordsRead,
     SeriesTold,
     StatusTaken,
@@ -53,6 +52,23 @@ class Missing:
     damaged_records: int
     """In these frames, where their headers are whole."""
     damaged_bytes: int
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a person should know of it; nothing for a sound recording."""
+        said = []
+        if self.tail_bytes:
+            records = f" ({self.tail_records} records)" if self.tail_records else ""
+            said.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are missing.")
+        elif not self.finished:
+            said.append("The recording was not closed: what had not been written when it was killed is missing.")
+        if self.damaged_frames:
+            frames = "1 frame" if self.damaged_frames == 1 else f"{self.damaged_frames} frames"
+            said.append(
+                f"Damaged: {frames} ({self.damaged_bytes} bytes, {self.damaged_records} records) were skipped."
+                " Figures of that time are not complete."
+            )
+        return tuple(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +206,7 @@ class Recording:
         Raises:
             RecordingFormatError: a frame is damaged.
         """
-        file, ranks, known = -1, dict[int, RankKey](), set[RankJoined]()
+        file, ranks, known = -1, dict[int, RankKey](), _Known()
         for frame in self._frames:
             if frame.file != file:
                 file, ranks = frame.file, {}
@@ -201,13 +217,7 @@ class Recording:
                     raise self._damage(frame, error) from error
                 self._damaged[frame.file, frame.offset] = frame.header
                 continue
-            if isinstance(event, RankForgotten):
-                known -= {joined for joined in known if joined.identity.key == event.rank}
-            if isinstance(event, RankJoined):
-                if event in known:
-                    continue  # said again at the head of a later part
-                known.add(event)
-            if event is not None:
+            if event is not None and known.news(event):
                 yield frame.header.captured_ns, event
 
     def outermost_records(self) -> Iterator[list[tuple[int, Records]]]:
@@ -217,34 +227,15 @@ class Recording:
             RecordingFormatError: one of them is damaged.
         """
         frames = [frame for frame in self._frames if frame.header.kind == Kind.RECORDS]
-        for frame in frames[:1] + frames[-1:]:
-            try:
-                yield layout.unpack_records(self._payload(frame))
-            except RecordingFormatError as error:
-                if not self._salvage:
-                    raise self._damage(frame, error) from error
-
-    def last_status(self) -> tuple[RankState, ...]:
-        """Return the state of all rings when it was last taken; empty if it never was.
-
-        Raises:
-            RecordingFormatError: a frame is damaged.
-        """
-        state: dict[RankKey, RankState] = {}
-        wanted = {frame.file for frame in self._frames}
-        for file in sorted(wanted):
-            ranks: dict[int, RankKey] = {}
-            statuses: list[FrameAt] = []
-            for frame in self._frames:
-                if frame.file == file and frame.header.kind == Kind.RANK:
-                    decode_event(frame.header, self._payload(frame), ranks)
-                if frame.file == file and frame.header.kind == Kind.STATUS:
-                    statuses.append(frame)
-            if statuses:
-                last = decode_event(statuses[-1].header, self._payload(statuses[-1]), ranks)
-                if isinstance(last, StatusTaken):
-                    state.update((each.rank, each) for each in last.ranks)
-        return tuple(state[rank] for rank in sorted(state))
+        for side in (frames, reversed(frames)):
+            for frame in side:
+                try:
+                    yield layout.unpack_records(self._payload(frame))
+                except RecordingFormatError as error:
+                    if not self._salvage:
+                        raise self._damage(frame, error) from error
+                else:
+                    break
 
     def close(self) -> None:
         """Let go of the files; idempotent."""
@@ -278,6 +269,31 @@ class Recording:
         )
 
 
+class _Known:
+    """What ranks and series have been told: frames say it twice, and again at the head of a later part."""
+
+    def __init__(self) -> None:
+        self._ranks: dict[RankKey, RankJoined] = {}
+        self._tables: dict[RankKey, SeriesTold] = {}
+
+    def news(self, event: Event) -> bool:
+        """Tell whether an event says something new."""
+        if isinstance(event, RankForgotten):
+            self._ranks.pop(event.rank, None)
+            self._tables.pop(event.rank, None)
+        elif isinstance(event, RankJoined):
+            rank = event.identity.key
+            if self._ranks.get(rank) == event:
+                return False
+            self._ranks[rank] = event
+            self._tables.pop(rank, None)
+        elif isinstance(event, SeriesTold):
+            if self._tables.get(event.rank) == event:
+                return False
+            self._tables[event.rank] = event
+        return True
+
+
 def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, FrameHeader]]]:
     """Return a file and its frames."""
     try:
@@ -290,9 +306,7 @@ def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, Fra
         frames = _scan(file, salvage=salvage)
         if not frames or frames[0][1].kind != Kind.ABOUT:
             raise RecordingFormatError("the first frame is missing: nothing was recorded")  # noqa: TRY301 - path added below
-        offset, first = frames[0]
-        stored = os.pread(descriptor, first.stored_bytes, offset + FRAME_BYTES)
-        file.about = layout.unpack_about(layout.inflate(first, stored))
+        file.about = _about(descriptor, frames, salvage=salvage)
     except OSError as error:
         os.close(descriptor)
         raise RecordingFormatError(f"{path}: {error.strerror}") from error
@@ -300,6 +314,19 @@ def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, Fra
         os.close(descriptor)
         raise RecordingFormatError(f"{path}: {error}") from error
     return file, frames
+
+
+def _about(descriptor: int, frames: list[tuple[int, FrameHeader]], *, salvage: bool) -> About:
+    """Return what a file says of itself: its first frame, or that one's twin where the first is damaged."""
+    offset, first = frames[0]
+    try:
+        return layout.unpack_about(
+            layout.inflate(first, os.pread(descriptor, first.stored_bytes, offset + FRAME_BYTES))
+        )
+    except RecordingFormatError:
+        if salvage and len(frames) > 1 and frames[1][1].kind == Kind.ABOUT:
+            return _about(descriptor, frames[1:], salvage=False)
+        raise
 
 
 def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:

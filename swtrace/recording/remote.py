@@ -160,7 +160,7 @@ def _connect(address: str, run_id: str | None) -> BinaryIO:
     query = "" if run_id is None else f"?run={urllib.parse.quote(run_id)}"
     try:
         answer: BinaryIO = urllib.request.urlopen(f"{url.rstrip('/')}{PATH}{query}", timeout=_CONNECT_S)  # noqa: S310 - http(s)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise RecordingError(f"{address}: {error}. Is it a daemon of this version?") from error
     return answer
 

@@ -2,7 +2,8 @@
 
 A frame is written with one call and is in the kernel's hands then: killing the process loses what was
 not written yet (at most :data:`FLUSH_S` of records) and nothing else. Where the disk is full, what a
-half-written frame left behind is cut off again.
+half-written frame left behind is cut off again. Frames are small, and what names ranks and series is written
+twice: a damaged byte costs at most :data:`FRAME_RECORDS` records.
 """
 
 from __future__ import annotations
@@ -21,17 +22,23 @@ from swtrace import __version__
 from swtrace.errors import RecordingError
 from swtrace.recording import format as layout
 from swtrace.recording.events import RankState
-from swtrace.recording.format import About, Kind
+from swtrace.recording.format import PREAMBLE, About, Kind
 from swtrace.recording.status import pack_status
 from swtrace.trace import header
 from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
 
-FRAME_RECORDS = 4096
-"""Records held back to fill a frame: 256 KiB."""
+FRAME_RECORDS = 512
+"""Records held back to fill a frame: 32 KiB, which is also what zlib looks back on. Larger frames deflate no better."""
 FLUSH_S = 0.5
 """How long they are held back at most."""
+LEAST_BYTES = 1 << 16
+"""No limit of a size is smaller: a frame of records that deflate badly, and the names of some ranks, need as much."""
+_TWICE = frozenset({Kind.ABOUT, Kind.RANK, Kind.SERIES})
+"""Without one of these frames many others say nothing."""
+_END_BYTES = 128
+"""Kept free for the last frame of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class WriterStatistics:
     """In all parts, those held back included."""
     unwritten: int
     """Of these, still held back: what a kill would lose."""
+    left_out: int
+    """Read after the limit of the size was reached, and not recorded."""
     bytes: int
     """Of all parts, those that rotation removed included."""
     parts: int
@@ -68,7 +77,10 @@ class FrameWriter(ABC):
         self._held: list[tuple[int, Records]] = []
         self._held_records = 0
         self._flush_at_ns = 0
-        self._records = 0
+        self._written = 0
+        self._left_out = 0
+        self.full = False
+        """Nothing more is written: a limit was reached."""
 
     @abstractmethod
     def _put(self, data: bytes) -> None:
@@ -99,11 +111,12 @@ class FrameWriter(ABC):
         now = self._clock()
         if not self._held:
             self._flush_at_ns = now + self._flush_ns
-        self._records += len(records)
-        for start in range(0, len(records), FRAME_RECORDS):
-            part = records[start : start + FRAME_RECORDS]
+        start = 0
+        while start < len(records):
+            part = records[start : start + FRAME_RECORDS - self._held_records]
             self._held.append((self._numbers[rank], part))
             self._held_records += len(part)
+            start += len(part)
             if self._held_records >= FRAME_RECORDS:
                 self._flush()
         if now >= self._flush_at_ns:
@@ -139,7 +152,7 @@ class FrameWriter(ABC):
     def _begin(self, part: int) -> None:
         """Write the head of a file: what it is, and all that a reader needs who has no other part."""
         self._put(layout.preamble())
-        about = About(self._name, part, time.time_ns(), __version__, self._records)
+        about = About(self._name, part, time.time_ns(), __version__, self._written)
         self._write(Kind.ABOUT, layout.pack_about(about))
         for identity in self._identities.values():
             self._write_rank(identity)
@@ -153,7 +166,10 @@ class FrameWriter(ABC):
             return
         held, count = self._held, self._held_records
         self._held, self._held_records = [], 0
-        self._write(Kind.RECORDS, layout.pack_records(held), records=count)
+        if self._write(Kind.RECORDS, layout.pack_records(held), records=count):
+            self._written += count
+        else:
+            self._left_out += count
 
     def _write_rank(self, identity: RankIdentity) -> None:
         number = self._numbers[identity.key]
@@ -164,10 +180,12 @@ class FrameWriter(ABC):
         self._write(Kind.SERIES, layout.pack_numbered(self._numbers[rank], entries))
 
     def _write_end(self) -> None:
-        self._write(Kind.END, layout.pack_end(self._records))
+        self._write(Kind.END, layout.pack_end(self._written))
 
-    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> None:
+    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> bool:
+        """Write a frame; False if it is left out."""
         self._put(layout.frame(kind, raw, self._clock(), record_count=records))
+        return True
 
 
 class StreamWriter(FrameWriter):
@@ -193,8 +211,9 @@ class RecordingWriter(FrameWriter):
     Args:
         path: The file. With rotation it names the first part; others get a number before the suffix.
         overwrite: Replace a file that is there.
-        part_bytes: Begin a new part beyond this size; None: one file.
+        part_bytes: Begin a new part before one is larger; None: one file.
         keep_parts: Remove all but the newest so many parts; None: keep all.
+        max_bytes: Write nothing more before all parts together are larger, and set ``full``; None: no limit.
         flush_s: How long records are held back at most, while the writer is called.
         clock: Tells the time of frames, CLOCK_MONOTONIC.
 
@@ -209,17 +228,22 @@ class RecordingWriter(FrameWriter):
         overwrite: bool = False,
         part_bytes: int | None = None,
         keep_parts: int | None = None,
+        max_bytes: int | None = None,
         flush_s: float = FLUSH_S,
         clock: Callable[[], int] = now_ns,
     ) -> None:
         super().__init__(flush_s=flush_s, clock=clock)
         self._first_path = path
         self._overwrite = overwrite
-        self._part_bytes, self._keep_parts = part_bytes, keep_parts
+        self._part_bytes, self._keep_parts, self._max_bytes = part_bytes, keep_parts, max_bytes
         self._bytes = 0
         self._part = 0
         self._descriptor = -1
         self._size = 0
+        self._beginning = True
+        """A part's head is being written."""
+        self._names_bytes = 0
+        """Of frames that a new part would begin with."""
         self._paths: list[Path] = []
         self._begin_part()
 
@@ -228,18 +252,12 @@ class RecordingWriter(FrameWriter):
         """The file, or the first part."""
         return self._first_path
 
-    def status(self, states: tuple[RankState, ...]) -> None:
-        """Write the rings' state as of now, and everything held back; begin a new part when it is time."""
-        self._flush()
-        if self._part_bytes is not None and self._size >= self._part_bytes:
-            self._rotate()
-        super().status(states)
-
     def statistics(self) -> WriterStatistics:
         """Return what was written so far."""
         return WriterStatistics(
-            records=self._records,
+            records=self._written + self._held_records,
             unwritten=self._held_records,
+            left_out=self._left_out,
             bytes=self._bytes,
             parts=self._part + 1,
             path=self._paths[-1],
@@ -274,6 +292,23 @@ class RecordingWriter(FrameWriter):
 
     # Files
 
+    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> bool:
+        """Write a frame where there is room for it: in this part, else in a new one, else nowhere."""
+        data = layout.frame(kind, raw, self._clock(), record_count=records) * (2 if kind in _TWICE else 1)
+        if not self._beginning and kind is not Kind.END:
+            size = len(data) + _END_BYTES
+            rotate = self._part_bytes is not None and self._size + size > self._part_bytes
+            most = self._bytes + size + (self._names_bytes + _END_BYTES if rotate else 0)
+            self.full = self.full or (self._max_bytes is not None and most > self._max_bytes)
+            if self.full:
+                return False
+            if rotate:
+                self._rotate(size)
+        if kind in _TWICE or kind is Kind.ENDED:
+            self._names_bytes += len(data)
+        self._put(data)
+        return True
+
     def _put(self, data: bytes) -> None:
         if self._descriptor < 0:
             raise RecordingError(f"{self._paths[-1]}: the recording is closed")
@@ -293,14 +328,22 @@ class RecordingWriter(FrameWriter):
         try:
             self._descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
-            raise RecordingError(f"{path} is there already: use --force to replace it") from None
+            raise RecordingError(f"{path} already exists; use --force to replace it") from None
         except OSError as error:
             raise RecordingError(f"{path}: {error.strerror}") from error
         self._paths.append(path)
-        self._size = 0
+        self._size = self._names_bytes = 0
+        self._beginning = True
         self._begin(self._part)
+        self._beginning = False
 
-    def _rotate(self) -> None:
+    def _rotate(self, size: int) -> None:
+        """Begin a new part for a frame that needs so many bytes."""
+        if self._part_bytes is not None and PREAMBLE.size + self._names_bytes + size > self._part_bytes:
+            raise RecordingError(
+                f"{self._paths[-1]}: the names of {len(self._identities)} ranks and what they write next do not fit"
+                f" into {self._part_bytes} bytes: --rotate must be larger"
+            )
         self._write_end()
         self._let_go()
         self._part += 1

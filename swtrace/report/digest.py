@@ -12,7 +12,6 @@ import numpy.typing as npt
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.recording.blocks import BlockMeans
-from swtrace.trace.schema import StepFlag
 
 SLOWEST = 3
 _Int = npt.NDArray[np.int64]
@@ -35,18 +34,15 @@ class SeriesDigest:
     slack: _Int
     """``[rank, bucket]``: waits by slack, and by stall below; buckets of :data:`DURATION_BOUNDS_NS`."""
     held: _Int
-    step_ns: _Int
-    """``[rank]``, sums."""
     ended: _Int
     """``[rank]``: how many steps they are over; a rank may have left some untimed."""
     steps: int = 0
-    aborted: int = 0
     slowest: list[tuple[int, int, StepFacts]] = field(default_factory=list)
     """A heap of the longest steps."""
 
 
 def digest(steps: Iterable[StepFacts]) -> dict[SeriesKey, SeriesDigest]:
-    """Gather everything a report shows, by series."""
+    """Gather everything a report shows, by series. Aborted steps are none of its business."""
     found: dict[SeriesKey, SeriesDigest] = {}
     for step in steps:
         into = found.get(step.series)
@@ -67,21 +63,16 @@ def _empty(step: StepFacts) -> SeriesDigest:
         waits=np.zeros((ranks, layers), np.int64),
         slack=np.zeros((ranks, buckets), np.int64),
         held=np.zeros((ranks, buckets), np.int64),
-        step_ns=np.zeros(ranks, np.int64),
         ended=np.zeros(ranks, np.int64),
     )
 
 
 def _add(into: SeriesDigest, step: StepFacts) -> None:
-    if (step.step_flags & StepFlag.ABORTED).any() or not step.ended.any():
-        into.aborted += 1
-        return
     into.steps += 1
     into.time.add(np.stack((step.duration_ns, step.stall_ns.sum(axis=1))))
     into.causes += step.cause_ns.sum(axis=2)
     into.stall += step.stall_ns
     into.waits += step.receiver
-    into.step_ns += step.duration_ns
     into.ended += step.ended
     for rank in range(len(step.ranks)):
         mine = step.receiver[rank]

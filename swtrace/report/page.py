@@ -12,10 +12,12 @@ from swtrace import __version__
 from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
 from swtrace.ledger.finding import Level, milliseconds, percent
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
-from swtrace.ledger.verdict import Verdict
+from swtrace.ledger.verdict import verdict
+from swtrace.recording.chosen import Chosen
 from swtrace.recording.reader import Missing
 from swtrace.report import charts
 from swtrace.report.digest import SeriesDigest, digest
+from swtrace.selection import Selection
 from swtrace.session import RecordingSession
 from swtrace.trace.identity import RankIdentity
 
@@ -61,17 +63,18 @@ rect.exposed { fill: var(--exposed); } rect.own { fill: var(--own); }
 _LEVELS = {Level.GOOD: "good", Level.NOTE: "note", Level.WARNING: "warning", Level.BAD: "bad"}
 
 
-def page(session: RecordingSession) -> str:
-    """Return the page.
+def page(session: RecordingSession, selection: Selection) -> str:
+    """Return the page, all of it over the steps that are selected.
 
     Raises:
+        EmptySelectionError: none of the recording's steps is.
         RecordingFormatError: the recording is damaged.
     """
-    found = digest(session.steps())
-    facts = session.facts()
-    verdicts = session.verdicts()
+    chosen = Chosen(selection)
+    found = digest(chosen.among(session.steps()))
+    facts = chosen.facts(session.facts())
     sections = [
-        _series(series, found[series.key], verdicts[series.key], first=number == 0)
+        _series(series, found[series.key], chosen, first=number == 0)
         for number, series in enumerate(facts.series)
         if series.key in found
     ]
@@ -116,60 +119,52 @@ def _head(session: RecordingSession, identities: Iterable[RankIdentity]) -> str:
 
 
 def _missing(missing: Missing, lost: int) -> str:
-    said = []
-    if lost:
-        said.append(f"{lost} records were overwritten before they could be recorded")
-    if missing.tail_bytes or not missing.finished:
-        said.append("the recording was killed: what had not been written is missing")
-    if missing.damaged_frames:
-        said.append(f"{missing.damaged_frames} damaged frames with {missing.damaged_records} records were skipped")
-    return "; ".join(said).capitalize() + "." if said else ""
+    overwritten = (f"{lost} records were overwritten before they could be recorded.",) if lost else ()
+    return " ".join((*overwritten, *missing.sentences))
 
 
-def _series(facts: SeriesFacts, found: SeriesDigest, said: Verdict, *, first: bool) -> str:
+def _series(facts: SeriesFacts, found: SeriesDigest, chosen: Chosen, *, first: bool) -> str:
+    said = verdict(facts, chosen.history(facts.key))
+    aborted = max(rank.totals.aborted_steps for rank in facts.ranks)
     info = facts.ranks[0].info
     last_layer = info.start_layer + info.num_layers - 1
     title = (
         f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2><p class="dim">layers {info.start_layer} '
         f"to {last_layer} on {len(facts.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, "
-        f"{escape(info.windows)} windows, {escape(info.transport)}; {found.steps} steps"
-        f"{f', {found.aborted} aborted or incomplete' if found.aborted else ''}"
+        f"{escape(info.windows)} windows, {escape(info.transport)}; {escape(f'{found.steps} steps {chosen}'.rstrip())}"
+        f"{f', {aborted} aborted' if aborted else ''}"
         f"{f', {_untimed(facts)} untimed' if _untimed(facts) else ''}</p>"
     )
     sentences = "".join(
         f'<li class="{_LEVELS[finding.level]}">{escape(finding.sentence)}</li>' for finding in said.findings
     )
-    parts = [title, f'<ul class="verdict">{sentences}</ul>', _table(facts, found), _over_time(found)]
+    partly = f'<p class="dim">{escape(chosen.partly())}</p>' if chosen.partly() else ""
+    parts = [title, f'<ul class="verdict">{sentences}</ul>{partly}', _table(facts), _over_time(found)]
     parts += [_causes(found), _heat(found), _slack(found), _slowest(found)]
     return "\n".join(parts)
 
 
-def _table(facts: SeriesFacts, found: SeriesDigest) -> str:
+def _table(facts: SeriesFacts) -> str:
     rows = []
     for rank in facts.ranks:
-        at = rank.info.rank_in_group
-        steps = max(1, int(found.ended[at]))
-        step_ns, stall_ns = int(found.step_ns[at]), int(found.stall[at].sum())
-        waits = int(found.waits[at].sum())
-        on_time = int(found.slack[at].sum())
         recent = rank.recent
+        steps = max(1, recent.steps)
+        ratios = (recent.stall_ratio, recent.on_time_rate, recent.efficiency)
         cells = (
             str(rank.rank.rank),
-            milliseconds(step_ns / steps),
-            milliseconds(stall_ns / steps),
-            percent(stall_ns / step_ns) if step_ns else "-",
-            percent(on_time / waits) if waits else "-",
-            "-" if recent.efficiency is None else percent(recent.efficiency),
+            milliseconds(recent.step_ns / steps),
+            milliseconds(recent.stall_ns / steps),
+            *("-" if ratio is None else percent(ratio) for ratio in ratios),
             _bytes(rank.info.owned_bytes + rank.info.window_bytes),
             _bytes(rank.info.replicated_bytes),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    heads = ("rank", "step", "stall", "stall ratio", "on time", "efficiency*", "held", "replicated")
+    heads = ("rank", "step", "stall", "stall ratio", "on time", "efficiency", "held", "replicated")
     head = "".join(f"<th>{head}</th>" for head in heads)
     return (
         f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        f'<p class="dim">Means over all steps{" that were timed" if _untimed(facts) else ""}; '
-        f"* over the last {facts.steps}.</p>"
+        f'<p class="dim">Means over these {facts.steps} steps'
+        f"{', all that were timed' if _untimed(facts) else ''}.</p>"
     )
 
 

@@ -110,6 +110,12 @@ class Circle:
         """Whether steps can still be taken."""
         return self._next != NOT_RUNNING
 
+    @property
+    def arrived(self) -> int:
+        """The layer that the forward reached last; before the first step the first layer."""
+        reached = self._next if self._in_step else self._num_layers * (self._step >= 0)
+        return self._start_layer + max(reached - 1, 0)
+
     # ---- layer by layer ----------------------------------------------------------------------
 
     def reach(self, layer_idx: int) -> None:
@@ -412,6 +418,14 @@ class Circle:
 
     def _lose(self, layer: SeriesLayer, error: RuntimeError) -> NoReturn:
         """Give up: without one rank of the group no broadcast can be trusted any more."""
-        self._refusal = self._describe_loss(layer, error)
+        self.give_up(self._describe_loss(layer, error), error)
+
+    def give_up(self, loss: str, error: RuntimeError) -> NoReturn:
+        """Refuse everything from now on, because a peer was lost.
+
+        Raises:
+            PeerLostError: with ``loss`` as its text.
+        """
+        self._refusal = loss
         self._next = NOT_RUNNING
-        raise PeerLostError(self._refusal) from error
+        raise PeerLostError(loss) from error

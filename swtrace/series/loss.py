@@ -1,4 +1,4 @@
-"""Saying who died. Runs once, when nothing is urgent any more."""
+"""Name the rank that died, wherever this rank was held. Runs once, when nothing is urgent any more."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from swtrace.series.layer import SeriesLayer
     from swtrace.trace.recorder import Recorder
 
-PATIENCE_S = 1.0
-"""A dying process closes its sockets and its ring one after the other; so look for this long."""
+PATIENCE_S = 3.0
+"""A dying process closes its sockets and its ring one after the other, so look for this long. A rank that a peer's
+death has ended already has nothing better to do."""
+
+_OF_A_COLLECTIVE = re.compile(r"gloo|nccl|connection|socket|store|peer|time(d )?out", re.IGNORECASE)
+"""In the words of errors that a peer's death may have caused. All other errors come out without a look at the peers."""
 
 
 def describe_loss(
@@ -32,13 +36,39 @@ def describe_loss(
         what = f"{where}, layer {layer.layer_idx}: could not be sent"
     else:
         what = f"{where}, layer {layer.layer_idx}: did not come from rank {ranks[layer.source]}, its source"
+    dead = _dead(ranks, recorder)
+    if dead:
+        what += f" ({dead} died)"
+    elif recorder is not None and untraced:
+        numbers = ", ".join(map(str, sorted(untraced)))
+        what += f" (whether rank {numbers}, which runs untraced, is alive is not known; all others are)"
+    elif recorder is not None:
+        what += " (all ranks' rings are still held by their writers)"
+    return f"{what}: {_reason(error)}"
+
+
+def describe_death(
+    where: str, ranks: Sequence[int], layer_idx: int, error: RuntimeError, recorder: Recorder | None
+) -> str:
+    """Return which ranks died while this one was in a collective that is not the series' own; empty if none is known.
+
+    ``error`` is what that collective raised, ``layer_idx`` the layer that the forward had reached.
+    """
+    if recorder is None or not _OF_A_COLLECTIVE.search(f"{type(error).__name__} {error}"):
+        return ""
+    dead = _dead(ranks, recorder)
+    return dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
+
+
+def _reason(error: RuntimeError) -> str:
     reason = str(error).strip().partition("\n")[0]
     if re.search(r"time(d )?out", reason, re.IGNORECASE):
         reason = f"{reason}; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
-    return f"{what}{_dead(ranks, recorder, untraced)}: {reason}"
+    return reason
 
 
-def _dead(ranks: Sequence[int], recorder: Recorder | None, untraced: Collection[int]) -> str:
+def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:
+    """Return the dead among ``ranks`` in words; empty if none is known to be."""
     if recorder is None:
         return ""
     from swtrace.trace.liveness import dead_ranks
@@ -50,9 +80,4 @@ def _dead(ranks: Sequence[int], recorder: Recorder | None, untraced: Collection[
         if mine or time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    if not mine and untraced:
-        numbers = ", ".join(map(str, sorted(untraced)))
-        return f" (whether rank {numbers}, which runs untraced, is alive is not known; all others are)"
-    if not mine:
-        return " (all ranks' rings are still held by their writers)"
-    return f" (rank{'s' if len(mine) > 1 else ''} {', '.join(map(str, mine))} died)"
+    return f"rank{'s' if len(mine) > 1 else ''} {', '.join(map(str, mine))}" if mine else ""

@@ -7,7 +7,7 @@ layer whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -31,7 +31,7 @@ from swtrace.series.device.journal import STAMPS, DeviceJournal
 from swtrace.series.device.transport import CollectiveMover, DeviceTransport
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.layer import SeriesLayer
-from swtrace.series.loss import describe_loss
+from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import payload_tensors
 from swtrace.series.placing import Placement, Placing, Unshareable
@@ -62,6 +62,8 @@ class RunningSeries:
     """By position."""
     windows: tuple[Window, ...]
     circle: Circle
+    describe_death: Callable[[int, RuntimeError], str]
+    """Says which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
 def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, observe: bool) -> Transport:
@@ -180,7 +182,8 @@ class PostProcessing:
         if constants.tagged:
             device = transport.device if isinstance(transport, DeviceTransport) else None
             journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
-        return RunningSeries(info, layers, placement.windows, self._circle(layers, placement.windows, journal))
+        circle = self._circle(layers, placement.windows, journal)
+        return RunningSeries(info, layers, placement.windows, circle, self._describe_death)
 
     def _agree(self) -> str:
         constants = self._constants
@@ -275,10 +278,18 @@ class PostProcessing:
         return next((refusal for refusal in told if refusal), "")
 
     def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
-        recorder = None if callable(self._recorder) else self._recorder
+        recorder = self._opened_recorder
         return describe_loss(
             self._constants.where, self._constants.ranks, layer, error, recorder, untraced=self._untraced
         )
+
+    def _describe_death(self, layer_idx: int, error: RuntimeError) -> str:
+        return describe_death(self._constants.where, self._constants.ranks, layer_idx, error, self._opened_recorder)
+
+    @property
+    def _opened_recorder(self) -> Recorder | None:
+        recorder = self._recorder
+        return None if callable(recorder) else recorder
 
     def _lose(self, layer: SeriesLayer | None, error: RuntimeError) -> NoReturn:
         raise PeerLostError(self._describe_loss(layer, error)) from error

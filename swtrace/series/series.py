@@ -320,10 +320,15 @@ class Series:
 
     @contextmanager
     def step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> Iterator[None]:
-        """Mark a forward: its beginning, its end, and whether it died."""
+        """Mark a forward: its beginning, its end, and whether it died.
+
+        Raises:
+            PeerLostError: the forward died in a collective of its own, because a peer did.
+        """
         self.begin_step(phase=phase, tokens=tokens, requests=requests)
         try:
-            yield
+            with self.peers_named():
+                yield
         except BaseException as error:
             if self._running().running:
                 try:
@@ -332,6 +337,23 @@ class Series:
                     error.add_note(f"After that, {another}")
             raise
         self.end_step()
+
+    @contextmanager
+    def peers_named(self) -> Iterator[None]:
+        """Stand around collectives that are not the series' own, where a step does not: whoever dies there is named.
+
+        Raises:
+            PeerLostError: the collective failed and a peer has died. Any other error comes out as it is.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            running = self._running_series
+            if running is not None and running.circle.running:
+                loss = running.describe_death(running.circle.arrived, error)
+                if loss:
+                    running.circle.give_up(loss, error)
+            raise
 
     @contextmanager
     def replay(self) -> Iterator[None]:

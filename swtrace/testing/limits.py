@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from swtrace.trace.identity import RankKey
 
 WORST_LAYERS = 8
 DEFAULT_TOLERANCE = 0.10
+_MOST_DIGITS = 9
 RATIO_FLOOR = 0.005
 """Half a per cent of the step time more or less is never a regression."""
 
@@ -49,13 +51,19 @@ class Limits:
         """Read a marker's arguments.
 
         Raises:
-            SettingsError: one of them does not exist.
+            SettingsError: one of them does not exist, or has a value that says nothing.
         """
         known = {field.name for field in fields(cls)}
         for name in arguments:
             if name not in known:
                 raise SettingsError(f"@pytest.mark.swtrace has no argument {name!r}: it has {', '.join(sorted(known))}")
-        return cls(**arguments)
+        for name, value in arguments.items():
+            must_be, fits = _ARGUMENTS[name]
+            if not fits(value):
+                raise SettingsError(f"@pytest.mark.swtrace({name}={value!r}): must be {must_be}")
+        limits = cls(**arguments)
+        _ = limits.selection  # checks the phase
+        return limits
 
     @property
     def selection(self) -> Selection:
@@ -74,6 +82,33 @@ class Limits:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         defaults = {field.name: field.default for field in fields(self)}
         return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
+
+
+def _number(value: Any, most: float = math.inf) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most and value < math.inf
+
+
+def _count(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+_RATIO = ("a ratio from 0 to 1", lambda value: _number(value, 1.0))
+_ARGUMENTS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "min_efficiency": _RATIO,
+    "max_stall_ratio": _RATIO,
+    "min_on_time_rate": _RATIO,
+    "max_stall_seconds": ("a number of seconds from 0", _number),
+    "series": ("the name of a series", lambda value: value is None or isinstance(value, str)),
+    "rank": ("a rank's number", lambda value: value is None or _count(value)),
+    "layer": ("a layer's number", lambda value: value is None or _count(value)),
+    "phase": ("the name of a phase", lambda value: value is None or isinstance(value, str)),
+    "steps": ("a range or slice of step numbers", lambda value: value is None or isinstance(value, (range, slice))),
+    "warmup": ("a number of steps from 0", _count),
+    "min_steps": ("a number of steps from 1", lambda value: _count(value, 1)),
+    "baseline": ("True or False", lambda value: isinstance(value, bool)),
+    "tolerance": ("a number from 0: 0.1 is 10 %", lambda value: value is None or _number(value)),
+}
+"""What each argument must be. A limit of None or NaN would be met by anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +169,9 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
         return _nothing(tracing, limits, steps)
+    unjudged = _unjudged(limits, sums.values())
+    if unjudged:
+        return f"nothing that was recorded says anything about {' or '.join(unjudged)} of swtrace({limits})"
     lost = tracing.lost
     if lost:
         return (
@@ -151,33 +189,60 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     return _report(tracing, limits, sums, broken) if broken else ""
 
 
+def _unjudged(limits: Limits, sums: Collection[Recent]) -> list[str]:
+    """Return the limits that no rank has a value for: of a rank's own layer, say, nothing was ever waited for."""
+    values: Mapping[str, list[float | None]] = {
+        "max_stall_ratio": [recent.stall_ratio for recent in sums],
+        "min_efficiency": [recent.efficiency for recent in sums],
+        "min_on_time_rate": [recent.on_time_rate for recent in sums],
+        "max_stall_seconds": [recent.waits or None for recent in sums],
+    }
+    return [
+        name
+        for name, of_ranks in values.items()
+        if getattr(limits, name) is not None and all(value is None for value in of_ranks)
+    ]
+
+
 def _broken(limits: Limits, recent: Recent) -> list[str]:
     found = []
     ratio, efficiency, on_time = recent.stall_ratio, recent.efficiency, recent.on_time_rate
     stall = recent.stall_ns * 1e-9 / max(1, recent.steps)
     if limits.max_stall_ratio is not None and ratio is not None and ratio > limits.max_stall_ratio:
-        found.append(f"stall ratio {percent(ratio)} > {percent(limits.max_stall_ratio)}")
+        found.append(f"stall ratio {_beside(ratio, '>', limits.max_stall_ratio)}")
     if limits.max_stall_seconds is not None and stall > limits.max_stall_seconds:
-        found.append(f"stall {milliseconds(stall * 1e9)} > {milliseconds(limits.max_stall_seconds * 1e9)} per step")
+        found.append(f"stall {_beside(stall, '>', limits.max_stall_seconds, 1e3, 'ms', 2)} per step")
     if limits.min_efficiency is not None and efficiency is not None and efficiency < limits.min_efficiency:
-        found.append(f"efficiency {percent(efficiency)} < {percent(limits.min_efficiency)}")
+        found.append(f"efficiency {_beside(efficiency, '<', limits.min_efficiency)}")
     if limits.min_on_time_rate is not None and on_time is not None and on_time < limits.min_on_time_rate:
-        found.append(f"on time {percent(on_time)} < {percent(limits.min_on_time_rate)}")
+        found.append(f"on time {_beside(on_time, '<', limits.min_on_time_rate)}")
     return found
+
+
+def _beside(value: float, sign: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1) -> str:
+    """Return a value beside the limit that it broke, with as many digits as it takes to see that."""
+    while digits < _MOST_DIGITS and (
+        f"{value * factor:.{digits}f}" == f"{limit * factor:.{digits}f}"
+        or abs(round(limit * factor, digits) - limit * factor) > limit * factor * 1e-6
+    ):
+        digits += 1
+    return f"{value * factor:.{digits}f} {unit} {sign} {limit * factor:.{digits}f} {unit}"
 
 
 def _nothing(tracing: Tracing, limits: Limits, steps: int) -> str:
     untimed = max((_untimed(rank.totals) for series in tracing.facts().series for rank in series.ranks), default=0)
     if steps:
         beside = f" with instants (and {untimed} without)" if untimed else ""
-        return f"only {steps} finished steps{beside} were recorded, {limits.min_steps} are needed"
+        were = "step{} was" if steps == 1 else "steps{} were"
+        return f"only {steps} finished {were.format(beside)} recorded, {limits.min_steps} are needed"
     refused = tracing.refused()
     if refused:
         return "nothing is shared: " + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     names = sorted({series.key.name for series in tracing.facts().series})
     if names:
-        why = f"{untimed} steps have no instants" if untimed else "its selection may leave everything out"
-        return f"series {', '.join(map(repr, names))} recorded no finished step that swtrace({limits}) means: {why}"
+        without = "1 step has" if untimed == 1 else f"{untimed} steps have"
+        why = f"{without} no instants" if untimed else "its selection leaves everything out"
+        return f"no finished step matches swtrace({limits}): {why}; recorded: {', '.join(names)}"
     return (
         "no series recorded anything. Was it post-processed inside the test, by this process or one that inherits its "
         "environment (SWTRACE=1, SWTRACE_DIR)? Processes of an older fork server do not: hand them "

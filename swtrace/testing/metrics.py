@@ -34,8 +34,12 @@ class MetricsFacts:
         return sum(found) if found else None
 
     def stall_seconds(self, **labels: str | int) -> float:
-        """Return the stall of all waits so far (labels: ``series``, ``rank``)."""
-        return self.value("swtrace_wait_stall_seconds_sum", **labels) or 0.0
+        """Return the stall of all waits so far (labels: ``series``, ``rank``).
+
+        Raises:
+            MetricsError: there is no such series or rank. A sum of nothing would pass for 0.
+        """
+        return self._known("swtrace_wait_stall_seconds_sum", **labels)
 
     def stall_ratio(self, **labels: str | int) -> float | None:
         """Return stall per step time so far; None before the first step."""
@@ -60,11 +64,22 @@ class MetricsFacts:
     def occupancy(self, **labels: str | int) -> dict[str, float]:
         """Return the windows by state, right now, summed over the ranks."""
         states = ("free", "inflight", "ready", "in_use")
-        return {state: self.value("swtrace_window_occupancy", state=state, **labels) or 0.0 for state in states}
+        return {state: self._known("swtrace_window_occupancy", state=state, **labels) for state in states}
 
     def lost(self, **labels: str | int) -> float:
         """Return the records lost so far."""
-        return self.value("swtrace_ring_lost_records_total", **labels) or 0.0
+        return self._known("swtrace_ring_lost_records_total", **labels)
+
+    def _known(self, name: str, **labels: str | int) -> float:
+        value = self.value(name, **labels)
+        if value is None:
+            there = [each.labels for each in self.samples if each.name == name]
+            known = "; ".join(
+                f"{label}: {', '.join(sorted({each[label] for each in there if label in each}))}" for label in labels
+            )
+            asked = ", ".join(f"{label}={wanted!r}" for label, wanted in labels.items())
+            raise MetricsError(f"no sample of {name}{f' with {asked}' if asked else ''}. There is {known or 'none'}")
+        return value
 
 
 def read_metrics(url: str) -> MetricsFacts:

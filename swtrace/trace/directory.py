@@ -42,16 +42,13 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per use
 
 
 def default_directory() -> Path:
-    """Return the folder of rings: ``SWTRACE_DIR``, else a folder of this user on the host's local tmpfs.
+    """Return the folder of rings where ``SWTRACE_DIR`` names none: one of this user on the host's local tmpfs.
 
     Not ``XDG_RUNTIME_DIR``: that goes when its user logs out, while what was started under nohup runs on.
 
     Raises:
         SettingsError: somebody else has made a folder of that name; only ``SWTRACE_DIR`` may name a foreign one.
     """
-    configured = os.environ.get("SWTRACE_DIR")
-    if configured:
-        return Path(configured)
     directory = _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
     with suppress(FileNotFoundError):
         owner = directory.lstat().st_uid

@@ -1,6 +1,6 @@
 """The vLLM plugin. vLLM calls :func:`register` in each of its processes: front end, engine core, workers.
 
-Without ``SWTRACE=1`` nothing happens: one look into the environment, no import, no object of vLLM touched.
+Without ``SWTRACE=1`` no object of vLLM is touched; where no ``SWTRACE`` variable is set at all, nothing is imported.
 """
 
 from __future__ import annotations
@@ -11,12 +11,31 @@ import os
 def register() -> None:
     """Entry point of ``vllm.general_plugins``: put the series runtime behind vLLM's offloader seam.
 
+    Where ``SWTRACE`` itself cannot be read, nobody knows whether sharing was asked for: vLLM goes on without, and the
+    log says so, unless ``SWTRACE_STRICT=1``.
+
     Raises:
         SettingsError: a ``SWTRACE_*`` variable has a value that cannot be used.
         SeamError: this vLLM does not have the seam, and ``SWTRACE_STRICT=1``.
     """
-    if os.environ.get("SWTRACE") != "1":
+    if not any(name.startswith("SWTRACE") for name in os.environ):
         return
-    from swtrace.vllm.plugin import install
+    import logging
 
-    install()
+    from swtrace.errors import SettingsError
+    from swtrace.settings import from_variable, unknown_variables
+
+    logger = logging.getLogger("vllm.swtrace")
+    for sentence in unknown_variables():
+        logger.warning("swtrace: %s", sentence)
+    try:
+        wanted = from_variable("enabled")
+    except SettingsError as problem:
+        if from_variable("strict"):
+            raise
+        logger.warning("swtrace is off: %s", problem)
+        return
+    if wanted:
+        from swtrace.vllm.plugin import install
+
+        install()

@@ -18,6 +18,9 @@ from swtrace.vllm.groups import Choice, Refused
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_ALL = "*"
+"""In the place of a path: a rank that takes part in nothing."""
+
 Decisions = dict[str, Choice | Refused]
 """By the path of the linear."""
 
@@ -40,11 +43,8 @@ def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
     """
     import torch.distributed as dist
 
-    store: Any = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
     rank, world = dist.get_rank(), range(dist.get_world_size())
-    keys = [f"swtrace/decisions/{_Process.models}/{other}" for other in world]
-    _Process.models += 1
-    store.set(keys[rank], json.dumps({path: _stated(decision) for path, decision in mine.items()}))
+    store, keys = _state(mine)
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
     except RuntimeError as error:
@@ -57,6 +57,25 @@ def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
     return {path: _joint(path, decision, answers) for path, decision in mine.items()}
 
 
+def decline(reason: str) -> None:
+    """Let the other ranks know that this one shares nothing of the model that is built next; waits for nobody."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        _state({_ALL: Refused(reason)})
+
+
+def _state(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
+    """Write this rank's decisions about a model into the world's store; return it, and all ranks' keys in it."""
+    import torch.distributed as dist
+
+    store: Any = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    keys = [f"swtrace/decisions/{_Process.models}/{other}" for other in range(dist.get_world_size())]
+    _Process.models += 1
+    store.set(keys[dist.get_rank()], json.dumps({path: _stated(decision) for path, decision in mine.items()}))
+    return store, keys
+
+
 def _stated(decision: Choice | Refused) -> dict[str, str]:
     return {"group": decision.name} if isinstance(decision, Choice) else {"refused": str(decision)}
 
@@ -65,6 +84,8 @@ def _joint(path: str, mine: Choice | Refused, answers: list[dict[str, dict[str, 
     if isinstance(mine, Refused):
         return mine
     for rank, answer in enumerate(answers):
+        if _ALL in answer:
+            return Refused(f"rank {rank} shares nothing: {answer[_ALL]['refused']}")
         if path not in answer:
             return Refused(f"rank {rank} was not asked to share it; set SWTRACE_SERIES alike on all ranks")
         theirs = answer[path]

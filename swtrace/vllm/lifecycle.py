@@ -1,18 +1,19 @@
 """The life of a worker's weights outside of steps: how they are loaded, and who may touch them afterwards.
 
 vLLM's executors call every worker through ``WorkerWrapperBase``, which hands most calls through by name.
-So what a shared model cannot bear is refused there, whatever kind of worker it is: each of these calls
-would read windows as if they were the layers' own weights, or write weights behind the series' back.
+So what a shared model cannot bear is refused there, too, whatever kind of worker it is and whoever calls it;
+:mod:`swtrace.vllm.engine` refuses it before.
 """
 
 from __future__ import annotations
 
+import functools
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
-from swtrace.errors import RefusedError
+from swtrace.vllm.engine import FORBIDDEN, refuse, shared_series
 from swtrace.vllm.groups import Refused
-from swtrace.vllm.operations import forget, numbered
+from swtrace.vllm.operations import forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,23 +31,6 @@ LOAD_FORMATS = (
     "safetensors",
 )
 """Those that hand each tensor to its parameter's ``weight_loader`` and post-process afterwards."""
-
-FORBIDDEN = (
-    "compute_weight_checksums",
-    "discard",
-    "elastic_ep_execute",
-    "finish_weight_update",
-    "init_weight_transfer_engine",
-    "reload_weights",
-    "reset_weights",
-    "save_sharded_state",
-    "save_tensorized_model",
-    "sleep",
-    "start_draft_weight_update",
-    "start_weight_update",
-    "update_weights",
-)
-"""Worker calls that read or write the model's weights while it serves."""
 
 _WATCHED = "_swtrace_watched"
 
@@ -88,12 +72,34 @@ def watch_worker() -> None:
         return result
 
     wrapper.load_model = checked_load_model
+    _watch_construction()
     for name in FORBIDDEN:
         setattr(wrapper, name, _refusing(name, _original(wrapper, name)))
     # An engine in the worker's own process may end without a word to the worker: vLLM 0.27 never calls shutdown
     # there. Before the ring is closed, which has exit priority 0; where all was said already, there is nothing left.
     Finalize(None, forget, exitpriority=1)
     setattr(wrapper, _WATCHED, True)
+
+
+def _watch_construction() -> None:
+    """Show every model to the offloader when it is built, before its weights are loaded."""
+    from vllm.model_executor.model_loader import base_loader
+
+    initialize_model: Callable[..., Any] = base_loader.initialize_model
+
+    @functools.wraps(initialize_model)
+    def watched_initialize_model(*args: Any, **kwargs: Any) -> Any:
+        from vllm.model_executor.offloader import get_offloader
+
+        from swtrace.vllm.offloader import SeriesOffloader
+
+        model = initialize_model(*args, **kwargs)
+        offloader = get_offloader()
+        if isinstance(offloader, SeriesOffloader):
+            offloader.built(model)
+        return model
+
+    base_loader.initialize_model = watched_initialize_model
 
 
 def _original(wrapper: Any, name: str) -> Callable[..., Any]:
@@ -110,12 +116,7 @@ def _original(wrapper: Any, name: str) -> Callable[..., Any]:
 
 def _refusing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     def refuse_or_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        shared = [series.name for series in numbered() if not series.withdrawn]
-        if shared:
-            raise RefusedError(
-                f"{name}: the weights of {', '.join(shared)} are shared between ranks, so this rank has not all of "
-                "them; unset SWTRACE to use it"
-            )
+        refuse(name, shared_series(self))
         return call(self, *args, **kwargs)
 
     return refuse_or_call

@@ -1,9 +1,11 @@
 """The series behind vLLM's offloader seam: takes decoder layers in hand while the model builds them.
 
 ``make_layers`` hands over a lazy generator, so one decoder layer exists at a time and its weights
-are freed before the next is made: no rank ever holds all layers. vLLM calls ``post_init`` on some
-platforms only; so a series is finished by the last of its linears, when vLLM asks for its
-post-processing: every rank walks the modules of its model in the same order.
+are freed before the next is made: no rank ever holds all layers. Some models keep a list of layers of
+their own, among them all that vLLM runs through its Transformers backend. Their layers are taken when
+the model is built, before its weights are loaded. vLLM calls ``post_init`` on some platforms only; so a
+series is finished by the last of its linears, when vLLM asks for its post-processing: every rank walks
+the modules of its model in the same order.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from swtrace.vllm.consent import agree
 from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.identity import announce, run_ranks, state_refused
+from swtrace.vllm.layers import find_linear, linear_paths, own_layers
 from swtrace.vllm.operations import forget, number
 from swtrace.vllm.vigil import keep_vigil
 
@@ -94,9 +97,34 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             modules.append(module)
         if not modules:  # the other ranks want to hear that
             self._tracks = self._begin(None)
-        found = self._start_layer + len(modules)
+        self._finish(len(modules))
+        return modules
+
+    def built(self, model: nn.Module) -> None:
+        """Take the layers of a model that did not come to :meth:`wrap_modules`, before its weights are loaded.
+
+        Raises:
+            As :meth:`wrap_modules`.
+        """
+        if self._tracks is not None:
+            return
+        self._tracks = ()
+        self._start_layer, self._end_layer = _layer_range(self._vllm_config)
+        try:
+            modules = own_layers(model, self._vllm_config, self._settings.series)[self._start_layer : self._end_layer]
+        except Refused as refusal:
+            self._tracks = self._begin(refusal)
+            return
+        self._tracks = self._begin(modules[0] if modules else None)
+        for layer, module in enumerate(modules, self._start_layer):
+            self._take(module, layer)
+        self._finish(len(modules))
+
+    def _finish(self, count: int) -> None:
+        """Let the layers that were taken reach for their series, if they are all that the model's config promises."""
+        found = self._start_layer + count
         if found != self._end_layer:
-            for track in self._tracks:
+            for track in self._tracks or ():
                 self._withdraw(
                     track,
                     f"the model built layers {self._start_layer} to {found}, its config says up to {self._end_layer}: "
@@ -104,7 +132,6 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                     unloaded=True,
                 )
         self._mark_reaches()
-        return modules
 
     def loaded(self) -> None:
         """Check, when the model is loaded, that every series was finished.
@@ -117,7 +144,11 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             self._tracks = ()
             state_outcome(self._vllm_config, {})
             for path in self._settings.series:
-                self._refuse(path, "the model does not build its decoder layers through vLLM's make_layers")
+                self._refuse(
+                    path,
+                    f"load format {self._vllm_config.load_config.load_format} builds the model where swtrace does not "
+                    "see it; use another load format",
+                )
         for track in self._tracks:
             if not track.series.post_processed:
                 raise RegistrationError(
@@ -144,8 +175,12 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
     def _running(self) -> list[Series]:
         return [track.series for track in self._tracks or () if track.series.post_processed]
 
-    def _begin(self, module: nn.Module | None) -> tuple[Track, ...]:
-        """Choose the group of each series by its first linear, and make the series that all ranks agree on."""
+    def _begin(self, module: nn.Module | Refused | None) -> tuple[Track, ...]:
+        """Choose the group of each series by its first linear, and make the series that all ranks agree on.
+
+        Args:
+            module: the first decoder layer of this rank; None where it has none; or why its layers are unknown.
+        """
         tracks = []
         decisions = {path: self._decide(module, path) for path in self._settings.series}
         for path, decision in agree(decisions, self._settings.timeout_s).items():
@@ -175,7 +210,9 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         state_outcome(self._vllm_config, {track.path: track.group for track in tracks})
         return tuple(tracks)
 
-    def _decide(self, module: nn.Module | None, path: str) -> Choice | Refused:
+    def _decide(self, module: nn.Module | Refused | None, path: str) -> Choice | Refused:
+        if isinstance(module, Refused):
+            return module
         if module is None:
             return Refused("a pipeline stage without decoder layers has nothing to share")
         try:
@@ -184,9 +221,12 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             return refusal
 
     def _choose(self, module: nn.Module, path: str) -> Choice:
-        linear = _linear(module, path)
+        linear = find_linear(module, path)
         if linear is None:
-            raise Refused(f"a decoder layer of this model ({type(module).__name__}) has no linear {path}")
+            raise Refused(
+                f"a decoder layer of this model ({type(module).__name__}) has no linear {path}; "
+                f"set SWTRACE_SERIES to one that it has: {', '.join(linear_paths(module)) or 'none'}"
+            )
         if any(parameter.is_meta or is_lazy(parameter) for parameter in linear.parameters(recurse=False)):
             raise Refused(f"{path} gets its weights while it is loaded (online quantisation), not before")
         reader = read_while_loading(module, linear)
@@ -210,7 +250,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
     def _take(self, module: nn.Module, layer: int) -> None:
         """Take a decoder layer's linears into their series; a series that it has no linear for is withdrawn."""
         for track in self._tracks or ():
-            linear = _linear(module, track.path)
+            linear = find_linear(module, track.path)
             if linear is None:
                 self._withdraw(
                     track, f"layer {layer} has no such linear, and a series needs one in every layer", unloaded=True
@@ -278,13 +318,3 @@ def _layer_range(vllm_config: Any) -> tuple[int, int]:
     total = vllm_config.model_config.get_total_num_hidden_layers()
     start, end = get_pp_indices(total, stages.rank_in_group, stages.world_size)
     return start, end
-
-
-def _linear(module: nn.Module, path: str) -> Any:
-    """Return the vLLM linear at ``path``, or None."""
-    from vllm.model_executor.layers.linear import LinearBase
-
-    found: Any = module
-    for name in path.split("."):
-        found = getattr(found, name, None)
-    return found if isinstance(found, LinearBase) else None

@@ -1,9 +1,10 @@
-"""What the plugin replaces in vLLM, and when: three functions, everything else follows from them.
+"""What the plugin replaces in vLLM, and when: a few functions, everything else follows from them.
 
 ``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's
 compile cache tells a model with waits from one without. ``create_offloader`` runs in workers only,
 when a model runner is made and before the model is built; it answers with the series offloader.
-``WorkerWrapperBase.load_model`` notices a runner that never asked for one. Whatever only a worker needs
+``WorkerWrapperBase.load_model`` notices a runner that never asked for one. ``EngineCore`` refuses what a
+shared model cannot bear. Whatever only a worker needs
 is imported and put in place there, so that front-end processes load nothing they would not load anyway.
 
 Everything is looked for before anything is replaced: a vLLM of another shape is left as it is.
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from swtrace.errors import RefusedError, SeamError
 from swtrace.settings import Settings
 from swtrace.vllm.configuration import settle, state_outcome
+from swtrace.vllm.engine import FORBIDDEN, RPC, guarded
+from swtrace.vllm.presence import announcing, ranks_without
 from swtrace.vllm.runner import asked, hand_through, load_and_notice
 from swtrace.vllm.support import RANGE, missing, supported
 
@@ -42,7 +45,7 @@ def install() -> None:
     settings = Settings.from_environment()
     try:
         _require_supported()
-        replacements = [*_create_offloader(), *_create_engine_config(), *_load_model()]
+        replacements = [*_create_offloader(), *_create_engine_config(), *_load_model(), *_engine_core(), *_group()]
     except SeamError as problem:
         if settings.strict:
             raise
@@ -126,13 +129,34 @@ def _load_model() -> list[Replacement]:
     return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
 
 
+def _engine_core() -> list[Replacement]:
+    # Where a process imports the core later, its workers still refuse by themselves.
+    core = getattr(sys.modules.get("vllm.v1.engine.core"), "EngineCore", None)
+    if core is None or hasattr(core, _REPLACED):
+        return []
+    names = [name for name in (RPC, *FORBIDDEN) if name in vars(core)]
+    return [*((core, name, guarded(name, vars(core)[name])) for name in names), (core, _REPLACED, names)]
+
+
+def _group() -> list[Replacement]:
+    # Where a process makes groups that did not know the plugin, it asks nobody whether they are there.
+    coordinator = getattr(sys.modules.get("vllm.distributed.parallel_state"), "GroupCoordinator", None)
+    if coordinator is None or hasattr(coordinator, _REPLACED):
+        return []
+    original = coordinator.__init__
+    return [(coordinator, "__init__", announcing(original)), (coordinator, _REPLACED, original)]
+
+
 def _offloader(chosen: Any) -> Any:
     """Return the series offloader, or the one that vLLM chose where nothing can be shared."""
     from vllm.config import get_current_vllm_config
 
     vllm_config = get_current_vllm_config()
     settings = settle(vllm_config)
+    from swtrace.vllm.consent import decline
+
     if not settings.enabled:
+        decline("additional_config turns swtrace off there")
         return chosen
     from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, refuse_engine
@@ -143,12 +167,14 @@ def _offloader(chosen: Any) -> Any:
 
     try:
         _refuse_shape()
+        _refuse_company()
         refuse_engine(vllm_config, chosen)
         refuse_loading(vllm_config)
         split_graphs(vllm_config)
         mark_steps()
         watch_worker()
     except Refused as refusal:
+        decline(str(refusal))
         if settings.strict:
             raise RefusedError(f"nothing is shared: {refusal}") from refusal
         logger.warning("swtrace shares nothing: %s", refusal)
@@ -167,6 +193,16 @@ def _refuse_shape() -> None:
     lacking = missing()
     if lacking:
         raise Refused(_seam_message(", ".join(lacking)))
+
+
+def _refuse_company() -> None:
+    """Refuse where a rank of the world runs without swtrace: it would be waited for in vain."""
+    from swtrace.vllm.groups import Refused
+
+    without = ranks_without()
+    if without:
+        ranks = f"rank{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
+        raise Refused(f"swtrace is off on {ranks}; set SWTRACE=1 for all ranks alike")
 
 
 def _seam_message(missing: str) -> str:

@@ -25,6 +25,7 @@ SEAM = (
     ("vllm.distributed.parallel_state", "get_world_group"),
     ("vllm.distributed.utils", "get_pp_indices"),
     ("vllm.model_executor.layers.linear", "LinearBase"),
+    ("vllm.model_executor.model_loader.base_loader", "initialize_model"),
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.__getattr__"),
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.execute_model"),
 )

@@ -15,6 +15,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -178,6 +179,7 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     assert "demo.linear" in error
     assert re.search(r"layer \d+", error)
     assert "rank 1" in error.removeprefix("rank 1:")
+    assert "rank 0 died" in error
     assert "The group ended because a rank was lost" in out
 
 
@@ -259,13 +261,32 @@ def test_every_preset_can_be_run(scenario: Scenario) -> None:
 
 
 @pytest.mark.parametrize(
-    "dials",
-    [Dials(ranks=1), Dials(layers=1), Dials(prefetch_step=59), Dials(mib=0), Dials(compute_ms=-1), Dials(steps=0)],
+    ("dials", "said"),
+    [
+        (Dials(ranks=1), "--ranks must be 2 to 64"),
+        (Dials(layers=1), "--layers must be 2 to 4096"),
+        (Dials(prefetch_step=59), "--prefetch-step must be 0 to 58 with --layers 60"),
+        (Dials(mib=0), "--mib must be 0.00195312 to 4096"),
+        (Dials(compute_ms=-1), "--compute-ms must be 0 to 60000"),
+        (Dials(steps=0), "--steps must be at least 1"),
+        (Dials(seconds=float("nan")), "--duration must be at least 0"),
+        (Dials(seed=-5), "--seed must be 0 to 2147483647"),
+    ],
 )
-def test_an_impossible_dial_is_refused(dials: Dials) -> None:
-    """What no run could be made of is told before a process is started."""
-    with pytest.raises(SettingsError, match="is possible here"):
+def test_an_impossible_dial_is_refused(dials: Dials, said: str) -> None:
+    """What no run could be made of is told before a process is started, with the range in plain digits."""
+    with pytest.raises(SettingsError) as caught:
         dials.check()
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize("layers", [2, 3, 4, 60])
+def test_a_scenario_fits_any_number_of_layers(scenario: Scenario, layers: int) -> None:
+    """A scenario's own prefetch step, which the user never gave, is never what is wrong."""
+    dials = replace(PRESETS[scenario], layers=layers).fitting()
+    dials.check()
+    assert dials.prefetch_step == min(PRESETS[scenario].prefetch_step, layers - 2)
 
 
 def test_dials_travel_whole() -> None:

@@ -67,7 +67,7 @@ def test_an_unusable_setting_is_broken(doctor: Doctor) -> None:
     """A setting that would stop a rank is found before the rank is started."""
     finding = doctor(broken=True, SWTRACE_PREFETCH_STEP="soon")["settings"]
     assert finding["state"] == "broken"
-    assert "SWTRACE_PREFETCH_STEP is 'soon'" in finding["detail"]
+    assert "SWTRACE_PREFETCH_STEP='soon'" in finding["detail"]
 
 
 def test_a_strangers_port_is_broken(doctor: Doctor) -> None:

@@ -52,7 +52,7 @@ def test_an_error_is_one_line_and_a_code(swtrace: Swtrace) -> None:
     result = swtrace("demo", "--ranks", "1")
     assert result.returncode == ExitCode.USAGE
     assert result.stdout == ""
-    assert result.stderr.splitlines() == ["swtrace: --ranks 1: from 2 to 64 is possible here"]
+    assert result.stderr.splitlines() == ["swtrace: --ranks must be 2 to 64"]
 
 
 def test_an_unknown_option_is_a_usage_error(swtrace: Swtrace) -> None:

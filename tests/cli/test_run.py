@@ -69,7 +69,7 @@ def test_an_unusable_setting_stops_before_the_command(swtrace: Swtrace, tmp_path
     trace = tmp_path / "started"
     result = swtrace("run", "--group", "pp", "--", *PYTHON, f"open({str(trace)!r}, 'w')")
     assert result.returncode == ExitCode.USAGE
-    assert "SWTRACE_GROUP is 'pp'" in result.stderr
+    assert "--group='pp': must be one of: auto, tp, dp, world" in result.stderr
     assert not trace.exists()
 
 

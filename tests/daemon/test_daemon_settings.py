@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.daemon.settings import DaemonSettings, Listen, SpanSettings
+from swtrace.daemon.settings import DaemonSettings, Listen, SpanSettings, tidy
 from swtrace.errors import SettingsError
+
+ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+"""An environment in which spans are exported."""
 
 
 @pytest.mark.parametrize(
@@ -26,11 +29,15 @@ def test_listen_is_read(text: str, host: str, port: int) -> None:
     assert str(listen) == text
 
 
-@pytest.mark.parametrize("text", ["", "9465", "localhost", "localhost:", "localhost:x", "::1:9465", "a:65536", "a:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "9465", "localhost", "localhost:", "localhost:x", "::1:9465", "a:65536", "a:-1", f"a:{'9' * 5000}"]
+)
 def test_unusable_listen_is_refused(text: str) -> None:
-    """What is no address is refused with the name of the setting."""
-    with pytest.raises(SettingsError, match="SWTRACE_LISTEN"):
+    """What is no address is refused with the name of the setting or option that gave it."""
+    with pytest.raises(SettingsError, match=r"^SWTRACE_LISTEN="):
         Listen.parse(text)
+    with pytest.raises(SettingsError, match=r"^--listen="):
+        DaemonSettings.from_environment({}, directory=Path("/rings"), listen=text)
 
 
 def test_defaults() -> None:
@@ -66,8 +73,8 @@ def test_exporting_is_asked_for(environ: dict[str, str], exporters: tuple[str, .
 
 def test_traces_protocol_wins_over_the_general_one() -> None:
     """The signal's own variable wins, and the default is OpenTelemetry's: http/protobuf."""
-    assert SpanSettings.from_environment({}).protocol == "http/protobuf"
-    environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}
+    assert SpanSettings.from_environment(ON).protocol == "http/protobuf"
+    environ = {**ON, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}
     assert SpanSettings.from_environment(environ).protocol == "grpc"
 
 
@@ -84,26 +91,65 @@ def test_traces_protocol_wins_over_the_general_one() -> None:
 )
 def test_slow_step_is_a_duration(text: str, expected_ns: int) -> None:
     """A slow step is given in seconds or with a unit."""
-    assert SpanSettings.from_environment({"SWTRACE_SLOW_STEP": text}).slow_step_ns == expected_ns
+    assert SpanSettings.from_environment({**ON, "SWTRACE_SLOW_STEP": text}).slow_step_ns == expected_ns
 
 
-@pytest.mark.parametrize(
-    "environ",
-    [
-        {"SWTRACE_TRACE_SAMPLE": "1.5"},
-        {"SWTRACE_TRACE_SAMPLE": "-0.1"},
-        {"SWTRACE_TRACE_SAMPLE": "nan"},
-        {"SWTRACE_TRACE_SAMPLE": "all"},
-        {"SWTRACE_SLOW_STEP": "fast"},
-        {"SWTRACE_SLOW_STEP": "-1 s"},
-        {"OTEL_TRACES_EXPORTER": "zipkin"},
-        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
-        {"OTEL_BSP_MAX_QUEUE_SIZE": "0"},
-        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1.5"},
-    ],
-)
-def test_unusable_value_is_refused(environ: dict[str, str]) -> None:
-    """A value that cannot be used is refused with the name of its variable."""
-    (name,) = environ
-    with pytest.raises(SettingsError, match=name):
-        SpanSettings.from_environment(environ)
+UNUSABLE = {
+    "SWTRACE_TRACE_SAMPLE": ("1.5", "-0.1", "nan", "all", "1e309"),
+    "SWTRACE_SLOW_STEP": ("fast", "-1 s", "1e309s", "1e300", "nan"),
+    "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/json",),
+    "OTEL_BSP_MAX_QUEUE_SIZE": ("0", "many"),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("1.5",),
+    "OTEL_BSP_SCHEDULE_DELAY": ("1s", "inf"),
+    "OTEL_EXPORTER_OTLP_TIMEOUT": ("10s", "0", "-1", "nan"),
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ("soon",),
+    "OTEL_EXPORTER_OTLP_COMPRESSION": ("zstd",),
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": ("br",),
+    "OTEL_EXPORTER_OTLP_CERTIFICATE": ("/nowhere/ca.pem",),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("collector:4318", "http://", "http://c:port", "ftp://c"),
+}
+"""By variable: texts that the daemon cannot use."""
+CASES = [(name, text) for name, texts in UNUSABLE.items() for text in texts]
+
+
+@pytest.mark.parametrize(("name", "text"), CASES)
+def test_unusable_value_is_refused(name: str, text: str) -> None:
+    """A value that cannot be used is refused with the name of its variable and what it must be."""
+    with pytest.raises(SettingsError, match=rf"^{name}='.*': must be "):
+        SpanSettings.from_environment({**ON, name: text})
+
+
+def test_an_unknown_exporter_is_refused() -> None:
+    """An exporter that the daemon does not have is named, with those that it has."""
+    with pytest.raises(SettingsError, match="OTEL_TRACES_EXPORTER='zipkin': must be one of: otlp, console, none"):
+        SpanSettings.from_environment({"OTEL_TRACES_EXPORTER": "zipkin"})
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize(("name", "text"), [("COMPRESSION", "none"), ("COMPRESSION", "GZIP"), ("TIMEOUT", " 2.5 ")])
+def test_the_standards_values_are_taken(protocol: str, name: str, text: str) -> None:
+    """What OpenTelemetry's standard allows is allowed with either protocol."""
+    environ = {**ON, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, f"OTEL_EXPORTER_OTLP_{name}": text}
+    assert SpanSettings.from_environment(environ).protocol == protocol
+
+
+@pytest.mark.parametrize("off", [{}, {**ON, "OTEL_TRACES_EXPORTER": "none"}, {**ON, "OTEL_SDK_DISABLED": "TRUE"}])
+def test_settings_of_an_export_that_is_off_do_not_matter(off: dict[str, str]) -> None:
+    """Without an export, nothing that only an export reads ends the daemon."""
+    unusable = {name: texts[0] for name, texts in UNUSABLE.items() if not name.endswith("_ENDPOINT")}
+    assert SpanSettings.from_environment({**unusable, **off}) == SpanSettings()
+
+
+@pytest.mark.parametrize("name", sorted(UNUSABLE))
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_variable_counts_as_unset(name: str, text: str) -> None:
+    """As OpenTelemetry says; orchestrators set many variables to nothing."""
+    environ = {"OTEL_TRACES_EXPORTER": "otlp"}
+    assert SpanSettings.from_environment({**environ, name: text}) == SpanSettings.from_environment(environ)
+
+
+def test_what_opentelemetry_trips_over_is_taken_away() -> None:
+    """Empty variables, and limits that its modules read on import, do not reach its code."""
+    environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "", "OTEL_SPAN_EVENT_COUNT_LIMIT": "x", "OTEL_SERVICE_NAME": "a", "A": ""}
+    tidy(environ)
+    assert environ == {"OTEL_SERVICE_NAME": "a", "A": ""}

@@ -41,7 +41,7 @@ def test_a_run_that_has_ended_can_be_recorded_and_summed_up(tmp_path: Path) -> N
     said = json.loads(swtrace("record", "--dir", rings, "-o", path, "--until-end", "--json").stdout)
     assert said["records"] == 2 * run.written
     assert said["reason"] == "every rank has ended"
-    document = json.loads(swtrace("stats", path, "--json").stdout)
+    document = json.loads(swtrace("stats", path, "--json", "--warmup", "0").stdout)
     (series,) = document["summary"]["series"]
     with Watch(rings) as watch:
         watch.drain()
@@ -75,15 +75,34 @@ def test_ctrl_c_ends_a_recording_in_good_order(tmp_path: Path) -> None:
 
 
 def test_a_size_limit_ends_a_recording(tmp_path: Path) -> None:
-    """`--max-size` ends the recording at about that size, with a file that is whole."""
+    """`--max-size` ends the recording below that size while a backlog is drained, with a file that is whole."""
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"
-    run = RecordedRun(rings)
-    run.write(300)
-    said = json.loads(swtrace("record", "--dir", rings, "-o", path, "--max-size", "10K", "--json").stdout)
+    run = RecordedRun(rings, records=1 << 16)
+    run.write(6000)
+    said = json.loads(swtrace("record", "--dir", rings, "-o", path, "--max-size", "64K", "--json").stdout)
     assert said["reason"] == "size reached"
+    assert path.stat().st_size <= 64 << 10
+    assert said["records"] + said["left_out"] <= 2 * run.written
+    assert said["left_out"] > 0
     with Recording.open(path) as recording:
         assert recording.missing().finished
     run.close()
+
+
+def test_without_ranks_nothing_is_left_behind(tmp_path: Path) -> None:
+    """A recording of an empty folder fails, says so, and leaves its name free for a retry that finds ranks."""
+    rings, path = tmp_path / "rings", tmp_path / "run.swrec"
+    for _ in range(2):
+        done = swtrace("record", "--dir", rings, "-o", path, "--duration", "0", "--json", code=1)
+        assert "time is up, and no rank was seen: nothing was recorded" in done.stderr
+        assert done.stdout == ""
+        assert not path.exists()
+    run = RecordedRun(rings)
+    run.write(3)
+    swtrace("record", "--dir", rings, "-o", path, "--duration", "0")
+    run.close()
+    with Recording.open(path) as recording:
+        assert recording.records == 2 * run.written
 
 
 @pytest.mark.parametrize(
@@ -94,6 +113,11 @@ def test_a_size_limit_ends_a_recording(tmp_path: Path) -> None:
         (["record", "-o", "/nowhere/x.swrec"], 1, "No such file"),
         (["record", "-o", "x.swrec", "--keep", "3"], 2, "--keep needs --rotate"),
         (["record", "-o", "x.swrec", "--max-size", "much"], 2, "is no size"),
+        (["record", "-o", "x.swrec", "--max-size", "1"], 2, "--max-size must be at least 64K"),
+        (["record", "-o", "x.swrec", "--rotate", "1"], 2, "--rotate must be at least 64K"),
+        (["record", "-o", "x.swrec", "--rotate", ""], 2, "--rotate '' is no size"),
+        (["record", "-o", "x.swrec", "--duration", "-1"], 2, "--duration must be"),
+        (["record", "-o", "x.swrec", "--duration", "nan"], 2, "--duration must be"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments: list[str], code: int, message: str) -> None:

@@ -23,9 +23,9 @@ from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
 from swtrace.recording import Recording
 from swtrace.recording.capture import Capture, TellingLedger
 from swtrace.recording.events import RecordsRead
-from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION
+from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, Kind
 from swtrace.recording.replay import replay
-from swtrace.recording.writer import RecordingWriter
+from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
 
 KILLS = 25
 
@@ -138,7 +138,7 @@ def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) 
         try:
             recording = Recording.open(bad, salvage=True)
         except RecordingFormatError:
-            assert at < 400  # the preamble or the first frame: there is nothing to go by
+            assert at < PREAMBLE.size  # nothing says that this is a recording
             continue
         with recording:
             replay(recording)
@@ -146,6 +146,30 @@ def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) 
             assert missing.damaged_frames > 0 or at < PREAMBLE.size
             delivered = sum(len(sequences) for sequences in recorded_sequences(recording).values())
             assert delivered <= everything
+
+
+def test_a_damaged_byte_costs_one_small_frame_of_records(tmp_path: Path) -> None:
+    """Wherever a byte is changed, all but 512 records come back, with the ranks and series that they belong to."""
+    whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
+    record(whole, schedule(steps=200), largest=1 << 20)
+    data = whole.read_bytes()
+    with Recording.open(whole) as recording:
+        everything = recording.records
+        frames = [(at.offset, at.header) for at in recording._frames]
+    assert everything > 6 * FRAME_RECORDS
+    chance = random.Random(12)  # noqa: S311 - reproducible
+    heads = [offset for offset, header in frames if header.kind != Kind.RECORDS]
+    places = [*(offset + FRAME_BYTES + 2 for offset in heads), *(offset + 9 for offset in heads)]
+    places += [chance.randrange(PREAMBLE.size, len(data)) for _ in range(40)]
+    for at in places:
+        bad.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
+        with Recording.open(bad, salvage=True) as recording:
+            found = sum(len(each) for each in recorded_sequences(recording).values())
+            missing = recording.missing()
+            assert len(replay(recording).tables) == 3
+        assert found >= everything - FRAME_RECORDS, at
+        assert missing.damaged_frames == 1, at
+        assert any("Damaged: 1 frame" in sentence for sentence in missing.sentences)
 
 
 def test_anything_else_is_told_apart_from_a_recording(tmp_path: Path) -> None:

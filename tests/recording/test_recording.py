@@ -21,7 +21,7 @@ from swtrace.recording.capture import Capture, TellingLedger
 from swtrace.recording.events import RecordsRead
 from swtrace.recording.format import MAX_FRAME_RECORDS, pack_records, unpack_records
 from swtrace.recording.replay import Replayer
-from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
+from swtrace.recording.writer import FRAME_RECORDS, LEAST_BYTES, RecordingWriter
 from swtrace.trace import records
 from swtrace.trace.schema import Clock, Untimed
 from swtrace.watch import Watch
@@ -140,7 +140,7 @@ def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> N
     """A rotated recording replays to the same facts from all parts in any order, and to some from each."""
     path, rings = tmp_path / "run.swrec", tmp_path / "rings"
     run = RecordedRun(rings)
-    with RecordingWriter(path, part_bytes=3000) as writer:
+    with RecordingWriter(path, part_bytes=6000) as writer:
         capture = Capture(rings, writer)
         for _ in range(12):
             run.write(20)
@@ -162,10 +162,10 @@ def test_parts_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None
     """A gap between parts, or parts of two recordings, are an error that names the files."""
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
-    with RecordingWriter(tmp_path / "a.swrec", part_bytes=1) as writer:
+    with RecordingWriter(tmp_path / "a.swrec", part_bytes=4000) as writer:
         capture = Capture(rings, writer)
         for _ in range(3):
-            run.write(2)
+            run.write(40)
             capture.watch.drain()
             writer.status(capture.states())
         capture.finish()
@@ -181,7 +181,7 @@ def test_rotation_keeps_the_newest_parts(tmp_path: Path) -> None:
     """With a number of parts to keep, older ones are removed, and the newest can be read."""
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
-    with RecordingWriter(tmp_path / "a.swrec", part_bytes=1, keep_parts=2) as writer:
+    with RecordingWriter(tmp_path / "a.swrec", part_bytes=4000, keep_parts=2) as writer:
         capture = Capture(rings, writer)
         for _ in range(6):
             run.write(2)
@@ -194,6 +194,39 @@ def test_rotation_keeps_the_newest_parts(tmp_path: Path) -> None:
     with Recording.open(kept) as recording:
         assert recording.about.part == writer.statistics().parts - 2
         assert recording.about.records_before > 0
+
+
+@pytest.mark.parametrize("limit", ["part_bytes", "max_bytes"])
+def test_no_file_outgrows_its_limit_even_while_a_backlog_is_drained(tmp_path: Path, limit: str) -> None:
+    """However many records are taken in at once, no file is larger than asked for, and none wastes half of its room."""
+    made = schedule(steps=4000, ranks=2)
+    with RecordingWriter(tmp_path / "run.swrec", **{limit: LEAST_BYTES}) as writer:  # type: ignore[arg-type]
+        ledger = TellingLedger(writer)
+        tell(ledger, made, random.Random(1), 1 << 20)  # noqa: S311 - each rank's records in one batch
+        writer.close()
+        said = writer.statistics()
+    parts = sorted(tmp_path.glob("run*.swrec"))
+    sizes = [part.stat().st_size for part in parts]
+    assert max(sizes) <= LEAST_BYTES
+    with Recording.open(parts) as recording:
+        assert recording.missing().finished
+        assert recording.records == said.records
+        assert said.records + said.left_out == sum(map(len, made.records))
+    if limit == "part_bytes":
+        assert len(parts) > 2
+        assert said.left_out == 0
+        assert min(sizes[:-1]) > LEAST_BYTES // 2
+    else:
+        assert writer.full
+        assert said.left_out > 0
+        assert sizes[0] > LEAST_BYTES // 2
+
+
+def test_a_part_too_small_for_its_ranks_is_an_error(tmp_path: Path) -> None:
+    """Where the names of the ranks alone fill a part, recording ends, and names the setting to change."""
+    made = schedule(steps=20, ranks=8)
+    with pytest.raises(RecordingError, match=r"the names of . ranks .* --rotate must be larger"):
+        record(tmp_path / "run.swrec", made, part_bytes=3000)
 
 
 def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import patience
+import torch
+from patience import eventually, patience
 from ranks import ranks, run_ranks
+from torch import distributed as dist
 
 from series.stacks import Stack, true_weights
 from swtrace.errors import DisagreementError, PeerLostError
@@ -65,6 +68,78 @@ def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path
             assert message.startswith(f"series 's', rank {rank.number}, layer ")
             assert f"rank {victim.number} died" in message
             assert again == message
+
+
+def held_elsewhere(rank: int, where: str, folder: str) -> str:
+    """Let rank 1 be killed while rank 0 is in a collective of its own; return the error that rank 0 ends with."""
+    series = Series("s", RankGroup.world(), 2, 2 + LAYERS, recorder=recording.process_recorder)
+    stack = Stack(series, 2, true_weights(LAYERS))
+    series.post_process()
+    stack.forward(0)
+    total = torch.zeros(1)
+    dist.all_reduce(total)
+    here = Path(folder, f"running-{rank}")
+    try:
+        if where == "between steps":
+            with series.peers_named():
+                _stay(rank, total, here)
+        with series.step():
+            for layer in (2, 3, 4):
+                series.reach(layer)
+                series.wait(layer)
+            _stay(rank, total, here)
+    except PeerLostError as error:
+        with pytest.raises(PeerLostError, match=re.escape(str(error))):
+            series.reach(5)
+        series.close()
+        return str(error)
+    return "nothing happened"
+
+
+def _stay(rank: int, total: torch.Tensor, here: Path) -> None:
+    here.touch()
+    if rank == 1:
+        signal.pause()
+    dist.all_reduce(total)
+
+
+@pytest.mark.parametrize(("where", "layer"), [("amid a step", 4), ("between steps", 7)])
+def test_a_death_met_in_another_collective_is_named(tmp_path: Path, where: str, layer: int) -> None:
+    """A survivor that a collective of torch's held names series, layer, itself and the dead rank, and why."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
+    with ranks(2, held_elsewhere, where, str(folder), environment=environment) as (survivor, victim):
+        eventually(lambda: len(list(folder.iterdir())) == 2, "both ranks to get going")
+        assert victim.process.pid is not None
+        os.kill(victim.process.pid, signal.SIGKILL)
+        message = survivor.result()
+    assert message.startswith(f"series 's', rank 0, layer {layer}: rank 1 died")
+    assert "pair.cc" in message  # gloo's own words
+
+
+def fail_by_itself(_rank: int) -> list[str]:
+    """Raise errors that have nothing to do with peers in steps; return what comes out."""
+    series = Series("s", RankGroup.world(), 2, 2 + LAYERS, recorder=recording.process_recorder)
+    Stack(series, 2, true_weights(LAYERS))
+    series.post_process()
+    came = []
+    for given in (RuntimeError("shapes differ"), RuntimeError("Connection closed by peer"), ValueError("gives up")):
+        try:
+            with series.step():
+                series.reach(2)
+                raise given
+        except (RuntimeError, ValueError) as error:
+            came.append(f"{type(error).__name__}: {error}")
+    series.close()
+    return came
+
+
+def test_an_error_without_a_death_comes_out_as_it_is(tmp_path: Path) -> None:
+    """Where all peers live, a forward's error is not changed, whatever it says."""
+    environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
+    expected = ["RuntimeError: shapes differ", "RuntimeError: Connection closed by peer", "ValueError: gives up"]
+    assert run_ranks(2, fail_by_itself, environment=environment) == [expected, expected]
 
 
 def test_an_untraced_series_names_the_source_at_least(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ def test_a_daemons_facts_are_those_of_the_rings() -> None:
         assert facts.efficiency(rank=1) == pytest.approx(tracing.efficiency(rank=1))
         assert facts.lost() == 0
         assert sum(facts.occupancy(rank=1).values()) == 2
+        for question in (facts.stall_seconds, facts.occupancy, facts.lost):
+            with pytest.raises(MetricsError, match=r"rank=7\. There is (state: .*; )?rank: 0, 1"):
+                question(rank=7)
         run.close()
 
 

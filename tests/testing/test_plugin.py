@@ -68,10 +68,30 @@ LIMITS = {
     "min_on_time_rate=0.99": ["*on time * < 99.0 %*"],
     "min_efficiency=0.99": ["*efficiency * < 99.0 %*"],
     "min_steps=50": ["*only 10 finished steps were recorded, 50 are needed*"],
-    "series='mlp'": ["*recorded no finished step that swtrace(series='mlp') means*"],
-    "min_eficiency=0.9": ["*has no argument 'min_eficiency'*min_efficiency*"],
-    "phase='decoding'": ["*there is no phase 'decoding': there are*decode*"],
+    "max_stall_ratio=0.0001": ["*stall ratio 5.00 % > 0.01 %*"],
+    "max_stall_ratio=0.04999": ["*stall ratio 5.000 % > 4.999 %*"],
+    "series='mlp'": ["*no finished step matches swtrace(series='mlp')*; recorded: self_attn.o_proj*"],
+    "min_efficiency=0.5, rank=0, layer=0": ["*nothing that was recorded says anything about min_efficiency of*"],
 }
+
+REFUSED = {
+    "min_eficiency=0.9": "has no argument 'min_eficiency'*min_efficiency*",
+    "phase='decoding'": "there is no phase 'decoding': there are*decode*",
+    "'o_proj'": "takes its arguments by name",
+    "max_stall_ratio=float('nan')": "(max_stall_ratio=nan): must be a ratio from 0 to 1",
+    "max_stall_ratio='5%'": "(max_stall_ratio='5%'): must be a ratio from 0 to 1",
+    "max_stall_ratio=None": "(max_stall_ratio=None): must be a ratio from 0 to 1",
+    "min_efficiency=90": "(min_efficiency=90): must be a ratio from 0 to 1",
+    "min_on_time_rate=True": "(min_on_time_rate=True): must be a ratio from 0 to 1",
+    "max_stall_seconds=float('inf')": "(max_stall_seconds=inf): must be a number of seconds from 0",
+    "min_steps=0": "(min_steps=0): must be a number of steps from 1",
+    "warmup='3'": "(warmup='3'): must be a number of steps from 0",
+    "rank='1'": "(rank='1'): must be a rank's number",
+    "layer=-1": "(layer=-1): must be a layer's number",
+    "steps=(1, 4)": "(steps=(1, 4)): must be a range or slice of step numbers",
+    "tolerance=float('nan')": "(tolerance=nan): must be a number from 0*",
+}
+"""What a marker may not say, and how it is told so."""
 
 
 def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
@@ -85,6 +105,122 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines([message for messages in LIMITS.values() for message in messages])
     assert "Traceback" not in result.stdout.str()
     assert "limits.py" not in result.stdout.str()
+
+
+def test_a_marker_that_cannot_be_meant_is_refused_before_the_test_begins(suite: pytest.Pytester) -> None:
+    """A value that says nothing, or that anything would meet, is an error with file and line; the test never runs."""
+    code = "".join(
+        f"\n@pytest.mark.swtrace({argument})\ndef test_{number}(): raise AssertionError('it ran')\n"
+        for number, argument in enumerate(REFUSED)
+    )
+    result = outcomes(suite, code)
+    result.assert_outcomes(errors=len(REFUSED))
+    (file,) = suite.path.glob("test_*.py")
+    lines = file.read_text().splitlines()
+    for argument, message in REFUSED.items():
+        line = lines.index(f"@pytest.mark.swtrace({argument})") + 1
+        result.stdout.fnmatch_lines([f"{file.name}:{line}: *{message}"])
+    assert "During handling" not in result.stdout.str()
+    assert "it ran" not in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_a_marker_on_one_case_of_a_parametrized_test_is_that_case_s_own(suite: pytest.Pytester) -> None:
+    """`pytest.param(..., marks=...)` records and judges that case, and leaves the others as they are."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.parametrize("wanted", [
+    pytest.param("1", marks=pytest.mark.swtrace(max_stall_ratio=0.01)),
+    pytest.param(None),
+])
+def test_it(wanted, request):
+    assert os.environ.get("SWTRACE") == wanted
+    assert ("swtrace" in request.fixturenames) == (wanted is not None)
+    if wanted:
+        run(request.getfixturevalue("swtrace"))
+""",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*stall ratio 5.0 % > 1.0 %*"])
+
+
+def test_a_test_that_is_run_again_counts_once(suite: pytest.Pytester) -> None:
+    """Whatever runs a test several times, it has one baseline to miss, and is named once."""
+    suite.makeconftest(
+        """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for _ in range(3):
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+    )
+    result = outcomes(suite, "\n@pytest.mark.swtrace(baseline=True)\ndef test_it(request):\n"
+                      "    run(request.getfixturevalue('swtrace'))\n")  # fmt: skip
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*1 of 1 checked tests have no baseline yet*"])
+    assert [line for line in result.outlines if line.strip().endswith("::test_it")] == [
+        "  test_a_test_that_is_run_again_counts_once.py::test_it"
+    ]
+
+
+def old_pytest(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, version: str, lacking: str) -> pytest.RunResult:
+    """Run a suite with a plugin that was imported beside a pytest of some version, without what that one lacked."""
+    suite.makepyfile(
+        test_theirs="import pytest\n\ndef test_it(): pass\n",
+        test_ours="import pytest\n\n@pytest.mark.swtrace(max_stall_ratio=1.0)\ndef test_it(): pass\n",
+    )
+    starter = suite.path / "starter.py"
+    starter.write_text(
+        f"import sys, pytest\nkept = vars(pytest).copy()\npytest.__version__ = {version!r}\n{lacking}\n"
+        "import swtrace.testing.plugin\nvars(pytest).update(kept)\nsys.exit(pytest.main(sys.argv[1:]))\n"
+    )
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins lack it, too
+    return suite.run(sys.executable, starter, "-p", "swtrace.testing.plugin", timeout=120)
+
+
+def test_a_pytest_that_is_too_old_is_left_alone(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pytest 6 every test runs as if swtrace were not installed, and one line says why."""
+    result = old_pytest(suite, monkeypatch, "6.2.5", "del pytest.StashKey, pytest.Stash")
+    result.assert_outcomes(passed=2)
+    said = [line for line in result.outlines if "swtrace: the plugin is off" in line]
+    assert len(said) == 1
+    assert said[0].startswith("swtrace: the plugin is off, because it needs pytest 7.0 or newer")
+
+
+def test_a_pytest_without_new_style_wrappers_is_served(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pytest 7.1, whose hooks know no `wrapper=True`, tests run, and the marker judges them."""
+    lacking = """
+theirs = pytest.hookimpl
+def hookimpl(function=None, hookwrapper=False, optionalhook=False, tryfirst=False, trylast=False):
+    return theirs(function, optionalhook=optionalhook, tryfirst=tryfirst, trylast=trylast)
+pytest.hookimpl = hookimpl
+"""
+    result = old_pytest(suite, monkeypatch, "7.1.3", lacking)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*no series recorded anything*"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("swtrace_ring_records=abc", "ini option swtrace_ring_records: must be a power of two, not 'abc'"),
+        ("swtrace_ring_records=1000", "ini option swtrace_ring_records: must be a power of two, not '1000'"),
+        ("swtrace_tolerance=nan", "ini option swtrace_tolerance: must be a number from 0, not 'nan'"),
+        ("swtrace_tolerance=5%", "ini option swtrace_tolerance: must be a number from 0, not '5%'"),
+    ],
+)
+def test_ini_options_that_cannot_be_used_are_one_line(suite: pytest.Pytester, option: str, message: str) -> None:
+    """An ini option that says nothing is named with what it must be, without a traceback."""
+    result = outcomes(
+        suite, "\n@pytest.mark.swtrace(max_stall_ratio=1.0)\ndef test_it(swtrace): run(swtrace)\n", "-o", option
+    )
+    assert [line.removeprefix("swtrace: ") for line in result.outlines].count(message) == 1
+    assert "Traceback" not in result.stdout.str()
 
 
 def test_a_test_that_measured_nothing_fails(suite: pytest.Pytester) -> None:
@@ -121,7 +257,7 @@ def test_none(swtrace): sampled(swtrace, 0)
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
-        ["*only 3 finished steps with instants (and 9 without) were recorded, 5*", "*1 steps have no instants*"]
+        ["*only 3 finished steps with instants (and 9 without) were recorded, 5*", "*1 step has no instants*"]
     )
 
 
@@ -155,6 +291,11 @@ def test_the_fixture_answers_questions(suite: pytest.Pytester) -> None:
         suite,
         """
 from daemon.recorded_run import LAYER_NS, STALL_NS, TRANSFER_NS
+from swtrace.errors import EmptySelectionError
+
+def test_nothing_at_all(swtrace):
+    with pytest.raises(EmptySelectionError, match="no finished step matches layer=7; recorded: nothing"):
+        assert swtrace.stall_seconds(layer=7) < 0.001
 
 def test_it(swtrace):
     run(swtrace)
@@ -165,7 +306,10 @@ def test_it(swtrace):
     assert swtrace.stall_seconds(layer=3) == 0
     assert swtrace.stall_seconds(steps=range(4, 8)) == pytest.approx(stall * 0.4)
     assert swtrace.stall_seconds(warmup=9) == pytest.approx(stall * 0.1)
-    assert swtrace.stall_seconds(phase="prefill") == 0
+    for nothing in ({"phase": "prefill"}, {"layer": 99}, {"rank": 7}, {"series": "nope"}, {"warmup": 10}):
+        for question in ("stall_seconds", "stall_ratio", "efficiency", "on_time_rate", "occupancy", "sums"):
+            with pytest.raises(EmptySelectionError, match="no finished step matches .*; recorded: self_attn.o_proj"):
+                getattr(swtrace, question)(**nothing)
     assert swtrace.stall_seconds(phase="decode") == pytest.approx(stall)
     assert swtrace.stall_ratio(rank=1) == pytest.approx(STALL_NS / (6 * LAYER_NS))
     assert 0 < swtrace.efficiency() < 1
@@ -186,7 +330,7 @@ def test_it(swtrace):
     assert [s.value for s in found] == [10, 10]
 """,
     )
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
 
 
 def test_each_test_sees_its_own_runs_and_leaves_nothing_behind(suite: pytest.Pytester) -> None:
@@ -277,7 +421,7 @@ def test_the_plugin_costs_nothing_unused(suite: pytest.Pytester) -> None:
 import sys
 def test_it():
     loaded = sorted(name for name in sys.modules if name.startswith("swtrace"))
-    assert loaded == ["swtrace", "swtrace.testing", "swtrace.testing.plugin"], loaded
+    assert loaded == ["swtrace", *("swtrace.testing" + name for name in ("", ".hooks", ".plugin"))], loaded
     assert not {"numpy", "torch", "opentelemetry", "prometheus_client"} & set(sys.modules)
 """
     )

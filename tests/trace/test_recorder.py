@@ -357,11 +357,8 @@ def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
     recorder.close()
 
 
-def test_rings_live_where_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """SWTRACE_DIR wins; without it, rings lie on the local tmpfs in a folder of this user."""
-    monkeypatch.setenv("SWTRACE_DIR", str(tmp_path))
-    assert default_directory() == tmp_path
-    monkeypatch.delenv("SWTRACE_DIR")
+def test_rings_live_on_the_local_tmpfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no setting names a folder, rings lie on the local tmpfs in a folder of this user."""
     # This one would go when its user logs out.
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
     assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
@@ -369,7 +366,6 @@ def test_rings_live_where_the_setting_says(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder that another user made under this user's default name is an error that names the setting."""
-    monkeypatch.delenv("SWTRACE_DIR", raising=False)
     monkeypatch.setattr("swtrace.trace.directory._SHARED_MEMORY", tmp_path)
     mine = os.geteuid()
     (tmp_path / f"swtrace-{mine + 1}").mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,11 @@ def app_over(source: Still, **settings: Any) -> TopApp:
     return TopApp(lambda: source, frame_s=FRAME_S, **settings)
 
 
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test's coroutine."""
+    asyncio.run(test)
+
+
 async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
     """Wait until something is true, or fail."""
     deadline = time.monotonic() + patience()
@@ -109,4 +114,4 @@ def shown(app: TopApp) -> str:
     return "\n".join(strip.text for strip in lines)
 
 
-__all__ = ["FRAME_S", "Still", "app_over", "key", "pictured", "shown", "snapshot_of", "until"]
+__all__ = ["FRAME_S", "Still", "app_over", "key", "pictured", "run", "shown", "snapshot_of", "until"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
@@ -25,12 +22,7 @@ from swtrace_tui.views.timeline import Timeline
 
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import FRAME_S, Still, app_over, shown, snapshot_of, until
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine."""
-    asyncio.run(test)
+from tui.scenes import FRAME_S, Still, app_over, run, shown, snapshot_of, until
 
 
 def stalled() -> Still:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pty
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 from patience import patience
@@ -24,10 +21,11 @@ from swtrace_tui.sources.playing import PlayingSource
 from swtrace.recording import Recording
 from swtrace.recording.capture import Capture
 from swtrace.recording.events import StatusTaken
+from swtrace.recording.format import FRAME_BYTES, Kind
 from swtrace.recording.playback import Controls, Playhead
 from swtrace.recording.writer import RecordingWriter
 from tui.ring_writer import write
-from tui.scenes import shown, until
+from tui.scenes import run, shown, until
 
 
 @pytest.fixture
@@ -48,11 +46,6 @@ def steps(app: ReplayApp) -> int:
     return sum(len(each.steps) for each in app.picture.series) if app.picture is not None else 0
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine."""
-    asyncio.run(test)
-
-
 def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
     """It plays from its begin; space stands still however long; n finishes a step; seeking goes there and back."""
 
@@ -66,8 +59,12 @@ def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
             still = head(app)
             await pilot.pause(0.3)
             assert head(app).at_ns == still.at_ns
-            assert "PAUSED" in shown(app)
-
+            assert "PAUSED x1 " in shown(app)
+            assert "▶ recording" in shown(app).splitlines()[0]
+            assert "live" not in shown(app).splitlines()[0]
+            await pilot.press("ctrl+up")
+            await until(pilot, lambda: "PAUSED x2 " in shown(app))
+            await pilot.press("ctrl+down")
             before = steps(app)
             await pilot.press("n")
             await until(pilot, lambda: steps(app) > before)
@@ -107,6 +104,7 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
                     assert text in line
             await pilot.press("question_mark")
             await until(pilot, lambda: "Play or pause the recording." in shown(app))
+            assert len([line for line in shown(app).splitlines() if " space " in line]) == 1
 
     run(test())
 
@@ -139,8 +137,40 @@ def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -
             assert row.view is not None
             statistics = row.view.statistics
             assert statistics.pending == 0
+            told = seen.rank_facts(row.view.key)
+            assert told is not None
+            assert statistics.delivered == told.records > 0
             assert statistics.written == statistics.delivered + statistics.lost
     source.close()
+
+
+def test_damage_is_named_and_read_around_only_when_asked(path: Path, tmp_path: Path) -> None:
+    """``top --replay`` and ``replay`` name --salvage and have it; with it, screen and text say how much is missing."""
+    bad = tmp_path / "bad.swrec"
+    with Recording.open(path) as recording:
+        frame = next(at for at in recording._frames if at.header.kind == Kind.RECORDS)
+    data = bytearray(path.read_bytes())
+    data[frame.offset + FRAME_BYTES + 5] ^= 0xFF
+    bad.write_bytes(data)
+
+    def top(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "swtrace", "top", "--replay", str(bad), "--once", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    refused, salvaged = top(), top("--salvage")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--salvage reads around the damage" in refused.stderr
+    assert salvaged.returncode == 0, salvaged.stderr
+    assert f"Damaged: 1 frame ({FRAME_BYTES + frame.header.stored_bytes} bytes, " in salvaged.stderr
+
+    async def test() -> None:
+        app = ReplayApp([bad], salvage=True)
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: app.head is not None)
+            await pilot.press("ctrl+end")
+            await until(pilot, lambda: head(app).ended and f"{frame.header.records} records damaged" in shown(app))
+
+    run(test())
 
 
 def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:

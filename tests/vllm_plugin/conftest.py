@@ -12,6 +12,9 @@ from vllm_runs import SERIES, Run, share
 
 from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks
 
+BACKSTOP_S = 7200
+"""For a test that hangs where nobody looks."""
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,7 +58,8 @@ def compiled(folder: Path) -> Run:
 
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Mark every test of this folder."""
+    """Mark every test of this folder. What it waits for has limits of its own, which go by what the processes do."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.vllm)
+            item.add_marker(pytest.mark.timeout(BACKSTOP_S))

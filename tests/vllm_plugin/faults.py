@@ -55,6 +55,43 @@ def engine(model: Path, name: str) -> Any:
         )
 
 
+def refused_calls(model: Path, name: str) -> dict[str, Any]:
+    """Make calls that are refused where weights are shared; return what was said, and what the engine does then."""
+    from vllm import SamplingParams
+
+    llm = engine(model, name)
+    core: Any = llm.llm_engine.engine_core.engine_core
+    sampling = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True, detokenize=False)
+    prompt = [{"prompt_token_ids": [186, 398, 163]}]
+
+    def answer() -> tuple[int, ...]:
+        (output,) = llm.generate(prompt, sampling, use_tqdm=False)
+        return tuple(output.outputs[0].token_ids)
+
+    before, said, paused = answer(), [], []
+    calls: tuple[Any, ...] = (
+        lambda: llm.sleep(level=1),
+        lambda: core.save_sharded_state("nowhere"),
+        lambda: llm.collective_rpc("update_weights", args=(None,)),
+    )
+    for call in calls:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is what the caller of vLLM sees)
+            said.append(f"{type(error).__name__}: {error}")
+        paused.append(core.is_scheduler_paused())
+    ranks = llm.collective_rpc(_rank)  # hears of an answer that somebody else left
+    result = {"said": said, "paused": paused, "ranks": ranks, "same": answer() == before}
+    core.model_executor.shutdown()
+    return result
+
+
+def _rank(_worker: Any) -> int:
+    import torch.distributed as dist
+
+    return dist.get_rank()
+
+
 def generate(llm: Any, tokens: int) -> None:
     """Generate so many tokens."""
     from vllm import SamplingParams
@@ -77,7 +114,7 @@ def provoke(model: Path, name: str, fault: str) -> Outcome:
     except Exception as problem:  # noqa: BLE001 (whatever it is, it is what the caller of vLLM sees)
         error = f"{type(problem).__name__}: {problem}"
     executor.shutdown()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(worker.is_alive() for worker in workers.values()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return Outcome(error, tuple(name for name, worker in workers.items() if worker.is_alive()))

@@ -16,12 +16,15 @@ def untouched(llm: Any) -> dict[str, Any]:
     from vllm.model_executor.offloader import base
     from vllm.v1.worker.worker_base import WorkerWrapperBase
 
+    ours = Path(str(sys.modules["swtrace"].__file__)).parent
     replaceable = (base.create_offloader, EngineArgs.create_engine_config, WorkerWrapperBase.execute_model)
     return {
-        "modules": sorted(name for name in sys.modules if name.split(".")[0] == "swtrace"),
+        "modules": [name for name in sys.modules if name.startswith(("swtrace.vllm.", "swtrace.series"))],
         "additional_config": llm.llm_engine.vllm_config.additional_config,
         "offloader": type(base.get_offloader()).__name__,
-        "replaced": [function.__qualname__ for function in replaceable if "swtrace" in function.__code__.co_filename],
+        "replaced": [
+            function.__qualname__ for function in replaceable if ours in Path(function.__code__.co_filename).parents
+        ],
         "operators": hasattr(torch.ops.swtrace, "reach"),
     }
 
@@ -45,7 +48,7 @@ def shared(llm: Any) -> dict[str, Any]:
 def _allowed(llm: Any) -> list[str]:
     """Return which worker calls that touch the weights are not refused, in the words of the refusal."""
     from swtrace.errors import RefusedError
-    from swtrace.vllm.lifecycle import FORBIDDEN
+    from swtrace.vllm.engine import FORBIDDEN
 
     allowed = []
     for name in FORBIDDEN:
@@ -94,6 +97,56 @@ def readers() -> tuple[str, str]:
     layer.kv_b_proj, layer.o_proj = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     layer.attention = Attention(layer.kv_b_proj)
     return read_while_loading(layer, layer.kv_b_proj), read_while_loading(layer, layer.o_proj)
+
+
+def layer_lists() -> dict[str, str]:
+    """Return the kind of the layers that are found in models with lists of their own, or the refusal."""
+    from types import SimpleNamespace as Namespace
+
+    import torch
+    from vllm.model_executor.layers.linear import LinearBase
+
+    from swtrace.vllm.groups import Refused
+    from swtrace.vllm.layers import own_layers
+
+    class Linear(LinearBase):  # type: ignore[misc]  # vLLM is absent where types are checked
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.o_proj = Linear()
+
+    class Tower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = Linear()
+
+    class Model(torch.nn.Module):
+        def __init__(self, **lists: tuple[type[torch.nn.Module], int]) -> None:
+            super().__init__()
+            for name, (kind, count) in lists.items():
+                setattr(self, name, torch.nn.ModuleList(kind() for _ in range(count)))
+
+    class Backed(Model):
+        __module__ = "vllm.model_executor.models.transformers"
+
+    config = Namespace(model_config=Namespace(get_total_num_hidden_layers=lambda: 3))
+
+    def found(model: torch.nn.Module) -> str:
+        try:
+            return type(own_layers(model, config, ["o_proj"])[0]).__name__
+        except Refused as refusal:
+            return str(refusal)
+
+    return {
+        "one": found(Model(layers=(Decoder, 3))),
+        "a tower before it": found(Model(vision=(Tower, 3), layers=(Decoder, 3), heads=(Decoder, 2))),
+        "another linear": found(Model(layers=(Tower, 3))),
+        "two": found(Model(fast=(Decoder, 3), slow=(Decoder, 3))),
+        "none": found(Backed(layers=(Decoder, 4))),
+    }
 
 
 def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,19 +138,25 @@ class Seen:
     """Names of the tensors that are broadcast."""
     waits: int
     """Layers waited for in the last step."""
-    problem: str = ""
+    held: int = 0
+    """Bytes that the linears of the series really hold, each storage once."""
+    replicated: int = 0
+    """Bytes that they would hold unshared."""
+    missing: str = ""
+    """The kernel that vLLM wants for the control, and that its build has not for this CPU. Nothing was generated."""
 
 
 def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, Seen]:
     """Generate with each engine twice: with sharing switched off, and on.
 
-    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder.
+    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder. A case
+    whose control lacks a kernel is the last.
     """
     import torch
 
     if torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
-    seen = {}
+    seen: dict[str, Seen] = {}
     for name, given in cases.items():
         case = dict(given)
         prepare = case.pop("prepare", None)
@@ -157,16 +164,22 @@ def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, See
             prepare()
         series = case.pop("series", ["self_attn.o_proj"])
         off = {**case, "additional_config": {"swtrace": {"enabled": False}}}
-        control, *_ = _generate(off, rendezvous.with_name(f"{name}-off"))
+        try:
+            control, *_ = _generate(off, rendezvous.with_name(f"{name}-off"))
+        except AttributeError as error:
+            missing = re.search(r"'_OpNamespace' '(\S+)' object has no attribute '(\S+)'", str(error))
+            if missing is None:
+                raise
+            # What is left of the engine would be in the way of the next.
+            return {**seen, name: Seen((), (), {}, (), 0, missing=".".join(missing.groups()))}
         on = {**case, "additional_config": {"swtrace": {"series": series}}}
-        tokens, outcome, payload, waits = _generate(on, rendezvous.with_name(f"{name}-on"))
-        seen[name] = Seen(control, tokens, outcome, payload, waits)
+        seen[name] = Seen(control, *_generate(on, rendezvous.with_name(f"{name}-on")))
     return seen
 
 
 def _generate(
     arguments: dict[str, Any], rendezvous: Path
-) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int]:
+) -> tuple[tuple[int, ...], dict[str, str], tuple[str, ...], int, int, int]:
     import gc
 
     import torch.distributed as dist
@@ -174,7 +187,7 @@ def _generate(
     from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.lora.request import LoRARequest
 
-    arguments = dict(arguments)
+    arguments = {"enforce_eager": True, **arguments}
     lora = arguments.pop("lora", None)
     # An engine that ends takes the process group with it.
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -182,7 +195,6 @@ def _generate(
     engine = LLM(
         skip_tokenizer_init=True,
         dtype="bfloat16",
-        enforce_eager=True,
         distributed_executor_backend="external_launcher",
         kv_cache_memory_bytes=16 << 20,
         max_model_len=128,
@@ -198,7 +210,7 @@ def _generate(
     )
     config = engine.llm_engine.vllm_config.additional_config
     payload: tuple[str, ...] = ()
-    waits = 0
+    waits = held = replicated = 0
     if config["swtrace"]["enabled"]:
         from swtrace.vllm.operations import numbered
 
@@ -206,6 +218,10 @@ def _generate(
             if not series.withdrawn:
                 payload = tuple(place.name for place in series._running_series.windows[0].layout.places)  # type: ignore[union-attr]
                 waits = series.info.num_layers - series.most_unwaited
+                tensors = (tensor for linear in series._modules.values() for tensor in linear.parameters(recurse=False))
+                storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+                held += sum(storage.nbytes() for storage in storages.values())
+                replicated += series.info.replicated_bytes
     outcome = dict(config.get("swtrace_outcome", {}))
     tokens = tuple(output.outputs[0].token_ids)
     dist.barrier()  # no rank leaves while another still waits for its broadcasts
@@ -217,4 +233,4 @@ def _generate(
 
             forget()
         cleanup_dist_env_and_memory()
-    return tokens, outcome, payload, waits
+    return tokens, outcome, payload, waits, held, replicated

@@ -17,9 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from swtrace.cli.vllm_ranks import CPU_ENVIRONMENT
+from swtrace.cli.vllm_ranks import CPU_ENVIRONMENT, Patience
 
 PATIENCE_S = 300.0
+"""How long a server may be idle, or take for an answer; as long as it gets on, its start takes what it takes."""
 PROMPTS = ((186, 398, 163), (170, 296), (317,), (73, 142, 455, 129, 135, 1, 5, 214, 220))
 """Of many random ones some whose next tokens lie far apart: however they meet in a batch, rounding decides nothing."""
 TOKENS = 12
@@ -35,8 +36,8 @@ class Server:
 
     def wait_until_up(self) -> None:
         """Return when the server answers."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline and self._process.poll() is None:
+        patience = Patience(PATIENCE_S, lambda: _session(self._process.pid))
+        while self._process.poll() is None and not patience.over():
             try:
                 if self._client.get("/health").is_success:
                     return
@@ -95,7 +96,7 @@ class Server:
 
     def remaining_processes(self) -> list[int]:
         """Return the processes of the server's session that are still there when they have had time to end."""
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 120.0
         while (pids := _session(self._process.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return pids

@@ -17,7 +17,7 @@ from swtrace.trace.reader import RingReader
 pytestmark = pytest.mark.mla
 
 PATIENCE_S = 20
-"""How long vLLM waits for a step; by default 300 s."""
+"""How long vLLM waits for a step where the test waits for that, too; by default, and elsewhere, 300 s."""
 GRACE_S = 1
 """How long vLLM lets workers end by themselves before it ends them."""
 
@@ -48,7 +48,7 @@ def ended(request: pytest.FixtureRequest, model: Path, folder: Path) -> Ended:
         "SWTRACE": "1",
         "SWTRACE_DIR": str(here / "rings"),
         "SWTRACE_SERIES": SERIES,
-        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(PATIENCE_S),
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": str(PATIENCE_S if request.param == "silent" else 300),
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": str(GRACE_S),
     }
     try:
@@ -62,11 +62,13 @@ def ended(request: pytest.FixtureRequest, model: Path, folder: Path) -> Ended:
 
 def test_a_fault_ends_the_engine(ended: Ended, request: pytest.FixtureRequest) -> None:
     """The error reaches vLLM's caller, at once where vLLM listens to the rank, else when vLLM has waited enough."""
+    # On CPUs with AVX-512 vLLM's reduction waits for the dead until vLLM gives up; on others gloo's raises at once.
+    lost = f"RuntimeError: Worker failed with error 'series '{SERIES}', rank 0, layer {LAYER}: rank 1 died"
     errors = {
-        "all": "RuntimeError: Worker failed with error 'rank 0 gives up'",
-        "answering": "RuntimeError: Worker failed with error 'rank 0 gives up'",
-        "silent": "TimeoutError: RPC call to execute_model timed out",
-        "killed": "RuntimeError: cancelled",
+        "all": ("RuntimeError: Worker failed with error 'rank 0 gives up'",),
+        "answering": ("RuntimeError: Worker failed with error 'rank 0 gives up'",),
+        "silent": ("TimeoutError: RPC call to execute_model timed out",),
+        "killed": ("RuntimeError: cancelled", lost),
     }
     fault = request.node.callspec.params["ended"]
     assert ended.outcome.error.startswith(errors[fault])
@@ -86,5 +88,5 @@ def test_nobody_is_left(ended: Ended) -> None:
 @pytest.mark.parametrize("ended", ["killed"], indirect=True)
 def test_a_dead_worker_is_named(ended: Ended) -> None:
     """The survivor, which is held in vLLM's own collective, names series, layer and the peer that died."""
-    said = re.findall(r"swtrace: series '(.*)', rank (\d), layer (\d+): rank (\d) died", ended.log)
-    assert said == [(SERIES, "0", str(LAYER), "1")]
+    said = re.findall(r"series '(\S*)', rank (\d), layer (\d+): rank (\d) died", ended.log)
+    assert set(said) == {(SERIES, "0", str(LAYER), "1")}

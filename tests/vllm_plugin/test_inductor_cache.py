@@ -20,7 +20,7 @@ from swtrace.cli.vllm_ranks import Workload, fork_ranks, run_ranks
 if TYPE_CHECKING:
     from vllm_runs import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 Runs = dict[str, tuple[Compiled, ...]]
 

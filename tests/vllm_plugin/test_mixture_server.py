@@ -21,7 +21,7 @@ EXPERTS = {"TEST_EXPERTS": "1"}
 """Makes the test's plugin give vLLM's CPU build what it lacks: see ``cpu_gaps``."""
 LONG = 4 * TOKENS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True, slots=True)

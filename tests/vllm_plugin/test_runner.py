@@ -1,14 +1,16 @@
-"""A model runner that asks for no offloader is told about: nobody gets a silent nothing from SWTRACE=1."""
+"""A runner that asks for no offloader, a rank that takes no part: nobody gets a silent nothing from SWTRACE=1."""
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import inspections
 import pytest
-from runners import generate_unasked
-from vllm_runs import SERIES, refusals
+from runners import generate_alone, generate_unasked
+from vllm_runs import SERIES, refusals, warnings
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks
 
@@ -32,8 +34,8 @@ def test_a_runner_that_never_asks_is_a_refusal(
     for rank in ranks:
         config, offloader = rank.inspected
         assert (config["swtrace_outcome"], offloader) == ({}, "NoopOffloader")
-        said = (here / f"rank-{rank.rank}.log").read_text().splitlines()
-        assert [REASON in line for line in said if "WARNING" in line and "swtrace" in line] == [True]
+        (said,) = warnings((here / f"rank-{rank.rank}.log").read_text())
+        assert REASON in said
     found = refusals(here / "rings", ranks=2)
     assert found.keys() == {0, 1}
     assert all(why[SERIES].startswith(REASON) for why in found.values())
@@ -49,3 +51,39 @@ def test_a_runner_that_never_asks_ends_a_strict_start(workload: Workload, folder
             ranks=2,
             environment={"SWTRACE": "1", "SWTRACE_STRICT": "1"},
         )
+
+
+@pytest.mark.parametrize(
+    ("second", "config", "said"),
+    [
+        ({}, {}, "swtrace shares nothing: swtrace is off on rank 1; set SWTRACE=1 for all ranks alike"),
+        (
+            {"SWTRACE": "1"},
+            {"swtrace": {"enabled": False}},
+            f"swtrace does not share {SERIES}: rank 1 shares nothing: additional_config turns swtrace off there",
+        ),
+        (
+            {"SWTRACE": "1"},
+            {"swtrace": {"windows": "rolling", "series": ["mlp.down_proj"]}},
+            f"swtrace does not share {SERIES}: rank 1 was not asked to share it",
+        ),
+    ],
+)
+def test_a_rank_that_takes_no_part_is_noticed_at_once(
+    workload: Workload,
+    control: tuple[RankResult, ...],
+    folder: Path,
+    second: dict[str, str],
+    config: dict[str, Any],
+    said: str,
+) -> None:
+    """The other rank does not wait for it: it warns with the rank and the reason, and runs as without swtrace."""
+    here = folder / f"alone-{secrets.token_hex(4)}"
+    here.mkdir()
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings"), "SWTRACE_TIMEOUT": "86400"}
+    ranks = fork_ranks(
+        generate_alone, (workload, here / "meet", second, config), here, ranks=2, environment=environment
+    )
+    assert [rank.tokens for rank in ranks] == [rank.tokens for rank in control]
+    (warned,) = warnings((here / "rank-0.log").read_text())
+    assert warned.startswith(said)

@@ -41,6 +41,21 @@ def test_linears_that_are_absorbed_after_loading(folder: Path) -> None:
     assert fork_ranks(inspections.readers, (), folder) == (("attention (Attention)", ""),)
 
 
+def test_lists_of_layers(folder: Path) -> None:
+    """A model's own list of layers is known by its length and linears; else it is refused by name."""
+    (found,) = fork_ranks(inspections.layer_lists, (), folder)
+    two, none = found.pop("two"), found.pop("none")
+    assert found == {"one": "Decoder", "a tower before it": "Decoder", "another linear": "Tower"}
+    assert two.startswith(
+        "Model does not build its decoder layers through vLLM's make_layers, so swtrace looks for one "
+    )
+    assert "and this model has several (fast, slow); unset SWTRACE" in two
+    assert none.startswith(
+        "vLLM runs this model through its Transformers backend (Backed), so swtrace looks for one list"
+    )
+    assert "list of 3 decoder layers, and this model has none; unset SWTRACE" in none
+
+
 def test_phases_of_a_schedule(folder: Path) -> None:
     """A request works on its prompt until it has an output token, and again when it resumes."""
     (phases,) = fork_ranks(inspections.phases, (), folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from swtrace.cli.daemon_process import DaemonProcess
 from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks
 
 SERIES = "self_attn.o_proj"
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 Result = TypeVar("Result")
 Samples = dict[str, list[tuple[dict[str, str], float]]]
@@ -72,6 +73,11 @@ def watch(
     finally:
         daemon.stop()
     return result, samples
+
+
+def warnings(log: str) -> list[str]:
+    """Return what swtrace warned of in a log of vLLM's, however the folders are called that other lines name."""
+    return re.findall(r"WARNING [^\]\n]*\] (swtrace .*)", log)
 
 
 def by_rank(samples: Samples, name: str, **labels: str) -> dict[int, float]:

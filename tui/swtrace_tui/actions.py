@@ -44,7 +44,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action("next-view", "tab", "app.next_view(1)", "Next view", "Show the next view."),
     Action("previous-view", "shift+tab", "app.next_view(-1)", "Previous view", "Show the previous view."),
-    Action("pause", "space", "app.pause", "Pause", "Freeze the screen; the source is read on.", footer=True),
+    Action("pause", "space", "app.pause", "Pause", "Freeze the screen; reading continues.", footer=True),
     Action("series", "s", "app.cycle_series", "Series", "Narrow to one series, then the next, then all.", footer=True),
     Action("rank", "r", "app.cycle_rank", "Rank", "Narrow to one rank, then the next, then all.", footer=True),
     Action("phase", "p", "app.cycle_phase", "Phase", "Narrow to prefill, decode, ... then all phases.", footer=True),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,12 +15,13 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from textual.app import App, ComposeResult, SystemCommand
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer
 from textual.worker import get_current_worker
 
+from swtrace.errors import SettingsError
 from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
 from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
@@ -38,6 +43,8 @@ from swtrace_tui.views.windows import Windows
 
 _Item = TypeVar("_Item")
 _VERDICT_EVERY_S = 1.0
+_TERMINAL_EVERY_S = 1.0
+_SHELL_OFFSET = 128
 _JUDGE_REST = 20
 """Times as long as the verdicts took, they stand: large series are judged less often."""
 
@@ -75,6 +82,10 @@ class TopApp(App[None]):
     ENABLE_COMMAND_PALETTE = True
     OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Keys beyond the registry's, and what they do, for the help."""
+    OWN_HELP: ClassVar[dict[str, str]] = {}
+    """What actions of the registry do here, by id, where it is something else."""
+    # Every terminal program ends at Ctrl-C. `y` copies.
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", "Quit", show=False, priority=True)]
     CSS = """
     Screen { layout: vertical; background: $background; }
     ContentSwitcher { height: 1fr; }
@@ -124,7 +135,10 @@ class TopApp(App[None]):
         self._judge_at = 0.0
         for theme in themes():
             self.register_theme(theme)
-        self.theme = NAMES[-1] if self.no_color else self._theme_or_first(self._configuration.theme)
+        if self._configuration.theme not in self.available_themes:
+            known = ", ".join((*NAMES, *sorted(self.available_themes.keys() - set(NAMES))))
+            raise SettingsError(f"there is no theme {self._configuration.theme!r}: there are {known}")
+        self.theme = NAMES[-1] if self.no_color else self._configuration.theme
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -140,11 +154,27 @@ class TopApp(App[None]):
         self.action_show(self._first_view)
         self._watch()
         self.set_interval(_VERDICT_EVERY_S, self._judge)
+        if not self.is_headless and not self.is_web:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    asyncio.get_running_loop().add_signal_handler(number, self._signalled, number)
+            self.set_interval(_TERMINAL_EVERY_S, self._end_without_terminal)
 
     def on_unmount(self) -> None:
         """Let go of the source."""
         if self._feed is not None:
             self._feed.stop()
+
+    def _signalled(self, number: int) -> None:
+        """Give the terminal back before ending, with the status that a shell shows for the signal."""
+        self.exit(return_code=_SHELL_OFFSET + number)
+
+    def _end_without_terminal(self) -> None:
+        """End once the terminal is gone: where SIGHUP is ignored nothing else says so, and reading it would spin."""
+        terminal = select.poll()
+        terminal.register(sys.__stdin__, 0)  # type: ignore[arg-type]
+        if any(events & (select.POLLHUP | select.POLLERR) for _, events in terminal.poll(0)):
+            self.exit(return_code=_SHELL_OFFSET + signal.SIGHUP)
 
     @property
     def picture(self) -> Picture | None:
@@ -310,7 +340,7 @@ class TopApp(App[None]):
         """Show the next run."""
         shown = self.picture
         if shown is not None and shown.runs:
-            at = shown.runs.index(shown.run) if shown.run in shown.runs else -1
+            at = shown.runs.index(shown.run) if shown.run is not None else -1
             self._select(Selection(run=shown.runs[(at + 1) % len(shown.runs)]))
 
     def _select(self, selection: Selection) -> None:
@@ -356,13 +386,14 @@ class TopApp(App[None]):
 
     def action_help(self) -> None:
         """Show every key."""
-        self.push_screen(Help(self._configuration.keys, self.OWN_KEYS))
+        self.push_screen(Help(self._configuration.keys, self.OWN_KEYS, self.OWN_HELP))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every action by name, and Textual's themes."""
         for action in ACTIONS:
             where = f"{action.view}: " if action.view else ""
-            yield SystemCommand(f"{where}{action.title}", action.help, partial(self._perform, action))
+            help_ = self.OWN_HELP.get(action.id, action.help)
+            yield SystemCommand(f"{where}{action.title}", help_, partial(self._perform, action))
         yield from (
             command for command in super().get_system_commands(screen) if command.title.lower().startswith("theme")
         )
@@ -376,9 +407,6 @@ class TopApp(App[None]):
             await self.run_action(action.call, main.query_one(f"#{action.view}", View))
         else:
             await self.run_action(action.call, main)
-
-    def _theme_or_first(self, name: str) -> str:
-        return name if name in self.available_themes else NAMES[0]
 
 
 def _next(items: Iterable[_Item], current: _Item | None) -> _Item | None:

@@ -18,7 +18,7 @@ from swtrace_tui.views.view import Scene
 
 _BEHIND = 20_000
 """Records not read yet that are worth a word."""
-_LINKS = {Link.LIVE: "●", Link.WAITING: "◌", Link.LOST: "✗"}
+_LINKS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.ASKED: "◌", Link.LOST: "✗"}
 
 
 class TitleBar(Widget):
@@ -48,7 +48,7 @@ class TitleBar(Widget):
         if self._note:
             right.put(f"{self._note}  ", palette.style(palette.warning, on=on, bold=True))
         link = worst_link(picture)
-        colour = {Link.LIVE: palette.good, Link.WAITING: palette.note, Link.LOST: palette.bad}[link]
+        colour = {Link.LIVE: palette.good, Link.LOST: palette.bad}.get(link, palette.note)
         names = ", ".join(source.name for source in picture.snapshot.sources)
         behind = sum(view.statistics.pending for view in picture.snapshot.ranks)
         if behind > _BEHIND:
@@ -88,7 +88,7 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
 def worst_link(picture: Picture) -> Link:
     """Return the worst state of any source."""
     links = {source.link for source in picture.snapshot.sources}
-    return Link.LOST if Link.LOST in links else Link.LIVE if Link.LIVE in links else Link.WAITING
+    return next((link for link in (Link.LOST, Link.ASKED, Link.LIVE, Link.RECORDED) if link in links), Link.WAITING)
 
 
 class ViewBar(Widget):
@@ -131,7 +131,7 @@ class ViewBar(Widget):
                 line.put(f" {number}", palette.style(palette.note)).put(f" {TITLES[view]} ", dim)
             self._spans.append((begin, line.used, view))
             line.put(" ", plain)
-        filters = narrowed(self._scene.picture)
+        filters = "   ".join(filter(None, (narrowed(self._scene.picture), other_runs(self._scene.picture))))
         if filters and line.room > len(filters) + 1:
             line.to(width - len(filters) - 1, plain).put(filters, palette.style(palette.warning, bold=True))
         return line.strip(plain)
@@ -141,6 +141,15 @@ class ViewBar(Widget):
         for begin, end, view in self._spans:
             if begin <= event.x < end:
                 self.post_message(self.Chosen(view))
+
+
+def other_runs(picture: Picture) -> str:
+    """Say which runs there are beside the one that is shown, and how to see them."""
+    others = [run for run in reversed(picture.runs) if run != picture.run]
+    if not others:
+        return ""
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"R: run {clip(others[0], 24)}{more}"
 
 
 def narrowed(picture: Picture) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from rich.table import Table
@@ -43,18 +44,26 @@ class Help(ModalScreen[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
 
-    def __init__(self, keymap: dict[str, str], own: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, keymap: dict[str, str], own: tuple[tuple[str, str], ...] = (), own_help: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__()
-        self._keymap, self._own = keymap, own
+        self._table = help_text(keymap, own, own_help or {})
 
     def compose(self) -> ComposeResult:
         """Show the table."""
         with VerticalScroll():
-            yield Static(help_text(self._keymap, self._own))
+            yield Static(self._table)
 
 
-def help_text(keymap: dict[str, str], own: tuple[tuple[str, str], ...] = ()) -> Table:
-    """Return every action with its keys, as they are mapped now; ``own`` stands first: what this program adds."""
+def help_text(keymap: dict[str, str], own: tuple[tuple[str, str], ...], own_help: Mapping[str, str]) -> Table:
+    """Return every action with its keys, as they are mapped now.
+
+    Args:
+        keymap: Keys by action, where they are not the registry's.
+        own: Keys that this program adds, with their help; they stand first.
+        own_help: What an action of the registry does in this program, by its id.
+    """
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True, style="bold")
     table.add_column()
@@ -69,7 +78,7 @@ def help_text(keymap: dict[str, str], own: tuple[tuple[str, str], ...] = ()) -> 
             continue
         table.add_row("", Text(TITLES[view] if view else "Everywhere", style="bold underline"))
         for action in of_view:
-            table.add_row(keys(action, keymap), action.help)
+            table.add_row(keys(action, keymap), own_help.get(action.id, action.help))
         table.add_row("", "")
     table.add_row("^p", "Command palette: all of this by name, and Textual's own themes.")
     table.add_row("mouse", "Click a view, a column, a rank, a cell; twice to open it; the wheel zooms the timeline.")

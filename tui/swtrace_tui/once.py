@@ -6,6 +6,7 @@ import time
 
 from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Picture, Selection, picture
+from swtrace_tui.snapshot import Link
 from swtrace_tui.sources import Source
 from swtrace_tui.views.empty import advice
 from swtrace_tui.views.overview import Overview
@@ -15,22 +16,33 @@ _CHARTS = 40
 
 
 def read(source: Source, selection: Selection, wait_s: float) -> Picture:
-    """Read a source until it is read up, and has a finished step or ``wait_s`` is over."""
+    """Read a source until all of it has answered and it has a finished step that is meant, or ``wait_s`` is over."""
     deadline = time.monotonic() + wait_s
     while True:
         more = source.poll()
         if more:
             continue
         seen = picture(source.snapshot(), selection)
-        if any(series.steps for series in seen.series) or time.monotonic() >= deadline:
+        if (any(series.steps for series in seen.series) and not silent(seen)) or time.monotonic() >= deadline:
             return seen
         time.sleep(0.05)
+
+
+def silent(seen: Picture) -> list[str]:
+    """Return the sources that do not answer, each with what is known of that."""
+    return [
+        f"{source.name} ({source.detail or 'no answer yet'})"
+        for source in seen.snapshot.sources
+        if source.link in {Link.ASKED, Link.LOST}
+    ]
 
 
 def overview(seen: Picture, width: int) -> str:
     """Return the overview as plain text, ``width`` columns wide; what to do next where there is nothing to show."""
     if not seen.rows:
-        return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen))
+        return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen, screen=False))
     scene = Scene(seen, MONO, {series.key: series.verdict for series in seen.series})
     lines = Overview().draw(scene, width, len(seen.rows) + _CHARTS)
-    return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
+    text = "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
+    others = [run for run in seen.runs if run != seen.run]
+    return text + (f"\nRun {seen.run}. There are other runs: {', '.join(others)}. --run shows one.\n" if others else "")

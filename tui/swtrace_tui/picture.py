@@ -7,6 +7,7 @@ phase; nothing here has a formula of its own but the step rate, which is a count
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -46,7 +47,7 @@ class RankState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the views are narrowed to; None: everything (for the run: the newest one that lives)."""
+    """What the views are narrowed to; None: everything (for the run: the newest that lives and shares something)."""
 
     run: str | None = None
     series: SeriesKey | str | None = None
@@ -152,7 +153,7 @@ class Picture:
     runs: tuple[str, ...]
     """Runs there are, newest last."""
     run: str | None
-    """The run that is shown."""
+    """The run that is shown; None where there is none, or not the one that is selected."""
     all_series: tuple[SeriesKey, ...]
     """Every series of that run, for choosing."""
     series: tuple[SeriesView, ...]
@@ -168,6 +169,26 @@ class Picture:
         """The rows of every selected series."""
         return tuple(row for series in self.series for row in series.rows)
 
+    @property
+    def unmatched(self) -> str:
+        """Say what is selected and is not there, and what there is instead; empty if nothing is amiss."""
+        wanted = self.selection
+        if wanted.run is not None and wanted.run not in self.runs:
+            return f"There is no run {wanted.run!r}. Runs: {', '.join(self.runs)}." if self.runs else ""
+        if wanted.series is not None and self.all_series and not self.series:
+            name = wanted.series if isinstance(wanted.series, str) else wanted.series.name
+            names = dict.fromkeys(key.name for key in self.all_series)
+            return f"Run {self.run} has no series {name!r}. Series: {', '.join(names)}."
+        if wanted.rank is not None and self.series and not self.rows:
+            ranks = sorted({rank.rank.rank for series in self.series for rank in series.facts.ranks})
+            return f"Rank {wanted.rank} has no such series. Ranks: {', '.join(map(str, ranks))}."
+        if wanted.phase is not None and self.series and not any(series.steps for series in self.series):
+            steps = [step for series in self.series for step in self.snapshot.history.get(series.key, ())]
+            seen = Counter(phase_of(step) for step in steps)
+            there = ", ".join(f"{phase.name.lower()} ({seen[phase]})" for phase in sorted(seen))
+            return f"None of the last steps is of phase {wanted.phase.name.lower()}. Phases: {there}." if there else ""
+        return ""
+
     def rank_facts(self, rank: RankKey) -> RankFacts | None:
         """Return the ledger's facts of a rank."""
         return next((facts for facts in self.snapshot.facts.ranks if facts.identity.key == rank), None)
@@ -177,7 +198,7 @@ def picture(snapshot: Snapshot, selection: Selection) -> Picture:
     """Return what a selection leaves of a snapshot."""
     views = {view.key: view for view in snapshot.ranks}
     runs = _runs(snapshot)
-    run = selection.run if selection.run in runs else _newest(snapshot, runs)
+    run = _preferred(snapshot, runs) if selection.run is None else selection.run if selection.run in runs else None
     of_run = [facts for facts in snapshot.facts.series if facts.key.run_id == run and facts.ranks]
     ranks = {facts.identity.key: facts for facts in snapshot.facts.ranks}
     keys = tuple(facts.key for facts in of_run)
@@ -211,9 +232,11 @@ def _runs(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(sorted(started, key=lambda run: started[run]))
 
 
-def _newest(snapshot: Snapshot, runs: Sequence[str]) -> str | None:
+def _preferred(snapshot: Snapshot, runs: Sequence[str]) -> str | None:
+    """Return the newest run that lives and shares something; else that lives; else that shared; else the newest."""
     alive = {view.identity.run_id for view in snapshot.ranks if view.alive}
-    return next((run for run in reversed(runs) if run in alive), runs[-1] if runs else None)
+    shares = {facts.key.run_id for facts in snapshot.facts.series if facts.ranks}
+    return max(runs, key=lambda run: (run in alive, run in shares, runs.index(run)), default=None)
 
 
 def _series(

@@ -13,6 +13,7 @@ from textual.binding import Binding, BindingType
 from swtrace.recording.playback import Controls, Playhead
 from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.app import TopApp
+from swtrace_tui.bars import worst_link
 from swtrace_tui.configuration import Configuration
 from swtrace_tui.picture import Picture, Selection
 from swtrace_tui.snapshot import Link
@@ -25,7 +26,7 @@ _KEYS = (
     ("ctrl+left", f"seek(-{_SEEK_S})", "Back 5 s", "Go back by 5 s."),
     ("ctrl+up", "speed(1)", "Faster", "Play faster."),
     ("ctrl+down", "speed(-1)", "Slower", "Play slower."),
-    ("ctrl+home", "jump(0)", "Begin", "Go to the begin."),
+    ("ctrl+home", "jump(0)", "Start", "Go to the start."),
     ("ctrl+end", "jump(100)", "End", "Go to the end."),
 )
 """Keys, action, title and help."""
@@ -39,14 +40,16 @@ class ReplayApp(TopApp):
         configuration: Theme and keys.
         view: The view to begin with.
         selection: What to narrow the views to.
+        salvage: Read around damage, and say how much is missing.
     """
 
     TITLE = "swtrace replay"
-    BINDINGS: ClassVar[list[BindingType]] = [Binding(keys, action, title) for keys, action, title, _ in _KEYS]
-    OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("space", "Play or pause the recording."),
-        *((keys, help_) for keys, _, _, help_ in _KEYS),
-    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *TopApp.BINDINGS,
+        *(Binding(keys, action, title) for keys, action, title, _ in _KEYS),
+    ]
+    OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = tuple((keys, help_) for keys, _, _, help_ in _KEYS)
+    OWN_HELP: ClassVar[dict[str, str]] = {"pause": "Play or pause the recording."}
 
     def __init__(
         self,
@@ -55,11 +58,12 @@ class ReplayApp(TopApp):
         configuration: Configuration | None = None,
         view: str = OVERVIEW,
         selection: Selection | None = None,
+        salvage: bool = False,
     ) -> None:
         self.controls = Controls()
         self.head: Playhead | None = None
         super().__init__(
-            lambda: PlayingSource(path, self.controls, self._moved),
+            lambda: PlayingSource(path, self.controls, self._moved, salvage=salvage),
             configuration=configuration,
             view=view,
             selection=selection,
@@ -89,9 +93,11 @@ class ReplayApp(TopApp):
         self.controls.seek(percent / 100)
 
     def _note(self, shown: Picture) -> str:
-        lost = next((each.detail for each in shown.snapshot.sources if each.link is Link.LOST), "")
+        detail = next((each.detail for each in shown.snapshot.sources), "")
+        lost = worst_link(shown) is Link.LOST
         head = self.head
         if lost or head is None:
-            return lost
-        state = "END" if head.ended else f"x{head.speed:g}" if head.playing else "PAUSED"
-        return f"{state} {head.at_ns / 1e9:.1f}/{head.length_ns / 1e9:.1f} s"
+            return detail if lost else ""
+        state = "END " if head.ended else "" if head.playing else "PAUSED "
+        damage = f"{detail}  " if detail else ""
+        return f"{damage}{state}x{head.speed:g} {head.at_ns / 1e9:.1f}/{head.length_ns / 1e9:.1f} s"

@@ -15,8 +15,12 @@ class Link(StrEnum):
     """How a source stands."""
 
     LIVE = "live"
+    RECORDED = "recording"
+    """It is not live: a file."""
     WAITING = "waiting"
     """There, and nothing to watch yet."""
+    ASKED = "asked"
+    """It has not answered yet."""
     LOST = "lost"
     """It does not answer; what is shown is the last that it said."""
 

@@ -31,9 +31,10 @@ from swtrace.cli.demo.progress import Progress
 from swtrace.cli.demo.scenarios import DESCRIPTIONS, PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.reader import Reader
+from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_text import print_summary
-from swtrace.settings import Settings
+from swtrace.settings import Settings, from_variable
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -114,6 +115,8 @@ def demo(
         "seconds": duration,
     }
     dials = replace(PRESETS[scenario], seed=seed, **{name: value for name, value in given.items() if value is not None})
+    if prefetch_step is None:
+        dials = dials.fitting()
     if importlib.util.find_spec("torch") is None:
         raise CommandError("the demo's ranks need torch: install swtrace[torch]")
     dials.check()
@@ -176,11 +179,10 @@ class _Result:
 def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool, tui: bool) -> _Result:
     console = narration()
     exit_in_order()
-    run_id = f"demo-{secrets.token_hex(3)}"
+    run_id = from_variable("run_id") or f"demo-{secrets.token_hex(3)}"
     with ExitStack() as stack:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=_fast_folder())))
-        directory = Path(os.environ.get("SWTRACE_DIR") or workspace / "rings")
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = make_folder(from_variable("directory") or workspace / "rings")
         environment = {
             "SWTRACE": "1",
             "SWTRACE_DIR": str(directory),
@@ -194,14 +196,14 @@ def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool, tui: bool) -> _
         launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
         reader = Reader(directory, run_id)
         stack.callback(reader.stop)
-        daemon = DaemonProcess(directory) if with_daemon else None
+        daemon = DaemonProcess(directory, run_id) if with_daemon else None
         if daemon is not None:
             stack.callback(daemon.stop)
         ranks = _Ranks()
         interrupted = False
         try:
             if tui:
-                _watch_in_terminal(stack, directory, launcher, reader, daemon, ranks)
+                _watch_in_terminal(stack, directory, run_id, launcher, reader, daemon, ranks)
             _watch_over(launcher, reader, daemon, ranks, console)
         except KeyboardInterrupt:
             interrupted = True
@@ -220,6 +222,7 @@ def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool, tui: bool) -> _
 def _watch_in_terminal(
     stack: ExitStack,
     directory: Path,
+    run_id: str,
     launcher: Child,
     reader: Reader,
     daemon: DaemonProcess | None,
@@ -227,7 +230,8 @@ def _watch_in_terminal(
 ) -> None:
     """Leave the terminal to `swtrace top` until it is quit; what there was to tell meanwhile is told then."""
     terminal = subprocess.Popen(
-        [sys.executable, "-P", "-m", "swtrace", "top"], env={**os.environ, "SWTRACE_DIR": str(directory)}
+        [sys.executable, "-P", "-m", "swtrace", "top", "--run", run_id],
+        env={**os.environ, "SWTRACE_DIR": str(directory)},
     )
     stack.callback(terminal.wait)
     stack.callback(terminal.terminate)

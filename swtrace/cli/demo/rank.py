@@ -54,7 +54,7 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         Event(What.FAILED, rank, text=str(error)).tell()
         return exit_code(error)
     except RuntimeError as error:
-        # torch.distributed's own calls (rendezvous, agreement on the last step) fail with bare RuntimeErrors.
+        # Before there is a series torch.distributed's own calls, such as the rendezvous, fail with bare RuntimeErrors.
         Event(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
         return ExitCode.FAILED
     finally:
@@ -93,18 +93,24 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
         layers.append(build(dials, layer))
         series.register(layer, layers[-1])
     series.post_process()
-    dist.barrier()
-    Event(What.READY, rank).tell()
+    with series.peers_named():
+        dist.barrier()
+        Event(What.READY, rank).tell()
+        step = _run_steps(dials, rank, series, layers, check)
+        # A rank that leaves takes its connections with it, and so what the others still receive of the last step.
+        dist.barrier()
+    series.close()
+    return step, step * dials.layers
 
+
+def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear], check: Check) -> int:
+    """Run steps until all ranks agree that it is enough; return how many."""
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, not a secret)
     begin, step = time.monotonic(), 0
     while _go_on(dials, rank, step, time.monotonic() - begin):
         _run_step(dials, rank, step, series, layers, check, random_source)
         step += 1
-    # A rank that leaves takes its connections with it, and with them what the others still receive of the last step.
-    dist.barrier()
-    series.close()
-    return step, step * dials.layers
+    return step
 
 
 def _run_step(

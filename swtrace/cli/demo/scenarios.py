@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,13 @@ class Dials:
         )
         for option, value, low, high in allowed:
             if not low <= value <= high:
-                raise SettingsError(f"{option} {value:g}: from {low:g} to {high:g} is possible here")
+                span = f"at least {_plain(low)}" if high == math.inf else f"{_plain(low)} to {_plain(high)}"
+                here = f" with --layers {self.layers}" if option == "--prefetch-step" else ""
+                raise SettingsError(f"{option} must be {span}{here}")
+
+    def fitting(self) -> Dials:
+        """Return these dials with a prefetch step that their layers have room for."""
+        return replace(self, prefetch_step=max(0, min(self.prefetch_step, self.layers - 2)))
 
     def compute_ns(self, rank: int, random_source: random.Random) -> int:
         """Return how long ``rank`` computes for its next layer."""
@@ -105,6 +111,10 @@ class Dials:
         """Return what :meth:`to_json` was called on."""
         fields = json.loads(text)
         return cls(**{**fields, "windows": Windows(fields["windows"])})
+
+
+def _plain(number: float) -> str:
+    return f"{number:.0f}" if number == int(number) else f"{number:g}"
 
 
 PRESETS: dict[Scenario, Dials] = {

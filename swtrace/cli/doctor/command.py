@@ -49,16 +49,15 @@ def _look(*, import_vllm: bool) -> tuple[Finding, ...]:
     from swtrace.cli.doctor.rings import rings
     from swtrace.cli.doctor.settings import settings
     from swtrace.cli.doctor.versions import versions
-    from swtrace.trace.directory import default_directory
+    from swtrace.errors import SettingsError
+    from swtrace.settings import ring_directory
 
-    directory = default_directory()
-    return (
-        *versions(import_vllm=import_vllm),
-        *settings(),
-        *folder(directory),
-        *daemon(),
-        *(rings(directory) if directory.is_dir() else ()),
-    )
+    here = (*versions(import_vllm=import_vllm), *settings())
+    try:
+        directory = ring_directory()
+    except SettingsError as error:
+        return (*here, Finding("ring folder", State.BROKEN, str(error), "set or unset SWTRACE_DIR"), *daemon())
+    return (*here, *folder(directory), *daemon(), *(rings(directory) if directory.is_dir() else ()))
 
 
 def _print(findings: tuple[Finding, ...], console: Console) -> None:

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 
 from swtrace.cli.doctor.finding import Finding, State
-from swtrace.daemon.settings import DEFAULT_LISTEN, Listen
+from swtrace.daemon.settings import Listen, listen_address
 from swtrace.errors import SettingsError
 
 _TIMEOUT_S = 2.0
@@ -16,14 +16,13 @@ _TIMEOUT_S = 2.0
 
 def daemon() -> tuple[Finding, ...]:
     """Ask the address that ``SWTRACE_LISTEN`` or the default names."""
-    text = os.environ.get("SWTRACE_LISTEN") or DEFAULT_LISTEN
     try:
-        listen = Listen.parse(text)
+        listen = listen_address(os.environ)
     except SettingsError as error:
         return (Finding("daemon", State.BROKEN, str(error), "set or unset SWTRACE_LISTEN"),)
     problem = _bind_problem(listen)
     if problem is None:
-        return (Finding("daemon", State.ABSENT, f"none at {text}; the port is free", "swtrace daemon"),)
+        return (Finding("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
     try:
         # Without proxies: a daemon on this host is never behind one.
@@ -35,7 +34,7 @@ def daemon() -> tuple[Finding, ...]:
             Finding(
                 "daemon",
                 State.BROKEN,
-                f"{text}: {problem}, and what is there does not answer /healthz",
+                f"{listen}: {problem}, and what is there does not answer /healthz",
                 "set SWTRACE_LISTEN to another port",
             ),
         )
@@ -48,6 +47,6 @@ def _bind_problem(listen: Listen) -> str | None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((listen.host, listen.port))
-        except OSError as error:
-            return error.strerror or str(error)
+        except (OSError, UnicodeError) as error:  # UnicodeError: of a host name that is none
+            return getattr(error, "strerror", None) or str(error)
     return None

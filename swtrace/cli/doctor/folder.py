@@ -17,15 +17,19 @@ from swtrace.trace.schema import DEFAULT_RECORDS
 
 _UNTRACED = "ranks would run untraced, or not at all with SWTRACE_STRICT=1"
 _COMFORTABLE_RINGS = 8
+_KERNEL_ONLY = ("proc", "sysfs", "cgroup2")
+"""File systems that take no files of ours, whatever their permissions say."""
 _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 _MOVE = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
 
 
 def folder(directory: Path) -> tuple[Finding, ...]:
     """Look at the folder, or at where it would be made."""
-    if not directory.exists():
-        parent = next(parent for parent in directory.parents if parent.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
+    if not os.path.exists(directory):  # noqa: PTH110 (Path.exists raises where a parent cannot be searched)
+        parent = next(parent for parent in directory.parents if os.path.exists(parent))  # noqa: PTH110
+        if not parent.is_dir():
+            return (Finding("ring folder", State.BROKEN, f"{directory} cannot be made: {parent} is a file", _MOVE),)
+        if _filesystem(parent) in _KERNEL_ONLY or not os.access(parent, os.W_OK | os.X_OK):
             return (
                 Finding(
                     "ring folder",

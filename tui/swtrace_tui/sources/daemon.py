@@ -43,7 +43,7 @@ class DaemonSource:
         self._steps: dict[SeriesKey, deque[StepFacts]] = {}
         self._skipped = 0
         self._lost_since = 0.0
-        self._snapshot = empty(SourceStatus(self.name, Link.WAITING))
+        self._snapshot = empty(SourceStatus(self.name, Link.ASKED))
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from swtrace.errors import SwtraceError
 from swtrace.recording import Recording
+from swtrace.recording.events import RankState
 from swtrace.recording.playback import Controls, Playback, Playhead
 from swtrace.trace.reader import RingStatistics
 from swtrace_tui.snapshot import Link, RankView, Snapshot, SourceStatus, empty
@@ -19,11 +20,14 @@ class PlayingSource:
         path: The file, or the parts of one.
         controls: What the person wants.
         moved: Told where the playhead stands, in the thread that polls.
+        salvage: Read around damage, and say how much is missing.
     """
 
-    def __init__(self, path: list[Path], controls: Controls, moved: Callable[[Playhead], object]) -> None:
+    def __init__(
+        self, path: list[Path], controls: Controls, moved: Callable[[Playhead], object], *, salvage: bool = False
+    ) -> None:
         self._name = str(path[0])
-        self._recording = Recording.open(path)
+        self._recording = Recording.open(path, salvage=salvage)
         self._playback = Playback(self._recording, controls)
         self._moved = moved
         self._problem = ""
@@ -49,7 +53,7 @@ class PlayingSource:
             return empty(SourceStatus(self._name, Link.LOST, self._problem))
         playback = self._playback
         facts = playback.ledger.facts()
-        last = {each.identity.key: each.last_record_ns for each in facts.ranks}
+        told = {each.identity.key: each for each in facts.ranks}
         ended = playback.head.ended
         views = []
         for key, identity in playback.identities.items():
@@ -59,15 +63,15 @@ class PlayingSource:
                     identity=identity,
                     alive=not ended or (state is not None and state.alive),
                     closed=ended and state is not None and state.closed,
-                    statistics=RingStatistics(0, 0, 0, 0, 0) if state is None else _as_recorded(state.statistics),
+                    statistics=_played(told[key].records if key in told else 0, state),
                     series=playback.tables.get(key, ()),
                     windows=state.windows if state is not None else {},
                     before=0,
-                    taken_ns=last.get(key, 0),
+                    taken_ns=told[key].last_record_ns if key in told else 0,
                 )
             )
         return Snapshot(
-            sources=(SourceStatus(self._name, Link.LIVE),),
+            sources=(SourceStatus(self._name, Link.RECORDED, self._damage()),),
             ranks=tuple(views),
             facts=facts,
             history={series.key: playback.ledger.history(series.key) for series in facts.series},
@@ -77,7 +81,19 @@ class PlayingSource:
         """Let go of the file."""
         self._recording.close()
 
+    def _damage(self) -> str:
+        missing = self._recording.missing()
+        return f"{missing.damaged_records} records damaged" if missing.damaged_frames else ""
 
-def _as_recorded(statistics: RingStatistics) -> RingStatistics:
-    """Return a recorder's account up to where it had read: a view of its recording does not wait for the rest."""
-    return statistics._replace(written=statistics.written - statistics.pending, pending=0)
+
+def _played(records: int, state: RankState | None) -> RingStatistics:
+    """Return a rank's account at the playhead: the records played so far, and what the recorder had missed by then."""
+    lost = state.statistics if state is not None else RingStatistics(0, 0, 0, 0, 0)
+    return RingStatistics(
+        written=records + lost.lost + lost.skipped,
+        delivered=records,
+        lapped=lost.lapped,
+        damaged=lost.damaged,
+        pending=0,
+        skipped=lost.skipped,
+    )

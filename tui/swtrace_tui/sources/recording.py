@@ -17,10 +17,11 @@ class RecordingSource:
 
     Args:
         path: The file.
+        salvage: Read around damage, and say how much is missing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, salvage: bool = False) -> None:
+        self._path, self._salvage = path, salvage
         self._snapshot: Snapshot | None = None
 
     @property
@@ -31,8 +32,9 @@ class RecordingSource:
     def poll(self) -> bool:
         """Replay it, the first time."""
         if self._snapshot is None:
-            with Recording.open(self._path) as recording:
-                self._snapshot = self._seen(replay(recording))
+            with Recording.open(self._path, salvage=self._salvage) as recording:
+                replayed = replay(recording)
+                self._snapshot = self._seen(replayed, " ".join(recording.missing().sentences))
         return False
 
     def snapshot(self) -> Snapshot:
@@ -42,13 +44,13 @@ class RecordingSource:
     def close(self) -> None:
         """Do nothing: the file is closed once it is read."""
 
-    def _seen(self, replayed: Replayed) -> Snapshot:
+    def _seen(self, replayed: Replayed, missing: str) -> Snapshot:
         facts = replayed.ledger.facts()
         last = {each.identity.key: each.last_record_ns for each in facts.ranks}
         states = {state.rank: state for state in replayed.status}
         newest = {identity.key: identity for identity in replayed.identities}
         return Snapshot(
-            sources=(SourceStatus(self.name, Link.LIVE),),
+            sources=(SourceStatus(self.name, Link.RECORDED, missing),),
             ranks=tuple(
                 _rank(replayed, states.get(key), identity=identity, taken_ns=last.get(key, 0))
                 for key, identity in newest.items()

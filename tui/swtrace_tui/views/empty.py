@@ -12,16 +12,22 @@ from swtrace_tui.picture import Picture
 from swtrace_tui.snapshot import Link
 
 
-def advice(picture: Picture) -> list[tuple[str, str]]:
-    """Return lines as ``(kind, text)``; kinds are title, text, command, problem and nothing."""
+def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
+    """Return lines as ``(kind, text)``; kinds are title, text, command, problem and nothing.
+
+    Args:
+        picture: What there is.
+        screen: It is shown by a screen that has keys and changes; otherwise it is printed once.
+    """
     snapshot = picture.snapshot
     lost = [source for source in snapshot.sources if source.link is Link.LOST]
     problems = [("problem", f"{source.name}: {source.detail}") for source in snapshot.sources if source.detail]
-    if picture.series:
-        return [
-            ("title", "Nothing matches the filter."),
-            ("text", "No rank or step of this kind among the last steps. Press Esc to show everything again."),
-        ]
+    if picture.unmatched:
+        keys = [("text", "Press Esc to show everything again, R for another run.")] if screen else []
+        return [("title", "Nothing matches the filter."), ("problem", picture.unmatched), *keys]
+    others = [run for run in picture.runs if run != picture.run]
+    choose = "Press R to show one." if screen else "--run shows one."
+    other_runs = [("", ""), ("text", f"There are other runs: {', '.join(others)}. {choose}")] if others else []
     if lost and not snapshot.ranks:
         return [
             ("title", "No answer yet."),
@@ -32,25 +38,30 @@ def advice(picture: Picture) -> list[tuple[str, str]]:
             ("text", "or watch this host's own rings, without a daemon:"),
             ("command", "swtrace top"),
         ]
-    refused = sorted({(info.name, info.refused) for view in snapshot.ranks for info in view.series if info.refused})
+    of_run = [view for view in snapshot.ranks if view.identity.run_id == picture.run]
+    refused = sorted({(info.name, info.refused) for view in of_run for info in view.series if info.refused})
     if refused:
         return [
-            ("title", "Nothing is shared."),
+            ("title", f"Run {picture.run} shares nothing."),
             *(("problem", f"{name}: {reason}") for name, reason in refused),
             ("", ""),
             ("text", "What would share it, and what else this machine lacks:"),
             ("command", "swtrace doctor"),
+            *other_runs,
         ]
-    if snapshot.ranks:
+    if of_run:
+        then = " This screen changes by itself then." if screen else ""
+        count = "1 rank is" if len(of_run) == 1 else f"{len(of_run)} ranks are"
         return [
-            ("title", f"{len(snapshot.ranks)} ranks are there; none has made its series yet."),
-            ("text", "A series is made when the model's weights are loaded. This screen changes by itself then."),
+            ("title", f"{count} there; none has made its series yet."),
+            ("text", f"A series is made when the model's weights are loaded.{then}"),
             *problems,
+            *other_runs,
         ]
     where = ", ".join(source.name for source in snapshot.sources)
     return [
         ("title", "Nothing to watch yet."),
-        ("text", f"No ring in {where}. This screen changes by itself when a rank makes one."),
+        ("text", f"No ring in {where}.{' This screen changes by itself when a rank makes one.' if screen else ''}"),
         *problems,
         ("", ""),
         ("text", "See a series at work on this machine, in another terminal:"),

@@ -96,12 +96,13 @@ class HeatMap(View):
         self._rescale(float(self._values[ranks].max(initial=0.0)))
         levels = np.where(waited, level(self._values, self._scale), _OWN)[ranks]
         values_shown = self._values[ranks]
+        means = row_means(values_shown, waited[ranks])
         if self._fold > 1:
             levels, values_shown = folded(levels, self._fold, own=_OWN), folded(values_shown, self._fold, own=None)
         lines = [self._legend(metric, series, width, palette), self._axis(series, width, palette)]
         self._origin = (_LABEL, len(lines))
         room = height - len(lines) - len(explained) - 2
-        lines += self._map(levels, values_shown, series, ranks, width, room, palette)
+        lines += self._map(levels, means, series, ranks, width, room, palette)
         left = height - len(lines) - len(explained) - 1
         lines += self._profile(values_shown, levels, width, max(1, min(_PROFILE, left)), palette)
         lines.append(Line(width).strip(palette.style(palette.text)))
@@ -134,7 +135,7 @@ class HeatMap(View):
     def _map(
         self,
         levels: npt.NDArray[np.int64],
-        shown: Values,
+        means: Values,
         series: SeriesView,
         ranks: list[int],
         width: int,
@@ -152,7 +153,6 @@ class HeatMap(View):
         self._top_row -= self._top_row % per_line
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
         columns = levels.shape[1]
-        means = shown.mean(axis=1)
         top = float(means.max(initial=0.0))
         lines: list[Strip] = []
         for begin in range(self._top_row, min(len(ranks), self._top_row + rows_shown), per_line):
@@ -221,6 +221,9 @@ class HeatMap(View):
         every = max(1, -(-6 // self._wide))
         for position in range(0, series.layers, every * self._fold):
             line.field(str(series.layer(position)), every * self._wide, dim)
+        line.to(_LABEL + -(-series.layers // self._fold) * self._wide, dim)
+        if line.room >= _MARGIN:
+            line.put("  ", dim).field("worse mean" if self._paired else "mean", 8, dim, right=True)
         return line.strip(dim)
 
     def _profile(
@@ -356,6 +359,11 @@ def values(series: SeriesView, metric: Metric, span: str) -> tuple[Values, npt.N
     for step in steps:
         total += np.where(step.receiver, metric.of(step), 0)
     return total / np.maximum(1, waited), waited > 0
+
+
+def row_means(shown: Values, waited: npt.NDArray[np.bool_]) -> Values:
+    """Return the mean of each row over its waits: a layer that the rank keeps is none."""
+    return np.asarray(np.where(waited, shown, 0.0).sum(axis=1) / np.maximum(1, waited.sum(axis=1)), np.float64)
 
 
 def level(shown: Values, top: float) -> npt.NDArray[np.int64]:

@@ -30,7 +30,7 @@ _MARKS = {
     RankState.ENDED: "○",
     RankState.DIED: "✗",
 }
-BADGES = {Level.GOOD: "HIDDEN", Level.NOTE: "NOTHING YET", Level.WARNING: "PARTLY HIDDEN", Level.BAD: "NOT HIDDEN"}
+_BADGES = {Level.GOOD: "HIDDEN", Level.NOTE: "NOTHING YET", Level.WARNING: "PARTLY HIDDEN", Level.BAD: "NOT HIDDEN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     lines: list[Strip] = []
     for name, finding, first in findings:
         style = palette.levels[finding.level]
-        badge = f" {BADGES[finding.level]} " if first else " · "
+        badge = f" {badge_of(finding)} " if first else " · "
         indent = len(badge) + 1 if first else 3
         rows = wrap(name + finding.sentence, width - indent - 1)
         if len(lines) + len(rows) > most and lines:
@@ -287,6 +287,11 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
                 line.to(indent, text)
             lines.append(line.put(row, palette.style(palette.text, bold=first)).strip(text))
     return lines or [Line(width).put(" …", palette.style(palette.dim)).strip(text)]
+
+
+def badge_of(finding: Finding) -> str:
+    """Return the word before a headline."""
+    return "RANK DIED" if finding.kind == "died" else _BADGES[finding.level]
 
 
 def _worst(rows: tuple[RankRow, ...]) -> float:

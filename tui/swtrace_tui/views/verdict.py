@@ -13,7 +13,7 @@ from swtrace_tui.actions import VERDICT, bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import SeriesView
-from swtrace_tui.views.overview import BADGES
+from swtrace_tui.views.overview import badge_of
 from swtrace_tui.views.view import Scene, View, wrap
 
 _MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
@@ -90,7 +90,7 @@ def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool
     lines: list[Strip] = []
     if first:
         badge = Style(color=style.color, bgcolor=style.bgcolor, reverse=True, bold=True)
-        lines.append(Line(width).put("   ", plain).put(f" {BADGES[finding.level]} ", badge).strip(plain))
+        lines.append(Line(width).put("   ", plain).put(f" {badge_of(finding)} ", badge).strip(plain))
     for i, row in enumerate(wrap(finding.sentence, room)):
         mark = _MARKS[finding.level] if i == 0 else " "
         lines.append(

@@ -106,7 +106,7 @@ class View(Widget, can_focus=True):
     def _lines(self, scene: Scene) -> list[Strip]:
         width, height = self.size
         picture, palette = scene.picture, scene.palette
-        if picture.rows:
+        if picture.rows and not picture.unmatched:
             lines = self.draw(scene, width, height)[:height]
         else:
             lines = empty_state(picture, palette, width)[:height]

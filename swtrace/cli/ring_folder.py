@@ -1,0 +1,60 @@
+"""The folder of rings as every command takes it: one option, one resolution, one sentence for what is wrong with it."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swtrace.errors import SettingsError
+
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="FOLDER", help="Folder of the rings. Default: `SWTRACE_DIR`, else the per-user one on tmpfs."
+    ),
+]
+
+
+def folder_to_read(given: Path | None = None) -> Path:
+    """Return the folder to look for rings in; it may not exist yet, because the first rank makes it.
+
+    Raises:
+        SettingsError: no folder can ever be there.
+    """
+    from swtrace.settings import ring_directory
+
+    directory = ring_directory(given)
+    try:
+        is_folder = stat.S_ISDIR(directory.stat().st_mode)
+    except FileNotFoundError:
+        return directory
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    if not is_folder:
+        raise SettingsError(f"{directory} is not a folder: {_REMEDY}")
+    return directory
+
+
+def make_folder(directory: Path) -> Path:
+    """Make the folder that ranks are about to write into, readable by this user alone, and return it.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise SettingsError(f"{directory} is not a folder: {_REMEDY}") from None
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    return directory
+
+
+_REMEDY = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
+
+
+def _unusable(directory: Path, error: OSError) -> SettingsError:
+    return SettingsError(f"{directory} cannot be the folder of rings: {error.strerror}; {_REMEDY}")

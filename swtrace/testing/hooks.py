@@ -1,0 +1,225 @@
+"""The pytest plugin: a fixture and a marker, both called ``swtrace``.
+
+It imports nothing but pytest, and does nothing until a test asks for the fixture or carries the marker.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from swtrace.testing.limits import Baseline, Limits
+    from swtrace.testing.tracing import Tracing
+
+_MARKER = (
+    "swtrace(min_efficiency, max_stall_ratio, min_on_time_rate, max_stall_seconds, series, rank, layer, phase, steps, "
+    "warmup, min_steps, baseline, tolerance): record the series that run in this test, in any process, and fail where "
+    "prefetch does not hide as asked for."
+)
+
+
+class _State:
+    """What one process of pytest has collected."""
+
+    def __init__(self) -> None:
+        self.fresh: dict[str, Baseline] = {}
+        self.known: dict[str, Baseline] | None = None
+        # Keys only, in order: a test that is run again is still one test.
+        self.without: dict[str, None] = {}
+        self.checked: dict[str, None] = {}
+
+
+_STATE = pytest.StashKey[_State]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("swtrace", "prefetch of shared-weight series")
+    group.addoption(
+        "--swtrace-baseline", metavar="FILE", default=None, help="File of baselines (ini: swtrace_baseline)."
+    )
+    group.addoption(
+        "--swtrace-save-baseline",
+        action="store_true",
+        help="Save what this run measures, instead of comparing with it.",
+    )
+    parser.addini("swtrace_baseline", "File of baselines.", default="swtrace-baseline.json")
+    parser.addini("swtrace_tolerance", "How much worse than the baseline is accepted: 0.1 is 10 %.", default="0.1")
+    parser.addini("swtrace_ring_records", "Capacity of a rank's ring during a test.", default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", _MARKER)
+    config.stash[_STATE] = _State()
+
+
+@pytest.fixture
+def swtrace(request: pytest.FixtureRequest) -> Iterator[Tracing]:
+    """Record the series that run in this test: in this process, in its children, in vLLM's workers.
+
+    Offers ``stall_seconds()``, ``stall_ratio()``, ``efficiency()``, ``on_time_rate()``, ``occupancy()``, ``waits()``,
+    ``spans()`` and more, each with ``series=``, ``rank=``, ``layer=``, ``phase=``, ``steps=`` and ``warmup=``.
+    """
+    from swtrace.testing.tracing import DEFAULT_RECORDS, Tracing
+
+    text = str(request.config.getini("swtrace_ring_records")).strip()
+    records = int(text) if text.isdecimal() else 0 if text else DEFAULT_RECORDS
+    if records < 1 or records & (records - 1):
+        pytest.fail(f"ini option swtrace_ring_records: must be a power of two, not {text!r}", pytrace=False)
+    with Tracing(records=records) as tracing:
+        yield tracing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test that carries the marker the fixture, before any other: what others start is recorded, too."""
+    for item in items:
+        names: list[str] | None = getattr(item, "fixturenames", None)
+        if names is not None and item.get_closest_marker("swtrace") is not None:
+            # A list of its own: the cases of a parametrized test share one, and not all need carry the marker.
+            item.fixturenames = ["swtrace", *(name for name in names if name != "swtrace")]  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse a marker that cannot be meant, before any fixture is made."""
+    marker = item.get_closest_marker("swtrace")
+    if marker is not None:
+        _limits(item, marker)
+
+
+# Last, and no wrapper: it is reached only when the test has passed, and old versions of pytest can do that, too.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Check what the marker of a test that has passed asks for."""
+    marker = item.get_closest_marker("swtrace")
+    if marker is not None:
+        _check(item, _limits(item, marker))
+
+
+def _limits(item: pytest.Item, marker: pytest.Mark) -> Limits:
+    """Return what a marker asks for, or fail with the place of the test that carries it."""
+    from swtrace.errors import SettingsError
+    from swtrace.testing.limits import Limits
+
+    problem = "@pytest.mark.swtrace takes its arguments by name" if marker.args else ""
+    try:
+        limits = Limits.of(marker.kwargs)
+    except SettingsError as error:
+        problem = problem or str(error)
+    if problem:
+        path, line, _ = item.location
+        pytest.fail(f"{path}:{(line or 0) + 1}: {problem}", pytrace=False)
+    return limits
+
+
+def _check(item: pytest.Item, limits: Limits) -> None:
+    from swtrace.errors import SettingsError
+    from swtrace.testing.limits import Measurement, judge, measured, place
+
+    state, tracing = item.config.stash[_STATE], getattr(item, "funcargs", {}).get("swtrace")
+    if tracing is None:
+        pytest.fail("@pytest.mark.swtrace needs a test function: this item has no fixtures", pytrace=False)
+    state.checked[item.nodeid] = None
+    try:
+        baseline = _baseline(item, limits, state)
+        why = judge(tracing, limits, baseline, _tolerance(item.config, limits))
+    except SettingsError as error:
+        why = str(error)
+    # Not in the handler above: pytest would show the error beside the failure.
+    if why:
+        pytest.fail(f"swtrace: {why}", pytrace=False)
+    if limits.baseline:
+        state.fresh[item.nodeid] = {
+            place(*at): Measurement.of(recent) for at, recent in measured(tracing, limits).items()
+        }
+
+
+def _baseline(item: pytest.Item, limits: Limits, state: _State) -> Baseline | None:
+    """Return what this test is compared with."""
+    if not limits.baseline or item.config.getoption("--swtrace-save-baseline"):
+        return None
+    if state.known is None:
+        from swtrace.testing.baselines import load
+
+        state.known = load(_path(item.config))
+    if item.nodeid not in state.known:
+        state.without[item.nodeid] = None
+    return state.known.get(item.nodeid)
+
+
+def _tolerance(config: pytest.Config, limits: Limits) -> float:
+    if limits.tolerance is not None:
+        return limits.tolerance
+    from swtrace.errors import SettingsError
+
+    text = config.getini("swtrace_tolerance")
+    try:
+        tolerance = float(text)
+    except ValueError:
+        tolerance = -1.0
+    if not 0 <= tolerance < float("inf"):
+        raise SettingsError(f"ini option swtrace_tolerance: must be a number from 0, not {text!r}")
+    return tolerance
+
+
+def _path(config: pytest.Config) -> Path:
+    given = config.getoption("--swtrace-baseline")
+    return Path(given) if given else config.rootpath / str(config.getini("swtrace_baseline"))
+
+
+# Under xdist every worker checks its own tests; the controller writes the file.
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Save baselines, or hand them to the process that will."""
+    config = session.config
+    state = config.stash[_STATE]
+    output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+    if output is not None:
+        from swtrace.testing.baselines import encode
+
+        fresh = {test: encode(baseline) for test, baseline in state.fresh.items()} if state.fresh else {}
+        output["swtrace"] = json.dumps({"fresh": fresh, "without": [*state.without], "checked": [*state.checked]})
+    elif state.fresh and config.getoption("--swtrace-save-baseline"):
+        from swtrace.testing.baselines import save
+
+        save(_path(config), state.fresh)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what an xdist worker collected."""
+    text = getattr(node, "workeroutput", {}).get("swtrace")
+    if text is None:
+        return
+    from swtrace.testing.baselines import decode
+
+    state: _State = node.config.stash[_STATE]
+    told = json.loads(text)
+    state.fresh.update((test, decode(places)) for test, places in told["fresh"].items())
+    state.without.update(dict.fromkeys(told["without"]))
+    state.checked.update(dict.fromkeys(told["checked"]))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was saved, and which tests have nothing to be compared with."""
+    state = config.stash[_STATE]
+    if state.fresh and config.getoption("--swtrace-save-baseline"):
+        terminalreporter.write_sep("-", "swtrace")
+        terminalreporter.write_line(f"baselines of {len(state.fresh)} tests saved in {_path(config)}")
+    elif state.without:
+        terminalreporter.write_sep("-", "swtrace")
+        terminalreporter.write_line(
+            f"{len(state.without)} of {len(state.checked)} checked tests have no baseline yet: run with "
+            "--swtrace-save-baseline"
+        )
+        for test in state.without:
+            terminalreporter.write_line(f"  {test}")

@@ -1,0 +1,76 @@
+"""Where a model keeps its decoder layers, and their linears, if nobody says so.
+
+A model that vLLM implements builds its layers by ``make_layers``, which hands them over. One that vLLM runs through its
+Transformers backend, and a few others, keep them in a module list of their own. That list is known by its length:
+it has as many modules as the model's config has layers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from swtrace.vllm.groups import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SHOWN = 12
+"""Linears named in a refusal, at most."""
+
+
+def find_linear(module: nn.Module, path: str) -> Any:
+    """Return the vLLM linear at ``path``, or None."""
+    from vllm.model_executor.layers.linear import LinearBase
+
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, LinearBase) else None
+
+
+def linear_paths(layer: nn.Module) -> list[str]:
+    """Return the paths of a decoder layer's linears, as ``SWTRACE_SERIES`` takes them, the first dozen."""
+    from vllm.model_executor.layers.linear import LinearBase
+
+    paths = [name for name, module in layer.named_modules() if isinstance(module, LinearBase)]
+    return [*paths[:_SHOWN], "..."] if len(paths) > _SHOWN else paths
+
+
+def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list[nn.Module]:
+    """Return all decoder layers of a model that keeps them in a module list of its own, by absolute index.
+
+    Of several lists of that length the one is meant whose layers have the linears asked for: a tower of another
+    modality may be as deep.
+
+    Raises:
+        Refused: there is no such list, or no telling which.
+    """
+    total = vllm_config.model_config.get_total_num_hidden_layers()
+    lists = {
+        name: list(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == total and any(map(linear_paths, module))
+    }
+    if len(lists) > 1:
+        asked = {
+            name: layers
+            for name, layers in lists.items()
+            if any(find_linear(layer, path) is not None for layer in layers for path in paths)
+        }
+        lists = asked or lists
+    if len(lists) != 1:
+        found = f"has several ({', '.join(lists)})" if lists else "has none"
+        raise Refused(
+            f"{_how_run(model)}, so swtrace looks for one list of {total} decoder layers, and this model {found}; "
+            "unset SWTRACE, or run a model that vLLM builds through make_layers"
+        )
+    (layers,) = lists.values()
+    return layers
+
+
+def _how_run(model: nn.Module) -> str:
+    if type(model).__module__.startswith("vllm.model_executor.models.transformers"):
+        return f"vLLM runs this model through its Transformers backend ({type(model).__name__})"
+    return f"{type(model).__name__} does not build its decoder layers through vLLM's make_layers"

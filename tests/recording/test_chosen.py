@@ -1,0 +1,108 @@
+"""`swtrace stats` and `report` over a whole recording, or a part: verdict and tables are about the same steps."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ledger.schedules import simulate
+
+import swtrace as api
+from recording.made import record
+from recording.test_commands import swtrace
+from swtrace.recording import chosen
+
+STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recording: slow first steps; rank 0 stalls most at first, rank 1 in the last 80 steps."""
+
+    def compute(rank: int, step: int, _position: int) -> int:
+        if step < 3:
+            return 2_000_000
+        quick = 0 if step < STEPS - 80 else 1
+        return 20_000 if rank == quick else 90_000
+
+    made = simulate(ranks=2, layers=6, k=1, steps=STEPS, compute=compute, occupancy=80_000, wake=1_000)
+    path = tmp_path_factory.mktemp("chosen") / "run.swrec"
+    record(path, made)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "selection", "steps", "most"),
+    [
+        ([], {"warmup": 3}, STEPS - 3, 0),
+        (["--steps", "240:260"], {"warmup": 3, "steps": slice(240, 260)}, 20, 1),
+        (["--warmup", "0", "--steps", ":10"], {"steps": slice(0, 10)}, 10, 0),
+    ],
+)
+def test_headline_and_table_are_about_the_same_steps(
+    path: Path, arguments: list[str], selection: dict[str, object], steps: int, most: int
+) -> None:
+    """The table's figures are the sums over the chosen steps, and the headline names the table's most stalled rank."""
+    (series,) = json.loads(swtrace("stats", path, "--json", *arguments).stdout)["summary"]["series"]
+    with api.open(path) as session:
+        sums = {rank.rank: recent for (_, rank), recent in session.sums_by_rank(**selection).items()}
+    for rank in series["ranks"]:
+        recent = sums[rank["rank"]]
+        assert rank["recent_steps"] == steps == recent.steps
+        assert rank["stall_ratio"] == recent.stall_ratio
+        assert rank["efficiency"] == recent.efficiency
+        assert rank["step_seconds"] == pytest.approx(recent.step_ns * 1e-9 / steps)
+    ratios = {rank["rank"]: rank["stall_ratio"] for rank in series["ranks"]}
+    assert max(ratios, key=lambda rank: ratios[rank]) == most
+    headline = series["findings"][0]
+    assert headline["rank"] == most
+    assert f"{100 * ratios[most]:.1f} %" in headline["sentence"]
+
+
+def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(path: Path, tmp_path: Path) -> None:
+    """Table, headline and slowest steps of the page leave out the first steps, however slow those were."""
+    swtrace("report", path, "-o", tmp_path / "report.html")
+    text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
+    assert f"{STEPS - 3} steps after 3 of warm-up" in text
+    assert f"Means over these {STEPS - 3} steps" in text
+    slowest = [int(step) for step in re.findall(r"step (\d+): [\d.]+ ms, ", text)]
+    assert len(slowest) == 3
+    assert min(slowest) >= 3
+    headline = re.search(r"the most stalled rank \((\d)\) stood still for its weights ([\d.]+ %)", text)
+    assert headline
+    assert re.search(rf"\b{headline[1]} +[\d.]+ ms +[\d.]+ ms +{re.escape(headline[2])} ", text)
+    swtrace("report", path, "-o", tmp_path / "report.html", "--warmup", "0")
+    text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
+    assert sorted(int(step) for step in re.findall(r"step (\d+): [\d.]+ ms, ", text)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--steps", "900:"], 1, f"none of the {STEPS} finished steps is left"),
+        (["--warmup", "300"], 1, "after 300 of warm-up"),
+        (["--steps", "5"], 2, "--steps '5': must be FROM:TO"),
+        (["--steps", "9:3"], 2, "holds no step"),
+    ],
+)
+def test_a_choice_of_no_step_is_an_error(path: Path, arguments: list[str], code: int, message: str) -> None:
+    """Where no step is left, neither command prints a table of nothing."""
+    done = swtrace("stats", path, *arguments, code=code)
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_memory_is_bounded_and_what_is_of_fewer_steps_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are over all chosen steps although only the last are kept; which sentences are of those is said."""
+    monkeypatch.setattr(chosen, "_KEPT_CELLS", 0)
+    from swtrace.selection import Selection
+
+    choice = chosen.Chosen(Selection(warmup=3))
+    with api.open(path) as session:
+        assert sum(1 for _ in choice.among(session.steps())) == STEPS - 3
+        (series,) = choice.facts(session.facts()).series
+    assert len(choice.history(series.key)) == 64
+    assert [rank.recent.steps for rank in series.ranks] == [STEPS - 3] * 2
+    assert "over the last 64 of these steps" in choice.partly()

@@ -1,0 +1,199 @@
+"""Which run, which series, which daemons: what is asked for is shown, or what there is instead is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from daemon.serving import serving
+from swtrace_tui import units
+from swtrace_tui.configuration import Configuration
+from swtrace_tui.once import overview, read, silent
+from swtrace_tui.palette import MONO
+from swtrace_tui.picture import Selection, picture
+from swtrace_tui.snapshot import Link, Snapshot, SourceStatus, empty
+from swtrace_tui.sources.several import SeveralSources
+from swtrace_tui.views.heat_map import METRICS, HeatMap, values
+from swtrace_tui.views.overview import headline
+from swtrace_tui.views.verdict import finding_lines
+from swtrace_tui.views.view import Scene
+
+from swtrace.errors import SettingsError
+from swtrace.ledger.finding import Finding, Level
+from swtrace.trace.schema import Phase
+from tui.ring_writer import scenario, write
+from tui.scenes import Still, app_over, pictured, run, shown, snapshot_of, until
+from tui.test_top_sources import _half
+
+
+def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
+    """Run ``swtrace top``."""
+    command = [sys.executable, "-m", "swtrace", "top", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def beside(snapshot: Snapshot, run_id: str, *, alive: bool, reason: str = "") -> Snapshot:
+    """Return a snapshot with a later run beside: it has made no series, or one that is not shared."""
+    series = tuple(replace(info, refused=reason) for info in snapshot.ranks[0].series) if reason else ()
+    views = tuple(
+        replace(
+            view,
+            identity=replace(view.identity, run_id=run_id, start_time_ns=view.identity.start_time_ns + 10**9),
+            alive=alive,
+            series=series,
+            windows={},
+        )
+        for view in snapshot.ranks
+    )
+    return replace(snapshot, ranks=(*snapshot.ranks, *views))
+
+
+@pytest.mark.parametrize(("alive", "reason"), [(True, "dense model"), (True, ""), (False, "dense model")])
+def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool, reason: str) -> None:  # noqa: FBT001
+    """The newest living run does not hide one that shares; screen, text and JSON's source name the other one."""
+    whole = beside(snapshot_of(scenario("stalled")), "newer", alive=alive, reason=reason)
+    seen = picture(whole, Selection())
+    assert seen.run == whole.ranks[0].identity.run_id
+    assert "There are other runs: newer. --run shows one." in overview(seen, 120)
+    other = overview(picture(whole, Selection(run="newer")), 120)
+    assert ("Run newer shares nothing." if reason else "4 ranks are there; none has made its series yet.") in other
+    assert f"There are other runs: {seen.run}." in other
+    assert "Press" not in other
+    assert "This screen" not in other
+
+    async def test() -> None:
+        app = app_over(Still(whole))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: "R: run newer" in shown(app))
+            await pilot.press("R")
+            await until(pilot, lambda: f"R: run {seen.run}" in shown(app))
+            assert f"There are other runs: {seen.run}. Press R" in shown(app)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(run="bogus"), "There is no run 'bogus'. Runs: "),
+        (Selection(series="nope"), "has no series 'nope'. Series: o_proj."),
+        (Selection(rank=9), "Rank 9 has no such series. Ranks: 0, 1, 2, 3."),
+        (Selection(phase=Phase.PREFILL), "None of the last steps is of phase prefill. Phases: decode ("),
+    ],
+)
+def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection: Selection, message: str) -> None:
+    """A run, series, rank or phase that is not there shows no other one's figures, on no view of the screen either."""
+    whole = snapshot_of(scenario("stalled"))
+    seen = picture(whole, selection)
+    assert message in seen.unmatched
+    assert not picture(whole, Selection()).unmatched
+
+    async def test() -> None:
+        app = app_over(Still(whole), selection=selection)
+        async with app.run_test(size=(140, 40)) as pilot:
+            for key in "12345":
+                await pilot.press(key)
+                await until(pilot, lambda: message in shown(app))
+            await pilot.press("escape")
+            if selection.run is None:
+                await until(pilot, lambda: message not in shown(app))
+
+    run(test())
+
+
+def test_once_fails_over_a_choice_that_nothing_matches(tmp_path: Path) -> None:
+    """``--once`` and ``--json`` print no figures then, and end with 2."""
+    with write(tmp_path, "stalled", ranks=2, layers=4, steps=20, run_id="the-run"):
+        for choice, message in ((["--run", "bogus"], "Runs: the-run."), (["--series", "nope"], "Series: o_proj.")):
+            done = top("--dir", tmp_path, "--json", "--wait", "0", *choice, code=2)
+            assert message in done.stderr
+            assert done.stdout == ""
+
+
+def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
+    """A theme that does not exist, from the command line or the file, is not ignored."""
+    with pytest.raises(SettingsError, match=r"no theme 'nope': there are swtrace-dark.*textual-dark"):
+        app_over(Still(empty()), configuration=Configuration(theme="nope"))
+
+
+class Late(Still):
+    """A daemon that answers at its tenth poll."""
+
+    def snapshot(self) -> Snapshot:
+        """Return nothing until then."""
+        return self.now if self.polls >= 10 else empty(SourceStatus("late", Link.ASKED))
+
+
+def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
+    """The ranks of a daemon that answers later are in the picture; one that never does is named when the time is up."""
+    whole = snapshot_of(scenario("stalled"))
+    halves = [_half(whole, ranks) for ranks in ({0, 1}, {2, 3})]
+    sources = SeveralSources([Still(halves[0]), Late(halves[1])])
+    seen = read(sources, Selection(), 60)
+    sources.close()
+    assert [row.rank for row in seen.rows] == [0, 1, 2, 3]
+    assert silent(seen) == []
+
+    lost = empty(SourceStatus("there:9465", Link.LOST, "Connection refused"))
+    sources = SeveralSources([Still(halves[0]), Still(lost)])
+    assert silent(read(sources, Selection(), 0.2)) == ["there:9465 (Connection refused)"]
+    sources.close()
+
+
+def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path) -> None:
+    """With one of two daemons missing, ``--once`` prints no half of a picture, names the missing one, and fails."""
+    with write(tmp_path, "stalled", ranks=2, layers=4, steps=20), serving(tmp_path) as client:
+        address = f"127.0.0.1:{client.base_url.port}"
+        done = top("--connect", f"{address},127.0.0.1:1", "--once", "--wait", "0.5", code=1)
+    assert "no answer within 0.5 s from 127.0.0.1:1 (" in done.stderr
+    assert address not in done.stderr.partition("from")[2]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("layers", [20, 61, 150])
+def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -> None:
+    """Layers that a rank keeps itself do not count as waits of 0, and folded columns do not count as their worst."""
+    whole = snapshot_of(scenario("stalled", layers=layers, steps=6))
+    seen = picture(whole, Selection())
+    (series,) = seen.series
+    lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 60)]
+    assert any(line.split()[-1:] == ["mean"] for line in lines)
+    shown_values, waited = values(series, METRICS[0], "mean")
+    assert not waited.all()
+    for row in series.rows:
+        mean = shown_values[row.group_rank][waited[row.group_rank]].mean()
+        line = next(line for line in lines if line.startswith(f"{row.rank:>5} "))
+        assert f" {units.duration(float(mean))} " in line
+
+
+def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
+    """A headline about a rank that died is not announced as a word about hiding, in neither view."""
+    died = Finding("died", Level.BAD, "Rank 1 died. All figures are of the steps before.", rank=1)
+    seen = pictured("hidden")
+    (series,) = seen.series
+    vars(series)["headline"] = died
+    for lines in (headline(Scene(seen, MONO), 100, 3), finding_lines(died, MONO, 100, first=True)):
+        text = "\n".join(strip.text for strip in lines)
+        assert " RANK DIED " in text
+        assert "HIDDEN" not in text
+        assert died.sentence in text
+
+
+@pytest.mark.parametrize("before", [[], ["question_mark"]])
+def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
+    """Ctrl-C leaves at once, from a view and from the help."""
+
+    async def test() -> None:
+        app = app_over(Still(snapshot_of(scenario("stalled"))))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await pilot.press(*before, "ctrl+c")
+            await until(pilot, lambda: app._exit)
+
+    run(test())

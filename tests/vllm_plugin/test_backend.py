@@ -1,0 +1,105 @@
+"""Models that vLLM does not build through ``make_layers``: they share by their own list of layers."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import backend_models
+import pytest
+import quantized
+from backend_models import CAUSAL, ENCODER_SERIES, LAYERS, embed, save_encoder
+
+from swtrace.cli.vllm_ranks import fork_ranks
+
+Ranks = tuple[dict[str, quantized.Seen], ...]
+
+
+@pytest.fixture(scope="module")
+def models(folder: Path) -> Path:
+    """Return the folder of the models."""
+    here = folder / "backend"
+    here.mkdir()
+    fork_ranks(backend_models.save, (here,), here)
+    return here
+
+
+@pytest.fixture(scope="module")
+def seen(models: Path) -> Ranks:
+    """Return, by rank, what each model said with and without sharing."""
+    cases = {
+        kind: {"model": str(models / kind), "series": [path], "prepare": backend_models.keep_plain}
+        for kind, (path, _) in CAUSAL.items()
+    }
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(models / "rings")}
+    return fork_ranks(quantized.compare, (cases, models / "rendezvous"), models, ranks=2, environment=environment)
+
+
+def test_they_run_through_the_backend(seen: Ranks, models: Path) -> None:
+    """The models of this file really are what its first line says, each with and without sharing."""
+    for number in range(len(seen)):
+        said = (models / f"rank-{number}.log").read_text()
+        assert said.count("Using Transformers modeling backend") == 2 * len(CAUSAL)
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_tokens_are_equal(seen: Ranks, kind: str) -> None:
+    """Every rank generates what it generates without sharing."""
+    for rank in seen:
+        assert rank[kind].tokens == rank[kind].control
+        assert len(set(rank[kind].tokens)) > 2  # the model says something
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_each_layer_is_shared_and_waited_for(seen: Ranks, kind: str) -> None:
+    """The linear asked for is shared in all layers, and each is waited for in a step."""
+    for rank in seen:
+        assert rank[kind].outcome == {CAUSAL[kind][0]: "world"}
+        assert rank[kind].waits == LAYERS
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_the_memory_is_saved(seen: Ranks, kind: str) -> None:
+    """Half of the layers and the windows are held on each rank, not all layers."""
+    for rank in seen:
+        layer = rank[kind].replicated // LAYERS
+        assert rank[kind].held <= (LAYERS // 2 + 1) * layer < rank[kind].replicated
+
+
+@pytest.mark.slow
+def test_a_compiled_model_shares(models: Path) -> None:
+    """Compiled, a model of the backend generates what it generates compiled without sharing."""
+    case = {
+        "model": str(models / "olmo2"),
+        "series": [CAUSAL["olmo2"][0]],
+        "prepare": backend_models.keep_plain,
+        "enforce_eager": False,
+    }
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(models / "rings-compiled")}
+    for rank in fork_ranks(
+        quantized.compare, ({"olmo2": case}, models / "compiled"), models, ranks=2, environment=environment
+    ):
+        assert rank["olmo2"].tokens == rank["olmo2"].control
+        assert rank["olmo2"].outcome == {CAUSAL["olmo2"][0]: "world"}
+        assert rank["olmo2"].waits == LAYERS
+
+
+def test_an_encoder_shares(folder: Path) -> None:
+    """A BERT, which vLLM builds in a list of its own, embeds bit for bit what it embeds without sharing."""
+    here = folder / "encoder"
+    here.mkdir()
+    fork_ranks(save_encoder, (here / "model",), here)
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings")}
+    runs = [
+        fork_ranks(
+            functools.partial(embed, shared=shared),
+            (here / "model", here / f"meet-{shared}"),
+            here,
+            ranks=2,
+            environment=environment,
+        )
+        for shared in (False, True)
+    ]
+    for control, shared in zip(*runs, strict=True):
+        assert shared == (control[0], {ENCODER_SERIES: "world"}, LAYERS)
+        assert len(set(control[0][0])) > LAYERS  # the model says something
