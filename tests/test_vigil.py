@@ -15,9 +15,9 @@ from ranks import ranks
 from torch import nn
 
 from swtrace.series import RankGroup, Series
+from swtrace.series.operations import forget, reach, wait
 from swtrace.series.recording import close, process_recorder, propose_run_id
 from swtrace.trace.directory import PREFIX
-from swtrace.vllm.operations import forget, number, reach, wait
 from swtrace.vllm.vigil import keep_vigil
 
 LAYERS = 4
@@ -49,7 +49,7 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     said = Said()
     logging.getLogger("vllm.swtrace").addHandler(said)
     series = Series("o_proj", RankGroup.world(), 3, 3 + LAYERS, recorder=process_recorder)
-    one = number(series)
+    one = series.number
     layers: list[Any] = [nn.Linear(8, 8, bias=False) for _ in range(LAYERS)]
     for index, layer in enumerate(layers):
         series.register(3 + index, layer)

@@ -33,6 +33,8 @@ class SeriesDescription:
     missing_layers: tuple[int, ...]
     tensors: str
     """The payload's layout, as people write it: names, dtypes, shapes and strides."""
+    problem: str
+    """What this rank's layers are that no series can have; empty on a rank that has nothing to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,14 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
 
     Raises:
         DisagreementError: ranks differ; the message says which, and in what.
-        RegistrationError: all ranks alike have not registered all layers.
+        RegistrationError: all ranks alike have not registered all layers, or any rank has a problem with its own.
     """
     answers = transport.gather((mine, proposal))
     descriptions: list[SeriesDescription] = [answer[0] for answer in answers]  # type: ignore[index]
     proposals: list[RunIdProposal] = [answer[1] for answer in answers]  # type: ignore[index]
+    problem = next((description.problem for description in descriptions if description.problem), "")
+    if problem:
+        raise RegistrationError(problem)
     for field in fields(SeriesDescription):
         values = [getattr(description, field.name) for description in descriptions]
         require_equal(where, mine.group_ranks, field.name.replace("_", " "), values)

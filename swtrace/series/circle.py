@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from torch._C._dynamo import eval_frame
+
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import plan
 from swtrace.trace.schema import Clock, Phase, StepFlag
@@ -150,6 +152,9 @@ class Circle:
             self._refuse_stale(layer)
         if layer.waited_step == step:
             return
+        for tensor, pointer, version in layer.memory:
+            if tensor.data_ptr() != pointer or (version is not None and tensor._version != version):  # noqa: SLF001
+                self._refuse_changed(layer, tensor, moved=tensor.data_ptr() != pointer)
         self._journal.waits(layer)
         # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.
         if not layer.owned:
@@ -180,6 +185,10 @@ class Circle:
                     layer.window = window = rolled
                     for tensor, view in zip(layer.tensors, rolled.views, strict=True):
                         tensor.data = view
+                    layer.memory = tuple(
+                        (tensor, pointer, version)
+                        for (tensor, _, version), pointer in zip(layer.memory, rolled.pointers, strict=True)
+                    )
             occupant = window.occupant  # type: ignore[union-attr]
             if occupant is not None and occupant.operation is not None:
                 self._reap(occupant)
@@ -235,6 +244,48 @@ class Circle:
         self._journal.settled(layer, operation)
         layer.recorded_step = layer.step
 
+    def require_unwritten(self, layer_idx: int) -> None:
+        """Raise if a layer's forward has written to its tensors.
+
+        Raises:
+            StaleWindowError: it has: the next broadcast would overwrite that, or has sent it to the peers already.
+        """
+        layer = self._layers[layer_idx]
+        for tensor, _, version in layer.memory:
+            if version is not None and tensor._version != version:  # noqa: SLF001
+                self._refuse_changed(layer, tensor, moved=False)
+
+    # ---- for those who read a tensor without calling its linear --------------------------------
+
+    def lets_read(self, layer: SeriesLayer) -> bool:
+        """Wait for a layer whose turn has come; return whether its bytes are there."""
+        step = self._step
+        if layer.waited_step != step and layer.position < self._next:
+            window = layer.window
+            if layer.owned or (window is not None and window.occupant is layer and layer.step == step):
+                self.wait(layer.layer_idx)
+        return self.holds(layer)
+
+    def holds(self, layer: SeriesLayer) -> bool:
+        """Whether a layer's bytes are there and stay so, until a later reach."""
+        if layer.owned:
+            return True
+        window = layer.window
+        return layer.operation is None and window is not None and window.occupant is layer and not self._closed
+
+    def describe(self, layer: SeriesLayer) -> str:
+        """Name series, rank and layer."""
+        return f"{self._where}, layer {layer.layer_idx}"
+
+    def absence(self, layer: SeriesLayer) -> str:
+        """Say why a layer's bytes are not there."""
+        if self._closed:
+            return "is gone: the series was closed"
+        return (
+            f"is kept by group rank {layer.source} and comes to this rank only in a step that has reached the layer; "
+            f"read it there, and change weights before post-processing"
+        )
+
     # ---- steps -------------------------------------------------------------------------------
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
@@ -270,7 +321,7 @@ class Circle:
         Returns:
             Whether the reach is an ordinary one, and its broadcast is to be issued.
         """
-        self._require_running()
+        self._require_running(self._start_layer + position)
         if position != 0 or (self._marked and 0 < self._next < self._num_layers):
             self._refuse_reach(position)
         if self._in_step:
@@ -379,11 +430,12 @@ class Circle:
         """Take a wait for a layer that no step has reached."""
         self._refuse_wait(layer_idx)
 
-    def _require_running(self) -> None:
+    def _require_running(self, layer_idx: int | None = None) -> None:
         if self._refusal:
             raise PeerLostError(self._refusal)
         if self._closed:
-            raise OrderError(f"{self._where}: used after close")
+            layer = "" if layer_idx is None else f", layer {layer_idx}"
+            raise OrderError(f"{self._where}{layer}: used after close")
 
     def _refuse_reach(self, position: int) -> NoReturn:
         layer_idx = self._start_layer + position
@@ -397,7 +449,7 @@ class Circle:
         raise OrderError(f"{self._where}, layer {layer_idx}: {problem}")
 
     def _refuse_wait(self, layer_idx: int) -> NoReturn:
-        self._require_running()
+        self._require_running(layer_idx)
         problem = "waited for, but not reached in this step" if self._in_step else "waited for outside a step"
         if layer_idx not in self._layers:
             problem = "not a layer of the series"
@@ -416,6 +468,20 @@ class Circle:
             f"window {window.index} {holder}"
         )
 
+    def _refuse_changed(self, layer: SeriesLayer, tensor: Any, *, moved: bool) -> NoReturn:
+        name = next(name for name, one in zip(layer.names, layer.tensors, strict=True) if one is tensor)
+        if moved:
+            problem = (
+                f"{name} ({tensor.dtype}, {tensor.device}) has left its place in the series' memory, as by model.to(), "
+                f"model.double() or an assignment to .data"
+            )
+        else:
+            problem = f"{name} was written to, as by an optimizer, a merged adapter or the layer's own forward"
+        raise StaleWindowError(
+            f"{self.describe(layer)}: {problem}, and the series would not bring that to the other ranks; "
+            f"do it before post-processing"
+        )
+
     def _lose(self, layer: SeriesLayer, error: RuntimeError) -> NoReturn:
         """Give up: without one rank of the group no broadcast can be trusted any more."""
         self.give_up(self._describe_loss(layer, error), error)
@@ -429,3 +495,16 @@ class Circle:
         self._refusal = loss
         self._next = NOT_RUNNING
         raise PeerLostError(loss) from error
+
+
+def _keep_from_compilers() -> None:
+    """Let ``torch.compile`` run the circle as it is, where a graph ended and its caller runs eagerly.
+
+    It would trace into the transport otherwise. ``torch.compiler.disable`` does this, too, and imports the compiler.
+    """
+    skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)  # noqa: SLF001
+    for entry in (Circle.reach, Circle.wait, Circle.begin_step, Circle.end_step):
+        eval_frame.set_code_exec_strategy(entry.__code__, skip)
+
+
+_keep_from_compilers()

@@ -6,9 +6,14 @@ by their order alone.
 
 from __future__ import annotations
 
+from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from torch import distributed as dist
+
+from swtrace.series.transport import TransportError
+from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from swtrace.series.group import Group
@@ -20,6 +25,47 @@ def backend(group: Group) -> str:
     """Return the backend of a group's own communicator."""
     name: str = dist.get_backend(group.device_group)
     return name
+
+
+_calls: Counter[str] = Counter()
+"""Roll calls so far, by what was called."""
+
+
+def roll_call(group: Group, description: str, timeout_s: float) -> None:
+    """Wait until every rank of a group has come here for the same purpose.
+
+    Making a communicator waits for them, too, but for torch's half an hour, and then does not say for whom.
+
+    Args:
+        group: its ranks.
+        description: the purpose.
+        timeout_s: how long to wait; ``SWTRACE_TIMEOUT``.
+
+    Raises:
+        TransportError: ranks did not come; the message says which.
+    """
+    ranks = tuple(group.ranks)
+    purpose = f"{description}/{','.join(map(str, ranks))}"
+    store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    keys = [f"swtrace/roll-call/{purpose}/{_calls[purpose]}/{rank}" for rank in ranks]
+    _calls[purpose] += 1
+    reason = ""
+    try:
+        store.set(keys[group.rank_in_group], "here")
+        store.wait(keys, timedelta(seconds=timeout_s))
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+    else:
+        return
+    try:
+        missing = [rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key])]
+    except RuntimeError:  # rank 0 keeps the store of most torch worlds
+        raise TransportError(f"the ranks' store is gone, and the rank that keeps it with it: {reason}") from None
+    names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+    raise TransportError(
+        f"{names} did not come to post-processing within {timeout_s:g} s: died before, or never calls it; "
+        f"SWTRACE_TIMEOUT sets how long a rank waits for a peer"
+    )
 
 
 class Communicator:
@@ -38,7 +84,11 @@ class Communicator:
             self.process_group = make_sibling(description)
         else:
             self.process_group = dist.new_group(
-                ranks, backend=backend(group), use_local_synchronization=True, group_desc=description
+                ranks,
+                timeout=timedelta(seconds=Settings.from_environment().timeout_s),
+                backend=backend(group),
+                use_local_synchronization=True,
+                group_desc=description,
             )
         self.roots = [dist.get_group_rank(self.process_group, rank) for rank in ranks]
         """By group rank: the rank's number in the communicator."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swtrace.series.payload import payload_tensors
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -27,7 +29,9 @@ class SeriesLayer:
         "issued_ns",
         "issued_step",
         "layer_idx",
+        "memory",
         "module",
+        "names",
         "operation",
         "operation_number",
         "owned",
@@ -53,6 +57,10 @@ class SeriesLayer:
 
         self.tensors: tuple[Tensor, ...] = ()
         """What the module reads, in payload order; re-pointed when the layer changes its window."""
+        self.names: tuple[str, ...] = ()
+        """Of the tensors, in the module."""
+        self.memory: tuple[tuple[Tensor, int, int | None], ...] = ()
+        """Each tensor with the address and the version that it must have whenever it is read."""
         self.buffer: Tensor | None = None
         """The payload, where this rank is the source."""
         self.window: Window | None = None
@@ -79,3 +87,12 @@ class SeriesLayer:
         """Instant at which that wait began."""
         self.recorded_step = NEVER
         """Last step whose record was written."""
+
+    def remember_memory(self) -> None:
+        """Take the tensors' present place and contents for the right ones."""
+        names = {id(tensor): name for name, tensor in payload_tensors(self.module).items()}
+        self.names = tuple(names[id(tensor)] for tensor in self.tensors)
+        self.memory = tuple(
+            (tensor, tensor.data_ptr(), None if tensor.is_inference() else tensor._version)  # noqa: SLF001
+            for tensor in self.tensors
+        )

@@ -1,8 +1,10 @@
 """What happens to a layer between its construction and post-processing.
 
 The aim is that no rank ever holds all layers: a layer's bytes are freed the moment it is registered
-on a rank that is not its source, the checkpoint's weights are not loaded there, and its
-post-processing (which needs them) is put off until the true bytes can be broadcast.
+on a rank that is not its source. All such layers then lie in one and the same memory, the *landing*, so that
+whatever loads a model by copying finds tensors to copy to; what it puts there, nobody reads. A parameter's
+``weight_loader`` is spared the work. The layer's post-processing, which needs the true bytes, is put off until
+they can be broadcast.
 """
 
 from __future__ import annotations
@@ -15,38 +17,67 @@ from torch import nn
 
 from swtrace.series.interception import Interception
 from swtrace.series.memory import return_freed
-from swtrace.series.payload import PayloadLayout, packed, payload_tensors
+from swtrace.series.payload import PayloadLayout, held_by_others, new_buffer, own_tensors, payload_tensors
 
 PROCESS = "process_weights_after_loading"
 _ABSENT = object()
 
 
+class Landing:
+    """The memory that stands in for all layers of a series that this rank does not keep, until post-processing."""
+
+    def __init__(self) -> None:
+        self._views: tuple[torch.Tensor, ...] = ()
+
+    def views(self, layout: PayloadLayout, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return a view per tensor of a layer; of all layers the same."""
+        if not self._views:
+            self._views = layout.views(new_buffer(layout, device))
+        return self._views
+
+    def release(self) -> None:
+        """Hold the memory no longer than the tensors that lie in it."""
+        self._views = ()
+
+
 class PendingLayer:
     """A registered layer's loading: begun by the constructor, ended by :meth:`process` and :meth:`finish`."""
 
-    def __init__(self, layer: nn.Module, layout: PayloadLayout, *, owned: bool, asked: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        layout: PayloadLayout,
+        landing: Landing,
+        *,
+        owned: bool,
+        asked: Callable[[], None],
+    ) -> None:
         """Take the layer in hand.
 
         Args:
             layer: the linear, with its parameters made but not loaded.
             layout: of its tensors.
+            landing: where it lies if this rank is not its source.
             owned: whether this rank is the layer's source.
             asked: called when the model's loader asks for the layer's post-processing, which is put off.
         """
         self._layer = layer
+        self._owned = owned
         self._loaders: dict[str, Any] = {}
-        tensors = payload_tensors(layer)
         self.layout = layout
         """Of the tensors as they were registered, before post-processing."""
-        if owned:
-            packed(layout, tensors)
-        else:
-            self._free(tensors)
+        self.other_memory: list[torch.UntypedStorage] = []
+        """What the tensors lay in before, where somebody else holds on to it."""
+        if not owned:
+            tensors = payload_tensors(layer)
+            self.other_memory = held_by_others(tensors.values())
+            self._free(tensors, landing)
         self._restore, self._process = self._put_off(asked)
 
-    def _free(self, tensors: dict[str, torch.Tensor]) -> None:
-        for name, tensor in tensors.items():
-            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    def _free(self, tensors: dict[str, torch.Tensor], landing: Landing) -> None:
+        device = next(iter(tensors.values())).device
+        for (name, tensor), view in zip(tensors.items(), landing.views(self.layout, device), strict=True):
+            tensor.data = view
             self._loaders[name] = getattr(tensor, "weight_loader", _ABSENT)
             if isinstance(tensor, nn.Parameter):
                 parameter: Any = tensor
@@ -89,11 +120,10 @@ class PendingLayer:
 
     def give_back(self) -> None:
         """Make the layer as if it had never been taken in hand; its weights must not have been loaded yet."""
-        tensors = dict(self._layer.named_parameters(recurse=False)) | dict(self._layer.named_buffers(recurse=False))
-        for place in self.layout.places:
+        tensors = own_tensors(self._layer)
+        for place in self.layout.places if not self._owned else ():
             tensor = tensors[place.name]
-            if not tensor.numel():
-                tensor.data = torch.empty_strided(place.shape, place.stride, dtype=place.dtype, device=tensor.device)
+            tensor.data = torch.empty_strided(place.shape, place.stride, dtype=place.dtype, device=tensor.device)
         self.finish()
 
     def process(self) -> None:
@@ -103,7 +133,7 @@ class PendingLayer:
     def finish(self) -> None:
         """Take every replacement back."""
         self._restore()
-        parameters: dict[str, Any] = dict(self._layer.named_parameters(recurse=False))
+        parameters: dict[str, Any] = dict(self._layer.named_parameters())
         for name, loader in self._loaders.items():
             parameter = parameters.get(name)
             if parameter is None or getattr(parameter, "weight_loader", None) is not _load_nothing:

@@ -10,10 +10,15 @@ Where the ownership check is on, a tag follows the bytes in the same buffer, so 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.parameter import is_lazy
+
+from swtrace.errors import SwtraceError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,12 +101,59 @@ class PayloadLayout:
         return buffer[begin : begin + torch.int64.itemsize].view(torch.int64)
 
 
+def own_tensors(layer: nn.Module) -> dict[str, Tensor]:
+    """Return a layer's parameters and buffers by name, those of its submodules included."""
+    return dict(layer.named_parameters()) | dict(layer.named_buffers())
+
+
 def payload_tensors(layer: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that make up a layer's weight: its own non-empty parameters and buffers, by name."""
-    tensors: dict[str, Tensor] = {}
-    for named in (layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)):
-        tensors.update((name, tensor) for name, tensor in named if tensor.numel())
-    return tensors
+    """Return the tensors that make up a layer's weight: its non-empty parameters and buffers, by name."""
+    return {name: tensor for name, tensor in own_tensors(layer).items() if tensor.numel()}
+
+
+def unsuitable(tensor: Tensor) -> str:
+    """Return why a tensor's values are not the bytes of plain memory, or an empty text."""
+    kind = type(tensor)
+    if is_lazy(tensor):
+        return "has no shape yet; give it one before it is registered"
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return f"is a {kind.__name__}, which has no memory of its own; register plain tensors"
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        return f"has layout {tensor.layout}; register dense tensors"
+    if tensor.is_quantized:
+        return f"is a {tensor.dtype} tensor, whose scale is no part of its memory; register plain tensors"
+    if tensor.is_conj() or tensor.is_neg():
+        return "is a lazily conjugated or negated view; resolve it with resolve_conj() or resolve_neg()"
+    return ""
+
+
+def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield a module's own parameters and buffers, and the tensors among its plain attributes, by name."""
+    attributes = vars(module)
+    for table in (attributes.get("_parameters"), attributes.get("_buffers"), attributes):
+        for name, tensor in dict.items(table or {}):
+            if issubclass(type(tensor), torch.Tensor):
+                yield name, tensor
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Return a number that tensors in the same memory share, or 0 if it has none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
+    except (NotImplementedError, RuntimeError, SwtraceError):
+        return 0
+
+
+def held_by_others(tensors: Collection[Tensor]) -> list[torch.UntypedStorage]:
+    """Return the storages of tensors that other tensors, too, lie in."""
+    storages = {}
+    users: Counter[int] = Counter()
+    for tensor in {id(one): one for own in tensors for one in (own, own._base) if one is not None}.values():  # noqa: SLF001
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage  # noqa: SLF001
+        users[storage._cdata] += 1  # noqa: SLF001
+    # One more: what Python has just been handed.
+    return [storages[key] for key, count in users.items() if torch._C._storage_Use_Count(key) > count + 1]  # noqa: SLF001
 
 
 def new_buffer(layout: PayloadLayout, device: torch.device) -> Tensor:

@@ -19,9 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swtrace.errors import RegistrationError
 from swtrace.series.ownership import tag_of
-from swtrace.series.payload import PayloadLayout, move_into, new_buffer, packed, payload_tensors
+from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.proof import method_name
 
@@ -157,21 +156,18 @@ class Placing:
 
     def _send(self, layer: SeriesLayer) -> None:
         """Broadcast the bytes that were loaded."""
-        loaded = payload_tensors(layer.module)
-        layout = self._layout_of(loaded)
-        if layout != self._raw:
-            raise RegistrationError(
-                f"{self._where}, layer {layer.layer_idx}: loading replaced its tensors: "
-                f"registered as {self._raw}, loaded as {layout}"
-            )
-        self._broadcast(layer, packed(self._raw, loaded))
+        self._broadcast(layer, packed(self._raw, payload_tensors(layer.module)))
 
     def _fresh(self, layer: SeriesLayer, layout: PayloadLayout) -> Tensor:
         """Give a layer's tensors memory of their own, and return it."""
         buffer = new_buffer(layout, self._device(layer))
-        for place, view in zip(layout.places, layout.views(buffer), strict=True):
-            getattr(layer.module, place.name).data = view
+        self._point(layer, layout.views(buffer))
         return buffer
+
+    @staticmethod
+    def _point(layer: SeriesLayer, views: tuple[Tensor, ...]) -> None:
+        for tensor, view in zip(payload_tensors(layer.module).values(), views, strict=True):
+            tensor.data = view
 
     def _place_owned(self, position: int) -> None:
         layer, pending = self._layers[position], self._pending[position]
@@ -195,8 +191,7 @@ class Placing:
             receiver = self._pool.window(landing, self._raw, device)
         else:
             receiver = self._scratch = self._scratch or Window(landing, self._raw, device)
-        for place, view in zip(self._raw.places, receiver.views, strict=True):
-            getattr(layer.module, place.name).data = view
+        self._point(layer, receiver.views)
         self._broadcast(layer, receiver.buffer)
         tensors = self._process(layer, pending)
         if in_place and self._layout_now() != self._raw:
@@ -269,4 +264,4 @@ class Placing:
 
     @staticmethod
     def _device(layer: SeriesLayer) -> torch.device:
-        return next(layer.module.parameters(recurse=False)).device
+        return next(iter(own_tensors(layer.module).values())).device

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class Window:
     """One buffer that holds a layer's weight on ranks that are not its source."""
 
-    __slots__ = ("buffer", "index", "layout", "occupant", "tag", "views")
+    __slots__ = ("buffer", "index", "layout", "occupant", "pointers", "tag", "views")
 
     def __init__(self, index: int, layout: PayloadLayout, device: torch.device) -> None:
         self.index = index
         self.layout = layout
         self.buffer: Tensor = new_buffer(layout, device)
         self.views: tuple[Tensor, ...] = layout.views(self.buffer)
+        self.pointers = tuple(view.data_ptr() for view in self.views)
         self.tag: Tensor | None = layout.tag(self.buffer) if layout.tagged else None
         self.occupant: SeriesLayer | None = None
         """The layer that its bytes belong to, or will once its broadcast is complete."""

@@ -6,6 +6,7 @@ layer whole.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from swtrace.series.agreement import (
     settle_tracing,
 )
 from swtrace.series.circle import Circle
-from swtrace.series.communicator import GLOO, backend
+from swtrace.series.communicator import GLOO, backend, roll_call
 from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.circle import DeviceCircle
 from swtrace.series.device.journal import STAMPS, DeviceJournal
@@ -33,11 +34,20 @@ from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
-from swtrace.series.payload import payload_tensors
+from swtrace.series.payload import (
+    PayloadLayout,
+    held_tensors,
+    own_tensors,
+    payload_tensors,
+    storage_of,
+    unsuitable,
+)
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.torch_transport import TorchTransport
+from swtrace.series.transport import TransportError
+from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 
 if TYPE_CHECKING:
@@ -75,6 +85,10 @@ def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], 
         observe: whether anybody wants to know when broadcasts complete.
     """
     description = f"swtrace:{constants.name}"
+    try:
+        roll_call(constants.group, description, Settings.from_environment().timeout_s)
+    except TransportError as error:
+        raise PeerLostError(f"{constants.where}: {error}") from error
     if backend(constants.group) == GLOO:
         return TorchTransport(constants.group, description=description, observe=observe)
     tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
@@ -187,6 +201,7 @@ class PostProcessing:
 
     def _agree(self) -> str:
         constants = self._constants
+        problem = self._problem()
         mine = SeriesDescription(
             name=constants.name,
             start_layer=constants.start_layer,
@@ -199,6 +214,7 @@ class PostProcessing:
             group_ranks=constants.ranks,
             missing_layers=constants.missing(self._modules),
             tensors=str(next(iter(self._pending.values())).layout) if self._pending else "none",
+            problem=problem,
         )
         recorder = self._recorder
         if recorder is None or callable(recorder):
@@ -209,6 +225,58 @@ class PostProcessing:
             return agree(constants.where, self._transport, mine, proposal)
         except RuntimeError as error:
             self._lose(None, error)
+
+    def _problem(self) -> str:
+        """Return what loading did to this rank's layers that a series cannot bear, or an empty text."""
+        constants, first = self._constants, -1
+        for layer_idx, module in sorted(self._modules.items()):
+            where = f"{constants.where}, layer {layer_idx}"
+            for name, tensor in own_tensors(module).items():
+                problem = unsuitable(tensor)
+                if not problem and tensor.is_meta:
+                    problem = "is on the meta device still; load it, or give it memory with to_empty()"
+                if problem:
+                    return f"{where}: {name} {problem}"
+            pending = self._pending[layer_idx]
+            registered = pending.layout
+            pending.layout = PayloadLayout.of(payload_tensors(module), tagged=constants.tagged)
+            if first < 0:
+                first = layer_idx
+            elif pending.layout != self._pending[first].layout:
+                return (
+                    f"{where}: loading replaced its tensors: registered as {registered}, loaded as {pending.layout}; "
+                    f"layer {first} has {self._pending[first].layout}"
+                )
+        return self._other_owner()
+
+    def _other_owner(self) -> str:
+        """Return which module outside of a layer has a tensor of it, or an empty text.
+
+        It would read whatever layer the window holds, or what nobody loaded.
+        """
+        tensors: dict[int, tuple[int, str]] = {}
+        storages: dict[int, int] = {}
+        inside: dict[int, int] = {}
+        for layer_idx, module in self._modules.items():
+            inside.update((id(part), layer_idx) for part in module.modules())
+            own = payload_tensors(module)
+            tensors.update((id(tensor), (layer_idx, name)) for name, tensor in own.items())
+            memory = self._pending[layer_idx].other_memory
+            if self._constants.owns(layer_idx):
+                memory = [tensor.untyped_storage() for tensor in own.values()]
+            storages.update((storage._cdata, layer_idx) for storage in memory)  # noqa: SLF001
+        for module in [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Module)]:
+            for name, tensor in held_tensors(module):
+                layer_idx, own_name = tensors.get(id(tensor), (-1, ""))
+                if layer_idx < 0:
+                    layer_idx, own_name = storages.get(storage_of(tensor), -1), "the memory of its weight"
+                if layer_idx >= 0 and inside.get(id(module), -1) != layer_idx:
+                    return (
+                        f"{self._constants.where}, layer {layer_idx}: {own_name} also belongs to "
+                        f"{type(module).__name__}.{name}, which is not part of the layer: tied weights cannot be "
+                        f"shared; give that module a tensor of its own"
+                    )
+        return ""
 
     def _place(self, placing: Placing, layers: Sequence[SeriesLayer]) -> tuple[Placement | None, str]:
         """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""

@@ -10,18 +10,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+import torch
+from torch.compiler import is_compiling
+
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
+from swtrace.series import operations
 from swtrace.series.agreement import Tracing
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.circle import DeviceCircle
-from swtrace.series.loading import PendingLayer
+from swtrace.series.loading import Landing, PendingLayer
 from swtrace.series.memory import return_freed
-from swtrace.series.payload import PayloadLayout, payload_tensors
+from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
-from swtrace.series.waiting import WaitHooks
+from swtrace.series.tables import watch
+from swtrace.series.waiting import WaitingLayer
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Phase
@@ -35,6 +40,14 @@ if TYPE_CHECKING:
 
 NOT_TRACED = "SWTRACE_TRACE=0"
 """Why a rank that was told so records nothing."""
+
+
+_is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
+_ROLLING = (
+    "swtrace: rolling windows move weights at every reach, so a graph ends there; "
+    "set SWTRACE_WINDOWS=static to compile a forward as one graph"
+)
+_STEPS = "swtrace: steps are marked outside of compiled code; call the compiled forward within series.step()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +146,21 @@ class Series:
             "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
             strict=settings.strict,
         )
-        self._hooks = WaitHooks(self.wait) if hook_forward else None
+        self._hooks: list[WaitingLayer] | None = [] if hook_forward else None
         self._auto_post_process = auto_post_process
         self._proof = Proof(try_out) if try_out is not None else None
         self._on_withdrawn = withdrawn
         self._withdrawn = False
+        self._closed = False
+        self.number = operations.number(self)
+        """By which compiled code knows the series."""
+        self.thread = torch.zeros(1, dtype=torch.uint8)
+        """Orders reaches in compiled code with what they must stay behind; nobody reads it."""
 
         self._pending: dict[int, PendingLayer] = {}
         self._modules: dict[int, nn.Module] = {}
         self._asked: set[int] = set()
+        self._landing = Landing()
 
         self._running_series: RunningSeries | None = None
         """From post-processing on."""
@@ -163,6 +182,16 @@ class Series:
     def post_processed(self) -> bool:
         """Whether the series is ready to be used."""
         return self._running_series is not None
+
+    @property
+    def where(self) -> str:
+        """The series and the rank, for errors."""
+        return self._where
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
 
     @property
     def withdrawn(self) -> bool:
@@ -192,21 +221,44 @@ class Series:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
             raise RegistrationError(f"{where}: its module is registered as another layer already")
-        layout = PayloadLayout.of(payload_tensors(layer), tagged=self._constants.tagged)
+        layout = self._layout_of(where, layer)
+        self._pending[layer_idx] = PendingLayer(
+            layer,
+            layout,
+            self._landing,
+            owned=self._constants.owns(layer_idx),
+            asked=lambda: self._processing_asked(layer_idx),
+        )
+        self._modules[layer_idx] = layer
+        if self._hooks is not None:
+            self._hooks.append(WaitingLayer(self, layer_idx, layer))
+
+    def _layout_of(self, where: str, layer: nn.Module) -> PayloadLayout:
+        """Return how a layer's tensors lie in its payload.
+
+        Raises:
+            RegistrationError: they are none that can be shared, or unlike those of the other layers.
+        """
+        for name, tensor in own_tensors(layer).items():
+            problem = unsuitable(tensor)
+            if problem:
+                raise RegistrationError(f"{where}: {name} {problem}")
+        tensors = payload_tensors(layer)
+        for other_idx, other_layer in self._modules.items():
+            theirs = {id(tensor) for tensor in payload_tensors(other_layer).values()}
+            tied = [name for name, tensor in tensors.items() if id(tensor) in theirs]
+            if tied:
+                raise RegistrationError(f"{where}: {tied[0]} is tied to layer {other_idx}; give each layer its own")
+        layout = PayloadLayout.of(tensors, tagged=self._constants.tagged)
         if not layout.places:
-            raise RegistrationError(f"{where}: the module has no tensors of its own")
+            raise RegistrationError(f"{where}: the module has no tensors")
         for other_idx, other in self._pending.items():
             if other.layout != layout:
                 raise RegistrationError(
                     f"{where}: unequal layers: it has {layout}; layer {other_idx} has {other.layout}"
                 )
             break
-        self._pending[layer_idx] = PendingLayer(
-            layer, layout, owned=self._constants.owns(layer_idx), asked=lambda: self._processing_asked(layer_idx)
-        )
-        self._modules[layer_idx] = layer
-        if self._hooks is not None:
-            self._hooks.add(layer_idx, layer)
+        return layout
 
     def withdraw(self) -> None:
         """Undo every registration, before the weights are loaded: every rank will load all of them itself."""
@@ -220,7 +272,10 @@ class Series:
         self._withdrawn = True
         self._pending.clear()
         self._refusal_text = f"{self._where}: {reason}"
-        self.close()
+        for hook in self._hooks or ():
+            hook.release()
+        if self._transport is not None:
+            self._transport.close()
 
     def _processing_asked(self, layer_idx: int) -> None:
         self._asked.add(layer_idx)
@@ -250,18 +305,19 @@ class Series:
         if self._running_series is not None:
             raise OrderError(f"{self._where}: post-processed twice")
         traced = self._recorder_source is not None
-        if self._transport is None:
-            self._transport = new_transport(self._constants, self._modules, observe=traced)
-        work = PostProcessing(
-            self._constants,
-            self._modules,
-            self._pending,
-            self._transport,
-            self._recorder_source,
-            self._tracing,
-            self._proof,
-        )
         try:
+            if self._transport is None:
+                self._transport = new_transport(self._constants, self._modules, observe=traced)
+            work = PostProcessing(
+                self._constants,
+                self._modules,
+                self._pending,
+                self._transport,
+                self._recorder_source,
+                self._tracing,
+                self._proof,
+            )
+            self._landing.release()
             outcome = work.run()
         except PeerLostError as lost:
             self._refusal, self._refusal_text = PeerLostError, str(lost)
@@ -269,6 +325,7 @@ class Series:
         self._pending.clear()
         if isinstance(outcome, RunningSeries):
             self._running_series, self._circle = outcome, outcome.circle
+            self._watch(outcome)
         elif self._on_withdrawn is None:
             raise RegistrationError(f"{self._where}: cannot be shared: {outcome}")
         else:
@@ -276,6 +333,18 @@ class Series:
             self._on_withdrawn(outcome)
         del work
         return_freed()
+
+    def _watch(self, running: RunningSeries) -> None:
+        """From now on, notice who reads or changes the layers' tensors, and how."""
+        for layer in running.layers:
+            layer.remember_memory()
+        if self._hooks is None:
+            return
+        for hook in self._hooks:
+            hook.go_before_others()
+        if not isinstance(running.circle, DeviceCircle):  # in a captured graph nobody waits twice
+            for layer in running.layers:
+                watch(layer, running.circle)
 
     # ---- forward -----------------------------------------------------------------------------
 
@@ -288,10 +357,22 @@ class Series:
             OrderError: not the layer that comes next.
             PeerLostError: a broadcast failed.
         """
+        if is_compiling():
+            self._trace_reach(layer_idx)
+            return
+        if _is_tracing():
+            raise OrderError(f"{self._where}, layer {layer_idx}: traced by torch.jit, which records no reaches")
         circle = self._circle
         if circle is None:
             self._refuse()
         circle.reach(layer_idx)
+
+    def _trace_reach(self, layer_idx: int) -> None:
+        """Put a reach into the graph that is being traced, as an operator."""
+        operations.reach(self.thread, self.number, layer_idx)
+        if self._constants.windows == "rolling":
+            # The reach moves weights, and a graph holds on to those that it was called with.
+            torch._dynamo.graph_break(msg=_ROLLING)  # noqa: SLF001 (the documented name)
 
     def wait(self, layer_idx: int) -> None:
         """Block until a layer's weight may be read. Again in the same step, it returns at once.
@@ -306,8 +387,18 @@ class Series:
             self._refuse()
         circle.wait(layer_idx)
 
+    def require_unwritten(self, layer_idx: int) -> None:
+        """Raise if a layer's forward has written to its tensors.
+
+        Raises:
+            StaleWindowError: it has.
+        """
+        self._running().require_unwritten(layer_idx)
+
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
         """Mark the beginning of a forward. A step that was not ended is ended first."""
+        if is_compiling():
+            torch._dynamo.graph_break(msg=_STEPS)  # noqa: SLF001
         self._running().begin_step(phase=phase, tokens=tokens, requests=requests)
 
     def end_step(self, *, aborted: bool = False) -> None:
@@ -316,6 +407,8 @@ class Series:
         A forward that was begun, reached no layer and was not aborted was none: it is not counted. One that
         died before its first layer must be marked as aborted, so that its ranks stay in step.
         """
+        if is_compiling():
+            torch._dynamo.graph_break(msg=_STEPS)  # noqa: SLF001
         self._running().end_step(aborted=aborted)
 
     @contextmanager
@@ -420,12 +513,11 @@ class Series:
         Raises:
             StaleWindowError: the ownership check found in the last step what it could not tell before.
         """
+        self._closed = True
         try:
             if self._circle is not None:
                 self._circle.close()
         finally:
-            if self._hooks is not None:
-                self._hooks.remove()
             if self._transport is not None:
                 self._transport.close()
 

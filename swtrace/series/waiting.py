@@ -2,63 +2,172 @@
 
 A linear's weight is read in its ``forward``; but adapters (LoRA) call the quant method's ``apply``
 directly, and some fused linears bypass it. So both are hooked, and the second wait of a step is free.
+
+What runs before ``forward`` (a pre-hook that makes the weight) and what never calls it (a parent that reads
+``out_proj.weight``) is served by :mod:`swtrace.series.tables`, and, because compiled code does not pass there, by a
+pre-hook of our own in front of any other.
+
+The hooks outlive the series: a linear that is used after ``close`` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
+from torch.compiler import is_compiling
+
+from swtrace.errors import OrderError
+from swtrace.series import operations
 from swtrace.series.interception import Interception
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from swtrace.series.series import Series
+
+_is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
 FORWARD = "forward"
 APPLY = "apply"
 
 
-class WaitHooks:
-    """Calls ``wait(layer_idx)`` before each hooked layer reads its weight."""
+class WaitingLayer:
+    """Stands in for one layer's ``forward``, and waits first."""
 
-    def __init__(self, wait: Callable[[int], None]) -> None:
-        self._wait = wait
-        self._removals: list[Callable[[], None]] = []
-
-    def add(self, layer_idx: int, layer: nn.Module) -> None:
-        """Hook a layer."""
-        wait = self._wait
-        forward = layer.forward
-
-        def waiting_forward(*args: Any, **kwargs: Any) -> Any:
-            wait(layer_idx)
-            return forward(*args, **kwargs)
-
-        shadowed = vars(layer).get(FORWARD)
-        layer.forward = waiting_forward
-
-        def restore() -> None:
-            if shadowed is None:
-                del layer.forward
-            else:
-                layer.forward = shadowed
-
-        self._removals.append(restore)
+    def __init__(self, series: Series, layer_idx: int, layer: nn.Module) -> None:
+        self._series: Series | None = series
+        self._layer_idx = layer_idx
+        self._layer = layer
+        self._has_buffers = next(layer.buffers(), None) is not None
+        """Forward may keep something in them."""
+        self._shadowed = vars(layer).get(FORWARD)
+        self._forward: Callable[..., Any] = layer.forward
+        layer.forward = self._hook = self.forward
+        self._interception: Interception | None = None
+        self._handles = [
+            layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
+            layer.register_state_dict_pre_hook(self._before_saving),  # type: ignore[no-untyped-call]
+        ]
         quant_method = getattr(layer, "quant_method", None)
         if callable(getattr(quant_method, APPLY, None)):
-            self._hook_apply(layer_idx, layer, quant_method)
+            self._interception = Interception.install(quant_method, APPLY, layer, self.apply)
 
-    def _hook_apply(self, layer_idx: int, layer: nn.Module, quant_method: Any) -> None:
-        wait = self._wait
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait, then run the layer's own forward."""
+        series = self._series
+        if series is None:
+            return self._forward(*args, **kwargs)
+        if is_compiling():
+            self._trace_wait(series, args, kwargs)
+            result = self._forward(*args, **kwargs)
+            for tensor in _tensors(result):
+                operations.follow(tensor, series.thread)
+            return result
+        if _is_tracing():
+            self._refuse(series, "traced by torch.jit, which records no waits; use torch.compile")
+        series.wait(self._layer_idx)
+        result = self._forward(*args, **kwargs)
+        if self._has_buffers:
+            series.require_unwritten(self._layer_idx)
+        if torch.is_grad_enabled():
+            for tensor in _tensors(result):
+                if tensor.requires_grad:
+                    tensor.register_hook(self._refuse_backward)  # type: ignore[no-untyped-call]
+        return result
 
-        def waiting_apply(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            wait(layer_idx)
-            return interception.original(layer, *args, **kwargs)
+    def apply(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Wait, then let the quant method apply the layer's weights."""
+        series, interception = self._series, self._interception
+        if series is not None:
+            self._wait(series, args, kwargs)
+        return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
 
-        interception = Interception.install(quant_method, APPLY, layer, waiting_apply)
-        self._removals.append(lambda: interception.remove(layer))
+    def before_forward(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Wait before other pre-hooks, which may make the weight that ``forward`` reads."""
+        series = self._series
+        if series is not None:
+            self._wait(series, args, kwargs)
 
-    def remove(self) -> None:
-        """Take all hooks back."""
-        while self._removals:
-            self._removals.pop()()
+    def go_before_others(self) -> None:
+        """Come before all pre-hooks that the layer has by now."""
+        if self._layer._forward_pre_hooks:  # noqa: SLF001 (there is no public way)
+            hook = self._layer.register_forward_pre_hook(self.before_forward, prepend=True, with_kwargs=True)
+            self._handles.append(hook)
+
+    def release(self) -> None:
+        """Leave the layer as it was; where another has wrapped it since, just pass calls on."""
+        self._series = None
+        if vars(self._layer).get(FORWARD) is self._hook:
+            if self._shadowed is None:
+                del self._layer.forward
+            else:
+                self._layer.forward = self._shadowed
+        if self._interception is not None:
+            self._interception.remove(self._layer)
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if is_compiling():
+            self._trace_wait(series, args, kwargs)
+        else:
+            series.wait(self._layer_idx)
+
+    def _trace_wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Put the wait into the graph that is being traced."""
+        if torch.compiler.is_exporting():
+            self._refuse(series, "exported: the program would not reach and wait elsewhere; export the model first")
+        for activation in _tensors((*args, *kwargs.values())):
+            operations.follow(activation, series.thread)
+            operations.wait(activation, series.number, self._layer_idx)
+            return
+        self._refuse(series, "compiled, and called without a tensor that its wait could be ordered with")
+
+    def _before_loading(self, *_args: Any) -> None:
+        series = self._series
+        if series is not None and series.post_processed:
+            self._refuse(series, "load_state_dict after post-processing; load the weights before it")
+
+    def _before_saving(self, *_args: Any) -> None:
+        series = self._series
+        if series is not None and series.post_processed:
+            self._refuse(
+                series,
+                "state_dict of a running series: this rank holds only the layers that it is the source of; "
+                "save the weights before post-processing",
+            )
+
+    def _refuse_backward(self, _gradient: Tensor) -> NoReturn:
+        series = self._series
+        where = f"{series.where}, layer {self._layer_idx}: " if series is not None else ""
+        raise OrderError(
+            f"{where}backward: by now its window holds another layer; a series serves inference only, "
+            f"run the model under torch.no_grad()"
+        )
+
+    def _refuse(self, series: Series, problem: str) -> NoReturn:
+        raise OrderError(f"{series.where}, layer {self._layer_idx}: {problem}")
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> NoReturn:
+        """Refuse: a copy of the layer would run this one."""
+        self._refuse_copy()
+
+    def __reduce_ex__(self, _protocol: Any) -> NoReturn:
+        """Refuse, as for a deep copy."""
+        self._refuse_copy()
+
+    def _refuse_copy(self) -> NoReturn:
+        series = self._series
+        where = f"{series.where}, " if series is not None else ""
+        raise OrderError(f"{where}layer {self._layer_idx}: copied or pickled; copy the model before it is registered")
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors among arguments or results."""
+    if isinstance(values, torch.Tensor):
+        values = (values,)
+    if isinstance(values, (tuple, list)):
+        for value in values:
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                yield value

@@ -58,7 +58,7 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 def shared_series(_worker: object) -> list[str]:
     """Return the names of the series that this process's model shares."""
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     return [series.name for series in numbered() if not series.withdrawn]
 

@@ -8,7 +8,7 @@ import torch
 from vllm.platforms import current_platform
 
 from swtrace.errors import RegistrationError
-from swtrace.vllm.operations import reach, wait
+from swtrace.series.operations import reach, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

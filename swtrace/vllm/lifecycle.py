@@ -11,9 +11,9 @@ import functools
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
+from swtrace.series.operations import forget
 from swtrace.vllm.engine import FORBIDDEN, refuse, shared_series
 from swtrace.vllm.groups import Refused
-from swtrace.vllm.operations import forget
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,6 +21,7 @@ from vllm.model_executor.offloader.base import BaseOffloader
 
 from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
+from swtrace.series.operations import forget
 from swtrace.series.recording import existing_recorder, process_recorder
 from swtrace.vllm import graphs
 from swtrace.vllm.configuration import state_outcome
@@ -29,7 +30,6 @@ from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.identity import announce, run_ranks, state_refused
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
-from swtrace.vllm.operations import forget, number
 from swtrace.vllm.vigil import keep_vigil
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             )
             if group.rank_in_group == 0:
                 logger.info("swtrace shares %s over %s", path, decision)
-            tracks.append(Track(path, series, number(series), decision.name, Hooks()))
+            tracks.append(Track(path, series, series.number, decision.name, Hooks()))
         state_outcome(self._vllm_config, {track.path: track.group for track in tracks})
         return tuple(tracks)
 

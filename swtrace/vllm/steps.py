@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from swtrace.series import recording
+from swtrace.series.operations import forget, numbered
 from swtrace.trace.schema import Phase
 from swtrace.vllm.groups import Refused
-from swtrace.vllm.operations import forget, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def _hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    running = [series for series in numbered() if not series.withdrawn]
+    running = [series for series in numbered() if series.post_processed]
     with ExitStack() as stack:
         for series in running:
             stack.enter_context(series.step(phase=kind, tokens=tokens, requests=requests))

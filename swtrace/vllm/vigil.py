@@ -18,10 +18,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RingFormatError
+from swtrace.series.operations import arrived, numbered
 from swtrace.trace import schema
 from swtrace.trace.directory import opened, ring_paths
 from swtrace.trace.header import decode_header, writer_lives
-from swtrace.vllm.operations import arrived, numbered
 
 if TYPE_CHECKING:
     from swtrace.series import Series
@@ -42,8 +42,7 @@ def keep_vigil(recorder: Recorder) -> None:
 
 class _Vigil:
     def __init__(self, numbered_series: tuple[Series, ...], recorder: Recorder) -> None:
-        self._numbered = numbered_series
-        self._series = {number: one for number, one in enumerate(numbered_series) if not one.withdrawn}
+        self._series = {one.number: one for one in numbered_series if one.post_processed}
         self._directory = recorder.path.parent
         self._run_id = recorder.identity.run_id
         self._rank = recorder.identity.rank
@@ -55,7 +54,7 @@ class _Vigil:
     def watch(self) -> None:
         """Look until all peers are gone, or nobody asks any more."""
         try:
-            while numbered() == self._numbered and (self._rings or self._searches):
+            while not all(one.closed for one in self._series.values()) and (self._rings or self._searches):
                 if self._missing and self._searches:
                     self._searches -= 1
                     self._search()

@@ -334,7 +334,6 @@ def test_closing_tells_what_the_last_step_found(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(IdealOperation, "wait", wait)
         with pytest.raises(StaleWindowError, match="by the end of step 0"):
             stack.series.close()
-        assert "forward" not in vars(stack.layers[0])  # its hook is gone
         stack.series.close()
 
     IdealChannel(2).run(program)
@@ -342,13 +341,13 @@ def test_closing_tells_what_the_last_step_found(monkeypatch: pytest.MonkeyPatch)
 
 def compiled_steps(rank: int) -> tuple[list[bool], str, str]:
     """Run a compiled forward whose waits are opaque operators; overwrite a window of rank 1 behind its wait."""
-    from swtrace.vllm.operations import number, reach, wait
+    from swtrace.series.operations import reach, wait
 
     series = Series("compiled", RankGroup.world(), START, START + LAYERS, hook_forward=False, check=True)
     weights = true_weights(LAYERS)
     stack = Stack(series, START, weights)
     series.post_process()
-    name = number(series)
+    name = series.number
 
     def forward(x: Tensor) -> Tensor:
         for layer_idx, layer in enumerate(stack.layers, START):

@@ -71,7 +71,7 @@ def embed(model: Path, meeting: Path, *, shared: bool) -> tuple[list[list[float]
     from vllm import LLM
 
     from swtrace.cli.vllm_ranks import _keep_plain
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)

@@ -33,7 +33,7 @@ def shared(llm: Any) -> dict[str, Any]:
     """Return what the worker made of its settings."""
     from torch._dynamo.utils import counters
 
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     config = llm.llm_engine.vllm_config
     return {
@@ -153,7 +153,7 @@ def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
     """Return the tokens after the source of layer 1 has lost that layer's weight."""
     from vllm import SamplingParams
 
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     (series,) = numbered()
     buffer = series._circle._layers[1].buffer  # type: ignore[union-attr]
@@ -167,7 +167,7 @@ def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
 def overwritten(llm: Any) -> tuple[int, int, int, str]:
     """Overwrite a window behind its layer's wait, once; return tag bytes, that layer, what it held, what was said."""
     from swtrace.errors import StaleWindowError
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     (series,) = numbered()
     circle: Any = series._circle
@@ -204,7 +204,7 @@ def interrupted(llm: Any) -> dict[str, Any]:
     """Let a forward die midway, at another layer on each rank, and return the tokens of the request that follows."""
     from vllm import SamplingParams
 
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     class GivingUpError(Exception):
         """Told apart from every other error."""

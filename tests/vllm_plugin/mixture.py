@@ -57,7 +57,7 @@ def generate(model: Path, rendezvous: Path, *, shared: bool) -> MixtureResult:
     tokens = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
     if not shared:
         return MixtureResult(tokens, (), {})
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     config = llm.llm_engine.vllm_config.additional_config
     return MixtureResult(tokens, tuple(series.info for series in numbered()), config["swtrace_outcome"])

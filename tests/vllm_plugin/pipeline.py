@@ -65,7 +65,7 @@ def generate(model: Path, rendezvous: Path, *, shared: bool) -> StageResult:
     layers = tuple(range(built.start_layer, built.end_layer))
     if not shared:
         return StageResult(tokens, layers, (), {})
-    from swtrace.vllm.operations import numbered
+    from swtrace.series.operations import numbered
 
     config = llm.llm_engine.vllm_config.additional_config
     return StageResult(tokens, layers, tuple(series.info for series in numbered()), config["swtrace_outcome"])

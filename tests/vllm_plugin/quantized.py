@@ -212,7 +212,7 @@ def _generate(
     payload: tuple[str, ...] = ()
     waits = held = replicated = 0
     if config["swtrace"]["enabled"]:
-        from swtrace.vllm.operations import numbered
+        from swtrace.series.operations import numbered
 
         for series in numbered():
             if not series.withdrawn:
@@ -229,7 +229,7 @@ def _generate(
     gc.collect()
     if dist.is_initialized():  # older versions leave it behind
         if config["swtrace"]["enabled"]:
-            from swtrace.vllm.operations import forget
+            from swtrace.series.operations import forget
 
             forget()
         cleanup_dist_env_and_memory()

@@ -1,0 +1,111 @@
+"""reach and wait as opaque custom operators, which ``torch.compile`` neither looks into nor moves.
+
+Each claims to mutate a tensor: what produces it stays before them, what reads it after. Where the caller has the
+activation at hand (vLLM's decoder layers), that is the whole order a forward needs, because a linear reads its window
+only together with its activation.
+
+:meth:`Series.reach` has no activation. There, a *thread* takes its place: one number that belongs to the series and
+that nobody reads. ``follow`` ties it to the activation before a linear's wait and to its result afterwards, so that
+the next reach, which may give the window away, stays behind the matmul that reads it.
+
+The operators carry plain numbers, which a compiled model, possibly one from a cache of an earlier run, can hold: the
+series' number in this process, and the layer.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from swtrace.errors import OrderError
+
+if TYPE_CHECKING:
+    from swtrace.series.series import Series
+
+_numbered: list[weakref.ref[Series]] = []
+"""The series of this process, by number."""
+_arrived: list[int] = []
+"""By number: the layer that a forward reached last through the operator."""
+
+
+def number(series: Series) -> int:
+    """Return the number under which the operators know a new series: 0, 1, ... in the order of construction."""
+    _numbered.append(weakref.ref(series))
+    _arrived.append(-1)
+    return len(_numbered) - 1
+
+
+def numbered() -> tuple[Series, ...]:
+    """Return the series of this process that are neither closed nor gone."""
+    return tuple(series for known in _numbered if (series := known()) is not None and not series.closed)
+
+
+def arrived(number: int) -> int:
+    """Return the layer that the forward reached last in a series; -1 before the first step."""
+    return _arrived[number] if number < len(_arrived) else -1
+
+
+def forget() -> None:
+    """Close every series and start counting anew: another model is about to be built in this process."""
+    with ExitStack() as stack:
+        for series in reversed(numbered()):  # each is closed, whatever the others raise
+            stack.callback(series.close)
+        _numbered.clear()
+        _arrived.clear()
+
+
+def _series(number: int) -> Series:
+    series = _numbered[number]() if number < len(_numbered) else None
+    if series is None:
+        raise OrderError(f"series number {number}: used by compiled code after the series was closed or deleted")
+    return series
+
+
+def _reach(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (its use is the order)
+    _arrived[series] = layer
+    _series(series).reach(layer)
+
+
+def _wait(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (its use is the order)
+    _series(series).wait(layer)
+
+
+def _follow(order: torch.Tensor, other: torch.Tensor) -> None:
+    """Do nothing: what is done to either tensor afterwards stays behind what was done to both before."""
+
+
+def _trace(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (no shape depends on it)
+    """Stand in while a model is traced.
+
+    Raises:
+        OrderError: the compiler would copy weights into the compiled code.
+    """
+    import torch._inductor.config as inductor
+
+    if inductor.freezing:
+        raise OrderError(
+            f"{_series(series).where}, layer {layer}: torch._inductor.config.freezing copies weights into the "
+            f"compiled code, which would then not read the windows; turn it off"
+        )
+
+
+_library: Any = torch.library.Library("swtrace", "FRAGMENT")  # type: ignore[no-untyped-call]
+_NUMBERS = "int series, int layer"
+for _name, _arguments, _implementation, _fake in (
+    ("reach", _NUMBERS, _reach, _trace),
+    ("wait", _NUMBERS, _wait, _trace),
+    ("follow", "Tensor(b!) other", _follow, _follow),
+):
+    _library.define(f"{_name}(Tensor(a!) order, {_arguments}) -> ()")
+    _library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"swtrace::{_name}", _fake, lib=_library)
+
+reach = torch.ops.swtrace.reach.default
+"""``reach(order, series number, layer)``: start the broadcasts that belong to the arrival at ``layer``."""
+wait = torch.ops.swtrace.wait.default
+"""``wait(order, series number, layer)``: hold the forward until the window holds the weight of ``layer``."""
+follow = torch.ops.swtrace.follow.default
+"""``follow(order, other)``: order what uses either tensor from here on behind what used both before."""
