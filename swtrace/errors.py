@@ -56,7 +56,7 @@ class IntakeError(TraceError):
 
 
 class RecordingError(TraceError):
-    """A recording could not be written any further: no room, or no permission. What it holds is sound."""
+    """A recording could not be written any further (no room, no permission; what it holds is sound), or is read when closed."""
 
 
 class RecordingFormatError(TraceError):
