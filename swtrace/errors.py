@@ -56,7 +56,10 @@ class IntakeError(TraceError):
 
 
 class RecordingError(TraceError):
-    """A recording could not be written any further (no room, no permission; what it holds is sound), or is read when closed."""
+    """A recording could not be written any further, for lack of room or permission, or was read after it was closed.
+
+    What it holds is sound.
+    """
 
 
 class RecordingFormatError(TraceError):
