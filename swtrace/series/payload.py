@@ -10,6 +10,8 @@ Where the ownership check is on, a tag follows the bytes in the same buffer, so 
 
 from __future__ import annotations
 
+import gc
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -125,6 +127,25 @@ def unsuitable(tensor: Tensor) -> str:
     if tensor.is_conj() or tensor.is_neg():
         return "is a lazily conjugated or negated view; resolve it with resolve_conj() or resolve_neg()"
     return ""
+
+
+def living_modules() -> list[nn.Module]:
+    """Return every module of this process, whoever holds it.
+
+    The garbage collector also knows tuples that other threads are still building, and building one fails while
+    anything else refers to it. So its objects are never kept: their types are taken within one call of C code, in
+    which no other thread runs, and then only what refers to a module's type is asked for, as every instance does.
+    """
+    kinds = {id(kind): kind for kind in _kinds_of(torch.nn.Module)}
+    alive = set(map(id, map(type, itertools.chain.from_iterable(map(gc.get_objects, (None,))))))
+    referrers = gc.get_referrers(*(kind for number, kind in kinds.items() if number in alive))
+    return [one for one in referrers if issubclass(type(one), torch.nn.Module)]
+
+
+def _kinds_of(kind: type) -> Iterator[type]:
+    yield kind
+    for narrower in type.__subclasses__(kind):
+        yield from _kinds_of(narrower)
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

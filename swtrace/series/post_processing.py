@@ -6,7 +6,6 @@ layer whole.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import (
     PayloadLayout,
     held_tensors,
+    living_modules,
     own_tensors,
     payload_tensors,
     storage_of,
@@ -265,7 +265,7 @@ class PostProcessing:
             if self._constants.owns(layer_idx):
                 memory = [tensor.untyped_storage() for tensor in own.values()]
             storages.update((storage._cdata, layer_idx) for storage in memory)  # noqa: SLF001
-        for module in [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Module)]:
+        for module in living_modules():
             for name, tensor in held_tensors(module):
                 layer_idx, own_name = tensors.get(id(tensor), (-1, ""))
                 if layer_idx < 0:
