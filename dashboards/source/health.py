@@ -270,11 +270,20 @@ def health() -> Dashboard:
                         ),
                     ),
                     (
-                        16,
+                        8,
                         panels.table(
                             "Asked for and not shared",
                             "Good: empty. Each line is memory that is not saved, and the reason.",
                             Ask(queries.REFUSED, instant=True),
+                            ("instance", "rank", "series", "reason"),
+                        ),
+                    ),
+                    (
+                        8,
+                        panels.table(
+                            "Shared and not recorded",
+                            "Good: empty. Each line is a rank whose stalls nobody sees, and the reason.",
+                            Ask(queries.UNTRACED, instant=True),
                             ("instance", "rank", "series", "reason"),
                         ),
                     ),

@@ -74,6 +74,7 @@ LAST_STALL = of_series("swtrace_stall_seconds")
 PREFETCH_STEP = f"min by (series, kind) ({of_series('swtrace_prefetch_step')})"
 SERIES_INFO = of_series("swtrace_series_info")
 REFUSED = of_rank("swtrace_series_refused_info")
+UNTRACED = of_rank("swtrace_rank_untraced_info")
 
 OCCUPANCY = f"sum by ({BY_SERIES_RANK}, state) ({of_series('swtrace_window_occupancy')})"
 OCCUPANCY_BY_STATE = f"sum by (state) ({of_series('swtrace_window_occupancy')})"

@@ -251,11 +251,11 @@ def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
-    """A setting that cannot be used ends the command with exit code 2, naming it."""
+    """A setting of an export that is on and that cannot be used ends the command with exit code 2, naming it."""
     command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path), "--listen", "127.0.0.1:0"]
     failed = subprocess.run(
         command,
-        env=environment(SWTRACE_TRACE_SAMPLE="2"),
+        env=environment(OTEL_TRACES_EXPORTER="console", SWTRACE_TRACE_SAMPLE="2"),
         capture_output=True,
         text=True,
         timeout=patience(),
