@@ -144,8 +144,9 @@ def living_modules() -> list[nn.Module]:
 
 def _kinds_of(kind: type) -> Iterator[type]:
     yield kind
-    for narrower in type.__subclasses__(kind):
-        yield from _kinds_of(narrower)
+    subclasses: list[type] = type.__subclasses__(kind)
+    for subclass in subclasses:
+        yield from _kinds_of(subclass)
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
