@@ -44,8 +44,22 @@ class RingFullError(TraceError):
     """A ring's series table or window table has no room left."""
 
 
+class IntakeError(TraceError):
+    """A ledger could not take in the records of some ranks; it took in those of all others."""
+
+    def __init__(self, reasons: dict[tuple[str, int], Exception]) -> None:
+        """Carry what was raised, by run id and rank."""
+        super().__init__(
+            "; ".join(f"rank {rank} of run {run_id}: {error}" for (run_id, rank), error in reasons.items())
+        )
+        self.reasons = reasons
+
+
 class RecordingError(TraceError):
-    """A recording could not be written any further: no room, or no permission. What it holds is sound."""
+    """A recording could not be written any further, for lack of room or permission, or was read after it was closed.
+
+    What it holds is sound.
+    """
 
 
 class RecordingFormatError(TraceError):
@@ -82,3 +96,7 @@ class PeerLostError(SeriesError):
 
 class ListenError(SwtraceError):
     """The daemon cannot serve on the address that it was told to."""
+
+
+class AnswerError(SwtraceError):
+    """A daemon does not answer, or its answer is damaged."""

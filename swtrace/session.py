@@ -151,7 +151,12 @@ class Session(ABC):
 
     def verdicts(self) -> dict[SeriesKey, Verdict]:
         """Return plain words about every series."""
-        return {series.key: verdict(series, self.history(series.key)) for series in self.facts().series}
+        died = self.died()
+        return {series.key: verdict(series, self.history(series.key), died) for series in self.facts().series}
+
+    def died(self) -> frozenset[RankKey]:
+        """Return the ranks that died, as far as rings say so."""
+        return frozenset()
 
 
 class RingsSession(Session):
@@ -194,15 +199,18 @@ class RingsSession(Session):
         self.refresh()
         return sum(status.statistics.lost for status in self.watch.ranks())
 
+    def died(self) -> frozenset[RankKey]:
+        """Return the ranks that died."""
+        return frozenset(status.identity.key for status in self.watch.ranks() if status.died)
+
     def origins(self) -> dict[RankKey, Any]:
         """Return what spans need to know of each rank."""
         from swtrace.export.origins import origins
 
-        anchors = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
         statuses = self.watch.ranks()
         return origins(
             (status.identity for status in statuses),
-            {status.identity.key: anchors[status.path] for status in statuses},
+            {status.identity.key: status.anchor for status in statuses},
         )
 
     def close(self) -> None:

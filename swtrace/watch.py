@@ -3,19 +3,32 @@
 A :class:`Watch` joins a :class:`~swtrace.trace.directory.Tail` (which files, which records) with a
 :class:`~swtrace.ledger.Ledger` (what they mean). It belongs to one thread. It never disturbs the
 ranks it watches, and any number may watch at once.
+
+Whatever is wrong with one ring, or raised because of it, costs that ring its place and nothing else: it is dropped,
+its rank is forgotten, and the tail's problems say why.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
+from swtrace.errors import IntakeError, RecordingError
 from swtrace.ledger import Ledger
+from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.reader import RingReader, RingStatistics, WindowState
+from swtrace.trace.records import Records
 from swtrace.trace.tail import LIMIT_PER_RING, Tail
+
+TOGETHER_NS = 2_000_000_000
+"""Ranks that end within this time of one another without a word were stopped together."""
+
+_Answer = TypeVar("_Answer")
+_NO_ANCHOR = ClockAnchor(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,15 @@ class RankStatus:
     series: tuple[SeriesInfo, ...]
     windows: dict[str, tuple[WindowState, ...]]
     """By series name."""
+    windows_by_index: tuple[tuple[WindowState, ...], ...] = ()
+    """By index of the series: one rank may use a name for two ranges of layers."""
+    anchor: ClockAnchor = _NO_ANCHOR
+    down_since_ns: int = 0
+    """CLOCK_MONOTONIC at which this reader first saw the writer gone; 0 while it lives."""
+    lag_ns: int = 0
+    """How far what was read is behind what is written; 0: everything is read."""
+    died: bool = False
+    """The writer neither lives nor ended in an orderly way nor was stopped together with all other ranks of its run."""
 
 
 class Watch:
@@ -71,21 +93,22 @@ class Watch:
         """
         per_ring = LIMIT_PER_RING if limit is None else max(1, limit // max(1, len(self._rings)))
         poll = self.tail.poll(per_ring, rescan=self._awaits_ranks())
+        # Of ranks that were started again, first everything that they wrote in the life before.
+        before = [
+            other
+            for reader in poll.joined
+            if (other := self._rings.get(reader.identity.key)) is not None and _is_younger(reader, other)
+        ]
+        self._take_in([(reader, records) for reader, records in poll.batches if reader in before])
+        for other in before:
+            self._try(other, self._take_rest)
         for reader in poll.joined:
-            self._join(reader)
-        batches = [(reader, records) for reader, records in poll.batches if self._reads(reader)]
-        for reader in {id(reader): reader for reader, _ in batches}.values():
-            self._read_table(reader)
-        self.ledger.add_batches([(reader.identity.key, records) for reader, records in batches])
-        for reader in poll.ended:
-            if self._reads(reader):
-                self.ledger.rank_ended(reader.identity.key)
-        for reader in poll.gone:
-            key = reader.identity.key
-            if self._reads(reader):
-                self.ledger.forget(key)
-                del self._rings[key], self._tables[key]
-                self._named = {rank for told, table in self._tables.items() for rank in _named(told, table)}
+            self._try(reader, self._join)
+        self._take_in([(reader, records) for reader, records in poll.batches if reader not in before])
+        for reader in filter(self._reads, poll.ended):
+            self._try(reader, self._end)
+        for reader in filter(self._reads, poll.gone):
+            self._forget(reader)
         return poll.more
 
     def drain(self) -> None:
@@ -95,7 +118,22 @@ class Watch:
 
     def ranks(self) -> tuple[RankStatus, ...]:
         """Return every watched rank as its ring shows it now, by run and rank."""
-        return tuple(self._status(self._rings[key]) for key in sorted(self._rings))
+        statuses = []
+        for key in sorted(self._rings):
+            status = self._try(self._rings[key], self._status)
+            if status is not None:
+                statuses.append(status)
+        died = died_ranks(statuses)
+        return tuple(replace(status, died=status.identity.key in died) for status in statuses)
+
+    def anchors(self) -> dict[RankIdentity, ClockAnchor]:
+        """Return every watched rank's newest pair of clocks."""
+        pairs = {}
+        for reader in tuple(self._rings.values()):
+            anchor = self._try(reader, RingReader.anchor)
+            if anchor is not None:
+                pairs[reader.identity] = anchor
+        return pairs
 
     def close(self) -> None:
         """Close all files."""
@@ -116,21 +154,71 @@ class Watch:
         return self._rings.get(reader.identity.key) is reader
 
     def _awaits_ranks(self) -> bool:
-        """Whether a series names ranks whose rings were not found (yet): a step must not be finished without them."""
-        return not self._named <= self._rings.keys()
+        """Whether a series names ranks that may come: a step must not be finished without them.
+
+        Their rings were not found yet; or they are down, and may be started again, while others of their run live.
+        """
+        living = {key.run_id for key, reader in self._rings.items() if not reader.down_since_ns}
+        return any(
+            key not in self._rings or (key.run_id in living and self._rings[key].down_since_ns) for key in self._named
+        )
+
+    def _take_in(self, batches: list[tuple[RingReader, Records]]) -> None:
+        for reader in {id(reader): reader for reader, _ in batches if self._reads(reader)}.values():
+            self._try(reader, self._read_table)
+        try:
+            self.ledger.add_batches(
+                [(reader.identity.key, records) for reader, records in batches if self._reads(reader)]
+            )
+        except IntakeError as error:
+            for key, reason in error.reasons.items():
+                self._drop(self._rings[RankKey(*key)], reason)
+
+    def _try(self, reader: RingReader, action: Callable[[RingReader], _Answer]) -> _Answer | None:
+        """Do something with a rank's ring; whatever it raises, the ring is dropped and the answer is None."""
+        try:
+            return action(reader)
+        except RecordingError:  # Of whoever keeps the records: no ring's fault.
+            raise
+        except Exception as error:  # noqa: BLE001 (one ring must not end the reading of all others)
+            self._drop(reader, error)
+            return None
+
+    def _drop(self, reader: RingReader, error: Exception) -> None:
+        self.tail.drop(reader, f"cannot be made use of: {type(error).__name__}: {error}")
+        if self._reads(reader):
+            self._forget(reader)
+
+    def _forget(self, reader: RingReader) -> None:
+        key = reader.identity.key
+        del self._rings[key]
+        self._tables.pop(key, None)
+        self._named = {rank for told, table in self._tables.items() for rank in _named(told, table)}
+        self.ledger.forget(key)
 
     def _join(self, reader: RingReader) -> None:
         """Take up a ring. Of two rings of one rank (it was restarted under its old run id) the younger one counts."""
         key = reader.identity.key
         other = self._rings.get(key)
         if other is not None:
-            if reader.identity.start_time_ns < other.identity.start_time_ns:
+            if not _is_younger(reader, other):
                 return
-            self.ledger.forget(key)
+            self._forget(other)
         self._rings[key] = reader
         self._tables[key] = ()
         self.ledger.add_rank(reader.identity)
         self._read_table(reader)
+
+    def _end(self, reader: RingReader) -> None:
+        self.ledger.rank_ended(reader.identity.key)
+
+    def _take_rest(self, reader: RingReader) -> None:
+        """Take in what is left in the ring of a dead writer, if its reading had begun."""
+        if reader.alive() or not reader.statistics().delivered or reader.released:
+            return
+        while len(records := reader.read()):
+            self.ledger.add(reader.identity.key, records)
+        self._end(reader)
 
     def _read_table(self, reader: RingReader) -> None:
         key, series = reader.identity.key, reader.series()
@@ -141,6 +229,7 @@ class Watch:
 
     def _status(self, reader: RingReader) -> RankStatus:
         series = reader.series()
+        windows = tuple(reader.windows(index) for index in range(len(series)))
         return RankStatus(
             identity=reader.identity,
             path=reader.path,
@@ -148,8 +237,40 @@ class Watch:
             closed=reader.closed(),
             statistics=reader.statistics(),
             series=series,
-            windows={info.name: reader.windows(index) for index, info in enumerate(series) if not info.refused},
+            windows={info.name: each for info, each in zip(series, windows, strict=True) if not info.refused},
+            windows_by_index=windows,
+            anchor=reader.anchor(),
+            down_since_ns=reader.down_since_ns,
+            lag_ns=reader.lag_ns(),
         )
+
+
+def _is_younger(reader: RingReader, other: RingReader) -> bool:
+    """Whether a ring takes the place of another one of its rank; a mere copy of a living ring does not."""
+    return (reader.identity.start_time_ns, reader.alive()) > (other.identity.start_time_ns, other.alive())
+
+
+def died_ranks(statuses: Sequence[RankStatus]) -> set[RankKey]:
+    """Return the ranks that are down without having closed their ring, unless their run was stopped with them.
+
+    A rank that dies leaves others of its run behind: they go on, hang, or end after it. Ranks that are all killed at
+    once were stopped from outside; so was a rank that had to be killed after the others had closed their rings.
+    """
+    died = set()
+    for status in statuses:
+        if status.alive or status.closed:
+            continue
+        others = [
+            other
+            for other in statuses
+            if other.identity.run_id == status.identity.run_id and other.identity.rank != status.identity.rank
+        ]
+        grace_ns = {True: 0, False: TOGETHER_NS}
+        if not others or any(
+            other.alive or other.down_since_ns >= status.down_since_ns + grace_ns[other.closed] for other in others
+        ):
+            died.add(status.identity.key)
+    return died
 
 
 def _named(key: RankKey, table: tuple[SeriesInfo, ...]) -> set[RankKey]:

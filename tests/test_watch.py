@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ledger import feeding
 from ledger.schedules import RUN, Schedule, key, simulate
+from numpy.typing import NDArray
 
 from swtrace.ledger import Ledger
+from swtrace.ledger.pending import PendingSteps
+from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import Kind
@@ -134,6 +139,137 @@ def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:
         watch.poll()
         assert watch.ledger.facts().ranks == ()
         assert watch.ranks() == ()
+
+
+def test_a_ring_that_ends_and_goes_while_it_is_read_costs_nobody_a_record(tmp_path: Path) -> None:
+    """Where one poll reads a ring's last records, finds its writer dead and its file removed, all records count."""
+    schedule = made()
+    first = [records[records["step"] < 10] for records in schedule.records]
+    rest = [records[records["step"] >= 10] for records in schedule.records]
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
+        series = [recorder.add_series(schedule.infos[rank]) for rank, recorder in enumerate(recorders)]
+        for rank in range(2):
+            write(series[rank], first[rank])
+        watch.drain()
+        for rank in range(2):
+            write(series[rank], rest[rank])
+        recorders[1].close()
+        recorders[1].path.unlink()
+        watch.poll()
+        (status,) = watch.ranks()
+        assert status.statistics.delivered == len(schedule.records[0])
+        assert [rank.totals.steps for rank in watch.ledger.facts().series[0].ranks] == [20]
+        assert watch.ledger.facts().ranks[0].oddities.missing == 0
+        watch.poll()
+        assert len(watch.ranks()) == 1
+        recorders[0].close()
+
+
+def restarted(schedule: Schedule, rank: int, life: int) -> RankIdentity:
+    return replace(schedule.identity(rank), start_time_ns=life)
+
+
+@pytest.mark.parametrize("rank_by_rank", [False, True])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_group_that_is_started_again_under_its_run_id_begins_anew(
+    tmp_path: Path, *, rank_by_rank: bool, closed: bool
+) -> None:
+    """The second life's facts are those of its records alone, whether its ranks come at once or one after the other."""
+    schedule, second = made(60), made(40)
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        old = [Recorder.create(tmp_path, restarted(schedule, rank, 1)) for rank in range(2)]
+        for rank in range(2):
+            write(old[rank].add_series(schedule.infos[rank]), schedule.records[rank])
+        watch.drain()
+        assert watch.ledger.facts().series[0].ranks[0].totals.steps == 60
+        if closed:
+            for recorder in old:
+                recorder.close()
+            watch.drain()
+        young = []
+        for rank in range(2):
+            young.append(Recorder.create(tmp_path, restarted(schedule, rank, 2)))
+            series = young[rank].add_series(second.infos[rank])
+            if rank_by_rank:
+                watch.drain()
+            write(series, second.records[rank])
+        watch.drain()
+        watch.ledger.flush()
+        facts = watch.ledger.facts()
+        assert facts.series == expected(second).facts().series
+        assert [rank.oddities for rank in facts.ranks] == [rank.oddities for rank in expected(second).facts().ranks]
+        for recorder in (*old, *young):
+            recorder.close()
+
+
+def test_the_last_steps_of_a_life_are_taken_in_before_the_next_one_begins(tmp_path: Path) -> None:
+    """What dead ranks wrote is read to its end, although their successors' rings are found in the same poll."""
+    schedule = made(60)
+    with Watch(tmp_path, rescan_s=0.0, ledger=Ledger(keep_untaken=1000)) as watch:
+        for life in (1, 2):
+            recorders = [Recorder.create(tmp_path, restarted(schedule, rank, life)) for rank in range(2)]
+            for rank in range(2):
+                write(recorders[rank].add_series(schedule.infos[rank]), schedule.records[rank])
+            watch.poll(64)
+            watch.poll(64)
+            for recorder in recorders:
+                recorder.close()
+        watch.drain()
+        watch.ledger.flush()
+        assert sorted(step.step for step in watch.ledger.take_steps()) == sorted([*range(60), *range(60)])
+
+
+def test_a_ring_read_again_after_a_problem_goes_on_in_its_series(tmp_path: Path) -> None:
+    """A ring that is let go and taken up again is the same life: its group's other ranks stay where they are."""
+    schedule = made()
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
+        for rank in range(2):
+            write(recorders[rank].add_series(schedule.infos[rank]), schedule.records[rank])
+        watch.drain()
+        good = recorders[1].path.read_bytes()
+        with recorders[1].path.open("r+b") as file:
+            file.write(b"\0" * 64)
+        watch.poll()
+        assert "overwritten" in watch.tail.problems[recorders[1].path]
+        assert [status.identity.rank for status in watch.ranks()] == [0]
+        with recorders[1].path.open("r+b") as file:
+            file.write(good[:64])
+        watch.drain()
+        assert watch.tail.problems == {}
+        facts = watch.ledger.facts()
+        assert [rank.totals.steps for rank in facts.series[0].ranks] == [20, 20]
+        for recorder in recorders:
+            recorder.close()
+
+
+def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised because of one rank's records, the others' are taken in, and the problem is named."""
+    schedule, other = made(), simulate(ranks=2, layers=3, k=1, steps=20, compute=lambda _r, _s, _p: 1, occupancy=1)
+    room = PendingSteps.room
+
+    def no_room(pending: PendingSteps, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        if pending._layers == 3:
+            raise MemoryError
+        return room(pending, steps)
+
+    monkeypatch.setattr(PendingSteps, "room", no_room)
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        bad = Recorder.create(tmp_path, replace(other.identity(0), run_id="bad"))
+        write(bad.add_series(other.infos[0]), other.records[0])
+        recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
+        for rank in range(2):
+            write(recorders[rank].add_series(schedule.infos[rank]), schedule.records[rank])
+        watch.drain()
+        watch.ledger.flush()
+        assert "MemoryError" in watch.tail.problems[bad.path]
+        assert watch.ledger.facts().series == expected(schedule).facts().series
+        assert [status.identity.run_id for status in watch.ranks()] == [RUN, RUN]
+        for recorder in (bad, *recorders):
+            recorder.close()
 
 
 def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def health() -> Dashboard:
                 9,
                 (
                     (
-                        12,
+                        8,
                         panels.states(
                             "Ranks",
                             "Up while the rank's process holds the lock on its ring. Gone five minutes after it went "
@@ -96,7 +96,16 @@ def health() -> Dashboard:
                         ),
                     ),
                     (
-                        12,
+                        8,
+                        panels.states(
+                            "Ranks that died",
+                            "Gone without having closed their ring, while others of their run went on. Good: none.",
+                            Ask(queries.RANK_DIED, RANK_LEGEND),
+                            (("0", "no", panels.GREEN), ("1", "died", panels.RED)),
+                        ),
+                    ),
+                    (
+                        8,
                         panels.curves(
                             "Age of the last record",
                             "Time since a rank recorded anything. It grows while a server is idle; if it grows on a "
@@ -105,6 +114,51 @@ def health() -> Dashboard:
                             Ask(queries.RECORD_AGE, RANK_LEGEND),
                             unit="s",
                             links=(rank_link(),),
+                        ),
+                    ),
+                ),
+            ),
+            Row(
+                "Reading",
+                8,
+                (
+                    (
+                        6,
+                        panels.states(
+                            "Daemons that can read",
+                            "Where one cannot, its /healthz says why, and it serves no old figures.",
+                            Ask(queries.DAEMON_READY, "{{instance}}"),
+                            (("0", "no", panels.RED), ("1", "yes", panels.GREEN)),
+                        ),
+                    ),
+                    (
+                        6,
+                        panels.curves(
+                            "Age of the last reading",
+                            "Time since the daemon last read its rings. Good: next to nothing.",
+                            Ask(queries.POLL_AGE, "{{instance}}"),
+                            unit="s",
+                        ),
+                    ),
+                    (
+                        6,
+                        panels.curves(
+                            "Rings that cannot be read",
+                            "Files of ranks that are missing everywhere, and failed readings of all rings per second. "
+                            "Good: 0.",
+                            Ask(queries.RING_PROBLEMS, "{{instance}} rings"),
+                            Ask(queries.POLL_ERRORS, "{{instance}} failed readings"),
+                            unit="short",
+                        ),
+                    ),
+                    (
+                        6,
+                        panels.curves(
+                            "Behind",
+                            "How much later a rank wrote its newest record than the last one that is in the figures. "
+                            "Good: 0.",
+                            Ask(queries.RING_LAG, RANK_LEGEND),
+                            unit="s",
                         ),
                     ),
                 ),
@@ -216,11 +270,20 @@ def health() -> Dashboard:
                         ),
                     ),
                     (
-                        16,
+                        8,
                         panels.table(
                             "Asked for and not shared",
                             "Good: empty. Each line is memory that is not saved, and the reason.",
                             Ask(queries.REFUSED, instant=True),
+                            ("instance", "rank", "series", "reason"),
+                        ),
+                    ),
+                    (
+                        8,
+                        panels.table(
+                            "Shared and not recorded",
+                            "Good: empty. Each line is a rank whose stalls nobody sees, and the reason.",
+                            Ask(queries.UNTRACED, instant=True),
                             ("instance", "rank", "series", "reason"),
                         ),
                     ),

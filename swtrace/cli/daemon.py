@@ -37,7 +37,8 @@ def daemon(
     from swtrace.daemon.settings import DaemonSettings, tidy
 
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Seldom("opentelemetry"))
+    for library in ("opentelemetry", "uvicorn", "asyncio"):
+        handler.addFilter(Seldom(library))
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     rings = folder_to_read(directory)
     settings = DaemonSettings.from_environment(os.environ, directory=rings, listen=listen, run_id=run_id)

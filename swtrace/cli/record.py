@@ -66,6 +66,7 @@ def record(
     from swtrace.recording.capture import Capture
     from swtrace.recording.remote import RemoteCapture
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
+    from swtrace.trace.tail import allow_open_files
 
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
@@ -73,6 +74,7 @@ def record(
         raise CommandError(f"--duration must be a number of seconds from 0, not {duration:g}", ExitCode.USAGE)
     if str(output) == "-":
         raise CommandError("a recording cannot be written to stdout: --output needs a file", ExitCode.USAGE)
+    allow_open_files()
     rings = folder_to_read(directory) if connect is None else Path()
     addresses = [] if connect is None else _addresses(connect)
     writer = RecordingWriter(
@@ -171,15 +173,12 @@ def _progress(capture: Capture | RemoteCapture, writer: RecordingWriter, elapsed
 def _conclude(
     capture: Capture | RemoteCapture, writer: RecordingWriter, reason: str, console: Console, *, as_json: bool
 ) -> None:
-    from swtrace.recording.capture import Capture
-
     statistics = writer.statistics()
     facts = capture.ledger.facts()
+    for complaint in _complaints(capture):
+        console.print(complaint, markup=False, soft_wrap=True)
     if not facts.ranks:
         writer.path.unlink(missing_ok=True)  # a retry must find its place free
-        problems = capture.watch.tail.problems if isinstance(capture, Capture) else {}
-        for path, problem in sorted(problems.items()):
-            console.print(f"{path}: {problem}", markup=False, soft_wrap=True)
         raise CommandError(
             f"{reason}, and no rank was seen: nothing was recorded. `swtrace doctor` says what may be missing"
         )
@@ -203,3 +202,12 @@ def _conclude(
                 "ranks": len(facts.ranks),
             }
         )
+
+
+def _complaints(capture: Capture | RemoteCapture) -> list[str]:
+    """Return what could not be recorded, and why."""
+    from swtrace.recording.remote import RemoteCapture
+
+    if isinstance(capture, RemoteCapture):
+        return [f"{address}: {why}" for address, why in sorted(capture.ended.items()) if address in capture.damaged]
+    return [text for _, text in sorted(capture.watch.tail.problems.items())]

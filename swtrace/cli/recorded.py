@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,10 +71,10 @@ def say_missing(recording: Recording, console: Console) -> None:
 
 def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
     """Return the ranks as their rings last showed them; the records' own count where no state was recorded."""
-    from swtrace.watch import RankStatus
+    from swtrace.watch import RankStatus, died_ranks
 
     identities = {identity.key: identity for identity in replayed.identities}
-    return tuple(
+    found = tuple(
         RankStatus(
             identity=identities[state.rank],
             path=path,
@@ -86,6 +87,8 @@ def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
         for state in replayed.status
         if state.rank in identities
     )
+    died = died_ranks(found)
+    return tuple(replace(status, died=status.identity.key in died) for status in found)
 
 
 def size(text: str, option: str, *, least: int = 1) -> int:

@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts, Straggler
     from swtrace.ledger.finding import Finding
+    from swtrace.trace.identity import RankKey
     from swtrace.watch import RankStatus
 
 _NS = 1e-9
@@ -156,9 +157,10 @@ def summarise(
             other prefetch steps, which takes a while; without it speaks of sums only.
     """
     statuses = tuple(statuses)
+    died = {status.identity.key for status in statuses if status.died}
     return Summary(
         series=tuple(
-            _series(series, history(series.key) if history is not None else ())
+            _series(series, history(series.key) if history is not None else (), died)
             for series in facts.series
             if series.ranks
         ),
@@ -167,7 +169,7 @@ def summarise(
     )
 
 
-def _series(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesSummary:
+def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[RankKey]) -> SeriesSummary:
     from swtrace.ledger.verdict import verdict
 
     info = facts.ranks[0].info
@@ -182,7 +184,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesSummary:
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),
         straggler=None if facts.straggler is None else _straggler(facts.straggler),
-        findings=tuple(_finding(finding) for finding in verdict(facts, steps).findings),
+        findings=tuple(_finding(finding) for finding in verdict(facts, steps, died).findings),
     )
 
 

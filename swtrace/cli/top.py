@@ -177,6 +177,7 @@ def _document(seen: Picture) -> dict[str, object]:
             path=Path(),
             alive=view.alive,
             closed=view.closed,
+            died=view.died,
             statistics=view.statistics,
             series=view.series,
             windows=dict(view.windows),

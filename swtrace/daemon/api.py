@@ -166,6 +166,7 @@ def moment(snapshot: Snapshot) -> Document:
         "taken_unix_ns": snapshot.taken_realtime_ns,
         "started_unix_ns": snapshot.started_realtime_ns,
         "cursor": snapshot.cursor,
+        "caught_up": snapshot.caught_up,
     }
 
 
@@ -245,6 +246,7 @@ def _rank(snapshot: Snapshot, state: RankState, facts: RankFacts | None) -> Docu
         **asdict(state.identity),
         "up": state.up,
         "closed": state.closed,
+        "died": state.died,
         "down_for_ns": snapshot.taken_ns - state.down_since_ns if state.down_since_ns else 0,
         "anchor": {"monotonic_ns": state.anchor.monotonic_ns, "realtime_ns": state.anchor.realtime_ns},
         "virtual_offset_ns": state.virtual_offset_ns,
@@ -258,6 +260,7 @@ def _rank(snapshot: Snapshot, state: RankState, facts: RankFacts | None) -> Docu
             "lapped": statistics.lapped,
             "damaged": statistics.damaged,
             "pending": statistics.pending,
+            "lag_ns": state.lag_ns,
         },
         "series": [
             {

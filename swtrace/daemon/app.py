@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import threading
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from swtrace.daemon.observer import Observer
     from swtrace.daemon.snapshot import Snapshot
+
+_REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
 DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] = {
     "snapshot": ("everything below, of one moment", api.everything),
@@ -50,7 +54,7 @@ def make_app(observer: Observer) -> Starlette:
             Route("/api/v1/recording", handlers.recording),
             Route("/api/v1/{name}", handlers.document),
         ],
-        middleware=[Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
+        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
     )
 
 
@@ -58,7 +62,7 @@ class _Handlers:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(observer.snapshot))
+        self._registry.register(SnapshotCollector(observer.snapshot, observer.health))
         # Rendering is pure Python: two scrapes at once would only take turns on the interpreter's lock.
         self._rendering = threading.Lock()
 
@@ -79,7 +83,7 @@ class _Handlers:
         return Response(body, headers={"content-type": content_type})
 
     def healthz(self, _request: Request) -> Response:
-        trouble = self._observer.trouble()
+        trouble = self._observer.health().trouble
         return PlainTextResponse(f"{trouble or 'ok'}\n", status_code=503 if trouble else 200)
 
     def contents(self, _request: Request) -> Response:
@@ -102,13 +106,35 @@ class _Handlers:
             return _json({"error": str(error)}, status_code=400)
         snapshot = self._observer.snapshot()
         if snapshot is None:
-            return _json({"error": self._observer.trouble() or "no ring was read yet"}, status_code=503)
+            return _json(
+                {"error": self._observer.health().trouble or "reading the rings takes too long"}, status_code=503
+            )
         try:
             query.check(snapshot)
         except api.UnknownError as error:
             return _json({"error": str(error)}, status_code=404)
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
+
+
+class _Refusals:
+    """Takes what a client refuses (``q=0``) out of its headers: what answers below looks at names only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = [
+                (name, _accepted(value) if name in {b"accept", b"accept-encoding"} else value)
+                for name, value in scope["headers"]
+            ]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+def _accepted(header: bytes) -> bytes:
+    return b",".join(choice for choice in header.split(b",") if not _REFUSED.search(choice))
 
 
 def _json(document: api.Document, status_code: int = 200) -> Response:

@@ -32,22 +32,24 @@ if TYPE_CHECKING:
 
     from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
     from swtrace.daemon.labels import LabelledRank, Labels
-    from swtrace.daemon.snapshot import RankState, SeriesWindows, Snapshot
+    from swtrace.daemon.snapshot import Health, RankState, SeriesWindows, Snapshot
     from swtrace.ledger.facts import Distribution, SeriesRankFacts
 
 
 class SnapshotCollector(Collector):
     """Collects from the newest snapshot."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot | None]) -> None:
-        """Ask ``snapshot`` at every scrape."""
+    def __init__(self, snapshot: Callable[[], Snapshot | None], health: Callable[[], Health]) -> None:
+        """Ask ``snapshot`` at every scrape, and then ``health``."""
         self._snapshot = snapshot
+        self._health = health
         self._labelling = Labelling()
 
     def collect(self) -> Iterable[Metric]:
-        """Return every metric family; those of ranks are empty while no rank is known."""
+        """Return every metric family; those of ranks are empty while no rank is known, or none can be read."""
         families = _Families()
         snapshot = self._snapshot()
+        families.add_health(self._health(), answered=snapshot is not None)
         if snapshot is not None:
             families.add_daemon(snapshot)
             known = snapshot.rank_facts()
@@ -114,6 +116,10 @@ class _Families:
             "swtrace_series_bytes", "Weight bytes held on the rank, and what holding all layers would take."
         )
         self.up = gauge("swtrace_rank_up", "1 while the rank's process lives. Gone some minutes after it went down.")
+        self.died = gauge(
+            "swtrace_rank_died",
+            "1 if the rank's process is gone, did not close its ring, and was not stopped together with its run.",
+        )
         self.untraced = info(
             "swtrace_rank_untraced", "Shares the series and records nothing of it, as its peers were told, and why."
         )
@@ -125,6 +131,17 @@ class _Families:
             "swtrace_ring_lost_records", "Records that this daemon came too late for, or found damaged."
         )
         self.pending = gauge("swtrace_ring_pending_records", "Records written and not yet read.")
+        self.lag = gauge(
+            "swtrace_ring_lag_seconds", "How far what this daemon has read is behind what the rank has written."
+        )
+        self.problems = gauge("swtrace_ring_problems", "Files in the folder of rings that cannot be read.")
+        self.ready = gauge(
+            "swtrace_daemon_ready", "1 while the daemon can read its rings; 0: see /healthz. No old figure is served."
+        )
+        self.polled = gauge(
+            "swtrace_daemon_last_poll_timestamp_seconds", "UNIX time at which the daemon last read its rings."
+        )
+        self.poll_errors = counter("swtrace_daemon_poll_errors", "How often reading all rings failed.")
         self.exported = counter("swtrace_spans_exported", "Spans that a collector took.")
         self.dropped = counter("swtrace_spans_dropped", "Spans of sampled steps that no collector took, by reason.")
         self.build = info("swtrace_build", "The daemon's version.")
@@ -134,8 +151,15 @@ class _Families:
     def all(self) -> tuple[Metric, ...]:
         return tuple(vars(self).values())
 
-    def add_daemon(self, snapshot: Snapshot) -> None:
+    def add_health(self, health: Health, *, answered: bool) -> None:
+        """Add what holds whether or not there is a snapshot."""
         _add(self.build, {"version": __version__, "python_version": platform.python_version()}, 1)
+        _add(self.ready, {}, int(answered and not health.trouble))
+        _add(self.polled, {}, health.polled_realtime_ns / 1e9)
+        _add(self.poll_errors, {}, health.poll_errors)
+
+    def add_daemon(self, snapshot: Snapshot) -> None:
+        _add(self.problems, {}, len(snapshot.problems))
         _add(self.exported, {}, snapshot.spans.exported)
         for reason, spans in snapshot.spans.dropped.items():
             _add(self.dropped, {"reason": str(reason)}, spans)
@@ -148,6 +172,7 @@ class _Families:
     def add_rank(self, rank: LabelledRank, last_record_ns: int) -> None:
         state, labels = rank.state, rank.labels
         _add(self.up, labels, int(state.up))
+        _add(self.died, labels, int(state.died))
         if last_record_ns > 0:
             offset_ns = state.virtual_offset_ns if state.simulated else state.monotonic_offset_ns
             _add(self.last_record, labels, (last_record_ns + offset_ns) / 1e9)
@@ -155,6 +180,7 @@ class _Families:
         _add(self.lost, {**labels, "reason": "lapped"}, state.statistics.lapped)
         _add(self.lost, {**labels, "reason": "damaged"}, state.statistics.damaged)
         _add(self.pending, labels, state.statistics.pending)
+        _add(self.lag, labels, state.lag_ns / 1e9)
         for refused in rank.refused():
             _add(self.refused, refused, 1)
 

@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from itertools import islice
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -30,7 +31,15 @@ from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
 from swtrace.trace.identity import RankIdentity, RankKey
 
+if TYPE_CHECKING:
+    import requests
+
 _log = logging.getLogger(__name__)
+
+_CREDENTIAL_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
 
 Origins = Mapping[RankKey, SpanOrigin]
 
@@ -278,6 +287,29 @@ def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
             return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
-        return Http(endpoint=None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces")
+        target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
+        if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
+            return Http(endpoint=target)  # which takes its session from there
+        import requests
+
+        session = requests.Session()
+        session.hooks["response"].append(_refuse_redirect)
+        return Http(endpoint=target, session=session)
     except Exception as error:  # (it raises bare ones of many kinds)
         raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
+
+
+def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
+    """Fail an export that is redirected: the exporter would take the redirect for a success.
+
+    Raises:
+        RequestException: It says where to.
+    """
+    import requests
+
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
+        target = response.headers.get("location", "nowhere")
+        raise requests.RequestException(
+            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
+            "it takes spans"
+        )

@@ -1,9 +1,10 @@
 """The thread that owns the watch: drains the rings, numbers finished steps, publishes snapshots.
 
 Rings, ledger and readers are touched by this thread alone. HTTP handlers ask for a snapshot and get one that
-was taken after they asked, so that a scrape sees everything committed before it; while they wait and render, the
-thread goes on draining. No exception ends the thread: it is logged, ``/healthz`` tells if it lasts, and the next
-poll tries again.
+was taken after they asked, or none: an old one is never shown as if it were new. A scrape sees everything that was
+committed before it, unless the daemon comes so late that this takes too long; then the snapshot says so. While they
+wait and render, the thread goes on draining. No exception ends the thread: it is logged and counted, ``/healthz`` says
+what is wrong, and the next poll tries again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.daemon.exemplars import SlowestWaits
 from swtrace.daemon.export import rank_resource
-from swtrace.daemon.snapshot import NumberedStep, RankState, SeriesWindows, Snapshot
+from swtrace.daemon.snapshot import Health, NumberedStep, RankState, Snapshot
 from swtrace.daemon.spans import SpanOrigin
 
 if TYPE_CHECKING:
@@ -41,8 +42,12 @@ DOWN_SHOWN_S = 300.0
 """How long a rank stays in snapshots once its writer is gone: long enough for several scrapes to see it down."""
 KEPT_STEPS = 64
 """Finished steps kept for the API, per series."""
-STALE_S = 10.0
-"""Without a successful poll for this long, the daemon calls itself unhealthy."""
+STALE_S = 5.0
+"""Without a successful poll for this long, the daemon calls itself unhealthy; nobody waits longer for a snapshot."""
+CATCH_UP_S = 1.0
+"""As long may a request take to read what was committed before it. What is left then is said."""
+SAID_PROBLEMS = 20
+"""More rings that cannot be read are logged as a number: the API names them all."""
 
 
 class Observer:
@@ -53,7 +58,6 @@ class Observer:
         self._watch = watch
         self._spans = spans
         self._down_shown_ns = round(down_shown_s * 1e9)
-        self._down_since: dict[Path, int] = {}
         self._resources: dict[RankIdentity, Resource] = {}
         self._steps: dict[SeriesKey, deque[NumberedStep]] = {}
         self._slowest = SlowestWaits()
@@ -66,7 +70,11 @@ class Observer:
         self._stopping = False
         self._streams_end = False
         self._polled_ns = time.monotonic_ns()
+        self._polled_realtime_ns = self._started_realtime_ns
+        self._poll_errors = 0
         self._last_error = ""
+        self._said_errors: set[str] = set()
+        self._problems: dict[Path, str] = {}
         self._thread = threading.Thread(target=self._run, name="swtrace-observer", daemon=True)
 
     @property
@@ -95,23 +103,28 @@ class Observer:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def snapshot(self, timeout_s: float = 2.0) -> Snapshot | None:
-        """Return a snapshot taken after this call; the newest one there is if that takes too long."""
+    def snapshot(self) -> Snapshot | None:
+        """Return a snapshot taken after this call; None if there is none in time: :meth:`health` says why."""
         with self._changed:
             self._asked += 1
             ticket = self._asked
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._answered >= ticket or self._stopping, timeout_s)
-            return self._snapshot
+            answered = self._changed.wait_for(lambda: self._answered >= ticket or self._stopping, STALE_S)
+            return self._snapshot if answered else None
 
-    def trouble(self) -> str:
-        """Return what is wrong with the draining, empty if nothing is."""
+    def health(self) -> Health:
+        """Return whether the rings are read."""
+        return Health(self._trouble(), self._polled_realtime_ns, self._poll_errors)
+
+    def _trouble(self) -> str:
         silent_s = (time.monotonic_ns() - self._polled_ns) / 1e9
         if not self._thread.is_alive():
             return "the observer thread has ended"
+        if self._last_error:
+            return f"reading the rings fails: {self._last_error}"
         if silent_s > STALE_S:
-            return f"no ring was read for {silent_s:.0f} s: {self._last_error or 'the poll does not return'}"
-        return ""
+            return f"no ring was read for {silent_s:.0f} s: the poll does not return"
+        return self._problems.get(self.directory, "")
 
     def _run(self) -> None:
         while True:
@@ -124,27 +137,49 @@ class Observer:
 
     def _poll(self, *, last: bool) -> bool:
         """Drain, hand on what finished, publish if someone asked; tell whether there is more to drain at once."""
+        with self._changed:
+            ticket = self._asked
         try:
-            with self._changed:
-                ticket = self._asked
             more = self._watch.poll()
             self._take_steps()
-            while last and more:
+            give_up_s = time.monotonic() + CATCH_UP_S
+            while more and (last or (ticket > self._answered and time.monotonic() < give_up_s)):
                 more = self._watch.poll()
                 self._take_steps()
+            self._say_problems()
             if last:
                 self._watch.ledger.flush()
                 self._take_steps()
             if last or ticket > self._answered:
-                self._publish(ticket)
+                self._publish(ticket, caught_up=not more)
         except Exception as error:  # noqa: BLE001 (the daemon outlives whatever a ring contains)
-            if str(error) != self._last_error:
-                _log.exception("reading the rings failed; trying again")
-            self._last_error = str(error) or type(error).__name__
+            self._fail(ticket, str(error) or type(error).__name__)
             return False
-        self._polled_ns = time.monotonic_ns()
+        self._polled_ns, self._polled_realtime_ns = time.monotonic_ns(), time.time_ns()
         self._last_error = ""
         return more
+
+    def _fail(self, ticket: int, error: str) -> None:
+        """Count and log that reading failed, and let requests go without a snapshot: what there is is old."""
+        if error not in self._said_errors:
+            self._said_errors.add(error)
+            _log.exception("reading the rings failed; trying again")
+        with self._changed:
+            self._poll_errors += 1
+            self._last_error = error
+            self._snapshot = None
+            self._answered = max(self._answered, ticket)
+            self._changed.notify_all()
+
+    def _say_problems(self) -> None:
+        """Log every ring that has come to be unreadable, once."""
+        problems = dict(self._watch.tail.problems)
+        new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
+        for text in new[:SAID_PROBLEMS]:
+            _log.warning("%s", text)
+        if len(new) > SAID_PROBLEMS:
+            _log.warning("%d more rings cannot be read: see /api/v1/health", len(new) - SAID_PROBLEMS)
+        self._problems = problems
 
     def _take_steps(self) -> None:
         steps = self._watch.ledger.take_steps()
@@ -154,30 +189,30 @@ class Observer:
         for step in steps:
             self._cursor += 1
             kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
+            if kept and step.step <= kept[-1].step.step:
+                kept.clear()  # The group was started again.
             kept.append(NumberedStep(self._cursor, step))
             if self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
 
     def _origins(self) -> Mapping[RankKey, SpanOrigin]:
         """Return what spans need to know of each rank, with the anchors as they are now."""
-        readers = sorted(self._watch.tail.readers, key=lambda reader: reader.identity.start_time_ns)
-        began = _run_begins(reader.identity for reader in readers)
-        origins: dict[RankKey, SpanOrigin] = {}
-        for reader in readers:  # Of two rings of one rank the younger one counts, as in the watch.
-            identity = reader.identity
-            resource = self._resources.get(identity)
-            if resource is None:
-                resource = self._resources[identity] = rank_resource(identity)
-            anchor = reader.anchor()
-            origins[identity.key] = SpanOrigin(
-                resource=resource,
+        anchors = self._watch.anchors()
+        began = _run_begins(anchors)
+        self._resources = {
+            identity: self._resources[identity] if identity in self._resources else rank_resource(identity)
+            for identity in anchors
+        }
+        return {
+            identity.key: SpanOrigin(
+                resource=self._resources[identity],
                 monotonic_offset_ns=anchor.realtime_ns - anchor.monotonic_ns,
                 virtual_offset_ns=began[identity.run_id],
             )
-        self._resources = {reader.identity: self._resources[reader.identity] for reader in readers}
-        return origins
+            for identity, anchor in anchors.items()
+        }
 
-    def _publish(self, ticket: int) -> None:
+    def _publish(self, ticket: int, *, caught_up: bool) -> None:
         now_ns = time.monotonic_ns()
         ranks = self._rank_states(now_ns)
         facts = _shown(self._watch.ledger.facts(), ranks)
@@ -191,9 +226,10 @@ class Observer:
             facts=facts,
             steps=MappingProxyType({key: tuple(steps) for key, steps in self._steps.items()}),
             cursor=self._cursor,
-            problems=MappingProxyType(dict(self._watch.tail.problems)),
+            problems=MappingProxyType(self._problems),
             spans=self._spans.statistics(),
             exemplars=MappingProxyType(self._slowest.of({state.key for state in ranks})),
+            caught_up=caught_up,
         )
         with self._changed:
             self._snapshot = snapshot
@@ -202,34 +238,13 @@ class Observer:
 
     def _rank_states(self, now_ns: int) -> tuple[RankState, ...]:
         """Return the ranks to show: those whose writer lives, and those gone for a short while only."""
-        readers = {reader.path: reader for reader in self._watch.tail.readers}
         statuses = self._watch.ranks()
         began = _run_begins(status.identity for status in statuses)
-        down_since: dict[Path, int] = {}
-        states = []
-        for status in statuses:
-            if not status.alive:
-                down_since[status.path] = self._down_since.get(status.path, now_ns)
-                if now_ns - down_since[status.path] > self._down_shown_ns:
-                    continue
-            states.append(
-                RankState(
-                    identity=status.identity,
-                    path=status.path,
-                    up=status.alive,
-                    closed=status.closed,
-                    down_since_ns=down_since.get(status.path, 0),
-                    statistics=status.statistics,
-                    anchor=readers[status.path].anchor(),
-                    virtual_offset_ns=began[status.identity.run_id],
-                    series=tuple(
-                        SeriesWindows(index, info, readers[status.path].windows(index))
-                        for index, info in enumerate(status.series)
-                    ),
-                )
-            )
-        self._down_since = down_since
-        return tuple(states)
+        return tuple(
+            RankState.of(status, began[status.identity.run_id])
+            for status in statuses
+            if status.alive or now_ns - status.down_since_ns <= self._down_shown_ns
+        )
 
 
 def _run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:

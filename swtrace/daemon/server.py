@@ -24,6 +24,7 @@ from swtrace.daemon.export import make_span_sink
 from swtrace.daemon.observer import Observer
 from swtrace.errors import ListenError
 from swtrace.ledger import Ledger
+from swtrace.trace.tail import allow_open_files
 from swtrace.watch import Watch
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         ListenError: The address cannot be served on.
         SettingsError: An OpenTelemetry setting cannot be used.
     """
+    allow_open_files()
     if settings.directory.exists() and not os.access(settings.directory, os.R_OK | os.X_OK):
         _log.warning("%s cannot be read by this user: no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:

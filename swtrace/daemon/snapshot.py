@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from swtrace.trace.clocks import ClockAnchor
     from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
     from swtrace.trace.reader import RingStatistics, WindowState
+    from swtrace.watch import RankStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,18 @@ class SeriesWindows:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the daemon reads its rings."""
+
+    trouble: str
+    """What is wrong; empty if nothing is."""
+    polled_realtime_ns: int
+    """When it last read all that it could, UNIX time."""
+    poll_errors: int
+    """How often reading failed as a whole. A ring that cannot be read is a problem of its own, and no error."""
+
+
+@dataclass(frozen=True, slots=True)
 class RankState:
     """One rank's ring."""
 
@@ -41,16 +54,40 @@ class RankState:
     up: bool
     """The writer lives: it holds its lock."""
     closed: bool
-    """The writer said good-bye; a rank that is neither up nor closed died."""
+    """The writer ended in an orderly way."""
+    died: bool
+    """It neither lives nor ended in an orderly way nor was stopped together with all other ranks of its run."""
     down_since_ns: int
     """CLOCK_MONOTONIC at which this daemon first saw the writer gone; 0 while up."""
     statistics: RingStatistics
+    lag_ns: int
+    """How far what this daemon has read is behind what is written; 0: everything is read."""
     anchor: ClockAnchor
     virtual_offset_ns: int
     """UNIX time at which simulated time is shown to begin: when the first ring of the run was made. Back ends
     refuse or hide what seems to come from the time of the machine's start."""
     series: tuple[SeriesWindows, ...]
     """In the order of the ring's table, refused ones included."""
+
+    @classmethod
+    def of(cls, status: RankStatus, virtual_offset_ns: int) -> RankState:
+        """Return a rank as its ring shows it."""
+        return cls(
+            identity=status.identity,
+            path=status.path,
+            up=status.alive,
+            closed=status.closed,
+            died=status.died,
+            down_since_ns=status.down_since_ns,
+            statistics=status.statistics,
+            lag_ns=status.lag_ns,
+            anchor=status.anchor,
+            virtual_offset_ns=virtual_offset_ns,
+            series=tuple(
+                SeriesWindows(index, info, windows)
+                for index, (info, windows) in enumerate(zip(status.series, status.windows_by_index, strict=True))
+            ),
+        )
 
     @property
     def key(self) -> RankKey:
@@ -96,6 +133,8 @@ class Snapshot:
     spans: ExportStatistics
     exemplars: Mapping[tuple[RankKey, SeriesKey], BucketExemplars]
     """The slowest waits of late whose spans are exported."""
+    caught_up: bool = True
+    """Everything committed when the snapshot was asked for is in it; else the ranks say how far it is behind."""
 
     def rank_facts(self) -> dict[RankKey, RankFacts]:
         """Return the ledger's facts by rank."""

@@ -70,7 +70,7 @@ def write_parquet(out: BinaryIO, steps: Iterable[StepFacts], table: str, selecti
     try:
         import pyarrow.parquet as parquet  # noqa: PLR0402 - the module, by its name
     except ImportError as error:
-        raise SwtraceError("Parquet needs pyarrow: pip install 'swtrace[parquet]'") from error
+        raise SwtraceError("Parquet needs pyarrow: pip install pyarrow") from error
     rows = 0
     writer: Any = None
     try:

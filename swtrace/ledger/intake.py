@@ -47,6 +47,10 @@ class Ranked:
             return self
         return Ranked(self.records[which], self.group_rank[which], self.origin[which], self.step[which])
 
+    def of_batch(self, origin: int) -> Ranked:
+        """Return the records of one batch."""
+        return self.take(self.origin == origin)
+
     def as_steps(self) -> Ranked:
         """Return the same records, read as STEP records."""
         records = self.records.view(STEP)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.errors import IntakeError
 from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import (
     CriticalPath,
@@ -91,6 +92,8 @@ class _Series:
     """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
+    left: dict[int, int] = field(default_factory=dict)
+    """When those started that were forgotten, by group rank: one that comes back started later begins a new life."""
 
 
 class Ledger:
@@ -142,9 +145,15 @@ class Ledger:
         """Take in batches of any number of ranks, as :meth:`add` takes in one.
 
         It states the same facts and costs much less than one call for each of many ranks.
+
+        Raises:
+            IntakeError: the records of some ranks could not be taken in; those of all others were.
         """
+        reasons: dict[tuple[str, int], Exception] = {}
         for batch in rounds(batches):
-            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch])
+            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch], reasons)
+        if reasons:
+            raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Say that a rank will write no more and that all it wrote was added: steps no longer wait for it."""
@@ -154,7 +163,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Finish everything pending: there will be no more records."""
-        for series in self._series.values():
+        for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
 
     # -- what comes out ----------------------------------------------------------------------------
@@ -196,13 +205,20 @@ class Ledger:
         )
 
     def forget(self, rank: RankKey) -> None:
-        """Drop a rank that ended, and every series of which it was the last rank."""
+        """Drop a rank that ended, and every series of which it was the last rank.
+
+        If it comes back with a later start, its series begin a new life: their group was formed anew. Members that
+        have not come back by then stay with the life before, which is not stated any more.
+        """
         self.rank_ended(rank)
-        del self._ranks[rank]
-        for key, series in list(self._series.items()):
+        start_ns = self._ranks.pop(rank).identity.start_time_ns
+        for series in list(self._by_number.values()):
+            series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
-                del self._series[key], self._by_number[series.number]
+                del self._by_number[series.number]
+                if self._series.get(series.key) is series:
+                    del self._series[series.key]
                 # Two ranks that claim one place in a group are one member: the other one's claim is good now.
                 for other, known in self._ranks.items():
                     if series.number in known.routes.numbers:
@@ -223,7 +239,7 @@ class Ledger:
     def _join(self, rank: RankKey, info: SeriesInfo) -> _Series:
         key = SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
         series = self._series.get(key)
-        if series is None:
+        if series is None or self._starts_anew(series, info.rank_in_group, rank):
             series = self._series[key] = self._by_number[self._numbers] = self._make(key, info)
             self._numbers += 1
             for other in series.ranks:
@@ -265,22 +281,35 @@ class Ledger:
         Returns:
             The series whose group the rank belongs to.
         """
-        theirs = [series for series in self._series.values() if rank in series.ranks]
+        theirs = [series for series in self._by_number.values() if rank in series.ranks]
         for series in theirs:
-            series.pending.expect(series.ranks.index(rank), expected=expected and rank not in series.untraced)
+            group_rank = series.ranks.index(rank)
+            if not (expected and self._starts_anew(series, group_rank, rank)):
+                series.pending.expect(group_rank, expected=expected and rank not in series.untraced)
         return theirs
 
-    def _add(self, ranks: list[_Rank], batches: list[Records]) -> None:
-        """Take in one batch of each of some ranks."""
+    def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
+        """Whether a rank comes back to a series that it left, in another process: it has no part in that life of it."""
+        start_ns = self._ranks[rank].identity.start_time_ns
+        return series.left.get(group_rank, start_ns) < start_ns
+
+    def _add(self, ranks: list[_Rank], batches: list[Records], reasons: dict[tuple[str, int], Exception]) -> None:
+        """Take in one batch of each of some ranks; what those raise whose records cannot be, goes to ``reasons``."""
         batch = Sorted.of([rank.routes for rank in ranks], batches)
         for rank, records, unknown in zip(ranks, batches, batch.unknown.tolist(), strict=True):
             rank.records += len(records)
             rank.unknown += unknown
         for number, transfers, steps, launches in batch.of_series:
             series = self._by_number[number]
-            self._take_in(
-                ranks, series, *(self._numbered(ranks, series, each) for each in (transfers, steps, launches))
-            )
+            parts = [self._numbered(ranks, series, each) for each in (transfers, steps, launches)]
+            try:
+                self._take_in(ranks, series, *parts)
+            except Exception:  # noqa: BLE001 (whose records raise it is found rank by rank: no other loses its own)
+                for origin, rank in enumerate(ranks):
+                    try:
+                        self._take_in(ranks, series, *(part.of_batch(origin) for part in parts))
+                    except Exception as error:  # noqa: BLE001 (it goes to the caller, once all others are taken in)
+                        reasons[rank.identity.key] = error
 
     def _take_in(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked, launches: Ranked) -> None:
         """Lay out records of one series and finish what they complete.

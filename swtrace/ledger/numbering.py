@@ -48,6 +48,15 @@ class Numbering:
         raw, rank = ranked.step, ranked.group_rank
         if not len(raw):
             return ranked, np.zeros(0, np.bool_)
+        begun = self._newest // _WRAP * _WRAP
+        if self._newest != _UNKNOWN and self._newest - NEAR <= raw.min() + begun <= raw.max() + begun <= (
+            self._newest + NEAR
+        ):  # nearly always: nothing wraps, nobody is far
+            step = raw + begun
+            self._at[rank] = step  # of each rank the last one stays
+            self._claimed[rank] = _UNKNOWN
+            self._newest = max(self._newest, int(step.max()))
+            return Ranked(ranked.records, rank, ranked.origin, step), np.zeros(len(raw), np.bool_)
         at = self._at[rank]
         reference = np.where(at == _UNKNOWN, self._newest, at)
         known = reference != _UNKNOWN

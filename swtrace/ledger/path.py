@@ -136,26 +136,29 @@ def _leave_channel(
     if not len(rows):
         return
     known = derived.attributed[rows, walk.rank[rows], position]
-    unknown = rows[~known]
-    walk.transfer[unknown] += walk.back_to(unknown, walk.first_arrival[unknown])
-    walk.at[unknown] = -2
-    rows = rows[known]
+    if not known.all():
+        unknown = rows[~known]
+        walk.transfer[unknown] += walk.back_to(unknown, walk.first_arrival[unknown])
+        walk.at[unknown] = -2
+        rows = rows[known]
     rank = walk.rank[rows]
     issued = derived.last_issue_ns[rows, rank, position]
     before = derived.before_ns[rows, rank, position]
-    behind_rank, behind_position = _behind(block, derived, rows, rank, position, serial=serial)
-    # What was issued later and overtook it is not followed: the walk has passed its position.
-    queued = (before > issued) & (behind_position < position)
-    walk.transfer[rows] += walk.back_to(rows, np.where(queued, before, issued))
-
-    behind, at = rows[queued], behind_position[queued]
-    walk.rank[behind], walk.at[behind] = behind_rank[queued], at
-    # Behind a delivery of the step before: the channel was busy since this step began.
-    earlier = behind[at < 0]
-    walk.transfer[earlier] += walk.back_to(earlier, walk.first_arrival[earlier])
-    walk.at[earlier] = -2
+    queued = before > issued
+    if queued.any():
+        behind_rank, behind_position = _behind(block, derived, rows, rank, position, serial=serial)
+        # What was issued later and overtook it is not followed: the walk has passed its position.
+        queued &= behind_position < position
+        behind, at = rows[queued], behind_position[queued]
+        walk.transfer[behind] += walk.back_to(behind, before[queued])
+        walk.rank[behind], walk.at[behind] = behind_rank[queued], at
+        # Behind a delivery of the step before: the channel was busy since this step began.
+        earlier = behind[at < 0]
+        walk.transfer[earlier] += walk.back_to(earlier, walk.first_arrival[earlier])
+        walk.at[earlier] = -2
 
     moved = rows[~queued]
+    walk.transfer[moved] += walk.back_to(moved, issued[~queued])
     late = derived.late_rank[moved, rank[~queued], position]
     reached = position - prefetch_step
     if reached < 0:  # issued in the step before: the path leaves this step

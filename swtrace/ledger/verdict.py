@@ -7,7 +7,7 @@ other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
 from swtrace.ledger.what_if import what_if
+from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import StepFlag
 
 _LOW_EFFICIENCY = 0.5
@@ -48,13 +49,29 @@ class Verdict:
         return max((finding.level for finding in self.findings), default=self.headline.level)
 
 
-def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Verdict:
+def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collection[RankKey] = ()) -> Verdict:
     """Say what the facts of a series say.
 
     Args:
         facts: The series, summed up over the last steps.
         steps: Those steps, oldest first (:meth:`Ledger.history`); without them only sums are spoken about.
+        died: Ranks that died, of any series.
     """
+    said = _verdict(facts, steps)
+    dead = sorted(key.rank for key in died if key.run_id == facts.key.run_id and key.rank in facts.key.group_ranks)
+    if not dead:
+        return said
+    headline = _died(dead)
+    return Verdict(headline, (headline, *said.findings))
+
+
+def _died(dead: Sequence[int]) -> Finding:
+    """Put a death before everything else: whatever the figures say, they are of the time before it."""
+    ranks = f"Rank {dead[0]}" if len(dead) == 1 else f"Ranks {', '.join(map(str, dead))}"
+    return Finding("died", Level.BAD, f"{ranks} died. All figures are of the steps before.", rank=dead[0])
+
+
+def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     headline = _headline(facts)
     if headline.kind in {"nothing", "bypassed"}:
         return Verdict(

@@ -107,14 +107,13 @@ class Capture:
 
     def states(self) -> tuple[RankState, ...]:
         """Return the rings' state as of now."""
-        anchors = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
         return tuple(
             RankState(
                 rank=status.identity.key,
                 alive=status.alive,
                 closed=status.closed,
                 statistics=status.statistics,
-                anchor=anchors[status.path],
+                anchor=status.anchor,
                 windows=status.windows,
             )
             for status in self.watch.ranks()

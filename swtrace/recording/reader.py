@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swtrace.errors import RecordingFormatError, RingFormatError
+from swtrace.errors import RecordingError, RecordingFormatError, RingFormatError
 from swtrace.recording import format as layout
 from swtrace.recording.events import (
     Event,
@@ -153,7 +153,7 @@ class Recording:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(os.fstat(file.descriptor).st_size for file in self._files)
+        return sum(os.fstat(_opened(file)).st_size for file in self._files)
 
     @property
     def begin_ns(self) -> int:
@@ -255,8 +255,7 @@ class Recording:
         self.close()
 
     def _payload(self, frame: FrameAt) -> bytes:
-        descriptor = self._files[frame.file].descriptor
-        stored = os.pread(descriptor, frame.header.stored_bytes, frame.offset + FRAME_BYTES)
+        stored = os.pread(_opened(self._files[frame.file]), frame.header.stored_bytes, frame.offset + FRAME_BYTES)
         return layout.inflate(frame.header, stored)
 
     def _damage(self, frame: FrameAt, error: Exception) -> RecordingFormatError:
@@ -292,6 +291,12 @@ class _Known:
                 return False
             self._tables[event.rank] = event
         return True
+
+
+def _opened(file: _File) -> int:
+    if file.descriptor < 0:
+        raise RecordingError(f"{file.path}: this recording is closed; open it again to read it")
+    return file.descriptor
 
 
 def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, FrameHeader]]]:

@@ -11,12 +11,12 @@ import http.client
 import queue
 import threading
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from swtrace.errors import RecordingError, RecordingFormatError, RingFormatError
+from swtrace import asking
+from swtrace.errors import AnswerError, RecordingError
 from swtrace.ledger import Ledger
 from swtrace.recording import format as layout
 from swtrace.recording.capture import TellingLedger
@@ -38,6 +38,7 @@ class _Ended:
 
     address: str
     why: str
+    damaged: bool = False
 
 
 class RemoteCapture:
@@ -57,6 +58,8 @@ class RemoteCapture:
         self.ledger: Ledger = TellingLedger(writer)
         self.ended: dict[str, str] = {}
         """Daemons that went away, and why."""
+        self.damaged: set[str] = set()
+        """Those of them whose stream was no sound recording."""
         self._states: dict[str, dict[RankKey, RankState]] = {address: {} for address in addresses}
         self._ranks: dict[str, set[RankKey]] = {address: set() for address in addresses}
         self._arrived: queue.Queue[tuple[str, Event] | _Ended] = queue.Queue(_QUEUE)
@@ -79,19 +82,31 @@ class RemoteCapture:
             self.writer.tick()
             return False
         if isinstance(arrived, _Ended):
-            self.ended[arrived.address] = arrived.why
-            for rank in self._ranks[arrived.address]:
-                self.ledger.rank_ended(rank)
+            self._end(arrived)
             return True
         address, told = arrived
+        if address in self.ended:
+            return True
         if isinstance(told, StatusTaken):
             self._states[address] = {state.rank: state for state in told.ranks if self._mine(address, state.rank)}
             self.writer.status(self.states())
             return True
         event = self._of(address, told)
         if event is not None:
-            event.feed(self.ledger)
+            try:
+                event.feed(self.ledger)
+            except RecordingError:
+                raise
+            except Exception as error:  # noqa: BLE001 (one daemon's events must not end the recording of the others)
+                self._end(_Ended(address, f"what it sent cannot be recorded: {error!r}", damaged=True))
         return True
+
+    def _end(self, ended: _Ended) -> None:
+        self.ended[ended.address] = ended.why
+        if ended.damaged:
+            self.damaged.add(ended.address)
+        for rank in self._ranks[ended.address]:
+            self.ledger.rank_ended(rank)
 
     @property
     def daemons(self) -> int:
@@ -138,31 +153,30 @@ class RemoteCapture:
 
     def _read(self, address: str, stream: BinaryIO) -> None:
         ranks: dict[int, RankKey] = {}
-        why = "the daemon ended"
+        why, damaged = "the daemon ended", True
         try:
             layout.check_preamble(_exactly(stream, PREAMBLE.size))
+            damaged = False
             while not self._closing.is_set():
                 found = layout.read_header(_exactly(stream, FRAME_BYTES))
                 raw = layout.inflate(found, _exactly(stream, found.stored_bytes))
                 event = decode_event(found, raw, ranks)
                 if event is not None:
                     self._arrived.put((address, event))
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            why = str(error) or why  # also of a stream that was closed under our hands
-        except (RecordingFormatError, RingFormatError) as error:
-            why = str(error)
+        except (OSError, http.client.HTTPException) as error:
+            why = "what answers sends no recording" if damaged else str(error) or why
+        except Exception as error:  # noqa: BLE001 (whatever a damaged stream makes the decoding raise)
+            why, damaged = str(error) or type(error).__name__, True
         if not self._closing.is_set():
-            self._arrived.put(_Ended(address, why))
+            self._arrived.put(_Ended(address, why, damaged=damaged))
 
 
 def _connect(address: str, run_id: str | None) -> BinaryIO:
-    url = address if address.startswith(("http://", "https://")) else f"http://{address}"
     query = "" if run_id is None else f"?run={urllib.parse.quote(run_id)}"
     try:
-        answer: BinaryIO = urllib.request.urlopen(f"{url.rstrip('/')}{PATH}{query}", timeout=_CONNECT_S)  # noqa: S310 - http(s)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise RecordingError(f"{address}: {error}. Is it a daemon of this version?") from error
-    return answer
+        return cast("BinaryIO", asking.stream(address, f"{PATH}{query}", timeout_s=_CONNECT_S))
+    except AnswerError as error:
+        raise RecordingError(f"{error}. Is it a daemon of this version?") from error
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

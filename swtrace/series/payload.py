@@ -11,20 +11,19 @@ Where the ownership check is on, a tag follows the bytes in the same buffer, so 
 from __future__ import annotations
 
 import gc
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import chain, compress, tee
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from torch.nn.parameter import is_lazy
 
 from swtrace.errors import SwtraceError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the alignment that torch gives to a tensor of its own."""
@@ -131,18 +130,23 @@ def unsuitable(tensor: Tensor) -> str:
 
 
 def living_modules() -> list[nn.Module]:
-    """Return all modules of this process.
+    """Return every module of this process, whoever holds it.
 
-    In one go through C: whoever has all objects in hand when another thread runs may break a tuple that this one
-    is filling.
+    The garbage collector also knows tuples that other threads are still building, and building one fails while
+    anything else refers to it. So its objects are never kept: their types are taken within one call of C code, in
+    which no other thread runs, and then only what refers to a module's type is asked for, as every instance does.
     """
-    kinds, found = {nn.Module}, [nn.Module]
-    while found:
-        new = set(type.__subclasses__(found.pop())) - kinds
-        kinds |= new
-        found += new
-    twice = list(tee(chain.from_iterable(map(gc.get_objects, range(3)))))
-    return list(compress(twice.pop(), map(kinds.__contains__, map(type, twice.pop()))))
+    kinds = {id(kind): kind for kind in _kinds_of(torch.nn.Module)}
+    alive = set(map(id, map(type, itertools.chain.from_iterable(map(gc.get_objects, (None,))))))
+    referrers = gc.get_referrers(*(kind for number, kind in kinds.items() if number in alive))
+    return [one for one in referrers if issubclass(type(one), torch.nn.Module)]
+
+
+def _kinds_of(kind: type) -> Iterator[type]:
+    yield kind
+    subclasses: list[type] = type.__subclasses__(kind)
+    for subclass in subclasses:
+        yield from _kinds_of(subclass)
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -284,7 +284,7 @@ def _report(
         lines += _layers(tracing, limits, key, steps)
         facts = next((series for series in tracing.facts().series if series.key == key), None)
         if facts is not None:
-            said = verdict(facts, tracing.history(key))
+            said = verdict(facts, tracing.history(key), tracing.died())
             lines += ["", f"over the last {facts.steps} steps:"]
             lines += [f"- {finding.sentence}" for finding in said.findings[:4]]
     return "\n".join(lines)

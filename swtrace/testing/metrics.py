@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swtrace.errors import SwtraceError
+from swtrace import asking
+from swtrace.errors import AnswerError, SwtraceError
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -93,15 +93,15 @@ def read_metrics(url: str) -> MetricsFacts:
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    address = url if url.rstrip("/").endswith("/metrics") else f"{url.rstrip('/')}/metrics"
-    if not address.startswith(("http://", "https://")):
-        address = f"http://{address}"
+    address = asking.url(url).removesuffix("/metrics")
     try:
-        with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:  # noqa: S310 - http(s) only, see above
-            text = answer.read().decode()
-        return MetricsFacts(tuple(_samples(text_string_to_metric_families(text))))
-    except (OSError, ValueError) as error:
-        raise MetricsError(f"{address}: {error}") from error
+        text = asking.text(address, "/metrics", timeout_s=_TIMEOUT_S)
+    except AnswerError as error:
+        raise MetricsError(str(error)) from error
+    try:
+        return MetricsFacts(tuple(_samples(text_string_to_metric_families(text.decode()))))
+    except Exception as error:  # (the parser raises whatever its input makes it)
+        raise MetricsError(f"{address}/metrics: what answers is no metrics: {error!r}") from error
 
 
 def _samples(families: Iterable[object]) -> Iterable[Sample]:

@@ -18,7 +18,6 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from swtrace.session import RingsSession
-from swtrace.trace.clocks import ClockAnchor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -124,8 +123,7 @@ class Tracing(RingsSession):
         from swtrace.testing.registry import registry
 
         self.refresh()
-        anchors: dict[Path, ClockAnchor] = {reader.path: reader.anchor() for reader in self.watch.tail.readers}
-        return registry(self.watch.ranks(), anchors, self.watch.ledger.facts())
+        return registry(self.watch.ranks(), self.watch.ledger.facts())
 
 
 def _series_recording() -> ModuleType | None:

@@ -64,8 +64,23 @@ def ring_name(run_id: str, rank: int) -> str:
 
 
 def ring_paths(directory: Path) -> tuple[Path, ...]:
-    """Return the finished rings of a folder, in the order of their names; none if there is no such folder."""
-    return tuple(sorted(_files(directory, PREFIX)))
+    """Return the finished rings of a folder, in the order of their names; none if it cannot be listed."""
+    try:
+        return listed(directory)
+    except OSError:
+        return ()
+
+
+def listed(directory: Path) -> tuple[Path, ...]:
+    """Return the finished rings of a folder, in the order of their names; none if there is no such folder.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    try:
+        return tuple(sorted(_scanned(directory, PREFIX)))
+    except FileNotFoundError:
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +161,11 @@ def opened(path: Path) -> Iterator[int]:
 
 def _files(directory: Path, prefix: str) -> list[Path]:
     try:
-        with os.scandir(directory) as entries:
-            return [
-                Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)
-            ]
+        return _scanned(directory, prefix)
     except OSError:
         return []
+
+
+def _scanned(directory: Path, prefix: str) -> list[Path]:
+    with os.scandir(directory) as entries:
+        return [Path(entry.path) for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX)]

@@ -15,6 +15,9 @@ holds exactly whenever :meth:`RingReader.statistics` is called.
 The file is read with ``preadv`` and never mapped: a file that someone truncates gives a short read,
 a mapping would give a SIGBUS. Nothing in a file makes a reader raise, once it is open, or allocate
 more than the records asked for. A reader belongs to one thread at a time.
+
+A dead writer's ring does not change any more. Once it is read to its end, :meth:`RingReader.release`
+keeps what it says about its rank and closes the file: a reader of many dead rings holds no descriptor.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import numpy.typing as npt
 
 from swtrace.errors import RingFormatError
 from swtrace.trace import records, schema
-from swtrace.trace.clocks import ClockAnchor
+from swtrace.trace.clocks import ClockAnchor, now_ns
 from swtrace.trace.directory import opened
 from swtrace.trace.header import RingHeader, decode_header, decode_series, writer_lives
 from swtrace.trace.identity import RankIdentity, SeriesInfo
@@ -98,17 +101,31 @@ class RingStatistics(NamedTuple):
         return self.lapped + self.damaged
 
 
+class _LastWords(NamedTuple):
+    """What a dead writer's ring says about its rank."""
+
+    closed: bool
+    anchor: ClockAnchor
+    statistics: RingStatistics
+    windows: tuple[tuple[WindowState, ...], ...]
+    """By series index."""
+
+
 class RingReader:
     """One reader of one ring. Make it with :meth:`open`."""
 
-    def __init__(self, path: Path, descriptor: int, header: RingHeader) -> None:
-        """Wrap an open, checked file; :meth:`open` is the way to get one."""
+    def __init__(self, path: Path, descriptor: int, header: RingHeader, fixed: bytes) -> None:
+        """Wrap an open, checked file that begins with ``fixed``; :meth:`open` is the way to get one."""
         self.path = path
         self.header = header
         self.series_damaged = 0
         """Entries of the series table that cannot be read: 0, or 1 while the first of them hides all later ones."""
+        self.down_since_ns = 0
+        """CLOCK_MONOTONIC at which this reader first saw the writer gone; 0 while it lives."""
         self._descriptor = descriptor
-        self._inode = os.fstat(descriptor).st_ino
+        self._file = _signature(os.fstat(descriptor))
+        self._fixed = fixed
+        self._last_words: _LastWords | None = None
         self._capacity = header.capacity
         self._mask = header.capacity - 1
         self._scratch: _Words = np.zeros((min(_CHUNK, header.capacity), schema.RECORD_WORDS), records.WORDS)
@@ -137,13 +154,14 @@ class RingReader:
         try:
             with opened(path) as first:
                 size = os.fstat(first).st_size
-                header = decode_header(os.pread(first, schema.SERIES_TABLE_OFFSET, 0), size)
+                data = os.pread(first, schema.SERIES_TABLE_OFFSET, 0)
+                header = decode_header(data, size)
                 descriptor = os.dup(first)
         except OSError as error:
             raise RingFormatError(f"{path}: {error}") from error
         except RingFormatError as error:
             raise RingFormatError(f"{path}: {error}") from error
-        return cls(path, descriptor, header)
+        return cls(path, descriptor, header, data[: schema.HEADER.size])
 
     @property
     def identity(self) -> RankIdentity:
@@ -160,8 +178,45 @@ class RingReader:
         """Close the reader."""
         self.close()
 
+    def release(self) -> RingStatistics:
+        """Close a dead writer's file, and keep what it says about its rank. Nothing more is read from it.
+
+        Raises:
+            RingFormatError: the file was damaged meanwhile.
+        """
+        # Nobody writes there now: whatever changes later is another file, even where it gets the old inode.
+        file = _signature(os.fstat(self._descriptor))
+        series = range(len(self.series()))
+        last_words = _LastWords(
+            self.closed(), self.anchor(), self.statistics(), tuple(self.windows(index) for index in series)
+        )
+        if damage := self.damage():
+            raise RingFormatError(damage)
+        self._file, self._last_words = file, last_words
+        self._scratch = np.zeros((0, schema.RECORD_WORDS), records.WORDS)
+        self.close()
+        return last_words.statistics
+
+    @property
+    def released(self) -> bool:
+        """Whether everything is read and the file is closed."""
+        return self._last_words is not None
+
+    def fileno(self) -> int:
+        """Return the descriptor; -1 once it is closed."""
+        return self._descriptor
+
+    def damage(self) -> str:
+        """Return what became of an open ring's file that makes reading it senseless, empty if nothing did."""
+        size = os.fstat(self._descriptor).st_size
+        if size != self.header.file_bytes:
+            return f"{size} bytes instead of {self.header.file_bytes}: its size changed while it was read"
+        if os.pread(self._descriptor, schema.HEADER.size, 0) != self._fixed:
+            return "its header was overwritten while it was read"
+        return ""
+
     def close(self) -> None:
-        """Let go of the file; idempotent. A closed reader must not be used further."""
+        """Let go of the file; idempotent. Only what :meth:`release` has kept can be asked for then."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -172,6 +227,7 @@ class RingReader:
         """Return whether the writer holds its lock. A dead writer never comes back."""
         if not self._dead and not writer_lives(self._descriptor):
             self._dead = not self._follow()
+            self.down_since_ns = now_ns() if self._dead else 0
         return not self._dead
 
     def _follow(self) -> bool:
@@ -179,29 +235,34 @@ class RingReader:
         try:
             with opened(self.path) as copy:
                 status = os.fstat(copy)
-                if status.st_ino == self._inode:
+                if _signature(status)[:2] == self._file[:2]:
                     return False
                 if decode_header(os.pread(copy, schema.SERIES_TABLE_OFFSET, 0), status.st_size) != self.header:
                     return False
                 os.dup2(copy, self._descriptor, inheritable=False)
         except (OSError, RingFormatError):
             return False
-        self._inode = status.st_ino
+        self._file = _signature(status)
         return True
 
     def closed(self) -> bool:
         """Return whether the writer closed the ring in good order."""
-        return self._word(schema.CLOSED_OFFSET) != 0
+        return self._last_words.closed if self._last_words else self._word(schema.CLOSED_OFFSET) != 0
 
     def gone(self) -> bool:
-        """Return whether the file has been removed from the folder, or replaced."""
+        """Return whether the file has been removed from the folder, or replaced; of a released ring also: changed."""
         try:
-            return self.path.lstat().st_ino != self._inode
-        except OSError:
+            found = _signature(self.path.lstat())
+        except (FileNotFoundError, NotADirectoryError):
             return True
+        except OSError:
+            return False  # The folder may not be looked into just now.
+        return found != self._file if self._last_words else found[:2] != self._file[:2]
 
     def anchor(self) -> ClockAnchor:
         """Return the writer's newest pair of clocks."""
+        if self._last_words:
+            return self._last_words.anchor
         for _ in range(_RETRIES):
             pair = os.pread(self._descriptor, 16, schema.ANCHOR_OFFSET)
             if pair == os.pread(self._descriptor, 16, schema.ANCHOR_OFFSET) and any(pair[:8]):
@@ -210,6 +271,8 @@ class RingReader:
 
     def series(self) -> tuple[SeriesInfo, ...]:
         """Return the series entered so far, by index. A damaged entry ends the list for as long as it is damaged."""
+        if self._descriptor < 0:
+            return tuple(self._series)
         committed = min(self._word(schema.SERIES_COUNT_OFFSET), schema.SERIES_SLOTS)
         self.series_damaged = 0
         while len(self._series) < committed:
@@ -231,6 +294,8 @@ class RingReader:
         """
         if not 0 <= series < len(self._series) and not 0 <= series < len(self.series()):
             return ()
+        if self._last_words:
+            return self._last_words.windows[series]
         info = self._series[series]
         count = 0 if info.refused else info.window_count
         offset = schema.WINDOW_TABLE_OFFSET + self._first_windows[series] * schema.WINDOW_BYTES
@@ -285,19 +350,30 @@ class RingReader:
 
         A step without instants counts as of the last instant that was read before it.
         """
-        slot = schema.HEADER_BYTES + ((self._next & self._mask) << 6)
+        return self._instant(self._next)
+
+    def _instant(self, sequence: int) -> int:
+        slot = schema.HEADER_BYTES + ((sequence & self._mask) << 6)
         words = os.pread(self._descriptor, schema.RECORD_BYTES, slot)
         if len(words) < schema.RECORD_BYTES:
             return 0
         word: tuple[int, ...] = schema.RECORD.unpack(words)
-        if word[_SEQUENCE] != self._next:
+        if word[_SEQUENCE] != sequence:
             return 0
         # The fourth word of a step is not an instant.
         last_ns = max(word[:3] if words[8 * schema.CHECK_WORD] == schema.Kind.STEP else word[:4])
         return last_ns or self._read_ns
 
+    def lag_ns(self) -> int:
+        """Return how much later the newest committed record was written than the last one read; 0: all is read."""
+        if self._last_words or self._find_head() < self._next:
+            return 0
+        return max(0, self._instant(self._head) - self._read_ns) if self._read_ns > 1 else 0
+
     def statistics(self) -> RingStatistics:
         """Return the account of every record the writer has committed up to now."""
+        if self._last_words:
+            return self._last_words.statistics
         written = self._find_head()
         self._forget_lapped(written)
         pending = written - self._next + 1
@@ -483,6 +559,10 @@ class RingReader:
         data = os.pread(self._descriptor, windows * schema.WINDOW_BYTES, offset)
         data = data.ljust(windows * schema.WINDOW_BYTES, b"\0")
         return tuple(int(word) for word in np.frombuffer(data, records.WORDS))
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _window_state(window: int, occupant: int, issued_ns: int, ready: int, in_use: int) -> WindowState:

@@ -4,19 +4,26 @@ While a reader catches up, records come in the order of their time across the ra
 take a slice: a ledger that holds a bounded number of unfinished steps then sees every step whole.
 A tail that is told to keep to the newest steps leaves the others out, on all ranks of a run alike, and
 counts them as skipped. A :class:`Tail` belongs to one thread.
+
+One bad ring costs no other ring a record: whatever happens to it while it is read, it alone is let go, and stands
+among the problems with the reason.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import resource
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from swtrace.errors import RingFormatError
-from swtrace.trace.directory import ring_paths
+from swtrace.trace.directory import listed
 from swtrace.trace.reader import RingReader
 from swtrace.trace.records import Records
 
@@ -25,7 +32,12 @@ SLICE = 1024
 LIMIT_PER_RING = 16384
 """Records read from a ring in one poll, on average."""
 MAX_RINGS = 1024
-"""More rings than that in one folder are told as problems: each costs a file descriptor and 128 KiB."""
+"""More open rings than that in one folder are problems: each costs a file descriptor and 128 KiB. Those of dead ranks
+are closed once they are read."""
+SPARE_FILES = 64
+"""Descriptors below the process's limit that rings leave to everything else: clients, exporters, recordings."""
+MOST_FILES = 1 << 16
+"""As many descriptors as a process of ours ever asks for."""
 RETRY_S = 10.0
 """A file that could not be read is tried again when it changed, and after so long."""
 
@@ -35,6 +47,7 @@ _FULL = 2
 """... or this part of the ring: what the writer is about to overwrite would be lost in bits and pieces."""
 
 _Signature = tuple[int, ...]
+_Answer = TypeVar("_Answer")
 
 
 class Poll(NamedTuple):
@@ -46,7 +59,8 @@ class Poll(NamedTuple):
     ended: tuple[RingReader, ...]
     """Writer gone and everything read: told once. The reader stays for its windows and statistics."""
     gone: tuple[RingReader, ...]
-    """Ended, and its file has been removed: told once; the reader is closed."""
+    """Ended and its file removed or changed; or it cannot be read any longer, see the problems: told once; the reader
+    is closed."""
     more: bool
     """There is more to read at once."""
 
@@ -78,7 +92,7 @@ class Tail:
     ) -> None:
         self.directory = directory
         self.problems: dict[Path, str] = {}
-        """Files that look like rings and cannot be read, and why."""
+        """Files that look like rings and cannot be read, and why; also the folder, if it cannot be listed."""
         self._run_id = run_id
         self._rescan_s = rescan_s
         self._newest_steps = newest_steps
@@ -87,6 +101,7 @@ class Tail:
         self._ended: set[Path] = set()
         self._other_runs: set[Path] = set()
         self._retries: dict[Path, _Problem] = {}
+        self._dropped: list[RingReader] = []
 
     @property
     def readers(self) -> tuple[RingReader, ...]:
@@ -104,8 +119,8 @@ class Tail:
             rescan: Look for rings whether or not it is time.
         """
         runs: dict[str, list[RingReader]] = {}
-        for path, reader in self._readers.items():
-            if path not in self._ended:
+        for path, reader in tuple(self._readers.items()):
+            if path not in self._ended and self._is_sound(reader):
                 runs.setdefault(reader.identity.run_id, []).append(reader)
         batches: list[tuple[RingReader, Records]] = []
         ended: list[RingReader] = []
@@ -113,21 +128,96 @@ class Tail:
         for readers in runs.values():
             # Asked before reading: what a dead writer committed is all there.
             dead = [reader for reader in readers if not reader.alive()]
-            furthest_behind = _drain(readers, limit_per_ring, batches)
+            furthest_behind = self._drain(readers, limit_per_ring, batches)
             if furthest_behind is not None and self._newest_steps is not None:
-                _catch_up(readers, furthest_behind, self._newest_steps)
+                self._catch_up(readers, furthest_behind, self._newest_steps)
             more |= furthest_behind is not None
-            drained = [reader for reader in dead if reader.statistics().pending == 0]
-            more |= len(drained) < len(dead)
-            ended += drained
+            for reader in dead:
+                pending = self._try(reader, lambda reader: reader.statistics().pending) if self._holds(reader) else None
+                more |= bool(pending)
+                if pending == 0 and self._try(reader, RingReader.release) is not None:
+                    ended.append(reader)
         self._ended.update(reader.path for reader in ended)
-        gone = tuple(self._readers[path] for path in sorted(self._ended) if self._readers[path].gone())
-        for reader in gone:
-            self._ended.remove(reader.path)
-            del self._readers[reader.path]
-            reader.close()
+        for path in sorted(self._ended):
+            if self._readers[path].gone():
+                self._let_go(self._readers[path])
+        gone, self._dropped = tuple(self._dropped), []
         joined = self._rescan() if rescan or time.monotonic() >= self._rescan_at_s else ()
         return Poll(joined, tuple(batches), tuple(ended), gone, more or bool(joined))
+
+    def drop(self, reader: RingReader, why: str) -> None:
+        """Let go of a ring that cannot be made use of, and name it among the problems. It is tried again later."""
+        if self._holds(reader):
+            self._let_go(reader)
+            self._refuse(reader.path, f"{reader.path}: {why}", RETRY_S)
+
+    def _holds(self, reader: RingReader) -> bool:
+        return self._readers.get(reader.path) is reader
+
+    def _let_go(self, reader: RingReader) -> None:
+        """Close a ring; the next poll says so."""
+        del self._readers[reader.path]
+        self._ended.discard(reader.path)
+        reader.close()
+        self._dropped.append(reader)
+
+    def _is_sound(self, reader: RingReader) -> bool:
+        """Return whether a ring can still be read; it is dropped if not."""
+        damage = self._try(reader, RingReader.damage)
+        if damage:
+            self.drop(reader, damage)
+        return damage == ""
+
+    def _try(self, reader: RingReader, action: Callable[[RingReader], _Answer]) -> _Answer | None:
+        """Do something with a ring; whatever it raises, the ring is dropped and the answer is None."""
+        try:
+            return action(reader)
+        except Exception as error:  # noqa: BLE001 (one ring must not end the reading of all others)
+            self.drop(reader, f"cannot be read: {error or type(error).__name__}")
+            return None
+
+    def _drain(
+        self, readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]
+    ) -> RingReader | None:
+        """Read the rings of one run, a slice at a time, always from the one furthest behind; of equals, in turns.
+
+        Returns:
+            The one that is furthest behind now; None if nothing is left.
+        """
+        room = limit_per_ring * len(readers)
+        turns = [
+            (next_ns, index, index)
+            for index, reader in enumerate(readers)
+            if (next_ns := self._try(reader, RingReader.next_ns)) is not None
+        ]
+        heapq.heapify(turns)
+        for turn in itertools.count(len(readers)):
+            if not turns or room <= 0:
+                break
+            _, _, index = heapq.heappop(turns)
+            slice_ = min(SLICE, limit_per_ring, room)
+            records = self._try(readers[index], partial(RingReader.read, limit=slice_))
+            if records is None:
+                continue
+            if len(records):
+                batches.append((readers[index], records))
+            room -= len(records)
+            next_ns = self._try(readers[index], RingReader.next_ns)
+            if next_ns is not None and (next_ns > 0 or len(records) == slice_):
+                heapq.heappush(turns, (next_ns, turn, index))
+        return readers[turns[0][2]] if turns else None
+
+    def _catch_up(self, readers: list[RingReader], furthest_behind: RingReader, newest_steps: int) -> None:
+        """Go on near the end of the rings of one run, if the one that is furthest behind is too far behind.
+
+        All of them: a step is known only where the records of all ranks are.
+        """
+        keep, capacity = _records(furthest_behind, newest_steps), furthest_behind.header.capacity
+        if not keep or furthest_behind.statistics().pending <= min(BEHIND * keep, capacity // _FULL):
+            return
+        for reader in filter(self._holds, readers):
+            if keep := _records(reader, newest_steps):
+                self._try(reader, partial(RingReader.skip, keep=min(keep, reader.header.capacity // (2 * _FULL))))
 
     def close(self) -> None:
         """Close all readers; idempotent."""
@@ -139,23 +229,25 @@ class Tail:
     def _rescan(self) -> tuple[RingReader, ...]:
         now_s = time.monotonic()
         self._rescan_at_s = now_s + self._rescan_s
-        paths = ring_paths(self.directory)
+        try:
+            paths = listed(self.directory)
+        except OSError as error:
+            self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
+            return ()
         present = set(paths)
         self._other_runs &= present
         for path in self.problems.keys() - present:
             self._settle(path)
         joined = []
+        room = _room_for_files()
         for path in paths:
             if path in self._readers or path in self._other_runs:
                 continue
             problem = self._retries.get(path)
-            signature = _signature(path)
-            if problem is not None and problem.signature == signature and now_s < problem.retry_at_s:
+            if problem is not None and problem.signature == _signature(path) and now_s < problem.retry_at_s:
                 continue
-            reader = self._open(path)
-            if isinstance(reader, str):
-                self.problems[path] = reader
-                self._retries[path] = _Problem(signature, now_s + RETRY_S)
+            reader = self._open(path, room)
+            if reader is None:
                 continue
             self._settle(path)
             if self._run_id is not None and reader.identity.run_id != self._run_id:
@@ -168,57 +260,46 @@ class Tail:
             joined.append(reader)
         return tuple(joined)
 
-    def _open(self, path: Path) -> RingReader | str:
-        """Return a reader, or why there is none."""
-        if len(self._readers) >= MAX_RINGS:
-            return f"{path}: more than {MAX_RINGS} rings in one folder"
+    def _open(self, path: Path, room: int) -> RingReader | None:
+        """Return a reader with a descriptor below ``room``; None if there is none: the reason is among the problems."""
+        # Room comes back as soon as a dead rank's ring is read to its end: no need to wait with another try.
+        if len(self._readers) - len(self._ended) >= MAX_RINGS:
+            self._refuse(path, f"{path}: not read: more than {MAX_RINGS} rings of living ranks in one folder", 0)
+            return None
         try:
-            return RingReader.open(path)
-        except RingFormatError as error:
-            return str(error)
+            reader = RingReader.open(path)
+        except (RingFormatError, MemoryError) as error:
+            self._refuse(path, str(error) or f"{path}: {type(error).__name__}", RETRY_S)
+            return None
+        # The system gives the lowest free number: it says how full the table is.
+        if reader.fileno() >= room:
+            reader.close()
+            self._refuse(path, f"{path}: not read: too many open files; raise their limit (ulimit -n)", 0)
+            return None
+        return reader
+
+    def _refuse(self, path: Path, why: str, retry_s: float) -> None:
+        self.problems[path] = why
+        self._retries[path] = _Problem(_signature(path), time.monotonic() + retry_s)
 
     def _settle(self, path: Path) -> None:
         self.problems.pop(path, None)
         self._retries.pop(path, None)
 
 
-def _drain(
-    readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]
-) -> RingReader | None:
-    """Read the rings of one run, a slice at a time, always from the one that is furthest behind; of equals, in turns.
-
-    Returns:
-        The one that is furthest behind now; None if nothing is left.
-    """
-    room = limit_per_ring * len(readers)
-    turns = [(reader.next_ns(), index, index) for index, reader in enumerate(readers)]
-    heapq.heapify(turns)
-    for turn in itertools.count(len(readers)):
-        if not turns or room <= 0:
-            break
-        _, _, index = heapq.heappop(turns)
-        slice_ = min(SLICE, limit_per_ring, room)
-        records = readers[index].read(slice_)
-        if len(records):
-            batches.append((readers[index], records))
-        room -= len(records)
-        next_ns = readers[index].next_ns()
-        if next_ns > 0 or len(records) == slice_:
-            heapq.heappush(turns, (next_ns, turn, index))
-    return readers[turns[0][2]] if turns else None
+def _room_for_files() -> int:
+    """Return the lowest descriptor that no ring may have."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_FILES if limit == resource.RLIM_INFINITY else limit - min(SPARE_FILES, limit // 2)
 
 
-def _catch_up(readers: list[RingReader], furthest_behind: RingReader, newest_steps: int) -> None:
-    """Go on near the end of the rings of one run, if the one that is furthest behind is too far behind.
-
-    All of them: a step is known only where the records of all ranks are.
-    """
-    keep, capacity = _records(furthest_behind, newest_steps), furthest_behind.header.capacity
-    if not keep or furthest_behind.statistics().pending <= min(BEHIND * keep, capacity // _FULL):
-        return
-    for reader in readers:
-        if keep := _records(reader, newest_steps):
-            reader.skip(min(keep, reader.header.capacity // (2 * _FULL)))
+def allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may: every living rank's ring takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _records(reader: RingReader, steps: int) -> int:

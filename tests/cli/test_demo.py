@@ -142,18 +142,13 @@ def test_the_summary_is_data_and_the_rest_narration(swtrace: Swtrace) -> None:
 SHORT = ("--layers", "30", "--steps", "40")
 
 
-def test_stalled_is_stalled(demo: RunDemo) -> None:
-    """With next to no compute, most of a step is stall."""
-    assert min(rank["stall_ratio"] for rank in ranks_of(demo("--scenario", "stalled", *SHORT))) > 0.3
-
-
 def test_compute_hides_what_is_not_hidden_without(demo: RunDemo) -> None:
-    """The same transfers stall far less behind compute."""
+    """With next to no compute every rank stalls; behind compute, the same transfers stall each of them far less."""
     stalled, hidden = (
-        max(rank["stall_ratio"] for rank in ranks_of(demo("--scenario", scenario, *SHORT)))
+        [rank["stall_ratio"] for rank in ranks_of(demo("--scenario", scenario, *SHORT))]
         for scenario in ("stalled", "hidden")
     )
-    assert hidden < stalled / 2
+    assert max(hidden) < min(stalled) / 2
 
 
 def test_straggler_is_named(demo: RunDemo) -> None:

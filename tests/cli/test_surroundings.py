@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from daemon.recorded_run import RecordedRun
+from patience import eventually, patience
 
 from cli.conftest import StartSwtrace, clean_environment, run_swtrace
-from cli.processes import eventually
 from cli.test_demo_terminal import read_until
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.recording.capture import Capture
@@ -67,7 +67,7 @@ def test_a_file_in_place_of_the_folder_is_one_line(
     done = run_swtrace(command, clean_environment(tmp_path / "file"))
     if command[0] == "doctor":
         assert done.returncode == ExitCode.FAILED
-        assert "is not a folder" in done.stdout
+        assert "is not a folder" in " ".join(done.stdout.split())
         assert not done.stderr
     else:
         one_line(done, ExitCode.USAGE, f"{tmp_path}/file is not a folder", "SWTRACE_DIR")
@@ -101,7 +101,7 @@ def test_stdout_that_cannot_be_written_to_is_one_line(recording: Path) -> None:
                 capture_output=True,
                 text=True,
                 env=environment,
-                timeout=120,
+                timeout=patience(),
                 check=False,
             )
             said = done.stderr.replace("Wrote", "").splitlines()
@@ -115,19 +115,25 @@ def test_a_terminal_without_utf_8_shows_everything(recording: Path, encoding: st
     """What the encoding lacks is replaced, and no command fails for it."""
     environment = clean_environment(recording.parent / "rings") | {"PYTHONIOENCODING": encoding}
     for arguments in printing(recording):
-        done = run_swtrace(arguments, environment)
+        done = subprocess.run(
+            [sys.executable, "-m", "swtrace", *arguments],
+            capture_output=True,
+            encoding=encoding,
+            env=environment,
+            timeout=patience(),
+            check=False,
+        )
         assert "Traceback" not in done.stderr
         assert done.returncode == 0, done.stderr
-        assert done.stdout.isascii()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("export", "-f", "csv", "-o", "t.csv", "--series", "nope", "FILE"), ("--series='nope'", "self_attn.o_proj")),
-        (("top", "--once", "--dir", "RINGS", "--series", "nope"), ("no series nope", "self_attn.o_proj")),
-        (("top", "--once", "--dir", "RINGS", "--run", "bogus"), ("no run bogus", "there are")),
-        (("top", "--once", "--dir", "RINGS", "--rank", "7"), ("no rank 7", "0, 1")),
+        (("top", "--once", "--dir", "RINGS", "--series", "nope"), ("no series 'nope'", "self_attn.o_proj")),
+        (("top", "--once", "--dir", "RINGS", "--run", "bogus"), ("no run 'bogus'", "run-1")),
+        (("top", "--once", "--dir", "RINGS", "--rank", "7"), ("Rank 7", "0, 1")),
         (("top", "--json", "--dir", "RINGS", "--phase", "prefill"), ("phase prefill", "decode")),
         (("run", "--series", "", "--", "true"), ("--series=''",)),
         (("run", "--listen", "127.0.0.1:99999", "--", "true"), ("--listen='127.0.0.1:99999'",)),
@@ -169,8 +175,9 @@ def test_ignored_hang_up_stays_ignored(
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == (128 + signal.SIGTERM if arguments[0] == "run" else 0)
+    process.communicate(timeout=patience())
+    # A recording that saw no rank has failed.
+    assert process.returncode == (128 + signal.SIGTERM if arguments[0] == "run" else ExitCode.FAILED)
 
 
 def start_top(rings: Path, *, ignore_hang_up: bool) -> tuple[int, subprocess.Popen[bytes]]:

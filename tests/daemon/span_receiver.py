@@ -38,8 +38,10 @@ class ReceivedSpan:
 class SpanReceiver:
     """Collects the spans of every OTLP/HTTP request, and the requests' headers."""
 
-    def __init__(self) -> None:
-        """Listen on a free port."""
+    def __init__(self, status: int = 200, location: str | None = None) -> None:
+        """Listen on a free port; answer every request with ``status``, and redirect it to ``location``."""
+        self._status = status
+        self._location = location
         self._lock = threading.Lock()
         self._spans: list[ReceivedSpan] = []
         self.headers: list[dict[str, str]] = []
@@ -79,7 +81,9 @@ class SpanReceiver:
                 with receiver._lock:
                     receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
                     receiver._spans += _received(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
+                self.send_response(receiver._status)
+                if receiver._location is not None:
+                    self.send_header("Location", receiver._location)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -183,13 +183,14 @@ def test_since_and_limit_select_steps(client: httpx.Client, run: RecordedRun) ->
 
 
 def test_run_and_series_select(client: httpx.Client) -> None:
-    """A document can be narrowed to a run and to a series, by id or by name."""
+    """A document can be narrowed to a run and to a series, by id or by name; one that does not exist is named."""
     for series in (SERIES, "self_attn.o_proj"):
         assert len(client.get("/api/v1/series", params={"series": series}).json()["series"]) == 1
         assert len(client.get("/api/v1/windows", params={"series": series}).json()["windows"]) == 2
-    assert client.get("/api/v1/series", params={"series": "other"}).json()["series"] == []
-    nothing = client.get("/api/v1/snapshot", params={"run": "other"}).json()
-    assert (nothing["ranks"], nothing["series"], nothing["steps"]) == ([], [], [])
+    for parameter, known in (("series", "self_attn.o_proj"), ("run", "run-1")):
+        refused = client.get("/api/v1/snapshot", params={parameter: "other"})
+        assert refused.status_code == 404
+        assert refused.json() == {"error": f"{parameter}='other' does not exist: there are {known}"}
 
 
 def test_fields_narrow_the_cells(client: httpx.Client) -> None:

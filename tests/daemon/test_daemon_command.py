@@ -251,11 +251,11 @@ def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
-    """A setting that cannot be used ends the command with exit code 2, naming it."""
+    """A setting of an export that is on and that cannot be used ends the command with exit code 2, naming it."""
     command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path), "--listen", "127.0.0.1:0"]
     failed = subprocess.run(
         command,
-        env=environment(SWTRACE_TRACE_SAMPLE="2"),
+        env=environment(OTEL_TRACES_EXPORTER="console", SWTRACE_TRACE_SAMPLE="2"),
         capture_output=True,
         text=True,
         timeout=patience(),
@@ -352,3 +352,25 @@ def test_daemon_changes_nothing_in_the_folder(run: RecordedRun) -> None:
 def folder(directory: Path) -> list[tuple[str, int, bytes]]:
     """Return all there is to know of the files of a folder."""
     return sorted((path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir())
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("somewhere", [True, False])
+def test_spans_that_a_collector_redirects_are_dropped_and_counted(
+    run: RecordedRun, receiver: SpanReceiver, status: int, *, somewhere: bool
+) -> None:
+    """A redirect delivers nothing: its spans are dropped with a reason, not exported, and it is said where to."""
+    redirecting = SpanReceiver(status, f"{receiver.endpoint}/v1/traces" if somewhere else None)
+    try:
+        with daemon(run.directory, OTEL_EXPORTER_OTLP_ENDPOINT=redirecting.endpoint) as running:
+            run.write(5)
+            eventually(
+                lambda: running.metric("swtrace_spans_dropped_total", reason="export_failed") > 0, "spans to be dropped"
+            )
+            assert running.metric("swtrace_spans_exported_total") == 0
+            said = running.end()
+    finally:
+        redirecting.close()
+    assert receiver.spans() == ()
+    assert said.count("the collector redirects") == 1
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in said

@@ -29,6 +29,12 @@ def parse_openmetrics(text: str) -> list[Metric]:
 
 
 NAMES = {
+    "swtrace_rank_died": ("gauge", {"rank"}),
+    "swtrace_ring_lag_seconds": ("gauge", {"rank"}),
+    "swtrace_ring_problems": ("gauge", set()),
+    "swtrace_daemon_ready": ("gauge", set()),
+    "swtrace_daemon_last_poll_timestamp_seconds": ("gauge", set()),
+    "swtrace_daemon_poll_errors_total": ("counter", set()),
     "swtrace_window_occupancy": ("gauge", {"rank", "series", "state"}),
     "swtrace_stall_seconds": ("gauge", {"rank", "series"}),
     "swtrace_wait_stall_seconds": ("histogram", {"rank", "series"}),
@@ -142,7 +148,12 @@ def test_openmetrics_when_asked(run: RecordedRun) -> None:
     assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     samples = {
-        kind: {(s.name, *sorted(s.labels.items()), s.value) for family in families for s in family.samples}
+        kind: {
+            (s.name, *sorted(s.labels.items()), s.value)
+            for family in families
+            for s in family.samples
+            if s.name != "swtrace_daemon_last_poll_timestamp_seconds"  # of the scrape itself
+        }
         for kind, families in (
             ("text", list(parse_text(text.text))),
             ("openmetrics", parse_openmetrics(openmetrics.text)),
@@ -379,7 +390,7 @@ def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
         families = scrape(client)
     assert set(families) == set(NAMES)
     filled = {name for name, family in families.items() if family.samples}
-    assert filled == {"swtrace_build_info", "swtrace_spans_exported_total", "swtrace_spans_dropped_total"}
+    assert filled == {name for name, (_kind, labels) in NAMES.items() if not labels & {"rank"}}
 
 
 def test_restarted_run_continues_its_series(tmp_path: Path) -> None:
@@ -454,3 +465,39 @@ def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
     assert sample.labels["series"] == odd
     assert any(s.labels.get("series") == odd for family in parse_openmetrics(openmetrics) for s in family.samples)
     recorder.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "compressed"),
+    [
+        ("gzip", True),
+        ("gzip;q=0.1", True),
+        ("deflate, gzip;q=1.0", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, identity", False),
+        ("identity, GZIP;Q=0", False),
+        ("gzip;q=0, *", False),
+    ],
+)
+def test_a_refused_compression_is_not_used(run: RecordedRun, header: str, *, compressed: bool) -> None:
+    """Gzip is sent to who accepts it, and not where its weight is 0."""
+    with serving(run.directory) as client:
+        response = client.get("/metrics", headers={"accept-encoding": header})
+    assert (response.headers.get("content-encoding") == "gzip") is compressed
+    assert "swtrace_steps_total" in response.text
+
+
+@pytest.mark.parametrize(
+    ("header", "openmetrics"),
+    [
+        ("application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5", True),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", False),
+        ("application/openmetrics-text; q=0.0", False),
+        ("text/plain, application/openmetrics-text;q=0;version=1.0.0", False),
+    ],
+)
+def test_a_refused_format_is_not_used(run: RecordedRun, header: str, *, openmetrics: bool) -> None:
+    """OpenMetrics is sent to who accepts it, and not where its weight is 0."""
+    with serving(run.directory) as client:
+        response = client.get("/metrics", headers={"accept": header})
+    assert response.headers["content-type"].startswith("application/openmetrics-text") is openmetrics

@@ -10,6 +10,8 @@ from pathlib import Path
 from daemon.recorded_run import identity, series_info
 from patience import patience
 
+from swtrace.trace.directory import PREFIX
+from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.schema import Observed, Phase
 
@@ -32,15 +34,16 @@ class OddRanks:
         hanging = self._series(directory, 3, "odd.hanging")
         _write(hanging, 0, time.monotonic_ns() - 300_000_000_000, 0)
         hanging.window_issued(0, 1, 2, time.monotonic_ns() - 300_000_000_000)
-        refused = self._series(directory, 4, "odd.shared")
+        refused = self._series(directory, 4, "odd.shared", untraced=(UntracedRank(1004, "no room for its ring"),))
         self._recorders[-1].add_series(
             series_info(0, name="odd.refused", refused="different shapes", window_count=0, owned_layers=0)
         )
         _write(refused, 0, time.monotonic_ns(), 0)
         self._recorders.append(Recorder.create(directory, identity(_RUN, 5), records=64))
-        gone = Recorder.create(directory, identity(_RUN, 6), records=64)
-        _write(gone.add_series(series_info(0, name="odd.gone")), 0, time.monotonic_ns(), 0)
-        gone.close()
+        died = Recorder.create(directory, identity(_RUN, 6), records=64)
+        _write(died.add_series(series_info(0, name="odd.died")), 0, time.monotonic_ns(), 0)
+        died._detach()  # lets go of the ring without closing it, as a death does
+        (directory / f"{PREFIX}unreadable").write_bytes(b"no ring")
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -52,12 +55,12 @@ class OddRanks:
             recorder.close()
 
     def _series(
-        self, directory: Path, rank: int, name: str, *, records: int = 4096, prefetch_step: int = 1
+        self, directory: Path, rank: int, name: str, *, records: int = 4096, **changes: object
     ) -> SeriesRecorder:
         recorder = Recorder.create(directory, identity(_RUN, rank), records=records)
         self._recorders.append(recorder)
         # A group of this rank and one that no ring is there of: a peer on another host.
-        info = series_info(0, name=name, group_ranks=(rank, 1000 + rank), prefetch_step=prefetch_step)
+        info = series_info(0, name=name, group_ranks=(rank, 1000 + rank), **changes)
         return recorder.add_series(info)
 
     def _run(self) -> None:

@@ -200,7 +200,7 @@ def test_image_starts_a_daemon_that_its_healthcheck_finds_well(tmp_path: Path) -
 def test_prometheus_starts_with_the_very_files_and_flags(tmp_path: Path) -> None:
     """Compose's command line and files, but for targets, start Prometheus, with all rules loaded and exemplars kept."""
     with prometheus(tmp_path, ["127.0.0.1:1"]) as server:
-        assert len(server.rules()) == 20
+        assert len(server.rules()) == 22
         assert server.get("status/flags")["enable-feature"] == "exemplar-storage"
         eventually(lambda: _looked_up(server), "the targets")
 

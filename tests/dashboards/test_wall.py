@@ -315,16 +315,20 @@ def test_scenarios_can_be_told_from_their_numbers(wall: Wall) -> None:
 
 
 def test_every_alert_finds_its_trouble(wall: Wall) -> None:
-    """Each alert's expression has returned series here, and its summary tells them with numbers and names."""
+    """Each alert's expression has returned series here, and its summary tells them with numbers and names.
+
+    But for the one of a daemon that cannot read, which nothing here can bring about: promtool tries its expression, and
+    tests/daemon/test_daemon_blindness.py its metric.
+    """
     alerts = {rule["name"]: rule for rule in wall.prometheus.rules() if rule["type"] == "alerting"}
-    assert len(alerts) == 12
+    assert len(alerts) == 14
     assert {name for name, rule in alerts.items() if rule["health"] != "ok"} == set()
     seen = Counter(
         sample.labels["alertname"]
         for sample in wall.prometheus.query(f"max_over_time(ALERTS[{RECALL_S}s])")
         if sample.value == 1
     )
-    assert set(seen) == set(alerts)
+    assert set(seen) == set(alerts) - {"SwtraceDaemonBlind"}
     summaries = [alert["annotations"]["summary"] for rule in alerts.values() for alert in rule["alerts"]]
     assert summaries
     for summary in summaries:

@@ -13,7 +13,7 @@ from ledger.feeding import feed, ledger
 from ledger.schedules import simulate
 from swtrace.ledger.finding import Level, milliseconds
 from swtrace.ledger.verdict import Verdict, verdict
-from swtrace.trace.identity import UntracedRank
+from swtrace.trace.identity import RankKey, UntracedRank
 
 Compute = Callable[[int, int, int], int]
 
@@ -145,3 +145,18 @@ def test_steps_without_a_stall_and_without_length_are_no_error() -> None:
     said = judged(occupancy=0, compute=even(0))
     assert "launch_bound" not in kinds(said)
     assert said.headline.kind in {"nothing", "hidden"}
+
+
+def test_a_death_stands_before_what_the_figures_say() -> None:
+    """After a rank died the headline is that, in red, however well its steps had hidden their broadcasts."""
+    schedule = simulate(ranks=3, layers=12, k=1, steps=24, occupancy=300_000, compute=even(1_000_000))
+    made = ledger(schedule)
+    feed(made, schedule)
+    facts = made.facts().series[0]
+    said = verdict(facts, made.history(facts.key), {RankKey(facts.key.run_id, 1), RankKey("another run", 2)})
+
+    assert said.headline.kind == "died"
+    assert said.headline.level is said.level is Level.BAD
+    assert said.headline.sentence.startswith("Rank 1 died")
+    assert [finding.kind for finding in said.findings[:2]] == ["died", "hidden"]
+    assert verdict(facts, died={RankKey("another run", 2)}).headline.kind == "hidden"

@@ -168,3 +168,18 @@ def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
     assert again.series == live.series
     by_rank = operator.attrgetter("identity.rank")
     assert sorted(again.ranks, key=by_rank) == sorted(live.ranks, key=by_rank)
+
+
+def test_rings_that_cannot_be_read_are_named_and_nothing_recorded_is_a_failure(tmp_path: Path) -> None:
+    """`record` over a folder whose rings it cannot read says which and why, and does not end as if there were none."""
+    rings = tmp_path / "rings"
+    run = RecordedRun(rings)
+    run.write(3)
+    run.close()
+    for recorder in run.recorders:
+        os.truncate(recorder.path, 4096)
+    done = swtrace("record", "--dir", rings, "-o", tmp_path / "x.swrec", "--duration", "0.5", code=1)
+    for recorder in run.recorders:
+        assert recorder.path.name in done.stderr
+    assert "nothing was recorded" in done.stderr
+    assert "No rank wrote" not in done.stderr

@@ -66,7 +66,7 @@ def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -
         process = context.Process(target=capture_for_ever, args=(rings, path, begun))
         process.start()
         assert begun.wait(patience())
-        for _ in range(chance.randint(0, 400)):
+        for _ in range(chance.randint(0, 200)):
             run.write()
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join(patience())
@@ -124,7 +124,7 @@ def test_cut_at_any_byte_a_recording_opens_up_to_its_last_whole_frame(tmp_path: 
 def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) -> None:
     """A changed byte anywhere is told as an error that names file and place; with salvage the rest is read, counted."""
     whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
-    record(whole, schedule(steps=20), largest=20, clock=iter(range(0, 1 << 40, 1 << 28)).__next__)
+    record(whole, schedule(steps=8), largest=20, clock=iter(range(0, 1 << 40, 1 << 28)).__next__)
     data = whole.read_bytes()
     with Recording.open(whole) as recording:
         assert len(recording) > 10
@@ -227,7 +227,7 @@ def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path)
         path = small / "run.swrec"
         writer = RecordingWriter(path)
         with pytest.raises(RecordingError, match="No space left"), writer:
-            tell(TellingLedger(writer), schedule(steps=4000), random.Random(1), 50)  # noqa: S311 - reproducible
+            tell(TellingLedger(writer), schedule(steps=600), random.Random(1), 50)  # noqa: S311 - reproducible
         with Recording.open(path) as recording:
             missing = recording.missing()
             assert (missing.finished, missing.tail_bytes) == (False, 0)
@@ -239,11 +239,11 @@ def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path)
 
 def _limited(path: Path) -> str:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
     writer = RecordingWriter(path)
     try:
         with writer:
-            tell(TellingLedger(writer), schedule(steps=4000), random.Random(1), 50)  # noqa: S311 - reproducible
+            tell(TellingLedger(writer), schedule(steps=600), random.Random(1), 50)  # noqa: S311 - reproducible
     except RecordingError as error:
         return str(error)
     return ""

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from recording.made import record, replayed, schedule
+from swtrace.errors import RecordingError
 from swtrace.recording import Recording
 from swtrace.recording.playback import Controls, Playback
+from swtrace.session import RecordingSession
 
 
 class Wall:
@@ -102,3 +104,12 @@ def test_going_back_is_having_gone_only_so_far(recording: Recording) -> None:
     assert 0 < steps(playback) < 40
     assert playback.ledger.facts() == straight.ledger.facts()
     assert playback.head == straight.head
+
+
+def test_a_closed_recording_says_so(path: Path) -> None:
+    """Reading a recording that was closed is an error that names the file, not one of a descriptor."""
+    session = RecordingSession(path)
+    session.close()
+    for question in (session.facts, session.identities, lambda: list(session.steps()), lambda: session.recording.size):
+        with pytest.raises(RecordingError, match=rf"{path}: this recording is closed"):
+            question()

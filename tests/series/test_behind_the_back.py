@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import pickle
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -20,7 +19,6 @@ from torch.nn.utils import parametrizations, prune, vector_to_parameters
 
 from swtrace.errors import SeriesError, SwtraceError
 from swtrace.series import RankGroup, Series
-from swtrace.series.payload import living_modules
 
 LAYERS = 5
 WIDTH = 16
@@ -654,27 +652,3 @@ def test_a_peer_that_never_comes_is_named_within_the_timeout(dies: bool) -> None
     told, _ = run_ranks(2, one_never_comes, dies, environment={"SWTRACE_TIMEOUT": "1"})
     assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not come to post-processing within 1 s")
     assert told.endswith("soon")
-
-
-def test_looking_for_other_owners_does_not_disturb_other_threads() -> None:
-    """A tuple that another thread is filling while all modules are looked for is not broken."""
-    done, broken = threading.Event(), []
-
-    def fill() -> None:
-        while not done.is_set():
-            try:
-                tuple([number] for number in range(3))
-            except SystemError as error:
-                broken.append(error)
-
-    threads = [threading.Thread(target=fill) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    module = nn.Linear(1, 1)
-    try:
-        assert all(any(one is module for one in living_modules()) for _ in range(20))
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert broken == []

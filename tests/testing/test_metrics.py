@@ -37,5 +37,5 @@ def test_a_daemons_facts_are_those_of_the_rings() -> None:
 
 def test_a_daemon_that_is_not_there_is_a_clear_error() -> None:
     """What cannot be read is an error that names the address."""
-    with pytest.raises(MetricsError, match=r"127\.0\.0\.1:1/metrics"):
+    with pytest.raises(MetricsError, match=r"127\.0\.0\.1:1: "):
         read_metrics("127.0.0.1:1")

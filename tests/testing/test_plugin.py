@@ -180,7 +180,7 @@ def old_pytest(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, version:
         "import swtrace.testing.plugin\nvars(pytest).update(kept)\nsys.exit(pytest.main(sys.argv[1:]))\n"
     )
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins lack it, too
-    return suite.run(sys.executable, starter, "-p", "swtrace.testing.plugin", timeout=120)
+    return suite.run(sys.executable, starter, "-p", "swtrace.testing.plugin", timeout=patience())
 
 
 def test_a_pytest_that_is_too_old_is_left_alone(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,9 +117,9 @@ class Writers:
         self._alive.add(int(pid))
         return int(pid), Path(path.strip())
 
-    def kill(self, pid: int) -> None:
-        """Kill a writer; return when it is gone."""
-        os.kill(pid, signal.SIGKILL)
+    def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """End a writer, which closes its ring on SIGTERM; return when it is gone."""
+        os.kill(pid, number)
         self._alive.discard(pid)
         until(lambda: _is_gone(pid))
 
@@ -164,6 +164,12 @@ def _run(order: Order) -> None:
         Path(order.directory), identity(order.rank), records=order.records, checked=order.checked
     )
     series = recorder.add_series(series_info())
+
+    def close(_number: int, _frame: object) -> None:
+        recorder.close()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, close)
     if order.heir and os.fork() == 0:
         write(series, 1, 10)
         os.write(1, f"{os.getpid()} {recorder.path}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from swtrace.trace.machine import MachineNoise
 from swtrace.trace.reader import RingStatistics
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.tail import SLICE, Tail
+from swtrace.watch import Watch
 
 
 def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:
@@ -319,3 +321,27 @@ def test_a_tail_that_falls_behind_leaves_out_the_same_steps_of_all_ranks(tmp_pat
     tail.close()
     for recorder in recorders:
         recorder.close()
+
+
+def test_a_copy_of_a_living_ring_does_not_take_its_place(tmp_path: Path) -> None:
+    """Of two rings of one rank and one start the one whose writer lives counts, whichever is found first."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    write(series, 1, 5)
+    with Watch(tmp_path, rescan_s=0) as watch:
+        watch.drain()
+        for name in ("ring-0.swt", "ring-z.swt"):
+            shutil.copyfile(recorder.path, tmp_path / name)
+            (tmp_path / f"ring-link-{name}").hardlink_to(recorder.path)
+            watch.drain()
+            (status,) = watch.ranks()
+            assert (status.alive, status.path) == (True, recorder.path)
+        write(series, 6, 1)
+        watch.drain()
+        assert watch.ledger.facts().ranks[0].records == 6
+    with Watch(tmp_path, rescan_s=0) as watch:
+        watch.drain()
+        (status,) = watch.ranks()
+        assert status.alive
+        assert watch.ledger.facts().ranks[0].records == 6
+    recorder.close()

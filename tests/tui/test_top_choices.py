@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from daemon.serving import serving
+from patience import patience
 from swtrace_tui import units
 from swtrace_tui.configuration import Configuration
 from swtrace_tui.once import overview, read, silent
@@ -32,7 +33,7 @@ from tui.test_top_sources import _half
 def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
     """Run ``swtrace top``."""
     command = [sys.executable, "-m", "swtrace", "top", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(), check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

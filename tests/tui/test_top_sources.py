@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from daemon.recorded_run import RecordedRun, series_info
 from daemon.serving import serving
+from damaged_answers import DAMAGED, answering
 from patience import patience
 from swtrace_tui import units
 from swtrace_tui.once import overview
@@ -172,15 +173,17 @@ def test_a_lost_daemon_is_said_to_be_lost_and_picked_up_again(tmp_path: Path) ->
     assert again.sources[0].link is Link.LIVE
 
 
-def test_what_is_no_daemon_is_an_error_on_the_screen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_answer_is_an_error_on_the_screen(damage: str) -> None:
     """An address where something else answers gives a lost source with the reason, and no exception."""
-    with serving(tmp_path) as client:
-        source = DaemonSource(f"127.0.0.1:{client.base_url.port}")
-        source._get = lambda _path: {"api": 2}  # type: ignore[method-assign,assignment]
+    with answering(DAMAGED[damage]) as address:
+        source = DaemonSource(address)
         source.poll()
 
-    assert source.snapshot().sources[0].link is Link.LOST
-    source.close()
+    (status,) = source.snapshot().sources
+    assert status.link is Link.LOST
+    assert status.detail
+    assert "\n" not in status.detail
 
 
 @pytest.mark.parametrize(
@@ -323,7 +326,8 @@ def test_a_view_that_cannot_keep_up_counts_what_it_left_out_as_lost(tmp_path: Pa
     for row in seen.rows:
         assert row.view is not None
         statistics = row.view.statistics
-        assert row.lost == statistics.skipped - row.view.before > 5_000
+        # How much depends on the machine: a slow one reads in smaller slices, and more often.
+        assert row.lost == statistics.skipped - row.view.before > 0
         assert statistics.written == 7 * 1200 == statistics.delivered + statistics.skipped
         assert row.facts.last_step == 1199
         assert row.step_rate is not None

@@ -128,12 +128,16 @@ class SeriesView:
     @cached_property
     def verdict(self) -> Verdict:
         """What there is to say about it. Takes some milliseconds."""
-        return verdict(self.facts, self.steps)
+        return verdict(self.facts, self.steps, self._died)
 
     @cached_property
     def headline(self) -> Finding:
         """The first sentence alone: always of the same facts as the rows."""
-        return verdict(self.facts).headline
+        return verdict(self.facts, died=self._died).headline
+
+    @property
+    def _died(self) -> set[RankKey]:
+        return {row.view.key for row in self.rows if row.view is not None and row.view.died}
 
     def layer(self, position: int) -> int:
         """Return the layer at a position."""
@@ -340,7 +344,7 @@ def _state(facts: SeriesRankFacts, view: RankView | None, idle_ns: int) -> RankS
     if view is None:
         return RankState.JOINED
     if not view.alive:
-        return RankState.ENDED if view.closed else RankState.DIED
+        return RankState.DIED if view.died else RankState.ENDED
     if view.statistics.pending > _BEHIND_STEPS * (facts.info.num_layers + 1):
         return RankState.BEHIND
     if facts.last_step is None:

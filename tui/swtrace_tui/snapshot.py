@@ -50,6 +50,8 @@ class RankView:
     """Records left out or overwritten before this view began to read: nobody's loss."""
     taken_ns: int
     """CLOCK_MONOTONIC of the rank's host when this was read: what ages are counted from."""
+    died: bool = False
+    """It neither lives nor ended in an orderly way nor was stopped together with its run."""
     wall_offset_ns: int = 0
     """UNIX time minus CLOCK_MONOTONIC of the rank's host; 0 where nobody needs it."""
 

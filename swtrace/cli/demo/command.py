@@ -118,7 +118,7 @@ def demo(
     if prefetch_step is None:
         dials = dials.fitting()
     if importlib.util.find_spec("torch") is None:
-        raise CommandError("the demo's ranks need torch: install swtrace[torch]")
+        raise CommandError("the demo's ranks need torch, which is not installed here: pip install torch")
     dials.check()
     if tui is None:
         tui = not as_json and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))

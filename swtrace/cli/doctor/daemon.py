@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import urllib.error
-import urllib.request
 
+from swtrace import asking
 from swtrace.cli.doctor.finding import Finding, State
 from swtrace.daemon.settings import Listen, listen_address
-from swtrace.errors import SettingsError
+from swtrace.errors import AnswerError, SettingsError
 
 _TIMEOUT_S = 2.0
 
@@ -25,17 +24,14 @@ def daemon() -> tuple[Finding, ...]:
         return (Finding("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
     try:
-        # Without proxies: a daemon on this host is never behind one.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{reached}/healthz", timeout=_TIMEOUT_S) as answer:
-            answer.read(1 << 16)
-    except (OSError, urllib.error.URLError, ValueError):
+        asking.text(str(reached), "/healthz", timeout_s=_TIMEOUT_S)
+    except AnswerError as error:
         return (
             Finding(
                 "daemon",
                 State.BROKEN,
-                f"{listen}: {problem}, and what is there does not answer /healthz",
-                "set SWTRACE_LISTEN to another port",
+                f"{listen}: {problem}, and what is there does not say ok at /healthz ({error})",
+                "set SWTRACE_LISTEN to another port, or mend what that daemon says",
             ),
         )
     return (Finding("daemon", State.GOOD, f"answers at http://{reached}"),)

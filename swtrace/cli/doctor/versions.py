@@ -35,7 +35,7 @@ def _torch() -> Finding:
     version = _version_of("torch")
     if version is None:
         return Finding(
-            "torch", State.ABSENT, "not installed: daemon and readers work, ranks do not", "install swtrace[torch]"
+            "torch", State.ABSENT, "not installed: daemon and readers work, ranks do not", "pip install torch"
         )
     if _numbers(version) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
@@ -46,7 +46,7 @@ def _torch() -> Finding:
 def _vllm() -> Finding:
     version = _version_of("vllm")
     if version is None:
-        return Finding("vllm", State.ABSENT, "not installed: the demo works without", "install swtrace[vllm]")
+        return Finding("vllm", State.ABSENT, "not installed: the demo works without", f"install {support.RANGE}")
     if not support.supported(version):
         return Finding(
             "vllm",
@@ -61,7 +61,10 @@ def _plugin() -> Finding:
     names = {entry.name for entry in importlib.metadata.entry_points(group="vllm.general_plugins")}
     if "swtrace" not in names:
         return Finding(
-            "vllm plugin", State.BROKEN, "vLLM does not see swtrace's entry point", "install swtrace where vLLM is"
+            "vllm plugin",
+            State.BROKEN,
+            "vLLM does not see swtrace's entry point",
+            "install swtrace where vLLM is",
         )
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "swtrace" not in [name.strip() for name in allowed.split(",")]:

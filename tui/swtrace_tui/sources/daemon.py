@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import http.client
-import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from swtrace.errors import SettingsError
+from swtrace import asking
+from swtrace.errors import AnswerError, SettingsError
 from swtrace.ledger.facts import SeriesKey, StepFacts
 from swtrace.trace.identity import SeriesInfo
 from swtrace_tui.snapshot import EMPTY_FACTS, Link, Snapshot, SourceStatus, empty
@@ -35,7 +33,6 @@ class DaemonSource:
 
     def __init__(self, address: str) -> None:
         self._host, self._port = parse(address)
-        self._connection: http.client.HTTPConnection | None = None
         self._ask_at = 0.0
         self._cursor = 0
         self._started = 0
@@ -48,7 +45,7 @@ class DaemonSource:
     @property
     def name(self) -> str:
         """Host and port."""
-        return f"{self._host}:{self._port}"
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     def poll(self) -> bool:
         """Ask, if it is time."""
@@ -56,11 +53,20 @@ class DaemonSource:
         if now < self._ask_at:
             return False
         try:
-            document = self._get(f"/api/v1/snapshot?since={self._cursor}&limit={self._limit}")
+            query = f"/api/v1/snapshot?since={self._cursor}&limit={self._limit}"
+            document = asking.document(self.name, query, timeout_s=_TIMEOUT_S)
+        except AnswerError as error:
+            self._lose(str(error).removeprefix(f"{self.name}: "), now)
+            return False
+        if document.get("api") != 1:
+            self._lose("it does not speak version 1 of the API", now)
+            return False
+        try:
             self._take(document)
-            self._lost_since, self._ask_at = 0.0, now + _ASK_EVERY_S
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-            self._lose(error, now)
+        except Exception as error:  # noqa: BLE001 (whatever a damaged document makes the decoding raise)
+            self._lose(f"its answer is damaged: {error!r}", now)
+            return False
+        self._lost_since, self._ask_at = 0.0, now + _ASK_EVERY_S
         return False
 
     def snapshot(self) -> Snapshot:
@@ -68,29 +74,7 @@ class DaemonSource:
         return self._snapshot
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _get(self, path: str) -> Mapping[str, Any]:
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        self._connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
-        response = self._connection.getresponse()
-        body = response.read()
-        if response.getheader("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        if response.status != http.HTTPStatus.OK:
-            try:
-                said = json.loads(body)["error"]
-            except (ValueError, KeyError, TypeError):
-                said = f"{response.status} {response.reason}"
-            raise ValueError(said)
-        document = json.loads(body)
-        if not isinstance(document, dict) or document.get("api") != 1:
-            raise ValueError("it does not speak version 1 of the API")
-        return document
+        """Do nothing: every question is a connection of its own."""
 
     def _take(self, document: Mapping[str, Any]) -> None:
         started = int(document.get("started_unix_ns", 0))
@@ -104,6 +88,8 @@ class DaemonSource:
         for step in document["steps"]:
             key = keys[step["series"]]
             kept = self._steps.setdefault(key, deque(maxlen=_KEEP_STEPS))
+            if kept and step["step"] <= kept[-1].step:
+                kept.clear()  # The group was started again.
             kept.append(step_facts(step, key, infos[key]))
         for key in [key for key in self._steps if key not in infos]:
             del self._steps[key]
@@ -113,7 +99,7 @@ class DaemonSource:
         cells = sum(len(key.group_ranks) * series.ranks[0].info.num_layers for key, series in _by_key(facts.series))
         self._limit = max(1, min(_MAX_LIMIT, _CELLS_PER_ANSWER // max(1, cells)))
         taken = int(document["taken_ns"])
-        problems = "; ".join(f"{each['path']}: {each['message']}" for each in document.get("problems", [])[:3])
+        problems = "; ".join([*_behind(document), *(each["message"] for each in document.get("problems", [])[:3])])
         self._snapshot = Snapshot(
             sources=(SourceStatus(self.name, Link.LIVE if document["ranks"] else Link.WAITING, problems),),
             ranks=tuple(rank_view(rank, taken) for rank in document["ranks"]),
@@ -122,12 +108,10 @@ class DaemonSource:
             steps_left_out=self._skipped,
         )
 
-    def _lose(self, error: Exception, now: float) -> None:
-        self.close()
+    def _lose(self, text: str, now: float) -> None:
         self._lost_since = self._lost_since or now
         self._ask_at = now + _RETRY_S
         since = f", lost for {now - self._lost_since:.0f} s" if now - self._lost_since >= 1 else ""
-        text = f"{type(error).__name__}" if not str(error) else str(error)
         before = self._snapshot
         self._snapshot = Snapshot(
             sources=(SourceStatus(self.name, Link.LOST, f"{text}{since}"),),
@@ -154,6 +138,14 @@ def parse(address: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         raise SettingsError(f"--connect {address!r}: expected HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return host, int(port)
+
+
+def _behind(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how far the daemon is behind, if it could not read everything before it answered."""
+    if not document.get("caught_up", True):
+        rings = [rank["ring"] for rank in document["ranks"]]
+        pending, lag_ns = sum(ring["pending"] for ring in rings), max((ring["lag_ns"] for ring in rings), default=0)
+        yield f"the daemon is catching up: {pending} records, {lag_ns / 1e9:.1f} s behind"
 
 
 def _infos(ranks: tuple[Any, ...]) -> dict[int, SeriesInfo]:

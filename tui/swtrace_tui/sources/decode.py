@@ -54,6 +54,7 @@ def rank_view(document: Document, taken_ns: int) -> RankView:
         identity=identity(document),
         alive=bool(document["up"]),
         closed=bool(document["closed"]),
+        died=bool(document["died"]),
         statistics=RingStatistics(**{name: int(ring[name]) for name in RingStatistics._fields if name in ring}),
         series=tuple(series_info(entry) for entry in document["series"]),
         windows={

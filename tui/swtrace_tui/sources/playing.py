@@ -66,6 +66,7 @@ class PlayingSource:
                     statistics=_played(told[key].records if key in told else 0, state),
                     series=playback.tables.get(key, ()),
                     windows=state.windows if state is not None else {},
+                    died=ended and state is not None and not state.alive and not state.closed,
                     before=0,
                     taken_ns=told[key].last_record_ns if key in told else 0,
                 )

@@ -68,6 +68,7 @@ def _rank(replayed: Replayed, state: RankState | None, *, identity: RankIdentity
         statistics=state.statistics if state is not None else RingStatistics(0, 0, 0, 0, 0),
         series=replayed.tables.get(identity.key, ()),
         windows=state.windows if state is not None else {},
+        died=state is not None and not state.alive and not state.closed,
         before=0,
         taken_ns=taken_ns,
     )

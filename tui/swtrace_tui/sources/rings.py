@@ -92,6 +92,7 @@ class RingsSource:
             identity=status.identity,
             alive=status.alive,
             closed=status.closed,
+            died=status.died,
             statistics=statistics,
             series=status.series,
             windows=status.windows,

@@ -1,0 +1,137 @@
+"""Ask a daemon over HTTP: one way for every reader, whatever answers.
+
+A daemon on this host is asked directly; for any other the environment decides on a proxy (``HTTP_PROXY``,
+``NO_PROXY``). Whatever is wrong with an answer is an :class:`~swtrace.errors.AnswerError` of one line.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from typing import Any
+
+from swtrace.errors import AnswerError
+
+MOST_BYTES = 1 << 28
+"""No answer is larger, compressed or not."""
+MOST_TEXT = 1000
+"""No error is longer."""
+_GZIP_WINDOW = 31
+
+
+def url(address: str) -> str:
+    """Return the URL of ``host:port``; one that is given as a URL stays what it is."""
+    return (address if address.startswith(("http://", "https://")) else f"http://{address}").rstrip("/")
+
+
+def stream(address: str, path: str, *, timeout_s: float) -> http.client.HTTPResponse:
+    """Return an answer to be read by whoever asks, byte by byte.
+
+    Raises:
+        AnswerError: nothing answers, or with an error.
+    """
+    request = urllib.request.Request(f"{url(address)}{path}", headers={"Accept-Encoding": "gzip"})  # noqa: S310 - http(s), see url
+    return _open(address, request, timeout_s)
+
+
+def text(address: str, path: str, *, timeout_s: float) -> bytes:
+    """Return the body of an answer, uncompressed.
+
+    Raises:
+        AnswerError: nothing answers, or with an error, or the answer is damaged.
+    """
+    try:
+        with stream(address, path, timeout_s=timeout_s) as answer:
+            body = _all(answer)
+            return _inflated(body) if answer.headers.get("Content-Encoding") == "gzip" else body
+    except http.client.IncompleteRead as error:
+        raise _failed(f"{address}{path}", "the answer is damaged: cut short") from error
+    except (OSError, http.client.HTTPException, ValueError, zlib.error) as error:
+        raise _failed(f"{address}{path}", f"the answer is damaged: {error or type(error).__name__}") from error
+
+
+def document(address: str, path: str, *, timeout_s: float) -> dict[str, Any]:
+    """Return an answer that is a JSON object.
+
+    Raises:
+        AnswerError: nothing answers, or with an error or something else, or the answer is damaged.
+    """
+    try:
+        found = json.loads(text(address, path, timeout_s=timeout_s))
+    except (ValueError, RecursionError) as error:
+        raise _failed(f"{address}{path}", f"the answer is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise _failed(f"{address}{path}", "the answer is not a JSON object")
+    return found
+
+
+def _open(address: str, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:
+    try:
+        proxies: dict[str, str] | None = (
+            {} if _is_here(urllib.parse.urlsplit(request.full_url).hostname or "") else None
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        answer: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _failed(address, _said(error)) from error
+    except urllib.error.URLError as error:
+        raise _failed(address, error.reason) from error
+    except http.client.BadStatusLine as error:
+        raise _failed(address, f"what answers does not speak HTTP: {error}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _failed(address, error) from error
+    return answer
+
+
+def _failed(where: str, what: object) -> AnswerError:
+    """Return the error, as one line that a terminal can show, whatever was sent."""
+    said = " ".join("".join(each if each.isprintable() else " " for each in str(what)).split())
+    return AnswerError(f"{where}: {said or type(what).__name__}"[:MOST_TEXT])
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host is this one, by the name that it was given."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """Return what a daemon says is wrong."""
+    status = f"{error.code} {error.reason}"
+    try:
+        body = error.read(1 << 16)
+        if error.headers.get("Content-Encoding") == "gzip":
+            body = _inflated(body)
+        if error.headers.get_content_type() == "application/json":
+            return f"{status}: {json.loads(body)['error']}"
+        return f"{status}: {body.decode().strip()}" if error.headers.get_content_type() == "text/plain" else status
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError, zlib.error):
+        return status
+
+
+def _all(answer: http.client.HTTPResponse) -> bytes:
+    body = answer.read(MOST_BYTES + 1)
+    if answer.length:
+        raise ValueError("too large" if len(body) > MOST_BYTES else "cut short")
+    return body
+
+
+def _inflated(body: bytes) -> bytes:
+    inflate = zlib.decompressobj(_GZIP_WINDOW)
+    plain = inflate.decompress(body, MOST_BYTES)
+    if not inflate.eof:
+        raise ValueError("too large" if inflate.unconsumed_tail else "its compression is cut short")
+    return plain

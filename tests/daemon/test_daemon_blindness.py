@@ -1,0 +1,222 @@
+"""A daemon that cannot read, or comes late, says so: no old figure is shown as if it were new."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from patience import eventually
+
+from daemon.daemon_command import ROOT, daemon, environment
+from daemon.recorded_run import RecordedRun, identity, series_info
+from daemon.serving import serving
+from swtrace.trace import directory, tail
+from swtrace.trace.recorder import Recorder
+from swtrace.watch import Watch
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RecordedRun]:
+    """Two ranks that ran ten steps."""
+    run = RecordedRun(tmp_path)
+    run.write(10)
+    yield run
+    run.close()
+
+
+def samples(client: httpx.Client) -> dict[str, float]:
+    """Return every sample of a scrape, by name and labels."""
+    lines = client.get("/metrics").text.splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_a_daemon_whose_reading_fails_shows_no_figure_of_any_rank(
+    run: RecordedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While polls fail, metrics and API hold nothing of a rank, all of them say why, and it is logged once."""
+    poll, broken = Watch.poll, [False]
+
+    def fails(watch: Watch, limit: int | None = None) -> bool:
+        if broken[0]:
+            raise OSError("the disk is on fire")
+        return poll(watch, limit)
+
+    monkeypatch.setattr(Watch, "poll", fails)
+    with serving(run.directory) as client, caplog.at_level(logging.WARNING):
+        before = samples(client)
+        broken[0] = True
+        during = [samples(client) for _ in range(20)]
+        answers = [client.get("/healthz"), client.get("/api/v1/snapshot")]
+        broken[0] = False
+        run.write()
+        after = samples(client)
+        assert client.get("/healthz").text == "ok\n"
+    assert before['swtrace_rank_up{rank="0"}'] == before["swtrace_daemon_ready"] == 1
+    for seen in during:
+        assert seen["swtrace_daemon_ready"] == 0
+        assert not any("rank=" in name for name in seen)
+    assert during[-1]["swtrace_daemon_poll_errors_total"] >= 20
+    polled = "swtrace_daemon_last_poll_timestamp_seconds"
+    assert before[polled] <= during[-1][polled] < after[polled]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "the disk is on fire" in answer.text
+    assert after['swtrace_steps_total{rank="0",series="self_attn.o_proj"}'] == 11
+    assert [record.getMessage() for record in caplog.records if "failed" in record.getMessage()] == [
+        "reading the rings failed; trying again"
+    ]
+
+
+def test_a_poll_that_does_not_return_shows_no_old_figure(run: RecordedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no snapshot can be taken in time, the last one is not shown again."""
+    poll, stuck = Watch.poll, [False]
+
+    def waits(watch: Watch, limit: int | None = None) -> bool:
+        eventually(lambda: not stuck[0], "the poll to go on")
+        return poll(watch, limit)
+
+    monkeypatch.setattr(Watch, "poll", waits)
+    monkeypatch.setattr("swtrace.daemon.observer.STALE_S", 0.2)
+    with serving(run.directory) as client:
+        eventually(lambda: samples(client)["swtrace_daemon_ready"] == 1, "the first figures")
+        stuck[0] = True
+        try:
+            eventually(lambda: samples(client)["swtrace_daemon_ready"] == 0, "the daemon to notice")
+            seen, health = samples(client), client.get("/healthz")
+        finally:
+            stuck[0] = False
+    assert not any("rank=" in name for name in seen)
+    assert health.status_code == 503
+    assert "does not return" in health.text
+
+
+def test_a_daemon_that_is_catching_up_says_how_far_it_is_behind(
+    run: RecordedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that lacks what was committed before it carries the lag; one that has caught up has none."""
+    monkeypatch.setattr("swtrace.daemon.observer.CATCH_UP_S", 0.0)
+    monkeypatch.setattr("swtrace.daemon.observer.POLL_S", 3600.0)
+    poll, slow = Watch.poll, [True]
+    # As slow as a daemon with too little CPU: a few records per poll.
+    monkeypatch.setattr(Watch, "poll", lambda watch, _limit=None: poll(watch, 12 if slow[0] else None))
+    monkeypatch.setattr("swtrace.daemon.observer.Observer._run", _polls_when_asked)
+    with serving(run.directory) as client:
+        client.get("/api/v1/ranks")
+        behind = client.get("/api/v1/ranks").json()
+        seen = samples(client)
+        slow[0] = False
+        monkeypatch.setattr("swtrace.daemon.observer.CATCH_UP_S", 60.0)
+        whole = client.get("/api/v1/ranks").json()
+    assert behind["caught_up"] is False
+    assert all(rank["ring"]["pending"] > 0 and rank["ring"]["lag_ns"] > 0 for rank in behind["ranks"])
+    assert seen['swtrace_ring_lag_seconds{rank="0"}'] > 0
+    assert whole["caught_up"] is True
+    assert [rank["ring"]["lag_ns"] for rank in whole["ranks"]] == [0, 0]
+    assert [rank["records"] for rank in whole["ranks"]] == [run.written] * 2
+
+
+def _polls_when_asked(observer) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 (the observer's own loop)
+    while not observer._stopping:
+        with observer._changed:
+            observer._changed.wait_for(lambda: observer._asked > observer._answered or observer._stopping)
+        observer._poll(last=observer._stopping)
+
+
+def test_a_request_reads_all_that_was_committed_before_it(run: RecordedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little one poll takes in, an answer holds every record that was written before it was asked for."""
+    poll = Watch.poll
+    monkeypatch.setattr(Watch, "poll", lambda watch, _limit=None: poll(watch, 12))
+    monkeypatch.setattr("swtrace.daemon.observer.CATCH_UP_S", 60.0)
+    with serving(run.directory) as client:
+        for _ in range(3):
+            run.write(20)
+            document = client.get("/api/v1/ranks").json()
+            assert document["caught_up"] is True
+            assert [rank["records"] for rank in document["ranks"]] == [run.written] * 2
+
+
+def test_a_folder_that_cannot_be_listed_is_said(run: RecordedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New ranks are not seen then: metrics and health say so, and what is read already goes on."""
+    with serving(run.directory) as client:
+        assert samples(client)["swtrace_daemon_ready"] == 1
+
+        def refused(_directory: Path) -> tuple[Path, ...]:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(tail, "listed", refused)
+        run.write()
+        seen, health = samples(client), client.get("/healthz")
+        monkeypatch.setattr(tail, "listed", directory.listed)
+        assert samples(client)["swtrace_ring_problems"] == 0
+        assert client.get("/healthz").status_code == 200
+    assert seen["swtrace_ring_problems"] == 1
+    assert seen["swtrace_daemon_ready"] == 0
+    assert seen['swtrace_steps_total{rank="0",series="self_attn.o_proj"}'] == 11
+    assert health.status_code == 503
+    assert "cannot be listed: Permission denied" in health.text
+
+
+def test_rings_of_dead_ranks_hold_no_descriptor(tmp_path: Path) -> None:
+    """A daemon reads any number of dead ranks' rings, and goes on showing what they say."""
+    for number in range(200):
+        recorder = Recorder.create(tmp_path, identity(f"run-{number}", number), records=64)
+        recorder.add_series(series_info(0))
+        recorder.close()
+    with Watch(tmp_path, rescan_s=0) as watch:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        watch.drain()
+        watch.poll()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        statuses = watch.ranks()
+        assert len(statuses) == 200
+        assert all(status.closed and len(status.windows["self_attn.o_proj"]) == 2 for status in statuses)
+
+
+def test_rings_beyond_the_limit_of_open_files_are_named_and_the_daemon_answers(tmp_path: Path) -> None:
+    """With more living ranks than descriptors, the daemon serves those it can read and names the others, once."""
+    limit, ranks = 160, 200
+    recorders = [Recorder.create(tmp_path, identity("run-1", rank), records=64) for rank in range(ranks)]
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))"
+    program = f"{limited}; import runpy; runpy.run_module('swtrace', run_name='__main__')"
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > limit
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "daemon", "--listen", "127.0.0.1:0", "--dir", str(tmp_path)],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        with httpx.Client(base_url=process.stdout.readline().strip(), timeout=60) as client:
+            for _ in range(5):
+                seen = samples(client)
+                up = sum(name.startswith("swtrace_rank_up") for name in seen)
+                assert up + seen["swtrace_ring_problems"] == ranks
+                assert 0 < up <= limit - tail.SPARE_FILES
+            problems = client.get("/api/v1/health").json()["problems"]
+            assert all("ulimit -n" in problem["message"] for problem in problems)
+            for recorder in recorders[:150]:
+                recorder.close()
+            eventually(lambda: samples(client)["swtrace_ring_problems"] == 0, "room for all living ranks")
+    finally:
+        process.terminate()
+        _out, said = process.communicate(timeout=60)
+        for recorder in recorders:
+            recorder.close()
+    assert len(said.splitlines()) < 100, said
+
+
+def test_a_daemon_raises_its_limit_of_open_files(tmp_path: Path) -> None:
+    """The soft limit that a shell gives is raised as far as the hard one allows."""
+    with daemon(tmp_path) as running:
+        running.client.get("/healthz")
+        soft, hard = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+    assert soft == min(hard, tail.MOST_FILES)

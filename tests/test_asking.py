@@ -1,0 +1,90 @@
+"""Asking a daemon: every damaged answer is one line, and one rule says what goes through a proxy."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from damaged_answers import DAMAGED, answering
+from recording.test_commands import swtrace
+
+from swtrace import asking
+from swtrace.cli.doctor.daemon import daemon
+from swtrace.cli.doctor.finding import State
+from swtrace.errors import AnswerError, SwtraceError
+from swtrace.recording.remote import RemoteCapture
+from swtrace.recording.writer import RecordingWriter
+from swtrace.testing.metrics import MetricsError, read_metrics
+
+SOUND_JSON = {"another version", "fields missing", "fields of other types"}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGED.keys() - SOUND_JSON))
+def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
+    """Whatever is wrong with an answer is an error of one line that names who was asked."""
+    with answering(DAMAGED[damage]) as address, pytest.raises(AnswerError) as caught:
+        asking.document(address, "/api/v1/snapshot", timeout_s=10)
+    assert str(caught.value).startswith(address)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
+def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
+    """Facts for tests are read from sound metrics only."""
+    with answering(DAMAGED[damage]) as address, pytest.raises(MetricsError, match=address):
+        read_metrics(address)
+
+
+@pytest.mark.parametrize("damage", ["cut gzip", "no HTTP", "cut body", "nothing"])
+def test_doctor_says_what_answers_in_a_daemons_place(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something answers that is no sound daemon, it is a finding and no traceback."""
+    with answering(DAMAGED[damage]) as address:
+        monkeypatch.setenv("SWTRACE_LISTEN", address)
+        (finding,) = daemon()
+    assert finding.state is State.BROKEN
+    assert address in finding.detail
+
+
+@pytest.mark.parametrize("damage", ["cut gzip", "a list", "no text"])
+def test_record_from_a_damaged_stream_fails_with_its_reason(tmp_path: Path, damage: str) -> None:
+    """A stream that is no recording is named on one line, and the command fails."""
+    with answering(DAMAGED[damage]) as address:
+        done = swtrace("record", "--connect", address, "-o", tmp_path / "x.swrec", "--duration", "20", code=1)
+    assert f"{address}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Aborted" not in done.stderr
+
+
+def listening() -> socket.socket:
+    """Return a socket that stands for a proxy: who connects to it went through it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.2)
+    return listener
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])  # noqa: S104 (asked, not bound)
+def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    """Every reader goes to a loopback address directly, whatever HTTP_PROXY says."""
+    with listening() as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        for ask in (
+            lambda: asking.document(f"{host}:1", "/", timeout_s=5),
+            lambda: read_metrics(f"http://{host}:1"),
+            lambda: RemoteCapture([f"{host}:1"], RecordingWriter(tmp_path / f"{host}.swrec", overwrite=True)),
+        ):
+            with pytest.raises(SwtraceError):
+                ask()
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+
+
+def test_a_daemon_elsewhere_is_asked_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another host is asked through the proxy of the environment."""
+    with answering(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"proxied":1}') as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert asking.document("daemon.invalid:9465", "/", timeout_s=5) == {"proxied": 1}

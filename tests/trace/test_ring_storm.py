@@ -1,0 +1,197 @@
+"""A daemon whose rings are damaged in every way, at random, beside ranks that go on.
+
+``SWTRACE_STORM_S`` is how long the storm lasts, ``SWTRACE_STORM_SEED`` repeats one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon.daemon_command import DaemonCommand, daemon
+from daemon.recorded_run import RecordedRun
+from ring_writer import Order, Writers
+
+from swtrace.trace.schema import HEADER_BYTES
+
+DEFAULT_S = 4.0
+MOST_BAD = 12
+FIRST_BAD_RANK = 100
+
+
+@dataclass
+class Storm:
+    """The healthy run, the rings that come to harm, and what was done to them."""
+
+    run: RecordedRun
+    writers: Writers
+    chance: random.Random
+    done: Counter[str] = field(default_factory=Counter)
+    living: dict[int, tuple[int, Path]] = field(default_factory=dict)
+    """Process and ring of ranks that nothing was done to yet."""
+    unreadable: set[int] = field(default_factory=set)
+    """Ranks whose rings were damaged so that none of their figures may be shown."""
+    next_rank: int = FIRST_BAD_RANK
+
+    def step(self) -> None:
+        """Do one thing: mostly harm, sometimes a new ring to be harmed."""
+        if len(self.living) < 2 or self.chance.random() < 0.3:
+            rank, self.next_rank = self.next_rank, self.next_rank + 1
+            order = Order(str(self.run.directory), rank=rank, count=self.chance.choice([0, 100, 3000]))
+            self.living[rank] = self.writers.start(order)
+            return
+        harm = self.chance.choice(HARMS)
+        self.done[harm.__name__.strip("_")] += 1
+        rank = self.chance.choice(sorted(self.living))
+        pid, path = self.living.pop(rank)
+        if harm(self, path):
+            self.unreadable.add(rank)
+        if self.chance.random() < 0.5:
+            self.writers.kill(pid)
+        if len(list(self.run.directory.iterdir())) > MOST_BAD:
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove everything but the rings of the healthy run and of ranks that live."""
+        kept = {recorder.path for recorder in self.run.recorders} | {path for _, path in self.living.values()}
+        for path in self.run.directory.iterdir():
+            if path not in kept:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _removed(_storm: Storm, path: Path) -> bool:
+    path.unlink()
+    return False
+
+
+def _renamed(storm: Storm, path: Path) -> bool:
+    path.rename(path.with_name(f"ring-renamed-{storm.next_rank}.swt"))
+    return False
+
+
+def _replaced_by_a_folder(_storm: Storm, path: Path) -> bool:
+    path.unlink()
+    path.mkdir()
+    return False
+
+
+def _replaced_by_a_pipe(_storm: Storm, path: Path) -> bool:
+    path.unlink()
+    os.mkfifo(path)
+    return False
+
+
+def _replaced_by_a_link(storm: Storm, path: Path) -> bool:
+    path.unlink()
+    path.symlink_to(storm.chance.choice(["/dev/zero", str(path), "/nowhere", str(storm.run.recorders[0].path)]))
+    return False
+
+
+def _replaced_by_a_copy_of_a_healthy_ring(storm: Storm, path: Path) -> bool:
+    path.unlink()
+    shutil.copyfile(storm.chance.choice(storm.run.recorders).path, path)
+    return False
+
+
+def _replaced_by_another_name_of_a_healthy_ring(storm: Storm, path: Path) -> bool:
+    path.unlink()
+    os.link(storm.chance.choice(storm.run.recorders).path, path)
+    return False
+
+
+def _made_unreadable(_storm: Storm, path: Path) -> bool:
+    path.chmod(0)
+    return False
+
+
+def _cut_short(storm: Storm, path: Path) -> bool:
+    size = storm.chance.choice([0, 1, 4096, HEADER_BYTES, path.stat().st_size - 1])
+    os.truncate(path, size)
+    return True
+
+
+def _made_longer(_storm: Storm, path: Path) -> bool:
+    os.truncate(path, path.stat().st_size + 4096)
+    return True
+
+
+def _overwritten(storm: Storm, path: Path) -> bool:
+    with path.open("r+b") as file:
+        file.write(storm.chance.randbytes(storm.chance.choice([64, 4096, HEADER_BYTES, path.stat().st_size])))
+    return True
+
+
+def _overwritten_behind_its_header(storm: Storm, path: Path) -> bool:
+    with path.open("r+b") as file:
+        file.seek(storm.chance.randrange(256, path.stat().st_size - 512))
+        file.write(storm.chance.randbytes(512))
+    return False
+
+
+HARMS: tuple[Callable[[Storm, Path], bool], ...] = (
+    _removed,
+    _renamed,
+    _replaced_by_a_folder,
+    _replaced_by_a_pipe,
+    _replaced_by_a_link,
+    _replaced_by_a_copy_of_a_healthy_ring,
+    _replaced_by_another_name_of_a_healthy_ring,
+    _made_unreadable,
+    _cut_short,
+    _made_longer,
+    _overwritten,
+    _overwritten_behind_its_header,
+)
+"""What can happen to a ring; true where nothing of it may be shown after that."""
+
+
+def check(storm: Storm, watching: DaemonCommand) -> None:
+    """Fail unless the daemon shows all records of the healthy ranks, as of now, and nothing that it cannot read."""
+    asked_ns = time.monotonic_ns()
+    document = watching.client.get("/api/v1/snapshot", params={"limit": 0})
+    assert document.status_code == 200, document.text
+    assert document.json()["taken_ns"] >= asked_ns
+    assert [rank for rank in document.json()["ranks"] if rank["rank"] in storm.unreadable] == []
+    for rank in document.json()["ranks"]:
+        if rank["run_id"] == storm.run.run_id:
+            assert (rank["up"], rank["records"]) == (True, storm.run.written)
+            assert rank["ring"]["delivered"] == rank["ring"]["written"] == storm.run.written
+            assert not any(rank["oddities"].values())
+    (series,) = (series for series in document.json()["series"] if series["run_id"] == storm.run.run_id)
+    assert [rank["totals"]["steps"] for rank in series["ranks"]] == [storm.run.steps] * storm.run.ranks
+    for rank in map(str, range(storm.run.ranks)):
+        assert watching.metric("swtrace_rank_up", rank=rank) == 1
+        assert watching.metric("swtrace_steps_total", rank=rank) == storm.run.steps
+    assert watching.metric("swtrace_daemon_ready") == 1
+    assert watching.metric("swtrace_daemon_poll_errors_total") == 0
+    assert watching.client.get("/healthz").text == "ok\n"
+
+
+def test_healthy_ranks_lose_nothing_while_rings_beside_them_come_to_harm(tmp_path: Path) -> None:
+    """However rings are removed, replaced, damaged: all records of healthy ranks are read, no old figure is shown."""
+    seed = int(os.environ.get("SWTRACE_STORM_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"SWTRACE_STORM_SEED={seed}")  # noqa: T201 (shown where the test fails)
+    run = RecordedRun(tmp_path / "rings", run_id="healthy", records=1 << 14)
+    run.write(1)
+    checks = 0
+    with Writers() as writers, daemon(run.directory) as watching:
+        until_s = time.monotonic() + float(os.environ.get("SWTRACE_STORM_S") or DEFAULT_S)
+        storm = Storm(run, writers, random.Random(seed))  # noqa: S311 - a storm that can be repeated
+        while time.monotonic() < until_s or not checks:
+            for _ in range(storm.chance.randrange(1, 6)):
+                storm.step()
+                run.write(storm.chance.randrange(1, 4))
+            check(storm, watching)
+            checks += 1
+        said = watching.end()
+    run.close()
+    print(checks, "checks,", run.written, "records per healthy rank,", dict(storm.done))  # noqa: T201 (likewise)
+    print(said)  # noqa: T201 (likewise)
+    assert storm.done
+    assert "Traceback" not in said
