@@ -10,7 +10,7 @@ from pathlib import Path
 from daemon.recorded_run import identity, series_info
 from patience import patience
 
-from swtrace.trace.directory import PREFIX
+from swtrace.trace.directory import ring_name
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.schema import Observed, Phase
@@ -43,7 +43,7 @@ class OddRanks:
         died = Recorder.create(directory, identity(_RUN, 6), records=64)
         _write(died.add_series(series_info(0, name="odd.died")), 0, time.monotonic_ns(), 0)
         died._detach()  # lets go of the ring without closing it, as a death does
-        (directory / f"{PREFIX}unreadable").write_bytes(b"no ring")
+        (directory / ring_name(_RUN, 7)).write_bytes(b"no ring")
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

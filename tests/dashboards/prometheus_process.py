@@ -51,9 +51,10 @@ class Prometheus:
         return [Sample(result["metric"], float(result["value"][1])) for result in data["result"]]
 
     def scrapes(self, selector: str, seconds: int) -> list[tuple[float, float]]:
-        """Return the raw samples of one series, (time, value), as they were scraped."""
-        (result,) = self.get("query", query=f"{selector}[{seconds}s]")["result"]
-        return [(float(time), float(value)) for time, value in result["values"]]
+        """Return the samples, (time, value), of one series as they were scraped; none if there is no such series."""
+        results = self.get("query", query=f"{selector}[{seconds}s]")["result"]
+        assert len(results) <= 1, selector
+        return [(float(time), float(value)) for result in results for time, value in result["values"]]
 
     def rules(self) -> list[dict[str, Any]]:
         """Return every rule with its state and its alerts."""
