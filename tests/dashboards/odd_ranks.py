@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from daemon.recorded_run import identity, series_info
@@ -60,7 +61,7 @@ class OddRanks:
         recorder = Recorder.create(directory, identity(_RUN, rank), records=records)
         self._recorders.append(recorder)
         # A group of this rank and one that no ring is there of: a peer on another host.
-        info = series_info(0, name=name, group_ranks=(rank, 1000 + rank), **changes)
+        info = replace(series_info(0, name=name, group_ranks=(rank, 1000 + rank)), **changes)  # type: ignore[arg-type]
         return recorder.add_series(info)
 
     def _run(self) -> None:

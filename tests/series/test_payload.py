@@ -8,7 +8,7 @@ from torch import nn
 
 from swtrace.series.payload import living_modules
 
-LOOKS = 12
+LOOKS = 5
 
 
 def test_looking_for_modules_disturbs_no_other_thread() -> None:
