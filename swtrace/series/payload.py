@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -176,6 +177,17 @@ def held_by_others(tensors: Collection[Tensor]) -> list[torch.UntypedStorage]:
         users[storage._cdata] += 1  # noqa: SLF001
     # One more: what Python has just been handed.
     return [storages[key] for key, count in users.items() if torch._C._storage_Use_Count(key) > count + 1]  # noqa: SLF001
+
+
+def referred_to_by_others(module: nn.Module) -> bool:
+    """Return whether Python objects refer to a module's tensors that are not the module's own."""
+    # How many references Python counts where there are no others depends on its version: see what it counts here.
+    alone = _most_references(torch.nn.Linear(1, 1, bias=False, device="cpu"))
+    return _most_references(module) > alone
+
+
+def _most_references(module: nn.Module) -> int:
+    return max(map(sys.getrefcount, payload_tensors(module).values()), default=0)
 
 
 def new_buffer(layout: PayloadLayout, device: torch.device) -> Tensor:

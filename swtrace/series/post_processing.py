@@ -35,10 +35,12 @@ from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import (
     PayloadLayout,
+    held_by_others,
     held_tensors,
     living_modules,
     own_tensors,
     payload_tensors,
+    referred_to_by_others,
     storage_of,
     unsuitable,
 )
@@ -201,7 +203,7 @@ class PostProcessing:
 
     def _agree(self) -> str:
         constants = self._constants
-        problem = self._problem()
+        problem = self._problem() or self._other_owner()
         mine = SeriesDescription(
             name=constants.name,
             start_layer=constants.start_layer,
@@ -247,13 +249,15 @@ class PostProcessing:
                     f"{where}: loading replaced its tensors: registered as {registered}, loaded as {pending.layout}; "
                     f"layer {first} has {self._pending[first].layout}"
                 )
-        return self._other_owner()
+        return ""
 
     def _other_owner(self) -> str:
         """Return which module outside of a layer has a tensor of it, or an empty text.
 
         It would read whatever layer the window holds, or what nobody loaded.
         """
+        if not any(map(self._referred_to, self._modules)):
+            return ""  # almost always, and long before all objects of the process are gone through
         tensors: dict[int, tuple[int, str]] = {}
         storages: dict[int, int] = {}
         inside: dict[int, int] = {}
@@ -277,6 +281,13 @@ class PostProcessing:
                         f"shared; give that module a tensor of its own"
                     )
         return ""
+
+    def _referred_to(self, layer_idx: int) -> bool:
+        """Whether anything but a layer refers to its tensors, or to memory that they lie in or lay in before."""
+        module, pending = self._modules[layer_idx], self._pending[layer_idx]
+        if pending.other_memory or referred_to_by_others(module):
+            return True
+        return self._constants.owns(layer_idx) and bool(held_by_others(payload_tensors(module).values()))
 
     def _place(self, placing: Placing, layers: Sequence[SeriesLayer]) -> tuple[Placement | None, str]:
         """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""

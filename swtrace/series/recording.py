@@ -12,20 +12,15 @@ find it there. Nobody waits for anybody, so a rank that shares nothing can ask, 
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import socket
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 
-from swtrace import __version__
 from swtrace.errors import RingCreateError, SettingsError
 from swtrace.series.agreement import RunIdProposal
 from swtrace.settings import Settings
-from swtrace.trace.identity import RankIdentity
 
 if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
@@ -103,21 +98,10 @@ def existing_recorder() -> Recorder | None:
 
 
 def _make(run_id: str, rank: int) -> Recorder:
-    from swtrace.trace.clocks import boot_id, clock_offset
     from swtrace.trace.directory import default_directory
-    from swtrace.trace.recorder import Recorder
+    from swtrace.trace.recorder import Recorder, identity_of_this_process
 
-    identity = RankIdentity(
-        run_id=run_id,
-        rank=rank,
-        host=socket.gethostname(),
-        boot_id=boot_id(),
-        pid=os.getpid(),
-        start_time_ns=time.time_ns(),
-        model=_Process.model,
-        version=__version__,
-        clock_offset=clock_offset(),
-    )
+    identity = identity_of_this_process(run_id, rank, _Process.model)
     settings = Settings.from_environment()
     try:
         directory = settings.directory or default_directory()

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -85,22 +83,9 @@ class Tracing(RingsSession):
 
     def recorder(self, rank: int, run_id: str = "simulated") -> Recorder:
         """Return a ring for one of several ranks that are threads of this process, as on an ideal channel."""
-        from swtrace import __version__
-        from swtrace.trace.clocks import boot_id, clock_offset
-        from swtrace.trace.identity import RankIdentity
-        from swtrace.trace.recorder import Recorder
+        from swtrace.trace.recorder import Recorder, identity_of_this_process
 
-        identity = RankIdentity(
-            run_id=run_id,
-            rank=rank,
-            host=socket.gethostname(),
-            boot_id=boot_id(),
-            pid=os.getpid(),
-            start_time_ns=time.time_ns(),
-            model="simulated",
-            version=__version__,
-            clock_offset=clock_offset(),
-        )
+        identity = identity_of_this_process(run_id, rank, "simulated")
         recorder = Recorder.create(self.directory, identity, records=int(self.environment["SWTRACE_RING_RECORDS"]))
         self._simulated.append(recorder)
         return recorder

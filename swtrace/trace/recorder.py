@@ -24,17 +24,20 @@ import logging
 import mmap
 import os
 import platform
+import socket
 import stat
 import struct
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from swtrace import __version__
 from swtrace.errors import RingCreateError, RingFullError, TraceError
 from swtrace.trace import schema
-from swtrace.trace.clocks import ClockAnchor, now_ns
+from swtrace.trace.clocks import ClockAnchor, boot_id, clock_offset, now_ns
 from swtrace.trace.directory import (
     DEFAULT_KEEP_S,
     PREFIX,
@@ -77,6 +80,21 @@ class RecorderStatistics(NamedTuple):
     written: int
     """Records committed."""
     series: int
+
+
+def identity_of_this_process(run_id: str, rank: int, model: str = "") -> RankIdentity:
+    """Return who writes a ring that this process makes now."""
+    return RankIdentity(
+        run_id=run_id,
+        rank=rank,
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        start_time_ns=time.time_ns(),
+        model=model,
+        version=__version__,
+        clock_offset=clock_offset(),
+    )
 
 
 class Recorder:

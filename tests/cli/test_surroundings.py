@@ -23,7 +23,7 @@ from swtrace.recording.writer import RecordingWriter
 
 ENDLESS = (sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)")
 READERS = (("top", "--once", "--wait", "0"), ("record", "-o", "x.swrec"), ("daemon",), ("doctor", "--quick"))
-WRITERS = (("demo", "--no-daemon", "--no-tui", "--steps", "1"), ("run", "--no-daemon", "--", "true"))
+WRITERS = (("demo", "--no-daemon", "--no-tui", "--steps", "1"), ("run", "--no-daemon", "--", sys.executable, "-V"))
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def test_a_terminal_without_utf_8_shows_everything(recording: Path, encoding: st
         (("top", "--once", "--dir", "RINGS", "--run", "bogus"), ("no run 'bogus'", "run-1")),
         (("top", "--once", "--dir", "RINGS", "--rank", "7"), ("Rank 7", "0, 1")),
         (("top", "--json", "--dir", "RINGS", "--phase", "prefill"), ("phase prefill", "decode")),
-        (("run", "--series", "", "--", "true"), ("--series=''",)),
-        (("run", "--listen", "127.0.0.1:99999", "--", "true"), ("--listen='127.0.0.1:99999'",)),
+        (("run", "--series", "", "--", sys.executable, "-V"), ("--series=''",)),
+        (("run", "--listen", "127.0.0.1:99999", "--", sys.executable, "-V"), ("--listen='127.0.0.1:99999'",)),
         (("daemon", "--listen", "bogus"), ("--listen='bogus'",)),
         (("record", "--connect", "foo:bar", "-o", "y.swrec"), ("--connect 'foo:bar'",)),
         (("record", "-o", "-"), ("stdout",)),
@@ -201,7 +201,7 @@ def test_sigterm_gives_the_terminal_back(tmp_path: Path) -> None:
     try:
         process.terminate()
         shown = read_until(ours, lambda _: process.poll() is not None)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.wait(patience()) == 128 + signal.SIGTERM
         assert "\x1b[?1049l" in shown
         assert "\x1b[?1000l" in shown
     finally:

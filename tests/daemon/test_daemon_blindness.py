@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from patience import eventually
+from patience import eventually, patience
 
 from daemon.daemon_command import ROOT, daemon, environment
 from daemon.recorded_run import RecordedRun, identity, series_info
@@ -195,7 +195,7 @@ def test_rings_beyond_the_limit_of_open_files_are_named_and_the_daemon_answers(t
     )
     try:
         assert process.stdout is not None
-        with httpx.Client(base_url=process.stdout.readline().strip(), timeout=60) as client:
+        with httpx.Client(base_url=process.stdout.readline().strip(), timeout=patience()) as client:
             for _ in range(5):
                 seen = samples(client)
                 up = sum(name.startswith("swtrace_rank_up") for name in seen)
@@ -208,7 +208,7 @@ def test_rings_beyond_the_limit_of_open_files_are_named_and_the_daemon_answers(t
             eventually(lambda: samples(client)["swtrace_ring_problems"] == 0, "room for all living ranks")
     finally:
         process.terminate()
-        _out, said = process.communicate(timeout=60)
+        _out, said = process.communicate(timeout=patience())
         for recorder in recorders:
             recorder.close()
     assert len(said.splitlines()) < 100, said

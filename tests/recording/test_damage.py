@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from daemon.recorded_run import RecordedRun
 from patience import patience
+from small_disk import tmpfs
 
 from recording.made import record, replayed, schedule, tell
 from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
@@ -216,14 +217,11 @@ def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
         replayed(bad, salvage=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
 def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path) -> None:
     """Where the file system is full the error says so, and the file up to there is a sound recording."""
     small = tmp_path / "small"
     small.mkdir()
-    if os.system(f"mount -t tmpfs -o size=64k swtrace-test {small}") != 0:  # noqa: S605 - our own folder
-        pytest.skip("cannot mount here")
-    try:
+    with tmpfs(small, 64 << 10):
         path = small / "run.swrec"
         writer = RecordingWriter(path)
         with pytest.raises(RecordingError, match="No space left"), writer:
@@ -233,8 +231,6 @@ def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path)
             assert (missing.finished, missing.tail_bytes) == (False, 0)
             assert recording.records > 0
             replay(recording)
-    finally:
-        os.system(f"umount {small}")  # noqa: S605 - as above
 
 
 def _limited(path: Path) -> str:

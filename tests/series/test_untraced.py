@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ranks import run_ranks
+from small_disk import tmpfs
 
 from series.stacks import Stack, true_weights
 from swtrace.errors import RingCreateError
@@ -140,13 +139,8 @@ def test_a_full_tmpfs_leaves_its_rank_untraced(tmp_path: Path) -> None:
     """The case of a container's small /dev/shm: too little room is known at the start, not by a signal in a step."""
     rings, small = tmp_path / "rings", tmp_path / "small"
     small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "swtrace-test", str(small)]
-    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("this user may not mount a tmpfs")
-    try:
+    with tmpfs(small, 3 << 20):
         results = run_ranks(2, suffer, rings, in_small, environment={"SWTRACE_DIR": str(rings)})
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)  # noqa: S607 - found where mount was
     assert [right for right, _, _ in results] == [True, True]
     assert "No space left on device" in results[0][1].untraced[0].reason
     (line,) = results[VICTIM][2]

@@ -6,13 +6,13 @@ import errno
 import logging
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ring_writer import Order, Writers, identity
+from small_disk import tmpfs
 
 from swtrace.errors import RingCreateError
 from swtrace.trace import directory as folder
@@ -53,14 +53,8 @@ def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         pretend_to_be_small(tmp_path, monkeypatch)
         yield tmp_path
         return
-    size = f"size={(ROOM * RING_BYTES + 4095) // 4096 * 4096}"
-    mount = ["mount", "-t", "tmpfs", "-o", size, "swtrace-test", str(tmp_path)]
-    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, check=False).returncode != 0:
-        pytest.skip("this user may not mount a tmpfs")
-    try:
+    with tmpfs(tmp_path, (ROOM * RING_BYTES + 4095) // 4096 * 4096):
         yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)  # noqa: S607 - found where mount was
 
 
 def make(rings: Path, rank: int) -> Recorder:

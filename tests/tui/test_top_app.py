@@ -394,8 +394,9 @@ def test_a_configuration_that_cannot_be_used_is_a_readable_error(tmp_path: Path,
 
 
 def test_no_file_is_the_built_in_configuration(tmp_path: Path) -> None:
-    """Without a file, theme and keys are those built in."""
+    """Without a file, theme and keys are those built in; so too where HOME is no folder, as a service's often is."""
     assert load(tmp_path / "top.toml") == Configuration()
+    assert load(Path("/dev/null/.config/swtrace/top.toml")) == Configuration()
 
 
 def test_themes_change_every_colour_and_lose_nothing() -> None:

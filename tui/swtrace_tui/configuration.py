@@ -41,7 +41,7 @@ def load(path: Path) -> Configuration:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a service's HOME is often /dev/null
         return Configuration()
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: {error}") from error
