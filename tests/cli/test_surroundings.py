@@ -92,9 +92,10 @@ def test_a_relative_folder_in_the_environment_is_refused_by_all(command: Sequenc
 def test_stdout_that_cannot_be_written_to_is_one_line(recording: Path) -> None:
     """On a full device, or closed, every command that prints says so; a reader that left is not told anything."""
     environment = clean_environment(recording.parent / "rings")
-    for arguments in printing(recording):
+    faults = ((">/dev/full", 1, 1), (">&-", 1, 1), ("| true", ExitCode.PIPE_CLOSED, 0))
+    for number, arguments in enumerate(printing(recording)):
         command = [sys.executable, "-m", "swtrace", *arguments]
-        for redirect, code, lines in ((">/dev/full", 1, 1), (">&-", 1, 1), ("| true", ExitCode.PIPE_CLOSED, 0)):
+        for redirect, code, lines in faults if number == 0 else (faults[number % len(faults)],):
             script = f'sleep_then() {{ "$@"; echo $? >&3; }}; sleep_then "$@" {redirect}'
             done = subprocess.run(
                 ["/bin/bash", "-c", f"exec 3>&1; {script}", "bash", *command],
@@ -110,9 +111,9 @@ def test_stdout_that_cannot_be_written_to_is_one_line(recording: Path) -> None:
             assert len(said) == lines, (arguments, redirect, done.stderr)
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_a_terminal_without_utf_8_shows_everything(recording: Path, encoding: str) -> None:
+def test_a_terminal_without_utf_8_shows_everything(recording: Path) -> None:
     """What the encoding lacks is replaced, and no command fails for it."""
+    encoding = "ascii"
     environment = clean_environment(recording.parent / "rings") | {"PYTHONIOENCODING": encoding}
     for arguments in printing(recording):
         done = subprocess.run(

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -118,8 +119,12 @@ class Writers:
         return int(pid), Path(path.strip())
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """End a writer, which closes its ring on SIGTERM; return when it is gone."""
-        os.kill(pid, number)
+        """End a writer, which closes its ring on SIGTERM; return when it is gone.
+
+        It may be gone already: a ring that is cut short while it is written ends its writer by SIGBUS.
+        """
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
         self._alive.discard(pid)
         until(lambda: _is_gone(pid))
 
