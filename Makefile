@@ -39,7 +39,7 @@ VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
 # What each of these leaves out is a target of its own.
-CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' -n $(WORKERS) --dist loadfile
+CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

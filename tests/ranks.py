@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,24 @@ from typing import Any, TypeVar
 from patience import patience
 
 T = TypeVar("T")
-PRELOADED = ["torch", "torch.distributed", "numpy", "swtrace.series", "swtrace.series.torch_transport"]
+PRELOADED = [
+    "torch",
+    "torch.distributed",
+    "numpy",
+    "swtrace.series",
+    "swtrace.series.torch_transport",
+    "swtrace.recording.capture",
+]
+
+
+def fork_server() -> ForkServerContext:
+    """Return what starts processes from the one server that has torch loaded.
+
+    Python starts one for each test worker, with what the first user preloads: so all tests take it from here.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 class RankFailedError(AssertionError):
@@ -59,8 +77,7 @@ def ranks(
     world_size: int, program: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None
 ) -> Iterator[list[Rank]]:
     """Start one process per rank and hand them out; whatever still runs at the end is killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = fork_server()
     with tempfile.TemporaryDirectory() as folder:
         started: list[Rank] = []
         try:

@@ -90,8 +90,7 @@ def rank_pids(process: subprocess.Popen[str]) -> tuple[int, int]:
 NINE_STEPS = (*SMALL, "--steps", "9", "--compute-ms", "0", "--prefetch-step", "2")
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("windows", ["static", "rolling"])
+@pytest.mark.parametrize(("ranks", "windows"), [(2, "static"), (3, "rolling")])
 def test_every_output_is_identical(demo: RunDemo, ranks: int, windows: str) -> None:
     """Each layer's output of each step on each rank is that of resident weights."""
     result = demo(*NINE_STEPS, "--ranks", str(ranks), "--windows", windows).result

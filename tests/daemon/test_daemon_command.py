@@ -354,8 +354,7 @@ def folder(directory: Path) -> list[tuple[str, int, bytes]]:
     return sorted((path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir())
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize("somewhere", [True, False])
+@pytest.mark.parametrize(("status", "somewhere"), [(301, True), (302, False), (307, True), (308, True)])
 def test_spans_that_a_collector_redirects_are_dropped_and_counted(
     run: RecordedRun, receiver: SpanReceiver, status: int, *, somewhere: bool
 ) -> None:

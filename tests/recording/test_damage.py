@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from daemon.recorded_run import RecordedRun
 from patience import patience
+from ranks import fork_server
 from small_disk import tmpfs
 
 from recording.made import record, replayed, schedule, tell
@@ -28,7 +28,7 @@ from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, Kind
 from swtrace.recording.replay import replay
 from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
 
-KILLS = 25
+KILLS = 15
 
 
 def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
@@ -52,12 +52,11 @@ def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
 
 
 def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -> None:
-    """Of 25 recordings killed at random instants each opens, and holds every record up to some point, without a gap."""
+    """Of 15 recordings killed at random instants each opens, and holds every record up to some point, without a gap."""
     seed = random.randrange(1 << 30)  # noqa: S311 - printed, so that a failure can be repeated
     print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)  # noqa: S311 - as above
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["numpy", "swtrace.recording.capture"])
+    context = fork_server()
     path = tmp_path / "run.swrec"
     held = cut = 0
     for trial in range(KILLS):
@@ -131,7 +130,7 @@ def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) 
         assert len(recording) > 10
         everything = recording.records
     chance = random.Random(6)  # noqa: S311 - reproducible
-    for _ in range(200):
+    for _ in range(100):
         at = chance.randrange(len(data))
         bad.write_bytes(data[:at] + bytes([data[at] ^ chance.randint(1, 255)]) + data[at + 1 :])
         with pytest.raises(RecordingFormatError, match=r"bad\.swrec: "):
@@ -248,7 +247,7 @@ def _limited(path: Path) -> str:
 def test_a_file_that_may_not_grow_ends_like_a_full_disk(tmp_path: Path) -> None:
     """A write that is cut short half-way leaves no half frame behind."""
     path = tmp_path / "run.swrec"
-    context = multiprocessing.get_context("forkserver")
+    context = fork_server()
     with context.Pool(1) as pool:
         message = pool.apply(_limited, (path,))
     assert os.strerror(errno.EFBIG) in message

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 from torch import nn
 
-from swtrace.series.payload import living_modules
+from series.stacks import Stack, true_weights
+from swtrace.series import Series, post_processing
+from swtrace.series.ideal import IdealChannel, IdealTransport
+from swtrace.series.payload import living_modules, referred_to_by_others
 
 LOOKS = 5
 
@@ -40,3 +44,30 @@ def test_looking_for_modules_disturbs_no_other_thread() -> None:
             builder.join()
     assert not failures
     assert built
+
+
+def test_whoever_else_refers_to_a_tensor_is_noticed_without_a_search() -> None:
+    """A module's own tensors, those of its parts too, are referred to by it alone, until anything else does."""
+    for alone in (nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))):
+        assert not referred_to_by_others(alone)
+        last = list(alone.parameters())[-1]
+        assert referred_to_by_others(alone)
+        del last
+        assert not referred_to_by_others(alone)
+    first, tied = nn.Linear(2, 2), nn.Linear(2, 2)
+    tied.weight = first.weight
+    assert referred_to_by_others(first)
+    assert referred_to_by_others(tied)
+
+
+def test_a_series_whose_tensors_nothing_else_refers_to_searches_for_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search for who else holds a layer's tensor goes through all objects of the process: it is the exception."""
+    monkeypatch.setattr(post_processing, "living_modules", lambda: pytest.fail("searched"))
+
+    def program(transport: IdealTransport) -> bool:
+        series = Series("s", transport.group, 0, 4, transport=transport)
+        stack = Stack(series, 0, true_weights(4))
+        series.post_process()
+        return stack.forward(1)
+
+    assert IdealChannel(2).run(program) == [True, True]
