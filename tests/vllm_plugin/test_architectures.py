@@ -12,6 +12,7 @@ from swtrace.cli.vllm_ranks import fork_ranks
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deployments.md"
 
 
+@pytest.mark.slow
 def test_counts_in_the_documentation(folder: Path) -> None:
     """Each way to build layers stands there with the number of architectures that take it."""
     from vllm import __version__ as version  # type: ignore[import-not-found,unused-ignore]

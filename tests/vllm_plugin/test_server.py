@@ -61,7 +61,7 @@ def _kinds(folder: Path) -> set[str]:
     return {re.sub(r"[0-9a-f-]{8,}", "*", path.name) for path in folder.iterdir()}
 
 
-@pytest.fixture(scope="module", params=[pytest.param("eager", marks=pytest.mark.slow), "compiled"])
+@pytest.fixture(scope="module", params=["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
     """Return both servers' answers, in both modes."""
     here = folder / f"server-{request.param}"
