@@ -182,7 +182,9 @@ def held_by_others(tensors: Collection[Tensor]) -> list[torch.UntypedStorage]:
 def referred_to_by_others(module: nn.Module) -> bool:
     """Return whether Python objects refer to a module's tensors that are not the module's own."""
     # How many references Python counts where there are no others depends on its version: see what it counts here.
-    alone = _most_references(torch.nn.Linear(1, 1, bias=False, device="cpu"))
+    # (Not a linear's: its initial values would be drawn from the caller's random numbers.)
+    fresh = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(1, device="cpu"), requires_grad=False)])
+    alone = _most_references(fresh)
     return _most_references(module) > alone
 
 

@@ -36,12 +36,15 @@ def clean_environment(rings: Path) -> dict[str, str]:
     return {**clean, "SWTRACE_DIR": str(rings), "SWTRACE_LISTEN": "127.0.0.1:0"}
 
 
-def run_swtrace(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run ``swtrace ARGUMENTS`` to its end."""
+def run_swtrace(
+    arguments: Sequence[str], environment: Mapping[str, str], encoding: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``swtrace ARGUMENTS`` to its end; read what it writes in this locale's encoding, or in another."""
     return subprocess.run(
         [sys.executable, "-m", "swtrace", *arguments],
         capture_output=True,
         text=True,
+        encoding=encoding,
         env=environment,
         timeout=patience(),
         check=False,

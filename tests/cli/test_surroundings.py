@@ -93,9 +93,9 @@ def test_stdout_that_cannot_be_written_to_is_one_line(recording: Path) -> None:
     """On a full device, or closed, every command that prints says so; a reader that left is not told anything."""
     environment = clean_environment(recording.parent / "rings")
     faults = ((">/dev/full", 1, 1), (">&-", 1, 1), ("| true", ExitCode.PIPE_CLOSED, 0))
-    for number, arguments in enumerate(printing(recording)):
+    for arguments in printing(recording):
         command = [sys.executable, "-m", "swtrace", *arguments]
-        for redirect, code, lines in faults if number == 0 else (faults[number % len(faults)],):
+        for redirect, code, lines in faults:
             script = f'sleep_then() {{ "$@"; echo $? >&3; }}; sleep_then "$@" {redirect}'
             done = subprocess.run(
                 ["/bin/bash", "-c", f"exec 3>&1; {script}", "bash", *command],
@@ -116,14 +116,7 @@ def test_a_terminal_without_utf_8_shows_everything(recording: Path) -> None:
     encoding = "ascii"
     environment = clean_environment(recording.parent / "rings") | {"PYTHONIOENCODING": encoding}
     for arguments in printing(recording):
-        done = subprocess.run(
-            [sys.executable, "-m", "swtrace", *arguments],
-            capture_output=True,
-            encoding=encoding,
-            env=environment,
-            timeout=patience(),
-            check=False,
-        )
+        done = run_swtrace(arguments, environment, encoding=encoding)
         assert "Traceback" not in done.stderr
         assert done.returncode == 0, done.stderr
 

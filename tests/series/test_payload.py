@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 from torch import nn
 
 from series.stacks import Stack, true_weights
@@ -56,7 +57,9 @@ def test_whoever_else_refers_to_a_tensor_is_noticed_without_a_search() -> None:
         assert not referred_to_by_others(alone)
     first, tied = nn.Linear(2, 2), nn.Linear(2, 2)
     tied.weight = first.weight
+    before = torch.get_rng_state()
     assert referred_to_by_others(first)
+    assert torch.equal(torch.get_rng_state(), before), "the caller's random numbers"
     assert referred_to_by_others(tied)
 
 
