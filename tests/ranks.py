@@ -7,6 +7,7 @@ so a program is a module-level function. Torch's import is paid once for a whole
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -27,8 +28,10 @@ from patience import patience
 T = TypeVar("T")
 PRELOADED = [
     "torch",
-    "torch.distributed",
+    "torch._dynamo",
+    "torch.distributed.tensor",
     "numpy",
+    "pytest",
     "swtrace.series",
     "swtrace.series.torch_transport",
     "swtrace.recording.capture",
@@ -135,6 +138,7 @@ def _rank(
     environment: Mapping[str, str],
 ) -> None:
     os.environ.update({"GLOO_SOCKET_IFNAME": "lo", **environment})
+    gc.freeze()  # what the fork server loaded is no garbage of ours
     import torch
     from torch import distributed as dist
 

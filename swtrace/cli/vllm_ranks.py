@@ -7,6 +7,7 @@ imports vLLM once; every run forks its ranks from there, which saves the import 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import multiprocessing
@@ -323,6 +324,7 @@ def _rank(
     for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
         del os.environ[name]
     os.environ.update(environment)
+    gc.freeze()  # vLLM collects garbage often, and would go through all that the fork server imported each time
     try:
         pipe.send((True, function(*arguments)))
     except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)
