@@ -38,8 +38,10 @@ BIN       := $(VENV)/bin
 VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 # What each of these leaves out is a target of its own.
-CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -63,17 +65,17 @@ test-repeat: $(VENV)/.stamp ## the same RUNS times, beside LOAD busy processes; 
 	$(BIN)/python tests/repeat.py --runs $(RUNS) --load $(LOAD) --logs build/test-repeat -- $(CORE_TESTS) $(ARGS)
 
 test-prometheus: $(VENV)/.stamp ## the tests that need Prometheus and promtool installed (Debian: apt-get install prometheus)
-	$(BIN)/pytest -q -m prometheus $(ARGS)
+	$(BIN)/pytest -q -m prometheus $(PARALLEL) $(ARGS)
 
 test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU and torch for it, then one table of what was measured
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 
 test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(ARGS)
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(PARALLEL) $(ARGS)
 
 # vLLM 0.27 has no MLA on CPU ("MLA is not supported on CPU"), so what needs such a model cannot run there.
 test-vllm-oldest: $(OLDEST_VENV)/.stamp ## the same, against the oldest vLLM that is supported; not part of CI
-	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra \
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra $(PARALLEL) \
 	  -m 'vllm and not mla $(if $(SLOW),,and not slow)' $(ARGS)
 
 lint: $(VENV)/.stamp ## ruff, mypy strict, and the layering contract

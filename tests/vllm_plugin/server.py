@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +101,18 @@ class Server:
         while (pids := _session(self._process.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
         return pids
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for a server's ``TMPDIR``: its sockets lie there, whose paths must be shorter than pytest's."""
+    with tempfile.TemporaryDirectory(prefix="swtrace-") as name:
+        folder = Path(name)
+        yield folder
+        for rendezvous in folder.glob("vllm_dist_*"):
+            # vLLM's CPU build forgets these, sharing or not: 8 MiB of memory per server.
+            for left in Path("/dev/shm").glob(f"{rendezvous.name}-*-cpushm_*"):
+                left.unlink()
 
 
 @contextmanager

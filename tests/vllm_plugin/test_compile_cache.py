@@ -1,28 +1,22 @@
-"""vLLM's compile cache: what is compiled with waits and what is compiled without are never taken for each other."""
+"""vLLM's compile cache once it is full: what was compiled with waits and what without are never mistaken."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from vllm_runs import SERIES
+from vllm_runs import SERIES, artifact_keys
 
 from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
 
 if TYPE_CHECKING:
     from vllm_runs import Run
 
-_ARTIFACT = re.compile(r"/torch_aot_compile/(\w+)/rank_0_0")
+pytestmark = pytest.mark.slow
 
 Again = dict[str, tuple[tuple[RankResult, ...], set[str]]]
-
-
-def _keys(log: Path) -> set[str]:
-    """Return the keys under which a rank saved an artifact, loaded one, or tried to: it tells each of these."""
-    return set(_ARTIFACT.findall((log / "rank-0.log").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +32,8 @@ def again(compiled: Run, folder: Path) -> Again:
         log = folder / f"again-{name}"
         log.mkdir()
         results = run_ranks(workload, log, environment=environment)
-        runs[name] = results, _keys(log)
+        runs[name] = results, artifact_keys(log)
     return runs
-
-
-def test_artifacts_are_kept_apart(compiled: Run, folder: Path) -> None:
-    """With the same model, what is compiled without a series has another key than what is compiled with one."""
-    assert compiled.ranks
-    off, on = _keys(folder / "compiled-control"), _keys(folder / "compiled")
-    assert off
-    assert on
-    assert not off & on
 
 
 @pytest.mark.parametrize(("name", "first"), [("off", "compiled-control"), ("on", "compiled")])
@@ -58,7 +43,7 @@ def test_a_repetition_looks_for_its_own_artifact(again: Again, folder: Path, nam
     Found is not loaded: vLLM 0.32 fails to load any on CPU, with or without swtrace, and compiles again.
     """
     _, keys = again[name]
-    assert keys == _keys(folder / first)
+    assert keys == artifact_keys(folder / first)
 
 
 @pytest.mark.parametrize("name", ["off", "on"])

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from caches import Compiled, generate
-from test_compile_cache import _keys
-from vllm_runs import SERIES
+from vllm_runs import SERIES, artifact_keys
 
 from swtrace.cli.vllm_ranks import Workload, fork_ranks, run_ranks
 
@@ -86,6 +85,6 @@ def test_vllms_artifacts_go_by_settings(compiled: Run, folder: Path) -> None:
     environment = {**SETTINGS["step 0"], "SWTRACE_DIR": str(log / "rings")}
     ranks = run_ranks(Workload(folder / "three", eager=False), log, environment=environment)
     assert [rank.tokens for rank in ranks] == [rank.tokens for rank in compiled.control]
-    keys = _keys(log)
+    keys = artifact_keys(log)
     assert keys
-    assert not keys & (_keys(folder / "compiled") | _keys(folder / "compiled-control"))
+    assert not keys & (artifact_keys(folder / "compiled") | artifact_keys(folder / "compiled-control"))

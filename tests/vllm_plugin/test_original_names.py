@@ -12,7 +12,7 @@ import quantized
 from swtrace.cli.vllm_ranks import fork_ranks
 
 
-@pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
+@pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 def test_series_through_the_original_names(folder: Path, eager: bool) -> None:  # noqa: FBT001 (pytest's way)
     """The tokens are those without sharing, every layer is waited for in every step, and every step has its marks."""
     here = folder / f"original-{eager}"

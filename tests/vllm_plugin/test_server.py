@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from server import TOKENS, answers, serving
+from server import TOKENS, answers, serving, temporary_folder
 from tiny_models import TinyDeepSeek
 from vllm_runs import Samples, by_rank, watch
 
@@ -42,18 +42,14 @@ class Pair:
 
 
 def _serve(folder: Path, environment: dict[str, str], options: tuple[str, ...], plain_linears: str = "") -> Served:
-    temporary = folder / "tmp"
-    temporary.mkdir(parents=True)
-    environment = {**environment, "TMPDIR": str(temporary)}
-    with serving(folder.parent / "model", folder, environment, options=options, plain_linears=plain_linears) as server:
-        got = answers(server)
-        status = server.interrupt()
-        orphans = server.remaining_processes()
-    for rendezvous in temporary.glob("vllm_dist_*"):
-        # vLLM's CPU build forgets these, sharing or not: 8 MiB of memory per server.
-        for left in Path("/dev/shm").glob(f"{rendezvous.name}-*-cpushm_*"):
-            left.unlink()
-    return Served(got, status, orphans, _kinds(temporary))
+    model = folder.parent / "model"
+    with temporary_folder() as temporary:
+        environment = {**environment, "TMPDIR": str(temporary)}
+        with serving(model, folder, environment, options=options, plain_linears=plain_linears) as server:
+            got = answers(server)
+            status = server.interrupt()
+            orphans = server.remaining_processes()
+        return Served(got, status, orphans, _kinds(temporary))
 
 
 def _kinds(folder: Path) -> set[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from server import PATIENCE_S, PROMPTS, serving
+from server import PATIENCE_S, PROMPTS, serving, temporary_folder
 from tiny_models import TinyDeepSeek
 
 from swtrace.trace.reader import RingReader
@@ -41,12 +41,16 @@ class Lost:
 def lost(folder: Path) -> Lost:
     """Return what remained of a server whose second worker was killed while all clients were being answered."""
     here = folder / "server-loss"
-    temporary, rings = here / "tmp", here / "rings"
-    temporary.mkdir(parents=True)
+    rings = here / "rings"
     MODEL.save(here / "model")
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": SERIES, "TMPDIR": str(temporary)}
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": SERIES}
     listening = Barrier(len(PROMPTS) + 1)
-    with serving(here / "model", here, environment, options=("--enforce-eager",)) as server:
+    with (
+        temporary_folder() as temporary,
+        serving(
+            here / "model", here, {**environment, "TMPDIR": str(temporary)}, options=("--enforce-eager",)
+        ) as server,
+    ):
         victim = _pids(rings)[1]
         with ThreadPoolExecutor(len(PROMPTS)) as pool:
             streams = [pool.submit(server.listen, prompt, TOKENS, _once(listening)) for prompt in PROMPTS]
@@ -55,10 +59,6 @@ def lost(folder: Path) -> Lost:
             answers = [stream.result(PATIENCE_S) for stream in streams]
         server.wait_until_over()
         orphans = server.remaining_processes()
-    for rendezvous in temporary.glob("vllm_dist_*"):
-        # vLLM's CPU build forgets these, sharing or not: 8 MiB of memory per server.
-        for left in Path("/dev/shm").glob(f"{rendezvous.name}-*-cpushm_*"):
-            left.unlink()
     locked = []
     for path in rings.iterdir():
         with RingReader.open(path) as ring:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import inspections
 import pytest
+from vllm_runs import artifact_keys
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
 
@@ -33,6 +34,15 @@ def test_compiled_run_was_compiled(eager: Run, compiled: Run) -> None:
     """Only the compiled run made a graph: the two modes are not the same test twice."""
     assert [rank.inspected["graphs"] for rank in eager.ranks] == [0, 0]
     assert min(rank.inspected["graphs"] for rank in compiled.ranks) > 0
+
+
+def test_compiled_artifacts_are_kept_apart(compiled: Run, folder: Path) -> None:
+    """With the same model, what is compiled without a series has another key than what is compiled with one."""
+    assert compiled.ranks
+    off, on = artifact_keys(folder / "compiled-control"), artifact_keys(folder / "compiled")
+    assert off
+    assert on
+    assert not off & on
 
 
 def test_one_wait_per_layer_step_and_rank(run: Run) -> None:

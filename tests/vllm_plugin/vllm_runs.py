@@ -75,6 +75,11 @@ def watch(
     return result, samples
 
 
+def artifact_keys(log: Path) -> set[str]:
+    """Return the keys under which a rank saved what it compiled, loaded it, or tried to: it tells each of these."""
+    return set(re.findall(r"/torch_aot_compile/(\w+)/rank_0_0", (log / "rank-0.log").read_text()))
+
+
 def warnings(log: str) -> list[str]:
     """Return what swtrace warned of in a log of vLLM's, however the folders are called that other lines name."""
     return re.findall(r"WARNING [^\]\n]*\] (swtrace .*)", log)
