@@ -138,7 +138,7 @@ def test_the_summary_is_data_and_the_rest_narration(swtrace: Swtrace) -> None:
 
 # -- what the scenarios show ---------------------------------------------------------------------------
 
-SHORT = ("--layers", "30", "--steps", "40")
+SHORT = ("--layers", "30", "--steps", "20")
 
 
 def test_compute_hides_what_is_not_hidden_without(demo: RunDemo) -> None:

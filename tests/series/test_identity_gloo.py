@@ -13,7 +13,7 @@ from series.stacks import ForwardDiedError, Stack, plain_linear, true_weights
 from swtrace.series import RankGroup, Series
 
 LAYERS = (*range(2, 10), 61)
-STEPS = 8
+STEPS = 6
 
 
 def matrix(rank: int, layers: Sequence[int] = LAYERS, device: str = "cpu") -> tuple[int, list[str]]:
