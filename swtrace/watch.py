@@ -92,24 +92,28 @@ class Watch:
             limit: About how many records to take in, of all ranks together; None: some 16 000 of each.
         """
         per_ring = LIMIT_PER_RING if limit is None else max(1, limit // max(1, len(self._rings)))
-        poll = self.tail.poll(per_ring, rescan=self._awaits_ranks())
+        poll = self.tail.poll(per_ring)
+        for reader in {id(reader): reader for reader, _ in poll.batches if self._reads(reader)}.values():
+            self._try(reader, self._read_table)
+        # A rank that had a part in what was just read made its ring before: it joins before that is taken in.
+        joined = poll.joined + (self.tail.rescan() if self._awaits_ranks() else ())
         # Of ranks that were started again, first everything that they wrote in the life before.
         before = [
             other
-            for reader in poll.joined
+            for reader in joined
             if (other := self._rings.get(reader.identity.key)) is not None and _is_younger(reader, other)
         ]
         self._take_in([(reader, records) for reader, records in poll.batches if reader in before])
         for other in before:
             self._try(other, self._take_rest)
-        for reader in poll.joined:
+        for reader in joined:
             self._try(reader, self._join)
         self._take_in([(reader, records) for reader, records in poll.batches if reader not in before])
         for reader in filter(self._reads, poll.ended):
             self._try(reader, self._end)
         for reader in filter(self._reads, poll.gone):
             self._forget(reader)
-        return poll.more
+        return poll.more or bool(joined)
 
     def drain(self) -> None:
         """Take in everything that is committed now."""
@@ -164,8 +168,6 @@ class Watch:
         )
 
     def _take_in(self, batches: list[tuple[RingReader, Records]]) -> None:
-        for reader in {id(reader): reader for reader, _ in batches if self._reads(reader)}.values():
-            self._try(reader, self._read_table)
         try:
             self.ledger.add_batches(
                 [(reader.identity.key, records) for reader, records in batches if self._reads(reader)]

@@ -65,15 +65,21 @@ def test_rings_in_any_order_give_the_facts_of_their_records(tmp_path: Path) -> N
         assert [(status.alive, status.closed) for status in watch.ranks()] == [(False, True)] * 2
 
 
-def test_no_step_is_finished_without_a_rank_whose_ring_was_just_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("told", ["when its ring is found", "with its first records"])
+def test_no_step_is_finished_without_a_rank_whose_ring_was_just_made(tmp_path: Path, told: str, *, ends: bool) -> None:
     """A rank whose ring appears between two scheduled looks at the folder is waited for, if a series names it."""
     schedule = made()
     with Watch(tmp_path, rescan_s=3600.0) as watch:
         first = Recorder.create(tmp_path, schedule.identity(0))
+        if told == "with its first records":
+            watch.drain()
         series = first.add_series(schedule.infos[0])
         watch.drain()
         write(series, schedule.records[0])
         second = Recorder.create(tmp_path, schedule.identity(1))
+        if ends:
+            first.close()
         watch.drain()
         write(second.add_series(schedule.infos[1]), schedule.records[1])
         watch.drain()

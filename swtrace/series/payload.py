@@ -136,7 +136,9 @@ def living_modules() -> list[nn.Module]:
     The garbage collector also knows tuples that other threads are still building, and building one fails while
     anything else refers to it. So its objects are never kept: their types are taken within one call of C code, in
     which no other thread runs, and then only what refers to a module's type is asked for, as every instance does.
+    What was frozen (:func:`gc.freeze`) it would not know, so nothing stays frozen.
     """
+    gc.unfreeze()
     kinds = {id(kind): kind for kind in _kinds_of(torch.nn.Module)}
     alive = set(map(id, map(type, itertools.chain.from_iterable(map(gc.get_objects, (None,))))))
     referrers = gc.get_referrers(*(kind for number, kind in kinds.items() if number in alive))

@@ -108,15 +108,10 @@ class Tail:
         """All rings at hand, in the order of their paths."""
         return tuple(self._readers[path] for path in sorted(self._readers))
 
-    def poll(self, limit_per_ring: int = LIMIT_PER_RING, *, rescan: bool = False) -> Poll:
+    def poll(self, limit_per_ring: int = LIMIT_PER_RING) -> Poll:
         """Read what the rings have, on average up to ``limit_per_ring`` records each; look for new rings if it is time.
 
-        Folders are looked at after the rings are read: a rank that had a part in what was read made its ring
-        before, so with ``rescan`` it has joined by the time the records are taken in.
-
-        Args:
-            limit_per_ring: Bounds how long a poll takes.
-            rescan: Look for rings whether or not it is time.
+        ``limit_per_ring`` bounds how long a poll takes.
         """
         runs: dict[str, list[RingReader]] = {}
         for path, reader in tuple(self._readers.items()):
@@ -142,8 +137,43 @@ class Tail:
             if self._readers[path].gone():
                 self._let_go(self._readers[path])
         gone, self._dropped = tuple(self._dropped), []
-        joined = self._rescan() if rescan or time.monotonic() >= self._rescan_at_s else ()
+        joined = self.rescan() if time.monotonic() >= self._rescan_at_s else ()
         return Poll(joined, tuple(batches), tuple(ended), gone, more or bool(joined))
+
+    def rescan(self) -> tuple[RingReader, ...]:
+        """Look for new rings at once, and return their readers; the next poll reads them."""
+        now_s = time.monotonic()
+        self._rescan_at_s = now_s + self._rescan_s
+        try:
+            paths = listed(self.directory)
+        except OSError as error:
+            self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
+            return ()
+        present = set(paths)
+        self._other_runs &= present
+        for path in self.problems.keys() - present:
+            self._settle(path)
+        joined = []
+        room = _room_for_files()
+        for path in paths:
+            if path in self._readers or path in self._other_runs:
+                continue
+            problem = self._retries.get(path)
+            if problem is not None and problem.signature == _signature(path) and now_s < problem.retry_at_s:
+                continue
+            reader = self._open(path, room)
+            if reader is None:
+                continue
+            self._settle(path)
+            if self._run_id is not None and reader.identity.run_id != self._run_id:
+                self._other_runs.add(path)
+                reader.close()
+                continue
+            self._readers[path] = reader
+            if self._newest_steps is not None:
+                reader.skip(_records(reader, self._newest_steps) or reader.header.capacity)
+            joined.append(reader)
+        return tuple(joined)
 
     def drop(self, reader: RingReader, why: str) -> None:
         """Let go of a ring that cannot be made use of, and name it among the problems. It is tried again later."""
@@ -225,40 +255,6 @@ class Tail:
             reader.close()
         self._readers.clear()
         self._ended.clear()
-
-    def _rescan(self) -> tuple[RingReader, ...]:
-        now_s = time.monotonic()
-        self._rescan_at_s = now_s + self._rescan_s
-        try:
-            paths = listed(self.directory)
-        except OSError as error:
-            self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
-            return ()
-        present = set(paths)
-        self._other_runs &= present
-        for path in self.problems.keys() - present:
-            self._settle(path)
-        joined = []
-        room = _room_for_files()
-        for path in paths:
-            if path in self._readers or path in self._other_runs:
-                continue
-            problem = self._retries.get(path)
-            if problem is not None and problem.signature == _signature(path) and now_s < problem.retry_at_s:
-                continue
-            reader = self._open(path, room)
-            if reader is None:
-                continue
-            self._settle(path)
-            if self._run_id is not None and reader.identity.run_id != self._run_id:
-                self._other_runs.add(path)
-                reader.close()
-                continue
-            self._readers[path] = reader
-            if self._newest_steps is not None:
-                reader.skip(_records(reader, self._newest_steps) or reader.header.capacity)
-            joined.append(reader)
-        return tuple(joined)
 
     def _open(self, path: Path, room: int) -> RingReader | None:
         """Return a reader with a descriptor below ``room``; None if there is none: the reason is among the problems."""

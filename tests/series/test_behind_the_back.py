@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -512,6 +513,11 @@ def _outside_tie(case: Case) -> None:
     case.blocks.head.weight = case.blocks[2].linear.weight
 
 
+def _frozen_tie(case: Case) -> None:
+    _outside_tie(case)
+    gc.freeze()
+
+
 def _attribute(case: Case) -> None:
     case.blocks[0].cached = case.blocks[1].linear.weight.detach()
 
@@ -526,6 +532,7 @@ def _meta(case: Case) -> None:
 
 SPOILT: dict[str, Callable[[Case], None]] = {
     "tied": _outside_tie,
+    "tied, then frozen": _frozen_tie,
     "cached": _attribute,
     "unequal": _unequal,
     "meta": _meta,
