@@ -11,6 +11,7 @@ by the linear or, where none came, by the runtime itself (it is *reaped*).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from swtrace.series.layer import SeriesLayer
     from swtrace.series.pool import Window
     from swtrace.series.transport import Operation, Transport
+
+logger = logging.getLogger(__name__)
+
+_UNWAITED = (
+    "swtrace: %s: %d layers were not waited for in a step: the model did not use them, or read them where swtrace does "
+    "not look (in compiled code that does not call the linear itself, or in a forward that was put in place of the "
+    "linear's). In the second case its results are wrong"
+)
 
 CLOSE_PATIENCE_S = 10.0
 """How long :meth:`Circle.close` waits for peers to take what they are being sent."""
@@ -375,6 +384,8 @@ class Circle:
         """Write what the step still owes, then the step, and be idle."""
         step = self._step
         if self._waits + self.most_unwaited < self._num_layers and StepFlag.ABORTED not in flags:
+            if not self.most_unwaited:
+                logger.warning(_UNWAITED, self._where, self._num_layers - self._waits)
             self.most_unwaited = self._num_layers - self._waits
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:

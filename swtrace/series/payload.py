@@ -14,7 +14,7 @@ import gc
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -153,12 +153,23 @@ def _kinds_of(kind: type) -> Iterator[type]:
 
 
 def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield a module's own parameters and buffers, and the tensors among its plain attributes, by name."""
+    """Yield a module's own parameters and buffers, and the tensors among its plain attributes, by name.
+
+    Tensors in a list, tuple or dict that is an attribute are among them: so modules hide ties from torch.
+    """
     attributes = vars(module)
     for table in (attributes.get("_parameters"), attributes.get("_buffers"), attributes):
-        for name, tensor in dict.items(table or {}):
-            if issubclass(type(tensor), torch.Tensor):
-                yield name, tensor
+        for name, value in dict.items(table or {}):
+            for tensor in (value, *_within(value)):
+                if issubclass(type(tensor), torch.Tensor):
+                    yield name, tensor
+
+
+def _within(value: object) -> Iterable[object]:
+    # (Of their subclasses some compute when they are asked, or refuse.)
+    if type(value) is dict:
+        return value.values()
+    return value if type(value) in {list, tuple} else ()  # type: ignore[return-value]
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from swtrace.errors import RegistrationError
 from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
 from swtrace.series.pool import Window, WindowPool
@@ -97,19 +98,18 @@ class Placing:
 
         Raises:
             Unshareable: on all ranks at the same layer; :meth:`replicate` helps.
-            RegistrationError: loading replaced tensors.
+            RegistrationError: on this rank alone perhaps: a layer's own post-processing raised an error.
         """
         count = len(self._layers)
         order = (*range(prefetch_step, count), *range(prefetch_step))
         if self._proof is not None:
             self._try(self._proof, order[0], order[1])
-        for position in order:
-            if position in self._untouched:
-                self._move(position)
-            elif self._layers[position].owned:
-                self._place_owned(position)
-            else:
-                self._place_received(position)
+        for at, position in enumerate(order):
+            try:
+                self._place(position)
+            except (Unshareable, RegistrationError):
+                self._follow(order[at + 1 :])
+                raise
         layout = self._layout or self._raw
         windows = self._pool.complete(layout, self._device(self._layers[0]))
         for layer in self._layers[:prefetch_step]:
@@ -119,6 +119,25 @@ class Placing:
             if layer.window is not None:
                 layer.window.occupant = layer
         return Placement(layout, windows, self._holders, frozenset(self._moved))
+
+    def _place(self, position: int) -> None:
+        if position in self._untouched:
+            self._move(position)
+        elif self._layers[position].owned:
+            self._place_owned(position)
+        else:
+            self._place_received(position)
+
+    def _follow(self, positions: Sequence[int]) -> None:
+        """Take part in what is left of the broadcasts, for the sake of ranks that can place these layers."""
+        for position in positions:
+            layer = self._layers[position]
+            if position in self._untouched:
+                continue
+            if layer.owned:
+                self._send(layer)
+            else:
+                self._broadcast(layer, new_buffer(self._raw, self._device(layer)))
 
     def _try(self, proof: Proof, *positions: int) -> None:
         """Process two layers in memory of their own, and prove on them that all can be shared."""
@@ -232,7 +251,13 @@ class Placing:
 
     def _process(self, layer: SeriesLayer, pending: PendingLayer) -> dict[str, Tensor]:
         """Return the processed layer's tensors, fetched by name anew: any of them may have been replaced."""
-        pending.process()
+        try:
+            pending.process()
+        except Exception as error:
+            raise RegistrationError(
+                f"{self._where}, layer {layer.layer_idx}: {method_name(layer.module)} raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
         self._processed.add(layer.position)
         if self._proof is not None:
             self._proof.processed(layer)

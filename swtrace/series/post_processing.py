@@ -290,13 +290,21 @@ class PostProcessing:
         return self._constants.owns(layer_idx) and bool(held_by_others(payload_tensors(module).values()))
 
     def _place(self, placing: Placing, layers: Sequence[SeriesLayer]) -> tuple[Placement | None, str]:
-        """Return where everything is; or None, and on every rank the same reason why it cannot be shared."""
+        """Return where everything is; or None, and on every rank the same reason why it cannot be shared.
+
+        Raises:
+            RegistrationError: a layer's own post-processing raised an error on this rank.
+            DisagreementError: or on others; or it made other tensors there.
+        """
         try:
             placement = placing.run(self._constants.prefetch_step)
             refusal = self._proof.refute_placed(layers, placement) if self._proof is not None else ""
             layout = str(placement.layout)
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)
+        except RegistrationError as error:
+            self._gather((str(error), ""))
+            raise
         told: Any = self._gather((layout, refusal))
         layouts = [layout for layout, _ in told]
         require_equal(self._constants.where, self._constants.ranks, "tensors after post-processing", layouts)

@@ -221,6 +221,8 @@ class Series:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
             raise RegistrationError(f"{where}: its module is registered as another layer already")
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise RegistrationError(f"{where}: is a torch.jit module, whose code records no waits; use torch.compile")
         layout = self._layout_of(where, layer)
         self._pending[layer_idx] = PendingLayer(
             layer,

@@ -135,7 +135,7 @@ class WaitingLayer:
             self._refuse(
                 series,
                 "state_dict of a running series: this rank holds only the layers that it is the source of; "
-                "save the weights before post-processing",
+                "save the weights before the layers are registered",
             )
 
     def _refuse_backward(self, _gradient: Tensor) -> NoReturn:
@@ -164,10 +164,13 @@ class WaitingLayer:
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors among arguments or results."""
+    """Yield the floating-point tensors among arguments or results, however deep they lie."""
     if isinstance(values, torch.Tensor):
-        values = (values,)
-    if isinstance(values, (tuple, list)):
+        if values.is_floating_point():
+            yield values
+    elif isinstance(values, (tuple, list)):
         for value in values:
-            if isinstance(value, torch.Tensor) and value.is_floating_point():
-                yield value
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from _tensors(value)

@@ -7,7 +7,6 @@ shutdown comes the same way; a killed worker's ring needs none to be read.
 from __future__ import annotations
 
 import functools
-import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,6 @@ from swtrace.vllm.groups import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("vllm.swtrace")
-
-_told_unwaited: set[str] = set()
 
 _MARKED = "_swtrace_marked"
 
@@ -99,13 +94,4 @@ def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], 
         except SystemExit:  # that is how vLLM's signal handler ends a worker
             recording.announce_close()
             raise
-    for series in running:
-        if series.most_unwaited and series.name not in _told_unwaited:
-            _told_unwaited.add(series.name)
-            logger.warning(
-                "swtrace: %d layers of %s were not waited for in a step: the model did not use them, or read them "
-                "where swtrace does not look. In the second case its results are wrong; tell swtrace's authors",
-                series.most_unwaited,
-                series.name,
-            )
     return result

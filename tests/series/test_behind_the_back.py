@@ -522,6 +522,14 @@ def _attribute(case: Case) -> None:
     case.blocks[0].cached = case.blocks[1].linear.weight.detach()
 
 
+def _listed(case: Case) -> None:
+    case.blocks[0].cached = ["of another block", case.blocks[1].linear.weight]
+
+
+def _mapped(case: Case) -> None:
+    case.blocks[0].cached = {"weight": case.blocks[1].linear.weight}
+
+
 def _unequal(case: Case) -> None:
     case.blocks[3].linear.double()
 
@@ -534,6 +542,8 @@ SPOILT: dict[str, Callable[[Case], None]] = {
     "tied": _outside_tie,
     "tied, then frozen": _frozen_tie,
     "cached": _attribute,
+    "in a list": _listed,
+    "in a dict": _mapped,
     "unequal": _unequal,
     "meta": _meta,
 }
