@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,6 +25,7 @@ MOST_BYTES = 1 << 28
 MOST_TEXT = 1000
 """No error is longer."""
 _GZIP_WINDOW = 31
+_PART_BYTES = 1 << 16
 
 
 def url(address: str) -> str:
@@ -42,14 +44,15 @@ def stream(address: str, path: str, *, timeout_s: float) -> http.client.HTTPResp
 
 
 def text(address: str, path: str, *, timeout_s: float) -> bytes:
-    """Return the body of an answer, uncompressed.
+    """Return the body of an answer, uncompressed; within ``timeout_s`` for each of its parts, and twice that for all.
 
     Raises:
         AnswerError: nothing answers, or with an error, or the answer is damaged.
     """
+    deadline_s = time.monotonic() + 2 * timeout_s
     try:
         with stream(address, path, timeout_s=timeout_s) as answer:
-            body = _all(answer)
+            body = _all(answer, deadline_s)
             return _inflated(body) if answer.headers.get("Content-Encoding") == "gzip" else body
     except http.client.IncompleteRead as error:
         raise _failed(f"{address}{path}", "the answer is damaged: cut short") from error
@@ -122,8 +125,16 @@ def _said(error: urllib.error.HTTPError) -> str:
         return status
 
 
-def _all(answer: http.client.HTTPResponse) -> bytes:
-    body = answer.read(MOST_BYTES + 1)
+def _all(answer: http.client.HTTPResponse, deadline_s: float) -> bytes:
+    parts = []
+    size = 0
+    # One receive at a time: an answer that comes byte by byte never lets a longer read run into its timeout.
+    while size <= MOST_BYTES and (part := answer.read1(_PART_BYTES)):
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("it comes too slowly")
+    body = b"".join(parts)
     if answer.length:
         raise ValueError("too large" if len(body) > MOST_BYTES else "cut short")
     return body

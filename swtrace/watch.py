@@ -96,7 +96,9 @@ class Watch:
         for reader in {id(reader): reader for reader, _ in poll.batches if self._reads(reader)}.values():
             self._try(reader, self._read_table)
         # A rank that had a part in what was just read made its ring before: it joins before that is taken in.
-        joined = poll.joined + (self.tail.rescan() if self._awaits_ranks() else ())
+        found = poll.joined + (self.tail.rescan() if self._awaits_ranks() else ())
+        # Of rings of one rank that are found together one counts, before any of them makes a series.
+        joined = _youngest(found)
         # Of ranks that were started again, first everything that they wrote in the life before.
         before = [
             other
@@ -113,7 +115,7 @@ class Watch:
             self._try(reader, self._end)
         for reader in filter(self._reads, poll.gone):
             self._forget(reader)
-        return poll.more or bool(joined)
+        return poll.more or bool(found)
 
     def drain(self) -> None:
         """Take in everything that is committed now."""
@@ -247,9 +249,22 @@ class Watch:
         )
 
 
+def _youngest(readers: Sequence[RingReader]) -> list[RingReader]:
+    """Return each rank's ring that counts, in the order of the ranks' first ones."""
+    chosen: dict[RankKey, RingReader] = {}
+    for reader in readers:
+        other = chosen.setdefault(reader.identity.key, reader)
+        if _is_younger(reader, other):
+            chosen[reader.identity.key] = reader
+    return list(chosen.values())
+
+
 def _is_younger(reader: RingReader, other: RingReader) -> bool:
-    """Whether a ring takes the place of another one of its rank; a mere copy of a living ring does not."""
-    return (reader.identity.start_time_ns, reader.alive()) > (other.identity.start_time_ns, other.alive())
+    """Whether a ring takes the place of another one of its rank; a mere copy of a living ring does not.
+
+    One that is written to comes first: the wall clock may have been set back since a dead one began.
+    """
+    return (reader.alive(), reader.identity.start_time_ns) > (other.alive(), other.identity.start_time_ns)
 
 
 def died_ranks(statuses: Sequence[RankStatus]) -> set[RankKey]:

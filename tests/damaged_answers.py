@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _JSON = b'{"api":1,"taken_ns":1,"cursor":0,"started_unix_ns":1,"ranks":[],"series":[],"steps":[],"skipped":0}'
 _GZIPPED = gzip.compress(_JSON)
@@ -49,6 +50,25 @@ def answering(answer: bytes) -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(30)
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """Answer one request byte by byte, as long as anybody listens; yield ``host:port``."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_drip, args=(listener,), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(30)
+
+
+def _drip(listener: socket.socket) -> None:
+    client, _address = listener.accept()
+    with client, suppress(OSError):
+        client.sendall(_answer(b"", length=1 << 20))
+        while True:
+            client.sendall(b" ")
+            time.sleep(0.02)
 
 
 def _serve(listener: socket.socket, answer: bytes) -> None:

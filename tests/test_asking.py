@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from damaged_answers import DAMAGED, answering
+from damaged_answers import DAMAGED, answering, dripping
 from recording.test_commands import swtrace
 
 from swtrace import asking
@@ -29,6 +29,12 @@ def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_answer_that_comes_byte_by_byte_is_given_up() -> None:
+    """No part of it is ever late, and yet it would never be there."""
+    with dripping() as address, pytest.raises(AnswerError, match="too slowly"):
+        asking.document(address, "/api/v1/snapshot", timeout_s=0.2)
+
+
 @pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
 def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
     """Facts for tests are read from sound metrics only."""
@@ -36,7 +42,7 @@ def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
         read_metrics(address)
 
 
-@pytest.mark.parametrize("damage", ["cut gzip", "no HTTP", "cut body", "nothing"])
+@pytest.mark.parametrize("damage", ["cut gzip", "no HTTP", "cut body", "nothing", "a list", "no text"])
 def test_doctor_says_what_answers_in_a_daemons_place(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where something answers that is no sound daemon, it is a finding and no traceback."""
     with answering(DAMAGED[damage]) as address:

@@ -120,8 +120,8 @@ def test_a_restarted_rank_takes_the_place_of_its_dead_predecessor(tmp_path: Path
             recorder = Recorder.create(tmp_path, identity)
             series = recorder.add_series(schedule.infos[0])
             write(series, schedule.records[0] if identity is young else schedule.records[0][:3])
-            watch.drain()
             recorder.close()
+            watch.drain()
         watch.drain()
         watch.ledger.flush()
         (status,) = watch.ranks()
@@ -129,6 +129,51 @@ def test_a_restarted_rank_takes_the_place_of_its_dead_predecessor(tmp_path: Path
         (rank,) = watch.ledger.facts().series[0].ranks
         assert rank.rank == key(0)
         assert sum(rank.totals.waits.values()) == 5 * 20
+
+
+@pytest.mark.parametrize("order", ["1122", "2112", "1221", "2211", "1212"])
+def test_of_two_lives_found_together_the_younger_one_is_stated_whole(tmp_path: Path, order: str) -> None:
+    """Whatever the order of the files, each rank of the younger life is there with all that it wrote."""
+    schedule = made()
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        by_life: dict[str, list[Recorder]] = {"1": [], "2": []}
+        for number, life in enumerate(order):
+            rank = len(by_life[life])
+            identity = replace(schedule.identity(rank), start_time_ns=int(life))
+            recorder = Recorder.create(tmp_path / "made", identity)
+            write(recorder.add_series(schedule.infos[rank]), schedule.records[rank][: None if life == "2" else 9])
+            recorder.path.rename(tmp_path / f"ring-{number}.swt")
+            by_life[life].append(recorder)
+        watch.drain()
+        watch.ledger.flush()
+        assert watch.ledger.facts().series == expected(schedule).facts().series
+        for recorder in (*by_life["1"], *by_life["2"]):
+            recorder.close()
+
+
+def test_a_living_ring_counts_though_the_clock_was_set_back_since_a_dead_one_began(tmp_path: Path) -> None:
+    """The wall clock says nothing against a writer that holds its lock, to a running watch or one that comes later."""
+    schedule = made()
+    with Watch(tmp_path, rescan_s=0.0) as running, Watch(tmp_path, rescan_s=0.0) as later:
+        living = []
+        for start_ns, steps in ((10**18, 3), (10**17, 20)):
+            for rank in range(2):
+                recorder = Recorder.create(tmp_path, replace(schedule.identity(rank), start_time_ns=start_ns))
+                records = schedule.records[rank]
+                write(recorder.add_series(schedule.infos[rank]), records[records["step"] < steps])
+                living.append(recorder)
+            running.drain()
+            if steps == 3:
+                while living:
+                    living.pop().close()
+                running.drain()
+        later.drain()
+        for watch in (running, later):
+            watch.ledger.flush()
+            assert [status.alive for status in watch.ranks()] == [True, True]
+            assert watch.ledger.facts().series == expected(schedule).facts().series
+        for recorder in living:
+            recorder.close()
 
 
 def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:

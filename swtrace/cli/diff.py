@@ -84,9 +84,11 @@ def _print(found: RecordingDifference, console: Console) -> None:
 
 
 def _print_series(each: SeriesDifference, console: Console) -> None:
+    from rich.markup import escape
+
     console.print()
     console.print(
-        f"[bold]series {each.series.name}[/]: A {each.a_steps} steps, B {each.b_steps} steps, "
+        f"[bold]series {escape(each.series.name)}[/]: A {each.a_steps} steps, B {each.b_steps} steps, "
         f"in blocks of {each.a_block_steps} and {each.b_block_steps}",
         soft_wrap=True,
     )

@@ -89,10 +89,10 @@ def record(
         capture: Capture | RemoteCapture
         if connect is not None:
             capture = RemoteCapture(addresses, writer, run_id=run_id)
-            console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True)
+            console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True, markup=False)
         else:
             capture = Capture(rings, writer, run_id=run_id)
-            console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True)
+            console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True, markup=False)
         try:
             reason = _follow(capture, writer, duration=duration, until_end=until_end, console=console)
         finally:
@@ -188,6 +188,8 @@ def _conclude(
         f"{units.size(statistics.bytes)} in {files}.",
         soft_wrap=True,
     )
+    if statistics.lost:
+        console.print(f"{statistics.lost} more records were overwritten in their rings before they were read.")
     if statistics.left_out:
         console.print(f"{statistics.left_out} more records had been read, and were left out.")
     if as_json:
@@ -197,6 +199,7 @@ def _conclude(
                 "path": str(writer.path),
                 "records": statistics.records,
                 "left_out": statistics.left_out,
+                "lost": statistics.lost,
                 "bytes": statistics.bytes,
                 "parts": statistics.parts,
                 "ranks": len(facts.ranks),

@@ -39,4 +39,4 @@ def report(
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CommandError(f"{output}: {error.strerror}") from error
-    narration().print(f"swtrace: {output}, {units.size(len(text.encode()))}", soft_wrap=True)
+    narration().print(f"swtrace: {output}, {units.size(len(text.encode()))}", soft_wrap=True, markup=False)

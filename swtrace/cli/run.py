@@ -105,7 +105,7 @@ def run(
         if daemon is not None:
             stack.callback(daemon.stop)
         started_ns = time.time_ns()
-        console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True)
+        console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True, markup=False)
         with PassOn() as signals:
             process = _start(program, command, environment)
             signals.attach(process)
@@ -174,7 +174,7 @@ def _free_listen(console: Console) -> str:
             probe.bind((listen.host, listen.port))
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
-            console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True)
+            console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True, markup=False)
             return ANY_PORT
     return str(listen)
 
@@ -197,7 +197,7 @@ def _attend(
         if daemon is None:
             continue
         if daemon.poll():
-            console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True)
+            console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True, markup=False)
         if not daemon.alive and not daemon.child.readable and not lost:
             lost = True
             console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)

@@ -93,7 +93,7 @@ class _Series:
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
     left: dict[int, int] = field(default_factory=dict)
-    """When those started that were forgotten, by group rank: one that comes back started later begins a new life."""
+    """When those started that were forgotten, by group rank: one that started at another time begins a new life."""
 
 
 class Ledger:
@@ -207,7 +207,7 @@ class Ledger:
     def forget(self, rank: RankKey) -> None:
         """Drop a rank that ended, and every series of which it was the last rank.
 
-        If it comes back with a later start, its series begin a new life: their group was formed anew. Members that
+        If it comes back with another start, its series begin a new life: their group was formed anew. Members that
         have not come back by then stay with the life before, which is not stated any more.
         """
         self.rank_ended(rank)
@@ -291,7 +291,7 @@ class Ledger:
     def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
         """Whether a rank comes back to a series that it left, in another process: it has no part in that life of it."""
         start_ns = self._ranks[rank].identity.start_time_ns
-        return series.left.get(group_rank, start_ns) < start_ns
+        return series.left.get(group_rank, start_ns) != start_ns
 
     def _add(self, ranks: list[_Rank], batches: list[Records], reasons: dict[tuple[str, int], Exception]) -> None:
         """Take in one batch of each of some ranks; what those raise whose records cannot be, goes to ``reasons``."""

@@ -42,7 +42,7 @@ class Replay:
     stall_ns: _Int
     slack_ns: _Int
     step_ns: _Int
-    """Arrival at the first layer to the end of the last wait."""
+    """Begin to end, as everywhere: what comes before the arrival and after the last wait takes what it took."""
     waits: int
     """Receivers' waits of all replayed steps."""
 
@@ -95,7 +95,9 @@ class _Measured:
     None: operations move one at a time."""
     stall: _Int
     length: _Int
-    """``[step, rank]``"""
+    """``[step, rank]``: begin to end."""
+    besides: _Int
+    """``[step, rank]``: of the length, what comes before the arrival and after the last wait."""
 
 
 def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -> WhatIf | None:
@@ -159,6 +161,7 @@ def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous, *, serial: bo
     gap = arrival[:-1].copy()
     gap[1:] -= end[:-1, :, -1]
     gap[0] -= arrival[0].min()
+    length = stack("duration_ns")[:-1]
     return _Measured(
         gap=gap,
         before_reach=reach - before,
@@ -169,7 +172,8 @@ def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous, *, serial: bo
         rendezvous=rendezvous,
         behind=None if serial else _behind(np.where(receiver, ready, 0)),
         stall=stall.sum(axis=2),
-        length=end[:, :, -1] - arrival[:-1],
+        length=length,
+        besides=length - (end[:, :, -1] - arrival[:-1]),
     )
 
 
@@ -220,7 +224,7 @@ def _replay(measured: _Measured, k: int) -> Replay:
             slack[step] += np.where(known, np.maximum(0, now - there), 0)
             stall[step] += held
             now += held + measured.wait_cost[step, :, position]
-        length[step] = now - arrival
+        length[step] = now - arrival + measured.besides[step]
     return Replay(
         prefetch_step=k,
         stall_ns=stall[1:],

@@ -51,6 +51,8 @@ class WriterStatistics:
     """Of these, still held back: what a kill would lose."""
     left_out: int
     """Read after the limit of the size was reached, and not recorded."""
+    lost: int
+    """Overwritten in their rings before they were read, as the rings' last recorded state says."""
     bytes: int
     """Of all parts, those that rotation removed included."""
     parts: int
@@ -79,6 +81,7 @@ class FrameWriter(ABC):
         self._flush_at_ns = 0
         self._written = 0
         self._left_out = 0
+        self._lost = 0
         self.full = False
         """Nothing more is written: a limit was reached."""
 
@@ -140,6 +143,7 @@ class FrameWriter(ABC):
     def status(self, states: tuple[RankState, ...]) -> None:
         """Write the rings' state as of now, and everything held back."""
         self._flush()
+        self._lost = sum(state.statistics.lost for state in states)
         self._write(Kind.STATUS, pack_status(states, self._numbers))
 
     def tick(self) -> None:
@@ -258,6 +262,7 @@ class RecordingWriter(FrameWriter):
             records=self._written + self._held_records,
             unwritten=self._held_records,
             left_out=self._left_out,
+            lost=self._lost,
             bytes=self._bytes,
             parts=self._part + 1,
             path=self._paths[-1],

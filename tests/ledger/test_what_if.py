@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +70,20 @@ def test_another_prefetch_step_gives_what_it_would_have_given(
     assert replayed is not None
     assert truth is not None
     assert replayed.other.stall_ratio == pytest.approx(truth.measured_stall_ratio, abs=0.01)
+
+
+def test_a_share_of_step_time_is_of_the_whole_step() -> None:
+    """What a step does after its last wait, such as sampling, is part of its time, as it is for every other figure."""
+    after = 7_000_000
+    steps = [replace(step, end_ns=step.end_ns + after) for step in history(1)]
+
+    replayed = what_if(steps, 1)
+
+    assert replayed is not None
+    durations = np.array([step.duration_ns for step in steps])[-len(replayed.real.step_ns) - 1 : -1]
+    assert (durations > after).all()
+    assert (replayed.real.step_ns == durations).all()
+    assert replayed.fits
 
 
 def test_too_few_steps_are_not_replayed() -> None:

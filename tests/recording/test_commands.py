@@ -53,6 +53,39 @@ def test_a_run_that_has_ended_can_be_recorded_and_summed_up(tmp_path: Path) -> N
     assert "rank" in swtrace("stats", path).stdout
 
 
+def test_records_that_were_overwritten_are_told_at_the_end(tmp_path: Path) -> None:
+    """What a recording lacks is in its last lines, and in what `--json` says."""
+    run = RecordedRun(tmp_path / "rings", records=1024)
+    run.write(300)
+    run.close()
+    done = swtrace("record", "--dir", tmp_path / "rings", "-o", tmp_path / "run.swrec", "--until-end", "--json")
+    said = json.loads(done.stdout)
+    assert said["records"] + said["lost"] == 2 * run.written
+    assert said["lost"] >= 2 * (run.written - 1024)
+    assert f"{said['lost']} more records were overwritten" in done.stderr
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """What looks like the markup of the library that prints is none."""
+    rings = tmp_path / "z[bold]" / "[" / "]"
+    run = RecordedRun(rings)
+    run.write(12)
+    run.close()
+    recording, page = tmp_path / "x[red].swrec", tmp_path / "[/].html"
+    assert f"into {recording}" in swtrace("record", "--dir", rings, "-o", recording, "--until-end").stderr
+    page.parent.mkdir(exist_ok=True)
+    assert str(page) in swtrace("report", recording, "-o", page).stderr
+    environment = {**os.environ, "SWTRACE_DIR": str(rings)}
+    ran = subprocess.run(
+        [*SWTRACE, "run", "--no-daemon", "--", sys.executable, "-V"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert f"rings in {rings}" in ran.stderr
+
+
 def test_ctrl_c_ends_a_recording_in_good_order(tmp_path: Path) -> None:
     """Interrupted, the command writes what it has, closes the file, and exits with 0."""
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"

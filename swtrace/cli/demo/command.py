@@ -191,7 +191,7 @@ def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool, tui: bool) -> _
             "OMP_NUM_THREADS": "1",
         }
         console.print(f"[bold]{scenario.value}[/]: {DESCRIPTIONS[scenario]}")
-        console.print(_describe(dials, directory), soft_wrap=True)
+        console.print(_describe(dials, directory), soft_wrap=True, markup=False)
         arguments = [dials.to_json(), str(workspace / "rendezvous")]
         launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
         reader = Reader(directory, run_id)

@@ -10,6 +10,7 @@ from swtrace.cli.doctor.finding import Finding, State
 from swtrace.daemon.settings import Listen, listen_address
 from swtrace.errors import AnswerError, SettingsError
 
+_MOST_SAID = 60
 _TIMEOUT_S = 2.0
 
 
@@ -24,13 +25,16 @@ def daemon() -> tuple[Finding, ...]:
         return (Finding("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
     try:
-        asking.text(str(reached), "/healthz", timeout_s=_TIMEOUT_S)
+        said = asking.text(str(reached), "/healthz", timeout_s=_TIMEOUT_S).strip()
+        wrong = "" if said == b"ok" else f"it says {said[:_MOST_SAID].decode(errors='replace')!r}"
     except AnswerError as error:
+        wrong = str(error)
+    if wrong:
         return (
             Finding(
                 "daemon",
                 State.BROKEN,
-                f"{listen}: {problem}, and what is there does not say ok at /healthz ({error})",
+                f"{listen}: {problem}, and what is there does not say ok at /healthz ({wrong})",
                 "set SWTRACE_LISTEN to another port, or mend what that daemon says",
             ),
         )
