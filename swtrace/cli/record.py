@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,8 @@ from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.cli.signals import heeded
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import Console
 
     from swtrace.recording.capture import Capture
@@ -77,27 +80,49 @@ def record(
     allow_open_files()
     rings = folder_to_read(directory) if connect is None else Path()
     addresses = [] if connect is None else _addresses(connect)
-    writer = RecordingWriter(
-        output,
-        overwrite=force,
-        part_bytes=None if rotate is None else size(rotate, "--rotate", least=LEAST_BYTES),
-        keep_parts=keep,
-        max_bytes=None if max_size is None else size(max_size, "--max-size", least=LEAST_BYTES),
-    )
     console = narration()
-    with writer:
-        capture: Capture | RemoteCapture
-        if connect is not None:
-            capture = RemoteCapture(addresses, writer, run_id=run_id)
-            console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True, markup=False)
-        else:
-            capture = Capture(rings, writer, run_id=run_id)
-            console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True, markup=False)
+    capture: Capture | RemoteCapture | None = None
+    with _in_place_of(output if force else None) as replaced:
+        writer = RecordingWriter(
+            output,
+            overwrite=force,
+            part_bytes=None if rotate is None else size(rotate, "--rotate", least=LEAST_BYTES),
+            keep_parts=keep,
+            max_bytes=None if max_size is None else size(max_size, "--max-size", least=LEAST_BYTES),
+        )
         try:
-            reason = _follow(capture, writer, duration=duration, until_end=until_end, console=console)
+            with writer:
+                if connect is not None:
+                    capture = RemoteCapture(addresses, writer, run_id=run_id)
+                    console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True, markup=False)
+                else:
+                    capture = Capture(rings, writer, run_id=run_id)
+                    console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True, markup=False)
+                try:
+                    reason = _follow(capture, writer, duration=duration, until_end=until_end, console=console)
+                finally:
+                    capture.finish()
+            _conclude(capture, writer, reason, console, as_json=as_json)
         finally:
-            capture.finish()
-    _conclude(capture, writer, reason, console, as_json=as_json)
+            if capture is not None and capture.ledger.facts().ranks:
+                replaced()
+            else:
+                writer.path.unlink(missing_ok=True)  # a retry must find its place free
+
+
+@contextmanager
+def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
+    """Set a recording aside; it comes back unless the function that is handed out was called: it is replaced then."""
+    if old is None or not old.is_file():
+        yield lambda: None
+        return
+    aside = old.with_name(f"{old.name}.before")
+    old.replace(aside)
+    try:
+        yield aside.unlink
+    finally:
+        if aside.exists():
+            aside.replace(old)
 
 
 def _addresses(connect: str) -> list[str]:
@@ -178,7 +203,6 @@ def _conclude(
     for complaint in _complaints(capture):
         console.print(complaint, markup=False, soft_wrap=True)
     if not facts.ranks:
-        writer.path.unlink(missing_ok=True)  # a retry must find its place free
         raise CommandError(
             f"{reason}, and no rank was seen: nothing was recorded. `swtrace doctor` says what may be missing"
         )

@@ -65,6 +65,23 @@ def test_records_that_were_overwritten_are_told_at_the_end(tmp_path: Path) -> No
     assert f"{said['lost']} more records were overwritten" in done.stderr
 
 
+@pytest.mark.parametrize("source", [("--dir", "EMPTY"), ("--connect", "127.0.0.1:1")], ids=["no rank", "no daemon"])
+def test_a_recording_is_replaced_only_by_another(tmp_path: Path, source: tuple[str, str]) -> None:
+    """Where nothing can be recorded, `--force` leaves what was there, and without it nothing is left."""
+    (tmp_path / "empty").mkdir()
+    arguments = [each.replace("EMPTY", str(tmp_path / "empty")) for each in source]
+    old, new = tmp_path / "old.swrec", tmp_path / "new.swrec"
+    old.write_bytes(b"a recording")
+    for path, force in ((old, ["--force"]), (new, [])):
+        swtrace("record", *arguments, "-o", path, "--duration", "0.3", *force, code=1)
+    assert old.read_bytes() == b"a recording"
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "old.swrec"}
+    RecordedRun(tmp_path / "rings").write(3)
+    swtrace("record", "--dir", tmp_path / "rings", "-o", old, "--duration", "0.3", "--force")
+    assert Recording.open(old).records == 2 * 18
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "old.swrec", "rings"}
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """What looks like the markup of the library that prints is none."""
     rings = tmp_path / "z[bold]" / "[" / "]"
