@@ -38,6 +38,7 @@ BIN       := $(VENV)/bin
 VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
+# A file's tests stay together: they share what was made once for all of them.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What each of these leaves out is a target of its own.

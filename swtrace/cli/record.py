@@ -106,8 +106,8 @@ def record(
         finally:
             if capture is not None and capture.ledger.facts().ranks:
                 replaced()
-            else:
-                writer.path.unlink(missing_ok=True)  # a retry must find its place free
+            elif output.is_file():  # and no device
+                output.resolve().unlink()  # a retry must find its place free
 
 
 @contextmanager
@@ -116,13 +116,14 @@ def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
     if old is None or not old.is_file():
         yield lambda: None
         return
-    aside = old.with_name(f"{old.name}.before")
-    old.replace(aside)
+    file = old.resolve()  # a link stays one
+    aside = file.with_name(f"{file.name}.before")
+    file.replace(aside)
     try:
         yield aside.unlink
     finally:
         if aside.exists():
-            aside.replace(old)
+            aside.replace(file)
 
 
 def _addresses(connect: str) -> list[str]:

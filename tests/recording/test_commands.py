@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli.conftest import clean_environment, run_swtrace
 from daemon.recorded_run import RecordedRun
 from patience import patience
 
@@ -92,14 +93,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert f"into {recording}" in swtrace("record", "--dir", rings, "-o", recording, "--until-end").stderr
     page.parent.mkdir(exist_ok=True)
     assert str(page) in swtrace("report", recording, "-o", page).stderr
-    environment = {**os.environ, "SWTRACE_DIR": str(rings)}
-    ran = subprocess.run(
-        [*SWTRACE, "run", "--no-daemon", "--", sys.executable, "-V"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    ran = run_swtrace(("run", "--no-daemon", "--", sys.executable, "-V"), clean_environment(rings))
     assert f"rings in {rings}" in ran.stderr
 
 
