@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from torch._C._dynamo import eval_frame
-
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import plan
+from swtrace.series.graphs import run_outside
 from swtrace.trace.schema import Clock, Phase, StepFlag
 
 if TYPE_CHECKING:
@@ -34,6 +33,11 @@ _UNWAITED = (
     "swtrace: %s: %d layers were not waited for in a step: the model did not use them, or read them where swtrace does "
     "not look (in compiled code that does not call the linear itself, or in a forward that was put in place of the "
     "linear's). In the second case its results are wrong"
+)
+_UNWAITED_IN_GRAPH = (
+    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
+    "without calling their linears, as MultiheadAttention does with out_proj; its results may be wrong. Leave unused "
+    "layers out of the series; call the linear itself, or put @torch.compiler.disable on the forward that reads a weight"
 )
 
 CLOSE_PATIENCE_S = 10.0
@@ -108,6 +112,8 @@ class Circle:
         self.operations = 0
         """Broadcasts issued."""
         self.aborted_steps = 0
+        self.compiled = False
+        """Compiled code reaches the layers, and may read weights without waiting: see :meth:`_write_step`."""
         self.most_unwaited = 0
         """Of a step that did not die: how many layers nobody waited for, at most."""
 
@@ -381,12 +387,17 @@ class Circle:
         return all(user is None or user.operation is None or user.operation.done() for user in users)
 
     def _write_step(self, flags: StepFlag) -> None:
-        """Write what the step still owes, then the step, and be idle."""
+        """Write what the step still owes, then the step, and be idle.
+
+        Raises:
+            OrderError: compiled code did not wait for all layers.
+        """
         step = self._step
-        if self._waits + self.most_unwaited < self._num_layers and StepFlag.ABORTED not in flags:
-            if not self.most_unwaited:
-                logger.warning(_UNWAITED, self._where, self._num_layers - self._waits)
-            self.most_unwaited = self._num_layers - self._waits
+        unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
+        if unwaited > self.most_unwaited:
+            if not (self.most_unwaited or self.compiled):
+                logger.warning(_UNWAITED, self._where, unwaited)
+            self.most_unwaited = unwaited
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
                 self._settle(layer, layer.operation)
@@ -396,6 +407,8 @@ class Circle:
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
         # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
         self._journal.stepped(step, tokens, requests, phase, waits, flags)
+        if unwaited and self.compiled:
+            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
 
     def close(self) -> None:
         """Be done. What is under way is told as open.
@@ -508,14 +521,5 @@ class Circle:
         raise PeerLostError(loss) from error
 
 
-def _keep_from_compilers() -> None:
-    """Let ``torch.compile`` run the circle as it is, where a graph ended and its caller runs eagerly.
-
-    It would trace into the transport otherwise. ``torch.compiler.disable`` does this, too, and imports the compiler.
-    """
-    skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)  # noqa: SLF001
-    for entry in (Circle.reach, Circle.wait, Circle.begin_step, Circle.end_step):
-        eval_frame.set_code_exec_strategy(entry.__code__, skip)
-
-
-_keep_from_compilers()
+for _entry in (Circle.reach, Circle.wait, Circle.begin_step, Circle.end_step):
+    run_outside(_entry, "swtrace: broadcasts and waits are no part of a graph")

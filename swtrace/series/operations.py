@@ -66,7 +66,7 @@ def _series(number: int) -> Series:
 
 def _reach(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (its use is the order)
     _arrived[series] = layer
-    _series(series).reach(layer)
+    _series(series).reach_from_graph(layer)
 
 
 def _wait(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (its use is the order)

@@ -369,6 +369,12 @@ class Series:
             self._refuse()
         circle.reach(layer_idx)
 
+    def reach_from_graph(self, layer_idx: int) -> None:
+        """Reach in compiled code: the step must then wait for every layer, unless a framework sees to the waits."""
+        self.reach(layer_idx)
+        if self._hooks is not None and self._circle is not None and not isinstance(self._circle, DeviceCircle):
+            self._circle.compiled = True
+
     def _trace_reach(self, layer_idx: int) -> None:
         """Put a reach into the graph that is being traced, as an operator."""
         operations.reach(self.thread, self.number, layer_idx)

@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch import nn
 from torch.compiler import is_compiling
+from torch.nn.utils.parametrize import is_parametrized
 
 from swtrace.errors import OrderError
 from swtrace.series import operations
+from swtrace.series.graphs import run_outside
 from swtrace.series.interception import Interception
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from swtrace.series.series import Series
 
@@ -45,6 +48,8 @@ class WaitingLayer:
         self._forward: Callable[..., Any] = layer.forward
         layer.forward = self._hook = self.forward
         self._interception: Interception | None = None
+        self._plain = False
+        """Forward reads the weight only together with the activation."""
         self._handles = [
             layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
             layer.register_state_dict_pre_hook(self._before_saving),  # type: ignore[no-untyped-call]
@@ -59,6 +64,8 @@ class WaitingLayer:
         if series is None:
             return self._forward(*args, **kwargs)
         if is_compiling():
+            if not self._belongs_into_a_graph(args, kwargs):
+                return self._run_outside(*args, **kwargs)
             self._trace_wait(series, args, kwargs)
             result = self._forward(*args, **kwargs)
             for tensor in _tensors(result):
@@ -76,6 +83,28 @@ class WaitingLayer:
                     tensor.register_hook(self._refuse_backward)  # type: ignore[no-untyped-call]
         return result
 
+    def _belongs_into_a_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a compiler keeps this forward behind its wait, because it reads the weight only with the activation.
+
+        A forward of the linear's own, a parametrization, a pre-hook, or autocast may compute with the weight alone, and
+        nothing ties that to the wait. With gradients, the backward would be part of the graph, too.
+        """
+        if self._interception is None and not self._plain:
+            return False
+        floats = list(_tensors((*args, *kwargs.values())))
+        if any(torch.is_autocast_enabled(tensor.device.type) for tensor in floats):
+            return False
+        tensors = (*floats, *self._layer.parameters())
+        return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+
+    def _run_outside(self, *args: Any, **kwargs: Any) -> Any:
+        """Run eagerly, between two graphs."""
+        return self.forward(*args, **kwargs)
+
+    def _wait_outside(self, series: Series) -> None:
+        """Wait eagerly: what follows belongs to another graph."""
+        series.wait(self._layer_idx)
+
     def apply(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Wait, then let the quant method apply the layer's weights."""
         series, interception = self._series, self._interception
@@ -83,16 +112,18 @@ class WaitingLayer:
             self._wait(series, args, kwargs)
         return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
 
-    def before_forward(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_forward(self, _layer: nn.Module, _args: tuple[Any, ...]) -> None:
         """Wait before other pre-hooks, which may make the weight that ``forward`` reads."""
-        series = self._series
-        if series is not None:
-            self._wait(series, args, kwargs)
+        if self._series is not None:
+            self._wait_outside(self._series)
 
     def go_before_others(self) -> None:
-        """Come before all pre-hooks that the layer has by now."""
-        if self._layer._forward_pre_hooks:  # noqa: SLF001 (there is no public way)
-            hook = self._layer.register_forward_pre_hook(self.before_forward, prepend=True, with_kwargs=True)
+        """Come before all pre-hooks that the layer has by now, and see what its forward is."""
+        hooked = bool(self._layer._forward_pre_hooks)  # noqa: SLF001 (there is no public way)
+        own = self._shadowed is not None or type(self._layer).forward is not nn.Linear.forward
+        self._plain = not (own or hooked or is_parametrized(self._layer))
+        if hooked:
+            hook = self._layer.register_forward_pre_hook(self.before_forward, prepend=True)
             self._handles.append(hook)
 
     def release(self) -> None:
@@ -174,3 +205,12 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, dict):
         for value in values.values():
             yield from _tensors(value)
+
+
+_BETWEEN_GRAPHS = (
+    "swtrace: this linear's forward may compute with its weight alone (a forward of its own, a parametrization, a "
+    "pre-hook, autocast), or keep it for a backward, so it runs outside of the graph, where it waits first; without "
+    "fullgraph=True it does so by itself"
+)
+for _method in (WaitingLayer._run_outside, WaitingLayer._wait_outside):  # noqa: SLF001
+    run_outside(_method, _BETWEEN_GRAPHS)

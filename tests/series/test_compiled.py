@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+import warnings
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from ranks import run_ranks
 from torch import Tensor, nn
 
 from series.stacks import WIDTH, load, plain_linear, true_weights
+from swtrace.errors import OrderError
 from swtrace.series import (
     RankGroup,
     Series,
@@ -83,7 +86,8 @@ def _run(windows: str, k: int, backend: str, *, fullgraph: bool, original: bool)
                     return f"wrong in step {step}"
         if windows == "static":
             torch._dynamo.reset()
-            explained = torch._dynamo.explain(model)(torch.ones(3, WIDTH))
+            with torch.no_grad():
+                explained = torch._dynamo.explain(model)(torch.ones(3, WIDTH))
             return f"right, {explained.graph_count} graphs"
     except Exception as error:  # noqa: BLE001 (whatever it is, the test says it)
         return f"{type(error).__name__}: {error}"
@@ -119,7 +123,178 @@ def test_compiled_forwards_give_what_resident_weights_give() -> None:
         assert "SWTRACE_WINDOWS=static" in refused
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+NEEDS_COMPILER = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler"
+)
+GAIN = torch.rand(WIDTH, generator=torch.Generator().manual_seed(5))
+
+
+class Scaled(nn.Linear):
+    """A forward that computes with the weight alone, by an operand that all layers share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the scaled weight."""
+        return nn.functional.linear(x, self.weight * GAIN, self.bias)
+
+
+class Autocast(nn.Linear):
+    """A forward within autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the weight in bfloat16."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return nn.functional.linear(x, self.weight, self.bias).float()
+
+
+def _with(change: Any) -> Any:
+    def made() -> nn.Module:
+        linear = nn.Linear(WIDTH, WIDTH)
+        change(linear)
+        return linear
+
+    return made
+
+
+class ReadsAround(nn.Module):
+    """Reads the weight of a linear that it does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the weight."""
+        return x @ self.linear.weight.T
+
+
+def _late(_module: nn.Module, _inputs: Any, result: Tensor) -> Tensor:
+    """Give a hook something to do."""
+    return result * GAIN
+
+
+OWN: dict[str, Any] = {
+    "scaled": lambda: Scaled(WIDTH, WIDTH),
+    "autocast": lambda: Autocast(WIDTH, WIDTH),
+    "weight norm": _with(nn.utils.weight_norm),
+    "parametrized": _with(nn.utils.parametrizations.weight_norm),
+    "forward hook": _with(lambda linear: linear.register_forward_hook(_late)),
+}
+
+
+class Shared:
+    """The same layers in a series and resident."""
+
+    def __init__(self, make: Any, linear_of: Any = lambda layer: layer) -> None:
+        torch.manual_seed(7)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # weight_norm's own
+            resident = [make() for _ in range(LAYERS)]
+            layers = [make() for _ in range(LAYERS)]
+        for layer, same in zip(layers, resident, strict=True):
+            layer.load_state_dict(same.state_dict())
+        self.series = Series("s", RankGroup.world(), START, START + LAYERS)
+        for position, layer in enumerate(layers):
+            self.series.register(START + position, linear_of(layer))
+        self.series.post_process()
+        self.model = Model(layers, lambda position, _: self.series.reach(START + position))
+        self.control = Model(resident, lambda *_: None)
+
+
+def _own_forward(rank: int, kind: str, backend: str, *, fullgraph: bool = False) -> str:
+    torch._dynamo.reset()
+    shared = Shared(OWN[kind])
+    compiled: Any = torch.compile(shared.model, backend=backend, fullgraph=fullgraph)
+    try:
+        with torch.no_grad():
+            for step in range(STEPS):
+                x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(step))
+                with shared.series.step():
+                    if rank == 0 and step:
+                        time.sleep(0.1)  # so that rank 1 has to wait for its weights
+                    y = compiled(x.clone())
+                if not torch.allclose(y, shared.control(x.clone()), atol=1e-5):
+                    return f"wrong in step {step}"
+    except Exception as error:  # noqa: BLE001 (whatever it is, the test says it)
+        return str(error)
+    else:
+        return "right"
+    finally:
+        shared.series.close()
+
+
+def own_forwards(rank: int, kinds: list[str], backend: str) -> dict[str, str]:
+    """Run compiled forwards that compute with their weights alone."""
+    return {kind: _own_forward(rank, kind, backend) for kind in kinds}
+
+
+def own_forward_as_one_graph(rank: int) -> str:
+    """Ask for what can't be: such a forward within one graph."""
+    return _own_forward(rank, "scaled", "eager", fullgraph=True)
+
+
+def test_a_forward_that_computes_with_its_weight_alone_runs_outside_of_the_graph() -> None:
+    """No compiler can move that in front of the wait; as one graph it is refused, with the reason."""
+    assert run_ranks(2, own_forwards, list(OWN), "aot_eager") == [dict.fromkeys(OWN, "right")] * 2
+    for refused in run_ranks(2, own_forward_as_one_graph):
+        assert "swtrace: this linear's forward may compute with its weight alone" in refused
+
+
+@NEEDS_COMPILER
+def test_inductor_moves_no_weight_arithmetic_in_front_of_a_wait() -> None:
+    """Layers that share an operand are computed together by it, which once was before the waits."""
+    assert run_ranks(2, own_forwards, ["scaled"], "inductor") == [{"scaled": "right"}] * 2
+
+
+def reads_around_the_linear(_rank: int) -> tuple[str, str]:
+    """Read weights in compiled code without calling their linears; then eagerly."""
+    torch._dynamo.reset()
+    told = []
+    for compile_it in (True, False):
+        shared = Shared(ReadsAround, lambda layer: layer.linear)
+        model: Any = torch.compile(shared.model, backend="aot_eager") if compile_it else shared.model
+        x = torch.ones(3, WIDTH)
+        try:
+            with torch.no_grad(), shared.series.step():
+                y = model(x.clone())
+            told.append("right" if torch.equal(y, shared.control(x.clone())) else "wrong")
+        except OrderError as error:
+            told.append(str(error))
+        finally:
+            shared.series.close()
+    return told[0], told[1]
+
+
+def test_a_weight_that_compiled_code_reads_around_its_linear_is_refused() -> None:
+    """Nothing waits there, so the step ends with an error instead of wrong results; eagerly it is right."""
+    for refused, eagerly in run_ranks(2, reads_around_the_linear):
+        assert f"{LAYERS} layers were not waited for in compiled code" in refused
+        assert "call the linear itself" in refused
+        assert eagerly == "right"
+
+
+def backward(_rank: int) -> str:
+    """Compile with gradients, and ask for them."""
+    torch._dynamo.reset()
+    shared = Shared(lambda: nn.Linear(WIDTH, WIDTH))
+    compiled: Any = torch.compile(shared.model, backend="aot_eager")
+    try:
+        with shared.series.step():
+            y = compiled(torch.ones(3, WIDTH))
+        y.sum().backward()
+    except OrderError as error:
+        return str(error)
+    finally:
+        shared.series.close()
+    return "no error"
+
+
+def test_gradients_of_compiled_code_are_refused_as_those_of_eager_code_are() -> None:
+    """They would be made of the weights that lie in the windows by then."""
+    for refused in run_ranks(2, backward):
+        assert "a series serves inference only" in refused
+
+
+@NEEDS_COMPILER
 def test_what_inductor_generates_gives_what_resident_weights_give() -> None:
     """The same with generated code, through the original names."""
     assert run_ranks(2, compiled_steps, WITH_INDUCTOR) == [["right, 1 graphs"]] * 2
