@@ -37,7 +37,7 @@ _UNWAITED = (
 _UNWAITED_IN_GRAPH = (
     "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
     "without calling their linears, as MultiheadAttention does with out_proj; its results may be wrong. Leave unused "
-    "layers out of the series; call the linear itself, or put @torch.compiler.disable on the forward that reads a weight"
+    "layers out of the series; call the linear itself, or put @torch.compiler.disable on the forward that reads it"
 )
 
 CLOSE_PATIENCE_S = 10.0
