@@ -42,7 +42,18 @@ CPU_ENVIRONMENT = {
 }
 """What small CPU ranks beside each other need; the environment's own values win."""
 
-PRELOAD = ("torch.distributed", "vllm.entrypoints.llm", "vllm.v1.worker.cpu_worker", "vllm.model_executor.models.llama")
+PRELOAD = (
+    "torch.distributed",
+    "vllm.entrypoints.llm",
+    "vllm.entrypoints.launchers.cli_args",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.v1.core.sched.scheduler",
+    "vllm.v1.attention.backends.cpu_attn",
+    "vllm.model_executor.models.llama",
+    "vllm.model_executor.layers.quantization.online.base",
+    "vllm.distributed.elastic_ep.elastic_execute",
+)
+"""What ranks would import, each for itself; what a version of vLLM does not have is left out."""
 
 _Result = TypeVar("_Result")
 
@@ -324,7 +335,10 @@ def _rank(
     for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
         del os.environ[name]
     os.environ.update(environment)
-    gc.freeze()  # vLLM collects garbage often, and would go through all that the fork server imported each time
+    # vLLM collects garbage often, also at its end, after it has unfrozen everything; each time it would go through all
+    # that the fork server imported. That takes half of a short run.
+    gc.freeze()
+    vars(gc)["unfreeze"] = lambda: None
     try:
         pipe.send((True, function(*arguments)))
     except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)
