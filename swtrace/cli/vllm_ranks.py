@@ -12,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import sys
 import time
 import traceback
 from contextlib import suppress
@@ -339,6 +340,8 @@ def _rank(
     # that the fork server imported. That takes half of a short run.
     gc.freeze()
     vars(gc)["unfreeze"] = lambda: None
+    # vLLM looks at a model's class in a process of its own, lest a GPU be initialised; that imports all of vLLM again.
+    vars(sys.modules["vllm.model_executor.models.registry"])["_run_in_subprocess"] = lambda inspect: inspect()
     try:
         pipe.send((True, function(*arguments)))
     except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)

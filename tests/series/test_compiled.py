@@ -48,22 +48,22 @@ class Model(nn.Module):
         return x
 
 
-def _made(windows: str, k: int, *, original: bool) -> tuple[Any, nn.Module, Any]:
+def _made(windows: str, k: int, count: int, *, original: bool) -> tuple[Any, nn.Module, Any]:
     """Return a shared model, the same resident, and how to end the series."""
-    weights = true_weights(LAYERS)
-    layers: list[Any] = [plain_linear(position) for position in range(LAYERS)]
+    weights = true_weights(count)
+    layers: list[Any] = [plain_linear(position) for position in range(count)]
     if original:
         for position, layer in enumerate(layers):
             register_layer_to_shared_weight_series(
-                f"o{k}", RankGroup.world(), START, START + LAYERS, START + position, layer, k
+                f"o{k}", RankGroup.world(), START, START + count, START + position, layer, k
             )
     else:
-        series = Series("s", RankGroup.world(), START, START + LAYERS, prefetch_step=k, windows=windows)
+        series = Series("s", RankGroup.world(), START, START + count, prefetch_step=k, windows=windows)
         for position, layer in enumerate(layers):
             series.register(START + position, layer)
     for layer, weight in zip(layers, weights, strict=True):
         load(layer.weight, weight)
-    resident: list[Any] = [plain_linear(position) for position in range(LAYERS)]
+    resident: list[Any] = [plain_linear(position) for position in range(count)]
     for layer, weight in zip(resident, weights, strict=True):
         layer.weight.data.copy_(weight)
     control = Model(resident, lambda *_: None)
@@ -77,7 +77,7 @@ def _made(windows: str, k: int, *, original: bool) -> tuple[Any, nn.Module, Any]
 
 def _run(windows: str, k: int, backend: str, *, fullgraph: bool, original: bool) -> str:
     torch._dynamo.reset()
-    model, control, close = _made(windows, k, original=original)
+    model, control, close = _made(windows, k, LAYERS if backend == "inductor" else FEW, original=original)
     compiled: Any = torch.compile(model, backend=backend, fullgraph=fullgraph)
     reference: Any = torch.compile(control, backend=backend, fullgraph=fullgraph)
     try:
