@@ -109,7 +109,10 @@ class WaitingLayer:
         """Wait, then let the quant method apply the layer's weights."""
         series, interception = self._series, self._interception
         if series is not None:
-            self._wait(series, args, kwargs)
+            if is_compiling():
+                self._trace_wait(series, args, kwargs)
+            else:
+                series.wait(self._layer_idx)
         return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
 
     def before_forward(self, _layer: nn.Module, _args: tuple[Any, ...]) -> None:
@@ -138,12 +141,6 @@ class WaitingLayer:
             self._interception.remove(self._layer)
         while self._handles:
             self._handles.pop().remove()
-
-    def _wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if is_compiling():
-            self._trace_wait(series, args, kwargs)
-        else:
-            series.wait(self._layer_idx)
 
     def _trace_wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Put the wait into the graph that is being traced."""

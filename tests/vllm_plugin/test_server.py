@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.mla
 
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()
+LEFT_BY_VLLM = {"*", f"torchinductor_{getpass.getuser()}", "vllm_dist_*"}
+"""In ``TMPDIR``, by a server that does not share, eager."""
 MODES = {"eager": ("--enforce-eager",), "compiled": ()}
 
 
@@ -119,9 +122,7 @@ def test_interrupt_ends_everything(pair: Pair) -> None:
     """After Ctrl-C no process is left, and no file but the two rings, whose writers are gone."""
     assert pair.shared.status == 0
     assert pair.shared.orphans == []
-    assert not any("swtrace" in name for name in pair.shared.left_files)
-    if pair.control is not None:
-        assert pair.shared.left_files == pair.control.left_files
+    assert pair.shared.left_files == (LEFT_BY_VLLM if pair.control is None else pair.control.left_files)
     rings = [RingReader.open(path) for path in pair.rings.iterdir()]
     assert sorted((ring.identity.rank, ring.alive()) for ring in rings) == [(0, False), (1, False)]
     for ring in rings:
