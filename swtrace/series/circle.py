@@ -16,14 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
+
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import plan
 from swtrace.series.graphs import run_outside
 from swtrace.trace.schema import Clock, Phase, StepFlag
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from swtrace.series.journal import Journal
     from swtrace.series.layer import SeriesLayer
+    from swtrace.series.misreads import Misreads
     from swtrace.series.pool import Window
     from swtrace.series.transport import Operation, Transport
 
@@ -31,15 +36,13 @@ logger = logging.getLogger(__name__)
 
 _UNWAITED = (
     "swtrace: %s: %d layers were not waited for in a step: the model did not use them, or read them where swtrace does "
-    "not look (in compiled code that does not call the linear itself, or in a forward that was put in place of the "
-    "linear's). In the second case its results are wrong"
+    "not look (in compiled code that does not call the linear itself, in a forward that was put in place of the "
+    "linear's, or in a module that took the linear's place). In the second case its results are wrong"
 )
-_UNWAITED_IN_GRAPH = (
-    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
-    "without calling their linears, as MultiheadAttention does with out_proj; its results may be wrong. Leave unused "
-    "layers out of the series; call the linear itself, or put @torch.compiler.disable on the forward that reads it"
+_KEPT = (
+    "%s, layer %d: step %d did not wait for it, and something else holds a reference to its weight or a view of it, "
+    "which now shows another layer's; read the weight from its module in every step"
 )
-
 CLOSE_PATIENCE_S = 10.0
 """How long :meth:`Circle.close` waits for peers to take what they are being sent."""
 ABORT_PATIENCE_S = 5.0
@@ -80,6 +83,7 @@ class Circle:
         count = len(layers)
         self._where = where
         self._layers = {layer.layer_idx: layer for layer in layers}
+        self._owned = tuple(layer for layer in layers if layer.owned)
         self._start_layer = layers[0].layer_idx
         self._num_layers = count
         self._targets = tuple(layers[plan.prefetch_target(p, prefetch_step, count)] for p in range(count))
@@ -112,8 +116,8 @@ class Circle:
         self.operations = 0
         """Broadcasts issued."""
         self.aborted_steps = 0
-        self.compiled = False
-        """Compiled code reaches the layers, and may read weights without waiting: see :meth:`_write_step`."""
+        self.misreads: Misreads | None = None
+        """Looks for reads that nothing waits for, where no framework sees to it that every read waits."""
         self.most_unwaited = 0
         """Of a step that did not die: how many layers nobody waited for, at most."""
 
@@ -170,6 +174,8 @@ class Circle:
         for tensor, pointer, version in layer.memory:
             if tensor.data_ptr() != pointer or (version is not None and tensor._version != version):  # noqa: SLF001
                 self._refuse_changed(layer, tensor, moved=tensor.data_ptr() != pointer)
+        if layer.sample is not None:
+            self._require_placed(layer)
         self._journal.waits(layer)
         # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.
         if not layer.owned:
@@ -188,27 +194,12 @@ class Circle:
     def _issue(self, reach_position: int) -> None:
         """Start the broadcast that belongs to a reach."""
         layer = self._targets[reach_position]
-        if layer.owned:
+        if not layer.owned:
+            buffer = self._window_for(layer)
+        else:
+            buffer = layer.buffer  # type: ignore[assignment]
             if self._rolling:
                 self._free(self._take_window())
-            buffer = layer.buffer
-        else:
-            window = layer.window
-            if self._rolling:
-                rolled = self._take_window()
-                if rolled is not window:
-                    layer.window = window = rolled
-                    for tensor, view in zip(layer.tensors, rolled.views, strict=True):
-                        tensor.data = view
-                    layer.memory = tuple(
-                        (tensor, pointer, version)
-                        for (tensor, _, version), pointer in zip(layer.memory, rolled.pointers, strict=True)
-                    )
-            occupant = window.occupant  # type: ignore[union-attr]
-            if occupant is not None and occupant.operation is not None:
-                self._reap(occupant)
-            window.occupant = layer  # type: ignore[union-attr]
-            buffer = window.buffer  # type: ignore[union-attr]
         if layer.operation is not None:
             self._reap(layer)
         if layer.recorded_step != layer.step:
@@ -221,10 +212,29 @@ class Circle:
         layer.operation_number = self.operations
         observer = self._journal.issues(layer)
         try:
-            layer.operation = self._start(buffer, layer.source, observer)  # type: ignore[arg-type]
+            layer.operation = self._start(buffer, layer.source, observer)
         except RuntimeError as error:
             self._lose(layer, error)
         self.operations += 1
+
+    def _window_for(self, layer: SeriesLayer) -> Tensor:
+        """Return the buffer that receives a layer, rid of whoever was in it."""
+        window = layer.window
+        if self._rolling:
+            rolled = self._take_window()
+            if rolled is not window:
+                layer.window = window = rolled
+                for tensor, view in zip(layer.tensors, rolled.views, strict=True):
+                    tensor.data = view
+                layer.memory = tuple(
+                    (tensor, pointer, version)
+                    for (tensor, _, version), pointer in zip(layer.memory, rolled.pointers, strict=True)
+                )
+        occupant = window.occupant  # type: ignore[union-attr]
+        if occupant is not None:
+            self._evict(occupant)
+        window.occupant = layer  # type: ignore[union-attr]
+        return window.buffer  # type: ignore[union-attr]
 
     def _take_window(self) -> Window:
         window = self._windows[self._roll]
@@ -236,10 +246,16 @@ class Circle:
         occupant = window.occupant
         if occupant is None:
             return
-        if occupant.operation is not None:
-            self._reap(occupant)
+        self._evict(occupant)
         window.occupant = None
         self._journal.freed(window)
+
+    def _evict(self, occupant: SeriesLayer) -> None:
+        """Be done with a layer in a window: what its last broadcast brought is needed no more."""
+        if occupant.operation is not None:
+            self._reap(occupant)
+        if occupant.in_autograd:
+            occupant.outdate()
 
     def _reap(self, layer: SeriesLayer) -> None:
         """Wait for a broadcast that no linear waited for: a source's send, or one of a forward that died."""
@@ -258,6 +274,19 @@ class Circle:
         """Write the record of a broadcast that had no wait, or needed none."""
         self._journal.settled(layer, operation)
         layer.recorded_step = layer.step
+
+    def _require_placed(self, layer: SeriesLayer) -> None:
+        """Raise if the bytes of a layer that this rank keeps have changed since post-processing.
+
+        Raises:
+            StaleWindowError: they have, in a way that torch does not count.
+        """
+        if layer.sample is not None and not torch.equal(layer.sample, layer.sampled):  # type: ignore[arg-type]
+            raise StaleWindowError(
+                f"{self.describe(layer)}: its bytes are not those that post-processing left: they were written to, "
+                f"through .data, NumPy or in inference mode, as by an adapter that was merged; "
+                f"do it before post-processing"
+            )
 
     def require_unwritten(self, layer_idx: int) -> None:
         """Raise if a layer's forward has written to its tensors.
@@ -390,12 +419,15 @@ class Circle:
         """Write what the step still owes, then the step, and be idle.
 
         Raises:
-            OrderError: compiled code did not wait for all layers.
+            OrderError: layers were not waited for, and their weights were read all the same.
+            StaleWindowError: the forward wrote to a layer that this rank keeps, perhaps while it was being sent.
         """
         step = self._step
         unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
+        misreads = self.misreads if StepFlag.ABORTED not in flags else None
+        misread = misreads.found(step, unwaited) if misreads is not None else ""
         if unwaited > self.most_unwaited:
-            if not (self.most_unwaited or self.compiled):
+            if not (self.most_unwaited or misread):
                 logger.warning(_UNWAITED, self._where, unwaited)
             self.most_unwaited = unwaited
         for layer in self._layers.values():
@@ -407,8 +439,11 @@ class Circle:
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
         # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
         self._journal.stepped(step, tokens, requests, phase, waits, flags)
-        if unwaited and self.compiled:
-            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
+        if misread:
+            raise OrderError(misread)
+        if misreads is not None:
+            for layer in self._owned:
+                self._require_placed(layer)
 
     def close(self) -> None:
         """Be done. What is under way is told as open.

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from swtrace.series.payload import payload_tensors
+import torch
+from torch.autograd.graph import increment_version
+
+from swtrace.series.payload import payload_tensors, version_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 NEVER = -1
 """No step yet."""
+SAMPLES = 64
+"""Words of a payload that are compared in each step: 1 us, whatever the payload's size."""
+_WORD = torch.int64.itemsize
 
 
 class SeriesLayer:
@@ -26,6 +32,7 @@ class SeriesLayer:
     __slots__ = (
         "buffer",
         "generation",
+        "in_autograd",
         "issued_ns",
         "issued_step",
         "layer_idx",
@@ -39,6 +46,8 @@ class SeriesLayer:
         "prefilled",
         "reach_position",
         "recorded_step",
+        "sample",
+        "sampled",
         "source",
         "step",
         "tensors",
@@ -61,6 +70,12 @@ class SeriesLayer:
         """Of the tensors, in the module."""
         self.memory: tuple[tuple[Tensor, int, int | None], ...] = ()
         """Each tensor with the address and the version that it must have whenever it is read."""
+        self.sample: Tensor | None = None
+        """A few words of the payload, spread over it, where this rank is the source and the host can look at it."""
+        self.sampled: Tensor | None = None
+        """What they were when the payload was complete."""
+        self.in_autograd = False
+        """Somebody read a tensor from the window with gradients enabled, and may have kept it for a backward."""
         self.buffer: Tensor | None = None
         """The payload, where this rank is the source."""
         self.window: Window | None = None
@@ -92,7 +107,21 @@ class SeriesLayer:
         """Take the tensors' present place and contents for the right ones."""
         names = {id(tensor): name for name, tensor in payload_tensors(self.module).items()}
         self.names = tuple(names[id(tensor)] for tensor in self.tensors)
-        self.memory = tuple(
-            (tensor, tensor.data_ptr(), None if tensor.is_inference() else tensor._version)  # noqa: SLF001
-            for tensor in self.tensors
-        )
+        self.memory = tuple((tensor, tensor.data_ptr(), version_of(tensor)) for tensor in self.tensors)
+        if self.buffer is not None and self.buffer.device.type == "cpu":
+            self.sample = sample(self.buffer)
+            self.sampled = self.sample.clone()
+
+    def outdate(self) -> None:
+        """Let autograd refuse a backward with tensors that it kept: their window goes to another broadcast."""
+        self.in_autograd = False
+        for tensor, _, version in self.memory:
+            if version is not None:
+                increment_version(tensor)
+        self.memory = tuple((tensor, pointer, version_of(tensor)) for tensor, pointer, _ in self.memory)
+
+
+def sample(payload: Tensor) -> Tensor:
+    """Return a view of about :data:`SAMPLES` words of a byte buffer."""
+    words = payload[: payload.numel() // _WORD * _WORD].view(torch.int64) if payload.numel() >= _WORD else payload
+    return words[:: words.numel() // SAMPLES | 1]  # an odd stride does not stay in one column of a matrix

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from swtrace.series.holders import held_by_others
 from swtrace.series.interception import Interception
 from swtrace.series.memory import return_freed
-from swtrace.series.payload import PayloadLayout, held_by_others, new_buffer, own_tensors, payload_tensors
+from swtrace.series.payload import PayloadLayout, new_buffer, own_tensors, payload_tensors, version_of
 
 PROCESS = "process_weights_after_loading"
 _ABSENT = object()
@@ -72,6 +73,7 @@ class PendingLayer:
             tensors = payload_tensors(layer)
             self.other_memory = held_by_others(tensors.values())
             self._free(tensors, landing)
+        self._versions = self._written()
         self._restore, self._process = self._put_off(asked)
 
     def _free(self, tensors: dict[str, torch.Tensor], landing: Landing) -> None:
@@ -117,6 +119,13 @@ class PendingLayer:
 
             return restore, lambda: own(*arguments[0], **arguments[1])
         return (lambda: None), (lambda: None)
+
+    def _written(self) -> dict[str, int | None]:
+        return {name: version_of(tensor) for name, tensor in own_tensors(self._layer).items()}
+
+    def loaded(self) -> bool:
+        """Return whether somebody wrote to the layer's tensors since, or gave it others."""
+        return self._written() != self._versions
 
     def give_back(self) -> None:
         """Make the layer as if it had never been taken in hand; its weights must not have been loaded yet."""

@@ -10,18 +10,11 @@ Where the ownership check is on, a tag follows the bytes in the same buffer, so 
 
 from __future__ import annotations
 
-import gc
-import itertools
-import sys
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.parameter import is_lazy
-
-from swtrace.errors import SwtraceError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,94 +108,33 @@ def payload_tensors(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def unsuitable(tensor: Tensor) -> str:
-    """Return why a tensor's values are not the bytes of plain memory, or an empty text."""
+    """Return why a tensor's values are not the bytes of plain memory that can be written, or an empty text."""
     kind = type(tensor)
+    problem = ""
     if is_lazy(tensor):
-        return "has no shape yet; give it one before it is registered"
-    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return f"is a {kind.__name__}, which has no memory of its own; register plain tensors"
-    if tensor.is_nested or tensor.layout is not torch.strided:
-        return f"has layout {tensor.layout}; register dense tensors"
-    if tensor.is_quantized:
-        return f"is a {tensor.dtype} tensor, whose scale is no part of its memory; register plain tensors"
-    if tensor.is_conj() or tensor.is_neg():
-        return "is a lazily conjugated or negated view; resolve it with resolve_conj() or resolve_neg()"
-    return ""
+        problem = "has no shape yet; give it one before it is registered"
+    elif kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        problem = f"is a {kind.__name__}, which has no memory of its own; register plain tensors"
+    elif tensor.is_nested or tensor.layout is not torch.strided:
+        problem = f"has layout {tensor.layout}; register dense tensors"
+    elif tensor.is_quantized:
+        problem = f"is a {tensor.dtype} tensor, whose scale is no part of its memory; register plain tensors"
+    elif tensor.is_inference() and not torch.is_inference_mode_enabled():
+        problem = (
+            "was made in inference mode and cannot be used outside of it; make it under torch.no_grad(), or register "
+            "and post-process it in inference mode"
+        )
+    elif tensor.is_conj() or tensor.is_neg():
+        problem = "is a lazily conjugated or negated view; resolve it with resolve_conj() or resolve_neg()"
+    return problem
 
 
-def living_modules() -> list[nn.Module]:
-    """Return every module of this process, whoever holds it.
-
-    The garbage collector also knows tuples that other threads are still building, and building one fails while
-    anything else refers to it. So its objects are never kept: their types are taken within one call of C code, in
-    which no other thread runs, and then only what refers to a module's type is asked for, as every instance does.
-    What was frozen (:func:`gc.freeze`) it would not know, so nothing stays frozen.
-    """
-    gc.unfreeze()
-    kinds = {id(kind): kind for kind in _kinds_of(torch.nn.Module)}
-    alive = set(map(id, map(type, itertools.chain.from_iterable(map(gc.get_objects, (None,))))))
-    referrers = gc.get_referrers(*(kind for number, kind in kinds.items() if number in alive))
-    return [one for one in referrers if issubclass(type(one), torch.nn.Module)]
-
-
-def _kinds_of(kind: type) -> Iterator[type]:
-    yield kind
-    subclasses: list[type] = type.__subclasses__(kind)
-    for subclass in subclasses:
-        yield from _kinds_of(subclass)
-
-
-def held_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield a module's own parameters and buffers, and the tensors among its plain attributes, by name.
-
-    Tensors in a list, tuple or dict that is an attribute are among them: so modules hide ties from torch.
-    """
-    attributes = vars(module)
-    for table in (attributes.get("_parameters"), attributes.get("_buffers"), attributes):
-        for name, value in dict.items(table or {}):
-            for tensor in (value, *_within(value)):
-                if issubclass(type(tensor), torch.Tensor):
-                    yield name, tensor
-
-
-def _within(value: object) -> Iterable[object]:
-    # (Of their subclasses some compute when they are asked, or refuse.)
-    if type(value) is dict:
-        return value.values()
-    return value if type(value) in {list, tuple} else ()  # type: ignore[return-value]
-
-
-def storage_of(tensor: Tensor) -> int:
-    """Return a number that tensors in the same memory share, or 0 if it has none."""
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor was written to, or None where torch does not count that (made in inference mode)."""
     try:
-        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
-    except (NotImplementedError, RuntimeError, SwtraceError):
-        return 0
-
-
-def held_by_others(tensors: Collection[Tensor]) -> list[torch.UntypedStorage]:
-    """Return the storages of tensors that other tensors, too, lie in."""
-    storages = {}
-    users: Counter[int] = Counter()
-    for tensor in {id(one): one for own in tensors for one in (own, own._base) if one is not None}.values():  # noqa: SLF001
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # noqa: SLF001
-        users[storage._cdata] += 1  # noqa: SLF001
-    # One more: what Python has just been handed.
-    return [storages[key] for key, count in users.items() if torch._C._storage_Use_Count(key) > count + 1]  # noqa: SLF001
-
-
-def referred_to_by_others(module: nn.Module) -> bool:
-    """Return whether Python objects refer to a module's tensors that are not the module's own."""
-    # How many references Python counts where there are no others depends on its version: see what it counts here.
-    # (Not a linear's: its initial values would be drawn from the caller's random numbers.)
-    fresh = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(1, device="cpu"), requires_grad=False)])
-    alone = _most_references(fresh)
-    return _most_references(module) > alone
-
-
-def _most_references(module: nn.Module) -> int:
-    return max(map(sys.getrefcount, payload_tensors(module).values()), default=0)
+        return int(tensor._version)  # noqa: SLF001
+    except RuntimeError:
+        return None
 
 
 def new_buffer(layout: PayloadLayout, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
+from swtrace.series.holders import storage_of, view_of
 from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
 from swtrace.series.pool import Window, WindowPool
@@ -92,6 +93,8 @@ class Placing:
         self._layout: PayloadLayout | None = None
         self._scratch: Window | None = None
         """Receives the bytes where windows have another layout than they."""
+        self.left_behind = ""
+        """What still lies where a layer was processed, once the layer has left."""
 
     def run(self, prefetch_step: int) -> Placement:
         """Place every layer; collective.
@@ -215,7 +218,18 @@ class Placing:
         tensors = self._process(layer, pending)
         if in_place and self._layout_now() != self._raw:
             self._scratch = self._pool.take_out(landing)
+        if self._proof is None and (self._pool.rolling or receiver is self._scratch):
+            self.left_behind = self.left_behind or self._left_in(receiver, layer, tensors)
         self._receive(layer, tensors)
+
+    @staticmethod
+    def _left_in(receiver: Window, layer: SeriesLayer, tensors: dict[str, Tensor]) -> str:
+        """Return which attribute of a layer is a view of memory that the layer leaves; empty if none is."""
+        view = view_of({storage_of(receiver.buffer)}, layer.module.modules(), tensors.values())
+        return view and (
+            f"{method_name(layer.module)} of layer {layer.layer_idx} keeps {view}, a view of the weight, which would "
+            f"show other layers'; make it a parameter, a buffer or a copy"
+        )
 
     def _receive(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
         """Move a processed layer into its window, and its tag with it."""

@@ -7,6 +7,7 @@ layer whole.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,21 +30,18 @@ from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.circle import DeviceCircle
 from swtrace.series.device.journal import STAMPS, DeviceJournal
 from swtrace.series.device.transport import CollectiveMover, DeviceTransport
+from swtrace.series.holders import (
+    held_by_others,
+    held_tensors,
+    living_modules,
+    referred_to_by_others,
+    storage_of,
+)
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
-from swtrace.series.payload import (
-    PayloadLayout,
-    held_by_others,
-    held_tensors,
-    living_modules,
-    own_tensors,
-    payload_tensors,
-    referred_to_by_others,
-    storage_of,
-    unsuitable,
-)
+from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
@@ -269,8 +267,9 @@ class PostProcessing:
             if self._constants.owns(layer_idx):
                 memory = [tensor.untyped_storage() for tensor in own.values()]
             storages.update((storage._cdata, layer_idx) for storage in memory)  # noqa: SLF001
+        seen: defaultdict[int, set[int]] = defaultdict(set)
         for module in living_modules():
-            for name, tensor in held_tensors(module):
+            for name, tensor in held_tensors(module, seen[inside.get(id(module), -1)]):
                 layer_idx, own_name = tensors.get(id(tensor), (-1, ""))
                 if layer_idx < 0:
                     layer_idx, own_name = storages.get(storage_of(tensor), -1), "the memory of its weight"
@@ -298,7 +297,8 @@ class PostProcessing:
         """
         try:
             placement = placing.run(self._constants.prefetch_step)
-            refusal = self._proof.refute_placed(layers, placement) if self._proof is not None else ""
+            proof = self._proof
+            refusal = placing.left_behind if proof is None else proof.refute_placed(layers, placement)
             layout = str(placement.layout)
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)

@@ -19,8 +19,10 @@ from swtrace.series.agreement import Tracing
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.circle import DeviceCircle
+from swtrace.series.graphs import TRACED, records_operations
 from swtrace.series.loading import Landing, PendingLayer
 from swtrace.series.memory import return_freed
+from swtrace.series.misreads import Misreads
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
 from swtrace.series.proof import Proof, TryOut
@@ -42,7 +44,6 @@ NOT_TRACED = "SWTRACE_TRACE=0"
 """Why a rank that was told so records nothing."""
 
 
-_is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
 _ROLLING = (
     "swtrace: rolling windows move weights at every reach, so a graph ends there; "
     "set SWTRACE_WINDOWS=static to compile a forward as one graph"
@@ -189,6 +190,11 @@ class Series:
         return self._where
 
     @property
+    def proven(self) -> bool:
+        """Whether post-processing tries out how the weight is read."""
+        return self._proof is not None
+
+    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
@@ -263,9 +269,16 @@ class Series:
         return layout
 
     def withdraw(self) -> None:
-        """Undo every registration, before the weights are loaded: every rank will load all of them itself."""
+        """Undo every registration, before the weights are loaded: every rank will load all of them itself.
+
+        Raises:
+            OrderError: too late: this rank has thrown away what was loaded into layers that it is not the source of.
+        """
         if self.post_processed:
             raise OrderError(f"{self._where}: withdrawn after post-processing")
+        for layer_idx, pending in self._pending.items():
+            if pending.loaded():
+                raise OrderError(f"{self._where}, layer {layer_idx}: withdrawn after its weights were loaded")
         for pending in self._pending.values():
             pending.give_back()
         self._end_unused("withdrawn")
@@ -306,6 +319,8 @@ class Series:
         """
         if self._running_series is not None:
             raise OrderError(f"{self._where}: post-processed twice")
+        if self._closed or self._withdrawn:
+            raise OrderError(f"{self._where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
         traced = self._recorder_source is not None
         try:
             if self._transport is None:
@@ -347,6 +362,9 @@ class Series:
         if not isinstance(running.circle, DeviceCircle):  # in a captured graph nobody waits twice
             for layer in running.layers:
                 watch(layer, running.circle)
+            if not self.proven:
+                rolling = self._constants.windows == "rolling"
+                running.circle.misreads = Misreads(self._where, running.layers, running.windows, rolling=rolling)
 
     # ---- forward -----------------------------------------------------------------------------
 
@@ -362,8 +380,8 @@ class Series:
         if is_compiling():
             self._trace_reach(layer_idx)
             return
-        if _is_tracing():
-            raise OrderError(f"{self._where}, layer {layer_idx}: traced by torch.jit, which records no reaches")
+        if records_operations():
+            raise OrderError(f"{self._where}, layer {layer_idx}: {TRACED}")
         circle = self._circle
         if circle is None:
             self._refuse()
@@ -372,8 +390,8 @@ class Series:
     def reach_from_graph(self, layer_idx: int) -> None:
         """Reach in compiled code: the step must then wait for every layer, unless a framework sees to the waits."""
         self.reach(layer_idx)
-        if self._hooks is not None and self._circle is not None and not isinstance(self._circle, DeviceCircle):
-            self._circle.compiled = True
+        if self._circle is not None and self._circle.misreads is not None:
+            self._circle.misreads.in_graph = True
 
     def _trace_reach(self, layer_idx: int) -> None:
         """Put a reach into the graph that is being traced, as an operator."""

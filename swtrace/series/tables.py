@@ -14,6 +14,7 @@ Code that ``torch.compile`` traces does not pass here: its waits are operators i
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import ItemsView, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, StaleWindowError
+from swtrace.series.graphs import TRACED, records_operations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from swtrace.series.circle import Circle
     from swtrace.series.layer import SeriesLayer
@@ -39,8 +41,8 @@ class AbsentTensor(Tensor):
     """What makes ``isinstance(tensor, nn.Parameter)`` true."""
     _told: str
     """Why it has no values."""
-    _memory: torch.UntypedStorage
-    """Where they would be."""
+    _tensor: weakref.ref[Tensor]
+    """What it stands for."""
 
     @staticmethod
     def __new__(cls: type[Self], tensor: Tensor, told: str) -> Self:
@@ -49,7 +51,7 @@ class AbsentTensor(Tensor):
             cls, tensor.shape, strides=tensor.stride(), dtype=tensor.dtype, device=tensor.device
         )
         vars(absent).update(vars(tensor))
-        absent._memory = tensor.untyped_storage()
+        absent._tensor = weakref.ref(tensor)
         absent._told = told
         absent._is_param = isinstance(tensor, nn.Parameter)
         return absent
@@ -79,7 +81,10 @@ class AbsentTensor(Tensor):
 
     def untyped_storage(self) -> torch.UntypedStorage:
         """Return the memory in which the values will be, for whoever adds memory up."""
-        return self._memory
+        tensor = self._tensor()
+        if tensor is None:
+            self._refuse()
+        return tensor.untyped_storage()
 
     data_ptr = share_memory_ = numpy = tolist = item = _refuse
     __deepcopy__ = __reduce_ex__ = __array__ = __dlpack__ = _refuse
@@ -101,9 +106,23 @@ class TensorTable(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         """Return a tensor that may be read now, waiting for it if its turn has come; or one that says it may not."""
         tensor = dict.__getitem__(self, name)
-        if is_compiling() or name not in self._shared or self._circle.lets_read(self._layer):
+        if is_compiling() or name not in self._shared:
             return tensor
-        return self._absent(name, tensor)
+        if records_operations():
+            raise OrderError(f"{self._circle.describe(self._layer)}: {name} is {TRACED}")
+        if not self._circle.lets_read(self._layer):
+            return self._absent(name, tensor)
+        if torch.is_grad_enabled():
+            self._layer.in_autograd = True
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names; being Python, it keeps ``dict(table)`` and ``{**table}`` from going round look-ups."""
+        return super().__iter__()
+
+    def copy(self) -> dict[str, Any]:
+        """Return a dict of what may be read now."""
+        return dict(self)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the same, or ``default``."""

@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from swtrace.errors import OrderError
 from swtrace.series import operations
-from swtrace.series.graphs import run_outside
+from swtrace.series.graphs import TRACED, records_operations, run_outside
 from swtrace.series.interception import Interception
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from swtrace.series.series import Series
 
-_is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
 FORWARD = "forward"
 APPLY = "apply"
 
@@ -50,6 +49,8 @@ class WaitingLayer:
         self._interception: Interception | None = None
         self._plain = False
         """Forward reads the weight only together with the activation."""
+        self._pre_hooks = 0
+        """How many the layer had when its series began to run."""
         self._handles = [
             layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
             layer.register_state_dict_pre_hook(self._before_saving),  # type: ignore[no-untyped-call]
@@ -64,15 +65,9 @@ class WaitingLayer:
         if series is None:
             return self._forward(*args, **kwargs)
         if is_compiling():
-            if not self._belongs_into_a_graph(args, kwargs):
-                return self._run_outside(*args, **kwargs)
-            self._trace_wait(series, args, kwargs)
-            result = self._forward(*args, **kwargs)
-            for tensor in _tensors(result):
-                operations.follow(tensor, series.thread)
-            return result
-        if _is_tracing():
-            self._refuse(series, "traced by torch.jit, which records no waits; use torch.compile")
+            return self._forward_in_graph(series, args, kwargs)
+        if records_operations():
+            self._refuse(series, TRACED)
         series.wait(self._layer_idx)
         result = self._forward(*args, **kwargs)
         if self._has_buffers:
@@ -83,13 +78,26 @@ class WaitingLayer:
                     tensor.register_hook(self._refuse_backward)  # type: ignore[no-untyped-call]
         return result
 
-    def _belongs_into_a_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _forward_in_graph(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Put the wait and the layer's own forward into the graph that is being traced, or end the graph for them."""
+        if len(self._layer._forward_pre_hooks) != self._pre_hooks:  # noqa: SLF001 (there is no public way)
+            self._refuse(series, "compiled with a pre-hook that came after post-processing; register it before")
+        if not self._belongs_into_a_graph(series, args, kwargs):
+            return self._run_outside(*args, **kwargs)
+        self._trace_wait(series, args, kwargs)
+        result = self._forward(*args, **kwargs)
+        for tensor in _tensors(result):
+            operations.follow(tensor, series.thread)
+        return result
+
+    def _belongs_into_a_graph(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a compiler keeps this forward behind its wait, because it reads the weight only with the activation.
 
         A forward of the linear's own, a parametrization, a pre-hook, or autocast may compute with the weight alone, and
-        nothing ties that to the wait. With gradients, the backward would be part of the graph, too.
+        nothing ties that to the wait. (A framework's quant method, which post-processing tries out, is relied on.) With
+        gradients, the backward would be part of the graph, too.
         """
-        if self._interception is None and not self._plain:
+        if not self._plain and (self._interception is None or not series.proven):
             return False
         floats = list(_tensors((*args, *kwargs.values())))
         if any(torch.is_autocast_enabled(tensor.device.type) for tensor in floats):
@@ -128,6 +136,7 @@ class WaitingLayer:
         if hooked:
             hook = self._layer.register_forward_pre_hook(self.before_forward, prepend=True)
             self._handles.append(hook)
+        self._pre_hooks = len(self._layer._forward_pre_hooks)  # noqa: SLF001
 
     def release(self) -> None:
         """Leave the layer as it was; where another has wrapped it since, just pass calls on."""

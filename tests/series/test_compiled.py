@@ -139,6 +139,23 @@ class Scaled(nn.Linear):
         return nn.functional.linear(x, self.weight * GAIN, self.bias)
 
 
+class Applied(nn.Linear):
+    """A forward by way of a quant method of the program's own."""
+
+    class Method:
+        """Computes with the weight alone."""
+
+        def apply(self, layer: nn.Linear, x: Tensor) -> Tensor:
+            """Apply the scaled weight."""
+            return nn.functional.linear(x, layer.weight * GAIN, layer.bias)
+
+    quant_method = Method()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Let the method apply it."""
+        return self.quant_method.apply(self, x)
+
+
 class Autocast(nn.Linear):
     """A forward within autocast."""
 
@@ -171,6 +188,7 @@ class ReadsAround(nn.Module):
 
 OWN: dict[str, Any] = {
     "scaled": lambda: Scaled(WIDTH, WIDTH),
+    "applied": lambda: Applied(WIDTH, WIDTH),
     "autocast": lambda: Autocast(WIDTH, WIDTH),
     "weight norm": _with(nn.utils.weight_norm),
     "parametrized": _with(nn.utils.parametrizations.weight_norm),
@@ -228,16 +246,18 @@ def scaled_by_inductor(rank: int) -> str:
     return _own_forward(rank, "scaled", "inductor", count=LAYERS)
 
 
-def own_forward_as_one_graph(rank: int) -> str:
+def own_forwards_as_one_graph(rank: int) -> list[str]:
     """Ask for what can't be: such a forward within one graph."""
-    return _own_forward(rank, "scaled", "eager", fullgraph=True)
+    return [_own_forward(rank, kind, "eager", fullgraph=True) for kind in ("scaled", "applied")]
 
 
 def test_a_forward_that_computes_with_its_weight_alone_runs_outside_of_the_graph() -> None:
     """No compiler can move that in front of the wait; as one graph it is refused, with the reason."""
     assert run_ranks(2, own_forwards) == [dict.fromkeys(OWN, "right")] * 2
-    for refused in run_ranks(2, own_forward_as_one_graph):
-        assert "swtrace: this linear's forward may compute with its weight alone" in refused
+    for told in run_ranks(2, own_forwards_as_one_graph):
+        assert len(told) == 2
+        for refused in told:
+            assert "swtrace: this linear's forward may compute with its weight alone" in refused
 
 
 @NEEDS_COMPILER
@@ -271,6 +291,35 @@ def test_a_weight_that_compiled_code_reads_around_its_linear_is_refused() -> Non
         assert f"{FEW} layers were not waited for in compiled code" in refused
         assert "call the linear itself" in refused
         assert eagerly == "right"
+
+
+def hooked_late(_rank: int) -> list[str]:
+    """Register a pre-hook that reads the weight once the series runs; compile the model in pieces and as one graph."""
+    told = []
+    for fullgraph in (False, True):
+        torch._dynamo.reset()
+        shared = Shared(lambda: nn.Linear(WIDTH, WIDTH))
+        for model in (shared.model, shared.control):
+            for layer in model.layers:
+                layer.register_forward_pre_hook(lambda linear, args: args[0] * linear.weight.sum())
+        compiled: Any = torch.compile(shared.model, backend="aot_eager", fullgraph=fullgraph)
+        x = torch.ones(3, WIDTH)
+        try:
+            with torch.no_grad(), shared.series.step():
+                y = compiled(x.clone())
+            told.append("right" if torch.equal(y, shared.control(x.clone())) else "wrong")
+        except Exception as error:  # noqa: BLE001 (whatever it is, the test says it)
+            told.append(str(error))
+        finally:
+            shared.series.close()
+    return told
+
+
+def test_a_pre_hook_that_comes_late_is_no_part_of_a_graph() -> None:
+    """There it would run before the wait; eagerly it waits where it reads the weight."""
+    for rank, (in_pieces, as_one_graph) in enumerate(run_ranks(2, hooked_late)):
+        assert in_pieces == "right"
+        assert f"series 's', rank {rank}, layer {START}: compiled with a pre-hook that came after" in as_one_graph
 
 
 def backward(_rank: int) -> str:

@@ -10,8 +10,8 @@ from torch import nn
 
 from series.stacks import Stack, true_weights
 from swtrace.series import Series, post_processing
+from swtrace.series.holders import living_modules, referred_to_by_others
 from swtrace.series.ideal import IdealChannel, IdealTransport
-from swtrace.series.payload import living_modules, referred_to_by_others
 
 LOOKS = 5
 

@@ -1,0 +1,91 @@
+"""Blocks around a linear: a real rank's series of them, beside the same blocks with resident weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swtrace.errors import SeriesError
+from swtrace.series import RankGroup, Series
+
+LAYERS = 5
+WIDTH = 16
+STEPS = 3
+RIGHT = "right"
+
+
+class Block(nn.Module):
+    """A linear and something around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the linear."""
+        return torch.tanh(self.linear(x))
+
+
+def stack_of(make: Callable[[], nn.Module]) -> Any:
+    """Return blocks with the same weights at every call."""
+    torch.manual_seed(7)
+    return nn.ModuleList(make() for _ in range(LAYERS)).eval()
+
+
+class Case:
+    """Blocks of one kind on this rank, and the same resident."""
+
+    def __init__(self, name: str, make: Callable[[], nn.Module], windows: str, *, start: bool = True) -> None:
+        with torch.no_grad():
+            self.blocks, self.resident = stack_of(make), stack_of(make)
+        self.x = torch.randn(2, 3, WIDTH)
+        self.series = Series(name, RankGroup.world(), 0, LAYERS, windows=windows)
+        for layer_idx, block in enumerate(self.blocks):
+            self.series.register(layer_idx, block.linear)
+        if start:
+            self.series.post_process()
+
+    def forward(self) -> Tensor:
+        """Run the shared blocks."""
+        x = self.x
+        with torch.no_grad(), self.series.step():
+            for layer_idx, block in enumerate(self.blocks):
+                self.series.reach(layer_idx)
+                x = block(x)
+        return x
+
+    def run(self, steps: int = STEPS) -> str:
+        """Return whether so many steps give what resident weights give."""
+        for _ in range(steps):
+            got, x = self.forward(), self.x
+            with torch.no_grad():
+                for block in self.resident:
+                    x = block(x)
+            if not torch.equal(got, x):
+                return "wrong"
+        return RIGHT
+
+
+def outcome(program: Callable[[], str | None]) -> str:
+    """Return what a program returned, or the error of swtrace that it ended with."""
+    try:
+        return program() or RIGHT
+    except SeriesError as error:
+        return f"{type(error).__name__}: {error}"
+    except RuntimeError as error:
+        return f"bare RuntimeError: {error}"
+
+
+class With(Block):
+    """A block whose forward is given."""
+
+    def __init__(self, forward: Callable[[nn.Linear, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.compute = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run it."""
+        return torch.tanh(self.compute(self.linear, x))
