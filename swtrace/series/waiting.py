@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from swtrace.series.series import Series
 
 FORWARD = "forward"
+_BEFORE_SCRIPTING = "__prepare_scriptable__"
+"""What torch.jit.script asks a module for, before it reads its code."""
 APPLY = "apply"
 
 
@@ -46,6 +48,7 @@ class WaitingLayer:
         self._shadowed = vars(layer).get(FORWARD)
         self._forward: Callable[..., Any] = layer.forward
         layer.forward = self._hook = self.forward
+        vars(layer)[_BEFORE_SCRIPTING] = self._refuse_script
         self._interception: Interception | None = None
         self._plain = False
         """Forward reads the weight only together with the activation."""
@@ -146,6 +149,7 @@ class WaitingLayer:
                 del self._layer.forward
             else:
                 self._layer.forward = self._shadowed
+        vars(self._layer).pop(_BEFORE_SCRIPTING, None)
         if self._interception is not None:
             self._interception.remove(self._layer)
         while self._handles:
@@ -174,6 +178,11 @@ class WaitingLayer:
                 "state_dict of a running series: this rank holds only the layers that it is the source of; "
                 "save the weights before the layers are registered",
             )
+
+    def _refuse_script(self) -> NoReturn:
+        series = self._series
+        where = f"{series.where}, " if series is not None else ""
+        raise OrderError(f"{where}layer {self._layer_idx}: {TRACED}")
 
     def _refuse_backward(self, _gradient: Tensor) -> NoReturn:
         series = self._series

@@ -350,6 +350,7 @@ REFUSED: dict[str, Callable[[Case], str | None]] = {
     "read after close": _read_after_close,
     "read outside of a step": _read_outside,
     "traced": _traced,
+    "scripted": lambda case: str(torch.jit.script(case.blocks)),
     "recorded": _recorded,
     "recorded read": _recorded_read,
 }
