@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from swtrace.series.journal import Journal
+    from swtrace.series.keeping import Keeper
     from swtrace.series.layer import SeriesLayer
-    from swtrace.series.misreads import Misreads
     from swtrace.series.pool import Window
     from swtrace.series.transport import Operation, Transport
 
@@ -39,10 +39,12 @@ _UNWAITED = (
     "not look (in compiled code that does not call the linear itself, in a forward that was put in place of the "
     "linear's, or in a module that took the linear's place). In the second case its results are wrong"
 )
-_KEPT = (
-    "%s, layer %d: step %d did not wait for it, and something else holds a reference to its weight or a view of it, "
-    "which now shows another layer's; read the weight from its module in every step"
+_UNWAITED_IN_GRAPH = (
+    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
+    "without calling their linears, as MultiheadAttention does with out_proj; its results may be wrong. Leave unused "
+    "layers out of the series; call the linear itself, or put @torch.compiler.disable on the forward that reads it"
 )
+
 CLOSE_PATIENCE_S = 10.0
 """How long :meth:`Circle.close` waits for peers to take what they are being sent."""
 ABORT_PATIENCE_S = 5.0
@@ -116,8 +118,12 @@ class Circle:
         self.operations = 0
         """Broadcasts issued."""
         self.aborted_steps = 0
-        self.misreads: Misreads | None = None
-        """Looks for reads that nothing waits for, where no framework sees to it that every read waits."""
+        self.keeper: Keeper | None = None
+        """Sees to those who hold weights, where the hooks on the linears are all that waits for them."""
+        self.compiled = False
+        """Compiled code reaches the layers, and may read weights without waiting: see :meth:`_write_step`."""
+        self.watched = False
+        """No framework sees to it that weights are waited for and not written to."""
         self.most_unwaited = 0
         """Of a step that did not die: how many layers nobody waited for, at most."""
 
@@ -130,6 +136,11 @@ class Circle:
     def running(self) -> bool:
         """Whether steps can still be taken."""
         return self._next != NOT_RUNNING
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
 
     @property
     def arrived(self) -> int:
@@ -219,22 +230,18 @@ class Circle:
 
     def _window_for(self, layer: SeriesLayer) -> Tensor:
         """Return the buffer that receives a layer, rid of whoever was in it."""
-        window = layer.window
-        if self._rolling:
-            rolled = self._take_window()
-            if rolled is not window:
-                layer.window = window = rolled
-                for tensor, view in zip(layer.tensors, rolled.views, strict=True):
-                    tensor.data = view
-                layer.memory = tuple(
-                    (tensor, pointer, version)
-                    for (tensor, _, version), pointer in zip(layer.memory, rolled.pointers, strict=True)
-                )
-        occupant = window.occupant  # type: ignore[union-attr]
+        window: Window = self._take_window() if self._rolling else layer.window  # type: ignore[assignment]
+        occupant = window.occupant
         if occupant is not None:
             self._evict(occupant)
-        window.occupant = layer  # type: ignore[union-attr]
-        return window.buffer  # type: ignore[union-attr]
+        keeper = self.keeper
+        if layer.memory[0][1] != window.pointers[0] and not (keeper is not None and keeper.keeps(layer)):
+            if keeper is not None:
+                keeper.moved(layer, window)
+            layer.lie_in(window)
+        layer.window = window
+        window.occupant = layer
+        return window.buffer
 
     def _take_window(self) -> Window:
         window = self._windows[self._roll]
@@ -254,7 +261,9 @@ class Circle:
         """Be done with a layer in a window: what its last broadcast brought is needed no more."""
         if occupant.operation is not None:
             self._reap(occupant)
-        if occupant.in_autograd:
+        if self.keeper is not None:
+            self.keeper.leave(occupant)
+        if occupant.in_autograd and not occupant.kept:
             occupant.outdate()
 
     def _reap(self, layer: SeriesLayer) -> None:
@@ -419,15 +428,13 @@ class Circle:
         """Write what the step still owes, then the step, and be idle.
 
         Raises:
-            OrderError: layers were not waited for, and their weights were read all the same.
+            OrderError: compiled code did not wait for all layers.
             StaleWindowError: the forward wrote to a layer that this rank keeps, perhaps while it was being sent.
         """
         step = self._step
         unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
-        misreads = self.misreads if StepFlag.ABORTED not in flags else None
-        misread = misreads.found(step, unwaited) if misreads is not None else ""
         if unwaited > self.most_unwaited:
-            if not (self.most_unwaited or misread):
+            if not (self.most_unwaited or self.compiled or self._unwaited_are_there(step)):
                 logger.warning(_UNWAITED, self._where, unwaited)
             self.most_unwaited = unwaited
         for layer in self._layers.values():
@@ -439,11 +446,15 @@ class Circle:
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
         # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
         self._journal.stepped(step, tokens, requests, phase, waits, flags)
-        if misread:
-            raise OrderError(misread)
-        if misreads is not None:
+        if unwaited and self.compiled:
+            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
+        if self.watched and StepFlag.ABORTED not in flags:
             for layer in self._owned:
                 self._require_placed(layer)
+
+    def _unwaited_are_there(self, step: int) -> bool:
+        """Whether the bytes of all layers that nobody waited for are on this rank, whoever reads them."""
+        return all(layer.owned or layer.kept or layer.waited_step == step for layer in self._layers.values())
 
     def close(self) -> None:
         """Be done. What is under way is told as open.

@@ -9,7 +9,7 @@ import gc
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -62,7 +62,9 @@ def held_tensors(module: nn.Module, seen: set[int] | None = None) -> Iterator[tu
     """
     attributes = vars(module)
     for table in _TABLES:
-        for name, tensor in dict.items(attributes.get(table) or {}):
+        tensors = attributes.get(table) or {}
+        # Not asked for what may be read now; torch.jit's modules have another kind of table.
+        for name, tensor in dict.items(tensors) if isinstance(tensors, dict) else tensors.items():
             if tensor is not None:
                 yield name, tensor
     seen = set() if seen is None else seen
@@ -124,19 +126,3 @@ def referred_to_by_others(module: nn.Module) -> bool:
 
 def _most_references(module: nn.Module) -> int:
     return max(map(sys.getrefcount, payload_tensors(module).values()), default=0)
-
-
-def view_of(memories: Collection[int], modules: Iterable[nn.Module], own: Iterable[Tensor]) -> str:
-    """Return which attribute of a module holds a tensor in some memory; empty if none does.
-
-    Args:
-        memories: as :func:`storage_of` numbers them.
-        modules: whose attributes are looked at.
-        own: tensors that may lie there.
-    """
-    known, seen = set(map(id, own)), set[int]()
-    for module in modules:
-        for name, tensor in held_tensors(module, seen):
-            if id(tensor) not in known and storage_of(tensor) in memories:
-                return f"{type(module).__name__}.{name}"
-    return ""

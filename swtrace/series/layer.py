@@ -35,6 +35,7 @@ class SeriesLayer:
         "in_autograd",
         "issued_ns",
         "issued_step",
+        "kept",
         "layer_idx",
         "memory",
         "module",
@@ -74,6 +75,8 @@ class SeriesLayer:
         """A few words of the payload, spread over it, where this rank is the source and the host can look at it."""
         self.sampled: Tensor | None = None
         """What they were when the payload was complete."""
+        self.kept = False
+        """Its tensors lie in memory of their own, because something else holds them."""
         self.in_autograd = False
         """Somebody read a tensor from the window with gradients enabled, and may have kept it for a backward."""
         self.buffer: Tensor | None = None
@@ -112,8 +115,20 @@ class SeriesLayer:
             self.sample = sample(self.buffer)
             self.sampled = self.sample.clone()
 
+    def lie_in(self, window: Window) -> None:
+        """Point the tensors into a window."""
+        for tensor, view in zip(self.tensors, window.views, strict=True):
+            tensor.data = view
+        self.memory = tuple(
+            (tensor, pointer, version)
+            for (tensor, _, version), pointer in zip(self.memory, window.pointers, strict=True)
+        )
+        self.kept = False
+
     def outdate(self) -> None:
         """Let autograd refuse a backward with tensors that it kept: their window goes to another broadcast."""
+        self.kept = False
+        """Its tensors lie in memory of their own, because something else holds them."""
         self.in_autograd = False
         for tensor, _, version in self.memory:
             if version is not None:

@@ -114,7 +114,9 @@ def unsuitable(tensor: Tensor) -> str:
     if is_lazy(tensor):
         problem = "has no shape yet; give it one before it is registered"
     elif kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        problem = f"is a {kind.__name__}, which has no memory of its own; register plain tensors"
+        told = getattr(tensor, "_told", "")  # of one that a series stood in for
+        problem = f"has no values: {told}" if told else f"is a {kind.__name__}, which has no memory of its own"
+        problem += "; load it anew, by assignment" if told else "; register plain tensors"
     elif tensor.is_nested or tensor.layout is not torch.strided:
         problem = f"has layout {tensor.layout}; register dense tensors"
     elif tensor.is_quantized:

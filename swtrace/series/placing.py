@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
-from swtrace.series.holders import storage_of, view_of
+from swtrace.series.holders import held_tensors, storage_of
 from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
 from swtrace.series.pool import Window, WindowPool
@@ -225,11 +225,15 @@ class Placing:
     @staticmethod
     def _left_in(receiver: Window, layer: SeriesLayer, tensors: dict[str, Tensor]) -> str:
         """Return which attribute of a layer is a view of memory that the layer leaves; empty if none is."""
-        view = view_of({storage_of(receiver.buffer)}, layer.module.modules(), tensors.values())
-        return view and (
-            f"{method_name(layer.module)} of layer {layer.layer_idx} keeps {view}, a view of the weight, which would "
-            f"show other layers'; make it a parameter, a buffer or a copy"
-        )
+        memory, moving = storage_of(receiver.buffer), set(map(id, tensors.values()))
+        for part in layer.module.modules():
+            for name, tensor in held_tensors(part):
+                if id(tensor) not in moving and storage_of(tensor) == memory:
+                    return (
+                        f"{method_name(layer.module)} of layer {layer.layer_idx} keeps {type(part).__name__}.{name}, a "
+                        f"view of the weight, which would show other layers'; make it a parameter, a buffer or a copy"
+                    )
+        return ""
 
     def _receive(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
         """Move a processed layer into its window, and its tag with it."""

@@ -1,6 +1,7 @@
 """The windows of one rank: who is in which, and who gets which next.
 
-A window is a byte buffer of one payload and the views into it, made once. Under ``static`` each
+A window is a byte buffer of one payload and the views into it, made once (or anew, where somebody holds on to a
+weight: :mod:`swtrace.series.keeping`). Under ``static`` each
 position has its window for life; under ``rolling`` every issue takes the next one, whoever it is for,
 so that all ranks roll alike.
 """
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from swtrace.series import plan
 from swtrace.series.payload import PayloadLayout, new_buffer
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from swtrace.series.layer import SeriesLayer
@@ -27,12 +29,24 @@ class Window:
     def __init__(self, index: int, layout: PayloadLayout, device: torch.device) -> None:
         self.index = index
         self.layout = layout
-        self.buffer: Tensor = new_buffer(layout, device)
-        self.views: tuple[Tensor, ...] = layout.views(self.buffer)
-        self.pointers = tuple(view.data_ptr() for view in self.views)
-        self.tag: Tensor | None = layout.tag(self.buffer) if layout.tagged else None
         self.occupant: SeriesLayer | None = None
         """The layer that its bytes belong to, or will once its broadcast is complete."""
+        self._lie_in(new_buffer(layout, device))
+
+    def _lie_in(self, buffer: Tensor) -> None:
+        layout = self.layout
+        self.buffer: Tensor = buffer
+        self.views: tuple[Tensor, ...] = layout.views(buffer)
+        self.pointers = tuple(view.data_ptr() for view in self.views)
+        self.tag: Tensor | None = layout.tag(buffer) if layout.tagged else None
+
+    def renew(self) -> None:
+        """Leave the present memory to whoever holds it, and lie in new memory with the same tag."""
+        tag = self.tag
+        with torch.inference_mode(self.buffer.is_inference()):
+            self._lie_in(new_buffer(self.layout, self.buffer.device))
+        if self.tag is not None and tag is not None:
+            self.tag.copy_(tag)
 
 
 class WindowPool:

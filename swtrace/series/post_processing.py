@@ -45,6 +45,7 @@ from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, 
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import Window, WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
+from swtrace.series.tables import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.series.transport import TransportError
 from swtrace.settings import Settings
@@ -130,6 +131,8 @@ class PostProcessing:
         self._untraced: frozenset[int] = frozenset()
         """Ranks without a ring that would tell whether they live."""
         self._proof = proof
+        self._own_views: list[tuple[int, nn.Module, str]] = []
+        """Attributes of layers that are views of their own tensors, by layer, module and name."""
 
     def run(self) -> RunningSeries | str:
         """Bring every layer where it belongs.
@@ -197,6 +200,7 @@ class PostProcessing:
             device = transport.device if isinstance(transport, DeviceTransport) else None
             journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
         circle = self._circle(layers, placement.windows, journal)
+        self._hide_own_views()
         return RunningSeries(info, layers, placement.windows, circle, self._describe_death)
 
     def _agree(self) -> str:
@@ -271,15 +275,28 @@ class PostProcessing:
         for module in living_modules():
             for name, tensor in held_tensors(module, seen[inside.get(id(module), -1)]):
                 layer_idx, own_name = tensors.get(id(tensor), (-1, ""))
+                if layer_idx >= 0 and inside.get(id(module), -1) == layer_idx:
+                    continue
                 if layer_idx < 0:
                     layer_idx, own_name = storages.get(storage_of(tensor), -1), "the memory of its weight"
-                if layer_idx >= 0 and inside.get(id(module), -1) != layer_idx:
+                if layer_idx >= 0 and vars(module).get(name) is tensor and inside.get(id(module), -1) == layer_idx:
+                    self._own_views.append((layer_idx, module, name))
+                elif layer_idx >= 0:
                     return (
                         f"{self._constants.where}, layer {layer_idx}: {own_name} also belongs to "
                         f"{type(module).__name__}.{name}, which is not part of the layer: tied weights cannot be "
                         f"shared; give that module a tensor of its own"
                     )
         return ""
+
+    def _hide_own_views(self) -> None:
+        """Let views that layers had of their weights say that they show other bytes now, until they are made anew."""
+        for layer_idx, module, name in self._own_views:
+            told = (
+                f"{self._constants.where}, layer {layer_idx}: {type(module).__name__}.{name} was a view of the weight "
+                f"before post-processing; make it in forward, or make it a parameter or a buffer"
+            )
+            vars(module)[name] = AbsentTensor(vars(module)[name], told)
 
     def _referred_to(self, layer_idx: int) -> bool:
         """Whether anything but a layer refers to its tensors, or to memory that they lie in or lay in before."""

@@ -20,15 +20,15 @@ from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.circle import DeviceCircle
 from swtrace.series.graphs import TRACED, records_operations
+from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer
 from swtrace.series.memory import return_freed
-from swtrace.series.misreads import Misreads
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
-from swtrace.series.tables import watch
-from swtrace.series.waiting import WaitingLayer
+from swtrace.series.tables import unwatch, watch
+from swtrace.series.waiting import WaitingLayer, in_a_series
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Phase
@@ -69,6 +69,8 @@ class SeriesStatistics:
     """Bytes really held for the layers that this rank keeps."""
     window_bytes: int
     """Bytes really held by its windows."""
+    kept_layers: int
+    """Received layers that have memory of their own besides, because something else holds their weights."""
     replicated_bytes: int
     """What every rank would hold without the series."""
 
@@ -190,11 +192,6 @@ class Series:
         return self._where
 
     @property
-    def proven(self) -> bool:
-        """Whether post-processing tries out how the weight is read."""
-        return self._proof is not None
-
-    @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
@@ -227,6 +224,8 @@ class Series:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
             raise RegistrationError(f"{where}: its module is registered as another layer already")
+        if any(map(in_a_series, layer.modules())):
+            raise RegistrationError(f"{where}: its module, or a part of it, is registered in another series")
         if isinstance(layer, torch.jit.ScriptModule):
             raise RegistrationError(f"{where}: is a torch.jit module, whose code records no waits; use torch.compile")
         layout = self._layout_of(where, layer)
@@ -357,14 +356,14 @@ class Series:
             layer.remember_memory()
         if self._hooks is None:
             return
+        shown = not isinstance(running.circle, DeviceCircle)  # in a captured graph nobody waits twice
         for hook in self._hooks:
-            hook.go_before_others()
-        if not isinstance(running.circle, DeviceCircle):  # in a captured graph nobody waits twice
+            hook.look_at_forward(shown=shown)
+        if shown:
             for layer in running.layers:
                 watch(layer, running.circle)
-            if not self.proven:
-                rolling = self._constants.windows == "rolling"
-                running.circle.misreads = Misreads(self._where, running.layers, running.windows, rolling=rolling)
+            running.circle.watched = True
+            running.circle.keeper = Keeper(self._where, running.layers, running.windows)
 
     # ---- forward -----------------------------------------------------------------------------
 
@@ -389,9 +388,16 @@ class Series:
 
     def reach_from_graph(self, layer_idx: int) -> None:
         """Reach in compiled code: the step must then wait for every layer, unless a framework sees to the waits."""
-        self.reach(layer_idx)
-        if self._circle is not None and self._circle.misreads is not None:
-            self._circle.misreads.in_graph = True
+        circle = self._circle
+        if circle is None or not circle.watched:
+            self.reach(layer_idx)
+            return
+        circle.compiled = True
+        keeper, circle.keeper = circle.keeper, None  # a graph holds all that it was called with
+        try:
+            self.reach(layer_idx)
+        finally:
+            circle.keeper = keeper
 
     def _trace_reach(self, layer_idx: int) -> None:
         """Put a reach into the graph that is being traced, as an operator."""
@@ -544,6 +550,8 @@ class Series:
             if self._circle is not None:
                 self._circle.close()
         finally:
+            for module in self._modules.values():
+                unwatch(module)
             if self._transport is not None:
                 self._transport.close()
 
@@ -561,5 +569,6 @@ class Series:
             windows=len(windows),
             owned_bytes=sum(layer.buffer.nbytes for layer in layers if layer.buffer is not None),
             window_bytes=sum(window.buffer.nbytes for window in windows),
+            kept_layers=sum(layer.kept for layer in layers),
             replicated_bytes=self.info.replicated_bytes,
         )

@@ -14,8 +14,9 @@ Code that ``torch.compile`` traces does not pass here: its waits are operators i
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import ItemsView, ValuesView
+from collections.abc import Callable, ItemsView, ValuesView
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, StaleWindowError
-from swtrace.series.graphs import TRACED, records_operations
+from swtrace.series.graphs import TRACED, records_operations, run_outside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +36,7 @@ _TABLES = ("_parameters", "_buffers")
 
 
 class AbsentTensor(Tensor):
-    """Stands for a tensor whose window holds other bytes: has a shape, and no values."""
+    """Stands for a tensor whose window holds other bytes, or none yet: has a shape, and values only in its turn."""
 
     _is_param: bool
     """What makes ``isinstance(tensor, nn.Parameter)`` true."""
@@ -43,55 +44,108 @@ class AbsentTensor(Tensor):
     """Why it has no values."""
     _tensor: weakref.ref[Tensor]
     """What it stands for."""
+    _look_up: Callable[[], Tensor] | None
+    """Returns that, if it may be read by now, or another absent one."""
 
     @staticmethod
-    def __new__(cls: type[Self], tensor: Tensor, told: str) -> Self:
-        """Stand for ``tensor``, and say ``told`` to whoever asks for values."""
+    def __new__(
+        cls: type[Self],
+        tensor: Tensor,
+        told: str,
+        look_up: Callable[[], Tensor] | None = None,
+        *,
+        data: bool = False,
+    ) -> Self:
+        """Stand for ``tensor``, or for its ``data``, and say ``told`` to whoever asks for values out of turn."""
         absent: Self = Tensor._make_wrapper_subclass(  # noqa: SLF001
-            cls, tensor.shape, strides=tensor.stride(), dtype=tensor.dtype, device=tensor.device
+            cls,
+            tensor.shape,
+            strides=tensor.stride(),
+            dtype=tensor.dtype,
+            device=tensor.device,
+            requires_grad=tensor.requires_grad and not data,
         )
         vars(absent).update(vars(tensor))
         absent._tensor = weakref.ref(tensor)
         absent._told = told
-        absent._is_param = isinstance(tensor, nn.Parameter)
+        absent._look_up = look_up
+        absent._is_param = isinstance(tensor, nn.Parameter) and not data
         return absent
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # noqa: SLF001
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, _operation: Any, _types: Any, args: Any = (), kwargs: Any = None
-    ) -> NoReturn:
-        """Refuse every operation on values."""
-        absent = next(value for value in _flat((args, kwargs)) if isinstance(value, cls))
-        absent._refuse()  # noqa: SLF001 (its own)
+        cls, operation: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Compute with the values, or refuse."""
+        if operation is torch.ops.aten.detach.default:
+            return args[0].data
+        return operation(*_with_values(args), **_with_values(kwargs or {}))
 
     @property
     def data(self) -> Tensor:
-        """This very tensor."""
-        return self
+        """As absent as this, but not asked for gradients."""
+        return AbsentTensor(self._real(), self._told, self._look_up, data=True)
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        if value is not self:
+        if not isinstance(value, AbsentTensor) or value._real() is not self._real():  # noqa: SLF001 (its own kind)
             self._refuse()
+
+    def _real(self) -> Tensor:
+        tensor = self._tensor()
+        if tensor is None:
+            self._refuse()
+        return tensor
+
+    def _value(self) -> Tensor:
+        """Return what this stands for, waiting for it if its turn has come."""
+        found = self._look_up() if self._look_up is not None else self
+        if isinstance(found, AbsentTensor):
+            raise StaleWindowError(found._told)  # noqa: SLF001 (its own kind)
+        return found
 
     def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise StaleWindowError(self._told)
 
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:  # noqa: FBT001, FBT002
+        """Set it for what this stands for."""
+        self._real().requires_grad_(requires_grad)
+        return super().requires_grad_(requires_grad)
+
     def untyped_storage(self) -> torch.UntypedStorage:
         """Return the memory in which the values will be, for whoever adds memory up."""
-        tensor = self._tensor()
-        if tensor is None:
-            self._refuse()
-        return tensor.untyped_storage()
+        return self._real().untyped_storage()
 
-    data_ptr = share_memory_ = numpy = tolist = item = _refuse
-    __deepcopy__ = __reduce_ex__ = __array__ = __dlpack__ = _refuse
+    def numpy(self, *, force: bool = False) -> Any:
+        """Return the values."""
+        return self._value().detach().numpy(force=force)
+
+    def tolist(self) -> Any:
+        """Return the values."""
+        return self._value().tolist()
+
+    def data_ptr(self) -> int:
+        """Return where the values are."""
+        return self._value().data_ptr()
+
+    share_memory_ = __deepcopy__ = __reduce_ex__ = __array__ = __dlpack__ = _refuse
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         """Return what is known of it."""
         return f"AbsentTensor({list(self.shape)}, {self.dtype}; {self._told})"
+
+
+def _with_values(arguments: Any) -> Any:
+    """Return arguments with what absent tensors stand for."""
+    if isinstance(arguments, AbsentTensor):
+        return arguments._value()  # noqa: SLF001 (its own kind)
+    if isinstance(arguments, dict):
+        return {name: _with_values(value) for name, value in arguments.items()}
+    if isinstance(arguments, (tuple, list)):
+        return type(arguments)(map(_with_values, arguments))
+    return arguments
 
 
 class TensorTable(dict[str, Any]):
@@ -104,9 +158,13 @@ class TensorTable(dict[str, Any]):
         self._circle = circle
 
     def __getitem__(self, name: str) -> Any:
+        """Return the same as :meth:`look_up`; a compiler that asks gets the tensor itself."""
+        return dict.__getitem__(self, name) if is_compiling() else self.look_up(name)
+
+    def look_up(self, name: str) -> Any:
         """Return a tensor that may be read now, waiting for it if its turn has come; or one that says it may not."""
         tensor = dict.__getitem__(self, name)
-        if is_compiling() or name not in self._shared:
+        if name not in self._shared:
             return tensor
         if records_operations():
             raise OrderError(f"{self._circle.describe(self._layer)}: {name} is {TRACED}")
@@ -144,7 +202,8 @@ class TensorTable(dict[str, Any]):
         return self._absent(name, tensor)
 
     def _absent(self, name: str, tensor: Tensor) -> AbsentTensor:
-        return AbsentTensor(tensor, f"{self._circle.describe(self._layer)}: {name} {self._circle.absence(self._layer)}")
+        told = f"{self._circle.describe(self._layer)}: {name} {self._circle.absence(self._layer)}"
+        return AbsentTensor(tensor, told, functools.partial(self.look_up, name))
 
     def __setitem__(self, name: str, tensor: Any) -> None:
         """Take a tensor that is not of the series."""
@@ -168,8 +227,10 @@ class TensorTable(dict[str, Any]):
         super().update(more)
 
     def _keep(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name in self._shared:
+        for name in self._shared.intersection(names):
+            if self._circle.closed:
+                self._shared -= {name}  # nobody's any more: the model may be loaded anew
+            else:
                 raise OrderError(
                     f"{self._circle.describe(self._layer)}: {name} is replaced or deleted in a running series; "
                     f"do it before post-processing"
@@ -191,18 +252,52 @@ def watch(layer: SeriesLayer, circle: Circle) -> None:
     """Show a layer's tensors through tables from now on."""
     shared = {id(tensor) for tensor in layer.tensors}
     for module in layer.module.modules():
-        for attribute in _TABLES:
-            table = vars(module)[attribute]
+        for table_name in _TABLES:
+            table = vars(module)[table_name]
             names = frozenset(name for name, tensor in table.items() if id(tensor) in shared)
             if names:
-                vars(module)[attribute] = TensorTable(table, names, layer, circle)
+                vars(module)[table_name] = TensorTable(table, names, layer, circle)
+                module.__class__ = _looking_up(type(module), names, table_name)  # type: ignore[arg-type]
 
 
-def _flat(values: Any) -> Iterable[Any]:
-    if isinstance(values, dict):
-        values = values.values()
-    elif not isinstance(values, (tuple, list)):
-        yield values
-        return
-    for value in values:
-        yield from _flat(value)
+def unwatch(module: nn.Module) -> None:
+    """Let the parts of a layer's module be of their own classes again."""
+    for part in module.modules():
+        while (kind := vars(type(part)).get(_OWN_CLASS)) is not None:
+            part.__class__ = kind
+
+
+_OWN_CLASS = "_swtrace_own_class"
+
+
+@functools.cache
+def _looking_up(kind: Any, names: frozenset[str], table_name: str) -> Any:
+    """Return a subclass whose attributes of these names are looked up in a table, also by code that is compiled.
+
+    A compiler reads a module's parameters without asking the table, but runs properties. (torch parametrizes
+    modules in this way.)
+    """
+    known = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, _OWN_CLASS: kind}
+    return type(kind.__name__, (kind,), {**known, **{name: _property(name, table_name) for name in names}})
+
+
+def _property(name: str, table_name: str) -> property:
+    def look_up(module: nn.Module) -> Any:
+        if is_compiling():
+            return _look_up_outside(module, name, table_name)
+        return vars(module)[table_name].look_up(name)
+
+    return property(look_up)
+
+
+def _look_up_outside(module: nn.Module, name: str, table_name: str) -> Any:
+    """Look a tensor up eagerly, between two graphs."""
+    return vars(module)[table_name].look_up(name)
+
+
+_OUTSIDE = (
+    "swtrace: a shared weight that is read without calling its linear is waited for outside of the graph; "
+    "without fullgraph=True that happens by itself"
+)
+for _function in (_look_up_outside, AbsentTensor.__new__, AbsentTensor.__torch_dispatch__.__func__):  # type: ignore[attr-defined]
+    run_outside(_function, _OUTSIDE)

@@ -4,8 +4,7 @@ A linear's weight is read in its ``forward``; but adapters (LoRA) call the quant
 directly, and some fused linears bypass it. So both are hooked, and the second wait of a step is free.
 
 What runs before ``forward`` (a pre-hook that makes the weight) and what never calls it (a parent that reads
-``out_proj.weight``) is served by :mod:`swtrace.series.tables`, and, because compiled code does not pass there, by a
-pre-hook of our own in front of any other.
+``out_proj.weight``) is served by :mod:`swtrace.series.tables`.
 
 The hooks outlive the series: a linear that is used after ``close`` says so.
 """
@@ -24,6 +23,7 @@ from swtrace.errors import OrderError
 from swtrace.series import operations
 from swtrace.series.graphs import TRACED, records_operations, run_outside
 from swtrace.series.interception import Interception
+from swtrace.series.payload import own_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from swtrace.series.series import Series
 
 FORWARD = "forward"
+_LINEAR_FORWARD = nn.Linear.forward
 _BEFORE_SCRIPTING = "__prepare_scriptable__"
 """What torch.jit.script asks a module for, before it reads its code."""
+_BEFORE_COPYING = "__getstate__"
+"""What copy and pickle ask an object for."""
 APPLY = "apply"
 
 
@@ -45,22 +48,28 @@ class WaitingLayer:
         self._layer = layer
         self._has_buffers = next(layer.buffers(), None) is not None
         """Forward may keep something in them."""
-        self._shadowed = vars(layer).get(FORWARD)
-        self._forward: Callable[..., Any] = layer.forward
+        self._shadowed: Callable[..., Any] | None = vars(layer).get(FORWARD)
         layer.forward = self._hook = self.forward
-        vars(layer)[_BEFORE_SCRIPTING] = self._refuse_script
+        vars(layer).update({_BEFORE_SCRIPTING: self._refuse_script, _BEFORE_COPYING: self._refuse_copy})
         self._interception: Interception | None = None
         self._plain = False
-        """Forward reads the weight only together with the activation."""
-        self._pre_hooks = 0
-        """How many the layer had when its series began to run."""
+        """Forward reads the weight only together with the activation, if it is ``nn.Linear``'s."""
+        self._shown = False
+        """Whoever reads the weight as an attribute waits for it, in compiled code, too."""
+        self._weight: Any = None
+        self._bias: Any = None
+        """What ``nn.Linear``'s forward reads."""
         self._handles = [
             layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
-            layer.register_state_dict_pre_hook(self._before_saving),  # type: ignore[no-untyped-call]
         ]
         quant_method = getattr(layer, "quant_method", None)
         if callable(getattr(quant_method, APPLY, None)):
             self._interception = Interception.install(quant_method, APPLY, layer, self.apply)
+
+    @property
+    def of_a_series(self) -> bool:
+        """Whether its series has not ended."""
+        return self._series is not None and not self._series.closed
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Wait, then run the layer's own forward."""
@@ -81,26 +90,31 @@ class WaitingLayer:
                     tensor.register_hook(self._refuse_backward)  # type: ignore[no-untyped-call]
         return result
 
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer's own forward: its class's, which may have changed since it was registered."""
+        if self._shadowed is not None:
+            return self._shadowed(*args, **kwargs)
+        layer: Any = self._layer
+        return type(layer).forward(layer, *args, **kwargs)
+
     def _forward_in_graph(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Put the wait and the layer's own forward into the graph that is being traced, or end the graph for them."""
-        if len(self._layer._forward_pre_hooks) != self._pre_hooks:  # noqa: SLF001 (there is no public way)
-            self._refuse(series, "compiled with a pre-hook that came after post-processing; register it before")
-        if not self._belongs_into_a_graph(series, args, kwargs):
+        if not self._belongs_into_a_graph(args, kwargs):
             return self._run_outside(*args, **kwargs)
-        self._trace_wait(series, args, kwargs)
-        result = self._forward(*args, **kwargs)
-        for tensor in _tensors(result):
-            operations.follow(tensor, series.thread)
+        # Of the caller's own tensor the graph would say that it writes to it. (Its memory may be read-only, or shared.)
+        x = (args[0] if args else kwargs["input"]).clone()
+        self._trace_wait(series, (x,), {})
+        result = nn.functional.linear(x, self._weight, self._bias)
+        operations.follow(result, series.thread)
         return result
 
-    def _belongs_into_a_graph(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _belongs_into_a_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a compiler keeps this forward behind its wait, because it reads the weight only with the activation.
 
         A forward of the linear's own, a parametrization, a pre-hook, or autocast may compute with the weight alone, and
-        nothing ties that to the wait. (A framework's quant method, which post-processing tries out, is relied on.) With
-        gradients, the backward would be part of the graph, too.
+        nothing ties that to the wait. With gradients, the backward would be part of the graph, too.
         """
-        if not self._plain and (self._interception is None or not series.proven):
+        if not self._plain or type(self._layer).forward is not _LINEAR_FORWARD:
             return False
         floats = list(_tensors((*args, *kwargs.values())))
         if any(torch.is_autocast_enabled(tensor.device.type) for tensor in floats):
@@ -112,34 +126,39 @@ class WaitingLayer:
         """Run eagerly, between two graphs."""
         return self.forward(*args, **kwargs)
 
-    def _wait_outside(self, series: Series) -> None:
-        """Wait eagerly: what follows belongs to another graph."""
-        series.wait(self._layer_idx)
-
     def apply(self, layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Wait, then let the quant method apply the layer's weights."""
         series, interception = self._series, self._interception
         if series is not None:
-            if is_compiling():
-                self._trace_wait(series, args, kwargs)
-            else:
+            if not is_compiling():
                 series.wait(self._layer_idx)
+            elif not self._shown:
+                self._trace_wait(series, args, kwargs)
         return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
+
+    def look_at_forward(self, *, shown: bool) -> None:
+        """See, once the layer is in its place, what its forward reads.
+
+        Args:
+            shown: whether whoever reads the layer's tensors as attributes waits for them.
+        """
+        layer = self._layer
+        tables = vars(layer)["_parameters"]
+        self._weight, self._bias = (dict.get(tables, name) for name in ("weight", "bias"))
+        hooked = bool(layer._forward_pre_hooks)  # noqa: SLF001 (there is no public way)
+        self._plain = not (self._shadowed is not None or hooked or is_parametrized(layer)) and self._weight is not None
+        self._shown = shown
+        if hooked and not shown:
+            self._handles.append(layer.register_forward_pre_hook(self.before_forward, prepend=True))
 
     def before_forward(self, _layer: nn.Module, _args: tuple[Any, ...]) -> None:
         """Wait before other pre-hooks, which may make the weight that ``forward`` reads."""
         if self._series is not None:
             self._wait_outside(self._series)
 
-    def go_before_others(self) -> None:
-        """Come before all pre-hooks that the layer has by now, and see what its forward is."""
-        hooked = bool(self._layer._forward_pre_hooks)  # noqa: SLF001 (there is no public way)
-        own = self._shadowed is not None or type(self._layer).forward is not nn.Linear.forward
-        self._plain = not (own or hooked or is_parametrized(self._layer))
-        if hooked:
-            hook = self._layer.register_forward_pre_hook(self.before_forward, prepend=True)
-            self._handles.append(hook)
-        self._pre_hooks = len(self._layer._forward_pre_hooks)  # noqa: SLF001
+    def _wait_outside(self, series: Series) -> None:
+        """Wait eagerly: what follows belongs to another graph."""
+        series.wait(self._layer_idx)
 
     def release(self) -> None:
         """Leave the layer as it was; where another has wrapped it since, just pass calls on."""
@@ -149,7 +168,8 @@ class WaitingLayer:
                 del self._layer.forward
             else:
                 self._layer.forward = self._shadowed
-        vars(self._layer).pop(_BEFORE_SCRIPTING, None)
+        for method in (_BEFORE_SCRIPTING, _BEFORE_COPYING):
+            vars(self._layer).pop(method, None)
         if self._interception is not None:
             self._interception.remove(self._layer)
         while self._handles:
@@ -165,19 +185,12 @@ class WaitingLayer:
             return
         self._refuse(series, "compiled, and called without a tensor that its wait could be ordered with")
 
-    def _before_loading(self, *_args: Any) -> None:
+    def _before_loading(self, module: nn.Module, values: dict[str, Any], prefix: str, *_args: Any) -> None:
         series = self._series
-        if series is not None and series.post_processed:
+        if series is None or series.closed or not series.post_processed:
+            return
+        if any(prefix + name in values for name in own_tensors(module)):
             self._refuse(series, "load_state_dict after post-processing; load the weights before it")
-
-    def _before_saving(self, *_args: Any) -> None:
-        series = self._series
-        if series is not None and series.post_processed:
-            self._refuse(
-                series,
-                "state_dict of a running series: this rank holds only the layers that it is the source of; "
-                "save the weights before the layers are registered",
-            )
 
     def _refuse_script(self) -> NoReturn:
         series = self._series
@@ -207,6 +220,14 @@ class WaitingLayer:
         series = self._series
         where = f"{series.where}, " if series is not None else ""
         raise OrderError(f"{where}layer {self._layer_idx}: copied or pickled; copy the model before it is registered")
+
+
+def in_a_series(module: nn.Module) -> bool:
+    """Return whether a module belongs to a series. One that belonged to a closed series is freed of that."""
+    hook = getattr(vars(module).get(FORWARD), "__self__", None)
+    if isinstance(hook, WaitingLayer) and not hook.of_a_series:
+        hook.release()
+    return isinstance(hook, WaitingLayer) and hook.of_a_series
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

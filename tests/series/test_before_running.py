@@ -15,8 +15,9 @@ import torch
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.blocks import LAYERS, RIGHT, WIDTH, Block, Case, outcome
+from series.blocks import LAYERS, RIGHT, WIDTH, Block, Case, With, outcome
 from swtrace.errors import SwtraceError
+from swtrace.series import RankGroup, Series
 
 
 def _copied(case: Case, checkpoint: dict[str, Tensor]) -> None:
@@ -377,7 +378,7 @@ CACHED: dict[str, tuple[Callable[[Any], object], str]] = {
     "copy, static": (_by_copy, RIGHT),
     "copy, rolling": (_by_copy, RIGHT),
     "late view, static": (_by_view, RIGHT),
-    "late view, rolling": (_by_view, "holds a view of a weight"),
+    "late view, rolling": (_by_view, RIGHT),
     "late copy, rolling": (_by_copy, RIGHT),
 }
 
@@ -408,6 +409,67 @@ def test_what_a_linear_keeps_of_its_weight_stays_true_or_is_refused() -> None:
             _, expected = CACHED[name]
             assert expected in text, f"{name}: {text}"
             assert text == RIGHT or f"Error: series 's', rank {rank}: " in text, f"{name}: {text}"
+
+
+def views_of_their_own(_rank: int) -> tuple[str, str]:
+    """Let linears have a view of their weight as an attribute; compute with it, or make it anew in each forward."""
+
+    def program(*, anew: bool) -> str:
+        def compute(linear: Any, x: Tensor) -> Tensor:
+            if anew:
+                linear.transposed = linear.weight.detach().T
+            out: Tensor = x @ linear.transposed
+            return out
+
+        def block() -> With:
+            made = With(compute)
+            made.linear.transposed = made.linear.weight.detach().T
+            return made
+
+        return Case("s", block, "static").run()
+
+    return outcome(lambda: program(anew=False)), outcome(lambda: program(anew=True))
+
+
+def test_a_view_that_a_linear_has_of_its_weight_is_made_anew_or_refused() -> None:
+    """As spectral_norm makes its weight; whoever reads the old one is told by name."""
+    for rank, (kept, anew) in enumerate(run_ranks(2, views_of_their_own)):
+        assert kept.startswith(f"StaleWindowError: series 's', rank {rank}, layer 0: Linear.transposed was a view of")
+        assert anew == RIGHT
+
+
+def used_again(_rank: int) -> list[str]:
+    """Share linears that another series has, or had until it was closed."""
+
+    def another(case: Case, name: str) -> str:
+        case.series = Series(name, RankGroup.world(), 0, LAYERS)
+        for layer_idx, block in enumerate(case.blocks):
+            case.series.register(layer_idx, block.linear)
+        case.series.post_process()
+        return case.run()
+
+    def program(*, close: bool, load: bool) -> str:
+        case = Case("first", Block, "static")
+        case.forward()
+        if close:
+            case.series.close()
+        if load:
+            case.blocks.load_state_dict(case.resident.state_dict(), assign=True)
+        return another(case, "second")
+
+    return [outcome(lambda c=c, load=load: program(close=c, load=load)) for c, load in ((0, 0), (1, 0), (1, 1))]  # type: ignore[misc]
+
+
+def test_a_linear_of_another_series_is_refused_until_that_is_closed_and_the_weight_is_loaded_anew() -> None:
+    """Each refusal says why; then the linear may be shared again."""
+    for rank, (shared, gone, loaded) in enumerate(run_ranks(2, used_again)):
+        where = f"RegistrationError: series 'second', rank {rank}, layer"
+        assert shared == f"{where} 0: its module, or a part of it, is registered in another series"
+        assert gone.startswith(
+            f"{where} {1 - rank}: weight has no values: series 'first', rank {rank}, layer {1 - rank}"
+        )
+        assert gone.endswith("weight is gone: the series was closed; load it anew, by assignment")
+        assert loaded == RIGHT
 
 
 def end_early(_rank: int) -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo
@@ -14,7 +16,7 @@ from ranks import run_ranks
 from torch import Tensor, nn
 
 from series.stacks import WIDTH, load, plain_linear, true_weights
-from swtrace.errors import OrderError
+from swtrace.errors import OrderError, StaleWindowError
 from swtrace.series import (
     RankGroup,
     Series,
@@ -266,60 +268,181 @@ def test_inductor_moves_no_weight_arithmetic_in_front_of_a_wait() -> None:
     assert run_ranks(2, scaled_by_inductor) == ["right"] * 2
 
 
-def reads_around_the_linear(_rank: int) -> tuple[str, str]:
-    """Read weights in compiled code without calling their linears; then eagerly."""
+class NormThenCall(ReadsAround):
+    """Reads the weight before it calls the linear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        out: Tensor = self.linear(x / self.linear.weight.norm())
+        return out
+
+
+class CallThenNorm(ReadsAround):
+    """Reads the weight in a hook of the linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear.register_forward_hook(lambda linear, _args, out: out / linear.weight.norm())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the linear."""
+        out: Tensor = self.linear(x)
+        return out
+
+
+class Attention(nn.Module):
+    """Reads ``out_proj``, and never calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2)
+        self.linear = self.attention.out_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend to itself."""
+        out: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return out
+
+
+class HookedLate(ReadsAround):
+    """Gets a pre-hook that reads the weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the linear."""
+        out: Tensor = self.linear(x)
+        return out
+
+
+AROUND: dict[str, Any] = {
+    "around": ReadsAround,
+    "norm, then call": NormThenCall,
+    "call, then norm": CallThenNorm,
+    "attention": Attention,
+    "hooked late": HookedLate,
+}
+
+
+def _around(rank: int, make: Any, how: str, *, fullgraph: bool = False) -> str:
     torch._dynamo.reset()
-    told = []
-    for compile_it in (True, False):
-        shared = Shared(ReadsAround, lambda layer: layer.linear)
-        model: Any = torch.compile(shared.model, backend="aot_eager") if compile_it else shared.model
-        x = torch.ones(3, WIDTH)
-        try:
-            with torch.no_grad(), shared.series.step():
-                y = model(x.clone())
-            told.append("right" if torch.equal(y, shared.control(x.clone())) else "wrong")
-        except OrderError as error:
-            told.append(str(error))
-        finally:
-            shared.series.close()
-    return told[0], told[1]
+    shared = Shared(make, lambda layer: layer.linear)
+    for layer in (*shared.model.layers, *shared.control.layers) if make is HookedLate else ():
+        layer.linear.register_forward_pre_hook(lambda linear, args: args[0] * linear.weight.sum())
+    whole = (shared.model, shared.control)
+    for module in whole if how == "model" else (*shared.model.layers, *shared.control.layers):
+        module.compile(backend="aot_eager", fullgraph=fullgraph)
+    try:
+        with torch.no_grad():
+            for step in range(3):
+                x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(step))
+                with shared.series.step():
+                    if rank == step % 2:
+                        time.sleep(0.05)  # so that the other rank has to wait for its weights
+                    y = shared.model(x.clone())
+                if not torch.allclose(y, shared.control(x.clone()), atol=1e-6):
+                    return f"wrong in step {step}"
+    except Exception as error:  # noqa: BLE001 (whatever it is, the test says it)
+        return str(error)
+    finally:
+        shared.series.close()
+    return "right"
 
 
-def test_a_weight_that_compiled_code_reads_around_its_linear_is_refused() -> None:
-    """Nothing waits there, so the step ends with an error instead of wrong results; eagerly it is right."""
-    for refused, eagerly in run_ranks(2, reads_around_the_linear):
-        assert f"{FEW} layers were not waited for in compiled code" in refused
-        assert "call the linear itself" in refused
-        assert eagerly == "right"
+def reads_around_the_linear(rank: int) -> dict[str, str]:
+    """Read weights in compiled code without calling their linears; compile the model, or each block."""
+    return {f"{name}, {how}": _around(rank, make, how) for name, make in AROUND.items() for how in ("model", "blocks")}
 
 
-def hooked_late(_rank: int) -> list[str]:
-    """Register a pre-hook that reads the weight once the series runs; compile the model in pieces and as one graph."""
-    told = []
-    for fullgraph in (False, True):
-        torch._dynamo.reset()
-        shared = Shared(lambda: nn.Linear(WIDTH, WIDTH))
-        for model in (shared.model, shared.control):
-            for layer in model.layers:
-                layer.register_forward_pre_hook(lambda linear, args: args[0] * linear.weight.sum())
-        compiled: Any = torch.compile(shared.model, backend="aot_eager", fullgraph=fullgraph)
-        x = torch.ones(3, WIDTH)
-        try:
-            with torch.no_grad(), shared.series.step():
-                y = compiled(x.clone())
-            told.append("right" if torch.equal(y, shared.control(x.clone())) else "wrong")
-        except Exception as error:  # noqa: BLE001 (whatever it is, the test says it)
-            told.append(str(error))
-        finally:
-            shared.series.close()
+def reads_around_in_one_graph(rank: int) -> str:
+    """Ask for what can't be."""
+    return _around(rank, ReadsAround, "model", fullgraph=True)
+
+
+def test_whoever_reads_a_weight_in_compiled_code_waits_for_it() -> None:
+    """Outside of the graph, be the model compiled or its blocks; as one graph it is refused, with the reason."""
+    for told in run_ranks(2, reads_around_the_linear):
+        assert told == dict.fromkeys(told, "right")
+        assert len(told) == 2 * len(AROUND)
+    for refused in run_ranks(2, reads_around_in_one_graph):
+        assert "swtrace: a shared weight that is read without calling its linear" in refused
+
+
+def out_of_turn(_rank: int) -> list[str]:
+    """Read all weights in a compiled function, after a step; first only what is known of them."""
+    torch._dynamo.reset()
+    shared = Shared(ReadsAround, lambda layer: layer.linear, count=LAYERS)
+    with torch.no_grad(), shared.series.step():
+        shared.model(torch.ones(3, WIDTH))
+
+    @torch.compile(backend="aot_eager")
+    def known(x: Tensor, layers: Any) -> Tensor:
+        return x.to(layers[0].linear.weight.dtype) + 1
+
+    @torch.compile(backend="aot_eager")
+    def norms(layers: Any) -> Tensor:
+        return torch.stack([layer.linear.weight.norm() for layer in layers])
+
+    told = ["right" if torch.equal(known(torch.ones(2), shared.model.layers), torch.full((2,), 2.0)) else "wrong"]
+    try:
+        norms(shared.model.layers)
+        told.append("not refused")
+    except StaleWindowError as error:
+        told.append(str(error))
+    finally:
+        shared.series.close()
     return told
 
 
-def test_a_pre_hook_that_comes_late_is_no_part_of_a_graph() -> None:
-    """There it would run before the wait; eagerly it waits where it reads the weight."""
-    for rank, (in_pieces, as_one_graph) in enumerate(run_ranks(2, hooked_late)):
-        assert in_pieces == "right"
-        assert f"series 's', rank {rank}, layer {START}: compiled with a pre-hook that came after" in as_one_graph
+def test_compiled_code_that_reads_weights_out_of_turn_is_refused_as_eager_code_is() -> None:
+    """Their dtype may be asked for at any time."""
+    for rank, (known, refused) in enumerate(run_ranks(2, out_of_turn)):
+        assert known == "right"
+        assert refused.startswith(f"series 's', rank {rank}, layer ")
+        assert "comes to this rank only in a step that has reached the layer" in refused
+
+
+def _of_inference_mode() -> Tensor:
+    with torch.inference_mode():
+        return torch.ones(3, WIDTH)
+
+
+def _file() -> str:
+    with tempfile.NamedTemporaryFile(delete=False) as file:
+        file.write(np.ones(3 * WIDTH, "f4").tobytes())
+    return file.name
+
+
+INPUTS: dict[str, Any] = {
+    "expanded": lambda: torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(3)).expand(3, WIDTH),
+    "of inference mode": _of_inference_mode,
+    "read-only": lambda: torch.from_numpy(np.memmap(_file(), dtype="f4", mode="r", shape=(3, WIDTH))),
+}
+
+
+def inputs_of_others(_rank: int) -> dict[str, str]:
+    """Call compiled linears with inputs that must not be written to."""
+    told = {}
+    for name, make in INPUTS.items():
+        torch._dynamo.reset()
+        shared = Shared(lambda: nn.Linear(WIDTH, WIDTH))
+        for layer in (*shared.model.layers, *shared.control.layers):
+            layer.compile(backend="aot_eager")
+        x = make()
+        version = 0 if x.is_inference() else x._version
+        with torch.no_grad(), shared.series.step(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about read-only arrays
+            shared.series.reach(START)
+            y = shared.model.layers[0](x)
+        untouched = x.is_inference() or x._version == version
+        with torch.no_grad():
+            right = torch.equal(y, shared.control.layers[0](x))
+        told[name] = "right" if right and untouched else f"equal {right}, untouched {untouched}"
+        shared.series.close()
+    return told
+
+
+def test_compiled_code_does_not_write_to_its_input() -> None:
+    """It may be shared, read-only, or needed by somebody else."""
+    assert run_ranks(2, inputs_of_others) == [dict.fromkeys(INPUTS, "right")] * 2
 
 
 def backward(_rank: int) -> str:

@@ -156,9 +156,10 @@ def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
     from swtrace.series.operations import numbered
 
     (series,) = numbered()
-    buffer = series._circle._layers[1].buffer  # type: ignore[union-attr]
-    if buffer is not None:
-        buffer.zero_()
+    layer = series._circle._layers[1]  # type: ignore[union-attr]
+    if layer.buffer is not None:
+        layer.buffer.zero_()
+        layer.remember_memory()  # or the series would say that somebody has written to it
     sampling = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, detokenize=False)
     outputs = llm.generate([{"prompt_token_ids": [11, 7, 300, 42]}], sampling, use_tqdm=False)
     return tuple(tuple(output.outputs[0].token_ids) for output in outputs)
