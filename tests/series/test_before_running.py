@@ -454,7 +454,8 @@ def used_again(_rank: int) -> list[str]:
         if close:
             case.series.close()
         if load:
-            case.blocks.load_state_dict(case.resident.state_dict(), assign=True)
+            values = {name: value.clone() for name, value in case.resident.state_dict().items()}
+            case.blocks.load_state_dict(values, assign=True)
         return another(case, "second")
 
     return [outcome(lambda c=c, load=load: program(close=c, load=load)) for c, load in ((0, 0), (1, 0), (1, 1))]  # type: ignore[misc]
