@@ -9,7 +9,10 @@ which knows whether the layer's bytes are there:
   device, and no values. Whoever reads or writes it gets an error that names series, layer and rank.
 
 So loops over ``parameters()`` that look at shapes go on; ``model.double()`` or ``copy.deepcopy(model)`` is refused.
-Code that ``torch.compile`` traces does not pass here: its waits are operators in the graph.
+
+Code that ``torch.compile`` traces reads the dict without asking it. But it runs properties: so the module gets a class
+whose attributes are looked up here, outside of the graph. Only the forward of a plain linear needs no look-up: its
+wait is an operator in the graph (:mod:`swtrace.series.waiting`).
 """
 
 from __future__ import annotations

@@ -366,6 +366,42 @@ def test_whoever_reads_a_weight_in_compiled_code_waits_for_it() -> None:
         assert "swtrace: a shared weight that is read without calling its linear" in refused
 
 
+class ReadsParameters(ReadsAround):
+    """Reads all parameters, whatever they are called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply them."""
+        return nn.functional.linear(x, *self.linear.parameters())
+
+
+def reads_parameters(_rank: int) -> tuple[str, str]:
+    """Compute with what ``parameters()`` gives, compiled and eagerly."""
+    torch._dynamo.reset()
+    told = []
+    for compile_it in (True, False):
+        shared = Shared(ReadsParameters, lambda layer: layer.linear)
+        if compile_it:
+            shared.model.compile(backend="aot_eager")
+        x = torch.ones(3, WIDTH)
+        try:
+            with torch.no_grad(), shared.series.step():
+                y = shared.model(x.clone())
+            told.append("right" if torch.equal(y, shared.control(x.clone())) else "wrong")
+        except OrderError as error:
+            told.append(str(error))
+        finally:
+            shared.series.close()
+    return told[0], told[1]
+
+
+def test_compiled_code_that_reads_weights_by_parameters_is_refused() -> None:
+    """A compiler does not ask what may be read, so the step ends with an error; eagerly it is right."""
+    for refused, eagerly in run_ranks(2, reads_parameters):
+        assert f"{FEW} layers were not waited for in compiled code" in refused
+        assert "call the linear itself, or read the attribute" in refused
+        assert eagerly == "right"
+
+
 def out_of_turn(_rank: int) -> list[str]:
     """Read all weights in a compiled function, after a step; first only what is known of them."""
     torch._dynamo.reset()
