@@ -40,8 +40,8 @@ _UNWAITED = (
     "linear's, or in a module that took the linear's place). In the second case its results are wrong"
 )
 _UNWAITED_IN_GRAPH = (
-    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights in "
-    "a way that nothing waits for (by parameters(), by a reference that was kept); its results may be wrong. Leave "
+    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
+    "in a way that nothing waits for (by parameters(), by a reference that was kept); its results may be wrong. Leave "
     "unused layers out of the series; call the linear itself, or read the attribute"
 )
 
