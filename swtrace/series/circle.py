@@ -122,8 +122,6 @@ class Circle:
         """Sees to those who hold weights, where the hooks on the linears are all that waits for them."""
         self.compiled = False
         """Compiled code reaches the layers, and may read weights without waiting: see :meth:`_write_step`."""
-        self.watched = False
-        """No framework sees to it that weights are waited for and not written to."""
         self.most_unwaited = 0
         """Of a step that did not die: how many layers nobody waited for, at most."""
 
@@ -434,7 +432,7 @@ class Circle:
         step = self._step
         unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
         if unwaited > self.most_unwaited:
-            if not (self.most_unwaited or self.compiled or self._unwaited_are_there(step)):
+            if not (self.most_unwaited or self.compiled or self._reads_what_is_kept(step)):
                 logger.warning(_UNWAITED, self._where, unwaited)
             self.most_unwaited = unwaited
         for layer in self._layers.values():
@@ -448,13 +446,15 @@ class Circle:
         self._journal.stepped(step, tokens, requests, phase, waits, flags)
         if unwaited and self.compiled:
             raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
-        if self.watched and StepFlag.ABORTED not in flags:
+        if self.keeper is not None and StepFlag.ABORTED not in flags:
             for layer in self._owned:
                 self._require_placed(layer)
 
-    def _unwaited_are_there(self, step: int) -> bool:
-        """Whether the bytes of all layers that nobody waited for are on this rank, whoever reads them."""
-        return all(layer.owned or layer.kept or layer.waited_step == step for layer in self._layers.values())
+    def _reads_what_is_kept(self, step: int) -> bool:
+        """Whether layers that nobody waited for are on this rank, because whoever reads them keeps them."""
+        layers = self._layers.values()
+        there = all(layer.owned or layer.kept or layer.waited_step == step for layer in layers)
+        return there and any(layer.kept for layer in layers)
 
     def close(self) -> None:
         """Be done. What is under way is told as open.

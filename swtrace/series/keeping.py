@@ -54,11 +54,13 @@ class Keeper:
         self._alone = _uses(storage_of(lone := torch.empty(1, device="cpu"))) - 1
         del lone
         self._told = False
+        self.paused = False
+        """Whoever holds weights now, a compiled graph, reads no others than in their turn."""
 
     def leave(self, layer: SeriesLayer) -> None:
         """Be done with a layer in its window: if something holds it, leave its memory to that."""
         window = layer.window
-        if window is None or layer.kept or not (self._referred_to(layer) or self._viewed(window)):
+        if window is None or layer.kept or self.paused or not (self._referred_to(layer) or self._viewed(window)):
             return
         layer.kept = True
         window.renew()
@@ -74,7 +76,7 @@ class Keeper:
 
     def keeps(self, layer: SeriesLayer) -> bool:
         """Return whether a layer is kept, and something holds it still."""
-        if not layer.kept:
+        if not layer.kept or self.paused:
             return False
         return self._referred_to(layer) or _uses(storage_of(layer.tensors[0])) > self._alone + len(layer.tensors)
 

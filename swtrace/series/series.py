@@ -362,7 +362,6 @@ class Series:
         if shown:
             for layer in running.layers:
                 watch(layer, running.circle)
-            running.circle.watched = True
             running.circle.keeper = Keeper(self._where, running.layers, running.windows)
 
     # ---- forward -----------------------------------------------------------------------------
@@ -389,15 +388,14 @@ class Series:
     def reach_from_graph(self, layer_idx: int) -> None:
         """Reach in compiled code: the step must then wait for every layer, unless a framework sees to the waits."""
         circle = self._circle
-        if circle is None or not circle.watched:
+        if circle is None or circle.keeper is None:
             self.reach(layer_idx)
             return
-        circle.compiled = True
-        keeper, circle.keeper = circle.keeper, None  # a graph holds all that it was called with
+        circle.compiled = circle.keeper.paused = True
         try:
             self.reach(layer_idx)
         finally:
-            circle.keeper = keeper
+            circle.keeper.paused = False
 
     def _trace_reach(self, layer_idx: int) -> None:
         """Put a reach into the graph that is being traced, as an operator."""
