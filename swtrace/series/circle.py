@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -110,6 +111,8 @@ class Circle:
         self._marked = False
         """The step was begun by :meth:`begin_step`."""
         self._step = -1
+        self._thread = 0
+        """That began the step."""
         self._waits = 0
         self._phase = Phase.OTHER
         self._tokens = 0
@@ -309,9 +312,12 @@ class Circle:
     # ---- for those who read a tensor without calling its linear --------------------------------
 
     def lets_read(self, layer: SeriesLayer) -> bool:
-        """Wait for a layer whose turn has come; return whether its bytes are there."""
+        """Wait for a layer whose turn has come; return whether its bytes are there.
+
+        Whoever looks on from another thread than the forward's does not wait for it.
+        """
         step = self._step
-        if layer.waited_step != step and layer.position < self._next:
+        if layer.waited_step != step and layer.position < self._next and get_ident() == self._thread:
             window = layer.window
             if layer.owned or (window is not None and window.occupant is layer and layer.step == step):
                 self.wait(layer.layer_idx)
@@ -382,6 +388,7 @@ class Circle:
 
     def _open_step(self) -> None:
         self._step += 1
+        self._thread = get_ident()
         self._in_step = True
         self._next = 0
         self._waits = 0

@@ -5,10 +5,12 @@ Two real ranks run many cases each, so that a case costs no process of its own.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune, vector_to_parameters
 
 from series.blocks import LAYERS, RIGHT, STEPS, WIDTH, Block, Case, With, outcome
+from swtrace.errors import StaleWindowError
 
 
 class Attention(nn.Module):
@@ -451,3 +454,33 @@ def test_what_changes_nothing_is_let_through() -> None:
     for told in run_ranks(2, harmless):
         assert told == dict.fromkeys(told, RIGHT)
         assert len(told) == len(HARMLESS)
+
+
+def looked_at_by_a_thread(_rank: int) -> tuple[str, int]:
+    """Let another thread read all weights while steps run; return how that went, and how often it read something."""
+    case = Case("s", Block, "static")
+    done = threading.Event()
+    read = 0
+
+    def look() -> None:
+        nonlocal read
+        while not done.is_set():
+            for block in case.blocks:
+                with contextlib.suppress(StaleWindowError):
+                    block.linear.weight.norm()
+                    read += 1
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        return outcome(lambda: case.run(30)), read
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_thread_that_looks_on_does_not_wait_for_the_forward() -> None:
+    """It reads what is there, or is refused; steps go on, and the ownership check finds nothing."""
+    for told, read in run_ranks(2, looked_at_by_a_thread, environment={"SWTRACE_CHECK": "1"}):
+        assert told == RIGHT
+        assert read
