@@ -127,7 +127,7 @@ def wall() -> Iterator[Wall]:
             for demo in demos:
                 demo.send_signal(signal.SIGINT)
             for demo in demos:
-                output = demo.communicate(timeout=patience())[0]
+                output = _output_of(demo)
                 assert demo.returncode == ExitCode.INTERRUPTED, output
         finally:
             for demo in demos:
@@ -144,11 +144,20 @@ def _demo(directory: Path, scenario: str, *dials: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "swtrace", "demo", "--scenario", scenario, "--no-daemon"]
     return subprocess.Popen(
         [*command, "--ranks", "2", "--duration", "3600", *dials],
-        env=environment(SWTRACE_DIR=str(directory)),
+        env=environment(SWTRACE_DIR=str(directory), PYTHONFAULTHANDLER="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def _output_of(demo: subprocess.Popen[str]) -> str:
+    """Return what an interrupted demo said; one that does not end says, too, where it is."""
+    try:
+        return demo.communicate(timeout=patience())[0]
+    except subprocess.TimeoutExpired:
+        demo.send_signal(signal.SIGABRT)
+        return demo.communicate()[0]
 
 
 def _follow(hosts: tuple[Host, ...], ended: threading.Event) -> None:
