@@ -88,6 +88,8 @@ class Wall:
 @pytest.fixture(scope="module")
 def wall() -> Iterator[Wall]:
     """Run all of it until both demos have ended and the last scrape has seen that."""
+    # Let Ctrl-C reach the demos, also where a shell ignores it on behalf of a job in its background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm", prefix="swtrace-wall-")))
         directories = [work / name for name in ("stalled", "straggler", "odd")]
