@@ -186,7 +186,7 @@ class Circle:
         for tensor, pointer, version in layer.memory:
             if tensor.data_ptr() != pointer or (version is not None and tensor._version != version):  # noqa: SLF001
                 self._refuse_changed(layer, tensor, moved=tensor.data_ptr() != pointer)
-        if layer.sample is not None:
+        if layer.owned:
             self._require_placed(layer)
         self._journal.waits(layer)
         # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.

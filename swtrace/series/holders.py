@@ -21,7 +21,8 @@ from swtrace.series.payload import payload_tensors
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_TABLES = ("_parameters", "_buffers")
+TABLES = ("_parameters", "_buffers")
+"""Where a module keeps its own tensors, by name."""
 _CLOSED = (torch.nn.Module, torch.optim.Optimizer, type, ModuleType, FrameType)
 """What a search for tensors does not look into."""
 _DEPTH = 7
@@ -61,7 +62,7 @@ def held_tensors(module: nn.Module, seen: set[int] | None = None) -> Iterator[tu
         seen: numbers of objects that need no second look; those looked at are added.
     """
     attributes = vars(module)
-    for table in _TABLES:
+    for table in TABLES:
         tensors = attributes.get(table) or {}
         # Not asked for what may be read now; torch.jit's modules have another kind of table.
         for name, tensor in dict.items(tensors) if isinstance(tensors, dict) else tensors.items():
@@ -69,7 +70,7 @@ def held_tensors(module: nn.Module, seen: set[int] | None = None) -> Iterator[tu
                 yield name, tensor
     seen = set() if seen is None else seen
     for name, value in attributes.items():
-        if name not in _TABLES:
+        if name not in TABLES:
             for tensor in _reached(value, seen):
                 yield name, tensor
 

@@ -127,8 +127,6 @@ class SeriesLayer:
 
     def outdate(self) -> None:
         """Let autograd refuse a backward with tensors that it kept: their window goes to another broadcast."""
-        self.kept = False
-        """Its tensors lie in memory of their own, because something else holds them."""
         self.in_autograd = False
         for tensor, _, version in self.memory:
             if version is not None:

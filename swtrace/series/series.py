@@ -28,7 +28,7 @@ from swtrace.series.post_processing import PostProcessing, RunningSeries, new_tr
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tables import unwatch, watch
-from swtrace.series.waiting import WaitingLayer, in_a_series
+from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Phase
@@ -226,6 +226,8 @@ class Series:
             raise RegistrationError(f"{where}: its module is registered as another layer already")
         if any(map(in_a_series, layer.modules())):
             raise RegistrationError(f"{where}: its module, or a part of it, is registered in another series")
+        for part in layer.modules():
+            leave_ended_series(part)
         if isinstance(layer, torch.jit.ScriptModule):
             raise RegistrationError(f"{where}: is a torch.jit module, whose code records no waits; use torch.compile")
         layout = self._layout_of(where, layer)

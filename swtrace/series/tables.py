@@ -28,14 +28,13 @@ from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, StaleWindowError
 from swtrace.series.graphs import TRACED, records_operations, run_outside
+from swtrace.series.holders import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from swtrace.series.circle import Circle
     from swtrace.series.layer import SeriesLayer
-
-_TABLES = ("_parameters", "_buffers")
 
 
 class AbsentTensor(Tensor):
@@ -255,7 +254,7 @@ def watch(layer: SeriesLayer, circle: Circle) -> None:
     """Show a layer's tensors through tables from now on."""
     shared = {id(tensor) for tensor in layer.tensors}
     for module in layer.module.modules():
-        for table_name in _TABLES:
+        for table_name in TABLES:
             table = vars(module)[table_name]
             names = frozenset(name for name, tensor in table.items() if id(tensor) in shared)
             if names:

@@ -223,11 +223,21 @@ class WaitingLayer:
 
 
 def in_a_series(module: nn.Module) -> bool:
-    """Return whether a module belongs to a series. One that belonged to a closed series is freed of that."""
-    hook = getattr(vars(module).get(FORWARD), "__self__", None)
-    if isinstance(hook, WaitingLayer) and not hook.of_a_series:
+    """Return whether a module belongs to a series that has not ended."""
+    hook = _hook_of(module)
+    return hook is not None and hook.of_a_series
+
+
+def leave_ended_series(module: nn.Module) -> None:
+    """Free a module of a series that has ended."""
+    hook = _hook_of(module)
+    if hook is not None and not hook.of_a_series:
         hook.release()
-    return isinstance(hook, WaitingLayer) and hook.of_a_series
+
+
+def _hook_of(module: nn.Module) -> WaitingLayer | None:
+    hook = getattr(vars(module).get(FORWARD), "__self__", None)
+    return hook if isinstance(hook, WaitingLayer) else None
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ LAYERS = 5
 WIDTH = 16
 STEPS = 3
 RIGHT = "right"
+T = TypeVar("T")
 
 
 class Block(nn.Module):
@@ -77,6 +79,15 @@ def outcome(program: Callable[[], str | None]) -> str:
         return f"{type(error).__name__}: {error}"
     except RuntimeError as error:
         return f"bare RuntimeError: {error}"
+
+
+def with_both_windows(cases: Mapping[str, T], program: Callable[[T, str], str | None]) -> dict[str, str]:
+    """Return the outcomes of ``program(case, windows)``, by name and windows."""
+    return {
+        f"{name}, {windows}": outcome(functools.partial(program, case, windows))
+        for name, case in cases.items()
+        for windows in ("static", "rolling")
+    }
 
 
 class With(Block):

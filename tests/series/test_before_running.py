@@ -15,7 +15,7 @@ import torch
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.blocks import LAYERS, RIGHT, WIDTH, Block, Case, With, outcome
+from series.blocks import LAYERS, RIGHT, WIDTH, Block, Case, With, outcome, with_both_windows
 from swtrace.errors import SwtraceError
 from swtrace.series import RankGroup, Series
 
@@ -60,11 +60,7 @@ def load_in_many_ways(_rank: int) -> dict[str, str]:
         case.series.post_process()
         return case.run()
 
-    return {
-        f"{name}, {windows}": outcome(lambda load=load, windows=windows: program(load, windows))  # type: ignore[misc]
-        for name, load in LOADED.items()
-        for windows in ("static", "rolling")
-    }
+    return with_both_windows(LOADED, program)
 
 
 def test_weights_load_as_usual_before_post_processing() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune, vector_to_parameters
 
-from series.blocks import LAYERS, RIGHT, STEPS, WIDTH, Block, Case, With, outcome
+from series.blocks import LAYERS, RIGHT, STEPS, WIDTH, Block, Case, With, outcome, with_both_windows
 from swtrace.errors import StaleWindowError
 
 
@@ -157,11 +157,7 @@ MADE: dict[str, Callable[[], nn.Module]] = {
 
 def read(_rank: int) -> dict[str, str]:
     """Share layers that are read in many ways."""
-    return {
-        f"{name}, {windows}": outcome(lambda make=make, windows=windows: Case("s", make, windows).run())  # type: ignore[misc]
-        for name, make in MADE.items()
-        for windows in ("static", "rolling")
-    }
+    return with_both_windows(MADE, lambda make, windows: Case("s", make, windows).run())
 
 
 def test_a_weight_may_be_read_before_or_without_its_forward() -> None:

@@ -13,7 +13,7 @@ import torch
 from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.blocks import LAYERS, RIGHT, Block, Case, With, outcome
+from series.blocks import LAYERS, RIGHT, Block, Case, With, with_both_windows
 
 Forward = Callable[[Any, Callable[[int], object], Tensor], Tensor]
 """Of blocks, with what to call on arrival at a layer."""
@@ -91,11 +91,7 @@ def within_a_step(_rank: int) -> dict[str, str]:
                 return "wrong"
         return RIGHT if case.series.statistics().kept_layers else "nothing was kept"
 
-    return {
-        f"{name}, {windows}": outcome(lambda forward=forward, windows=windows: program(forward, windows))  # type: ignore[misc]
-        for name, forward in WITHIN_A_STEP.items()
-        for windows in ("static", "rolling")
-    }
+    return with_both_windows(WITHIN_A_STEP, program)
 
 
 def test_what_a_step_holds_until_its_end_stays_true() -> None:
@@ -143,11 +139,7 @@ def for_ever(_rank: int) -> dict[str, str]:
         left = case.series.statistics().kept_layers
         return told if (held, again, left) == (received, RIGHT, 0) else f"{told}, kept {held}, {again}, left {left}"
 
-    return {
-        f"{keep.__name__}, {windows}": outcome(lambda keep=keep, windows=windows: program(keep, windows))  # type: ignore[misc]
-        for keep in (_parameter, _view, _numpy)
-        for windows in ("static", "rolling")
-    }
+    return with_both_windows({keep.__name__: keep for keep in (_parameter, _view, _numpy)}, program)
 
 
 def test_what_is_held_from_step_to_step_stays_true_and_is_let_go() -> None:
@@ -209,11 +201,7 @@ def in_a_backward(_rank: int) -> dict[str, str]:
             got = gradient(case.blocks, case.x, case.series.reach)
         return RIGHT if torch.equal(got, gradient(case.resident, case.x, lambda _: None)) else "wrong"
 
-    return {
-        f"{compute.__name__}, {windows}": outcome(lambda compute=compute, windows=windows: program(compute, windows))  # type: ignore[misc]
-        for compute in (_elsewhere, _scaled)
-        for windows in ("static", "rolling")
-    }
+    return with_both_windows({compute.__name__: compute for compute in (_elsewhere, _scaled)}, program)
 
 
 def test_gradients_through_what_was_read_from_a_window_are_right() -> None:
