@@ -108,10 +108,42 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
     raise AssertionError("it did not come true")
 
 
+_QUEUES = 12
+"""More than a key passes one after the other: from the application down to what has the focus, and up again."""
+
+
+async def press(pilot: Pilot[Any], *keys: str) -> None:
+    """Press keys one by one, each handled to its end before the next.
+
+    Textual's pilot takes a process that gets no core for one that has nothing left to do, and returns too early.
+    """
+    for name in keys:
+        await pilot.press(name)
+        await settled(pilot)
+
+
+async def settled(pilot: Pilot[Any]) -> None:
+    """Wait until what has been sent is handled and drawn, and what was sent in handling it."""
+    for _ in range(_QUEUES):
+        await pilot.pause(0)
+
+
 def shown(app: TopApp) -> str:
     """Return everything on the screen, as text."""
     lines = app.screen._compositor.render_strips()
     return "\n".join(strip.text for strip in lines)
 
 
-__all__ = ["FRAME_S", "Still", "app_over", "key", "pictured", "run", "shown", "snapshot_of", "until"]
+__all__ = [
+    "FRAME_S",
+    "Still",
+    "app_over",
+    "key",
+    "pictured",
+    "press",
+    "run",
+    "settled",
+    "shown",
+    "snapshot_of",
+    "until",
+]

@@ -22,7 +22,7 @@ from swtrace_tui.views.timeline import Timeline
 
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import FRAME_S, Still, app_over, run, shown, snapshot_of, until
+from tui.scenes import FRAME_S, Still, app_over, press, run, settled, shown, snapshot_of, until
 
 
 def stalled() -> Still:
@@ -68,12 +68,12 @@ def test_number_keys_and_tab_open_every_view() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             for number, view in enumerate(VIEWS, 1):
-                await pilot.press(str(number))
+                await press(pilot, str(number))
                 assert app.view == view
                 assert app.focused is app.screen.query_one(f"#{view}")
-            await pilot.press("tab")
+            await press(pilot, "tab")
             assert app.view == VIEWS[0]
-            await pilot.press("shift+tab")
+            await press(pilot, "shift+tab")
             assert app.view == VIEWS[-1]
 
     run(test())
@@ -90,11 +90,12 @@ def test_every_view_draws_at_every_size_and_after_every_resize(size: tuple[int, 
             for view in VIEWS:
                 app.action_show(view)
                 await pilot.resize_terminal(*size)
-                await pilot.pause()
+                await settled(pilot)
                 lines = shown(app).splitlines()
                 assert len(lines) == size[1]
                 assert {len(line) for line in lines} == {size[0]}
                 await pilot.resize_terminal(100, 30)
+                await settled(pilot)
 
     run(test())
 
@@ -107,13 +108,13 @@ def test_pause_freezes_the_screen_and_not_the_source() -> None:
         app = app_over(source)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: "NOT HIDDEN" in shown(app))
-            await pilot.press("space")
+            await press(pilot, "space")
             source.now = snapshot_of(scenario("hidden"))
             polls = source.polls
             await until(pilot, lambda: source.polls > polls + 5)
             assert "PAUSED" in shown(app)
             assert "NOT HIDDEN" in shown(app)
-            await pilot.press("space")
+            await press(pilot, "space")
             await until(pilot, lambda: "NOT HIDDEN" not in shown(app))
 
     run(test())
@@ -132,12 +133,12 @@ def test_detach_lets_go_of_the_source_and_reattach_makes_a_new_one() -> None:
         app = TopApp(make, frame_s=FRAME_S)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press("d")
+            await press(pilot, "d")
             assert not app.attached
             await until(pilot, lambda: made[0].closed)
             assert "DETACHED" in shown(app)
             assert "stall ratio" in shown(app)
-            await pilot.press("d")
+            await press(pilot, "d")
             await until(pilot, lambda: len(made) == 2 and made[1].polls)
             assert "DETACHED" not in shown(app)
 
@@ -170,14 +171,14 @@ def test_rank_filter_goes_round_and_escape_clears_it() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             for rank in range(4):
-                await pilot.press("r")
+                await press(pilot, "r")
                 assert app.picture is not None
                 assert [row.rank for row in app.picture.rows] == [rank]
                 assert f"rank {rank}" in shown(app).splitlines()[1]
-            await pilot.press("r")
+            await press(pilot, "r")
             assert app.picture is not None
             assert len(app.picture.rows) == 4
-            await pilot.press("r", "escape")
+            await press(pilot, "r", "escape")
             assert app.picture is not None
             assert len(app.picture.rows) == 4
 
@@ -191,10 +192,10 @@ def test_phase_filter_offers_the_phases_that_there_are() -> None:
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press("p")
+            await press(pilot, "p")
             assert app.picture is not None
             assert app.picture.selection.phase is Phase.DECODE
-            await pilot.press("p")
+            await press(pilot, "p")
             assert app.picture is not None
             assert app.picture.selection.phase is None
 
@@ -212,10 +213,11 @@ def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
             await until(pilot, lambda: "holds the others up" in shown(app))
             begin = next(begin for begin, _, column in overview._header if column.title == "stall ratio")
             await pilot.click(Overview, offset=(begin + 2, overview._first_row - 1))
+            await settled(pilot)
             ratios = [row.recent.stall_ratio or 0.0 for row in overview._rows]
             assert ratios == sorted(ratios, reverse=True)
             assert overview._rows[-1].rank == 3  # the straggler itself waits least
-            await pilot.press("i")
+            await press(pilot, "i")
             assert overview._rows[0].rank == 3
 
     run(test())
@@ -228,15 +230,14 @@ def test_heat_map_cursor_begins_at_the_worst_cell_and_enter_opens_it_in_the_time
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press("2")
+            await press(pilot, "2")
             heat = app.screen.query_one(HeatMap)
             assert heat._values[heat._cursor] == heat._values.max()
             row, position = heat._cursor
-            await pilot.press("left")
+            await press(pilot, "left")
             assert heat._cursor == (row, position - 1)
-            await pilot.press("g", "enter")
+            await press(pilot, "g", "enter")
             assert app.view == "timeline"
-            await pilot.pause()
             timeline = app.screen.query_one(Timeline)
             assert timeline._mark == (row, position)
             assert f"▸{position}◂" in shown(app)
@@ -251,13 +252,13 @@ def test_heat_map_metric_and_span_go_round() -> None:
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press("2")
+            await press(pilot, "2")
             for name in ("slack", "transfer", "skew", "stall"):
-                await pilot.press("m")
+                await press(pilot, "m")
                 assert shown(app).splitlines()[2].strip().startswith(name)
-            await pilot.press("w")
+            await press(pilot, "w")
             assert "worst of 24 steps" in shown(app)
-            await pilot.press("w")
+            await press(pilot, "w")
             assert "step 23" in shown(app)
 
     run(test())
@@ -270,16 +271,16 @@ def test_timeline_zooms_holds_the_step_and_follows_again() -> None:
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press("3")
+            await press(pilot, "3")
             assert "(following)" in shown(app)
             before = app.screen.query_one(Timeline)._range()
-            await pilot.press("plus")
+            await press(pilot, "plus")
             begin, end = app.screen.query_one(Timeline)._range()
             assert end - begin == pytest.approx((before[1] - before[0]) / 2)
             assert "held" in shown(app)
-            await pilot.press("left_square_bracket")
+            await press(pilot, "left_square_bracket")
             assert "Step 22" in shown(app)
-            await pilot.press("f")
+            await press(pilot, "f")
             assert "(following)" in shown(app)
             assert "Step 23" in shown(app)
 
@@ -293,10 +294,10 @@ def test_copy_gives_the_view_as_plain_text() -> None:
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: "NOT HIDDEN" in shown(app))
-            await pilot.press("y")
+            await press(pilot, "y")
             assert "NOT HIDDEN" in app.clipboard
             assert "rank" in app.clipboard
-            await pilot.press("2", "y")
+            await press(pilot, "2", "y")
             assert "@" in app.clipboard or "#" in app.clipboard or "█" in app.clipboard
 
     run(test())
@@ -310,8 +311,7 @@ def test_screenshots_are_saved_as_svg(tmp_path: Path, monkeypatch: pytest.Monkey
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press("x", "x")
-            await pilot.pause()
+            await press(pilot, "x", "x")
 
     run(test())
     assert {path.name for path in tmp_path.iterdir()} == {"swtrace-overview-1.svg", "swtrace-overview-2.svg"}
@@ -327,12 +327,12 @@ def test_help_and_palette_offer_every_action() -> None:
             titles = {command.title for command in app.get_system_commands(app.screen)}
             for action in ACTIONS:
                 assert (f"{action.view}: {action.title}" if action.view else action.title) in titles
-            await pilot.press("question_mark")
+            await press(pilot, "question_mark")
             assert isinstance(app.screen, Help)
             text = shown(app)
             for title in list(TITLES.values())[:2]:
                 assert title in text
-            await pilot.press("escape")
+            await press(pilot, "escape")
             assert not isinstance(app.screen, Help)
 
     run(test())
@@ -374,9 +374,9 @@ def test_keys_are_remapped_by_the_configuration(tmp_path: Path) -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             assert app.theme == "swtrace-light"
-            await pilot.press("space")
+            await press(pilot, "space")
             assert not app.paused
-            await pilot.press("z")
+            await press(pilot, "z")
             assert app.paused
 
     run(test())
@@ -409,8 +409,7 @@ def test_themes_change_every_colour_and_lose_nothing() -> None:
             assert app.theme == NAMES[0]
             before = shown(app).splitlines()[2:12]
             for name in (*NAMES[1:], NAMES[0]):
-                await pilot.press("t")
-                await pilot.pause()
+                await press(pilot, "t")
                 assert app.theme == name
                 assert shown(app).splitlines()[2:6] == before[:4]
 
@@ -426,7 +425,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             assert app.theme == "swtrace-mono"
-            await pilot.press("3")
+            await press(pilot, "3")
             assert "█" in shown(app)
             assert "▓" in shown(app)
 

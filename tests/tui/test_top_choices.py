@@ -26,7 +26,7 @@ from swtrace.errors import SettingsError
 from swtrace.ledger.finding import Finding, Level
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import Still, app_over, pictured, run, shown, snapshot_of, until
+from tui.scenes import Still, app_over, pictured, press, run, shown, snapshot_of, until
 from tui.test_top_sources import _half
 
 
@@ -72,7 +72,7 @@ def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool
         app = app_over(Still(whole))
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: "R: run newer" in shown(app))
-            await pilot.press("R")
+            await press(pilot, "R")
             await until(pilot, lambda: f"R: run {seen.run}" in shown(app))
             assert f"There are other runs: {seen.run}. Press R" in shown(app)
 
@@ -99,9 +99,9 @@ def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection:
         app = app_over(Still(whole), selection=selection)
         async with app.run_test(size=(140, 40)) as pilot:
             for key in "12345":
-                await pilot.press(key)
+                await press(pilot, key)
                 await until(pilot, lambda: message in shown(app))
-            await pilot.press("escape")
+            await press(pilot, "escape")
             if selection.run is None:
                 await until(pilot, lambda: message not in shown(app))
 
@@ -194,7 +194,7 @@ def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
         app = app_over(Still(snapshot_of(scenario("stalled"))))
         async with app.run_test(size=(100, 30)) as pilot:
             await until(pilot, lambda: app.picture)
-            await pilot.press(*before, "ctrl+c")
+            await press(pilot, *before, "ctrl+c")
             await until(pilot, lambda: app._exit)
 
     run(test())

@@ -15,7 +15,7 @@ from swtrace_tui.configuration import Configuration
 from swtrace_tui.screenshot import screenshot
 
 from tui.ring_writer import scenario
-from tui.scenes import Still, app_over, shown, snapshot_of, until
+from tui.scenes import Still, app_over, settled, shown, snapshot_of, until
 
 PINNED = Path(__file__).parent / "pictures"
 
@@ -50,9 +50,9 @@ async def _drawn(view: str, name: str, size: tuple[int, int], theme: str) -> str
     app = app_over(Still(snapshot_of(scenario(name, layers=20))), view=view, configuration=Configuration(theme=theme))
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.picture and app._verdicts)
-        await pilot.pause()
+        await settled(pilot)
         await until(pilot, lambda: "Quit" in shown(app).splitlines()[-1] or size[0] <= 80)
-        await pilot.pause()
+        await settled(pilot)
         return screenshot(app, view)
 
 

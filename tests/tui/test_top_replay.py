@@ -25,7 +25,7 @@ from swtrace.recording.format import FRAME_BYTES, Kind
 from swtrace.recording.playback import Controls, Playhead
 from swtrace.recording.writer import RecordingWriter
 from tui.ring_writer import write
-from tui.scenes import run, shown, until
+from tui.scenes import press, run, shown, until
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.head is not None and app.head.at_ns > 0)
             assert head(app).playing
-            await pilot.press("space")
+            await press(pilot, "space")
             await until(pilot, lambda: not head(app).playing)
             still = head(app)
             await pilot.pause(0.3)
@@ -62,25 +62,25 @@ def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
             assert "PAUSED x1 " in shown(app)
             assert "▶ recording" in shown(app).splitlines()[0]
             assert "live" not in shown(app).splitlines()[0]
-            await pilot.press("ctrl+up")
+            await press(pilot, "ctrl+up")
             await until(pilot, lambda: "PAUSED x2 " in shown(app))
-            await pilot.press("ctrl+down")
+            await press(pilot, "ctrl+down")
 
             # A slow machine may have played much of it by now.
-            await pilot.press("ctrl+home")
+            await press(pilot, "ctrl+home")
             await until(pilot, lambda: head(app).at_ns == 0 and steps(app) == 0)
             before = steps(app)
-            await pilot.press("n")
+            await press(pilot, "n")
             await until(pilot, lambda: steps(app) > before)
             assert not head(app).playing
 
             at = head(app).at_ns
-            await pilot.press("ctrl+right")
+            await press(pilot, "ctrl+right")
             await until(pilot, lambda: head(app).at_ns >= at + 5_000_000_000)
             await until(pilot, lambda: steps(app) > before + 5)
-            await pilot.press("ctrl+left")
+            await press(pilot, "ctrl+left")
             await until(pilot, lambda: head(app).at_ns == pytest.approx(at, abs=1_000_000_000))
-            await pilot.press("ctrl+home")
+            await press(pilot, "ctrl+home")
             await until(pilot, lambda: head(app).at_ns == 0 and steps(app) == 0)
 
     run(test())
@@ -94,10 +94,10 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
         app = ReplayApp([path])
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.head is not None)
-            await pilot.press("space")
+            await press(pilot, "space")
             await until(pilot, lambda: not head(app).playing)
             assert not head(app).ended
-            await pilot.press("ctrl+end")
+            await press(pilot, "ctrl+end")
             await until(pilot, lambda: head(app).ended)
             await until(pilot, lambda: app.picture is not None and app.picture.snapshot.facts.series == truth)
             await until(pilot, lambda: "END" in shown(app))
@@ -106,7 +106,7 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
                 line = next(line for line in lines if line.split()[:1] == [str(rank.rank.rank)])
                 for text in (units.ratio(rank.recent.stall_ratio), units.ratio(rank.recent.efficiency)):
                     assert text in line
-            await pilot.press("question_mark")
+            await press(pilot, "question_mark")
             await until(pilot, lambda: "Play or pause the recording." in shown(app))
             assert len([line for line in shown(app).splitlines() if " space " in line]) == 1
 
@@ -171,7 +171,7 @@ def test_damage_is_named_and_read_around_only_when_asked(path: Path, tmp_path: P
         app = ReplayApp([bad], salvage=True)
         async with app.run_test(size=(140, 40)) as pilot:
             await until(pilot, lambda: app.head is not None)
-            await pilot.press("ctrl+end")
+            await press(pilot, "ctrl+end")
             await until(pilot, lambda: head(app).ended and f"{frame.header.records} records damaged" in shown(app))
 
     run(test())
