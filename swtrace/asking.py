@@ -11,11 +11,14 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
+from contextlib import suppress
 from typing import Any
 
 from swtrace.errors import AnswerError
@@ -26,6 +29,7 @@ MOST_TEXT = 1000
 """No error is longer."""
 _GZIP_WINDOW = 31
 _PART_BYTES = 1 << 16
+_TOO_SLOW = "it comes too slowly"
 
 
 def url(address: str) -> str:
@@ -75,16 +79,58 @@ def document(address: str, path: str, *, timeout_s: float) -> dict[str, Any]:
     return found
 
 
+class _Connection(http.client.HTTPConnection):
+    """Gives up an answer whose head takes longer than twice the timeout, even if none of its bytes is late."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        if self.timeout is None:
+            return super().getresponse()
+        given_up = threading.Event()
+        limit = threading.Timer(2 * self.timeout, _give_up, (self.sock, given_up))
+        limit.daemon = True
+        limit.start()
+        try:
+            answer = super().getresponse()
+        except (OSError, http.client.HTTPException):
+            if not given_up.is_set():
+                raise
+        finally:
+            limit.cancel()
+        if given_up.is_set():
+            raise TimeoutError(_TOO_SLOW)
+        return answer
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, req)
+
+
+def _give_up(asked: socket.socket, given_up: threading.Event) -> None:
+    given_up.set()
+    with suppress(OSError):
+        asked.shutdown(socket.SHUT_RDWR)
+
+
 def _open(address: str, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:
     try:
         proxies: dict[str, str] | None = (
             {} if _is_here(urllib.parse.urlsplit(request.full_url).hostname or "") else None
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _Http, _Https)
         answer: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         with error:
-            raise _failed(address, _said(error)) from error
+            raise _failed(address, _said(error, time.monotonic() + timeout_s)) from error
     except urllib.error.URLError as error:
         raise _failed(address, error.reason) from error
     except http.client.BadStatusLine as error:
@@ -111,11 +157,11 @@ def _is_here(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    """Return what a daemon says is wrong."""
+def _said(error: urllib.error.HTTPError, deadline_s: float) -> str:
+    """Return what a daemon says is wrong, if it says it in time."""
     status = f"{error.code} {error.reason}"
     try:
-        body = error.read(1 << 16)
+        body = _all(error, deadline_s)
         if error.headers.get("Content-Encoding") == "gzip":
             body = _inflated(body)
         if error.headers.get_content_type() == "application/json":
@@ -125,7 +171,7 @@ def _said(error: urllib.error.HTTPError) -> str:
         return status
 
 
-def _all(answer: http.client.HTTPResponse, deadline_s: float) -> bytes:
+def _all(answer: http.client.HTTPResponse | urllib.error.HTTPError, deadline_s: float) -> bytes:
     parts = []
     size = 0
     # One receive at a time: an answer that comes byte by byte never lets a longer read run into its timeout.
@@ -133,7 +179,7 @@ def _all(answer: http.client.HTTPResponse, deadline_s: float) -> bytes:
         parts.append(part)
         size += len(part)
         if time.monotonic() > deadline_s:
-            raise TimeoutError("it comes too slowly")
+            raise TimeoutError(_TOO_SLOW)
     body = b"".join(parts)
     if answer.length:
         raise ValueError("too large" if len(body) > MOST_BYTES else "cut short")

@@ -53,21 +53,21 @@ def answering(answer: bytes) -> Iterator[str]:
 
 
 @contextmanager
-def dripping() -> Iterator[str]:
-    """Answer one request byte by byte, as long as anybody listens; yield ``host:port``."""
+def dripping(at_once: bytes) -> Iterator[str]:
+    """Answer one request, the rest of it byte by byte as long as anybody listens; yield ``host:port``."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=_drip, args=(listener,), daemon=True)
+        thread = threading.Thread(target=_drip, args=(listener, at_once), daemon=True)
         thread.start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
         thread.join(30)
 
 
-def _drip(listener: socket.socket) -> None:
+def _drip(listener: socket.socket, at_once: bytes) -> None:
     client, _address = listener.accept()
     with client, suppress(OSError):
-        client.sendall(_answer(b"", length=1 << 20))
+        client.sendall(at_once)
         while True:
-            client.sendall(b" ")
+            client.sendall(b"x")
             time.sleep(0.02)
 
 

@@ -29,9 +29,24 @@ def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_answer_that_comes_byte_by_byte_is_given_up() -> None:
+@pytest.mark.parametrize(
+    "at_once",
+    [
+        pytest.param(b"", id="status line"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nServer: ", id="header"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n", id="body"),
+    ],
+)
+def test_an_answer_that_comes_byte_by_byte_is_given_up(at_once: bytes) -> None:
     """No part of it is ever late, and yet it would never be there."""
-    with dripping() as address, pytest.raises(AnswerError, match="too slowly"):
+    with dripping(at_once) as address, pytest.raises(AnswerError, match="too slowly"):
+        asking.document(address, "/api/v1/snapshot", timeout_s=0.2)
+
+
+def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
+    """What it would have said is not waited for."""
+    head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 1048576\r\n\r\n"
+    with dripping(head) as address, pytest.raises(AnswerError, match=r"503 Service Unavailable$"):
         asking.document(address, "/api/v1/snapshot", timeout_s=0.2)
 
 
