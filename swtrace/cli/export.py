@@ -53,15 +53,19 @@ def export(
         typer.Option("--output", "-o", help="The file to make, or - for stdout (not for otlp).", metavar="FILE"),
     ] = None,
     table: Annotated[
-        Rows, typer.Option(help="parquet, csv: a row per wait, or per step.", metavar="|".join(Rows))
-    ] = Rows.WAITS,
+        Rows | None,
+        typer.Option(help="parquet, csv: a row per wait, or per step. Default: waits.", metavar="|".join(Rows)),
+    ] = None,
     endpoint: Annotated[
         str | None, typer.Option(help="otlp: the collector. Default: OTEL_EXPORTER_OTLP_ENDPOINT.", metavar="URL")
     ] = None,
-    protocol: Annotated[Protocol, typer.Option(help="otlp: how to speak to it.", metavar="|".join(Protocol))] = (
-        Protocol.HTTP
-    ),
-    sample: Annotated[float, typer.Option(help="otlp: share of the steps.", min=0.0, max=1.0)] = 1.0,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(help="otlp: how to speak to it. Default: http/protobuf.", metavar="|".join(Protocol)),
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option(help="otlp: share of the steps. Default: all.", min=0.0, max=1.0)
+    ] = None,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     salvage: Salvage = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout what was written, as JSON.")] = False,
@@ -72,12 +76,14 @@ def export(
     """
     from swtrace.daemon.settings import tidy
 
-    if to is not Format.OTLP:
-        _check_output(to, output, as_json=as_json)
+    if to not in {Format.PARQUET, Format.CSV}:
+        _refuse_beside(to, {"--table": table})
+    if to is Format.OTLP:
+        _refuse_beside(to, {"--output": output})
+        _check_collector(endpoint, protocol or Protocol.HTTP)
     else:
-        if output is not None:
-            raise CommandError("--format otlp sends to a collector: --output does not go with it", ExitCode.USAGE)
-        _check_collector(endpoint, protocol)
+        _refuse_beside(to, {"--endpoint": endpoint, "--protocol": protocol, "--sample": sample})
+        _check_output(to, output, as_json=as_json)
     tidy(os.environ)
     from swtrace.selection import choose
     from swtrace.session import RecordingSession
@@ -86,11 +92,11 @@ def export(
         if series is not None:
             choose("--series", series, sorted({facts.key.name for facts in session.facts().series}))
         if to is Format.OTLP:
-            said = _send(session, endpoint, protocol, sample, series)
+            said = _send(session, endpoint, protocol or Protocol.HTTP, 1.0 if sample is None else sample, series)
             sentence = f"Sent {_count(said['spans'], 'span')} of {_count(said['steps'], 'step')} to the collector"
         else:
             path = output or Path()
-            said = _write(session, to, path, table, series)
+            said = _write(session, to, path, table or Rows.WAITS, series)
             rows = _count(said["rows"], "row") if "rows" in said else _count(said["steps"], "step slice")
             sentence = f"Wrote {rows} to {'stdout' if path == STDOUT else path}"
     narration().print(sentence, soft_wrap=True, markup=False)
@@ -100,6 +106,17 @@ def export(
 
 def _count(number: int | str, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _refuse_beside(to: Format, options: dict[str, object]) -> None:
+    """Refuse options that a format has no use for.
+
+    Raises:
+        CommandError: one of them was given.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise CommandError(f"{option} does not go with --format {to.value}", ExitCode.USAGE)
 
 
 def _check_output(to: Format, output: Path | None, *, as_json: bool) -> None:

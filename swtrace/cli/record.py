@@ -71,6 +71,8 @@ def record(
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.tail import allow_open_files
 
+    if directory is not None and connect is not None:
+        raise CommandError("--dir and --connect exclude each other", ExitCode.USAGE)
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
     if duration is not None and not 0 <= duration < math.inf:

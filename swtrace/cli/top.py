@@ -92,8 +92,9 @@ def top(
         raise CommandError("the terminal needs textual, which is missing here: install swtrace again") from error
     from swtrace.trace.schema import Phase
 
-    if sum(given is not None for given in (connect, replay)) > 1:
-        raise CommandError("--connect and --replay exclude each other", ExitCode.USAGE)
+    sources = {"--dir": directory, "--connect": connect, "--replay": replay}
+    if len(given := [option for option, value in sources.items() if value is not None]) > 1:
+        raise CommandError(f"{' and '.join(given)} exclude each other", ExitCode.USAGE)
     if salvage and replay is None:
         raise CommandError("--salvage needs --replay", ExitCode.USAGE)
     make = _source(directory, connect, replay, whole=once or as_json, salvage=salvage)
