@@ -107,7 +107,8 @@ def record(
             _conclude(capture, writer, reason, console, as_json=as_json)
         finally:
             if capture is not None and capture.ledger.facts().ranks:
-                replaced()
+                if output.exists():  # and nobody has removed it
+                    replaced()
             elif output.is_file():  # and no device
                 output.resolve().unlink()  # a retry must find its place free
 

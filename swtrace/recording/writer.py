@@ -317,6 +317,8 @@ class RecordingWriter(FrameWriter):
     def _put(self, data: bytes) -> None:
         if self._descriptor < 0:
             raise RecordingError(f"{self._paths[-1]}: the recording is closed")
+        if not os.fstat(self._descriptor).st_nlink:
+            raise RecordingError(f"{self._paths[-1]} was removed while it was written, and what it held with it")
         try:
             _write_all(self._descriptor, data)
         except OSError as error:

@@ -257,6 +257,15 @@ def test_a_file_that_may_not_grow_ends_like_a_full_disk(tmp_path: Path) -> None:
         replay(recording)
 
 
+def test_a_file_that_is_removed_while_it_is_written_is_an_error(tmp_path: Path) -> None:
+    """Nobody is told that records are kept where they are not."""
+    path = tmp_path / "run.swrec"
+    writer = RecordingWriter(path)
+    path.unlink()
+    with pytest.raises(RecordingError, match=r"run\.swrec was removed"), writer:
+        tell(TellingLedger(writer), schedule(steps=20), random.Random(1), 50)  # noqa: S311 - reproducible
+
+
 def test_a_recording_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     """A reader beside the writer sees whole frames only."""
     path, made = tmp_path / "run.swrec", schedule(steps=600)
