@@ -176,6 +176,24 @@ def test_a_living_ring_counts_though_the_clock_was_set_back_since_a_dead_one_beg
             recorder.close()
 
 
+def test_a_second_series_of_a_name_has_facts_of_its_own(tmp_path: Path) -> None:
+    """A model that is built twice in one process, or a draft model beside its target, hides nothing of the other."""
+    first, second = made(20), made(12)
+    with Watch(tmp_path) as watch:
+        recorders = [Recorder.create(tmp_path, first.identity(rank)) for rank in range(2)]
+        for schedule in (first, second):
+            for rank, recorder in enumerate(recorders):
+                write(recorder.add_series(schedule.infos[rank]), schedule.records[rank])
+        watch.drain()
+        watch.ledger.flush()
+        facts = watch.ledger.facts()
+        name = first.infos[0].name
+        assert [(series.key.name, series.steps) for series in facts.series] == [(name, 20), (f"{name}:2", 12)]
+        assert {rank.oddities.duplicate for rank in facts.ranks} == {0}
+        for recorder in recorders:
+            recorder.close()
+
+
 def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:
     """When a dead rank's file is removed, the rank and its series go from the facts."""
     schedule = made()

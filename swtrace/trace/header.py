@@ -24,7 +24,8 @@ MAX_GROUP = 4096
 MAX_CELLS = 1 << 20
 """Layers times ranks: what a reader may have to hold for one step of one series."""
 _MAX_INT = (1 << 63) - 1
-_MAX_TEXT = 2048
+MAX_TEXT = 2048
+"""Characters of a text in a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ def writer_lives(descriptor: int) -> bool:
 
 def printable(text: str) -> str:
     """Return ``text`` with everything replaced that readers refuse to show."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:_MAX_TEXT]
+    return "".join(character if character.isprintable() else "?" for character in text)[:MAX_TEXT]
 
 
 class _Fields:
@@ -249,7 +250,7 @@ class _Fields:
 
     def text(self, name: str, *, empty: bool = True) -> str:
         value = self._values.get(name)
-        if type(value) is not str or len(value) > _MAX_TEXT or not value.isprintable() or not (value or empty):
+        if type(value) is not str or len(value) > MAX_TEXT or not value.isprintable() or not (value or empty):
             raise RingFormatError(f"damaged ring ({name} is not a plain text)")
         return value
 

@@ -31,6 +31,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ from swtrace.trace.directory import (
     remove_for_room,
     ring_name,
 )
-from swtrace.trace.header import RingHeader, encode_header, encode_series, file_bytes
+from swtrace.trace.header import MAX_TEXT, RingHeader, encode_header, encode_series, file_bytes, printable
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.schema import DEFAULT_RECORDS
 
@@ -182,12 +183,13 @@ class Recorder:
     def add_series(self, info: SeriesInfo) -> SeriesRecorder:
         """Enter a series in the ring's table, reserve its windows and return its recorder.
 
-        A refused series is only told to readers: it reserves no windows.
+        A refused series is only told to readers: it reserves no windows. A later series of the same name, start layer
+        and group gets a name of its own: ``o_proj:2``.
 
         Raises:
             RingFullError: no room for another series, or for its windows.
         """
-        entry = self.entry(info)
+        entry, info = self.entry(info), self._distinct(info)
         index, first_window = len(self._series), self._windows_reserved
         windows = 0 if info.refused else info.window_count
         offset = schema.SERIES_TABLE_OFFSET + index * schema.SERIES_SLOT_BYTES
@@ -213,7 +215,24 @@ class Recorder:
         left = schema.WINDOW_SLOTS - self._windows_reserved
         if windows > left:
             raise RingFullError(f"series {info.name!r}: {windows} windows, a ring has {left} left")
-        return encode_series(info, self._windows_reserved)
+        return encode_series(self._distinct(info), self._windows_reserved)
+
+    def _distinct(self, info: SeriesInfo) -> SeriesInfo:
+        """Return the series under a name that no earlier one of its start layer and group has in this ring.
+
+        A group's ranks make their series in the same order, so they all choose the same name.
+        """
+        if info.refused:
+            return info
+        place = info.start_layer, info.group_ranks
+        shared = (series.info for series in self._series if not series.info.refused)
+        taken = {other.name for other in shared if (other.start_layer, other.group_ranks) == place}
+        name, number = printable(info.name), 1
+        while name in taken:
+            number += 1
+            suffix = f":{number}"  # means nothing in a URL, so that it need not be escaped in queries
+            name = printable(info.name)[: MAX_TEXT - len(suffix)] + suffix
+        return replace(info, name=name)
 
     def renew(self) -> None:
         """Do what is due every :data:`RENEW_NS`: see that the file is still there, and renew the anchor."""

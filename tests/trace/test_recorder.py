@@ -20,6 +20,7 @@ from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceE
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.header import MAX_TEXT
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.reader import Occupancy, RingReader
@@ -94,6 +95,28 @@ def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
         recorder.close()
         assert reader.closed()
         assert not reader.alive()
+
+
+def test_a_later_series_of_the_same_name_gets_its_own(tmp_path: Path) -> None:
+    """A name counts once per start layer and group; what is refused takes none; a long name is cut, not refused."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    long = "n" * MAX_TEXT
+    changes: list[dict[str, object]] = [
+        {"refused": "too small"},
+        {},
+        {"start_layer": 30},
+        {"group_ranks": (0, 2)},
+        {},
+        {},
+    ]
+    for change in changes:
+        recorder.add_series(series_info("a", **change))
+    for _ in range(2):
+        recorder.add_series(series_info(long))
+    with RingReader.open(recorder.path) as reader:
+        names = [info.name for info in reader.series()]
+    assert names == ["a", "a", "a", "a", "a:2", "a:3", long, f"{long[:-2]}:2"]
+    recorder.close()
 
 
 @pytest.mark.parametrize(("ranks", "characters"), [(2, 300), (60, 60), (400, 0)])
