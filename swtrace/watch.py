@@ -115,6 +115,9 @@ class Watch:
             self._try(reader, self._end)
         for reader in filter(self._reads, poll.gone):
             self._forget(reader)
+        for reader in self.tail.readers:
+            if not self._reads(reader):
+                self._try(reader, self._review_displaced)
         return poll.more or bool(found)
 
     def drain(self) -> None:
@@ -212,6 +215,24 @@ class Watch:
         self._tables[key] = ()
         self.ledger.add_rank(reader.identity)
         self._read_table(reader)
+
+    def _review_displaced(self, reader: RingReader) -> None:
+        """Name a ring that another one displaced although its writer lives; take it up again once that one has ended.
+
+        A writer that closed its ring is only about to end.
+        """
+        self.tail.problems.pop(reader.path, None)
+        if not reader.alive() or reader.closed():
+            return
+        run_id, rank = reader.identity.key
+        other = self._rings.get(reader.identity.key)
+        if other is None or other.released:
+            self._join(reader)
+        elif other.alive() and other.identity != reader.identity:
+            self.tail.problems[reader.path] = (
+                f"{reader.path}: not shown: rank {rank} of another living job (pid {other.identity.pid}) uses the same "
+                f"run id {run_id!r}; give each job its own SWTRACE_RUN_ID"
+            )
 
     def _end(self, reader: RingReader) -> None:
         self.ledger.rank_ended(reader.identity.key)

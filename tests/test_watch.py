@@ -176,6 +176,49 @@ def test_a_living_ring_counts_though_the_clock_was_set_back_since_a_dead_one_beg
             recorder.close()
 
 
+def test_of_two_living_jobs_with_one_run_id_the_hidden_one_is_named(tmp_path: Path) -> None:
+    """The older job is a problem while both live, and is taken up again if the younger one ends first."""
+    schedule = made()
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        jobs = []
+        for life in (1, 2):
+            job = [Recorder.create(tmp_path, restarted(schedule, rank, life)) for rank in range(2)]
+            series = [job[rank].add_series(schedule.infos[rank]) for rank in range(2)]
+            jobs.append((job, series))
+            watch.drain()
+        (old, old_series), (young, _) = jobs
+        assert set(watch.tail.problems) == {recorder.path for recorder in old}
+        assert all("SWTRACE_RUN_ID" in text for text in watch.tail.problems.values())
+        for recorder in young:
+            recorder.close()
+        watch.drain()
+        assert watch.tail.problems == {}
+        for rank in range(2):
+            write(old_series[rank], schedule.records[rank])
+        watch.drain()
+        watch.ledger.flush()
+        assert watch.ledger.facts().series == expected(schedule).facts().series
+        for recorder in old:
+            recorder.close()
+
+
+@pytest.mark.parametrize("closing", [True, False])
+def test_a_job_that_ends_after_its_successor_began_is_no_problem(tmp_path: Path, *, closing: bool) -> None:
+    """A restart may overlap with the end of the job before: that is named at most until its process is gone."""
+    schedule = made()
+    with Watch(tmp_path, rescan_s=0.0) as watch:
+        old, young = (Recorder.create(tmp_path, restarted(schedule, 0, life)) for life in (1, 2))
+        if closing:
+            old.announce_close()
+        watch.drain()
+        assert set(watch.tail.problems) == (set() if closing else {old.path})
+        old.close()
+        watch.drain()
+        assert watch.tail.problems == {}
+        assert [status.path for status in watch.ranks()] == [young.path]
+        young.close()
+
+
 def test_a_second_series_of_a_name_has_facts_of_its_own(tmp_path: Path) -> None:
     """A model that is built twice in one process, or a draft model beside its target, hides nothing of the other."""
     first, second = made(20), made(12)
