@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from swtrace.daemon.labels import ranks_text
 from swtrace.daemon.snapshot import series_key
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
@@ -144,7 +145,7 @@ class Query:
 
 def series_id(key: SeriesKey) -> str:
     """Return the text that names a series in this API, the same in every daemon and after a restart."""
-    return f"{key.run_id}/{key.name}@{key.start_layer}/{key.group_ranks[0]}"
+    return f"{key.run_id}/{key.name}@{key.start_layer}/{ranks_text(key.group_ranks)}"
 
 
 def everything(snapshot: Snapshot, query: Query) -> Document:

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
+from swtrace.daemon.snapshot import series_key
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from swtrace.daemon.snapshot import RankState, SeriesWindows
+    from swtrace.ledger.facts import SeriesKey
 
 Labels = dict[str, str]
 
@@ -26,18 +30,16 @@ class LabelledRank:
 
     state: RankState
     labels: Labels
+    names: Mapping[SeriesKey, str]
+    """The ``series`` label of every series."""
 
     def series(self) -> Iterator[tuple[SeriesWindows, Labels]]:
-        """Yield the series that are shared, each with the labels that tell it from every other one.
-
-        A name that one rank uses twice is followed by its start layer: ``o_proj@30``.
-        """
-        shared = [entry for entry in self.state.series if not entry.info.refused]
-        names = Counter(entry.info.name for entry in shared)
+        """Yield the series that are shared, each with the labels that tell it from every other one."""
         seen = set()
-        for entry in shared:
-            name = entry.info.name if names[entry.info.name] == 1 else f"{entry.info.name}@{entry.info.start_layer}"
-            label = name
+        for entry in self.state.series:
+            if entry.info.refused:
+                continue
+            label = self.names[series_key(self.state.key, entry.info)]
             if label not in seen:
                 seen.add(label)
                 yield entry, {**self.labels, "series": label}
@@ -77,10 +79,38 @@ class Labelling:
         for state in sorted(ranks, key=lambda state: (state.up, *_age(state))):
             run_id, rank = state.key
             chosen[rank, run_id if run_id in self._labelled else ""] = state
+        names = _series_labels(ranks)
         return tuple(
-            LabelledRank(state, {"rank": str(rank), **({"run_id": run_id} if run_id else {})})
+            LabelledRank(state, {"rank": str(rank), **({"run_id": run_id} if run_id else {})}, names)
             for (rank, run_id), state in sorted(chosen.items(), key=lambda item: item[0])
         )
+
+
+def ranks_text(ranks: tuple[int, ...]) -> str:
+    """Return ranks in their order, those that follow each other as a range: ``0-3,8``."""
+    runs = [[rank for _, rank in run] for _, run in groupby(enumerate(ranks), lambda item: item[1] - item[0])]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _series_labels(ranks: Iterable[RankState]) -> dict[SeriesKey, str]:
+    """Return the label of every series, the same on all of its ranks.
+
+    A name that one rank uses twice is followed by the start layer: ``o_proj@30``. If the start layer is the same, too,
+    the group's ranks follow: ``o_proj@0/0-3``.
+    """
+    labels: dict[SeriesKey, str] = {}
+    twice: set[tuple[object, ...]] = set()
+    for state in ranks:
+        keys = {series_key(state.key, entry.info) for entry in state.series if not entry.info.refused}
+        labels |= {key: key.name for key in keys}
+        for fields in (2, 3):  # run and name; run, name and start layer
+            twice |= {place for place, times in Counter(key[:fields] for key in keys).items() if times > 1}
+    for key in labels:
+        if key[:2] in twice:
+            labels[key] += f"@{key.start_layer}"
+        if key[:3] in twice:
+            labels[key] += f"/{ranks_text(key.group_ranks)}"
+    return labels
 
 
 def _age(state: RankState) -> tuple[int, str, str]:

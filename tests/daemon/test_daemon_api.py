@@ -30,7 +30,7 @@ from swtrace.ledger.facts import Straggler
 from swtrace.trace.identity import RankKey
 from swtrace.watch import Watch
 
-SERIES = "run-1/self_attn.o_proj@0/0"
+SERIES = "run-1/self_attn.o_proj@0/0-1"
 
 
 @pytest.fixture

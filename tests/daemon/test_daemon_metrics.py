@@ -454,6 +454,26 @@ def test_one_name_for_two_series_of_a_rank_is_told_apart(tmp_path: Path) -> None
     recorder.close()
 
 
+def test_one_name_for_two_groups_of_a_rank_is_told_apart(tmp_path: Path) -> None:
+    """Both series of the rank are served, each under one label and one id on all of its ranks."""
+    recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(3)]
+    for rank, group in ((0, (0, 1)), (1, (0, 1)), (0, (0, 2)), (2, (0, 2))):
+        recorders[rank].add_series(series_info(group.index(rank), group_ranks=group))
+    with serving(tmp_path) as client:
+        samples = scrape(client)["swtrace_series_info"].samples
+        described = client.get("/api/v1/series").json()["series"]
+    labels = {"0-1": "self_attn.o_proj@0/0-1", "0,2": "self_attn.o_proj@0/0,2"}
+    assert sorted((s.labels["rank"], s.labels["series"]) for s in samples) == [
+        ("0", labels["0,2"]),
+        ("0", labels["0-1"]),
+        ("1", labels["0-1"]),
+        ("2", labels["0,2"]),
+    ]
+    assert {series["id"] for series in described} == {f"run-1/{label}" for label in labels.values()}
+    for recorder in recorders:
+        recorder.close()
+
+
 def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
     """Quotes and backslashes in names end up in label values as they were."""
     odd = 'a"b\\c'
