@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swtrace.cli.arguments import not_empty, refuse_own_input
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from swtrace.session import RecordingSession
 
 
@@ -50,7 +53,12 @@ def export(
     to: Annotated[Format, typer.Option("--format", "-f", help="The format.", metavar="|".join(Format))],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The file to make, or - for stdout (not for otlp).", metavar="FILE"),
+        typer.Option(
+            *("--output", "-o"),
+            help="The file to make, or - for stdout (not for otlp).",
+            metavar="FILE",
+            parser=not_empty("--output", Path),
+        ),
     ] = None,
     table: Annotated[
         Rows | None,
@@ -83,7 +91,7 @@ def export(
         _check_collector(endpoint, protocol or Protocol.HTTP)
     else:
         _refuse_beside(to, {"--endpoint": endpoint, "--protocol": protocol, "--sample": sample})
-        _check_output(to, output, as_json=as_json)
+        _check_output(to, output, files, as_json=as_json)
     tidy(os.environ)
     from swtrace.selection import choose
     from swtrace.session import RecordingSession
@@ -119,15 +127,16 @@ def _refuse_beside(to: Format, options: dict[str, object]) -> None:
             raise CommandError(f"{option} does not go with --format {to.value}", ExitCode.USAGE)
 
 
-def _check_output(to: Format, output: Path | None, *, as_json: bool) -> None:
+def _check_output(to: Format, output: Path | None, files: Sequence[Path], *, as_json: bool) -> None:
     """Refuse what cannot be written where it is asked to go.
 
     Raises:
-        CommandError: there is no file, or stdout cannot take the format.
+        CommandError: there is no file, or it is the recording, or stdout cannot take the format.
     """
     if output is None:
         raise CommandError(f"--format {to.value} needs --output FILE", ExitCode.USAGE)
     if output != STDOUT:
+        refuse_own_input(output, files)
         return
     if to is Format.PARQUET:
         raise CommandError("--format parquet cannot be written to stdout: --output needs a file", ExitCode.USAGE)

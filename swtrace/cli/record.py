@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace.cli import units
+from swtrace.cli.arguments import addresses, not_empty
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -34,13 +35,21 @@ _LINE_S = 5.0
 
 def record(
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to make.", metavar="FILE")],
+    output: Annotated[
+        Path,
+        typer.Option(*("--output", "-o"), help="The file to make.", metavar="FILE", parser=not_empty("--output", Path)),
+    ],
     directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
     ] = None,
-    run_id: Annotated[str | None, typer.Option("--run", help="Record this run only. Default: every run.")] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run", help="Record this run only. Default: every run.", metavar="ID", parser=not_empty("--run", str)
+        ),
+    ] = None,
     duration: Annotated[float | None, typer.Option(help="End after this long.", metavar="SECONDS")] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="End when every rank that was seen has ended.")
@@ -81,7 +90,7 @@ def record(
         raise CommandError("a recording cannot be written to stdout: --output needs a file", ExitCode.USAGE)
     allow_open_files()
     rings = folder_to_read(directory) if connect is None else Path()
-    addresses = [] if connect is None else _addresses(connect)
+    daemons = [] if connect is None else _daemons(connect)
     console = narration()
     capture: Capture | RemoteCapture | None = None
     with _in_place_of(output if force else None) as replaced:
@@ -95,7 +104,7 @@ def record(
         try:
             with writer:
                 if connect is not None:
-                    capture = RemoteCapture(addresses, writer, run_id=run_id)
+                    capture = RemoteCapture(daemons, writer, run_id=run_id)
                     console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True, markup=False)
                 else:
                     capture = Capture(rings, writer, run_id=run_id)
@@ -119,6 +128,7 @@ def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
     if old is None or not old.is_file():
         yield lambda: None
         return
+    _refuse_a_ring(old)
     file = old.resolve()  # a link stays one
     aside = file.with_name(f"{file.name}.before")
     file.replace(aside)
@@ -129,15 +139,33 @@ def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
             aside.replace(file)
 
 
-def _addresses(connect: str) -> list[str]:
-    """Return the addresses of daemons, each checked before any file is made."""
+def _refuse_a_ring(file: Path) -> None:
+    """Refuse to replace what a rank writes.
+
+    Raises:
+        CommandError: the file is a ring.
+    """
+    from swtrace.trace.schema import MAGIC
+
+    with file.open("rb") as opened:
+        if opened.read(len(MAGIC)) == MAGIC:
+            raise CommandError(f"{file} is a ring, not a recording: --force does not replace it", ExitCode.USAGE)
+
+
+def _daemons(connect: str) -> list[str]:
+    """Return the addresses of daemons, each checked before any file is made.
+
+    Raises:
+        CommandError: there is none.
+        SettingsError: one of them is no address.
+    """
     from swtrace_tui.sources.daemon import parse
 
-    addresses = [each.strip() for each in connect.split(",") if each.strip()]
-    for address in addresses or [connect]:
+    found = addresses(connect)
+    for address in found:
         if not address.startswith("https://"):
             parse(address)
-    return addresses
+    return found
 
 
 def _follow(

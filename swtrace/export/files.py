@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +26,10 @@ TABLES: dict[str, Callable[[Picked], dict[str, Column]]] = {"waits": wait_column
 
 @contextmanager
 def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """Open a file to write an export into, or take one that is open; a file that could not be finished is removed.
+    """Open a file to write an export into, or take one that is open.
+
+    A file gets its name when it is whole; until then, and if writing fails, what had that name stays. A link stays
+    one. A device or a pipe is written directly.
 
     Raises:
         SwtraceError: it cannot be opened, or written to its end.
@@ -33,16 +39,27 @@ def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
         where.flush()
         return
     try:
-        with where.open("wb") as out:
-            try:
-                yield out
-                out.flush()
-            except BaseException:
-                if where.is_file():
-                    where.unlink()
-                raise
+        with where.open("wb") if where.exists() and not where.is_file() else _beside(where) as out:
+            yield out
     except OSError as error:
         raise SwtraceError(f"{where}: {error.strerror}") from error
+
+
+@contextmanager
+def _beside(where: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file in the same folder; it takes the name when the block ends without an error."""
+    file = Path(os.path.realpath(where))
+    part = file.with_name(f".swtrace-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as out:
+            if file.exists():
+                file.open("r+b").close()  # what is read-only is not replaced
+                shutil.copymode(file, part)
+            yield out
+        part.replace(file)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_csv(out: BinaryIO, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:

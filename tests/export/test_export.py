@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import swtrace as public
 from export.perfetto_reader import read
 from swtrace.daemon.spans import span_count
 from swtrace.errors import SettingsError, SwtraceError
+from swtrace.export.files import opened
 from swtrace.recording.capture import Capture
 from swtrace.recording.writer import RecordingWriter
 from swtrace.session import Session
@@ -137,6 +140,58 @@ def test_a_collector_that_is_not_there_is_one_line(recording: Path, monkeypatch:
 def test_output_is_asked_for(recording: Path) -> None:
     """A format that makes a file needs its name."""
     assert "needs --output" in swtrace("export", recording, "-f", "csv", code=2).stderr
+
+
+@pytest.mark.parametrize("command", [("export", "-f", "csv"), ("report",)], ids=lambda command: command[0])
+@pytest.mark.parametrize("name", ["run.swrec", "link.swrec", "hard.swrec", "folder/../run.swrec"])
+def test_an_output_that_is_the_recording_is_refused(
+    recording: Path, tmp_path: Path, command: tuple[str, ...], name: str
+) -> None:
+    """No command writes over what it reads, under whatever name."""
+    file = tmp_path / "run.swrec"
+    file.write_bytes(recording.read_bytes())
+    (tmp_path / "link.swrec").symlink_to(file)
+    (tmp_path / "hard.swrec").hardlink_to(file)
+    (tmp_path / "folder").mkdir()
+    done = swtrace(*command, file, "-o", tmp_path / name, code=2)
+    assert "is the recording to read" in done.stderr
+    assert file.read_bytes() == recording.read_bytes()
+
+
+@pytest.mark.parametrize("command", [("export", "-f", "csv"), ("report",)], ids=lambda command: command[0])
+def test_an_output_is_replaced_when_the_new_one_is_whole(
+    recording: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """A failed command leaves the file of before; a good one replaces it where the link leads, with its mode."""
+    real, link, cut = tmp_path / "real", tmp_path / "link", tmp_path / "cut.swrec"
+    real.write_text("before")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    damaged = bytearray(recording.read_bytes())
+    damaged[-300] ^= 1
+    cut.write_bytes(damaged)
+    swtrace(*command, cut, "-o", link, code=1)
+    assert real.read_text() == "before"
+    swtrace(*command, recording, "-o", link)
+    assert real.stat().st_size > 1000
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert link.is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "cut.swrec"}
+
+
+def test_an_export_that_breaks_off_leaves_the_file_of_before(tmp_path: Path) -> None:
+    """An error halfway removes what was written, and nothing else; a pipe gets every byte at once."""
+    path, pipe = tmp_path / "table.csv", tmp_path / "pipe"
+    path.write_bytes(b"before")
+    with pytest.raises(SwtraceError, match=r"table\.csv: No space"), opened(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert path.read_bytes() == b"before"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader, opened(pipe) as out:
+        out.write(b"whole")
+        out.flush()
+        assert reader.read() == b"whole"
+    assert {each.name for each in tmp_path.iterdir()} == {"table.csv", "pipe"}
 
 
 def test_open_gives_arrays_by_selection(session: Session) -> None:

@@ -83,6 +83,18 @@ def test_a_recording_is_replaced_only_by_another(tmp_path: Path, source: tuple[s
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "old.swrec", "rings"}
 
 
+def test_a_ring_is_not_replaced_by_a_recording(tmp_path: Path) -> None:
+    """`--force` replaces recordings: what a rank writes stays in its place."""
+    run = RecordedRun(tmp_path)
+    run.write(3)
+    ring = run.recorders[0].path
+    before = ring.stat().st_ino, ring.read_bytes()
+    done = swtrace("record", "--dir", tmp_path, "-o", ring, "--duration", "0", "--force", code=2)
+    assert f"{ring} is a ring" in done.stderr
+    assert (ring.stat().st_ino, ring.read_bytes()) == before
+    run.close()
+
+
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
     """What looks like the markup of the library that prints is none."""
     rings = tmp_path / "z[bold]" / "[" / "]"

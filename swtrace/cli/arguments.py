@@ -1,0 +1,49 @@
+"""What several commands check in their arguments: empty values, addresses, an output that is also an input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from swtrace.cli.exit_codes import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_Value = TypeVar("_Value", str, Path)
+
+
+def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]:
+    """Return a parser for an option that needs a value: ``Path("")`` would be the working directory."""
+
+    def parse(text: str | Path) -> _Value:
+        if not str(text).strip():
+            raise CommandError(f"{option}={str(text)!r}: must not be empty", ExitCode.USAGE)
+        return kind(text)
+
+    return parse
+
+
+def addresses(connect: str) -> list[str]:
+    """Return the addresses that ``--connect`` lists.
+
+    Raises:
+        CommandError: there is none.
+    """
+    found = [each.strip() for each in connect.split(",") if each.strip()]
+    if not found:
+        raise CommandError(f"--connect={connect!r}: must be HOST:PORT, or several of them with commas", ExitCode.USAGE)
+    return found
+
+
+def refuse_own_input(output: Path, files: Sequence[Path]) -> None:
+    """Refuse an output that is one of the files to read, under whatever name.
+
+    Raises:
+        CommandError: it is one of them.
+    """
+    for file in files:
+        if output.exists() and file.exists() and output.samefile(file):
+            raise CommandError(
+                f"--output {output} is the recording to read, {file}: choose another file", ExitCode.USAGE
+            )
