@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from swtrace.cli.arguments import not_empty
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -25,7 +26,12 @@ def daemon(
         ),
     ] = None,
     directory: FolderOption = None,
-    run_id: Annotated[str | None, typer.Option("--run", help="Watch this run only. Default: every run.")] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run", help="Watch this run only. Default: every run.", metavar="ID", parser=not_empty("--run", str)
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce URL, pid and folder as one line of JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace.cli import units
+from swtrace.cli.arguments import not_empty
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError
 from swtrace.cli.recorded import Salvage, opened, say_missing
@@ -35,8 +36,10 @@ class StepPhase(StrEnum):
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(help="The recording to compare with.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="The recording to judge.", show_default=False)],
+    a: Annotated[
+        Path, typer.Argument(help="The recording to compare with.", show_default=False, parser=not_empty("A", Path))
+    ],
+    b: Annotated[Path, typer.Argument(help="The recording to judge.", show_default=False, parser=not_empty("B", Path))],
     *,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     phase: Annotated[

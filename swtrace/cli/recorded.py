@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace.cli import units
+from swtrace.cli.arguments import not_empty
 from swtrace.cli.exit_codes import CommandError, ExitCode
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="A recording; or all parts of a rotated one.", metavar="FILE...", show_default=False),
+    typer.Argument(
+        help="A recording; or all parts of a rotated one.",
+        metavar="FILE...",
+        show_default=False,
+        parser=not_empty("FILE", Path),
+    ),
 ]
 Salvage = Annotated[bool, typer.Option("--salvage", help="Read around damage, and count it.")]
 

@@ -8,12 +8,16 @@ from typing import Annotated
 
 import typer
 
+from swtrace.cli.arguments import not_empty
 from swtrace.errors import SettingsError
 
 FolderOption = Annotated[
     Path | None,
     typer.Option(
-        "--dir", metavar="FOLDER", help="Folder of the rings. Default: `SWTRACE_DIR`, else the per-user one on tmpfs."
+        "--dir",
+        metavar="FOLDER",
+        help="Folder of the rings. Default: `SWTRACE_DIR`, else the per-user one on tmpfs.",
+        parser=not_empty("--dir", Path),
     ),
 ]
 

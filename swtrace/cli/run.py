@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swtrace.cli.arguments import not_empty
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.daemon_process import ANY_PORT, DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
@@ -70,7 +71,13 @@ def run(
         typer.Option(help="Where the daemon serves: `SWTRACE_LISTEN`, else any free port.", metavar="HOST:PORT"),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary to this file as JSON, too.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            "--json",
+            help="Write the summary to this file as JSON, too.",
+            metavar="FILE",
+            parser=not_empty("--json", Path),
+        ),
     ] = None,
 ) -> None:
     """Run a command with tracing on: `swtrace run -- vllm serve MODEL`.
@@ -91,8 +98,8 @@ def run(
     asked = {VARIABLES[field]: str(value) for field, value in given.items() if value is not None}
     environment = _environment(asked)
     program = _program(command[0])
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise CommandError(f"--json {json_file}: its folder is missing or cannot be written to", ExitCode.USAGE)
+    if json_file is not None:
+        _check_json_file(json_file)
     if listen is not None:
         Listen.parse(listen, "--listen")
     console = narration()
@@ -118,8 +125,24 @@ def run(
     else:
         print_summary(summary, console)
     if json_file is not None:
-        write_json({"run_id": run_id, "exit_code": status, "summary": summary.to_json()}, json_file)
+        try:
+            write_json({"run_id": run_id, "exit_code": status, "summary": summary.to_json()}, json_file)
+        except OSError as error:
+            console.print(f"swtrace: --json {json_file}: {error.strerror}", soft_wrap=True, markup=False)
+            status = status or ExitCode.FAILED
     raise typer.Exit(status)
+
+
+def _check_json_file(file: Path) -> None:
+    """Refuse a file that could not be written after the command has ended.
+
+    Raises:
+        CommandError: it is a folder, or it or its folder is not writable.
+    """
+    if file.is_dir():
+        raise CommandError(f"--json {file}: is a folder, must be a file", ExitCode.USAGE)
+    if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
+        raise CommandError(f"--json {file}: it or its folder is missing or cannot be written to", ExitCode.USAGE)
 
 
 def _environment(asked: Mapping[str, str]) -> dict[str, str]:

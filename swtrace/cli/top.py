@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swtrace.cli.arguments import addresses, not_empty
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Salvage, opened
@@ -53,11 +54,20 @@ def top(
     ] = None,
     replay: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Play a recording; with --once and --json as it stood at its end."),
+        typer.Option(
+            metavar="FILE",
+            help="Play a recording; with --once and --json as it stood at its end.",
+            parser=not_empty("--replay", Path),
+        ),
     ] = None,
     run_id: Annotated[
         str | None,
-        typer.Option("--run", help="Show this run. Default: the newest that lives and shares something."),
+        typer.Option(
+            "--run",
+            metavar="ID",
+            help="Show this run. Default: the newest that lives and shares something.",
+            parser=not_empty("--run", str),
+        ),
     ] = None,
     series: Annotated[str | None, typer.Option(metavar="NAME", help="Show this series only.")] = None,
     rank: Annotated[int | None, typer.Option(min=0, help="Show this rank only.")] = None,
@@ -100,6 +110,8 @@ def top(
     make = _source(directory, connect, replay, whole=once or as_json, salvage=salvage)
     selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
+        if theme is not None:
+            _check_theme(make, theme)
         _print(make(), selection, as_json=as_json, wait_s=wait_s)
         return
     # textual-serve sets the driver: then a browser is the terminal.
@@ -116,12 +128,12 @@ def _source(
         from swtrace_tui.sources.daemon import DaemonSource, parse
         from swtrace_tui.sources.several import SeveralSources
 
-        addresses = [address for address in connect.split(",") if address.strip()]
-        for address in addresses or [connect]:
+        daemons = addresses(connect)
+        for address in daemons:
             parse(address)
-        if len(addresses) == 1:
-            return lambda: DaemonSource(addresses[0])
-        return lambda: SeveralSources([DaemonSource(address) for address in addresses])
+        if len(daemons) == 1:
+            return lambda: DaemonSource(daemons[0])
+        return lambda: SeveralSources([DaemonSource(address) for address in daemons])
     if replay is not None:
         from swtrace_tui.sources.recording import RecordingSource
 
@@ -132,6 +144,18 @@ def _source(
     rings = folder_to_read(directory)
     # What is printed once counts all that the rings hold; a screen shows what goes on.
     return lambda: RingsSource(rings, facts_every_s=0.0, newest_steps=None) if whole else RingsSource(rings)
+
+
+def _check_theme(make: Callable[[], Source], theme: str) -> None:
+    """Refuse a theme that does not exist, as the terminal does.
+
+    Raises:
+        SettingsError: there is no such theme.
+    """
+    from swtrace_tui.app import TopApp
+    from swtrace_tui.configuration import Configuration
+
+    TopApp(make, configuration=Configuration(theme=theme))
 
 
 def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:

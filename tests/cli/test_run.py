@@ -83,6 +83,14 @@ def test_the_summary_goes_to_stderr_and_to_a_file(swtrace: Swtrace, tmp_path: Pa
     assert series["ranks"][0]["stall_ratio"] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("command", "code"), [(7, 7), (0, 1)])
+def test_a_summary_that_cannot_be_written_names_its_file(swtrace: Swtrace, command: int, code: int) -> None:
+    """The command's own failure stays the exit status; after a success it is 1."""
+    result = swtrace("run", "--no-daemon", "--json", "/dev/full", "--", *PYTHON, f"raise SystemExit({command})")
+    assert result.returncode == code
+    assert result.stderr.splitlines()[-1] == "swtrace: --json /dev/full: No space left on device"
+
+
 def test_only_this_run_is_summed_up(swtrace: Swtrace, tmp_path: Path) -> None:
     """Rings of an earlier run in the same folder are not counted again."""
     document = tmp_path / "summary.json"
