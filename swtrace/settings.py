@@ -25,6 +25,10 @@ CONFIG_KEY = "swtrace"
 
 GROUPS = ("auto", "tp", "dp", "world")
 WINDOWS = ("auto", "rolling", "static")
+MIN_TIMEOUT_S = 0.001
+"""Sockets are polled with whole milliseconds: a shorter timeout would be 0 and expire at once."""
+MAX_TIMEOUT_S = 7 * 24 * 3600
+"""A week. Sockets are polled with a 32-bit number of milliseconds, so that timeouts beyond 24.8 days break."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,13 @@ def _seconds(value: object) -> float:
     return number
 
 
+def _timeout(value: object) -> float:
+    number = _seconds(value)
+    if not MIN_TIMEOUT_S <= number <= MAX_TIMEOUT_S:
+        raise ValueError
+    return number
+
+
 def _as_is(value: Any) -> Any:
     return value
 
@@ -251,7 +262,7 @@ class _Setting:
     def read(self, value: object, name: str) -> Any:
         try:
             return self.parse(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # OverflowError: a whole number too large for a float
             shown = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
             raise SettingsError(f"{name}={shown}: must be {self.must_be}") from None
 
@@ -307,7 +318,13 @@ _SETTINGS = (
     _Setting(
         "time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1 to 1048576"
     ),
-    _Setting("timeout_s", "timeout", "SWTRACE_TIMEOUT", _seconds, "a number of seconds above 0"),
+    _Setting(
+        "timeout_s",
+        "timeout",
+        "SWTRACE_TIMEOUT",
+        _timeout,
+        f"a number of seconds from {MIN_TIMEOUT_S} to {MAX_TIMEOUT_S} (a week)",
+    ),
 )
 _BY_KEY = {each.key: each for each in _SETTINGS}
 _BY_FIELD = {each.field: each for each in _SETTINGS}

@@ -112,6 +112,10 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
         ("SWTRACE_RING_KEEP", "inf"),
         ("SWTRACE_TIMEOUT", "0"),
         ("SWTRACE_TIMEOUT", "nan"),
+        ("SWTRACE_TIMEOUT", "1e-9"),
+        ("SWTRACE_TIMEOUT", "604801"),
+        ("SWTRACE_TIMEOUT", "1e10"),
+        ("SWTRACE_TIMEOUT", "1e300"),
     ],
 )
 def test_bad_variables_are_named(variable: str, value: str) -> None:
@@ -122,6 +126,21 @@ def test_bad_variables_are_named(variable: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SWTRACE_TIMEOUT", "0.001"),
+        ("SWTRACE_TIMEOUT", "604800"),
+        ("SWTRACE_RING_KEEP", "1e-300"),
+        ("SWTRACE_RING_KEEP", "1e300"),
+    ],
+)
+def test_durations_reach_as_far_as_they_work(variable: str, value: str) -> None:
+    """A timeout may last up to a week; a ring may be kept for any time at all."""
+    field = {name: field for field, name in VARIABLES.items()}[variable]
+    assert getattr(Settings.from_environment({variable: value}), field) == float(value)
+
+
+@pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"prefetch_step": True}, "additional_config['swtrace']['prefetch_step']=true"),
@@ -129,6 +148,8 @@ def test_bad_variables_are_named(variable: str, value: str) -> None:
         ({"series": []}, "additional_config['swtrace']['series']=[]"),
         ({"series": [1]}, "additional_config['swtrace']['series']=[1]"),
         ({"dir": 5}, "additional_config['swtrace']['dir']=5"),
+        ({"timeout": 1e10}, "['timeout']=10000000000.0: must be a number of seconds from 0.001 to 604800 (a week)"),
+        ({"ring_keep": 10**400}, f"additional_config['swtrace']['ring_keep']={10**400}: must be "),
         ({"prefetchstep": 1}, "unknown setting 'prefetchstep': known are enabled, series, prefetch_step"),
         ("on", "additional_config['swtrace']='on': must be a mapping"),
     ],
