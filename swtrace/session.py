@@ -126,13 +126,13 @@ class Session(ABC):
 
     def waits(self, **selection: Any) -> Table:
         """Return one row per step, rank and layer, with all instants and causes (:mod:`swtrace.tables`)."""
-        rows = [wait_columns(picked) for picked in Selection(**selection).pick(self.steps())]
-        return joined(rows, {})
+        rows = (wait_columns(picked) for picked in Selection(**selection).pick(self.steps()))
+        return joined(rows, wait_columns)
 
     def step_table(self, **selection: Any) -> Table:
         """Return one row per step and rank."""
-        rows = [step_columns(picked) for picked in Selection(**selection).pick(self.steps())]
-        return joined(rows, {})
+        rows = (step_columns(picked) for picked in Selection(**selection).pick(self.steps()))
+        return joined(rows, step_columns)
 
     def spans(self, **selection: Any) -> list[ReadableSpan]:
         """Return the steps meant as OpenTelemetry spans, with the ids that a daemon would give them.

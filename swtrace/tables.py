@@ -6,16 +6,17 @@ Two tables: one row per step, rank and layer (:func:`wait_columns`), one row per
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.errors import SwtraceError
-from swtrace.ledger.facts import CAUSES, Outcome
+from swtrace.ledger.facts import CAUSES, Outcome, SeriesKey, StepFacts
 from swtrace.selection import Picked
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, TransferFlag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,12 +112,22 @@ def _imported(name: str) -> Any:
         raise SwtraceError(f"{name} is not installed: pip install {name}") from error
 
 
-def joined(parts: Iterable[dict[str, Column]], empty: dict[str, Column]) -> Table:
-    """Return one table of many short ones; of none, one without rows."""
-    parts = list(parts)
-    if not parts:
-        return Table(empty)
+def joined(parts: Iterable[dict[str, Column]], columns: Callable[[Picked], dict[str, Column]]) -> Table:
+    """Return one table of many short ones that ``columns`` made; of none, one with all columns and no row."""
+    parts = list(parts) or [columns(_no_step())]
     return Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def _no_step() -> Picked:
+    """Return a step without a rank or a layer: its columns have names and types, and no rows."""
+    cells, ranks = np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
+    values: dict[str, Any] = dict.fromkeys((each.name for each in fields(StepFacts)), cells)
+    values |= dict.fromkeys(("begin_ns", "arrival_ns", "end_ns", "entry_skew_ns", "phase", "tokens", "requests"), ranks)
+    values |= dict.fromkeys(("run_delay_us", "steal_us", "step_flags", "source"), ranks)
+    values |= dict.fromkeys(("present", "receiver", "on_time", "attributed"), cells.astype(np.bool_))
+    values |= {"series": SeriesKey("", "", 0, ()), "step": 0, "ranks": (), "infos": (), "complete": False, "path": None}
+    values |= {"ended": ranks.astype(np.bool_), "cause_ns": np.zeros((len(CAUSES), 0, 0), np.int64)}
+    return Picked(StepFacts(**values), values["ended"], values["ended"])
 
 
 def wait_columns(picked: Picked) -> dict[str, Column]:
@@ -215,6 +226,5 @@ def step_columns(picked: Picked) -> dict[str, Column]:
         "requests": step.requests[ranks].astype(np.int64),
         "run_delay_us": step.run_delay_us[ranks].astype(np.int64),
         "steal_us": step.steal_us[ranks].astype(np.int64),
-        "aborted": (step.step_flags[ranks] & StepFlag.ABORTED) != 0,
         "complete": np.full(int(ranks.sum()), step.complete, np.bool_),
     }

@@ -107,6 +107,8 @@ def export(
             said = _write(session, to, path, table or Rows.WAITS, series)
             rows = _count(said["rows"], "row") if "rows" in said else _count(said["steps"], "step slice")
             sentence = f"Wrote {rows} to {'stdout' if path == STDOUT else path}"
+            if left_out := said.get("left_out"):
+                sentence += f"; left out {_count(left_out, 'row')} of aborted or incomplete steps"
     narration().print(sentence, soft_wrap=True, markup=False)
     if as_json:
         write_json(said)
@@ -171,15 +173,15 @@ def _write(
 
     from swtrace.export.files import opened, write_csv, write_parquet
     from swtrace.export.perfetto import PerfettoWriter
-    from swtrace.selection import Selection
 
+    steps = (step for step in session.steps() if series in {None, step.series.name})
     with opened(sys.stdout.buffer if output == STDOUT else output) as out:
         if to is Format.PERFETTO:
             writer = PerfettoWriter(out, session.identities(), session.origins())
-            writer.write(step for step in session.steps() if series in {None, step.series.name})
+            writer.write(steps)
             return {"path": str(output), **asdict(writer.statistics)}
         write = write_parquet if to is Format.PARQUET else write_csv
-        return {"path": str(output), "rows": write(out, session.steps(), table.value, Selection(series=series))}
+        return {"path": str(output), **asdict(write(out, steps, table.value))}
 
 
 def _send(

@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,15 @@ from swtrace.tables import Column, Table, joined, step_columns, wait_columns
 ROWS = 50_000
 TABLES: dict[str, Callable[[Picked], dict[str, Column]]] = {"waits": wait_columns, "steps": step_columns}
 """One row per step, rank and layer; one row per step and rank."""
+
+
+@dataclass(slots=True)
+class TableStatistics:
+    """What a table holds."""
+
+    rows: int = 0
+    left_out: int = 0
+    """Rows that were recorded, and are left out because their step was aborted or is incomplete."""
 
 
 @contextmanager
@@ -62,24 +72,24 @@ def _beside(where: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_csv(out: BinaryIO, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:
-    """Write a table as CSV with a header; return the number of rows."""
-    rows = 0
+def write_csv(out: BinaryIO, steps: Iterable[StepFacts], table: str) -> TableStatistics:
+    """Write a table as CSV with a header."""
+    statistics, header = TableStatistics(), False
     text = io.TextIOWrapper(out, encoding="utf-8", newline="")
     try:
         writer = csv.writer(text)
-        for chunk in _chunks(steps, table, selection):
-            if not rows:
+        for chunk in _chunks(steps, table, statistics):
+            if not header:
+                header = True
                 writer.writerow(chunk)
             writer.writerows(zip(*(_plain(column) for column in chunk.values()), strict=True))
-            rows += chunk.rows
     finally:
         text.detach()
-    return rows
+    return statistics
 
 
-def write_parquet(out: BinaryIO, steps: Iterable[StepFacts], table: str, selection: Selection) -> int:
-    """Write a table as Parquet; return the number of rows.
+def write_parquet(out: BinaryIO, steps: Iterable[StepFacts], table: str) -> TableStatistics:
+    """Write a table as Parquet.
 
     Raises:
         SwtraceError: pyarrow is not installed.
@@ -88,32 +98,40 @@ def write_parquet(out: BinaryIO, steps: Iterable[StepFacts], table: str, selecti
         import pyarrow.parquet as parquet  # noqa: PLR0402 - the module, by its name
     except ImportError as error:
         raise SwtraceError("Parquet needs pyarrow: pip install pyarrow") from error
-    rows = 0
+    statistics = TableStatistics()
     writer: Any = None
     try:
-        for chunk in _chunks(steps, table, selection):
+        for chunk in _chunks(steps, table, statistics):
             arrow = chunk.to_arrow()
             if writer is None:
                 writer = parquet.ParquetWriter(out, arrow.schema, compression="zstd")
             writer.write_table(arrow)
-            rows += chunk.rows
     finally:
         if writer is not None:
             writer.close()
-    return rows
+    return statistics
 
 
-def _chunks(steps: Iterable[StepFacts], table: str, selection: Selection) -> Iterator[Table]:
+def _chunks(steps: Iterable[StepFacts], table: str, statistics: TableStatistics) -> Iterator[Table]:
+    """Yield the table in parts; at least one, because that one has the columns."""
     columns, parts, rows = TABLES[table], list[dict[str, Column]](), 0
-    for picked in selection.pick(steps):
-        part = columns(picked)
-        parts.append(part)
-        rows += len(next(iter(part.values())))
+
+    def counted() -> Iterator[StepFacts]:
+        for step in steps:
+            statistics.left_out += int((step.present if table == "waits" else step.ended).sum())
+            yield step
+
+    for picked in Selection().pick(counted()):
+        parts.append(columns(picked))
+        added = len(next(iter(parts[-1].values())))
+        rows += added
+        statistics.rows += added
+        statistics.left_out -= added
         if rows >= ROWS:
-            yield joined(parts, {})
+            yield joined(parts, columns)
             parts, rows = [], 0
-    if rows:
-        yield joined(parts, {})
+    if rows or not statistics.rows:
+        yield joined(parts, columns)
 
 
 def _plain(column: Column) -> list[Any]:

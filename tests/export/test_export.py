@@ -96,7 +96,8 @@ def test_tables_hold_every_row_and_the_ledgers_sums(
     """CSV and Parquet have the same rows, and their columns sum up to the ledger's facts."""
     as_csv, as_parquet = tmp_path / "t.csv", tmp_path / "t.parquet"
     swtrace("export", recording, "-f", "csv", "-o", as_csv, "--table", table)
-    swtrace("export", recording, "-f", "parquet", "-o", as_parquet, "--table", table)
+    done = swtrace("export", recording, "-f", "parquet", "-o", as_parquet, "--table", table, "--json")
+    said = json.loads(done.stdout)
     with as_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = parquet.read_table(as_parquet).to_pydict()
@@ -107,12 +108,36 @@ def test_tables_hold_every_row_and_the_ledgers_sums(
     assert sum(columns["stall_ns"]) == facts.stall_ns
     assert sum(columns["slack_ns"]) == facts.slack_ns
     assert sum(columns["transfer_ns"]) == facts.transfer_ns
+    assert said["rows"] == len(rows)
+    recorded = [step.present if table == "waits" else step.ended for step in session.steps()]
+    assert said["left_out"] == sum(int(each.sum()) for each in recorded) - len(rows) > 0
+    assert f"left out {said['left_out']} rows of aborted or incomplete steps" in done.stderr
     if table == "waits":
         assert len([o for o in columns["outcome"] if o in {"on_time", "stalled"}]) == facts.waits
         assert columns["outcome"].count("on_time") == facts.on_time
     else:
         assert sum(columns["duration_ns"]) == facts.step_ns
         assert len(rows) == facts.steps == 3 * (STEPS - 1)
+
+
+@pytest.mark.parametrize("table", ["waits", "steps"])
+def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path, table: str) -> None:
+    """Where nothing matches, or nothing was timed, columns keep their names and types, in files as in Python."""
+    question = session.waits if table == "waits" else session.step_table
+    full, empty = question(), question(layer=99)
+    assert (full.rows > 0, empty.rows) == (True, 0)
+    assert {name: column.dtype for name, column in empty.items()} == {name: each.dtype for name, each in full.items()}
+    assert empty.to_arrow().schema == full.to_arrow().schema
+    run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
+    run.write_untimed()
+    run.close()
+    path = tmp_path / "run.swrec"
+    with RecordingWriter(path) as writer:
+        Capture(tmp_path / "rings", writer).finish()
+    for form in ("csv", "parquet"):
+        swtrace("export", path, "-f", form, "-o", tmp_path / form, "--table", table)
+    assert (tmp_path / "csv").read_text() == ",".join(full) + "\n"
+    assert parquet.read_table(tmp_path / "parquet").schema.equals(full.to_arrow().schema)
 
 
 def test_spans_reach_a_collector_after_the_fact(recording: Path, session: Session) -> None:
