@@ -6,8 +6,9 @@ ratios are that one's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +40,15 @@ class Selection:
     """First recorded steps of each series and run to leave out."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked.
+        """Check every value, before anything is asked with it.
 
         Raises:
-            SettingsError: there is no such phase.
+            SettingsError: a value says nothing, or there is no such phase.
         """
+        for each in fields(self):
+            value, (must_be, fits) = getattr(self, each.name), _FIELDS[each.name]
+            if not fits(value) and not (value is None and each.default is None):
+                raise SettingsError(f"{each.name}={value!r}: must be {must_be}")
         if self.phase is not None and self.phase.upper() not in Phase.__members__:
             known = ", ".join(phase.name.lower() for phase in Phase)
             raise SettingsError(f"there is no phase {self.phase!r}: there are {known}")
@@ -91,10 +96,37 @@ def choose(name: str, given: str, known: Iterable[str]) -> None:
 
 
 def _within(step: int, wanted: range | slice | None) -> bool:
-    if wanted is None:
-        return True
+    if wanted is None or isinstance(wanted, range):
+        return wanted is None or step in wanted
     start, stop, stride = wanted.start or 0, wanted.stop, wanted.step or 1
-    return start <= step and (stop is None or step < stop) and (step - start) % stride == 0
+    return bool(start <= step and (stop is None or step < stop) and (step - start) % stride == 0)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= least
+
+
+def _are_steps(value: object) -> bool:
+    """Tell whether a slice counts from the first step, forwards: the last one is not known while steps come in."""
+    if not isinstance(value, slice):
+        return isinstance(value, range)
+    bounds = ((value.start, 0), (value.stop, 0), (value.step, 1))
+    return all(bound is None or _is_count(bound, least) for bound, least in bounds)
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "series": ("the name of a series", _is_text),
+    "rank": ("a rank's number", _is_count),
+    "layer": ("a layer's number", _is_count),
+    "phase": ("the name of a phase", _is_text),
+    "steps": ("a range of step numbers, or a slice that counts forwards from 0", _are_steps),
+    "warmup": ("a number of steps from 0", _is_count),
+}
+"""What each field of a selection must be, if it is given."""
 
 
 @dataclass(frozen=True, slots=True)

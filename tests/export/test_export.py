@@ -7,6 +7,7 @@ import errno
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +241,49 @@ def test_open_gives_arrays_by_selection(session: Session) -> None:
             assert f"pip install {library}" in str(error)  # noqa: PT017 - either is right
         else:
             assert len(frame) == waits.rows
+
+
+@pytest.mark.parametrize(
+    ("steps", "numbers"),
+    [
+        (range(0, 10, -1), []),
+        (range(3, 0, -1), [1, 2, 3]),
+        (range(-2, 5, 3), [1, 4]),
+        (slice(20, None, 2), [20, 22]),
+        (slice(None, np.int64(2)), [0, 1]),
+    ],
+)
+def test_steps_are_those_of_the_range(session: Session, steps: range | slice, numbers: list[int]) -> None:
+    """A range selects what is in it, also backwards; a slice what it cuts out of the numbers from 0."""
+    assert sorted(session.step_table(rank=np.int64(0), steps=steps)["step"].tolist()) == numbers
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"steps": slice(-5, None)},
+        {"steps": slice(None, -1)},
+        {"steps": slice(None, None, 0)},
+        {"steps": slice("a", None)},
+        {"steps": 5},
+        {"steps": (1, 2)},
+        {"warmup": -3},
+        {"warmup": "3"},
+        {"warmup": None},
+        {"rank": True},
+        {"rank": -1},
+        {"rank": 0.5},
+        {"layer": "7"},
+        {"phase": 1},
+        {"series": ["o_proj"]},
+    ],
+)
+def test_a_selection_that_says_nothing_is_refused(session: Session, selection: dict[str, object]) -> None:
+    """Whatever cannot be meant is an error that names argument and value, for numbers and tables alike."""
+    ((name, value),) = selection.items()
+    for question in (session.waits, session.step_table, session.stall_ratio, session.spans):
+        with pytest.raises(SettingsError, match=re.escape(f"{name}={value!r}: must be ")):
+            question(**selection)
 
 
 def test_open_takes_a_folder_of_rings_too(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ REFUSED = {
     "rank='1'": "(rank='1'): must be a rank's number",
     "layer=-1": "(layer=-1): must be a layer's number",
     "steps=(1, 4)": "(steps=(1, 4)): must be a range or slice of step numbers",
+    "steps=slice(-5, None)": "steps=slice(-5, None, None): must be a range of step numbers, or a slice that*",
+    "steps=slice(0, 9, 0)": "steps=slice(0, 9, 0): must be a range of step numbers, or a slice that*",
     "tolerance=float('nan')": "(tolerance=nan): must be a number from 0*",
 }
 """What a marker may not say, and how it is told so."""
