@@ -92,8 +92,12 @@ class _Handlers:
         )
 
     def recording(self, request: Request) -> Response:
-        observer = self._observer
-        frames = stream(observer.directory, request.query_params.get("run"), lambda: observer.streaming)
+        observer, run = self._observer, request.query_params.get("run")
+        if unknown := request.query_params.keys() - {"run"}:
+            return _json({"error": f"unknown parameter {min(unknown)!r}: known is run"}, status_code=400)
+        if run == "":
+            return _json({"error": "run='': must not be empty"}, status_code=400)
+        frames = stream(observer.directory, run, lambda: observer.streaming)
         return StreamingResponse(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
 
     def document(self, request: Request) -> Response:

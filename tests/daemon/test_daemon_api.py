@@ -209,6 +209,8 @@ def test_fields_narrow_the_cells(client: httpx.Client) -> None:
         ("/api/v1/steps?since=x", 400),
         ("/api/v1/steps?sinse=1", 400),
         ("/api/v1/steps?fields=stall", 400),
+        ("/api/v1/recording?nope=1", 400),
+        ("/api/v1/recording?run=", 400),
     ],
 )
 def test_refusals_say_why(client: httpx.Client, path: str, status: int) -> None:

@@ -59,6 +59,19 @@ def test_two_daemons_become_one_recording(tmp_path: Path) -> None:
         assert recording.missing().finished
 
 
+def test_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
+    """Of several runs only the one that was asked for is recorded, also where it begins later."""
+    RecordedRun(tmp_path, run_id="other").write(10)
+    with serving(tmp_path) as client, RecordingWriter(tmp_path / "run.swrec", flush_s=0.0) as writer:
+        capture = RemoteCapture([str(client.base_url)], writer, run_id="later")
+        run = RecordedRun(tmp_path, run_id="later")
+        run.write(10)
+        until(lambda: writer.statistics().records >= 2 * run.written, capture.poll)
+        run.close()
+        capture.finish()
+        assert {state.rank.run_id for state in capture.states()} == {"later"}
+
+
 def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
     """`record --connect` says so when the last daemon has gone, and leaves a whole file; the daemon stops at once."""
     run = RecordedRun(tmp_path / "rings")
