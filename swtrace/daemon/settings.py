@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swtrace.errors import SettingsError
+from swtrace.settings import MAX_TIMEOUT_S, MIN_TIMEOUT_S
 
 DEFAULT_LISTEN = "127.0.0.1:9465"
 DEFAULT_MAX_QUEUE = 1 << 16
@@ -29,6 +30,13 @@ _EXPORTERS = ("otlp", "console", "none")
 _PROTOCOLS = ("grpc", "http/protobuf")
 _COMPRESSIONS = {"grpc": ("none", "gzip"), "http/protobuf": ("none", "gzip", "deflate")}
 _GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:")
+_HOST = re.compile(r"[\w:%-]+(?:\.[\w:%-]+)*\.?")
+_HEADER = re.compile(r"(?P<name>[!#$%&'*+.^`|~\w-]+)[ \t]*=[ \t]*(?P<value>[ !#-+\--:<-\[\]-~]*)", re.ASCII)
+"""One ``NAME=VALUE`` of the headers, as OpenTelemetry's own parser takes it."""
+_SENT_NAMES = {"grpc": re.compile(r"[0-9a-z_.-]+"), "http/protobuf": re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)}
+_SENT_VALUES = {"grpc": re.compile(r"[ -~]*"), "http/protobuf": re.compile(r"[\t -~\x80-\xff]*")}
+"""What each protocol can send once the percent-encoding is undone."""
+_DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
 _MAX_NS = 1 << 63
@@ -90,6 +98,8 @@ class SpanSettings:
         protocol = _protocol(environ)
         if "otlp" in exporters:
             check_otlp(environ, protocol)
+        else:
+            _check_detectors(environ)
         slow_step = environ.get("SWTRACE_SLOW_STEP", "").strip()
         sample = _number(environ, "SWTRACE_TRACE_SAMPLE", 1.0)
         if sample > 1:
@@ -154,7 +164,7 @@ def tidy(environ: MutableMapping[str, str]) -> None:
 
 
 def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
-    """Check the variables that OpenTelemetry's OTLP exporter reads by itself.
+    """Check the variables that OpenTelemetry reads by itself to export to a collector.
 
     Raises:
         SettingsError: one of them has a value that cannot be used.
@@ -163,8 +173,18 @@ def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
     if text:
         check_endpoint(name, text, protocol)
     name, text = otlp_variable(environ, "TIMEOUT")
-    if text and not _positive(text):
-        raise SettingsError(f"{name}={text!r}: must be a number of seconds above 0, without a unit")
+    if text and not _is_timeout(text):
+        raise SettingsError(
+            f"{name}={text!r}: must be a number of seconds from {MIN_TIMEOUT_S} to {MAX_TIMEOUT_S}, without a unit"
+        )
+    name, text = otlp_variable(environ, "HEADERS")
+    for header in filter(None, map(str.strip, text.split(","))):
+        if not _is_header(header, protocol):
+            given = re.split(r"[\s:=]", header)[0]  # the name only: values are often credentials
+            shown = given if given == header else f"{given}..."
+            raise SettingsError(
+                f"{name}={shown!r}: must be NAME=VALUE,... with percent-encoded values of printable text"
+            )
     name, text = otlp_variable(environ, "COMPRESSION")
     if text and text.lower() not in _COMPRESSIONS[protocol]:
         raise SettingsError(f"{name}={text!r}: must be one of: {', '.join(_COMPRESSIONS[protocol])} (with {protocol})")
@@ -172,6 +192,7 @@ def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
         name, text = otlp_variable(environ, file)
         if text and not os.access(text, os.R_OK):
             raise SettingsError(f"{name}={text!r}: must be a file that can be read")
+    _check_detectors(environ)
 
 
 def check_endpoint(name: str, text: str, protocol: str) -> None:
@@ -198,16 +219,38 @@ def _is_endpoint(text: str, protocol: str) -> bool:
         return True
     try:
         url = urllib.parse.urlsplit(text if "://" in text or protocol != "grpc" else f"http://{text}")
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        return url.scheme in {"http", "https"} and bool(_HOST.fullmatch(url.hostname or "")) and url.port != 0
     except ValueError:
         return False
 
 
-def _positive(text: str) -> bool:
+def _is_timeout(text: str) -> bool:
     try:
-        return 0 < float(text) < math.inf
+        return MIN_TIMEOUT_S <= float(text) <= MAX_TIMEOUT_S
     except ValueError:
         return False
+
+
+def _is_header(text: str, protocol: str) -> bool:
+    match = _HEADER.fullmatch(text)
+    if match is None:
+        return False
+    name, value = urllib.parse.unquote(match["name"]).strip().lower(), match["value"].strip()
+    if " " not in value:  # OpenTelemetry sends a value with spaces as it is
+        value = urllib.parse.unquote(value).strip()
+    return bool(_SENT_NAMES[protocol].fullmatch(name) and _SENT_VALUES[protocol].fullmatch(value))
+
+
+def _check_detectors(environ: Mapping[str, str]) -> None:
+    text = environ.get(_DETECTORS, "").strip()
+    if not text:
+        return
+    from importlib.metadata import entry_points  # for the rare case only
+
+    installed = entry_points(group="opentelemetry_resource_detector").names
+    for name in filter(None, map(str.strip, text.split(","))):
+        if name != "*" and name not in installed:
+            raise SettingsError(f"{_DETECTORS}={text!r}: must be * or a comma list of: {', '.join(sorted(installed))}")
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
