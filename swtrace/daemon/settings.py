@@ -114,7 +114,7 @@ class SpanSettings:
             slow_step_ns=_duration_ns("SWTRACE_SLOW_STEP", slow_step) if slow_step else None,
             max_queue=max_queue,
             max_batch=min(max_queue, _count(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", DEFAULT_MAX_BATCH)),
-            delay_s=_number(environ, "OTEL_BSP_SCHEDULE_DELAY", 1000.0) / 1e3,
+            delay_s=_delay_s(environ),
         )
 
 
@@ -292,6 +292,16 @@ def _count(environ: Mapping[str, str], name: str, default: int) -> int:
     if number < 1 or number != int(number):
         raise SettingsError(f"{name}={environ[name]!r}: must be a whole number from 1")
     return int(number)
+
+
+def _delay_s(environ: Mapping[str, str]) -> float:
+    name = "OTEL_BSP_SCHEDULE_DELAY"
+    delay_s = _number(environ, name, 1000.0) / 1e3
+    if delay_s > MAX_TIMEOUT_S:
+        raise SettingsError(
+            f"{name}={environ[name]!r}: must be a number of milliseconds from 0 to {MAX_TIMEOUT_S * 1000} (a week)"
+        )
+    return delay_s
 
 
 def _duration_ns(name: str, text: str) -> int:

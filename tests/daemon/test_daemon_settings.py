@@ -100,7 +100,7 @@ UNUSABLE = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": ("http/json",),
     "OTEL_BSP_MAX_QUEUE_SIZE": ("0", "many"),
     "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": ("1.5",),
-    "OTEL_BSP_SCHEDULE_DELAY": ("1s", "inf"),
+    "OTEL_BSP_SCHEDULE_DELAY": ("1s", "inf", "604800001", "1e13", "1e300"),
     "OTEL_EXPORTER_OTLP_TIMEOUT": ("10s", "0", "-1", "nan", "1e10", "1e300", "1e-300"),
     "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": ("soon", "604801"),
     "OTEL_EXPORTER_OTLP_HEADERS": ("garbage", "a=x%0d%0ab", "a=%E2%82%AC", "a=1,b", "a b=1", "=1", 'a="1"'),
