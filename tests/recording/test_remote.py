@@ -69,7 +69,7 @@ def test_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
         until(lambda: writer.statistics().records >= 2 * run.written, capture.poll)
         run.close()
         capture.finish()
-        assert {state.rank.run_id for state in capture.states()} == {"later"}
+        assert {rank.identity.run_id for rank in capture.ledger.facts().ranks} == {"later"}
 
 
 def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
