@@ -111,7 +111,7 @@ def _is_count(value: object, least: int = 0) -> bool:
 
 
 def _are_steps(value: object) -> bool:
-    """Tell whether a slice counts from the first step, forwards: the last one is not known while steps come in."""
+    """Return whether these are step numbers. A slice cannot count from the end: a live session does not know it."""
     if not isinstance(value, slice):
         return isinstance(value, range)
     bounds = ((value.start, 0), (value.stop, 0), (value.step, 1))

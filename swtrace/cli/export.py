@@ -108,7 +108,7 @@ def export(
             rows = _count(said["rows"], "row") if "rows" in said else _count(said["steps"], "step slice")
             sentence = f"Wrote {rows} to {'stdout' if path == STDOUT else path}"
             if left_out := said.get("left_out"):
-                sentence += f"; left out {_count(left_out, 'row')} of aborted or incomplete steps"
+                sentence += f"; left out {_count(left_out, 'row')} of aborted or unfinished steps"
     narration().print(sentence, soft_wrap=True, markup=False)
     if as_json:
         write_json(said)

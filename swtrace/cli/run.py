@@ -140,9 +140,11 @@ def _check_json_file(file: Path) -> None:
         CommandError: it is a folder, or it or its folder is not writable.
     """
     if file.is_dir():
-        raise CommandError(f"--json {file}: is a folder, must be a file", ExitCode.USAGE)
+        raise CommandError(f"--json {file} is a folder: it must be a file", ExitCode.USAGE)
     if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
-        raise CommandError(f"--json {file}: it or its folder is missing or cannot be written to", ExitCode.USAGE)
+        raise CommandError(
+            f"--json {file} cannot be written: its folder must exist, and both must be writable", ExitCode.USAGE
+        )
 
 
 def _environment(asked: Mapping[str, str]) -> dict[str, str]:

@@ -31,15 +31,15 @@ class TableStatistics:
 
     rows: int = 0
     left_out: int = 0
-    """Rows that were recorded, and are left out because their step was aborted or is incomplete."""
+    """Rows that were recorded, and are left out: the step was aborted, or its rank did not end it."""
 
 
 @contextmanager
 def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
     """Open a file to write an export into, or take one that is open.
 
-    A file gets its name when it is whole; until then, and if writing fails, what had that name stays. A link stays
-    one. A device or a pipe is written directly.
+    A file is written beside its place and renamed when it is complete: if writing fails, the earlier file is still
+    there. A symbolic link is followed. A device or a pipe is written directly.
 
     Raises:
         SwtraceError: it cannot be opened, or written to its end.

@@ -112,7 +112,7 @@ def test_tables_hold_every_row_and_the_ledgers_sums(
     assert said["rows"] == len(rows)
     recorded = [step.present if table == "waits" else step.ended for step in session.steps()]
     assert said["left_out"] == sum(int(each.sum()) for each in recorded) - len(rows) > 0
-    assert f"left out {said['left_out']} rows of aborted or incomplete steps" in done.stderr
+    assert f"left out {said['left_out']} rows of aborted or unfinished steps" in done.stderr
     if table == "waits":
         assert len([o for o in columns["outcome"] if o in {"on_time", "stalled"}]) == facts.waits
         assert columns["outcome"].count("on_time") == facts.on_time
