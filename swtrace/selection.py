@@ -16,7 +16,7 @@ import numpy.typing as npt
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Cause, Recent, SeriesKey, StepFacts
 from swtrace.trace.identity import RankKey
-from swtrace.trace.schema import Phase, StepFlag
+from swtrace.trace.schema import Phase
 
 _SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
 Mask = npt.NDArray[np.bool_]
@@ -60,7 +60,7 @@ class Selection:
             if self.series is not None and step.series.name != self.series:
                 continue
             seen[step.series] = seen.get(step.series, 0) + 1
-            if seen[step.series] <= self.warmup or (step.step_flags & StepFlag.ABORTED).any():
+            if seen[step.series] <= self.warmup or step.aborted:
                 continue
             if not _within(step.step, self.steps):
                 continue
@@ -144,6 +144,12 @@ class Picked:
         """``[rank, position]``: both together."""
         return np.asarray(self.ranks[:, np.newaxis] & self.positions, np.bool_)
 
+    @property
+    def known(self) -> list[int]:
+        """Group ranks of which no record that is meant is missing: sums of the others would be too low."""
+        there = (self.step.present | ~self.positions).all(axis=1)
+        return np.flatnonzero(self.ranks & there).tolist()
+
 
 class Sums:
     """Sums of what was picked, of one rank or of several."""
@@ -199,7 +205,7 @@ def sum_up(steps: Iterable[StepFacts], selection: Selection) -> Recent:
     """Return the sums over everything that is meant, ranks together."""
     sums = Sums()
     for picked in selection.pick(steps):
-        for rank in np.flatnonzero(picked.ranks).tolist():
+        for rank in picked.known:
             sums.add(picked, rank)
     return sums.recent()
 
@@ -208,7 +214,7 @@ def sum_up_by_rank(steps: Iterable[StepFacts], selection: Selection) -> dict[tup
     """Return the sums by series and rank."""
     sums: dict[tuple[SeriesKey, RankKey], Sums] = {}
     for picked in selection.pick(steps):
-        for rank in np.flatnonzero(picked.ranks).tolist():
+        for rank in picked.known:
             sums.setdefault((picked.step.series, picked.step.ranks[rank]), Sums()).add(picked, rank)
     return {key: value.recent() for key, value in sums.items()}
 

@@ -16,7 +16,7 @@ from swtrace.daemon.labels import ranks_text
 from swtrace.daemon.snapshot import series_key
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -370,7 +370,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "ranks": [rank.rank for rank in step.ranks],
         "complete": step.complete,
         "comparable": step.comparable,
-        "aborted": bool((step.step_flags[step.ended] & StepFlag.ABORTED).any()),
+        "aborted": step.aborted,
         "source": step.source.tolist(),
         "present": step.present.tolist(),
         "ended": step.ended.tolist(),

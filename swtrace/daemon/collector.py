@@ -134,7 +134,9 @@ class _Families:
         self.lag = gauge(
             "swtrace_ring_lag_seconds", "How far what this daemon has read is behind what the rank has written."
         )
-        self.problems = gauge("swtrace_ring_problems", "Files in the folder of rings that cannot be read.")
+        self.problems = gauge(
+            "swtrace_ring_problems", "Files in the folder of rings that cannot be read, or that another ring hides."
+        )
         self.ready = gauge(
             "swtrace_daemon_ready", "1 while the daemon can read its rings; 0: see /healthz. No old figure is served."
         )
@@ -213,7 +215,7 @@ class _Families:
     def add_facts(self, facts: SeriesRankFacts, labels: Labels, slowest: BucketExemplars) -> None:
         """Add what the ledger says."""
         totals = facts.totals
-        if facts.last_step is not None:
+        if facts.last_stall_ns is not None:
             _add(self.stall, labels, facts.last_stall_ns / 1e9)
         _add_histogram(self.wait_stall, labels, totals.stall, slowest)
         _add_histogram(self.slack, labels, totals.slack)

@@ -69,6 +69,20 @@ def untimed(facts: SeriesFacts) -> Finding | None:
     )
 
 
+def missing_records(steps: Sequence[StepFacts]) -> Finding | None:
+    """Say when many of the last steps are in no ratio, because some of their records are missing."""
+    partial = sum(step.partial for step in steps)
+    if partial <= _NOISE_SHARE * len(steps):
+        return None
+    return Finding(
+        "missing_records",
+        Level.WARNING,
+        f"Records are missing in {partial} of the last {len(steps)} steps, which no ratio counts: they were "
+        "overwritten before they were read (a larger SWTRACE_RING_RECORDS prevents that), or damaged.",
+        {"steps": len(steps), "partial_steps": partial},
+    )
+
+
 def unwaited(facts: SeriesFacts) -> Finding | None:
     """Say how many steps waited for nothing."""
     unwaited = max((rank.totals.unwaited_steps for rank in facts.ranks), default=0)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.schema import StepFlag
 
 Nanoseconds = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -154,6 +155,21 @@ class StepFacts:
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)
 
     @property
+    def aborted(self) -> bool:
+        """Some rank ended it early."""
+        return bool((self.step_flags[self.ended] & StepFlag.ABORTED).any())
+
+    @property
+    def whole(self) -> Mask:
+        """``[rank]``: it ended the step, and no record of it is missing: its stall is all that there was."""
+        return np.asarray(self.ended & self.present.all(axis=1), np.bool_)
+
+    @property
+    def partial(self) -> bool:
+        """Of some rank that ended it, records are missing."""
+        return not np.array_equal(self.whole, self.ended)
+
+    @property
     def entry_known(self) -> bool:
         """Whether the ranks' arrivals can be compared: all are at hand, and of one clock."""
         return self.comparable and bool(self.ended.all())
@@ -269,8 +285,8 @@ class SeriesRankFacts:
     recent: Recent
     last_step: int | None
     """Number of the last finished step that was timed; None before the first."""
-    last_stall_ns: int
-    """Stall of that step."""
+    last_stall_ns: int | None
+    """Stall of the last such step of which every record is at hand; None before the first."""
     effective_prefetch_step: int | None
     """Smallest number of positions between reach and layer in that step; None before the first broadcast."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from swtrace.ledger.pending import Block
 from swtrace.ledger.step import Derived
@@ -20,20 +21,19 @@ class Latest:
 
     def __init__(self, ranks: int) -> None:
         self._step = np.full(ranks, _NONE, np.int64)
-        self._stall_ns = np.zeros(ranks, np.int64)
+        self._stall_ns = np.full(ranks, _NONE, np.int64)
         self._effective = np.full(ranks, _NONE, np.int64)
 
     def forget(self, rank: int) -> None:
         """Know nothing of a rank."""
-        self._step[rank] = self._effective[rank] = _NONE
-        self._stall_ns[rank] = 0
+        self._step[rank] = self._stall_ns[rank] = self._effective[rank] = _NONE
 
     def add(self, block: Block, derived: Derived) -> None:
         """Take in finished steps."""
-        ranks = np.flatnonzero(block.ended.any(axis=0))
-        at = (len(block) - 1 - block.ended[::-1].argmax(axis=0)[ranks], ranks)
-        self._step[ranks] = block.step[at[0]]
+        rows, ranks = at = _last(block.whole)
         self._stall_ns[ranks] = derived.stall_ns[at].sum(axis=1)
+        rows, ranks = at = _last(block.ended)
+        self._step[ranks] = block.step[rows]
         issued = block.present[at] & ((block.flags[at] & TransferFlag.PREFILLED) == 0)
         layers = issued.shape[1]
         ahead = (np.arange(layers) - block.reach_position[at].astype(np.int64)) % layers
@@ -46,11 +46,18 @@ class Latest:
         step = int(self._step[rank])
         return None if step == _NONE else step
 
-    def stall_ns(self, rank: int) -> int:
-        """Return its stall."""
-        return int(self._stall_ns[rank])
+    def stall_ns(self, rank: int) -> int | None:
+        """Return the stall of the last one of which every record is at hand; None before the first."""
+        stall_ns = int(self._stall_ns[rank])
+        return None if stall_ns == _NONE else stall_ns
 
     def effective_prefetch_step(self, rank: int) -> int | None:
         """Return the smallest number of positions between reach and layer; None before the first broadcast."""
         effective = int(self._effective[rank])
         return None if effective == _NONE else effective
+
+
+def _last(these: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the last row of each rank that has one among these, ``[step, rank]``: rows, and ranks."""
+    ranks = np.flatnonzero(these.any(axis=0))
+    return len(these) - 1 - these[::-1].argmax(axis=0)[ranks], ranks

@@ -376,7 +376,7 @@ class Ledger:
             series.impossible_steps += int(derived.impossible.any(axis=1).sum())
             for group_rank, member in series.members.items():
                 self._ranks[member.rank].impossible += int(derived.impossible[:, group_rank].sum())
-        complete = np.asarray(block.ended.all(axis=1) & block.present.all(axis=(1, 2)), np.bool_)
+        complete = np.asarray(block.whole.all(axis=1), np.bool_)
         paths = self._paths(series, block, derived, complete)
         for i in range(len(block)):
             facts = _step_facts(series, block, derived, i, complete=bool(complete[i]), path=paths.get(i))

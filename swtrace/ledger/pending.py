@@ -131,6 +131,11 @@ class Block:
         """Return the number of steps."""
         return len(self.step)
 
+    @property
+    def whole(self) -> npt.NDArray[np.bool_]:
+        """``[step, rank]``: it ended the step and every record of it is at hand."""
+        return np.asarray(self.ended & self.present.all(axis=2), np.bool_)
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from swtrace.ledger.facts import CAUSES, Cause, Recent, StepFacts, Straggler
 from swtrace.trace.identity import RankKey
-from swtrace.trace.schema import StepFlag
 
 _SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
 
@@ -29,7 +28,7 @@ STRAGGLER_STEPS = 16
 class _Sums:
     """Sums over one step's positions; ``[rank]``."""
 
-    ended: npt.NDArray[np.bool_]
+    whole: npt.NDArray[np.bool_]
     step_ns: npt.NDArray[np.int64]
     stall_ns: npt.NDArray[np.int64]
     wake_ns: npt.NDArray[np.int64]
@@ -66,11 +65,11 @@ class RecentSteps:
         """Take in a finished step. Aborted steps stay in the history and out of the sums."""
         self.history.append(facts)
         duration = facts.duration_ns
-        if (facts.step_flags & StepFlag.ABORTED).any():
+        if facts.aborted:
             return
         self._sums.append(
             _Sums(
-                ended=facts.ended,
+                whole=facts.whole,
                 step_ns=duration,
                 stall_ns=facts.stall_ns.sum(axis=1),
                 wake_ns=facts.wake_ns.sum(axis=1),
@@ -90,11 +89,11 @@ class RecentSteps:
         return len(self._sums)
 
     def facts(self) -> tuple[Recent, ...]:
-        """Return the sums of each group rank. Steps that a rank did not end are not part of its sums."""
+        """Return the sums of each group rank, over its whole steps: where records are missing, stall is, too."""
         sums = list(self._sums)
         paths = [s for s in sums if s.excess_ns is not None]
         total = {name: self._over_steps(name, sums) for name in _COUNTED}
-        steps, path_steps = self._over_steps("ended", sums), self._over_steps("ended", paths)
+        steps, path_steps = self._over_steps("whole", sums), self._over_steps("whole", paths)
         cause, excess = self._over_steps("cause_ns", sums, len(CAUSES)), self._over_steps("excess_ns", paths)
         return tuple(
             Recent(
@@ -110,10 +109,10 @@ class RecentSteps:
         )
 
     def _over_steps(self, name: str, sums: list[_Sums], *rows: int) -> npt.NDArray[np.int64]:
-        """Return the sum of a column over the steps that each rank ended, ``[rank]`` or ``[row, rank]``."""
+        """Return the sum of a column over each rank's whole steps, ``[rank]`` or ``[row, rank]``."""
         total = np.zeros((*rows, self._ranks), np.int64)
         for each in sums:
-            np.add(total, getattr(each, name), out=total, where=each.ended)
+            np.add(total, getattr(each, name), out=total, where=each.whole)
         return total
 
     def straggler(self, ranks: tuple[RankKey, ...]) -> Straggler | None:
@@ -121,7 +120,7 @@ class RecentSteps:
 
         Medians over the steps: one slow step names nobody.
         """
-        rows = [s for s in self._sums if s.excess_ns is not None and s.ended.all()]
+        rows = [s for s in self._sums if s.excess_ns is not None and s.whole.all()]
         if len(rows) < STRAGGLER_STEPS or self._ranks < 2:  # noqa: PLR2004 - one rank cannot be late
             return None
         by_step = np.stack([s.excess_ns for s in rows if s.excess_ns is not None])

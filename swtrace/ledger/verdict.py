@@ -19,7 +19,6 @@ from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRank
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
 from swtrace.ledger.what_if import what_if
 from swtrace.trace.identity import RankKey
-from swtrace.trace.schema import StepFlag
 
 _LOW_EFFICIENCY = 0.5
 _LATE_SHARE = 0.6
@@ -84,12 +83,13 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
                         caveats.untraced(facts),
                         caveats.effective_prefetch_step(facts),
                         caveats.untimed(facts),
+                        caveats.missing_records(steps),
                         caveats.aborted(facts),
                     ),
                 ),
             ),
         )
-    regular = [step for step in steps if not (step.step_flags & StepFlag.ABORTED).any()]
+    regular = [step for step in steps if not step.aborted and not step.partial]
     others: tuple[Callable[[], Finding | None], ...] = (
         lambda: _straggler(facts),
         lambda: _late_issue(regular),
@@ -103,6 +103,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         lambda: caveats.effective_prefetch_step(facts),
         lambda: caveats.aborted(facts),
         lambda: caveats.untimed(facts),
+        lambda: caveats.missing_records(steps),
         lambda: caveats.unwaited(facts),
         lambda: caveats.upper_bounds(regular),
         lambda: caveats.unattributed(facts),
@@ -141,6 +142,10 @@ def _headline(facts: SeriesFacts) -> Finding:
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
+        if any(rank.last_step is not None for rank in ranks):
+            return Finding(
+                "nothing", Level.WARNING, "Of every finished step some records are missing: nothing to judge."
+            )
         untimed = any(sum(rank.totals.untimed_steps.values()) for rank in ranks)
         return Finding("nothing", Level.NOTE, f"No finished step{' was timed' if untimed else ''}: nothing to judge.")
     worst = max(judged, key=lambda rank: rank.recent.stall_ratio or 0.0)

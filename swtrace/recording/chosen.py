@@ -58,7 +58,7 @@ class Chosen:
                 into = self._series[step.series] = _Chosen(deque(maxlen=most))
             into.kept.append(step)
             into.steps += 1
-            for rank in picked.ranks.nonzero()[0].tolist():
+            for rank in picked.known:
                 into.sums.setdefault(rank, Sums()).add(picked, rank)
             yield step
         if self.finished and not self._series:

@@ -25,7 +25,7 @@ from swtrace.recording.blocks import BlockMeans
 from swtrace.recording.rank_test import FEWEST, compare, holm, interval
 from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replayer
-from swtrace.trace.schema import Phase, StepFlag
+from swtrace.trace.schema import Phase
 
 ALPHA = 0.01
 """Chance of even one false change in a whole comparison, as far as blocks of steps are independent."""
@@ -268,7 +268,7 @@ def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Meas
         into.seen[step.series] = into.seen.get(step.series, 0) + 1
         if into.seen[step.series] <= wanted.warmup:
             continue
-        if not step.ended.all() or (step.step_flags & StepFlag.ABORTED).any():
+        if not step.whole.all() or step.aborted:
             continue
         phases = set(step.phase.tolist())
         wanted.phases.update(phases)

@@ -42,13 +42,14 @@ class SeriesDigest:
 
 
 def digest(steps: Iterable[StepFacts]) -> dict[SeriesKey, SeriesDigest]:
-    """Gather everything a report shows, by series. Aborted steps are none of its business."""
+    """Gather everything a report shows, by series. Aborted and partial steps are none of its business."""
     found: dict[SeriesKey, SeriesDigest] = {}
     for step in steps:
         into = found.get(step.series)
         if into is None:
             into = found[step.series] = _empty(step)
-        _add(into, step)
+        if not step.partial:
+            _add(into, step)
     return found
 
 

@@ -14,6 +14,8 @@ from ledger import feeding
 from ledger.schedules import Schedule, key, simulate, step_record, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CriticalPath, StepFacts
+from swtrace.ledger.verdict import verdict
+from swtrace.selection import Selection, sum_up_by_rank
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import TransferFlag
 
@@ -180,6 +182,31 @@ def test_missing_records_are_counted_and_leave_the_rest_right() -> None:
     assert not got[2].attributed[:, :5].any()  # layer 4's predecessor is not known either
     assert np.array_equal(got[2].transfer_ns[:, 5:], expected[2].transfer_ns[:, 5:])
     assert same(got[3], expected[3])
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.95])
+def test_lost_records_do_not_lower_the_stall_ratio(kept: float) -> None:
+    """Ratios are of whole steps: part of a step's stall beside all of its duration would flatter."""
+    chance = np.random.default_rng(7)
+    schedule = simulate(ranks=2, layers=9, k=1, steps=60, compute=lambda _r, _s, _p: 1_000_000, occupancy=5_000_000)
+    ledger = feeding.ledger(schedule)
+    for rank, records in enumerate(schedule.records):
+        lost = chance.random(len(records)) > kept
+        lost[records["step"] > 57] = False  # the last steps are whole again
+        lost[records["step"] % 3 == 0] = False
+        ledger.add(key(rank), records[~lost])
+    ledger.flush()
+    steps = ledger.take_steps()
+    (series,) = ledger.facts().series
+    truth = [step for step in steps if step.complete and step.step > 0]
+    for number, its in enumerate(series.ranks):
+        assert 10 < its.recent.steps < 58
+        assert its.recent.stall_ratio == pytest.approx(0.8, abs=0.02)
+        assert its.last_stall_ns == truth[-1].stall_ns[number].sum()
+    said = {finding.kind: finding for finding in verdict(series, steps).findings}
+    assert said["missing_records"].numbers["partial_steps"] == sum(step.partial for step in steps) > 0
+    everything = sum_up_by_rank(steps, Selection())
+    assert [sums.steps for sums in everything.values()] == [its.recent.steps for its in series.ranks]
 
 
 def test_a_dead_rank_holds_nobody_up() -> None:

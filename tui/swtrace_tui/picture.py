@@ -287,7 +287,8 @@ class _Past:
         duration = np.maximum(1, end - np.stack([step.begin_ns for step in steps]))
         stall = np.stack([step.stall_ns.sum(axis=1) for step in steps])
         aborted = (np.stack([step.step_flags for step in steps]) & StepFlag.ABORTED) != 0
-        return cls(number, ended, ended & ~aborted, end, stall / duration)
+        whole = np.stack([step.whole for step in steps])
+        return cls(number, ended, whole & ~aborted, end, stall / duration)
 
 
 def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:

@@ -139,7 +139,7 @@ def _series_rank(key: SeriesKey, document: Document) -> SeriesRankFacts:
         totals=_totals(document["totals"]),
         recent=Recent(**{**recent, "cause_ns": _causes(recent["cause_ns"])}),
         last_step=document["last_step"],
-        last_stall_ns=int(document["last_stall_ns"]),
+        last_stall_ns=document["last_stall_ns"],
         effective_prefetch_step=document["effective_prefetch_step"],
     )
 

@@ -111,7 +111,7 @@ def _glyph(cause: int, palette: Palette) -> str:
 def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
     """Draw the last steps: their time, and the stalled part of it on the most stalled rank."""
     room = width - _LABELS - 1
-    steps = [step for step in series.steps if step.ended.any()]
+    steps = [step for step in series.steps if step.ended.any() and not step.partial]
     wide = max(1, min(4, room // max(1, len(steps))))
     steps = steps[-(room // wide) :]
     total = np.array([float(step.duration_ns.max(initial=0)) for step in steps])
