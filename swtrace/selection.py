@@ -96,8 +96,10 @@ def choose(name: str, given: str, known: Iterable[str]) -> None:
 
 
 def _within(step: int, wanted: range | slice | None) -> bool:
-    if wanted is None or isinstance(wanted, range):
-        return wanted is None or step in wanted
+    if wanted is None:
+        return True
+    if isinstance(wanted, range):
+        return step in wanted
     start, stop, stride = wanted.start or 0, wanted.stop, wanted.step or 1
     return bool(start <= step and (stop is None or step < stop) and (step - start) % stride == 0)
 

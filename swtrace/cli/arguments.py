@@ -1,4 +1,4 @@
-"""What several commands check in their arguments: empty values, addresses, an output that is also an input."""
+"""What several commands check in their arguments: empty values, rivals, addresses, an output that is also an input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from swtrace.cli.exit_codes import CommandError, ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _Value = TypeVar("_Value", str, Path)
 
@@ -22,6 +22,17 @@ def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]
         return kind(text)
 
     return parse
+
+
+def exclusive(options: Mapping[str, object]) -> None:
+    """Refuse more than one of several options.
+
+    Raises:
+        CommandError: two of them are given.
+    """
+    given = [option for option, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise CommandError(f"{' and '.join(given)} exclude each other", ExitCode.USAGE)
 
 
 def addresses(connect: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace.cli import units
-from swtrace.cli.arguments import addresses, not_empty
+from swtrace.cli.arguments import addresses, exclusive, not_empty
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -80,8 +80,7 @@ def record(
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.tail import allow_open_files
 
-    if directory is not None and connect is not None:
-        raise CommandError("--dir and --connect exclude each other", ExitCode.USAGE)
+    exclusive({"--dir": directory, "--connect": connect})
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
     if duration is not None and not 0 <= duration < math.inf:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli.arguments import addresses, not_empty
+from swtrace.cli.arguments import addresses, exclusive, not_empty
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Salvage, opened
@@ -102,9 +102,7 @@ def top(
         raise CommandError("the terminal needs textual, which is missing here: install swtrace again") from error
     from swtrace.trace.schema import Phase
 
-    sources = {"--dir": directory, "--connect": connect, "--replay": replay}
-    if len(given := [option for option, value in sources.items() if value is not None]) > 1:
-        raise CommandError(f"{' and '.join(given)} exclude each other", ExitCode.USAGE)
+    exclusive({"--dir": directory, "--connect": connect, "--replay": replay})
     if salvage and replay is None:
         raise CommandError("--salvage needs --replay", ExitCode.USAGE)
     make = _source(directory, connect, replay, whole=once or as_json, salvage=salvage)

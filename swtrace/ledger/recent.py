@@ -89,7 +89,7 @@ class RecentSteps:
         return len(self._sums)
 
     def facts(self) -> tuple[Recent, ...]:
-        """Return the sums of each group rank, over its whole steps: where records are missing, stall is, too."""
+        """Return the sums of each group rank, over its whole steps: where records are missing, so is stall."""
         sums = list(self._sums)
         paths = [s for s in sums if s.excess_ns is not None]
         total = {name: self._over_steps(name, sums) for name in _COUNTED}
