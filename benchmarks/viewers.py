@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.heatmap import Viewer, serve
 from swtrace.ledger import Ledger
-from swtrace.watch import Watch
+from swtrace.observing import watch_rings
 
 COUNTS = (0, 1, 5)
 
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _measure(directory: Path, turn_s: float, settle_s: float, rounds: int) -> None:
     ledger = Ledger(keep_untaken=1 << 16)
-    watch = Watch(directory, ledger=ledger)
+    watch = watch_rings(directory, ledger=ledger)
     deadline = time.monotonic() + 60
     while not ledger.take_steps():
         if time.monotonic() > deadline:

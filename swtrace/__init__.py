@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swtrace.version import __version__
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from swtrace.session import Session
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "open"]
 
 
 def open(  # noqa: A001 - swtrace.open reads like the builtin

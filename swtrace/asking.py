@@ -21,8 +21,10 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-from swtrace.errors import AnswerError
+from swtrace.errors import AnswerError, SettingsError
 
+DEFAULT_PORT = 9465
+"""Of a daemon."""
 MOST_BYTES = 1 << 28
 """No answer is larger, compressed or not."""
 MOST_TEXT = 1000
@@ -30,6 +32,26 @@ MOST_TEXT = 1000
 _GZIP_WINDOW = 31
 _PART_BYTES = 1 << 16
 _TOO_SLOW = "it comes too slowly"
+
+
+def address(text: str) -> str:
+    """Return a daemon's address as ``host:port``, with ``https://`` in front where it was given so.
+
+    Args:
+        text: ``host``, ``host:port``, ``[v6]:port``, or one of these as a URL without a path.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
+    host, colon, port = rest.rpartition(":")
+    if not colon or (rest.count(":") > 1 and not host.endswith("]")):
+        host, port = rest, str(DEFAULT_PORT)
+    host = host.strip("[]")
+    whole = (separator and scheme in {"http", "https"}) or not (separator or scheme)
+    if not whole or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise SettingsError(f"--connect {text!r}: expected HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+    return f"{'https://' if scheme == 'https' else ''}{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def url(address: str) -> str:

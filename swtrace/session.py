@@ -15,21 +15,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from swtrace.errors import EmptySelectionError, SettingsError
-from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.ledger.verdict import Verdict, verdict
+from swtrace.observing import Observation, Roster, watch_rings
 from swtrace.recording.reader import Missing, Recording
-from swtrace.recording.replay import Replayer
+from swtrace.recording.replay import Replay
 from swtrace.selection import Selection, occupancy, sum_up, sum_up_by_rank
 from swtrace.tables import Table, joined, step_columns, wait_columns
 from swtrace.trace.identity import RankIdentity, RankKey
-from swtrace.watch import Watch
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 KEPT_STEPS = 100_000
-_UNTAKEN = 1 << 16
 
 
 class Session(ABC):
@@ -44,17 +42,25 @@ class Session(ABC):
         """Return every finished step, in the order in which they finished."""
 
     @abstractmethod
+    def observe(self) -> Observation:
+        """Return everything that is known now."""
+
     def facts(self) -> LedgerFacts:
         """Return everything that the ledger states, as it stands."""
+        return self.observe().facts
 
-    @abstractmethod
     def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
         """Return the last steps of a series, oldest first."""
+        return self.observe().history[key]
 
     @property
-    @abstractmethod
     def lost(self) -> int:
         """Records that were overwritten or damaged before they could be read."""
+        return self.observe().lost
+
+    def died(self) -> frozenset[RankKey]:
+        """Return the ranks that died, as far as rings say so."""
+        return self.observe().died
 
     @abstractmethod
     def close(self) -> None:
@@ -145,18 +151,17 @@ class Session(ABC):
         picked = Selection(**selection).pick(self.steps())
         return [span for each in picked for span in step_spans(each.step, origins)]
 
-    @abstractmethod
     def origins(self) -> dict[RankKey, Any]:
         """Return what spans need to know of each rank (:class:`~swtrace.daemon.spans.SpanOrigin`)."""
+        from swtrace.export.origins import origins
+
+        ranks = self.observe().ranks
+        return origins((rank.identity for rank in ranks), {rank.key: rank.ring.anchor for rank in ranks})
 
     def verdicts(self) -> dict[SeriesKey, Verdict]:
         """Return plain words about every series."""
-        died = self.died()
-        return {series.key: verdict(series, self.history(series.key), died) for series in self.facts().series}
-
-    def died(self) -> frozenset[RankKey]:
-        """Return the ranks that died, as far as rings say so."""
-        return frozenset()
+        seen = self.observe()
+        return {series.key: verdict(series, seen.history[series.key], seen.died) for series in seen.facts.series}
 
 
 class RingsSession(Session):
@@ -169,53 +174,26 @@ class RingsSession(Session):
     """
 
     def __init__(self, directory: Path, *, run_id: str | None = None, keep_steps: int = KEPT_STEPS) -> None:
-        self.watch = Watch(directory, run_id=run_id, ledger=Ledger(keep_untaken=_UNTAKEN), rescan_s=0.0)
+        self.roster = watch_rings(directory, run_id=run_id, rescan_s=0.0, keep_steps=True)
         self._steps: deque[StepFacts] = deque(maxlen=keep_steps)
 
     def refresh(self) -> None:
         """Take in everything that is committed now."""
-        more = True
-        while more:
-            more = self.watch.poll()
-            self._steps.extend(self.watch.ledger.take_steps())
+        self._steps.extend(self.roster.steps())
 
     def steps(self) -> Sequence[StepFacts]:
         """Return every finished step that is kept, up to now."""
         self.refresh()
         return tuple(self._steps)
 
-    def facts(self) -> LedgerFacts:
-        """Return everything that the ledger states, up to now."""
+    def observe(self) -> Observation:
+        """Return everything that is known, up to now."""
         self.refresh()
-        return self.watch.ledger.facts()
-
-    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
-        """Return the last steps of a series."""
-        return self.watch.ledger.history(key)
-
-    @property
-    def lost(self) -> int:
-        """Records that were overwritten or damaged before they could be read."""
-        self.refresh()
-        return sum(status.statistics.lost for status in self.watch.ranks())
-
-    def died(self) -> frozenset[RankKey]:
-        """Return the ranks that died."""
-        return frozenset(status.identity.key for status in self.watch.ranks() if status.died)
-
-    def origins(self) -> dict[RankKey, Any]:
-        """Return what spans need to know of each rank."""
-        from swtrace.export.origins import origins
-
-        statuses = self.watch.ranks()
-        return origins(
-            (status.identity for status in statuses),
-            {status.identity.key: status.anchor for status in statuses},
-        )
+        return self.roster.observe()
 
     def close(self) -> None:
         """Let go of all files."""
-        self.watch.close()
+        self.roster.close()
 
 
 class RecordingSession(Session):
@@ -228,55 +206,37 @@ class RecordingSession(Session):
 
     def __init__(self, path: Path | Sequence[Path], *, salvage: bool = False) -> None:
         self.recording = Recording.open(path, salvage=salvage)
-        self._replayed: Replayer | None = None
+        self._identities: tuple[RankIdentity, ...] = ()
+        self._end: Observation | None = None
 
     def steps(self) -> Iterable[StepFacts]:
         """Replay the recording, and yield every step."""
-        replayer = Replayer(self.recording)
-        yield from replayer.steps()
-        self._replayed = replayer
+        replay = Replay(self.recording)
+        roster = Roster(replay, keep_steps=True)
+        yield from roster.steps()
+        self._identities, self._end = tuple(replay.identities), roster.observe()
 
-    def facts(self) -> LedgerFacts:
-        """Return everything that the ledger states at the end of the recording."""
-        return self._end().ledger.facts()
-
-    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
-        """Return the last steps of a series."""
-        return self._end().ledger.history(key)
-
-    @property
-    def lost(self) -> int:
-        """Records that the recorder did not get to see."""
-        return sum(state.statistics.lost for state in self._end().status.values())
+    def observe(self) -> Observation:
+        """Return everything that is known at the end of the recording."""
+        if self._end is None:
+            for _ in self.steps():
+                pass
+        if self._end is None:
+            raise SettingsError("the recording cannot be replayed")
+        return self._end
 
     def identities(self) -> tuple[RankIdentity, ...]:
-        """Return who the recorded ranks are."""
-        return tuple(self._end().identities.values())
+        """Return who the recorded ranks are, those included that others took the place of."""
+        self.observe()
+        return self._identities
 
     def missing(self) -> Missing:
         """Return what the file lacks."""
         return self.recording.missing()
 
-    def origins(self) -> dict[RankKey, Any]:
-        """Return what spans need to know of each rank."""
-        from swtrace.export.origins import origins
-
-        end = self._end()
-        return origins(
-            end.identities.values(), {state.rank: state.anchor for state in end.status.values() if state.rank}
-        )
-
     def close(self) -> None:
         """Let go of the file."""
         self.recording.close()
-
-    def _end(self) -> Replayer:
-        if self._replayed is None:
-            for _ in self.steps():
-                pass
-        if self._replayed is None:
-            raise SettingsError("the recording cannot be replayed")
-        return self._replayed
 
 
 def open_session(

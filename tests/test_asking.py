@@ -13,8 +13,7 @@ from swtrace import asking
 from swtrace.cli.doctor.daemon import daemon
 from swtrace.cli.doctor.finding import State
 from swtrace.errors import AnswerError, SwtraceError
-from swtrace.recording.remote import RemoteCapture
-from swtrace.recording.writer import RecordingWriter
+from swtrace.recording.remote import DaemonStream
 from swtrace.testing.metrics import MetricsError, read_metrics
 
 SOUND_JSON = {"another version", "fields missing", "fields of other types"}
@@ -85,9 +84,7 @@ def listening() -> socket.socket:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])  # noqa: S104 (asked, not bound)
-def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
+def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     """Every reader goes to a loopback address directly, whatever HTTP_PROXY says."""
     with listening() as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
@@ -95,7 +92,7 @@ def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(
         for ask in (
             lambda: asking.document(f"{host}:1", "/", timeout_s=5),
             lambda: read_metrics(f"http://{host}:1"),
-            lambda: RemoteCapture([f"{host}:1"], RecordingWriter(tmp_path / f"{host}.swrec", overwrite=True)),
+            DaemonStream(f"{host}:1").connect,
         ):
             with pytest.raises(SwtraceError):
                 ask()

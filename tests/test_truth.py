@@ -12,15 +12,14 @@ import torch
 from ranks import run_ranks
 from torch import nn
 
-from swtrace.ledger import Ledger
 from swtrace.ledger.facts import SeriesFacts, StepFacts
+from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
 from swtrace.series.recording import process_recorder
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import TransferFlag
-from swtrace.watch import Watch
 
 MS = 1_000_000
 STEPS = 24
@@ -29,11 +28,11 @@ LAYERS = 6
 
 def read(directory: Path) -> tuple[SeriesFacts, tuple[StepFacts, ...]]:
     """Return what the rings of a finished run amount to."""
-    with Watch(directory, ledger=Ledger(keep_untaken=1000)) as watch:
+    with watch_rings(directory, keep_steps=True) as watch:
         watch.drain()
         watch.ledger.flush()
-        for status in watch.ranks():
-            statistics_ = status.statistics
+        for status in watch.observe().ranks:
+            statistics_ = status.ring.statistics
             assert statistics_.written == statistics_.delivered
         (series,) = watch.ledger.facts().series
         return series, watch.ledger.take_steps()

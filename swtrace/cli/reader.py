@@ -92,21 +92,21 @@ class Reader:
 
 def _read(directory: Path, run_id: str) -> None:
     from swtrace.cli.summary import summarise
-    from swtrace.watch import Watch
+    from swtrace.observing import watch_rings
 
     # Looks at the folder every time: the last look must find a ring that a short run made a moment ago.
-    with Watch(directory, run_id=run_id, rescan_s=0.0) as watch:
+    with watch_rings(directory, run_id=run_id, rescan_s=0.0) as roster:
         summary, reported, over = Summary((), (), ()), 0.0, False
         while not over:
             over = bool(select.select([sys.stdin], [], [], POLL_S)[0])
-            watch.drain()
+            roster.drain()
             if not over and time.monotonic() - reported >= REPORT_S:
                 reported, before = time.monotonic(), summary
-                summary = summarise(watch.ledger.facts(), watch.ranks())
+                summary = summarise(roster.observe(), in_depth=False)
                 if summary != before:
                     _write(Report(summary, final=False))
-        watch.ledger.flush()
-        _write(Report(summarise(watch.ledger.facts(), watch.ranks(), watch.ledger.history), final=True))
+        roster.ledger.flush()
+        _write(Report(summarise(roster.observe()), final=True))
 
 
 def _write(report: Report) -> None:

@@ -20,12 +20,14 @@ from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.cli.signals import heeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
-    from swtrace.recording.capture import Capture
-    from swtrace.recording.remote import RemoteCapture
+    from swtrace.observing import Origin, Roster
+    from swtrace.observing.events import RingState
+    from swtrace.recording.remote import DaemonStream
+    from swtrace.recording.tee import Tee
     from swtrace.recording.writer import RecordingWriter
 
 _POLL_S = 0.05
@@ -75,8 +77,6 @@ def record(
     moment, the file can be read up to the last half second. Without any rank nothing is left behind, and the exit
     status is 1.
     """
-    from swtrace.recording.capture import Capture
-    from swtrace.recording.remote import RemoteCapture
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.tail import allow_open_files
 
@@ -88,10 +88,10 @@ def record(
     if str(output) == "-":
         raise CommandError("a recording cannot be written to stdout: --output needs a file", ExitCode.USAGE)
     allow_open_files()
-    rings = folder_to_read(directory) if connect is None else Path()
-    daemons = [] if connect is None else _daemons(connect)
+    where = folder_to_read(directory) if connect is None else connect
+    daemons = [] if connect is None else _daemons(connect, run_id)
     console = narration()
-    capture: Capture | RemoteCapture | None = None
+    capture: Capture | None = None
     with _in_place_of(output if force else None) as replaced:
         writer = RecordingWriter(
             output,
@@ -102,23 +102,64 @@ def record(
         )
         try:
             with writer:
-                if connect is not None:
-                    capture = RemoteCapture(daemons, writer, run_id=run_id)
-                    console.print(f"swtrace: recording {connect} into {output}", soft_wrap=True, markup=False)
-                else:
-                    capture = Capture(rings, writer, run_id=run_id)
-                    console.print(f"swtrace: recording {rings} into {output}", soft_wrap=True, markup=False)
+                capture = Capture(_origin(where, daemons, run_id), daemons, writer)
+                console.print(f"swtrace: recording {where} into {output}", soft_wrap=True, markup=False)
                 try:
-                    reason = _follow(capture, writer, duration=duration, until_end=until_end, console=console)
+                    reason = _follow(capture, duration=duration, until_end=until_end, console=console)
                 finally:
                     capture.finish()
-            _conclude(capture, writer, reason, console, as_json=as_json)
+            _conclude(capture, reason, console, as_json=as_json)
         finally:
-            if capture is not None and capture.ledger.facts().ranks:
+            if capture is not None and writer.ranks:
                 if output.exists():  # and nobody has removed it
                     replaced()
             elif output.is_file():  # and no device
                 output.resolve().unlink()  # a retry must find its place free
+
+
+class Capture:
+    """A recording under way."""
+
+    def __init__(self, origin: Origin, daemons: Sequence[DaemonStream], writer: RecordingWriter) -> None:
+        """Record what an origin reports; ``daemons`` are those it consists of, if any."""
+        from swtrace.observing import Roster
+        from swtrace.recording.tee import Tee
+
+        self.writer = writer
+        self.daemons = daemons
+        self.tee: Tee = Tee(origin, writer)
+        self.roster: Roster = Roster(self.tee)
+
+    @property
+    def rings(self) -> tuple[RingState, ...]:
+        """The state of all rings."""
+        return self.tee.look().rings
+
+    def finish(self) -> None:
+        """Record what is committed now and the rings' state, as far as there is room, and close the recording.
+
+        Raises:
+            RecordingError: it cannot be written.
+        """
+        try:
+            self.tee.finish()
+            self.writer.close()
+        finally:
+            self.roster.close()
+
+
+def _origin(where: Path | str, daemons: Sequence[DaemonStream], run_id: str | None) -> Origin:
+    """Return what to record.
+
+    Raises:
+        RecordingError: a daemon does not answer, or has no such stream.
+    """
+    from swtrace.observing import HostRings
+    from swtrace.observing.merged import Merged
+
+    for daemon in daemons:
+        daemon.connect()
+    return Merged(daemons) if daemons else HostRings(Path(where), run_id=run_id)
 
 
 @contextmanager
@@ -151,33 +192,20 @@ def _refuse_a_ring(file: Path) -> None:
             raise CommandError(f"{file} is a ring, not a recording: --force does not replace it", ExitCode.USAGE)
 
 
-def _daemons(connect: str) -> list[str]:
-    """Return the addresses of daemons, each checked before any file is made.
+def _daemons(connect: str, run_id: str | None) -> list[DaemonStream]:
+    """Return the daemons to record, each address checked before any file is made.
 
     Raises:
         CommandError: there is none.
         SettingsError: one of them is no address.
     """
-    from swtrace_tui.sources.daemon import parse
+    from swtrace.recording.remote import DaemonStream
 
-    found = addresses(connect)
-    for address in found:
-        if not address.startswith("https://"):
-            parse(address)
-    return found
+    return [DaemonStream(address, run_id=run_id, again=False) for address in addresses(connect)]
 
 
-def _follow(
-    capture: Capture | RemoteCapture,
-    writer: RecordingWriter,
-    *,
-    duration: float | None,
-    until_end: bool,
-    console: Console,
-) -> str:
+def _follow(capture: Capture, *, duration: float | None, until_end: bool, console: Console) -> str:
     """Record until it is time to end; return why."""
-    from swtrace.recording.remote import RemoteCapture
-
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
@@ -188,22 +216,22 @@ def _follow(
     try:
         with console.status("waiting for ranks") as status:
             while not stopped:
-                more = capture.poll()
+                more = capture.roster.poll()
                 now = time.monotonic()
                 if duration is not None and now - begun >= duration:
                     return "time is up"
-                if writer.full:
+                if capture.writer.full:
                     return "size reached"
-                ranks = capture.states() if until_end and not more else ()
-                if isinstance(capture, RemoteCapture) and len(capture.ended) == capture.daemons and not more:
+                if capture.daemons and not more and all(daemon.lost is not None for daemon in capture.daemons):
                     return "every daemon has gone"
-                if ranks and not any(rank.alive or rank.statistics.pending for rank in ranks):
+                rings = capture.rings if until_end and not more else ()
+                if rings and not any(ring.alive or ring.statistics.pending for ring in rings):
                     return "every rank has ended"
                 if now - shown >= (_SHOW_S if console.is_terminal else _LINE_S):
                     shown = now
-                    status.update(_progress(capture, writer, now - begun))
+                    status.update(_progress(capture, now - begun))
                     if not console.is_terminal:
-                        console.print(_progress(capture, writer, now - begun), soft_wrap=True)
+                        console.print(_progress(capture, now - begun), soft_wrap=True)
                 if not more:
                     time.sleep(_POLL_S)
             return "interrupted"
@@ -212,35 +240,32 @@ def _follow(
             signal.signal(number, handler)
 
 
-def _progress(capture: Capture | RemoteCapture, writer: RecordingWriter, elapsed_s: float) -> str:
-    statistics = writer.statistics()
-    ranks = capture.states()
-    facts = capture.ledger.facts()
+def _progress(capture: Capture, elapsed_s: float) -> str:
+    statistics = capture.writer.statistics()
+    rings = capture.rings
+    facts = capture.roster.ledger.facts()
     ratios = [rank.recent.stall_ratio for series in facts.series for rank in series.ranks]
     stall = max((ratio for ratio in ratios if ratio is not None), default=None)
-    lost = sum(rank.statistics.lost for rank in ranks)
-    alive = sum(rank.alive for rank in ranks)
+    lost = sum(ring.statistics.lost for ring in rings)
+    alive = sum(ring.alive for ring in rings)
     return (
-        f"{elapsed_s:.0f} s: {alive} of {len(ranks)} ranks alive, {statistics.records} records, "
+        f"{elapsed_s:.0f} s: {alive} of {len(rings)} ranks alive, {statistics.records} records, "
         f"{units.size(statistics.bytes)}, {lost} lost, stall {units.ratio(stall)}"
     )
 
 
-def _conclude(
-    capture: Capture | RemoteCapture, writer: RecordingWriter, reason: str, console: Console, *, as_json: bool
-) -> None:
-    statistics = writer.statistics()
-    facts = capture.ledger.facts()
+def _conclude(capture: Capture, reason: str, console: Console, *, as_json: bool) -> None:
+    statistics = capture.writer.statistics()
+    ranks = capture.writer.ranks
     for complaint in _complaints(capture):
         console.print(complaint, markup=False, soft_wrap=True)
-    if not facts.ranks:
+    if not ranks:
         raise CommandError(
             f"{reason}, and no rank was seen: nothing was recorded. `swtrace doctor` says what may be missing"
         )
     files = "1 file" if statistics.parts == 1 else f"{statistics.parts} files"
     console.print(
-        f"swtrace: {reason}. {statistics.records} records of {len(facts.ranks)} ranks, "
-        f"{units.size(statistics.bytes)} in {files}.",
+        f"swtrace: {reason}. {statistics.records} records of {ranks} ranks, {units.size(statistics.bytes)} in {files}.",
         soft_wrap=True,
     )
     if statistics.lost:
@@ -251,21 +276,20 @@ def _conclude(
         write_json(
             {
                 "reason": reason,
-                "path": str(writer.path),
+                "path": str(capture.writer.path),
                 "records": statistics.records,
                 "left_out": statistics.left_out,
                 "lost": statistics.lost,
                 "bytes": statistics.bytes,
                 "parts": statistics.parts,
-                "ranks": len(facts.ranks),
+                "ranks": ranks,
             }
         )
 
 
-def _complaints(capture: Capture | RemoteCapture) -> list[str]:
+def _complaints(capture: Capture) -> list[str]:
     """Return what could not be recorded, and why."""
-    from swtrace.recording.remote import RemoteCapture
-
-    if isinstance(capture, RemoteCapture):
-        return [f"{address}: {why}" for address, why in sorted(capture.ended.items()) if address in capture.damaged]
-    return [text for _, text in sorted(capture.watch.tail.problems.items())]
+    return [
+        *(f"{daemon.address}: {daemon.lost}" for daemon in capture.daemons if daemon.damaged),
+        *capture.tee.look().problems.values(),
+    ]

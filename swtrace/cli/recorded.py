@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from swtrace.recording import Recording
-    from swtrace.recording.replay import Replayed
-    from swtrace.watch import RankStatus
 
 Files = Annotated[
     list[Path],
@@ -73,28 +70,6 @@ def say_missing(recording: Recording, console: Console) -> None:
     """Say what the recording lacks, if anything."""
     for sentence in recording.missing().sentences:
         console.print(sentence, markup=False, soft_wrap=True)
-
-
-def statuses(replayed: Replayed, path: Path) -> tuple[RankStatus, ...]:
-    """Return the ranks as their rings last showed them; the records' own count where no state was recorded."""
-    from swtrace.watch import RankStatus, died_ranks
-
-    identities = {identity.key: identity for identity in replayed.identities}
-    found = tuple(
-        RankStatus(
-            identity=identities[state.rank],
-            path=path,
-            alive=state.alive,
-            closed=state.closed,
-            statistics=state.statistics,
-            series=replayed.tables.get(state.rank, ()),
-            windows=dict(state.windows),
-        )
-        for state in replayed.status
-        if state.rank in identities
-    )
-    died = died_ranks(found)
-    return tuple(replace(status, died=status.identity.key in died) for status in found)
 
 
 def size(text: str, option: str, *, least: int = 1) -> int:

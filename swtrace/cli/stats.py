@@ -14,9 +14,7 @@ from swtrace.cli.recorded import (
     Steps,
     Warmup,
     described,
-    opened,
     say_missing,
-    statuses,
     step_range,
 )
 
@@ -30,22 +28,22 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Sum up a recording: the tables and the verdict of `swtrace run`, over all steps after warm-up."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from swtrace.cli.summary import summarise
     from swtrace.cli.summary_text import print_summary
     from swtrace.recording.chosen import Chosen
-    from swtrace.recording.replay import Replayer
     from swtrace.selection import Selection
+    from swtrace.session import RecordingSession
 
     chosen = Chosen(Selection(steps=step_range(steps), warmup=warmup))
-    with opened(files, salvage=salvage) as recording:
-        replayer = Replayer(recording)
-        for _ in chosen.among(replayer.steps()):
+    with RecordingSession(files, salvage=salvage) as session:
+        for _ in chosen.among(session.steps()):
             pass
-        replayed = replayer.replayed()
-        facts = chosen.facts(replayed.ledger.facts())
-        summary = summarise(facts, statuses(replayed, recording.paths[0]), chosen.history)
+        recording, seen = session.recording, session.observe()
+        facts = chosen.facts(seen.facts)
+        histories = {series.key: chosen.history(series.key) for series in facts.series}
+        summary = summarise(replace(seen, facts=facts, history=histories))
         if as_json:
             document = {
                 "recording": {**asdict(recording.about), "missing": asdict(recording.missing())},
@@ -55,7 +53,7 @@ def stats(
             write_json(document)
             return
         console = data()
-        console.print(described(recording, len(replayed.identities)))
+        console.print(described(recording, len(session.identities())))
         print_summary(summary, console, over=f"the {{steps}} steps {chosen}".rstrip())
         if chosen.partly():
             console.print(chosen.partly(), soft_wrap=True)

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts, Straggler
+    from swtrace.ledger.facts import SeriesFacts, SeriesRankFacts, StepFacts, Straggler
     from swtrace.ledger.finding import Finding
+    from swtrace.observing import Observation, ObservedRank
     from swtrace.trace.identity import RankKey
-    from swtrace.watch import RankStatus
 
 _NS = 1e-9
 
@@ -143,29 +143,22 @@ class Summary:
         )
 
 
-def summarise(
-    facts: LedgerFacts,
-    statuses: Iterable[RankStatus],
-    history: Callable[[SeriesKey], Sequence[StepFacts]] | None = None,
-) -> Summary:
-    """Select from the ledger's facts and the rings' counters what people ask at the end of a run.
+def summarise(observation: Observation, *, in_depth: bool = True) -> Summary:
+    """Select from an observation what people ask at the end of a run.
 
     Args:
-        facts: What the ledger states.
-        statuses: The rings it reads.
-        history: Gives a series' last steps (:meth:`Ledger.history`). With it the verdict goes into layers, causes and
-            other prefetch steps, which takes a while; without it speaks of sums only.
+        observation: What is known.
+        in_depth: Whether the verdict goes into layers, causes and other prefetch steps, which takes a while; otherwise
+            it speaks of sums only.
     """
-    statuses = tuple(statuses)
-    died = {status.identity.key for status in statuses if status.died}
     return Summary(
         series=tuple(
-            _series(series, history(series.key) if history is not None else (), died)
-            for series in facts.series
+            _series(series, observation.history.get(series.key, ()) if in_depth else (), observation.died)
+            for series in observation.facts.series
             if series.ranks
         ),
-        refused=tuple(refused for status in statuses for refused in _refused(status)),
-        rings=tuple(_ring(status) for status in statuses),
+        refused=tuple(refused for rank in observation.ranks for refused in _refused(rank)),
+        rings=tuple(_ring(rank) for rank in observation.ranks),
     )
 
 
@@ -224,21 +217,21 @@ def _straggler(facts: Straggler) -> StragglerSummary:
     )
 
 
-def _refused(status: RankStatus) -> tuple[RefusedSummary, ...]:
-    identity = status.identity
+def _refused(rank: ObservedRank) -> tuple[RefusedSummary, ...]:
+    identity = rank.identity
     return tuple(
         RefusedSummary(run_id=identity.run_id, rank=identity.rank, name=info.name, reason=info.refused)
-        for info in status.series
+        for info in rank.series
         if info.refused
     )
 
 
-def _ring(status: RankStatus) -> RingSummary:
-    identity, counters = status.identity, status.statistics
+def _ring(rank: ObservedRank) -> RingSummary:
+    identity, counters = rank.identity, rank.ring.statistics
     return RingSummary(
         run_id=identity.run_id,
         rank=identity.rank,
-        alive=status.alive,
+        alive=rank.ring.alive,
         written=counters.written,
         delivered=counters.delivered,
         lost=counters.lapped + counters.damaged,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from swtrace_tui.app import TopApp
     from swtrace_tui.picture import Picture, Selection
-    from swtrace_tui.sources import Source
+
+    from swtrace.observing import Roster
 
 
 class View(StrEnum):
@@ -105,7 +106,7 @@ def top(
     exclusive({"--dir": directory, "--connect": connect, "--replay": replay})
     if salvage and replay is None:
         raise CommandError("--salvage needs --replay", ExitCode.USAGE)
-    make = _source(directory, connect, replay, whole=once or as_json, salvage=salvage)
+    make = _roster(directory, connect, replay, whole=once or as_json, salvage=salvage)
     selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
         if theme is not None:
@@ -118,33 +119,32 @@ def top(
     _run(make, replay, selection, view.value, theme, salvage=salvage)
 
 
-def _source(
+def _roster(
     directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool, salvage: bool
-) -> Callable[[], Source]:
-    """Return what makes the source; what is wrong with the arguments is said here, not in the source's thread."""
-    if connect is not None:
-        from swtrace_tui.sources.daemon import DaemonSource, parse
-        from swtrace_tui.sources.several import SeveralSources
+) -> Callable[[], Roster]:
+    """Return what makes the roster; what is wrong with the arguments is said here, not in the reader's thread."""
+    from swtrace.ledger.ledger import DEFAULT_RECENT_STEPS
+    from swtrace.observing import HostRings, Roster
+    from swtrace.observing.merged import Merged
 
-        daemons = addresses(connect)
-        for address in daemons:
-            parse(address)
-        if len(daemons) == 1:
-            return lambda: DaemonSource(daemons[0])
-        return lambda: SeveralSources([DaemonSource(address) for address in daemons])
+    # What is printed once counts all that the rings hold; a screen shows what goes on, whatever its past.
+    newest = None if whole else DEFAULT_RECENT_STEPS + 8
+    if connect is not None:
+        from swtrace.asking import address
+        from swtrace.recording.remote import DaemonStream
+
+        daemons = [address(each) for each in addresses(connect)]
+        return lambda: Roster(Merged([DaemonStream(each, newest_steps=newest) for each in daemons]))
     if replay is not None:
-        from swtrace_tui.sources.recording import RecordingSource
+        from swtrace.recording.replay import Replay
 
         opened([replay], salvage=salvage).close()
-        return lambda: RecordingSource(replay, salvage=salvage)
-    from swtrace_tui.sources.rings import RingsSource
-
+        return lambda: Roster(Replay(opened([replay], salvage=salvage)))
     rings = folder_to_read(directory)
-    # What is printed once counts all that the rings hold; a screen shows what goes on.
-    return lambda: RingsSource(rings, facts_every_s=0.0, newest_steps=None) if whole else RingsSource(rings)
+    return lambda: Roster(HostRings(rings, newest_steps=newest))
 
 
-def _check_theme(make: Callable[[], Source], theme: str) -> None:
+def _check_theme(make: Callable[[], Roster], theme: str) -> None:
     """Refuse a theme that does not exist, as the terminal does.
 
     Raises:
@@ -156,24 +156,22 @@ def _check_theme(make: Callable[[], Source], theme: str) -> None:
     TopApp(make, configuration=Configuration(theme=theme))
 
 
-def _print(source: Source, selection: Selection, *, as_json: bool, wait_s: float) -> None:
+def _print(roster: Roster, selection: Selection, *, as_json: bool, wait_s: float) -> None:
     from swtrace_tui.once import overview, read, silent
 
-    try:
-        seen = read(source, selection, wait_s)
-    finally:
-        source.close()
+    with roster:
+        seen = read(roster, selection, wait_s)
     # Half of the ranks must not pass for all of them.
-    if len(seen.snapshot.sources) > 1 and (missing := silent(seen)):
+    if len(seen.observation.origins) > 1 and (missing := silent(seen)):
         raise CommandError(
             f"no answer within {wait_s:g} s from {', '.join(missing)}; --wait sets how long to wait,"
             " and what --connect does not name is not waited for"
         )
     if seen.unmatched:
         raise CommandError(seen.unmatched, ExitCode.USAGE)
-    for status in seen.snapshot.sources:
-        if status.detail and seen.rows:
-            narration().print(f"{status.name}: {status.detail}", markup=False, soft_wrap=True)
+    for origin in seen.observation.origins:
+        if origin.detail and seen.rows:
+            narration().print(f"{origin.name}: {origin.detail}", markup=False, soft_wrap=True)
     if as_json:
         write_json(_document(seen))
     else:
@@ -190,30 +188,19 @@ def _document(seen: Picture) -> dict[str, object]:
     from dataclasses import replace
 
     from swtrace.cli.summary import summarise
-    from swtrace.watch import RankStatus
 
-    histories = {series.key: series.steps for series in seen.series}
-    facts = replace(seen.snapshot.facts, series=tuple(series.facts for series in seen.series))
-    statuses = [
-        RankStatus(
-            identity=view.identity,
-            path=Path(),
-            alive=view.alive,
-            closed=view.closed,
-            died=view.died,
-            statistics=view.statistics,
-            series=view.series,
-            windows=dict(view.windows),
-        )
-        for view in seen.snapshot.ranks
-        if view.identity.run_id == seen.run
-    ]
+    observation = replace(
+        seen.observation,
+        facts=replace(seen.observation.facts, series=tuple(series.facts for series in seen.series)),
+        history={series.key: series.steps for series in seen.series},
+        ranks=tuple(rank for rank in seen.observation.ranks if rank.identity.run_id == seen.run),
+    )
     return {
         "run": seen.run,
         "runs": list(seen.runs),
         "sources": [
-            {"name": source.name, "link": source.link.value, "detail": source.detail}
-            for source in seen.snapshot.sources
+            {"name": origin.name, "link": origin.link.value, "detail": origin.detail}
+            for origin in seen.observation.origins
         ],
         "ranks": [
             {
@@ -225,12 +212,12 @@ def _document(seen: Picture) -> dict[str, object]:
             }
             for row in seen.rows
         ],
-        "summary": summarise(facts, statuses, lambda key: histories[key]).to_json(),
+        "summary": summarise(observation).to_json(),
     }
 
 
 def _run(
-    make: Callable[[], Source],
+    make: Callable[[], Roster],
     recording: Path | None,
     selection: Selection,
     view: str,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swtrace.daemon.labels import ranks_text
-from swtrace.daemon.snapshot import series_key
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
+from swtrace.observing.observation import series_key
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from swtrace.daemon.snapshot import NumberedStep, RankState, SeriesWindows, Snapshot
+    from swtrace.daemon.snapshot import NumberedStep, Snapshot
     from swtrace.ledger.facts import Distribution, RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+    from swtrace.observing import Observation, ObservedRank
+    from swtrace.observing.observation import SeriesEntry
     from swtrace.trace.identity import SeriesInfo
 
 Document = dict[str, Any]
@@ -110,8 +112,8 @@ class Query:
         return cls(
             run=parameters.get("run"),
             series=parameters.get("series"),
-            since=_whole_number(parameters, "since", 0, (1 << 63) - 1),
-            limit=_whole_number(parameters, "limit", DEFAULT_LIMIT, MAX_LIMIT),
+            since=whole_number(parameters, "since", 0, (1 << 63) - 1),
+            limit=whole_number(parameters, "limit", DEFAULT_LIMIT, MAX_LIMIT),
             fields=fields,
         )
 
@@ -121,9 +123,10 @@ class Query:
         Raises:
             UnknownError: it does not; the message lists what does.
         """
-        keys = {facts.key for facts in snapshot.facts.series}
-        runs = {state.identity.run_id for state in snapshot.ranks} | {key.run_id for key in keys}
-        tables = {(state.identity.run_id, entry.info.name) for state in snapshot.ranks for entry in state.series}
+        observation = snapshot.observation
+        keys = {facts.key for facts in observation.facts.series}
+        runs = {rank.identity.run_id for rank in observation.ranks} | {key.run_id for key in keys}
+        tables = {(rank.identity.run_id, info.name) for rank in observation.ranks for info in rank.series}
         names = {name for run, name in tables | {(key.run_id, key.name) for key in keys} if self.wants_run(run)}
         ids = {series_id(key) for key in keys if self.wants_run(key.run_id)}
         for parameter, asked, known, shown in (
@@ -163,40 +166,41 @@ def moment(snapshot: Snapshot) -> Document:
     """Return when the snapshot was taken, and the number of the newest step in it."""
     return {
         "api": VERSION,
-        "taken_ns": snapshot.taken_ns,
+        "taken_ns": snapshot.observation.taken_ns,
         "taken_unix_ns": snapshot.taken_realtime_ns,
         "started_unix_ns": snapshot.started_realtime_ns,
         "cursor": snapshot.cursor,
-        "caught_up": snapshot.caught_up,
+        "caught_up": snapshot.observation.caught_up,
     }
 
 
 def health(snapshot: Snapshot) -> Document:
     """Return what is odd, and what became of the spans."""
     return {
-        "problems": [{"path": str(path), "message": text} for path, text in sorted(snapshot.problems.items())],
+        "problems": [{"path": path, "message": text} for path, text in sorted(snapshot.observation.problems.items())],
         "oddities": [
             {"run_id": facts.identity.run_id, "rank": facts.identity.rank, **asdict(facts.oddities)}
-            for facts in snapshot.facts.ranks
+            for facts in snapshot.observation.facts.ranks
         ],
         "spans": {
             "exported": snapshot.spans.exported,
             "dropped": {str(reason): spans for reason, spans in snapshot.spans.dropped.items()},
             "queued": snapshot.spans.queued,
             "unsampled_steps": snapshot.spans.unsampled_steps,
-            "untaken_steps": snapshot.facts.steps_untaken,
+            "untaken_steps": snapshot.observation.facts.steps_untaken,
         },
     }
 
 
 def ranks(snapshot: Snapshot, query: Query) -> Document:
     """Return every rank with its ring, its series table and its windows."""
-    known = snapshot.rank_facts()
+    observation = snapshot.observation
+    known = observation.rank_facts()
     return {
         "ranks": [
-            _rank(snapshot, state, known.get(state.key))
-            for state in snapshot.ranks
-            if query.wants_run(state.identity.run_id)
+            _rank(observation, rank, known.get(rank.key))
+            for rank in observation.ranks
+            if query.wants_run(rank.identity.run_id)
         ]
     }
 
@@ -206,21 +210,21 @@ def windows(snapshot: Snapshot, query: Query) -> Document:
     return {
         "windows": [
             {
-                "run_id": state.identity.run_id,
-                "rank": state.identity.rank,
-                "series": series_id(series_key(state.key, entry.info)),
+                "run_id": rank.identity.run_id,
+                "rank": rank.identity.rank,
+                "series": series_id(series_key(rank.key, entry.info)),
                 "windows": _windows(entry),
             }
-            for state in snapshot.ranks
-            for entry in state.series
-            if not entry.info.refused and query.wants(series_key(state.key, entry.info))
+            for rank in snapshot.observation.ranks
+            for entry in rank.entries()
+            if not entry.info.refused and query.wants(series_key(rank.key, entry.info))
         ]
     }
 
 
 def series(snapshot: Snapshot, query: Query) -> Document:
     """Return every series with what is known of each of its ranks."""
-    return {"series": [_series(facts) for facts in snapshot.facts.series if query.wants(facts.key)]}
+    return {"series": [_series(facts) for facts in snapshot.observation.facts.series if query.wants(facts.key)]}
 
 
 def steps(snapshot: Snapshot, query: Query) -> Document:
@@ -241,41 +245,42 @@ def steps(snapshot: Snapshot, query: Query) -> Document:
     }
 
 
-def _rank(snapshot: Snapshot, state: RankState, facts: RankFacts | None) -> Document:
-    statistics = state.statistics
+def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None) -> Document:
+    ring = rank.ring
+    statistics = ring.statistics
     return {
-        **asdict(state.identity),
-        "up": state.up,
-        "closed": state.closed,
-        "died": state.died,
-        "down_for_ns": snapshot.taken_ns - state.down_since_ns if state.down_since_ns else 0,
-        "anchor": {"monotonic_ns": state.anchor.monotonic_ns, "realtime_ns": state.anchor.realtime_ns},
-        "virtual_offset_ns": state.virtual_offset_ns,
+        **asdict(rank.identity),
+        "up": ring.alive,
+        "closed": ring.closed,
+        "died": rank.died,
+        "down_for_ns": observation.taken_ns - ring.down_since_ns if ring.down_since_ns else 0,
+        "anchor": {"monotonic_ns": ring.anchor.monotonic_ns, "realtime_ns": ring.anchor.realtime_ns},
+        "virtual_offset_ns": rank.run_began_ns,
         "records": facts.records if facts else 0,
         "last_record_ns": facts.last_record_ns if facts else 0,
         "oddities": asdict(facts.oddities) if facts else None,
         "ring": {
-            "path": str(state.path),
+            "path": ring.path,
             "written": statistics.written,
             "delivered": statistics.delivered,
             "lapped": statistics.lapped,
             "damaged": statistics.damaged,
             "pending": statistics.pending,
-            "lag_ns": state.lag_ns,
+            "lag_ns": ring.lag_ns,
         },
         "series": [
             {
                 "index": entry.index,
-                "series": None if entry.info.refused else series_id(series_key(state.key, entry.info)),
+                "series": None if entry.info.refused else series_id(series_key(rank.key, entry.info)),
                 **_info(entry.info),
                 "windows_now": _windows(entry),
             }
-            for entry in state.series
+            for entry in rank.entries()
         ],
     }
 
 
-def _windows(entry: SeriesWindows) -> list[Document]:
+def _windows(entry: SeriesEntry) -> list[Document]:
     """Return the windows of a series; a layer only for those that hold one."""
     return [
         {
@@ -431,10 +436,15 @@ def _named(name: str, values: list[Any]) -> list[Any]:
     return values if names is None else [names.get(value, value) for value in values]
 
 
-def _whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int) -> int:
+def whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int, *, lowest: int = 0) -> int:
+    """Return a parameter of a request that is a whole number.
+
+    Raises:
+        QueryError: it is none, or out of range.
+    """
     text = parameters.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or int(text) > highest:
-        raise QueryError(f"{name}={text!r} is not a whole number from 0 to {highest}")
+    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+        raise QueryError(f"{name}={text!r} is not a whole number from {lowest} to {highest}")
     return int(text)

@@ -16,10 +16,10 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from swtrace import __version__
 from swtrace.daemon import api
 from swtrace.daemon.collector import SnapshotCollector
-from swtrace.daemon.recording import MEDIA_TYPE, stream
+from swtrace.daemon.recording import MEDIA_TYPE, Wanted, stream
+from swtrace.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,12 +92,12 @@ class _Handlers:
         )
 
     def recording(self, request: Request) -> Response:
-        observer, run = self._observer, request.query_params.get("run")
-        if unknown := request.query_params.keys() - {"run"}:
-            return _json({"error": f"unknown parameter {min(unknown)!r}: known is run"}, status_code=400)
-        if run == "":
-            return _json({"error": "run='': must not be empty"}, status_code=400)
-        frames = stream(observer.directory, run, lambda: observer.streaming)
+        observer = self._observer
+        try:
+            wanted = Wanted.parse(request.query_params)
+        except api.QueryError as error:
+            return _json({"error": str(error)}, status_code=400)
+        frames = stream(observer.directory, wanted, lambda: observer.streaming)
         return StreamingResponse(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
 
     def document(self, request: Request) -> Response:

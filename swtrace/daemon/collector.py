@@ -20,10 +20,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from swtrace import __version__
 from swtrace.daemon.labels import Labelling
-from swtrace.daemon.snapshot import series_key
+from swtrace.observing.observation import series_key
 from swtrace.trace.reader import Occupancy
+from swtrace.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
     from swtrace.daemon.labels import LabelledRank, Labels
-    from swtrace.daemon.snapshot import Health, RankState, SeriesWindows, Snapshot
+    from swtrace.daemon.snapshot import Health, Snapshot
     from swtrace.ledger.facts import Distribution, SeriesRankFacts
+    from swtrace.observing import ObservedRank
+    from swtrace.observing.observation import SeriesEntry
 
 
 class SnapshotCollector(Collector):
@@ -52,17 +54,18 @@ class SnapshotCollector(Collector):
         families.add_health(self._health(), answered=snapshot is not None)
         if snapshot is not None:
             families.add_daemon(snapshot)
-            known = snapshot.rank_facts()
-            series_facts = snapshot.series_rank_facts()
-            stragglers = snapshot.stragglers()
-            ranks = self._labelling.assign(snapshot.ranks)
+            observation = snapshot.observation
+            known = observation.rank_facts()
+            series_facts = observation.series_rank_facts()
+            stragglers = observation.stragglers()
+            ranks = self._labelling.assign(observation.ranks)
             families.add_untraced(labels for rank in ranks for labels in rank.untraced())
             for rank in ranks:
-                facts = known.get(rank.state.key)
+                facts = known.get(rank.rank.key)
                 families.add_rank(rank, facts.last_record_ns if facts else 0)
                 for entry, labels in rank.series():
-                    families.add_series(rank.state, entry, labels)
-                    key = rank.state.key, series_key(rank.state.key, entry.info)
+                    families.add_series(rank.rank, entry, labels)
+                    key = rank.rank.key, series_key(rank.rank.key, entry.info)
                     series = series_facts.get(key)
                     if series is not None:
                         families.add_facts(series, labels, snapshot.exemplars.get(key, {}))
@@ -161,7 +164,7 @@ class _Families:
         _add(self.poll_errors, {}, health.poll_errors)
 
     def add_daemon(self, snapshot: Snapshot) -> None:
-        _add(self.problems, {}, len(snapshot.problems))
+        _add(self.problems, {}, len(snapshot.observation.problems))
         _add(self.exported, {}, snapshot.spans.exported)
         for reason, spans in snapshot.spans.dropped.items():
             _add(self.dropped, {"reason": str(reason)}, spans)
@@ -172,23 +175,24 @@ class _Families:
             _add(self.untraced, labels, 1)
 
     def add_rank(self, rank: LabelledRank, last_record_ns: int) -> None:
-        state, labels = rank.state, rank.labels
-        _add(self.up, labels, int(state.up))
-        _add(self.died, labels, int(state.died))
+        observed, labels = rank.rank, rank.labels
+        ring = observed.ring
+        _add(self.up, labels, int(ring.alive))
+        _add(self.died, labels, int(observed.died))
         if last_record_ns > 0:
-            offset_ns = state.virtual_offset_ns if state.simulated else state.monotonic_offset_ns
+            offset_ns = observed.run_began_ns if observed.simulated else observed.unix_offset_ns
             _add(self.last_record, labels, (last_record_ns + offset_ns) / 1e9)
-        _add(self.records, labels, state.statistics.written)
-        _add(self.lost, {**labels, "reason": "lapped"}, state.statistics.lapped)
-        _add(self.lost, {**labels, "reason": "damaged"}, state.statistics.damaged)
-        _add(self.pending, labels, state.statistics.pending)
-        _add(self.lag, labels, state.lag_ns / 1e9)
+        _add(self.records, labels, ring.statistics.written)
+        _add(self.lost, {**labels, "reason": "lapped"}, ring.statistics.lapped)
+        _add(self.lost, {**labels, "reason": "damaged"}, ring.statistics.damaged)
+        _add(self.pending, labels, ring.statistics.pending)
+        _add(self.lag, labels, ring.lag_ns / 1e9)
         for refused in rank.refused():
             _add(self.refused, refused, 1)
 
-    def add_series(self, state: RankState, entry: SeriesWindows, labels: Labels) -> None:
+    def add_series(self, rank: ObservedRank, entry: SeriesEntry, labels: Labels) -> None:
         """Add what the ring's tables say."""
-        info, identity = entry.info, state.identity
+        info, identity = entry.info, rank.identity
         states = Counter(window.state for window in entry.windows)
         for occupancy in Occupancy:
             _add(self.occupancy, {**labels, "state": str(occupancy)}, states[occupancy])

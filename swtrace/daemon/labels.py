@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from swtrace.daemon.snapshot import series_key
+from swtrace.observing.observation import series_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from swtrace.daemon.snapshot import RankState, SeriesWindows
     from swtrace.ledger.facts import SeriesKey
+    from swtrace.observing import ObservedRank
+    from swtrace.observing.observation import SeriesEntry
 
 Labels = dict[str, str]
 
@@ -28,25 +29,25 @@ Labels = dict[str, str]
 class LabelledRank:
     """A rank, with the labels that tell it from every other one."""
 
-    state: RankState
+    rank: ObservedRank
     labels: Labels
     names: Mapping[SeriesKey, str]
     """The ``series`` label of every series."""
 
-    def series(self) -> Iterator[tuple[SeriesWindows, Labels]]:
+    def series(self) -> Iterator[tuple[SeriesEntry, Labels]]:
         """Yield the series that are shared, each with the labels that tell it from every other one."""
         seen = set()
-        for entry in self.state.series:
+        for entry in self.rank.entries():
             if entry.info.refused:
                 continue
-            label = self.names[series_key(self.state.key, entry.info)]
+            label = self.names[series_key(self.rank.key, entry.info)]
             if label not in seen:
                 seen.add(label)
                 yield entry, {**self.labels, "series": label}
 
     def refused(self) -> Iterator[Labels]:
         """Yield the labels of what was asked for and is not shared."""
-        pairs = {(e.info.name, e.info.refused) for e in self.state.series if e.info.refused}
+        pairs = {(e.info.name, e.info.refused) for e in self.rank.entries() if e.info.refused}
         for name, reason in sorted(pairs):
             yield {**self.labels, "series": name, "reason": reason}
 
@@ -64,25 +65,25 @@ class Labelling:
         """Start with no run known."""
         self._labelled: set[str] = set()
 
-    def assign(self, ranks: tuple[RankState, ...]) -> tuple[LabelledRank, ...]:
+    def assign(self, ranks: tuple[ObservedRank, ...]) -> tuple[LabelledRank, ...]:
         """Return the ranks to show, each label set once.
 
         Of several rings with one label set, that of a living writer is shown, else the youngest.
         """
-        self._labelled &= {state.identity.run_id for state in ranks}
+        self._labelled &= {rank.identity.run_id for rank in ranks}
         holders: dict[int, str] = {}
-        for state in sorted(ranks, key=_age):
-            run_id, rank = state.key
-            if state.up and run_id not in self._labelled and holders.setdefault(rank, run_id) != run_id:
+        for each in sorted(ranks, key=_age):
+            run_id, rank = each.key
+            if each.ring.alive and run_id not in self._labelled and holders.setdefault(rank, run_id) != run_id:
                 self._labelled.add(run_id)
-        chosen: dict[tuple[int, str], RankState] = {}
-        for state in sorted(ranks, key=lambda state: (state.up, *_age(state))):
-            run_id, rank = state.key
-            chosen[rank, run_id if run_id in self._labelled else ""] = state
+        chosen: dict[tuple[int, str], ObservedRank] = {}
+        for each in sorted(ranks, key=lambda each: (each.ring.alive, *_age(each))):
+            run_id, rank = each.key
+            chosen[rank, run_id if run_id in self._labelled else ""] = each
         names = _series_labels(ranks)
         return tuple(
-            LabelledRank(state, {"rank": str(rank), **({"run_id": run_id} if run_id else {})}, names)
-            for (rank, run_id), state in sorted(chosen.items(), key=lambda item: item[0])
+            LabelledRank(each, {"rank": str(rank), **({"run_id": run_id} if run_id else {})}, names)
+            for (rank, run_id), each in sorted(chosen.items(), key=lambda item: item[0])
         )
 
 
@@ -92,7 +93,7 @@ def ranks_text(ranks: tuple[int, ...]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
-def _series_labels(ranks: Iterable[RankState]) -> dict[SeriesKey, str]:
+def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:
     """Return the label of every series, the same on all of its ranks.
 
     A name that one rank uses twice is followed by the start layer: ``o_proj@30``. If the start layer is the same, too,
@@ -100,8 +101,8 @@ def _series_labels(ranks: Iterable[RankState]) -> dict[SeriesKey, str]:
     """
     labels: dict[SeriesKey, str] = {}
     twice: set[tuple[object, ...]] = set()
-    for state in ranks:
-        keys = {series_key(state.key, entry.info) for entry in state.series if not entry.info.refused}
+    for rank in ranks:
+        keys = {series_key(rank.key, info) for info in rank.series if not info.refused}
         labels |= {key: key.name for key in keys}
         for fields in (2, 3):  # run and name; run, name and start layer
             twice |= {place for place, times in Counter(key[:fields] for key in keys).items() if times > 1}
@@ -113,6 +114,6 @@ def _series_labels(ranks: Iterable[RankState]) -> dict[SeriesKey, str]:
     return labels
 
 
-def _age(state: RankState) -> tuple[int, str, str]:
+def _age(rank: ObservedRank) -> tuple[int, str, str]:
     """Sort the oldest run first, the same way in every daemon."""
-    return state.identity.start_time_ns, state.identity.run_id, str(state.path)
+    return rank.identity.start_time_ns, rank.identity.run_id, rank.ring.path

@@ -1,4 +1,4 @@
-"""The thread that owns the watch: drains the rings, numbers finished steps, publishes snapshots.
+"""The thread that reads the rings: drains the rings, numbers finished steps, publishes snapshots.
 
 Rings, ledger and readers are touched by this thread alone. HTTP handlers ask for a snapshot and get one that
 was taken after they asked, or none: an old one is never shown as if it were new. A scrape sees everything that was
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from swtrace.daemon.exemplars import SlowestWaits
 from swtrace.daemon.export import rank_resource
-from swtrace.daemon.snapshot import Health, NumberedStep, RankState, Snapshot
+from swtrace.daemon.snapshot import Health, NumberedStep, Snapshot
 from swtrace.daemon.spans import SpanOrigin
+from swtrace.observing import Roster
+from swtrace.observing.observation import series_facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
     from swtrace.daemon.export import SpanSink
-    from swtrace.ledger.facts import LedgerFacts, SeriesKey
+    from swtrace.ledger.facts import SeriesKey
+    from swtrace.observing import HostRings, Observation
     from swtrace.trace.identity import RankIdentity, RankKey
-    from swtrace.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +53,12 @@ SAID_PROBLEMS = 20
 
 
 class Observer:
-    """Runs the watch in a thread of its own."""
+    """Reads rings in a thread of its own."""
 
-    def __init__(self, watch: Watch, spans: SpanSink, *, down_shown_s: float = DOWN_SHOWN_S) -> None:
-        """Take over the watch; nothing else may touch it until :meth:`stop` has returned."""
-        self._watch = watch
+    def __init__(self, rings: HostRings, spans: SpanSink, *, down_shown_s: float = DOWN_SHOWN_S) -> None:
+        """Take over the rings; nothing else may touch them until :meth:`stop` has returned."""
+        self._rings = rings
+        self._roster = Roster(rings, keep_steps=True)
         self._spans = spans
         self._down_shown_ns = round(down_shown_s * 1e9)
         self._resources: dict[RankIdentity, Resource] = {}
@@ -74,13 +77,13 @@ class Observer:
         self._poll_errors = 0
         self._last_error = ""
         self._said_errors: set[str] = set()
-        self._problems: dict[Path, str] = {}
+        self._problems: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="swtrace-observer", daemon=True)
 
     @property
     def directory(self) -> Path:
         """The folder of rings."""
-        return self._watch.tail.directory
+        return self._rings.directory
 
     @property
     def streaming(self) -> bool:
@@ -124,7 +127,7 @@ class Observer:
             return f"reading the rings fails: {self._last_error}"
         if silent_s > STALE_S:
             return f"no ring was read for {silent_s:.0f} s: the poll does not return"
-        return self._problems.get(self.directory, "")
+        return self._problems.get(str(self.directory), "")
 
     def _run(self) -> None:
         while True:
@@ -140,18 +143,18 @@ class Observer:
         with self._changed:
             ticket = self._asked
         try:
-            more = self._watch.poll()
+            more = self._roster.poll()
             self._take_steps()
             give_up_s = time.monotonic() + CATCH_UP_S
             while more and (last or (ticket > self._answered and time.monotonic() < give_up_s)):
-                more = self._watch.poll()
+                more = self._roster.poll()
                 self._take_steps()
             self._say_problems()
             if last:
-                self._watch.ledger.flush()
+                self._roster.ledger.flush()
                 self._take_steps()
             if last or ticket > self._answered:
-                self._publish(ticket, caught_up=not more)
+                self._publish(ticket)
         except Exception as error:  # noqa: BLE001 (the daemon outlives whatever a ring contains)
             self._fail(ticket, str(error) or type(error).__name__)
             return False
@@ -173,7 +176,7 @@ class Observer:
 
     def _say_problems(self) -> None:
         """Log every ring that has come to be unreadable, once."""
-        problems = dict(self._watch.tail.problems)
+        problems = self._rings.problems
         new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
         for text in new[:SAID_PROBLEMS]:
             _log.warning("%s", text)
@@ -182,7 +185,7 @@ class Observer:
         self._problems = problems
 
     def _take_steps(self) -> None:
-        steps = self._watch.ledger.take_steps()
+        steps = self._roster.take_steps()
         if not steps:
             return
         origins = self._origins()
@@ -197,7 +200,8 @@ class Observer:
 
     def _origins(self) -> Mapping[RankKey, SpanOrigin]:
         """Return what spans need to know of each rank, with the anchors as they are now."""
-        anchors = self._watch.anchors()
+        known = self._roster.identities
+        anchors = {known[rank]: anchor for rank, anchor in self._rings.anchors().items() if rank in known}
         began = _run_begins(anchors)
         self._resources = {
             identity: self._resources[identity] if identity in self._resources else rank_resource(identity)
@@ -212,39 +216,38 @@ class Observer:
             for identity, anchor in anchors.items()
         }
 
-    def _publish(self, ticket: int, *, caught_up: bool) -> None:
-        now_ns = time.monotonic_ns()
-        ranks = self._rank_states(now_ns)
-        facts = _shown(self._watch.ledger.facts(), ranks)
-        known = {series.key for series in facts.series}
+    def _publish(self, ticket: int) -> None:
+        observation = self._shown(self._roster.observe())
+        known = {series.key for series in observation.facts.series}
         self._steps = {key: steps for key, steps in self._steps.items() if key in known}
         snapshot = Snapshot(
-            taken_ns=now_ns,
+            observation=observation,
             taken_realtime_ns=time.time_ns(),
             started_realtime_ns=self._started_realtime_ns,
-            ranks=ranks,
-            facts=facts,
             steps=MappingProxyType({key: tuple(steps) for key, steps in self._steps.items()}),
             cursor=self._cursor,
-            problems=MappingProxyType(self._problems),
             spans=self._spans.statistics(),
-            exemplars=MappingProxyType(self._slowest.of({state.key for state in ranks})),
-            caught_up=caught_up,
+            exemplars=MappingProxyType(self._slowest.of({rank.key for rank in observation.ranks})),
         )
         with self._changed:
             self._snapshot = snapshot
             self._answered = max(self._answered, ticket)
             self._changed.notify_all()
 
-    def _rank_states(self, now_ns: int) -> tuple[RankState, ...]:
-        """Return the ranks to show: those whose writer lives, and those gone for a short while only."""
-        statuses = self._watch.ranks()
-        began = _run_begins(status.identity for status in statuses)
-        return tuple(
-            RankState.of(status, began[status.identity.run_id])
-            for status in statuses
-            if status.alive or now_ns - status.down_since_ns <= self._down_shown_ns
+    def _shown(self, observation: Observation) -> Observation:
+        """Return what is to be shown: ranks whose writer lives, and those gone for a short while only."""
+        ranks = tuple(
+            rank
+            for rank in observation.ranks
+            if rank.ring.alive or observation.taken_ns - rank.ring.down_since_ns <= self._down_shown_ns
         )
+        keys = {rank.key for rank in ranks}
+        facts = replace(
+            observation.facts,
+            ranks=tuple(rank for rank in observation.facts.ranks if rank.identity.key in keys),
+            series=series_facts_of(observation.facts, keys),
+        )
+        return replace(observation, ranks=ranks, facts=facts)
 
 
 def _run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:
@@ -253,13 +256,3 @@ def _run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:
     for identity in identities:
         begins[identity.run_id] = min(begins.get(identity.run_id, identity.start_time_ns), identity.start_time_ns)
     return begins
-
-
-def _shown(facts: LedgerFacts, ranks: tuple[RankState, ...]) -> LedgerFacts:
-    """Return the facts of the ranks that are shown, and of every series of theirs."""
-    keys = {state.key for state in ranks}
-    return replace(
-        facts,
-        ranks=tuple(rank for rank in facts.ranks if rank.identity.key in keys),
-        series=tuple(series for series in facts.series if any(rank.rank in keys for rank in series.ranks)),
-    )

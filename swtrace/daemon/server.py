@@ -23,9 +23,8 @@ from swtrace.daemon.app import make_app
 from swtrace.daemon.export import make_span_sink
 from swtrace.daemon.observer import Observer
 from swtrace.errors import ListenError
-from swtrace.ledger import Ledger
+from swtrace.observing import HostRings
 from swtrace.trace.tail import allow_open_files
-from swtrace.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,8 +40,6 @@ REQUESTS_END_S = 2
 DRAIN_END_S = 3.0
 EXPORT_END_S = 4.0
 """With requests and drain, most of the ten seconds that container runtimes give between SIGTERM and SIGKILL."""
-UNTAKEN_STEPS = 1 << 14
-"""Finished steps that one poll may leave for the export: more than it can read of any sensible series."""
 
 
 def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
@@ -57,8 +54,8 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         _log.warning("%s cannot be read by this user: no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
-        watch = Watch(settings.directory, run_id=settings.run_id, ledger=Ledger(keep_untaken=UNTAKEN_STEPS))
-        observer = Observer(watch, spans)
+        rings = HostRings(settings.directory, run_id=settings.run_id)
+        observer = Observer(rings, spans)
         server = _Server(server_config(make_app(observer)))
         with _stopped_by_signals(server, observer.end_streams):
             observer.start()
@@ -68,7 +65,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
             drained = observer.stop(DRAIN_END_S)
             spans.close(EXPORT_END_S)
             if drained:  # Else its thread still reads them; they close with the process.
-                watch.close()
+                rings.close()
 
 
 def server_config(app: Starlette) -> uvicorn.Config:

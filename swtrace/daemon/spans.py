@@ -22,10 +22,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from swtrace import __version__
 from swtrace.ledger.facts import CAUSES, Mask, StepFacts
 from swtrace.trace.identity import RankKey, SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+from swtrace.version import __version__
 
 STEP = "swtrace.step"
 BROADCAST = "swtrace.broadcast"

@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from swtrace.errors import EmptySelectionError
 from swtrace.ledger.facts import SeriesKey, StepFacts
+from swtrace.observing import Roster
 from swtrace.recording.blocks import BlockMeans
 from swtrace.recording.rank_test import FEWEST, compare, holm, interval
 from swtrace.recording.reader import Recording
-from swtrace.recording.replay import Replayer
+from swtrace.recording.replay import Replay
 from swtrace.trace.schema import Phase
 
 ALPHA = 0.01
@@ -220,7 +221,11 @@ class Wanted:
 def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesName, Measured]:
     """Measure a recording; an error says what it has if that is not what is wanted."""
     wanted = Wanted(phase=wanted.phase, warmup=wanted.warmup, series=wanted.series)
-    measured = {name: one for name, one in measure(Replayer(recording).steps(), wanted).items() if one.by_rank.steps}
+    measured = {
+        name: one
+        for name, one in measure(Roster(Replay(recording), keep_steps=True).steps(), wanted).items()
+        if one.by_rank.steps
+    }
     if measured:
         return measured
     where = f"{letter} ({recording.paths[0]})"

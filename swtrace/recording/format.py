@@ -29,7 +29,7 @@ from swtrace.trace.records import Records
 
 MAGIC = b"SWTREC\r\n"
 """The line break shows when a file was sent as text."""
-VERSION = 1
+VERSION = 2
 SUFFIX = ".swrec"
 PREAMBLE = struct.Struct("<8sII")
 """magic, version, reserved."""

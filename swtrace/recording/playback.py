@@ -1,42 +1,42 @@
-"""A recording as a film: a ledger that stands where the playhead stands. Pause, step, seek, speed.
+"""A recording as an origin that plays at the pace of the run: pause, step, seek, speed.
 
 Time is that of the records themselves, so that a run recorded after its end plays at the pace at which it
-ran. Records are fed step by step, in the order of their time across ranks; what the ledger states does not
-depend on that order. Going back means beginning anew, in slices, so that a screen stays alive meanwhile.
+ran. Records come step by step, in the order of their time across ranks; what a ledger states does not depend on
+that order. Going back forgets every rank and begins anew, in slices, so that a screen stays alive meanwhile.
 """
 
 from __future__ import annotations
 
 import heapq
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from swtrace.ledger import Ledger
-from swtrace.recording.events import Event, RankJoined, RankState, RecordsRead, SeriesTold, StatusTaken
+from swtrace.errors import RecordingFormatError
+from swtrace.observing.events import (
+    Event,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    RingState,
+    SeriesListed,
+)
+from swtrace.observing.origin import Link, OriginStatus, Playhead, Polled
 from swtrace.recording.reader import Recording
+from swtrace.recording.replay import Replay
 from swtrace.trace.clocks import now_ns
-from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.identity import RankKey, SeriesInfo
+from swtrace.trace.reader import RingStatistics
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import Kind
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)
 PIECES_AT_ONCE = 200
 """How many steps are fed before the screen has its turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Playhead:
-    """Where a playback stands."""
-
-    at_ns: int
-    """From the recording's begin."""
-    length_ns: int
-    playing: bool
-    speed: float
-    ended: bool
 
 
 class Controls:
@@ -94,8 +94,8 @@ class _Piece:
     event: Event
 
 
-class Playback:
-    """Plays a recording into a ledger.
+class Playback(Replay):
+    """Plays a recording.
 
     Args:
         recording: What to play; it stays open as long.
@@ -104,7 +104,7 @@ class Playback:
     """
 
     def __init__(self, recording: Recording, controls: Controls, *, clock: Callable[[], int] = now_ns) -> None:
-        self._recording = recording
+        super().__init__(recording)
         self._controls = controls
         self._clock = clock
         self._begin_ns, self._end_ns = _extent(recording)
@@ -112,16 +112,12 @@ class Playback:
         self._last_ns = clock()
         self._speed = 1.0
         self._playing = True
-        self._rewind()
-
-    def _rewind(self) -> None:
-        self.ledger = Ledger()
-        self.identities: dict[RankKey, RankIdentity] = {}
-        self.tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
-        self.status: dict[RankKey, RankState] = {}
-        self._pieces = _pieces(self._recording.events())
+        self._damage = ""
+        self._joined: set[RankKey] = set()
+        self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
+        self._delivered: Counter[RankKey] = Counter()
+        self._pieces = _pieces(recording.events())
         self._next = next(self._pieces, None)
-        self._at_ns = self._begin_ns
 
     @property
     def head(self) -> Playhead:
@@ -134,12 +130,31 @@ class Playback:
             ended=self._next is None,
         )
 
-    def advance(self) -> bool:
-        """Do what is wanted and feed what is due; True if there is more to feed at once.
+    def poll(self, limit: int | None = None) -> Polled:  # noqa: ARG002 (pieces are small)
+        """Do what is wanted, and return what is due."""
+        if self._damage:
+            return Polled((), more=False)
+        try:
+            return self._play()
+        except RecordingFormatError as error:
+            self._damage = str(error)
+            return Polled(self._forgotten(), more=False)
 
-        Raises:
-            RecordingFormatError: the recording is damaged.
-        """
+    def look(self) -> RingsSeen:
+        """Return the rings as last recorded, with the records played so far; until the end, all ranks live."""
+        rings = {rank: self._rings.get(rank) or _never_seen(rank) for rank in self._joined}
+        return RingsSeen(tuple(self._played(ring) for ring in rings.values()), super().look().problems)
+
+    def status(self) -> tuple[OriginStatus, ...]:
+        """Return the file and the playhead."""
+        (status,) = super().status()
+        if self._damage:
+            return (replace(status, link=Link.LOST, detail=self._damage),)
+        missing = self._recording.missing()
+        damaged = f"{missing.damaged_records} records damaged" if missing.damaged_frames else ""
+        return (replace(status, detail=damaged, playhead=self.head),)
+
+    def _play(self) -> Polled:
         playing, speed, seek, seek_by_ns, steps = self._controls.take()
         now = self._clock()
         elapsed, self._last_ns = now - self._last_ns, now
@@ -151,49 +166,101 @@ class Playback:
         elif playing and self._at_ns >= self._target_ns:
             self._target_ns += round(elapsed * speed)
         self._target_ns = min(self._end_ns, max(self._begin_ns, self._target_ns))
+        events: list[Event] = []
         if self._target_ns < self._at_ns:
-            self._rewind()
+            events += self._rewind()
         for _ in range(steps):
-            self._step()
+            events += self._one_step()
         fed = 0
         while self._due() and fed < PIECES_AT_ONCE:
-            self._feed()
+            events.append(self._feed())
             fed += 1
         more = self._due()
         if not more:
             self._at_ns = max(self._at_ns, self._target_ns)
-        return more
+        return Polled(tuple(events), more, ended=self._next is None)
+
+    def _rewind(self) -> tuple[Event, ...]:
+        events = self._forgotten()
+        self._rings, self._problems = {}, {}
+        self._pieces = _pieces(self._recording.events())
+        self._next = next(self._pieces, None)
+        self._at_ns = self._begin_ns
+        return events
+
+    def _forgotten(self) -> tuple[Event, ...]:
+        """Return that every rank is forgotten: what is read next is its beginning."""
+        ranks = sorted(self._joined)
+        self._joined.clear()
+        self._tables.clear()
+        self._delivered.clear()
+        return tuple(RankForgotten(rank) for rank in ranks)
 
     def _due(self) -> bool:
         """Whether the playhead has passed the next piece; at the end it has passed everything."""
         return self._next is not None and (self._next.time_ns <= self._target_ns or self._target_ns >= self._end_ns)
 
-    def _step(self) -> None:
-        """Feed until some series has finished one more step."""
-        before = self._finished()
-        while self._next is not None and self._finished() == before:
+    def _one_step(self) -> Iterator[Event]:
+        """Yield what comes until the last rank of some series has ended one more step."""
+        while self._next is not None:
             self._target_ns = max(self._target_ns, self._next.time_ns)
-            self._feed()
+            event = self._feed()
+            yield event
+            if isinstance(event, RecordsRead) and any(self._ends_a_step(*batch) for batch in event.batches):
+                return
 
-    def _finished(self) -> int:
-        return sum(rank.totals.steps for series in self.ledger.facts().series for rank in series.ranks[-1:])
+    def _ends_a_step(self, rank: RankKey, records: Records) -> bool:
+        table = self._tables.get(rank, ())
+        for index in set(records["series"][records["kind"] == Kind.STEP].tolist()):
+            group = table[index].group_ranks if index < len(table) else ()
+            if rank.rank == next(
+                (each for each in reversed(group) if RankKey(rank.run_id, each) in self._joined), None
+            ):
+                return True
+        return False
 
-    def _feed(self) -> None:
+    def _feed(self) -> Event:
         piece = self._next
         if piece is None:
-            return
-        event = piece.event
-        event.feed(self.ledger)
-        if isinstance(event, RankJoined):
-            self.identities[event.identity.key] = event.identity
-        elif isinstance(event, SeriesTold):
-            self.tables[event.rank] = event.series
-        elif isinstance(event, StatusTaken):
-            self.status.update((state.rank, state) for state in event.ranks)
+            raise RecordingFormatError("there is nothing left to play")
+        self._note(piece.event)
         self._at_ns = max(self._at_ns, min(piece.time_ns, self._end_ns))
         self._next = next(self._pieces, None)
-        if self._next is None:
-            self.ledger.flush()
+        return piece.event
+
+    def _note(self, event: Event) -> None:
+        super()._note(event)
+        match event:
+            case RankJoined():
+                self._joined.add(event.rank)
+            case SeriesListed(rank, series):
+                self._tables[rank] = series
+            case RankForgotten(rank):
+                self._joined.discard(rank)
+            case RecordsRead(batches):
+                for rank, records in batches:
+                    self._delivered[rank] += len(records)
+            case _:
+                pass
+
+    def _played(self, ring: RingState) -> RingState:
+        """Return a ring at the playhead: the records played so far, and what the recorder had missed by then."""
+        delivered, missed = self._delivered[ring.rank], ring.statistics
+        ended = self._next is None
+        return replace(
+            ring,
+            alive=ring.alive or not ended,
+            closed=ring.closed and ended,
+            down_since_ns=ring.down_since_ns if ended else 0,
+            statistics=missed._replace(
+                written=delivered + missed.lost + missed.skipped, delivered=delivered, pending=0
+            ),
+            taken_ns=0,
+        )
+
+
+def _never_seen(rank: RankKey) -> RingState:
+    return RingState(rank, alive=False, closed=True, statistics=RingStatistics(0, 0, 0, 0, 0))
 
 
 def _pieces(events: Iterator[Event]) -> Iterator[_Piece]:

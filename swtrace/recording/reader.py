@@ -19,16 +19,15 @@ from types import TracebackType
 from typing import Self
 
 from swtrace.errors import RecordingError, RecordingFormatError, RingFormatError
-from swtrace.recording import format as layout
-from swtrace.recording.events import (
+from swtrace.observing.events import (
     Event,
     RankEnded,
     RankForgotten,
     RankJoined,
     RecordsRead,
-    SeriesTold,
-    StatusTaken,
+    SeriesListed,
 )
+from swtrace.recording import format as layout
 from swtrace.recording.format import FRAME_BYTES, PREAMBLE, About, FrameHeader, Kind
 from swtrace.recording.status import unpack_status
 from swtrace.trace import header
@@ -273,7 +272,7 @@ class _Known:
 
     def __init__(self) -> None:
         self._ranks: dict[RankKey, RankJoined] = {}
-        self._tables: dict[RankKey, SeriesTold] = {}
+        self._tables: dict[RankKey, SeriesListed] = {}
 
     def news(self, event: Event) -> bool:
         """Tell whether an event says something new."""
@@ -286,7 +285,7 @@ class _Known:
                 return False
             self._ranks[rank] = event
             self._tables.pop(rank, None)
-        elif isinstance(event, SeriesTold):
+        elif isinstance(event, SeriesListed):
             if self._tables.get(event.rank) == event:
                 return False
             self._tables[event.rank] = event
@@ -409,7 +408,7 @@ def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> E
         batches = layout.unpack_records(raw)
         return RecordsRead(tuple((_known(ranks, number), batch) for number, batch in batches))
     if found.kind == Kind.STATUS:
-        return StatusTaken(unpack_status(raw, ranks))
+        return unpack_status(raw, ranks)
     if found.kind not in {Kind.RANK, Kind.SERIES, Kind.ENDED, Kind.FORGOTTEN}:
         return None
     number, rest = layout.unpack_numbered(raw)
@@ -418,7 +417,7 @@ def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> E
         event = RankJoined(header.decode_identity(rest))
         ranks[number] = event.identity.key
     elif found.kind == Kind.SERIES:
-        event = SeriesTold(_known(ranks, number), _series(rest))
+        event = SeriesListed(_known(ranks, number), _series(rest))
     else:
         event = (RankEnded if found.kind == Kind.ENDED else RankForgotten)(_known(ranks, number))
     return event

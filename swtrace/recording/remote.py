@@ -1,8 +1,7 @@
-"""Record through daemons: their streams of frames, joined into one recording.
+"""A daemon as an origin: its stream of events, read in a thread of its own.
 
-A thread per daemon reads its stream; every frame is checked like a file's. Hosts are told apart by their
-ranks' identities. A daemon that goes away ends its part of the recording: its ranks are told as ended, so that
-the others' steps do not wait for them.
+Every frame is checked like a file's. A daemon that goes away ends its ranks, so that the steps of ranks on other
+hosts do not wait for them. A viewer asks again until it comes back, and then begins anew; a recorder does not.
 """
 
 from __future__ import annotations
@@ -10,173 +9,222 @@ from __future__ import annotations
 import http.client
 import queue
 import threading
+import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from swtrace import asking
 from swtrace.errors import AnswerError, RecordingError
-from swtrace.ledger import Ledger
+from swtrace.observing.events import (
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+)
+from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.recording import format as layout
-from swtrace.recording.capture import TellingLedger
-from swtrace.recording.events import Event, RankJoined, RankState, RecordsRead, StatusTaken
 from swtrace.recording.format import FRAME_BYTES, PREAMBLE
 from swtrace.recording.reader import decode_event
-from swtrace.recording.writer import RecordingWriter
+from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
 
 PATH = "/api/v1/recording"
-_CONNECT_S = 10.0
+_TIMEOUT_S = 5.0
+"""A stream says every second how the rings are: one that is silent for so long is lost."""
+_RETRY_S = 1.0
 _QUEUE = 256
-"""Frames on their way: where the disk is slower than the network, the daemon's client waits, and nobody else."""
+"""Frames on their way: where the reader is slower than the network, the daemon waits for it, and for nobody else."""
+_AT_ONCE = 1 << 16
+"""Records returned by one poll."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
-    """A stream came to its end."""
+class _Lost:
+    """The stream ended."""
 
-    address: str
     why: str
-    damaged: bool = False
+    damaged: bool
 
 
-class RemoteCapture:
-    """Records what daemons send. Belongs to one thread; the streams have threads of their own.
+class DaemonStream:
+    """What one daemon sends. Belongs to one thread; the stream has a thread of its own.
 
     Args:
-        addresses: ``host:port`` or URL of each daemon.
-        writer: Where to.
+        address: ``host:port`` or URL.
         run_id: Only this run; None for all.
+        newest_steps: Begin about so many steps before the end of each ring, and leave steps out rather than fall
+            behind; None: everything that the rings hold.
+        every: Only steps whose number is a multiple of this.
+        again: Ask again when the daemon goes away.
 
     Raises:
-        RecordingError: a daemon does not answer, or has no such stream.
+        SettingsError: the address is none.
     """
 
-    def __init__(self, addresses: Sequence[str], writer: RecordingWriter, *, run_id: str | None = None) -> None:
-        self.writer = writer
-        self.ledger: Ledger = TellingLedger(writer)
-        self.ended: dict[str, str] = {}
-        """Daemons that went away, and why."""
-        self.damaged: set[str] = set()
-        """Those of them whose stream was no sound recording."""
-        self._states: dict[str, dict[RankKey, RankState]] = {address: {} for address in addresses}
-        self._ranks: dict[str, set[RankKey]] = {address: set() for address in addresses}
-        self._arrived: queue.Queue[tuple[str, Event] | _Ended] = queue.Queue(_QUEUE)
+    def __init__(
+        self,
+        address: str,
+        *,
+        run_id: str | None = None,
+        newest_steps: int | None = None,
+        every: int = 1,
+        again: bool = True,
+    ) -> None:
+        self.address = asking.address(address)
+        self.lost: str | None = None
+        """Why the daemon is gone; None while it is not."""
+        self.damaged = False
+        """What it sent last was no sound recording."""
+        query = {"run": run_id, "newest": newest_steps, "every": every if every > 1 else None}
+        chosen = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
+        self._path = f"{PATH}?{chosen}" if chosen else PATH
+        self._again = again
+        self._whole = newest_steps is None
+        self._answered = False
+        self._lost_since_s = 0.0
+        self._ranks: set[RankKey] = set()
+        self._seen = RingsSeen(())
+        self._arrived: queue.Queue[Event | _Lost] = queue.Queue(_QUEUE)
         self._closing = threading.Event()
-        self._streams = [(address, _connect(address, run_id)) for address in addresses]
-        for address, stream in self._streams:
-            threading.Thread(
-                target=self._read, args=(address, stream), name=f"swtrace-record-{address}", daemon=True
-            ).start()
+        self._stream: BinaryIO | None = None
+        self._thread = threading.Thread(target=self._follow, name=f"swtrace-stream-{self.address}", daemon=True)
 
-    def poll(self) -> bool:
-        """Record what has arrived; True if there may be more at once.
+    def connect(self) -> None:
+        """Connect now instead of at the first poll.
 
         Raises:
-            RecordingError: it cannot be written.
+            RecordingError: the daemon does not answer, or has no such stream.
         """
         try:
-            arrived = self._arrived.get_nowait()
-        except queue.Empty:
-            self.writer.tick()
-            return False
-        if isinstance(arrived, _Ended):
-            self._end(arrived)
-            return True
-        address, told = arrived
-        if address in self.ended:
-            return True
-        if isinstance(told, StatusTaken):
-            self._states[address] = {state.rank: state for state in told.ranks if self._mine(address, state.rank)}
-            self.writer.status(self.states())
-            return True
-        event = self._of(address, told)
-        if event is not None:
+            self._stream = self._open()
+        except AnswerError as error:
+            raise RecordingError(f"{error}. Is it a daemon of this version?") from error
+
+    def poll(self, limit: int | None = None) -> Polled:
+        """Return what has arrived."""
+        if self._thread.ident is None:
+            self._thread.start()
+        room = limit or _AT_ONCE
+        events: list[Event] = []
+        while room > 0:
             try:
-                event.feed(self.ledger)
-            except RecordingError:
-                raise
-            except Exception as error:  # noqa: BLE001 (one daemon's events must not end the recording of the others)
-                self._end(_Ended(address, f"what it sent cannot be recorded: {error!r}", damaged=True))
-        return True
+                arrived = self._arrived.get_nowait()
+            except queue.Empty:
+                return Polled(tuple(events), more=False, ended=self.lost is not None and not self._again)
+            if isinstance(arrived, _Lost):
+                events += self._lose(arrived)
+                continue
+            if self.lost is not None:
+                events += self._begin_anew()
+            self._note(arrived)
+            events.append(arrived)
+            room -= len(arrived) if isinstance(arrived, RecordsRead) else 1
+        return Polled(tuple(events), more=True)
 
-    def _end(self, ended: _Ended) -> None:
-        self.ended[ended.address] = ended.why
-        if ended.damaged:
-            self.damaged.add(ended.address)
-        for rank in self._ranks[ended.address]:
-            self.ledger.rank_ended(rank)
+    def look(self) -> RingsSeen:
+        """Return the rings as the daemon last reported them."""
+        return self._seen
 
-    @property
-    def daemons(self) -> int:
-        """How many daemons were asked."""
-        return len(self._streams)
+    def anchors(self) -> Mapping[RankKey, ClockAnchor]:
+        """Return the pair of clocks of each rank that was last reported."""
+        return {ring.rank: ring.anchor for ring in self._seen.rings}
 
-    def states(self) -> tuple[RankState, ...]:
-        """Return the rings' state as it was last told."""
-        return tuple(state for states in self._states.values() for state in states.values())
+    def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
+        """Give the daemon up: what it sends cannot be used."""
+        self._ranks.discard(rank)
+        why = f"what it sent of rank {rank.rank} cannot be used: {why}"
+        return (RankForgotten(rank), *self._lose(_Lost(why, damaged=True)))
 
-    def finish(self) -> None:
-        """Close the recording, and let go of the daemons.
+    def status(self) -> tuple[OriginStatus, ...]:
+        """Return how the daemon stands, and what it has to complain about."""
+        if self.lost is not None:
+            gone_s = time.monotonic() - self._lost_since_s
+            since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
+            return (OriginStatus(self.address, Link.LOST, f"{self.lost}{since}"),)
+        if not self._answered:
+            return (OriginStatus(self.address, Link.ASKED),)
+        problems = list(self._seen.problems.values())[:3]
+        if not self._seen.caught_up:
+            pending = sum(ring.statistics.pending for ring in self._seen.rings)
+            lag_ns = max((ring.lag_ns for ring in self._seen.rings), default=0)
+            problems.insert(0, f"the daemon is catching up: {pending} records, {lag_ns / 1e9:.1f} s behind")
+        return (OriginStatus(self.address, Link.LIVE if self._ranks else Link.WAITING, "; ".join(problems)),)
 
-        Raises:
-            RecordingError: it cannot be written.
-        """
+    def close(self) -> None:
+        """Let go of the daemon."""
         self._closing.set()
-        try:
-            while self.poll():
-                pass
-            self.writer.status(self.states())
-            self.writer.close()
-        finally:
-            for _, stream in self._streams:
-                stream.close()
+        self._hang_up()
+        with suppress(queue.Empty):
+            self._arrived.get_nowait()  # the thread may be waiting for room
 
-    def _mine(self, address: str, rank: RankKey) -> bool:
-        """Tell whether this daemon was the first to send a ring: two daemons may watch one folder."""
-        return rank in self._ranks[address]
-
-    def _of(self, address: str, event: Event) -> Event | None:
-        """Return what of an event comes from this daemon first; None if nothing does."""
+    def _note(self, event: Event) -> None:
         if isinstance(event, RankJoined):
-            rank = event.identity.key
-            if any(rank in ranks for other, ranks in self._ranks.items() if other != address):
-                return None
-            self._ranks[address].add(rank)
-            return event
-        if isinstance(event, RecordsRead):
-            return RecordsRead(tuple(batch for batch in event.batches if self._mine(address, batch[0])))
-        if isinstance(event, StatusTaken):
-            return None
-        return event if self._mine(address, event.rank) else None
+            self._ranks.add(event.rank)
+        elif isinstance(event, RankForgotten):
+            self._ranks.discard(event.rank)
+        elif isinstance(event, RingsSeen):
+            self._seen = event
+            self._answered = self._answered or event.caught_up or not self._whole
 
-    def _read(self, address: str, stream: BinaryIO) -> None:
+    def _lose(self, lost: _Lost) -> list[Event]:
+        if self.lost is None:
+            self._lost_since_s = time.monotonic()
+        first, self.lost, self.damaged = self.lost is None, lost.why, lost.damaged
+        return [RankEnded(rank) for rank in sorted(self._ranks)] if first else []
+
+    def _begin_anew(self) -> list[Event]:
+        """Forget all ranks: the stream begins again, with everything there is to know."""
+        self.lost, self.damaged, self._answered = None, False, False
+        ranks, self._ranks = sorted(self._ranks), set()
+        return [RankForgotten(rank) for rank in ranks]
+
+    def _follow(self) -> None:
+        while not self._closing.is_set():
+            lost = self._read()
+            if self._closing.is_set():
+                return
+            self._arrived.put(lost)
+            if not self._again:
+                return
+            self._closing.wait(_RETRY_S)
+
+    def _read(self) -> _Lost:
+        """Read a stream to its end, and return why that came."""
         ranks: dict[int, RankKey] = {}
-        why, damaged = "the daemon ended", True
+        begun = False
         try:
+            stream = self._stream = self._stream or self._open()
             layout.check_preamble(_exactly(stream, PREAMBLE.size))
-            damaged = False
+            begun = True
             while not self._closing.is_set():
                 found = layout.read_header(_exactly(stream, FRAME_BYTES))
-                raw = layout.inflate(found, _exactly(stream, found.stored_bytes))
-                event = decode_event(found, raw, ranks)
+                event = decode_event(found, layout.inflate(found, _exactly(stream, found.stored_bytes)), ranks)
                 if event is not None:
-                    self._arrived.put((address, event))
+                    self._arrived.put(event)
+        except AnswerError as error:
+            return _Lost(str(error).removeprefix(f"{self.address}: "), damaged=False)
         except (OSError, http.client.HTTPException) as error:
-            why = "what answers sends no recording" if damaged else str(error) or why
+            why = str(error) or "the daemon ended"
+            return _Lost(why if begun else "what answers sends no recording", damaged=not begun)
         except Exception as error:  # noqa: BLE001 (whatever a damaged stream makes the decoding raise)
-            why, damaged = str(error) or type(error).__name__, True
-        if not self._closing.is_set():
-            self._arrived.put(_Ended(address, why, damaged=damaged))
+            return _Lost(str(error) or type(error).__name__, damaged=True)
+        finally:
+            self._hang_up()
+        return _Lost("", damaged=False)
 
+    def _open(self) -> BinaryIO:
+        return cast("BinaryIO", asking.stream(self.address, self._path, timeout_s=_TIMEOUT_S))
 
-def _connect(address: str, run_id: str | None) -> BinaryIO:
-    query = "" if run_id is None else f"?run={urllib.parse.quote(run_id)}"
-    try:
-        return cast("BinaryIO", asking.stream(address, f"{PATH}{query}", timeout_s=_CONNECT_S))
-    except AnswerError as error:
-        raise RecordingError(f"{error}. Is it a daemon of this version?") from error
+    def _hang_up(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(OSError, AttributeError):
+                stream.close()
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

@@ -1,83 +1,75 @@
-"""Feed a ledger from a recording: the facts are those that the ledger beside the recorder stated."""
+"""A recording as an origin, as fast as it can be read: what is made of it is what was made of the ranks' own rings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from swtrace.ledger import Ledger
-from swtrace.ledger.facts import StepFacts
-from swtrace.recording.events import RankJoined, RankState, SeriesTold, StatusTaken
+from swtrace.observing.events import Event, RankForgotten, RankJoined, RecordsRead, RingsSeen, RingState
+from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.recording.reader import Recording
-from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.clocks import ClockAnchor
+from swtrace.trace.identity import RankIdentity, RankKey
 
-_UNTAKEN = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """A whole recording, replayed."""
-
-    ledger: Ledger
-    identities: tuple[RankIdentity, ...]
-    """Of every ring, also of those that others took the place of, in the order in which they were found."""
-    tables: dict[RankKey, tuple[SeriesInfo, ...]]
-    status: tuple[RankState, ...]
-    """The rings' state when it was last taken."""
+_AT_ONCE = 1 << 15
+"""Records returned by one poll."""
 
 
-def replay(recording: Recording) -> Replayed:
-    """Replay a recording to its end and finish every step.
-
-    Raises:
-        RecordingFormatError: the recording is damaged.
-    """
-    replayer = Replayer(recording, keep_steps=False)
-    for _ in replayer.steps():
-        pass
-    return replayer.replayed()
-
-
-class Replayer:
-    """Replays a recording once, handing out its finished steps as they come: in bounded memory.
+class Replay:
+    """Replays a recording once.
 
     Args:
-        recording: What to replay.
-        keep_steps: Whether anyone will look at the steps.
+        recording: What to replay; it stays open as long.
     """
 
-    def __init__(self, recording: Recording, *, keep_steps: bool = True) -> None:
-        self.ledger = Ledger(keep_untaken=_UNTAKEN if keep_steps else 0)
-        self.identities: dict[RankKey, RankIdentity] = {}
-        self.tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
-        self.status: dict[RankKey, RankState] = {}
-        self._all: list[RankIdentity] = []
+    def __init__(self, recording: Recording) -> None:
+        self.identities: list[RankIdentity] = []
+        """Of every ring so far, also of those that others took the place of, in the order in which they were found."""
         self._recording = recording
+        self._events: Iterator[Event] = recording.events()
+        self._rings: dict[RankKey, RingState] = {}
+        self._problems: Mapping[str, str] = {}
+        self._refused: dict[str, str] = {}
 
-    def steps(self) -> Iterator[StepFacts]:
-        """Yield every finished step, in the order in which steps finish.
+    def poll(self, limit: int | None = None) -> Polled:
+        """Return what comes next."""
+        room = limit or _AT_ONCE
+        events = []
+        for event in self._events:
+            self._note(event)
+            events.append(event)
+            if isinstance(event, RecordsRead):
+                room -= len(event)
+                if room <= 0:
+                    return Polled(tuple(events), more=True)
+        return Polled(tuple(events), more=False, ended=True)
 
-        Raises:
-            RecordingFormatError: the recording is damaged.
-        """
-        for event in self._recording.events():
-            event.feed(self.ledger)
-            if isinstance(event, RankJoined):
-                self.identities[event.identity.key] = event.identity
-                self._all.append(event.identity)
-            elif isinstance(event, SeriesTold):
-                self.tables[event.rank] = event.series
-            elif isinstance(event, StatusTaken):
-                self.status.update((state.rank, state) for state in event.ranks)
-            yield from self.ledger.take_steps()
-        self.ledger.flush()
-        yield from self.ledger.take_steps()
+    def look(self) -> RingsSeen:
+        """Return the rings as they were last recorded."""
+        rings = (replace(ring, taken_ns=0) for ring in self._rings.values())
+        return RingsSeen(tuple(rings), {**self._problems, **self._refused})
 
-    def replayed(self) -> Replayed:
-        """Return what is known at the end."""
-        return Replayed(
-            ledger=self.ledger,
-            identities=tuple(self._all),
-            tables=dict(self.tables),
-            status=tuple(self.status[rank] for rank in sorted(self.status)),
-        )
+    def anchors(self) -> Mapping[RankKey, ClockAnchor]:
+        """Return the pair of clocks of each rank that was last recorded."""
+        return {rank: ring.anchor for rank, ring in self._rings.items()}
+
+    def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
+        """Leave a rank out from now on."""
+        self._refused[str(self._recording.paths[0])] = f"rank {rank.rank} of run {rank.run_id} is left out: {why}"
+        return (RankForgotten(rank),)
+
+    def status(self) -> tuple[OriginStatus, ...]:
+        """Return the file, with what it lacks."""
+        detail = " ".join((*self._recording.missing().sentences, *self._refused.values()))
+        return (OriginStatus(str(self._recording.paths[0]), Link.RECORDED, detail),)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._recording.close()
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, RankJoined):
+            self.identities.append(event.identity)
+        elif isinstance(event, RingsSeen):
+            self._rings.update((ring.rank, ring) for ring in event.rings)
+            self._problems = event.problems

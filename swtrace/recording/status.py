@@ -7,59 +7,69 @@ from collections.abc import Mapping
 from typing import Any
 
 from swtrace.errors import RecordingFormatError
+from swtrace.observing.events import RingsSeen, RingState
 from swtrace.recording import format as layout
-from swtrace.recording.events import RankState
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
 from swtrace.trace.reader import Occupancy, RingStatistics, WindowState
 
 
-def pack_status(states: tuple[RankState, ...], numbers: Mapping[RankKey, int]) -> bytes:
+def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
     """Return the payload of a frame; ranks that have no number are left out."""
     document = {
         "ranks": [
             {
-                "rank": numbers[state.rank],
-                "alive": state.alive,
-                "closed": state.closed,
-                "statistics": list(state.statistics),
-                "anchor": [state.anchor.monotonic_ns, state.anchor.realtime_ns],
-                "windows": {
-                    name: [[window.state.value, *window[2:]] for window in windows]
-                    for name, windows in state.windows.items()
-                },
+                "rank": numbers[ring.rank],
+                "alive": ring.alive,
+                "closed": ring.closed,
+                "statistics": list(ring.statistics),
+                "anchor": [ring.anchor.monotonic_ns, ring.anchor.realtime_ns],
+                "windows": [[[window.state.value, *window[2:]] for window in windows] for windows in ring.windows],
+                "taken_ns": ring.taken_ns,
+                "down_since_ns": ring.down_since_ns,
+                "lag_ns": ring.lag_ns,
             }
-            for state in states
-            if state.rank in numbers
-        ]
+            for ring in seen.rings
+            if ring.rank in numbers
+        ],
+        "problems": dict(seen.problems),
+        "caught_up": seen.caught_up,
     }
     return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-def unpack_status(raw: bytes, ranks: Mapping[int, RankKey]) -> tuple[RankState, ...]:
-    """Return what :func:`pack_status` was given.
+def unpack_status(raw: bytes, ranks: Mapping[int, RankKey]) -> RingsSeen:
+    """Return what :func:`pack_status` was given, without the files' paths.
 
     Raises:
         RecordingFormatError: it is damaged.
     """
     try:
-        return tuple(_state(entry, ranks) for entry in layout.unpack_json(raw)["ranks"])
+        document = layout.unpack_json(raw)
+        return RingsSeen(
+            tuple(_ring(entry, ranks) for entry in document["ranks"]),
+            {str(path): str(text) for path, text in document["problems"].items()},
+            caught_up=bool(document["caught_up"]),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordingFormatError(f"damaged status frame ({error})") from error
 
 
-def _state(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RankState:
-    return RankState(
+def _ring(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RingState:
+    return RingState(
         rank=ranks[entry["rank"]],
         alive=bool(entry["alive"]),
         closed=bool(entry["closed"]),
         statistics=RingStatistics(*(int(value) for value in entry["statistics"])),
         anchor=ClockAnchor(*(int(value) for value in entry["anchor"])),
-        windows={
-            str(name): tuple(
+        windows=tuple(
+            tuple(
                 WindowState(number, Occupancy(state), *(int(value) for value in values))
                 for number, (state, *values) in enumerate(windows)
             )
-            for name, windows in entry["windows"].items()
-        },
+            for windows in entry["windows"]
+        ),
+        taken_ns=int(entry["taken_ns"]),
+        down_since_ns=int(entry["down_since_ns"]),
+        lag_ns=int(entry["lag_ns"]),
     )

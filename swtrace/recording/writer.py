@@ -18,16 +18,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from swtrace import __version__
 from swtrace.errors import RecordingError
+from swtrace.observing.events import (
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    SeriesListed,
+)
 from swtrace.recording import format as layout
-from swtrace.recording.events import RankState
 from swtrace.recording.format import PREAMBLE, About, Kind
 from swtrace.recording.status import pack_status
 from swtrace.trace import header
 from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
+from swtrace.version import __version__
 
 FRAME_RECORDS = 512
 """Records held back to fill a frame: 32 KiB, which is also what zlib looks back on. Larger frames deflate no better."""
@@ -61,7 +69,7 @@ class WriterStatistics:
 
 
 class FrameWriter(ABC):
-    """Makes frames of what a ledger is told; subclasses say where they go.
+    """Makes frames of events; subclasses say where they go.
 
     Args:
         flush_s: How long records are held back at most, while the writer is called.
@@ -93,24 +101,46 @@ class FrameWriter(ABC):
             RecordingError: they cannot be brought there.
         """
 
-    # What a ledger is told
-
-    def add_rank(self, identity: RankIdentity) -> None:
-        """Write that a rank joined."""
+    def take(self, event: Event) -> None:
+        """Write what happened; records are held back until a frame is full or it is time."""
+        if isinstance(event, RecordsRead):
+            for rank, records in event.batches:
+                self._hold(rank, records)
+            return
         self._flush()
-        self._numbers.setdefault(identity.key, len(self._numbers))
-        self._identities[identity.key] = identity
-        self._ended.discard(identity.key)
-        self._write_rank(identity)
+        match event:
+            case RankJoined(identity):
+                self._numbers.setdefault(identity.key, len(self._numbers))
+                self._identities[identity.key] = identity
+                self._ended.discard(identity.key)
+                self._write_rank(identity)
+            case SeriesListed(rank, series):
+                self._tables[rank] = series
+                self._write_table(rank, series)
+            case RankEnded(rank):
+                self._ended.add(rank)
+                self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+            case RankForgotten(rank):
+                self._write(Kind.FORGOTTEN, layout.pack_numbered(self._numbers[rank]))
+                self._identities.pop(rank, None)
+                self._tables.pop(rank, None)
+            case RingsSeen(rings):
+                self._lost = sum(ring.statistics.lost for ring in rings)
+                self._write(Kind.STATUS, pack_status(event, self._numbers))
 
-    def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
-        """Write a rank's series table as it now stands."""
-        self._flush()
-        self._tables[rank] = series
-        self._write_table(rank, series)
+    @property
+    def ranks(self) -> int:
+        """How many ranks were written so far."""
+        return len(self._numbers)
 
-    def add(self, rank: RankKey, records: Records) -> None:
-        """Take in records, to be written when a frame is full or it is time."""
+    def tick(self) -> None:
+        """Write what was held back for long enough."""
+        if self._held and self._clock() >= self._flush_at_ns:
+            self._flush()
+
+    # Frames
+
+    def _hold(self, rank: RankKey, records: Records) -> None:
         now = self._clock()
         if not self._held:
             self._flush_at_ns = now + self._flush_ns
@@ -124,34 +154,6 @@ class FrameWriter(ABC):
                 self._flush()
         if now >= self._flush_at_ns:
             self._flush()
-
-    def rank_ended(self, rank: RankKey) -> None:
-        """Write that a rank will write no more."""
-        self._flush()
-        self._ended.add(rank)
-        self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
-
-    def forget(self, rank: RankKey) -> None:
-        """Write that a rank's ring is gone."""
-        self._flush()
-        self._write(Kind.FORGOTTEN, layout.pack_numbered(self._numbers[rank]))
-        self._identities.pop(rank, None)
-        self._tables.pop(rank, None)
-
-    # What views want beside
-
-    def status(self, states: tuple[RankState, ...]) -> None:
-        """Write the rings' state as of now, and everything held back."""
-        self._flush()
-        self._lost = sum(state.statistics.lost for state in states)
-        self._write(Kind.STATUS, pack_status(states, self._numbers))
-
-    def tick(self) -> None:
-        """Write what was held back for long enough."""
-        if self._held and self._clock() >= self._flush_at_ns:
-            self._flush()
-
-    # Frames
 
     def _begin(self, part: int) -> None:
         """Write the head of a file: what it is, and all that a reader needs who has no other part."""
@@ -200,7 +202,7 @@ class StreamWriter(FrameWriter):
         self._ready: list[bytes] = []
         self._begin(0)
 
-    def take(self) -> bytes:
+    def frames(self) -> bytes:
         """Return the whole frames since the last call."""
         ready, self._ready = self._ready, []
         return b"".join(ready)
@@ -210,7 +212,7 @@ class StreamWriter(FrameWriter):
 
 
 class RecordingWriter(FrameWriter):
-    """A recording in the making; also a sink, that a ledger's calls are passed to.
+    """A recording in the making.
 
     Args:
         path: The file. With rotation it names the first part; others get a number before the suffix.

@@ -8,7 +8,6 @@ from html import escape
 
 import numpy as np
 
-from swtrace import __version__
 from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
 from swtrace.ledger.finding import Level, milliseconds, percent
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
@@ -20,6 +19,7 @@ from swtrace.report.digest import SeriesDigest, digest
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
 from swtrace.trace.identity import RankIdentity
+from swtrace.version import __version__
 
 _STYLE = """
 :root { --text: #1b1f24; --dim: #5b6570; --paper: #ffffff; --panel: #f5f7f9; --rule: #d7dde3;

@@ -1,35 +1,29 @@
-"""The daemon's metrics without a daemon: one snapshot in a registry, for tests that assert on samples."""
+"""The daemon's metrics without a daemon: one observation in a registry, for tests that assert on samples."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.export import NoSpans
-from swtrace.daemon.snapshot import Health, RankState, Snapshot
-from swtrace.ledger.facts import LedgerFacts
-from swtrace.watch import RankStatus
+from swtrace.daemon.snapshot import Health, Snapshot
+from swtrace.observing import Observation
 
 
-def registry(statuses: Iterable[RankStatus], facts: LedgerFacts) -> CollectorRegistry:
+def registry(observation: Observation) -> CollectorRegistry:
     """Return a registry that collects what a daemon would serve at this moment."""
-    states = tuple(RankState.of(status, status.identity.start_time_ns) for status in statuses)
+    now_ns = time.time_ns()
     snapshot = Snapshot(
-        taken_ns=time.monotonic_ns(),
-        taken_realtime_ns=time.time_ns(),
-        started_realtime_ns=time.time_ns(),
-        ranks=states,
-        facts=facts,
+        observation=observation,
+        taken_realtime_ns=now_ns,
+        started_realtime_ns=now_ns,
         steps={},
         cursor=0,
-        problems={},
         spans=NoSpans().statistics(),
         exemplars={},
     )
     made = CollectorRegistry(auto_describe=False)
-    health = Health(trouble="", polled_realtime_ns=snapshot.taken_realtime_ns, poll_errors=0)
-    made.register(SnapshotCollector(lambda: snapshot, lambda: health))
+    made.register(SnapshotCollector(lambda: snapshot, lambda: Health("", polled_realtime_ns=now_ns, poll_errors=0)))
     return made

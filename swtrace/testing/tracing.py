@@ -92,8 +92,7 @@ class Tracing(RingsSession):
 
     def refused(self) -> dict[str, str]:
         """Return what was asked for and is not shared, with the reason."""
-        self.refresh()
-        return {info.name: info.refused for status in self.watch.ranks() for info in status.series if info.refused}
+        return {info.name: info.refused for rank in self.observe().ranks for info in rank.series if info.refused}
 
     def span_exporter(self, **selection: Any) -> InMemorySpanExporter:
         """Return OpenTelemetry's in-memory exporter with the spans of the steps meant."""
@@ -107,8 +106,7 @@ class Tracing(RingsSession):
         """Return a Prometheus registry with what the daemon would serve at ``/metrics`` now."""
         from swtrace.testing.registry import registry
 
-        self.refresh()
-        return registry(self.watch.ranks(), self.watch.ledger.facts())
+        return registry(self.observe())
 
 
 def _series_recording() -> ModuleType | None:

@@ -35,7 +35,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from swtrace import __version__
 from swtrace.errors import RingCreateError, RingFullError, TraceError
 from swtrace.trace import schema
 from swtrace.trace.clocks import ClockAnchor, boot_id, clock_offset, now_ns
@@ -51,6 +50,7 @@ from swtrace.trace.directory import (
 from swtrace.trace.header import MAX_TEXT, RingHeader, encode_header, encode_series, file_bytes, printable
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.schema import DEFAULT_RECORDS
+from swtrace.version import __version__
 
 logger = logging.getLogger(__name__)
 

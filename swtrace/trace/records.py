@@ -62,6 +62,12 @@ def empty() -> Records:
     return np.empty(0, TRANSFER)
 
 
+def step_numbers(records: Records) -> npt.NDArray[np.uint32]:
+    """Return the step that each record belongs to, as recorded: modulo 2**32."""
+    of_step = records["kind"] == schema.Kind.STEP
+    return np.where(of_step, records.view(STEP)["step"], records["step"])
+
+
 def observed(records: Records) -> npt.NDArray[np.uint8]:
     """Return how each transfer's ready instant is known (:class:`~swtrace.trace.schema.Observed`)."""
     return np.asarray(records["observed_clock"] & 0x0F, np.uint8)

@@ -18,7 +18,7 @@ from swtrace.cli.summary import (
     summarise,
 )
 from swtrace.cli.summary_text import print_summary
-from swtrace.watch import Watch
+from swtrace.observing import watch_rings
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def summary(rings: Path, monkeypatch: pytest.MonkeyPatch) -> Summary:
     monkeypatch.setenv("SWTRACE_DIR", str(rings))
     monkeypatch.setenv("SWTRACE_RUN_ID", "a run")
     fake_rank.write(10)
-    with Watch(rings) as watch:
+    with watch_rings(rings) as watch:
         watch.drain()
         watch.ledger.flush()
-        return summarise(watch.ledger.facts(), watch.ranks(), watch.ledger.history)
+        return summarise(watch.observe())
 
 
 def text_of(summary: Summary) -> str:

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 from daemon.recorded_run import RecordedRun
 from patience import eventually, patience
+from recording.made import record_rings
 
 from cli.conftest import StartSwtrace, clean_environment, run_swtrace
 from cli.test_demo_terminal import read_until
 from swtrace.cli.exit_codes import ExitCode
-from swtrace.recording.capture import Capture
-from swtrace.recording.writer import RecordingWriter
 
 ENDLESS = (sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)")
 READERS = (("top", "--once", "--wait", "0"), ("record", "-o", "x.swrec"), ("daemon",), ("doctor", "--quick"))
@@ -33,8 +32,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RecordedRun(folder / "rings")
     run.write(5)
     run.close()
-    with RecordingWriter(folder / "run.swrec") as writer:
-        Capture(folder / "rings", writer).finish()
+    record_rings(folder / "rings", folder / "run.swrec")
     return folder / "run.swrec"
 
 

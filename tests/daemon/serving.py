@@ -17,16 +17,17 @@ from swtrace.daemon.export import NoSpans, SpanSink
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.server import bind, server_config, url
 from swtrace.daemon.settings import Listen
-from swtrace.ledger import Ledger
-from swtrace.watch import Watch
+from swtrace.observing import HostRings
 
 
 @contextmanager
-def serving(directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | None = None) -> Iterator[httpx.Client]:
-    """Serve a folder of rings on a free port; yield a client of it."""
-    watch = Watch(directory, ledger=Ledger(keep_untaken=1024), rescan_s=0)
-    observer = Observer(watch, spans or NoSpans(), down_shown_s=down_shown_s)
-    listener = bind(Listen("127.0.0.1", 0))
+def serving(
+    directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | None = None, port: int = 0
+) -> Iterator[httpx.Client]:
+    """Serve a folder of rings, on a free port unless one is given; yield a client of it."""
+    rings = HostRings(directory, rescan_s=0)
+    observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
+    listener = bind(Listen("127.0.0.1", port))
     server = uvicorn.Server(server_config(make_app(observer)))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     base_url = url(listener)
@@ -40,4 +41,4 @@ def serving(directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | N
         thread.join(patience())
         listener.close()
         observer.stop(30)
-        watch.close()
+        rings.close()

@@ -27,8 +27,8 @@ from swtrace.daemon import api
 from swtrace.daemon.api import CELL_FIELDS, RANK_FIELDS
 from swtrace.daemon.app import DOCUMENTS
 from swtrace.ledger.facts import Straggler
+from swtrace.observing import watch_rings
 from swtrace.trace.identity import RankKey
-from swtrace.watch import Watch
 
 SERIES = "run-1/self_attn.o_proj@0/0-1"
 
@@ -114,7 +114,7 @@ def test_series_carry_totals_and_recent_steps(client: httpx.Client) -> None:
 
 def test_straggler_is_named(run: RecordedRun) -> None:
     """A series with a straggler names its global rank and how far it stands out."""
-    with Watch(run.directory) as watch:
+    with watch_rings(run.directory) as watch:
         watch.drain()
         (facts,) = watch.ledger.facts().series
     straggler = Straggler(RankKey("run-1", 1), excess_ns=7, next_excess_ns=1, share=0.25, consistency=0.5)

@@ -16,9 +16,10 @@ from patience import eventually, patience
 from daemon.daemon_command import ROOT, daemon, environment
 from daemon.recorded_run import RecordedRun, identity, series_info
 from daemon.serving import serving
+from swtrace.observing import HostRings, watch_rings
+from swtrace.observing.origin import Polled
 from swtrace.trace import directory, tail
 from swtrace.trace.recorder import Recorder
-from swtrace.watch import Watch
 
 
 @pytest.fixture
@@ -40,14 +41,14 @@ def test_a_daemon_whose_reading_fails_shows_no_figure_of_any_rank(
     run: RecordedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While polls fail, metrics and API hold nothing of a rank, all of them say why, and it is logged once."""
-    poll, broken = Watch.poll, [False]
+    poll, broken = HostRings.poll, [False]
 
-    def fails(watch: Watch, limit: int | None = None) -> bool:
+    def fails(rings: HostRings, limit: int | None = None) -> Polled:
         if broken[0]:
             raise OSError("the disk is on fire")
-        return poll(watch, limit)
+        return poll(rings, limit)
 
-    monkeypatch.setattr(Watch, "poll", fails)
+    monkeypatch.setattr(HostRings, "poll", fails)
     with serving(run.directory) as client, caplog.at_level(logging.WARNING):
         before = samples(client)
         broken[0] = True
@@ -75,13 +76,13 @@ def test_a_daemon_whose_reading_fails_shows_no_figure_of_any_rank(
 
 def test_a_poll_that_does_not_return_shows_no_old_figure(run: RecordedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no snapshot can be taken in time, the last one is not shown again."""
-    poll, stuck = Watch.poll, [False]
+    poll, stuck = HostRings.poll, [False]
 
-    def waits(watch: Watch, limit: int | None = None) -> bool:
+    def waits(rings: HostRings, limit: int | None = None) -> Polled:
         eventually(lambda: not stuck[0], "the poll to go on")
-        return poll(watch, limit)
+        return poll(rings, limit)
 
-    monkeypatch.setattr(Watch, "poll", waits)
+    monkeypatch.setattr(HostRings, "poll", waits)
     monkeypatch.setattr("swtrace.daemon.observer.STALE_S", 0.2)
     with serving(run.directory) as client:
         eventually(lambda: samples(client)["swtrace_daemon_ready"] == 1, "the first figures")
@@ -102,9 +103,9 @@ def test_a_daemon_that_is_catching_up_says_how_far_it_is_behind(
     """An answer that lacks what was committed before it carries the lag; one that has caught up has none."""
     monkeypatch.setattr("swtrace.daemon.observer.CATCH_UP_S", 0.0)
     monkeypatch.setattr("swtrace.daemon.observer.POLL_S", 3600.0)
-    poll, slow = Watch.poll, [True]
+    poll, slow = HostRings.poll, [True]
     # As slow as a daemon with too little CPU: a few records per poll.
-    monkeypatch.setattr(Watch, "poll", lambda watch, _limit=None: poll(watch, 12 if slow[0] else None))
+    monkeypatch.setattr(HostRings, "poll", lambda rings, _limit=None: poll(rings, 12 if slow[0] else None))
     monkeypatch.setattr("swtrace.daemon.observer.Observer._run", _polls_when_asked)
     with serving(run.directory) as client:
         client.get("/api/v1/ranks")
@@ -130,8 +131,8 @@ def _polls_when_asked(observer) -> None:  # type: ignore[no-untyped-def]  # noqa
 
 def test_a_request_reads_all_that_was_committed_before_it(run: RecordedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """However little one poll takes in, an answer holds every record that was written before it was asked for."""
-    poll = Watch.poll
-    monkeypatch.setattr(Watch, "poll", lambda watch, _limit=None: poll(watch, 12))
+    poll = HostRings.poll
+    monkeypatch.setattr(HostRings, "poll", lambda rings, _limit=None: poll(rings, 12))
     monkeypatch.setattr("swtrace.daemon.observer.CATCH_UP_S", 60.0)
     with serving(run.directory) as client:
         for _ in range(3):
@@ -168,14 +169,14 @@ def test_rings_of_dead_ranks_hold_no_descriptor(tmp_path: Path) -> None:
         recorder = Recorder.create(tmp_path, identity(f"run-{number}", number), records=64)
         recorder.add_series(series_info(0))
         recorder.close()
-    with Watch(tmp_path, rescan_s=0) as watch:
+    with watch_rings(tmp_path, rescan_s=0) as watch:
         before = len(list(Path("/proc/self/fd").iterdir()))
         watch.drain()
         watch.poll()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
-        statuses = watch.ranks()
+        statuses = watch.observe().ranks
         assert len(statuses) == 200
-        assert all(status.closed and len(status.windows["self_attn.o_proj"]) == 2 for status in statuses)
+        assert all(status.ring.closed and len(status.ring.windows[0]) == 2 for status in statuses)
 
 
 def test_rings_beyond_the_limit_of_open_files_are_named_and_the_daemon_answers(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from daemon.recorded_run import RecordedRun
 from daemon.span_receiver import SpanReceiver
 from pyarrow import parquet
+from recording.made import record_rings
 from recording.test_commands import swtrace
 
 import swtrace as public
@@ -22,8 +23,6 @@ from export.perfetto_reader import read
 from swtrace.daemon.spans import span_count
 from swtrace.errors import SettingsError, SwtraceError
 from swtrace.export.files import opened
-from swtrace.recording.capture import Capture
-from swtrace.recording.writer import RecordingWriter
 from swtrace.session import Session
 from swtrace.trace.schema import Clock
 
@@ -38,8 +37,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.write(STEPS - 1)
     run.write(aborted=True)
     run.close()
-    with RecordingWriter(folder / "run.swrec") as writer:
-        Capture(folder / "rings", writer).finish()
+    record_rings(folder / "rings", folder / "run.swrec")
     return folder / "run.swrec"
 
 
@@ -133,8 +131,7 @@ def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path,
     run.write_untimed()
     run.close()
     path = tmp_path / "run.swrec"
-    with RecordingWriter(path) as writer:
-        Capture(tmp_path / "rings", writer).finish()
+    record_rings(tmp_path / "rings", path)
     for form in ("csv", "parquet"):
         swtrace("export", path, "-f", form, "-o", tmp_path / form, "--table", table)
     assert (tmp_path / "csv").read_text() == ",".join(full) + "\n"
@@ -315,8 +312,7 @@ def test_what_has_no_instants_is_exported_as_counts_only(tmp_path: Path) -> None
     run.write_every(5, 20)
     run.close()
     path = tmp_path / "run.swrec"
-    with RecordingWriter(path) as writer:
-        Capture(tmp_path / "rings", writer).finish()
+    record_rings(tmp_path / "rings", path)
     (series,) = json.loads(swtrace("stats", path, "--json", "--warmup", "0").stdout)["summary"]["series"]
     assert [rank["steps"] for rank in series["ranks"]] == [20, 20]
     assert [rank["untimed_steps"]["sampled"] for rank in series["ranks"]] == [16, 16]

@@ -17,8 +17,8 @@ from daemon.recorded_run import RecordedRun
 from patience import patience
 
 from recording.made import record, replayed, schedule
+from swtrace.observing import watch_rings
 from swtrace.recording import Recording
-from swtrace.watch import Watch
 
 SWTRACE = [sys.executable, "-m", "swtrace"]
 
@@ -44,7 +44,7 @@ def test_a_run_that_has_ended_can_be_recorded_and_summed_up(tmp_path: Path) -> N
     assert said["reason"] == "every rank has ended"
     document = json.loads(swtrace("stats", path, "--json", "--warmup", "0").stdout)
     (series,) = document["summary"]["series"]
-    with Watch(rings) as watch:
+    with watch_rings(rings) as watch:
         watch.drain()
         watch.drain()
         watch.ledger.flush()
@@ -206,7 +206,7 @@ def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
     try:
-        with Watch(rings) as watch:
+        with watch_rings(rings) as watch:
             while demo.poll() is None:
                 watch.poll()
                 time.sleep(0.02)
@@ -220,7 +220,7 @@ def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
             process.kill()
             process.wait()
     assert sum(rank.totals.steps for rank in live.series[0].ranks) == 40
-    again = replayed(path).ledger.facts()
+    again = replayed(path).facts
     assert again.series == live.series
     by_rank = operator.attrgetter("identity.rank")
     assert sorted(again.ranks, key=by_rank) == sorted(live.ranks, key=by_rank)

@@ -19,13 +19,13 @@ from patience import patience
 from ranks import fork_server
 from small_disk import tmpfs
 
-from recording.made import record, replayed, schedule, tell
+from recording.made import record, replay, replayed, schedule, write
 from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
+from swtrace.observing import HostRings
+from swtrace.observing.events import RecordsRead
 from swtrace.recording import Recording
-from swtrace.recording.capture import Capture, TellingLedger
-from swtrace.recording.events import RecordsRead
 from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, Kind
-from swtrace.recording.replay import replay
+from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
 
 KILLS = 15
@@ -44,10 +44,10 @@ def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
 def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
     """Record a folder, as `swtrace record` does, until somebody kills this process."""
     with RecordingWriter(path, overwrite=True, flush_s=0.003) as writer:
-        capture = Capture(directory, writer)
+        tee = Tee(HostRings(directory), writer)
         begun.set()  # type: ignore[attr-defined]
         while True:
-            if not capture.poll():
+            if not tee.poll().more:
                 time.sleep(0.005)
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_byte_costs_one_small_frame_of_records(tmp_path: Path) -> None
         with Recording.open(bad, salvage=True) as recording:
             found = sum(len(each) for each in recorded_sequences(recording).values())
             missing = recording.missing()
-            assert len(replay(recording).tables) == 3
+            assert sum(bool(rank.series) for rank in replay(recording).ranks) == 3
         assert found >= everything - FRAME_RECORDS, at
         assert missing.damaged_frames == 1, at
         assert any("Damaged: 1 frame" in sentence for sentence in missing.sentences)
@@ -224,7 +224,7 @@ def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path)
         path = small / "run.swrec"
         writer = RecordingWriter(path)
         with pytest.raises(RecordingError, match="No space left"), writer:
-            tell(TellingLedger(writer), schedule(steps=600), random.Random(1), 50)  # noqa: S311 - reproducible
+            write(writer, schedule(steps=600))
         with Recording.open(path) as recording:
             missing = recording.missing()
             assert (missing.finished, missing.tail_bytes) == (False, 0)
@@ -238,7 +238,7 @@ def _limited(path: Path) -> str:
     writer = RecordingWriter(path)
     try:
         with writer:
-            tell(TellingLedger(writer), schedule(steps=600), random.Random(1), 50)  # noqa: S311 - reproducible
+            write(writer, schedule(steps=600))
     except RecordingError as error:
         return str(error)
     return ""
@@ -263,7 +263,7 @@ def test_a_file_that_is_removed_while_it_is_written_is_an_error(tmp_path: Path) 
     writer = RecordingWriter(path)
     path.unlink()
     with pytest.raises(RecordingError, match=r"run\.swrec was removed"), writer:
-        tell(TellingLedger(writer), schedule(steps=20), random.Random(1), 50)  # noqa: S311 - reproducible
+        write(writer, schedule(steps=20))
 
 
 def test_a_recording_can_be_read_while_it_is_written(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_recording_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     with RecordingWriter(path) as writer:
         reader = threading.Thread(target=read)
         reader.start()
-        tell(TellingLedger(writer), made, random.Random(1), 50)  # noqa: S311 - reproducible
+        write(writer, made)
         stop.set()
         reader.join()
     assert problems == []

@@ -9,6 +9,7 @@ import pytest
 
 from recording.made import record, replayed, schedule
 from swtrace.errors import RecordingError
+from swtrace.observing import Roster
 from swtrace.recording import Recording
 from swtrace.recording.playback import Controls, Playback
 from swtrace.session import RecordingSession
@@ -39,71 +40,77 @@ def recording(path: Path) -> Iterator[Recording]:
         yield opened
 
 
-def settle(playback: Playback) -> None:
-    """Feed everything that is due."""
-    while playback.advance():
-        pass
+class Film:
+    """A playback, and the roster of what it has played."""
 
+    def __init__(self, recording: Recording, controls: Controls, wall: Wall | None = None) -> None:
+        self.playback = Playback(recording, controls, clock=wall or Wall())
+        self.roster = Roster(self.playback)
 
-def steps(playback: Playback) -> int:
-    """Return how many steps of rank 0 the ledger knows."""
-    return sum(series.ranks[0].totals.steps for series in playback.ledger.facts().series)
+    def settle(self) -> None:
+        """Play everything that is due."""
+        self.roster.drain()
+
+    @property
+    def steps(self) -> int:
+        """How many steps of rank 0 are known."""
+        return sum(series.ranks[0].totals.steps for series in self.roster.ledger.facts().series)
 
 
 def test_played_to_its_end_it_states_the_facts_of_the_whole(path: Path, recording: Recording) -> None:
     """At the end of the film the ledger states what a replay of the file states, to the last digit."""
     controls = Controls()
-    playback = Playback(recording, controls)
+    film = Film(recording, controls)
     controls.seek(1.0)
-    settle(playback)
-    assert playback.head.ended
-    whole = replayed(path).ledger.facts()
-    assert playback.ledger.facts().series == whole.series
+    film.settle()
+    assert film.playback.head.ended
+    whole = replayed(path).facts
+    assert film.roster.ledger.facts().series == whole.series
 
 
 def test_time_passes_at_the_speed_asked_for(recording: Recording) -> None:
     """After a tenth of the length at speed 1, a tenth of the run is known; at speed 4, four times as much more."""
     controls, wall = Controls(), Wall()
-    playback = Playback(recording, controls, clock=wall)
-    length = playback.head.length_ns
+    film = Film(recording, controls, wall)
+    length = film.playback.head.length_ns
     wall.now += length // 10
-    settle(playback)
-    assert steps(playback) == pytest.approx(6, abs=2)
+    film.settle()
+    assert film.steps == pytest.approx(6, abs=2)
     controls.faster(1)
     controls.faster(1)
     wall.now += length // 10
-    settle(playback)
-    assert playback.head.speed == 4.0
-    assert steps(playback) == pytest.approx(30, abs=3)
+    film.settle()
+    assert film.playback.head.speed == 4.0
+    assert film.steps == pytest.approx(30, abs=3)
 
 
 def test_paused_it_stands_still_and_goes_on_step_by_step(recording: Recording) -> None:
     """Paused, nothing moves however long; each step asked for finishes at least one more."""
     controls, wall = Controls(), Wall()
-    playback = Playback(recording, controls, clock=wall)
+    film = Film(recording, controls, wall)
     assert not controls.toggle()
     wall.now += 1 << 50
-    settle(playback)
-    before = steps(playback)
+    film.settle()
+    before = film.steps
     for _ in range(5):
         controls.step()
-        settle(playback)
-    assert before + 4 <= steps(playback) <= before + 8
+        film.settle()
+    assert before + 4 <= film.steps <= before + 8
 
 
 def test_going_back_is_having_gone_only_so_far(recording: Recording) -> None:
     """A ledger after a seek back states what one says that never went further."""
     controls, other = Controls(), Controls()
-    playback, straight = Playback(recording, controls, clock=Wall()), Playback(recording, other, clock=Wall())
+    film, straight = Film(recording, controls), Film(recording, other)
     controls.seek(0.9)
-    settle(playback)
+    film.settle()
     controls.seek(0.4)
-    settle(playback)
+    film.settle()
     other.seek(0.4)
-    settle(straight)
-    assert 0 < steps(playback) < 40
-    assert playback.ledger.facts() == straight.ledger.facts()
-    assert playback.head == straight.head
+    straight.settle()
+    assert 0 < film.steps < 40
+    assert film.roster.ledger.facts() == straight.roster.ledger.facts()
+    assert film.playback.head == straight.playback.head
 
 
 def test_a_closed_recording_says_so(path: Path) -> None:

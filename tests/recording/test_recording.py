@@ -13,18 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger.schedules import key
 
-from recording.made import record, replayed, schedule, tell
+from recording.made import Told, events_of, record, record_rings, replayed, schedule, write
 from swtrace.errors import RecordingError, RecordingFormatError
-from swtrace.ledger import Ledger
+from swtrace.observing import HostRings, Roster, watch_rings
+from swtrace.observing.events import RankEnded, RankForgotten, RankJoined, RecordsRead, SeriesListed
 from swtrace.recording import Recording
-from swtrace.recording.capture import Capture, TellingLedger
-from swtrace.recording.events import RecordsRead
 from swtrace.recording.format import MAX_FRAME_RECORDS, pack_records, unpack_records
-from swtrace.recording.replay import Replayer
+from swtrace.recording.replay import Replay
+from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, LEAST_BYTES, RecordingWriter
 from swtrace.trace import records
 from swtrace.trace.schema import Clock, Untimed
-from swtrace.watch import Watch
 
 
 @pytest.mark.parametrize("largest", [1, 7, 5000])
@@ -33,8 +32,8 @@ def test_replayed_facts_equal_those_seen_live(tmp_path: Path, largest: int) -> N
     path = tmp_path / "run.swrec"
     live = record(path, schedule(), largest=largest)
     again = replayed(path)
-    assert again.ledger.facts() == live.facts()
-    assert again.ledger.facts().series[0].ranks[0].recent.stall_ns > 0
+    assert again.facts == live.facts()
+    assert again.facts.series[0].ranks[0].recent.stall_ns > 0
 
 
 def test_a_device_s_run_is_recorded_with_its_untimed_steps(tmp_path: Path) -> None:
@@ -44,11 +43,11 @@ def test_a_device_s_run_is_recorded_with_its_untimed_steps(tmp_path: Path) -> No
     run.write_untimed(Untimed.UNFINISHED)
     run.close()
     path = tmp_path / "run.swrec"
-    with Watch(tmp_path / "rings") as watch, RecordingWriter(path) as writer:
+    with watch_rings(tmp_path / "rings") as watch:
         watch.drain()
-        Capture(tmp_path / "rings", writer).finish()
+        record_rings(tmp_path / "rings", path)
         live = watch.ledger.facts()
-    again = replayed(path).ledger.facts()
+    again = replayed(path).facts
     assert again == live
     totals = again.series[0].ranks[0].totals
     assert {reason: steps for reason, steps in totals.untimed_steps.items() if steps} == {
@@ -56,18 +55,18 @@ def test_a_device_s_run_is_recorded_with_its_untimed_steps(tmp_path: Path) -> No
         "unfinished": 1,
     }
     with Recording.open(path) as recording:
-        assert [step.step for step in Replayer(recording).steps()] == [0, 4, 8, 12]
+        assert [step.step for step in Roster(Replay(recording), keep_steps=True).steps()] == [0, 4, 8, 12]
 
 
 def test_replayed_steps_equal_those_seen_live(tmp_path: Path) -> None:
     """Every column of every finished step comes back as it was."""
     path, made = tmp_path / "run.swrec", schedule(steps=30)
-    live = Ledger(keep_untaken=1000)
-    tell(live, made, random.Random(2), 50)  # noqa: S311 - the same batches as were recorded
-    live.flush()
+    live = Roster(Told(events_of(made, random.Random(2), 50)), keep_steps=True)  # noqa: S311 - as recorded
+    live.drain()
+    live.ledger.flush()
     record(path, made)
     with Recording.open(path) as recording:
-        again = list(Replayer(recording).steps())
+        again = list(Roster(Replay(recording), keep_steps=True).steps())
     taken = live.take_steps()
     assert [step.step for step in again] == [step.step for step in taken]
     for mine, theirs in zip(again, taken, strict=True):
@@ -102,38 +101,42 @@ def test_rings_are_recorded_as_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "run.swrec"
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
-    with RecordingWriter(path) as writer, Watch(rings) as watch:
-        capture = Capture(rings, writer)
+    with RecordingWriter(path) as writer, watch_rings(rings) as watch:
+        tee = Tee(HostRings(rings), writer)
         for _ in range(20):
             run.write(5)
-            capture.poll()
+            tee.poll()
             watch.poll()
         run.close()
-        capture.finish()
+        tee.finish()
+        writer.close()
         watch.drain()
         watch.ledger.flush()
-        again = replayed(path)
-        assert again.ledger.facts() == watch.ledger.facts()
-        statistics = {status.identity.key: status.statistics for status in watch.ranks()}
-        assert {state.rank: state.statistics for state in again.status} == statistics
-        assert all(state.closed and not state.alive for state in again.status)
-        windows = {status.identity.key: status.windows for status in watch.ranks()}
-        assert {state.rank: state.windows for state in again.status} == windows
+        again, live = replayed(path), watch.observe()
+        assert again.facts == live.facts
+        for mine, theirs in zip(again.ranks, live.ranks, strict=True):
+            assert mine.ring.statistics == theirs.ring.statistics
+            assert mine.ring.windows == theirs.ring.windows
+            assert mine.ring.closed
+            assert not mine.ring.alive
 
 
 def test_a_restarted_rank_is_recorded_as_it_was_seen(tmp_path: Path) -> None:
     """Where a rank's ring was replaced by a younger one of the same run, the replay forgets the elder, too."""
     path, made = tmp_path / "run.swrec", schedule()
+    events = (
+        *events_of(made, random.Random(1), 50),  # noqa: S311 - reproducible
+        RankForgotten(key(1)),
+        RankJoined(made.identity(1)),
+        SeriesListed(key(1), (made.infos[1],)),
+        RecordsRead(((key(1), made.records[1]),)),
+        RankEnded(key(1)),
+    )
     with RecordingWriter(path) as writer:
-        ledger = TellingLedger(writer)
-        tell(ledger, made, random.Random(1), 50)  # noqa: S311 - reproducible
-        ledger.forget(key(1))
-        ledger.add_rank(made.identity(1))
-        ledger.set_series(key(1), (made.infos[1],))
-        ledger.add(key(1), made.records[1])
-        ledger.rank_ended(key(1))
-    ledger.flush()
-    assert replayed(path).ledger.facts() == ledger.facts()
+        roster = Roster(Tee(Told(events), writer))
+        roster.drain()
+    roster.ledger.flush()
+    assert replayed(path).facts == roster.ledger.facts()
 
 
 def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> None:
@@ -141,19 +144,18 @@ def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> N
     path, rings = tmp_path / "run.swrec", tmp_path / "rings"
     run = RecordedRun(rings)
     with RecordingWriter(path, part_bytes=6000) as writer:
-        capture = Capture(rings, writer)
+        roster = Roster(Tee(HostRings(rings), writer))
         for _ in range(12):
             run.write(20)
-            capture.watch.drain()
-            writer.status(capture.states())
+            roster.drain()
         run.close()
-        capture.finish()
-    capture.watch.ledger.flush()
+        roster.drain()
+    roster.ledger.flush()
     parts = sorted(tmp_path.glob("run*.swrec"))
     assert len(parts) > 3
-    assert replayed(parts).ledger.facts() == capture.watch.ledger.facts()
+    assert replayed(parts).facts == roster.ledger.facts()
     for part in parts:
-        (series,) = replayed(part).ledger.facts().series
+        (series,) = replayed(part).facts.series
         assert series.steps > 0
         assert [rank.rank.rank for rank in series.ranks] == [0, 1]
 
@@ -163,12 +165,10 @@ def test_parts_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
     with RecordingWriter(tmp_path / "a.swrec", part_bytes=4000) as writer:
-        capture = Capture(rings, writer)
+        tee = Tee(HostRings(rings), writer)
         for _ in range(3):
             run.write(40)
-            capture.watch.drain()
-            writer.status(capture.states())
-        capture.finish()
+            tee.finish()
     run.close()
     record(tmp_path / "b.swrec", schedule(steps=3))
     with pytest.raises(RecordingFormatError, match=r"a\.2\.swrec is part 2.*a\.swrec part 0"):
@@ -182,12 +182,10 @@ def test_rotation_keeps_the_newest_parts(tmp_path: Path) -> None:
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
     with RecordingWriter(tmp_path / "a.swrec", part_bytes=4000, keep_parts=2) as writer:
-        capture = Capture(rings, writer)
+        tee = Tee(HostRings(rings), writer)
         for _ in range(6):
             run.write(2)
-            capture.watch.drain()
-            writer.status(capture.states())
-        capture.finish()
+            tee.finish()
     run.close()
     kept = sorted(tmp_path.glob("a*.swrec"))
     assert len(kept) == 2
@@ -201,8 +199,7 @@ def test_no_file_outgrows_its_limit_even_while_a_backlog_is_drained(tmp_path: Pa
     """However many records are taken in at once, no file is larger than asked for, and none wastes half of its room."""
     made = schedule(steps=4000, ranks=2)
     with RecordingWriter(tmp_path / "run.swrec", **{limit: LEAST_BYTES}) as writer:  # type: ignore[arg-type]
-        ledger = TellingLedger(writer)
-        tell(ledger, made, random.Random(1), 1 << 20)  # noqa: S311 - each rank's records in one batch
+        write(writer, made, largest=1 << 20)  # each rank's records in one batch
         writer.close()
         said = writer.statistics()
     parts = sorted(tmp_path.glob("run*.swrec"))
@@ -246,8 +243,8 @@ def test_memory_is_bounded_while_recording(tmp_path: Path) -> None:
     """A writer holds back at most a frame of records, however many it is given."""
     made = schedule(steps=400, ranks=2)
     with RecordingWriter(tmp_path / "run.swrec", clock=lambda: 0) as writer:
-        writer.add_rank(made.identity(0))
+        writer.take(RankJoined(made.identity(0)))
         for _ in range(50):
-            writer.add(key(0), made.records[0])
+            writer.take(RecordsRead(((key(0), made.records[0]),)))
             assert writer.statistics().unwritten < FRAME_RECORDS
         assert writer.statistics().records == 50 * len(made.records[0])

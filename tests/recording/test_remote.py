@@ -16,10 +16,12 @@ from recording.made import replayed
 from recording.test_commands import SWTRACE, swtrace
 from swtrace.cli.daemon_process import DaemonProcess
 from swtrace.errors import RecordingError
+from swtrace.observing import Roster, watch_rings
+from swtrace.observing.merged import Merged
 from swtrace.recording import Recording
-from swtrace.recording.remote import RemoteCapture
+from swtrace.recording.remote import DaemonStream
+from swtrace.recording.tee import Tee
 from swtrace.recording.writer import RecordingWriter
-from swtrace.watch import Watch
 
 
 def until(condition: Callable[[], bool], step: Callable[[], object]) -> None:
@@ -37,18 +39,19 @@ def test_two_daemons_become_one_recording(tmp_path: Path) -> None:
     with serving(tmp_path / "a") as a, serving(tmp_path / "b") as b, serving(tmp_path / "a") as again:
         addresses = [str(client.base_url) for client in (a, b, again)]
         with RecordingWriter(path, flush_s=0.0) as writer:
-            capture = RemoteCapture(addresses, writer)
+            tee = Tee(Merged([DaemonStream(address, again=False) for address in addresses]), writer)
             for run in runs:
                 run.write(30)
             expected = sum(2 * run.written for run in runs)
-            until(lambda: writer.statistics().records >= expected, capture.poll)
+            until(lambda: writer.statistics().records >= expected, tee.poll)
             for run in runs:
                 run.close()
-            until(lambda: sum(state.closed for state in capture.states()) == 4, capture.poll)
-            capture.finish()
-    facts = {series.key.run_id: series for series in replayed(path).ledger.facts().series}
+            until(lambda: sum(ring.closed for ring in tee.look().rings) == 4, tee.poll)
+            tee.finish()
+            tee.close()
+    facts = {series.key.run_id: series for series in replayed(path).facts.series}
     for host in ("a", "b"):
-        with Watch(tmp_path / host) as watch:
+        with watch_rings(tmp_path / host) as watch:
             watch.drain()
             watch.drain()
             watch.ledger.flush()
@@ -63,13 +66,13 @@ def test_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
     """Of several runs only the one that was asked for is recorded, also where it begins later."""
     RecordedRun(tmp_path, run_id="other").write(10)
     with serving(tmp_path) as client, RecordingWriter(tmp_path / "run.swrec", flush_s=0.0) as writer:
-        capture = RemoteCapture([str(client.base_url)], writer, run_id="later")
+        roster = Roster(Tee(DaemonStream(str(client.base_url), run_id="later"), writer))
         run = RecordedRun(tmp_path, run_id="later")
         run.write(10)
-        until(lambda: writer.statistics().records >= 2 * run.written, capture.poll)
+        until(lambda: writer.statistics().records >= 2 * run.written, roster.poll)
         run.close()
-        capture.finish()
-        assert {rank.identity.run_id for rank in capture.ledger.facts().ranks} == {"later"}
+        roster.close()
+        assert {rank.run_id for rank in roster.identities} == {"later"}
 
 
 def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
@@ -100,5 +103,5 @@ def test_no_daemon_is_one_line(tmp_path: Path) -> None:
     """Where no daemon answers the command names the address."""
     done = swtrace("record", "--connect", "127.0.0.1:1", "-o", tmp_path / "x.swrec", code=1)
     assert "127.0.0.1:1: " in done.stderr
-    with pytest.raises(RecordingError, match="Is it a daemon"), RecordingWriter(tmp_path / "y.swrec") as writer:
-        RemoteCapture(["127.0.0.1:1"], writer)
+    with pytest.raises(RecordingError, match="Is it a daemon"):
+        DaemonStream("127.0.0.1:1").connect()

@@ -17,6 +17,7 @@ from series.stacks import Stack, true_weights
 from swtrace.errors import RingCreateError
 from swtrace.ledger.facts import Cause
 from swtrace.ledger.verdict import verdict
+from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.recording import process_recorder
 from swtrace.trace.clocks import boot_id
@@ -24,7 +25,6 @@ from swtrace.trace.directory import ring_paths
 from swtrace.trace.identity import RankKey, SeriesInfo, UntracedRank
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import SERIES_SLOTS
-from swtrace.watch import Watch
 
 LAYERS = 5
 STEPS = 6
@@ -154,9 +154,9 @@ def in_small(rings: Path) -> None:
 def test_steps_finish_without_the_untraced_rank(tmp_path: Path) -> None:
     """Nobody waits for its records, and nothing is made up for it: what depends on it has no known cause."""
     run_ranks(2, suffer, tmp_path / "rings", below_a_file, environment={"SWTRACE_DIR": str(tmp_path / "rings")})
-    with Watch(tmp_path / "rings", rescan_s=3600.0) as watch:
+    with watch_rings(tmp_path / "rings", rescan_s=3600.0) as watch:
         watch.drain()
-        assert not watch._awaits_ranks()
+        assert not watch.origin._awaits_ranks()  # type: ignore[attr-defined]
         facts = watch.ledger.facts()
         (series,) = facts.series
         assert [rank.rank.rank for rank in series.ranks] == [1 - VICTIM]
@@ -249,10 +249,10 @@ def test_one_rank_may_be_told_alone(tmp_path: Path) -> None:
         assert right
         assert untraced == (UntracedRank(0, "SWTRACE_TRACE=0"),)
         assert lines == []
-    with Watch(rings) as watch:
+    with watch_rings(rings) as watch:
         watch.drain()
-        assert [rank.identity.rank for rank in watch.ranks()] == [1]
-        assert not watch._awaits_ranks()
+        assert [rank.identity.rank for rank in watch.observe().ranks] == [1]
+        assert not watch.origin._awaits_ranks()  # type: ignore[attr-defined]
 
 
 # ---- a ring whose tables are full -----------------------------------------------------------------
@@ -277,7 +277,7 @@ def test_a_series_that_a_full_ring_has_no_room_for_runs_untraced(tmp_path: Path)
     reason = f"series 'over': a ring has room for {SERIES_SLOTS} series"
     assert [untraced for _, _, untraced in results] == [(UntracedRank(VICTIM, reason),)] * 2
     assert [len(lines) for _, lines, _ in results] == [0, 1]
-    with Watch(tmp_path) as watch:
+    with watch_rings(tmp_path) as watch:
         watch.drain()
         by_name = {series.key.name: series for series in watch.ledger.facts().series}
         assert {name: (len(series.ranks), series.steps) for name, series in by_name.items()} == {

@@ -9,12 +9,12 @@ import pytest
 from ranks import run_ranks
 from torch import nn
 
+from swtrace.observing import watch_rings
 from swtrace.series import recording
 from swtrace.series.group import RankGroup
 from swtrace.series.recording import process_recorder
 from swtrace.series.series import Series
 from swtrace.testing.tracing import Tracing
-from swtrace.watch import Watch
 
 LAYERS, STEPS = 4, 6
 
@@ -57,11 +57,11 @@ def test_a_process_gets_its_own_ring_back(tmp_path: Path, monkeypatch: pytest.Mo
             assert during.path.parent == tracing.directory
             assert os.environ["SWTRACE_DIR"] == str(tracing.directory)
         assert process_recorder("after", 0) is mine
-        with Watch(tmp_path) as watch:
+        with watch_rings(tmp_path) as watch:
             watch.drain()
-            (status,) = watch.ranks()
-            assert status.alive
-            assert not status.closed
+            (status,) = watch.observe().ranks
+            assert status.ring.alive
+            assert not status.ring.closed
         mine.close()
     finally:
         recording.exchange(before)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ring_writer import Order, Writers
 
-from swtrace.watch import TOGETHER_NS, Watch
+from swtrace.observing.roster import TOGETHER_NS, watch_rings
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_death_is_told_from_a_stop(
     """A rank died if it did not close its ring and left others of its run behind."""
     now = [1]
     monkeypatch.setattr("swtrace.trace.reader.now_ns", lambda: now[0])
-    with Writers() as writers, Watch(tmp_path, rescan_s=0.0) as watch:
+    with Writers() as writers, watch_rings(tmp_path, rescan_s=0.0) as watch:
         pids = [writers.start(Order(str(tmp_path), rank=rank, count=10))[0] for rank in range(3)]
         watch.drain()
         for end in ends.split():
@@ -39,4 +39,4 @@ def test_a_death_is_told_from_a_stop(
             now[0] += 1
             writers.kill(pids[int(rank)], signal.SIGTERM if what == "close" else signal.SIGKILL)
             watch.drain()
-        assert {status.identity.rank for status in watch.ranks() if status.died} == died
+        assert {status.identity.rank for status in watch.observe().ranks if status.died} == died

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from ring_writer import Order, Writers, check, identity, series_info, until, write
 
+from swtrace.observing import watch_rings
 from swtrace.trace.clocks import ClockAnchor, boot_id
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.machine import MachineNoise
 from swtrace.trace.reader import RingStatistics
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.tail import SLICE, Tail
-from swtrace.watch import Watch
 
 
 def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:
@@ -328,20 +328,20 @@ def test_a_copy_of_a_living_ring_does_not_take_its_place(tmp_path: Path) -> None
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     write(series, 1, 5)
-    with Watch(tmp_path, rescan_s=0) as watch:
+    with watch_rings(tmp_path, rescan_s=0) as watch:
         watch.drain()
         for name in ("ring-0.swt", "ring-z.swt"):
             shutil.copyfile(recorder.path, tmp_path / name)
             (tmp_path / f"ring-link-{name}").hardlink_to(recorder.path)
             watch.drain()
-            (status,) = watch.ranks()
-            assert (status.alive, status.path) == (True, recorder.path)
+            (status,) = watch.observe().ranks
+            assert (status.ring.alive, status.ring.path) == (True, str(recorder.path))
         write(series, 6, 1)
         watch.drain()
         assert watch.ledger.facts().ranks[0].records == 6
-    with Watch(tmp_path, rescan_s=0) as watch:
+    with watch_rings(tmp_path, rescan_s=0) as watch:
         watch.drain()
-        (status,) = watch.ranks()
-        assert status.alive
+        (status,) = watch.observe().ranks
+        assert status.ring.alive
         assert watch.ledger.facts().ranks[0].records == 6
     recorder.close()

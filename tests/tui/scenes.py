@@ -1,4 +1,4 @@
-"""Snapshots without rings and clocks, for tests that must see the same pixels every time."""
+"""Observations without rings and clocks, for tests that must see the same pixels every time."""
 
 from __future__ import annotations
 
@@ -6,62 +6,77 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self, cast
 
 from ledger.feeding import feed, ledger
 from ledger.schedules import Schedule, key
 from patience import patience
 from swtrace_tui.app import TopApp
 from swtrace_tui.picture import Picture, Selection, picture
-from swtrace_tui.snapshot import Link, RankView, Snapshot, SourceStatus
 from textual.pilot import Pilot
 
+from swtrace.observing import Link, Observation, ObservedRank, OriginStatus, Roster
+from swtrace.observing.events import RingState
+from swtrace.observing.observation import NO_FACTS
 from swtrace.trace.reader import Occupancy, RingStatistics, WindowState
 from tui.ring_writer import scenario
 
 
 class Still:
-    """A source that always knows the same; a test may put another snapshot in its place."""
+    """Stands for a roster that always knows the same; a test may put another observation in its place."""
 
-    name = "still"
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.now = snapshot
+    def __init__(self, observation: Observation) -> None:
+        self.now = observation
         self.polls = 0
         self.closed = False
 
-    def poll(self) -> bool:
+    def poll(self, limit: int | None = None) -> bool:  # noqa: ARG002 (there is nothing to limit)
         """Count the calls."""
         self.polls += 1
         return False
 
-    def snapshot(self) -> Snapshot:
+    def observe(self, *, facts_every_s: float = 0.0) -> Observation:  # noqa: ARG002 (nothing changes)
         """Return the one there is."""
         return self.now
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        """Return this."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         """Remember it."""
         self.closed = True
 
 
-def snapshot_of(schedule: Schedule) -> Snapshot:
-    """Return what a source would know at the end of a schedule."""
+def empty(*origins: OriginStatus) -> Observation:
+    """Return an observation of nothing."""
+    return Observation(taken_ns=0, origins=origins, ranks=(), facts=NO_FACTS, history={})
+
+
+def observation_of(schedule: Schedule) -> Observation:
+    """Return what is known at the end of a schedule."""
     made = ledger(schedule)
     feed(made, schedule)
     facts = made.facts()
     end = max(rank.last_record_ns for rank in facts.ranks)
-    return Snapshot(
-        sources=(SourceStatus("still", Link.LIVE),),
+    return Observation(
+        taken_ns=end,
+        origins=(OriginStatus("still", Link.LIVE),),
         ranks=tuple(
-            RankView(
+            ObservedRank(
                 identity=replace(schedule.identity(rank), model="tiny-llama"),
-                alive=True,
-                closed=False,
-                statistics=RingStatistics(len(records), len(records), 0, 0, 0),
                 series=(schedule.infos[rank],),
-                windows={"o_proj": _windows(end)},
+                ring=RingState(
+                    key(rank),
+                    alive=True,
+                    closed=False,
+                    statistics=RingStatistics(len(records), len(records), 0, 0, 0),
+                    windows=(_windows(end),),
+                    taken_ns=end + 3_000_000,
+                ),
+                died=False,
                 before=0,
-                taken_ns=end + 3_000_000,
+                run_began_ns=0,
             )
             for rank, records in enumerate(schedule.records)
         ),
@@ -79,7 +94,7 @@ def _windows(end: int) -> tuple[WindowState, ...]:
 
 def pictured(name: str = "stalled", selection: Selection | None = None, **shape: Any) -> Picture:
     """Return a scenario as the views see it."""
-    return picture(snapshot_of(scenario(name, **shape)), selection or Selection())
+    return picture(observation_of(scenario(name, **shape)), selection or Selection())
 
 
 FRAME_S = 0.05
@@ -87,9 +102,9 @@ FRAME_S = 0.05
 up to a second."""
 
 
-def app_over(source: Still, **settings: Any) -> TopApp:
-    """Return an application over a still source."""
-    return TopApp(lambda: source, frame_s=FRAME_S, **settings)
+def app_over(still: Still, **settings: Any) -> TopApp:
+    """Return an application over what never changes."""
+    return TopApp(lambda: cast("Roster", still), frame_s=FRAME_S, **settings)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -138,12 +153,13 @@ __all__ = [
     "FRAME_S",
     "Still",
     "app_over",
+    "empty",
     "key",
+    "observation_of",
     "pictured",
     "press",
     "run",
     "settled",
     "shown",
-    "snapshot_of",
     "until",
 ]

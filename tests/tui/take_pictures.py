@@ -16,12 +16,13 @@ from swtrace_tui.actions import VIEWS
 from swtrace_tui.app import TopApp
 from swtrace_tui.configuration import Configuration
 from swtrace_tui.screenshot import screenshot
-from swtrace_tui.sources.rings import RingsSource
+
+from swtrace.observing import watch_rings
 
 
 async def take(directory: Path, target: Path, prefix: str, size: tuple[int, int], views: list[str], theme: str) -> None:
     """Open each view, wait for its verdicts, and save it."""
-    app = TopApp(lambda: RingsSource(directory, facts_every_s=0), configuration=Configuration(theme=theme))
+    app = TopApp(lambda: watch_rings(directory), configuration=Configuration(theme=theme))
     async with app.run_test(size=size) as pilot:
         # The first verdict may be over the first steps that were read.
         while all(len(said.findings) < 2 for said in app._verdicts.values()):

@@ -13,27 +13,26 @@ from swtrace_tui.configuration import Configuration, load
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
 from swtrace_tui.picture import Selection, picture
-from swtrace_tui.snapshot import Link, SourceStatus, empty
-from swtrace_tui.sources.rings import RingsSource
 from swtrace_tui.themes import NAMES
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
 
+from swtrace.observing import Link, OriginStatus, watch_rings
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import FRAME_S, Still, app_over, press, run, settled, shown, snapshot_of, until
+from tui.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
 
 
 def stalled() -> Still:
-    return Still(snapshot_of(scenario("stalled")))
+    return Still(observation_of(scenario("stalled")))
 
 
 def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Path) -> None:
     """The empty screen names commands; as soon as ranks make rings, it becomes the table of these ranks."""
 
     async def test() -> None:
-        app = TopApp(lambda: RingsSource(tmp_path / "rings"), frame_s=FRAME_S)
+        app = TopApp(lambda: watch_rings(tmp_path / "rings", newest_steps=72), frame_s=FRAME_S)
         async with app.run_test(size=(100, 30)) as pilot:
             await until(pilot, lambda: "Nothing to watch yet." in shown(app))
             await until(pilot, lambda: "swtrace demo" in shown(app))
@@ -51,7 +50,7 @@ def test_a_long_folder_cuts_no_command_off(width: int) -> None:
     folder = "/dev/shm/" + 44 * "x"
 
     async def test() -> None:
-        app = app_over(Still(empty(SourceStatus(folder, Link.WAITING))))
+        app = app_over(Still(empty(OriginStatus(folder, Link.WAITING))))
         async with app.run_test(size=(width, 30)) as pilot:
             await until(pilot, lambda: "Nothing to watch yet." in shown(app))
             lines = "\n".join(line.strip() for line in shown(app).splitlines())
@@ -109,7 +108,7 @@ def test_pause_freezes_the_screen_and_not_the_source() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: "NOT HIDDEN" in shown(app))
             await press(pilot, "space")
-            source.now = snapshot_of(scenario("hidden"))
+            source.now = observation_of(scenario("hidden"))
             polls = source.polls
             await until(pilot, lambda: source.polls > polls + 5)
             assert "PAUSED" in shown(app)
@@ -120,8 +119,8 @@ def test_pause_freezes_the_screen_and_not_the_source() -> None:
     run(test())
 
 
-def test_detach_lets_go_of_the_source_and_reattach_makes_a_new_one() -> None:
-    """``d`` closes the source and keeps the picture; again, a new source is made."""
+def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
+    """``d`` closes the roster and keeps the picture; again, a new one is made."""
 
     async def test() -> None:
         made: list[Still] = []
@@ -145,19 +144,19 @@ def test_detach_lets_go_of_the_source_and_reattach_makes_a_new_one() -> None:
     run(test())
 
 
-def test_a_lost_source_is_shown_as_such_over_its_last_facts() -> None:
-    """When a source says that it is lost, the title says why and the table stays."""
+def test_a_lost_origin_is_shown_as_such_over_its_last_facts() -> None:
+    """When an origin says that it is lost, the title says why and the table stays."""
 
     async def test() -> None:
         source = stalled()
         app = app_over(source)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
-            source.now = replace(source.now, sources=(SourceStatus("host:9465", Link.LOST, "connection refused"),))
+            source.now = replace(source.now, origins=(OriginStatus("host:9465", Link.LOST, "connection refused"),))
             await until(pilot, lambda: "connection refused" in shown(app))
             assert "✗ lost" in shown(app)
             assert "stall ratio" in shown(app)
-            source.now = replace(source.now, sources=(SourceStatus("host:9465", Link.LIVE),))
+            source.now = replace(source.now, origins=(OriginStatus("host:9465", Link.LIVE),))
             await until(pilot, lambda: "● live" in shown(app))
 
     run(test())
@@ -206,7 +205,7 @@ def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
     """Clicking a column sorts by it, worst first; clicking again reverses."""
 
     async def test() -> None:
-        app = app_over(Still(snapshot_of(scenario("straggler"))))
+        app = app_over(Still(observation_of(scenario("straggler"))))
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             overview = app.screen.query_one(Overview)
@@ -432,11 +431,11 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
-def test_a_source_that_raises_ends_the_application_with_that_error() -> None:
-    """An error in a source is never swallowed: the screen would stand still and look alive."""
+def test_a_roster_that_raises_ends_the_application_with_that_error() -> None:
+    """An error while reading is never swallowed: the screen would stand still and look alive."""
 
     class Broken(Still):
-        def poll(self) -> bool:
+        def poll(self, limit: int | None = None) -> bool:  # noqa: ARG002 (as the real one)
             raise RuntimeError("a bug")
 
     async def test() -> None:
@@ -448,15 +447,15 @@ def test_a_source_that_raises_ends_the_application_with_that_error() -> None:
         run(test())
 
 
-def test_snapshots_describe_themselves_in_a_line() -> None:
-    """Frameworks make texts of what they are handed; a snapshot's thousands of numbers must not be among them."""
+def test_observations_describe_themselves_in_a_line() -> None:
+    """Frameworks make texts of what they are handed; an observation's thousands of numbers must not be among them."""
     source = stalled()
     assert len(repr(source.now)) < 100
     assert len(repr(picture(source.now, Selection()))) < 200
 
 
-def test_a_slow_screen_gets_fewer_snapshots_not_a_queue_of_them() -> None:
-    """The feed hands over the next snapshot only when the last one was taken."""
+def test_a_slow_screen_gets_fewer_observations_not_a_queue_of_them() -> None:
+    """The feed hands over the next observation only when the last one was taken."""
     source = Still(empty())
     arrived: list[object] = []
     polled = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,13 +11,12 @@ from pathlib import Path
 import pytest
 from daemon.serving import serving
 from patience import patience
+from recording.made import Told, events_of
 from swtrace_tui import units
 from swtrace_tui.configuration import Configuration
 from swtrace_tui.once import overview, read, silent
 from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Selection, picture
-from swtrace_tui.snapshot import Link, Snapshot, SourceStatus, empty
-from swtrace_tui.sources.several import SeveralSources
 from swtrace_tui.views.heat_map import METRICS, HeatMap, values
 from swtrace_tui.views.overview import headline
 from swtrace_tui.views.verdict import finding_lines
@@ -24,10 +24,14 @@ from swtrace_tui.views.view import Scene
 
 from swtrace.errors import SettingsError
 from swtrace.ledger.finding import Finding, Level
+from swtrace.observing import Link, Observation, OriginStatus, Roster
+from swtrace.observing.events import Event, RecordsRead, RingsSeen
+from swtrace.observing.merged import Merged
+from swtrace.observing.origin import Polled
+from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
-from tui.scenes import Still, app_over, pictured, press, run, shown, snapshot_of, until
-from tui.test_top_sources import _half
+from tui.scenes import Still, app_over, empty, observation_of, pictured, press, run, shown, until
 
 
 def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
@@ -39,26 +43,25 @@ def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def beside(snapshot: Snapshot, run_id: str, *, alive: bool, reason: str = "") -> Snapshot:
-    """Return a snapshot with a later run beside: it has made no series, or one that is not shared."""
-    series = tuple(replace(info, refused=reason) for info in snapshot.ranks[0].series) if reason else ()
-    views = tuple(
+def beside(seen: Observation, run_id: str, *, alive: bool, reason: str = "") -> Observation:
+    """Return an observation with a later run beside: it has made no series, or one that is not shared."""
+    series = tuple(replace(info, refused=reason) for info in seen.ranks[0].series) if reason else ()
+    later = tuple(
         replace(
-            view,
-            identity=replace(view.identity, run_id=run_id, start_time_ns=view.identity.start_time_ns + 10**9),
-            alive=alive,
+            rank,
+            identity=replace(rank.identity, run_id=run_id, start_time_ns=rank.identity.start_time_ns + 10**9),
             series=series,
-            windows={},
+            ring=replace(rank.ring, rank=RankKey(run_id, rank.key.rank), alive=alive, windows=()),
         )
-        for view in snapshot.ranks
+        for rank in seen.ranks
     )
-    return replace(snapshot, ranks=(*snapshot.ranks, *views))
+    return replace(seen, ranks=(*seen.ranks, *later))
 
 
 @pytest.mark.parametrize(("alive", "reason"), [(True, "dense model"), (True, ""), (False, "dense model")])
 def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool, reason: str) -> None:  # noqa: FBT001
     """The newest living run does not hide one that shares; screen, text and JSON's source name the other one."""
-    whole = beside(snapshot_of(scenario("stalled")), "newer", alive=alive, reason=reason)
+    whole = beside(observation_of(scenario("stalled")), "newer", alive=alive, reason=reason)
     seen = picture(whole, Selection())
     assert seen.run == whole.ranks[0].identity.run_id
     assert "There are other runs: newer. --run shows one." in overview(seen, 120)
@@ -90,7 +93,7 @@ def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool
 )
 def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection: Selection, message: str) -> None:
     """A run, series, rank or phase that is not there shows no other one's figures, on no view of the screen either."""
-    whole = snapshot_of(scenario("stalled"))
+    whole = observation_of(scenario("stalled"))
     seen = picture(whole, selection)
     assert message in seen.unmatched
     assert not picture(whole, Selection()).unmatched
@@ -123,28 +126,42 @@ def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
         app_over(Still(empty()), configuration=Configuration(theme="nope"))
 
 
-class Late(Still):
-    """A daemon that answers at its tenth poll."""
+class Half(Told):
+    """A daemon that sees two of four ranks, and answers at its tenth poll or never."""
 
-    def snapshot(self) -> Snapshot:
+    def __init__(self, ranks: set[int], *, answers: bool = True) -> None:
+        made = scenario("stalled")
+        events = events_of(made, random.Random(1), 50)  # noqa: S311 - reproducible
+        super().__init__(part for event in events if (part := _of(ranks, event)) is not None)
+        self._left = 10 if answers else -1
+
+    def poll(self, limit: int | None = None) -> Polled:
         """Return nothing until then."""
-        return self.now if self.polls >= 10 else empty(SourceStatus("late", Link.ASKED))
+        self._left -= 1
+        return super().poll(limit) if self._left == 0 else Polled((), more=False)
+
+    def status(self) -> tuple[OriginStatus, ...]:
+        """Return whether it has answered."""
+        if self._left < 0 and self._events:
+            return (OriginStatus("there:9465", Link.LOST, "Connection refused"),)
+        return (OriginStatus("late", Link.ASKED if self._events else Link.LIVE),)
+
+
+def _of(ranks: set[int], event: Event) -> Event | None:
+    if isinstance(event, RingsSeen):
+        return None
+    of = event.batches[0][0] if isinstance(event, RecordsRead) else event.rank
+    return event if of.rank in ranks else None
 
 
 def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
     """The ranks of a daemon that answers later are in the picture; one that never does is named when the time is up."""
-    whole = snapshot_of(scenario("stalled"))
-    halves = [_half(whole, ranks) for ranks in ({0, 1}, {2, 3})]
-    sources = SeveralSources([Still(halves[0]), Late(halves[1])])
-    seen = read(sources, Selection(), 60)
-    sources.close()
+    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3})])), Selection(), 60)
     assert [row.rank for row in seen.rows] == [0, 1, 2, 3]
     assert silent(seen) == []
 
-    lost = empty(SourceStatus("there:9465", Link.LOST, "Connection refused"))
-    sources = SeveralSources([Still(halves[0]), Still(lost)])
-    assert silent(read(sources, Selection(), 0.2)) == ["there:9465 (Connection refused)"]
-    sources.close()
+    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3}, answers=False)])), Selection(), 0.7)
+    assert silent(seen) == ["there:9465 (Connection refused)"]
 
 
 def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path) -> None:
@@ -160,7 +177,7 @@ def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path)
 @pytest.mark.parametrize("layers", [20, 61, 150])
 def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -> None:
     """Layers that a rank keeps itself do not count as waits of 0, and folded columns do not count as their worst."""
-    whole = snapshot_of(scenario("stalled", layers=layers, steps=6))
+    whole = observation_of(scenario("stalled", layers=layers, steps=6))
     seen = picture(whole, Selection())
     (series,) = seen.series
     lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 60)]
@@ -191,7 +208,7 @@ def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
     """Ctrl-C leaves at once, from a view and from the help."""
 
     async def test() -> None:
-        app = app_over(Still(snapshot_of(scenario("stalled"))))
+        app = app_over(Still(observation_of(scenario("stalled"))))
         async with app.run_test(size=(100, 30)) as pilot:
             await until(pilot, lambda: app.picture)
             await press(pilot, *before, "ctrl+c")

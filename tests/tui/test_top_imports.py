@@ -9,12 +9,12 @@ from test_layering import EXPORTERS, RUNTIME, loaded
 _RUN = """
 import asyncio, pathlib
 from swtrace_tui.app import TopApp
-from swtrace_tui.sources.rings import RingsSource
-from swtrace_tui.sources.daemon import DaemonSource
-from swtrace_tui.sources.several import SeveralSources
+from swtrace.observing import watch_rings
+from swtrace.observing.merged import Merged
+from swtrace.recording.remote import DaemonStream
 
 async def run():
-    app = TopApp(lambda: RingsSource(pathlib.Path({folder!r})))
+    app = TopApp(lambda: watch_rings(pathlib.Path({folder!r})))
     async with app.run_test() as pilot:
         for key in "12345":
             await pilot.press(key)

@@ -14,24 +14,22 @@ from swtrace_tui import units
 from swtrace_tui.once import overview, read
 from swtrace_tui.palette import Span
 from swtrace_tui.picture import Selection, phase_of, picture
-from swtrace_tui.sources.rings import RingsSource
 from swtrace_tui.views.heat_map import METRICS, explanation, values
 from swtrace_tui.views.lanes import channel_lane, compute_lane
 
 from swtrace.ledger.facts import CAUSES, Cause
+from swtrace.observing import watch_rings
 from swtrace.trace.schema import Phase
-from swtrace.watch import Watch
 from tui.ring_writer import write
 from tui.scenes import pictured
 
 
 def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:
     """Each rank's stall ratio, efficiency, on-time rate and bandwidth stand in its line of the text overview."""
-    with write(tmp_path, "stalled"), Watch(tmp_path) as watch:
+    with write(tmp_path, "stalled"), watch_rings(tmp_path) as watch:
         watch.drain()
-        source = RingsSource(tmp_path, facts_every_s=0)
-        lines = overview(read(source, Selection(), 5), 120).splitlines()
-        source.close()
+        with watch_rings(tmp_path) as roster:
+            lines = overview(read(roster, Selection(), 5), 120).splitlines()
 
     for rank in watch.ledger.facts().series[0].ranks:
         line = next(line for line in lines if line.split()[:1] == [str(rank.rank.rank)])
@@ -48,7 +46,7 @@ def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:
 
 def test_json_carries_the_ledgers_numbers_exactly(tmp_path: Path) -> None:
     """``swtrace top --json`` prints the facts of the same rings to the last digit, verdict included."""
-    with write(tmp_path, "straggler"), Watch(tmp_path) as watch:
+    with write(tmp_path, "straggler"), watch_rings(tmp_path) as watch:
         watch.drain()
         done = subprocess.run(
             [sys.executable, "-m", "swtrace", "top", "--dir", str(tmp_path), "--json"],
@@ -101,12 +99,11 @@ def test_without_a_terminal_top_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_the_phases_sums_are_the_ledgers_over_those_steps(tmp_path: Path) -> None:
     """Narrowed to decode, stall and steps are the sums over the decode steps of the history, and of no other."""
-    with write(tmp_path, "stalled", phases=(Phase.PREFILL, Phase.DECODE, Phase.DECODE)):
-        source = RingsSource(tmp_path, facts_every_s=0)
-        read(source, Selection(), 5)
-        snapshot = source.snapshot()
-        source.close()
-    whole, decode = (picture(snapshot, Selection(phase=phase)).series[0] for phase in (None, Phase.DECODE))
+    phases = (Phase.PREFILL, Phase.DECODE, Phase.DECODE)
+    with write(tmp_path, "stalled", phases=phases), watch_rings(tmp_path) as roster:
+        read(roster, Selection(), 5)
+        seen = roster.observe()
+    whole, decode = (picture(seen, Selection(phase=phase)).series[0] for phase in (None, Phase.DECODE))
     steps = [step for step in whole.steps if phase_of(step) is Phase.DECODE]
 
     assert len(steps) == len(decode.steps) == 2 * len(whole.steps) // 3

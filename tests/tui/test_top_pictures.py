@@ -15,7 +15,7 @@ from swtrace_tui.configuration import Configuration
 from swtrace_tui.screenshot import screenshot
 
 from tui.ring_writer import scenario
-from tui.scenes import Still, app_over, settled, shown, snapshot_of, until
+from tui.scenes import Still, app_over, observation_of, settled, shown, until
 
 PINNED = Path(__file__).parent / "pictures"
 
@@ -47,7 +47,9 @@ def test_views_look_as_pinned(view: str, name: str, size: tuple[int, int], theme
 
 
 async def _drawn(view: str, name: str, size: tuple[int, int], theme: str) -> str:
-    app = app_over(Still(snapshot_of(scenario(name, layers=20))), view=view, configuration=Configuration(theme=theme))
+    app = app_over(
+        Still(observation_of(scenario(name, layers=20))), view=view, configuration=Configuration(theme=theme)
+    )
     async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: app.picture and app._verdicts)
         await settled(pilot)

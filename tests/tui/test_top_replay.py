@@ -16,13 +16,14 @@ from recording.made import record, replayed, schedule
 from swtrace_tui import units
 from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.replay import ReplayApp
-from swtrace_tui.sources.playing import PlayingSource
 
+from swtrace.observing import HostRings, Roster
+from swtrace.observing.events import RingsSeen
+from swtrace.observing.origin import Playhead
 from swtrace.recording import Recording
-from swtrace.recording.capture import Capture
-from swtrace.recording.events import StatusTaken
 from swtrace.recording.format import FRAME_BYTES, Kind
-from swtrace.recording.playback import Controls, Playhead
+from swtrace.recording.playback import Controls, Playback
+from swtrace.recording.tee import Tee
 from swtrace.recording.writer import RecordingWriter
 from tui.ring_writer import write
 from tui.scenes import press, run, shown, until
@@ -88,7 +89,7 @@ def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
 
 def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Path) -> None:
     """At the end the screen says so, and each rank's line carries what a replay of the file states."""
-    truth = replayed(path).ledger.facts().series
+    truth = replayed(path).facts.series
 
     async def test() -> None:
         app = ReplayApp([path])
@@ -99,7 +100,7 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
             assert not head(app).ended
             await press(pilot, "ctrl+end")
             await until(pilot, lambda: head(app).ended)
-            await until(pilot, lambda: app.picture is not None and app.picture.snapshot.facts.series == truth)
+            await until(pilot, lambda: app.picture is not None and app.picture.observation.facts.series == truth)
             await until(pilot, lambda: "END" in shown(app))
             lines = shown(app).splitlines()[2:]  # below the bars
             for rank in truth[0].ranks:
@@ -118,34 +119,33 @@ def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -
     with write(tmp_path / "rings", "stalled", ranks=2, layers=6, steps=600):
         recorded = tmp_path / "run.swrec"
         with RecordingWriter(recorded, flush_s=0.0) as writer:
-            capture = Capture(tmp_path / "rings", writer)
-            capture.poll()  # finds the rings, and says how much is in them
-            capture.finish()
+            tee = Tee(HostRings(tmp_path / "rings"), writer)
+            tee.poll()  # finds the rings, and says how much is in them
+            tee.finish()
     with Recording.open(recorded) as recording:
         behind = [
-            state.statistics.pending
+            ring.statistics.pending
             for event in recording.events()
-            if isinstance(event, StatusTaken)
-            for state in event.ranks
+            if isinstance(event, RingsSeen)
+            for ring in event.rings
         ]
     assert max(behind) > 64 * 7
     controls = Controls()
-    source = PlayingSource([recorded], controls, lambda _head: None)
+    roster = Roster(Playback(Recording.open(recorded), controls))
     for share in (0.3, 1.0):
         controls.seek(share)
-        while source.poll():
-            pass
-        seen = picture(source.snapshot(), Selection())
+        roster.drain()
+        seen = picture(roster.observe(), Selection())
         assert RankState.BEHIND not in {row.state for row in seen.rows}
         for row in seen.rows:
-            assert row.view is not None
-            statistics = row.view.statistics
+            assert row.observed is not None
+            statistics = row.observed.ring.statistics
             assert statistics.pending == 0
-            told = seen.rank_facts(row.view.key)
+            told = seen.rank_facts(row.observed.key)
             assert told is not None
             assert statistics.delivered == told.records > 0
             assert statistics.written == statistics.delivered + statistics.lost
-    source.close()
+    roster.close()
 
 
 def test_damage_is_named_and_read_around_only_when_asked(path: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from textual.worker import get_current_worker
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
+from swtrace.observing import Link, Observation, Roster
 from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
 from swtrace_tui.bars import TitleBar, ViewBar, worst_link
 from swtrace_tui.configuration import Configuration
@@ -31,8 +32,6 @@ from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
 from swtrace_tui.picture import Picture, Selection, phase_of, picture
 from swtrace_tui.screenshot import screenshot
-from swtrace_tui.snapshot import Link, Snapshot
-from swtrace_tui.sources import Source
 from swtrace_tui.themes import NAMES, palette_of, themes
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
@@ -71,7 +70,7 @@ class TopApp(App[None]):
     """``swtrace top``.
 
     Args:
-        make_source: Makes the source; called in the feed's thread, again after each reattaching.
+        make_roster: Makes what reads; called in the feed's thread, again after each reattaching.
         configuration: Theme and keys.
         view: The view to begin with.
         selection: What to narrow the views to.
@@ -93,11 +92,11 @@ class TopApp(App[None]):
     """
 
     class Arrived(Message):
-        """The feed has a new snapshot."""
+        """The feed has a new observation."""
 
-        def __init__(self, snapshot: Snapshot) -> None:
+        def __init__(self, observation: Observation) -> None:
             super().__init__()
-            self.snapshot = snapshot
+            self.observation = observation
 
     class Judged(Message):
         """Verdicts were reached."""
@@ -115,7 +114,7 @@ class TopApp(App[None]):
 
     def __init__(
         self,
-        make_source: Callable[[], Source],
+        make_roster: Callable[[], Roster],
         *,
         configuration: Configuration | None = None,
         view: str = OVERVIEW,
@@ -123,12 +122,12 @@ class TopApp(App[None]):
         frame_s: float = 0.1,
     ) -> None:
         super().__init__()
-        self._make_source = make_source
+        self._make_roster = make_roster
         self._configuration = configuration or Configuration()
         self._first_view = view
         self._frame_s = frame_s
         self._feed: Feed | None = None
-        self._snapshot: Snapshot | None = None
+        self._observation: Observation | None = None
         self._selection = selection or Selection()
         self._verdicts: dict[SeriesKey, Verdict] = {}
         self._paused = False
@@ -179,7 +178,7 @@ class TopApp(App[None]):
     @property
     def picture(self) -> Picture | None:
         """What is shown."""
-        return None if self._snapshot is None else picture(self._snapshot, self._selection)
+        return None if self._observation is None else picture(self._observation, self._selection)
 
     @property
     def paused(self) -> bool:
@@ -192,23 +191,23 @@ class TopApp(App[None]):
         return self._feed is not None
 
     def _watch(self) -> None:
-        def deliver(snapshot: Snapshot) -> None:
-            self.post_message(self.Arrived(snapshot))
+        def deliver(observation: Observation) -> None:
+            self.post_message(self.Arrived(observation))
 
         def failed(error: Exception) -> None:
             self.post_message(self.Failed(error))
 
-        self._feed = Feed(self._make_source, deliver, failed, frame_s=self._frame_s)
+        self._feed = Feed(self._make_roster, deliver, failed, frame_s=self._frame_s)
         self._feed.start()
 
     # -- what comes in -------------------------------------------------------------------------------
 
     def on_top_app_arrived(self, message: Arrived) -> None:
-        """Show a snapshot, unless the screen is to stand still."""
-        first = self._snapshot is None or not self._snapshot.history
+        """Show an observation, unless the screen is to stand still."""
+        first = self._observation is None or not self._observation.history
         if not self._paused and self._feed is not None:
-            self._snapshot = message.snapshot
-            if first and message.snapshot.history:
+            self._observation = message.observation
+            if first and message.observation.history:
                 self._judge()
             self._show()
         # Only when it is drawn may the next one come: a slow terminal gets fewer frames, not older ones.
@@ -239,17 +238,19 @@ class TopApp(App[None]):
             self._feed.taken()
 
     def _judge(self) -> None:
-        if self._snapshot is not None and not self._paused and time.monotonic() >= self._judge_at:
-            self._reach_verdicts(self._snapshot, self._selection)
+        if self._observation is not None and not self._paused and time.monotonic() >= self._judge_at:
+            self._reach_verdicts(self._observation, self._selection)
 
-    def _reach_verdicts(self, snapshot: Snapshot, selection: Selection) -> None:
+    def _reach_verdicts(self, observation: Observation, selection: Selection) -> None:
         # Not the decorator: it would make a description out of the arguments' reprs.
-        self.run_worker(partial(self._judged, snapshot, selection), thread=True, exclusive=True, description="verdicts")
+        self.run_worker(
+            partial(self._judged, observation, selection), thread=True, exclusive=True, description="verdicts"
+        )
 
-    def _judged(self, snapshot: Snapshot, selection: Selection) -> None:
+    def _judged(self, observation: Observation, selection: Selection) -> None:
         worker, before = get_current_worker(), time.thread_time()
         verdicts = {}
-        for series in picture(snapshot, selection).series:
+        for series in picture(observation, selection).series:
             if worker.is_cancelled:
                 return
             verdicts[series.key] = series.verdict
@@ -276,7 +277,7 @@ class TopApp(App[None]):
         if self._paused:
             return "PAUSED"
         if worst_link(shown) is Link.LOST:
-            return next((source.detail for source in shown.snapshot.sources if source.link is Link.LOST), "")
+            return next((origin.detail for origin in shown.observation.origins if origin.link is Link.LOST), "")
         return ""
 
     # -- actions -------------------------------------------------------------------------------------
@@ -327,13 +328,13 @@ class TopApp(App[None]):
         """Narrow to the next rank."""
         shown = self.picture
         if shown is not None:
-            ranks = sorted({row.rank for row in picture(shown.snapshot, replace(self._selection, rank=None)).rows})
+            ranks = sorted({row.rank for row in picture(shown.observation, replace(self._selection, rank=None)).rows})
             self._select(replace(self._selection, rank=_next(ranks, self._selection.rank)))
 
     def action_cycle_phase(self) -> None:
         """Narrow to the next phase that the last steps have."""
-        if self._snapshot is not None:
-            seen = {phase_of(step) for steps in self._snapshot.history.values() for step in steps}
+        if self._observation is not None:
+            seen = {phase_of(step) for steps in self._observation.history.values() for step in steps}
             self._select(replace(self._selection, phase=_next(sorted(seen), self._selection.phase)))
 
     def action_cycle_run(self) -> None:
@@ -346,8 +347,8 @@ class TopApp(App[None]):
     def _select(self, selection: Selection) -> None:
         self._selection = selection
         self._verdicts = {}
-        if self._snapshot is not None:
-            self._reach_verdicts(self._snapshot, selection)
+        if self._observation is not None:
+            self._reach_verdicts(self._observation, selection)
         self._show()
 
     def action_copy_view(self) -> None:

@@ -8,12 +8,12 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from swtrace.observing import Link
 from swtrace_tui import units
 from swtrace_tui.actions import TITLES, VIEWS
 from swtrace_tui.canvas import Line, clip
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
-from swtrace_tui.snapshot import Link
 from swtrace_tui.views.view import Scene
 
 _BEHIND = 20_000
@@ -49,8 +49,8 @@ class TitleBar(Widget):
             right.put(f"{self._note}  ", palette.style(palette.warning, on=on, bold=True))
         link = worst_link(picture)
         colour = {Link.LIVE: palette.good, Link.LOST: palette.bad}.get(link, palette.note)
-        names = ", ".join(source.name for source in picture.snapshot.sources)
-        behind = sum(view.statistics.pending for view in picture.snapshot.ranks)
+        names = ", ".join(origin.name for origin in picture.observation.origins)
+        behind = sum(rank.ring.statistics.pending for rank in picture.observation.ranks)
         if behind > _BEHIND:
             right.put(f"catching up, {units.count(behind)} records  ", palette.style(palette.note, on=on))
         right.put(f"{_LINKS[link]} {link} ", palette.style(colour, on=on))
@@ -72,7 +72,8 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
         return [(picture.run or "", text)]
     info = focus.facts.ranks[0].info
     model = next(
-        (row.view.identity.model for row in focus.rows if row.view is not None and row.view.identity.model), ""
+        (row.observed.identity.model for row in focus.rows if row.observed is not None and row.observed.identity.model),
+        "",
     )
     parts: list[tuple[str, Style]] = [(f" {info.name}", palette.style(palette.text, on=on, bold=True))]
     parts.append((f"  {len(focus.key.group_ranks)} ranks x {info.num_layers} layers", text))
@@ -87,7 +88,7 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
 
 def worst_link(picture: Picture) -> Link:
     """Return the worst state of any source."""
-    links = {source.link for source in picture.snapshot.sources}
+    links = {origin.link for origin in picture.observation.origins}
     return next((link for link in (Link.LOST, Link.ASKED, Link.LIVE, Link.RECORDED) if link in links), Link.WAITING)
 
 

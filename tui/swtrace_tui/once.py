@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
+from swtrace.observing import Link, Roster
 from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Picture, Selection, picture
-from swtrace_tui.snapshot import Link
-from swtrace_tui.sources import Source
 from swtrace_tui.views.empty import advice
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.view import Scene
@@ -15,25 +14,25 @@ from swtrace_tui.views.view import Scene
 _CHARTS = 40
 
 
-def read(source: Source, selection: Selection, wait_s: float) -> Picture:
-    """Read a source until all of it has answered and it has a finished step that is meant, or ``wait_s`` is over."""
+def read(roster: Roster, selection: Selection, wait_s: float) -> Picture:
+    """Read until all of it has answered and it has a finished step that is meant, or ``wait_s`` is over."""
     deadline = time.monotonic() + wait_s
     while True:
-        more = source.poll()
+        more = roster.poll()
         if more:
             continue
-        seen = picture(source.snapshot(), selection)
+        seen = picture(roster.observe(), selection)
         if (any(series.steps for series in seen.series) and not silent(seen)) or time.monotonic() >= deadline:
             return seen
         time.sleep(0.05)
 
 
 def silent(seen: Picture) -> list[str]:
-    """Return the sources that do not answer, each with what is known of that."""
+    """Return the origins that do not answer, each with what is known of that."""
     return [
-        f"{source.name} ({source.detail or 'no answer yet'})"
-        for source in seen.snapshot.sources
-        if source.link in {Link.ASKED, Link.LOST}
+        f"{origin.name} ({origin.detail or 'no answer yet'})"
+        for origin in seen.observation.origins
+        if origin.link in {Link.ASKED, Link.LOST}
     ]
 
 

@@ -1,4 +1,4 @@
-"""A snapshot seen through a selection: what the views draw, and what ``--once`` prints.
+"""An observation seen through a selection: what the views draw, and what ``--once`` prints.
 
 The numbers are the ledger's. With a phase selected, the ledger's own sums
 (:class:`~swtrace.ledger.recent.RecentSteps`) are taken over those of the last steps that are of this
@@ -20,10 +20,10 @@ from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, Seri
 from swtrace.ledger.finding import Finding
 from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.verdict import Verdict, verdict
+from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
 from swtrace.trace.reader import WindowState
 from swtrace.trace.schema import Phase, StepFlag
-from swtrace_tui.snapshot import RankView, Snapshot
 
 _IDLE_NS = 2_000_000_000
 _IDLE_STEPS = 20
@@ -67,7 +67,7 @@ class RankRow:
     series: SeriesKey
     group_rank: int
     facts: SeriesRankFacts
-    view: RankView | None
+    observed: ObservedRank | None
     state: RankState
     idle_ns: int
     """For how long it has written nothing; 0 where that is not known."""
@@ -95,10 +95,7 @@ class RankRow:
     @property
     def lost(self) -> int:
         """Records that this view did not see since it began: overwritten, damaged, or left out to keep up."""
-        if self.view is None:
-            return 0
-        statistics = self.view.statistics
-        return max(0, statistics.lost + statistics.skipped - self.view.before)
+        return 0 if self.observed is None else self.observed.lost
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,7 +134,7 @@ class SeriesView:
 
     @property
     def _died(self) -> set[RankKey]:
-        return {row.view.key for row in self.rows if row.view is not None and row.view.died}
+        return {row.observed.key for row in self.rows if row.observed is not None and row.observed.died}
 
     def layer(self, position: int) -> int:
         """Return the layer at a position."""
@@ -152,7 +149,7 @@ class SeriesView:
 class Picture:
     """Everything that is drawn."""
 
-    snapshot: Snapshot
+    observation: Observation
     selection: Selection
     runs: tuple[str, ...]
     """Runs there are, newest last."""
@@ -187,7 +184,7 @@ class Picture:
             ranks = sorted({rank.rank.rank for series in self.series for rank in series.facts.ranks})
             return f"Rank {wanted.rank} has no such series. Ranks: {', '.join(map(str, ranks))}."
         if wanted.phase is not None and self.series and not any(series.steps for series in self.series):
-            steps = [step for series in self.series for step in self.snapshot.history.get(series.key, ())]
+            steps = [step for series in self.series for step in self.observation.history.get(series.key, ())]
             seen = Counter(phase_of(step) for step in steps)
             there = ", ".join(f"{phase.name.lower()} ({seen[phase]})" for phase in sorted(seen))
             return f"None of the last steps is of phase {wanted.phase.name.lower()}. Phases: {there}." if there else ""
@@ -195,25 +192,27 @@ class Picture:
 
     def rank_facts(self, rank: RankKey) -> RankFacts | None:
         """Return the ledger's facts of a rank."""
-        return next((facts for facts in self.snapshot.facts.ranks if facts.identity.key == rank), None)
+        return next((facts for facts in self.observation.facts.ranks if facts.identity.key == rank), None)
 
 
-def picture(snapshot: Snapshot, selection: Selection) -> Picture:
-    """Return what a selection leaves of a snapshot."""
-    views = {view.key: view for view in snapshot.ranks}
-    runs = _runs(snapshot)
-    run = _preferred(snapshot, runs) if selection.run is None else selection.run if selection.run in runs else None
-    of_run = [facts for facts in snapshot.facts.series if facts.key.run_id == run and facts.ranks]
-    ranks = {facts.identity.key: facts for facts in snapshot.facts.ranks}
+def picture(observation: Observation, selection: Selection) -> Picture:
+    """Return what a selection leaves of an observation."""
+    observed = {rank.key: rank for rank in observation.ranks}
+    runs = _runs(observation)
+    run = _preferred(observation, runs) if selection.run is None else selection.run if selection.run in runs else None
+    of_run = [facts for facts in observation.facts.series if facts.key.run_id == run and facts.ranks]
+    ranks = {facts.identity.key: facts for facts in observation.facts.ranks}
     keys = tuple(facts.key for facts in of_run)
     shown = [facts for facts in of_run if selection.wants(facts.key)]
     return Picture(
-        snapshot=snapshot,
+        observation=observation,
         selection=selection,
         runs=runs,
         run=run,
         all_series=keys,
-        series=tuple(_series(facts, snapshot.history.get(facts.key, ()), views, ranks, selection) for facts in shown),
+        series=tuple(
+            _series(facts, observation.history.get(facts.key, ()), observed, ranks, selection) for facts in shown
+        ),
     )
 
 
@@ -228,25 +227,25 @@ def _stall_ratio(series: SeriesView) -> float:
     return max((row.recent.stall_ratio or 0.0 for row in series.rows), default=0.0)
 
 
-def _runs(snapshot: Snapshot) -> tuple[str, ...]:
+def _runs(observation: Observation) -> tuple[str, ...]:
     started: dict[str, int] = {}
-    for view in snapshot.ranks:
-        run = view.identity.run_id
-        started[run] = max(started.get(run, 0), view.identity.start_time_ns)
+    for rank in observation.ranks:
+        run = rank.identity.run_id
+        started[run] = max(started.get(run, 0), rank.identity.start_time_ns)
     return tuple(sorted(started, key=lambda run: started[run]))
 
 
-def _preferred(snapshot: Snapshot, runs: Sequence[str]) -> str | None:
+def _preferred(observation: Observation, runs: Sequence[str]) -> str | None:
     """Return the newest run that lives and shares something; else that lives; else that shared; else the newest."""
-    alive = {view.identity.run_id for view in snapshot.ranks if view.alive}
-    shares = {facts.key.run_id for facts in snapshot.facts.series if facts.ranks}
+    alive = {rank.identity.run_id for rank in observation.ranks if rank.ring.alive}
+    shares = {facts.key.run_id for facts in observation.facts.series if facts.ranks}
     return max(runs, key=lambda run: (run in alive, run in shares, runs.index(run)), default=None)
 
 
 def _series(
     facts: SeriesFacts,
     steps: Sequence[StepFacts],
-    views: Mapping[RankKey, RankView],
+    observed: Mapping[RankKey, ObservedRank],
     ranks: Mapping[RankKey, RankFacts],
     selection: Selection,
 ) -> SeriesView:
@@ -258,7 +257,7 @@ def _series(
         facts=facts,
         steps=tuple(steps),
         rows=tuple(
-            _row(facts.key, rank, past, views.get(rank.rank), ranks.get(rank.rank))
+            _row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank))
             for rank in facts.ranks
             if selection.rank in {None, rank.rank.rank}
         ),
@@ -308,20 +307,20 @@ def _row(
     key: SeriesKey,
     facts: SeriesRankFacts,
     past: _Past,
-    view: RankView | None,
+    observed: ObservedRank | None,
     rank: RankFacts | None,
 ) -> RankRow:
     group_rank = facts.info.rank_in_group
-    idle_ns = _idle(facts, view, rank)
+    idle_ns = _idle(facts, observed, rank)
     return RankRow(
         series=key,
         group_rank=group_rank,
         facts=facts,
-        view=view,
-        state=_state(facts, view, idle_ns),
+        observed=observed,
+        state=_state(facts, observed, idle_ns),
         idle_ns=idle_ns,
         step_rate=_step_rate(past, group_rank),
-        windows=view.windows.get(facts.info.name, ()) if view is not None else (),
+        windows=observed.windows(facts.info) if observed is not None else (),
         stall_ratios=tuple(past.stall_ratio[past.regular[:, group_rank], group_rank].tolist()),
     )
 
@@ -335,18 +334,18 @@ def _step_rate(past: _Past, group_rank: int) -> float | None:
     return float(past.number[last] - past.number[first]) * 1e9 / elapsed if elapsed > 0 else None
 
 
-def _idle(facts: SeriesRankFacts, view: RankView | None, rank: RankFacts | None) -> int:
-    if view is None or rank is None or not rank.last_record_ns or facts.info.clock == "virtual":
+def _idle(facts: SeriesRankFacts, observed: ObservedRank | None, rank: RankFacts | None) -> int:
+    if observed is None or rank is None or not rank.last_record_ns or facts.info.clock == "virtual":
         return 0
-    return max(0, view.taken_ns - rank.last_record_ns)
+    return max(0, observed.ring.taken_ns - rank.last_record_ns)
 
 
-def _state(facts: SeriesRankFacts, view: RankView | None, idle_ns: int) -> RankState:
-    if view is None:
+def _state(facts: SeriesRankFacts, observed: ObservedRank | None, idle_ns: int) -> RankState:
+    if observed is None:
         return RankState.JOINED
-    if not view.alive:
-        return RankState.DIED if view.died else RankState.ENDED
-    if view.statistics.pending > _BEHIND_STEPS * (facts.info.num_layers + 1):
+    if not observed.ring.alive:
+        return RankState.DIED if observed.died else RankState.ENDED
+    if observed.ring.statistics.pending > _BEHIND_STEPS * (facts.info.num_layers + 1):
         return RankState.BEHIND
     if facts.last_step is None:
         return RankState.JOINED

@@ -10,14 +10,15 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 
-from swtrace.recording.playback import Controls, Playhead
+from swtrace.observing import Link, Roster
+from swtrace.observing.origin import Playhead
+from swtrace.recording import Recording
+from swtrace.recording.playback import Controls, Playback
 from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.app import TopApp
 from swtrace_tui.bars import worst_link
 from swtrace_tui.configuration import Configuration
 from swtrace_tui.picture import Picture, Selection
-from swtrace_tui.snapshot import Link
-from swtrace_tui.sources.playing import PlayingSource
 
 _SEEK_S = 5.0
 _KEYS = (
@@ -61,16 +62,18 @@ class ReplayApp(TopApp):
         salvage: bool = False,
     ) -> None:
         self.controls = Controls()
-        self.head: Playhead | None = None
         super().__init__(
-            lambda: PlayingSource(path, self.controls, self._moved, salvage=salvage),
+            lambda: Roster(Playback(Recording.open(path, salvage=salvage), self.controls)),
             configuration=configuration,
             view=view,
             selection=selection,
         )
 
-    def _moved(self, head: Playhead) -> None:
-        self.head = head  # one reference, replaced whole: safe between the threads
+    @property
+    def head(self) -> Playhead | None:
+        """Where the playing stands, as it is shown."""
+        seen = self._observation
+        return None if seen is None else seen.origins[0].playhead
 
     def action_pause(self) -> None:
         """Play or pause the recording, not only the screen."""
@@ -93,11 +96,11 @@ class ReplayApp(TopApp):
         self.controls.seek(percent / 100)
 
     def _note(self, shown: Picture) -> str:
-        detail = next((each.detail for each in shown.snapshot.sources), "")
+        (origin, *_) = shown.observation.origins
         lost = worst_link(shown) is Link.LOST
-        head = self.head
+        head = origin.playhead
         if lost or head is None:
-            return detail if lost else ""
+            return origin.detail if lost else ""
         state = "END " if head.ended else "" if head.playing else "PAUSED "
-        damage = f"{detail}  " if detail else ""
+        damage = f"{origin.detail}  " if origin.detail else ""
         return f"{damage}{state}x{head.speed:g} {head.at_ns / 1e9:.1f}/{head.length_ns / 1e9:.1f} s"

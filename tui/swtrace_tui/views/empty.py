@@ -6,10 +6,10 @@ import textwrap
 
 from textual.strip import Strip
 
+from swtrace.observing import Link
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
-from swtrace_tui.snapshot import Link
 
 
 def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
@@ -19,16 +19,16 @@ def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
         picture: What there is.
         screen: It is shown by a screen that has keys and changes; otherwise it is printed once.
     """
-    snapshot = picture.snapshot
-    lost = [source for source in snapshot.sources if source.link is Link.LOST]
-    problems = [("problem", f"{source.name}: {source.detail}") for source in snapshot.sources if source.detail]
+    seen = picture.observation
+    lost = [origin for origin in seen.origins if origin.link is Link.LOST]
+    problems = [("problem", f"{origin.name}: {origin.detail}") for origin in seen.origins if origin.detail]
     if picture.unmatched:
         keys = [("text", "Press Esc to show everything again, R for another run.")] if screen else []
         return [("title", "Nothing matches the filter."), ("problem", picture.unmatched), *keys]
     others = [run for run in picture.runs if run != picture.run]
     choose = "Press R to show one." if screen else "--run shows one."
     other_runs = [("", ""), ("text", f"There are other runs: {', '.join(others)}. {choose}")] if others else []
-    if lost and not snapshot.ranks:
+    if lost and not seen.ranks:
         return [
             ("title", "No answer yet."),
             *problems,
@@ -38,7 +38,7 @@ def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
             ("text", "or watch this host's own rings, without a daemon:"),
             ("command", "swtrace top"),
         ]
-    of_run = [view for view in snapshot.ranks if view.identity.run_id == picture.run]
+    of_run = [rank for rank in seen.ranks if rank.identity.run_id == picture.run]
     refused = sorted({(info.name, info.refused) for view in of_run for info in view.series if info.refused})
     if refused:
         return [
@@ -58,7 +58,7 @@ def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
             *problems,
             *other_runs,
         ]
-    where = ", ".join(source.name for source in snapshot.sources)
+    where = ", ".join(origin.name for origin in seen.origins)
     return [
         ("title", "Nothing to watch yet."),
         ("text", f"No ring in {where}.{' This screen changes by itself when a rank makes one.' if screen else ''}"),

@@ -57,7 +57,7 @@ def _state_text(row: RankRow) -> str:
 
 
 def _host(row: RankRow) -> str:
-    return row.view.identity.host if row.view is not None else ""
+    return row.observed.identity.host if row.observed is not None else ""
 
 
 def _windows_text(row: RankRow) -> str:
@@ -139,7 +139,7 @@ class Overview(View):
         top = max((max(row.stall_ratios, default=0.0) for row in self._rows), default=0.0)
         for row in shown:
             lines.append(_row_line(row, columns, width, palette, selected=self._is_cursor(row), top=max(top, 0.1)))
-        lines.append(_totals_line(picture, self._rows, self._top, len(shown), width, palette))
+        lines.append(_totals_line(self._rows, self._top, len(shown), width, palette))
         left = height - len(lines)
         if left >= 7:  # noqa: PLR2004 - a chart that says something
             lines.append(Line(width).strip(text))
@@ -240,7 +240,7 @@ class Overview(View):
 
 def fitting(picture: Picture, width: int) -> list[tuple[Column, int]]:
     """Return the columns that fit, with their widths; the trend takes what is left."""
-    hosts = {view.identity.host for view in picture.snapshot.ranks}
+    hosts = {rank.identity.host for rank in picture.observation.ranks}
     columns = [
         column
         for column in COLUMNS
@@ -340,7 +340,7 @@ def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str)
     line.field(rest, wide - len(shown), palette.style(palette.dim, on=on))
 
 
-def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, width: int, palette: Palette) -> Strip:
+def _totals_line(rows: list[RankRow], top: int, shown: int, width: int, palette: Palette) -> Strip:
     dim, text = palette.style(palette.dim), palette.style(palette.text)
     line = Line(width).put(" ", dim)
     if shown < len(rows):
@@ -351,8 +351,8 @@ def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, wi
     steps = max((row.facts.totals.steps for row in rows), default=0)
     untimed = max((sum(row.facts.totals.untimed_steps.values()) for row in rows), default=0)
     lost = sum({row.rank: row.lost for row in rows}.values())
-    views = {row.view.key: row.view for row in rows if row.view is not None}.values()
-    written, before = sum(view.statistics.written for view in views), sum(view.before for view in views)
+    ranks = {row.observed.key: row.observed for row in rows if row.observed is not None}.values()
+    written, before = sum(rank.ring.statistics.written for rank in ranks), sum(rank.before for rank in ranks)
     for name, value in (
         ("steps", units.count(steps)),
         *((("untimed", units.count(untimed)),) if untimed else ()),
@@ -367,8 +367,6 @@ def _totals_line(picture: Picture, rows: list[RankRow], top: int, shown: int, wi
             line.put(f"{name} ", dim).put(
                 f"{value}   ", text if name != "lost" or not lost else palette.style(palette.warning)
             )
-    if picture.snapshot.steps_left_out and line.room > 30:  # noqa: PLR2004 - what the sentence needs
-        line.put(f"{units.count(picture.snapshot.steps_left_out)} steps not transmitted", dim)
     return line.strip(dim)
 
 

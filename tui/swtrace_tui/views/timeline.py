@@ -68,7 +68,7 @@ class Timeline(View):
         if step is None:
             return [Line(width).put(" No finished step yet.", palette.style(palette.dim)).strip(plain)]
         self._width = max(8, width - _LABEL - 1)
-        offsets = [scene.picture.snapshot.clock_offsets.get(rank, 0) for rank in step.ranks]
+        offsets = [scene.picture.observation.clock_offsets.get(rank, 0) for rank in step.ranks]
         origin, length = extent(step, offsets)
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
@@ -232,7 +232,7 @@ class Timeline(View):
         palette = scene.palette
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         mode = "following" if self._where.step is None else "held: f follows"
-        offsets = scene.picture.snapshot.clock_offsets
+        offsets = scene.picture.observation.clock_offsets
         title = Line(width).put(f" Step {step.step} ", palette.style(palette.note, bold=True))
         title.put(f"{str(phase_of(step).name).lower()}, {int(step.tokens.max(initial=0))} tokens  ({mode}) ", dim)
         if offsets:
@@ -328,7 +328,7 @@ class Timeline(View):
         if self._shown is None:
             return 0.0, 1.0
         offsets = [
-            self.scene.picture.snapshot.clock_offsets.get(rank, 0) if self.scene else 0 for rank in self._shown.ranks
+            self.scene.picture.observation.clock_offsets.get(rank, 0) if self.scene else 0 for rank in self._shown.ranks
         ]
         length = extent(self._shown, offsets)[1]
         return -0.01 * length, 1.01 * length

@@ -123,7 +123,7 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
     state = str(window.state)
     colour = palette.windows[STATES.index(state)]
     since = age_ns(window, row)
-    alive = row.view is not None and row.view.alive
+    alive = row.observed is not None and row.observed.ring.alive
     # A device's windows are in flight from the launch on, and until the next step's while it idles.
     on_device = row.facts.info.clock == "device"
     alarming = alive and not on_device and state == "inflight" and since is not None and since > _LONG_NS
@@ -138,9 +138,9 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
 
 def age_ns(window: WindowState, row: RankRow) -> int | None:
     """Return for how long a window has been in its state; None where no clock tells."""
-    if row.view is None or not window.since_ns or row.facts.info.clock == "virtual":
+    if row.observed is None or not window.since_ns or row.facts.info.clock == "virtual":
         return None
-    return max(0, row.view.taken_ns - window.since_ns)
+    return max(0, row.observed.ring.taken_ns - window.since_ns)
 
 
 def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:

@@ -1,4 +1,4 @@
-"""A watch: rings and ledger joined, whatever comes and goes."""
+"""Rings of a folder and the roster of their ranks, whatever comes and goes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.pending import PendingSteps
+from swtrace.observing import watch_rings
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import Kind
-from swtrace.watch import Watch
 
 
 def write(series: SeriesRecorder, records: Records) -> None:
@@ -52,17 +52,17 @@ def expected(schedule: Schedule) -> Ledger:
 def test_rings_in_any_order_give_the_facts_of_their_records(tmp_path: Path) -> None:
     """What a watch states of two rings is what a ledger states of their records."""
     schedule = made()
-    with Watch(tmp_path) as watch:
+    with watch_rings(tmp_path) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
         for rank, recorder in enumerate(recorders):
             write(recorder.add_series(schedule.infos[rank]), schedule.records[rank])
         watch.drain()
         watch.ledger.flush()
         assert watch.ledger.facts().series == expected(schedule).facts().series
-        assert [(status.identity.rank, status.alive) for status in watch.ranks()] == [(0, True), (1, True)]
+        assert [(status.identity.rank, status.ring.alive) for status in watch.observe().ranks] == [(0, True), (1, True)]
         for recorder in recorders:
             recorder.close()
-        assert [(status.alive, status.closed) for status in watch.ranks()] == [(False, True)] * 2
+        assert [(status.ring.alive, status.ring.closed) for status in watch.observe().ranks] == [(False, True)] * 2
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -70,7 +70,7 @@ def test_rings_in_any_order_give_the_facts_of_their_records(tmp_path: Path) -> N
 def test_no_step_is_finished_without_a_rank_whose_ring_was_just_made(tmp_path: Path, told: str, *, ends: bool) -> None:
     """A rank whose ring appears between two scheduled looks at the folder is waited for, if a series names it."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=3600.0) as watch:
+    with watch_rings(tmp_path, rescan_s=3600.0) as watch:
         first = Recorder.create(tmp_path, schedule.identity(0))
         if told == "with its first records":
             watch.drain()
@@ -94,7 +94,7 @@ def test_no_step_is_finished_without_a_rank_whose_ring_was_just_made(tmp_path: P
 def test_a_dead_rank_is_told_to_the_ledger_once_its_ring_is_drained(tmp_path: Path) -> None:
     """Steps that a dead rank never ended are finished without it, after its last record."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
         write(recorders[0].add_series(schedule.infos[0]), schedule.records[0])
         half = schedule.records[1][schedule.records[1]["step"] < 10]
@@ -115,7 +115,7 @@ def test_a_restarted_rank_takes_the_place_of_its_dead_predecessor(tmp_path: Path
     schedule = made()
     old, young = schedule.identity(0), schedule.identity(0)
     object.__setattr__(young, "start_time_ns", old.start_time_ns + 1)
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         for identity in (old, young) if old_first else (young, old):
             recorder = Recorder.create(tmp_path, identity)
             series = recorder.add_series(schedule.infos[0])
@@ -124,7 +124,7 @@ def test_a_restarted_rank_takes_the_place_of_its_dead_predecessor(tmp_path: Path
             watch.drain()
         watch.drain()
         watch.ledger.flush()
-        (status,) = watch.ranks()
+        (status,) = watch.observe().ranks
         assert status.identity.start_time_ns == young.start_time_ns
         (rank,) = watch.ledger.facts().series[0].ranks
         assert rank.rank == key(0)
@@ -135,7 +135,7 @@ def test_a_restarted_rank_takes_the_place_of_its_dead_predecessor(tmp_path: Path
 def test_of_two_lives_found_together_the_younger_one_is_stated_whole(tmp_path: Path, order: str) -> None:
     """Whatever the order of the files, each rank of the younger life is there with all that it wrote."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         by_life: dict[str, list[Recorder]] = {"1": [], "2": []}
         for number, life in enumerate(order):
             rank = len(by_life[life])
@@ -154,7 +154,7 @@ def test_of_two_lives_found_together_the_younger_one_is_stated_whole(tmp_path: P
 def test_a_living_ring_counts_though_the_clock_was_set_back_since_a_dead_one_began(tmp_path: Path) -> None:
     """The wall clock says nothing against a writer that holds its lock, to a running watch or one that comes later."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as running, Watch(tmp_path, rescan_s=0.0) as later:
+    with watch_rings(tmp_path, rescan_s=0.0) as running, watch_rings(tmp_path, rescan_s=0.0) as later:
         living = []
         for start_ns, steps in ((10**18, 3), (10**17, 20)):
             for rank in range(2):
@@ -170,7 +170,7 @@ def test_a_living_ring_counts_though_the_clock_was_set_back_since_a_dead_one_beg
         later.drain()
         for watch in (running, later):
             watch.ledger.flush()
-            assert [status.alive for status in watch.ranks()] == [True, True]
+            assert [status.ring.alive for status in watch.observe().ranks] == [True, True]
             assert watch.ledger.facts().series == expected(schedule).facts().series
         for recorder in living:
             recorder.close()
@@ -179,7 +179,7 @@ def test_a_living_ring_counts_though_the_clock_was_set_back_since_a_dead_one_beg
 def test_of_two_living_jobs_with_one_run_id_the_hidden_one_is_named(tmp_path: Path) -> None:
     """The older job is a problem while both live, and is taken up again if the younger one ends first."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         jobs = []
         for life in (1, 2):
             job = [Recorder.create(tmp_path, restarted(schedule, rank, life)) for rank in range(2)]
@@ -187,12 +187,12 @@ def test_of_two_living_jobs_with_one_run_id_the_hidden_one_is_named(tmp_path: Pa
             jobs.append((job, series))
             watch.drain()
         (old, old_series), (young, _) = jobs
-        assert set(watch.tail.problems) == {recorder.path for recorder in old}
-        assert all("SWTRACE_RUN_ID" in text for text in watch.tail.problems.values())
+        assert set(watch.observe().problems) == {str(recorder.path) for recorder in old}
+        assert all("SWTRACE_RUN_ID" in text for text in watch.observe().problems.values())
         for recorder in young:
             recorder.close()
         watch.drain()
-        assert watch.tail.problems == {}
+        assert watch.observe().problems == {}
         for rank in range(2):
             write(old_series[rank], schedule.records[rank])
         watch.drain()
@@ -206,23 +206,23 @@ def test_of_two_living_jobs_with_one_run_id_the_hidden_one_is_named(tmp_path: Pa
 def test_a_job_that_ends_after_its_successor_began_is_no_problem(tmp_path: Path, *, closing: bool) -> None:
     """A restart may overlap with the end of the job before: that is named at most until its process is gone."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         old, young = (Recorder.create(tmp_path, restarted(schedule, 0, life)) for life in (1, 2))
         if closing:
             old.announce_close()
         watch.drain()
-        assert set(watch.tail.problems) == (set() if closing else {old.path})
+        assert set(watch.observe().problems) == (set() if closing else {str(old.path)})
         old.close()
         watch.drain()
-        assert watch.tail.problems == {}
-        assert [status.path for status in watch.ranks()] == [young.path]
+        assert watch.observe().problems == {}
+        assert [status.ring.path for status in watch.observe().ranks] == [str(young.path)]
         young.close()
 
 
 def test_a_second_series_of_a_name_has_facts_of_its_own(tmp_path: Path) -> None:
     """A model that is built twice in one process, or a draft model beside its target, hides nothing of the other."""
     first, second = made(20), made(12)
-    with Watch(tmp_path) as watch:
+    with watch_rings(tmp_path) as watch:
         recorders = [Recorder.create(tmp_path, first.identity(rank)) for rank in range(2)]
         for schedule in (first, second):
             for rank, recorder in enumerate(recorders):
@@ -240,7 +240,7 @@ def test_a_second_series_of_a_name_has_facts_of_its_own(tmp_path: Path) -> None:
 def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:
     """When a dead rank's file is removed, the rank and its series go from the facts."""
     schedule = made()
-    with Watch(tmp_path, run_id=RUN, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, run_id=RUN, rescan_s=0.0) as watch:
         recorder = Recorder.create(tmp_path, schedule.identity(0))
         write(recorder.add_series(schedule.infos[0]), schedule.records[0])
         watch.drain()
@@ -250,7 +250,7 @@ def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:
         recorder.path.unlink()
         watch.poll()
         assert watch.ledger.facts().ranks == ()
-        assert watch.ranks() == ()
+        assert watch.observe().ranks == ()
 
 
 def test_a_ring_that_ends_and_goes_while_it_is_read_costs_nobody_a_record(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_ring_that_ends_and_goes_while_it_is_read_costs_nobody_a_record(tmp_pa
     schedule = made()
     first = [records[records["step"] < 10] for records in schedule.records]
     rest = [records[records["step"] >= 10] for records in schedule.records]
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
         series = [recorder.add_series(schedule.infos[rank]) for rank, recorder in enumerate(recorders)]
         for rank in range(2):
@@ -269,12 +269,12 @@ def test_a_ring_that_ends_and_goes_while_it_is_read_costs_nobody_a_record(tmp_pa
         recorders[1].close()
         recorders[1].path.unlink()
         watch.poll()
-        (status,) = watch.ranks()
-        assert status.statistics.delivered == len(schedule.records[0])
+        (status,) = watch.observe().ranks
+        assert status.ring.statistics.delivered == len(schedule.records[0])
         assert [rank.totals.steps for rank in watch.ledger.facts().series[0].ranks] == [20]
         assert watch.ledger.facts().ranks[0].oddities.missing == 0
         watch.poll()
-        assert len(watch.ranks()) == 1
+        assert len(watch.observe().ranks) == 1
         recorders[0].close()
 
 
@@ -289,7 +289,7 @@ def test_a_group_that_is_started_again_under_its_run_id_begins_anew(
 ) -> None:
     """The second life's facts are those of its records alone, whether its ranks come at once or one after the other."""
     schedule, second = made(60), made(40)
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         old = [Recorder.create(tmp_path, restarted(schedule, rank, 1)) for rank in range(2)]
         for rank in range(2):
             write(old[rank].add_series(schedule.infos[rank]), schedule.records[rank])
@@ -318,7 +318,7 @@ def test_a_group_that_is_started_again_under_its_run_id_begins_anew(
 def test_the_last_steps_of_a_life_are_taken_in_before_the_next_one_begins(tmp_path: Path) -> None:
     """What dead ranks wrote is read to its end, although their successors' rings are found in the same poll."""
     schedule = made(60)
-    with Watch(tmp_path, rescan_s=0.0, ledger=Ledger(keep_untaken=1000)) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0, keep_steps=True) as watch:
         for life in (1, 2):
             recorders = [Recorder.create(tmp_path, restarted(schedule, rank, life)) for rank in range(2)]
             for rank in range(2):
@@ -335,7 +335,7 @@ def test_the_last_steps_of_a_life_are_taken_in_before_the_next_one_begins(tmp_pa
 def test_a_ring_read_again_after_a_problem_goes_on_in_its_series(tmp_path: Path) -> None:
     """A ring that is let go and taken up again is the same life: its group's other ranks stay where they are."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
         for rank in range(2):
             write(recorders[rank].add_series(schedule.infos[rank]), schedule.records[rank])
@@ -344,12 +344,12 @@ def test_a_ring_read_again_after_a_problem_goes_on_in_its_series(tmp_path: Path)
         with recorders[1].path.open("r+b") as file:
             file.write(b"\0" * 64)
         watch.poll()
-        assert "overwritten" in watch.tail.problems[recorders[1].path]
-        assert [status.identity.rank for status in watch.ranks()] == [0]
+        assert "overwritten" in watch.observe().problems[str(recorders[1].path)]
+        assert [status.identity.rank for status in watch.observe().ranks] == [0]
         with recorders[1].path.open("r+b") as file:
             file.write(good[:64])
         watch.drain()
-        assert watch.tail.problems == {}
+        assert watch.observe().problems == {}
         facts = watch.ledger.facts()
         assert [rank.totals.steps for rank in facts.series[0].ranks] == [20, 20]
         for recorder in recorders:
@@ -369,7 +369,7 @@ def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
         return room(pending, steps)
 
     monkeypatch.setattr(PendingSteps, "room", no_room)
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         bad = Recorder.create(tmp_path, replace(other.identity(0), run_id="bad"))
         write(bad.add_series(other.infos[0]), other.records[0])
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
@@ -377,9 +377,9 @@ def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
             write(recorders[rank].add_series(schedule.infos[rank]), schedule.records[rank])
         watch.drain()
         watch.ledger.flush()
-        assert "MemoryError" in watch.tail.problems[bad.path]
+        assert "MemoryError" in watch.observe().problems[str(bad.path)]
         assert watch.ledger.facts().series == expected(schedule).facts().series
-        assert [status.identity.run_id for status in watch.ranks()] == [RUN, RUN]
+        assert [status.identity.run_id for status in watch.observe().ranks] == [RUN, RUN]
         for recorder in (bad, *recorders):
             recorder.close()
 
@@ -387,7 +387,7 @@ def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
 def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: Path) -> None:
     """The rank makes its ring again: whoever watched on counts each record once, whoever comes later sees it all."""
     schedule = made()
-    with Watch(tmp_path, rescan_s=0.0) as watch:
+    with watch_rings(tmp_path, rescan_s=0.0) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
         series = [recorder.add_series(schedule.infos[rank]) for rank, recorder in enumerate(recorders)]
         for part in (schedule.records[0]["step"] < 7, schedule.records[0]["step"] >= 7):
@@ -403,8 +403,8 @@ def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: 
         assert [(rank.records, rank.oddities.duplicate) for rank in facts.ranks] == [
             (len(schedule.records[rank]), 0) for rank in range(2)
         ]
-        assert [status.alive for status in watch.ranks()] == [True, True]
-        with Watch(tmp_path) as later:
+        assert [status.ring.alive for status in watch.observe().ranks] == [True, True]
+        with watch_rings(tmp_path) as later:
             later.drain()
             later.ledger.flush()
             assert later.ledger.facts().series == facts.series

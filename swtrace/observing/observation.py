@@ -1,0 +1,131 @@
+"""What is known at one moment, as frozen data: all that metrics, API, screens, reports and tests are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+from swtrace.observing.events import RingState
+from swtrace.observing.origin import OriginStatus
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.reader import WindowState
+
+NO_FACTS = LedgerFacts(ranks=(), series=(), steps_untaken=0)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesEntry:
+    """One entry of a rank's series table, with the state of its windows."""
+
+    index: int
+    info: SeriesInfo
+    windows: tuple[WindowState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRank:
+    """One rank at one moment."""
+
+    identity: RankIdentity
+    series: tuple[SeriesInfo, ...]
+    """In the order of the ring's table, refused ones included."""
+    ring: RingState
+    died: bool
+    """The writer neither lives nor ended in an orderly way nor was stopped together with all other ranks of its run."""
+    before: int
+    """Records overwritten or skipped before the observer began to read: not its loss."""
+    run_began_ns: int
+    """UNIX time at which the first ring of the run was made. Simulated time is shown as beginning there: back ends
+    refuse or hide what seems to come from the time of the machine's start."""
+
+    @property
+    def key(self) -> RankKey:
+        """The name of the rank."""
+        return self.identity.key
+
+    @property
+    def unix_offset_ns(self) -> int:
+        """UNIX time minus CLOCK_MONOTONIC of the rank's host; 0 where it is unknown."""
+        return self.ring.anchor.realtime_ns - self.ring.anchor.monotonic_ns
+
+    @property
+    def simulated(self) -> bool:
+        """Every series of the rank runs on simulated time."""
+        return bool(self.series) and all(info.clock == "virtual" for info in self.series)
+
+    @property
+    def lost(self) -> int:
+        """Records overwritten, damaged, or skipped to keep up since the observer began to read."""
+        return max(0, self.ring.statistics.lost + self.ring.statistics.skipped - self.before)
+
+    def entries(self) -> Iterator[SeriesEntry]:
+        """Yield every entry of the series table, refused ones included."""
+        windows = self.ring.windows
+        for index, info in enumerate(self.series):
+            yield SeriesEntry(index, info, windows[index] if index < len(windows) else ())
+
+    def windows(self, info: SeriesInfo) -> tuple[WindowState, ...]:
+        """Return the windows of a series of this rank."""
+        return next((entry.windows for entry in self.entries() if entry.info == info), ())
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Observation:
+    """Everything, at one moment. Rings, windows and facts were taken together: sums across them hold exactly."""
+
+    taken_ns: int
+    """CLOCK_MONOTONIC of the observer's host."""
+    origins: tuple[OriginStatus, ...]
+    ranks: tuple[ObservedRank, ...]
+    """By run and rank."""
+    facts: LedgerFacts
+    history: Mapping[SeriesKey, tuple[StepFacts, ...]]
+    """The last finished steps of each series, oldest first."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Files that cannot be read or are not shown, by path, and why."""
+    caught_up: bool = True
+    """Everything that was committed is in here; otherwise the ranks say how far it is behind."""
+    clock_offsets: Mapping[RankKey, int] = field(default_factory=dict)
+    """What to add to a rank's instants to compare them with the others'; empty where all share one clock."""
+
+    def __repr__(self) -> str:
+        """Return a short text: frameworks describe what they are handed, and these are thousands of numbers."""
+        return f"Observation({len(self.ranks)} ranks, {len(self.facts.series)} series)"
+
+    @property
+    def died(self) -> frozenset[RankKey]:
+        """The ranks that died."""
+        return frozenset(rank.key for rank in self.ranks if rank.died)
+
+    @property
+    def lost(self) -> int:
+        """Records that were overwritten or damaged before they could be read."""
+        return sum(rank.ring.statistics.lost for rank in self.ranks)
+
+    def stragglers(self) -> dict[tuple[RankKey, SeriesKey], float]:
+        """Return the stragglers that the ledger names, with their excess as a share of the step time."""
+        return {
+            (series.straggler.rank, series.key): series.straggler.share
+            for series in self.facts.series
+            if series.straggler is not None
+        }
+
+    def rank_facts(self) -> dict[RankKey, RankFacts]:
+        """Return the ledger's facts by rank."""
+        return {facts.identity.key: facts for facts in self.facts.ranks}
+
+    def series_rank_facts(self) -> dict[tuple[RankKey, SeriesKey], SeriesRankFacts]:
+        """Return the ledger's facts by rank and series."""
+        return {(rank.rank, series.key): rank for series in self.facts.series for rank in series.ranks}
+
+
+def series_key(rank: RankKey, info: SeriesInfo) -> SeriesKey:
+    """Return the name under which the ledger keeps a series of a rank."""
+    return SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
+
+
+def series_facts_of(facts: LedgerFacts, ranks: Iterable[RankKey]) -> tuple[SeriesFacts, ...]:
+    """Return the facts of every series that has one of these ranks."""
+    wanted = set(ranks)
+    return tuple(series for series in facts.series if any(rank.rank in wanted for rank in series.ranks))

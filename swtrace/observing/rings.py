@@ -1,0 +1,272 @@
+"""The rings of this host as an origin: which ring counts for a rank, and what happens to it.
+
+A :class:`~swtrace.trace.tail.Tail` says which files there are and what is new in them; this says what that means for
+the ranks. It never disturbs the ranks, and any number of readers may watch at once.
+
+Whatever is wrong with one ring costs that ring its place and nothing else: it is dropped, its rank is forgotten, and
+the problems say why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from swtrace.observing.events import (
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    RingState,
+    SeriesListed,
+)
+from swtrace.observing.origin import Link, OriginStatus, Polled
+from swtrace.trace.clocks import ClockAnchor, now_ns
+from swtrace.trace.identity import RankKey, SeriesInfo
+from swtrace.trace.reader import RingReader
+from swtrace.trace.records import Records, step_numbers
+from swtrace.trace.tail import LIMIT_PER_RING, Tail
+
+_Answer = TypeVar("_Answer")
+
+
+class HostRings:
+    """Follow the rings of a folder.
+
+    Args:
+        directory: The folder of rings; it may not exist yet.
+        run_id: Only this run; None for all.
+        rescan_s: How often to look for new files, in seconds.
+        newest_steps: For views of what is going on now: begin about so many steps before a ring's end, and return to
+            there when ranks write faster than this reads. What is left out is counted as skipped.
+            None: read everything.
+        every: Only steps whose number is a multiple of this.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        run_id: str | None = None,
+        rescan_s: float = 0.25,
+        newest_steps: int | None = None,
+        every: int = 1,
+    ) -> None:
+        self.directory = directory
+        self._every = every
+        self._tail = Tail(directory, run_id=run_id, rescan_s=rescan_s, newest_steps=newest_steps)
+        self._rings: dict[RankKey, RingReader] = {}
+        self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
+        self._named: set[RankKey] = set()
+        """Ranks that some series names as part of its group."""
+        self._events: list[Event] = []
+        self._more = False
+
+    def poll(self, limit: int | None = None) -> Polled:
+        """Return what is new.
+
+        Args:
+            limit: About how many records to return, of all ranks together; None: some 16 000 of each.
+        """
+        per_ring = LIMIT_PER_RING if limit is None else max(1, limit // max(1, len(self._rings)))
+        poll = self._tail.poll(per_ring)
+        for reader in {id(reader): reader for reader, _ in poll.batches if self._reads(reader)}.values():
+            self._try(reader, self._read_table)
+        # A rank that had a part in what was just read made its ring before: it joins before these records.
+        found = poll.joined + (self._tail.rescan() if self._awaits_ranks() else ())
+        # Of rings of one rank that are found together one counts, before any of them makes a series.
+        joined = _youngest(found)
+        # Of ranks that were started again, first everything that they wrote in the life before.
+        before = [
+            other
+            for reader in joined
+            if (other := self._rings.get(reader.identity.key)) is not None and _is_younger(reader, other)
+        ]
+        self._pass_on([(reader, records) for reader, records in poll.batches if reader in before])
+        for other in before:
+            self._try(other, self._take_rest)
+        for reader in joined:
+            self._try(reader, self._join)
+        self._pass_on([(reader, records) for reader, records in poll.batches if reader not in before])
+        for reader in filter(self._reads, poll.ended):
+            self._end(reader)
+        for reader in filter(self._reads, poll.gone):
+            self._forget(reader)
+        for reader in self._tail.readers:
+            if not self._reads(reader):
+                self._try(reader, self._review_displaced)
+        self._more = poll.more or bool(found)
+        return Polled(self._take_events(), self._more)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Files that look like rings and cannot be read or are not shown, by path, and why; also the folder itself."""
+        return {str(path): text for path, text in sorted(self._tail.problems.items())}
+
+    def look(self) -> RingsSeen:
+        """Return the state of all rings now, by run and rank."""
+        states = (self._try(self._rings[key], self._state) for key in sorted(self._rings))
+        found = tuple(state for state in states if state is not None)
+        return RingsSeen(found, self.problems, caught_up=not self._more)
+
+    def anchors(self) -> Mapping[RankKey, ClockAnchor]:
+        """Return the newest pair of clocks of each rank."""
+        pairs = ((key, self._try(reader, RingReader.anchor)) for key, reader in tuple(self._rings.items()))
+        return {key: anchor for key, anchor in pairs if anchor is not None}
+
+    def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
+        """Drop a rank's ring, and name it among the problems. It is tried again later."""
+        if rank in self._rings:
+            self._drop(self._rings[rank], why)
+        return self._take_events()
+
+    def status(self) -> tuple[OriginStatus, ...]:
+        """Return the folder, with its first problems."""
+        problems = sorted(self._tail.problems.items())[:3]
+        detail = "; ".join(f"{path.name}: {text}" for path, text in problems)
+        return (OriginStatus(str(self.directory), Link.LIVE if self._rings else Link.WAITING, detail),)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._tail.close()
+
+    def _reads(self, reader: RingReader) -> bool:
+        """Whether this is its rank's ring: not one of a predecessor that died."""
+        return self._rings.get(reader.identity.key) is reader
+
+    def _awaits_ranks(self) -> bool:
+        """Whether a series names ranks that may come: a step must not be finished without them.
+
+        Their rings were not found yet; or they are down, and may be started again, while others of their run live.
+        """
+        living = {key.run_id for key, reader in self._rings.items() if not reader.down_since_ns}
+        return any(
+            key not in self._rings or (key.run_id in living and self._rings[key].down_since_ns) for key in self._named
+        )
+
+    def _take_events(self) -> tuple[Event, ...]:
+        events, self._events = tuple(self._events), []
+        return events
+
+    def _pass_on(self, batches: Sequence[tuple[RingReader, Records]]) -> None:
+        counted = tuple(
+            (reader.identity.key, self._wanted(records)) for reader, records in batches if self._reads(reader)
+        )
+        if counted:
+            self._events.append(RecordsRead(counted))
+
+    def _wanted(self, records: Records) -> Records:
+        return records if self._every == 1 else records[step_numbers(records) % self._every == 0]
+
+    def _try(self, reader: RingReader, action: Callable[[RingReader], _Answer]) -> _Answer | None:
+        """Do something with a rank's ring; whatever it raises, the ring is dropped and the answer is None."""
+        try:
+            return action(reader)
+        except Exception as error:  # noqa: BLE001 (one ring must not end the reading of all others)
+            self._drop(reader, f"{type(error).__name__}: {error}")
+            return None
+
+    def _drop(self, reader: RingReader, why: str) -> None:
+        self._tail.drop(reader, f"cannot be made use of: {why}")
+        if self._reads(reader):
+            self._forget(reader)
+
+    def _forget(self, reader: RingReader) -> None:
+        key = reader.identity.key
+        del self._rings[key]
+        self._tables.pop(key, None)
+        self._named = {rank for told, table in self._tables.items() for rank in _named(told, table)}
+        self._events.append(RankForgotten(key))
+
+    def _join(self, reader: RingReader) -> None:
+        """Take up a ring. Of two rings of one rank (it was restarted under its old run id) the younger one counts."""
+        key = reader.identity.key
+        other = self._rings.get(key)
+        if other is not None:
+            if not _is_younger(reader, other):
+                return
+            self._forget(other)
+        self._rings[key] = reader
+        self._tables[key] = ()
+        self._events.append(RankJoined(reader.identity))
+        self._read_table(reader)
+
+    def _review_displaced(self, reader: RingReader) -> None:
+        """Name a ring that another one displaced although its writer lives; take it up again once that one has ended.
+
+        A writer that closed its ring is only about to end.
+        """
+        self._tail.problems.pop(reader.path, None)
+        if not reader.alive() or reader.closed():
+            return
+        run_id, rank = reader.identity.key
+        other = self._rings.get(reader.identity.key)
+        if other is None or other.released:
+            self._join(reader)
+        elif other.alive() and other.identity != reader.identity:
+            self._tail.problems[reader.path] = (
+                f"{reader.path}: not shown: rank {rank} of another living job (pid {other.identity.pid}) uses the same "
+                f"run id {run_id!r}; give each job its own SWTRACE_RUN_ID"
+            )
+
+    def _end(self, reader: RingReader) -> None:
+        self._events.append(RankEnded(reader.identity.key))
+
+    def _take_rest(self, reader: RingReader) -> None:
+        """Take in what is left in the ring of a dead writer, if its reading had begun."""
+        if reader.alive() or not reader.statistics().delivered or reader.released:
+            return
+        while len(records := reader.read()):
+            self._pass_on([(reader, records)])
+        self._end(reader)
+
+    def _read_table(self, reader: RingReader) -> None:
+        key, series = reader.identity.key, reader.series()
+        if len(series) != len(self._tables[key]):
+            self._tables[key] = series
+            self._named |= _named(key, series)
+            self._events.append(SeriesListed(key, series))
+
+    def _state(self, reader: RingReader) -> RingState:
+        return RingState(
+            rank=reader.identity.key,
+            alive=reader.alive(),
+            closed=reader.closed(),
+            statistics=reader.statistics(),
+            anchor=reader.anchor(),
+            windows=tuple(reader.windows(index) for index in range(len(self._tables[reader.identity.key]))),
+            path=str(reader.path),
+            taken_ns=now_ns(),
+            down_since_ns=reader.down_since_ns,
+            lag_ns=reader.lag_ns(),
+        )
+
+
+def _youngest(readers: Sequence[RingReader]) -> list[RingReader]:
+    """Return each rank's ring that counts, in the order of the ranks' first ones."""
+    chosen: dict[RankKey, RingReader] = {}
+    for reader in readers:
+        other = chosen.setdefault(reader.identity.key, reader)
+        if _is_younger(reader, other):
+            chosen[reader.identity.key] = reader
+    return list(chosen.values())
+
+
+def _is_younger(reader: RingReader, other: RingReader) -> bool:
+    """Whether a ring takes the place of another one of its rank; a mere copy of a living ring does not.
+
+    One that is written to comes first: the wall clock may have been set back since a dead one began.
+    """
+    return (reader.alive(), reader.identity.start_time_ns) > (other.alive(), other.identity.start_time_ns)
+
+
+def _named(key: RankKey, table: tuple[SeriesInfo, ...]) -> set[RankKey]:
+    """Return the ranks that a rank's series name as part of their groups, and that record them."""
+    return {
+        RankKey(key.run_id, rank)
+        for info in table
+        for rank in set(info.group_ranks).difference(untraced.rank for untraced in info.untraced)
+    }

@@ -1,0 +1,256 @@
+"""Fold an origin's events into observations: who the ranks are, what they wrote, what it means.
+
+A :class:`Roster` keeps the ledger of an origin's records beside the ranks' identities and tables. It belongs to one
+thread, and any number of rosters may watch the same ranks. A rank whose events cannot be used costs no other rank
+anything: the origin is told to let go of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from swtrace.errors import IntakeError
+from swtrace.ledger import Ledger
+from swtrace.ledger.facts import LedgerFacts, SeriesKey, StepFacts
+from swtrace.observing.events import (
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    RingState,
+    SeriesListed,
+)
+from swtrace.observing.observation import NO_FACTS, Observation, ObservedRank
+from swtrace.observing.origin import Link, Origin
+from swtrace.observing.rings import HostRings
+from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.reader import RingStatistics
+from swtrace.trace.records import Records
+
+TOGETHER_NS = 2_000_000_000
+"""Ranks that end within this time of one another without closing their rings were stopped together."""
+
+UNTAKEN_STEPS = 1 << 16
+"""Finished steps that wait for whoever takes them: more than one poll can finish of any sensible series."""
+
+
+class Roster:
+    """Everything that an origin reports, folded.
+
+    Args:
+        origin: Where events come from; the roster closes it.
+        keep_steps: Whether somebody will :meth:`take_steps`.
+        ledger: Where records go; one of its own unless given.
+    """
+
+    def __init__(self, origin: Origin, *, keep_steps: bool = False, ledger: Ledger | None = None) -> None:
+        self.origin = origin
+        self.ledger = ledger if ledger is not None else Ledger(keep_untaken=UNTAKEN_STEPS if keep_steps else 0)
+        self._identities: dict[RankKey, RankIdentity] = {}
+        self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
+        self._before: dict[RankIdentity, int] = {}
+        self._facts, self._facts_taken_s = NO_FACTS, 0.0
+        self._flushed = False
+
+    @property
+    def identities(self) -> Mapping[RankKey, RankIdentity]:
+        """Who the ranks are."""
+        return self._identities
+
+    # -- what goes in ------------------------------------------------------------------------------
+
+    def poll(self, limit: int | None = None) -> bool:
+        """Take in what is new and return whether there is more to read at once.
+
+        Args:
+            limit: About how many records to take in at most, of all ranks together.
+
+        Raises:
+            RecordingFormatError: the origin is a recording, and damaged.
+        """
+        polled = self.origin.poll(limit)
+        self._take(polled.events)
+        if polled.ended and not self._flushed:
+            self.ledger.flush()
+        self._flushed = polled.ended
+        return polled.more
+
+    def drain(self) -> None:
+        """Take in everything that there is now."""
+        while self.poll():
+            pass
+
+    # -- what comes out ----------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[StepFacts]:
+        """Take in everything that there is now, and yield every finished step as it comes: in bounded memory."""
+        more = True
+        while more:
+            more = self.poll()
+            yield from self.take_steps()
+
+    def take_steps(self) -> tuple[StepFacts, ...]:
+        """Return the steps finished since the last call, oldest first."""
+        return self.ledger.take_steps()
+
+    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
+        """Return the last finished steps of a series, oldest first."""
+        return self.ledger.history(key)
+
+    def observe(self, *, facts_every_s: float = 0.0) -> Observation:
+        """Return everything that is known now.
+
+        Args:
+            facts_every_s: Facts that are younger than this may be used again: sums over the last steps change slower
+                than the eye sees. Rings, windows and steps are always those of now.
+        """
+        seen = self.origin.look()
+        now_s = time.monotonic()
+        if now_s >= self._facts_taken_s + facts_every_s or len(self._facts.ranks) != len(self._identities):
+            self._facts, self._facts_taken_s = self.ledger.facts(), now_s
+        origins = self.origin.status()
+        ranks = self._ranks(seen, self._facts, live=all(origin.link is not Link.RECORDED for origin in origins))
+        several_clocks = len({rank.identity.clock for rank in ranks}) > 1
+        return Observation(
+            taken_ns=time.monotonic_ns(),
+            origins=origins,
+            ranks=ranks,
+            facts=self._facts,
+            history={series.key: self.ledger.history(series.key) for series in self._facts.series},
+            problems=seen.problems,
+            caught_up=seen.caught_up,
+            clock_offsets={rank.key: rank.unix_offset_ns for rank in ranks} if several_clocks else {},
+        )
+
+    def close(self) -> None:
+        """Let go of the origin."""
+        self.origin.close()
+
+    def __enter__(self) -> Self:
+        """Return the roster itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the origin."""
+        self.close()
+
+    # -- how ---------------------------------------------------------------------------------------
+
+    def _take(self, events: Sequence[Event]) -> None:
+        for event in _gathered(events):
+            try:
+                self._apply(event)
+            except IntakeError as error:
+                for rank, reason in error.reasons.items():
+                    self._refuse(RankKey(*rank), reason)
+            except Exception as error:
+                if isinstance(event, RecordsRead | RingsSeen | RankForgotten):
+                    raise
+                self._refuse(event.rank, error)
+
+    def _refuse(self, rank: RankKey, error: Exception) -> None:
+        self._take(self.origin.refuse(rank, f"{type(error).__name__}: {error}"))
+
+    def _apply(self, event: Event) -> None:
+        match event:
+            case RankJoined(identity):
+                self._identities[identity.key], self._tables[identity.key] = identity, ()
+                self.ledger.add_rank(identity)
+            case RecordsRead(batches):
+                self.ledger.add_batches([batch for batch in batches if batch[0] in self._identities])
+            case RingsSeen():
+                pass  # of an origin that was told: it says so when it is asked to look
+            case _ if event.rank not in self._identities:
+                pass  # refused meanwhile
+            case SeriesListed(rank, series):
+                self._tables[rank] = series
+                self.ledger.set_series(rank, series)
+            case RankEnded(rank):
+                self.ledger.rank_ended(rank)
+            case RankForgotten(rank):
+                del self._identities[rank], self._tables[rank]
+                self.ledger.forget(rank)
+
+    def _ranks(self, seen: RingsSeen, facts: LedgerFacts, *, live: bool) -> tuple[ObservedRank, ...]:
+        rings = {ring.rank: ring for ring in seen.rings}
+        read = {rank.identity.key: rank.records for rank in facts.ranks}
+        known = [
+            (self._identities[key], rings.get(key) or _unseen(key, read.get(key, 0), live=live))
+            for key in sorted(self._identities)
+        ]
+        died = _died([ring for _, ring in known])
+        began: defaultdict[str, int] = defaultdict(lambda: 1 << 63)
+        for identity, _ in known:
+            began[identity.run_id] = min(began[identity.run_id], identity.start_time_ns)
+        return tuple(
+            ObservedRank(
+                identity=identity,
+                series=self._tables[identity.key],
+                ring=ring,
+                died=identity.key in died,
+                before=self._before.setdefault(identity, ring.statistics.lost + ring.statistics.skipped) if live else 0,
+                run_began_ns=began[identity.run_id],
+            )
+            for identity, ring in known
+        )
+
+
+def watch_rings(
+    directory: Path,
+    *,
+    run_id: str | None = None,
+    rescan_s: float = 0.25,
+    newest_steps: int | None = None,
+    keep_steps: bool = False,
+) -> Roster:
+    """Return a roster of the rings of a folder; see :class:`~swtrace.observing.rings.HostRings`."""
+    origin = HostRings(directory, run_id=run_id, rescan_s=rescan_s, newest_steps=newest_steps)
+    return Roster(origin, keep_steps=keep_steps)
+
+
+def _gathered(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield events with the records of neighbours together: taking in one large batch costs less than many small."""
+    batches: list[tuple[RankKey, Records]] = []
+    for event in events:
+        if isinstance(event, RecordsRead):
+            batches += event.batches
+            continue
+        if batches:
+            yield RecordsRead(tuple(batches))
+            batches = []
+        yield event
+    if batches:
+        yield RecordsRead(tuple(batches))
+
+
+def _unseen(rank: RankKey, records: int, *, live: bool) -> RingState:
+    """Return the state of a ring that was never reported: only its records are known."""
+    return RingState(rank, alive=live, closed=not live, statistics=RingStatistics(records, records, 0, 0, 0))
+
+
+def _died(rings: Sequence[RingState]) -> set[RankKey]:
+    """Return the ranks that are down without having closed their ring, unless their run was stopped with them.
+
+    A rank that dies leaves others of its run behind: they go on, hang, or end after it. Ranks that are all killed at
+    once were stopped from outside; so was a rank that had to be killed after the others had closed their rings.
+    """
+    died = set()
+    grace_ns = {True: 0, False: TOGETHER_NS}
+    for ring in rings:
+        if ring.alive or ring.closed:
+            continue
+        others = [other for other in rings if other.rank.run_id == ring.rank.run_id and other.rank != ring.rank]
+        if not others or any(
+            other.alive or other.down_since_ns >= ring.down_since_ns + grace_ns[other.closed] for other in others
+        ):
+            died.add(ring.rank)
+    return died

@@ -1,0 +1,1 @@
+"""From rings, recordings and daemons to one observation."""
