@@ -32,19 +32,19 @@ from swtrace_tui.app import TopApp
 from swtrace_tui.feed import Feed
 from swtrace_tui.palette import DARK
 from swtrace_tui.picture import Selection, picture
-from swtrace_tui.snapshot import Snapshot
-from swtrace_tui.sources.rings import RingsSource
 from swtrace_tui.views.heat_map import METRICS, level, values
 from textual.app import App, ComposeResult
 from textual.coordinate import Coordinate
 from textual.widgets import DataTable
 
+from swtrace.observing import Observation, watch_rings
 from swtrace.trace.directory import ring_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (150, 84)
 """Columns and lines: 64 ranks as rows of a DataTable fit in."""
 ROUNDS = 3
+NEWEST_STEPS = 72
 SETTLE_S = 3.0
 """After its first steps, a viewer has so long to read up before it is measured."""
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -209,13 +209,13 @@ class Meter:
         self._first_s = 0.0
         self._began: tuple[float, float, int, int] | None = None
 
-    def frame(self, snapshot: Snapshot) -> bool:
+    def frame(self, observation: Observation) -> bool:
         """Count a frame; True when it was the last one."""
         now = time.monotonic()
-        statistics = [view.statistics for view in snapshot.ranks]
+        statistics = [rank.ring.statistics for rank in observation.ranks]
         written, read = sum(each.written for each in statistics), sum(each.delivered for each in statistics)
         if self._began is None:
-            if any(snapshot.history.values()):
+            if any(observation.history.values()):
                 self._first_s = self._first_s or now
                 if now - self._first_s >= SETTLE_S:
                     self._began = (now, time.process_time(), written, read)
@@ -243,10 +243,10 @@ def ours(directory: Path, meter: Meter) -> None:
     class Counted(TopApp):
         def on_top_app_arrived(self, message: TopApp.Arrived) -> None:
             # Textual calls the handlers of every class: no super.
-            if meter.frame(message.snapshot):
+            if meter.frame(message.observation):
                 self.exit()
 
-    Counted(lambda: RingsSource(directory), view="heatmap").run()
+    Counted(lambda: watch_rings(directory, newest_steps=NEWEST_STEPS), view="heatmap").run()
 
 
 class Naive(App[None]):
@@ -257,8 +257,8 @@ class Naive(App[None]):
         self._meter = meter
         self._cells = [Text("  ", style=f"on {colour}") for colour in DARK.ramp("stall")]
         self._feed = Feed(
-            lambda: RingsSource(directory),
-            lambda snapshot: self.call_from_thread(self._draw, snapshot),
+            lambda: watch_rings(directory, newest_steps=NEWEST_STEPS),
+            lambda observation: self.call_from_thread(self._draw, observation),
             lambda error: self.call_from_thread(self.exit, return_code=1, message=str(error)),
         )
 
@@ -270,11 +270,11 @@ class Naive(App[None]):
         """Begin to watch."""
         self._feed.start()
 
-    def _draw(self, snapshot: Snapshot) -> None:
-        series = picture(snapshot, Selection()).focus
+    def _draw(self, observation: Observation) -> None:
+        series = picture(observation, Selection()).focus
         if series is not None:
             self._fill(self.query_one(DataTable), level(values(series, METRICS[0], "mean")[0], 2e6).tolist())
-        if self._meter.frame(snapshot):
+        if self._meter.frame(observation):
             self.exit()
         self.call_after_refresh(self._feed.taken)
 

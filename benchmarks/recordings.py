@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from swtrace.ledger import Ledger
+from swtrace.observing import Roster
+from swtrace.observing.events import RankJoined, RecordsRead, SeriesListed
 from swtrace.recording import Recording
 from swtrace.recording.playback import Controls, Playback
-from swtrace.recording.replay import Replayer
+from swtrace.recording.replay import Replay
 from swtrace.recording.writer import RecordingWriter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import STEP, TRANSFER, Records
@@ -101,13 +103,14 @@ def main() -> None:
         spent = 0.0
         with RecordingWriter(path) as writer:
             for rank in range(RANKS):
-                writer.add_rank(identity(rank))
-                writer.set_series(RankKey("bench", rank), (info(rank),))
+                writer.take(RankJoined(identity(rank)))
+                writer.take(SeriesListed(RankKey("bench", rank), (info(rank),)))
             for first in range(0, steps, 5):
                 shifted = [_shift(template, first - first % 20) for template in templates[first // 5 % 4]]
                 before = time.perf_counter()
-                for rank, records in enumerate(shifted):
-                    writer.add(RankKey("bench", rank), records)
+                writer.take(
+                    RecordsRead(tuple((RankKey("bench", rank), records) for rank, records in enumerate(shifted)))
+                )
                 spent += time.perf_counter() - before
             statistics = writer.statistics()
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun
@@ -120,14 +123,12 @@ def main() -> None:
             for _ in recording.events():
                 read += 1
             read_s = time.perf_counter() - before
-            replayer = Replayer(recording, keep_steps=False)
+            roster = Roster(Replay(recording))
             before = time.perf_counter()
-            for number, event in enumerate(recording.events()):
-                event.feed(replayer.ledger)
-                if number % 50 == 0 and _steps(replayer.ledger) >= arguments.replay_steps:
-                    break
+            while roster.poll() and _steps(roster.ledger) < arguments.replay_steps:
+                pass
             replay_s = time.perf_counter() - before
-            replayed = _steps(replayer.ledger) * RANKS * (LAYERS + 1)
+            replayed = _steps(roster.ledger) * RANKS * (LAYERS + 1)
             Playback(recording, Controls())
     count = statistics.records
     print(f"{arguments.minutes:g} min of {RANKS} ranks x {LAYERS} layers x {STEPS_PER_SECOND} steps/s, simulated")

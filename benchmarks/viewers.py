@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 from benchmarks.heatmap import Viewer, serve
-from swtrace.ledger import Ledger
 from swtrace.observing import watch_rings
 
 COUNTS = (0, 1, 5)
@@ -59,10 +58,9 @@ def main() -> None:
 
 
 def _measure(directory: Path, turn_s: float, settle_s: float, rounds: int) -> None:
-    ledger = Ledger(keep_untaken=1 << 16)
-    watch = watch_rings(directory, ledger=ledger)
+    watch = watch_rings(directory, keep_steps=True)
     deadline = time.monotonic() + 60
-    while not ledger.take_steps():
+    while not watch.take_steps():
         if time.monotonic() > deadline:
             raise SystemExit("the demo made no step")
         watch.drain()
@@ -77,13 +75,13 @@ def _measure(directory: Path, turn_s: float, settle_s: float, rounds: int) -> No
             try:
                 _serve(viewers, settle_s)
                 watch.drain()
-                ledger.take_steps()
+                watch.take_steps()
                 before = sum(viewer.cpu() for viewer in viewers)
                 _serve(viewers, turn_s)
                 shares[count].append((sum(viewer.cpu() for viewer in viewers) - before) / turn_s)
                 watch.drain()
                 medians[count].append(
-                    statistics.median(int(step.duration_ns.max()) / 1e6 for step in ledger.take_steps())
+                    statistics.median(int(step.duration_ns.max()) / 1e6 for step in watch.take_steps())
                 )
             finally:
                 for viewer in viewers:

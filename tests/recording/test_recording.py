@@ -143,7 +143,7 @@ def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> N
     """A rotated recording replays to the same facts from all parts in any order, and to some from each."""
     path, rings = tmp_path / "run.swrec", tmp_path / "rings"
     run = RecordedRun(rings)
-    with RecordingWriter(path, part_bytes=6000) as writer:
+    with RecordingWriter(path, part_bytes=5000) as writer:
         roster = Roster(Tee(HostRings(rings), writer))
         for _ in range(12):
             run.write(20)

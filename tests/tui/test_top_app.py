@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
@@ -22,6 +23,11 @@ from swtrace.observing import Link, OriginStatus, watch_rings
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
 from tui.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from swtrace.observing import Roster
 
 
 def stalled() -> Still:
@@ -129,7 +135,7 @@ def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
             made.append(stalled())
             return made[-1]
 
-        app = TopApp(make, frame_s=FRAME_S)
+        app = TopApp(cast("Callable[[], Roster]", make), frame_s=FRAME_S)
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             await press(pilot, "d")
@@ -459,7 +465,7 @@ def test_a_slow_screen_gets_fewer_observations_not_a_queue_of_them() -> None:
     source = Still(empty())
     arrived: list[object] = []
     polled = threading.Event()
-    feed = Feed(lambda: source, arrived.append, arrived.append, frame_s=0.001)
+    feed = Feed(lambda: cast("Roster", source), arrived.append, arrived.append, frame_s=0.001)
     feed.start()
     while source.polls < 20:
         polled.wait(0.01)
