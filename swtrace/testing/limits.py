@@ -286,7 +286,8 @@ def _report(
         if facts is not None:
             said = verdict(facts, tracing.history(key), tracing.died())
             lines += ["", f"over the last {facts.steps} steps:"]
-            lines += [f"- {finding.sentence}" for finding in said.findings[:4]]
+            for finding in said.findings[:4]:
+                lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
 
 

@@ -109,6 +109,20 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
     assert "limits.py" not in result.stdout.str()
 
 
+def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
+    """Below the sentences of the verdict stands the ledger's advice."""
+    code = """
+from tui.ring_writer import write
+
+@pytest.mark.swtrace(max_stall_ratio=0.0001)
+def test_straggler(swtrace):
+    with write(swtrace.directory, "straggler"): pass
+"""
+    result = outcomes(suite, code)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["- Rank 3 holds the others up: *", "  Look at that rank's host: *"])
+
+
 def test_a_marker_that_cannot_be_meant_is_refused_before_the_test_begins(suite: pytest.Pytester) -> None:
     """A value that says nothing, or that anything would meet, is an error with file and line; the test never runs."""
     code = "".join(
