@@ -70,17 +70,16 @@ def untimed(facts: SeriesFacts) -> Finding | None:
     )
 
 
-def missing_records(steps: Sequence[StepFacts]) -> Finding | None:
+def missing_records(steps: int, partial: int) -> Finding | None:
     """Say when many of the last steps are in no ratio, because some of their records are missing."""
-    partial = sum(step.partial for step in steps)
-    if partial <= _NOISE_SHARE * len(steps):
+    if partial <= _NOISE_SHARE * steps:
         return None
     return Finding(
         "missing_records",
         Level.WARNING,
-        f"Records are missing in {partial} of the last {len(steps)} steps, which no ratio counts: they were "
+        f"Records are missing in {partial} of the last {steps} steps, which no ratio counts: they were "
         "overwritten before they were read, or damaged.",
-        {"steps": len(steps), "partial_steps": partial},
+        {"steps": steps, "partial_steps": partial},
         advice="Set a larger SWTRACE_RING_RECORDS, so that records wait longer for their reader.",
     )
 

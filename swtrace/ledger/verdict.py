@@ -7,7 +7,7 @@ other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,46 +72,33 @@ def _died(dead: Sequence[int]) -> Finding:
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     headline = _headline(facts)
-    if headline.kind in {"nothing", "bypassed"}:
-        return Verdict(
-            headline,
-            (
-                headline,
-                *filter(
-                    None,
-                    (
-                        caveats.untraced(facts),
-                        caveats.effective_prefetch_step(facts),
-                        caveats.untimed(facts),
-                        caveats.missing_records(steps),
-                        caveats.aborted(facts),
-                    ),
-                ),
-            ),
-        )
-    regular = [step for step in steps if not step.aborted and not step.partial]
-    others: tuple[Callable[[], Finding | None], ...] = (
-        lambda: _straggler(facts),
-        lambda: _late_issue(regular),
-        lambda: _launch_bound(regular),
-        lambda: _entry(regular),
-        lambda: _channel(regular),
-        lambda: _other_prefetch_step(facts, regular),
-        lambda: _worst_layer(regular),
-        lambda: _efficiency(facts),
-        lambda: caveats.untraced(facts),
-        lambda: caveats.effective_prefetch_step(facts),
-        lambda: caveats.aborted(facts),
-        lambda: caveats.untimed(facts),
-        lambda: caveats.missing_records(steps),
-        lambda: caveats.unwaited(facts),
-        lambda: caveats.upper_bounds(regular),
-        lambda: caveats.unattributed(facts),
-        lambda: caveats.machine_noise(regular),
-    )
-    found = [finding for make in others if (finding := make()) is not None]
-    found.sort(key=lambda finding: -finding.level)
-    return Verdict(headline, (headline, *found))
+    whole = [step for step in steps if not step.partial]
+    found = [
+        caveats.untraced(facts),
+        caveats.effective_prefetch_step(facts),
+        caveats.aborted(facts),
+        caveats.untimed(facts),
+        caveats.missing_records(len(steps), len(steps) - len(whole)),
+    ]
+    if headline.kind not in {"nothing", "bypassed"}:
+        regular = [step for step in whole if not step.aborted]
+        found = [
+            _straggler(facts),
+            _late_issue(regular),
+            _launch_bound(regular),
+            _entry(regular),
+            _channel(regular),
+            _other_prefetch_step(facts, regular),
+            _worst_layer(regular),
+            _efficiency(facts),
+            *found,
+            caveats.unwaited(facts),
+            caveats.upper_bounds(regular),
+            caveats.unattributed(facts),
+            caveats.machine_noise(regular),
+        ]
+    said = sorted(filter(None, found), key=lambda finding: -finding.level)
+    return Verdict(headline, (headline, *said))
 
 
 def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
