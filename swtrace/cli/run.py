@@ -27,7 +27,7 @@ from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import PassOn, exit_status
 from swtrace.cli.summary_text import print_summary
 from swtrace.daemon.settings import Listen, listen_address
-from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, ring_directory, setting
+from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +156,7 @@ def _environment(asked: Mapping[str, str]) -> dict[str, str]:
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     environment = {**os.environ, **asked, "SWTRACE": "1", "SWTRACE_RUN_ID": run_id}
     settings = Settings.from_environment(environment)
-    environment["SWTRACE_DIR"] = str(make_folder(settings.directory or ring_directory()))
+    environment["SWTRACE_DIR"] = str(make_folder(settings.ring_directory()))
     return environment
 
 

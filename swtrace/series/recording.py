@@ -98,13 +98,12 @@ def existing_recorder() -> Recorder | None:
 
 
 def _make(run_id: str, rank: int) -> Recorder:
-    from swtrace.trace.directory import default_directory
     from swtrace.trace.recorder import Recorder, identity_of_this_process
 
     identity = identity_of_this_process(run_id, rank, _Process.model)
     settings = Settings.from_environment()
     try:
-        directory = settings.directory or default_directory()
+        directory = settings.ring_directory()
     except (SettingsError, OSError) as error:
         raise RingCreateError(str(error)) from error
     return Recorder.create(directory, identity, records=settings.ring_records, keep_s=settings.ring_keep_s)

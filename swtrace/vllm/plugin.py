@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RefusedError, SeamError
-from swtrace.settings import Settings
+from swtrace.settings import VARIABLES, Settings
 from swtrace.vllm.configuration import settle, state_outcome
 from swtrace.vllm.engine import FORBIDDEN, RPC, guarded
 from swtrace.vllm.presence import announcing, ranks_without
@@ -43,6 +44,8 @@ _REPLACED = "_swtrace_original"
 def install() -> None:
     """Replace the functions, once per process."""
     settings = Settings.from_environment()
+    if settings.directory is not None:  # workers inherit the variable, and maybe another working directory
+        os.environ[VARIABLES["directory"]] = str(settings.directory)
     try:
         _require_supported()
         replacements = [*_create_offloader(), *_create_engine_config(), *_load_model(), *_engine_core(), *_group()]
