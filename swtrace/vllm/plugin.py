@@ -182,9 +182,9 @@ def _offloader(chosen: Any) -> Any:
             raise RefusedError(f"nothing is shared: {refusal}") from refusal
         logger.warning("swtrace shares nothing: %s", refusal)
         state_outcome(vllm_config, {})
-        announce(settings, vllm_config)
+        announce(vllm_config)
         for path in settings.series:
-            state_refused(path, str(refusal), vllm_config)
+            state_refused(path, str(refusal), settings, vllm_config)
         return chosen
     return SeriesOffloader(settings, vllm_config)
 

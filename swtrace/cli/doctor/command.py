@@ -52,12 +52,13 @@ def _look(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     from swtrace.errors import SettingsError
     from swtrace.settings import ring_directory
 
-    here = (*versions(import_vllm=import_vllm), *settings())
+    found, of_settings = settings()
+    here = (*versions(import_vllm=import_vllm), *of_settings)
     try:
         directory = ring_directory()
     except SettingsError as error:
         return (*here, Diagnosis("ring folder", State.BROKEN, str(error), "set or unset SWTRACE_DIR"), *daemon())
-    return (*here, *folder(directory), *daemon(), *(rings(directory) if directory.is_dir() else ()))
+    return (*here, *folder(directory, found.ring_records), *daemon(), *(rings(directory) if directory.is_dir() else ()))
 
 
 def _print(diagnoses: tuple[Diagnosis, ...], console: Console) -> None:

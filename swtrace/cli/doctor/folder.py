@@ -10,10 +10,7 @@ from pathlib import Path
 
 from swtrace.cli import units
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
-from swtrace.errors import SettingsError
-from swtrace.settings import Settings
 from swtrace.trace.header import file_bytes
-from swtrace.trace.schema import DEFAULT_RECORDS
 
 _UNTRACED = "ranks would run untraced, or not at all with SWTRACE_STRICT=1"
 _COMFORTABLE_RINGS = 8
@@ -23,8 +20,8 @@ _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 _MOVE = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
 
 
-def folder(directory: Path) -> tuple[Diagnosis, ...]:
-    """Look at the folder, or at where it would be made."""
+def folder(directory: Path, ring_records: int) -> tuple[Diagnosis, ...]:
+    """Look at the folder, or at where it would be made, for rings of so many records."""
     if not os.path.exists(directory):  # noqa: PTH110 (Path.exists raises where a parent cannot be searched)
         parent = next(parent for parent in directory.parents if os.path.exists(parent))  # noqa: PTH110
         if not parent.is_dir():
@@ -38,10 +35,13 @@ def folder(directory: Path) -> tuple[Diagnosis, ...]:
                     _MOVE,
                 ),
             )
-        return (Diagnosis("ring folder", State.GOOD, f"{directory} will be made by the first rank"), *_place(parent))
+        return (
+            Diagnosis("ring folder", State.GOOD, f"{directory} will be made by the first rank"),
+            *_place(parent, ring_records),
+        )
     if not directory.is_dir():
         return (Diagnosis("ring folder", State.BROKEN, f"{directory} is not a folder; {_UNTRACED}", _MOVE),)
-    return (_permissions(directory), *_place(directory))
+    return (_permissions(directory), *_place(directory, ring_records))
 
 
 def _permissions(directory: Path) -> Diagnosis:
@@ -67,7 +67,7 @@ def _permissions(directory: Path) -> Diagnosis:
     return Diagnosis("ring folder", State.GOOD, f"{directory} ({mode:04o})")
 
 
-def _place(existing: Path) -> tuple[Diagnosis, Diagnosis]:
+def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
     kind = _filesystem(existing)
     memory = (
         Diagnosis("ring file system", State.GOOD, kind)
@@ -76,7 +76,7 @@ def _place(existing: Path) -> tuple[Diagnosis, Diagnosis]:
             "ring file system", State.DOUBTFUL, f"{kind}: writing records back to a disk costs the ranks time", _MOVE
         )
     )
-    free, ring = shutil.disk_usage(existing).free, ring_bytes()
+    free, ring = shutil.disk_usage(existing).free, file_bytes(ring_records)
     detail = f"{units.size(free)} free; a ring takes {units.size(ring)}"
     if free < ring:
         detail += f": unless rings of dead ranks can give way, {_UNTRACED}"
@@ -89,15 +89,6 @@ def _place(existing: Path) -> tuple[Diagnosis, Diagnosis]:
     else:
         state, mend = State.GOOD, ""
     return memory, Diagnosis("ring space", state, detail, mend)
-
-
-def ring_bytes() -> int:
-    """Return what a ring takes under the settings; under such as cannot be used, no rank makes one."""
-    try:
-        records = Settings.from_environment().ring_records
-    except SettingsError:
-        records = DEFAULT_RECORDS
-    return file_bytes(records)
 
 
 def _filesystem(path: Path) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.daemon.settings import SpanSettings
 from swtrace.errors import SettingsError
-from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, from_variable, unknown_variables
+from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, unknown_variables
 
 
-def settings() -> tuple[Diagnosis, ...]:
-    """Read every setting as a rank and as a daemon would."""
-    diagnoses = []
-    for read in (Settings.from_environment, SpanSettings.from_environment):
-        try:
-            read(os.environ)
-        except SettingsError as error:
-            diagnoses.append(Diagnosis("settings", State.BROKEN, str(error), "set or unset the variable"))
+def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
+    """Read every setting as a rank and as a daemon would; return the ranks', or the defaults where one is unusable."""
+    found, problems = Settings(), []
+    try:
+        found = Settings.from_environment()
+    except SettingsError as error:
+        problems.append(str(error))
+    try:
+        SpanSettings.from_environment(os.environ)
+    except SettingsError as error:
+        problems.append(str(error))
+    diagnoses = [Diagnosis("settings", State.BROKEN, problem, "set or unset the variable") for problem in problems]
     diagnoses += [
         Diagnosis("settings", State.DOUBTFUL, sentence, "correct or unset it") for sentence in unknown_variables()
     ]
@@ -27,9 +30,6 @@ def settings() -> tuple[Diagnosis, ...]:
         diagnoses.append(
             Diagnosis("settings", State.GOOD, ", ".join(names) if names else "no SWTRACE_* variable is set")
         )
-    with suppress(SettingsError):
-        if not from_variable("trace"):
-            diagnoses.append(
-                Diagnosis("tracing", State.ABSENT, f"no rank writes a ring because {VARIABLES['trace']}=0")
-            )
-    return tuple(diagnoses)
+    if not found.trace:
+        diagnoses.append(Diagnosis("tracing", State.ABSENT, f"no rank writes a ring because {VARIABLES['trace']}=0"))
+    return found, tuple(diagnoses)
