@@ -38,12 +38,12 @@ from swtrace.series.holders import (
     storage_of,
 )
 from swtrace.series.journal import Journal, RecordingJournal
-from swtrace.series.layer import SeriesLayer
+from swtrace.series.layer import SeriesLayer, Window
 from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.placing import Placement, Placing, Unshareable
-from swtrace.series.pool import Window, WindowPool
+from swtrace.series.pool import WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.tables import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
@@ -321,7 +321,11 @@ class PostProcessing:
         try:
             placement = placing.run(self._constants.prefetch_step)
             proof = self._proof
-            refusal = placing.left_behind if proof is None else proof.refute_placed(layers, placement)
+            refusal = (
+                placing.left_behind
+                if proof is None
+                else proof.refute_placed(layers, placement.holders, placement.moved)
+            )
             layout = str(placement.layout)
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)
