@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pwd
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 import swtrace
-from swtrace.errors import SettingsError
+from swtrace.errors import SeamError, SettingsError
 from swtrace.settings import VARIABLES, Settings, ring_directory, unknown_variables
 from swtrace.trace.directory import default_directory
 from swtrace.trace.schema import DEFAULT_RECORDS
 from swtrace.vllm import register
+from swtrace.vllm.plugin import install
 
 ENVIRONMENT = {
     "SWTRACE": "1",
@@ -229,6 +231,19 @@ def test_a_folder_that_cannot_be_resolved_is_refused(folder: str) -> None:
         swtrace.open(folder)
     with pytest.raises(SettingsError, match="must be the path of a folder"):
         Settings().overlay({"dir": folder})
+
+
+def test_workers_of_vllm_inherit_a_resolved_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker may have another working directory than the process that it was configured in."""
+
+    def refuse() -> None:
+        raise SeamError("no vLLM here")
+
+    monkeypatch.setattr("swtrace.vllm.plugin._require_supported", refuse)
+    monkeypatch.setenv("SWTRACE_DIR", "rings")
+    monkeypatch.chdir(tmp_path)
+    install()
+    assert os.environ["SWTRACE_DIR"] == str(tmp_path / "rings")
 
 
 @pytest.fixture
