@@ -255,13 +255,13 @@ def open_session(
     Raises:
         RecordingFormatError: the file is no recording, or is damaged.
     """
-    from swtrace.settings import ring_directory
+    from swtrace.settings import ring_directory, setting
 
     if source is None:
         return RingsSession(ring_directory(), run_id=run_id)
     if isinstance(source, (str, os.PathLike)):
         if str(source).startswith(("http://", "https://")):
             raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")
-        path = Path(source)
+        path = setting("directory", os.fspath(source), "swtrace.open")
         return RingsSession(path, run_id=run_id) if path.is_dir() else RecordingSession(path, salvage=salvage)
     return RecordingSession([Path(part) for part in source], salvage=salvage)

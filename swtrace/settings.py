@@ -97,6 +97,14 @@ class Settings:
         """
         return {each.key: each.write(getattr(self, each.field)) for each in _SETTINGS if each.shapes}
 
+    def ring_directory(self) -> Path:
+        """Return the folder of rings: the one that was set, else this user's on tmpfs.
+
+        Raises:
+            SettingsError: another user made this user's folder.
+        """
+        return self.directory or default_directory()
+
 
 def setting(field: str, value: object, name: str) -> Any:
     """Return the value of one setting that was given as ``name``, for instance as an option of a command.
@@ -119,18 +127,28 @@ def from_variable(field: str, environ: Mapping[str, str] | None = None) -> Any:
 
 
 def ring_directory(given: Path | None = None) -> Path:
-    """Return the folder of rings: ``given`` on a command line, else ``SWTRACE_DIR``, else this user's on tmpfs.
-
-    A variable travels to processes with other working directories, so it must be absolute; what is typed on a
-    command line may be relative.
+    """Return the folder of rings for a reader: ``given`` as ``--dir``, else the one that ranks write into.
 
     Raises:
-        SettingsError: ``SWTRACE_DIR`` is not an absolute path, or another user made this user's folder.
+        SettingsError: the path cannot be resolved, or another user made this user's folder.
     """
-    if given is not None:
-        return Path(setting("directory", str(Path(_expanded(str(given))).absolute()), "--dir"))
-    named: Path | None = from_variable("directory")
-    return named or default_directory()
+    named = from_variable("directory") if given is None else setting("directory", str(given), "--dir")
+    return Settings(directory=named).ring_directory()
+
+
+def absolute(text: str) -> Path:
+    """Return a path as every part of swtrace resolves it, always absolute.
+
+    A leading ``~`` or ``~user`` is a home folder, also where no shell has replaced it: in an env file, a systemd unit,
+    a compose file. A relative path begins at the working directory.
+
+    Raises:
+        ValueError: the path is empty, or there is no such user.
+    """
+    expanded = os.path.expanduser(text)  # noqa: PTH111 (Path.expanduser raises RuntimeError instead)
+    if not text or expanded.startswith("~"):
+        raise ValueError
+    return Path(expanded).absolute()
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -184,15 +202,7 @@ def _read_text(value: object) -> str:
 
 
 def _read_path(value: object) -> Path:
-    path = Path(_expanded(_read_text(value)))
-    if not path.is_absolute():
-        raise ValueError
-    return path
-
-
-def _expanded(text: str) -> str:
-    """Return a path with a leading ``~`` replaced; one of an unknown user stays, and is not absolute."""
-    return os.path.expanduser(text)  # noqa: PTH111 (Path.expanduser raises RuntimeError instead)
+    return absolute(_read_text(value))
 
 
 def _read_run_id(value: object) -> str:
@@ -297,7 +307,7 @@ _SETTINGS = (
     _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), _one_word(WINDOWS), shapes=True),
     _Setting("check", "check", "SWTRACE_CHECK", _read_flag, _FLAG, shapes=True),
     _Setting("trace", "trace", "SWTRACE_TRACE", _read_flag, _FLAG),
-    _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the absolute path of a folder"),
+    _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the path of a folder"),
     _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, _FLAG),
     _Setting("experimental", "experimental", "SWTRACE_EXPERIMENTAL", _read_flag, _FLAG),
     _Setting(

@@ -11,7 +11,7 @@ from recording.test_commands import swtrace
 
 from swtrace import asking
 from swtrace.cli.doctor.daemon import daemon
-from swtrace.cli.doctor.finding import State
+from swtrace.cli.doctor.diagnosis import State
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream
 from swtrace.testing.metrics import MetricsError, read_metrics

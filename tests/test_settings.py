@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swtrace.errors import SettingsError
+import swtrace
+from swtrace.errors import SeamError, SettingsError
 from swtrace.settings import VARIABLES, Settings, ring_directory, unknown_variables
+from swtrace.trace.directory import default_directory
 from swtrace.trace.schema import DEFAULT_RECORDS
 from swtrace.vllm import register
+from swtrace.vllm.plugin import install
 
 ENVIRONMENT = {
     "SWTRACE": "1",
@@ -102,7 +107,6 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
         ("SWTRACE_GROUP", "pp"),
         ("SWTRACE_WINDOWS", "Static"),
         ("SWTRACE_CHECK", "maybe"),
-        ("SWTRACE_DIR", "relative/folder"),
         ("SWTRACE_DIR", "~nobody-of-this-name/rings"),
         ("SWTRACE_STRICT", "-1"),
         ("SWTRACE_RUN_ID", "\x1b[31m"),
@@ -200,21 +204,46 @@ def test_an_unknown_variable_without_a_near_name_comes_with_all_names() -> None:
 
 @pytest.mark.parametrize(
     ("text", "folder"),
-    [("/run/rings", "/run/rings"), ("~/rings", "/home/someone/rings"), (" /run/rings\r", "/run/rings")],
+    [
+        ("/run/rings", "/run/rings"),
+        ("~/rings", "/home/someone/rings"),
+        ("~", "/home/someone"),
+        ("~root/rings", f"{pwd.getpwnam('root').pw_dir}/rings"),
+        ("below/rings", "/tmp/below/rings"),
+        (" /run/rings\r", "/run/rings"),
+        ("", str(default_directory())),
+    ],
 )
 def test_the_folder_of_rings_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch, text: str, folder: str) -> None:
-    """Readers find the folder where ranks, which read all settings, make it: absolute or below the home folder."""
+    """Readers find the folder where ranks, which read all settings, make it; an option is resolved alike."""
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("SWTRACE_DIR", text)
-    assert ring_directory() == Settings.from_environment().directory == Path(folder)
+    monkeypatch.chdir("/tmp")
+    assert ring_directory() == Settings.from_environment().ring_directory() == Path(folder)
+    if text:
+        assert ring_directory(Path(text.strip())) == Settings().overlay({"dir": text.strip()}).directory == Path(folder)
 
 
-def test_a_relative_variable_is_refused_and_a_relative_option_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable reaches processes with other working directories; an option is read where it was typed."""
+@pytest.mark.parametrize("folder", ["", "~nobody-of-this-name/rings"])
+def test_a_folder_that_cannot_be_resolved_is_refused(folder: str) -> None:
+    """Nothing, and the home of nobody, are no folders, wherever they are given."""
+    with pytest.raises(SettingsError, match="must be the path of a folder"):
+        swtrace.open(folder)
+    with pytest.raises(SettingsError, match="must be the path of a folder"):
+        Settings().overlay({"dir": folder})
+
+
+def test_workers_of_vllm_inherit_a_resolved_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker may have another working directory than the process that it was configured in."""
+
+    def refuse() -> None:
+        raise SeamError("no vLLM here")
+
+    monkeypatch.setattr("swtrace.vllm.plugin._require_supported", refuse)
     monkeypatch.setenv("SWTRACE_DIR", "rings")
-    with pytest.raises(SettingsError, match="SWTRACE_DIR='rings': must be the absolute path"):
-        ring_directory()
-    assert ring_directory(Path("rings")) == Path.cwd() / "rings"
+    monkeypatch.chdir(tmp_path)
+    install()
+    assert os.environ["SWTRACE_DIR"] == str(tmp_path / "rings")
 
 
 @pytest.fixture

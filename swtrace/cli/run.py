@@ -27,7 +27,7 @@ from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import PassOn, exit_status
 from swtrace.cli.summary_text import print_summary
 from swtrace.daemon.settings import Listen, listen_address
-from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, ring_directory, setting
+from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +96,7 @@ def run(
         if value is not None:
             setting(field, value, f"--{field.replace('_', '-')}")
     asked = {VARIABLES[field]: str(value) for field, value in given.items() if value is not None}
-    environment = _environment(asked)
+    environment, settings = _environment(asked)
     program = _program(command[0])
     if json_file is not None:
         _check_json_file(json_file)
@@ -120,7 +120,7 @@ def run(
         status = exit_status(process.returncode)
         summary = reader.finish()
     if not summary.rings:
-        why = _why_nothing(directory, started_ns, environment)
+        why = _why_nothing(directory, started_ns, traced=settings.trace)
         console.print(f"swtrace: {why}", soft_wrap=True, markup=False)
     else:
         print_summary(summary, console)
@@ -147,8 +147,8 @@ def _check_json_file(file: Path) -> None:
         )
 
 
-def _environment(asked: Mapping[str, str]) -> dict[str, str]:
-    """Return the command's environment, every setting in it checked.
+def _environment(asked: Mapping[str, str]) -> tuple[dict[str, str], Settings]:
+    """Return the command's environment, and the settings in it, every one checked.
 
     Raises:
         SettingsError: a setting, asked for or already in the environment, has a value that cannot be used.
@@ -156,11 +156,11 @@ def _environment(asked: Mapping[str, str]) -> dict[str, str]:
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     environment = {**os.environ, **asked, "SWTRACE": "1", "SWTRACE_RUN_ID": run_id}
     settings = Settings.from_environment(environment)
-    environment["SWTRACE_DIR"] = str(make_folder(settings.directory or ring_directory()))
-    return environment
+    environment["SWTRACE_DIR"] = str(make_folder(settings.ring_directory()))
+    return environment, settings
 
 
-def _why_nothing(directory: Path, since_ns: int, environment: Mapping[str, str]) -> str:
+def _why_nothing(directory: Path, since_ns: int, *, traced: bool) -> str:
     """Say why nothing is summed up: no rank wrote a ring, or they wrote under a run id of their own."""
     from swtrace.trace.tail import Tail
 
@@ -173,7 +173,7 @@ def _why_nothing(directory: Path, since_ns: int, environment: Mapping[str, str])
             f"the command's ranks wrote under a run id of their own, {', '.join(others)}, because it was changed on "
             f"the way (SWTRACE_RUN_ID). See it with: swtrace top --once --run {others[-1]}"
         )
-    if not Settings.from_environment(environment).trace:
+    if not traced:
         return "no rank of this run wrote a ring because SWTRACE_TRACE=0."
     return (
         "no rank of this run wrote a ring. `swtrace doctor` says what may be missing; a rank that could not make its "

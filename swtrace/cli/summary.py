@@ -68,19 +68,6 @@ class StragglerSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class FindingSummary:
-    """One sentence of the verdict, and the numbers that it was made of (``*_ns`` among them in ns)."""
-
-    kind: str
-    level: str
-    """``good``, ``note``, ``warning`` or ``bad``."""
-    sentence: str
-    numbers: dict[str, float]
-    rank: int | None
-    layer: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class SeriesSummary:
     """One series over all the ranks whose records were read."""
 
@@ -94,7 +81,7 @@ class SeriesSummary:
     group_ranks: tuple[int, ...]
     ranks: tuple[SeriesRankSummary, ...]
     straggler: StragglerSummary | None
-    findings: tuple[FindingSummary, ...]
+    findings: tuple[Finding, ...]
     """The verdict, its headline first."""
 
 
@@ -131,7 +118,10 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain dicts, lists and numbers; durations in seconds, sizes in bytes."""
-        return asdict(self)
+        document = asdict(self)
+        for series, plain in zip(self.series, document["series"], strict=True):
+            plain["findings"] = [finding.to_json() for finding in series.findings]
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Summary:
@@ -177,7 +167,7 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
         group_ranks=tuple(facts.key.group_ranks),
         ranks=tuple(_rank(rank) for rank in facts.ranks),
         straggler=None if facts.straggler is None else _straggler(facts.straggler),
-        findings=tuple(_finding(finding) for finding in verdict(facts, steps, died).findings),
+        findings=verdict(facts, steps, died).findings,
     )
 
 
@@ -239,17 +229,6 @@ def _ring(rank: ObservedRank) -> RingSummary:
     )
 
 
-def _finding(finding: Finding) -> FindingSummary:
-    return FindingSummary(
-        kind=finding.kind,
-        level=finding.level.name.lower(),
-        sentence=finding.sentence,
-        numbers={name: float(value) for name, value in finding.numbers.items()},
-        rank=finding.rank,
-        layer=finding.layer,
-    )
-
-
 def _mean(total_ns: int, count: int) -> float | None:
     return int(total_ns) * _NS / count if count else None
 
@@ -260,9 +239,11 @@ def _plain(value: float | None) -> float | None:
 
 
 def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:
+    from swtrace.ledger.finding import Finding
+
     fields = dict(document)
     fields["group_ranks"] = tuple(fields["group_ranks"])
     fields["ranks"] = tuple(SeriesRankSummary(**rank) for rank in fields["ranks"])
-    fields["findings"] = tuple(FindingSummary(**finding) for finding in fields["findings"])
+    fields["findings"] = tuple(map(Finding.from_json, fields["findings"]))
     fields["straggler"] = fields["straggler"] and StragglerSummary(**fields["straggler"])
     return SeriesSummary(**fields)

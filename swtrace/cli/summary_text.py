@@ -92,7 +92,9 @@ def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], Ring
 def _verdict(series: SeriesSummary) -> Table:
     table = Table.grid(padding=(0, 1))
     for finding in series.findings:
-        table.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level]))
+        table.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level.word]))
+        if finding.advice:
+            table.add_row("", Text(finding.advice, style="dim"))
     return table
 
 

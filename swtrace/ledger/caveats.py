@@ -31,6 +31,7 @@ def effective_prefetch_step(facts: SeriesFacts) -> Finding | None:
                 f"{configured}.",
                 {"effective": effective, "configured": configured},
                 rank=rank.rank.rank,
+                advice="Register the layers in the order in which the forward reaches them.",
             )
     return None
 
@@ -69,17 +70,17 @@ def untimed(facts: SeriesFacts) -> Finding | None:
     )
 
 
-def missing_records(steps: Sequence[StepFacts]) -> Finding | None:
+def missing_records(steps: int, partial: int) -> Finding | None:
     """Say when many of the last steps are in no ratio, because some of their records are missing."""
-    partial = sum(step.partial for step in steps)
-    if partial <= _NOISE_SHARE * len(steps):
+    if partial <= _NOISE_SHARE * steps:
         return None
     return Finding(
         "missing_records",
         Level.WARNING,
-        f"Records are missing in {partial} of the last {len(steps)} steps, which no ratio counts: they were "
-        "overwritten before they were read (a larger SWTRACE_RING_RECORDS prevents that), or damaged.",
-        {"steps": len(steps), "partial_steps": partial},
+        f"Records are missing in {partial} of the last {steps} steps, which no ratio counts: they were "
+        "overwritten before they were read, or damaged.",
+        {"steps": steps, "partial_steps": partial},
+        advice="Set a larger SWTRACE_RING_RECORDS, so that records wait longer for their reader.",
     )
 
 
@@ -166,4 +167,5 @@ def machine_noise(steps: Sequence[StepFacts]) -> Finding | None:
         f"The machine took time from the ranks: {percent(delayed / elapsed)} of step time runnable without a core, "
         f"{percent(stolen / elapsed)} stolen by the hypervisor.",
         {"run_delay_share": delayed / elapsed, "steal_share": stolen / elapsed},
+        advice="Give each rank a core of its own; until then the figures are also about the machine's other work.",
     )

@@ -1,9 +1,11 @@
-"""One sentence of the verdict, and the numbers that it was made of."""
+"""One sentence of the verdict, what to do about it, and the numbers that it was made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from typing import Any, Self
 
 HIDDEN_BELOW = 0.05
 """Stall ratio under which the broadcasts count as hidden behind compute."""
@@ -22,10 +24,15 @@ class Level(IntEnum):
     WARNING = 2
     BAD = 3
 
+    @property
+    def word(self) -> str:
+        """The level as JSON documents and style sheets name it."""
+        return self.name.lower()
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One sentence, and what it was made of."""
+    """One sentence, what to do about it, and what it was made of."""
 
     kind: str
     """A stable name for scripts: ``hidden``, ``straggler``, ``channel_bound``, ..."""
@@ -35,6 +42,18 @@ class Finding:
     rank: int | None = None
     """Global rank, where the sentence is about one."""
     layer: int | None = None
+    advice: str = ""
+    """What to do, in a sentence or two; empty where there is nothing to do."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; ``*_ns`` among the numbers are in nanoseconds."""
+        numbers = {name: float(value) for name, value in self.numbers.items()}
+        return {**asdict(self), "level": self.level.word, "numbers": numbers}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Return what :meth:`to_json` was called on."""
+        return cls(**{**document, "level": Level[document["level"].upper()]})
 
 
 def milliseconds(nanoseconds: float) -> str:

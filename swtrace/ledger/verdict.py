@@ -1,13 +1,13 @@
 """Plain words about one series, from the ledger's facts and nothing else.
 
-Every sentence is a :class:`Finding` and carries the numbers that it was made of. What the facts do not
-show is not said: no cause without attributed waits, no straggler that the ledger does not name, no
+Every sentence is a :class:`Finding`, which carries what to do and the numbers that it was made of. What the
+facts do not show is not said: no cause without attributed waits, no straggler that the ledger does not name, no
 other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces what was measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -72,46 +72,33 @@ def _died(dead: Sequence[int]) -> Finding:
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     headline = _headline(facts)
-    if headline.kind in {"nothing", "bypassed"}:
-        return Verdict(
-            headline,
-            (
-                headline,
-                *filter(
-                    None,
-                    (
-                        caveats.untraced(facts),
-                        caveats.effective_prefetch_step(facts),
-                        caveats.untimed(facts),
-                        caveats.missing_records(steps),
-                        caveats.aborted(facts),
-                    ),
-                ),
-            ),
-        )
-    regular = [step for step in steps if not step.aborted and not step.partial]
-    others: tuple[Callable[[], Finding | None], ...] = (
-        lambda: _straggler(facts),
-        lambda: _late_issue(regular),
-        lambda: _launch_bound(regular),
-        lambda: _entry(regular),
-        lambda: _channel(regular),
-        lambda: _other_prefetch_step(facts, regular),
-        lambda: _worst_layer(regular),
-        lambda: _efficiency(facts),
-        lambda: caveats.untraced(facts),
-        lambda: caveats.effective_prefetch_step(facts),
-        lambda: caveats.aborted(facts),
-        lambda: caveats.untimed(facts),
-        lambda: caveats.missing_records(steps),
-        lambda: caveats.unwaited(facts),
-        lambda: caveats.upper_bounds(regular),
-        lambda: caveats.unattributed(facts),
-        lambda: caveats.machine_noise(regular),
-    )
-    found = [finding for make in others if (finding := make()) is not None]
-    found.sort(key=lambda finding: -finding.level)
-    return Verdict(headline, (headline, *found))
+    whole = [step for step in steps if not step.partial]
+    found = [
+        caveats.untraced(facts),
+        caveats.effective_prefetch_step(facts),
+        caveats.aborted(facts),
+        caveats.untimed(facts),
+        caveats.missing_records(len(steps), len(steps) - len(whole)),
+    ]
+    if headline.kind not in {"nothing", "bypassed"}:
+        regular = [step for step in whole if not step.aborted]
+        found = [
+            _straggler(facts),
+            _late_issue(regular),
+            _launch_bound(regular),
+            _entry(regular),
+            _channel(regular),
+            _other_prefetch_step(facts, regular),
+            _worst_layer(regular),
+            _efficiency(facts),
+            *found,
+            caveats.unwaited(facts),
+            caveats.upper_bounds(regular),
+            caveats.unattributed(facts),
+            caveats.machine_noise(regular),
+        ]
+    said = sorted(filter(None, found), key=lambda finding: -finding.level)
+    return Verdict(headline, (headline, *said))
 
 
 def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
@@ -139,6 +126,7 @@ def _headline(facts: SeriesFacts) -> Finding:
             "bypassed",
             Level.BAD,
             "No layer was ever waited for: the model's forward bypasses the series linear.",
+            advice="Check that the model's forward calls the series linear; `swtrace doctor` shows how it is hooked.",
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
@@ -192,6 +180,7 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
             "consistency": straggler.consistency,
         },
         rank=straggler.rank.rank,
+        advice="Look at that rank's host: clocks, thermals, neighbours, its share of requests.",
     )
 
 
@@ -226,6 +215,7 @@ def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
         "step and rank).",
         {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
         rank=rank,
+        advice="This is the proximate cause. Only the critical path shows whether that rank itself is slow.",
     )
 
 
@@ -250,10 +240,11 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
         "launch_bound",
         Level.WARNING,
         f"Rank {number} is bound by its host: {percent(share)} of its stall is for broadcasts that the device began "
-        f"{milliseconds(float(np.median(lags)))} after their launch, so it had run out of work before. CUDA graphs, or "
-        "fewer launches per layer, let it run ahead.",
+        f"{milliseconds(float(np.median(lags)))} after their launch, so it had run out of work before.",
         {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
         rank=number,
+        advice="CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the problem; a "
+        "larger prefetch step will not help.",
     )
 
 
@@ -275,6 +266,7 @@ def _entry(steps: Sequence[StepFacts]) -> Finding | None:
         "from outside the series.",
         {"entry_skew_ns": lateness, "stall_ns_per_step": held / len(complete)},
         rank=number,
+        advice="Compare the ranks' work between steps: sampling, scheduling, input, other collectives.",
     )
 
 
@@ -299,6 +291,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
             f"Transfer {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
             f"hide this, at least {milliseconds(exposed)} per step stay exposed.",
             numbers,
+            advice="Share fewer layers or a smaller linear, or use a faster transport.",
         )
     if per_layer * _TIGHT > computed:
         return Finding(
@@ -379,6 +372,7 @@ def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Find
         f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait (the last {len(best.other.stall_ns)} steps "
         "replayed).",
         numbers,
+        advice=f"Set SWTRACE_PREFETCH_STEP={best.other.prefetch_step}; each step ahead costs one more window.",
     )
 
 

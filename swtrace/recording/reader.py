@@ -154,21 +154,6 @@ class Recording:
         """Bytes of all files."""
         return sum(os.fstat(_opened(file)).st_size for file in self._files)
 
-    @property
-    def begin_ns(self) -> int:
-        """When the recording began, CLOCK_MONOTONIC of the host that recorded."""
-        return self._times[0] if self._times else 0
-
-    @property
-    def end_ns(self) -> int:
-        """When its last frame was captured."""
-        return self._times[-1] if self._times else 0
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds from begin to end."""
-        return (self.end_ns - self.begin_ns) / 1e9
-
     def missing(self) -> Missing:
         """Return what is not there, as far as it was met."""
         skipped = self._damaged.values()

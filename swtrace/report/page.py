@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 
 from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
-from swtrace.ledger.finding import Level, milliseconds, percent
+from swtrace.ledger.finding import Finding, milliseconds, percent
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.chosen import Chosen
@@ -37,7 +37,7 @@ h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; } p { margin: .3rem 0; } .dim { co
 ul.verdict { list-style: none; margin: .6rem 0; padding: 0; }
 ul.verdict li { border-left: .3rem solid var(--note); background: var(--panel); margin: .35rem 0;
   padding: .4rem .7rem; }
-ul.verdict li:first-child { font-weight: 600; }
+ul.verdict li:first-child { font-weight: 600; } ul.verdict p { font-weight: 400; margin: 0; }
 li.good { border-color: var(--good) !important; } li.warning { border-color: var(--warning) !important; }
 li.bad { border-color: var(--bad) !important; }
 .scroll { overflow-x: auto; }
@@ -59,8 +59,6 @@ rect.exposed { fill: var(--exposed); } rect.own { fill: var(--own); }
   * { print-color-adjust: exact; }
 }
 """
-
-_LEVELS = {Level.GOOD: "good", Level.NOTE: "note", Level.WARNING: "warning", Level.BAD: "bad"}
 
 
 def page(session: RecordingSession, selection: Selection) -> str:
@@ -135,13 +133,16 @@ def _series(facts: SeriesFacts, found: SeriesDigest, chosen: Chosen, *, first: b
         f"{f', {aborted} aborted' if aborted else ''}"
         f"{f', {_untimed(facts)} untimed' if _untimed(facts) else ''}</p>"
     )
-    sentences = "".join(
-        f'<li class="{_LEVELS[finding.level]}">{escape(finding.sentence)}</li>' for finding in said.findings
-    )
     partly = f'<p class="dim">{escape(chosen.partly())}</p>' if chosen.partly() else ""
-    parts = [title, f'<ul class="verdict">{sentences}</ul>{partly}', _table(facts), _over_time(found)]
+    findings = "".join(map(_finding, said.findings))
+    parts = [title, f'<ul class="verdict">{findings}</ul>{partly}', _table(facts), _over_time(found)]
     parts += [_causes(found), _heat(found), _slack(found), _slowest(found)]
     return "\n".join(parts)
+
+
+def _finding(finding: Finding) -> str:
+    advice = f'<p class="dim">{escape(finding.advice)}</p>' if finding.advice else ""
+    return f'<li class="{finding.level.word}">{escape(finding.sentence)}{advice}</li>'
 
 
 def _table(facts: SeriesFacts) -> str:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
     from swtrace.series.journal import Journal
     from swtrace.series.keeping import Keeper
-    from swtrace.series.layer import SeriesLayer
-    from swtrace.series.pool import Window
+    from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation, Transport
 
 logger = logging.getLogger(__name__)

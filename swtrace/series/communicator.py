@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from torch import distributed as dist
 
 from swtrace.series.transport import TransportError
-from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from swtrace.series.group import Group
@@ -71,12 +70,13 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
 class Communicator:
     """A fresh communicator over the ranks of a group."""
 
-    def __init__(self, group: Group, description: str) -> None:
+    def __init__(self, group: Group, description: str, timeout_s: float) -> None:
         """Make it; all ranks must make theirs in the same order.
 
         Args:
             group: its ranks. Where it can make a sibling of itself (vLLM), it does.
             description: names the communicator in torch's own diagnostics.
+            timeout_s: how long an operation waits for a peer; a sibling has the timeout of its group.
         """
         ranks = list(group.ranks)
         make_sibling = getattr(group, "make_sibling_device_group", None)
@@ -85,7 +85,7 @@ class Communicator:
         else:
             self.process_group = dist.new_group(
                 ranks,
-                timeout=timedelta(seconds=Settings.from_environment().timeout_s),
+                timeout=timedelta(seconds=timeout_s),
                 backend=backend(group),
                 use_local_synchronization=True,
                 group_desc=description,

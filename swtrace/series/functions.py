@@ -57,6 +57,7 @@ def register_layer_to_shared_weight_series(
             prefetch_step=prefetch_step,
             windows=settings.windows,
             recorder=recording.process_recorder if settings.enabled else None,
+            settings=settings,
         )
         _series[series_name] = series
     elif not series.described_by(group, start_layer, end_layer, prefetch_step):

@@ -10,13 +10,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from swtrace.series.layer import SeriesLayer
+from swtrace.series.layer import SeriesLayer, Window
 from swtrace.trace.machine import MachineNoise
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
 
 if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
-    from swtrace.series.pool import Window
     from swtrace.series.transport import OnReady, Operation, Transport
     from swtrace.trace.recorder import SeriesRecorder
 

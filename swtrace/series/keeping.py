@@ -20,8 +20,7 @@ from swtrace.series.holders import storage_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from swtrace.series.layer import SeriesLayer
-    from swtrace.series.pool import Window
+    from swtrace.series.layer import SeriesLayer, Window
 
 logger = logging.getLogger(__name__)
 

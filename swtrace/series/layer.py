@@ -1,4 +1,4 @@
-"""One layer of a series on one rank: its module, its tensors, and its broadcast's state.
+"""One layer of a series on one rank, and the window that it borrows: module, tensors, and its broadcast's state.
 
 Ownership is simple and total: the source keeps the layer's bytes for ever and only sends them. Any
 other rank borrows a window, from the issue of the layer's broadcast until that window is issued again.
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch.autograd.graph import increment_version
 
-from swtrace.series.payload import payload_tensors, version_of
+from swtrace.series.payload import PayloadLayout, new_buffer, payload_tensors, version_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from swtrace.series.pool import Window
     from swtrace.series.transport import Operation
 
 NEVER = -1
@@ -132,6 +131,38 @@ class SeriesLayer:
             if version is not None:
                 increment_version(tensor)
         self.memory = tuple((tensor, pointer, version_of(tensor)) for tensor, pointer, _ in self.memory)
+
+
+class Window:
+    """One buffer that holds a layer's weight on ranks that are not its source.
+
+    The bytes of one payload and the views into them, made once (or anew, where somebody holds on to a weight:
+    :mod:`swtrace.series.keeping`).
+    """
+
+    __slots__ = ("buffer", "index", "layout", "occupant", "pointers", "tag", "views")
+
+    def __init__(self, index: int, layout: PayloadLayout, device: torch.device) -> None:
+        self.index = index
+        self.layout = layout
+        self.occupant: SeriesLayer | None = None
+        """The layer that its bytes belong to, or will once its broadcast is complete."""
+        self._lie_in(new_buffer(layout, device))
+
+    def _lie_in(self, buffer: Tensor) -> None:
+        layout = self.layout
+        self.buffer: Tensor = buffer
+        self.views: tuple[Tensor, ...] = layout.views(buffer)
+        self.pointers = tuple(view.data_ptr() for view in self.views)
+        self.tag: Tensor | None = layout.tag(buffer) if layout.tagged else None
+
+    def renew(self) -> None:
+        """Leave the present memory to whoever holds it, and lie in new memory with the same tag."""
+        tag = self.tag
+        with torch.inference_mode(self.buffer.is_inference()):
+            self._lie_in(new_buffer(self.layout, self.buffer.device))
+        if self.tag is not None and tag is not None:
+            self.tag.copy_(tag)
 
 
 def sample(payload: Tensor) -> Tensor:

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
     from swtrace.series.device.accelerator import Device
     from swtrace.series.device.sheets import Entry
-    from swtrace.series.layer import SeriesLayer
-    from swtrace.series.pool import Window
+    from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation
     from swtrace.trace.schema import Phase, StepFlag
 

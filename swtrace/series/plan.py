@@ -17,11 +17,6 @@ def source_rank(layer: int, world_size: int) -> int:
     return layer % world_size
 
 
-def owned_positions(start_layer: int, num_layers: int, world_size: int, rank: int) -> frozenset[int]:
-    """Return the positions that group rank ``rank`` keeps."""
-    return frozenset(p for p in range(num_layers) if source_rank(start_layer + p, world_size) == rank)
-
-
 def prefetch_target(position: int, prefetch_step: int, num_layers: int) -> int:
     """Return the position whose broadcast starts when the forward reaches ``position``.
 
@@ -34,16 +29,6 @@ def prefetch_target(position: int, prefetch_step: int, num_layers: int) -> int:
 def rolling_window_count(prefetch_step: int) -> int:
     """Return the number of windows of the rolling policy: the layer in use, and ``k`` ahead of it."""
     return prefetch_step + 1
-
-
-def full_window_count(num_layers: int, prefetch_step: int) -> int:
-    """Return the least number of windows that give every position of the circle one for life.
-
-    ``q = L // (k + 1)`` runs fit on the circle; cut it into q runs as equal as possible, and the
-    longest has ``ceil(L / q)`` positions. A rank that owns layers needs at most as many.
-    """
-    runs = num_layers // (prefetch_step + 1)
-    return -(-num_layers // runs)
 
 
 def static_windows(num_layers: int, prefetch_step: int, owned: frozenset[int]) -> tuple[int, ...]:

@@ -1,52 +1,20 @@
-"""The windows of one rank: who is in which, and who gets which next.
+"""The windows of one rank: who gets which next.
 
-A window is a byte buffer of one payload and the views into it, made once (or anew, where somebody holds on to a
-weight: :mod:`swtrace.series.keeping`). Under ``static`` each
-position has its window for life; under ``rolling`` every issue takes the next one, whoever it is for,
-so that all ranks roll alike.
+Under ``static`` each position has its window for life; under ``rolling`` every issue takes the next one, whoever it is
+for, so that all ranks roll alike.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from swtrace.series import plan
-from swtrace.series.payload import PayloadLayout, new_buffer
+from swtrace.series.layer import Window
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
-    from swtrace.series.layer import SeriesLayer
-
-
-class Window:
-    """One buffer that holds a layer's weight on ranks that are not its source."""
-
-    __slots__ = ("buffer", "index", "layout", "occupant", "pointers", "tag", "views")
-
-    def __init__(self, index: int, layout: PayloadLayout, device: torch.device) -> None:
-        self.index = index
-        self.layout = layout
-        self.occupant: SeriesLayer | None = None
-        """The layer that its bytes belong to, or will once its broadcast is complete."""
-        self._lie_in(new_buffer(layout, device))
-
-    def _lie_in(self, buffer: Tensor) -> None:
-        layout = self.layout
-        self.buffer: Tensor = buffer
-        self.views: tuple[Tensor, ...] = layout.views(buffer)
-        self.pointers = tuple(view.data_ptr() for view in self.views)
-        self.tag: Tensor | None = layout.tag(buffer) if layout.tagged else None
-
-    def renew(self) -> None:
-        """Leave the present memory to whoever holds it, and lie in new memory with the same tag."""
-        tag = self.tag
-        with torch.inference_mode(self.buffer.is_inference()):
-            self._lie_in(new_buffer(self.layout, self.buffer.device))
-        if self.tag is not None and tag is not None:
-            self.tag.copy_(tag)
+    from swtrace.series.payload import PayloadLayout
 
 
 class WindowPool:

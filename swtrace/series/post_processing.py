@@ -38,12 +38,12 @@ from swtrace.series.holders import (
     storage_of,
 )
 from swtrace.series.journal import Journal, RecordingJournal
-from swtrace.series.layer import SeriesLayer
+from swtrace.series.layer import SeriesLayer, Window
 from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.placing import Placement, Placing, Unshareable
-from swtrace.series.pool import Window, WindowPool
+from swtrace.series.pool import WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.tables import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
@@ -77,24 +77,27 @@ class RunningSeries:
     """Says which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
-def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, observe: bool) -> Transport:
+def new_transport(
+    constants: SeriesConstants, modules: Mapping[int, nn.Module], *, observe: bool, timeout_s: float
+) -> Transport:
     """Return a transport for where the weights are: gloo's broadcasts block the host, others run on streams.
 
     Args:
         constants: of the series.
         modules: its linears.
         observe: whether anybody wants to know when broadcasts complete.
+        timeout_s: how long to wait for a peer.
     """
     description = f"swtrace:{constants.name}"
     try:
-        roll_call(constants.group, description, Settings.from_environment().timeout_s)
+        roll_call(constants.group, description, timeout_s)
     except TransportError as error:
         raise PeerLostError(f"{constants.where}: {error}") from error
     if backend(constants.group) == GLOO:
-        return TorchTransport(constants.group, description=description, observe=observe)
+        return TorchTransport(constants.group, description=description, observe=observe, timeout_s=timeout_s)
     tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    mover = CollectiveMover(constants.group, description=description)
+    mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
     return DeviceTransport(TorchDevice(device), mover, constants.num_layers)
 
 
@@ -110,6 +113,7 @@ class PostProcessing:
         recorder: Recorder | RecorderSource | None,
         tracing: Tracing,
         proof: Proof | None,
+        settings: Settings,
     ) -> None:
         """Prepare; nobody is talked to.
 
@@ -121,6 +125,7 @@ class PostProcessing:
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
             tracing: what this rank tells the others about that, should nothing go wrong.
             proof: tries the weights, where there is a way to.
+            settings: say under which run id to record, and where.
         """
         self._constants = constants
         self._modules = modules
@@ -131,6 +136,7 @@ class PostProcessing:
         self._untraced: frozenset[int] = frozenset()
         """Ranks without a ring that would tell whether they live."""
         self._proof = proof
+        self._settings = settings
         self._own_views: list[tuple[int, nn.Module, str]] = []
         """Attributes of layers that are views of their own tensors, by layer, module and name."""
 
@@ -222,7 +228,7 @@ class PostProcessing:
         )
         recorder = self._recorder
         if recorder is None or callable(recorder):
-            proposal = propose_run_id()
+            proposal = propose_run_id(self._settings.run_id)
         else:
             proposal = RunIdProposal(recorder.identity.run_id, fixed=True)
         try:
@@ -315,7 +321,11 @@ class PostProcessing:
         try:
             placement = placing.run(self._constants.prefetch_step)
             proof = self._proof
-            refusal = placing.left_behind if proof is None else proof.refute_placed(layers, placement)
+            refusal = (
+                placing.left_behind
+                if proof is None
+                else proof.refute_placed(layers, placement.holders, placement.moved)
+            )
             layout = str(placement.layout)
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)
@@ -335,7 +345,7 @@ class PostProcessing:
             return None, tracing
         try:
             if callable(recorder):
-                self._recorder = recorder = recorder(run_id, self._constants.rank)
+                self._recorder = recorder = recorder(run_id, self._constants.rank, self._settings)
             recorder.entry(info)
         except RingCreateError as error:
             return None, replace(tracing, untraced=error.reason, failed=True)

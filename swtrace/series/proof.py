@@ -14,7 +14,7 @@ small matmuls per layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from swtrace.series.layer import SeriesLayer
-    from swtrace.series.placing import Placement
 
 TryOut = Callable[["nn.Module"], "Tensor"]
 """Multiplies a fixed input with a layer's weight, without waiting; the same input each time."""
@@ -58,15 +57,21 @@ class Proof:
         """Return why these two layers, where their own post-processing left them, show that none can be shared."""
         return self._attempt(lambda: self._refute_deciding(first, second) or self._refute_counting(first))
 
-    def refute_placed(self, layers: Sequence[SeriesLayer], placement: Placement) -> str:
-        """Return which layer does not give what the bytes of its place gave before."""
+    def refute_placed(
+        self, layers: Sequence[SeriesLayer], holders: Mapping[int, SeriesLayer], moved: Collection[int]
+    ) -> str:
+        """Return which layer does not give what the bytes of its place gave before.
+
+        Args:
+            layers: all of them.
+            holders: by window index, the layer whose bytes it holds.
+            moved: positions that were processed in other memory than where they lie now.
+        """
 
         def refute() -> str:
             for layer in layers:
-                holder = layer if layer.window is None else placement.holders[layer.window.index]
-                if not self._gives(layer, holder) or (
-                    layer.position in placement.moved and self._unread(layer, holder)
-                ):
+                holder = layer if layer.window is None else holders[layer.window.index]
+                if not self._gives(layer, holder) or (layer.position in moved and self._unread(layer, holder)):
                     return f"{method_name(layer.module)} reads memory where layer {layer.layer_idx} is no more"
             return ""
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RecorderSource = Callable[[str, int], "Recorder"]
-"""Makes, or finds, the recorder of this process from (run id, global rank); raises RingCreateError where it cannot."""
+RecorderSource = Callable[[str, int, Settings], "Recorder"]
+"""Makes, or finds, the recorder of this process from (run id, global rank, settings of the series); raises
+RingCreateError where it cannot."""
 
 
 class _Process:
@@ -47,13 +48,12 @@ def describe_model(model: str) -> None:
     _Process.model = model
 
 
-def propose_run_id() -> RunIdProposal:
-    """Return the run id that this process writes under, was told to use, or would make up."""
+def propose_run_id(given: str = "") -> RunIdProposal:
+    """Return the run id that this process writes under, was given to use, or would make up."""
     if _Process.recorder is not None:
         return RunIdProposal(_Process.recorder.identity.run_id, fixed=True)
-    told = Settings.from_environment().run_id
-    if told:
-        return RunIdProposal(told, fixed=True)
+    if given:
+        return RunIdProposal(given, fixed=True)
     made_up = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     return RunIdProposal(_first_in_the_world(made_up), fixed=False)
 
@@ -69,8 +69,13 @@ def _first_in_the_world(run_id: str) -> str:
     return answer.decode()
 
 
-def process_recorder(run_id: str, rank: int) -> Recorder:
+def process_recorder(run_id: str, rank: int, settings: Settings | None = None) -> Recorder:
     """Return this process's recorder, making its ring the first time.
+
+    Args:
+        run_id: what all ranks agreed on.
+        rank: this process's.
+        settings: say where the ring lies, and its size; by default the environment's.
 
     Raises:
         RingCreateError: it cannot be made. This is tried, and said in the log, once.
@@ -78,11 +83,12 @@ def process_recorder(run_id: str, rank: int) -> Recorder:
     if _Process.failure is not None:
         raise _Process.failure
     if _Process.recorder is None:
+        settings = settings or Settings.from_environment()
         try:
-            _Process.recorder = _make(run_id, rank)
+            _Process.recorder = _make(run_id, rank, settings)
         except RingCreateError as failure:
             _Process.failure = failure
-            if not Settings.from_environment().strict:  # else it ends in an error
+            if not settings.strict:  # else it ends in an error
                 logger.warning("swtrace: rank %d runs untraced: %s", rank, failure)
             raise
         finally:
@@ -97,14 +103,12 @@ def existing_recorder() -> Recorder | None:
     return _Process.recorder
 
 
-def _make(run_id: str, rank: int) -> Recorder:
-    from swtrace.trace.directory import default_directory
+def _make(run_id: str, rank: int, settings: Settings) -> Recorder:
     from swtrace.trace.recorder import Recorder, identity_of_this_process
 
     identity = identity_of_this_process(run_id, rank, _Process.model)
-    settings = Settings.from_environment()
     try:
-        directory = settings.directory or default_directory()
+        directory = settings.ring_directory()
     except (SettingsError, OSError) as error:
         raise RingCreateError(str(error)) from error
     return Recorder.create(directory, identity, records=settings.ring_records, keep_s=settings.ring_keep_s)
@@ -113,7 +117,7 @@ def _make(run_id: str, rank: int) -> Recorder:
 def exchange(recorder: Recorder | None) -> Recorder | None:
     """Put another ring in the place of this process's, and return that one: it stays open.
 
-    With None the next traced series makes a ring as the environment then says. For tests, that each want their own.
+    With None the next traced series makes a ring as its settings say. For tests, that each want their own.
     """
     before, _Process.recorder, _Process.failure = _Process.recorder, recorder, None
     return before

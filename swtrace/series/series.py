@@ -96,6 +96,7 @@ class Series:
         withdrawn: Callable[[str], None] | None = None,
         run_ranks: Sequence[int] | None = None,
         time_every: int | None = None,
+        settings: Settings | None = None,
     ) -> None:
         """Describe the series; nothing is allocated and nobody is talked to before :meth:`post_process`.
 
@@ -122,13 +123,14 @@ class Series:
                 a run of several torch worlds. Records and errors name ranks by these numbers.
             time_every: on a device, time only the steps whose number is a multiple of it: the same on all ranks.
                 The others are counted. Host clocks time every step. By default ``SWTRACE_TIME_EVERY``.
+            settings: what is not an argument here; by default the environment's, read now.
 
         Raises:
             RegistrationError: such a series cannot be.
             SettingsError: no such window policy.
         """
         self.name = name
-        settings = Settings.from_environment()
+        self._settings = settings = settings or Settings.from_environment()
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
@@ -325,7 +327,9 @@ class Series:
         traced = self._recorder_source is not None
         try:
             if self._transport is None:
-                self._transport = new_transport(self._constants, self._modules, observe=traced)
+                self._transport = new_transport(
+                    self._constants, self._modules, observe=traced, timeout_s=self._settings.timeout_s
+                )
             work = PostProcessing(
                 self._constants,
                 self._modules,
@@ -334,6 +338,7 @@ class Series:
                 self._recorder_source,
                 self._tracing,
                 self._proof,
+                self._settings,
             )
             self._landing.release()
             outcome = work.run()

@@ -78,11 +78,12 @@ class TorchTransport:
                 f"transport {self.name}: its wait does not block the host, so host clocks would show no stall; "
                 f"use a DeviceTransport"
             )
-        communicator = Communicator(group, description)
+        timeout_s = Settings.from_environment().timeout_s if timeout_s is None else timeout_s
+        communicator = Communicator(group, description, timeout_s)
         self.gather = communicator.gather
         self._process_group = communicator.process_group
         self._observe = observe
-        timeout = timedelta(seconds=timeout_s or Settings.from_environment().timeout_s)
+        timeout = timedelta(seconds=timeout_s)
         self._options = [broadcast_options(root, asynchronous=True) for root in communicator.roots]
         for options in self._options:
             options.timeout = timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +18,6 @@ from swtrace.testing.tracing import Tracing
 from swtrace.trace.identity import RankKey
 
 WORST_LAYERS = 8
-DEFAULT_TOLERANCE = 0.10
 _MOST_DIGITS = 9
 RATIO_FLOOR = 0.005
 """Half a per cent of the step time more or less is never a regression."""
@@ -33,18 +32,14 @@ class Limits:
     min_on_time_rate: float | None = None
     max_stall_seconds: float | None = None
     """Per step."""
-    series: str | None = None
-    rank: int | None = None
-    layer: int | None = None
-    phase: str | None = None
-    steps: range | slice | None = None
-    warmup: int = 0
     min_steps: int = 1
     """Fewer finished steps than this are a failure: a test that measured nothing must not pass."""
     baseline: bool = False
     """Compare with what was saved by ``--swtrace-save-baseline``."""
     tolerance: float | None = None
     """How much worse than the baseline is still accepted; 0.1: 10 %."""
+    selection: Selection = field(default_factory=Selection)
+    """What is meant; a marker has its fields as arguments."""
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
@@ -53,62 +48,43 @@ class Limits:
         Raises:
             SettingsError: one of them does not exist, or has a value that says nothing.
         """
-        known = {field.name for field in fields(cls)}
-        for name in arguments:
-            if name not in known:
-                raise SettingsError(f"@pytest.mark.swtrace has no argument {name!r}: it has {', '.join(sorted(known))}")
-        for name, value in arguments.items():
-            must_be, fits = _ARGUMENTS[name]
+        chosen = {field.name: arguments[field.name] for field in fields(Selection) if field.name in arguments}
+        limits = {name: value for name, value in arguments.items() if name not in chosen}
+        for name, value in limits.items():
+            if name not in _LIMITS:
+                known = sorted((*_LIMITS, *(field.name for field in fields(Selection))))
+                raise SettingsError(f"@pytest.mark.swtrace has no argument {name!r}: it has {', '.join(known)}")
+            must_be, fits = _LIMITS[name]
             if not fits(value):
-                raise SettingsError(f"@pytest.mark.swtrace({name}={value!r}): must be {must_be}")
-        limits = cls(**arguments)
-        _ = limits.selection  # checks the phase
-        return limits
-
-    @property
-    def selection(self) -> Selection:
-        """What is meant."""
-        return Selection(
-            series=self.series,
-            rank=self.rank,
-            layer=self.layer,
-            phase=self.phase,
-            steps=self.steps,
-            warmup=self.warmup,
-        )
+                raise SettingsError(f"@pytest.mark.swtrace: {name}={value!r}: must be {must_be}")
+        try:
+            return cls(**limits, selection=Selection(**chosen))
+        except SettingsError as error:
+            raise SettingsError(f"@pytest.mark.swtrace: {error}") from None
 
     def __str__(self) -> str:
-        """Return the marker as it was written."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the marker's arguments: limits, then what they are about."""
+        given = {name: getattr(self, name) for name in _LIMITS}
         defaults = {field.name: field.default for field in fields(self)}
-        return ", ".join(f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
+        limits = (f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
+        return ", ".join(filter(None, (*limits, str(self.selection))))
 
 
 def _number(value: Any, most: float = math.inf) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most and value < math.inf
 
 
-def _count(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 _RATIO = ("a ratio from 0 to 1", lambda value: _number(value, 1.0))
-_ARGUMENTS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+_LIMITS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "min_efficiency": _RATIO,
     "max_stall_ratio": _RATIO,
     "min_on_time_rate": _RATIO,
     "max_stall_seconds": ("a number of seconds from 0", _number),
-    "series": ("the name of a series", lambda value: value is None or isinstance(value, str)),
-    "rank": ("a rank's number", lambda value: value is None or _count(value)),
-    "layer": ("a layer's number", lambda value: value is None or _count(value)),
-    "phase": ("the name of a phase", lambda value: value is None or isinstance(value, str)),
-    "steps": ("a range or slice of step numbers", lambda value: value is None or isinstance(value, (range, slice))),
-    "warmup": ("a number of steps from 0", _count),
-    "min_steps": ("a number of steps from 1", lambda value: _count(value, 1)),
+    "min_steps": ("a number of steps from 1", lambda value: _number(value) and isinstance(value, int) and value >= 1),
     "baseline": ("True or False", lambda value: isinstance(value, bool)),
     "tolerance": ("a number from 0: 0.1 is 10 %", lambda value: value is None or _number(value)),
 }
-"""What each argument must be. A limit of None or NaN would be met by anything."""
+"""What each limit must be. One of None or NaN would be met by anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +240,7 @@ def _report(
     for key in dict.fromkeys(key for key, _ in broken):
         ranks = {rank: recent for (series, rank), recent in sums.items() if series == key}
         steps = max(recent.steps for recent in ranks.values())
-        left_out = f" after {limits.warmup} of warm-up" if limits.warmup else ""
+        left_out = f" after {limits.selection.warmup} of warm-up" if limits.selection.warmup else ""
         lines += ["", f"series {key.name}, {steps} steps{left_out}"]
         rows = [("rank", "step", "stall", "stall ratio", "efficiency", "on time", "")]
         for rank, recent in ranks.items():
@@ -286,7 +262,8 @@ def _report(
         if facts is not None:
             said = verdict(facts, tracing.history(key), tracing.died())
             lines += ["", f"over the last {facts.steps} steps:"]
-            lines += [f"- {finding.sentence}" for finding in said.findings[:4]]
+            for finding in said.findings[:4]:
+                lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
 
 

@@ -32,8 +32,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of random name is mad
 class Tracing(RingsSession):
     """A session over a folder of its own, into which every series records while this is entered.
 
-    A series belongs to the ring that its process had when the series was post-processed: one that a wider fixture
-    made before the test began is not recorded.
+    A series reads its settings when it is made: one that a wider fixture made before the test began is not recorded.
 
     Args:
         records: Capacity of each rank's ring.

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RingCreateError, TraceError
 from swtrace.series.recording import describe_model, process_recorder, propose_run_id
-from swtrace.settings import VARIABLES, Settings
 from swtrace.trace.identity import SeriesInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from swtrace.settings import Settings
+
 logger = logging.getLogger("vllm.swtrace")
 
-_RECORDING = ("trace", "directory", "run_id", "ring_records", "ring_keep_s", "timeout_s", "strict")
 _REASON_CHARACTERS = 500
 
 
-def announce(settings: Settings, vllm_config: Any) -> None:
-    """State model and ring settings for this process, before its ring is made.
-
-    The recording reads the environment, as it must where no vLLM is; what ``--additional-config`` said
-    instead is put there.
-    """
+def announce(vllm_config: Any) -> None:
+    """State which model this process runs, before its ring is made."""
     served = vllm_config.model_config.served_model_name
     describe_model(str(served[0] if isinstance(served, list) else served or vllm_config.model_config.model))
-    in_environment = Settings.from_environment()
-    for field in _RECORDING:
-        value = getattr(settings, field)
-        if value != getattr(in_environment, field):
-            os.environ[VARIABLES[field]] = str(int(value) if isinstance(value, bool) else value)
 
 
 def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
@@ -48,13 +38,15 @@ def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
     return tuple(first + rank for rank in torch_ranks)
 
 
-def state_refused(path: str, reason: str, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0) -> None:
+def state_refused(
+    path: str, reason: str, settings: Settings, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0
+) -> None:
     """Write into this rank's ring that ``path`` is not shared, and why.
 
     Nobody is waited for: the other ranks may share, refuse or never ask. Where there is no ring, and none can be
     made, the log has said so.
     """
-    if not Settings.from_environment().trace:
+    if not settings.trace:
         return
     import torch.distributed as dist
 
@@ -76,7 +68,7 @@ def state_refused(path: str, reason: str, vllm_config: Any, *, start_layer: int 
     )
     try:
         (rank,) = run_ranks((dist.get_rank(),), vllm_config)
-        process_recorder(propose_run_id().run_id, rank).add_series(info)
+        process_recorder(propose_run_id(settings.run_id).run_id, rank, settings).add_series(info)
     except RingCreateError:
         return
     except TraceError as problem:

@@ -70,7 +70,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._watched = False
         """Whether somebody looks after the peers."""
         forget()
-        announce(settings, vllm_config)
+        announce(vllm_config)
 
     def wrap_modules(
         self,
@@ -195,14 +195,13 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 self._end_layer,
                 prefetch_step=self._settings.prefetch_step,
                 windows=self._settings.windows,
-                check=self._settings.check,
-                time_every=self._settings.time_every,
                 recorder=process_recorder,
                 hook_forward=False,  # a compiler must find opaque operators there
                 auto_post_process=True,
                 run_ranks=run_ranks(group.ranks, self._vllm_config),
                 try_out=try_out,
                 withdrawn=functools.partial(self._withdrawn, path),
+                settings=self._settings,
             )
             if group.rank_in_group == 0:
                 logger.info("swtrace shares %s over %s", path, decision)
@@ -306,7 +305,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             raise RefusedError(f"{path} is not shared: {reason}")
         logger.warning("swtrace does not share %s: %s", path, reason)
         layers = self._end_layer - self._start_layer
-        state_refused(path, reason, self._vllm_config, start_layer=self._start_layer, num_layers=layers)
+        state_refused(path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, num_layers=layers)
 
 
 def _layer_range(vllm_config: Any) -> tuple[int, int]:

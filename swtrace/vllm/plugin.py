@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RefusedError, SeamError
-from swtrace.settings import Settings
+from swtrace.settings import VARIABLES, Settings
 from swtrace.vllm.configuration import settle, state_outcome
 from swtrace.vllm.engine import FORBIDDEN, RPC, guarded
 from swtrace.vllm.presence import announcing, ranks_without
@@ -43,6 +44,8 @@ _REPLACED = "_swtrace_original"
 def install() -> None:
     """Replace the functions, once per process."""
     settings = Settings.from_environment()
+    if settings.directory is not None:  # workers inherit the variable, and maybe another working directory
+        os.environ[VARIABLES["directory"]] = str(settings.directory)
     try:
         _require_supported()
         replacements = [*_create_offloader(), *_create_engine_config(), *_load_model(), *_engine_core(), *_group()]
@@ -179,9 +182,9 @@ def _offloader(chosen: Any) -> Any:
             raise RefusedError(f"nothing is shared: {refusal}") from refusal
         logger.warning("swtrace shares nothing: %s", refusal)
         state_outcome(vllm_config, {})
-        announce(settings, vllm_config)
+        announce(vllm_config)
         for path in settings.series:
-            state_refused(path, str(refusal), vllm_config)
+            state_refused(path, str(refusal), settings, vllm_config)
         return chosen
     return SeriesOffloader(settings, vllm_config)
 

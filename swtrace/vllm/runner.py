@@ -66,6 +66,6 @@ def _tell(wrapper: Any) -> None:
         raise RefusedError(f"nothing is shared: {reason}")
     logger.warning("swtrace shares nothing: %s", reason)
     state_outcome(vllm_config, {})
-    announce(settings, vllm_config)
+    announce(vllm_config)
     for path in settings.series:
-        state_refused(path, reason, vllm_config)
+        state_refused(path, reason, settings, vllm_config)

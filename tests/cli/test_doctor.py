@@ -14,12 +14,14 @@ from daemon.recorded_run import identity, series_info
 from patience import patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from swtrace.cli.doctor.folder import _filesystem, ring_bytes
+from swtrace.cli import units
+from swtrace.cli.doctor.folder import _filesystem, folder
 from swtrace.cli.doctor.rings import rings as ring_findings
 from swtrace.cli.doctor.versions import _numbers
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.schema import DEFAULT_RECORDS
 
 Findings = dict[str, dict[str, str]]
 Doctor = Callable[..., Findings]
@@ -171,7 +173,9 @@ def test_file_system_is_the_mounts() -> None:
 def test_a_default_ring_has_the_size_the_doctor_expects(environment: dict[str, str], rings: Path) -> None:
     """What the doctor calls enough space is what a rank takes."""
     subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=patience())
-    assert [ring.stat().st_size for ring in rings.iterdir()] == [ring_bytes()]
+    (ring,) = rings.iterdir()
+    space = next(each for each in folder(rings, DEFAULT_RECORDS) if each.subject == "ring space")
+    assert space.detail.endswith(f"a ring takes {units.size(ring.stat().st_size)}")
 
 
 @pytest.mark.parametrize(

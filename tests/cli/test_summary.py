@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from swtrace.cli.summary import (
     summarise,
 )
 from swtrace.cli.summary_text import print_summary
+from swtrace.ledger.finding import Finding, Level
 from swtrace.observing import watch_rings
 
 
@@ -86,11 +88,21 @@ def test_text_says_what_is_not_shared() -> None:
 def test_verdict_is_the_ledgers(summary: Summary) -> None:
     """The sentences are those that every view shows, with their numbers."""
     headline, *rest = summary.series[0].findings
-    assert (headline.kind, headline.level) == ("partly_hidden", "warning")
+    assert (headline.kind, headline.level) == ("partly_hidden", Level.WARNING)
     assert headline.numbers["stall_ratio"] == pytest.approx(0.2)
     assert "unattributed" in {finding.kind for finding in rest}
     text = " ".join(text_of(summary).split())
     assert all(finding.sentence in text for finding in summary.series[0].findings)
+
+
+def test_advice_stands_below_its_sentence(summary: Summary) -> None:
+    """What to do about a finding is in the JSON and in the text."""
+    (series,) = summary.series
+    finding = Finding("straggler", Level.BAD, "Rank 1 holds the others up.", rank=1, advice="Look at its host.")
+    advised = replace(summary, series=(replace(series, findings=(finding,)),))
+    assert advised.to_json()["series"][0]["findings"] == [finding.to_json()]
+    assert Summary.from_json(advised.to_json()) == advised
+    assert [line.strip(" •") for line in text_of(advised).splitlines()][-2:] == [finding.sentence, finding.advice]
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(command: Sequence[str], folder
 
 
 @pytest.mark.parametrize("command", [*READERS, *WRITERS], ids=lambda command: command[0])
-def test_a_relative_folder_in_the_environment_is_refused_by_all(command: Sequence[str]) -> None:
-    """It would be another folder in every working directory; readers and ranks agree on that."""
-    done = run_swtrace(command, {**clean_environment(Path()), "SWTRACE_DIR": "rings"})
-    assert "SWTRACE_DIR='rings': must be the absolute path of a folder" in done.stdout + done.stderr
+def test_the_home_of_nobody_is_refused_by_all(command: Sequence[str]) -> None:
+    """Readers and ranks agree on what is no folder."""
+    done = run_swtrace(command, {**clean_environment(Path()), "SWTRACE_DIR": "~nobody-of-this-name/rings"})
+    assert "SWTRACE_DIR='~nobody-of-this-name/rings': must be the path of a folder" in done.stdout + done.stderr
     assert done.returncode == (ExitCode.FAILED if command[0] == "doctor" else ExitCode.USAGE)
 
 

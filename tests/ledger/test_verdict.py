@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from ledger.feeding import feed, ledger
 from ledger.schedules import simulate
-from swtrace.ledger.finding import Level, milliseconds
+from swtrace.ledger.finding import Finding, Level, milliseconds
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.identity import RankKey, UntracedRank
 
@@ -89,6 +90,7 @@ def test_a_larger_prefetch_step_is_proposed_where_it_helps() -> None:
 
     assert k > 0
     assert proposed.numbers["stall_ratio"] == pytest.approx(truth, abs=0.02)
+    assert f"Set SWTRACE_PREFETCH_STEP={k};" in proposed.advice
 
 
 def test_without_steps_only_sums_are_spoken_about() -> None:
@@ -129,6 +131,17 @@ def test_no_finished_step_judges_nothing() -> None:
     schedule = simulate(ranks=2, layers=4, k=1, steps=1, compute=even(1_000))
 
     assert verdict(ledger(schedule).facts().series[0]).headline.kind == "nothing"
+
+
+def test_a_finding_says_what_to_do_and_survives_json() -> None:
+    """Where there is something to do the finding itself says it, also as JSON; elsewhere its advice is empty."""
+    said = judged(compute=lambda rank, _step, _position: 1_000_000 + 400_000 * (rank == 2))
+
+    assert finding(said, "straggler").advice.startswith("Look at that rank's host")
+    assert not said.headline.advice
+    documents = json.loads(json.dumps([each.to_json() for each in said.findings]))
+    assert tuple(map(Finding.from_json, documents)) == said.findings
+    assert {each["level"] for each in documents} <= {"good", "note", "warning", "bad"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def test_headline_and_table_are_about_the_same_steps(
         assert rank["step_seconds"] == pytest.approx(recent.step_ns * 1e-9 / steps)
     ratios = {rank["rank"]: rank["stall_ratio"] for rank in series["ranks"]}
     assert max(ratios, key=lambda rank: ratios[rank]) == most
-    headline = series["findings"][0]
+    headline, *others = series["findings"]
+    assert any(finding["advice"] for finding in others)
     assert headline["rank"] == most
     assert f"{100 * ratios[most]:.1f} %" in headline["sentence"]
 
@@ -67,6 +69,10 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
     text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
     assert f"{STEPS - 3} steps after 3 of warm-up" in text
     assert f"Means over these {STEPS - 3} steps" in text
+    (series,) = json.loads(swtrace("stats", path, "--json").stdout)["summary"]["series"]
+    words = " ".join(unescape(text).split())
+    for finding in series["findings"]:
+        assert f"{finding['sentence']} {finding['advice']}".strip() in words
     slowest = [int(step) for step in re.findall(r"step (\d+): [\d.]+ ms, ", text)]
     assert len(slowest) == 3
     assert min(slowest) >= 3

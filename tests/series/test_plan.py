@@ -11,6 +11,21 @@ from hypothesis import strategies as st
 from swtrace.series import plan
 
 
+def owned_positions(start_layer: int, num_layers: int, world_size: int, rank: int) -> frozenset[int]:
+    """Return the positions that group rank ``rank`` keeps."""
+    return frozenset(p for p in range(num_layers) if plan.source_rank(start_layer + p, world_size) == rank)
+
+
+def full_window_count(num_layers: int, prefetch_step: int) -> int:
+    """Return the least number of windows that give every position of the circle one for life.
+
+    ``q = L // (k + 1)`` runs fit on the circle; cut it into q runs as equal as possible, and the
+    longest has ``ceil(L / q)`` positions. A rank that owns layers needs at most as many.
+    """
+    runs = num_layers // (prefetch_step + 1)
+    return -(-num_layers // runs)
+
+
 def in_conflict(a: int, b: int, num_layers: int, prefetch_step: int) -> bool:
     apart = (a - b) % num_layers
     return min(apart, num_layers - apart) <= prefetch_step
@@ -47,7 +62,7 @@ def assert_sound(windows: tuple[int, ...], num_layers: int, prefetch_step: int, 
 def test_layers_go_round_the_group_by_their_absolute_index() -> None:
     """The source of a layer is its absolute index modulo the group's size, wherever the series starts."""
     assert [plan.source_rank(layer, 3) for layer in range(5, 10)] == [2, 0, 1, 2, 0]
-    assert plan.owned_positions(5, 5, 3, 0) == {1, 4}
+    assert owned_positions(5, 5, 3, 0) == {1, 4}
 
 
 @pytest.mark.parametrize("start_layer", [0, 1, 3, 5])
@@ -72,7 +87,7 @@ def test_static_windows_are_as_few_as_can_be() -> None:
         for prefetch_step in range(num_layers - 1):
             for world_size in range(2, 9):
                 for rank in range(world_size):
-                    owned = plan.owned_positions(0, num_layers, world_size, rank)
+                    owned = owned_positions(0, num_layers, world_size, rank)
                     windows = plan.static_windows(num_layers, prefetch_step, owned)
                     assert_sound(windows, num_layers, prefetch_step, owned)
                     wanted = [p for p in range(num_layers) if p not in owned]
@@ -97,7 +112,7 @@ def test_static_windows_of_a_rank_that_owns_nothing_follow_the_formula() -> None
     for num_layers in (*range(2, 62), *range(70, 200, 13)):
         for prefetch_step in range(min(20, num_layers - 1)):
             windows = plan.static_windows(num_layers, prefetch_step, frozenset())
-            assert max(windows) + 1 == plan.full_window_count(num_layers, prefetch_step)
+            assert max(windows) + 1 == full_window_count(num_layers, prefetch_step)
 
 
 @settings(max_examples=150, deadline=None)
@@ -107,12 +122,12 @@ def test_owning_layers_never_costs_windows(data: st.DataObject) -> None:
     num_layers = data.draw(st.integers(2, 150))
     prefetch_step = data.draw(st.integers(0, min(19, num_layers - 2)))
     world_size = data.draw(st.integers(2, 16))
-    owned = plan.owned_positions(
+    owned = owned_positions(
         data.draw(st.integers(0, 9)), num_layers, world_size, data.draw(st.integers(0, world_size - 1))
     )
     windows = plan.static_windows(num_layers, prefetch_step, owned)
     assert_sound(windows, num_layers, prefetch_step, owned)
-    assert max(windows) + 1 <= plan.full_window_count(num_layers, prefetch_step)
+    assert max(windows) + 1 <= full_window_count(num_layers, prefetch_step)
 
 
 def test_modulo_windows_would_collide_at_the_wrap() -> None:
@@ -126,6 +141,6 @@ def test_modulo_windows_would_collide_at_the_wrap() -> None:
 
 def test_a_known_model_needs_two_windows() -> None:
     """61 layers on 8 ranks with k = 1 take 2 windows on every rank, one less than if none of them were owned."""
-    counts = {max(plan.static_windows(61, 1, plan.owned_positions(0, 61, 8, rank))) + 1 for rank in range(8)}
+    counts = {max(plan.static_windows(61, 1, owned_positions(0, 61, 8, rank))) + 1 for rank in range(8)}
     assert counts == {2}
-    assert plan.full_window_count(61, 1) == 3
+    assert full_window_count(61, 1) == 3

@@ -15,7 +15,9 @@ from ranks import run_ranks
 from series.stacks import ForwardDiedError, Stack, true_weights
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
+from swtrace.settings import Settings
 from swtrace.trace import records as columns
+from swtrace.trace.header import file_bytes
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
@@ -254,6 +256,29 @@ def traced_on_gloo(_rank: int) -> None:
         with series.step():
             stack.forward(step)
     series.close()
+
+
+def traced_as_given(_rank: int, folder: Path) -> None:
+    """Make the ring of a series that is given its settings."""
+    settings = Settings(directory=folder, run_id="given", ring_records=128, time_every=3)
+    series = Series(
+        "g", RankGroup.world(), 0, 2, prefetch_step=0, recorder=recording.process_recorder, settings=settings
+    )
+    Stack(series, 0, true_weights(2))
+    os.environ["SWTRACE_DIR"] = str(folder.parent / "later")
+    series.post_process()
+    series.close()
+
+
+def test_given_settings_win_over_the_environment(tmp_path: Path) -> None:
+    """A series, its ring and its communicator read no variable once the series has its settings."""
+    environment = {"SWTRACE_DIR": str(tmp_path / "other"), "SWTRACE_RUN_ID": "other", "SWTRACE_TIMEOUT": "no number"}
+    run_ranks(2, traced_as_given, tmp_path / "rings", environment=environment)
+    assert [path.name for path in tmp_path.iterdir()] == ["rings"]
+    for path in (tmp_path / "rings").iterdir():
+        assert path.stat().st_size == file_bytes(128)
+        with RingReader.open(path) as reader:
+            assert reader.identity.run_id == "given"
 
 
 def test_on_gloo_ready_is_observed_and_instants_are_in_order(tmp_path: Path) -> None:

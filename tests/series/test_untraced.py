@@ -20,6 +20,7 @@ from swtrace.ledger.verdict import verdict
 from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.recording import process_recorder
+from swtrace.settings import Settings
 from swtrace.trace.clocks import boot_id
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.identity import RankKey, SeriesInfo, UntracedRank
@@ -86,12 +87,12 @@ def not_writable(rings: Path) -> None:
 _nobody: list[int] = []
 
 
-def as_somebody_else(run_id: str, rank: int) -> Recorder:
+def as_somebody_else(run_id: str, rank: int, settings: Settings) -> Recorder:
     """Make the ring as a user who may not write there."""
     boot_id()  # Python's own files may be out of that user's reach: this imports a codec
     os.seteuid(_nobody[0])
     try:
-        return process_recorder(run_id, rank)
+        return process_recorder(run_id, rank, settings)
     finally:
         os.seteuid(0)
 

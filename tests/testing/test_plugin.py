@@ -78,20 +78,20 @@ REFUSED = {
     "min_eficiency=0.9": "has no argument 'min_eficiency'*min_efficiency*",
     "phase='decoding'": "there is no phase 'decoding': there are*decode*",
     "'o_proj'": "takes its arguments by name",
-    "max_stall_ratio=float('nan')": "(max_stall_ratio=nan): must be a ratio from 0 to 1",
-    "max_stall_ratio='5%'": "(max_stall_ratio='5%'): must be a ratio from 0 to 1",
-    "max_stall_ratio=None": "(max_stall_ratio=None): must be a ratio from 0 to 1",
-    "min_efficiency=90": "(min_efficiency=90): must be a ratio from 0 to 1",
-    "min_on_time_rate=True": "(min_on_time_rate=True): must be a ratio from 0 to 1",
-    "max_stall_seconds=float('inf')": "(max_stall_seconds=inf): must be a number of seconds from 0",
-    "min_steps=0": "(min_steps=0): must be a number of steps from 1",
-    "warmup='3'": "(warmup='3'): must be a number of steps from 0",
-    "rank='1'": "(rank='1'): must be a rank's number",
-    "layer=-1": "(layer=-1): must be a layer's number",
-    "steps=(1, 4)": "(steps=(1, 4)): must be a range or slice of step numbers",
+    "max_stall_ratio=float('nan')": "@pytest.mark.swtrace: max_stall_ratio=nan: must be a ratio from 0 to 1",
+    "max_stall_ratio='5%'": "@pytest.mark.swtrace: max_stall_ratio='5%': must be a ratio from 0 to 1",
+    "max_stall_ratio=None": "@pytest.mark.swtrace: max_stall_ratio=None: must be a ratio from 0 to 1",
+    "min_efficiency=90": "@pytest.mark.swtrace: min_efficiency=90: must be a ratio from 0 to 1",
+    "min_on_time_rate=True": "@pytest.mark.swtrace: min_on_time_rate=True: must be a ratio from 0 to 1",
+    "max_stall_seconds=float('inf')": "@pytest.mark.swtrace: max_stall_seconds=inf: must be a number of seconds from 0",
+    "min_steps=0": "@pytest.mark.swtrace: min_steps=0: must be a number of steps from 1",
+    "warmup='3'": "@pytest.mark.swtrace: warmup='3': must be a number of steps from 0",
+    "rank='1'": "@pytest.mark.swtrace: rank='1': must be a rank's number",
+    "layer=-1": "@pytest.mark.swtrace: layer=-1: must be a layer's number",
+    "steps=(1, 4)": "@pytest.mark.swtrace: steps=(1, 4): must be a range of step numbers, or a slice that*",
     "steps=slice(-5, None)": "steps=slice(-5, None, None): must be a range of step numbers, or a slice that*",
     "steps=slice(0, 9, 0)": "steps=slice(0, 9, 0): must be a range of step numbers, or a slice that*",
-    "tolerance=float('nan')": "(tolerance=nan): must be a number from 0*",
+    "tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
 }
 """What a marker may not say, and how it is told so."""
 
@@ -107,6 +107,20 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines([message for messages in LIMITS.values() for message in messages])
     assert "Traceback" not in result.stdout.str()
     assert "limits.py" not in result.stdout.str()
+
+
+def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
+    """Below the sentences of the verdict stands the ledger's advice."""
+    code = """
+from tui.ring_writer import write
+
+@pytest.mark.swtrace(max_stall_ratio=0.0001)
+def test_straggler(swtrace):
+    with write(swtrace.directory, "straggler"): pass
+"""
+    result = outcomes(suite, code)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["- Rank 3 holds the others up: *", "  Look at that rank's host: *"])
 
 
 def test_a_marker_that_cannot_be_meant_is_refused_before_the_test_begins(suite: pytest.Pytester) -> None:

@@ -19,7 +19,7 @@ from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Selection, picture
 from swtrace_tui.views.heat_map import METRICS, HeatMap, values
 from swtrace_tui.views.overview import headline
-from swtrace_tui.views.verdict import finding_lines
+from swtrace_tui.views.verdict import finding_lines, series_lines
 from swtrace_tui.views.view import Scene
 
 from swtrace.errors import SettingsError
@@ -201,6 +201,17 @@ def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
         assert " RANK DIED " in text
         assert "HIDDEN" not in text
         assert died.sentence in text
+
+
+def test_the_verdict_view_shows_each_finding_with_its_advice() -> None:
+    """Sentence and advice are the ledger's own words, as ``--json``, reports and tests have them."""
+    seen = pictured("straggler")
+    (series,) = seen.series
+    scene = Scene(seen, MONO, {series.key: series.verdict})
+    text = " ".join(" ".join(strip.text for strip in series_lines(series, scene, 110)).split())
+    assert any(finding.advice for finding in series.verdict.findings)
+    for finding in series.verdict.findings[1:]:
+        assert f"{finding.sentence} {finding.advice}".strip() in text
 
 
 @pytest.mark.parametrize("before", [[], ["question_mark"]])

@@ -63,7 +63,8 @@ def test_json_carries_the_ledgers_numbers_exactly(tmp_path: Path) -> None:
         assert said["efficiency"] == rank.recent.efficiency
     assert facts.straggler is not None
     assert series["straggler"]["rank"] == facts.straggler.rank.rank == 3
-    assert "straggler" in {finding["kind"] for finding in series["findings"]}
+    advice = {finding["kind"]: finding["advice"] for finding in series["findings"]}
+    assert advice["straggler"].startswith("Look at that rank's host")
 
 
 def test_once_without_rings_says_what_to_do_next(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from swtrace.cli.reader import Reader
 from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_text import print_summary
-from swtrace.settings import Settings, from_variable
+from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -120,13 +120,14 @@ def demo(
     if importlib.util.find_spec("torch") is None:
         raise CommandError("the demo's ranks need torch, which is not installed here: pip install torch")
     dials.check()
+    settings = Settings.from_environment()
     if tui is None:
         tui = not as_json and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-    result = _run(scenario, dials, with_daemon=with_daemon, tui=tui)
+    result = _run(scenario, dials, settings, with_daemon=with_daemon, tui=tui)
     if as_json:
         write_json(result.to_json())
     print_summary(result.summary, narration() if as_json else data())
-    if not Settings.from_environment().trace:
+    if not settings.trace:
         narration().print("swtrace: no rank wrote a ring because SWTRACE_TRACE=0.")
     _conclude(result, narration() if as_json else data())
     raise typer.Exit(result.code)
@@ -176,13 +177,13 @@ class _Result:
         }
 
 
-def _run(scenario: Scenario, dials: Dials, *, with_daemon: bool, tui: bool) -> _Result:
+def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: bool, tui: bool) -> _Result:
     console = narration()
     exit_in_order()
-    run_id = from_variable("run_id") or f"demo-{secrets.token_hex(3)}"
+    run_id = settings.run_id or f"demo-{secrets.token_hex(3)}"
     with ExitStack() as stack:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=_fast_folder())))
-        directory = make_folder(from_variable("directory") or workspace / "rings")
+        directory = make_folder(settings.directory or workspace / "rings")
         environment = {
             "SWTRACE": "1",
             "SWTRACE_DIR": str(directory),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swtrace.cli.console import data, write_json
-from swtrace.cli.doctor.finding import Finding, State
+from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -34,16 +34,16 @@ def doctor(
     Looks at versions, at vLLM and what the plugin needs of it, at the settings, the folder of rings, the rings in it,
     and the daemon. Exits with 1 if something is broken.
     """
-    findings = _look(import_vllm=not quick)
-    broken = any(finding.state is State.BROKEN for finding in findings)
+    diagnoses = _look(import_vllm=not quick)
+    broken = any(diagnosis.state is State.BROKEN for diagnosis in diagnoses)
     if as_json:
-        write_json({"broken": broken, "findings": [asdict(finding) for finding in findings]})
+        write_json({"broken": broken, "findings": [asdict(diagnosis) for diagnosis in diagnoses]})
     else:
-        _print(findings, data())
+        _print(diagnoses, data())
     raise typer.Exit(ExitCode.FAILED if broken else ExitCode.SUCCESS)
 
 
-def _look(*, import_vllm: bool) -> tuple[Finding, ...]:
+def _look(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     from swtrace.cli.doctor.daemon import daemon
     from swtrace.cli.doctor.folder import folder
     from swtrace.cli.doctor.rings import rings
@@ -52,25 +52,26 @@ def _look(*, import_vllm: bool) -> tuple[Finding, ...]:
     from swtrace.errors import SettingsError
     from swtrace.settings import ring_directory
 
-    here = (*versions(import_vllm=import_vllm), *settings())
+    found, of_settings = settings()
+    here = (*versions(import_vllm=import_vllm), *of_settings)
     try:
         directory = ring_directory()
     except SettingsError as error:
-        return (*here, Finding("ring folder", State.BROKEN, str(error), "set or unset SWTRACE_DIR"), *daemon())
-    return (*here, *folder(directory), *daemon(), *(rings(directory) if directory.is_dir() else ()))
+        return (*here, Diagnosis("ring folder", State.BROKEN, str(error), "set or unset SWTRACE_DIR"), *daemon())
+    return (*here, *folder(directory, found.ring_records), *daemon(), *(rings(directory) if directory.is_dir() else ()))
 
 
-def _print(findings: tuple[Finding, ...], console: Console) -> None:
+def _print(diagnoses: tuple[Diagnosis, ...], console: Console) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
     table.add_column()
-    for finding in findings:
-        mark, style = _MARKS[finding.state]
-        detail = Text(finding.detail)
-        if finding.mend and finding.state is not State.GOOD:
-            detail.append(f"\n-> {finding.mend}", "cyan")
-        table.add_row(Text(mark, style), Text(finding.subject), detail)
+    for diagnosis in diagnoses:
+        mark, style = _MARKS[diagnosis.state]
+        detail = Text(diagnosis.detail)
+        if diagnosis.mend and diagnosis.state is not State.GOOD:
+            detail.append(f"\n-> {diagnosis.mend}", "cyan")
+        table.add_row(Text(mark, style), Text(diagnosis.subject), detail)
     console.print(table)
-    broken = sum(finding.state is State.BROKEN for finding in findings)
+    broken = sum(diagnosis.state is State.BROKEN for diagnosis in diagnoses)
     console.print(f"\n{broken} broken." if broken else "\nNothing is broken.")

@@ -6,7 +6,7 @@ import os
 import socket
 
 from swtrace import asking
-from swtrace.cli.doctor.finding import Finding, State
+from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.daemon.settings import Listen, listen_address
 from swtrace.errors import AnswerError, SettingsError
 
@@ -14,15 +14,15 @@ _MOST_SAID = 60
 _TIMEOUT_S = 2.0
 
 
-def daemon() -> tuple[Finding, ...]:
+def daemon() -> tuple[Diagnosis, ...]:
     """Ask the address that ``SWTRACE_LISTEN`` or the default names."""
     try:
         listen = listen_address(os.environ)
     except SettingsError as error:
-        return (Finding("daemon", State.BROKEN, str(error), "set or unset SWTRACE_LISTEN"),)
+        return (Diagnosis("daemon", State.BROKEN, str(error), "set or unset SWTRACE_LISTEN"),)
     problem = _bind_problem(listen)
     if problem is None:
-        return (Finding("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
+        return (Diagnosis("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
     try:
         said = asking.text(str(reached), "/healthz", timeout_s=_TIMEOUT_S).strip()
@@ -31,14 +31,14 @@ def daemon() -> tuple[Finding, ...]:
         wrong = str(error)
     if wrong:
         return (
-            Finding(
+            Diagnosis(
                 "daemon",
                 State.BROKEN,
                 f"{listen}: {problem}, and what is there does not say ok at /healthz ({wrong})",
                 "set SWTRACE_LISTEN to another port, or mend what that daemon says",
             ),
         )
-    return (Finding("daemon", State.GOOD, f"answers at http://{reached}"),)
+    return (Diagnosis("daemon", State.GOOD, f"answers at http://{reached}"),)
 
 
 def _bind_problem(listen: Listen) -> str | None:

@@ -9,11 +9,8 @@ import stat
 from pathlib import Path
 
 from swtrace.cli import units
-from swtrace.cli.doctor.finding import Finding, State
-from swtrace.errors import SettingsError
-from swtrace.settings import Settings
+from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.trace.header import file_bytes
-from swtrace.trace.schema import DEFAULT_RECORDS
 
 _UNTRACED = "ranks would run untraced, or not at all with SWTRACE_STRICT=1"
 _COMFORTABLE_RINGS = 8
@@ -23,60 +20,63 @@ _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 _MOVE = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
 
 
-def folder(directory: Path) -> tuple[Finding, ...]:
-    """Look at the folder, or at where it would be made."""
+def folder(directory: Path, ring_records: int) -> tuple[Diagnosis, ...]:
+    """Look at the folder, or at where it would be made, for rings of so many records."""
     if not os.path.exists(directory):  # noqa: PTH110 (Path.exists raises where a parent cannot be searched)
         parent = next(parent for parent in directory.parents if os.path.exists(parent))  # noqa: PTH110
         if not parent.is_dir():
-            return (Finding("ring folder", State.BROKEN, f"{directory} cannot be made: {parent} is a file", _MOVE),)
+            return (Diagnosis("ring folder", State.BROKEN, f"{directory} cannot be made: {parent} is a file", _MOVE),)
         if _filesystem(parent) in _KERNEL_ONLY or not os.access(parent, os.W_OK | os.X_OK):
             return (
-                Finding(
+                Diagnosis(
                     "ring folder",
                     State.BROKEN,
                     f"{directory} cannot be made: {parent} is not writable; {_UNTRACED}",
                     _MOVE,
                 ),
             )
-        return (Finding("ring folder", State.GOOD, f"{directory} will be made by the first rank"), *_place(parent))
+        return (
+            Diagnosis("ring folder", State.GOOD, f"{directory} will be made by the first rank"),
+            *_place(parent, ring_records),
+        )
     if not directory.is_dir():
-        return (Finding("ring folder", State.BROKEN, f"{directory} is not a folder; {_UNTRACED}", _MOVE),)
-    return (_permissions(directory), *_place(directory))
+        return (Diagnosis("ring folder", State.BROKEN, f"{directory} is not a folder; {_UNTRACED}", _MOVE),)
+    return (_permissions(directory), *_place(directory, ring_records))
 
 
-def _permissions(directory: Path) -> Finding:
+def _permissions(directory: Path) -> Diagnosis:
     mode = stat.S_IMODE(directory.stat().st_mode)
     if not os.access(directory, os.R_OK | os.X_OK):
-        return Finding(
+        return Diagnosis(
             "ring folder", State.BROKEN, f"{directory} ({mode:04o}) cannot be read", f"read it as its owner, or {_MOVE}"
         )
     if not os.access(directory, os.W_OK):
-        return Finding(
+        return Diagnosis(
             "ring folder",
             State.DOUBTFUL,
             f"{directory} ({mode:04o}) can be read, and not written: no rank of this user can trace",
             _MOVE,
         )
     if mode & 0o022 and not mode & stat.S_ISVTX:
-        return Finding(
+        return Diagnosis(
             "ring folder",
             State.DOUBTFUL,
             f"{directory} ({mode:04o}): others may remove rings",
             f"chmod go-w {directory}",
         )
-    return Finding("ring folder", State.GOOD, f"{directory} ({mode:04o})")
+    return Diagnosis("ring folder", State.GOOD, f"{directory} ({mode:04o})")
 
 
-def _place(existing: Path) -> tuple[Finding, Finding]:
+def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
     kind = _filesystem(existing)
     memory = (
-        Finding("ring file system", State.GOOD, kind)
+        Diagnosis("ring file system", State.GOOD, kind)
         if kind in _MEMORY
-        else Finding(
+        else Diagnosis(
             "ring file system", State.DOUBTFUL, f"{kind}: writing records back to a disk costs the ranks time", _MOVE
         )
     )
-    free, ring = shutil.disk_usage(existing).free, ring_bytes()
+    free, ring = shutil.disk_usage(existing).free, file_bytes(ring_records)
     detail = f"{units.size(free)} free; a ring takes {units.size(ring)}"
     if free < ring:
         detail += f": unless rings of dead ranks can give way, {_UNTRACED}"
@@ -88,16 +88,7 @@ def _place(existing: Path) -> tuple[Finding, Finding]:
         )
     else:
         state, mend = State.GOOD, ""
-    return memory, Finding("ring space", state, detail, mend)
-
-
-def ring_bytes() -> int:
-    """Return what a ring takes under the settings; under such as cannot be used, no rank makes one."""
-    try:
-        records = Settings.from_environment().ring_records
-    except SettingsError:
-        records = DEFAULT_RECORDS
-    return file_bytes(records)
+    return memory, Diagnosis("ring space", state, detail, mend)
 
 
 def _filesystem(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swtrace.cli.doctor.finding import Finding, State
+from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.errors import TraceError
 
 if TYPE_CHECKING:
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 _SHOWN = 16
 
 
-def rings(directory: Path) -> tuple[Finding, ...]:
+def rings(directory: Path) -> tuple[Diagnosis, ...]:
     """Open every ring of the folder once."""
     from swtrace.trace.directory import ring_paths
 
     try:
         paths = ring_paths(directory)
     except OSError as error:
-        return (Finding("rings", State.BROKEN, f"{directory}: {error.strerror}", "read the folder as its owner"),)
+        return (Diagnosis("rings", State.BROKEN, f"{directory}: {error.strerror}", "read the folder as its owner"),)
     if not paths:
-        return (Finding("rings", State.ABSENT, "none: no rank has traced here yet", "swtrace demo, or SWTRACE=1"),)
+        return (Diagnosis("rings", State.ABSENT, "none: no rank has traced here yet", "swtrace demo, or SWTRACE=1"),)
     # All peers say the same of an untraced rank.
-    findings = tuple(dict.fromkeys(finding for path in paths[:_SHOWN] for finding in _ring(path)))
+    diagnoses = tuple(dict.fromkeys(diagnosis for path in paths[:_SHOWN] for diagnosis in _ring(path)))
     if len(paths) > _SHOWN:
-        findings += (Finding("rings", State.GOOD, f"{len(paths) - _SHOWN} more are not shown"),)
-    return findings
+        diagnoses += (Diagnosis("rings", State.GOOD, f"{len(paths) - _SHOWN} more are not shown"),)
+    return diagnoses
 
 
-def _ring(path: Path) -> tuple[Finding, ...]:
+def _ring(path: Path) -> tuple[Diagnosis, ...]:
     from swtrace.trace.reader import RingReader
 
     try:
         reader = RingReader.open(path)
     except (TraceError, OSError) as error:
-        return (Finding(path.name, State.DOUBTFUL, str(error), _unreadable(path)),)
+        return (Diagnosis(path.name, State.DOUBTFUL, str(error), _unreadable(path)),)
     try:
         identity, written = reader.identity, reader.statistics().written
         alive, series = reader.alive(), reader.series()
         life = "alive" if alive else "closed" if reader.closed() else "dead"
         names = ", ".join(info.name for info in series) or "no series yet"
-        finding = Finding(
+        diagnosis = Diagnosis(
             path.name,
             State.GOOD,
             f"run {identity.run_id} rank {identity.rank}, {life}, {written} records; {names} "
@@ -52,8 +52,8 @@ def _ring(path: Path) -> tuple[Finding, ...]:
     finally:
         reader.close()
     if not alive:
-        return (finding,)
-    return (finding, *(untraced for info in series for untraced in _untraced(identity.run_id, info)))
+        return (diagnosis,)
+    return (diagnosis, *(untraced for info in series for untraced in _untraced(identity.run_id, info)))
 
 
 def _unreadable(path: Path) -> str:
@@ -73,10 +73,10 @@ def _unreadable(path: Path) -> str:
     return f"remove it, no process holds it: {path}"
 
 
-def _untraced(run_id: str, info: SeriesInfo) -> tuple[Finding, ...]:
+def _untraced(run_id: str, info: SeriesInfo) -> tuple[Diagnosis, ...]:
     """Return what a ring says about peers that have none."""
     return tuple(
-        Finding(
+        Diagnosis(
             f"rank {untraced.rank}",
             State.DOUBTFUL,
             f"run {run_id}, series {info.name}: runs untraced: {untraced.reason}",

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
-from swtrace.cli.doctor.finding import Finding, State
+from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.daemon.settings import SpanSettings
 from swtrace.errors import SettingsError
-from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, from_variable, unknown_variables
+from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, unknown_variables
 
 
-def settings() -> tuple[Finding, ...]:
-    """Read every setting as a rank and as a daemon would."""
-    findings = []
-    for read in (Settings.from_environment, SpanSettings.from_environment):
-        try:
-            read(os.environ)
-        except SettingsError as error:
-            findings.append(Finding("settings", State.BROKEN, str(error), "set or unset the variable"))
-    findings += [
-        Finding("settings", State.DOUBTFUL, sentence, "correct or unset it") for sentence in unknown_variables()
+def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
+    """Read every setting as a rank and as a daemon would; return the ranks', or the defaults where one is unusable."""
+    found, problems = Settings(), []
+    try:
+        found = Settings.from_environment()
+    except SettingsError as error:
+        problems.append(str(error))
+    try:
+        SpanSettings.from_environment(os.environ)
+    except SettingsError as error:
+        problems.append(str(error))
+    diagnoses = [Diagnosis("settings", State.BROKEN, problem, "set or unset the variable") for problem in problems]
+    diagnoses += [
+        Diagnosis("settings", State.DOUBTFUL, sentence, "correct or unset it") for sentence in unknown_variables()
     ]
     names = sorted(name for name in (*VARIABLES.values(), *OTHER_VARIABLES) if os.environ.get(name, "").strip())
-    if not findings:
-        findings.append(Finding("settings", State.GOOD, ", ".join(names) if names else "no SWTRACE_* variable is set"))
-    with suppress(SettingsError):
-        if not from_variable("trace"):
-            findings.append(Finding("tracing", State.ABSENT, f"no rank writes a ring because {VARIABLES['trace']}=0"))
-    return tuple(findings)
+    if not diagnoses:
+        diagnoses.append(
+            Diagnosis("settings", State.GOOD, ", ".join(names) if names else "no SWTRACE_* variable is set")
+        )
+    if not found.trace:
+        diagnoses.append(Diagnosis("tracing", State.ABSENT, f"no rank writes a ring because {VARIABLES['trace']}=0"))
+    return found, tuple(diagnoses)

@@ -12,55 +12,55 @@ import subprocess
 import sys
 
 import swtrace
-from swtrace.cli.doctor.finding import Finding, State
+from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.vllm import support
 
 OLDEST_TORCH = (2, 11)
 _SEAM_TIMEOUT_S = 120
 
 
-def versions(*, import_vllm: bool) -> tuple[Finding, ...]:
+def versions(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     """Look at every package that matters; with ``import_vllm``, also into vLLM, in a process of its own."""
     vllm = _vllm()
     return (
-        Finding("python", State.GOOD, f"{platform.python_version()} at {sys.executable}"),
-        Finding("swtrace", State.GOOD, swtrace.__version__),
+        Diagnosis("python", State.GOOD, f"{platform.python_version()} at {sys.executable}"),
+        Diagnosis("swtrace", State.GOOD, swtrace.__version__),
         _torch(),
         vllm,
         *((_plugin(), *_seam(import_vllm=import_vllm)) if vllm.state is not State.ABSENT else ()),
     )
 
 
-def _torch() -> Finding:
+def _torch() -> Diagnosis:
     version = _version_of("torch")
     if version is None:
-        return Finding(
+        return Diagnosis(
             "torch", State.ABSENT, "not installed: daemon and readers work, ranks do not", "pip install torch"
         )
     if _numbers(version) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
-        return Finding("torch", State.DOUBTFUL, f"{version} is older than {oldest}", f"install torch>={oldest}")
-    return Finding("torch", State.GOOD, version)
+        return Diagnosis("torch", State.DOUBTFUL, f"{version} is older than {oldest}", f"install torch>={oldest}")
+    return Diagnosis("torch", State.GOOD, version)
 
 
-def _vllm() -> Finding:
+def _vllm() -> Diagnosis:
     version = _version_of("vllm")
     if version is None:
-        return Finding("vllm", State.ABSENT, "not installed: the demo works without", f"install {support.RANGE}")
+        return Diagnosis("vllm", State.ABSENT, "not installed: the demo works without", f"install {support.RANGE}")
     if not support.supported(version):
-        return Finding(
+        return Diagnosis(
             "vllm",
             State.DOUBTFUL,
             f"{version} is not supported: swtrace leaves it alone",
             f"install {support.RANGE}",
         )
-    return Finding("vllm", State.GOOD, f"{version}; supported is {support.RANGE}")
+    return Diagnosis("vllm", State.GOOD, f"{version}; supported is {support.RANGE}")
 
 
-def _plugin() -> Finding:
+def _plugin() -> Diagnosis:
     names = {entry.name for entry in importlib.metadata.entry_points(group="vllm.general_plugins")}
     if "swtrace" not in names:
-        return Finding(
+        return Diagnosis(
             "vllm plugin",
             State.BROKEN,
             "vLLM does not see swtrace's entry point",
@@ -68,15 +68,15 @@ def _plugin() -> Finding:
         )
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "swtrace" not in [name.strip() for name in allowed.split(",")]:
-        return Finding(
+        return Diagnosis(
             "vllm plugin", State.BROKEN, f"VLLM_PLUGINS={allowed!r} leaves swtrace out", "add swtrace to VLLM_PLUGINS"
         )
-    return Finding("vllm plugin", State.GOOD, "vLLM loads it; it does nothing without SWTRACE=1")
+    return Diagnosis("vllm plugin", State.GOOD, "vLLM loads it; it does nothing without SWTRACE=1")
 
 
-def _seam(*, import_vllm: bool) -> tuple[Finding, ...]:
+def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     if not import_vllm:
-        return (Finding("vllm seam", State.ABSENT, "not looked at", "leave --quick away"),)
+        return (Diagnosis("vllm seam", State.ABSENT, "not looked at", "leave --quick away"),)
     command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.seam"]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "SWTRACE": "0"}
     try:
@@ -84,23 +84,23 @@ def _seam(*, import_vllm: bool) -> tuple[Finding, ...]:
             command, capture_output=True, text=True, timeout=_SEAM_TIMEOUT_S, check=False, env=environment
         )
     except subprocess.TimeoutExpired:
-        return (Finding("vllm seam", State.DOUBTFUL, f"importing vLLM took more than {_SEAM_TIMEOUT_S} s"),)
+        return (Diagnosis("vllm seam", State.DOUBTFUL, f"importing vLLM took more than {_SEAM_TIMEOUT_S} s"),)
     lines = done.stdout.splitlines()
     try:
         missing = json.loads(lines[-1])
     except (IndexError, ValueError):
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return (Finding("vllm seam", State.BROKEN, f"vLLM cannot be imported: {said}", "mend the vLLM installation"),)
+        return (Diagnosis("vllm seam", State.BROKEN, f"vLLM cannot be imported: {said}", "mend the vLLM installation"),)
     if missing:
         return (
-            Finding(
+            Diagnosis(
                 "vllm seam",
                 State.BROKEN,
                 f"this vLLM lacks {', '.join(missing)}",
                 f"install {support.RANGE}",
             ),
         )
-    return (Finding("vllm seam", State.GOOD, "offloader and worker have the shape that the plugin needs"),)
+    return (Diagnosis("vllm seam", State.GOOD, "offloader and worker have the shape that the plugin needs"),)
 
 
 def _version_of(module: str) -> str | None:

@@ -26,8 +26,7 @@ from swtrace.trace.schema import NO_WINDOW, Phase, StepFlag, TransferFlag
 if TYPE_CHECKING:
     from swtrace.series.device.transport import DeviceTransport
     from swtrace.series.journal import Journal
-    from swtrace.series.layer import SeriesLayer
-    from swtrace.series.pool import Window
+    from swtrace.series.layer import SeriesLayer, Window
 
 
 class DeviceCircle(Circle):

@@ -26,8 +26,7 @@ from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, Tr
 if TYPE_CHECKING:
     from swtrace.series.device.accelerator import Device
     from swtrace.series.device.stamps import Shipment, Stamps
-    from swtrace.series.layer import SeriesLayer
-    from swtrace.series.pool import Window
+    from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation
     from swtrace.trace.recorder import SeriesRecorder
 

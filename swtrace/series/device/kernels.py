@@ -11,9 +11,6 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import globaltimer
 
-GAVE_UP = -1
-"""What :func:`answer` answers when it was not asked in time."""
-
 
 @triton.jit(do_not_specialize=["slot"])
 def stamp(row: tl.tensor, slot: tl.tensor) -> None:
@@ -43,7 +40,8 @@ def read_clock(readings: tl.tensor, count: tl.tensor) -> None:
 def answer(question: tl.tensor, answers: tl.tensor, exchanges: tl.tensor, patience_ns: tl.tensor) -> None:
     """Answer the host: when it has asked its n-th question, write the device's time as the n-th answer.
 
-    Ends after ``exchanges`` answers. Once it has run for ``patience_ns``, it waits no longer for the host.
+    Ends after ``exchanges`` answers. Once it has run for ``patience_ns``, it waits no longer for the host: the answer
+    to a question that was not asked in time is -1.
     """
     began = globaltimer()
     for number in range(exchanges):

@@ -125,15 +125,16 @@ class CollectiveMover:
 
     rendezvous = "group"
 
-    def __init__(self, group: Group, *, description: str = "swtrace") -> None:
+    def __init__(self, group: Group, *, description: str, timeout_s: float) -> None:
         """Make the communicator; all ranks must make theirs in the same order.
 
         Args:
             group: its ranks.
             description: names the communicator in torch's own diagnostics.
+            timeout_s: how long an operation waits for a peer.
         """
         self.name = backend(group)
-        communicator = Communicator(group, description)
+        communicator = Communicator(group, description, timeout_s)
         self.gather = communicator.gather
         self._process_group = communicator.process_group
         self._options = [broadcast_options(root, asynchronous=False) for root in communicator.roots]

@@ -19,17 +19,6 @@ from swtrace_tui.views.view import Scene, View, wrap
 _MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
 _WIDEST = 110
 """Longer lines are hard to read."""
-_ADVICE = {
-    "bypassed": "Check that the series linear is one that the forward calls; `swtrace doctor` shows how it is hooked.",
-    "straggler": "Look at that rank's host: clocks, thermals, neighbours, its share of requests.",
-    "late_issue": "It is the proximate cause; whether that rank is slow by itself, only the critical path tells.",
-    "launch_bound": "The device waits for Python: it is no matter of the transport, and no prefetch step mends it.",
-    "entry_skew": "The ranks' work between steps differs: sampling, scheduling, input, or another collective.",
-    "channel_bound": "Share fewer layers or a smaller linear, or use a faster transport.",
-    "prefetch_step": "Set SWTRACE_PREFETCH_STEP; each step ahead costs one more window.",
-    "effective_prefetch_step": "Layers are reached in another order than they are registered.",
-    "machine_noise": "Figures of this machine are its neighbours' figures, too.",
-}
 
 
 class VerdictView(View):
@@ -83,7 +72,7 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
 
 
 def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool) -> list[Strip]:
-    """Return a finding: its mark, its sentence, what to do, and the numbers that it was made of."""
+    """Return a finding: its mark, its sentence, and what to do."""
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     style = palette.levels[finding.level]
     room = min(_WIDEST, width - 8)
@@ -100,8 +89,7 @@ def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool
             .put(row, palette.style(palette.text, bold=first))
             .strip(plain)
         )
-    advice = _ADVICE.get(finding.kind)
-    if advice:
-        lines += [Line(width).put("     ", plain).put(row, dim).strip(plain) for row in wrap(advice, room)]
+    if finding.advice:
+        lines += [Line(width).put("     ", plain).put(row, dim).strip(plain) for row in wrap(finding.advice, room)]
     lines.append(Line(width).strip(plain))
     return lines
