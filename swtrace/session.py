@@ -139,7 +139,7 @@ class Session(ABC):
 
         A selection by rank, layer or phase selects whole steps here: a trace is whole or absent.
         """
-        from swtrace.daemon.spans import step_spans
+        from swtrace.spans.step_spans import step_spans
 
         origins = self.origins()
         picked = Selection(**selection).pick(self.steps())
@@ -147,7 +147,7 @@ class Session(ABC):
 
     @abstractmethod
     def origins(self) -> dict[RankKey, Any]:
-        """Return what spans need to know of each rank (:class:`~swtrace.daemon.spans.SpanOrigin`)."""
+        """Return what spans need to know of each rank (:class:`~swtrace.spans.origins.SpanOrigin`)."""
 
     def verdicts(self) -> dict[SeriesKey, Verdict]:
         """Return plain words about every series."""
@@ -205,10 +205,10 @@ class RingsSession(Session):
 
     def origins(self) -> dict[RankKey, Any]:
         """Return what spans need to know of each rank."""
-        from swtrace.export.origins import origins
+        from swtrace.spans.origins import RankOrigins
 
         statuses = self.watch.ranks()
-        return origins(
+        return RankOrigins().of(
             (status.identity for status in statuses),
             {status.identity.key: status.anchor for status in statuses},
         )
@@ -259,10 +259,10 @@ class RecordingSession(Session):
 
     def origins(self) -> dict[RankKey, Any]:
         """Return what spans need to know of each rank."""
-        from swtrace.export.origins import origins
+        from swtrace.spans.origins import RankOrigins
 
         end = self._end()
-        return origins(
+        return RankOrigins().of(
             end.identities.values(), {state.rank: state.anchor for state in end.status.values() if state.rank}
         )
 

@@ -18,19 +18,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from swtrace.daemon.exemplars import SlowestWaits
-from swtrace.daemon.export import rank_resource
 from swtrace.daemon.snapshot import Health, NumberedStep, RankState, Snapshot
-from swtrace.daemon.spans import SpanOrigin
+from swtrace.spans.origins import RankOrigins, run_begins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from opentelemetry.sdk.resources import Resource
-
-    from swtrace.daemon.export import SpanSink
     from swtrace.ledger.facts import LedgerFacts, SeriesKey
-    from swtrace.trace.identity import RankIdentity, RankKey
+    from swtrace.spans.delivery import SpanSink
     from swtrace.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -58,7 +53,7 @@ class Observer:
         self._watch = watch
         self._spans = spans
         self._down_shown_ns = round(down_shown_s * 1e9)
-        self._resources: dict[RankIdentity, Resource] = {}
+        self._origins = RankOrigins()
         self._steps: dict[SeriesKey, deque[NumberedStep]] = {}
         self._slowest = SlowestWaits()
         self._started_realtime_ns = time.time_ns()
@@ -185,7 +180,8 @@ class Observer:
         steps = self._watch.ledger.take_steps()
         if not steps:
             return
-        origins = self._origins()
+        anchors = self._watch.anchors()
+        origins = self._origins.of(anchors, {identity.key: anchor for identity, anchor in anchors.items()})
         for step in steps:
             self._cursor += 1
             kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
@@ -194,23 +190,6 @@ class Observer:
             kept.append(NumberedStep(self._cursor, step))
             if self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
-
-    def _origins(self) -> Mapping[RankKey, SpanOrigin]:
-        """Return what spans need to know of each rank, with the anchors as they are now."""
-        anchors = self._watch.anchors()
-        began = _run_begins(anchors)
-        self._resources = {
-            identity: self._resources[identity] if identity in self._resources else rank_resource(identity)
-            for identity in anchors
-        }
-        return {
-            identity.key: SpanOrigin(
-                resource=self._resources[identity],
-                monotonic_offset_ns=anchor.realtime_ns - anchor.monotonic_ns,
-                virtual_offset_ns=began[identity.run_id],
-            )
-            for identity, anchor in anchors.items()
-        }
 
     def _publish(self, ticket: int, *, caught_up: bool) -> None:
         now_ns = time.monotonic_ns()
@@ -239,20 +218,12 @@ class Observer:
     def _rank_states(self, now_ns: int) -> tuple[RankState, ...]:
         """Return the ranks to show: those whose writer lives, and those gone for a short while only."""
         statuses = self._watch.ranks()
-        began = _run_begins(status.identity for status in statuses)
+        began = run_begins(status.identity for status in statuses)
         return tuple(
             RankState.of(status, began[status.identity.run_id])
             for status in statuses
             if status.alive or now_ns - status.down_since_ns <= self._down_shown_ns
         )
-
-
-def _run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:
-    """Return for each run when the first of its rings was made, UNIX time."""
-    begins: dict[str, int] = {}
-    for identity in identities:
-        begins[identity.run_id] = min(begins.get(identity.run_id, identity.start_time_ns), identity.start_time_ns)
-    return begins
 
 
 def _shown(facts: LedgerFacts, ranks: tuple[RankState, ...]) -> LedgerFacts:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from swtrace.daemon.exemplars import BucketExemplars
-    from swtrace.daemon.export import ExportStatistics
     from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesRankFacts, StepFacts
+    from swtrace.spans.delivery import ExportStatistics
     from swtrace.trace.clocks import ClockAnchor
     from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
     from swtrace.trace.reader import RingStatistics, WindowState

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from swtrace.daemon.sampling import Sampling
-from swtrace.daemon.spans import SpanOrigin, step_spans
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import RankKey
+from swtrace.spans.origins import Origins
+from swtrace.spans.step_spans import step_spans
+from swtrace.spans.traces import Sampling
 
 BATCH = 2048
 
@@ -29,9 +29,7 @@ class OtlpStatistics:
     spans: int = 0
 
 
-def send(
-    steps: Iterable[StepFacts], origins: Mapping[RankKey, SpanOrigin], exporter: SpanExporter, sampling: Sampling
-) -> OtlpStatistics:
+def send(steps: Iterable[StepFacts], origins: Origins, exporter: SpanExporter, sampling: Sampling) -> OtlpStatistics:
     """Send the spans of steps, in batches.
 
     Raises:

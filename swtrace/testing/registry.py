@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry
 
 from swtrace.daemon.collector import SnapshotCollector
-from swtrace.daemon.export import NoSpans
 from swtrace.daemon.snapshot import Health, RankState, Snapshot
 from swtrace.ledger.facts import LedgerFacts
+from swtrace.spans.delivery import NoSpans
 from swtrace.watch import RankStatus
 
 

@@ -6,9 +6,9 @@ import os
 from contextlib import suppress
 
 from swtrace.cli.doctor.finding import Finding, State
-from swtrace.daemon.settings import SpanSettings
 from swtrace.errors import SettingsError
 from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, from_variable, unknown_variables
+from swtrace.spans.environment import SpanSettings
 
 
 def settings() -> tuple[Finding, ...]:

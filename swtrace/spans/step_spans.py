@@ -12,19 +12,18 @@ except broadcasts marked ``swtrace.crosses_steps``: issued before the step began
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Iterator
 
 import numpy as np
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from swtrace import __version__
 from swtrace.ledger.facts import CAUSES, Mask, StepFacts
-from swtrace.trace.identity import RankKey, SeriesInfo
+from swtrace.spans.origins import Origins, SpanOrigin
+from swtrace.spans.traces import span_id, trace_id
+from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
 
 STEP = "swtrace.step"
@@ -33,44 +32,12 @@ WAIT = "swtrace.wait"
 
 _SCOPE = InstrumentationScope("swtrace", __version__)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_LAST_INSTANT = (1 << 63) - 1
 _CLOCKS = {clock.value: clock.name.lower() for clock in Clock}
 _CLOCK_NUMBERS = {name: number for number, name in _CLOCKS.items()}
 _OBSERVED = {observed.value: observed.name.lower() for observed in Observed}
 _PHASES = {phase.value: phase.name.lower() for phase in Phase}
 
 Attributes = dict[str, str | int | bool]
-
-
-def trace_id(run_id: str, step: int) -> int:
-    """Return the id of the trace that holds all spans of one step of a run: 16 bytes, never 0."""
-    return int.from_bytes(_digest(f"trace\0{run_id}\0{step}", 16), "big") or 1
-
-
-def span_id(run_id: str, step: int, rank: int, kind: str, *, series: str, layer: int | None = None) -> int:
-    """Return a span's id: 8 bytes, never 0. ``layer`` is None for a step."""
-    text = f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0{'' if layer is None else layer}"
-    return int.from_bytes(_digest(text, 8), "big") or 1
-
-
-def _digest(text: str, size: int) -> bytes:
-    return blake2b(text.encode(), digest_size=size).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class SpanOrigin:
-    """What a rank's spans need beside the facts: who it is, and what time its clocks tell."""
-
-    resource: Resource
-    monotonic_offset_ns: int
-    """UNIX time minus CLOCK_MONOTONIC of the rank's host."""
-    virtual_offset_ns: int
-    """UNIX time at which a series on a simulated clock is said to have begun."""
-
-    def unix_ns(self, instant_ns: int, clock: int) -> int:
-        """Return an instant of a record as UNIX time, within what a span can carry."""
-        offset = self.virtual_offset_ns if clock == Clock.VIRTUAL else self.monotonic_offset_ns
-        return min(max(instant_ns + offset, 0), _LAST_INSTANT)
 
 
 def step_clock(info: SeriesInfo | None) -> int:
@@ -100,7 +67,7 @@ def span_count(step: StepFacts) -> int:
     return int(ranks.sum() + broadcasts(step)[ranks].sum() + waits(step)[ranks].sum())
 
 
-def step_spans(step: StepFacts, origins: Mapping[RankKey, SpanOrigin]) -> Iterator[ReadableSpan]:
+def step_spans(step: StepFacts, origins: Origins) -> Iterator[ReadableSpan]:
     """Yield the spans of a step: each rank's ``swtrace.step``, then its broadcasts and waits by layer.
 
     A rank without an origin is left out.

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from daemon.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-from daemon.finished_steps import finished_steps, origins
-from daemon.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
-from swtrace.daemon.sampling import Sampling, position
-from swtrace.daemon.spans import BROADCAST, STEP, WAIT, span_count, span_id, step_spans, trace_id
+from spans.finished_steps import finished_steps, origins
 from swtrace.ledger.facts import CAUSES, StepFacts
+from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, span_count, step_spans
+from swtrace.spans.traces import span_id, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Clock, Untimed
 
@@ -63,13 +63,6 @@ def identifier(span: ReadableSpan) -> int:
     """Return the span id."""
     assert span.context is not None
     return int(span.context.span_id)
-
-
-def test_ids_are_what_the_documentation_says() -> None:
-    """Trace and span ids are fixed hashes: a daemon of another version computes the same."""
-    assert f"{trace_id('run-1', 7):032x}" == "dfca50b40f0d63848f69fcde5c990bf7"
-    assert f"{span_id('run-1', 7, 3, WAIT, series='o_proj', layer=12):016x}" == "b6fa554b899d22fa"
-    assert f"{span_id('run-1', 7, 3, STEP, series='o_proj'):016x}" == "f19ec99678a0b9d5"
 
 
 def test_one_trace_per_step_across_ranks(steps: tuple[StepFacts, ...]) -> None:
@@ -288,26 +281,6 @@ def test_absurd_instants_stay_within_what_a_span_can_carry(steps: tuple[StepFact
     for span in step_spans(hostile, origins(0, 1)):
         begin, end = times(span)
         assert 0 <= begin <= end < 1 << 63
-
-
-def test_sample_is_a_share_of_steps_and_the_same_everywhere() -> None:
-    """About the asked share of steps is kept, by (run id, step) alone."""
-    places = [position("run-1", step) for step in range(4000)]
-    assert all(0 <= place < 1 for place in places)
-    kept = sum(place < 0.1 for place in places)
-    assert 300 < kept < 500
-    assert places == [position("run-1", step) for step in range(4000)]
-    assert places != [position("run-2", step) for step in range(4000)]
-
-
-def test_sampling_keeps_slow_steps(steps: tuple[StepFacts, ...]) -> None:
-    """A slow step is kept whatever the share; share 1 keeps all, share 0 none."""
-    step = steps[1]
-    longest = int(step.duration_ns.max())
-    assert Sampling(share=1.0).keeps(step)
-    assert not Sampling(share=0.0).keeps(step)
-    assert Sampling(share=0.0, slow_step_ns=longest).keeps(step)
-    assert not Sampling(share=0.0, slow_step_ns=longest + 1).keeps(step)
 
 
 def test_unknown_ranks_have_no_spans(steps: tuple[StepFacts, ...]) -> None:

@@ -9,39 +9,26 @@ collector holds up nobody but that thread.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from http import HTTPStatus
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
-from swtrace.daemon.sampling import Sampling
-from swtrace.daemon.settings import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings, otlp_variable
-from swtrace.daemon.spans import SpanOrigin, span_count, step_spans
-from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import RankIdentity, RankKey
-
-if TYPE_CHECKING:
-    import requests
+from swtrace.spans.environment import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings
+from swtrace.spans.exporters import otlp_exporter
+from swtrace.spans.origins import Origins
+from swtrace.spans.step_spans import span_count, step_spans
+from swtrace.spans.traces import Sampling
 
 _log = logging.getLogger(__name__)
-
-_CREDENTIAL_PROVIDERS = (
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-)
-
-Origins = Mapping[RankKey, SpanOrigin]
 
 
 class DropReason(StrEnum):
@@ -65,23 +52,6 @@ class ExportStatistics:
     """Waiting or on their way."""
     unsampled_steps: int
     """Steps that were not to be exported. Not a drop."""
-
-
-def rank_resource(identity: RankIdentity) -> Resource:
-    """Return what a rank's spans say of the process that they came from.
-
-    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over everything that is known from the ring.
-    """
-    known = Resource(
-        {
-            SERVICE_NAME: "swtrace",
-            "service.version": identity.version,
-            "service.instance.id": f"{identity.run_id}/{identity.rank}",
-            "host.name": identity.host,
-            "process.pid": identity.pid,
-        }
-    )
-    return Resource.create().merge(known).merge(OTELResourceDetector().detect())
 
 
 class SpanSink(Protocol):
@@ -250,7 +220,10 @@ class SpanExport:
 
 def make_span_sink(settings: SpanSettings) -> SpanSink:
     """Return the span export that the settings ask for."""
-    exporters = [_exporter(name, settings.protocol) for name in settings.exporters]
+    exporters = [
+        ConsoleSpanExporter() if name == "console" else otlp_exporter(None, settings.protocol)
+        for name in settings.exporters
+    ]
     if not exporters:
         return NoSpans()
     return SpanExport(
@@ -260,56 +233,3 @@ def make_span_sink(settings: SpanSettings) -> SpanSink:
         max_batch=settings.max_batch,
         delay_s=settings.delay_s,
     )
-
-
-def _exporter(name: str, protocol: str) -> SpanExporter:
-    return ConsoleSpanExporter() if name == "console" else otlp_exporter(None, protocol)
-
-
-def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
-    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
-
-    Args:
-        endpoint: URL of the collector, without path; None: the environment's.
-        protocol: ``grpc`` or ``http/protobuf``.
-
-    Raises:
-        SettingsError: it cannot be made as its variables say.
-    """
-    # gRPC alone costs 0.1 s and 20 MB: load only what is used.
-    try:
-        if protocol == "grpc":
-            from grpc import Compression
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-
-            # Read here, because it does not know the standard's "none".
-            zipped = otlp_variable(os.environ, "COMPRESSION")[1].lower() == "gzip"
-            return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-
-        target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
-        if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
-            return Http(endpoint=target)  # which takes its session from there
-        import requests
-
-        session = requests.Session()
-        session.hooks["response"].append(_refuse_redirect)
-        return Http(endpoint=target, session=session)
-    except Exception as error:  # (it raises bare ones of many kinds)
-        raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
-
-
-def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
-    """Fail an export that is redirected: the exporter would take the redirect for a success.
-
-    Raises:
-        RequestException: It says where to.
-    """
-    import requests
-
-    if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
-        target = response.headers.get("location", "nowhere")
-        raise requests.RequestException(
-            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
-            "it takes spans"
-        )

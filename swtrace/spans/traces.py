@@ -1,4 +1,8 @@
-"""Which steps have their spans exported: the same ones on every rank and every host, without talking."""
+"""Which trace a step is, and whether it is exported: hashes, so that daemons of several hosts agree without talking.
+
+The id of a trace is a hash of (run id, step), that of a span one of (run id, step, rank, kind, series, layer): a
+daemon can link to a span that another host's daemon exports.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,24 @@ _BITS = 53
 """A float carries this many: more, and the highest position would round to 1 and miss a share of 1."""
 
 
+def trace_id(run_id: str, step: int) -> int:
+    """Return the id of the trace that holds all spans of one step of a run: 16 bytes, never 0."""
+    return int.from_bytes(_digest(f"trace\0{run_id}\0{step}", 16), "big") or 1
+
+
+def span_id(run_id: str, step: int, rank: int, kind: str, *, series: str, layer: int | None = None) -> int:
+    """Return a span's id: 8 bytes, never 0. ``layer`` is None for a step."""
+    text = f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0{'' if layer is None else layer}"
+    return int.from_bytes(_digest(text, 8), "big") or 1
+
+
+def _digest(text: str, size: int) -> bytes:
+    return blake2b(text.encode(), digest_size=size).digest()
+
+
 def position(run_id: str, step: int) -> float:
     """Return where in [0, 1) this step falls: sampled at every share above it."""
-    digest = blake2b(f"sample\0{run_id}\0{step}".encode(), digest_size=8).digest()
+    digest = _digest(f"sample\0{run_id}\0{step}", 8)
     return (int.from_bytes(digest, "big") >> (64 - _BITS)) / (1 << _BITS)
 
 
