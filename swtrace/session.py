@@ -139,11 +139,11 @@ class Session(ABC):
 
         A selection by rank, layer or phase selects whole steps here: a trace is whole or absent.
         """
-        from swtrace.spans.step_spans import step_spans
+        from swtrace.spans.step_spans import StepSpans
 
         origins = self.origins()
         picked = Selection(**selection).pick(self.steps())
-        return [span for each in picked for span in step_spans(each.step, origins)]
+        return [span for each in picked for span in StepSpans(each.step, origins)]
 
     @abstractmethod
     def origins(self) -> dict[RankKey, Any]:

@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from swtrace.export.wire import fixed, message, number, text
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
 from swtrace.spans.origins import Origins, SpanOrigin
 from swtrace.spans.step_spans import broadcasts, step_clock, step_ranks, waits
-from swtrace.spans.wire import fixed, message, number, text
 from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.trace.schema import Phase, TransferFlag
 

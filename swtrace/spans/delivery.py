@@ -15,17 +15,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 from typing import Protocol
 
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
 from swtrace.ledger.facts import StepFacts
+from swtrace.spans.encoding import SpanBatch, batches
 from swtrace.spans.environment import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings
 from swtrace.spans.exporters import otlp_exporter
 from swtrace.spans.origins import Origins
-from swtrace.spans.step_spans import span_count, step_spans
+from swtrace.spans.step_spans import StepSpans, span_count
 from swtrace.spans.traces import Sampling
 
 _log = logging.getLogger(__name__)
@@ -165,15 +164,13 @@ class SpanExport:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            spans = [span for entry in batch for span in self._build(entry)]
-            taken = sum(entry.spans for entry in batch)
-            done = 0
-            for first in range(0, len(spans), self._max_batch):
-                chunk = spans[first : first + self._max_batch]
+            remaining = sum(entry.spans for entry in batch)
+            built = [spans for entry in batch if (spans := self._build(entry)) is not None]
+            for chunk in batches(built, self._max_batch):
                 delivered = not self._aborted and self._export(chunk)
                 self._settle(len(chunk), None if delivered else DropReason.EXPORT_FAILED)
-                done += len(chunk)
-            self._settle(taken - done, DropReason.EXPORT_FAILED)
+                remaining -= len(chunk)
+            self._settle(remaining, DropReason.EXPORT_FAILED)
 
     def _next_batch(self) -> list[_Entry]:
         """Wait until a batch is full or has waited long enough; empty: closed, and nothing left."""
@@ -187,15 +184,15 @@ class SpanExport:
                 spans += batch[-1].spans
             return batch
 
-    def _build(self, entry: _Entry) -> list[ReadableSpan]:
-        """Return an entry's spans: as many as were counted, or fewer when a damaged record defies building."""
+    def _build(self, entry: _Entry) -> StepSpans | None:
+        """Return an entry's spans; None when a damaged record defies building."""
         try:
-            return list(islice(step_spans(entry.step, entry.origins), entry.spans))
+            return StepSpans(entry.step, entry.origins)
         except Exception:  # noqa: BLE001 (one odd step must not end the export of all others)
             _log.exception("no spans for step %d of series %s", entry.step.step, entry.step.series.name)
-            return []
+            return None
 
-    def _export(self, spans: list[ReadableSpan]) -> bool:
+    def _export(self, spans: SpanBatch) -> bool:
         """Hand a batch to every exporter; true if all took it."""
         delivered = True
         for exporter in self._exporters:

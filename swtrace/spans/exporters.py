@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from swtrace.errors import SettingsError
+from swtrace.spans.encoding import EncodedRequest, SpanBatch
 from swtrace.spans.environment import otlp_variable
 
 if TYPE_CHECKING:
@@ -36,11 +42,15 @@ def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
             from grpc import Compression
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
 
+            _encodes_batches(
+                "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", ExportTraceServiceRequest.FromString
+            )
             # Read here, because it does not know the standard's "none".
             zipped = otlp_variable(os.environ, "COMPRESSION")[1].lower() == "gzip"
             return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
 
+        _encodes_batches("opentelemetry.exporter.otlp.proto.http.trace_exporter", EncodedRequest)
         target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
         if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
             return Http(endpoint=target)  # which takes its session from there
@@ -51,6 +61,32 @@ def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
         return Http(endpoint=target, session=session)
     except Exception as error:  # (it raises bare ones of many kinds)
         raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """What an exporter encodes spans with: batches as they are encoded, all others as before."""
+
+    request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
+    """What the exporter can send: gRPC only a message, which is read from the bytes."""
+    others: Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest]
+
+    def __call__(self, spans: Sequence[ReadableSpan]) -> EncodedRequest | ExportTraceServiceRequest:
+        return self.request(spans.request()) if isinstance(spans, SpanBatch) else self.others(spans)
+
+
+def _encodes_batches(
+    name: str, request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
+) -> None:
+    """Let the exporters of a module send a :class:`~swtrace.spans.encoding.SpanBatch` without an object for each span.
+
+    All else stays theirs: headers, compression, retries, limits. A release that has another encoder takes the batch
+    for what it also is, a sequence of spans: slower, and the same.
+    """
+    module: Any = sys.modules[name]
+    encoder = getattr(module, "encode_spans", None)
+    if encoder is not None and not isinstance(encoder, _Encoder):
+        module.encode_spans = _Encoder(request, encoder)
 
 
 def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:

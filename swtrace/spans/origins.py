@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
+from swtrace.ledger.facts import Mask, Nanoseconds
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.trace.schema import Clock
 
-_LAST_INSTANT = (1 << 63) - 1
+_FIRST_INSTANT, _LAST_INSTANT = -(1 << 63), (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,28 @@ class SpanOrigin:
 
 
 Origins = Mapping[RankKey, SpanOrigin]
+
+
+class ShownTime:
+    """:meth:`SpanOrigin.unix_ns` for many instants of many ranks at once; ranks without an origin keep theirs."""
+
+    def __init__(self, origins: Iterable[SpanOrigin | None]) -> None:
+        offsets = [(0, 0) if each is None else (each.monotonic_offset_ns, each.virtual_offset_ns) for each in origins]
+        bounds = [[_bounds(offset) for offset in pair] for pair in offsets]
+        self._least, self._greatest, self._first = np.array(bounds, np.int64).transpose(2, 0, 1)
+
+    def unix_ns(self, instants_ns: Nanoseconds, ranks: npt.NDArray[np.integer], virtual: Mask) -> Nanoseconds:
+        """Return instants as UNIX time; their ranks, and whether they are virtual, are those of the last axis."""
+        which = (ranks, virtual.astype(np.intp))
+        least = self._least[which]
+        shown: Nanoseconds = np.clip(instants_ns, least, self._greatest[which]) - least + self._first[which]
+        return shown
+
+
+def _bounds(offset_ns: int) -> tuple[int, int, int]:
+    """Return the least and the greatest instant that can be shown, and as what the least one is: nothing overflows."""
+    least, greatest = (min(max(bound - offset_ns, _FIRST_INSTANT), _LAST_INSTANT) for bound in (0, _LAST_INSTANT))
+    return least, greatest, min(max(least + offset_ns, 0), _LAST_INSTANT)
 
 
 def rank_resource(identity: RankIdentity) -> Resource:

@@ -12,17 +12,23 @@ except broadcasts marked ``swtrace.crosses_steps``: issued before the step began
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from swtrace import __version__
-from swtrace.ledger.facts import CAUSES, Mask, StepFacts
-from swtrace.spans.origins import Origins, SpanOrigin
-from swtrace.spans.traces import span_id, trace_id
+from swtrace.ledger.facts import CAUSES, Mask, Nanoseconds, StepFacts
+from swtrace.spans.origins import Origins, ShownTime
+from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
 
@@ -30,19 +36,20 @@ STEP = "swtrace.step"
 BROADCAST = "swtrace.broadcast"
 WAIT = "swtrace.wait"
 
-_SCOPE = InstrumentationScope("swtrace", __version__)
-_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_CLOCKS = {clock.value: clock.name.lower() for clock in Clock}
-_CLOCK_NUMBERS = {name: number for number, name in _CLOCKS.items()}
-_OBSERVED = {observed.value: observed.name.lower() for observed in Observed}
-_PHASES = {phase.value: phase.name.lower() for phase in Phase}
+SCOPE = InstrumentationScope("swtrace", __version__)
+ABORTED = "the forward ended before its last layer"
+"""Description of the status ERROR."""
 
-Attributes = dict[str, str | int | bool]
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_CLOCKS = (*(clock.name.lower() for clock in Clock), "unknown")
+_CLOCK_NUMBERS = {clock.name.lower(): clock.value for clock in Clock}
+_OBSERVED = tuple(observed.name.lower() for observed in Observed)
+_PHASES = tuple(phase.name.lower() for phase in Phase)
 
 
 def step_clock(info: SeriesInfo | None) -> int:
     """Return the clock of a series' STEP records: their facts do not carry it."""
-    return _CLOCK_NUMBERS.get("" if info is None else info.clock, Clock.HOST.value)
+    return Clock.HOST.value if info is None else _CLOCK_NUMBERS.get(info.clock, Clock.HOST.value)
 
 
 def broadcasts(step: StepFacts) -> Mask:
@@ -67,192 +74,329 @@ def span_count(step: StepFacts) -> int:
     return int(ranks.sum() + broadcasts(step)[ranks].sum() + waits(step)[ranks].sum())
 
 
-def step_spans(step: StepFacts, origins: Origins) -> Iterator[ReadableSpan]:
-    """Yield the spans of a step: each rank's ``swtrace.step``, then its broadcasts and waits by layer.
+Value = str | int | bool
+Ids = npt.NDArray[np.uint8]
+"""``[span, byte]``: ids of spans."""
+_Whole = npt.NDArray[np.integer]
+_Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of all spans of a table."""
+
+    name: str
+    values: _Whole
+    """``[span]``: its value, or the index of its value in :attr:`choices`."""
+    choices: tuple[Value, ...] = ()
+    present: Mask | None = None
+    """``[span]``: the spans that have it; None: all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanTable:
+    """What the spans of one name say: the only description, whether they become objects or bytes."""
+
+    name: str
+    trace_id: bytes
+    rank: _Integers
+    """``[span]``: group rank."""
+    place: _Integers
+    """``[span]``: where it stands among the spans of its rank."""
+    ids: Ids
+    begin_ns: Nanoseconds
+    """``[span]``: UNIX time."""
+    end_ns: Nanoseconds
+    attributes: tuple[Attribute, ...]
+    parents: Ids | None = None
+    links: Ids | None = None
+    linked: Mask | None = None
+    """``[span]``: the spans that have a link, one each."""
+    links_to_other_rank: bool = False
+    aborted: Mask | None = None
+    """``[span]``: the spans with status ERROR."""
+
+    def spans(self, resources: Sequence[Resource | None]) -> list[ReadableSpan]:
+        """Return the spans as OpenTelemetry's objects; ``resources`` are those of the group's ranks."""
+        attributes: list[dict[str, Value]] = [{} for _ in self.rank]
+        for attribute in self.attributes:
+            values: list[Value] = attribute.values.tolist()
+            if attribute.choices:
+                values = [attribute.choices[int(value)] for value in values]
+            has = (True,) * len(values) if attribute.present is None else attribute.present
+            for of_span, value, present in zip(attributes, values, has, strict=True):
+                if present:
+                    of_span[attribute.name] = value
+        aborted = () if self.aborted is None else np.flatnonzero(self.aborted)
+        return [
+            ReadableSpan(
+                name=self.name,
+                context=self._context(self.ids[index]),
+                parent=None if self.parents is None else self._context(self.parents[index]),
+                resource=resources[rank],
+                attributes=attributes[index],
+                links=self._links(index),
+                kind=SpanKind.INTERNAL,
+                status=Status(StatusCode.ERROR, ABORTED) if index in aborted else Status(StatusCode.UNSET),
+                start_time=int(self.begin_ns[index]),
+                end_time=int(self.end_ns[index]),
+                instrumentation_scope=SCOPE,
+            )
+            for index, rank in enumerate(self.rank.tolist())
+        ]
+
+    def _links(self, index: int) -> tuple[Link, ...]:
+        if self.links is None or self.linked is None or not self.linked[index]:
+            return ()
+        return (Link(self._context(self.links[index], is_remote=self.links_to_other_rank)),)
+
+    def _context(self, span_id: Ids, *, is_remote: bool = False) -> SpanContext:
+        trace, span = (int.from_bytes(identifier, "big") for identifier in (self.trace_id, span_id.tobytes()))
+        return SpanContext(trace, span, is_remote=is_remote, trace_flags=_SAMPLED)
+
+
+class StepSpans(Sequence[ReadableSpan]):
+    """The spans of a step, in order: each rank's ``swtrace.step``, then its broadcasts and waits by layer.
 
     A rank without an origin is left out.
     """
-    for rank in np.flatnonzero(step_ranks(step)).tolist():
-        info = step.infos[rank]
-        origin = origins.get(step.ranks[rank])
-        if info is not None and origin is not None:
-            yield from _RankSpans(step, rank, info, origin).spans()
+
+    def __init__(self, step: StepFacts, origins: Origins) -> None:
+        known = [origins.get(rank) for rank in step.ranks]
+        self._resources = [None if origin is None else origin.resource for origin in known]
+        self.tables = _Description(step, origins).tables()
+        key = [table.rank * (2 * step.present.shape[1] + 1) + table.place for table in self.tables]
+        self.order: list[int] = np.argsort(np.concatenate(key)).tolist()
+        """Index of each span in the tables, one table after the other."""
+        counts = np.bincount(np.concatenate([table.rank for table in self.tables]), minlength=len(known))
+        ends = np.cumsum(counts).tolist()
+        self.runs = [
+            (origin.resource, end - count, end)
+            for origin, count, end in zip(known, counts.tolist(), ends, strict=True)
+            if origin is not None and count
+        ]
+        """Each rank's resource, and which spans are its own: first and last, excluded."""
+
+    @cached_property
+    def _readable(self) -> list[ReadableSpan]:
+        spans = [span for table in self.tables for span in table.spans(self._resources)]
+        return [spans[index] for index in self.order]
+
+    def __len__(self) -> int:
+        """Return how many there are; none is made for that."""
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> ReadableSpan: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ReadableSpan]: ...
+    def __getitem__(self, index: int | slice) -> ReadableSpan | list[ReadableSpan]:
+        """Return a span, or some."""
+        return self._readable[index]
+
+    def __iter__(self) -> Iterator[ReadableSpan]:
+        """Return each span in turn."""
+        return iter(self._readable)
 
 
-class _RankSpans:
-    """The spans of one rank in one step of one series."""
+class _Description:
+    """Makes the tables of one step."""
 
-    def __init__(self, step: StepFacts, rank: int, info: SeriesInfo, origin: SpanOrigin) -> None:
+    def __init__(self, step: StepFacts, origins: Origins) -> None:
         self._step = step
-        self._rank = rank
-        self._info = info
-        self._origin = origin
-        self._run_id = step.series.run_id
-        self._trace_id = trace_id(self._run_id, step.step)
-        self._step_clock = step_clock(info)
+        known = [origins.get(rank) for rank in step.ranks]
+        self._shown = ShownTime(known)
+        self._ranks = np.array([rank.rank for rank in step.ranks], np.int64)
+        self._at = np.flatnonzero(step_ranks(step) & np.array([origin is not None for origin in known]))
+        self._trace_id = trace_id(step.series.run_id, step.step).to_bytes(16, "big")
         self._begin_ns, self._end_ns = self._bounds()
-        self._parent = self._context(step.ranks[rank].rank, STEP)
-        self._common: Attributes = {
-            "swtrace.run_id": self._run_id,
-            "swtrace.rank": step.ranks[rank].rank,
-            "swtrace.series": info.name,
-            "swtrace.step": step.step,
-        }
+        positions = step.present.shape[1]
+        named = np.append(self._ranks, -1)  # -1 where the record names none of the group
+        self._sources = named[np.minimum(step.source, len(step.ranks))]
+        self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
+        for rank in self._at.tolist():
+            self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, ("",))
+        self._broadcast_ids = np.zeros((len(step.ranks), positions, 8), np.uint8)
 
-    def spans(self) -> Iterator[ReadableSpan]:
-        yield self._step_span()
-        step, rank = self._step, self._rank
-        has_broadcast, has_wait = broadcasts(step)[rank].tolist(), waits(step)[rank].tolist()
-        for position in np.flatnonzero(step.present[rank]).tolist():
-            shared = self._layer_attributes(position)
-            if has_broadcast[position]:
-                yield self._broadcast_span(position, shared)
-            if has_wait[position]:
-                yield self._wait_span(position, shared, linked=has_broadcast[position])
+    def tables(self) -> tuple[SpanTable, ...]:
+        """Return the tables of steps, broadcasts and waits; the waits link to the broadcasts."""
+        return self._steps(), self._broadcasts(), self._waits()
 
-    def _step_span(self) -> ReadableSpan:
-        step, rank = self._step, self._rank
-        attributes: Attributes = {
-            **self._common,
-            "swtrace.clock": _CLOCKS[self._step_clock],
-            "swtrace.stall_ns": int(step.stall_ns[rank].sum()),
-            "swtrace.slack_ns": int(step.slack_ns[rank].sum()),
-            "swtrace.transfer_ns": int(step.transfer_ns[rank].sum()),
-        }
-        status = Status(StatusCode.UNSET)
-        if step.ended[rank]:
-            attributes |= {
-                "swtrace.phase": _PHASES.get(int(step.phase[rank]), "other"),
-                "swtrace.tokens": int(step.tokens[rank]),
-                "swtrace.requests": int(step.requests[rank]),
-                "swtrace.waits": int(step.waits[rank]),
-                "swtrace.run_delay_us": int(step.run_delay_us[rank]),
-                "swtrace.steal_us": int(step.steal_us[rank]),
-            }
-            if step.entry_known:
-                attributes["swtrace.entry_skew_ns"] = int(step.entry_skew_ns[rank])
-            if int(step.step_flags[rank]) & StepFlag.ABORTED:
-                attributes["swtrace.aborted"] = True
-                status = Status(StatusCode.ERROR, "the forward ended before its last layer")
-        if not step.ended[rank] or not step.present[rank].all():
-            attributes["swtrace.incomplete"] = True
-        bounds = (self._begin_ns, self._end_ns)
-        return self._span(STEP, self._parent, bounds, self._step_clock, attributes=attributes, status=status)
-
-    def _broadcast_span(self, position: int, shared: Attributes) -> ReadableSpan:
-        step, rank, info = self._step, self._rank, self._info
-        flags = int(step.flags[rank, position])
-        issued, ready = int(step.issued_ns[rank, position]), int(step.ready_ns[rank, position])
-        source = self._source(position)
-        attributes: Attributes = {
-            **shared,
-            "swtrace.bytes": info.layer_bytes,
-            "swtrace.role": "source" if source == step.ranks[rank].rank else "receiver",
-            "swtrace.observed": _OBSERVED.get(int(step.observed[rank, position]), "never"),
-            "swtrace.reach_layer": info.start_layer + int(step.reach_position[rank, position]),
-        }
-        if ready <= 0:  # A send that nobody saw complete: all that is known is that the step ended first.
-            attributes["swtrace.open"] = True
-            ready = max(issued, self._end_ns)
-        if step.attributed[rank, position]:
-            attributes["swtrace.transfer_ns"] = int(step.transfer_ns[rank, position])
-            attributes["swtrace.backlog_ns"] = int(step.backlog_ns[rank, position])
-        if flags & TransferFlag.CROSSES_STEPS or issued < self._begin_ns or ready > self._end_ns:
-            attributes["swtrace.crosses_steps"] = True
-        if flags & TransferFlag.UNWAITED:
-            attributes["swtrace.unwaited"] = True
-        layer = info.start_layer + position
-        context = self._context(step.ranks[rank].rank, BROADCAST, layer)
-        links = [Link(self._context(source, BROADCAST, layer))] if source != step.ranks[rank].rank else []
-        clock = int(step.clock[rank, position])
-        return self._span(
-            BROADCAST, context, (issued, ready), clock, attributes=attributes, parent=self._parent, links=links
+    def _steps(self) -> SpanTable:
+        step, at = self._step, self._at
+        ended = step.ended[at]
+        clock = np.array([step_clock(step.infos[rank]) for rank in at.tolist()], np.int64)
+        phase = step.phase[at]
+        aborted = ended & ((step.step_flags[at] & StepFlag.ABORTED) != 0)
+        begin_ns, end_ns = self._unix(at, clock, self._begin_ns[at], self._end_ns[at])
+        return SpanTable(
+            name=STEP,
+            trace_id=self._trace_id,
+            rank=at,
+            place=np.zeros_like(at),
+            ids=self._step_ids[at],
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            attributes=(
+                *self._common(at),
+                Attribute("swtrace.clock", clock, _CLOCKS),
+                Attribute("swtrace.stall_ns", step.stall_ns[at].sum(axis=1)),
+                Attribute("swtrace.slack_ns", step.slack_ns[at].sum(axis=1)),
+                Attribute("swtrace.transfer_ns", step.transfer_ns[at].sum(axis=1)),
+                Attribute("swtrace.phase", np.where(phase < len(_PHASES), phase, 0), _PHASES, ended),
+                *(
+                    Attribute(f"swtrace.{name}", attrgetter(name)(step)[at], present=ended)
+                    for name in ("tokens", "requests", "waits", "run_delay_us", "steal_us")
+                ),
+                Attribute("swtrace.entry_skew_ns", step.entry_skew_ns[at], present=ended & step.entry_known),
+                _flag("swtrace.aborted", aborted),
+                _flag("swtrace.incomplete", ~(ended & step.present[at].all(axis=1))),
+            ),
+            aborted=aborted,
         )
 
-    def _wait_span(self, position: int, shared: Attributes, *, linked: bool) -> ReadableSpan:
-        step, rank, info = self._step, self._rank, self._info
-        attributes: Attributes = {
-            **shared,
-            "swtrace.stall_ns": int(step.stall_ns[rank, position]),
-            "swtrace.slack_ns": int(step.slack_ns[rank, position]),
-        }
-        for cause, cause_ns in zip(CAUSES, step.cause_ns[:, rank, position].tolist(), strict=True):
-            if cause_ns:
-                attributes[f"swtrace.stall_{cause}_ns"] = cause_ns
-        late = int(step.late_rank[rank, position])
-        if 0 <= late < len(step.ranks) and late != rank:
-            attributes["swtrace.late_rank"] = step.ranks[late].rank
-        if not linked:
-            attributes["swtrace.prefilled"] = True
-        layer = info.start_layer + position
-        own_rank = step.ranks[rank].rank
-        links = [Link(self._context(own_rank, BROADCAST, layer))] if linked else []
-        begin, end = int(step.wait_begin_ns[rank, position]), int(step.wait_end_ns[rank, position])
-        context = self._context(own_rank, WAIT, layer)
-        clock = int(step.clock[rank, position])
-        return self._span(WAIT, context, (begin, end), clock, attributes=attributes, parent=self._parent, links=links)
+    def _broadcasts(self) -> SpanTable:
+        step = self._step
+        rank, position = self._rows(broadcasts(step))
+        issued, ready = step.issued_ns[rank, position], step.ready_ns[rank, position]
+        flags = step.flags[rank, position]
+        begin, end = self._begin_ns[rank], self._end_ns[rank]
+        is_open = ready <= 0  # A send that nobody saw complete: all that is known is that the step ended first.
+        ready = np.where(is_open, np.maximum(issued, end), ready)
+        receives = self._sources[position] != self._ranks[rank]
+        attributed = step.attributed[rank, position]
+        crosses = ((flags & TransferFlag.CROSSES_STEPS) != 0) | (issued < begin) | (ready > end)
+        layer_bytes = np.array([0 if info is None else info.layer_bytes for info in step.infos], np.int64)
+        begin_ns, end_ns = self._unix(rank, step.clock[rank, position], issued, ready)
+        return SpanTable(
+            name=BROADCAST,
+            trace_id=self._trace_id,
+            rank=rank,
+            place=2 * position + 1,
+            ids=self._layer_ids(BROADCAST, rank, position),
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            attributes=(
+                *self._of_layer(rank, position),
+                Attribute("swtrace.bytes", layer_bytes[rank]),
+                Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),
+                Attribute("swtrace.observed", np.minimum(step.observed[rank, position], len(_OBSERVED) - 1), _OBSERVED),
+                Attribute("swtrace.reach_layer", step.reach_position[rank, position] + np.int64(self._first_layer)),
+                _flag("swtrace.open", is_open),
+                Attribute("swtrace.transfer_ns", step.transfer_ns[rank, position], present=attributed),
+                Attribute("swtrace.backlog_ns", step.backlog_ns[rank, position], present=attributed),
+                _flag("swtrace.crosses_steps", crosses),
+                _flag("swtrace.unwaited", (flags & TransferFlag.UNWAITED) != 0),
+            ),
+            parents=self._step_ids[rank],
+            links=self._source_ids()[position],
+            linked=receives,
+            links_to_other_rank=True,
+        )
 
-    def _layer_attributes(self, position: int) -> Attributes:
+    def _waits(self) -> SpanTable:
+        step = self._step
+        rank, position = self._rows(waits(step))
+        late = step.late_rank[rank, position]
+        is_late = (late >= 0) & (late < len(step.ranks)) & (late != rank)
+        linked = broadcasts(step)[rank, position]
+        instants = (step.wait_begin_ns[rank, position], step.wait_end_ns[rank, position])
+        begin_ns, end_ns = self._unix(rank, step.clock[rank, position], *instants)
+        return SpanTable(
+            name=WAIT,
+            trace_id=self._trace_id,
+            rank=rank,
+            place=2 * position + 2,
+            ids=self._layer_ids(WAIT, rank, position),
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            attributes=(
+                *self._of_layer(rank, position),
+                Attribute("swtrace.stall_ns", step.stall_ns[rank, position]),
+                Attribute("swtrace.slack_ns", step.slack_ns[rank, position]),
+                *(
+                    Attribute(f"swtrace.stall_{cause}_ns", cause_ns, present=cause_ns != 0)
+                    for cause, cause_ns in zip(CAUSES, step.cause_ns[:, rank, position], strict=True)
+                ),
+                Attribute("swtrace.late_rank", self._ranks[np.where(is_late, late, 0)], present=is_late),
+                _flag("swtrace.prefilled", ~linked),
+            ),
+            parents=self._step_ids[rank],
+            links=self._broadcast_ids[rank, position],
+            linked=linked,
+        )
+
+    def _rows(self, mask: Mask) -> tuple[_Integers, _Integers]:
+        """Return rank and position of each span, of the ranks that have spans."""
+        row, position = np.nonzero(mask[self._at])
+        return self._at[row], position
+
+    def _common(self, rank: _Integers) -> tuple[Attribute, ...]:
+        step, same = self._step, np.zeros_like(rank)
+        return (
+            Attribute("swtrace.run_id", same, (step.series.run_id,)),
+            Attribute("swtrace.rank", self._ranks[rank]),
+            Attribute("swtrace.series", same, (step.series.name,)),
+            Attribute("swtrace.step", same, (step.step,)),
+        )
+
+    def _of_layer(self, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
         """Return what a layer's broadcast and wait have in common."""
-        attributes: Attributes = {
-            **self._common,
-            "swtrace.layer": self._info.start_layer + position,
-            "swtrace.source_rank": self._source(position),
-            "swtrace.clock": _CLOCKS.get(int(self._step.clock[self._rank, position]), "unknown"),
-        }
-        window = int(self._step.window[self._rank, position])
-        if window != NO_WINDOW:
-            attributes["swtrace.window"] = window
-        return attributes
-
-    def _source(self, position: int) -> int:
-        """Return the global rank that keeps the layer; -1 where the record names none of the group."""
-        source = int(self._step.source[position])
-        return self._step.ranks[source].rank if source < len(self._step.ranks) else -1
-
-    def _bounds(self) -> tuple[int, int]:
-        """Return begin and end of the step: of what is at hand, where its step record is not."""
-        step, rank = self._step, self._rank
-        if step.ended[rank]:
-            return int(step.begin_ns[rank]), int(step.end_ns[rank])
-        instants = np.concatenate(
-            [
-                column[rank][step.present[rank]]
-                for column in (step.issued_ns, step.ready_ns, step.wait_begin_ns, step.wait_end_ns)
-            ]
-        )
-        instants = instants[instants > 0]
-        return (int(instants.min()), int(instants.max())) if instants.size else (0, 0)
-
-    def _context(self, rank: int, kind: str, layer: int | None = None) -> SpanContext:
-        identifier = span_id(self._run_id, self._step.step, rank, kind, series=self._info.name, layer=layer)
-        return SpanContext(
-            self._trace_id, identifier, is_remote=rank != self._step.ranks[self._rank].rank, trace_flags=_SAMPLED
+        step, window = self._step, self._step.window[rank, position]
+        return (
+            *self._common(rank),
+            Attribute("swtrace.layer", position + self._first_layer),
+            Attribute("swtrace.source_rank", self._sources[position]),
+            Attribute("swtrace.clock", np.minimum(step.clock[rank, position], len(_CLOCKS) - 1), _CLOCKS),
+            Attribute("swtrace.window", window, present=window != NO_WINDOW),
         )
 
-    def _span(
-        self,
-        name: str,
-        context: SpanContext,
-        interval_ns: tuple[int, int],
-        clock: int,
-        *,
-        attributes: Attributes,
-        parent: SpanContext | None = None,
-        links: list[Link] | None = None,
-        status: Status | None = None,
-    ) -> ReadableSpan:
-        start_time, end_time = (self._origin.unix_ns(instant, clock) for instant in interval_ns)
-        return ReadableSpan(
-            name=name,
-            context=context,
-            parent=parent,
-            resource=self._origin.resource,
-            attributes=attributes,
-            links=links or (),
-            kind=SpanKind.INTERNAL,
-            status=status or Status(StatusCode.UNSET),
-            start_time=start_time,
-            end_time=max(start_time, end_time),
-            instrumentation_scope=_SCOPE,
-        )
+    @property
+    def _first_layer(self) -> int:
+        return self._step.series.start_layer
+
+    def _layer_ids(self, name: str, rank: _Integers, position: _Integers) -> Ids:
+        """Return the ids of spans of layers, sorted by rank; keep those of broadcasts for the links to them."""
+        ids = [np.empty((0, 8), np.uint8)]
+        for each in self._at.tolist():
+            layers = (position[rank == each] + self._first_layer).tolist()
+            ids.append(self._ids(int(self._ranks[each]), name, layers))
+        made = np.concatenate(ids)
+        if name == BROADCAST:
+            self._broadcast_ids[rank, position] = made
+        return made
+
+    def _source_ids(self) -> Ids:
+        """Return the ids of the sources' broadcasts, by position: also of those that another host's daemon exports."""
+        ids = np.empty((len(self._sources), 8), np.uint8)
+        for source in set(self._sources.tolist()):
+            layers = np.flatnonzero(self._sources == source)
+            ids[layers] = self._ids(source, BROADCAST, (layers + self._first_layer).tolist())
+        return ids
+
+    def _ids(self, rank: int, name: str, layers: Sequence[int | str]) -> Ids:
+        """Return the ids of a global rank's spans."""
+        series, number = self._step.series, self._step.step
+        made = span_ids(series.run_id, number, rank, name, series=series.name, layers=layers)
+        return np.frombuffer(made, np.uint8).reshape(-1, 8)
+
+    def _bounds(self) -> tuple[Nanoseconds, Nanoseconds]:
+        """Return begin and end of the step on each rank: of what is at hand, where its step record is not."""
+        step = self._step
+        begin, end = step.begin_ns.copy(), step.end_ns.copy()
+        for rank in np.flatnonzero(~step.ended).tolist():
+            columns = (step.issued_ns, step.ready_ns, step.wait_begin_ns, step.wait_end_ns)
+            instants = np.concatenate([column[rank][step.present[rank]] for column in columns])
+            instants = instants[instants > 0]
+            begin[rank], end[rank] = (instants.min(), instants.max()) if instants.size else (0, 0)
+        return begin, end
+
+    def _unix(self, rank: _Integers, clock: _Whole, begin: Nanoseconds, end: Nanoseconds) -> Nanoseconds:
+        """Return begin and end of spans as UNIX time."""
+        times = self._shown.unix_ns(np.stack([begin, end]), rank, clock == Clock.VIRTUAL)
+        return np.maximum.accumulate(times)
+
+
+def _flag(name: str, present: Mask) -> Attribute:
+    """Return an attribute that is true where it is present."""
+    return Attribute(name, np.zeros(len(present), np.int64), (True,), present)

@@ -6,6 +6,7 @@ daemon can link to a span that another host's daemon exports.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -13,6 +14,7 @@ from swtrace.ledger.facts import StepFacts
 
 _BITS = 53
 """A float carries this many: more, and the highest position would round to 1 and miss a share of 1."""
+_NO_ID, _ONE = bytes(8), bytes(7) + b"\1"
 
 
 def trace_id(run_id: str, step: int) -> int:
@@ -22,8 +24,18 @@ def trace_id(run_id: str, step: int) -> int:
 
 def span_id(run_id: str, step: int, rank: int, kind: str, *, series: str, layer: int | None = None) -> int:
     """Return a span's id: 8 bytes, never 0. ``layer`` is None for a step."""
-    text = f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0{'' if layer is None else layer}"
-    return int.from_bytes(_digest(text, 8), "big") or 1
+    layers = ("" if layer is None else layer,)
+    return int.from_bytes(span_ids(run_id, step, rank, kind, series=series, layers=layers), "big")
+
+
+def span_ids(run_id: str, step: int, rank: int, kind: str, *, series: str, layers: Iterable[int | str]) -> bytes:
+    """Return the ids of a rank's spans of one kind, one after the other."""
+    begun, ids = blake2b(f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0".encode(), digest_size=8), []
+    for layer in layers:
+        text = begun.copy()
+        text.update(str(layer).encode())
+        ids.append(text.digest())
+    return b"".join(ids if _NO_ID not in ids else [each if each != _NO_ID else _ONE for each in ids])
 
 
 def _digest(text: str, size: int) -> bytes:

@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 
 from spans.finished_steps import finished_steps, origins
 from swtrace.ledger.facts import CAUSES, StepFacts
-from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, span_count, step_spans
+from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, StepSpans, span_count
 from swtrace.spans.traces import span_id, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Clock, Untimed
@@ -69,7 +69,7 @@ def test_one_trace_per_step_across_ranks(steps: tuple[StepFacts, ...]) -> None:
     """All spans of a step are in one trace, those of another step in another, and no span id occurs twice."""
     traces = []
     for step in steps:
-        spans = list(step_spans(step, origins(0, 1)))
+        spans = list(StepSpans(step, origins(0, 1)))
         assert {span.context.trace_id for span in spans if span.context} == {trace_id("run-1", step.step)}
         assert len({identifier(span) for span in spans}) == len(spans)
         traces.append(trace_id("run-1", step.step))
@@ -79,14 +79,14 @@ def test_one_trace_per_step_across_ranks(steps: tuple[StepFacts, ...]) -> None:
 def test_count_is_exact(steps: tuple[StepFacts, ...]) -> None:
     """The spans of a step are as many as are counted for it before they are made."""
     for step in steps:
-        spans = list(step_spans(step, origins(0, 1)))
+        spans = list(StepSpans(step, origins(0, 1)))
         assert len(spans) == span_count(step)
     assert Counter(span.name for span in spans) == {STEP: 2, BROADCAST: 10, WAIT: 10}
 
 
 def test_parents(steps: tuple[StepFacts, ...]) -> None:
     """Steps are roots; every broadcast and wait is a child of its own rank's step."""
-    spans = list(step_spans(steps[2], origins(0, 1)))
+    spans = list(StepSpans(steps[2], origins(0, 1)))
     for span in spans:
         if span.name == STEP:
             assert span.parent is None
@@ -99,7 +99,7 @@ def test_parents(steps: tuple[StepFacts, ...]) -> None:
 
 def test_links(steps: tuple[StepFacts, ...]) -> None:
     """A wait links to its broadcast, a receiver's broadcast to the source's, a source's to nothing."""
-    spans = list(step_spans(steps[2], origins(0, 1)))
+    spans = list(StepSpans(steps[2], origins(0, 1)))
     for layer in range(5):
         source = layer % 2
         sent = only(spans, BROADCAST, source, layer)
@@ -115,7 +115,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
     """Everything lies within its step, except the broadcasts that say that they do not."""
     crossing = []
     for step in steps:
-        spans = list(step_spans(step, origins(0, 1)))
+        spans = list(StepSpans(step, origins(0, 1)))
         for span in spans:
             rank = attributes(span)["swtrace.rank"]
             assert isinstance(rank, int)
@@ -131,7 +131,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
 
 def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
     """A receiver's broadcast carries what moved, from where, into which window, and how long it took."""
-    span = only(step_spans(steps[1], origins(0, 1)), BROADCAST, 1, 4)
+    span = only(StepSpans(steps[1], origins(0, 1)), BROADCAST, 1, 4)
     known = attributes(span)
     begin, end = times(span)
     assert end - begin == TRANSFER_NS
@@ -149,7 +149,7 @@ def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
 
 def test_wait_states_stall_and_slack(steps: tuple[StepFacts, ...]) -> None:
     """A wait carries its stall with the causes, or its slack."""
-    spans = list(step_spans(steps[1], origins(0, 1)))
+    spans = list(StepSpans(steps[1], origins(0, 1)))
     stalled = attributes(only(spans, WAIT, 1, STALLED_POSITION))
     assert stalled["swtrace.stall_ns"] == STALL_NS
     assert stalled["swtrace.slack_ns"] == 0
@@ -163,14 +163,14 @@ def test_wait_states_stall_and_slack(steps: tuple[StepFacts, ...]) -> None:
 
 def test_source_has_no_window_and_no_stall(steps: tuple[StepFacts, ...]) -> None:
     """A rank that keeps the layer reads its own copy: no window, no stall."""
-    wait = attributes(only(step_spans(steps[1], origins(0, 1)), WAIT, 0, STALLED_POSITION))
+    wait = attributes(only(StepSpans(steps[1], origins(0, 1)), WAIT, 0, STALLED_POSITION))
     assert "swtrace.window" not in wait
     assert wait["swtrace.stall_ns"] == 0
 
 
 def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ...]) -> None:
     """The first step's first layer was filled at post-processing: its wait says so and links to nothing."""
-    spans = list(step_spans(steps[0], origins(0, 1)))
+    spans = list(StepSpans(steps[0], origins(0, 1)))
     wait = only(spans, WAIT, 1, 0)
     assert attributes(wait)["swtrace.prefilled"] is True
     assert wait.links == ()
@@ -179,7 +179,7 @@ def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ..
 
 def test_step_states_its_work(steps: tuple[StepFacts, ...]) -> None:
     """A step carries phase, tokens, requests and the sum of its stall."""
-    span = only(step_spans(steps[1], origins(0, 1)), STEP, 1)
+    span = only(StepSpans(steps[1], origins(0, 1)), STEP, 1)
     known = attributes(span)
     assert set(known) >= COMMON
     assert (known["swtrace.phase"], known["swtrace.tokens"], known["swtrace.requests"]) == ("decode", 64, 4)
@@ -192,7 +192,7 @@ def test_aborted_step_is_an_error(tmp_path: Path) -> None:
     run = RecordedRun(tmp_path)
     run.write(1, aborted=True)
     (step,) = finished_steps(tmp_path)
-    span = only(step_spans(step, origins(0, 1)), STEP, 0)
+    span = only(StepSpans(step, origins(0, 1)), STEP, 0)
     assert span.status.status_code is StatusCode.ERROR
     assert attributes(span)["swtrace.aborted"] is True
     run.close()
@@ -205,7 +205,7 @@ def test_step_without_its_end_spans_what_is_known(tmp_path: Path) -> None:
     run.write_rank(0, 1)
     run.write_rank(1, 1, ended=False)
     step = finished_steps(tmp_path, flush=True)[-1]
-    spans = list(step_spans(step, origins(0, 1)))
+    spans = list(StepSpans(step, origins(0, 1)))
     whole, broken = only(spans, STEP, 0), only(spans, STEP, 1)
     assert "swtrace.incomplete" not in attributes(whole)
     assert attributes(broken)["swtrace.incomplete"] is True
@@ -219,7 +219,7 @@ def test_step_without_its_end_spans_what_is_known(tmp_path: Path) -> None:
 
 def test_rank_without_origin_is_left_out(steps: tuple[StepFacts, ...]) -> None:
     """Spans are made of the ranks that this daemon reads only; links to others stay."""
-    spans = list(step_spans(steps[1], origins(1)))
+    spans = list(StepSpans(steps[1], origins(1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {1}
     received = only(spans, BROADCAST, 1, 2)
     assert received.links[0].context.span_id == span_id("run-1", 1, 0, BROADCAST, series="self_attn.o_proj", layer=2)
@@ -234,7 +234,7 @@ def test_simulated_time_begins_with_the_run(tmp_path: Path) -> None:
         key: dataclasses.replace(origin, monotonic_offset_ns=-1, virtual_offset_ns=5 * 10**17)
         for key, origin in origins(0, 1).items()
     }
-    span = only(step_spans(step, known), STEP, 0)
+    span = only(StepSpans(step, known), STEP, 0)
     assert times(span) == (5 * 10**17, 5 * 10**17 + run.step_ns)
     assert attributes(span)["swtrace.clock"] == "virtual"
     run.close()
@@ -246,7 +246,7 @@ def test_device_time_is_host_time_and_says_so(tmp_path: Path) -> None:
     run.write(1)
     run.close()
     (step,) = finished_steps(tmp_path)
-    spans = list(step_spans(step, origins(0, 1)))
+    spans = list(StepSpans(step, origins(0, 1)))
     assert {attributes(span)["swtrace.clock"] for span in spans} == {"device"}
     assert {attributes(span)["swtrace.observed"] for span in spans if span.name == BROADCAST} == {"event"}
     assert times(only(spans, STEP, 0)) == (run.base_ns + 10**18, run.base_ns + run.step_ns + 10**18)
@@ -264,7 +264,7 @@ def test_an_untimed_step_has_no_spans(tmp_path: Path) -> None:
     run.close()
     whole, mixed = finished_steps(tmp_path)
     assert (whole.step, mixed.step) == (0, 2)
-    spans = list(step_spans(mixed, origins(0, 1)))
+    spans = list(StepSpans(mixed, origins(0, 1)))
     assert len(spans) == span_count(mixed) == 1 + 5 + 5
     assert {attributes(span)["swtrace.rank"] for span in spans} == {0}
     assert "swtrace.incomplete" not in attributes(only(spans, STEP, 0))
@@ -278,7 +278,7 @@ def test_absurd_instants_stay_within_what_a_span_can_carry(steps: tuple[StepFact
     ready = step.ready_ns.copy()
     ready[0, 2] = (1 << 63) - 1
     hostile = dataclasses.replace(step, issued_ns=issued, ready_ns=ready, source=np.full(5, 9, np.uint16))
-    for span in step_spans(hostile, origins(0, 1)):
+    for span in StepSpans(hostile, origins(0, 1)):
         begin, end = times(span)
         assert 0 <= begin <= end < 1 << 63
 
@@ -291,7 +291,7 @@ def test_unknown_ranks_have_no_spans(steps: tuple[StepFacts, ...]) -> None:
         present=np.array([[True] * 5, [False] * 5]),
         ended=np.array([True, False]),
     )
-    spans = list(step_spans(step, origins(0, 1)))
+    spans = list(StepSpans(step, origins(0, 1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {0}
     assert len(spans) == span_count(step)
     assert step.ranks[1] == RankKey("run-1", 1)
@@ -304,7 +304,7 @@ def test_documentation_names_every_attribute(steps: tuple[StepFacts, ...], tmp_p
     run.write_rank(0, 1, ended=False)
     run.close()
     odd = finished_steps(tmp_path / "aborted", flush=True)
-    seen = {name for step in (*steps, *odd) for span in step_spans(step, origins(0, 1)) for name in attributes(span)}
+    seen = {name for step in (*steps, *odd) for span in StepSpans(step, origins(0, 1)) for name in attributes(span)}
     assert len(seen) > 25
     text = (Path(__file__).parents[2] / "docs" / "spans.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(swtrace\.\w+)`", text))
