@@ -98,18 +98,24 @@ def batches(steps: Sequence[StepSpans], size: int) -> list[SpanBatch]:
 
 
 def _in_resource(resource: Resource, spans: Sequence[bytes]) -> bytes:
-    """Return the spans of a resource as they stand in a request, in what OpenTelemetry sends them in."""
+    """Return the spans of a resource as they stand in a request."""
+    about, scope, scope_end, end = _envelope(resource)
+    of_scope = _OF_SCOPE + _within(b"".join((scope, *spans, scope_end)))
+    return _OF_RESOURCE + _within(about + of_scope + end)
+
+
+@lru_cache(maxsize=1024)
+def _envelope(resource: Resource) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return what OpenTelemetry sends around the spans of a resource: before and after a scope, and within it."""
     request = encode_spans([ReadableSpan("", INVALID_SPAN_CONTEXT, resource=resource, instrumentation_scope=SCOPE)])
     around = request.resource_spans[0]
     scope = around.scope_spans[0]
-    parts = (_wire(ScopeSpans(scope=scope.scope)), *spans, _wire(ScopeSpans(schema_url=scope.schema_url)))
-    of_scope = _OF_SCOPE + _within(b"".join(parts))
-    parts = (
+    return (
         _wire(ResourceSpans(resource=around.resource)),
-        of_scope,
+        _wire(ScopeSpans(scope=scope.scope)),
+        _wire(ScopeSpans(schema_url=scope.schema_url)),
         _wire(ResourceSpans(schema_url=around.schema_url)),
     )
-    return _OF_RESOURCE + _within(b"".join(parts))
 
 
 def _within(content: bytes) -> bytes:

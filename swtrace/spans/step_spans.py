@@ -12,7 +12,7 @@ except broadcasts marked ``swtrace.crosses_steps``: issued before the step began
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -210,13 +210,14 @@ class _Description:
         self._at = np.flatnonzero(step_ranks(step) & np.array([origin is not None for origin in known]))
         self._trace_id = trace_id(step.series.run_id, step.step).to_bytes(16, "big")
         self._begin_ns, self._end_ns = self._bounds()
-        positions = step.present.shape[1]
+        self._positions = step.present.shape[1]
+        self._layers = [b"%d" % layer for layer in range(self._first_layer, self._first_layer + self._positions)]
         named = np.append(self._ranks, -1)  # -1 where the record names none of the group
         self._sources = named[np.minimum(step.source, len(step.ranks))]
         self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
         for rank in self._at.tolist():
-            self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, ("",))
-        self._broadcast_ids = np.zeros((len(step.ranks), positions, 8), np.uint8)
+            self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, (b"",))
+        self._broadcast_ids = np.zeros((len(step.ranks), self._positions, 8), np.uint8)
 
     def tables(self) -> tuple[SpanTable, ...]:
         """Return the tables of steps, broadcasts and waits; the waits link to the broadcasts."""
@@ -257,17 +258,16 @@ class _Description:
 
     def _broadcasts(self) -> SpanTable:
         step = self._step
-        rank, position = self._rows(broadcasts(step))
-        issued, ready = step.issued_ns[rank, position], step.ready_ns[rank, position]
-        flags = step.flags[rank, position]
+        at, rank, position = self._rows(broadcasts(step))
+        issued, ready, flags = step.issued_ns.take(at), step.ready_ns.take(at), step.flags.take(at)
         begin, end = self._begin_ns[rank], self._end_ns[rank]
         is_open = ready <= 0  # A send that nobody saw complete: all that is known is that the step ended first.
         ready = np.where(is_open, np.maximum(issued, end), ready)
         receives = self._sources[position] != self._ranks[rank]
-        attributed = step.attributed[rank, position]
+        attributed = step.attributed.take(at)
         crosses = ((flags & TransferFlag.CROSSES_STEPS) != 0) | (issued < begin) | (ready > end)
         layer_bytes = np.array([0 if info is None else info.layer_bytes for info in step.infos], np.int64)
-        begin_ns, end_ns = self._unix(rank, step.clock[rank, position], issued, ready)
+        begin_ns, end_ns = self._unix(rank, step.clock.take(at), issued, ready)
         return SpanTable(
             name=BROADCAST,
             trace_id=self._trace_id,
@@ -277,14 +277,14 @@ class _Description:
             begin_ns=begin_ns,
             end_ns=end_ns,
             attributes=(
-                *self._of_layer(rank, position),
+                *self._of_layer(at, rank, position),
                 Attribute("swtrace.bytes", layer_bytes[rank]),
                 Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),
-                Attribute("swtrace.observed", np.minimum(step.observed[rank, position], len(_OBSERVED) - 1), _OBSERVED),
-                Attribute("swtrace.reach_layer", step.reach_position[rank, position] + np.int64(self._first_layer)),
+                Attribute("swtrace.observed", np.minimum(step.observed.take(at), len(_OBSERVED) - 1), _OBSERVED),
+                Attribute("swtrace.reach_layer", step.reach_position.take(at) + np.int64(self._first_layer)),
                 _flag("swtrace.open", is_open),
-                Attribute("swtrace.transfer_ns", step.transfer_ns[rank, position], present=attributed),
-                Attribute("swtrace.backlog_ns", step.backlog_ns[rank, position], present=attributed),
+                Attribute("swtrace.transfer_ns", step.transfer_ns.take(at), present=attributed),
+                Attribute("swtrace.backlog_ns", step.backlog_ns.take(at), present=attributed),
                 _flag("swtrace.crosses_steps", crosses),
                 _flag("swtrace.unwaited", (flags & TransferFlag.UNWAITED) != 0),
             ),
@@ -296,12 +296,11 @@ class _Description:
 
     def _waits(self) -> SpanTable:
         step = self._step
-        rank, position = self._rows(waits(step))
-        late = step.late_rank[rank, position]
+        at, rank, position = self._rows(waits(step))
+        late = step.late_rank.take(at)
         is_late = (late >= 0) & (late < len(step.ranks)) & (late != rank)
-        linked = broadcasts(step)[rank, position]
-        instants = (step.wait_begin_ns[rank, position], step.wait_end_ns[rank, position])
-        begin_ns, end_ns = self._unix(rank, step.clock[rank, position], *instants)
+        linked = broadcasts(step).take(at)
+        begin_ns, end_ns = self._unix(rank, step.clock.take(at), step.wait_begin_ns.take(at), step.wait_end_ns.take(at))
         return SpanTable(
             name=WAIT,
             trace_id=self._trace_id,
@@ -311,12 +310,14 @@ class _Description:
             begin_ns=begin_ns,
             end_ns=end_ns,
             attributes=(
-                *self._of_layer(rank, position),
-                Attribute("swtrace.stall_ns", step.stall_ns[rank, position]),
-                Attribute("swtrace.slack_ns", step.slack_ns[rank, position]),
+                *self._of_layer(at, rank, position),
+                Attribute("swtrace.stall_ns", step.stall_ns.take(at)),
+                Attribute("swtrace.slack_ns", step.slack_ns.take(at)),
                 *(
                     Attribute(f"swtrace.stall_{cause}_ns", cause_ns, present=cause_ns != 0)
-                    for cause, cause_ns in zip(CAUSES, step.cause_ns[:, rank, position], strict=True)
+                    for cause, cause_ns in zip(
+                        CAUSES, step.cause_ns.reshape(len(CAUSES), -1).take(at, axis=1), strict=True
+                    )
                 ),
                 Attribute("swtrace.late_rank", self._ranks[np.where(is_late, late, 0)], present=is_late),
                 _flag("swtrace.prefilled", ~linked),
@@ -326,10 +327,11 @@ class _Description:
             linked=linked,
         )
 
-    def _rows(self, mask: Mask) -> tuple[_Integers, _Integers]:
-        """Return rank and position of each span, of the ranks that have spans."""
+    def _rows(self, mask: Mask) -> tuple[_Integers, _Integers, _Integers]:
+        """Return where each span's record is, its rank and its position, of the ranks that have spans."""
         row, position = np.nonzero(mask[self._at])
-        return self._at[row], position
+        rank = self._at[row]
+        return rank * self._positions + position, rank, position
 
     def _common(self, rank: _Integers) -> tuple[Attribute, ...]:
         step, same = self._step, np.zeros_like(rank)
@@ -340,14 +342,14 @@ class _Description:
             Attribute("swtrace.step", same, (step.step,)),
         )
 
-    def _of_layer(self, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
+    def _of_layer(self, at: _Integers, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
         """Return what a layer's broadcast and wait have in common."""
-        step, window = self._step, self._step.window[rank, position]
+        step, window = self._step, self._step.window.take(at)
         return (
             *self._common(rank),
             Attribute("swtrace.layer", position + self._first_layer),
             Attribute("swtrace.source_rank", self._sources[position]),
-            Attribute("swtrace.clock", np.minimum(step.clock[rank, position], len(_CLOCKS) - 1), _CLOCKS),
+            Attribute("swtrace.clock", np.minimum(step.clock.take(at), len(_CLOCKS) - 1), _CLOCKS),
             Attribute("swtrace.window", window, present=window != NO_WINDOW),
         )
 
@@ -359,7 +361,7 @@ class _Description:
         """Return the ids of spans of layers, sorted by rank; keep those of broadcasts for the links to them."""
         ids = [np.empty((0, 8), np.uint8)]
         for each in self._at.tolist():
-            layers = (position[rank == each] + self._first_layer).tolist()
+            layers = [self._layers[index] for index in position[rank == each].tolist()]
             ids.append(self._ids(int(self._ranks[each]), name, layers))
         made = np.concatenate(ids)
         if name == BROADCAST:
@@ -370,11 +372,11 @@ class _Description:
         """Return the ids of the sources' broadcasts, by position: also of those that another host's daemon exports."""
         ids = np.empty((len(self._sources), 8), np.uint8)
         for source in set(self._sources.tolist()):
-            layers = np.flatnonzero(self._sources == source)
-            ids[layers] = self._ids(source, BROADCAST, (layers + self._first_layer).tolist())
+            kept = np.flatnonzero(self._sources == source)
+            ids[kept] = self._ids(source, BROADCAST, [self._layers[index] for index in kept.tolist()])
         return ids
 
-    def _ids(self, rank: int, name: str, layers: Sequence[int | str]) -> Ids:
+    def _ids(self, rank: int, name: str, layers: Iterable[bytes]) -> Ids:
         """Return the ids of a global rank's spans."""
         series, number = self._step.series, self._step.step
         made = span_ids(series.run_id, number, rank, name, series=series.name, layers=layers)
