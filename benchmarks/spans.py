@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-RANKS, LAYERS, STEPS = 8, 61, 40
+RANKS, LAYERS, STEPS = 8, 61, 12
 CPU_S = 1.0
 """Each measurement takes at least so much CPU time."""
 WAYS = {

@@ -183,7 +183,7 @@ def grpc_receiver() -> Iterator[tuple[_GrpcReceiver, str]]:
     """A receiver of OTLP over gRPC, and its endpoint."""
     receiver = _GrpcReceiver()
     server = grpc.server(ThreadPoolExecutor(1))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield receiver, f"http://127.0.0.1:{port}"
