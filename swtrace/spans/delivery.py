@@ -15,17 +15,18 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.spans.encoding import SpanBatch, batches
 from swtrace.spans.environment import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings
-from swtrace.spans.exporters import otlp_exporter
 from swtrace.spans.origins import Origins
 from swtrace.spans.step_spans import StepSpans, span_count
 from swtrace.spans.traces import Sampling
+
+if TYPE_CHECKING:
+    from swtrace.spans.encoding import SpanBatch
 
 _log = logging.getLogger(__name__)
 
@@ -163,6 +164,8 @@ class SpanExport:
             exporter.shutdown()
 
     def _run(self) -> None:
+        from swtrace.spans.encoding import batches  # protobuf, which a daemon without a collector does without
+
         while batch := self._next_batch():
             remaining = sum(entry.spans for entry in batch)
             built = [spans for entry in batch if (spans := self._build(entry)) is not None]
@@ -217,12 +220,14 @@ class SpanExport:
 
 def make_span_sink(settings: SpanSettings) -> SpanSink:
     """Return the span export that the settings ask for."""
+    if not settings.exporters:
+        return NoSpans()
+    from swtrace.spans.exporters import otlp_exporter
+
     exporters = [
         ConsoleSpanExporter() if name == "console" else otlp_exporter(None, settings.protocol)
         for name in settings.exporters
     ]
-    if not exporters:
-        return NoSpans()
     return SpanExport(
         exporters,
         Sampling(settings.sample, settings.slow_step_ns),
