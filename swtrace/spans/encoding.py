@@ -1,8 +1,8 @@
-"""Spans as OTLP, without an object for each: rows of bytes, made for all spans of a table at once.
+"""Encode spans as OTLP without an object for each: numpy writes all spans of a table at once, one row of bytes each.
 
-OpenTelemetry's own messages are the templates, so that no field number stands here: only ids, instants and numbers are
-written into them, and what a span does not have is cut out of its row. The result is what OpenTelemetry's encoder
-makes of the same spans, byte for byte.
+The templates of the rows are serialized from OpenTelemetry's own messages, so no field number stands here. Ids, instants
+and numbers are written into them; the fields that a span lacks are cut out of its row. The result equals what
+OpenTelemetry's encoder makes of the same spans, byte for byte.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ _SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
 _OF_THIS_HOST = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _REMOTE = _OF_THIS_HOST | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
-
 _OF_RESOURCE: bytes = ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString()[:-1]
 _OF_SCOPE: bytes = ResourceSpans(scope_spans=[ScopeSpans()]).SerializeToString()[:-1]
 _SPAN: bytes = ScopeSpans(spans=[Span()]).SerializeToString()[:-1]
@@ -55,7 +54,7 @@ class EncodedRequest(bytes):
 
 @dataclass(frozen=True, slots=True)
 class SpanBatch(Sequence[ReadableSpan]):
-    """Spans as exporters take them: objects, each made when it is first asked for, or one request without any."""
+    """Spans as exporters take them: a sequence of OpenTelemetry's objects, made when asked for; or one encoded request."""
 
     steps: Sequence[StepSpans]
     first: int
@@ -83,10 +82,10 @@ class SpanBatch(Sequence[ReadableSpan]):
         by_resource: dict[Resource, list[bytes]] = {}
         begin = 0
         for step in self.steps:
-            first, last = max(0, self.first - begin), max(0, self.last - begin)
             for resource, run_first, run_last in step.runs:
-                if spans := _encoded(step)[max(first, run_first) : min(last, run_last)]:
-                    by_resource.setdefault(resource, []).extend(spans)
+                first, last = max(self.first - begin, run_first), min(self.last - begin, run_last)
+                if first < last:
+                    by_resource.setdefault(resource, []).extend(_encoded(step)[first:last])
             begin += len(step)
         return EncodedRequest(b"".join(_in_resource(resource, spans) for resource, spans in by_resource.items()))
 

@@ -65,10 +65,10 @@ def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """What an exporter encodes spans with: batches as they are encoded, all others as before."""
+    """Replaces an exporter's encoder: it takes the bytes of a batch, and encodes other spans as before."""
 
     request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
-    """What the exporter can send: gRPC only a message, which is read from the bytes."""
+    """Return what the exporter can send. gRPC sends messages only, so it parses the bytes."""
     others: Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest]
 
     def __call__(self, spans: Sequence[ReadableSpan]) -> EncodedRequest | ExportTraceServiceRequest:
@@ -78,10 +78,10 @@ class _Encoder:
 def _encodes_batches(
     name: str, request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
 ) -> None:
-    """Let the exporters of a module send a :class:`~swtrace.spans.encoding.SpanBatch` without an object for each span.
+    """Make the exporters of a module send a :class:`~swtrace.spans.encoding.SpanBatch` as it is encoded here.
 
-    All else stays theirs: headers, compression, retries, limits. A release that has another encoder takes the batch
-    for what it also is, a sequence of spans: slower, and the same.
+    Headers, compression, retries and limits remain the exporter's. If a release has no such encoder, it reads the batch
+    as a sequence of spans: slower, with the same result.
     """
     module: Any = sys.modules[name]
     encoder = getattr(module, "encode_spans", None)
