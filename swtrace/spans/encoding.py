@@ -1,7 +1,7 @@
 """Encode spans as OTLP without an object for each: numpy writes all spans of a table at once, one row of bytes each.
 
-The templates of the rows are serialized from OpenTelemetry's own messages, so no field number stands here. Ids, instants
-and numbers are written into them; the fields that a span lacks are cut out of its row. The result equals what
+The templates of the rows are serialized from OpenTelemetry's own messages, so no field number stands here. Ids,
+instants and numbers are written into them; the fields that a span lacks are cut out of its row. The result equals what
 OpenTelemetry's encoder makes of the same spans, byte for byte.
 """
 
@@ -54,7 +54,7 @@ class EncodedRequest(bytes):
 
 @dataclass(frozen=True, slots=True)
 class SpanBatch(Sequence[ReadableSpan]):
-    """Spans as exporters take them: a sequence of OpenTelemetry's objects, made when asked for; or one encoded request."""
+    """Spans as exporters take them: a sequence of objects that are made when asked for, or one encoded request."""
 
     steps: Sequence[StepSpans]
     first: int
