@@ -64,6 +64,7 @@ def _compare(trees: dict[str, Path], rounds: int) -> None:
                     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
                     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
                     rates.setdefault((way, name), []).append(json.loads(said))
+                    print(way, name, f"{json.loads(said):,.0f}", file=sys.stderr)
     print(f"spans per CPU second: median (least to greatest) of {rounds}\n")
     for (way, name), each in rates.items():
         print(f"{way:21} {name:7} {statistics.median(each):9,.0f}   ({min(each):,.0f} to {max(each):,.0f})")
@@ -73,6 +74,7 @@ def _measure(way: str, endpoint: str) -> float:
     """Return how many spans a CPU second of this process exports."""
     protocol, compression = WAYS[way]
     os.environ.update({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_COMPRESSION": compression})
+    os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "600"  # a busy machine is no failure
     from ledger.feeding import feed, ledger
     from opentelemetry.sdk.resources import Resource
     from tui.ring_writer import scenario
