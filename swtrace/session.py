@@ -145,18 +145,18 @@ class Session(ABC):
 
         A selection by rank, layer or phase selects whole steps here: a trace is whole or absent.
         """
-        from swtrace.daemon.spans import step_spans
+        from swtrace.spans.step_spans import StepSpans
 
         origins = self.origins()
         picked = Selection(**selection).pick(self.steps())
-        return [span for each in picked for span in step_spans(each.step, origins)]
+        return [span for each in picked for span in StepSpans(each.step, origins)]
 
     def origins(self) -> dict[RankKey, Any]:
-        """Return what spans need to know of each rank (:class:`~swtrace.daemon.spans.SpanOrigin`)."""
-        from swtrace.export.origins import origins
+        """Return what spans need to know of each rank (:class:`~swtrace.spans.origins.SpanOrigin`)."""
+        from swtrace.spans.origins import RankOrigins
 
         ranks = self.observe().ranks
-        return origins((rank.identity for rank in ranks), {rank.key: rank.ring.anchor for rank in ranks})
+        return RankOrigins().of((rank.identity for rank in ranks), {rank.key: rank.ring.anchor for rank in ranks})
 
     def verdicts(self) -> dict[SeriesKey, Verdict]:
         """Return plain words about every series."""

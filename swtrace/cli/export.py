@@ -82,7 +82,7 @@ def export(
 
     perfetto opens in ui.perfetto.dev; parquet and csv in pandas, polars and spreadsheets.
     """
-    from swtrace.daemon.settings import tidy
+    from swtrace.spans.environment import tidy
 
     if to not in {Format.PARQUET, Format.CSV}:
         _refuse_beside(to, {"--table": table})
@@ -155,7 +155,7 @@ def _check_collector(endpoint: str | None, protocol: Protocol) -> None:
         CommandError: no collector is named.
         SettingsError: an ``OTEL_*`` variable or the endpoint cannot be used.
     """
-    from swtrace.daemon.settings import check_endpoint, check_otlp, otlp_variable
+    from swtrace.spans.environment import check_endpoint, check_otlp, otlp_variable
 
     if endpoint is not None:
         check_endpoint("--endpoint", endpoint, protocol.value)
@@ -189,9 +189,9 @@ def _send(
 ) -> dict[str, int | str]:
     from dataclasses import asdict
 
-    from swtrace.daemon.export import otlp_exporter
-    from swtrace.daemon.sampling import Sampling
     from swtrace.export.otlp import send
+    from swtrace.spans.exporters import otlp_exporter
+    from swtrace.spans.traces import Sampling
 
     steps = (step for step in session.steps() if series in {None, step.series.name})
     exporter = otlp_exporter(endpoint, protocol.value)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swtrace.daemon.spans import trace_id
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
+from swtrace.spans.traces import trace_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
-    from swtrace.daemon.spans import SpanOrigin
     from swtrace.ledger.facts import SeriesKey, StepFacts
+    from swtrace.spans.origins import Origins
     from swtrace.trace.identity import RankKey
 
 KEPT_NS = 60_000_000_000
@@ -49,7 +49,7 @@ class SlowestWaits:
         """Start with none."""
         self._kept: dict[tuple[RankKey, SeriesKey], BucketExemplars] = {}
 
-    def add(self, step: StepFacts, origins: Mapping[RankKey, SpanOrigin]) -> None:
+    def add(self, step: StepFacts, origins: Origins) -> None:
         """Take the slowest wait of each rank in a step whose spans are exported."""
         stalls = np.where(step.receiver, step.stall_ns, 0)
         identifier = f"{trace_id(step.series.run_id, step.step):032x}"

@@ -18,22 +18,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from swtrace.daemon.exemplars import SlowestWaits
-from swtrace.daemon.export import rank_resource
 from swtrace.daemon.snapshot import Health, NumberedStep, Snapshot
-from swtrace.daemon.spans import SpanOrigin
 from swtrace.observing import Roster
 from swtrace.observing.observation import series_facts_of
+from swtrace.spans.origins import RankOrigins
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from opentelemetry.sdk.resources import Resource
-
-    from swtrace.daemon.export import SpanSink
     from swtrace.ledger.facts import SeriesKey
     from swtrace.observing import HostRings, Observation
-    from swtrace.trace.identity import RankIdentity, RankKey
+    from swtrace.spans.delivery import SpanSink
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +56,7 @@ class Observer:
         self._roster = Roster(rings, keep_steps=True)
         self._spans = spans
         self._down_shown_ns = round(down_shown_s * 1e9)
-        self._resources: dict[RankIdentity, Resource] = {}
+        self._origins = RankOrigins()
         self._steps: dict[SeriesKey, deque[NumberedStep]] = {}
         self._slowest = SlowestWaits()
         self._started_realtime_ns = time.time_ns()
@@ -188,7 +183,7 @@ class Observer:
         steps = self._roster.take_steps()
         if not steps:
             return
-        origins = self._origins()
+        origins = self._origins.of(self._roster.identities.values(), self._rings.anchors())
         for step in steps:
             self._cursor += 1
             kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
@@ -197,24 +192,6 @@ class Observer:
             kept.append(NumberedStep(self._cursor, step))
             if self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
-
-    def _origins(self) -> Mapping[RankKey, SpanOrigin]:
-        """Return what spans need to know of each rank, with the anchors as they are now."""
-        known = self._roster.identities
-        anchors = {known[rank]: anchor for rank, anchor in self._rings.anchors().items() if rank in known}
-        began = _run_begins(anchors)
-        self._resources = {
-            identity: self._resources[identity] if identity in self._resources else rank_resource(identity)
-            for identity in anchors
-        }
-        return {
-            identity.key: SpanOrigin(
-                resource=self._resources[identity],
-                monotonic_offset_ns=anchor.realtime_ns - anchor.monotonic_ns,
-                virtual_offset_ns=began[identity.run_id],
-            )
-            for identity, anchor in anchors.items()
-        }
 
     def _publish(self, ticket: int) -> None:
         observation = self._shown(self._roster.observe())
@@ -248,11 +225,3 @@ class Observer:
             series=series_facts_of(observation.facts, keys),
         )
         return replace(observation, ranks=ranks, facts=facts)
-
-
-def _run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:
-    """Return for each run when the first of its rings was made, UNIX time."""
-    begins: dict[str, int] = {}
-    for identity in identities:
-        begins[identity.run_id] = min(begins.get(identity.run_id, identity.start_time_ns), identity.start_time_ns)
-    return begins

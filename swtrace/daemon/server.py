@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from swtrace.daemon.app import make_app
-from swtrace.daemon.export import make_span_sink
 from swtrace.daemon.observer import Observer
 from swtrace.errors import ListenError
 from swtrace.observing import HostRings
+from swtrace.spans.delivery import make_span_sink
 from swtrace.trace.tail import allow_open_files
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from swtrace.daemon.exemplars import BucketExemplars
-    from swtrace.daemon.export import ExportStatistics
     from swtrace.ledger.facts import SeriesKey, StepFacts
     from swtrace.observing import Observation
+    from swtrace.spans.delivery import ExportStatistics
     from swtrace.trace.identity import RankKey
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, islice
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from swtrace.daemon.sampling import Sampling
-from swtrace.daemon.spans import SpanOrigin, step_spans
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import RankKey
-
-BATCH = 2048
+from swtrace.spans.encoding import batches
+from swtrace.spans.environment import DEFAULT_MAX_BATCH as BATCH
+from swtrace.spans.origins import Origins
+from swtrace.spans.step_spans import StepSpans
+from swtrace.spans.traces import Sampling
 
 
 class CollectorError(SwtraceError):
@@ -29,28 +28,30 @@ class OtlpStatistics:
     spans: int = 0
 
 
-def send(
-    steps: Iterable[StepFacts], origins: Mapping[RankKey, SpanOrigin], exporter: SpanExporter, sampling: Sampling
-) -> OtlpStatistics:
+def send(steps: Iterable[StepFacts], origins: Origins, exporter: SpanExporter, sampling: Sampling) -> OtlpStatistics:
     """Send the spans of steps, in batches.
 
     Raises:
         CollectorError: the collector did not take a batch; those before it are delivered.
     """
     sent = OtlpStatistics()
+    held: list[StepSpans] = []
 
-    def kept() -> Iterable[StepFacts]:
-        for step in steps:
-            if sampling.keeps(step):
-                sent.steps += 1
-                yield step
-
-    spans = chain.from_iterable(step_spans(step, origins) for step in kept())
-    try:
-        while batch := list(islice(spans, BATCH)):
+    def export() -> None:
+        for batch in batches(held, BATCH):
             if exporter.export(batch) is not SpanExportResult.SUCCESS:
                 raise CollectorError(f"the collector did not take the spans; {sent.spans} were delivered before")
             sent.spans += len(batch)
+        held.clear()
+
+    try:
+        for step in filter(sampling.keeps, steps):
+            sent.steps += 1
+            spans = StepSpans(step, origins)
+            if sum(map(len, held)) + len(spans) > BATCH:
+                export()
+            held.append(spans)
+        export()
     finally:
         exporter.shutdown()
     return sent

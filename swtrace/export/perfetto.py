@@ -8,16 +8,17 @@ as arguments beside each slice, in nanoseconds. All instants are UNIX time, so t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import BinaryIO
 
 import numpy as np
 
-from swtrace.daemon.spans import SpanOrigin, broadcasts, step_clock, step_ranks, waits
 from swtrace.export.wire import fixed, message, number, text
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
+from swtrace.spans.origins import Origins, SpanOrigin
+from swtrace.spans.step_spans import broadcasts, step_clock, step_ranks, waits
 from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.trace.schema import Phase, TransferFlag
 
@@ -71,9 +72,7 @@ class PerfettoWriter:
         origins: What time their clocks tell; ranks without are left out.
     """
 
-    def __init__(
-        self, out: BinaryIO, identities: Iterable[RankIdentity], origins: Mapping[RankKey, SpanOrigin]
-    ) -> None:
+    def __init__(self, out: BinaryIO, identities: Iterable[RankIdentity], origins: Origins) -> None:
         self.statistics = PerfettoStatistics()
         self._out = out
         self._identities = {identity.key: identity for identity in identities}

@@ -129,3 +129,11 @@ def series_facts_of(facts: LedgerFacts, ranks: Iterable[RankKey]) -> tuple[Serie
     """Return the facts of every series that has one of these ranks."""
     wanted = set(ranks)
     return tuple(series for series in facts.series if any(rank.rank in wanted for rank in series.ranks))
+
+
+def run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:
+    """Return when the first ring of each run was made, UNIX time."""
+    begins: dict[str, int] = {}
+    for identity in identities:
+        begins[identity.run_id] = min(begins.get(identity.run_id, identity.start_time_ns), identity.start_time_ns)
+    return begins

@@ -8,7 +8,6 @@ anything: the origin is told to let go of it.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -188,9 +187,7 @@ class Roster:
             for key in sorted(self._identities)
         ]
         died = _died([ring for _, ring in known])
-        began: defaultdict[str, int] = defaultdict(lambda: 1 << 63)
-        for identity, _ in known:
-            began[identity.run_id] = min(began[identity.run_id], identity.start_time_ns)
+        began = run_begins(identity for identity, _ in known)
         return tuple(
             ObservedRank(
                 identity=identity,

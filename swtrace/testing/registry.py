@@ -7,9 +7,9 @@ import time
 from prometheus_client import CollectorRegistry
 
 from swtrace.daemon.collector import SnapshotCollector
-from swtrace.daemon.export import NoSpans
 from swtrace.daemon.snapshot import Health, Snapshot
 from swtrace.observing import Observation
+from swtrace.spans.delivery import NoSpans
 
 
 def registry(observation: Observation) -> CollectorRegistry:

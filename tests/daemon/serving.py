@@ -13,11 +13,11 @@ from patience import patience
 
 from daemon.daemon_command import LIMITS
 from swtrace.daemon.app import make_app
-from swtrace.daemon.export import NoSpans, SpanSink
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.server import bind, server_config, url
 from swtrace.daemon.settings import Listen
 from swtrace.observing import HostRings
+from swtrace.spans.delivery import NoSpans, SpanSink
 
 
 @contextmanager

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 from patience import eventually, patience
+from spans.span_receiver import ReceivedSpan, SpanReceiver, collector, free_port
 
 from daemon.daemon_command import ROOT, daemon, environment
 from daemon.recorded_run import RecordedRun
-from daemon.span_receiver import ReceivedSpan, SpanReceiver, collector, free_port
-from swtrace.daemon.spans import BROADCAST, STEP, WAIT, trace_id
+from swtrace.spans.step_spans import BROADCAST, STEP, WAIT
+from swtrace.spans.traces import trace_id
 
 SPANS_PER_STEP = 22
 """Two ranks: one step, five broadcasts and five waits each."""
@@ -320,8 +321,8 @@ def test_daemon_loads_neither_torch_nor_vllm() -> None:
     """Everything that a daemon loads, exporters included, leaves torch and vLLM alone."""
     code = (
         "import sys, swtrace.cli.daemon, swtrace.daemon.server\n"
-        "from swtrace.daemon.export import make_span_sink\n"
-        "from swtrace.daemon.settings import SpanSettings\n"
+        "from swtrace.spans.delivery import make_span_sink\n"
+        "from swtrace.spans.environment import SpanSettings\n"
         "for protocol in ('grpc', 'http/protobuf'):\n"
         "    make_span_sink(SpanSettings(exporters=('otlp',), protocol=protocol)).close(1)\n"
         "print([name for name in ('torch', 'vllm', 'swtrace.series', 'swtrace.vllm') if name in sys.modules])\n"

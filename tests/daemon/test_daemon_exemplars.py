@@ -14,9 +14,8 @@ from prometheus_client.samples import Sample
 from daemon.recorded_run import STALL_NS, STALLED_POSITION, RecordedRun
 from daemon.serving import serving
 from swtrace.daemon.exemplars import KEPT_NS
-from swtrace.daemon.export import SpanExport
-from swtrace.daemon.sampling import Sampling
-from swtrace.daemon.spans import trace_id
+from swtrace.spans.delivery import SpanExport
+from swtrace.spans.traces import Sampling, trace_id
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

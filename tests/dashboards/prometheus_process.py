@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx
 import yaml
-from daemon.span_receiver import free_port
 from grafana_json import ROOT
 from patience import eventually, patience
+from spans.span_receiver import free_port
 
 COMPOSE = ROOT / "docker-compose.yml"
 FILES = ROOT / "dashboards" / "prometheus"

@@ -16,10 +16,10 @@ import pytest
 import yaml
 from daemon.daemon_command import environment
 from daemon.recorded_run import RecordedRun
-from daemon.span_receiver import SpanReceiver, collector, free_port
 from grafana_json import DASHBOARDS, ROOT
 from patience import eventually, patience
 from prometheus_process import COMPOSE, FILES, Prometheus, prometheus
+from spans.span_receiver import SpanReceiver, collector, free_port
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "Dockerfile"

@@ -23,11 +23,11 @@ from typing import Any
 
 import pytest
 from daemon.daemon_command import DaemonCommand, daemon, environment
-from daemon.span_receiver import SpanReceiver, free_port
 from grafana_json import PanelQuery, queries
 from odd_ranks import STALL_RATIO, OddRanks
 from patience import eventually, patience
 from prometheus_process import Prometheus, prometheus
+from spans.span_receiver import SpanReceiver, free_port
 
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.ledger.finding import STALLED_ABOVE

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from daemon.recorded_run import RecordedRun
-from daemon.span_receiver import SpanReceiver
 from pyarrow import parquet
 from recording.made import record_rings
 from recording.test_commands import swtrace
+from spans.span_receiver import SpanReceiver
 
 import swtrace as public
 from export.perfetto_reader import read
-from swtrace.daemon.spans import span_count
 from swtrace.errors import SettingsError, SwtraceError
 from swtrace.export.files import opened
 from swtrace.session import Session
+from swtrace.spans.step_spans import span_count
 from swtrace.trace.schema import Clock
 
 STEPS = 25

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
-from swtrace.daemon.settings import SpanSettings
 from swtrace.errors import SettingsError
 from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, unknown_variables
+from swtrace.spans.environment import SpanSettings
 
 
 def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from opentelemetry.sdk.resources import Resource
 
-from swtrace.daemon.spans import SpanOrigin
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
+from swtrace.spans.origins import SpanOrigin
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.identity import RankKey
 from swtrace.trace.reader import RingReader

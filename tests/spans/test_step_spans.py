@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from daemon.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-from daemon.finished_steps import finished_steps, origins
-from daemon.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
-from swtrace.daemon.sampling import Sampling, position
-from swtrace.daemon.spans import BROADCAST, STEP, WAIT, span_count, span_id, step_spans, trace_id
+from spans.finished_steps import finished_steps, origins
 from swtrace.ledger.facts import CAUSES, StepFacts
+from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, StepSpans, span_count
+from swtrace.spans.traces import span_id, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Clock, Untimed
 
@@ -65,18 +65,11 @@ def identifier(span: ReadableSpan) -> int:
     return int(span.context.span_id)
 
 
-def test_ids_are_what_the_documentation_says() -> None:
-    """Trace and span ids are fixed hashes: a daemon of another version computes the same."""
-    assert f"{trace_id('run-1', 7):032x}" == "dfca50b40f0d63848f69fcde5c990bf7"
-    assert f"{span_id('run-1', 7, 3, WAIT, series='o_proj', layer=12):016x}" == "b6fa554b899d22fa"
-    assert f"{span_id('run-1', 7, 3, STEP, series='o_proj'):016x}" == "f19ec99678a0b9d5"
-
-
 def test_one_trace_per_step_across_ranks(steps: tuple[StepFacts, ...]) -> None:
     """All spans of a step are in one trace, those of another step in another, and no span id occurs twice."""
     traces = []
     for step in steps:
-        spans = list(step_spans(step, origins(0, 1)))
+        spans = list(StepSpans(step, origins(0, 1)))
         assert {span.context.trace_id for span in spans if span.context} == {trace_id("run-1", step.step)}
         assert len({identifier(span) for span in spans}) == len(spans)
         traces.append(trace_id("run-1", step.step))
@@ -86,14 +79,14 @@ def test_one_trace_per_step_across_ranks(steps: tuple[StepFacts, ...]) -> None:
 def test_count_is_exact(steps: tuple[StepFacts, ...]) -> None:
     """The spans of a step are as many as are counted for it before they are made."""
     for step in steps:
-        spans = list(step_spans(step, origins(0, 1)))
+        spans = list(StepSpans(step, origins(0, 1)))
         assert len(spans) == span_count(step)
     assert Counter(span.name for span in spans) == {STEP: 2, BROADCAST: 10, WAIT: 10}
 
 
 def test_parents(steps: tuple[StepFacts, ...]) -> None:
     """Steps are roots; every broadcast and wait is a child of its own rank's step."""
-    spans = list(step_spans(steps[2], origins(0, 1)))
+    spans = list(StepSpans(steps[2], origins(0, 1)))
     for span in spans:
         if span.name == STEP:
             assert span.parent is None
@@ -106,7 +99,7 @@ def test_parents(steps: tuple[StepFacts, ...]) -> None:
 
 def test_links(steps: tuple[StepFacts, ...]) -> None:
     """A wait links to its broadcast, a receiver's broadcast to the source's, a source's to nothing."""
-    spans = list(step_spans(steps[2], origins(0, 1)))
+    spans = list(StepSpans(steps[2], origins(0, 1)))
     for layer in range(5):
         source = layer % 2
         sent = only(spans, BROADCAST, source, layer)
@@ -122,7 +115,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
     """Everything lies within its step, except the broadcasts that say that they do not."""
     crossing = []
     for step in steps:
-        spans = list(step_spans(step, origins(0, 1)))
+        spans = list(StepSpans(step, origins(0, 1)))
         for span in spans:
             rank = attributes(span)["swtrace.rank"]
             assert isinstance(rank, int)
@@ -138,7 +131,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
 
 def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
     """A receiver's broadcast carries what moved, from where, into which window, and how long it took."""
-    span = only(step_spans(steps[1], origins(0, 1)), BROADCAST, 1, 4)
+    span = only(StepSpans(steps[1], origins(0, 1)), BROADCAST, 1, 4)
     known = attributes(span)
     begin, end = times(span)
     assert end - begin == TRANSFER_NS
@@ -156,7 +149,7 @@ def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
 
 def test_wait_states_stall_and_slack(steps: tuple[StepFacts, ...]) -> None:
     """A wait carries its stall with the causes, or its slack."""
-    spans = list(step_spans(steps[1], origins(0, 1)))
+    spans = list(StepSpans(steps[1], origins(0, 1)))
     stalled = attributes(only(spans, WAIT, 1, STALLED_POSITION))
     assert stalled["swtrace.stall_ns"] == STALL_NS
     assert stalled["swtrace.slack_ns"] == 0
@@ -170,14 +163,14 @@ def test_wait_states_stall_and_slack(steps: tuple[StepFacts, ...]) -> None:
 
 def test_source_has_no_window_and_no_stall(steps: tuple[StepFacts, ...]) -> None:
     """A rank that keeps the layer reads its own copy: no window, no stall."""
-    wait = attributes(only(step_spans(steps[1], origins(0, 1)), WAIT, 0, STALLED_POSITION))
+    wait = attributes(only(StepSpans(steps[1], origins(0, 1)), WAIT, 0, STALLED_POSITION))
     assert "swtrace.window" not in wait
     assert wait["swtrace.stall_ns"] == 0
 
 
 def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ...]) -> None:
     """The first step's first layer was filled at post-processing: its wait says so and links to nothing."""
-    spans = list(step_spans(steps[0], origins(0, 1)))
+    spans = list(StepSpans(steps[0], origins(0, 1)))
     wait = only(spans, WAIT, 1, 0)
     assert attributes(wait)["swtrace.prefilled"] is True
     assert wait.links == ()
@@ -186,7 +179,7 @@ def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ..
 
 def test_step_states_its_work(steps: tuple[StepFacts, ...]) -> None:
     """A step carries phase, tokens, requests and the sum of its stall."""
-    span = only(step_spans(steps[1], origins(0, 1)), STEP, 1)
+    span = only(StepSpans(steps[1], origins(0, 1)), STEP, 1)
     known = attributes(span)
     assert set(known) >= COMMON
     assert (known["swtrace.phase"], known["swtrace.tokens"], known["swtrace.requests"]) == ("decode", 64, 4)
@@ -199,7 +192,7 @@ def test_aborted_step_is_an_error(tmp_path: Path) -> None:
     run = RecordedRun(tmp_path)
     run.write(1, aborted=True)
     (step,) = finished_steps(tmp_path)
-    span = only(step_spans(step, origins(0, 1)), STEP, 0)
+    span = only(StepSpans(step, origins(0, 1)), STEP, 0)
     assert span.status.status_code is StatusCode.ERROR
     assert attributes(span)["swtrace.aborted"] is True
     run.close()
@@ -212,7 +205,7 @@ def test_step_without_its_end_spans_what_is_known(tmp_path: Path) -> None:
     run.write_rank(0, 1)
     run.write_rank(1, 1, ended=False)
     step = finished_steps(tmp_path, flush=True)[-1]
-    spans = list(step_spans(step, origins(0, 1)))
+    spans = list(StepSpans(step, origins(0, 1)))
     whole, broken = only(spans, STEP, 0), only(spans, STEP, 1)
     assert "swtrace.incomplete" not in attributes(whole)
     assert attributes(broken)["swtrace.incomplete"] is True
@@ -226,7 +219,7 @@ def test_step_without_its_end_spans_what_is_known(tmp_path: Path) -> None:
 
 def test_rank_without_origin_is_left_out(steps: tuple[StepFacts, ...]) -> None:
     """Spans are made of the ranks that this daemon reads only; links to others stay."""
-    spans = list(step_spans(steps[1], origins(1)))
+    spans = list(StepSpans(steps[1], origins(1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {1}
     received = only(spans, BROADCAST, 1, 2)
     assert received.links[0].context.span_id == span_id("run-1", 1, 0, BROADCAST, series="self_attn.o_proj", layer=2)
@@ -241,7 +234,7 @@ def test_simulated_time_begins_with_the_run(tmp_path: Path) -> None:
         key: dataclasses.replace(origin, monotonic_offset_ns=-1, virtual_offset_ns=5 * 10**17)
         for key, origin in origins(0, 1).items()
     }
-    span = only(step_spans(step, known), STEP, 0)
+    span = only(StepSpans(step, known), STEP, 0)
     assert times(span) == (5 * 10**17, 5 * 10**17 + run.step_ns)
     assert attributes(span)["swtrace.clock"] == "virtual"
     run.close()
@@ -253,7 +246,7 @@ def test_device_time_is_host_time_and_says_so(tmp_path: Path) -> None:
     run.write(1)
     run.close()
     (step,) = finished_steps(tmp_path)
-    spans = list(step_spans(step, origins(0, 1)))
+    spans = list(StepSpans(step, origins(0, 1)))
     assert {attributes(span)["swtrace.clock"] for span in spans} == {"device"}
     assert {attributes(span)["swtrace.observed"] for span in spans if span.name == BROADCAST} == {"event"}
     assert times(only(spans, STEP, 0)) == (run.base_ns + 10**18, run.base_ns + run.step_ns + 10**18)
@@ -271,7 +264,7 @@ def test_an_untimed_step_has_no_spans(tmp_path: Path) -> None:
     run.close()
     whole, mixed = finished_steps(tmp_path)
     assert (whole.step, mixed.step) == (0, 2)
-    spans = list(step_spans(mixed, origins(0, 1)))
+    spans = list(StepSpans(mixed, origins(0, 1)))
     assert len(spans) == span_count(mixed) == 1 + 5 + 5
     assert {attributes(span)["swtrace.rank"] for span in spans} == {0}
     assert "swtrace.incomplete" not in attributes(only(spans, STEP, 0))
@@ -285,29 +278,9 @@ def test_absurd_instants_stay_within_what_a_span_can_carry(steps: tuple[StepFact
     ready = step.ready_ns.copy()
     ready[0, 2] = (1 << 63) - 1
     hostile = dataclasses.replace(step, issued_ns=issued, ready_ns=ready, source=np.full(5, 9, np.uint16))
-    for span in step_spans(hostile, origins(0, 1)):
+    for span in StepSpans(hostile, origins(0, 1)):
         begin, end = times(span)
         assert 0 <= begin <= end < 1 << 63
-
-
-def test_sample_is_a_share_of_steps_and_the_same_everywhere() -> None:
-    """About the asked share of steps is kept, by (run id, step) alone."""
-    places = [position("run-1", step) for step in range(4000)]
-    assert all(0 <= place < 1 for place in places)
-    kept = sum(place < 0.1 for place in places)
-    assert 300 < kept < 500
-    assert places == [position("run-1", step) for step in range(4000)]
-    assert places != [position("run-2", step) for step in range(4000)]
-
-
-def test_sampling_keeps_slow_steps(steps: tuple[StepFacts, ...]) -> None:
-    """A slow step is kept whatever the share; share 1 keeps all, share 0 none."""
-    step = steps[1]
-    longest = int(step.duration_ns.max())
-    assert Sampling(share=1.0).keeps(step)
-    assert not Sampling(share=0.0).keeps(step)
-    assert Sampling(share=0.0, slow_step_ns=longest).keeps(step)
-    assert not Sampling(share=0.0, slow_step_ns=longest + 1).keeps(step)
 
 
 def test_unknown_ranks_have_no_spans(steps: tuple[StepFacts, ...]) -> None:
@@ -318,7 +291,7 @@ def test_unknown_ranks_have_no_spans(steps: tuple[StepFacts, ...]) -> None:
         present=np.array([[True] * 5, [False] * 5]),
         ended=np.array([True, False]),
     )
-    spans = list(step_spans(step, origins(0, 1)))
+    spans = list(StepSpans(step, origins(0, 1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {0}
     assert len(spans) == span_count(step)
     assert step.ranks[1] == RankKey("run-1", 1)
@@ -331,7 +304,7 @@ def test_documentation_names_every_attribute(steps: tuple[StepFacts, ...], tmp_p
     run.write_rank(0, 1, ended=False)
     run.close()
     odd = finished_steps(tmp_path / "aborted", flush=True)
-    seen = {name for step in (*steps, *odd) for span in step_spans(step, origins(0, 1)) for name in attributes(span)}
+    seen = {name for step in (*steps, *odd) for span in StepSpans(step, origins(0, 1)) for name in attributes(span)}
     assert len(seen) > 25
     text = (Path(__file__).parents[2] / "docs" / "spans.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(swtrace\.\w+)`", text))

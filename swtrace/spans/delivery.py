@@ -9,39 +9,26 @@ collector holds up nobody but that thread.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from http import HTTPStatus
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
-from swtrace.daemon.sampling import Sampling
-from swtrace.daemon.settings import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings, otlp_variable
-from swtrace.daemon.spans import SpanOrigin, span_count, step_spans
-from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import RankIdentity, RankKey
+from swtrace.spans.environment import DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, SpanSettings
+from swtrace.spans.origins import Origins
+from swtrace.spans.step_spans import StepSpans, span_count
+from swtrace.spans.traces import Sampling
 
 if TYPE_CHECKING:
-    import requests
+    from swtrace.spans.encoding import SpanBatch
 
 _log = logging.getLogger(__name__)
-
-_CREDENTIAL_PROVIDERS = (
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-)
-
-Origins = Mapping[RankKey, SpanOrigin]
 
 
 class DropReason(StrEnum):
@@ -65,23 +52,6 @@ class ExportStatistics:
     """Waiting or on their way."""
     unsampled_steps: int
     """Steps that were not to be exported. Not a drop."""
-
-
-def rank_resource(identity: RankIdentity) -> Resource:
-    """Return what a rank's spans say of the process that they came from.
-
-    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over everything that is known from the ring.
-    """
-    known = Resource(
-        {
-            SERVICE_NAME: "swtrace",
-            "service.version": identity.version,
-            "service.instance.id": f"{identity.run_id}/{identity.rank}",
-            "host.name": identity.host,
-            "process.pid": identity.pid,
-        }
-    )
-    return Resource.create().merge(known).merge(OTELResourceDetector().detect())
 
 
 class SpanSink(Protocol):
@@ -194,16 +164,16 @@ class SpanExport:
             exporter.shutdown()
 
     def _run(self) -> None:
+        from swtrace.spans.encoding import batches  # protobuf, which a daemon without a collector does without
+
         while batch := self._next_batch():
-            spans = [span for entry in batch for span in self._build(entry)]
-            taken = sum(entry.spans for entry in batch)
-            done = 0
-            for first in range(0, len(spans), self._max_batch):
-                chunk = spans[first : first + self._max_batch]
+            remaining = sum(entry.spans for entry in batch)
+            built = [spans for entry in batch if (spans := self._build(entry)) is not None]
+            for chunk in batches(built, self._max_batch):
                 delivered = not self._aborted and self._export(chunk)
                 self._settle(len(chunk), None if delivered else DropReason.EXPORT_FAILED)
-                done += len(chunk)
-            self._settle(taken - done, DropReason.EXPORT_FAILED)
+                remaining -= len(chunk)
+            self._settle(remaining, DropReason.EXPORT_FAILED)
 
     def _next_batch(self) -> list[_Entry]:
         """Wait until a batch is full or has waited long enough; empty: closed, and nothing left."""
@@ -217,15 +187,15 @@ class SpanExport:
                 spans += batch[-1].spans
             return batch
 
-    def _build(self, entry: _Entry) -> list[ReadableSpan]:
-        """Return an entry's spans: as many as were counted, or fewer when a damaged record defies building."""
+    def _build(self, entry: _Entry) -> StepSpans | None:
+        """Return an entry's spans; None when a damaged record defies building."""
         try:
-            return list(islice(step_spans(entry.step, entry.origins), entry.spans))
+            return StepSpans(entry.step, entry.origins)
         except Exception:  # noqa: BLE001 (one odd step must not end the export of all others)
             _log.exception("no spans for step %d of series %s", entry.step.step, entry.step.series.name)
-            return []
+            return None
 
-    def _export(self, spans: list[ReadableSpan]) -> bool:
+    def _export(self, spans: SpanBatch) -> bool:
         """Hand a batch to every exporter; true if all took it."""
         delivered = True
         for exporter in self._exporters:
@@ -250,9 +220,14 @@ class SpanExport:
 
 def make_span_sink(settings: SpanSettings) -> SpanSink:
     """Return the span export that the settings ask for."""
-    exporters = [_exporter(name, settings.protocol) for name in settings.exporters]
-    if not exporters:
+    if not settings.exporters:
         return NoSpans()
+    from swtrace.spans.exporters import otlp_exporter
+
+    exporters = [
+        ConsoleSpanExporter() if name == "console" else otlp_exporter(None, settings.protocol)
+        for name in settings.exporters
+    ]
     return SpanExport(
         exporters,
         Sampling(settings.sample, settings.slow_step_ns),
@@ -260,56 +235,3 @@ def make_span_sink(settings: SpanSettings) -> SpanSink:
         max_batch=settings.max_batch,
         delay_s=settings.delay_s,
     )
-
-
-def _exporter(name: str, protocol: str) -> SpanExporter:
-    return ConsoleSpanExporter() if name == "console" else otlp_exporter(None, protocol)
-
-
-def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
-    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
-
-    Args:
-        endpoint: URL of the collector, without path; None: the environment's.
-        protocol: ``grpc`` or ``http/protobuf``.
-
-    Raises:
-        SettingsError: it cannot be made as its variables say.
-    """
-    # gRPC alone costs 0.1 s and 20 MB: load only what is used.
-    try:
-        if protocol == "grpc":
-            from grpc import Compression
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
-
-            # Read here, because it does not know the standard's "none".
-            zipped = otlp_variable(os.environ, "COMPRESSION")[1].lower() == "gzip"
-            return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
-
-        target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
-        if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
-            return Http(endpoint=target)  # which takes its session from there
-        import requests
-
-        session = requests.Session()
-        session.hooks["response"].append(_refuse_redirect)
-        return Http(endpoint=target, session=session)
-    except Exception as error:  # (it raises bare ones of many kinds)
-        raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
-
-
-def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
-    """Fail an export that is redirected: the exporter would take the redirect for a success.
-
-    Raises:
-        RequestException: It says where to.
-    """
-    import requests
-
-    if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
-        target = response.headers.get("location", "nowhere")
-        raise requests.RequestException(
-            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
-            "it takes spans"
-        )

@@ -1,0 +1,105 @@
+"""OpenTelemetry's own exporters, which do the sending: they read where to and how from the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from swtrace.errors import SettingsError
+from swtrace.spans.encoding import EncodedRequest, SpanBatch
+from swtrace.spans.environment import otlp_variable
+
+if TYPE_CHECKING:
+    import requests
+
+_CREDENTIAL_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
+
+
+def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
+    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
+
+    Args:
+        endpoint: URL of the collector, without path; None: the environment's.
+        protocol: ``grpc`` or ``http/protobuf``.
+
+    Raises:
+        SettingsError: it cannot be made as its variables say.
+    """
+    # gRPC alone costs 0.1 s and 20 MB: load only what is used.
+    try:
+        if protocol == "grpc":
+            from grpc import Compression
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+
+            _encodes_batches(
+                "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", ExportTraceServiceRequest.FromString
+            )
+            # Read here, because it does not know the standard's "none".
+            zipped = otlp_variable(os.environ, "COMPRESSION")[1].lower() == "gzip"
+            return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+
+        _encodes_batches("opentelemetry.exporter.otlp.proto.http.trace_exporter", EncodedRequest)
+        target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
+        if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
+            return Http(endpoint=target)  # which takes its session from there
+        import requests
+
+        session = requests.Session()
+        session.hooks["response"].append(_refuse_redirect)
+        return Http(endpoint=target, session=session)
+    except Exception as error:  # (it raises bare ones of many kinds)
+        raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    """Replaces an exporter's encoder: it takes the bytes of a batch, and encodes other spans as before."""
+
+    request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
+    """Return what the exporter can send. gRPC sends messages only, so it parses the bytes."""
+    others: Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest]
+
+    def __call__(self, spans: Sequence[ReadableSpan]) -> EncodedRequest | ExportTraceServiceRequest:
+        return self.request(spans.request()) if isinstance(spans, SpanBatch) else self.others(spans)
+
+
+def _encodes_batches(
+    name: str, request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
+) -> None:
+    """Make the exporters of a module send a :class:`~swtrace.spans.encoding.SpanBatch` as it is encoded here.
+
+    Headers, compression, retries and limits remain the exporter's. If a release has no such encoder, it reads the batch
+    as a sequence of spans: slower, with the same result.
+    """
+    module: Any = sys.modules[name]
+    encoder = getattr(module, "encode_spans", None)
+    if encoder is not None and not isinstance(encoder, _Encoder):
+        module.encode_spans = _Encoder(request, encoder)
+
+
+def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
+    """Fail an export that is redirected: the exporter would take the redirect for a success.
+
+    Raises:
+        RequestException: It says where to.
+    """
+    import requests
+
+    if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
+        target = response.headers.get("location", "nowhere")
+        raise requests.RequestException(
+            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
+            "it takes spans"
+        )

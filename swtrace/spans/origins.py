@@ -1,0 +1,103 @@
+"""Where a rank's spans come from: the process that recorded it, and what time its clocks tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+
+from swtrace.ledger.facts import Mask, Nanoseconds
+from swtrace.observing.observation import run_begins
+from swtrace.trace.clocks import ClockAnchor
+from swtrace.trace.identity import RankIdentity, RankKey
+from swtrace.trace.schema import Clock
+
+_FIRST_INSTANT, _LAST_INSTANT = -(1 << 63), (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SpanOrigin:
+    """What a rank's spans need beside the facts: who it is, and what time its clocks tell."""
+
+    resource: Resource
+    monotonic_offset_ns: int
+    """UNIX time minus CLOCK_MONOTONIC of the rank's host."""
+    virtual_offset_ns: int
+    """UNIX time at which a series on a simulated clock is said to have begun."""
+
+    def unix_ns(self, instant_ns: int, clock: int) -> int:
+        """Return an instant of a record as UNIX time, within what a span can carry."""
+        offset = self.virtual_offset_ns if clock == Clock.VIRTUAL else self.monotonic_offset_ns
+        return min(max(instant_ns + offset, 0), _LAST_INSTANT)
+
+
+Origins = Mapping[RankKey, SpanOrigin]
+
+
+class ShownTime:
+    """:meth:`SpanOrigin.unix_ns` for many instants of many ranks at once; ranks without an origin keep theirs."""
+
+    def __init__(self, origins: Iterable[SpanOrigin | None]) -> None:
+        offsets = [(0, 0) if each is None else (each.monotonic_offset_ns, each.virtual_offset_ns) for each in origins]
+        bounds = [[_bounds(offset) for offset in pair] for pair in offsets]
+        self._least, self._greatest, self._first = np.array(bounds, np.int64).transpose(2, 0, 1)
+
+    def unix_ns(self, instants_ns: Nanoseconds, ranks: npt.NDArray[np.integer], virtual: Mask) -> Nanoseconds:
+        """Return instants as UNIX time; their ranks, and whether they are virtual, are those of the last axis."""
+        which = (ranks, virtual.astype(np.intp))
+        least = self._least[which]
+        shown: Nanoseconds = np.clip(instants_ns, least, self._greatest[which]) - least + self._first[which]
+        return shown
+
+
+def _bounds(offset_ns: int) -> tuple[int, int, int]:
+    """Return the least and the greatest instant that can be shown, and as what the least one is: nothing overflows."""
+    least, greatest = (min(max(bound - offset_ns, _FIRST_INSTANT), _LAST_INSTANT) for bound in (0, _LAST_INSTANT))
+    return least, greatest, min(max(least + offset_ns, 0), _LAST_INSTANT)
+
+
+def rank_resource(identity: RankIdentity) -> Resource:
+    """Return what a rank's spans say of the process that they came from.
+
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over everything that is known from the ring.
+    """
+    known = Resource(
+        {
+            SERVICE_NAME: "swtrace",
+            "service.version": identity.version,
+            "service.instance.id": f"{identity.run_id}/{identity.rank}",
+            "host.name": identity.host,
+            "process.pid": identity.pid,
+        }
+    )
+    return Resource.create().merge(known).merge(OTELResourceDetector().detect())
+
+
+class RankOrigins:
+    """The origins of ranks, for a daemon, a session or a recording alike. Each rank's resource is made once."""
+
+    def __init__(self) -> None:
+        self._resources: dict[RankIdentity, Resource] = {}
+
+    def of(
+        self, identities: Iterable[RankIdentity], anchors: Mapping[RankKey, ClockAnchor]
+    ) -> dict[RankKey, SpanOrigin]:
+        """Return the origin of each rank that has an anchor, and forget the resources of all others."""
+        identities = tuple(identities)
+        began = run_begins(identities)
+        anchored = [(identity, anchors[identity.key]) for identity in identities if identity.key in anchors]
+        self._resources = {
+            identity: self._resources[identity] if identity in self._resources else rank_resource(identity)
+            for identity, _ in anchored
+        }
+        return {
+            identity.key: SpanOrigin(
+                resource=self._resources[identity],
+                monotonic_offset_ns=anchor.realtime_ns - anchor.monotonic_ns,
+                virtual_offset_ns=began[identity.run_id],
+            )
+            for identity, anchor in anchored
+        }

@@ -1,0 +1,404 @@
+"""One finished step as OpenTelemetry spans. Pure: same facts, same spans, same ids, on every host.
+
+A trace is one step of a run: its id is a hash of (run id, step). Each rank and series contributes a root
+``swtrace.step``; below it stand one ``swtrace.broadcast`` per layer (issued to ready) and one
+``swtrace.wait`` (wait begin to wait end). Span ids are a hash of (run id, step, rank, kind, series, layer), so
+that a daemon can link to a span that another host's daemon exports, without asking.
+
+A wait links to its broadcast, a receiver's broadcast to the source's. Everything nests within its step
+except broadcasts marked ``swtrace.crosses_steps``: issued before the step began, or still under way when it ended.
+``docs/spans.md`` lists every attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from swtrace.ledger.facts import CAUSES, Mask, Nanoseconds, StepFacts
+from swtrace.spans.origins import Origins, ShownTime
+from swtrace.spans.traces import span_ids, trace_id
+from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+from swtrace.version import __version__
+
+STEP = "swtrace.step"
+BROADCAST = "swtrace.broadcast"
+WAIT = "swtrace.wait"
+
+SCOPE = InstrumentationScope("swtrace", __version__)
+ABORTED = "the forward ended before its last layer"
+"""Description of the status ERROR."""
+
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_CLOCKS = (*(clock.name.lower() for clock in Clock), "unknown")
+_CLOCK_NUMBERS = {clock.name.lower(): clock.value for clock in Clock}
+_OBSERVED = tuple(observed.name.lower() for observed in Observed)
+_PHASES = tuple(phase.name.lower() for phase in Phase)
+
+
+def step_clock(info: SeriesInfo | None) -> int:
+    """Return the clock of a series' STEP records: their facts do not carry it."""
+    return Clock.HOST.value if info is None else _CLOCK_NUMBERS.get(info.clock, Clock.HOST.value)
+
+
+def broadcasts(step: StepFacts) -> Mask:
+    """Return ``[rank, position]`` of the spans ``swtrace.broadcast``: every record but those of prefilled windows."""
+    return np.asarray(step.present & ((step.flags & TransferFlag.PREFILLED) == 0), np.bool_)
+
+
+def waits(step: StepFacts) -> Mask:
+    """Return ``[rank, position]`` of the spans ``swtrace.wait``: every record that something waited for."""
+    return np.asarray(step.present & ((step.flags & TransferFlag.UNWAITED) == 0), np.bool_)
+
+
+def step_ranks(step: StepFacts) -> Mask:
+    """Return ``[rank]`` of the spans ``swtrace.step``: every rank of which anything is known."""
+    known = np.array([info is not None for info in step.infos], np.bool_)
+    return np.asarray(known & (step.ended | step.present.any(axis=1)), np.bool_)
+
+
+def span_count(step: StepFacts) -> int:
+    """Return how many spans :func:`step_spans` makes of a step whose ranks all have an origin."""
+    ranks = step_ranks(step)
+    return int(ranks.sum() + broadcasts(step)[ranks].sum() + waits(step)[ranks].sum())
+
+
+Value = str | int | bool
+Ids = npt.NDArray[np.uint8]
+"""``[span, byte]``: ids of spans."""
+_Whole = npt.NDArray[np.integer]
+_Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute of all spans of a table."""
+
+    name: str
+    values: _Whole
+    """``[span]``: its value, or the index of its value in :attr:`choices`."""
+    choices: tuple[Value, ...] = ()
+    present: Mask | None = None
+    """``[span]``: the spans that have it; None: all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanTable:
+    """What the spans of one name say: the only description, whether they become objects or bytes."""
+
+    name: str
+    trace_id: bytes
+    rank: _Integers
+    """``[span]``: group rank."""
+    place: _Integers
+    """``[span]``: where it stands among the spans of its rank."""
+    ids: Ids
+    begin_ns: Nanoseconds
+    """``[span]``: UNIX time."""
+    end_ns: Nanoseconds
+    attributes: tuple[Attribute, ...]
+    parents: Ids | None = None
+    links: Ids | None = None
+    linked: Mask | None = None
+    """``[span]``: the spans that have a link, one each."""
+    links_to_other_rank: bool = False
+    aborted: Mask | None = None
+    """``[span]``: the spans with status ERROR."""
+
+    def spans(self, resources: Sequence[Resource | None]) -> list[ReadableSpan]:
+        """Return the spans as OpenTelemetry's objects; ``resources`` are those of the group's ranks."""
+        attributes: list[dict[str, Value]] = [{} for _ in self.rank]
+        for attribute in self.attributes:
+            values: list[Value] = attribute.values.tolist()
+            if attribute.choices:
+                values = [attribute.choices[int(value)] for value in values]
+            has = (True,) * len(values) if attribute.present is None else attribute.present
+            for of_span, value, present in zip(attributes, values, has, strict=True):
+                if present:
+                    of_span[attribute.name] = value
+        aborted = () if self.aborted is None else np.flatnonzero(self.aborted)
+        return [
+            ReadableSpan(
+                name=self.name,
+                context=self._context(self.ids[index]),
+                parent=None if self.parents is None else self._context(self.parents[index]),
+                resource=resources[rank],
+                attributes=attributes[index],
+                links=self._links(index),
+                kind=SpanKind.INTERNAL,
+                status=Status(StatusCode.ERROR, ABORTED) if index in aborted else Status(StatusCode.UNSET),
+                start_time=int(self.begin_ns[index]),
+                end_time=int(self.end_ns[index]),
+                instrumentation_scope=SCOPE,
+            )
+            for index, rank in enumerate(self.rank.tolist())
+        ]
+
+    def _links(self, index: int) -> tuple[Link, ...]:
+        if self.links is None or self.linked is None or not self.linked[index]:
+            return ()
+        return (Link(self._context(self.links[index], is_remote=self.links_to_other_rank)),)
+
+    def _context(self, span_id: Ids, *, is_remote: bool = False) -> SpanContext:
+        trace, span = (int.from_bytes(identifier, "big") for identifier in (self.trace_id, span_id.tobytes()))
+        return SpanContext(trace, span, is_remote=is_remote, trace_flags=_SAMPLED)
+
+
+class StepSpans(Sequence[ReadableSpan]):
+    """The spans of a step, in order: each rank's ``swtrace.step``, then its broadcasts and waits by layer.
+
+    A rank without an origin is left out.
+    """
+
+    def __init__(self, step: StepFacts, origins: Origins) -> None:
+        known = [origins.get(rank) for rank in step.ranks]
+        self._resources = [None if origin is None else origin.resource for origin in known]
+        self.tables = _Description(step, origins).tables()
+        key = [table.rank * (2 * step.present.shape[1] + 1) + table.place for table in self.tables]
+        self.order: list[int] = np.argsort(np.concatenate(key)).tolist()
+        """Index of each span in the tables, one table after the other."""
+        counts = np.bincount(np.concatenate([table.rank for table in self.tables]), minlength=len(known))
+        ends = np.cumsum(counts).tolist()
+        self.runs = [
+            (origin.resource, end - count, end)
+            for origin, count, end in zip(known, counts.tolist(), ends, strict=True)
+            if origin is not None and count
+        ]
+        """Each rank's resource, and which spans are its own: first and last, excluded."""
+
+    @cached_property
+    def _readable(self) -> list[ReadableSpan]:
+        spans = [span for table in self.tables for span in table.spans(self._resources)]
+        return [spans[index] for index in self.order]
+
+    def __len__(self) -> int:
+        """Return how many there are; none is made for that."""
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> ReadableSpan: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ReadableSpan]: ...
+    def __getitem__(self, index: int | slice) -> ReadableSpan | list[ReadableSpan]:
+        """Return a span, or some."""
+        return self._readable[index]
+
+    def __iter__(self) -> Iterator[ReadableSpan]:
+        """Return each span in turn."""
+        return iter(self._readable)
+
+
+class _Description:
+    """Makes the tables of one step."""
+
+    def __init__(self, step: StepFacts, origins: Origins) -> None:
+        self._step = step
+        known = [origins.get(rank) for rank in step.ranks]
+        self._shown = ShownTime(known)
+        self._ranks = np.array([rank.rank for rank in step.ranks], np.int64)
+        self._at = np.flatnonzero(step_ranks(step) & np.array([origin is not None for origin in known]))
+        self._trace_id = trace_id(step.series.run_id, step.step).to_bytes(16, "big")
+        self._begin_ns, self._end_ns = self._bounds()
+        self._positions = step.present.shape[1]
+        self._layers = [b"%d" % layer for layer in range(self._first_layer, self._first_layer + self._positions)]
+        named = np.append(self._ranks, -1)  # -1 where the record names none of the group
+        self._sources = named[np.minimum(step.source, len(step.ranks))]
+        self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
+        for rank in self._at.tolist():
+            self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, (b"",))
+        self._broadcast_ids = np.zeros((len(step.ranks), self._positions, 8), np.uint8)
+
+    def tables(self) -> tuple[SpanTable, ...]:
+        """Return the tables of steps, broadcasts and waits; the waits link to the broadcasts."""
+        return self._steps(), self._broadcasts(), self._waits()
+
+    def _steps(self) -> SpanTable:
+        step, at = self._step, self._at
+        ended = step.ended[at]
+        clock = np.array([step_clock(step.infos[rank]) for rank in at.tolist()], np.int64)
+        phase = step.phase[at]
+        aborted = ended & ((step.step_flags[at] & StepFlag.ABORTED) != 0)
+        begin_ns, end_ns = self._unix(at, clock, self._begin_ns[at], self._end_ns[at])
+        return SpanTable(
+            name=STEP,
+            trace_id=self._trace_id,
+            rank=at,
+            place=np.zeros_like(at),
+            ids=self._step_ids[at],
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            attributes=(
+                *self._common(at),
+                Attribute("swtrace.clock", clock, _CLOCKS),
+                Attribute("swtrace.stall_ns", step.stall_ns[at].sum(axis=1)),
+                Attribute("swtrace.slack_ns", step.slack_ns[at].sum(axis=1)),
+                Attribute("swtrace.transfer_ns", step.transfer_ns[at].sum(axis=1)),
+                Attribute("swtrace.phase", np.where(phase < len(_PHASES), phase, 0), _PHASES, ended),
+                *(
+                    Attribute(f"swtrace.{name}", attrgetter(name)(step)[at], present=ended)
+                    for name in ("tokens", "requests", "waits", "run_delay_us", "steal_us")
+                ),
+                Attribute("swtrace.entry_skew_ns", step.entry_skew_ns[at], present=ended & step.entry_known),
+                _flag("swtrace.aborted", aborted),
+                _flag("swtrace.incomplete", ~(ended & step.present[at].all(axis=1))),
+            ),
+            aborted=aborted,
+        )
+
+    def _broadcasts(self) -> SpanTable:
+        step = self._step
+        at, rank, position = self._rows(broadcasts(step))
+        issued, ready, flags = step.issued_ns.take(at), step.ready_ns.take(at), step.flags.take(at)
+        begin, end = self._begin_ns[rank], self._end_ns[rank]
+        is_open = ready <= 0  # A send that nobody saw complete: all that is known is that the step ended first.
+        ready = np.where(is_open, np.maximum(issued, end), ready)
+        receives = self._sources[position] != self._ranks[rank]
+        attributed = step.attributed.take(at)
+        crosses = ((flags & TransferFlag.CROSSES_STEPS) != 0) | (issued < begin) | (ready > end)
+        layer_bytes = np.array([0 if info is None else info.layer_bytes for info in step.infos], np.int64)
+        begin_ns, end_ns = self._unix(rank, step.clock.take(at), issued, ready)
+        return SpanTable(
+            name=BROADCAST,
+            trace_id=self._trace_id,
+            rank=rank,
+            place=2 * position + 1,
+            ids=self._layer_ids(BROADCAST, rank, position),
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            attributes=(
+                *self._of_layer(at, rank, position),
+                Attribute("swtrace.bytes", layer_bytes[rank]),
+                Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),
+                Attribute("swtrace.observed", np.minimum(step.observed.take(at), len(_OBSERVED) - 1), _OBSERVED),
+                Attribute("swtrace.reach_layer", step.reach_position.take(at) + np.int64(self._first_layer)),
+                _flag("swtrace.open", is_open),
+                Attribute("swtrace.transfer_ns", step.transfer_ns.take(at), present=attributed),
+                Attribute("swtrace.backlog_ns", step.backlog_ns.take(at), present=attributed),
+                _flag("swtrace.crosses_steps", crosses),
+                _flag("swtrace.unwaited", (flags & TransferFlag.UNWAITED) != 0),
+            ),
+            parents=self._step_ids[rank],
+            links=self._source_ids()[position],
+            linked=receives,
+            links_to_other_rank=True,
+        )
+
+    def _waits(self) -> SpanTable:
+        step = self._step
+        at, rank, position = self._rows(waits(step))
+        late = step.late_rank.take(at)
+        is_late = (late >= 0) & (late < len(step.ranks)) & (late != rank)
+        linked = broadcasts(step).take(at)
+        begin_ns, end_ns = self._unix(rank, step.clock.take(at), step.wait_begin_ns.take(at), step.wait_end_ns.take(at))
+        return SpanTable(
+            name=WAIT,
+            trace_id=self._trace_id,
+            rank=rank,
+            place=2 * position + 2,
+            ids=self._layer_ids(WAIT, rank, position),
+            begin_ns=begin_ns,
+            end_ns=end_ns,
+            attributes=(
+                *self._of_layer(at, rank, position),
+                Attribute("swtrace.stall_ns", step.stall_ns.take(at)),
+                Attribute("swtrace.slack_ns", step.slack_ns.take(at)),
+                *(
+                    Attribute(f"swtrace.stall_{cause}_ns", cause_ns, present=cause_ns != 0)
+                    for cause, cause_ns in zip(
+                        CAUSES, step.cause_ns.reshape(len(CAUSES), -1).take(at, axis=1), strict=True
+                    )
+                ),
+                Attribute("swtrace.late_rank", self._ranks[np.where(is_late, late, 0)], present=is_late),
+                _flag("swtrace.prefilled", ~linked),
+            ),
+            parents=self._step_ids[rank],
+            links=self._broadcast_ids[rank, position],
+            linked=linked,
+        )
+
+    def _rows(self, mask: Mask) -> tuple[_Integers, _Integers, _Integers]:
+        """Return where each span's record is, its rank and its position, of the ranks that have spans."""
+        row, position = np.nonzero(mask[self._at])
+        rank = self._at[row]
+        return rank * self._positions + position, rank, position
+
+    def _common(self, rank: _Integers) -> tuple[Attribute, ...]:
+        step, same = self._step, np.zeros_like(rank)
+        return (
+            Attribute("swtrace.run_id", same, (step.series.run_id,)),
+            Attribute("swtrace.rank", self._ranks[rank]),
+            Attribute("swtrace.series", same, (step.series.name,)),
+            Attribute("swtrace.step", same, (step.step,)),
+        )
+
+    def _of_layer(self, at: _Integers, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
+        """Return what a layer's broadcast and wait have in common."""
+        step, window = self._step, self._step.window.take(at)
+        return (
+            *self._common(rank),
+            Attribute("swtrace.layer", position + self._first_layer),
+            Attribute("swtrace.source_rank", self._sources[position]),
+            Attribute("swtrace.clock", np.minimum(step.clock.take(at), len(_CLOCKS) - 1), _CLOCKS),
+            Attribute("swtrace.window", window, present=window != NO_WINDOW),
+        )
+
+    @property
+    def _first_layer(self) -> int:
+        return self._step.series.start_layer
+
+    def _layer_ids(self, name: str, rank: _Integers, position: _Integers) -> Ids:
+        """Return the ids of spans of layers, sorted by rank; keep those of broadcasts for the links to them."""
+        ids = [np.empty((0, 8), np.uint8)]
+        for each in self._at.tolist():
+            layers = [self._layers[index] for index in position[rank == each].tolist()]
+            ids.append(self._ids(int(self._ranks[each]), name, layers))
+        made = np.concatenate(ids)
+        if name == BROADCAST:
+            self._broadcast_ids[rank, position] = made
+        return made
+
+    def _source_ids(self) -> Ids:
+        """Return the ids of the sources' broadcasts, by position: also of those that another host's daemon exports."""
+        ids = np.empty((len(self._sources), 8), np.uint8)
+        for source in set(self._sources.tolist()):
+            kept = np.flatnonzero(self._sources == source)
+            ids[kept] = self._ids(source, BROADCAST, [self._layers[index] for index in kept.tolist()])
+        return ids
+
+    def _ids(self, rank: int, name: str, layers: Iterable[bytes]) -> Ids:
+        """Return the ids of a global rank's spans."""
+        series, number = self._step.series, self._step.step
+        made = span_ids(series.run_id, number, rank, name, series=series.name, layers=layers)
+        return np.frombuffer(made, np.uint8).reshape(-1, 8)
+
+    def _bounds(self) -> tuple[Nanoseconds, Nanoseconds]:
+        """Return begin and end of the step on each rank: of what is at hand, where its step record is not."""
+        step = self._step
+        begin, end = step.begin_ns.copy(), step.end_ns.copy()
+        for rank in np.flatnonzero(~step.ended).tolist():
+            columns = (step.issued_ns, step.ready_ns, step.wait_begin_ns, step.wait_end_ns)
+            instants = np.concatenate([column[rank][step.present[rank]] for column in columns])
+            instants = instants[instants > 0]
+            begin[rank], end[rank] = (instants.min(), instants.max()) if instants.size else (0, 0)
+        return begin, end
+
+    def _unix(self, rank: _Integers, clock: _Whole, begin: Nanoseconds, end: Nanoseconds) -> Nanoseconds:
+        """Return begin and end of spans as UNIX time."""
+        times = self._shown.unix_ns(np.stack([begin, end]), rank, clock == Clock.VIRTUAL)
+        return np.maximum.accumulate(times)
+
+
+def _flag(name: str, present: Mask) -> Attribute:
+    """Return an attribute that is true where it is present."""
+    return Attribute(name, np.zeros(len(present), np.int64), (True,), present)
