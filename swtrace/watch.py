@@ -133,7 +133,7 @@ class Watch:
             if status is not None:
                 statuses.append(status)
         died = died_ranks(statuses)
-        return tuple(replace(status, died=status.identity.key in died) for status in statuses)
+        return tuple(replace(status, died=True) if status.identity.key in died else status for status in statuses)
 
     def anchors(self) -> dict[RankIdentity, ClockAnchor]:
         """Return every watched rank's newest pair of clocks."""
