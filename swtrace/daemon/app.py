@@ -58,7 +58,7 @@ def make_app(observer: Observer) -> Starlette:
             Route("/api/v1/recording", handlers.recording),
             Route("/api/v1/{name}", handlers.document),
         ],
-        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
+        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)],
     )
 
 
