@@ -8,7 +8,7 @@ Neither counts anything: counters are the ledger's and the rings' own totals, so
 from __future__ import annotations
 
 import platform
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
@@ -62,10 +62,10 @@ class SeriesRow(Row):
     entry: SeriesWindows
     facts: SeriesRankFacts | None
 
-    def occupancy(self) -> dict[str, int]:
+    def occupancy(self) -> dict[Occupancy, int]:
         """Return the number of windows in each state."""
-        states = Counter(window.state for window in self.entry.windows)
-        return {str(state): states[state] for state in Occupancy}
+        states = [window.state for window in self.entry.windows]
+        return {state: states.count(state) for state in Occupancy}
 
     def prefetch_step(self) -> dict[str, int]:
         """Return the configured prefetch step, and the effective one once it is known."""
@@ -122,7 +122,7 @@ class RefusedRow(Row):
 Rows = Mapping[type[Row], list[Row]]
 """Every label set of a moment, by what it is about."""
 R = TypeVar("R", bound=Row)
-Value = float | Distribution | Mapping[str, Any]
+Value = float | Distribution | dict[Any, Any]
 
 _SUFFIXES = {"counter": "_total", "info": "_info"}
 
@@ -160,8 +160,9 @@ class Metric(Generic[R]):
     def numbers(self, value: Value) -> list[float]:
         """Return the numbers of a value's samples."""
         if isinstance(value, Distribution):
-            return [*accumulate(value.counts), value.count, value.sum_ns / 1e9]
-        if not isinstance(value, Mapping):
+            cumulative = list(accumulate(value.counts))
+            return [*cumulative, cumulative[-1], value.sum_ns / 1e9]
+        if not isinstance(value, dict):
             return [value]
         if self.kind == "info":
             return [1]
@@ -174,7 +175,7 @@ class Metric(Generic[R]):
                 yield f"{self.name}_bucket", {**labels, "le": bound}
             yield f"{self.name}_count", labels
             yield f"{self.name}_sum", labels
-        elif not isinstance(value, Mapping):
+        elif not isinstance(value, dict):
             yield self.name, labels
         elif self.kind == "info":
             yield self.name, {**value, **labels}
@@ -449,11 +450,12 @@ class SnapshotCollector(Collector):
             yield UntracedRow(told)
         known, series_facts, stragglers = snapshot.rank_facts(), snapshot.series_rank_facts(), snapshot.stragglers()
         for rank in ranks:
-            facts = known.get(rank.state.key)
+            rank_key = rank.state.key
+            facts = known.get(rank_key)
             yield RankRow(rank.labels, rank.state, facts.last_record_ns if facts else 0)
             yield from map(RefusedRow, rank.refused())
             for entry, labels in rank.series():
-                key = rank.state.key, series_key(rank.state.key, entry.info)
+                key = rank_key, series_key(rank_key, entry.info)
                 series = series_facts.get(key)
                 yield SeriesRow(labels, rank.state, entry, series)
                 if series is not None:

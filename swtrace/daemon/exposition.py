@@ -7,7 +7,7 @@ filled in, and lines whose values did not change are kept as they are. Lines of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -25,15 +25,15 @@ _EXACT_BELOW = 10**15
 """Whole numbers below this have the same digits as floats."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Lines:
     """The lines of one metric and label set, and the values they show."""
 
-    value: Value
-    exemplars: BucketExemplars
     keys: object
     """What the template has a line for."""
     template: str
+    value: Value
+    exemplars: BucketExemplars
     text: bytes
 
 
@@ -80,12 +80,15 @@ class Exposition:
     def _update(
         self, shown: _Lines | None, metric: Metric[Any], row: Row, value: Value, exemplars: BucketExemplars
     ) -> _Lines:
-        keys = value if metric.kind == "info" else tuple(value) if isinstance(value, Mapping) else None
-        template = shown.template if shown and shown.keys == keys else self._template(metric, row)
+        keys = None if not isinstance(value, dict) else value if metric.kind == "info" else tuple(value)
+        if shown is None or shown.keys != keys:
+            shown = _Lines(keys, self._template(metric, row), value, exemplars, b"")
         texts = _texts(metric.numbers(value))
         for index, wait in exemplars.items():
             texts[index] += _exemplar_text(wait)
-        return _Lines(value, exemplars, keys, template, (template % tuple(texts)).encode())
+        shown.value, shown.exemplars = value, exemplars
+        shown.text = (shown.template % tuple(texts)).encode()
+        return shown
 
     def _template(self, metric: Metric[Any], row: Row) -> str:
         """Return the lines of a metric and label set, ``%s`` in place of each number."""

@@ -35,11 +35,11 @@ class LabelledRank:
 
     def series(self) -> Iterator[tuple[SeriesWindows, Labels]]:
         """Yield the series that are shared, each with the labels that tell it from every other one."""
-        seen = set()
+        seen, key = set(), self.state.key
         for entry in self.state.series:
             if entry.info.refused:
                 continue
-            label = self.names[series_key(self.state.key, entry.info)]
+            label = self.names[series_key(key, entry.info)]
             if label not in seen:
                 seen.add(label)
                 yield entry, {**self.labels, "series": label}
@@ -101,7 +101,8 @@ def _series_labels(ranks: Iterable[RankState]) -> dict[SeriesKey, str]:
     labels: dict[SeriesKey, str] = {}
     twice: set[tuple[object, ...]] = set()
     for state in ranks:
-        keys = {series_key(state.key, entry.info) for entry in state.series if not entry.info.refused}
+        rank = state.key
+        keys = {series_key(rank, entry.info) for entry in state.series if not entry.info.refused}
         labels |= {key: key.name for key in keys}
         for fields in (2, 3):  # run and name; run, name and start layer
             twice |= {place for place, times in Counter(key[:fields] for key in keys).items() if times > 1}
