@@ -189,7 +189,8 @@ def as_exemplar(wait: WaitExemplar) -> Exemplar:
     return Exemplar({"layer": str(wait.layer), "trace_id": wait.trace_id}, wait.stall_ns / 1e9, wait.unix_ns / 1e9)
 
 
-METRICS: tuple[Metric[Any], ...] = (
+# Without an annotation, so that each entry is of its own type, and its value is checked against its rows.
+_DECLARED = (
     Metric(
         "gauge",
         "swtrace_window_occupancy",
@@ -415,6 +416,7 @@ METRICS: tuple[Metric[Any], ...] = (
         "Asked for and not shared, with the reason.",
     ),
 )
+METRICS: tuple[Metric[Any], ...] = _DECLARED
 """In the order of an exposition."""
 
 
