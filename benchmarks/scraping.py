@@ -114,13 +114,14 @@ def measure(ranks: int, scrapes: int) -> dict[str, float]:
                 raise RuntimeError("the daemon has no output")
             host = urlsplit(daemon.stdout.readline().strip()).netloc
             connection = HTTPConnection(host)
-            body, *first = _scrape(connection, daemon.pid)
+            _, *first = _scrape(connection, daemon.pid)
             idle = [_scrape(connection, daemon.pid)[1:] for _ in range(scrapes)]
             busy = []
             for _ in range(scrapes):
                 write(1)
                 time.sleep(READ_S)
-                busy.append(_scrape(connection, daemon.pid)[1:])
+                body, *spent = _scrape(connection, daemon.pid)
+                busy.append(tuple(spent))
             text = gzip.decompress(body).decode()
         finally:
             daemon.terminate()

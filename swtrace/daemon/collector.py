@@ -409,11 +409,7 @@ _DECLARED = (
     ),
     Metric("info", "swtrace_series_info", SeriesRow, SeriesRow.about, "What a series is, and where it runs."),
     Metric(
-        "info",
-        "swtrace_series_refused_info",
-        RefusedRow,
-        lambda _: {},
-        "Asked for and not shared, with the reason.",
+        "info", "swtrace_series_refused_info", RefusedRow, lambda _: {}, "Asked for and not shared, with the reason."
     ),
 )
 METRICS: tuple[Metric[Any], ...] = _DECLARED
