@@ -17,9 +17,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from daemon.recorded_run import RecordedRun, series_info
+from swtrace.daemon.app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.collector import METRICS, FactsRow, Row, Rows, SnapshotCollector
 from swtrace.daemon.exemplars import WaitExemplar
-from swtrace.daemon.export import SpanExport
+from swtrace.daemon.export import NoSpans, SpanExport
 from swtrace.daemon.exposition import Exposition, _Families, number_text
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.sampling import Sampling
@@ -115,6 +116,16 @@ def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
     run.close()
     exposition.render({about: these[:1] for about, these in seen.items()})
     assert len(exposition._lines) == 3  # of the daemon, of a rank and of its series
+
+
+def test_only_the_formats_asked_for_last_are_kept() -> None:
+    """Each format costs the memory of an exposition: who asks for ever new ones fills nothing."""
+    handlers = _Handlers(Observer(Watch(Path("nowhere")), NoSpans()))
+    for version in range(9):
+        content_type = f"application/openmetrics-text; version=1.0.{version}"
+        kept = handlers._exposition(*choose_encoder(content_type))
+        assert handlers._exposition(*choose_encoder(content_type)) is kept
+    assert len(handlers._expositions) == KEPT_EXPOSITIONS
 
 
 COUNTS = st.integers(0, 2**70)
