@@ -1,9 +1,10 @@
-"""What a scrape costs: samples, bytes and milliseconds for 8 and 64 ranks with 4 series each (`make bench-scrape`).
+"""What a scrape costs the daemon: CPU, bytes and waiting for 8 and 64 ranks with 4 series each (`make bench-scrape`).
 
 Rings are written by real recorders: groups of eight ranks, 61 layers per series, some steps of one phase. The daemon is
-a process of its own, asked as Prometheus asks it (OpenMetrics, gzip, one connection). `ms` is the client's wait, a
-median; `cpu ms` what the daemon's process spent, a mean. "Busy" scrapes find new records to read and sum up, "idle"
-ones none.
+a process of its own, asked as Prometheus asks it (OpenMetrics, gzip, one connection). `cpu ms` is what the daemon's
+process spent from request to answer, compression included; `ms` is the client's wait. Before each "busy" scrape every
+rank wrote a step that the daemon had time to read, so that every value changes; before an "idle" one nothing happened.
+Median, lowest and highest of all scrapes but the first.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ GROUP = 8
 LAYER_NS = 300_000
 STEP_NS = LAYERS * LAYER_NS
 MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made inside)
+READ_S = 1.0
+"""Within this time the daemon has read a step of all ranks."""
 HEADERS = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
 
 
@@ -111,14 +114,14 @@ def measure(ranks: int, scrapes: int) -> dict[str, float]:
                 raise RuntimeError("the daemon has no output")
             host = urlsplit(daemon.stdout.readline().strip()).netloc
             connection = HTTPConnection(host)
-            body, _ = _scrape(connection)
-            cpu = _cpu_s(daemon.pid)
-            idle = [_scrape(connection)[1] for _ in range(scrapes)]
-            cpu = (_cpu_s(daemon.pid) - cpu) / scrapes
+            _, *first = _scrape(connection, daemon.pid)
+            idle = [_scrape(connection, daemon.pid)[1:] for _ in range(scrapes)]
             busy = []
             for _ in range(scrapes):
                 write(1)
-                busy.append(_scrape(connection)[1])
+                time.sleep(READ_S)
+                body, *spent = _scrape(connection, daemon.pid)
+                busy.append(tuple(spent))
             text = gzip.decompress(body).decode()
         finally:
             daemon.terminate()
@@ -126,29 +129,39 @@ def measure(ranks: int, scrapes: int) -> dict[str, float]:
             for rank in made:
                 rank.recorder.close()
     samples = [line for line in text.splitlines() if not line.startswith("#")]
-    return {
+    figures: dict[str, float] = {
         "ranks": ranks,
         "samples": len(samples),
         "samples per rank and series": len(samples) / ranks / len(SERIES),
         "bytes": len(text),
         "bytes gzipped": len(body),
-        "ms idle": statistics.median(idle) * 1e3,
-        "ms busy": statistics.median(busy) * 1e3,
-        "cpu ms idle": cpu * 1e3,
+        "cpu ms first": first[0] * 1e3,
     }
+    for state, scraped in (("idle", idle), ("busy", busy)):
+        for what, seconds in zip(("cpu ms", "ms"), zip(*scraped, strict=True), strict=True):
+            figures[f"{what} {state}"] = statistics.median(seconds) * 1e3
+            figures[f"{what} {state}, lowest"] = min(seconds) * 1e3
+            figures[f"{what} {state}, highest"] = max(seconds) * 1e3
+    return figures
 
 
-def _scrape(connection: HTTPConnection) -> tuple[bytes, float]:
-    began = time.perf_counter()
-    connection.request("GET", "/metrics", headers=HEADERS)
-    body = connection.getresponse().read()
-    return body, time.perf_counter() - began
+def _scrape(connection: HTTPConnection, pid: int) -> tuple[bytes, float, float]:
+    """Return the answer, the CPU time that it took the daemon, and how long it took to come.
+
+    On a machine that is too busy the daemon cannot read its rings in time, and says so: that answer is not counted.
+    """
+    while True:
+        cpu, began = _cpu_s(pid), time.perf_counter()
+        connection.request("GET", "/metrics", headers=HEADERS)
+        body = connection.getresponse().read()
+        waited, spent = time.perf_counter() - began, _cpu_s(pid) - cpu
+        if b"swtrace_daemon_ready 1.0" in gzip.decompress(body):
+            return body, spent, waited
 
 
 def _cpu_s(pid: int) -> float:
-    """Return the CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of a process so far, by the clock that clock_getcpuclockid(3) names."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import re
 import threading
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -18,12 +17,14 @@ from starlette.routing import Route
 
 from swtrace.daemon import api
 from swtrace.daemon.collector import SnapshotCollector
+from swtrace.daemon.exposition import Exposition
 from swtrace.daemon.recording import MEDIA_TYPE, Wanted, stream
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prometheus_client.registry import Collector
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from swtrace.daemon.snapshot import Snapshot
 
 _REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
+
+KEPT_EXPOSITIONS = 2
+"""Formats of which prepared lines are kept."""
 
 DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] = {
     "snapshot": ("everything below, of one moment", api.everything),
@@ -54,15 +58,15 @@ def make_app(observer: Observer) -> Starlette:
             Route("/api/v1/recording", handlers.recording),
             Route("/api/v1/{name}", handlers.document),
         ],
-        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=3)],
+        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)],
     )
 
 
 class _Handlers:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(observer.snapshot, observer.health))
+        self._collector = SnapshotCollector(observer.snapshot, observer.health)
+        self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python: two scrapes at once would only take turns on the interpreter's lock.
         self._rendering = threading.Lock()
 
@@ -79,8 +83,18 @@ class _Handlers:
     def metrics(self, request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         with self._rendering:
-            body = encode(self._registry)
+            body = self._exposition(encode, content_type).render(self._collector.rows())
         return Response(body, headers={"content-type": content_type})
+
+    def _exposition(self, encode: Callable[[Collector], bytes], content_type: str) -> Exposition:
+        """Return what renders this type. The types asked for last are kept: each holds a whole exposition."""
+        exposition = self._expositions.pop(content_type, None)
+        if exposition is None:
+            exposition = Exposition(encode, exemplars=content_type.startswith("application/openmetrics-text"))
+        self._expositions[content_type] = exposition
+        if len(self._expositions) > KEPT_EXPOSITIONS:
+            del self._expositions[next(iter(self._expositions))]
+        return exposition
 
     def healthz(self, _request: Request) -> Response:
         trouble = self._observer.health().trouble

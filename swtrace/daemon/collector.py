@@ -1,206 +1,88 @@
-"""A snapshot as Prometheus metrics: the names, labels and units of ``docs/metrics.md``, and nothing else.
+"""Every Prometheus metric of the daemon, declared once: ``docs/metrics.md`` as code.
 
-One custom collector on a registry of its own. It keeps no values: counters are the ledger's and the rings' own
-totals, so that a scrape is as exact as they are.
+:data:`METRICS` says of each metric what it is called, and where its value is read. Both ways out are made from it:
+:class:`SnapshotCollector` for a registry of ``prometheus_client``, and :mod:`swtrace.daemon.exposition` for a scrape.
+Neither counts anything: counters are the ledger's and the rings' own totals, so that a scrape is as exact as they are.
 """
 
 from __future__ import annotations
 
 import platform
-from collections import Counter
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Generic, Literal, TypeVar
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-)
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
-from swtrace.daemon.labels import Labelling
-from swtrace.observing.observation import series_key
+from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
+from swtrace.daemon.labels import Labelling, Labels
+from swtrace.daemon.snapshot import Health, Snapshot
+from swtrace.ledger.facts import Distribution, SeriesRankFacts
+from swtrace.observing import ObservedRank
+from swtrace.observing.observation import SeriesEntry, series_key
 from swtrace.trace.reader import Occupancy
 from swtrace.version import __version__
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
-    from prometheus_client.metrics_core import Metric
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One label set, and what the samples that carry it are read from."""
 
-    from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
-    from swtrace.daemon.labels import LabelledRank, Labels
-    from swtrace.daemon.snapshot import Health, Snapshot
-    from swtrace.ledger.facts import Distribution, SeriesRankFacts
-    from swtrace.observing import ObservedRank
-    from swtrace.observing.observation import SeriesEntry
+    labels: Labels
 
 
-class SnapshotCollector(Collector):
-    """Collects from the newest snapshot."""
+@dataclass(frozen=True, slots=True)
+class DaemonRow(Row):
+    """The daemon itself: one row without labels."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot | None], health: Callable[[], Health]) -> None:
-        """Ask ``snapshot`` at every scrape, and then ``health``."""
-        self._snapshot = snapshot
-        self._health = health
-        self._labelling = Labelling()
-
-    def collect(self) -> Iterable[Metric]:
-        """Return every metric family; those of ranks are empty while no rank is known, or none can be read."""
-        families = _Families()
-        snapshot = self._snapshot()
-        families.add_health(self._health(), answered=snapshot is not None)
-        if snapshot is not None:
-            families.add_daemon(snapshot)
-            observation = snapshot.observation
-            known = observation.rank_facts()
-            series_facts = observation.series_rank_facts()
-            stragglers = observation.stragglers()
-            ranks = self._labelling.assign(observation.ranks)
-            families.add_untraced(labels for rank in ranks for labels in rank.untraced())
-            for rank in ranks:
-                facts = known.get(rank.rank.key)
-                families.add_rank(rank, facts.last_record_ns if facts else 0)
-                for entry, labels in rank.series():
-                    families.add_series(rank.rank, entry, labels)
-                    key = rank.rank.key, series_key(rank.rank.key, entry.info)
-                    series = series_facts.get(key)
-                    if series is not None:
-                        families.add_facts(series, labels, snapshot.exemplars.get(key, {}))
-                        families.add_straggler(series, labels, stragglers.get(key, 0.0))
-        return families.all()
+    health: Health
+    snapshot: Snapshot | None
 
 
-class _Families:
-    """Every metric family, in the order of the exposition."""
+@dataclass(frozen=True, slots=True)
+class RankRow(Row):
+    """A rank's ring."""
 
-    def __init__(self) -> None:
-        gauge, counter, histogram, info = (
-            GaugeMetricFamily,
-            CounterMetricFamily,
-            HistogramMetricFamily,
-            InfoMetricFamily,
-        )
-        self.occupancy = gauge("swtrace_window_occupancy", "Windows of the pool, by state.")
-        self.stall = gauge("swtrace_stall_seconds", "Stall of the last step that was timed, summed over its layers.")
-        self.wait_stall = histogram(
-            "swtrace_wait_stall_seconds", "How long a receiver's wait was held for its weight. One per wait."
-        )
-        self.slack = histogram(
-            "swtrace_prefetch_slack_seconds", "How long before a receiver's wait its weight was there. One per wait."
-        )
-        self.broadcast = histogram(
-            "swtrace_broadcast_duration_seconds", "From issued to ready: queue and transfer. By role of the rank."
-        )
-        self.bytes = counter("swtrace_broadcast_bytes", "Payload bytes of all broadcasts that the rank took part in.")
-        self.cause = counter("swtrace_stall_cause_seconds", "Stall by proximate cause. Sums to all stall.")
-        self.waits = counter("swtrace_waits", "Waits by outcome. Sums to all waits.")
-        self.efficiency = gauge(
-            "swtrace_prefetch_efficiency_ratio",
-            "1 - (stall without its skew) / transfer over the last 64 steps: 1 means that all transfer was hidden.",
-        )
-        self.straggler = gauge(
-            "swtrace_straggler_excess_ratio",
-            "Critical-path excess of the rank named as straggler, per step time; 0 for all others.",
-        )
-        self.steps = counter("swtrace_steps", "Finished forward passes.")
-        self.untimed = counter(
-            "swtrace_untimed_steps",
-            "Finished forward passes without instants, by reason: in no duration, in all counts.",
-        )
-        self.step_duration = histogram("swtrace_step_duration_seconds", "Forward begin to forward end, by phase.")
-        self.prefetch_step = gauge(
-            "swtrace_prefetch_step",
-            "How many layers ahead broadcasts start: as configured, and as seen in the last step.",
-        )
-        self.series_bytes = gauge(
-            "swtrace_series_bytes", "Weight bytes held on the rank, and what holding all layers would take."
-        )
-        self.up = gauge("swtrace_rank_up", "1 while the rank's process lives. Gone some minutes after it went down.")
-        self.died = gauge(
-            "swtrace_rank_died",
-            "1 if the rank's process is gone, did not close its ring, and was not stopped together with its run.",
-        )
-        self.untraced = info(
-            "swtrace_rank_untraced", "Shares the series and records nothing of it, as its peers were told, and why."
-        )
-        self.last_record = gauge(
-            "swtrace_rank_last_record_timestamp_seconds", "UNIX time of the newest instant that the rank recorded."
-        )
-        self.records = counter("swtrace_ring_records", "Records written: delivered, lost or pending.")
-        self.lost = counter(
-            "swtrace_ring_lost_records", "Records that this daemon came too late for, or found damaged."
-        )
-        self.pending = gauge("swtrace_ring_pending_records", "Records written and not yet read.")
-        self.lag = gauge(
-            "swtrace_ring_lag_seconds", "How far what this daemon has read is behind what the rank has written."
-        )
-        self.problems = gauge(
-            "swtrace_ring_problems", "Files in the folder of rings that cannot be read, or that another ring hides."
-        )
-        self.ready = gauge(
-            "swtrace_daemon_ready", "1 while the daemon can read its rings; 0: see /healthz. No old figure is served."
-        )
-        self.polled = gauge(
-            "swtrace_daemon_last_poll_timestamp_seconds", "UNIX time at which the daemon last read its rings."
-        )
-        self.poll_errors = counter("swtrace_daemon_poll_errors", "How often reading all rings failed.")
-        self.exported = counter("swtrace_spans_exported", "Spans that a collector took.")
-        self.dropped = counter("swtrace_spans_dropped", "Spans of sampled steps that no collector took, by reason.")
-        self.build = info("swtrace_build", "The daemon's version.")
-        self.series = info("swtrace_series", "What a series is, and where it runs.")
-        self.refused = info("swtrace_series_refused", "Asked for and not shared, with the reason.")
+    rank: ObservedRank
+    last_record_ns: int
 
-    def all(self) -> tuple[Metric, ...]:
-        return tuple(vars(self).values())
+    def last_record_s(self) -> float | None:
+        """UNIX time of the newest instant that the rank recorded; None before the first."""
+        offset_ns = self.rank.run_began_ns if self.rank.simulated else self.rank.unix_offset_ns
+        return (self.last_record_ns + offset_ns) / 1e9 if self.last_record_ns > 0 else None
 
-    def add_health(self, health: Health, *, answered: bool) -> None:
-        """Add what holds whether or not there is a snapshot."""
-        _add(self.build, {"version": __version__, "python_version": platform.python_version()}, 1)
-        _add(self.ready, {}, int(answered and not health.trouble))
-        _add(self.polled, {}, health.polled_realtime_ns / 1e9)
-        _add(self.poll_errors, {}, health.poll_errors)
 
-    def add_daemon(self, snapshot: Snapshot) -> None:
-        _add(self.problems, {}, len(snapshot.observation.problems))
-        _add(self.exported, {}, snapshot.spans.exported)
-        for reason, spans in snapshot.spans.dropped.items():
-            _add(self.dropped, {"reason": str(reason)}, spans)
+@dataclass(frozen=True, slots=True)
+class SeriesRow(Row):
+    """A series of a rank, as the ring's tables describe it."""
 
-    def add_untraced(self, told: Iterable[Labels]) -> None:
-        """Add the ranks without records: every peer names them, one sample each is enough."""
-        for labels in {tuple(labels.items()): labels for labels in told}.values():
-            _add(self.untraced, labels, 1)
+    rank: ObservedRank
+    entry: SeriesEntry
+    facts: SeriesRankFacts | None
 
-    def add_rank(self, rank: LabelledRank, last_record_ns: int) -> None:
-        observed, labels = rank.rank, rank.labels
-        ring = observed.ring
-        _add(self.up, labels, int(ring.alive))
-        _add(self.died, labels, int(observed.died))
-        if last_record_ns > 0:
-            offset_ns = observed.run_began_ns if observed.simulated else observed.unix_offset_ns
-            _add(self.last_record, labels, (last_record_ns + offset_ns) / 1e9)
-        _add(self.records, labels, ring.statistics.written)
-        _add(self.lost, {**labels, "reason": "lapped"}, ring.statistics.lapped)
-        _add(self.lost, {**labels, "reason": "damaged"}, ring.statistics.damaged)
-        _add(self.pending, labels, ring.statistics.pending)
-        _add(self.lag, labels, ring.lag_ns / 1e9)
-        for refused in rank.refused():
-            _add(self.refused, refused, 1)
+    def occupancy(self) -> dict[Occupancy, int]:
+        """Return the number of windows in each state."""
+        states = [window.state for window in self.entry.windows]
+        return {state: states.count(state) for state in Occupancy}
 
-    def add_series(self, rank: ObservedRank, entry: SeriesEntry, labels: Labels) -> None:
-        """Add what the ring's tables say."""
-        info, identity = entry.info, rank.identity
-        states = Counter(window.state for window in entry.windows)
-        for occupancy in Occupancy:
-            _add(self.occupancy, {**labels, "state": str(occupancy)}, states[occupancy])
-        _add(self.prefetch_step, {**labels, "kind": "configured"}, info.prefetch_step)
-        _add(self.series_bytes, {**labels, "kind": "owned"}, info.owned_bytes)
-        _add(self.series_bytes, {**labels, "kind": "windows"}, info.window_bytes)
-        _add(self.series_bytes, {**labels, "kind": "replicated"}, info.replicated_bytes)
-        about = {
+    def prefetch_step(self) -> dict[str, int]:
+        """Return the configured prefetch step, and the effective one once it is known."""
+        effective = self.facts.effective_prefetch_step if self.facts else None
+        return {"configured": self.entry.info.prefetch_step} | ({} if effective is None else {"effective": effective})
+
+    def bytes(self) -> dict[str, int]:
+        """Return the weight bytes held on the rank, and what holding all layers would take."""
+        info = self.entry.info
+        return {"owned": info.owned_bytes, "windows": info.window_bytes, "replicated": info.replicated_bytes}
+
+    def about(self) -> Labels:
+        """Return what the series is, and where it runs."""
+        info, identity = self.entry.info, self.rank.identity
+        return {
             "run_id": identity.run_id,
             "host": identity.host,
             "model": identity.model,
@@ -214,63 +96,369 @@ class _Families:
             "group_size": str(len(info.group_ranks)),
             "rank_in_group": str(info.rank_in_group),
         }
-        _add(self.series, about | labels, 1)
-
-    def add_facts(self, facts: SeriesRankFacts, labels: Labels, slowest: BucketExemplars) -> None:
-        """Add what the ledger says."""
-        totals = facts.totals
-        if facts.last_stall_ns is not None:
-            _add(self.stall, labels, facts.last_stall_ns / 1e9)
-        _add_histogram(self.wait_stall, labels, totals.stall, slowest)
-        _add_histogram(self.slack, labels, totals.slack)
-        _add_histogram(self.broadcast, {**labels, "role": "source"}, totals.sent_duration)
-        _add_histogram(self.broadcast, {**labels, "role": "receiver"}, totals.received_duration)
-        _add(self.bytes, labels, totals.bytes)
-        for cause, cause_ns in totals.cause_ns.items():
-            _add(self.cause, {**labels, "cause": str(cause)}, cause_ns / 1e9)
-        for outcome, waits in totals.waits.items():
-            _add(self.waits, {**labels, "outcome": str(outcome)}, waits)
-        if facts.recent.efficiency is not None:
-            _add(self.efficiency, labels, facts.recent.efficiency)
-        _add(self.steps, labels, totals.steps)
-        for reason, steps in totals.untimed_steps.items():
-            _add(self.untimed, {**labels, "reason": reason}, steps)
-        for phase, durations in totals.step_duration.items():
-            # Five phases of 21 samples would be half of an exposition, and most ranks ever run two.
-            if durations.count:
-                _add_histogram(self.step_duration, {**labels, "phase": phase}, durations)
-        if facts.effective_prefetch_step is not None:
-            _add(self.prefetch_step, {**labels, "kind": "effective"}, facts.effective_prefetch_step)
-
-    def add_straggler(self, facts: SeriesRankFacts, labels: Labels, share: float) -> None:
-        """Add whether the rank holds the others up, where critical paths are known: not across hosts."""
-        if facts.recent.path_steps:
-            _add(self.straggler, labels, share)
 
 
-def _add(family: Metric, labels: Mapping[str, str], value: float) -> None:
-    """Add one sample. Families are given label names by their samples: only some carry a run id."""
-    suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-    family.add_sample(family.name + suffix, dict(labels), value)
+@dataclass(frozen=True, slots=True)
+class FactsRow(Row):
+    """A series of a rank, as the ledger knows it."""
+
+    facts: SeriesRankFacts
+    slowest: BucketExemplars
+    excess_share: float
+
+    def step_duration(self) -> dict[str, Distribution]:
+        """Return step durations by phase. Five phases would be half of an exposition, and most ranks run two."""
+        return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
 
 
-def _add_histogram(
-    family: Metric,
-    labels: Mapping[str, str],
-    distribution: Distribution,
-    exemplars: Mapping[int, WaitExemplar] = MappingProxyType({}),
-) -> None:
-    cumulative = 0
-    bounds = [repr(bound_ns / 1e9) for bound_ns in distribution.bounds_ns]
-    for bucket, (bound, count) in enumerate(zip((*bounds, "+Inf"), distribution.counts, strict=True)):
-        cumulative += count
-        exemplar = _exemplar(exemplars[bucket]) if bucket in exemplars else None
-        family.add_sample(family.name + "_bucket", {**labels, "le": bound}, cumulative, exemplar=exemplar)
-    family.add_sample(family.name + "_count", dict(labels), cumulative)
-    family.add_sample(family.name + "_sum", dict(labels), distribution.sum_ns / 1e9)
+@dataclass(frozen=True, slots=True)
+class UntracedRow(Row):
+    """A rank that records nothing of a series, by what its peers say."""
 
 
-def _exemplar(wait: WaitExemplar) -> Exemplar:
+@dataclass(frozen=True, slots=True)
+class RefusedRow(Row):
+    """Something that was asked for and is not shared."""
+
+
+Rows = Mapping[type[Row], list[Row]]
+"""Every label set of a moment, by what it is about."""
+R = TypeVar("R", bound=Row)
+Value = float | Distribution | dict[Any, Any]
+
+_SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric(Generic[R]):
+    """What a metric is called, and where its value is read."""
+
+    kind: Literal["gauge", "counter", "histogram", "info"]
+    name: str
+    """As queries and ``docs/metrics.md`` have it."""
+    about: type[R]
+    value: Callable[[R], Value | None]
+    """A number, or of a histogram a distribution; None: no sample. With :attr:`by`, one for each value of that label.
+    Of an info, its labels."""
+    help: str
+    by: str = ""
+    """The label that the metric adds to those of the row."""
+    exemplars: Callable[[R], BucketExemplars] | None = None
+    """Of a histogram without :attr:`by`."""
+
+    def family(self, rows: Iterable[R]) -> Family:
+        """Return the samples of these rows as ``prometheus_client`` has them."""
+        family = Family(self.name.removesuffix(_SUFFIXES.get(self.kind, "")), self.help, self.kind)
+        for row in rows:
+            value = self.value(row)
+            if value is not None:
+                waits = self.exemplars(row) if self.exemplars else {}
+                exemplars = {bucket: as_exemplar(wait) for bucket, wait in waits.items()}
+                names = self._names(row.labels, value)
+                for index, ((name, labels), number) in enumerate(zip(names, self.numbers(value), strict=True)):
+                    family.add_sample(name, labels, number, exemplar=exemplars.get(index))
+        return family
+
+    def numbers(self, value: Value) -> list[float]:
+        """Return the numbers of a value's samples."""
+        if isinstance(value, Distribution):
+            cumulative = list(accumulate(value.counts))
+            return [*cumulative, cumulative[-1], value.sum_ns / 1e9]
+        if not isinstance(value, dict):
+            return [value]
+        if self.kind == "info":
+            return [1]
+        return [number for each in value.values() for number in self.numbers(each)]
+
+    def _names(self, labels: Labels, value: Value) -> Iterator[tuple[str, Labels]]:
+        """Yield the names and labels of a value's samples."""
+        if isinstance(value, Distribution):
+            for bound in (*(repr(bound_ns / 1e9) for bound_ns in value.bounds_ns), "+Inf"):
+                yield f"{self.name}_bucket", {**labels, "le": bound}
+            yield f"{self.name}_count", labels
+            yield f"{self.name}_sum", labels
+        elif not isinstance(value, dict):
+            yield self.name, labels
+        elif self.kind == "info":
+            yield self.name, {**value, **labels}
+        else:
+            for key, each in value.items():
+                yield from self._names({**labels, self.by: str(key)}, each)
+
+
+def as_exemplar(wait: WaitExemplar) -> Exemplar:
     """Return a wait as OpenMetrics carries it; the text format has no place for it."""
-    labels = {"trace_id": wait.trace_id, "layer": str(wait.layer)}
-    return Exemplar(labels, wait.stall_ns / 1e9, wait.unix_ns / 1e9)
+    return Exemplar({"layer": str(wait.layer), "trace_id": wait.trace_id}, wait.stall_ns / 1e9, wait.unix_ns / 1e9)
+
+
+# Without an annotation, so that each entry is of its own type, and its value is checked against its rows.
+_DECLARED = (
+    Metric(
+        "gauge",
+        "swtrace_window_occupancy",
+        SeriesRow,
+        SeriesRow.occupancy,
+        "Windows of the pool, by state.",
+        by="state",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_stall_seconds",
+        FactsRow,
+        lambda row: None if row.facts.last_stall_ns is None else row.facts.last_stall_ns / 1e9,
+        "Stall of the last step that was timed, summed over its layers.",
+    ),
+    Metric(
+        "histogram",
+        "swtrace_wait_stall_seconds",
+        FactsRow,
+        lambda row: row.facts.totals.stall,
+        "How long a receiver's wait was held for its weight. One per wait.",
+        exemplars=lambda row: row.slowest,
+    ),
+    Metric(
+        "histogram",
+        "swtrace_prefetch_slack_seconds",
+        FactsRow,
+        lambda row: row.facts.totals.slack,
+        "How long before a receiver's wait its weight was there. One per wait.",
+    ),
+    Metric(
+        "histogram",
+        "swtrace_broadcast_duration_seconds",
+        FactsRow,
+        lambda row: {"source": row.facts.totals.sent_duration, "receiver": row.facts.totals.received_duration},
+        "From issued to ready: queue and transfer. By role of the rank.",
+        by="role",
+    ),
+    Metric(
+        "counter",
+        "swtrace_broadcast_bytes_total",
+        FactsRow,
+        lambda row: row.facts.totals.bytes,
+        "Payload bytes of all broadcasts that the rank took part in.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_stall_cause_seconds_total",
+        FactsRow,
+        lambda row: {cause: cause_ns / 1e9 for cause, cause_ns in row.facts.totals.cause_ns.items()},
+        "Stall by proximate cause. Sums to all stall.",
+        by="cause",
+    ),
+    Metric(
+        "counter",
+        "swtrace_waits_total",
+        FactsRow,
+        lambda row: row.facts.totals.waits,
+        "Waits by outcome. Sums to all waits.",
+        by="outcome",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_prefetch_efficiency_ratio",
+        FactsRow,
+        lambda row: row.facts.recent.efficiency,
+        "1 - (stall without its skew) / transfer over the last 64 steps: 1 means that all transfer was hidden.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_straggler_excess_ratio",
+        FactsRow,
+        # Across hosts no critical path is known.
+        lambda row: row.excess_share if row.facts.recent.path_steps else None,
+        "Critical-path excess of the rank named as straggler, per step time; 0 for all others.",
+    ),
+    Metric("counter", "swtrace_steps_total", FactsRow, lambda row: row.facts.totals.steps, "Finished forward passes."),
+    Metric(
+        "counter",
+        "swtrace_untimed_steps_total",
+        FactsRow,
+        lambda row: row.facts.totals.untimed_steps,
+        "Finished forward passes without instants, by reason: in no duration, in all counts.",
+        by="reason",
+    ),
+    Metric(
+        "histogram",
+        "swtrace_step_duration_seconds",
+        FactsRow,
+        FactsRow.step_duration,
+        "Forward begin to forward end, by phase.",
+        by="phase",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_prefetch_step",
+        SeriesRow,
+        SeriesRow.prefetch_step,
+        "How many layers ahead broadcasts start: as configured, and as seen in the last step.",
+        by="kind",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_series_bytes",
+        SeriesRow,
+        SeriesRow.bytes,
+        "Weight bytes held on the rank, and what holding all layers would take.",
+        by="kind",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_rank_up",
+        RankRow,
+        lambda row: row.rank.ring.alive,
+        "1 while the rank's process lives. Gone some minutes after it went down.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_rank_died",
+        RankRow,
+        lambda row: row.rank.died,
+        "1 if the rank's process is gone, did not close its ring, and was not stopped together with its run.",
+    ),
+    Metric(
+        "info",
+        "swtrace_rank_untraced_info",
+        UntracedRow,
+        lambda _: {},
+        "Shares the series and records nothing of it, as its peers were told, and why.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_rank_last_record_timestamp_seconds",
+        RankRow,
+        RankRow.last_record_s,
+        "UNIX time of the newest instant that the rank recorded.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_ring_records_total",
+        RankRow,
+        lambda row: row.rank.ring.statistics.written,
+        "Records written: delivered, lost or pending.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_ring_lost_records_total",
+        RankRow,
+        lambda row: {"lapped": row.rank.ring.statistics.lapped, "damaged": row.rank.ring.statistics.damaged},
+        "Records that this daemon came too late for, or found damaged.",
+        by="reason",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_ring_pending_records",
+        RankRow,
+        lambda row: row.rank.ring.statistics.pending,
+        "Records written and not yet read.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_ring_lag_seconds",
+        RankRow,
+        lambda row: row.rank.ring.lag_ns / 1e9,
+        "How far what this daemon has read is behind what the rank has written.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_ring_problems",
+        DaemonRow,
+        lambda row: None if row.snapshot is None else len(row.snapshot.observation.problems),
+        "Files in the folder of rings that cannot be read, or that another ring hides.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_daemon_ready",
+        DaemonRow,
+        lambda row: row.snapshot is not None and not row.health.trouble,
+        "1 while the daemon can read its rings; 0: see /healthz. No old figure is served.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_daemon_last_poll_timestamp_seconds",
+        DaemonRow,
+        lambda row: row.health.polled_realtime_ns / 1e9,
+        "UNIX time at which the daemon last read its rings.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_daemon_poll_errors_total",
+        DaemonRow,
+        lambda row: row.health.poll_errors,
+        "How often reading all rings failed.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_spans_exported_total",
+        DaemonRow,
+        lambda row: None if row.snapshot is None else row.snapshot.spans.exported,
+        "Spans that a collector took.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_spans_dropped_total",
+        DaemonRow,
+        lambda row: None if row.snapshot is None else row.snapshot.spans.dropped,
+        "Spans of sampled steps that no collector took, by reason.",
+        by="reason",
+    ),
+    Metric(
+        "info",
+        "swtrace_build_info",
+        DaemonRow,
+        lambda _: {"version": __version__, "python_version": platform.python_version()},
+        "The daemon's version.",
+    ),
+    Metric("info", "swtrace_series_info", SeriesRow, SeriesRow.about, "What a series is, and where it runs."),
+    Metric(
+        "info", "swtrace_series_refused_info", RefusedRow, lambda _: {}, "Asked for and not shared, with the reason."
+    ),
+)
+METRICS: tuple[Metric[Any], ...] = _DECLARED
+"""In the order of an exposition."""
+
+
+class SnapshotCollector(Collector):
+    """Collects from the newest snapshot."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot | None], health: Callable[[], Health]) -> None:
+        """Ask ``snapshot`` at every scrape, and then ``health``."""
+        self._snapshot = snapshot
+        self._health = health
+        self._labelling = Labelling()
+
+    def collect(self) -> Iterable[Family]:
+        """Return every metric family; those of ranks are empty while no rank is known, or none can be read."""
+        rows = self.rows()
+        return [metric.family(rows.get(metric.about, ())) for metric in METRICS]
+
+    def rows(self) -> Rows:
+        """Read the newest snapshot."""
+        rows: dict[type[Row], list[Row]] = defaultdict(list)
+        for row in self._read():
+            rows[type(row)].append(row)
+        return rows
+
+    def _read(self) -> Iterator[Row]:
+        snapshot = self._snapshot()
+        yield DaemonRow({}, self._health(), snapshot)
+        if snapshot is None:
+            return
+        ranks = self._labelling.assign(snapshot.observation.ranks)
+        # Every peer names a rank without records: one sample is enough.
+        for told in {tuple(labels.items()): labels for rank in ranks for labels in rank.untraced()}.values():
+            yield UntracedRow(told)
+        observation = snapshot.observation
+        known, series_facts = observation.rank_facts(), observation.series_rank_facts()
+        stragglers = observation.stragglers()
+        for rank in ranks:
+            rank_key = rank.rank.key
+            facts = known.get(rank_key)
+            yield RankRow(rank.labels, rank.rank, facts.last_record_ns if facts else 0)
+            yield from map(RefusedRow, rank.refused())
+            for entry, labels in rank.series():
+                key = rank_key, series_key(rank_key, entry.info)
+                series = series_facts.get(key)
+                yield SeriesRow(labels, rank.rank, entry, series)
+                if series is not None:
+                    yield FactsRow(labels, series, snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0))

@@ -36,11 +36,11 @@ class LabelledRank:
 
     def series(self) -> Iterator[tuple[SeriesEntry, Labels]]:
         """Yield the series that are shared, each with the labels that tell it from every other one."""
-        seen = set()
+        seen, key = set(), self.rank.key
         for entry in self.rank.entries():
             if entry.info.refused:
                 continue
-            label = self.names[series_key(self.rank.key, entry.info)]
+            label = self.names[series_key(key, entry.info)]
             if label not in seen:
                 seen.add(label)
                 yield entry, {**self.labels, "series": label}
@@ -102,7 +102,8 @@ def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:
     labels: dict[SeriesKey, str] = {}
     twice: set[tuple[object, ...]] = set()
     for rank in ranks:
-        keys = {series_key(rank.key, info) for info in rank.series if not info.refused}
+        rank_key = rank.key
+        keys = {series_key(rank_key, info) for info in rank.series if not info.refused}
         labels |= {key: key.name for key in keys}
         for fields in (2, 3):  # run and name; run, name and start layer
             twice |= {place for place, times in Counter(key[:fields] for key in keys).items() if times > 1}

@@ -26,7 +26,7 @@ from swtrace.observing.events import (
     RingState,
     SeriesListed,
 )
-from swtrace.observing.observation import NO_FACTS, Observation, ObservedRank
+from swtrace.observing.observation import NO_FACTS, Observation, ObservedRank, run_begins
 from swtrace.observing.origin import Link, Origin
 from swtrace.observing.rings import HostRings
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo

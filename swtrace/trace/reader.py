@@ -305,7 +305,8 @@ class RingReader:
             if again == table:
                 break
             table = again
-        return tuple(_window_state(window, *table[4 * window : 4 * window + 4]) for window in range(count))
+        words = np.frombuffer(table, records.WORDS).tolist()
+        return tuple(_window_state(window, *words[4 * window : 4 * window + 4]) for window in range(count))
 
     # Records
 
@@ -555,10 +556,9 @@ class RingReader:
         whole = os.preadv(self._descriptor, [into.data], offset) // schema.RECORD_BYTES
         into[whole:] = 0
 
-    def _table(self, offset: int, windows: int) -> tuple[int, ...]:
-        data = os.pread(self._descriptor, windows * schema.WINDOW_BYTES, offset)
-        data = data.ljust(windows * schema.WINDOW_BYTES, b"\0")
-        return tuple(int(word) for word in np.frombuffer(data, records.WORDS))
+    def _table(self, offset: int, windows: int) -> bytes:
+        table = os.pread(self._descriptor, windows * schema.WINDOW_BYTES, offset)
+        return table.ljust(windows * schema.WINDOW_BYTES, b"\0")
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ OPENED = """
 import swtrace
 with swtrace.open() as session:
     session.facts()
-    print([status.path for status in session.watch.ranks()])
+    print([rank.ring.path for rank in session.observe().ranks])
 """
 
 
