@@ -14,11 +14,11 @@ from textual.strip import Strip
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace_tui import units
 from swtrace_tui.actions import OVERVIEW, bindings
-from swtrace_tui.canvas import Line, bar, sparkline
+from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
 from swtrace_tui.views.charts import charts
-from swtrace_tui.views.view import Scene, View, wrap
+from swtrace_tui.views.view import Scene, View
 
 _BAR = 6
 _WINDOWS = 8
