@@ -138,7 +138,7 @@ async def _still() -> None:
         main = app._main
         assert main is not None
         for widget in (main.title_bar, main.view_bar, *main.views):
-            widget.refresh = lambda *regions: sent.append(regions)  # type: ignore[method-assign]
+            widget.refresh = lambda *regions: sent.append(regions)  # type: ignore[assignment, method-assign]
         app._show()
         assert sent == []
         heat = app.screen.query_one(HeatMap)

@@ -49,16 +49,23 @@ _JUDGE_REST = 20
 """Times as long as the verdicts took, they stand: large series are judged less often."""
 
 
+class Views(ContentSwitcher):
+    """The views, of which one is open and covers it."""
+
+    BLANK = True
+
+
 class MainScreen(Screen[None]):
     """The only screen besides help and palette; its keys hold in every view."""
 
+    BLANK = True
     BINDINGS: ClassVar[list[BindingType]] = bindings(None)
 
     def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name for it
         super().__init__(id=id)
         self.title_bar, self.view_bar = TitleBar(), ViewBar()
         self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), Windows(), VerdictView())
-        self.switcher = ContentSwitcher(*self.views, initial=OVERVIEW)
+        self.switcher = Views(*self.views, initial=OVERVIEW)
 
     def compose(self) -> ComposeResult:
         """Two bars, the views, the footer."""
