@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from patience import patience
 from recording.made import record, replayed, schedule
-from swtrace_tui import units
 from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.replay import ReplayApp
 from swtrace_tui.sources.playing import PlayingSource
 
+from swtrace import units
 from swtrace.recording import Recording
 from swtrace.recording.capture import Capture
 from swtrace.recording.events import StatusTaken

@@ -13,7 +13,6 @@ from daemon.recorded_run import RecordedRun, series_info
 from daemon.serving import serving
 from damaged_answers import DAMAGED, answering
 from patience import patience
-from swtrace_tui import units
 from swtrace_tui.once import overview
 from swtrace_tui.palette import DARK
 from swtrace_tui.picture import RankState, Selection, picture
@@ -25,6 +24,7 @@ from swtrace_tui.sources.several import merged
 from swtrace_tui.views.view import Scene
 from swtrace_tui.views.windows import rank_lines
 
+from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
 from swtrace.trace.identity import SeriesInfo, UntracedRank

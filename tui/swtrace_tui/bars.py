@@ -7,7 +7,7 @@ from textual import events
 from textual.message import Message
 from textual.strip import Strip
 
-from swtrace_tui import units
+from swtrace import units
 from swtrace_tui.actions import TITLES, VIEWS
 from swtrace_tui.canvas import Line, clip
 from swtrace_tui.palette import Palette

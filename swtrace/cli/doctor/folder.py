@@ -8,7 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.doctor.finding import Finding, State
 from swtrace.errors import SettingsError
 from swtrace.settings import Settings

@@ -17,9 +17,9 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
-from swtrace_tui import units
 from swtrace_tui.actions import HEAT_MAP, bindings
 from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
 from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette

@@ -11,8 +11,8 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.ledger.facts import StepFacts
-from swtrace_tui import units
 from swtrace_tui.actions import TIMELINE, bindings
 from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
