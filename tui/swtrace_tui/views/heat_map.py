@@ -49,14 +49,19 @@ class Metric:
 
     name: str
     about: str
-    of: Callable[[StepFacts], npt.NDArray[np.int64]]
+    of: Callable[..., Counts]
+    """Its values in a step; with ``[group rank, position]`` as the second argument, of that cell alone."""
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("stall", "time that a wait was held for its weight", lambda step: step.stall_ns),
-    Metric("slack", "how early the weight was there", lambda step: step.slack_ns),
-    Metric("transfer", "time on the channel", lambda step: step.transfer_ns),
-    Metric("skew", "stall because a peer issued or entered later", lambda step: step.cause_ns[_SKEWS].sum(axis=0)),
+    Metric("stall", "time that a wait was held for its weight", lambda step, at=...: step.stall_ns[at]),
+    Metric("slack", "how early the weight was there", lambda step, at=...: step.slack_ns[at]),
+    Metric("transfer", "time on the channel", lambda step, at=...: step.transfer_ns[at]),
+    Metric(
+        "skew",
+        "stall because a peer issued or entered later",
+        lambda step, at=...: sum(step.cause_ns[cause][at] for cause in _SKEWS),
+    ),
 )
 SPANS = ("mean", "worst", "last")
 
@@ -273,7 +278,7 @@ class HeatMap(View):
         group_rank, position = ranks[self._cursor[0]], self._cursor[1]
         title, *sentences = explanation(series, group_rank, position)
         line = Line(width).put(f" {title}  ", palette.style(palette.note, bold=True))
-        past = [float(METRICS[self._metric].of(step)[group_rank, position]) for step in series.steps]
+        past = [float(METRICS[self._metric].of(step, (group_rank, position))) for step in series.steps]
         if any(past) and line.room > 20:  # noqa: PLR2004 - some steps to see
             shown = min(len(past), line.room - 1)
             line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
