@@ -4,7 +4,9 @@
 copied into rings at the given rate by another process, whose own share of a core is printed. Each viewer runs in a
 terminal of its own (a pty) and reads the same rings. CPU shares are of one core, frames those that were drawn, and
 what is read is the share of the records that were written meanwhile: a viewer that cannot keep up leaves some out,
-says so, and goes on drawing. Both viewers run in turns, so that both see the same machine.
+says so, and goes on drawing. "Screen alone" is everything but the thread that reads rings and keeps the ledger; a
+process with that thread alone runs beside it. All run in turns, so that all see the same machine.
+``--beside FOLDER`` also runs the heat map of another checkout, to compare before and after.
 ``--memory 600`` watches the resident memory of the viewer instead.
 """
 
@@ -15,6 +17,7 @@ import fcntl
 import json
 import os
 import pty
+import queue
 import select
 import signal
 import statistics
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +59,8 @@ class Viewer:
     """A program in a terminal; its output is read and thrown away, as a fast terminal would."""
 
     arguments: list[str]
+    checkout: Path | None = None
+    """Whose terminal to run; None: this one's."""
     pid: int = 0
     descriptor: int = -1
     written: int = 0
@@ -66,6 +72,8 @@ class Viewer:
         if self.pid == 0:
             os.environ["TERM"] = "xterm-256color"
             os.environ["COLORTERM"] = "truecolor"
+            if self.checkout is not None:
+                os.environ["PYTHONPATH"] = f"{self.checkout}:{self.checkout / 'tui'}"
             os.execv(sys.executable, [sys.executable, *self.arguments])  # noqa: S606 - our own programs
         fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
 
@@ -113,20 +121,21 @@ def writer(directory: Path, ranks: int, layers: int, rate: float, seconds: float
     return process
 
 
-KINDS = (("heat map", "--ours"), ("DataTable", "--naive"))
-
-
-def compare(ranks: int, layers: int, rate: float, seconds: float) -> None:
-    """Print what both viewers took."""
+def compare(ranks: int, layers: int, rate: float, seconds: float, beside: Path | None) -> None:
+    """Print what each viewer took."""
+    kinds: list[tuple[str, str, Path | None]] = [("heat map", "--ours", None)]
+    if beside is not None:
+        kinds.append((f"heat map of {beside}", "--ours", beside))
+    kinds += [("reading alone", "--reading", None), ("DataTable", "--naive", None)]
     print(f"{ranks} ranks x {layers} layers x {rate:g} steps/s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    told: dict[str, list[dict[str, float]]] = {name: [] for name, _ in KINDS}
+    told: dict[str, list[dict[str, float]]] = {name: [] for name, _, _ in kinds}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        ranks_process = writer(Path(folder), ranks, layers, rate, 20 * (seconds + 10))
+        ranks_process = writer(Path(folder), ranks, layers, rate, 10 * len(kinds) * (seconds + 10))
         time.sleep(2)
         try:
             for _ in range(ROUNDS):
-                for name, kind in KINDS:
-                    report = measure(folder, kind, seconds)
+                for name, kind, checkout in kinds:
+                    report = measure(folder, kind, seconds, checkout)
                     if report is None:
                         print(f"  {name} showed no steps in time: the machine is too busy")
                     else:
@@ -134,31 +143,35 @@ def compare(ranks: int, layers: int, rate: float, seconds: float) -> None:
         finally:
             ranks_process.terminate()
             ranks_process.wait()
-    if not all(told.values()):
-        return
     for name, reports in told.items():
-        share = [100 * each["cpu_s"] / each["wall_s"] for each in reports]
-        read = [100 * each["read"] / each["written"] for each in reports]
-        print(
-            f"  {name:10} CPU {statistics.median(share):5.1f} % of a core ({min(share):.1f} to {max(share):.1f}), "
-            f"{statistics.median(each['frames'] / each['wall_s'] for each in reports):4.1f} frames/s, "
-            f"{cpu_ms_a_frame(reports):6.1f} ms CPU a frame, "
-            f"{statistics.median(read):.1f} % of the records read ({min(read):.1f} to {max(read):.1f})"
-        )
-    print(
-        f"  CPU a frame, DataTable to ours: {cpu_ms_a_frame(told['DataTable']) / cpu_ms_a_frame(told['heat map']):.1f}"
-    )
+        if reports:
+            print(
+                f"  {name}: CPU {shares(reports, 'cpu_s')} % of a core, screen alone {shares(reports, 'screen_s')} %,"
+            )
+            frames = statistics.median(each["frames"] / each["wall_s"] for each in reports)
+            read = [100 * each["read"] / each["written"] for each in reports]
+            print(
+                f"    {frames:.1f} frames/s, {cpu_ms_a_frame(reports):.1f} ms CPU a frame, of that, screen"
+                f" {cpu_ms_a_frame(reports, 'screen_s'):.1f} ms, {statistics.median(read):.1f} % of the records read"
+                f" ({min(read):.1f} to {max(read):.1f})"
+            )
 
 
-def cpu_ms_a_frame(reports: list[dict[str, float]]) -> float:
+def shares(reports: list[dict[str, float]], of: str) -> str:
+    """Return the median share of a core, and the spread of the turns."""
+    share = [100 * each[of] / each["wall_s"] for each in reports]
+    return f"{statistics.median(share):.1f} ({min(share):.1f} to {max(share):.1f})"
+
+
+def cpu_ms_a_frame(reports: list[dict[str, float]], of: str = "cpu_s") -> float:
     """Return the median."""
-    return statistics.median(1e3 * each["cpu_s"] / max(1, each["frames"]) for each in reports)
+    return statistics.median(1e3 * each[of] / max(1, each["frames"]) for each in reports)
 
 
-def measure(folder: str, kind: str, seconds: float) -> dict[str, float] | None:
+def measure(folder: str, kind: str, seconds: float, checkout: Path | None) -> dict[str, float] | None:
     """Run a viewer and return what it tells about itself."""
     report = Path(folder) / "report.json"
-    viewer = Viewer([__file__, kind, folder, "--seconds", str(seconds), "--report", str(report)])
+    viewer = Viewer([__file__, kind, folder, "--seconds", str(seconds), "--report", str(report)], checkout)
     viewer.start()
     try:
         deadline = time.monotonic() + seconds + 60
@@ -207,7 +220,7 @@ class Meter:
         self._seconds, self._report = seconds, report
         self._frames = 0
         self._first_s = 0.0
-        self._began: tuple[float, float, int, int] | None = None
+        self._began: tuple[float, float, float, int, int] | None = None
 
     def frame(self, observation: Observation) -> bool:
         """Count a frame; True when it was the last one."""
@@ -218,16 +231,18 @@ class Meter:
             if any(observation.history.values()):
                 self._first_s = self._first_s or now
                 if now - self._first_s >= SETTLE_S:
-                    self._began = (now, time.process_time(), written, read)
+                    self._began = (now, time.process_time(), reading_s(), written, read)
             return False
         self._frames += 1
-        began_s, cpu_s, written_before, read_before = self._began
+        began_s, cpu_s, reading_before_s, written_before, read_before = self._began
         if now - began_s < self._seconds:
             return False
+        cpu_s = time.process_time() - cpu_s
         told = {
             "frames": self._frames,
             "wall_s": now - began_s,
-            "cpu_s": time.process_time() - cpu_s,
+            "cpu_s": cpu_s,
+            "screen_s": cpu_s - (reading_s() - reading_before_s),
             "written": written - written_before,
             "read": read - read_before,
         }
@@ -235,6 +250,22 @@ class Meter:
         partial.write_text(json.dumps(told), encoding="utf-8")
         partial.rename(self._report)
         return True
+
+
+def reading_s() -> float:
+    """Return the CPU seconds of the thread that reads rings and keeps the ledger."""
+    (feed,) = (thread.ident for thread in threading.enumerate() if thread.name == "swtrace-feed")
+    return time.clock_gettime(time.pthread_getcpuclockid(feed or 0))
+
+
+def reading(directory: Path, meter: Meter) -> None:
+    """Read and keep the ledger as the terminal does, and show nothing."""
+    arrived: queue.SimpleQueue[Observation] = queue.SimpleQueue()
+    feed = Feed(lambda: watch_rings(directory, newest_steps=NEWEST_STEPS), arrived.put, print)
+    feed.start()
+    while not meter.frame(arrived.get()):
+        feed.taken()
+    feed.stop()
 
 
 def ours(directory: Path, meter: Meter) -> None:
@@ -293,20 +324,24 @@ def main() -> None:
     """Read the arguments and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another checkout of swtrace")
     parser.add_argument("--memory", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--reading", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--naive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, default=Path("report.json"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
         ours(arguments.ours, Meter(arguments.seconds, arguments.report))
+    elif arguments.reading:
+        reading(arguments.reading, Meter(arguments.seconds, arguments.report))
     elif arguments.naive:
         Naive(arguments.naive, Meter(arguments.seconds, arguments.report)).run()
     elif arguments.memory:
         watch_memory(8, 61, 50.0, arguments.memory)
     else:
-        compare(8, 61, 50.0, arguments.seconds)
-        compare(64, 128, 50.0, arguments.seconds)
+        compare(8, 61, 50.0, arguments.seconds, arguments.beside)
+        compare(64, 128, 50.0, arguments.seconds, arguments.beside)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.arguments import addresses, exclusive, not_empty
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode

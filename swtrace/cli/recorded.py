@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.arguments import not_empty
 from swtrace.cli.exit_codes import CommandError, ExitCode
 

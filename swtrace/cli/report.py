@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.arguments import not_empty, refuse_own_input
 from swtrace.cli.console import narration
 from swtrace.cli.recorded import WARMUP, Files, Salvage, Steps, Warmup, step_range

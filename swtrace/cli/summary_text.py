@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from swtrace.cli import units
+from swtrace import units
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,9 @@ from html import escape
 
 import numpy as np
 
+from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
-from swtrace.ledger.finding import Finding, milliseconds, percent
+from swtrace.ledger.finding import Finding, milliseconds
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.chosen import Chosen
@@ -155,9 +156,9 @@ def _table(facts: SeriesFacts) -> str:
             str(rank.rank.rank),
             milliseconds(recent.step_ns / steps),
             milliseconds(recent.stall_ns / steps),
-            *("-" if ratio is None else percent(ratio) for ratio in ratios),
-            _bytes(rank.info.owned_bytes + rank.info.window_bytes),
-            _bytes(rank.info.replicated_bytes),
+            *map(units.ratio, ratios),
+            units.size(rank.info.owned_bytes + rank.info.window_bytes),
+            units.size(rank.info.replicated_bytes),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     heads = ("rank", "step", "stall", "stall ratio", "on time", "efficiency", "held", "replicated")
@@ -280,12 +281,3 @@ def _short(ns: int) -> str:
         if ns >= limit:
             return f"{ns / limit:g} {unit}"
     return f"{ns} ns"
-
-
-def _bytes(size: int) -> str:
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):  # noqa: B007 - the unit at which it stops
-        if value < 1024:  # noqa: PLR2004 - binary units
-            break
-        value /= 1024
-    return f"{value:.4g} {unit}"

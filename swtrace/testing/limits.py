@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
 from swtrace.ledger.finding import milliseconds, percent
@@ -250,9 +251,9 @@ def _report(
                     str(rank.rank),
                     milliseconds(recent.step_ns / count),
                     milliseconds(recent.stall_ns / count),
-                    _ratio(recent.stall_ratio),
-                    _ratio(recent.efficiency),
-                    _ratio(recent.on_time_rate),
+                    units.ratio(recent.stall_ratio),
+                    units.ratio(recent.efficiency),
+                    units.ratio(recent.on_time_rate),
                     "; ".join(broken.get((key, rank), ())),
                 )
             )
@@ -300,10 +301,6 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> lis
             )
         )
     return ["", "layers that stall most, per step", *_columns(rows)]
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else percent(value)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,7 +14,7 @@ from daemon.recorded_run import identity, series_info
 from patience import patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.doctor.folder import _filesystem, folder
 from swtrace.cli.doctor.rings import rings as ring_findings
 from swtrace.cli.doctor.versions import _numbers

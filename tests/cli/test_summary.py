@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from cli import fake_rank
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.summary import (
     RefusedSummary,
     RingSummary,

@@ -119,7 +119,7 @@ def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
 
 def test_only_the_formats_asked_for_last_are_kept() -> None:
     """Each format costs the memory of an exposition: who asks for ever new ones fills nothing."""
-    handlers = _Handlers(Observer(Watch(Path("nowhere")), NoSpans()))
+    handlers = _Handlers(Observer(HostRings(Path("nowhere")), NoSpans()))
     for version in range(9):
         content_type = f"application/openmetrics-text; version=1.0.{version}"
         kept = handlers._exposition(*choose_encoder(content_type))

@@ -12,7 +12,6 @@ import pytest
 from daemon.serving import serving
 from patience import patience
 from recording.made import Told, events_of
-from swtrace_tui import units
 from swtrace_tui.configuration import Configuration
 from swtrace_tui.once import overview, read, silent
 from swtrace_tui.palette import MONO
@@ -22,6 +21,7 @@ from swtrace_tui.views.overview import headline
 from swtrace_tui.views.verdict import finding_lines, series_lines
 from swtrace_tui.views.view import Scene
 
+from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.finding import Finding, Level
 from swtrace.observing import Link, Observation, OriginStatus, Roster

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from patience import patience
-from swtrace_tui import units
 from swtrace_tui.once import overview, read
 from swtrace_tui.palette import Span
 from swtrace_tui.picture import Selection, phase_of, picture
 from swtrace_tui.views.heat_map import METRICS, explanation, values
 from swtrace_tui.views.lanes import channel_lane, compute_lane
 
+from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.observing import watch_rings
 from swtrace.trace.schema import Phase

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from patience import patience
 from recording.made import record, replayed, schedule
-from swtrace_tui import units
 from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.replay import ReplayApp
 
+from swtrace import units
 from swtrace.observing import HostRings, Roster
 from swtrace.observing.events import RingsSeen
 from swtrace.observing.origin import Playhead

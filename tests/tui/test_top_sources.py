@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from daemon.recorded_run import RecordedRun, series_info
 from patience import patience
-from swtrace_tui import units
 from swtrace_tui.once import overview
 from swtrace_tui.palette import DARK
 from swtrace_tui.picture import RankState, Selection, picture
 from swtrace_tui.views.view import Scene
 from swtrace_tui.views.windows import rank_lines
 
+from swtrace import units
 from swtrace.observing import Observation, Roster, watch_rings
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.schema import Clock

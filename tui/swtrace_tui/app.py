@@ -48,21 +48,29 @@ _JUDGE_REST = 20
 """Times as long as the verdicts took, they stand: large series are judged less often."""
 
 
+class Views(ContentSwitcher):
+    """The views, of which one is open and covers it."""
+
+    BLANK = True
+
+
 class MainScreen(Screen[None]):
     """The only screen besides help and palette; its keys hold in every view."""
 
+    BLANK = True
     BINDINGS: ClassVar[list[BindingType]] = bindings(None)
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name for it
+        super().__init__(id=id)
+        self.title_bar, self.view_bar = TitleBar(), ViewBar()
+        self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), Windows(), VerdictView())
+        self.switcher = Views(*self.views, initial=OVERVIEW)
 
     def compose(self) -> ComposeResult:
         """Two bars, the views, the footer."""
-        yield TitleBar()
-        yield ViewBar()
-        with ContentSwitcher(initial=OVERVIEW):
-            yield Overview()
-            yield HeatMap()
-            yield Timeline()
-            yield Windows()
-            yield VerdictView()
+        yield self.title_bar
+        yield self.view_bar
+        yield self.switcher
         yield Footer(show_command_palette=False)
 
 
@@ -238,6 +246,8 @@ class TopApp(App[None]):
             self._feed.taken()
 
     def _judge(self) -> None:
+        if self._verdicts and self.view not in {OVERVIEW, VERDICT}:  # The other views show no sentence.
+            return
         if self._observation is not None and not self._paused and time.monotonic() >= self._judge_at:
             self._reach_verdicts(self._observation, self._selection)
 
@@ -263,12 +273,9 @@ class TopApp(App[None]):
         if shown is None or main is None:
             return
         scene = Scene(shown, palette_of(self.current_theme), self._verdicts)
-        # Queries that may find nothing: a message can still come in while the screen is taken down.
-        for title in main.query(TitleBar):
-            title.show(scene, self._note(shown))
-        for bar in main.query(ViewBar):
-            bar.show(scene, self.view)
-        for view in main.query(View):
+        main.title_bar.show(scene, self._note(shown))
+        main.view_bar.show(scene, self.view)
+        for view in main.views:
             view.show(scene)
 
     def _note(self, shown: Picture) -> str:
@@ -290,16 +297,16 @@ class TopApp(App[None]):
     def view(self) -> str:
         """The view that is open."""
         main = self._main
-        switchers = main.query(ContentSwitcher) if main is not None else ()
-        return next((switcher.current for switcher in switchers if switcher.current), OVERVIEW)
+        return (main.switcher.current if main is not None else None) or OVERVIEW
 
     def action_show(self, view: str) -> None:
         """Open a view."""
         main = self._main
         if main is None:
             return
-        main.query_one(ContentSwitcher).current = view
+        main.switcher.current = view
         main.query_one(f"#{view}", View).focus()
+        self._judge()
         self._show()
 
     def action_next_view(self, by: int) -> None:

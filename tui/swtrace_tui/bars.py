@@ -6,41 +6,37 @@ from rich.style import Style
 from textual import events
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
+from swtrace import units
 from swtrace.observing import Link
-from swtrace_tui import units
 from swtrace_tui.actions import TITLES, VIEWS
 from swtrace_tui.canvas import Line, clip
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
-from swtrace_tui.views.view import Scene
+from swtrace_tui.views.view import Drawn, Scene
 
 _BEHIND = 20_000
 """Records not read yet that are worth a word."""
 _LINKS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.ASKED: "◌", Link.LOST: "✗"}
 
 
-class TitleBar(Widget):
+class TitleBar(Drawn):
     """Run, series, model and source, one line."""
 
     DEFAULT_CSS = "TitleBar { height: 1; width: 1fr; background: $panel; }"
 
     def __init__(self) -> None:
         super().__init__()
-        self._scene: Scene | None = None
         self._note = ""
 
     def show(self, scene: Scene, note: str) -> None:
         """Show what is watched; ``note`` says why the screen stands still, if it does."""
         self._scene, self._note = scene, note
-        self.refresh()
+        self.redraw()
 
-    def render_line(self, y: int) -> Strip:
+    def lines(self, scene: Scene) -> list[Strip]:
         """Return the line."""
-        if self._scene is None or y:
-            return Strip.blank(self.size.width, self.rich_style)
-        picture, palette = self._scene.picture, self._scene.palette
+        picture, palette = scene.picture, scene.palette
         on = palette.surface
         dim, text = palette.style(palette.dim, on=on), palette.style(palette.text, on=on)
         width = self.size.width
@@ -61,7 +57,7 @@ class TitleBar(Widget):
                 break
             line.put(part, style)
         line.to(width - right.used, text)
-        return line.cells(right.segments, right.used).strip(text)
+        return [line.cells(right.segments, right.used).strip(text)]
 
 
 def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]]:
@@ -92,7 +88,7 @@ def worst_link(picture: Picture) -> Link:
     return next((link for link in (Link.LOST, Link.ASKED, Link.LIVE, Link.RECORDED) if link in links), Link.WAITING)
 
 
-class ViewBar(Widget):
+class ViewBar(Drawn):
     """The views, by number; and the filter that is on."""
 
     DEFAULT_CSS = "ViewBar { height: 1; width: 1fr; background: $background; }"
@@ -106,20 +102,17 @@ class ViewBar(Widget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._scene: Scene | None = None
         self._view = VIEWS[0]
         self._spans: list[tuple[int, int, str]] = []
 
     def show(self, scene: Scene, view: str) -> None:
         """Show which view is open and what it is narrowed to."""
         self._scene, self._view = scene, view
-        self.refresh()
+        self.redraw()
 
-    def render_line(self, y: int) -> Strip:
+    def lines(self, scene: Scene) -> list[Strip]:
         """Return the line."""
-        if self._scene is None or y:
-            return Strip.blank(self.size.width, self.rich_style)
-        palette, width = self._scene.palette, self.size.width
+        palette, width = scene.palette, self.size.width
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         line = Line(width).put(" ", plain)
         self._spans = []
@@ -132,10 +125,10 @@ class ViewBar(Widget):
                 line.put(f" {number}", palette.style(palette.note)).put(f" {TITLES[view]} ", dim)
             self._spans.append((begin, line.used, view))
             line.put(" ", plain)
-        filters = "   ".join(filter(None, (narrowed(self._scene.picture), other_runs(self._scene.picture))))
+        filters = "   ".join(filter(None, (narrowed(scene.picture), other_runs(scene.picture))))
         if filters and line.room > len(filters) + 1:
             line.to(width - len(filters) - 1, plain).put(filters, palette.style(palette.warning, bold=True))
-        return line.strip(plain)
+        return [line.strip(plain)]
 
     def on_click(self, event: events.Click) -> None:
         """Show the view that was clicked."""

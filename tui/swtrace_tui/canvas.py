@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
 from swtrace_tui.palette import BLOCKS
+
+_UNITS = re.compile(r"(?<=\d) (?=(?:%|ns|us|ms|s|min|h|B|[KMGT]iB)(?!\w))")
+"""A number is not torn from its unit."""
+_COLUMNS = np.array(list(BLOCKS))
+_RUNS = re.compile("█+|[^█]+")
 
 
 class Line:
@@ -37,7 +45,7 @@ class Line:
         """Append text."""
         if self.room <= 0 or not text:
             return self
-        length = cell_len(text)
+        length = len(text) if text.isascii() and text.isprintable() else cell_len(text)
         if length > self.room:
             text = clip(text, self.room)
             length = cell_len(text)
@@ -50,8 +58,8 @@ class Line:
         if not solid:
             return self.put(text, style)
         whole = style + Style(bgcolor=style.color)
-        for full, run in groupby(text, "█".__eq__):
-            piece = "".join(run)
+        for piece in _RUNS.findall(text):
+            full = piece[0] == "█"
             self.put(" " * len(piece) if full else piece, whole if full else style)
         return self
 
@@ -89,6 +97,12 @@ def clip(text: str, width: int) -> str:
     return f"{text}…"
 
 
+def wrap(text: str, width: int) -> list[str]:
+    """Return text in lines of at most ``width`` columns."""
+    bound = _UNITS.sub("\u00a0", text)
+    return [row.replace("\u00a0", " ") for row in textwrap.wrap(bound, max(8, width))] or [""]
+
+
 def sparkline(values: Sequence[float], width: int, top: float) -> str:
     """Return the newest values as blocks, oldest first; what is not nothing shows at least the lowest block.
 
@@ -109,9 +123,10 @@ def bar(share: float, width: int) -> str:
     return "━" * whole + "╸" * rest
 
 
-def column_chart(values: Sequence[float], height: int, top: float) -> list[str]:
+def column_chart(values: Sequence[float] | npt.NDArray[np.float64], height: int, top: float) -> list[str]:
     """Return values as columns of ``height`` rows, top row first."""
-    eighths = [
-        0 if value <= 0 or top <= 0 else max(1, min(8 * height, round(8 * height * value / top))) for value in values
-    ]
-    return ["".join(BLOCKS[max(0, min(8, each - 8 * row))] for each in eighths) for row in range(height - 1, -1, -1)]
+    heights = np.asarray(values, np.float64)
+    eighths = np.rint(8 * height * heights / top) if top > 0 else np.zeros(len(heights))
+    eighths = np.where((heights > 0) & (top > 0), np.clip(eighths, 1, 8 * height), 0)
+    rows = np.clip(eighths - 8 * np.arange(height - 1, -1, -1)[:, np.newaxis], 0, 8).astype(np.intp)
+    return ["".join(row) for row in _COLUMNS[rows].tolist()]

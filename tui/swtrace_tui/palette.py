@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cache, cached_property
 
 from rich.color import Color
 from rich.segment import Segment
@@ -63,7 +63,7 @@ SPAN_NAMES = {
 WINDOW_GLYPHS = {"free": "·", "inflight": "▒", "ready": "▓", "in_use": "█"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Palette:
     """The colours of one theme. All of them are ``#rrggbb``."""
 
@@ -85,6 +85,8 @@ class Palette:
     """By :data:`~swtrace.ledger.facts.CAUSES`."""
     ramps: dict[str, tuple[str, ...]]
     """Anchors of the heat ramp of each metric, from nothing to much."""
+    cursor: tuple[str, str] = ("#c4c5b5", "#1a1a1a")
+    """The mark of the chosen cell, on dark and on light cells."""
     mono: bool = False
     """Without colour: glyphs carry everything."""
 
@@ -149,25 +151,17 @@ def _ink(span: Span) -> int:
     return _INK.index(span)
 
 
-_colours: dict[str, Color] = {}
-_styles: dict[tuple[str, str, bool], Style] = {}
-
-
+@cache
 def _colour(text: str) -> Color:
-    found = _colours.get(text)
-    if found is None:
-        found = _colours[text] = Color.parse(text)
-    return found
+    return Color.parse(text)
 
 
+@cache
 def _style(colour: str, background: str, bold: bool) -> Style:  # noqa: FBT001 - a key of a cache
-    key = (colour, background, bold)
-    found = _styles.get(key)
-    if found is None:
-        found = _styles[key] = Style(color=_colour(colour), bgcolor=_colour(background), bold=bold or None)
-    return found
+    return Style(color=_colour(colour), bgcolor=_colour(background), bold=bold or None)
 
 
+@cache
 def _ramp(anchors: tuple[str, ...]) -> tuple[str, ...]:
     rgb = [tuple(int(anchor[i : i + 2], 16) for i in (1, 3, 5)) for anchor in anchors]
     colours = []
@@ -221,6 +215,7 @@ LIGHT = Palette(
         "transfer": ("#efece5", "#cfe2f5", "#92c0e6", "#4c8fca", "#255a9e", "#142c5c"),
         "skew": ("#efece5", "#efd3ec", "#d99ad8", "#aa5cc0", "#6d3598", "#321a5c"),
     },
+    cursor=("#f7f7f7", "#000000"),
 )
 # Okabe and Ito's colours, and ramps that only get lighter (cividis): told apart by lightness, too.
 _CIVIDIS = ("#10182b", "#123570", "#575d6d", "#948e76", "#d3c163", "#fee838")

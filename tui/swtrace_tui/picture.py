@@ -8,10 +8,11 @@ phase; nothing here has a formula of its own but the step rate, which is a count
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from swtrace.trace.schema import Phase, StepFlag
 _IDLE_NS = 2_000_000_000
 _IDLE_STEPS = 20
 _BEHIND_STEPS = 64
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 class RankState(StrEnum):
@@ -60,7 +62,7 @@ class Selection:
         return self.series is None or self.series in {key, key.name}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RankRow:
     """One rank of one series: a row of the overview."""
 
@@ -71,11 +73,8 @@ class RankRow:
     state: RankState
     idle_ns: int
     """For how long it has written nothing; 0 where that is not known."""
-    step_rate: float | None
-    """Steps per second, between the ends of the first and the last of the recent ones."""
     windows: tuple[WindowState, ...]
-    stall_ratios: tuple[float, ...]
-    """Of the last steps, oldest first."""
+    past: _Past
 
     @property
     def rank(self) -> int:
@@ -86,6 +85,22 @@ class RankRow:
     def recent(self) -> Recent:
         """The sums over the last steps."""
         return self.facts.recent
+
+    @cached_property
+    def step_rate(self) -> float | None:
+        """Steps per second, between the ends of the first and the last of the recent ones."""
+        past, rank = self.past, self.group_rank
+        ended = np.flatnonzero(past.ended[:, rank])
+        if len(ended) < 2:  # noqa: PLR2004 - between two ends
+            return None
+        first, last = ended[0], ended[-1]
+        elapsed = int(past.end_ns[last, rank] - past.end_ns[first, rank])
+        return float(past.number[last] - past.number[first]) * 1e9 / elapsed if elapsed > 0 else None
+
+    @cached_property
+    def stall_ratios(self) -> tuple[float, ...]:
+        """Stall per step time of the last steps of which no record is missing, oldest first."""
+        return tuple(self.past.stall_ratio[self.past.regular[:, self.group_rank], self.group_rank].tolist())
 
     @property
     def step_ns(self) -> float | None:
@@ -160,12 +175,12 @@ class Picture:
     series: tuple[SeriesView, ...]
     """Those selected."""
 
-    @property
+    @cached_property
     def focus(self) -> SeriesView | None:
         """The series that heat map, timeline and windows show: the one that stalls most of those selected."""
         return max(self.series, key=_stall_ratio, default=None)
 
-    @property
+    @cached_property
     def rows(self) -> tuple[RankRow, ...]:
         """The rows of every selected series."""
         return tuple(row for series in self.series for row in series.rows)
@@ -252,7 +267,7 @@ def _series(
     if selection.phase is not None:
         steps = [step for step in steps if phase_of(step) is selection.phase]
         facts = _summed_again(facts, steps)
-    past = _Past.of(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
+    past = _Past(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
     return SeriesView(
         facts=facts,
         steps=tuple(steps),
@@ -264,30 +279,38 @@ def _series(
     )
 
 
-@dataclass(frozen=True, slots=True)
 class _Past:
-    """The last steps of a series, ``[step, rank]``."""
+    """The last steps of a series, ``[step, rank]``, put together when a view asks."""
 
-    number: npt.NDArray[np.int64]
-    """``[step]``: steps before it, also those that this view did not see; with a phase, those of it that it saw."""
-    ended: npt.NDArray[np.bool_]
-    regular: npt.NDArray[np.bool_]
-    end_ns: npt.NDArray[np.int64]
-    stall_ratio: npt.NDArray[np.float64]
+    def __init__(self, steps: Sequence[StepFacts], ranks: int, *, counted: bool) -> None:
+        self._steps, self._ranks, self._counted = steps, ranks, counted
 
-    @classmethod
-    def of(cls, steps: Sequence[StepFacts], ranks: int, *, counted: bool) -> _Past:
-        number = np.arange(len(steps)) if counted else np.array([step.step for step in steps], np.int64)
-        if not steps:
-            none = np.zeros((0, ranks))
-            return cls(number, none.astype(np.bool_), none.astype(np.bool_), none.astype(np.int64), none)
-        ended = np.stack([step.ended for step in steps])
-        end = np.stack([step.end_ns for step in steps])
-        duration = np.maximum(1, end - np.stack([step.begin_ns for step in steps]))
-        stall = np.stack([step.stall_ns.sum(axis=1) for step in steps])
-        aborted = (np.stack([step.step_flags for step in steps]) & StepFlag.ABORTED) != 0
-        whole = np.stack([step.whole for step in steps])
-        return cls(number, ended, whole & ~aborted, end, stall / duration)
+    @cached_property
+    def number(self) -> npt.NDArray[np.int64]:
+        """``[step]``: steps before it, also those that this view did not see; with a phase, those of it that it saw."""
+        return np.arange(len(self._steps)) if self._counted else np.array([step.step for step in self._steps], np.int64)
+
+    @cached_property
+    def ended(self) -> npt.NDArray[np.bool_]:
+        return self._column(lambda step: step.ended, np.bool_)
+
+    @cached_property
+    def regular(self) -> npt.NDArray[np.bool_]:
+        flags = self._column(lambda step: step.step_flags, np.uint8)
+        return np.asarray(self._column(lambda step: step.whole, np.bool_) & ((flags & StepFlag.ABORTED) == 0), np.bool_)
+
+    @cached_property
+    def end_ns(self) -> npt.NDArray[np.int64]:
+        return self._column(lambda step: step.end_ns, np.int64)
+
+    @cached_property
+    def stall_ratio(self) -> npt.NDArray[np.float64]:
+        stall = self._column(lambda step: step.stall_ns.sum(axis=1), np.int64)
+        duration = np.maximum(1, self.end_ns - self._column(lambda step: step.begin_ns, np.int64))
+        return np.asarray(stall / duration, np.float64)
+
+    def _column(self, of: Callable[[StepFacts], npt.NDArray[Any]], kind: type[_Number]) -> npt.NDArray[_Number]:
+        return np.array([of(step) for step in self._steps], kind).reshape(len(self._steps), self._ranks)
 
 
 def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
@@ -310,28 +333,17 @@ def _row(
     observed: ObservedRank | None,
     rank: RankFacts | None,
 ) -> RankRow:
-    group_rank = facts.info.rank_in_group
     idle_ns = _idle(facts, observed, rank)
     return RankRow(
         series=key,
-        group_rank=group_rank,
+        group_rank=facts.info.rank_in_group,
         facts=facts,
         observed=observed,
         state=_state(facts, observed, idle_ns),
         idle_ns=idle_ns,
-        step_rate=_step_rate(past, group_rank),
         windows=observed.windows(facts.info) if observed is not None else (),
-        stall_ratios=tuple(past.stall_ratio[past.regular[:, group_rank], group_rank].tolist()),
+        past=past,
     )
-
-
-def _step_rate(past: _Past, group_rank: int) -> float | None:
-    ended = np.flatnonzero(past.ended[:, group_rank])
-    if len(ended) < 2:  # noqa: PLR2004 - between two ends
-        return None
-    first, last = ended[0], ended[-1]
-    elapsed = int(past.end_ns[last, group_rank] - past.end_ns[first, group_rank])
-    return float(past.number[last] - past.number[first]) * 1e9 / elapsed if elapsed > 0 else None
 
 
 def _idle(facts: SeriesRankFacts, observed: ObservedRank | None, rank: RankFacts | None) -> int:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from swtrace.cli import units
+from swtrace import units
 
 if TYPE_CHECKING:
     from rich.console import Console

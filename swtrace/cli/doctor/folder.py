@@ -8,7 +8,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from swtrace.cli import units
+from swtrace import units
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.trace.header import file_bytes
 

@@ -7,8 +7,8 @@ from itertools import groupby
 import numpy as np
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause
-from swtrace_tui import units
 from swtrace_tui.canvas import Line, column_chart
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import RankRow, SeriesView, layer_profile

@@ -7,7 +7,7 @@ import textwrap
 from textual.strip import Strip
 
 from swtrace.observing import Link
-from swtrace_tui.canvas import Line
+from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
 
@@ -84,8 +84,6 @@ def continued(command: str, width: int) -> list[str]:
 
 def empty_state(picture: Picture, palette: Palette, width: int) -> list[Strip]:
     """Return the advice as lines."""
-    from swtrace_tui.views.view import wrap
-
     text = palette.style(palette.text)
     styles = {
         "title": palette.style(palette.note, bold=True),

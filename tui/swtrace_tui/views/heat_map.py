@@ -1,10 +1,12 @@
-"""Heat map: rank by layer, coloured by what a wait cost. Cells are prebuilt; only changed rows are drawn."""
+"""Heat map: rank by layer, coloured by what a wait cost. Only rows that changed are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from functools import lru_cache
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +17,17 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
-from swtrace_tui import units
 from swtrace_tui.actions import HEAT_MAP, bindings
-from swtrace_tui.canvas import Line, bar, column_chart, sparkline
+from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
 from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette
 from swtrace_tui.picture import SeriesView
-from swtrace_tui.views.view import Scene, View, wrap
+from swtrace_tui.views.view import Scene, View
 
 Values = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 _Cell = TypeVar("_Cell", np.int64, np.float64)
 
 _SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
@@ -46,16 +49,72 @@ class Metric:
 
     name: str
     about: str
-    of: Callable[[StepFacts], npt.NDArray[np.int64]]
+    of: Callable[..., Counts]
+    """Its values in a step; with ``[group rank, position]`` as the second argument, of that cell alone."""
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("stall", "time that a wait was held for its weight", lambda step: step.stall_ns),
-    Metric("slack", "how early the weight was there", lambda step: step.slack_ns),
-    Metric("transfer", "time on the channel", lambda step: step.transfer_ns),
-    Metric("skew", "stall because a peer issued or entered later", lambda step: step.cause_ns[_SKEWS].sum(axis=0)),
+    Metric("stall", "time that a wait was held for its weight", lambda step, at=...: step.stall_ns[at]),
+    Metric("slack", "how early the weight was there", lambda step, at=...: step.slack_ns[at]),
+    Metric("transfer", "time on the channel", lambda step, at=...: step.transfer_ns[at]),
+    Metric(
+        "skew",
+        "stall because a peer issued or entered later",
+        lambda step, at=...: sum(step.cause_ns[cause][at] for cause in _SKEWS),
+    ),
 )
 SPANS = ("mean", "worst", "last")
+
+
+class StepSums:
+    """A metric summed over the last steps: from frame to frame, only steps that came or went are counted."""
+
+    def __init__(self) -> None:
+        self._metric: Metric | None = None
+        self._steps: tuple[StepFacts, ...] = ()
+        self._total: Counts = np.zeros((0, 0), np.int64)
+        self._waits = self._total
+
+    def over(self, steps: tuple[StepFacts, ...], metric: Metric) -> tuple[Counts, Counts]:
+        """Return the sum over all waits that count, and their number, ``[group rank, position]``."""
+        known, wanted = set(map(id, self._steps)), set(map(id, steps))
+        if metric is not self._metric or known.isdisjoint(wanted):
+            shape = steps[0].receiver.shape
+            self._total, self._waits = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+            self._metric, self._steps, known = metric, (), set()
+        for sign, changed in (
+            (-1, [step for step in self._steps if id(step) not in wanted]),
+            (1, [step for step in steps if id(step) not in known]),
+        ):
+            for step in changed:
+                self._total += sign * np.where(step.receiver, metric.of(step), 0)
+                self._waits += sign * step.receiver.astype(np.int64)
+        self._steps = steps
+        return self._total, self._waits
+
+
+class _Runs(dict[tuple[int, int], Segment]):
+    """Equal cells side by side as one segment, by their code and number; made when first drawn."""
+
+    def __init__(self, cells: Sequence[Segment]) -> None:
+        super().__init__()
+        self._cells = cells
+
+    def __missing__(self, run: tuple[int, int]) -> Segment:
+        text, style, _ = self._cells[run[0]]
+        made = self[run] = Segment(text * run[1], style)
+        return made
+
+
+class Look(NamedTuple):
+    """What all rows of a map have in common."""
+
+    palette: Palette
+    metric: str
+    wide: int
+    paired: bool
+    """Two ranks in each line: a code is the upper one's level times the number of levels, plus the lower one's."""
+    width: int
 
 
 class HeatMap(View):
@@ -73,7 +132,7 @@ class HeatMap(View):
         """Nobody has moved the cursor: it shows the worst cell."""
         self._top_row = 0
         self._scale = _FLOOR_NS
-        self._cells: dict[tuple[str, str, int, bool], tuple[object, object]] = {}
+        self._sums = StepSums()
         self._values: Values = np.zeros((0, 0))
         self._origin = (_LABEL, 2)
         self._wide, self._fold, self._tall, self._paired = 1, 1, 1, False
@@ -87,7 +146,7 @@ class HeatMap(View):
             return []
         ranks = [row.group_rank for row in series.rows]
         metric = METRICS[self._metric]
-        self._values, waited = values(series, metric, SPANS[self._span])
+        self._values, waited = values(series, metric, SPANS[self._span], self._sums)
         if self._untouched:
             self._cursor = _argmax(self._values[ranks])
         self._cursor = (min(self._cursor[0], len(ranks) - 1), min(self._cursor[1], series.layers - 1))
@@ -122,16 +181,6 @@ class HeatMap(View):
         if top > self._scale or top < 0.3 * self._scale:
             self._scale = top
 
-    def _prebuilt(self, metric: Metric, palette: Palette) -> tuple[list[Segment], list[list[Segment]]]:
-        key = (palette.name, metric.name, self._wide, self._paired)
-        found = self._cells.get(key)
-        if found is None:
-            own = Segment("·".center(self._wide), palette.style(palette.faint, on=palette.background))
-            single = [*palette.heat_segments(metric.name, self._wide), own]
-            pairs = [list(row) for row in palette.heat_pairs(metric.name, self._wide)] if self._paired else []
-            found = self._cells[key] = (single, pairs)
-        return found  # type: ignore[return-value]
-
     def _map(
         self,
         levels: npt.NDArray[np.int64],
@@ -142,7 +191,6 @@ class HeatMap(View):
         room: int,
         palette: Palette,
     ) -> list[Strip]:
-        single, pairs = self._prebuilt(METRICS[self._metric], palette)
         per_line = 2 if self._paired else 1
         rows_shown = max(1, room // self._tall) * per_line
         self._top_row = max(0, min(self._top_row, len(ranks) - rows_shown))
@@ -151,45 +199,23 @@ class HeatMap(View):
         elif self._cursor[0] >= self._top_row + rows_shown:
             self._top_row = self._cursor[0] - rows_shown + 1
         self._top_row -= self._top_row % per_line
-        dim, plain = palette.style(palette.dim), palette.style(palette.text)
-        columns = levels.shape[1]
+        look = Look(palette, METRICS[self._metric].name, self._wide, self._paired, width)
+        codes = levels.astype(np.uint16)
+        if self._paired:
+            codes = np.vstack([codes, np.full((len(codes) % 2, codes.shape[1]), _OWN, np.uint16)])
+            codes = np.repeat(codes[::2] * (_OWN + 1) + codes[1::2], 2, axis=0)
         top = float(means.max(initial=0.0))
         lines: list[Strip] = []
         for begin in range(self._top_row, min(len(ranks), self._top_row + rows_shown), per_line):
+            mean = float(means[begin : begin + per_line].max())
             chosen = begin <= self._cursor[0] < begin + per_line
-            name = str(series.key.group_ranks[ranks[begin]])
-            label = Segment(f"{name:>{_LABEL - 1}} ", palette.style(palette.text, bold=True) if chosen else dim)
-            upper = levels[begin].tolist()
-            if self._paired:
-                lower = levels[begin + 1].tolist() if begin + 1 < len(ranks) else [_OWN] * columns
-                cells = [pairs[a][b] for a, b in zip(upper, lower, strict=True)]
-            else:
-                cells = [single[each] for each in upper]
-            bare = cells
-            if chosen:
-                at = self._cursor[1] // self._fold
-                cells = list(cells)
-                cells[at] = self._cursor_cell(cells[at], upper_half=self._cursor[0] == begin)
-            line = Line(width).cells([label], _LABEL).cells(cells, columns * self._wide)
-            if line.room >= _MARGIN:
-                mean = float(means[begin : begin + per_line].max())
-                line.put("  ", plain).field(units.duration(mean), 8, plain, right=True)
-                line.put(" ", plain).put(bar(mean / top if top else 0.0, 8), dim)
-            lines.append(line.strip(plain))
-            for _ in range(1, self._tall):
-                body = Line(width).cells([Segment(" " * _LABEL, dim)], _LABEL).cells(bare, columns * self._wide)
-                if len(lines) < room:
-                    lines.append(body.strip(plain))
+            cursor = (self._cursor[1] // self._fold, self._cursor[0] == begin) if chosen else None
+            margin = (units.duration(mean), bar(mean / top if top else 0.0, 8))
+            name, row = str(series.key.group_ranks[ranks[begin]]), codes[begin].tobytes()
+            lines.append(map_line(look, row, name, cursor, margin))
+            if self._tall > 1:
+                lines += [map_line(look, row, "", None, None)] * (self._tall - 1)
         return lines[:room]
-
-    def _cursor_cell(self, cell: Segment, *, upper_half: bool) -> Segment:
-        mark = "▣" if self._wide == 1 else "[" + " " * (self._wide - 2) + "]"
-        if self._paired:
-            mark = ("▀" if upper_half else "▄") * self._wide
-        style = cell.style
-        background = style.bgcolor if style is not None else None
-        dark = background is None or luminance(background) < _DARK
-        return Segment(mark, Style(color="white" if dark else "black", bgcolor=background, bold=True))
 
     def _legend(self, metric: Metric, series: SeriesView, width: int, palette: Palette) -> Strip:
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
@@ -252,7 +278,7 @@ class HeatMap(View):
         group_rank, position = ranks[self._cursor[0]], self._cursor[1]
         title, *sentences = explanation(series, group_rank, position)
         line = Line(width).put(f" {title}  ", palette.style(palette.note, bold=True))
-        past = [float(METRICS[self._metric].of(step)[group_rank, position]) for step in series.steps]
+        past = [float(METRICS[self._metric].of(step, (group_rank, position))) for step in series.steps]
         if any(past) and line.room > 20:  # noqa: PLR2004 - some steps to see
             shown = min(len(past), line.room - 1)
             line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
@@ -332,6 +358,57 @@ class HeatMap(View):
         return row, position
 
 
+@lru_cache(maxsize=16)
+def _runs(palette: Palette, metric: str, wide: int, paired: bool) -> _Runs:  # noqa: FBT001 - a key of a cache
+    if paired:
+        return _Runs([cell for row in palette.heat_pairs(metric, wide) for cell in row])
+    own = Segment("·".center(wide), palette.style(palette.faint, on=palette.background))
+    return _Runs([*palette.heat_segments(metric, wide), own])
+
+
+@lru_cache(maxsize=512)
+def map_line(
+    look: Look, codes: bytes, name: str, cursor: tuple[int, bool] | None, margin: tuple[str, str] | None
+) -> Strip:
+    """Return a line of the map: what is drawn twice in a row is the same strip.
+
+    Args:
+        look: What it has in common with the others.
+        codes: What each column shows, as 16-bit numbers.
+        name: Of its first rank.
+        cursor: The chosen column, and whether it is the upper rank's.
+        margin: Mean, and a bar as long as it, where there is room for them.
+    """
+    palette = look.palette
+    dim, plain = palette.style(palette.dim), palette.style(palette.text)
+    row = np.frombuffer(codes, np.uint16)
+    parted = row[1:] != row[:-1]
+    if cursor is not None:
+        parted[max(0, cursor[0] - 1) : cursor[0] + 1] = True
+    inner = (np.flatnonzero(parted) + 1).tolist()
+    starts, ends = [0, *inner], [*inner, len(row)]
+    runs = _runs(palette, look.metric, look.wide, look.paired)
+    lengths = map(operator.sub, ends, starts)
+    cells = [runs[run] for run in zip(row[starts].tolist(), lengths, strict=True)]
+    if cursor is not None:
+        at = starts.index(cursor[0])
+        cells[at] = _cursor_cell(cells[at], look, upper_half=cursor[1])
+    label = palette.style(palette.text, bold=True) if cursor is not None else dim
+    line = Line(look.width).put(f"{name:>{_LABEL - 1}} ", label).cells(cells, len(row) * look.wide)
+    if margin is not None and line.room >= _MARGIN:
+        line.put("  ", plain).field(margin[0], 8, plain, right=True).put(" ", plain).put(margin[1], dim)
+    return line.strip(plain)
+
+
+def _cursor_cell(cell: Segment, look: Look, *, upper_half: bool) -> Segment:
+    mark = "▣" if look.wide == 1 else "[" + " " * (look.wide - 2) + "]"
+    if look.paired:
+        mark = ("▀" if upper_half else "▄") * look.wide
+    background = cell.style.bgcolor if cell.style is not None else None
+    colour = look.palette.cursor[background is not None and luminance(background) >= _DARK]
+    return Segment(mark, Style(color=colour, bgcolor=background, bold=True))
+
+
 def luminance(colour: Color) -> float:
     """Return how light a colour is, 0 to 255."""
     red, green, blue = colour.get_truecolor()
@@ -345,20 +422,20 @@ def _argmax(shown: Values) -> tuple[int, int]:
     return int(row), int(position)
 
 
-def values(series: SeriesView, metric: Metric, span: str) -> tuple[Values, npt.NDArray[np.bool_]]:
+def values(
+    series: SeriesView, metric: Metric, span: str, sums: StepSums | None = None
+) -> tuple[Values, npt.NDArray[np.bool_]]:
     """Return ``[group rank, position]`` values in ns, and which cells are waits that count."""
     shape = (len(series.key.group_ranks), series.layers)
     if not series.steps:
         return np.zeros(shape), np.zeros(shape, np.bool_)
-    steps = series.steps[-1:] if span == "last" else series.steps
-    waited = np.sum([step.receiver for step in steps], axis=0)
     if span == "worst":
-        total = np.max([np.where(step.receiver, metric.of(step), 0) for step in steps], axis=0).astype(np.float64)
-        return total, waited > 0
-    total = np.zeros(shape)
-    for step in steps:
-        total += np.where(step.receiver, metric.of(step), 0)
-    return total / np.maximum(1, waited), waited > 0
+        waited = np.any([step.receiver for step in series.steps], axis=0)
+        worst = np.max([np.where(step.receiver, metric.of(step), 0) for step in series.steps], axis=0)
+        return worst.astype(np.float64), waited
+    steps = series.steps[-1:] if span == "last" else series.steps
+    total, waits = (sums or StepSums()).over(steps, metric)
+    return total / np.maximum(1, waits), waits > 0
 
 
 def row_means(shown: Values, waited: npt.NDArray[np.bool_]) -> Values:

@@ -11,14 +11,14 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
-from swtrace_tui import units
 from swtrace_tui.actions import OVERVIEW, bindings
-from swtrace_tui.canvas import Line, bar, sparkline
+from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
 from swtrace_tui.views.charts import charts
-from swtrace_tui.views.view import Scene, View, wrap
+from swtrace_tui.views.view import Scene, View
 
 _BAR = 6
 _WINDOWS = 8
@@ -80,7 +80,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "effic.",
-        6,
+        7,
         2,
         lambda row: -_known(row.recent.efficiency),
         lambda row: units.ratio(row.recent.efficiency),

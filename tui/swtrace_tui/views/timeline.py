@@ -11,15 +11,15 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.ledger.facts import StepFacts
-from swtrace_tui import units
 from swtrace_tui.actions import TIMELINE, bindings
-from swtrace_tui.canvas import Line
+from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
 from swtrace_tui.views.heat_map import nice
 from swtrace_tui.views.lanes import channel_lane, compute_lane, rasterised
-from swtrace_tui.views.view import Scene, View, wrap
+from swtrace_tui.views.view import Scene, View
 
 _LABEL = 9
 _HOLD_S = 0.5

@@ -10,11 +10,11 @@ from textual.strip import Strip
 
 from swtrace.ledger.finding import Finding, Level
 from swtrace_tui.actions import VERDICT, bindings
-from swtrace_tui.canvas import Line
+from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.overview import badge_of
-from swtrace_tui.views.view import Scene, View, wrap
+from swtrace_tui.views.view import Scene, View
 
 _MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
 _WIDEST = 110

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from textual import events
 from textual.binding import BindingType
-from textual.geometry import Region
+from textual.filter import ANSIToTruecolor
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -22,9 +21,6 @@ from swtrace_tui.palette import DARK, MONO, Palette
 from swtrace_tui.picture import Picture
 from swtrace_tui.views.empty import empty_state
 
-_UNITS = re.compile(r"(?<=\d) (?=(?:%|ns|us|ms|s|min|h|B|[KMGT]iB)(?!\w))")
-"""A number is not torn from its unit."""
-
 
 @dataclass(frozen=True, slots=True)
 class Scene:
@@ -35,7 +31,77 @@ class Scene:
     verdicts: Mapping[SeriesKey, Verdict] = field(default_factory=dict)
 
 
-class View(Widget, can_focus=True):
+class Drawn(Widget):
+    """A widget of whole lines, drawn once per change. Lines that stay as they were are not sent to the terminal again.
+
+    Its lines take every column and are final: a palette's styles hold true colours only, no border or opacity is
+    added. So they go to the compositor as they are, not through Textual's restyling of every segment.
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name for it
+        super().__init__(id=id)
+        self._scene: Scene | None = None
+        self._strips: list[Strip] = []
+        self._stale = True
+        self._drawn_for = Size(0, 0)
+
+    def lines(self, scene: Scene) -> list[Strip]:
+        """Return a line for every row of the widget."""
+        raise NotImplementedError
+
+    @property
+    def scene(self) -> Scene | None:
+        """What is drawn."""
+        return self._scene
+
+    def redraw(self) -> None:
+        """Draw again, at once if the widget is on the screen, and send the lines that changed."""
+        self._stale = True
+        if not self.display or self._scene is None or not self.size:
+            return
+        before = self._strips
+        self._update()
+        if len(before) != len(self._strips):
+            self.refresh()
+            return
+        width = self.size.width
+        changed = [
+            Region(0, y, width, 1)
+            for y, (old, new) in enumerate(zip(before, self._strips, strict=True))
+            if old is not new and old != new
+        ]
+        if changed:
+            self.refresh(*changed)
+
+    def render_line(self, y: int) -> Strip:
+        """Return one line."""
+        return self.render_lines(Region(0, y, self.size.width, 1))[0]
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Return lines as they were drawn; without colour (``NO_COLOR``), through the filters that remove it."""
+        if self._stale or self._drawn_for != self.size:
+            self._update()
+        strips = self._strips[crop.y : crop.bottom] or [Strip.blank(self.size.width, self.rich_style)] * crop.height
+        for each in self.get_line_filters():
+            if not isinstance(each, ANSIToTruecolor):
+                strips = [strip.apply_filter(each, self.background_colors[1]) for strip in strips]
+        return strips if crop.width == self.size.width else [strip.crop(crop.x, crop.right) for strip in strips]
+
+    def on_resize(self, _event: events.Resize) -> None:
+        """Draw for the new size."""
+        self.redraw()
+
+    def on_show(self, _event: events.Show) -> None:
+        """Draw what came in while the widget was hidden."""
+        self.redraw()
+
+    def _update(self) -> None:
+        self._stale, self._drawn_for = False, self.size
+        if self._scene is not None and self.size:
+            self._strips = self.lines(self._scene)
+
+
+class View(Drawn, can_focus=True):
     """A view: :meth:`draw` makes its lines from the scene, the size and what its keys have set."""
 
     DEFAULT_CSS = "View { height: 1fr; width: 1fr; background: $background; }"
@@ -48,28 +114,11 @@ class View(Widget, can_focus=True):
             super().__init__()
             self.rank, self.position, self.step = rank, position, step
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name for it
-        super().__init__(id=id)
-        self._scene: Scene | None = None
-        self._strips: list[Strip] = []
-        self._stale = True
-
     # -- for the views -------------------------------------------------------------------------------
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Return the lines, at most ``height`` of them."""
         raise NotImplementedError
-
-    def redraw(self) -> None:
-        """Draw again, because a key changed what is shown."""
-        self._stale = True
-        if self.display and self._scene is not None:
-            self._update()
-
-    @property
-    def scene(self) -> Scene | None:
-        """What is drawn."""
-        return self._scene
 
     # -- for the application -------------------------------------------------------------------------
 
@@ -82,28 +131,11 @@ class View(Widget, can_focus=True):
         """Return what is shown, as text: glyphs say what colours say on the screen."""
         if self._scene is None:
             return ""
-        lines = self._lines(replace(self._scene, palette=MONO))
+        lines = self.lines(replace(self._scene, palette=MONO))
         return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
 
-    # -- for Textual ---------------------------------------------------------------------------------
-
-    def render_line(self, y: int) -> Strip:
-        """Return one line."""
-        if self._stale:
-            self._update()
-        if y < len(self._strips):
-            return self._strips[y]
-        return Strip.blank(self.size.width, self.rich_style)
-
-    def on_resize(self, _event: events.Resize) -> None:
-        """Draw for the new size."""
-        self.redraw()
-
-    def on_show(self, _event: events.Show) -> None:
-        """Draw what came in while the view was hidden."""
-        self.redraw()
-
-    def _lines(self, scene: Scene) -> list[Strip]:
+    def lines(self, scene: Scene) -> list[Strip]:
+        """Return the drawn lines, or what to do where there is nothing to draw, down to the bottom."""
         width, height = self.size
         picture, palette = scene.picture, scene.palette
         if picture.rows and not picture.unmatched:
@@ -112,23 +144,3 @@ class View(Widget, can_focus=True):
             lines = empty_state(picture, palette, width)[:height]
         blank = Line(width).strip(palette.style(palette.text))
         return lines + [blank] * (height - len(lines))
-
-    def _update(self) -> None:
-        width, height = self.size
-        self._stale = False
-        if self._scene is None or not width or not height:
-            return
-        lines = self._lines(self._scene)
-        before, self._strips = self._strips, lines
-        if len(before) != len(lines):
-            self.refresh()
-            return
-        changed = [y for y, line in enumerate(lines) if line is not before[y] and line != before[y]]
-        if changed:
-            self.refresh(*(Region(0, y, width, 1) for y in changed))
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Return text in lines of at most ``width`` columns."""
-    bound = _UNITS.sub("\u00a0", text)
-    return [row.replace("\u00a0", " ") for row in textwrap.wrap(bound, max(8, width))] or [""]

@@ -8,8 +8,8 @@ from textual import events
 from textual.binding import BindingType
 from textual.strip import Strip
 
+from swtrace import units
 from swtrace.trace.reader import WindowState
-from swtrace_tui import units
 from swtrace_tui.actions import WINDOWS, bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette

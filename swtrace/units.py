@@ -1,4 +1,4 @@
-"""Numbers as a narrow column shows them. A dash stands for what is not known."""
+"""Numbers as people read them, the same in every command, view and report. A dash stands for what is not known."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def duration(nanoseconds: float | None) -> str:
     return f"{nanoseconds:.0f} ns"
 
 
+def seconds(value: float | None) -> str:
+    """Return a duration that is given in seconds."""
+    return UNKNOWN if value is None else duration(1e9 * value)
+
+
 def age(nanoseconds: int | None) -> str:
     """Return a coarse age: ``0.4 s``, ``12 s``, ``3 min``."""
     if nanoseconds is None or nanoseconds < 0:
@@ -39,10 +44,8 @@ def age(nanoseconds: int | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Return a ratio as per cent: ``23.4%``."""
-    if value is None:
-        return UNKNOWN
-    return "100%" if value >= 0.9995 else f"{100 * value:.1f}%"  # noqa: PLR2004 - what would round to 100.0
+    """Return a ratio as per cent, one digit behind the point: ``30.8 %``."""
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
 def rate(value: float | None) -> str:
