@@ -89,7 +89,7 @@ class Channel:
             return column.reshape(ranks, steps, layers).transpose(1, 0, 2)
 
         delivery = broadcast & ~own
-        ready = np.where(delivery, block.ready_ns, 0)
+        ready = block.ready_ns * delivery
         end, known = self._follow(
             block,
             np.asarray(by_rank(broadcast), np.bool_),
