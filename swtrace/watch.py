@@ -177,6 +177,8 @@ class Watch:
             self.ledger.add_batches(
                 [(reader.identity.key, records) for reader, records in batches if self._reads(reader)]
             )
+            # At once: whatever it raises is the fault of one of these rings, and of none that is asked about later.
+            self.ledger.settle()
         except IntakeError as error:
             for key, reason in error.reasons.items():
                 self._drop(self._rings[RankKey(*key)], reason)
@@ -243,6 +245,7 @@ class Watch:
             return
         while len(records := reader.read()):
             self.ledger.add(reader.identity.key, records)
+            self.ledger.settle()
         self._end(reader)
 
     def _read_table(self, reader: RingReader) -> None:

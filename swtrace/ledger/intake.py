@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.trace.identity import RankKey
-from swtrace.trace.records import STEP, TRANSFER, WORDS, Records
+from swtrace.trace.records import TRANSFER, WORDS, Records
 from swtrace.trace.schema import RECORD_BYTES, Kind
 
 _Int = npt.NDArray[np.int64]
@@ -42,6 +42,8 @@ class Ranked:
     """As recorded, until :class:`~swtrace.ledger.numbering.Numbering` has made it a number that does not wrap."""
     place: _Int
     """Position, or the number of layers for a STEP record."""
+    in_order: bool = False
+    """Each follows its rank's one before, and all have room: none is odd, late or a duplicate."""
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -68,9 +70,9 @@ class Ranked:
             *(column[which] for column in (self.group_rank, self.origin, self.step, self.place)),
         )
 
-    def numbered(self, step: _Int) -> Ranked:
-        """Return the same records with other step numbers."""
-        return Ranked(self.records, self.group_rank, self.origin, step, self.place)
+    def numbered(self, step: _Int, *, in_order: bool = False) -> Ranked:
+        """Return the same records with their full step numbers."""
+        return Ranked(self.records, self.group_rank, self.origin, step, self.place, in_order)
 
     def of_kind(self, kind: Kind) -> _Bool:
         """Return which records are of a kind."""

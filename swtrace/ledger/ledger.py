@@ -36,7 +36,7 @@ from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.ledger.step import Constants, Steps
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.records import Records
+from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import Clock, Kind, TransferFlag, Untimed
 
 DEFAULT_EPSILON_NS = 20_000
@@ -454,13 +454,14 @@ class Ledger:
 
     def _series_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
+        totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(
             key=series.constants.series,
             ranks=tuple(
                 SeriesRankFacts(
                     rank=member.rank,
                     info=member.info,
-                    totals=series.totals.fact(group_rank, layer_bytes=member.info.layer_bytes),
+                    totals=totals[group_rank],
                     recent=recent[group_rank],
                     last_step=series.latest.step(group_rank),
                     last_stall_ns=series.latest.stall_ns(group_rank),
@@ -510,7 +511,7 @@ def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, layers: int) -
     records = ranked.records
     ends_ns = np.maximum(records["wait_end_ns"], records["ready_ns"])
     is_step = ranked.place == layers
-    ends_ns[is_step] = records["wait_begin_ns"][is_step]  # in its place, a STEP record has its end
+    ends_ns[is_step] = records.view(STEP)["end_ns"][is_step]
     last = np.maximum.reduceat(ends_ns, ranked.starts).tolist()
     for origin, ns in zip(ranked.origin[ranked.starts].tolist(), last, strict=True):
         ranks[origin].last_record_ns = max(ranks[origin].last_record_ns, ns)

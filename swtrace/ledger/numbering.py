@@ -69,7 +69,7 @@ class Numbering:
             # A LAUNCH record that stands alone is taken for a wild one if it is far.
             if launched.any() and max(self._newest, int(step.max())) - int(step.min()) > NEAR:
                 return None
-        return ranked.numbered(step)
+        return ranked.numbered(step, in_order=True)
 
     def note(self, ranked: Ranked) -> None:
         """Note how far records of known step numbers reach."""

@@ -229,19 +229,18 @@ class _Walk:
         """Return how long the stretches of compute before stops took, the median of the other ranks."""
         block, (_, ranks, layers) = self._steps.block, self._shape
         which, walk = np.nonzero(computes)
-        step, everyone = row[walk], np.arange(ranks)
-        at = cell[which, walk] % layers
-        waited = stops[which, walk] < self._stalled.size
-        since = block.arrival_ns[step]
-        since[waited] = block.wait_end_ns[step[waited, np.newaxis], everyone, at[waited, np.newaxis]]
-        until = block.end_ns[step]
-        come = which > 0
-        came, at = stops[which - 1, walk], cell[which - 1, walk] % layers
-        for these, column in (
-            (come & (came < self._stalled.size), block.wait_begin_ns),
-            (come & (came >= self._stalled.size), block.issued_ns),
-        ):
-            until[these] = column[step[these, np.newaxis], everyone, at[these, np.newaxis]]
+        step, come = row[walk], which > 0
+        # Of each stop, and of the one it was reached from, the row of all ranks at its position.
+        of_all = np.arange(0, ranks * layers, layers)
+        position, before = cell[which, walk] % layers, cell[which - come, walk] % layers
+        at = (step * (ranks * layers) + position)[:, np.newaxis] + of_all
+        since = block.wait_end_ns.reshape(-1)[at]
+        entered = stops[which, walk] >= self._stalled.size
+        since[entered] = block.arrival_ns[step[entered]]
+        issued = stops[which - come, walk] >= self._stalled.size
+        at += (before - position + issued * self._stalled.size)[:, np.newaxis]
+        until = np.concatenate((block.wait_begin_ns, block.issued_ns), axis=None)[at]
+        until[~come] = block.end_ns[step[~come]]
         took = np.maximum(0, until - since)
         took[np.arange(len(took)), rank[which, walk]] = np.iinfo(np.int64).max
         middle = ((ranks - 2) // 2, (ranks - 1) // 2)

@@ -251,8 +251,11 @@ class PendingSteps:
     def put(self, ranked: Ranked) -> Accepted:
         """Store TRANSFER and STEP records. All steps must have room."""
         step, slot, at = ranked.step, ranked.step & (len(self._step) - 1), self._at(ranked)
-        late = step < (self._first or 0)
-        duplicate = self._known_or_repeated(at, late)
+        if ranked.in_order:
+            late = duplicate = np.zeros(len(step), np.bool_)
+        else:
+            late = step < (self._first or 0)
+            duplicate = self._known_or_repeated(at, late)
         if late.any():
             again = self._finished.again(step[late], ranked.group_rank[late], ranked.place[late])
             duplicate[late] = again

@@ -42,7 +42,12 @@ _STEP_NS, _EXCESS_NS, _PATH_STEPS, _TRANSFERS, _WHOLE = (
 
 
 def sum_positions(
-    of: StepFacts | Steps, causes: Sums, excess_ns: Sums | int, path_known: Mask | bool, positions: Mask | None = None
+    of: StepFacts | Steps,
+    causes: Sums,
+    excess_ns: Sums | int,
+    *,
+    path_known: Mask | bool,
+    positions: Mask | None = None,
 ) -> Sums:
     """Return a step's sums over positions, ``[row, rank]``, or those of several steps, ``[row, step, rank]``.
 
@@ -87,7 +92,7 @@ def sums_of(step: StepFacts, positions: Mask | None = None) -> Sums:
         return step.summed
     causes = step.cause_ns if positions is None else step.cause_ns[:, :, positions]
     excess_ns = 0 if step.path is None else step.path.excess_ns
-    return sum_positions(step, causes.sum(axis=2), excess_ns, step.path is not None, positions)
+    return sum_positions(step, causes.sum(axis=2), excess_ns, path_known=step.path is not None, positions=positions)
 
 
 class Total:

@@ -136,23 +136,28 @@ class Steps:
 
     @cached_property
     def stall_ns(self) -> _Int:
+        """Ready after wait begin."""
         return np.maximum(0, self.block.ready_ns - self.block.wait_begin_ns) * self.receiver
 
     @cached_property
     def wake_ns(self) -> _Int:
+        """Wait end after both."""
         block = self.block
         return np.maximum(0, block.wait_end_ns - np.maximum(block.ready_ns, block.wait_begin_ns)) * self.receiver
 
     @cached_property
     def slack_ns(self) -> _Int:
+        """Ready before wait begin."""
         return np.maximum(0, self.block.wait_begin_ns - self.block.ready_ns) * self.receiver
 
     @cached_property
     def on_time(self) -> _Bool:
+        """Receivers' waits that stalled for less than epsilon."""
         return np.asarray(self.receiver & (self.stall_ns < self._constants.epsilon_ns), np.bool_)
 
     @cached_property
     def attributed(self) -> _Bool:
+        """Last issue, backlog and transfer are known: every rank's record is at hand, and what was carried before."""
         everyone_known = self._broadcast.all(axis=1, keepdims=True) & self.comparable[:, np.newaxis, np.newaxis]
         return np.asarray(self.receiver & everyone_known & self._before_known, np.bool_)
 
@@ -163,10 +168,12 @@ class Steps:
 
     @cached_property
     def last_issue_ns(self) -> _Int:
+        """From when on the broadcast could move to this receiver; 0 where that is not known."""
         return self._last_issue[0] * self.attributed
 
     @cached_property
     def late_rank(self) -> npt.NDArray[np.int32]:
+        """Whose issue was the last one; -1 where that is not known."""
         return np.where(self.attributed, self._last_issue[1], -1).astype(np.int32)
 
     @cached_property
@@ -176,10 +183,12 @@ class Steps:
 
     @cached_property
     def backlog_ns(self) -> _Int:
+        """Last issue to the end of what the channel carried before."""
         return np.maximum(0, self.before_ns - self._last_issue[0]) * self.attributed
 
     @cached_property
     def transfer_ns(self) -> _Int:
+        """From both on to ready."""
         moving = self.block.ready_ns - np.maximum(self._last_issue[0], self.before_ns)
         return np.maximum(0, moving) * self.attributed
 
@@ -230,7 +239,7 @@ class Steps:
     @cached_property
     def sums(self) -> Sums:
         """``[row, step, rank]``: sums over positions."""
-        return sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, self.paths.known[:, np.newaxis])
+        return sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=self.paths.known[:, np.newaxis])
 
     @cached_property
     def paths(self) -> Paths:

@@ -9,7 +9,7 @@ step broadcasts every layer, except that the first ``k`` of step 0 were there al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -63,18 +63,16 @@ class _Histograms:
         """Count a row from zero again."""
         self._counts[row] = 0
 
-    def at_most(self, row: int, edges: _Int) -> _Int:
-        """Return how many of a row's values are at most each of some of the edges."""
-        return np.asarray(self._counts[row].cumsum()[self._edges.searchsorted(edges)], np.int64)
-
-    def total(self, row: int) -> int:
-        """Return how many values a row has."""
-        return int(self._counts[row].sum())
+    def at_most(self, edges: _Int) -> _Int:
+        """Return how many values are at most each of some of the edges, and how many there are, ``[row, edge]``."""
+        reached = self._counts.cumsum(axis=1)
+        return np.concatenate((reached[:, self._edges.searchsorted(edges)], reached[:, -1:]), axis=1)
 
 
-def _distribution(bounds_ns: tuple[int, ...], at_most: _Int, total: int, sum_ns: int) -> Distribution:
-    """Return a histogram of what was at most each bound."""
-    return Distribution(bounds_ns, tuple(np.diff(at_most, prepend=0, append=total).tolist()), sum_ns)
+def _distributions(bounds_ns: tuple[int, ...], at_most: _Int, sums_ns: _Int) -> list[Distribution]:
+    """Return histograms of what was at most each bound, and of all that there was, ``[row, bound]``."""
+    counts = np.diff(at_most, axis=1, prepend=0).tolist()
+    return [Distribution(bounds_ns, tuple(row), sum_ns) for row, sum_ns in zip(counts, sums_ns.tolist(), strict=True)]
 
 
 class TotalsCounter:
@@ -196,63 +194,55 @@ class TotalsCounter:
         """Count the stall of finished steps by cause, ``[cause, rank]``."""
         self._cause_ns += cause_ns
 
-    def fact(self, rank: int, *, layer_bytes: int) -> Totals:
-        """Return a rank's counts as they stand.
+    def facts(self, layer_bytes: Mapping[int, int]) -> dict[int, Totals]:
+        """Return the counts of ranks as they stand.
 
         Args:
-            rank: Group rank.
-            layer_bytes: Bytes that one broadcast moves.
+            layer_bytes: Bytes that one broadcast moves, by group rank.
         """
-        receivers, own, prefilled, unwaited, still_open, sent, received = (self._transfers[rank] @ _MEANINGS).tolist()
-        sent += int(self._untimed_sent[rank])
-        received += int(self._untimed_received[rank])
-        on_time = int(self._late.at_most(rank, np.array([self._epsilon_ns - 1]))[0]) if self._epsilon_ns > 0 else 0
-        stall_ns = int(self._stall_ns[rank])
-        sent_duration, received_duration = (
-            _distribution(
-                DURATION_BOUNDS_NS,
-                self._duration.at_most(2 * rank + which, _BOUNDS),
-                self._duration.total(2 * rank + which),
-                int(self._duration_ns[rank, which]),
+        meanings = (self._transfers @ _MEANINGS).tolist()
+        on_time = self._late.at_most(np.array([self._epsilon_ns - 1]))[:, 0] * (self._epsilon_ns > 0)
+        stall = _distributions(DURATION_BOUNDS_NS, self._late.at_most(_BOUNDS), self._stall_ns)
+        earlier = self._late.at_most(-_BOUNDS - 1)
+        earlier[:, :-1] = earlier[:, -1:] - earlier[:, :-1]
+        slack = _distributions(DURATION_BOUNDS_NS, earlier, self._slack_ns)
+        durations = _distributions(DURATION_BOUNDS_NS, self._duration.at_most(_BOUNDS), self._duration_ns.reshape(-1))
+        step_durations = {
+            phase.name.lower(): _distributions(STEP_BOUNDS_NS, each.at_most(_STEP_BOUNDS), self._step_ns[phase])
+            for phase, each in self._step_duration.items()
+        }
+        totals = {}
+        for rank, its_layer_bytes in layer_bytes.items():
+            receivers, own, prefilled, unwaited, still_open, sent, received = meanings[rank]
+            sent += int(self._untimed_sent[rank])
+            received += int(self._untimed_received[rank])
+            totals[rank] = Totals(
+                waits={
+                    Outcome.ON_TIME: int(on_time[rank]),
+                    Outcome.STALLED: receivers - int(on_time[rank]),
+                    Outcome.OWN: own,
+                    Outcome.PREFILLED: prefilled,
+                    Outcome.UNTIMED: int(self._untimed_waits[rank]),
+                },
+                unwaited=unwaited + int(self._untimed_unwaited[rank]),
+                open=still_open,
+                sent=sent,
+                received=received,
+                bytes=(sent + received) * its_layer_bytes,
+                upper_bounds=int(self._upper_bounds[rank]),
+                stall_ns=int(self._stall_ns[rank]),
+                cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
+                steps=int(self._steps[rank]),
+                untimed_steps=_by_reason(self._untimed_steps[rank]),
+                aborted_steps=int(self._aborted[rank]),
+                unwaited_steps=int(self._unwaited_steps[rank]),
+                stall=stall[rank],
+                slack=slack[rank],
+                sent_duration=durations[2 * rank],
+                received_duration=durations[2 * rank + 1],
+                step_duration={phase: each[rank] for phase, each in step_durations.items()},
             )
-            for which in (0, 1)
-        )
-        return Totals(
-            waits={
-                Outcome.ON_TIME: on_time,
-                Outcome.STALLED: receivers - on_time,
-                Outcome.OWN: own,
-                Outcome.PREFILLED: prefilled,
-                Outcome.UNTIMED: int(self._untimed_waits[rank]),
-            },
-            unwaited=unwaited + int(self._untimed_unwaited[rank]),
-            open=still_open,
-            sent=sent,
-            received=received,
-            bytes=(sent + received) * layer_bytes,
-            upper_bounds=int(self._upper_bounds[rank]),
-            stall_ns=stall_ns,
-            cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
-            steps=int(self._steps[rank]),
-            untimed_steps=_by_reason(self._untimed_steps[rank]),
-            aborted_steps=int(self._aborted[rank]),
-            unwaited_steps=int(self._unwaited_steps[rank]),
-            stall=_distribution(DURATION_BOUNDS_NS, self._late.at_most(rank, _BOUNDS), receivers, stall_ns),
-            slack=_distribution(
-                DURATION_BOUNDS_NS,
-                receivers - self._late.at_most(rank, -_BOUNDS - 1),
-                receivers,
-                int(self._slack_ns[rank]),
-            ),
-            sent_duration=sent_duration,
-            received_duration=received_duration,
-            step_duration={
-                phase.name.lower(): _distribution(
-                    STEP_BOUNDS_NS, each.at_most(rank, _STEP_BOUNDS), each.total(rank), int(self._step_ns[phase, rank])
-                )
-                for phase, each in self._step_duration.items()
-            },
-        )
+        return totals
 
     def _count(self, counts: _Int, rank: _Int) -> None:
         counts += np.bincount(rank, minlength=self._ranks)

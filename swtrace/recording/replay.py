@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
-from swtrace.recording.events import RankJoined, RankState, SeriesTold, StatusTaken
+from swtrace.recording.events import RankJoined, RankState, RecordsRead, SeriesTold, StatusTaken
 from swtrace.recording.reader import Recording
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 
 _UNTAKEN = 1 << 16
+_TOGETHER = 1 << 15
+"""Steps are handed out after so many records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,15 @@ class Replayer:
         Raises:
             RecordingFormatError: the recording is damaged.
         """
+        fed = 0
         for event in self._recording.events():
             event.feed(self.ledger)
+            # Frames are small: the ledger collects what they hold, as long as it is not asked.
+            if isinstance(event, RecordsRead):
+                fed += sum(len(records) for _, records in event.batches)
+                if fed < _TOGETHER:
+                    continue
+                fed = 0
             if isinstance(event, RankJoined):
                 self.identities[event.identity.key] = event.identity
                 self._all.append(event.identity)
