@@ -29,13 +29,13 @@ from swtrace.trace.records import Records
 ASKED_EVERY = 10
 """Live steps."""
 CASES: dict[str, tuple[int, int, int, str]] = {
-    "live, 8 x 61": (8, 61, 200, "one step at a time, asked every 10 steps"),
-    "live, 64 x 128": (64, 128, 30, "one step at a time, asked every 10 steps"),
-    "every step, 8 x 61": (8, 61, 200, "one step at a time, asked after each"),
-    "big, 8 x 61": (8, 61, 800, "200 steps at once, asked after each batch"),
+    "live, 8 x 61": (8, 61, 100, "one step at a time, asked every 10 steps"),
+    "live, 64 x 128": (64, 128, 20, "one step at a time, asked every 10 steps"),
+    "every step, 8 x 61": (8, 61, 100, "one step at a time, asked after each"),
+    "big, 8 x 61": (8, 61, 400, "100 steps at once, asked after each batch"),
     "big, 64 x 128": (64, 128, 80, "20 steps at once, asked after each batch"),
-    "replay, 8 x 61": (8, 61, 800, "a recording, read and taken in, steps handed out"),
-    "read, 8 x 61": (8, 61, 800, "the same recording, only read"),
+    "replay, 8 x 61": (8, 61, 400, "a recording, read and taken in, steps handed out"),
+    "read, 8 x 61": (8, 61, 400, "the same recording, only read"),
 }
 """Ranks, layers, steps, and what is done with them."""
 
