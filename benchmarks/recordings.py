@@ -27,39 +27,41 @@ from swtrace.trace.schema import NO_WINDOW, Kind, Observed, Phase, TransferFlag
 RANKS, LAYERS, STEPS_PER_SECOND = 8, 61, 50
 
 
-def batch(rank: int, first: int, steps: int, chance: np.random.Generator) -> Records:
+def batch(
+    rank: int, first: int, steps: int, chance: np.random.Generator, ranks: int = RANKS, layers: int = LAYERS
+) -> Records:
     """Return a rank's records of some steps: a fifth of the waits stall, all instants jitter."""
-    records = np.zeros((steps, LAYERS + 1), TRANSFER)
+    records = np.zeros((steps, layers + 1), TRANSFER)
     begin = 10**12 + (first + np.arange(steps))[:, np.newaxis] * (10**9 // STEPS_PER_SECOND)
-    layer = np.arange(LAYERS)
-    wait = begin + layer * 300_000 + chance.integers(0, 40_000, (steps, LAYERS))
-    own = layer % RANKS == rank
-    late = (chance.random((steps, LAYERS)) < 0.2) & ~own
-    ready = wait + np.where(late, 1, -1) * chance.integers(20_000, 120_000, (steps, LAYERS))
-    body = records[:, :LAYERS]
+    layer = np.arange(layers)
+    wait = begin + layer * 300_000 + chance.integers(0, 40_000, (steps, layers))
+    own = layer % ranks == rank
+    late = (chance.random((steps, layers)) < 0.2) & ~own
+    ready = wait + np.where(late, 1, -1) * chance.integers(20_000, 120_000, (steps, layers))
+    body = records[:, :layers]
     body["kind"] = Kind.TRANSFER
     body["issued_ns"] = wait - 310_000
     body["ready_ns"] = ready
     body["wait_begin_ns"] = wait
     body["wait_end_ns"] = np.where(own, wait, np.maximum(wait, ready) + 30_000)
     body["step"] = (first + np.arange(steps))[:, np.newaxis]
-    body["operation"] = body["step"] * LAYERS + layer
+    body["operation"] = body["step"] * layers + layer
     body["position"] = layer
-    body["reach_position"] = (layer - 1) % LAYERS
-    body["source"] = layer % RANKS
+    body["reach_position"] = (layer - 1) % layers
+    body["source"] = layer % ranks
     body["window"] = np.where(own, NO_WINDOW, layer % 2)
     body["flags"] = np.where(own, TransferFlag.OWN, 0)
     body["observed_clock"] = Observed.CALLBACK
-    ends = records[:, LAYERS:].view(STEP)
+    ends = records[:, layers:].view(STEP)
     ends["kind"] = Kind.STEP
     ends["begin_ns"] = begin
     ends["arrival_ns"] = begin + 5_000
-    ends["end_ns"] = begin + LAYERS * 310_000
+    ends["end_ns"] = begin + layers * 310_000
     ends["step"] = (first + np.arange(steps))[:, np.newaxis]
-    ends["waits"] = LAYERS
+    ends["waits"] = layers
     ends["phase"] = Phase.DECODE
     flat: Records = records.reshape(-1)
-    flat["sequence"] = first * (LAYERS + 1) + np.arange(len(flat)) + 1
+    flat["sequence"] = first * (layers + 1) + np.arange(len(flat)) + 1
     return flat
 
 

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.errors import SettingsError
-from swtrace.ledger.facts import CAUSES, Cause, Recent, SeriesKey, StepFacts
+from swtrace.ledger.facts import Recent, SeriesKey, StepFacts
+from swtrace.ledger.recent import Sums, Total, sums_of
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Phase
 
-_SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -152,73 +152,30 @@ class Picked:
         there = (self.step.present | ~self.positions).all(axis=1)
         return np.flatnonzero(self.ranks & there).tolist()
 
-
-class Sums:
-    """Sums of what was picked, of one rank or of several."""
-
-    def __init__(self) -> None:
-        self._steps = self._step_ns = self._waits = self._on_time = self._transfers = 0
-        self._stall = self._wake = self._slack = self._attributed = self._transfer = 0
-        self._bytes = 0
-        self._excess = self._path_steps = 0
-        self._cause = np.zeros(len(CAUSES), np.int64)
-
-    def add(self, picked: Picked, rank: int) -> None:
-        """Take in one group rank of a picked step."""
-        step, at = picked.step, (rank, picked.positions)
-        self._steps += 1
-        self._step_ns += int(step.duration_ns[rank])
-        self._stall += int(step.stall_ns[at].sum())
-        self._wake += int(step.wake_ns[at].sum())
-        self._slack += int(step.slack_ns[at].sum())
-        self._waits += int(step.receiver[at].sum())
-        self._on_time += int(step.on_time[at].sum())
-        attributed = step.attributed[at]
-        self._attributed += int(step.stall_ns[at][attributed].sum())
-        self._transfer += int(step.transfer_ns[at].sum())
-        info = step.infos[rank]
-        self._bytes += int(attributed.sum()) * (0 if info is None else info.layer_bytes)
-        self._cause += step.cause_ns[:, rank][:, picked.positions].sum(axis=1)
-        if step.path is not None:
-            self._excess += int(step.path.excess_ns[rank])
-            self._path_steps += 1
-
-    def recent(self) -> Recent:
-        """Return the sums with the ledger's ratios."""
-        return Recent(
-            steps=self._steps,
-            step_ns=self._step_ns,
-            stall_ns=self._stall,
-            wake_ns=self._wake,
-            slack_ns=self._slack,
-            waits=self._waits,
-            on_time=self._on_time,
-            attributed_stall_ns=self._attributed,
-            skew_ns=int(self._cause[_SKEWS].sum()),
-            transfer_ns=self._transfer,
-            transfer_bytes=self._bytes,
-            cause_ns=dict(zip(CAUSES, self._cause.tolist(), strict=True)),
-            excess_ns=self._excess,
-            path_steps=self._path_steps,
-        )
+    def sums(self) -> Iterator[tuple[int, Sums, int]]:
+        """Yield each known rank with its sums over what is meant, and the bytes of one of its broadcasts."""
+        sums = sums_of(self.step, None if self.positions.all() else self.positions)
+        for rank in self.known:
+            info = self.step.infos[rank]
+            yield rank, sums[:, rank], 0 if info is None else info.layer_bytes
 
 
 def sum_up(steps: Iterable[StepFacts], selection: Selection) -> Recent:
     """Return the sums over everything that is meant, ranks together."""
-    sums = Sums()
+    total = Total()
     for picked in selection.pick(steps):
-        for rank in picked.known:
-            sums.add(picked, rank)
-    return sums.recent()
+        for _, sums, layer_bytes in picked.sums():
+            total.add(sums, layer_bytes)
+    return total.recent()
 
 
 def sum_up_by_rank(steps: Iterable[StepFacts], selection: Selection) -> dict[tuple[SeriesKey, RankKey], Recent]:
     """Return the sums by series and rank."""
-    sums: dict[tuple[SeriesKey, RankKey], Sums] = {}
+    totals: dict[tuple[SeriesKey, RankKey], Total] = {}
     for picked in selection.pick(steps):
-        for rank in picked.known:
-            sums.setdefault((picked.step.series, picked.step.ranks[rank]), Sums()).add(picked, rank)
-    return {key: value.recent() for key, value in sums.items()}
+        for rank, sums, layer_bytes in picked.sums():
+            totals.setdefault((picked.step.series, picked.step.ranks[rank]), Total()).add(sums, layer_bytes)
+    return {key: total.recent() for key, total in totals.items()}
 
 
 def occupancy(steps: Iterable[StepFacts], selection: Selection) -> dict[str, float]:

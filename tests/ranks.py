@@ -34,7 +34,7 @@ PRELOADED = [
     "pytest",
     "swtrace.series",
     "swtrace.series.torch_transport",
-    "swtrace.recording.capture",
+    "swtrace.recording.tee",
 ]
 
 

@@ -89,7 +89,7 @@ class Channel:
             return column.reshape(ranks, steps, layers).transpose(1, 0, 2)
 
         delivery = broadcast & ~own
-        ready = np.where(delivery, block.ready_ns, 0)
+        ready = block.ready_ns * delivery
         end, known = self._follow(
             block,
             np.asarray(by_rank(broadcast), np.bool_),
@@ -126,8 +126,10 @@ class Channel:
         known = np.concatenate((self._known[:, np.newaxis], there & (ready > 0)), axis=1)
         distance = at - previous + np.where(previous == 0, self._since[:, np.newaxis], 0)
 
+        flat = previous + np.arange(0, numbers.size, operations + 1)[:, np.newaxis]
+
         def taken(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return np.take_along_axis(column, previous, axis=1)
+            return column.reshape(-1)[flat]
 
         follows = ((number - taken(numbers)) & _NUMBERS) == distance
         known_before = np.asarray(there & taken(known) & follows, np.bool_)
@@ -148,6 +150,9 @@ class Channel:
         What was there later than a delivery did not hold it up.
         """
         before = np.concatenate((self._tail_ns[np.newaxis], ready[:-1]))
+        by_rank = np.concatenate((before[:1], ready)).transpose(1, 0, 2).reshape(ready.shape[1], -1)
+        if not ((by_rank > 0) & (by_rank < np.maximum.accumulate(by_rank, axis=1))).any():
+            return end  # nearly always: none overtook any other
         both = np.concatenate((before, ready), axis=2)
         highest = np.maximum.accumulate(both, axis=2)
         step, rank = np.nonzero(((both > 0) & (both < highest)).any(axis=2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -79,8 +79,43 @@ class CriticalPath:
     """First arrival to last end: the sum of all parts."""
 
 
+class StepColumns(Protocol):
+    """Finished steps of one series, as columns that are computed when they are looked at."""
+
+    @property
+    def sums(self) -> Nanoseconds:
+        """``[row, step, rank]``: sums over positions (:mod:`swtrace.ledger.recent`)."""
+
+    def fact(self, name: str, row: int) -> Any:
+        """Return a field of one step's facts."""
+
+
+class _LazyFacts:
+    """Facts that come out of columns, each when it is first looked at."""
+
+    __slots__ = ("columns", "row")
+
+    columns: StepColumns
+    row: int
+
+    @property
+    def summed(self) -> Nanoseconds | None:
+        """``[row, rank]``: sums over positions, where columns have them."""
+        return self.columns.sums[:, self.row] if hasattr(self, "columns") else None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Look up a field that has no value yet."""
+            if name not in self.__dataclass_fields__:
+                raise AttributeError(name)
+            value = self.columns.fact(name, self.row)
+            object.__setattr__(self, name, value)
+            return value
+
+
 @dataclass(frozen=True, slots=True)
-class StepFacts:
+class StepFacts(_LazyFacts):
     """One finished step of one series, on all ranks whose records are at hand.
 
     A rank that left the step untimed has no record in it and counts as not ended.
@@ -148,6 +183,14 @@ class StepFacts:
     """``[rank]``: arrival minus the group's first arrival; 0 where that is not known (:attr:`entry_known`)."""
     path: CriticalPath | None
     """None where the step is not complete or was aborted."""
+
+    @classmethod
+    def of(cls, columns: StepColumns, row: int) -> Self:
+        """Return the facts of one of several finished steps."""
+        facts = object.__new__(cls)
+        object.__setattr__(facts, "columns", columns)
+        object.__setattr__(facts, "row", row)
+        return facts
 
     @property
     def duration_ns(self) -> Nanoseconds:

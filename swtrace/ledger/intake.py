@@ -1,4 +1,4 @@
-"""Batches of any number of ranks become one: what taking records in costs, it costs once, not once per rank.
+"""Batches of any number of ranks become one, rank by rank, so that the overhead is paid once.
 
 A batch of records names its series by index in its rank's own table. A :class:`Routes` is that table
 as arrays, so that the records of all ranks find their series, group rank and number of layers together.
@@ -6,55 +6,77 @@ as arrays, so that the records of all ranks find their series, group rank and nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.trace.identity import RankKey
-from swtrace.trace.records import STEP, TRANSFER, WORDS, Records
-from swtrace.trace.schema import Kind
+from swtrace.trace.records import TRANSFER, WORDS, Records
+from swtrace.trace.schema import RECORD_BYTES, Kind
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
 
 Batch = tuple[RankKey, Records]
+Round = Mapping[RankKey, Records]
+"""At most one batch of each rank."""
 
+CELL = np.dtype((np.void, RECORD_BYTES))
+"""A record as mere bytes: numpy moves a structured value field by field."""
 _INDEXES = 256
 """What a record's series index can be."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ranked:
-    """Records of one series and one kind, of any number of ranks; each rank's in the order in which it wrote them."""
+    """Records of one series, of any number of ranks: side by side, each rank's in the order in which it wrote them."""
 
     records: Records
     group_rank: _Int
     origin: _Int
-    """Index of the batch that each record came in."""
+    """Index of the rank among those whose records were taken in together."""
     step: _Int
     """As recorded, until :class:`~swtrace.ledger.numbering.Numbering` has made it a number that does not wrap."""
+    place: _Int
+    """Position, or the number of layers for a STEP record."""
+    in_order: bool = False
+    """Each follows its rank's one before, and all have room: none is odd, late or a duplicate."""
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.records)
 
+    @cached_property
+    def starts(self) -> npt.NDArray[np.intp]:
+        """Where the records of each rank begin."""
+        begins = np.ones(len(self), np.bool_)
+        np.not_equal(self.origin[1:], self.origin[:-1], out=begins[1:])
+        return np.flatnonzero(begins)
+
+    @property
+    def ends(self) -> npt.NDArray[np.intp]:
+        """Where the last record of each rank is."""
+        return np.append(self.starts[1:], len(self)) - 1
+
     def take(self, which: _Bool) -> Ranked:
         """Return some of the records."""
         if which.all():
             return self
-        return Ranked(self.records[which], self.group_rank[which], self.origin[which], self.step[which])
+        return Ranked(
+            self.records.view(CELL)[which].view(TRANSFER),
+            *(column[which] for column in (self.group_rank, self.origin, self.step, self.place)),
+        )
 
-    def of_batch(self, origin: int) -> Ranked:
-        """Return the records of one batch."""
-        return self.take(self.origin == origin)
+    def numbered(self, step: _Int, *, in_order: bool = False) -> Ranked:
+        """Return the same records with their full step numbers."""
+        return Ranked(self.records, self.group_rank, self.origin, step, self.place, in_order)
 
-    def as_steps(self) -> Ranked:
-        """Return the same records, read as STEP records."""
-        records = self.records.view(STEP)
-        return Ranked(records, self.group_rank, self.origin, records["step"].astype(np.int64))
+    def of_kind(self, kind: Kind) -> _Bool:
+        """Return which records are of a kind."""
+        return np.asarray(self.records["kind"] == kind, np.bool_)
 
 
 class Routes:
@@ -82,54 +104,59 @@ class Routes:
 
 @dataclass(frozen=True, slots=True)
 class Sorted:
-    """A round of batches, sorted by series and kind."""
+    """Records of some ranks, sorted by series."""
 
-    of_series: tuple[tuple[int, Ranked, Ranked, Ranked], ...]
-    """Number of the series, its TRANSFER, STEP and LAUNCH records."""
+    of_series: tuple[tuple[int, Ranked], ...]
+    """Number of the series, and its records."""
     unknown: _Int
-    """``[batch]``: records that the tables do not name."""
+    """``[rank]``: records that the tables do not name."""
 
     @classmethod
-    def of(cls, routes: Sequence[Routes], batches: Sequence[Records]) -> Self:
-        """Sort one batch of each of some ranks, in one pass over all of them.
+    def of(cls, routes: Sequence[Routes], batches: Sequence[Sequence[Records]], layers: Mapping[int, int]) -> Sorted:
+        """Sort the batches of some ranks, in one pass over all of them.
 
         Args:
-            routes: Of each batch's rank.
-            batches: At least one; TRANSFER or STEP records.
+            routes: Of each rank.
+            batches: Of each rank, in the order in which it wrote them; at least one.
+            layers: Of each series.
         """
         # As words: numpy would compare the fields of every two batches.
-        records = np.concatenate([batch.view(WORDS) for batch in batches]).view(TRANSFER)
-        origin = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+        records = np.concatenate([batch.view(WORDS) for theirs in batches for batch in theirs]).view(TRANSFER)
+        origin = np.repeat(np.arange(len(batches)), [sum(map(len, theirs)) for theirs in batches])
         tables = np.stack([route.table for route in routes], axis=1).reshape(3, -1)
         index = origin * _INDEXES + records["series"]
-        number, group_rank, layers = (column[index] for column in tables)
-        kind = records["kind"]
-        transfers = (kind == Kind.TRANSFER) & (records["position"] < layers)
-        steps = kind == Kind.STEP
-        launches = (kind == Kind.LAUNCH) & (records["position"] < layers)
-        claimed = (transfers | steps | launches) & (number >= 0)
-        unknown = np.zeros(len(batches), np.int64)
-        if not claimed.all():
-            unknown += np.bincount(origin[~claimed], minlength=len(batches))
-            transfers, steps, launches = transfers & claimed, steps & claimed, launches & claimed
+        number, group_rank, positions = (column[index] for column in tables)
+        kind, place = records["kind"], records["position"].astype(np.int64)
+        is_step = kind == Kind.STEP
+        claimed = (((kind == Kind.TRANSFER) | (kind == Kind.LAUNCH)) & (place < positions) | is_step) & (number >= 0)
+        unknown = np.bincount(origin[~claimed], minlength=len(batches))
+        step = records["step"].astype(np.int64)
         numbers = sorted({number for route in routes for number in route.numbers})
-        whole = Ranked(records, group_rank, origin, records["step"].astype(np.int64))
         parts = []
         for each in numbers:
-            mine = number == each if len(numbers) > 1 else np.True_
-            launched = whole.take(launches & mine)
-            parts.append((each, whole.take(transfers & mine), whole.take(steps & mine).as_steps(), launched))
+            mine = claimed & (number == each) if len(numbers) > 1 else claimed
+            whole = Ranked(records, group_rank, origin, step, np.where(is_step, layers[each], place))
+            parts.append((each, whole.take(mine)))
         return cls(tuple(parts), unknown)
 
 
-def rounds(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
-    """Yield the batches in order, in rounds in which no rank has two: what is laid out at once stays bounded."""
+def rounds(batches: Sequence[Batch]) -> Iterator[Round]:
+    """Yield the batches in order, in rounds in which no rank has two."""
     taken: dict[RankKey, Records] = {}
     for rank, records in batches:
         if rank in taken:
-            yield list(taken.items())
+            yield taken
             taken = {}
         if len(records):
             taken[rank] = records
     if taken:
-        yield list(taken.items())
+        yield taken
+
+
+def by_rank(several: Iterable[Round]) -> dict[RankKey, list[Records]]:
+    """Return each rank's batches of several rounds, in their order."""
+    theirs: dict[RankKey, list[Records]] = {}
+    for each in several:
+        for rank, records in each.items():
+            theirs.setdefault(rank, []).append(records)
+    return theirs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.pending import Block
-from swtrace.ledger.step import Derived
+from swtrace.ledger.step import Steps
+from swtrace.trace.records import TRANSFER
 from swtrace.trace.schema import TransferFlag
 
 _NONE = -1
@@ -28,16 +28,17 @@ class Latest:
         """Know nothing of a rank."""
         self._step[rank] = self._stall_ns[rank] = self._effective[rank] = _NONE
 
-    def add(self, block: Block, derived: Derived) -> None:
+    def add(self, steps: Steps) -> None:
         """Take in finished steps."""
+        block = steps.block
         rows, ranks = at = _last(block.whole)
-        self._stall_ns[ranks] = derived.stall_ns[at].sum(axis=1)
+        self._stall_ns[ranks] = steps.stall_ns[at].sum(axis=1)
         rows, ranks = at = _last(block.ended)
         self._step[ranks] = block.step[rows]
         issued = block.present[at] & ((block.flags[at] & TransferFlag.PREFILLED) == 0)
         layers = issued.shape[1]
-        ahead = (np.arange(layers) - block.reach_position[at].astype(np.int64)) % layers
-        smallest = np.where(issued, ahead, layers).min(axis=1)
+        reached = block.cells[rows, ranks, :-1].view(TRANSFER)["reach_position"]
+        smallest = np.where(issued, (np.arange(layers) - reached.astype(np.int64)) % layers, layers).min(axis=1)
         known = smallest < layers
         self._effective[ranks[known]] = smallest[known]
 

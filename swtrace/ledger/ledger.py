@@ -1,9 +1,10 @@
 """Records in, facts out. No I/O and no clock: the same records give the same facts, for every view.
 
-Each record is counted at once (:mod:`~swtrace.ledger.totals`) and laid out with those of the other
+Records are collected until there are many, or somebody asks: what taking them in costs, it costs once. Then
+each is counted (:mod:`~swtrace.ledger.totals`) and laid out with those of the other
 ranks (:mod:`~swtrace.ledger.pending`). A step that every rank has ended is finished: its facts are
-computed (:mod:`~swtrace.ledger.step`, :mod:`~swtrace.ledger.path`) and summed up over the last steps
-(:mod:`~swtrace.ledger.recent`). A step that no rank timed is counted, and has no facts.
+known, and computed where they are looked at (:mod:`~swtrace.ledger.step`, :mod:`~swtrace.ledger.path`) or summed
+up over the last steps (:mod:`~swtrace.ledger.recent`). A step that no rank timed is counted, and has no facts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy.typing as npt
 from swtrace.errors import IntakeError
 from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import (
-    CriticalPath,
     LedgerFacts,
     Oddities,
     RankFacts,
@@ -27,22 +27,24 @@ from swtrace.ledger.facts import (
     SeriesRankFacts,
     StepFacts,
 )
-from swtrace.ledger.intake import Batch, Ranked, Routes, Sorted, rounds
+from swtrace.ledger.intake import Batch, Ranked, Round, Routes, Sorted, by_rank, rounds
 from swtrace.ledger.latest import Latest
 from swtrace.ledger.numbering import Numbering
-from swtrace.ledger.path import critical_paths
 from swtrace.ledger.pending import Accepted, Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.rendezvous import Rendezvous
-from swtrace.ledger.step import Derived, derive
+from swtrace.ledger.step import Constants, Steps
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.records import Records
-from swtrace.trace.schema import Clock, StepFlag, TransferFlag, Untimed
+from swtrace.trace.records import STEP, Records
+from swtrace.trace.schema import Clock, Kind, TransferFlag, Untimed
 
 DEFAULT_EPSILON_NS = 20_000
 DEFAULT_RECENT_STEPS = 64
 DEFAULT_MAX_CELLS = 1 << 21
+
+_TOGETHER = 1 << 14
+"""So many records are taken in together: overhead is small beside them, and their columns still fit a cache."""
 
 
 @dataclass(slots=True)
@@ -72,20 +74,15 @@ class _Member:
 
 @dataclass(slots=True)
 class _Series:
-    key: SeriesKey
+    constants: Constants
     number: int
-    ranks: tuple[RankKey, ...]
-    """By group rank."""
     untraced: frozenset[RankKey]
-    """Those of them that record nothing of it, whatever else they record."""
+    """Those of its ranks that record nothing of it, whatever else they record."""
     layers: int
-    rendezvous: Rendezvous
-    source: npt.NDArray[np.int64]
     pending: PendingSteps
     totals: TotalsCounter
     latest: Latest
     recent: RecentSteps
-    prefetch_step: int
     channel: Channel
     numbering: Numbering
     impossible_steps: int = 0
@@ -95,9 +92,23 @@ class _Series:
     left: dict[int, int] = field(default_factory=dict)
     """When those started that were forgotten, by group rank: one that started at another time begins a new life."""
 
+    @property
+    def ranks(self) -> tuple[RankKey, ...]:
+        """By group rank."""
+        return self.constants.ranks
+
+    @property
+    def infos(self) -> tuple[SeriesInfo | None, ...]:
+        """Constants of its members, by group rank."""
+        return tuple(self.members[rank].info if rank in self.members else None for rank in range(len(self.ranks)))
+
 
 class Ledger:
     """Turns the records of any number of ranks into facts.
+
+    What is added may be taken in later, at the latest when anything is asked or said: an
+    :class:`~swtrace.errors.IntakeError` comes then. :meth:`settle` takes it in at once. The arrays belong to the
+    ledger from then on.
 
     Args:
         epsilon_ns: A wait is on time if its stall is below this.
@@ -123,17 +134,21 @@ class Ledger:
         self._numbers = 0
         self._untaken: deque[StepFacts] | None = deque(maxlen=keep_untaken) if keep_untaken else None
         self._steps_untaken = 0
+        self._collected: list[Round] = []
+        self._collected_records = 0
 
     # -- what goes in ------------------------------------------------------------------------------
 
     def add_rank(self, identity: RankIdentity) -> None:
         """Introduce a rank. Its steps are waited for from now on, until :meth:`rank_ended`."""
+        self.settle()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
         self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
         """Set the series table of a rank's ring: records name their series by index in it. It only grows."""
+        self.settle()
         self._ranks[rank].series = series
         self._route(rank)
 
@@ -144,25 +159,43 @@ class Ledger:
     def add_batches(self, batches: Sequence[Batch]) -> None:
         """Take in batches of any number of ranks, as :meth:`add` takes in one.
 
-        It states the same facts and costs much less than one call for each of many ranks.
+        Raises:
+            IntakeError: the records of some ranks could not be taken in; those of all others were.
+        """
+        for each in rounds(batches):
+            for rank, records in each.items():
+                self._ranks[rank].records += len(records)
+                self._collected_records += len(records)
+            self._collected.append(each)
+        if self._collected_records >= _TOGETHER:
+            self.settle()
+
+    def settle(self) -> None:
+        """Take in all that was added.
 
         Raises:
             IntakeError: the records of some ranks could not be taken in; those of all others were.
         """
+        collected, self._collected, self._collected_records = self._collected, [], 0
         reasons: dict[tuple[str, int], Exception] = {}
-        for batch in rounds(batches):
-            self._add([self._ranks[rank] for rank, _ in batch], [records for _, records in batch], reasons)
+        if len(collected) > 1 and not self._add(collected, reasons, only_in_order=True):
+            for each in collected:
+                self._add([each], reasons)
+        elif len(collected) == 1:
+            self._add(collected, reasons)
         if reasons:
             raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Say that a rank will write no more and that all it wrote was added: steps no longer wait for it."""
+        self.settle()
         self._ranks[rank].ended = True
         for series in self._expect(rank, expected=False):
             self._finish(series, series.pending.pop_finished())
 
     def flush(self) -> None:
         """Finish everything pending: there will be no more records."""
+        self.settle()
         for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
 
@@ -170,6 +203,7 @@ class Ledger:
 
     def take_steps(self) -> tuple[StepFacts, ...]:
         """Return the steps finished since the last call, oldest first."""
+        self.settle()
         if self._untaken is None:
             return ()
         taken = tuple(self._untaken)
@@ -178,10 +212,12 @@ class Ledger:
 
     def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
         """Return the last finished steps of a series, oldest first."""
+        self.settle()
         return tuple(self._series[key].recent.history)
 
     def facts(self) -> LedgerFacts:
         """Return everything this ledger states, as it stands."""
+        self.settle()
         return LedgerFacts(
             ranks=tuple(
                 RankFacts(
@@ -217,8 +253,8 @@ class Ledger:
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
                 del self._by_number[series.number]
-                if self._series.get(series.key) is series:
-                    del self._series[series.key]
+                if self._series.get(series.constants.series) is series:
+                    del self._series[series.constants.series]
                 # Two ranks that claim one place in a group are one member: the other one's claim is good now.
                 for other, known in self._ranks.items():
                     if series.number in known.routes.numbers:
@@ -257,22 +293,25 @@ class Ledger:
         ranks = len(info.group_ranks)
         source = np.array([info.source(position) for position in range(info.num_layers)], np.int64)
         return _Series(
-            key=key,
+            constants=Constants(
+                series=key,
+                ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
+                source=source.astype(np.uint16),
+                rendezvous=Rendezvous(info.rendezvous, ranks, source),
+                prefetch_step=info.prefetch_step,
+                epsilon_ns=self._epsilon_ns,
+            ),
             number=self._numbers,
-            ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
             untraced=frozenset(RankKey(key.run_id, untraced.rank) for untraced in info.untraced),
             layers=info.num_layers,
-            rendezvous=Rendezvous(info.rendezvous, ranks, source),
-            source=source,
             pending=PendingSteps(ranks, info.num_layers, self._max_cells),
             totals=TotalsCounter(
                 ranks=ranks, epsilon_ns=self._epsilon_ns, source=source, prefetch_step=info.prefetch_step
             ),
             latest=Latest(ranks),
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
-            prefetch_step=info.prefetch_step,
             channel=Channel(info.queue, ranks, info.num_layers),
-            numbering=Numbering(ranks),
+            numbering=Numbering(ranks, info.num_layers),
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
@@ -293,41 +332,55 @@ class Ledger:
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
 
-    def _add(self, ranks: list[_Rank], batches: list[Records], reasons: dict[tuple[str, int], Exception]) -> None:
-        """Take in one batch of each of some ranks; what those raise whose records cannot be, goes to ``reasons``."""
-        batch = Sorted.of([rank.routes for rank in ranks], batches)
-        for rank, records, unknown in zip(ranks, batches, batch.unknown.tolist(), strict=True):
-            rank.records += len(records)
+    def _add(
+        self, several: Sequence[Round], reasons: dict[tuple[str, int], Exception], *, only_in_order: bool = False
+    ) -> bool:
+        """Take in rounds together; what those raise whose records cannot be, goes to ``reasons``.
+
+        Args:
+            several: The rounds.
+            reasons: By run id and rank.
+            only_in_order: Take in nothing and return False, unless that gives the facts that one round after the
+                other gives.
+        """
+        theirs = by_rank(several)
+        ranks = [self._ranks[rank] for rank in theirs]
+        layers = {number: series.layers for number, series in self._by_number.items()}
+        batch = Sorted.of([rank.routes for rank in ranks], list(theirs.values()), layers)
+        numbered: list[tuple[_Series, Ranked]] = []
+        following = [self._following(self._by_number[number], ranked) for number, ranked in batch.of_series]
+        if only_in_order and None in following:
+            return False
+        for rank, unknown in zip(ranks, batch.unknown.tolist(), strict=True):
             rank.unknown += unknown
-        for number, transfers, steps, launches in batch.of_series:
+        for (number, ranked), in_order in zip(batch.of_series, following, strict=True):
             series = self._by_number[number]
-            parts = [self._numbered(ranks, series, each) for each in (transfers, steps, launches)]
+            if not len(ranked):
+                continue
+            if in_order is not None:
+                series.numbering.note(in_order)
+                numbered.append((series, in_order))
+            else:
+                numbered.append((series, self._numbered(ranks, series, ranked)))
+        for series, ranked in numbered:
             try:
-                self._take_in(ranks, series, *parts)
+                self._take_in(ranks, series, ranked)
             except Exception:  # noqa: BLE001 (whose records raise it is found rank by rank: no other loses its own)
                 for origin, rank in enumerate(ranks):
                     try:
-                        self._take_in(ranks, series, *(part.of_batch(origin) for part in parts))
+                        self._take_in(ranks, series, ranked.take(ranked.origin == origin))
                     except Exception as error:  # noqa: BLE001 (it goes to the caller, once all others are taken in)
                         reasons[rank.identity.key] = error
+        return True
 
-    def _take_in(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked, launches: Ranked) -> None:
-        """Lay out records of one series and finish what they complete.
-
-        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
-        """
-        while len(transfers) or len(steps):
-            numbers = np.concatenate((transfers.step, steps.step))
-            room = series.pending.room(numbers)
-            if not room.any():
-                self._evict(series, int(numbers.min()))
-                continue
-            here, there = room[: len(transfers)], room[len(transfers) :]
-            self._store(ranks, series, transfers.take(here), steps.take(there))
-            series.pending.put_launches(launches)
-            transfers, steps = transfers.take(~here), steps.take(~there)
-            self._finish(series, series.pending.pop_finished())
-        series.pending.put_launches(launches)
+    def _following(self, series: _Series, ranked: Ranked) -> Ranked | None:
+        """Return records with their full step numbers, if it is no matter how they are cut into batches."""
+        if not len(ranked):
+            return ranked
+        following = series.numbering.follow(ranked)
+        if following is None or len(self._clocks(series)) > 1 or not series.pending.takes_all(following):
+            return None
+        return following
 
     def _numbered(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> Ranked:
         """Return the records with step numbers that do not wrap, without those whose number cannot be."""
@@ -338,16 +391,30 @@ class Ledger:
             ranks[origin].wild += 1
         return ranked.take(~wild)
 
-    def _store(self, ranks: list[_Rank], series: _Series, transfers: Ranked, steps: Ranked) -> None:
-        if len(transfers):
-            accepted = series.pending.put_transfers(transfers)
-            series.totals.add_transfers(transfers.take(~accepted.duplicate))
-            ends = np.maximum(transfers.records["wait_end_ns"], transfers.records["ready_ns"])
-            _note(ranks, transfers, accepted, ends)
-        if len(steps):
-            accepted = series.pending.put_steps(steps)
-            series.totals.add_steps(steps.take(~accepted.duplicate))
-            _note(ranks, steps, accepted, steps.records["end_ns"])
+    def _take_in(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
+        """Lay out records of one series and finish what they complete.
+
+        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
+        """
+        launched = ranked.of_kind(Kind.LAUNCH)
+        launches, rest = ranked.take(launched), ranked.take(~launched)
+        while len(rest):
+            room = series.pending.room(rest.step)
+            if not room.any():
+                self._evict(series, int(rest.step.min()))
+                continue
+            self._store(ranks, series, rest.take(room))
+            series.pending.put_launches(launches)
+            rest = rest.take(~room)
+            self._finish(series, series.pending.pop_finished())
+        series.pending.put_launches(launches)
+
+    def _store(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
+        accepted = series.pending.put(ranked)
+        counted = ranked.take(~accepted.duplicate)
+        if len(counted):
+            series.totals.add(counted)
+        _note(ranks, ranked, accepted, series.layers)
 
     def _evict(self, series: _Series, step: int) -> None:
         """Finish the oldest steps early, to make room; the ranks that are behind are the ones that lose."""
@@ -364,66 +431,37 @@ class Ledger:
         block = _timed(block)
         if not len(block):
             return
-        derived = derive(
-            block,
-            rendezvous=series.rendezvous,
-            source=series.source,
-            one_clock=self._one_clock(series, block),
-            epsilon_ns=self._epsilon_ns,
-            channel=series.channel,
-        )
-        if derived.impossible.any():
-            series.impossible_steps += int(derived.impossible.any(axis=1).sum())
+        one_clock = self._one_clock(series, block)
+        steps = Steps(series.constants, series.infos, block, series.channel, one_clock=one_clock)
+        if steps.impossible.any():
+            series.impossible_steps += int(steps.impossible.any(axis=1).sum())
             for group_rank, member in series.members.items():
-                self._ranks[member.rank].impossible += int(derived.impossible[:, group_rank].sum())
-        complete = np.asarray(block.whole.all(axis=1), np.bool_)
-        paths = self._paths(series, block, derived, complete)
-        for i in range(len(block)):
-            facts = _step_facts(series, block, derived, i, complete=bool(complete[i]), path=paths.get(i))
-            series.recent.add(facts)
-            if self._untaken is not None:
-                self._steps_untaken += len(self._untaken) == self._untaken.maxlen
-                self._untaken.append(facts)
-        series.totals.add_causes(derived.cause_ns.sum(axis=(0, 3)))
-        series.latest.add(block, derived)
+                self._ranks[member.rank].impossible += int(steps.impossible[:, group_rank].sum())
+        facts = steps.facts()
+        series.recent.add(facts, steps.aborted.tolist())
+        if self._untaken is not None:
+            self._steps_untaken += max(0, len(self._untaken) + len(facts) - (self._untaken.maxlen or 0))
+            self._untaken.extend(facts)
+        series.totals.add_causes(steps.cause_sums_ns.sum(axis=1))
+        series.latest.add(steps)
 
     def _one_clock(self, series: _Series, block: Block) -> bool:
         """Whether all ranks say that their instants are of one clock: one host, or one simulation."""
-        if (block.clock[block.present] == Clock.VIRTUAL).all():
-            return True
-        return len(self._clocks(series)) == 1
+        return len(self._clocks(series)) == 1 or bool((block.clock[block.present] == Clock.VIRTUAL).all())
 
     def _clocks(self, series: _Series) -> set[str]:
         return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
-    def _paths(
-        self, series: _Series, block: Block, derived: Derived, complete: npt.NDArray[np.bool_]
-    ) -> dict[int, CriticalPath]:
-        stalled = derived.stall_ns >= self._epsilon_ns
-        explained = (derived.attributed | ~stalled).all(axis=(1, 2))
-        whole = ((block.flags & TransferFlag.UNWAITED) == 0).all(axis=(1, 2))
-        orderly = ((block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
-        rows = np.flatnonzero(complete & explained & whole & orderly & derived.comparable)
-        if not len(rows):
-            return {}
-        paths = critical_paths(
-            block.take(rows),
-            derived.take(rows),
-            prefetch_step=series.prefetch_step,
-            epsilon_ns=self._epsilon_ns,
-            serial=series.channel.serial,
-        )
-        return dict(zip(rows.tolist(), paths, strict=True))
-
     def _series_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
+        totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(
-            key=series.key,
+            key=series.constants.series,
             ranks=tuple(
                 SeriesRankFacts(
                     rank=member.rank,
                     info=member.info,
-                    totals=series.totals.fact(group_rank, layer_bytes=member.info.layer_bytes),
+                    totals=totals[group_rank],
                     recent=recent[group_rank],
                     last_step=series.latest.step(group_rank),
                     last_stall_ns=series.latest.stall_ns(group_rank),
@@ -441,9 +479,11 @@ class Ledger:
 
 def _without_open_tail(block: Block) -> Block:
     """Drop the step that never came: a run ends with its first k broadcasts under way."""
+    unended = ~block.ended.any(axis=1)
+    if not unended.any():
+        return block
     is_open = ~block.present | ((block.flags & TransferFlag.OPEN) != 0)
-    never_came = ~block.ended.any(axis=1) & is_open.all(axis=(1, 2))
-    return block.take(np.flatnonzero(~never_came)) if never_came.any() else block
+    return block.take(np.flatnonzero(~(unended & is_open.all(axis=(1, 2)))))
 
 
 def _without_transfers(block: Block) -> npt.NDArray[np.bool_]:
@@ -463,67 +503,19 @@ def _timed(block: Block) -> Block:
         return block
     ended = block.ended & ~untimed
     rows = np.flatnonzero(ended.any(axis=1) | block.present.any(axis=(1, 2)))
-    block = block.take(rows)
-    block.ended = ended[rows]
-    return block
+    return block.take(rows).with_ended(ended[rows])
 
 
-def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, ends_ns: npt.NDArray[np.int64]) -> None:
+def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, layers: int) -> None:
     """Note each rank's last instant, and which of its records came late or twice."""
-    last = np.zeros(len(ranks), np.int64)
-    np.maximum.at(last, ranked.origin, ends_ns)
-    for rank, ns in zip(ranks, last.tolist(), strict=True):
-        rank.last_record_ns = max(rank.last_record_ns, ns)
+    records = ranked.records
+    ends_ns = np.maximum(records["wait_end_ns"], records["ready_ns"])
+    is_step = ranked.place == layers
+    ends_ns[is_step] = records.view(STEP)["end_ns"][is_step]
+    last = np.maximum.reduceat(ends_ns, ranked.starts).tolist()
+    for origin, ns in zip(ranked.origin[ranked.starts].tolist(), last, strict=True):
+        ranks[origin].last_record_ns = max(ranks[origin].last_record_ns, ns)
     for origin in ranked.origin[accepted.duplicate].tolist():
         ranks[origin].duplicate += 1
     for origin in ranked.origin[accepted.late].tolist():
         ranks[origin].late += 1
-
-
-def _step_facts(
-    series: _Series, block: Block, derived: Derived, i: int, *, complete: bool, path: CriticalPath | None
-) -> StepFacts:
-    return StepFacts(
-        series=series.key,
-        step=int(block.step[i]),
-        ranks=series.ranks,
-        infos=tuple(series.members[rank].info if rank in series.members else None for rank in range(len(series.ranks))),
-        present=block.present[i],
-        ended=block.ended[i],
-        complete=complete,
-        issued_ns=block.issued_ns[i],
-        ready_ns=block.ready_ns[i],
-        wait_begin_ns=block.wait_begin_ns[i],
-        wait_end_ns=block.wait_end_ns[i],
-        observed=block.observed[i],
-        clock=block.clock[i],
-        launched_ns=block.launched_ns[i],
-        flags=block.flags[i],
-        window=block.window[i],
-        reach_position=block.reach_position[i],
-        source=series.source.astype(np.uint16),
-        receiver=derived.receiver[i],
-        stall_ns=derived.stall_ns[i],
-        wake_ns=derived.wake_ns[i],
-        slack_ns=derived.slack_ns[i],
-        on_time=derived.on_time[i],
-        attributed=derived.attributed[i],
-        last_issue_ns=derived.last_issue_ns[i],
-        late_rank=derived.late_rank[i],
-        backlog_ns=derived.backlog_ns[i],
-        transfer_ns=derived.transfer_ns[i],
-        cause_ns=derived.cause_ns[i],
-        begin_ns=block.begin_ns[i],
-        arrival_ns=block.arrival_ns[i],
-        end_ns=block.end_ns[i],
-        phase=block.phase[i],
-        tokens=block.tokens[i],
-        requests=block.requests[i],
-        run_delay_us=block.run_delay_us[i],
-        steal_us=block.steal_us[i],
-        step_flags=block.step_flags[i],
-        waits=block.waits[i],
-        comparable=bool(derived.comparable[i]),
-        entry_skew_ns=derived.entry_skew_ns[i],
-        path=path,
-    )

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.intake import Ranked
+from swtrace.trace.records import STEP
+from swtrace.trace.schema import Kind, Untimed
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
@@ -26,29 +28,76 @@ class Numbering:
 
     Args:
         ranks: Size of the group.
+        layers: Number of positions.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, layers: int) -> None:
         self._at = np.full(ranks, _UNKNOWN, np.int64)
         """The last step of each rank."""
         self._claimed = np.full(ranks, _UNKNOWN, np.int64)
         """The step of its last record, where that was taken for a wild one."""
         self._newest = _UNKNOWN
+        self._cells = layers + 1
+        self._last = np.full(ranks, _UNKNOWN, np.int64)
+        """The furthest record of each rank: ``step * (layers + 1) + place``."""
 
     def forget(self, rank: int) -> None:
         """Know nothing of a rank's steps."""
-        self._at[rank] = self._claimed[rank] = _UNKNOWN
+        self._at[rank] = self._claimed[rank] = self._last[rank] = _UNKNOWN
+
+    def follow(self, ranked: Ranked) -> Ranked | None:
+        """Return records with their full step numbers, if each follows its rank's one before: none is missing or odd.
+
+        Position by position, then the STEP record, then the next step; untimed steps have the STEP record only, and a
+        LAUNCH record stands behind the TRANSFER record that it is about. Nothing is noted: see :meth:`note`.
+        """
+        group_rank = ranked.group_rank[ranked.starts]
+        before = self._last[group_rank]
+        if (before == _UNKNOWN).any() or np.bincount(group_rank).max() > 1:
+            return None
+        step = ranked.step + self._begun
+        at = step * self._cells + ranked.place
+        ahead = np.diff(at, prepend=0)
+        ahead[ranked.starts] = at[ranked.starts] - before
+        odd = np.flatnonzero(ahead != 1)
+        if len(odd):
+            ahead, records = ahead[odd], ranked.records[odd]
+            untimed = (records["kind"] == Kind.STEP) & (records.view(STEP)["untimed"] != Untimed.TIMED)
+            launched = records["kind"] == Kind.LAUNCH
+            if not np.where(launched, ahead == 0, untimed & (ahead == self._cells)).all():
+                return None
+            # A LAUNCH record that stands alone is taken for a wild one if it is far.
+            if launched.any() and max(self._newest, int(step.max())) - int(step.min()) > NEAR:
+                return None
+        return ranked.numbered(step, in_order=True)
+
+    def note(self, ranked: Ranked) -> None:
+        """Note how far records of known step numbers reach."""
+        rank, last = ranked.group_rank[ranked.starts], ranked.step[ranked.ends]
+        self._at[rank], self._claimed[rank] = last, _UNKNOWN
+        self._last[rank] = last * self._cells + ranked.place[ranked.ends]
+        self._newest = max(self._newest, int(last.max()))
 
     def number(self, ranked: Ranked) -> tuple[Ranked, _Bool]:
-        """Return the records with their full step numbers, and which of them are wild.
+        """Return the records with their full step numbers, and which of them are wild."""
+        step, wild = np.zeros(len(ranked), np.int64), np.zeros(len(ranked), np.bool_)
+        for kind in Kind:
+            which = ranked.of_kind(kind)
+            step[which], wild[which] = self._number(ranked.step[which], ranked.group_rank[which])
+        good = ~wild
+        np.maximum.at(self._last, ranked.group_rank[good], step[good] * self._cells + ranked.place[good])
+        return ranked.numbered(step), wild
 
-        Args:
-            ranked: Each rank's records in the order in which it wrote them, its own side by side.
-        """
-        raw, rank = ranked.step, ranked.group_rank
+    @property
+    def _begun(self) -> int:
+        """What to add to a number as recorded, where it did not wrap since the newest one."""
+        return self._newest // _WRAP * _WRAP
+
+    def _number(self, raw: _Int, rank: _Int) -> tuple[_Int, _Bool]:
+        """Return the full numbers of records of one kind, and which are wild; each rank's own stand side by side."""
         if not len(raw):
-            return ranked, np.zeros(0, np.bool_)
-        begun = self._newest // _WRAP * _WRAP
+            return raw, np.zeros(0, np.bool_)
+        begun = self._begun
         if self._newest != _UNKNOWN and self._newest - NEAR <= raw.min() + begun <= raw.max() + begun <= (
             self._newest + NEAR
         ):  # nearly always: nothing wraps, nobody is far
@@ -56,7 +105,7 @@ class Numbering:
             self._at[rank] = step  # of each rank the last one stays
             self._claimed[rank] = _UNKNOWN
             self._newest = max(self._newest, int(step.max()))
-            return Ranked(ranked.records, rank, ranked.origin, step), np.zeros(len(raw), np.bool_)
+            return step, np.zeros(len(raw), np.bool_)
         at = self._at[rank]
         reference = np.where(at == _UNKNOWN, self._newest, at)
         known = reference != _UNKNOWN
@@ -72,7 +121,7 @@ class Numbering:
         if good.any():
             np.maximum.at(self._at, rank[good], step[good])
             self._newest = max(self._newest, int(step[good].max()))
-        return Ranked(ranked.records, rank, ranked.origin, step), np.asarray(wild, np.bool_)
+        return step, np.asarray(wild, np.bool_)
 
     @staticmethod
     def _beside(raw: _Int, rank: _Int) -> _Bool:

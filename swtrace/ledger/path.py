@@ -11,178 +11,238 @@ sum up to the step whatever the instants are.
 
 A stretch of compute on the path has an excess: what it took beyond the other ranks' median for the
 same stretch, negative where it took less. (Counting only what is above would charge every rank that
-stays on the path for its noise.) Every step of a batch is walked at once: one pass over the
-positions, last to first.
+stays on the path for its noise.)
+
+All steps are walked at once, and in two passes: first which way each one leads, from wait to wait and
+over the channel; then what the walk came by, as columns.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import CriticalPath
-from swtrace.ledger.pending import Block
-from swtrace.ledger.step import Derived
+
+if TYPE_CHECKING:
+    from swtrace.ledger.step import Steps
 
 _Int = npt.NDArray[np.int64]
+_Bool = npt.NDArray[np.bool_]
+
+_TRANSFER, _WAKE, _COMPUTE, _ENTRY = range(4)
+"""What a part of a path is."""
+_ASK = -1
+"""In the place of a stop: which one it is has to be searched for."""
 
 
-@dataclass(slots=True)
-class _Walk:
-    """Where each step's walk stands: on a rank at a time, or on the channel at an operation."""
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The critical paths of some steps, ``[step]`` or ``[step, rank]``; zeros for a step that has none."""
 
-    rank: _Int
-    at: _Int
-    """Position of the wait or operation to look at next; -1 at the entry, -2 when done."""
-    on_channel: npt.NDArray[np.bool_]
-    until: _Int
-    """``[step, rank]``: the instant the current stretch ends, had it run on that rank."""
-    moment: _Int
-    """``[step]``: the instant the walk has come back to."""
-    first_arrival: _Int
-    """``[step]``: where it ends."""
-    compute: _Int
-    excess: _Int
-    entry: _Int
-    transfer: _Int
-    wake: _Int
+    known: _Bool
+    last_rank: _Int
+    compute_ns: _Int
+    excess_ns: _Int
+    entry_ns: _Int
+    transfer_ns: _Int
+    wake_ns: _Int
+    length_ns: _Int
 
-    def back_to(self, rows: npt.NDArray[np.intp], instant: _Int) -> _Int:
-        """Move some steps' walks back to an instant, as far as it is back and in the step; return by how much."""
-        moment = np.maximum(self.first_arrival[rows], np.minimum(self.moment[rows], instant))
-        moved = self.moment[rows] - moment
-        self.moment[rows] = moment
-        return np.asarray(moved, np.int64)
-
-
-def critical_paths(
-    block: Block, derived: Derived, *, prefetch_step: int, epsilon_ns: int, serial: bool
-) -> list[CriticalPath]:
-    """Return the critical path of each step of a block whose steps are complete and not aborted."""
-    steps, ranks, layers = block.present.shape
-    row = np.arange(steps)
-    last = block.end_ns.argmax(axis=1)
-    first_arrival = block.arrival_ns.min(axis=1)
-    walk = _Walk(
-        rank=last.copy(),
-        at=np.full(steps, layers - 1, np.int64),
-        on_channel=np.zeros(steps, np.bool_),
-        until=block.end_ns.copy(),
-        moment=block.end_ns[row, last],
-        first_arrival=first_arrival,
-        compute=np.zeros((steps, ranks), np.int64),
-        excess=np.zeros((steps, ranks), np.int64),
-        entry=np.zeros((steps, ranks), np.int64),
-        transfer=np.zeros(steps, np.int64),
-        wake=np.zeros(steps, np.int64),
-    )
-    for position in range(layers - 1, -1, -1):
-        _leave_rank(walk, block, derived, position, epsilon_ns)
-        _leave_channel(walk, block, derived, position, prefetch_step, serial=serial)
-    entered = np.flatnonzero(walk.at == -1)
-    _compute(walk, entered, block.arrival_ns[entered])
-    walk.entry[entered, walk.rank[entered]] += walk.back_to(entered, first_arrival[entered])
-    return [
-        CriticalPath(
-            last_rank=int(last[i]),
-            compute_ns=walk.compute[i],
-            excess_ns=walk.excess[i],
-            entry_ns=walk.entry[i],
-            transfer_ns=int(walk.transfer[i]),
-            wake_ns=int(walk.wake[i]),
-            length_ns=int(block.end_ns[i, last[i]] - first_arrival[i]),
+    def path(self, row: int) -> CriticalPath | None:
+        """Return the critical path of a step, if it has one."""
+        if not self.known[row]:
+            return None
+        return CriticalPath(
+            last_rank=int(self.last_rank[row]),
+            compute_ns=self.compute_ns[row],
+            excess_ns=self.excess_ns[row],
+            entry_ns=self.entry_ns[row],
+            transfer_ns=int(self.transfer_ns[row]),
+            wake_ns=int(self.wake_ns[row]),
+            length_ns=int(self.length_ns[row]),
         )
-        for i in range(steps)
-    ]
 
 
-def _compute(walk: _Walk, rows: npt.NDArray[np.intp], since: _Int) -> None:
-    """Account the stretch from ``since`` (``[row, rank]``) to where the walk stands, on the walk's rank."""
-    rank = walk.rank[rows]
-    own = walk.back_to(rows, since[np.arange(len(rows)), rank])
-    took = np.maximum(0, walk.until[rows] - since)
-    others = np.sort(
-        took[np.arange(took.shape[1]) != rank[:, np.newaxis]].reshape(len(rows), took.shape[1] - 1), axis=1
+def critical_paths(steps: Steps, known: _Bool, *, prefetch_step: int, stalled: _Bool, serial: bool) -> Paths:
+    """Return the critical paths of steps.
+
+    Args:
+        steps: Finished steps.
+        known: ``[step]``: it has a path; it is complete and was not aborted.
+        prefetch_step: k.
+        stalled: ``[step, rank, position]``: the wait stalled for long enough to be followed.
+        serial: The channel carries one operation at a time.
+    """
+    count, ranks, _ = steps.receiver.shape
+    paths = Paths(
+        known,
+        *(np.zeros(shape, np.int64) for shape in ((count,), *[(count, ranks)] * 3, *[(count,)] * 3)),
     )
-    middle = others.shape[1]
-    walk.compute[rows, rank] += own
-    walk.excess[rows, rank] += own - (others[:, (middle - 1) // 2] + others[:, middle // 2]) // 2
+    row = np.flatnonzero(known)
+    if len(row):
+        walk = _Walk(steps, prefetch_step, stalled, serial=serial)
+        last = steps.block.end_ns[row].argmax(axis=1)
+        stops = walk.stops(row, last)
+        parts, excess = walk.parts(row, last, stops)
+        paths.last_rank[row] = last
+        paths.compute_ns[row], paths.entry_ns[row] = parts[:, _COMPUTE], parts[:, _ENTRY]
+        paths.transfer_ns[row], paths.wake_ns[row] = parts[:, _TRANSFER].sum(axis=1), parts[:, _WAKE].sum(axis=1)
+        paths.excess_ns[row] = excess
+        paths.length_ns[row] = steps.block.end_ns[row, last] - steps.block.arrival_ns[row].min(axis=1)
+    return paths
 
 
-def _leave_rank(walk: _Walk, block: Block, derived: Derived, position: int, epsilon_ns: int) -> None:
-    """Walk the steps that are on a rank back over its wait at ``position``."""
-    rows = np.flatnonzero((walk.at == position) & ~walk.on_channel)
-    if not len(rows):
-        return
-    _compute(walk, rows, block.wait_end_ns[rows, :, position])
-    rank = walk.rank[rows]
-    begin = block.wait_begin_ns[rows, rank, position]
-    stalled = derived.stall_ns[rows, rank, position] >= epsilon_ns
-    ready = np.where(stalled, block.ready_ns[rows, rank, position], begin)
-    walk.wake[rows] += walk.back_to(rows, ready)
-    walk.on_channel[rows] = stalled
-    ran = rows[~stalled]
-    walk.until[ran] = block.wait_begin_ns[ran, :, position]
-    walk.at[ran] = position - 1
+class _Walk:
+    """Where a walk stops, numbered through.
 
+    First each wait, ``[step, rank, position]``; then each delivery, likewise; then each rank's entry into a step; the
+    last number is the end of every walk.
+    """
 
-def _leave_channel(
-    walk: _Walk, block: Block, derived: Derived, position: int, prefetch_step: int, *, serial: bool
-) -> None:
-    """Walk the steps that are on the channel back over the delivery at ``position``."""
-    rows = np.flatnonzero((walk.at == position) & walk.on_channel)
-    if not len(rows):
-        return
-    known = derived.attributed[rows, walk.rank[rows], position]
-    if not known.all():
-        unknown = rows[~known]
-        walk.transfer[unknown] += walk.back_to(unknown, walk.first_arrival[unknown])
-        walk.at[unknown] = -2
-        rows = rows[known]
-    rank = walk.rank[rows]
-    issued = derived.last_issue_ns[rows, rank, position]
-    before = derived.before_ns[rows, rank, position]
-    queued = before > issued
-    if queued.any():
-        behind_rank, behind_position = _behind(block, derived, rows, rank, position, serial=serial)
-        # What was issued later and overtook it is not followed: the walk has passed its position.
-        queued &= behind_position < position
-        behind, at = rows[queued], behind_position[queued]
-        walk.transfer[behind] += walk.back_to(behind, before[queued])
-        walk.rank[behind], walk.at[behind] = behind_rank[queued], at
-        # Behind a delivery of the step before: the channel was busy since this step began.
-        earlier = behind[at < 0]
-        walk.transfer[earlier] += walk.back_to(earlier, walk.first_arrival[earlier])
-        walk.at[earlier] = -2
+    def __init__(self, steps: Steps, prefetch_step: int, stalled: _Bool, *, serial: bool) -> None:
+        self._steps, self._k, self._stalled, self._serial = steps, prefetch_step, stalled, serial
+        self._shape = stalled.shape
+        self._entries = 2 * stalled.size
+        self._end = self._entries + stalled.shape[0] * stalled.shape[1]
+        self._queued = steps.before_ns > steps.last_issue_ns
 
-    moved = rows[~queued]
-    walk.transfer[moved] += walk.back_to(moved, issued[~queued])
-    late = derived.late_rank[moved, rank[~queued], position]
-    reached = position - prefetch_step
-    if reached < 0:  # issued in the step before: the path leaves this step
-        walk.entry[moved, late] += walk.back_to(moved, walk.first_arrival[moved])
-        walk.at[moved] = -2
-        return
-    walk.rank[moved] = late
-    walk.until[moved] = block.issued_ns[moved, :, position]
-    walk.on_channel[moved] = False
-    walk.at[moved] = reached - 1
+    def stops(self, row: _Int, last: _Int) -> _Int:
+        """Return where the walk of each step stops, ``[stop, step]``, until all are at the end.
 
+        Args:
+            row: The steps to walk.
+            last: The rank of each that ended last.
+        """
+        layers = self._shape[2]
+        following = self._following()
+        stop = (row * self._shape[1] + last) * layers + layers - 1
+        stops = []
+        while (lowest := stop.min()) < self._end:
+            if lowest == _ASK:
+                asked = stop == _ASK
+                stop[asked] = following[stops[-1][asked]] = self._behind(stops[-1][asked] - self._stalled.size)
+                continue
+            stops.append(stop)
+            stop = following[stop]
+        return np.array(stops)
 
-def _behind(
-    block: Block, derived: Derived, rows: npt.NDArray[np.intp], walk_rank: _Int, position: int, *, serial: bool
-) -> tuple[_Int, _Int]:
-    """Return rank and position of the delivery behind which each one at ``position`` queued; -1: of another step."""
-    before = derived.before_ns[rows, walk_rank, position]
-    rank, at = walk_rank.copy(), np.full(len(rows), -1, np.int64)
-    if serial:
-        if position > 0:
-            ready = np.where(derived.receiver[rows, :, position - 1], block.ready_ns[rows, :, position - 1], 0)
-            rank = ready.argmax(axis=1)
-            at = np.where(ready.max(axis=1) == before, position - 1, -1)
-        return rank, at
-    there = derived.receiver[rows, rank] & (block.ready_ns[rows, rank] == before[:, np.newaxis])
-    there[:, position] = False
-    return rank, np.where(there.any(axis=1), there.argmax(axis=1), -1)
+    def _following(self) -> _Int:
+        """Return the stop after each one."""
+        steps, (_, ranks, layers) = self._steps, self._shape
+        cell = np.arange(self._stalled.size).reshape(self._shape)
+        entry = self._entries + cell[:, :, 0] // layers
+        before = cell - 1
+        before[:, :, 0] = entry
+        of_waits = np.where(self._stalled, self._stalled.size + cell, before)
+        # A delivery that did not queue leads to the rank that issued last, and to its wait before the reach.
+        k = self._k
+        issued_at = np.full(self._shape, self._end, np.int64)
+        late = steps.late_rank[:, :, k:].astype(np.int64)
+        issuer = np.arange(0, cell.shape[0] * ranks, ranks)[:, np.newaxis, np.newaxis] + late
+        issued_at[:, :, k:] = issuer * layers + np.arange(-1, layers - 1 - k)
+        issued_at[:, :, k : k + 1] = self._entries + issuer[:, :, :1]
+        queue = self._one_behind() if self._serial else np.int64(_ASK)
+        self._issued_at = issued_at
+        of_deliveries = np.where(self._queued, queue, issued_at)
+        of_deliveries[~steps.attributed] = self._end
+        return np.concatenate((of_waits, of_deliveries, np.full_like(entry, self._end), [self._end]), axis=None)
+
+    def _one_behind(self) -> _Int:
+        """Return the delivery before each, to whichever rank it was there last; the end: it is of another step."""
+        steps, (_, ranks, layers) = self._steps, self._shape
+        ready = steps.block.ready_ns * steps.receiver
+        latest, rank = ready.max(axis=1)[:, np.newaxis, :-1], ready.argmax(axis=1)
+        at = (np.arange(len(rank))[:, np.newaxis] * ranks + rank) * layers + np.arange(layers)
+        one = np.full(self._shape, self._end, np.int64)
+        behind = (self._stalled.size + at)[:, np.newaxis, :-1]
+        one[:, :, 1:] = np.where(latest == steps.before_ns[:, :, 1:], behind, self._end)
+        return one
+
+    def _behind(self, cell: _Int) -> _Int:
+        """Return the stop after deliveries that queued behind another one to the same rank."""
+        steps, layers = self._steps, self._shape[2]
+        position = cell % layers
+        row = cell // layers
+        before = steps.before_ns.reshape(-1)[cell]
+        there = steps.receiver.reshape(-1, layers)[row] & (
+            steps.block.ready_ns.reshape(-1, layers)[row] == before[:, np.newaxis]
+        )
+        there[np.arange(len(cell)), position] = False
+        first = there.argmax(axis=1)
+        behind = np.where(there.any(axis=1), self._stalled.size + row * layers + first, self._end)
+        # What was issued later and overtook it is not followed.
+        overtook = (behind < self._end) & (first > position)
+        self._queued.reshape(-1)[cell[overtook]] = False
+        return np.where(overtook, self._issued_at.reshape(-1)[cell], behind)
+
+    def parts(self, row: _Int, last: _Int, stops: _Int) -> tuple[_Int, _Int]:
+        """Return what the walks came by, ``[step, part, rank]``, and the excess of their compute, ``[step, rank]``.
+
+        Each stop moves a walk back to one instant or two, as far as these are back and in the step.
+        """
+        steps, block, (_, ranks, layers) = self._steps, self._steps.block, self._shape
+        size, waits = self._stalled.size, stops < self._stalled.size
+        deliveries = ~waits & (stops < self._entries)
+        entries = ~waits & ~deliveries & (stops < self._end)
+        cell = np.where(deliveries, stops - size, stops)
+        cell[~waits & ~deliveries] = 0
+        enters = np.where(entries, stops - self._entries, 0)
+        rank = np.where(entries, enters, cell // layers) % ranks
+        first = block.arrival_ns[row].min(axis=1)
+        never = np.iinfo(np.int64).max
+
+        def of(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+            return column.reshape(-1)[cell]
+
+        ends = np.concatenate((stops[1:], np.full((1, len(row)), self._end))) == self._end
+        attributed, queued = of(steps.attributed), of(self._queued)
+        arrived = block.arrival_ns.reshape(-1)[enters]
+        came_from = np.where(attributed, np.where(queued, of(steps.before_ns), of(steps.last_issue_ns)), first)
+        held_from = np.where(of(self._stalled), of(block.ready_ns), of(block.wait_begin_ns))
+        one = np.where(waits, of(block.wait_end_ns), np.where(deliveries, came_from, np.where(entries, arrived, never)))
+        leaves = entries | (deliveries & attributed & ends)
+        two = np.where(waits, held_from, np.where(leaves, first, never))
+        instants = np.stack((one, two), axis=1).reshape(-1, len(row))
+        moment = block.end_ns[row, last]
+        back = np.minimum(np.minimum.accumulate(instants, axis=0), moment)
+        moved = -np.diff(np.maximum(first, back), axis=0, prepend=moment[np.newaxis])
+        moved_one, moved_two = moved.reshape(len(stops), 2, -1).transpose(1, 0, 2)
+        parts = np.zeros((len(row), 4, ranks), np.int64)
+        walk = np.broadcast_to(np.arange(len(row)), stops.shape)
+        np.add.at(parts, (walk, np.where(deliveries, _TRANSFER, _COMPUTE), rank), moved_one)
+        entered_by = np.where(deliveries & ~queued, of(steps.late_rank), rank)
+        second = np.where(waits, _WAKE, np.where(deliveries & queued, _TRANSFER, _ENTRY))
+        np.add.at(parts, (walk, second, entered_by), moved_two)
+
+        excess = np.zeros((len(row), ranks), np.int64)
+        computes = waits | entries
+        if ranks > 1:
+            took = self._took(row, stops, computes, cell, rank)
+            np.add.at(excess, (walk[computes], rank[computes]), moved_one[computes] - took)
+        return parts, excess
+
+    def _took(self, row: _Int, stops: _Int, computes: _Bool, cell: _Int, rank: _Int) -> _Int:
+        """Return how long the stretches of compute before stops took, the median of the other ranks."""
+        block, (_, ranks, layers) = self._steps.block, self._shape
+        which, walk = np.nonzero(computes)
+        step, come = row[walk], which > 0
+        # Of each stop, and of the one it was reached from, the row of all ranks at its position.
+        of_all = np.arange(0, ranks * layers, layers)
+        position, before = cell[which, walk] % layers, cell[which - come, walk] % layers
+        at = (step * (ranks * layers) + position)[:, np.newaxis] + of_all
+        since = block.wait_end_ns.reshape(-1)[at]
+        entered = stops[which, walk] >= self._stalled.size
+        since[entered] = block.arrival_ns[step[entered]]
+        issued = stops[which - come, walk] >= self._stalled.size
+        at += (before - position + issued * self._stalled.size)[:, np.newaxis]
+        until = np.concatenate((block.wait_begin_ns, block.issued_ns), axis=None)[at]
+        until[~come] = block.end_ns[step[~come]]
+        took = np.maximum(0, until - since)
+        took[np.arange(len(took)), rank[which, walk]] = np.iinfo(np.int64).max
+        middle = ((ranks - 2) // 2, (ranks - 1) // 2)
+        others = np.partition(took, middle, axis=1)
+        return np.asarray((others[:, middle[0]] + others[:, middle[1]]) // 2, np.int64)

@@ -1,17 +1,25 @@
-"""Sums over the last steps of one series, and what follows from them: efficiency, stall ratio, the straggler."""
+"""Sums over steps of one series, and what follows from them: efficiency, stall ratio, the straggler.
+
+Each step is summed up over its positions first: a column with a row for each figure, for every rank.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.facts import CAUSES, Cause, Recent, StepFacts, Straggler
+from swtrace.ledger.facts import CAUSES, Cause, Mask, Recent, StepFacts, Straggler
 from swtrace.trace.identity import RankKey
 
-_SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
+if TYPE_CHECKING:
+    from swtrace.ledger.step import Steps
+
+Sums = npt.NDArray[np.int64]
+"""``[row, ...]`` in the order of the rows below."""
 
 STRAGGLER_SHARE = 0.05
 """A rank is named only if its excess takes at least this share of the typical step ..."""
@@ -24,27 +32,90 @@ STRAGGLER_STEPS = 16
 """Fewer steps prove nothing: equal ranks pass the test above in 16 steps with a chance below 0.1 %."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Sums over one step's positions; ``[rank]``."""
-
-    whole: npt.NDArray[np.bool_]
-    step_ns: npt.NDArray[np.int64]
-    stall_ns: npt.NDArray[np.int64]
-    wake_ns: npt.NDArray[np.int64]
-    slack_ns: npt.NDArray[np.int64]
-    waits: npt.NDArray[np.int64]
-    on_time: npt.NDArray[np.int64]
-    attributed_stall_ns: npt.NDArray[np.int64]
-    transfer_ns: npt.NDArray[np.int64]
-    transfers: npt.NDArray[np.int64]
-    cause_ns: npt.NDArray[np.int64]
-    """``[cause, rank]``"""
-    excess_ns: npt.NDArray[np.int64] | None
-
-
 _COUNTED = ("step_ns", "stall_ns", "wake_ns", "slack_ns", "waits", "on_time", "attributed_stall_ns", "transfer_ns")
-"""Sums that :class:`~swtrace.ledger.facts.Recent` has under the same name."""
+"""Rows that :class:`~swtrace.ledger.facts.Recent` has under the same name, and ..."""
+_ROWS = (*_COUNTED, "steps", "excess_ns", "path_steps", *CAUSES, "transfers", "whole")
+"""... those that it is made of, too; *whole* is 1 where the rank ended the step and no record of it is missing."""
+_STEP_NS, _EXCESS_NS, _PATH_STEPS, _TRANSFERS, _WHOLE = (
+    _ROWS.index(name) for name in ("step_ns", "excess_ns", "path_steps", "transfers", "whole")
+)
+
+
+def sum_positions(
+    of: StepFacts | Steps,
+    causes: Sums,
+    excess_ns: Sums | int,
+    *,
+    path_known: Mask | bool,
+    positions: Mask | None = None,
+) -> Sums:
+    """Return a step's sums over positions, ``[row, rank]``, or those of several steps, ``[row, step, rank]``.
+
+    Args:
+        of: The step or steps.
+        causes: Stall by cause, over the same positions.
+        excess_ns: Of the critical path.
+        path_known: Whether there is one.
+        positions: Which ones are meant; None: all. Step time and path are always of the whole step.
+    """
+
+    def over(column: npt.NDArray[np.generic]) -> Sums:
+        chosen = column if positions is None else column[..., positions]
+        return np.asarray(chosen.sum(axis=-1), np.int64)
+
+    step_ns = of.duration_ns
+    rows = {
+        "step_ns": step_ns,
+        "stall_ns": over(of.stall_ns),
+        "wake_ns": over(of.wake_ns),
+        "slack_ns": over(of.slack_ns),
+        "waits": over(of.receiver),
+        "on_time": over(of.on_time),
+        "attributed_stall_ns": over(of.stall_ns * of.attributed),
+        "transfer_ns": over(of.transfer_ns),
+        "steps": 1,
+        "excess_ns": excess_ns,
+        "path_steps": path_known,
+        **dict(zip(CAUSES, causes, strict=True)),
+        "transfers": over(of.attributed),
+        "whole": of.whole,
+    }
+    sums = np.empty((len(_ROWS), *step_ns.shape), np.int64)
+    for row, name in enumerate(_ROWS):
+        sums[row] = rows[name]
+    return sums
+
+
+def sums_of(step: StepFacts, positions: Mask | None = None) -> Sums:
+    """Return a step's sums over some positions or all, ``[row, rank]``."""
+    if positions is None and step.summed is not None:
+        return step.summed
+    causes = step.cause_ns if positions is None else step.cause_ns[:, :, positions]
+    excess_ns = 0 if step.path is None else step.path.excess_ns
+    return sum_positions(step, causes.sum(axis=2), excess_ns, path_known=step.path is not None, positions=positions)
+
+
+class Total:
+    """Sums over steps, of one rank or of several."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros(len(_ROWS), np.int64)
+        self._bytes = 0
+
+    def add(self, sums: Sums, layer_bytes: int) -> None:
+        """Add a rank's sums, ``[row]``, of broadcasts of so many bytes."""
+        self._sums += sums
+        self._bytes += int(sums[_TRANSFERS]) * layer_bytes
+
+    def recent(self) -> Recent:
+        """Return the sums, with their ratios."""
+        rows = dict(zip(_ROWS, self._sums.tolist(), strict=True))
+        return Recent(
+            **{name: rows[name] for name in (*_COUNTED, "steps", "excess_ns", "path_steps")},
+            skew_ns=rows[Cause.ENTRY_SKEW] + rows[Cause.SKEW],
+            transfer_bytes=self._bytes,
+            cause_ns={cause: rows[cause] for cause in CAUSES},
+        )
 
 
 class RecentSteps:
@@ -58,74 +129,41 @@ class RecentSteps:
 
     def __init__(self, steps: int, ranks: int, layer_bytes: int) -> None:
         self.history: deque[StepFacts] = deque(maxlen=steps)
-        self._sums: deque[_Sums] = deque(maxlen=steps)
+        self._summed: deque[StepFacts] = deque(maxlen=steps)
         self._ranks, self._layer_bytes = ranks, layer_bytes
 
-    def add(self, facts: StepFacts) -> None:
-        """Take in a finished step. Aborted steps stay in the history and out of the sums."""
-        self.history.append(facts)
-        duration = facts.duration_ns
-        if facts.aborted:
-            return
-        self._sums.append(
-            _Sums(
-                whole=facts.whole,
-                step_ns=duration,
-                stall_ns=facts.stall_ns.sum(axis=1),
-                wake_ns=facts.wake_ns.sum(axis=1),
-                slack_ns=facts.slack_ns.sum(axis=1),
-                waits=facts.receiver.sum(axis=1),
-                on_time=facts.on_time.sum(axis=1),
-                attributed_stall_ns=np.where(facts.attributed, facts.stall_ns, 0).sum(axis=1),
-                transfer_ns=facts.transfer_ns.sum(axis=1),
-                transfers=facts.attributed.sum(axis=1),
-                cause_ns=facts.cause_ns.sum(axis=2),
-                excess_ns=None if facts.path is None else facts.path.excess_ns,
-            )
-        )
+    def add(self, steps: Iterable[StepFacts], aborted: Iterable[bool]) -> None:
+        """Take in finished steps. Aborted ones stay in the history and out of the sums."""
+        for step, is_aborted in zip(steps, aborted, strict=True):
+            self.history.append(step)
+            if not is_aborted:
+                self._summed.append(step)
 
     def __len__(self) -> int:
         """Return the number of steps summed."""
-        return len(self._sums)
+        return len(self._summed)
 
     def facts(self) -> tuple[Recent, ...]:
         """Return the sums of each group rank, over its whole steps: where records are missing, so is stall."""
-        sums = list(self._sums)
-        paths = [s for s in sums if s.excess_ns is not None]
-        total = {name: self._over_steps(name, sums) for name in _COUNTED}
-        steps, path_steps = self._over_steps("whole", sums), self._over_steps("whole", paths)
-        cause, excess = self._over_steps("cause_ns", sums, len(CAUSES)), self._over_steps("excess_ns", paths)
-        return tuple(
-            Recent(
-                steps=int(steps[rank]),
-                **{name: int(ns[rank]) for name, ns in total.items()},
-                skew_ns=int(cause[_SKEWS, rank].sum()),
-                transfer_bytes=int(transfers) * self._layer_bytes,
-                cause_ns=dict(zip(CAUSES, cause[:, rank].tolist(), strict=True)),
-                excess_ns=int(excess[rank]),
-                path_steps=int(path_steps[rank]),
-            )
-            for rank, transfers in enumerate(self._over_steps("transfers", sums))
-        )
-
-    def _over_steps(self, name: str, sums: list[_Sums], *rows: int) -> npt.NDArray[np.int64]:
-        """Return the sum of a column over each rank's whole steps, ``[rank]`` or ``[row, rank]``."""
-        total = np.zeros((*rows, self._ranks), np.int64)
-        for each in sums:
-            np.add(total, getattr(each, name), out=total, where=each.whole)
-        return total
+        sums = self._sums()
+        of_ranks = (sums * sums[:, _WHOLE, np.newaxis]).sum(axis=0)
+        totals = [Total() for _ in range(self._ranks)]
+        for rank, total in enumerate(totals):
+            total.add(of_ranks[:, rank], self._layer_bytes)
+        return tuple(total.recent() for total in totals)
 
     def straggler(self, ranks: tuple[RankKey, ...]) -> Straggler | None:
         """Return the rank whose excess stands clearly above all others' in the typical step, if one does.
 
         Medians over the steps: one slow step names nobody.
         """
-        rows = [s for s in self._sums if s.excess_ns is not None and s.whole.all()]
-        if len(rows) < STRAGGLER_STEPS or self._ranks < 2:  # noqa: PLR2004 - one rank cannot be late
+        sums = self._sums()
+        sums = sums[(sums[:, _WHOLE] & sums[:, _PATH_STEPS]).all(axis=1)]
+        if len(sums) < STRAGGLER_STEPS or self._ranks < 2:  # noqa: PLR2004 - one rank cannot be late
             return None
-        by_step = np.stack([s.excess_ns for s in rows if s.excess_ns is not None])
+        by_step = sums[:, _EXCESS_NS]
         excess = np.median(by_step, axis=0)
-        step_ns = float(np.median([s.step_ns.max() for s in rows]))
+        step_ns = float(np.median(sums[:, _STEP_NS].max(axis=1)))
         order = np.argsort(excess)
         worst, following = float(excess[order[-1]]), max(0.0, float(excess[order[-2]]))
         consistency = float((by_step.argmax(axis=1) == order[-1]).mean())
@@ -142,3 +180,9 @@ class RecentSteps:
             share=worst / step_ns,
             consistency=consistency,
         )
+
+    def _sums(self) -> Sums:
+        """Return the sums of each step, ``[step, row, rank]``."""
+        if not self._summed:
+            return np.zeros((0, len(_ROWS), self._ranks), np.int64)
+        return np.stack([sums_of(step) for step in self._summed])

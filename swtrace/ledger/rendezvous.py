@@ -39,9 +39,12 @@ class Rendezvous:
             by_distance = _needed_in_tree(ranks) if kind == TREE else _needed_of_source(ranks)
             distance = (np.arange(ranks)[:, np.newaxis] - source) % ranks
             self._needed = (by_distance[distance] + source[:, np.newaxis]) % ranks
+            """``[rank, position, which]``: whose issues a delivery waits for, the receiver's own first."""
 
     def last_issue(self, issued_ns: _Int) -> tuple[_Int, _Int]:
         """Return last issue and the group rank whose issue it was, both ``[step, rank, position]``.
+
+        Of equal issues, the one that is needed first.
 
         Args:
             issued_ns: ``[step, rank, position]``.
@@ -49,11 +52,15 @@ class Rendezvous:
         if self._needed is None:
             late = np.broadcast_to(issued_ns.argmax(axis=1)[:, np.newaxis, :], issued_ns.shape)
             return np.broadcast_to(issued_ns.max(axis=1, keepdims=True), issued_ns.shape), late
-        positions = np.arange(issued_ns.shape[2])[:, np.newaxis]
-        candidates = issued_ns[:, self._needed, positions]
-        which = candidates.argmax(axis=3)
-        late = np.take_along_axis(np.broadcast_to(self._needed, candidates.shape), which[..., np.newaxis], axis=3)
-        return candidates.max(axis=3), late[..., 0]
+        positions = np.arange(issued_ns.shape[2])
+        last, late = issued_ns, np.broadcast_to(np.arange(self._ranks)[:, np.newaxis], issued_ns.shape)
+        for needed in np.moveaxis(self._needed, 2, 0)[1:]:
+            # Mostly, all ranks need the same one: the source.
+            ranks = needed[:1] if (needed == needed[0]).all() else needed
+            issued = issued_ns[:, ranks, positions]
+            later = issued > last
+            last, late = np.where(later, issued, last), np.where(later, ranks, late)
+        return last, late
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
         """Return last issue of one position's broadcast, ``[rank]``, from all ranks' issues ``[rank]``."""

@@ -22,20 +22,27 @@ A source never waits, and its own completion says nothing: all of these are fact
 
 Ranks are compared only where their instants can be of one clock. A broadcast that is ready before its source
 issued it shows that they are not: such a step is not compared.
+
+A :class:`Steps` computes a column when it is looked at, for all of its steps at once, and keeps it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.channel import Channel
-from swtrace.ledger.facts import CAUSES, Cause
+from swtrace.ledger.facts import CAUSES, Cause, CriticalPath, SeriesKey, StepFacts
+from swtrace.ledger.path import Paths, critical_paths
 from swtrace.ledger.pending import Block
+from swtrace.ledger.recent import Sums, sum_positions
 from swtrace.ledger.rendezvous import Rendezvous
-from swtrace.trace.schema import TransferFlag
+from swtrace.trace.identity import RankKey, SeriesInfo
+from swtrace.trace.schema import StepFlag, TransferFlag
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
@@ -51,134 +58,216 @@ some microseconds off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
-    """Facts computed from a block; ``[step, rank, position]``, causes ``[step, cause, rank, position]``."""
+class Constants:
+    """What the steps of a series have in common."""
 
-    receiver: _Bool
-    stall_ns: _Int
-    wake_ns: _Int
-    slack_ns: _Int
-    on_time: _Bool
-    attributed: _Bool
-    last_issue_ns: _Int
-    late_rank: npt.NDArray[np.int32]
-    before_ns: _Int
-    """End of what the channel carried to this receiver before."""
-    backlog_ns: _Int
-    transfer_ns: _Int
-    cause_ns: _Int
-    entry_skew_ns: _Int
-    """``[step, rank]``; 0 where it is not known."""
-    comparable: _Bool
-    """``[step]``: all ranks' instants can be of one clock."""
-    impossible: _Bool
-    """``[step, rank]``: some delivery was ready before its source issued it."""
-
-    def take(self, rows: npt.NDArray[np.intp]) -> Derived:
-        """Return the facts of some of the steps."""
-        return Derived(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+    series: SeriesKey
+    ranks: tuple[RankKey, ...]
+    source: npt.NDArray[np.uint16]
+    rendezvous: Rendezvous
+    prefetch_step: int
+    epsilon_ns: int
 
 
-def derive(
-    block: Block,
-    *,
-    rendezvous: Rendezvous,
-    source: _Int,
-    one_clock: bool,
-    epsilon_ns: int,
-    channel: Channel,
-) -> Derived:
-    """Compute all facts of a block.
+class Steps:
+    """Finished steps of one series: the columns of :class:`~swtrace.ledger.facts.StepFacts`, with a step in front.
 
     Args:
-        block: Raw columns, steps ascending.
-        rendezvous: From when an operation can move.
-        source: ``[position]``, group rank that keeps the layer.
+        constants: Of the series.
+        infos: Of its members, by group rank.
+        block: The steps' records, ascending.
+        channel: What a delivery queues behind; moved on by these steps.
         one_clock: Whether all ranks say that their instants are of one clock.
-        epsilon_ns: A wait is on time if its stall is below this.
-        channel: What a delivery queues behind; moved on by this block.
     """
-    flags = block.flags
-    own = _flagged(flags, TransferFlag.OWN)
-    prefilled = _flagged(flags, TransferFlag.PREFILLED)
-    unwaited = _flagged(flags, TransferFlag.UNWAITED | TransferFlag.OPEN)
-    receiver = block.present & ~own & ~prefilled & ~unwaited
-    begin, end, ready = block.wait_begin_ns, block.wait_end_ns, block.ready_ns
 
-    stall = np.where(receiver, np.maximum(0, ready - begin), 0)
-    wake = np.where(receiver, np.maximum(0, end - np.maximum(ready, begin)), 0)
-    slack = np.where(receiver, np.maximum(0, begin - ready), 0)
-    on_time = receiver & (stall < epsilon_ns)
+    def __init__(
+        self,
+        constants: Constants,
+        infos: tuple[SeriesInfo | None, ...],
+        block: Block,
+        channel: Channel,
+        *,
+        one_clock: bool,
+    ) -> None:
+        self.block, self.infos, self._constants = block, infos, constants
+        self._serial = channel.serial
+        own, prefilled = self._flagged(TransferFlag.OWN), self._flagged(TransferFlag.PREFILLED)
+        self._broadcast = block.present & ~prefilled
+        delivery = self._broadcast & ~own
+        self.receiver: _Bool = delivery & ~self._flagged(TransferFlag.UNWAITED | TransferFlag.OPEN)
+        self.impossible = self._before_its_issue(delivery)
+        """``[step, rank]``: some delivery was ready before its source issued it."""
+        self.comparable: _Bool = np.asarray(~self.impossible.any(axis=1) & one_clock, np.bool_)
+        self._before_ns, self._before_known = channel.before(block, self._broadcast, own)
 
-    broadcast = block.present & ~prefilled
-    impossible = _before_its_issue(block, broadcast & ~own, broadcast, source)
-    comparable = np.asarray(~impossible.any(axis=1) & one_clock, np.bool_)
-    last_issue, late = rendezvous.last_issue(block.issued_ns)
-    before, before_known = channel.before(block, broadcast, own)
-    everyone_known = broadcast.all(axis=1, keepdims=True)
-    attributed = receiver & everyone_known & before_known & comparable[:, np.newaxis, np.newaxis]
-    before = np.where(attributed, np.minimum(before, ready), 0)
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.block)
 
-    backlog = np.where(attributed, np.maximum(0, before - last_issue), 0)
-    transfer = np.where(attributed, np.maximum(0, ready - np.maximum(last_issue, before)), 0)
+    def facts(self) -> list[StepFacts]:
+        """Return the steps one by one."""
+        return [StepFacts.of(self, row) for row in range(len(self))]
 
-    entered = np.asarray(block.ended.all(axis=1) & comparable, np.bool_)[:, np.newaxis]
-    entry = np.where(entered, block.arrival_ns - block.arrival_ns.min(axis=1, keepdims=True), 0)
-    return Derived(
-        receiver=receiver,
-        stall_ns=stall,
-        wake_ns=wake,
-        slack_ns=slack,
-        on_time=on_time,
-        attributed=attributed,
-        last_issue_ns=np.where(attributed, last_issue, 0),
-        late_rank=np.where(attributed, late, -1).astype(np.int32),
-        before_ns=before,
-        backlog_ns=backlog,
-        transfer_ns=transfer,
-        cause_ns=_causes(block, stall, attributed, last_issue, late, before),
-        entry_skew_ns=entry,
-        comparable=comparable,
-        impossible=impossible,
-    )
+    def fact(self, name: str, row: int) -> Any:
+        """Return a field of one step's facts."""
+        if name in _CONSTANTS:
+            return getattr(self._constants, name)
+        if name == "infos":
+            return self.infos
+        if name == "path":
+            return self.path(row)
+        value = getattr(self if hasattr(type(self), name) or name in vars(self) else self.block, name)[row]
+        return value.item() if isinstance(value, np.generic) else value
+
+    @cached_property
+    def complete(self) -> _Bool:
+        """``[step]``: every rank ended it, and every record of it is at hand."""
+        return self.block.seen.all(axis=(1, 2))
+
+    @cached_property
+    def aborted(self) -> _Bool:
+        """``[step]``: some rank ended it early."""
+        return np.asarray((self.block.ended & ((self.block.step_flags & StepFlag.ABORTED) != 0)).any(axis=1), np.bool_)
+
+    @cached_property
+    def duration_ns(self) -> _Int:
+        """``[step, rank]``: forward begin to forward end; 0 where the step record is missing."""
+        return np.where(self.block.ended, self.block.end_ns - self.block.begin_ns, 0)
+
+    @cached_property
+    def stall_ns(self) -> _Int:
+        """Ready after wait begin."""
+        return np.maximum(0, self.block.ready_ns - self.block.wait_begin_ns) * self.receiver
+
+    @cached_property
+    def wake_ns(self) -> _Int:
+        """Wait end after both."""
+        block = self.block
+        return np.maximum(0, block.wait_end_ns - np.maximum(block.ready_ns, block.wait_begin_ns)) * self.receiver
+
+    @cached_property
+    def slack_ns(self) -> _Int:
+        """Ready before wait begin."""
+        return np.maximum(0, self.block.wait_begin_ns - self.block.ready_ns) * self.receiver
+
+    @cached_property
+    def on_time(self) -> _Bool:
+        """Receivers' waits that stalled for less than epsilon."""
+        return np.asarray(self.receiver & (self.stall_ns < self._constants.epsilon_ns), np.bool_)
+
+    @cached_property
+    def attributed(self) -> _Bool:
+        """Last issue, backlog and transfer are known: every rank's record is at hand, and what was carried before."""
+        everyone_known = self._broadcast.all(axis=1, keepdims=True) & self.comparable[:, np.newaxis, np.newaxis]
+        return np.asarray(self.receiver & everyone_known & self._before_known, np.bool_)
+
+    @cached_property
+    def _last_issue(self) -> tuple[_Int, _Int]:
+        """Last issue and whose it was, also where that is not attributed to anybody."""
+        return self._constants.rendezvous.last_issue(self.block.issued_ns)
+
+    @cached_property
+    def last_issue_ns(self) -> _Int:
+        """From when on the broadcast could move to this receiver; 0 where that is not known."""
+        return self._last_issue[0] * self.attributed
+
+    @cached_property
+    def late_rank(self) -> npt.NDArray[np.int32]:
+        """Whose issue was the last one; -1 where that is not known."""
+        return np.where(self.attributed, self._last_issue[1], -1).astype(np.int32)
+
+    @cached_property
+    def before_ns(self) -> _Int:
+        """End of what the channel carried to this receiver before."""
+        return np.minimum(self._before_ns, self.block.ready_ns) * self.attributed
+
+    @cached_property
+    def backlog_ns(self) -> _Int:
+        """Last issue to the end of what the channel carried before."""
+        return np.maximum(0, self.before_ns - self._last_issue[0]) * self.attributed
+
+    @cached_property
+    def transfer_ns(self) -> _Int:
+        """From both on to ready."""
+        moving = self.block.ready_ns - np.maximum(self._last_issue[0], self.before_ns)
+        return np.maximum(0, moving) * self.attributed
+
+    @cached_property
+    def entry_skew_ns(self) -> _Int:
+        """``[step, rank]``; 0 where it is not known."""
+        entered = (self.block.ended.all(axis=1) & self.comparable)[:, np.newaxis]
+        arrival = self.block.arrival_ns
+        return np.where(entered, arrival - arrival.min(axis=1, keepdims=True), 0)
+
+    @property
+    def _causes(self) -> tuple[_Int, ...]:
+        """Split ``[wait begin, ready]`` of every wait: skew up to the last issue, then backlog, then transfer.
+
+        Of the skew, what the late rank's later entry into the step explains is entry skew, as far as earlier stalls
+        of this step have not already evened it out. An operation issued in the step before is no matter of entry.
+        """
+        block, stall, attributed = self.block, self.stall_ns, self.attributed
+        (last_issue, late), begin = self._last_issue, block.wait_begin_ns
+        ready = begin + stall
+        issued = np.minimum(np.maximum(last_issue, begin), ready)
+        queued = np.minimum(np.maximum(np.maximum(last_issue, self.before_ns), issued), ready)
+        skew = (issued - begin) * attributed
+        ranks = block.present.shape[1]
+        at = late + np.arange(0, len(block) * ranks, ranks)[:, np.newaxis, np.newaxis]
+        lead = block.arrival_ns.reshape(-1)[at] - block.arrival_ns[:, :, np.newaxis]
+        owed = np.minimum(np.maximum(lead - (np.cumsum(stall, axis=2) - stall), 0), skew)
+        entry = owed * ~self._flagged(TransferFlag.CROSSES_STEPS)
+        if not block.ended.all():
+            entry *= block.ended.reshape(-1)[at] & block.ended[:, :, np.newaxis]
+        return entry, skew - entry, (queued - issued) * attributed, (ready - queued) * attributed, stall * ~attributed
+
+    @cached_property
+    def cause_ns(self) -> _Int:
+        """``[step, cause, rank, position]``."""
+        return np.stack(self._causes, axis=1)
+
+    @cached_property
+    def cause_sums_ns(self) -> _Int:
+        """``[cause, step, rank]``."""
+        return np.stack([part.sum(axis=2) for part in self._causes])
+
+    @property
+    def whole(self) -> _Bool:
+        """``[step, rank]``: it ended the step and every record of it is at hand."""
+        return self.block.whole
+
+    @cached_property
+    def sums(self) -> Sums:
+        """``[row, step, rank]``: sums over positions."""
+        return sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=self.paths.known[:, np.newaxis])
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Critical paths, of the steps that have one."""
+        stalled = self.stall_ns >= self._constants.epsilon_ns
+        explained = (self.attributed | ~stalled).all(axis=(1, 2))
+        waited = ~self._flagged(TransferFlag.UNWAITED).any(axis=(1, 2))
+        orderly = ((self.block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
+        known = np.asarray(self.complete & explained & waited & orderly & self.comparable, np.bool_)
+        return critical_paths(
+            self, known, prefetch_step=self._constants.prefetch_step, stalled=stalled, serial=self._serial
+        )
+
+    def path(self, row: int) -> CriticalPath | None:
+        """Return the critical path of a step, if it has one."""
+        return self.paths.path(row)
+
+    def _flagged(self, flag: int) -> _Bool:
+        return np.asarray((self.block.flags & np.uint8(flag)) != 0, np.bool_)
+
+    def _before_its_issue(self, delivery: _Bool) -> _Bool:
+        """Return ``[step, rank]``: a delivery was ready before its source issued it, which no clock can show twice."""
+        block, source = self.block, self._constants.source
+        positions = np.arange(len(source))
+        sent = self._broadcast[:, source, positions]
+        issued = np.where(sent, block.issued_ns[:, source, positions], 0)[:, np.newaxis, :]
+        early = delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS)
+        return np.asarray(early.any(axis=2), np.bool_)
 
 
-def _flagged(flags: npt.NDArray[np.uint8], flag: int) -> _Bool:
-    return np.asarray((flags & np.uint8(flag)) != 0, np.bool_)
-
-
-def _before_its_issue(block: Block, delivery: _Bool, broadcast: _Bool, source: _Int) -> _Bool:
-    """Return ``[step, rank]``: some delivery was ready before its source issued it, which no clock can show twice."""
-    positions = np.arange(len(source))
-    issued = np.where(broadcast[:, source, positions], block.issued_ns[:, source, positions], 0)[:, np.newaxis, :]
-    early = delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS)
-    return np.asarray(early.any(axis=2), np.bool_)
-
-
-def _causes(
-    block: Block, stall: _Int, attributed: _Bool, last_issue: _Int, late: npt.NDArray[np.int64], before: _Int
-) -> _Int:
-    """Split ``[wait begin, ready]`` of every wait: skew up to the last issue, then backlog, then transfer.
-
-    Of the skew, what the late rank's later entry into the step explains is entry skew, as far as earlier stalls
-    of this step have not already evened it out. An operation issued in the step before is no matter of entry.
-    """
-    begin = block.wait_begin_ns
-    ready = begin + stall
-    issued = np.clip(last_issue, begin, ready)
-    queued = np.clip(np.maximum(last_issue, before), issued, ready)
-    skew = issued - begin
-    crosses = _flagged(block.flags, TransferFlag.CROSSES_STEPS)
-    steps = np.arange(stall.shape[0])[:, np.newaxis, np.newaxis]
-    lead = block.arrival_ns[steps, late] - block.arrival_ns[:, :, np.newaxis]
-    both_arrived = block.ended[steps, late] & block.ended[:, :, np.newaxis]
-    evened_out = np.cumsum(stall, axis=2) - stall
-    entry = np.where(both_arrived & ~crosses, np.clip(lead - evened_out, 0, skew), 0)
-
-    cause = np.zeros((stall.shape[0], len(CAUSES), *stall.shape[1:]), np.int64)
-    cause[:, _ENTRY] = np.where(attributed, entry, 0)
-    cause[:, _SKEW] = np.where(attributed, skew - entry, 0)
-    cause[:, _BACKLOG] = np.where(attributed, queued - issued, 0)
-    cause[:, _TRANSFER] = np.where(attributed, ready - queued, 0)
-    cause[:, _UNATTRIBUTED] = np.where(attributed, 0, stall)
-    return cause
+_CONSTANTS = frozenset(each.name for each in fields(Constants))

@@ -9,15 +9,18 @@ step broadcasts every layer, except that the first ``k`` of step 0 were there al
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import CAUSES, Distribution, Outcome, Totals
-from swtrace.ledger.intake import Ranked
-from swtrace.trace.records import Records, observed
+from swtrace.ledger.intake import CELL, Ranked
+from swtrace.trace.records import STEP, Records, observed
 from swtrace.trace.schema import Observed, Phase, StepFlag, TransferFlag, Untimed
 
 _Int = npt.NDArray[np.int64]
+_Bool = npt.NDArray[np.bool_]
 
 _US, _MS, _S = 1_000, 1_000_000, 1_000_000_000
 
@@ -34,35 +37,42 @@ STEP_BOUNDS_NS: tuple[int, ...] = (
 )
 
 
-_FLAGS = 256
-"""What a transfer's flags can be."""
 _REASONS = 256
 """What a step's reason to be untimed can be, known or not."""
 
 
 class _Histograms:
-    """One histogram for each rank."""
+    """Counts of integers by bucket, one histogram for each row.
 
-    __slots__ = ("_bounds", "_counts", "_edges", "_sums")
+    Args:
+        edges: Ascending; a value counts for the first one that it is at most, or for the bucket above the last.
+        rows: How many histograms.
+    """
 
-    def __init__(self, bounds_ns: tuple[int, ...], ranks: int) -> None:
-        self._bounds = bounds_ns
-        self._edges = np.array(bounds_ns, np.int64)
-        self._counts = np.zeros((ranks, len(bounds_ns) + 1), np.int64)
-        self._sums = np.zeros(ranks, np.int64)
+    def __init__(self, edges: Iterable[int], rows: int) -> None:
+        self._edges = np.array(sorted(set(edges)), np.int64)
+        self._counts = np.zeros((rows, len(self._edges) + 1), np.int64)
 
-    def add(self, rank: _Int, values: _Int) -> None:
-        if len(values):
-            ranks, buckets = self._counts.shape
-            at = rank * buckets + np.searchsorted(self._edges, values, side="left")
-            self._counts += np.bincount(at, minlength=ranks * buckets).reshape(ranks, buckets)
-            np.add.at(self._sums, rank, values)
+    def add(self, row: _Int, values: _Int) -> None:
+        """Count values; those of row -1 not."""
+        rows, buckets = self._counts.shape
+        at = (row + 1) * buckets + np.searchsorted(self._edges, values, side="left")
+        self._counts += np.bincount(at, minlength=(rows + 1) * buckets).reshape(rows + 1, buckets)[1:]
 
-    def forget(self, rank: int) -> None:
-        self._counts[rank] = self._sums[rank] = 0
+    def forget(self, row: int) -> None:
+        """Count a row from zero again."""
+        self._counts[row] = 0
 
-    def fact(self, rank: int) -> Distribution:
-        return Distribution(self._bounds, tuple(self._counts[rank].tolist()), int(self._sums[rank]))
+    def at_most(self, edges: _Int) -> _Int:
+        """Return how many values are at most each of some of the edges, and how many there are, ``[row, edge]``."""
+        reached = self._counts.cumsum(axis=1)
+        return np.concatenate((reached[:, self._edges.searchsorted(edges)], reached[:, -1:]), axis=1)
+
+
+def _distributions(bounds_ns: tuple[int, ...], at_most: _Int, sums_ns: _Int) -> list[Distribution]:
+    """Return histograms of what was at most each bound, and of all that there was, ``[row, bound]``."""
+    counts = np.diff(at_most, axis=1, prepend=0).tolist()
+    return [Distribution(bounds_ns, tuple(row), sum_ns) for row, sum_ns in zip(counts, sums_ns.tolist(), strict=True)]
 
 
 class TotalsCounter:
@@ -83,9 +93,8 @@ class TotalsCounter:
         self._prefilled = min(prefetch_step, self._layers)
         self._owned_prefilled = np.bincount(source[:prefetch_step], minlength=ranks)
         """``[rank]``: how many fewer they are in step 0."""
-        self._transfers = np.zeros((ranks, _FLAGS), np.int64)
-        """Transfers by their flags: most of what is counted is a sum over some of them."""
-        self._on_time = np.zeros(ranks, np.int64)
+        self._transfers = np.zeros((ranks, _CLASSES), np.int64)
+        """Transfers by their class: most of what is counted is a sum over some of them."""
         self._upper_bounds = np.zeros(ranks, np.int64)
         self._cause_ns = np.zeros((len(CAUSES), ranks), np.int64)
         self._steps = np.zeros(ranks, np.int64)
@@ -96,51 +105,68 @@ class TotalsCounter:
         self._untimed_unwaited = np.zeros(ranks, np.int64)
         self._untimed_sent = np.zeros(ranks, np.int64)
         self._untimed_received = np.zeros(ranks, np.int64)
-        self._stall = _Histograms(DURATION_BOUNDS_NS, ranks)
-        self._slack = _Histograms(DURATION_BOUNDS_NS, ranks)
-        self._sent_duration = _Histograms(DURATION_BOUNDS_NS, ranks)
-        self._received_duration = _Histograms(DURATION_BOUNDS_NS, ranks)
+        self._late = _Histograms((epsilon_ns - 1, *_BOUNDS, *(-_BOUNDS - 1)), ranks)
+        """Ready after wait begin, of receivers' waits: stall where positive, slack where negative."""
+        self._stall_ns = np.zeros(ranks, np.int64)
+        self._slack_ns = np.zeros(ranks, np.int64)
+        self._duration = _Histograms(DURATION_BOUNDS_NS, 2 * ranks)
+        """Issued to ready: of what a rank sent, then of what it received."""
+        self._duration_ns = np.zeros((ranks, 2), np.int64)
         self._step_duration = {phase: _Histograms(STEP_BOUNDS_NS, ranks) for phase in Phase}
+        self._step_ns = np.zeros((len(Phase), ranks), np.int64)
 
     def forget(self, rank: int) -> None:
         """Count a rank from zero again."""
         for counts in (
-            *(self._on_time, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps),
-            *(self._untimed_waits, self._untimed_unwaited, self._untimed_sent, self._untimed_received),
-            *(self._untimed_steps, self._transfers),
+            *(self._transfers, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps),
+            *(self._untimed_steps, self._untimed_waits, self._untimed_unwaited),
+            *(self._untimed_sent, self._untimed_received, self._stall_ns, self._slack_ns, self._duration_ns),
         ):
             counts[rank] = 0
-        self._cause_ns[:, rank] = 0
-        for histograms in (
-            *(self._stall, self._slack, self._sent_duration, self._received_duration),
-            *self._step_duration.values(),
-        ):
+        self._cause_ns[:, rank] = self._step_ns[:, rank] = 0
+        for histograms in (self._late, *self._step_duration.values()):
             histograms.forget(rank)
+        self._duration.forget(2 * rank)
+        self._duration.forget(2 * rank + 1)
 
-    def add_transfers(self, ranked: Ranked) -> None:
-        """Count TRANSFER records."""
+    def add(self, ranked: Ranked) -> None:
+        """Count TRANSFER and STEP records."""
+        is_step = ranked.place == self._layers
+        self._add_transfers(ranked, is_step)
+        self._add_steps(ranked.records.view(CELL)[is_step].view(STEP), ranked.group_rank[is_step])
+
+    def _add_transfers(self, ranked: Ranked, is_step: _Bool) -> None:
+        """Count TRANSFER records among others. Durations are summed up rank by rank, as they stand side by side."""
         records, rank = ranked.records, ranked.group_rank
-        flags = records["flags"]
-        seen = np.bincount(rank * _FLAGS + flags, minlength=self._ranks * _FLAGS)
-        self._transfers += seen.reshape(self._ranks, _FLAGS)
+        starts = ranked.starts
+        its = rank[starts]
+
+        def sum_up(into: _Int, values: _Int) -> None:
+            np.add.at(into, its, np.add.reduceat(values, starts))
+
+        kind = _CLASS[records["flags"]]
+        kind[is_step] = _NO_TRANSFER
+        seen = np.bincount(rank * (_CLASSES + 1) + kind, minlength=self._ranks * (_CLASSES + 1))
+        self._transfers += seen.reshape(self._ranks, -1)[:, :_CLASSES]
         ready = records["ready_ns"]
-        receiver = _RECEIVER[flags]
-        waited = rank[receiver]
-        late = (ready - records["wait_begin_ns"])[receiver]
-        stall, slack = np.maximum(0, late), np.maximum(0, -late)
-        self._count(self._on_time, waited[stall < self._epsilon_ns])
-        self._count(self._upper_bounds, waited[observed(records)[receiver] == Observed.UPPER_BOUND])
-        self._stall.add(waited, stall)
-        self._slack.add(waited, slack)
+        receiver = _RECEIVER[kind]
+        late = np.where(receiver, ready - records["wait_begin_ns"], 0)
+        self._late.add(np.where(receiver, rank, -1), late)
+        sum_up(self._stall_ns, np.maximum(0, late))
+        sum_up(self._slack_ns, np.maximum(0, -late))
+        bounds = receiver & (observed(records) == Observed.UPPER_BOUND)
+        if bounds.any():
+            self._count(self._upper_bounds, rank[bounds])
         duration = np.maximum(0, ready - records["issued_ns"])
         known = ready > 0
-        for which, histograms in ((_SENT, self._sent_duration), (_RECEIVED, self._received_duration)):
-            these = which[flags] & known
-            histograms.add(rank[these], duration[these])
+        sent, received = _SENT[kind] & known, _RECEIVED[kind] & known
+        self._duration.add(np.where(sent | received, 2 * rank + received, -1), duration)
+        sum_up(self._duration_ns[:, 0], duration * sent)
+        sum_up(self._duration_ns[:, 1], duration * received)
 
-    def add_steps(self, ranked: Ranked) -> None:
-        """Count STEP records."""
-        records, rank = ranked.records, ranked.group_rank
+    def _add_steps(self, records: Records, rank: _Int) -> None:
+        if not len(records):
+            return
         self._count(self._steps, rank)
         self._count(self._aborted, rank[(records["flags"] & StepFlag.ABORTED) != 0])
         self._count(self._unwaited_steps, rank[records["waits"] == 0])
@@ -150,6 +176,7 @@ class TotalsCounter:
             records, rank = records[~untimed], rank[~untimed]
         duration = np.maximum(0, records["end_ns"] - records["begin_ns"])
         phase = np.where(records["phase"] < len(Phase), records["phase"], Phase.OTHER)
+        np.add.at(self._step_ns, (phase, rank), duration)
         for which in set(phase.tolist()):
             self._step_duration[Phase(which)].add(rank[phase == which], duration[phase == which])
 
@@ -167,44 +194,55 @@ class TotalsCounter:
         """Count the stall of finished steps by cause, ``[cause, rank]``."""
         self._cause_ns += cause_ns
 
-    def fact(self, rank: int, *, layer_bytes: int) -> Totals:
-        """Return a rank's counts as they stand.
+    def facts(self, layer_bytes: Mapping[int, int]) -> dict[int, Totals]:
+        """Return the counts of ranks as they stand.
 
         Args:
-            rank: Group rank.
-            layer_bytes: Bytes that one broadcast moves.
+            layer_bytes: Bytes that one broadcast moves, by group rank.
         """
-        receivers, own, prefilled, unwaited, still_open, sent, received = (self._transfers[rank] @ _CLASSES).tolist()
-        sent += int(self._untimed_sent[rank])
-        received += int(self._untimed_received[rank])
-        on_time = int(self._on_time[rank])
-        stall = self._stall.fact(rank)
-        return Totals(
-            waits={
-                Outcome.ON_TIME: on_time,
-                Outcome.STALLED: receivers - on_time,
-                Outcome.OWN: own,
-                Outcome.PREFILLED: prefilled,
-                Outcome.UNTIMED: int(self._untimed_waits[rank]),
-            },
-            unwaited=unwaited + int(self._untimed_unwaited[rank]),
-            open=still_open,
-            sent=sent,
-            received=received,
-            bytes=(sent + received) * layer_bytes,
-            upper_bounds=int(self._upper_bounds[rank]),
-            stall_ns=stall.sum_ns,
-            cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
-            steps=int(self._steps[rank]),
-            untimed_steps=_by_reason(self._untimed_steps[rank]),
-            aborted_steps=int(self._aborted[rank]),
-            unwaited_steps=int(self._unwaited_steps[rank]),
-            stall=stall,
-            slack=self._slack.fact(rank),
-            sent_duration=self._sent_duration.fact(rank),
-            received_duration=self._received_duration.fact(rank),
-            step_duration={phase.name.lower(): each.fact(rank) for phase, each in self._step_duration.items()},
-        )
+        meanings = (self._transfers @ _MEANINGS).tolist()
+        on_time = self._late.at_most(np.array([self._epsilon_ns - 1]))[:, 0] * (self._epsilon_ns > 0)
+        stall = _distributions(DURATION_BOUNDS_NS, self._late.at_most(_BOUNDS), self._stall_ns)
+        earlier = self._late.at_most(-_BOUNDS - 1)
+        earlier[:, :-1] = earlier[:, -1:] - earlier[:, :-1]
+        slack = _distributions(DURATION_BOUNDS_NS, earlier, self._slack_ns)
+        durations = _distributions(DURATION_BOUNDS_NS, self._duration.at_most(_BOUNDS), self._duration_ns.reshape(-1))
+        step_durations = {
+            phase.name.lower(): _distributions(STEP_BOUNDS_NS, each.at_most(_STEP_BOUNDS), self._step_ns[phase])
+            for phase, each in self._step_duration.items()
+        }
+        totals = {}
+        for rank, its_layer_bytes in layer_bytes.items():
+            receivers, own, prefilled, unwaited, still_open, sent, received = meanings[rank]
+            sent += int(self._untimed_sent[rank])
+            received += int(self._untimed_received[rank])
+            totals[rank] = Totals(
+                waits={
+                    Outcome.ON_TIME: int(on_time[rank]),
+                    Outcome.STALLED: receivers - int(on_time[rank]),
+                    Outcome.OWN: own,
+                    Outcome.PREFILLED: prefilled,
+                    Outcome.UNTIMED: int(self._untimed_waits[rank]),
+                },
+                unwaited=unwaited + int(self._untimed_unwaited[rank]),
+                open=still_open,
+                sent=sent,
+                received=received,
+                bytes=(sent + received) * its_layer_bytes,
+                upper_bounds=int(self._upper_bounds[rank]),
+                stall_ns=int(self._stall_ns[rank]),
+                cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
+                steps=int(self._steps[rank]),
+                untimed_steps=_by_reason(self._untimed_steps[rank]),
+                aborted_steps=int(self._aborted[rank]),
+                unwaited_steps=int(self._unwaited_steps[rank]),
+                stall=stall[rank],
+                slack=slack[rank],
+                sent_duration=durations[2 * rank],
+                received_duration=durations[2 * rank + 1],
+                step_duration={phase: each[rank] for phase, each in step_durations.items()},
+            )
+        return totals
 
     def _count(self, counts: _Int, rank: _Int) -> None:
         counts += np.bincount(rank, minlength=self._ranks)
@@ -216,21 +254,29 @@ def _by_reason(counts: _Int) -> dict[str, int]:
     return {**known, "unknown": unknown} if unknown else known
 
 
-def _having(flag: TransferFlag) -> npt.NDArray[np.bool_]:
-    """Return which flags bytes have a flag."""
-    return np.asarray((np.arange(_FLAGS) & int(flag)) != 0, np.bool_)
+def _having(flag: TransferFlag) -> _Bool:
+    """Return which bytes of flags have a flag."""
+    return np.asarray((np.arange(256) & int(flag)) != 0, np.bool_)
 
 
-_OWN, _PREFILLED = _having(TransferFlag.OWN), _having(TransferFlag.PREFILLED)
-_UNWAITED, _OPEN = _having(TransferFlag.UNWAITED), _having(TransferFlag.OPEN)
+_BOUNDS, _STEP_BOUNDS = np.array(DURATION_BOUNDS_NS, np.int64), np.array(STEP_BOUNDS_NS, np.int64)
+_COUNTED = (TransferFlag.OWN, TransferFlag.PREFILLED, TransferFlag.UNWAITED, TransferFlag.OPEN)
+_CLASSES = 1 << len(_COUNTED)
+_NO_TRANSFER = _CLASSES
+_CLASS = sum((_having(flag).astype(np.int64) << bit for bit, flag in enumerate(_COUNTED)), np.zeros(256, np.int64))
+"""By the flags of a transfer: which of those that count it has, as bits of a number."""
+_OWN, _PREFILLED, _UNWAITED, _OPEN = (
+    np.append((np.arange(_CLASSES) >> bit) & 1 == 1, False) for bit in range(len(_COUNTED))
+)
 _WAITED = ~_UNWAITED & (_OWN | ~_OPEN)
-_RECEIVER = _WAITED & ~_OWN & ~_PREFILLED
-_SENT, _RECEIVED = _OWN & ~_PREFILLED, ~_OWN & ~_PREFILLED
-_CLASSES = np.stack(
+_TRANSFER = np.arange(_CLASSES + 1) != _NO_TRANSFER
+_RECEIVER = _WAITED & ~_OWN & ~_PREFILLED & _TRANSFER
+_SENT, _RECEIVED = _OWN & ~_PREFILLED, ~_OWN & ~_PREFILLED & _TRANSFER
+_MEANINGS = np.stack(
     (
         *(_RECEIVER, _WAITED & _OWN & ~_PREFILLED, _WAITED & _PREFILLED, _UNWAITED & ~_OPEN, _UNWAITED & _OPEN),
         *(_SENT, _RECEIVED),
     ),
     axis=1,
-).astype(np.int64)
-"""``[flags, class]``: which flags make a transfer one of a class."""
+)[:_CLASSES].astype(np.int64)
+"""``[class, meaning]``: which classes of transfers make up each count."""

@@ -166,6 +166,8 @@ class Roster:
                 self.ledger.add_rank(identity)
             case RecordsRead(batches):
                 self.ledger.add_batches([batch for batch in batches if batch[0] in self._identities])
+                # At once: whatever it raises is the fault of one of these ranks, and of none that is asked about later.
+                self.ledger.settle()
             case RingsSeen():
                 pass  # of an origin that was told: it says so when it is asked to look
             case _ if event.rank not in self._identities:

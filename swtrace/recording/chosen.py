@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from swtrace.errors import EmptySelectionError
 from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, StepFacts
-from swtrace.ledger.recent import RecentSteps
-from swtrace.selection import Selection, Sums
+from swtrace.ledger.recent import RecentSteps, Total
+from swtrace.selection import Selection
 from swtrace.trace.identity import RankKey
 
 _KEPT_CELLS = 1 << 19
@@ -26,7 +26,7 @@ _KEPT_STEPS = 64
 @dataclass(slots=True)
 class _Chosen:
     kept: deque[StepFacts]
-    sums: dict[int, Sums] = field(default_factory=dict)
+    sums: dict[int, Total] = field(default_factory=dict)
     """By group rank."""
     steps: int = 0
 
@@ -58,8 +58,8 @@ class Chosen:
                 into = self._series[step.series] = _Chosen(deque(maxlen=most))
             into.kept.append(step)
             into.steps += 1
-            for rank in picked.known:
-                into.sums.setdefault(rank, Sums()).add(picked, rank)
+            for rank, sums, layer_bytes in picked.sums():
+                into.sums.setdefault(rank, Total()).add(sums, layer_bytes)
             yield step
         if self.finished and not self._series:
             raise EmptySelectionError(
@@ -102,12 +102,11 @@ class Chosen:
         found = self._series.get(facts.key, _Chosen(deque()))
         ranks = len(facts.key.group_ranks)
         recent = RecentSteps(max(1, len(found.kept)), ranks, facts.ranks[0].info.layer_bytes if facts.ranks else 0)
-        for step in found.kept:
-            recent.add(step)
+        recent.add(found.kept, (step.aborted for step in found.kept))
         return replace(
             facts,
             ranks=tuple(
-                replace(rank, recent=found.sums.get(rank.info.rank_in_group, Sums()).recent()) for rank in facts.ranks
+                replace(rank, recent=found.sums.get(rank.info.rank_in_group, Total()).recent()) for rank in facts.ranks
             ),
             steps=found.steps,
             straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),

@@ -315,8 +315,7 @@ class _Past:
 
 def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
     recent = RecentSteps(max(1, len(steps)), len(facts.key.group_ranks), facts.ranks[0].info.layer_bytes)
-    for step in steps:
-        recent.add(step)
+    recent.add(steps, (step.aborted for step in steps))
     sums = recent.facts()
     return replace(
         facts,
