@@ -67,7 +67,10 @@ class Ranked:
             return self
         return Ranked(
             self.records.view(CELL)[which].view(TRANSFER),
-            *(column[which] for column in (self.group_rank, self.origin, self.step, self.place)),
+            self.group_rank[which],
+            self.origin[which],
+            self.step[which],
+            self.place[which],
         )
 
     def numbered(self, step: _Int, *, in_order: bool = False) -> Ranked:

@@ -43,7 +43,7 @@ DEFAULT_EPSILON_NS = 20_000
 DEFAULT_RECENT_STEPS = 64
 DEFAULT_MAX_CELLS = 1 << 21
 
-_TOGETHER = 1 << 14
+_TOGETHER = 1 << 15
 """So many records are taken in together: overhead is small beside them, and their columns still fit a cache."""
 
 

@@ -101,7 +101,7 @@ class Block:
     @cached_property
     def whole(self) -> _Bool:
         """``[step, rank]``: it ended the step and every record of it is at hand."""
-        return self.seen.all(axis=2)
+        return np.asarray(self.seen.all(axis=2), np.bool_)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Block:
         """Return some of the steps, in that order."""

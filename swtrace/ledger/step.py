@@ -122,7 +122,7 @@ class Steps:
     @cached_property
     def complete(self) -> _Bool:
         """``[step]``: every rank ended it, and every record of it is at hand."""
-        return self.block.seen.all(axis=(1, 2))
+        return np.asarray(self.block.seen.all(axis=(1, 2)), np.bool_)
 
     @cached_property
     def aborted(self) -> _Bool:

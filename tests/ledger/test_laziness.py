@@ -82,7 +82,7 @@ def test_a_step_has_no_other_attributes() -> None:
 
 def test_what_is_collected_is_bounded() -> None:
     """Unasked, a ledger holds at most some records beyond those that it has laid out; it counts them all."""
-    schedule = make(steps=1000, ranks=2)
+    schedule = make(steps=2500, ranks=2)
     ledger = feeding.ledger(schedule)
     most = 0
     for first in range(0, len(schedule.records[0]), 8):
@@ -90,9 +90,9 @@ def test_what_is_collected_is_bounded() -> None:
         held = sum(len(records) for each in ledger._collected for records in each.values())
         assert held == ledger._collected_records
         most = max(most, held)
-    assert 1000 < most < _TOGETHER
-    assert [rank.records for rank in ledger.facts().ranks] == [8000, 8000]
-    assert ledger.facts().series[0].ranks[0].totals.steps == 1000
+    assert _TOGETHER / 2 < most < _TOGETHER
+    assert [rank.records for rank in ledger.facts().ranks] == [20_000, 20_000]
+    assert ledger.facts().series[0].ranks[0].totals.steps == 2500
     assert ledger._collected == []
 
 
