@@ -35,7 +35,7 @@ from rich.text import Text
 from swtrace_tui.app import TopApp
 from swtrace_tui.feed import Feed
 from swtrace_tui.palette import DARK
-from swtrace_tui.picture import Selection, picture
+from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.heat_map import METRICS, level, values
 from textual.app import App, ComposeResult
 from textual.coordinate import Coordinate
@@ -302,7 +302,7 @@ class Naive(App[None]):
         self._feed.start()
 
     def _draw(self, observation: Observation) -> None:
-        series = picture(observation, Selection()).focus
+        series = picture(observation, Filter()).focus
         if series is not None:
             self._fill(self.query_one(DataTable), level(values(series, METRICS[0], "mean")[0], 2e6).tolist())
         if self._meter.frame(observation):

@@ -114,7 +114,7 @@ def _modules() -> tuple[Any, Any, Any]:
     except ImportError:  # commit e961698
         from importlib import import_module
 
-        names = ("swtrace.daemon.export", "swtrace.daemon.settings", "swtrace.daemon.spans")
+        names = ("swtrace.daemon.export", "swtrace.daemon.daemon_settings", "swtrace.daemon.spans")
         delivery, environment, origins = map(import_module, names)
     return delivery, environment, origins
 

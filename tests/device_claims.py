@@ -17,7 +17,7 @@ from device_scenarios import BEFORE, TRANSFER, ForwardDiedError, Program
 from device_schedule import Durations
 
 from swtrace.trace import records as columns
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, Untimed
 
 US, MS = 1_000, 1_000_000

@@ -24,8 +24,8 @@ from swtrace.series import RankGroup, Series
 from swtrace.series.device.transport import DeviceTransport
 from swtrace.series.plan import source_rank
 from swtrace.trace.identity import RankIdentity
-from swtrace.trace.reader import RingReader
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.ring_reader import RingReader
 
 BEFORE, TRANSFER = "before", "transfer"
 """Tasks: the compute between a layer's reach and its wait, and its broadcast."""

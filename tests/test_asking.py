@@ -10,7 +10,7 @@ from damaged_answers import DAMAGED, answering, dripping
 from recording.test_commands import swtrace
 
 from swtrace import asking
-from swtrace.cli.doctor.daemon import daemon
+from swtrace.cli.doctor.check_daemon import daemon
 from swtrace.cli.doctor.diagnosis import State
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream

@@ -15,7 +15,13 @@ from patience import patience
 
 RUNTIME = {"torch", "vllm"}
 EXPORTERS = {"opentelemetry", "prometheus_client", "starlette", "uvicorn", "textual"}
-READERS = {"swtrace.trace.reader", "swtrace.trace.records", "swtrace.trace.tail", "swtrace.ledger", "swtrace.observing"}
+READERS = {
+    "swtrace.trace.ring_reader",
+    "swtrace.trace.records",
+    "swtrace.trace.tail",
+    "swtrace.ledger",
+    "swtrace.observing",
+}
 
 _CODE = """
 import json, sys
@@ -34,7 +40,7 @@ def loaded(statement: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["swtrace.trace.reader", "swtrace.trace.tail", "swtrace.ledger", "swtrace.observing", "swtrace.daemon.server"],
+    ["swtrace.trace.ring_reader", "swtrace.trace.tail", "swtrace.ledger", "swtrace.observing", "swtrace.daemon.server"],
 )
 def test_readers_load_neither_torch_nor_vllm(module: str) -> None:
     """Everything that reads works on a host without torch, and starts without its import."""

@@ -39,8 +39,8 @@ def daemon(
 
     Prints its URL on stdout once it serves. SIGTERM and Ctrl-C end it after it has exported what it has.
     """
+    from swtrace.daemon.daemon_settings import DaemonSettings
     from swtrace.daemon.narration import Seldom
-    from swtrace.daemon.settings import DaemonSettings
     from swtrace.spans.environment import tidy
 
     handler = logging.StreamHandler(sys.stderr)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.daemon_process import DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
-from swtrace.cli.reader import Reader
+from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks, start_fork_server
 

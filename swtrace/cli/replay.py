@@ -21,8 +21,8 @@ def replay(files: Files, *, salvage: Salvage = False) -> None:
     if not sys.stdout.isatty() or not sys.stdin.isatty():
         raise CommandError("swtrace replay needs a terminal; swtrace stats prints what a recording amounts to")
     opened(files, salvage=salvage).close()
-    from swtrace_tui.configuration import default_path, load
-    from swtrace_tui.replay import ReplayApp
+    from swtrace_tui.preferences import default_path, load
+    from swtrace_tui.replay_app import ReplayApp
 
     path = Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path())
     app = ReplayApp(files, configuration=load(path), salvage=salvage)

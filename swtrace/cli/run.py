@@ -22,11 +22,11 @@ from swtrace.cli.arguments import not_empty
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.daemon_process import ANY_PORT, DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
-from swtrace.cli.reader import Reader
 from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import PassOn, exit_status
+from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
-from swtrace.daemon.settings import Listen, listen_address
+from swtrace.daemon.daemon_settings import Listen, listen_address
 from swtrace.settings import GROUPS, VARIABLES, WINDOWS, Settings, setting
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from swtrace_tui.app import TopApp
-    from swtrace_tui.picture import Picture, Selection
+    from swtrace_tui.picture import Filter, Picture
 
     from swtrace.observing import Roster
 
 
-class View(StrEnum):
+class ViewName(StrEnum):
     """A view of the terminal."""
 
     OVERVIEW = "overview"
@@ -73,7 +73,7 @@ def top(
     series: Annotated[str | None, typer.Option(metavar="NAME", help="Show this series only.")] = None,
     rank: Annotated[int | None, typer.Option(min=0, help="Show this rank only.")] = None,
     phase: Annotated[PhaseName | None, typer.Option(help="Sum up steps of this phase only.")] = None,
-    view: Annotated[View, typer.Option(help="View to begin with.")] = View.OVERVIEW,
+    view: Annotated[ViewName, typer.Option(help="View to begin with.")] = ViewName.OVERVIEW,
     theme: Annotated[
         str | None, typer.Option(help="swtrace-dark, -light, -colour-blind, -mono, or one of Textual's.")
     ] = None,
@@ -96,7 +96,7 @@ def top(
     Press ? for the keys. Theme and keys can be set for good in ~/.config/swtrace/top.toml.
     """
     try:
-        from swtrace_tui.picture import Selection
+        from swtrace_tui.picture import Filter
     except ModuleNotFoundError as error:
         if error.name != "textual":
             raise
@@ -107,7 +107,7 @@ def top(
     if salvage and replay is None:
         raise CommandError("--salvage needs --replay", ExitCode.USAGE)
     make = _roster(directory, connect, replay, whole=once or as_json, salvage=salvage)
-    selection = Selection(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
+    selection = Filter(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
         if theme is not None:
             _check_theme(make, theme)
@@ -151,12 +151,12 @@ def _check_theme(make: Callable[[], Roster], theme: str) -> None:
         SettingsError: there is no such theme.
     """
     from swtrace_tui.app import TopApp
-    from swtrace_tui.configuration import Configuration
+    from swtrace_tui.preferences import Configuration
 
     TopApp(make, configuration=Configuration(theme=theme))
 
 
-def _print(roster: Roster, selection: Selection, *, as_json: bool, wait_s: float) -> None:
+def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -> None:
     from swtrace_tui.once import overview, read, silent
 
     with roster:
@@ -219,7 +219,7 @@ def _document(seen: Picture) -> dict[str, object]:
 def _run(
     make: Callable[[], Roster],
     recording: Path | None,
-    selection: Selection,
+    selection: Filter,
     view: str,
     theme: str | None,
     *,
@@ -227,7 +227,7 @@ def _run(
 ) -> None:
     from dataclasses import replace
 
-    from swtrace_tui.configuration import default_path, load
+    from swtrace_tui.preferences import default_path, load
 
     path = Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path())
     configuration = load(path)
@@ -235,7 +235,7 @@ def _run(
         configuration = replace(configuration, theme=theme)
     app: TopApp
     if recording is not None:
-        from swtrace_tui.replay import ReplayApp
+        from swtrace_tui.replay_app import ReplayApp
 
         app = ReplayApp([recording], configuration=configuration, view=view, selection=selection, salvage=salvage)
     else:

@@ -24,7 +24,7 @@ from swtrace.daemon.snapshot import Health, Snapshot
 from swtrace.ledger.facts import Distribution, SeriesRankFacts
 from swtrace.observing import ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
-from swtrace.trace.reader import Occupancy
+from swtrace.trace.ring_reader import Occupancy
 from swtrace.version import __version__
 
 
@@ -44,7 +44,7 @@ class DaemonRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class RankRow(Row):
+class RingRow(Row):
     """A rank's ring."""
 
     rank: ObservedRank
@@ -305,14 +305,14 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_rank_up",
-        RankRow,
+        RingRow,
         lambda row: row.rank.ring.alive,
         "1 while the rank's process lives. Gone some minutes after it went down.",
     ),
     Metric(
         "gauge",
         "swtrace_rank_died",
-        RankRow,
+        RingRow,
         lambda row: row.rank.died,
         "1 if the rank's process is gone, did not close its ring, and was not stopped together with its run.",
     ),
@@ -326,21 +326,21 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_rank_last_record_timestamp_seconds",
-        RankRow,
-        RankRow.last_record_s,
+        RingRow,
+        RingRow.last_record_s,
         "UNIX time of the newest instant that the rank recorded.",
     ),
     Metric(
         "counter",
         "swtrace_ring_records_total",
-        RankRow,
+        RingRow,
         lambda row: row.rank.ring.statistics.written,
         "Records written: delivered, lost or pending.",
     ),
     Metric(
         "counter",
         "swtrace_ring_lost_records_total",
-        RankRow,
+        RingRow,
         lambda row: {"lapped": row.rank.ring.statistics.lapped, "damaged": row.rank.ring.statistics.damaged},
         "Records that this daemon came too late for, or found damaged.",
         by="reason",
@@ -348,14 +348,14 @@ _DECLARED = (
     Metric(
         "gauge",
         "swtrace_ring_pending_records",
-        RankRow,
+        RingRow,
         lambda row: row.rank.ring.statistics.pending,
         "Records written and not yet read.",
     ),
     Metric(
         "gauge",
         "swtrace_ring_lag_seconds",
-        RankRow,
+        RingRow,
         lambda row: row.rank.ring.lag_ns / 1e9,
         "How far what this daemon has read is behind what the rank has written.",
     ),
@@ -454,7 +454,7 @@ class SnapshotCollector(Collector):
         for rank in ranks:
             rank_key = rank.rank.key
             facts = known.get(rank_key)
-            yield RankRow(rank.labels, rank.rank, facts.last_record_ns if facts else 0)
+            yield RingRow(rank.labels, rank.rank, facts.last_record_ns if facts else 0)
             yield from map(RefusedRow, rank.refused())
             for entry, labels in rank.series():
                 key = rank_key, series_key(rank_key, entry.info)

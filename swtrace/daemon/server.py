@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from swtrace.daemon.app import make_app
+from swtrace.daemon.http_app import make_app
 from swtrace.daemon.observer import Observer
 from swtrace.errors import ListenError
 from swtrace.observing import HostRings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from swtrace.daemon.settings import DaemonSettings, Listen
+    from swtrace.daemon.daemon_settings import DaemonSettings, Listen
 
 _log = logging.getLogger(__name__)
 

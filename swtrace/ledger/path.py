@@ -20,7 +20,7 @@ over the channel; then what the walk came by, as columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ class _Walk:
         layers = self._shape[2]
         following = self._following()
         stop = (row * self._shape[1] + last) * layers + layers - 1
-        stops = []
+        stops: list[_Int] = []
         while (lowest := stop.min()) < self._end:
             if lowest == _ASK:
                 asked = stop == _ASK
@@ -133,7 +133,7 @@ class _Walk:
     def _following(self) -> _Int:
         """Return the stop after each one."""
         steps, (_, ranks, layers) = self._steps, self._shape
-        cell = np.arange(self._stalled.size).reshape(self._shape)
+        cell: npt.NDArray[Any] = np.arange(self._stalled.size).reshape(self._shape)
         entry = self._entries + cell[:, :, 0] // layers
         before = cell - 1
         before[:, :, 0] = entry
@@ -195,8 +195,8 @@ class _Walk:
         first = block.arrival_ns[row].min(axis=1)
         never = np.iinfo(np.int64).max
 
-        def of(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-            return column.reshape(-1)[cell]
+        def of(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.asarray(column.reshape(-1)[cell])
 
         ends = np.concatenate((stops[1:], np.full((1, len(row)), self._end))) == self._end
         attributed, queued = of(steps.attributed), of(self._queued)

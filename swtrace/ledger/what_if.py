@@ -35,7 +35,7 @@ FIT_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class Rerun:
     """Replayed steps; arrays are ``[step, rank]``."""
 
     prefetch_step: int
@@ -68,8 +68,8 @@ class WhatIf:
 
     measured_stall_ratio: float
     """Of the most stalled rank, over the steps replayed."""
-    real: Replay
-    other: Replay
+    real: Rerun
+    other: Rerun
 
     @property
     def fits(self) -> bool:
@@ -191,7 +191,7 @@ def _behind(ready: _Int) -> _Int:
     return behind.reshape(steps, layers, ranks).transpose(0, 2, 1)
 
 
-def _replay(measured: _Measured, k: int) -> Replay:
+def _replay(measured: _Measured, k: int) -> Rerun:
     steps, ranks, layers = measured.receiver.shape
     total = steps * layers
     ready = np.full((total + k, ranks), np.iinfo(np.int64).min // 2, np.int64)  # the first k are there
@@ -225,7 +225,7 @@ def _replay(measured: _Measured, k: int) -> Replay:
             stall[step] += held
             now += held + measured.wait_cost[step, :, position]
         length[step] = now - arrival + measured.besides[step]
-    return Replay(
+    return Rerun(
         prefetch_step=k,
         stall_ns=stall[1:],
         slack_ns=slack[1:],

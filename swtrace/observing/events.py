@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.reader import RingStatistics, WindowState
 from swtrace.trace.records import Records
+from swtrace.trace.ring_reader import RingStatistics, WindowState
 
 NO_ANCHOR = ClockAnchor(0, 0)
 

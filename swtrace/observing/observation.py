@@ -9,7 +9,7 @@ from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesFacts, SeriesKey,
 from swtrace.observing.events import RingState
 from swtrace.observing.origin import OriginStatus
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.reader import WindowState
+from swtrace.trace.ring_reader import WindowState
 
 NO_FACTS = LedgerFacts(ranks=(), series=(), steps_untaken=0)
 

@@ -26,8 +26,8 @@ from swtrace.observing.events import (
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.trace.clocks import ClockAnchor, now_ns
 from swtrace.trace.identity import RankKey, SeriesInfo
-from swtrace.trace.reader import RingReader
 from swtrace.trace.records import Records, step_numbers
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.tail import LIMIT_PER_RING, Tail
 
 _Answer = TypeVar("_Answer")

@@ -30,8 +30,8 @@ from swtrace.observing.observation import NO_FACTS, Observation, ObservedRank, r
 from swtrace.observing.origin import Link, Origin
 from swtrace.observing.rings import HostRings
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
-from swtrace.trace.reader import RingStatistics
 from swtrace.trace.records import Records
+from swtrace.trace.ring_reader import RingStatistics
 
 TOGETHER_NS = 2_000_000_000
 """Ranks that end within this time of one another without closing their rings were stopped together."""

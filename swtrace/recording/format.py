@@ -49,7 +49,7 @@ _LEVEL = 6
 _SEGMENT = np.dtype([("rank", "<u4"), ("records", "<u4")])
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is about."""
 
     ABOUT = 1
@@ -123,7 +123,7 @@ def check_preamble(data: bytes) -> None:
         raise RecordingFormatError("damaged head (reserved bytes are not 0)")
 
 
-def frame(kind: Kind, raw: bytes, captured_ns: int, *, record_count: int = 0) -> bytes:
+def frame(kind: FrameKind, raw: bytes, captured_ns: int, *, record_count: int = 0) -> bytes:
     """Return a whole frame."""
     stored = zlib.compress(raw, _LEVEL)
     header = FRAME.pack(

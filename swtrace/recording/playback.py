@@ -30,8 +30,8 @@ from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replay
 from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import RankKey, SeriesInfo
-from swtrace.trace.reader import RingStatistics
 from swtrace.trace.records import STEP, Records
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Kind
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)

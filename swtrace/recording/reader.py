@@ -28,7 +28,7 @@ from swtrace.observing.events import (
     SeriesListed,
 )
 from swtrace.recording import format as layout
-from swtrace.recording.format import FRAME_BYTES, PREAMBLE, About, FrameHeader, Kind
+from swtrace.recording.format import FRAME_BYTES, PREAMBLE, About, FrameHeader, FrameKind
 from swtrace.recording.status import unpack_status
 from swtrace.trace import header
 from swtrace.trace.identity import RankKey, SeriesInfo
@@ -210,7 +210,7 @@ class Recording:
         Raises:
             RecordingFormatError: one of them is damaged.
         """
-        frames = [frame for frame in self._frames if frame.header.kind == Kind.RECORDS]
+        frames = [frame for frame in self._frames if frame.header.kind == FrameKind.RECORDS]
         for side in (frames, reversed(frames)):
             for frame in side:
                 try:
@@ -293,7 +293,7 @@ def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, Fra
         layout.check_preamble(os.pread(descriptor, PREAMBLE.size, 0))
         file = _File(path, descriptor, About("", 0, 0, "", 0))
         frames = _scan(file, salvage=salvage)
-        if not frames or frames[0][1].kind != Kind.ABOUT:
+        if not frames or frames[0][1].kind != FrameKind.ABOUT:
             raise RecordingFormatError("the first frame is missing: nothing was recorded")  # noqa: TRY301 - path added below
         file.about = _about(descriptor, frames, salvage=salvage)
     except OSError as error:
@@ -313,7 +313,7 @@ def _about(descriptor: int, frames: list[tuple[int, FrameHeader]], *, salvage: b
             layout.inflate(first, os.pread(descriptor, first.stored_bytes, offset + FRAME_BYTES))
         )
     except RecordingFormatError:
-        if salvage and len(frames) > 1 and frames[1][1].kind == Kind.ABOUT:
+        if salvage and len(frames) > 1 and frames[1][1].kind == FrameKind.ABOUT:
             return _about(descriptor, frames[1:], salvage=False)
         raise
 
@@ -345,7 +345,7 @@ def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:
             break
         frames.append((offset, found))
         offset += FRAME_BYTES + found.stored_bytes
-        file.finished = found.kind == Kind.END
+        file.finished = found.kind == FrameKind.END
     return frames
 
 
@@ -389,22 +389,22 @@ def _in_order(files: list[_File]) -> list[int]:
 
 def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> Event | None:
     """Return what a frame says; None for one that only frames the others, or is of a later version's kind."""
-    if found.kind == Kind.RECORDS:
+    if found.kind == FrameKind.RECORDS:
         batches = layout.unpack_records(raw)
         return RecordsRead(tuple((_known(ranks, number), batch) for number, batch in batches))
-    if found.kind == Kind.STATUS:
+    if found.kind == FrameKind.STATUS:
         return unpack_status(raw, ranks)
-    if found.kind not in {Kind.RANK, Kind.SERIES, Kind.ENDED, Kind.FORGOTTEN}:
+    if found.kind not in {FrameKind.RANK, FrameKind.SERIES, FrameKind.ENDED, FrameKind.FORGOTTEN}:
         return None
     number, rest = layout.unpack_numbered(raw)
     event: Event
-    if found.kind == Kind.RANK:
+    if found.kind == FrameKind.RANK:
         event = RankJoined(header.decode_identity(rest))
         ranks[number] = event.identity.key
-    elif found.kind == Kind.SERIES:
+    elif found.kind == FrameKind.SERIES:
         event = SeriesListed(_known(ranks, number), _series(rest))
     else:
-        event = (RankEnded if found.kind == Kind.ENDED else RankForgotten)(_known(ranks, number))
+        event = (RankEnded if found.kind == FrameKind.ENDED else RankForgotten)(_known(ranks, number))
     return event
 
 

@@ -11,7 +11,7 @@ from swtrace.observing.events import RingsSeen, RingState
 from swtrace.recording import format as layout
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
-from swtrace.trace.reader import Occupancy, RingStatistics, WindowState
+from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
 
 
 def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:

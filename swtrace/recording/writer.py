@@ -29,7 +29,7 @@ from swtrace.observing.events import (
     SeriesListed,
 )
 from swtrace.recording import format as layout
-from swtrace.recording.format import PREAMBLE, About, Kind
+from swtrace.recording.format import PREAMBLE, About, FrameKind
 from swtrace.recording.status import pack_status
 from swtrace.trace import header
 from swtrace.trace.clocks import now_ns
@@ -43,7 +43,7 @@ FLUSH_S = 0.5
 """How long they are held back at most."""
 LEAST_BYTES = 1 << 16
 """No limit of a size is smaller: a frame of records that deflate badly, and the names of some ranks, need as much."""
-_TWICE = frozenset({Kind.ABOUT, Kind.RANK, Kind.SERIES})
+_TWICE = frozenset({FrameKind.ABOUT, FrameKind.RANK, FrameKind.SERIES})
 """Without one of these frames many others say nothing."""
 _END_BYTES = 128
 """Kept free for the last frame of a file."""
@@ -119,14 +119,14 @@ class FrameWriter(ABC):
                 self._write_table(rank, series)
             case RankEnded(rank):
                 self._ended.add(rank)
-                self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+                self._write(FrameKind.ENDED, layout.pack_numbered(self._numbers[rank]))
             case RankForgotten(rank):
-                self._write(Kind.FORGOTTEN, layout.pack_numbered(self._numbers[rank]))
+                self._write(FrameKind.FORGOTTEN, layout.pack_numbered(self._numbers[rank]))
                 self._identities.pop(rank, None)
                 self._tables.pop(rank, None)
             case RingsSeen(rings):
                 self._lost = sum(ring.statistics.lost for ring in rings)
-                self._write(Kind.STATUS, pack_status(event, self._numbers))
+                self._write(FrameKind.STATUS, pack_status(event, self._numbers))
 
     @property
     def ranks(self) -> int:
@@ -159,36 +159,36 @@ class FrameWriter(ABC):
         """Write the head of a file: what it is, and all that a reader needs who has no other part."""
         self._put(layout.preamble())
         about = About(self._name, part, time.time_ns(), __version__, self._written)
-        self._write(Kind.ABOUT, layout.pack_about(about))
+        self._write(FrameKind.ABOUT, layout.pack_about(about))
         for identity in self._identities.values():
             self._write_rank(identity)
         for rank, series in self._tables.items():
             self._write_table(rank, series)
         for rank in self._identities.keys() & self._ended:
-            self._write(Kind.ENDED, layout.pack_numbered(self._numbers[rank]))
+            self._write(FrameKind.ENDED, layout.pack_numbered(self._numbers[rank]))
 
     def _flush(self) -> None:
         if not self._held:
             return
         held, count = self._held, self._held_records
         self._held, self._held_records = [], 0
-        if self._write(Kind.RECORDS, layout.pack_records(held), records=count):
+        if self._write(FrameKind.RECORDS, layout.pack_records(held), records=count):
             self._written += count
         else:
             self._left_out += count
 
     def _write_rank(self, identity: RankIdentity) -> None:
         number = self._numbers[identity.key]
-        self._write(Kind.RANK, layout.pack_numbered(number, header.encode_identity(identity)))
+        self._write(FrameKind.RANK, layout.pack_numbered(number, header.encode_identity(identity)))
 
     def _write_table(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
         entries = b"".join(header.encode_series(info, 0) for info in series)
-        self._write(Kind.SERIES, layout.pack_numbered(self._numbers[rank], entries))
+        self._write(FrameKind.SERIES, layout.pack_numbered(self._numbers[rank], entries))
 
     def _write_end(self) -> None:
-        self._write(Kind.END, layout.pack_end(self._written))
+        self._write(FrameKind.END, layout.pack_end(self._written))
 
-    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> bool:
+    def _write(self, kind: FrameKind, raw: bytes, *, records: int = 0) -> bool:
         """Write a frame; False if it is left out."""
         self._put(layout.frame(kind, raw, self._clock(), record_count=records))
         return True
@@ -299,10 +299,10 @@ class RecordingWriter(FrameWriter):
 
     # Files
 
-    def _write(self, kind: Kind, raw: bytes, *, records: int = 0) -> bool:
+    def _write(self, kind: FrameKind, raw: bytes, *, records: int = 0) -> bool:
         """Write a frame where there is room for it: in this part, else in a new one, else nowhere."""
         data = layout.frame(kind, raw, self._clock(), record_count=records) * (2 if kind in _TWICE else 1)
-        if not self._beginning and kind is not Kind.END:
+        if not self._beginning and kind is not FrameKind.END:
             size = len(data) + _END_BYTES
             rotate = self._part_bytes is not None and self._size + size > self._part_bytes
             most = self._bytes + size + (self._names_bytes + _END_BYTES if rotate else 0)
@@ -311,7 +311,7 @@ class RecordingWriter(FrameWriter):
                 return False
             if rotate:
                 self._rotate(size)
-        if kind in _TWICE or kind is Kind.ENDED:
+        if kind in _TWICE or kind is FrameKind.ENDED:
             self._names_bytes += len(data)
         self._put(data)
         return True

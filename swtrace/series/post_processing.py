@@ -45,7 +45,7 @@ from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, 
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pool import WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
-from swtrace.series.tables import AbsentTensor
+from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.series.transport import TransportError
 from swtrace.settings import Settings

@@ -27,7 +27,7 @@ from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, 
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
-from swtrace.series.tables import unwatch, watch
+from swtrace.series.tensor_table import unwatch, watch
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo

@@ -4,7 +4,7 @@ A linear's weight is read in its ``forward``; but adapters (LoRA) call the quant
 directly, and some fused linears bypass it. So both are hooked, and the second wait of a step is free.
 
 What runs before ``forward`` (a pre-hook that makes the weight) and what never calls it (a parent that reads
-``out_proj.weight``) is served by :mod:`swtrace.series.tables`.
+``out_proj.weight``) is served by :mod:`swtrace.series.tensor_table`.
 
 The hooks outlive the series: a linear that is used after ``close`` says so.
 """

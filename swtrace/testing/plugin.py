@@ -14,7 +14,7 @@ OLDEST = 7
 """The first major version that has stashes."""
 
 if TYPE_CHECKING or int(pytest.__version__.partition(".")[0]) >= OLDEST:
-    from swtrace.testing.hooks import (
+    from swtrace.testing.pytest_hooks import (
         pytest_addoption,
         pytest_collection_modifyitems,
         pytest_configure,

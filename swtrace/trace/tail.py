@@ -24,8 +24,8 @@ from typing import NamedTuple, TypeVar
 
 from swtrace.errors import RingFormatError
 from swtrace.trace.directory import listed
-from swtrace.trace.reader import RingReader
 from swtrace.trace.records import Records
+from swtrace.trace.ring_reader import RingReader
 
 SLICE = 1024
 """Records read from one ring before the next one has its turn: 16 steps of 61 layers."""

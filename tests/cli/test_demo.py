@@ -179,7 +179,7 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     assert "The group ended because a rank was lost" in out
 
 
-@pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.reader"])
+@pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.summary_process"])
 def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker: str) -> None:
     """Killing the daemon or the reader changes neither the run nor its summary."""
     # As many steps as last until the reader has told of one, and the victim has been found.

@@ -12,10 +12,10 @@ import uvicorn
 from patience import patience
 
 from daemon.daemon_command import LIMITS
-from swtrace.daemon.app import make_app
+from swtrace.daemon.daemon_settings import Listen
+from swtrace.daemon.http_app import make_app
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.server import bind, server_config, url
-from swtrace.daemon.settings import Listen
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans, SpanSink
 

@@ -25,7 +25,7 @@ from daemon.recorded_run import (
 from daemon.serving import serving
 from swtrace.daemon import api
 from swtrace.daemon.api import CELL_FIELDS, RANK_FIELDS
-from swtrace.daemon.app import DOCUMENTS
+from swtrace.daemon.http_app import DOCUMENTS
 from swtrace.ledger.facts import Straggler
 from swtrace.observing import watch_rings
 from swtrace.trace.identity import RankKey

@@ -17,10 +17,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from daemon.recorded_run import RecordedRun, series_info
-from swtrace.daemon.app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.collector import METRICS, FactsRow, Row, Rows, SnapshotCollector
 from swtrace.daemon.exemplars import WaitExemplar
 from swtrace.daemon.exposition import Exposition, _Families, number_text
+from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.snapshot import Health
 from swtrace.ledger.facts import Distribution, SeriesRankFacts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.daemon.settings import DaemonSettings, Listen
+from swtrace.daemon.daemon_settings import DaemonSettings, Listen
 from swtrace.errors import SettingsError
 
 

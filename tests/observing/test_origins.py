@@ -32,7 +32,7 @@ from swtrace.recording.remote import DaemonStream
 from swtrace.recording.replay import Replay
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import SeriesInfo, UntracedRank
-from swtrace.trace.reader import RingStatistics
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Clock
 
 

@@ -24,7 +24,7 @@ from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
 from swtrace.observing import HostRings
 from swtrace.observing.events import RecordsRead
 from swtrace.recording import Recording
-from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, Kind
+from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, FrameKind
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
 
@@ -158,7 +158,7 @@ def test_a_damaged_byte_costs_one_small_frame_of_records(tmp_path: Path) -> None
         frames = [(at.offset, at.header) for at in recording._frames]
     assert everything > 6 * FRAME_RECORDS
     chance = random.Random(12)  # noqa: S311 - reproducible
-    heads = [offset for offset, header in frames if header.kind != Kind.RECORDS]
+    heads = [offset for offset, header in frames if header.kind != FrameKind.RECORDS]
     places = [*(offset + FRAME_BYTES + 2 for offset in heads), *(offset + 9 for offset in heads)]
     places += [chance.randrange(PREAMBLE.size, len(data)) for _ in range(40)]
     for at in places:
@@ -208,7 +208,7 @@ def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
         raw = chance.randbytes(chance.randint(0, 200))
         if chance.random() < 0.3:
             raw = chance.choice([b"{}", b'{"ranks": 3}', b'{"ranks": [{"rank": 0}]}', b"[]", b"\0" * 4, b"\xff" * 8])
-        sealed = layout.frame(layout.Kind.RECORDS, raw, 0)
+        sealed = layout.frame(layout.FrameKind.RECORDS, raw, 0)
         sealed = layout.frame(kind, raw, 0) if kind else sealed  # type: ignore[arg-type]
         bad.write_bytes(head + sealed)
         with suppress(SwtraceError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from patience import patience
 
 from swtrace.trace.directory import ring_paths
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 ENDS = {
     "by itself": "pass",

@@ -19,8 +19,8 @@ from swtrace.settings import Settings
 from swtrace.trace import records as columns
 from swtrace.trace.header import file_bytes
 from swtrace.trace.identity import RankIdentity, SeriesInfo
-from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.ring_reader import Occupancy, RingReader
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag
 
 LAYERS = 7

@@ -11,7 +11,7 @@ from torch import distributed as dist
 from series.stacks import Stack, true_weights
 from swtrace.errors import RegistrationError
 from swtrace.series import RankGroup, Series, recording
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, TransferFlag
 
 LAYERS = 4

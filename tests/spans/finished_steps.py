@@ -11,7 +11,7 @@ from swtrace.ledger.facts import StepFacts
 from swtrace.spans.origins import SpanOrigin
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.identity import RankKey
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 
 def finished_steps(directory: Path, *, flush: bool = False) -> tuple[StepFacts, ...]:

@@ -27,7 +27,7 @@ def test_a_death_is_told_from_a_stop(
 ) -> None:
     """A rank died if it did not close its ring and left others of its run behind."""
     now = [1]
-    monkeypatch.setattr("swtrace.trace.reader.now_ns", lambda: now[0])
+    monkeypatch.setattr("swtrace.trace.ring_reader.now_ns", lambda: now[0])
     with Writers() as writers, watch_rings(tmp_path, rescan_s=0.0) as watch:
         pids = [writers.start(Order(str(tmp_path), rank=rank, count=10))[0] for rank in range(3)]
         watch.drain()

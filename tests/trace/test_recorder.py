@@ -23,9 +23,9 @@ from swtrace.trace.directory import default_directory, remove_expired, ring_path
 from swtrace.trace.header import MAX_TEXT
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.liveness import dead_ranks
-from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.records import STEP, checks_hold, clock, observed
+from swtrace.trace.ring_reader import Occupancy, RingReader
 
 HOUR_S = 3600
 

@@ -13,13 +13,13 @@ import pytest
 from patience import patience
 from ring_writer import Order, Writers, check, identity, series_info, until, write
 
-from swtrace.trace.reader import RingReader, RingStatistics
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.ring_reader import RingReader, RingStatistics
 
 _READ_ALL = """
 import json, sys
 from pathlib import Path
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 with RingReader.open(Path(sys.argv[1])) as reader:
     records = reader.read(1 << 20)
     print(json.dumps([records["sequence"].tolist(), list(reader.statistics()), reader.alive()]))

@@ -19,8 +19,8 @@ from ring_writer import check, identity, series_info, write
 from swtrace.errors import RingFormatError
 from swtrace.trace import schema
 from swtrace.trace.liveness import dead_ranks
-from swtrace.trace.reader import RingReader, RingStatistics
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.ring_reader import RingReader, RingStatistics
 from swtrace.trace.tail import Tail
 
 CAPACITY = 64

@@ -10,7 +10,7 @@ import numpy as np
 from ring_writer import Order, Writers, check, until
 
 from swtrace.trace import schema
-from swtrace.trace.reader import RingReader, RingStatistics
+from swtrace.trace.ring_reader import RingReader, RingStatistics
 
 TRIALS = 200
 

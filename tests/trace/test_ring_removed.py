@@ -12,8 +12,8 @@ from ring_writer import check, identity, series_info, write
 
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.liveness import dead_ranks
-from swtrace.trace.reader import Occupancy, RingReader, RingStatistics
 from swtrace.trace.recorder import Recorder, SeriesRecorder
+from swtrace.trace.ring_reader import Occupancy, RingReader, RingStatistics
 
 
 def step(recorder: Recorder, series: SeriesRecorder) -> None:

@@ -13,8 +13,8 @@ from swtrace.observing import watch_rings
 from swtrace.trace.clocks import ClockAnchor, boot_id
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.reader import RingStatistics
 from swtrace.trace.recorder import Recorder, SeriesRecorder
+from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.tail import SLICE, Tail
 
 

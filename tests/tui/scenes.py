@@ -12,13 +12,13 @@ from ledger.feeding import feed, ledger
 from ledger.schedules import Schedule, key
 from patience import patience
 from swtrace_tui.app import TopApp
-from swtrace_tui.picture import Picture, Selection, picture
+from swtrace_tui.picture import Filter, Picture, picture
 from textual.pilot import Pilot
 
 from swtrace.observing import Link, Observation, ObservedRank, OriginStatus, Roster
 from swtrace.observing.events import RingState
 from swtrace.observing.observation import NO_FACTS
-from swtrace.trace.reader import Occupancy, RingStatistics, WindowState
+from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
 from tui.ring_writer import scenario
 
 
@@ -92,9 +92,9 @@ def _windows(end: int) -> tuple[WindowState, ...]:
     )
 
 
-def pictured(name: str = "stalled", selection: Selection | None = None, **shape: Any) -> Picture:
+def pictured(name: str = "stalled", selection: Filter | None = None, **shape: Any) -> Picture:
     """Return a scenario as the views see it."""
-    return picture(observation_of(scenario(name, **shape)), selection or Selection())
+    return picture(observation_of(scenario(name, **shape)), selection or Filter())
 
 
 FRAME_S = 0.05

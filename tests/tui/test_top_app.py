@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
 from swtrace_tui.app import TopApp
-from swtrace_tui.configuration import Configuration, load
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
-from swtrace_tui.picture import Selection, picture
+from swtrace_tui.picture import Filter, picture
+from swtrace_tui.preferences import Configuration, load
 from swtrace_tui.themes import NAMES
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
@@ -457,7 +457,7 @@ def test_observations_describe_themselves_in_a_line() -> None:
     """Frameworks make texts of what they are handed; an observation's thousands of numbers must not be among them."""
     source = stalled()
     assert len(repr(source.now)) < 100
-    assert len(repr(picture(source.now, Selection()))) < 200
+    assert len(repr(picture(source.now, Filter()))) < 200
 
 
 def test_a_slow_screen_gets_fewer_observations_not_a_queue_of_them() -> None:

@@ -12,13 +12,13 @@ import pytest
 from daemon.serving import serving
 from patience import patience
 from recording.made import Told, events_of
-from swtrace_tui.configuration import Configuration
 from swtrace_tui.once import overview, read, silent
 from swtrace_tui.palette import MONO
-from swtrace_tui.picture import Selection, picture
+from swtrace_tui.picture import Filter, picture
+from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import METRICS, HeatMap, values
 from swtrace_tui.views.overview import headline
-from swtrace_tui.views.verdict import finding_lines, series_lines
+from swtrace_tui.views.verdict_view import finding_lines, series_lines
 from swtrace_tui.views.view import Scene
 
 from swtrace import units
@@ -62,10 +62,10 @@ def beside(seen: Observation, run_id: str, *, alive: bool, reason: str = "") -> 
 def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool, reason: str) -> None:  # noqa: FBT001
     """The newest living run does not hide one that shares; screen, text and JSON's source name the other one."""
     whole = beside(observation_of(scenario("stalled")), "newer", alive=alive, reason=reason)
-    seen = picture(whole, Selection())
+    seen = picture(whole, Filter())
     assert seen.run == whole.ranks[0].identity.run_id
     assert "There are other runs: newer. --run shows one." in overview(seen, 120)
-    other = overview(picture(whole, Selection(run="newer")), 120)
+    other = overview(picture(whole, Filter(run="newer")), 120)
     assert ("Run newer shares nothing." if reason else "4 ranks are there; none has made its series yet.") in other
     assert f"There are other runs: {seen.run}." in other
     assert "Press" not in other
@@ -85,18 +85,18 @@ def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        (Selection(run="bogus"), "There is no run 'bogus'. Runs: "),
-        (Selection(series="nope"), "has no series 'nope'. Series: o_proj."),
-        (Selection(rank=9), "Rank 9 has no such series. Ranks: 0, 1, 2, 3."),
-        (Selection(phase=Phase.PREFILL), "None of the last steps is of phase prefill. Phases: decode ("),
+        (Filter(run="bogus"), "There is no run 'bogus'. Runs: "),
+        (Filter(series="nope"), "has no series 'nope'. Series: o_proj."),
+        (Filter(rank=9), "Rank 9 has no such series. Ranks: 0, 1, 2, 3."),
+        (Filter(phase=Phase.PREFILL), "None of the last steps is of phase prefill. Phases: decode ("),
     ],
 )
-def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection: Selection, message: str) -> None:
+def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection: Filter, message: str) -> None:
     """A run, series, rank or phase that is not there shows no other one's figures, on no view of the screen either."""
     whole = observation_of(scenario("stalled"))
     seen = picture(whole, selection)
     assert message in seen.unmatched
-    assert not picture(whole, Selection()).unmatched
+    assert not picture(whole, Filter()).unmatched
 
     async def test() -> None:
         app = app_over(Still(whole), selection=selection)
@@ -156,11 +156,11 @@ def _of(ranks: set[int], event: Event) -> Event | None:
 
 def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
     """The ranks of a daemon that answers later are in the picture; one that never does is named when the time is up."""
-    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3})])), Selection(), 60)
+    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3})])), Filter(), 60)
     assert [row.rank for row in seen.rows] == [0, 1, 2, 3]
     assert silent(seen) == []
 
-    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3}, answers=False)])), Selection(), 0.7)
+    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3}, answers=False)])), Filter(), 0.7)
     assert silent(seen) == ["there:9465 (Connection refused)"]
 
 
@@ -178,7 +178,7 @@ def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path)
 def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -> None:
     """Layers that a rank keeps itself do not count as waits of 0, and folded columns do not count as their worst."""
     whole = observation_of(scenario("stalled", layers=layers, steps=6))
-    seen = picture(whole, Selection())
+    seen = picture(whole, Filter())
     (series,) = seen.series
     lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 60)]
     assert any(line.split()[-1:] == ["mean"] for line in lines)

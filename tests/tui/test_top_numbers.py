@@ -12,7 +12,7 @@ import pytest
 from patience import patience
 from swtrace_tui.once import overview, read
 from swtrace_tui.palette import Span
-from swtrace_tui.picture import Selection, phase_of, picture
+from swtrace_tui.picture import Filter, phase_of, picture
 from swtrace_tui.views.heat_map import METRICS, explanation, values
 from swtrace_tui.views.lanes import channel_lane, compute_lane
 
@@ -29,7 +29,7 @@ def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:
     with write(tmp_path, "stalled"), watch_rings(tmp_path) as watch:
         watch.drain()
         with watch_rings(tmp_path) as roster:
-            lines = overview(read(roster, Selection(), 5), 120).splitlines()
+            lines = overview(read(roster, Filter(), 5), 120).splitlines()
 
     for rank in watch.ledger.facts().series[0].ranks:
         line = next(line for line in lines if line.split()[:1] == [str(rank.rank.rank)])
@@ -102,9 +102,9 @@ def test_the_phases_sums_are_the_ledgers_over_those_steps(tmp_path: Path) -> Non
     """Narrowed to decode, stall and steps are the sums over the decode steps of the history, and of no other."""
     phases = (Phase.PREFILL, Phase.DECODE, Phase.DECODE)
     with write(tmp_path, "stalled", phases=phases), watch_rings(tmp_path) as roster:
-        read(roster, Selection(), 5)
+        read(roster, Filter(), 5)
         seen = roster.observe()
-    whole, decode = (picture(seen, Selection(phase=phase)).series[0] for phase in (None, Phase.DECODE))
+    whole, decode = (picture(seen, Filter(phase=phase)).series[0] for phase in (None, Phase.DECODE))
     steps = [step for step in whole.steps if phase_of(step) is Phase.DECODE]
 
     assert len(steps) == len(decode.steps) == 2 * len(whole.steps) // 3

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
-from swtrace_tui.configuration import Configuration
+from swtrace_tui.preferences import Configuration
 from swtrace_tui.screenshot import screenshot
 
 from tui.ring_writer import scenario

@@ -89,7 +89,7 @@ def _sliding(last: Observation, chance: random.Random) -> list[Observation]:
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_sums_kept_between_frames_are_those_of_all_steps(metric: heat_map.Metric) -> None:
+def test_sums_kept_between_frames_are_those_of_all_steps(metric: heat_map.CellMetric) -> None:
     """Steps that came and went, in any order, leave the sums of the steps that are there."""
     observation = observation_of(scenario("stalled", ranks=3, layers=10, steps=20))
     (steps,) = observation.history.values()

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 from patience import patience
 from recording.made import record, replayed, schedule
-from swtrace_tui.picture import RankState, Selection, picture
-from swtrace_tui.replay import ReplayApp
+from swtrace_tui.picture import Filter, RankState, picture
+from swtrace_tui.replay_app import ReplayApp
 
 from swtrace import units
 from swtrace.observing import HostRings, Roster
 from swtrace.observing.events import RingsSeen
 from swtrace.observing.origin import Playhead
 from swtrace.recording import Recording
-from swtrace.recording.format import FRAME_BYTES, Kind
+from swtrace.recording.format import FRAME_BYTES, FrameKind
 from swtrace.recording.playback import Controls, Playback
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import RecordingWriter
@@ -135,7 +135,7 @@ def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -
     for share in (0.3, 1.0):
         controls.seek(share)
         roster.drain()
-        seen = picture(roster.observe(), Selection())
+        seen = picture(roster.observe(), Filter())
         assert RankState.BEHIND not in {row.state for row in seen.rows}
         for row in seen.rows:
             assert row.observed is not None
@@ -152,7 +152,7 @@ def test_damage_is_named_and_read_around_only_when_asked(path: Path, tmp_path: P
     """``top --replay`` and ``replay`` name --salvage and have it; with it, screen and text say how much is missing."""
     bad = tmp_path / "bad.swrec"
     with Recording.open(path) as recording:
-        frame = next(at for at in recording._frames if at.header.kind == Kind.RECORDS)
+        frame = next(at for at in recording._frames if at.header.kind == FrameKind.RECORDS)
     data = bytearray(path.read_bytes())
     data[frame.offset + FRAME_BYTES + 5] ^= 0xFF
     bad.write_bytes(data)

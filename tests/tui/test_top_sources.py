@@ -11,7 +11,7 @@ from daemon.recorded_run import RecordedRun, series_info
 from patience import patience
 from swtrace_tui.once import overview
 from swtrace_tui.palette import DARK
-from swtrace_tui.picture import RankState, Selection, picture
+from swtrace_tui.picture import Filter, RankState, picture
 from swtrace_tui.views.view import Scene
 from swtrace_tui.views.windows import rank_lines
 
@@ -41,7 +41,7 @@ def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
     run = RecordedRun(tmp_path, clock=Clock.DEVICE)
     run.write_every(4, 12)
     with watch_rings(tmp_path) as roster:
-        seen = picture(settled(roster, 3), Selection())
+        seen = picture(settled(roster, 3), Filter())
     run.close()
 
     words = " ".join(overview(seen, 160).split())
@@ -63,7 +63,7 @@ def test_an_untraced_rank_is_named(tmp_path: Path) -> None:
     run = WithoutRank2(tmp_path)
     run.write(8)
     with watch_rings(tmp_path) as roster:
-        words = " ".join(overview(picture(settled(roster, 8), Selection()), 160).split())
+        words = " ".join(overview(picture(settled(roster, 8), Filter()), 160).split())
     run.close()
     assert "Rank 2 runs untraced: No space left on device." in words
 
@@ -80,7 +80,7 @@ def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
             seen = settled(roster, 4)
         run.close()
         late = tuple(replace(rank, ring=replace(rank.ring, taken_ns=run.base_ns + 10**11)) for rank in seen.ranks)
-        scene = Scene(picture(replace(seen, ranks=late), Selection()), DARK, {})
+        scene = Scene(picture(replace(seen, ranks=late), Filter()), DARK, {})
         (row,) = (row for row in scene.picture.rows if row.rank == 0)
         lines = rank_lines(row, scene.picture.series[0], DARK, 120)
         styles[clock] = {segment.style.color.name for line in lines for segment in line if segment.style.color}  # type: ignore[union-attr]
@@ -94,7 +94,7 @@ def test_a_dead_rank_and_an_ended_one_are_told_apart(tmp_path: Path) -> None:
     writer.recorders[0].close()
     writer.recorders[1]._detach()
     with watch_rings(tmp_path) as roster:
-        states = {row.rank: row.state for row in picture(settled(roster, writer.steps), Selection()).rows}
+        states = {row.rank: row.state for row in picture(settled(roster, writer.steps), Filter()).rows}
     writer.close()
 
     assert states == {0: RankState.ENDED, 1: RankState.DIED, 2: RankState.LIVE, 3: RankState.LIVE}
@@ -108,10 +108,10 @@ def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
         with watch_rings(tmp_path) as roster:
             known = settled(roster, writer.steps)
 
-    seen = picture(known, Selection())
+    seen = picture(known, Filter())
     assert seen.run == "new"
     assert set(seen.runs) == {"old", "new", "newer-and-over"}
-    assert picture(known, Selection(run="old")).run == "old"
+    assert picture(known, Filter(run="old")).run == "old"
 
 
 def test_a_view_begins_near_the_end_of_full_rings_and_says_what_came_before(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_view_begins_near_the_end_of_full_rings_and_says_what_came_before(tmp_
         whole.drain()
         with watch_rings(tmp_path, newest_steps=NEWEST) as roster:
             roster.drain()
-            seen = picture(roster.observe(), Selection())
+            seen = picture(roster.observe(), Filter())
 
     truth = whole.ledger.facts().series[0]
     for row, rank in zip(seen.rows, truth.ranks, strict=True):
@@ -145,7 +145,7 @@ def test_a_view_that_cannot_keep_up_counts_what_it_left_out_as_lost(tmp_path: Pa
                     roster.observe()
         while roster.poll(400):
             pass
-        seen = picture(roster.observe(), Selection())
+        seen = picture(roster.observe(), Filter())
         roster.close()
 
     ends = [writer.end_ns(step) for step in range(1200)]

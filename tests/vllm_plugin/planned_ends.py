@@ -16,7 +16,7 @@ from faults import engine, generate
 from patience import patience
 
 from swtrace.trace.directory import ring_paths
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 LONG = 200
 """Tokens of a generation that is amid its steps when the end comes."""

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from server import PATIENCE_S, TOKENS, serving
 
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 OPTIONS = ("--tensor-parallel-size", "1", "--data-parallel-size", "2", "--enforce-eager")
 REST_S = 2.0

@@ -12,7 +12,7 @@ from faults import LAYER, LAYERS, RANKS, SERIES, Outcome, provoke
 from tiny_models import TinyDeepSeek
 
 from swtrace.cli.vllm_ranks import fork_ranks
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 pytestmark = pytest.mark.mla
 

@@ -15,7 +15,7 @@ from tiny_models import TinyDeepSeek
 from vllm_runs import Samples, by_rank, watch
 
 from swtrace.cli.vllm_ranks import fork_ranks
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 pytestmark = pytest.mark.mla
 

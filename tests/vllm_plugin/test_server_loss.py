@@ -15,7 +15,7 @@ import pytest
 from server import PATIENCE_S, PROMPTS, serving, temporary_folder
 from tiny_models import TinyDeepSeek
 
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()

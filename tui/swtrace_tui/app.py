@@ -27,18 +27,18 @@ from swtrace.ledger.verdict import Verdict
 from swtrace.observing import Link, Observation, Roster
 from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
 from swtrace_tui.bars import TitleBar, ViewBar, worst_link
-from swtrace_tui.configuration import Configuration
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
-from swtrace_tui.picture import Picture, Selection, phase_of, picture
+from swtrace_tui.picture import Filter, Picture, phase_of, picture
+from swtrace_tui.preferences import Configuration
 from swtrace_tui.screenshot import screenshot
 from swtrace_tui.themes import NAMES, palette_of, themes
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
-from swtrace_tui.views.verdict import VerdictView
+from swtrace_tui.views.verdict_view import VerdictView
 from swtrace_tui.views.view import Scene, View
-from swtrace_tui.views.windows import Windows
+from swtrace_tui.views.windows import WindowsView
 
 _Item = TypeVar("_Item")
 _VERDICT_EVERY_S = 1.0
@@ -63,7 +63,7 @@ class MainScreen(Screen[None]):
     def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name for it
         super().__init__(id=id)
         self.title_bar, self.view_bar = TitleBar(), ViewBar()
-        self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), Windows(), VerdictView())
+        self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), WindowsView(), VerdictView())
         self.switcher = Views(*self.views, initial=OVERVIEW)
 
     def compose(self) -> ComposeResult:
@@ -109,7 +109,7 @@ class TopApp(App[None]):
     class Judged(Message):
         """Verdicts were reached."""
 
-        def __init__(self, selection: Selection, verdicts: dict[SeriesKey, Verdict]) -> None:
+        def __init__(self, selection: Filter, verdicts: dict[SeriesKey, Verdict]) -> None:
             super().__init__()
             self.selection, self.verdicts = selection, verdicts
 
@@ -126,7 +126,7 @@ class TopApp(App[None]):
         *,
         configuration: Configuration | None = None,
         view: str = OVERVIEW,
-        selection: Selection | None = None,
+        selection: Filter | None = None,
         frame_s: float = 0.1,
     ) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class TopApp(App[None]):
         self._frame_s = frame_s
         self._feed: Feed | None = None
         self._observation: Observation | None = None
-        self._selection = selection or Selection()
+        self._selection = selection or Filter()
         self._verdicts: dict[SeriesKey, Verdict] = {}
         self._paused = False
         self._judge_at = 0.0
@@ -251,13 +251,13 @@ class TopApp(App[None]):
         if self._observation is not None and not self._paused and time.monotonic() >= self._judge_at:
             self._reach_verdicts(self._observation, self._selection)
 
-    def _reach_verdicts(self, observation: Observation, selection: Selection) -> None:
+    def _reach_verdicts(self, observation: Observation, selection: Filter) -> None:
         # Not the decorator: it would make a description out of the arguments' reprs.
         self.run_worker(
             partial(self._judged, observation, selection), thread=True, exclusive=True, description="verdicts"
         )
 
-    def _judged(self, observation: Observation, selection: Selection) -> None:
+    def _judged(self, observation: Observation, selection: Filter) -> None:
         worker, before = get_current_worker(), time.thread_time()
         verdicts = {}
         for series in picture(observation, selection).series:
@@ -321,7 +321,7 @@ class TopApp(App[None]):
     def action_clear(self) -> None:
         """Show everything, and go on."""
         self._paused = False
-        self._select(Selection(run=self._selection.run))
+        self._select(Filter(run=self._selection.run))
 
     def action_cycle_series(self) -> None:
         """Narrow to the next series."""
@@ -349,9 +349,9 @@ class TopApp(App[None]):
         shown = self.picture
         if shown is not None and shown.runs:
             at = shown.runs.index(shown.run) if shown.run is not None else -1
-            self._select(Selection(run=shown.runs[(at + 1) % len(shown.runs)]))
+            self._select(Filter(run=shown.runs[(at + 1) % len(shown.runs)]))
 
-    def _select(self, selection: Selection) -> None:
+    def _select(self, selection: Filter) -> None:
         self._selection = selection
         self._verdicts = {}
         if self._observation is not None:

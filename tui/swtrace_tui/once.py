@@ -6,7 +6,7 @@ import time
 
 from swtrace.observing import Link, Roster
 from swtrace_tui.palette import MONO
-from swtrace_tui.picture import Picture, Selection, picture
+from swtrace_tui.picture import Filter, Picture, picture
 from swtrace_tui.views.empty import advice
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.view import Scene
@@ -14,7 +14,7 @@ from swtrace_tui.views.view import Scene
 _CHARTS = 40
 
 
-def read(roster: Roster, selection: Selection, wait_s: float) -> Picture:
+def read(roster: Roster, selection: Filter, wait_s: float) -> Picture:
     """Read until all of it has answered and it has a finished step that is meant, or ``wait_s`` is over."""
     deadline = time.monotonic() + wait_s
     while True:

@@ -23,7 +23,7 @@ from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
-from swtrace.trace.reader import WindowState
+from swtrace.trace.ring_reader import WindowState
 from swtrace.trace.schema import Phase, StepFlag
 
 _IDLE_NS = 2_000_000_000
@@ -48,7 +48,7 @@ class RankState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class Filter:
     """What the views are narrowed to; None: everything (for the run: the newest that lives and shares something)."""
 
     run: str | None = None
@@ -165,7 +165,7 @@ class Picture:
     """Everything that is drawn."""
 
     observation: Observation
-    selection: Selection
+    selection: Filter
     runs: tuple[str, ...]
     """Runs there are, newest last."""
     run: str | None
@@ -210,7 +210,7 @@ class Picture:
         return next((facts for facts in self.observation.facts.ranks if facts.identity.key == rank), None)
 
 
-def picture(observation: Observation, selection: Selection) -> Picture:
+def picture(observation: Observation, selection: Filter) -> Picture:
     """Return what a selection leaves of an observation."""
     observed = {rank.key: rank for rank in observation.ranks}
     runs = _runs(observation)
@@ -262,7 +262,7 @@ def _series(
     steps: Sequence[StepFacts],
     observed: Mapping[RankKey, ObservedRank],
     ranks: Mapping[RankKey, RankFacts],
-    selection: Selection,
+    selection: Filter,
 ) -> SeriesView:
     if selection.phase is not None:
         steps = [step for step in steps if phase_of(step) is selection.phase]

@@ -26,13 +26,13 @@ from rich.console import Console
 from swtrace.cli.child import Child, wait_for_lines
 from swtrace.cli.console import PIPE_WIDTH, data, narration, write_json
 from swtrace.cli.daemon_process import DaemonProcess
-from swtrace.cli.demo.events import Event, What
 from swtrace.cli.demo.progress import Progress
+from swtrace.cli.demo.report_lines import Event, What
 from swtrace.cli.demo.scenarios import DESCRIPTIONS, PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import CommandError, ExitCode
-from swtrace.cli.reader import Reader
 from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import exit_in_order
+from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.settings import Settings
 

@@ -8,8 +8,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from swtrace.cli.demo.events import Event, What
 from swtrace.cli.demo.model import Check, build, expect, following
+from swtrace.cli.demo.report_lines import Event, What
 from swtrace.cli.exit_codes import ExitCode, exit_code
 from swtrace.errors import SwtraceError
 

@@ -44,11 +44,11 @@ def doctor(
 
 
 def _look(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
-    from swtrace.cli.doctor.daemon import daemon
-    from swtrace.cli.doctor.folder import folder
-    from swtrace.cli.doctor.rings import rings
-    from swtrace.cli.doctor.settings import settings
-    from swtrace.cli.doctor.versions import versions
+    from swtrace.cli.doctor.check_daemon import daemon
+    from swtrace.cli.doctor.check_folder import folder
+    from swtrace.cli.doctor.check_rings import rings
+    from swtrace.cli.doctor.check_settings import settings
+    from swtrace.cli.doctor.check_versions import versions
     from swtrace.errors import SettingsError
     from swtrace.settings import ring_directory
 

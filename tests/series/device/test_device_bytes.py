@@ -14,7 +14,7 @@ from device_schedule import Durations
 from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 
 from swtrace.trace import records as columns
-from swtrace.trace.reader import RingReader
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, Untimed
 
 LAYERS = 7

@@ -14,8 +14,8 @@ from simulated_device import SimulatedDevice
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, Oddities, Outcome
-from swtrace.trace.reader import RingReader
 from swtrace.trace.records import STEP
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, Untimed
 
 LAYERS = 7

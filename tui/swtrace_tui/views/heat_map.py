@@ -44,7 +44,7 @@ _INSTANTS = ("ready_ns", "wait_begin_ns", "wait_end_ns")
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class CellMetric:
     """What cells can be coloured by."""
 
     name: str
@@ -53,11 +53,11 @@ class Metric:
     """Its values in a step; with ``[group rank, position]`` as the second argument, of that cell alone."""
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("stall", "time that a wait was held for its weight", lambda step, at=...: step.stall_ns[at]),
-    Metric("slack", "how early the weight was there", lambda step, at=...: step.slack_ns[at]),
-    Metric("transfer", "time on the channel", lambda step, at=...: step.transfer_ns[at]),
-    Metric(
+METRICS: tuple[CellMetric, ...] = (
+    CellMetric("stall", "time that a wait was held for its weight", lambda step, at=...: step.stall_ns[at]),
+    CellMetric("slack", "how early the weight was there", lambda step, at=...: step.slack_ns[at]),
+    CellMetric("transfer", "time on the channel", lambda step, at=...: step.transfer_ns[at]),
+    CellMetric(
         "skew",
         "stall because a peer issued or entered later",
         lambda step, at=...: sum(step.cause_ns[cause][at] for cause in _SKEWS),
@@ -70,12 +70,12 @@ class StepSums:
     """A metric summed over the last steps: from frame to frame, only steps that came or went are counted."""
 
     def __init__(self) -> None:
-        self._metric: Metric | None = None
+        self._metric: CellMetric | None = None
         self._steps: tuple[StepFacts, ...] = ()
         self._total: Counts = np.zeros((0, 0), np.int64)
         self._waits = self._total
 
-    def over(self, steps: tuple[StepFacts, ...], metric: Metric) -> tuple[Counts, Counts]:
+    def over(self, steps: tuple[StepFacts, ...], metric: CellMetric) -> tuple[Counts, Counts]:
         """Return the sum over all waits that count, and their number, ``[group rank, position]``."""
         known, wanted = set(map(id, self._steps)), set(map(id, steps))
         if metric is not self._metric or known.isdisjoint(wanted):
@@ -217,7 +217,7 @@ class HeatMap(View):
                 lines += [map_line(look, row, "", None, None)] * (self._tall - 1)
         return lines[:room]
 
-    def _legend(self, metric: Metric, series: SeriesView, width: int, palette: Palette) -> Strip:
+    def _legend(self, metric: CellMetric, series: SeriesView, width: int, palette: Palette) -> Strip:
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
         line = Line(width).put(f" {metric.name} ", palette.style(palette.text, bold=True))
         over = {
@@ -423,7 +423,7 @@ def _argmax(shown: Values) -> tuple[int, int]:
 
 
 def values(
-    series: SeriesView, metric: Metric, span: str, sums: StepSums | None = None
+    series: SeriesView, metric: CellMetric, span: str, sums: StepSums | None = None
 ) -> tuple[Values, npt.NDArray[np.bool_]]:
     """Return ``[group rank, position]`` values in ns, and which cells are waits that count."""
     shape = (len(series.key.group_ranks), series.layers)

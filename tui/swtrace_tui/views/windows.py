@@ -9,7 +9,7 @@ from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
-from swtrace.trace.reader import WindowState
+from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS, bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
@@ -29,7 +29,7 @@ _CARD = 30
 _LONG_NS = 1_000_000_000
 
 
-class Windows(View):
+class WindowsView(View):
     """The windows of one series."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(WINDOWS)

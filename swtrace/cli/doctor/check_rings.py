@@ -32,7 +32,7 @@ def rings(directory: Path) -> tuple[Diagnosis, ...]:
 
 
 def _ring(path: Path) -> tuple[Diagnosis, ...]:
-    from swtrace.trace.reader import RingReader
+    from swtrace.trace.ring_reader import RingReader
 
     try:
         reader = RingReader.open(path)

@@ -1,6 +1,6 @@
 """Looks whether an installed vLLM has what the plugin holds on to, and prints what it lacks as a JSON list.
 
-A program of its own (``python -m swtrace.cli.doctor.seam``): importing vLLM takes long, and may fail
+A program of its own (``python -m swtrace.cli.doctor.check_seam``): importing vLLM takes long, and may fail
 in ways that no ``except`` catches.
 """
 

@@ -7,7 +7,7 @@ import socket
 
 from swtrace import asking
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
-from swtrace.daemon.settings import Listen, listen_address
+from swtrace.daemon.daemon_settings import Listen, listen_address
 from swtrace.errors import AnswerError, SettingsError
 
 _MOST_SAID = 60

@@ -1,6 +1,6 @@
 """Reads a run's rings in a process of its own, and writes what it sees to stdout, one summary per line.
 
-``python -m swtrace.cli.reader DIRECTORY RUN_ID``: a JSON line whenever the summary changed, at most
+``python -m swtrace.cli.summary_process DIRECTORY RUN_ID``: a JSON line whenever the summary changed, at most
 four a second. The end of stdin says that the run is over: then everything left in the rings is
 read, the last line carries ``"final": true``, and the process ends.
 
@@ -87,7 +87,7 @@ class Reader:
         self.child.stop()
 
     def _start(self) -> Child:
-        return Child.start("swtrace.cli.reader", self._arguments, environment=self._environment)
+        return Child.start("swtrace.cli.summary_process", self._arguments, environment=self._environment)
 
 
 def _read(directory: Path, run_id: str) -> None:

@@ -17,8 +17,8 @@ from swtrace.recording.playback import Controls, Playback
 from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.app import TopApp
 from swtrace_tui.bars import worst_link
-from swtrace_tui.configuration import Configuration
-from swtrace_tui.picture import Picture, Selection
+from swtrace_tui.picture import Filter, Picture
+from swtrace_tui.preferences import Configuration
 
 _SEEK_S = 5.0
 _KEYS = (
@@ -58,7 +58,7 @@ class ReplayApp(TopApp):
         *,
         configuration: Configuration | None = None,
         view: str = OVERVIEW,
-        selection: Selection | None = None,
+        selection: Filter | None = None,
         salvage: bool = False,
     ) -> None:
         self.controls = Controls()

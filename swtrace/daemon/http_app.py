@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from swtrace.daemon import api
 from swtrace.daemon.collector import SnapshotCollector
+from swtrace.daemon.event_stream import MEDIA_TYPE, StreamQuery, stream
 from swtrace.daemon.exposition import Exposition
-from swtrace.daemon.recording import MEDIA_TYPE, Wanted, stream
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class _Handlers:
     def recording(self, request: Request) -> Response:
         observer = self._observer
         try:
-            wanted = Wanted.parse(request.query_params)
+            wanted = StreamQuery.parse(request.query_params)
         except api.QueryError as error:
             return _json({"error": str(error)}, status_code=400)
         frames = stream(observer.directory, wanted, lambda: observer.streaming)

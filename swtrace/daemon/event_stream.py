@@ -28,7 +28,7 @@ _WATCHED_STATUS_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class StreamQuery:
     """What a client asks for."""
 
     run_id: str | None = None
@@ -40,7 +40,7 @@ class Wanted:
     """Only steps whose number is a multiple of this."""
 
     @classmethod
-    def parse(cls, parameters: Mapping[str, str]) -> Wanted:
+    def parse(cls, parameters: Mapping[str, str]) -> StreamQuery:
         """Read the query string of a request.
 
         Raises:
@@ -59,7 +59,7 @@ class Wanted:
         )
 
 
-def stream(directory: Path, wanted: Wanted, serving: Callable[[], bool]) -> Iterator[bytes]:
+def stream(directory: Path, wanted: StreamQuery, serving: Callable[[], bool]) -> Iterator[bytes]:
     """Yield a recording of a folder of rings, as long as the daemon serves and somebody listens.
 
     When the daemon ends, what is committed by then is sent first.

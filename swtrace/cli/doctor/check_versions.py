@@ -77,7 +77,7 @@ def _plugin() -> Diagnosis:
 def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     if not import_vllm:
         return (Diagnosis("vllm seam", State.ABSENT, "not looked at", "leave --quick away"),)
-    command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.seam"]
+    command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.check_seam"]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "SWTRACE": "0"}
     try:
         done = subprocess.run(
