@@ -3,6 +3,9 @@
 A receiver's record is written at its wait's end. A source does not wait for its send, so its record
 is written when the step ends or the layer is sent again, whichever is first; so is that of a broadcast
 that nobody waited for. What could not be observed is said to be so: no instant is ever made up.
+
+Not every step is timed, because observing costs: a step that is not has its STEP record only, which counts it.
+The window table shows every step.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.series.layer import SeriesLayer
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
@@ -27,6 +30,16 @@ _CROSSES = int(TransferFlag.CROSSES_STEPS)
 _UNWAITED = int(TransferFlag.UNWAITED)
 _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
+_TIMED = int(Untimed.TIMED)
+_SAMPLED = int(Untimed.SAMPLED)
+
+DEFAULT_EVERY = 16
+"""How many steps there are for each timed one. ``benchmarks/tracing.py`` measures the cost by this number."""
+FIRST_STEPS = 64
+"""Unless the settings say otherwise, all of so many steps are timed first: short runs are timed in full."""
+RUN_STEPS = 4
+"""Timed steps follow one another in runs of so many: only after an untimed step is it not known what the channel
+carried before, so the first delivery of a run has no transfer, and a stall of it no cause."""
 
 
 class Journal:
@@ -92,8 +105,17 @@ class Journal:
 class RecordingJournal(Journal):
     """The journal of a traced series whose waits block the host: writes into the rank's ring as things happen."""
 
-    def __init__(self, series: SeriesRecorder, transport: Transport) -> None:
+    def __init__(self, series: SeriesRecorder, transport: Transport, *, every: int = 1) -> None:
+        """Begin before the first step.
+
+        Args:
+            series: where records go.
+            transport: the series' own.
+            every: how many steps there are for each timed one; 0 for :data:`DEFAULT_EVERY` after the first ones.
+        """
         self._series = series
+        self._first_steps = 0 if every else FIRST_STEPS
+        self._period = RUN_STEPS * (every or DEFAULT_EVERY) if transport.clock is Clock.HOST else RUN_STEPS
         self._now = transport.now
         self._clock = int(transport.clock)
         self._machine = MachineNoise() if transport.clock is Clock.HOST else None
@@ -102,21 +124,26 @@ class RecordingJournal(Journal):
         self._end_ns = 0
         """The last wait's, until the forward's own is told."""
 
+    def _times(self, step: int) -> bool:
+        return step < self._first_steps or step % self._period < RUN_STEPS
+
     def issues(self, layer: SeriesLayer) -> OnReady | None:
-        """Enter the broadcast into the window table; its ready instant will follow from any thread."""
-        layer.issued_ns = self._now()
-        window = layer.window
-        if layer.owned or window is None:
+        """Enter the broadcast into the window table; if it is timed, its ready instant will follow from any thread."""
+        layer.timed = timed = self._times(layer.step)
+        if layer.owned:
+            # Nobody asks when a send is complete: that says nothing about the receivers.
+            if timed:
+                layer.issued_ns = self._now()
             return None
-        series = self._series
-        index = window.index
-        generation = series.window_issued(index, layer.step, layer.position, layer.issued_ns)
-        layer.generation = generation
-        return partial(series.window_ready, index, generation)
+        layer.issued_ns = issued_ns = self._now()
+        index = layer.window.index  # type: ignore[union-attr]
+        layer.generation = generation = self._series.window_issued(index, layer.step, layer.position, issued_ns)
+        return partial(self._series.window_ready, index, generation) if timed else None
 
     def waits(self, layer: SeriesLayer) -> None:
         """Keep the instant for the record."""
-        layer.wait_ns = self._end_ns = self._now()
+        if layer.timed:
+            layer.wait_ns = self._end_ns = self._now()
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write a receiver's record."""
@@ -130,6 +157,8 @@ class RecordingJournal(Journal):
             return
         series = self._series
         series.window_in_use(window.index, layer.generation, end_ns)
+        if not layer.timed:
+            return
         ready_ns = operation.ready_ns
         if ready_ns:
             observed = int(operation.observed)
@@ -155,6 +184,8 @@ class RecordingJournal(Journal):
 
     def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write the record of a source, or of a broadcast without a wait."""
+        if not layer.timed:
+            return
         flags = _OWN if layer.owned else 0
         wait_ns = 0
         if layer.owned and layer.waited_step == layer.step:
@@ -169,7 +200,8 @@ class RecordingJournal(Journal):
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
         """Write the record of a broadcast that is under way as the run ends: open, not lost."""
-        self._unattended(layer, operation, 0, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
+        if layer.timed:
+            self._unattended(layer, operation, 0, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
 
     def _unattended(self, layer: SeriesLayer, operation: Operation | None, wait_ns: int, flags: int) -> None:
         ready_ns = operation.ready_ns if operation is not None else 0
@@ -234,4 +266,5 @@ class RecordingJournal(Journal):
             steal_us,
             int(flags),
             self._clock,
+            _TIMED if self._times(step) else _SAMPLED,
         )

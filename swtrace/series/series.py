@@ -325,7 +325,7 @@ class Series:
         traced = self._recorder_source is not None
         try:
             if self._transport is None:
-                self._transport = new_transport(self._constants, self._modules, observe=traced)
+                self._transport = new_transport(self._constants, self._modules)
             work = PostProcessing(
                 self._constants,
                 self._modules,
