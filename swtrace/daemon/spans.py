@@ -184,7 +184,9 @@ class _RankSpans:
             "swtrace.observed": _OBSERVED.get(int(step.observed[rank, position]), "never"),
             "swtrace.reach_layer": info.start_layer + int(step.reach_position[rank, position]),
         }
-        if ready <= 0:  # A send that nobody saw complete: all that is known is that the step ended first.
+        if ready <= 0 and not flags & TransferFlag.OPEN:  # A send is over when the last receiver has it.
+            ready = int(np.where(step.attributed, step.ready_ns, 0)[:, position].max())
+        if ready <= 0:  # Nobody saw it complete: all that is known is that the step ended first.
             attributes["swtrace.open"] = True
             ready = max(issued, self._end_ns)
         if step.attributed[rank, position]:

@@ -118,6 +118,8 @@ class RecordingJournal(Journal):
         self._period = RUN_STEPS * (every or DEFAULT_EVERY) if transport.clock is Clock.HOST else RUN_STEPS
         self._now = transport.now
         self._clock = int(transport.clock)
+        self._how = tuple(series.how(observed, self._clock, 0) for observed in Observed)
+        self._how_crossing = tuple(series.how(observed, self._clock, _CROSSES) for observed in Observed)
         self._machine = MachineNoise() if transport.clock is Clock.HOST else None
         self._begin_ns = 0
         self._arrival_ns = 0
@@ -155,18 +157,17 @@ class RecordingJournal(Journal):
         if operation is None:
             self._transfer(layer, begin_ns, begin_ns, begin_ns, begin_ns, _UPPER_BOUND, _PREFILLED)
             return
-        series = self._series
-        series.window_in_use(window.index, layer.generation, end_ns)
         if not layer.timed:
+            self._series.window_in_use(window.index, layer.generation, end_ns)
             return
         ready_ns = operation.ready_ns
         if ready_ns:
-            observed = int(operation.observed)
+            observed = operation.observed
             ready_ns = min(ready_ns, end_ns)
         else:
-            observed = _UPPER_BOUND
+            observed = Observed.UPPER_BOUND
             ready_ns = end_ns
-        series.transfer(
+        self._series.delivered(
             layer.issued_ns,
             ready_ns,
             begin_ns,
@@ -177,9 +178,8 @@ class RecordingJournal(Journal):
             layer.reach_position,
             layer.source,
             window.index,
-            observed,
-            _CROSSES if layer.issued_step != layer.step else 0,
-            self._clock,
+            (self._how if layer.issued_step == layer.step else self._how_crossing)[observed],
+            layer.generation,
         )
 
     def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
