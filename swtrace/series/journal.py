@@ -33,7 +33,7 @@ _NEVER = int(Observed.NEVER)
 _TIMED = int(Untimed.TIMED)
 _SAMPLED = int(Untimed.SAMPLED)
 
-DEFAULT_EVERY = 16
+DEFAULT_EVERY = 32
 """How many steps there are for each timed one. ``benchmarks/tracing.py`` measures the cost by this number."""
 FIRST_STEPS = 64
 """Unless the settings say otherwise, all of so many steps are timed first: short runs are timed in full."""
@@ -126,12 +126,10 @@ class RecordingJournal(Journal):
         self._end_ns = 0
         """The last wait's, until the forward's own is told."""
 
-    def _times(self, step: int) -> bool:
-        return step < self._first_steps or step % self._period < RUN_STEPS
-
     def issues(self, layer: SeriesLayer) -> OnReady | None:
         """Enter the broadcast into the window table; if it is timed, its ready instant will follow from any thread."""
-        layer.timed = timed = self._times(layer.step)
+        step = layer.step
+        layer.timed = timed = step % self._period < RUN_STEPS or step < self._first_steps
         if layer.owned:
             # Nobody asks when a send is complete: that says nothing about the receivers.
             if timed:
@@ -139,7 +137,7 @@ class RecordingJournal(Journal):
             return None
         layer.issued_ns = issued_ns = self._now()
         index = layer.window.index  # type: ignore[union-attr]
-        layer.generation = generation = self._series.window_issued(index, layer.step, layer.position, issued_ns)
+        layer.generation = generation = self._series.window_issued(index, step, layer.position, issued_ns)
         return partial(self._series.window_ready, index, generation) if timed else None
 
     def waits(self, layer: SeriesLayer) -> None:
@@ -151,9 +149,7 @@ class RecordingJournal(Journal):
         """Write a receiver's record."""
         self._end_ns = end_ns = self._now()
         begin_ns = layer.wait_ns
-        window = layer.window
-        if window is None:
-            return
+        window: Window = layer.window  # type: ignore[assignment]
         if operation is None:
             self._transfer(layer, begin_ns, begin_ns, begin_ns, begin_ns, _UPPER_BOUND, _PREFILLED)
             return
@@ -252,6 +248,7 @@ class RecordingJournal(Journal):
 
     def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Write the step's record, with what the machine took from it."""
+        timed = step % self._period < RUN_STEPS or step < self._first_steps
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
             self._begin_ns,
@@ -266,5 +263,5 @@ class RecordingJournal(Journal):
             steal_us,
             int(flags),
             self._clock,
-            _TIMED if self._times(step) else _SAMPLED,
+            _TIMED if timed else _SAMPLED,
         )

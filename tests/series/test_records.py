@@ -283,7 +283,7 @@ def test_on_gloo_ready_is_observed_and_instants_are_in_order(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("every", "timed"),
     [
-        ("auto", [*range(68), 128, 129]),
+        ("auto", [*range(64), 128, 129]),
         ("1", list(range(130))),
         ("2", [step for step in range(130) if step % 8 < 4]),
     ],
