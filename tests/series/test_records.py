@@ -20,6 +20,7 @@ from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.reader import Occupancy, RingReader
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
+from swtrace.watch import Watch
 
 LAYERS = 7
 START = 3
@@ -303,6 +304,16 @@ def test_on_gloo_only_timed_steps_have_records_of_their_waits(tmp_path: Path, ev
         moves = transfers(records)
         moves = moves[(moves["flags"] & TransferFlag.UNWAITED) == 0]
         assert moves["step"].tolist() == [step for step in timed for _ in range(LAYERS)]
+    with Watch(tmp_path) as watch:
+        watch.drain()
+        watch.ledger.flush()
+        facts = watch.ledger.facts()
+    assert [rank.oddities.missing for rank in facts.ranks] == [0, 0]
+    for rank_facts in facts.series[0].ranks:
+        totals = rank_facts.totals
+        assert totals.steps == 130
+        assert totals.untimed_steps["sampled"] == sum(totals.untimed_steps.values()) == 130 - len(timed)
+        assert totals.sent + totals.received == 130 * LAYERS
 
 
 def test_on_gloo_nobody_asks_when_a_send_is_complete(tmp_path: Path) -> None:
