@@ -10,6 +10,9 @@ are compared, so that a noisy machine disturbs all alike.
 - `opentelemetry`: one span for the broadcast, one for the wait, with the attributes that a record
   carries, and one for the step; batch processor, an exporter that discards, flushed outside of the
   measured time. No `recording` number includes reading: that is another process.
+
+All contestants run in a loop that does nothing else, so caches are warm, and nothing here observes when a broadcast is
+complete. What a rank pays beside a real forward is measured by ``benchmarks/tracing.py``.
 """
 
 from __future__ import annotations
