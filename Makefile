@@ -46,7 +46,7 @@ CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' $(PA
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-scrape dashboards check-schemas constraints clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,9 @@ format: $(VENV)/.stamp ## let ruff lay out the code and mend what it can
 
 bench: $(VENV)/.stamp ## what recording costs, beside the same events as OpenTelemetry spans
 	$(BIN)/python benchmarks/recording.py $(ARGS)
+
+bench-tracing: $(VLLM_VENV)/.stamp ## what tracing costs a rank of real vLLM, into benchmarks/results/tracing.txt
+	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/python -m benchmarks.tracing $(ARGS)
 
 bench-scrape: $(VENV)/.stamp ## what a scrape of the daemon costs, for 8 and 64 ranks
 	$(BIN)/python benchmarks/scraping.py $(ARGS)

@@ -56,8 +56,8 @@ class Settings:
     ring_records: int = DEFAULT_RECORDS
     ring_keep_s: float = 3600.0
     """How long the ring of a dead rank stays."""
-    time_every: int = 1
-    """On a device: time only every n-th step. All steps are counted."""
+    time_every: int = 0
+    """How many steps there are for each timed one; 0: what suits the clock. All steps are counted."""
     timeout_s: float = 600.0
     """How long a rank waits for a peer's broadcast before it gives the peer up."""
 
@@ -236,6 +236,10 @@ def _whole_number(low: int, high: int, *, power_of_two: bool = False) -> Callabl
     return read
 
 
+def _steps(value: object) -> int:
+    return 0 if value == "auto" else _whole_number(1, 1 << 20)(value)
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError  # noqa: TRY004 (the caller words the error)
@@ -325,9 +329,7 @@ _SETTINGS = (
         f"a power of two from {MIN_RECORDS} to {MAX_RECORDS}",
     ),
     _Setting("ring_keep_s", "ring_keep", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
-    _Setting(
-        "time_every", "time_every", "SWTRACE_TIME_EVERY", _whole_number(1, 1 << 20), "a whole number from 1 to 1048576"
-    ),
+    _Setting("time_every", "time_every", "SWTRACE_TIME_EVERY", _steps, "auto, or a whole number from 1 to 1048576"),
     _Setting(
         "timeout_s",
         "timeout",

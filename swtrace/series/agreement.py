@@ -27,7 +27,7 @@ class SeriesDescription:
     prefetch_step: int
     window_policy: str
     ownership_check: bool
-    time_every: int
+    time_every: int | str
     transport: str
     group_ranks: tuple[int, ...]
     missing_layers: tuple[int, ...]

@@ -32,7 +32,7 @@ class SeriesConstants:
     tagged: bool
     """Windows carry the tag of their layer, and readers look at it."""
     time_every: int
-    """On a device: which steps are timed."""
+    """How many steps there are for each timed one; 0: what suits the clock."""
 
     @property
     def rank(self) -> int:

@@ -3,6 +3,9 @@
 A receiver's record is written at its wait's end. A source does not wait for its send, so its record
 is written when the step ends or the layer is sent again, whichever is first; so is that of a broadcast
 that nobody waited for. What could not be observed is said to be so: no instant is ever made up.
+
+Not every step is timed, because observing costs: a step that is not has its STEP record only, which counts it.
+The window table shows every step.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.series.layer import SeriesLayer, Window
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
@@ -26,6 +29,16 @@ _CROSSES = int(TransferFlag.CROSSES_STEPS)
 _UNWAITED = int(TransferFlag.UNWAITED)
 _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
+_TIMED = int(Untimed.TIMED)
+_SAMPLED = int(Untimed.SAMPLED)
+
+DEFAULT_EVERY = 32
+"""How many steps there are for each timed one. ``benchmarks/tracing.py`` measures the cost by this number."""
+FIRST_STEPS = 64
+"""Unless the settings say otherwise, all of so many steps are timed first: short runs are timed in full."""
+RUN_STEPS = 4
+"""Timed steps follow one another in runs of so many: only after an untimed step is it not known what the channel
+carried before, so the first delivery of a run has no transfer, and a stall of it no cause."""
 
 
 class Journal:
@@ -91,10 +104,21 @@ class Journal:
 class RecordingJournal(Journal):
     """The journal of a traced series whose waits block the host: writes into the rank's ring as things happen."""
 
-    def __init__(self, series: SeriesRecorder, transport: Transport) -> None:
+    def __init__(self, series: SeriesRecorder, transport: Transport, *, every: int = 1) -> None:
+        """Begin before the first step.
+
+        Args:
+            series: where records go.
+            transport: the series' own.
+            every: how many steps there are for each timed one; 0 for :data:`DEFAULT_EVERY` after the first ones.
+        """
         self._series = series
+        self._first_steps = 0 if every else FIRST_STEPS
+        self._period = RUN_STEPS * (every or DEFAULT_EVERY) if transport.clock is Clock.HOST else RUN_STEPS
         self._now = transport.now
         self._clock = int(transport.clock)
+        self._how = tuple(series.how(observed, self._clock, 0) for observed in Observed)
+        self._how_crossing = tuple(series.how(observed, self._clock, _CROSSES) for observed in Observed)
         self._machine = MachineNoise() if transport.clock is Clock.HOST else None
         self._begin_ns = 0
         self._arrival_ns = 0
@@ -102,41 +126,43 @@ class RecordingJournal(Journal):
         """The last wait's, until the forward's own is told."""
 
     def issues(self, layer: SeriesLayer) -> OnReady | None:
-        """Enter the broadcast into the window table; its ready instant will follow from any thread."""
-        layer.issued_ns = self._now()
-        window = layer.window
-        if layer.owned or window is None:
+        """Enter the broadcast into the window table; if it is timed, its ready instant will follow from any thread."""
+        step = layer.step
+        layer.timed = timed = step % self._period < RUN_STEPS or step < self._first_steps
+        if layer.owned:
+            # Nobody asks when a send is complete: that says nothing about the receivers.
+            if timed:
+                layer.issued_ns = self._now()
             return None
-        series = self._series
-        index = window.index
-        generation = series.window_issued(index, layer.step, layer.position, layer.issued_ns)
-        layer.generation = generation
-        return partial(series.window_ready, index, generation)
+        layer.issued_ns = issued_ns = self._now()
+        index = layer.window.index  # type: ignore[union-attr]
+        layer.generation = generation = self._series.window_issued(index, step, layer.position, issued_ns)
+        return partial(self._series.window_ready, index, generation) if timed else None
 
     def waits(self, layer: SeriesLayer) -> None:
         """Keep the instant for the record."""
-        layer.wait_ns = self._end_ns = self._now()
+        if layer.timed:
+            layer.wait_ns = self._end_ns = self._now()
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write a receiver's record."""
         self._end_ns = end_ns = self._now()
         begin_ns = layer.wait_ns
-        window = layer.window
-        if window is None:
-            return
+        window: Window = layer.window  # type: ignore[assignment]
         if operation is None:
             self._transfer(layer, begin_ns, begin_ns, begin_ns, begin_ns, _UPPER_BOUND, _PREFILLED)
             return
-        series = self._series
-        series.window_in_use(window.index, layer.generation, end_ns)
+        if not layer.timed:
+            self._series.window_in_use(window.index, layer.generation, end_ns)
+            return
         ready_ns = operation.ready_ns
         if ready_ns:
-            observed = int(operation.observed)
+            observed = operation.observed
             ready_ns = min(ready_ns, end_ns)
         else:
-            observed = _UPPER_BOUND
+            observed = Observed.UPPER_BOUND
             ready_ns = end_ns
-        series.transfer(
+        self._series.delivered(
             layer.issued_ns,
             ready_ns,
             begin_ns,
@@ -147,13 +173,14 @@ class RecordingJournal(Journal):
             layer.reach_position,
             layer.source,
             window.index,
-            observed,
-            _CROSSES if layer.issued_step != layer.step else 0,
-            self._clock,
+            (self._how if layer.issued_step == layer.step else self._how_crossing)[observed],
+            layer.generation,
         )
 
     def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write the record of a source, or of a broadcast without a wait."""
+        if not layer.timed:
+            return
         flags = _OWN if layer.owned else 0
         wait_ns = 0
         if layer.owned and layer.waited_step == layer.step:
@@ -168,7 +195,8 @@ class RecordingJournal(Journal):
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
         """Write the record of a broadcast that is under way as the run ends: open, not lost."""
-        self._unattended(layer, operation, 0, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
+        if layer.timed:
+            self._unattended(layer, operation, 0, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
 
     def _unattended(self, layer: SeriesLayer, operation: Operation | None, wait_ns: int, flags: int) -> None:
         ready_ns = operation.ready_ns if operation is not None else 0
@@ -219,6 +247,7 @@ class RecordingJournal(Journal):
 
     def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
         """Write the step's record, with what the machine took from it."""
+        timed = step % self._period < RUN_STEPS or step < self._first_steps
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
             self._begin_ns,
@@ -233,4 +262,5 @@ class RecordingJournal(Journal):
             steal_us,
             int(flags),
             self._clock,
+            _TIMED if timed else _SAMPLED,
         )

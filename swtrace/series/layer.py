@@ -51,6 +51,7 @@ class SeriesLayer:
         "source",
         "step",
         "tensors",
+        "timed",
         "wait_ns",
         "waited_step",
         "window",
@@ -88,6 +89,8 @@ class SeriesLayer:
         self.operation_number = 0
         self.generation = 0
         """Of the window's entry in the window table, for the last broadcast."""
+        self.timed = True
+        """The instants of the step that the last broadcast is for are recorded."""
         self.issued_ns = 0
         self.issued_step = NEVER
         """Step whose forward issued the last broadcast."""

@@ -77,15 +77,12 @@ class RunningSeries:
     """Says which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
-def new_transport(
-    constants: SeriesConstants, modules: Mapping[int, nn.Module], *, observe: bool, timeout_s: float
-) -> Transport:
+def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, timeout_s: float) -> Transport:
     """Return a transport for where the weights are: gloo's broadcasts block the host, others run on streams.
 
     Args:
         constants: of the series.
         modules: its linears.
-        observe: whether anybody wants to know when broadcasts complete.
         timeout_s: how long to wait for a peer.
     """
     description = f"swtrace:{constants.name}"
@@ -94,7 +91,7 @@ def new_transport(
     except TransportError as error:
         raise PeerLostError(f"{constants.where}: {error}") from error
     if backend(constants.group) == GLOO:
-        return TorchTransport(constants.group, description=description, observe=observe, timeout_s=timeout_s)
+        return TorchTransport(constants.group, description=description, timeout_s=timeout_s)
     tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
@@ -219,7 +216,7 @@ class PostProcessing:
             prefetch_step=constants.prefetch_step,
             window_policy=constants.windows,
             ownership_check=constants.tagged,
-            time_every=constants.time_every,
+            time_every=constants.time_every or "auto",
             transport=self._transport.name,
             group_ranks=constants.ranks,
             missing_layers=constants.missing(self._modules),
@@ -360,9 +357,10 @@ class PostProcessing:
             return Journal()
         series = recorder.add_series(info)
         if not isinstance(transport, DeviceTransport):
-            return RecordingJournal(series, transport)
+            return RecordingJournal(series, transport, every=self._constants.time_every)
         stamps = transport.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
-        return DeviceJournal(series, transport.device, info.num_layers, every=self._constants.time_every, stamps=stamps)
+        every = self._constants.time_every or 1
+        return DeviceJournal(series, transport.device, info.num_layers, every=every, stamps=stamps)
 
     def _circle(self, layers: Sequence[SeriesLayer], windows: tuple[Window, ...], journal: Journal) -> Circle:
         transport = self._transport

@@ -121,8 +121,8 @@ class Series:
                 shared. They are whole then, on every rank, and the series is over. Without it that is an error.
             run_ranks: how the run numbers the group's ranks, in group order, where that is not how torch does: in
                 a run of several torch worlds. Records and errors name ranks by these numbers.
-            time_every: on a device, time only the steps whose number is a multiple of it: the same on all ranks.
-                The others are counted. Host clocks time every step. By default ``SWTRACE_TIME_EVERY``.
+            time_every: how many steps there are for each timed one; the others are counted. 0 chooses by the transport.
+                The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
             settings: what is not an argument here; by default the environment's, read now.
 
         Raises:
@@ -324,12 +324,9 @@ class Series:
             raise OrderError(f"{self._where}: post-processed twice")
         if self._closed or self._withdrawn:
             raise OrderError(f"{self._where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
-        traced = self._recorder_source is not None
         try:
             if self._transport is None:
-                self._transport = new_transport(
-                    self._constants, self._modules, observe=traced, timeout_s=self._settings.timeout_s
-                )
+                self._transport = new_transport(self._constants, self._modules, timeout_s=self._settings.timeout_s)
             work = PostProcessing(
                 self._constants,
                 self._modules,

@@ -1,7 +1,8 @@
 """Broadcasts through gloo, whose ``wait`` blocks the host.
 
 So host time is the right clock for it. A completion callback stamps the ready instant, which a wait that
-returns at once could not tell.
+returns at once could not tell. It runs Python on gloo's thread and takes the GIL from the forward, which is
+most of what tracing costs. So only broadcasts that somebody wants to observe have one.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class TorchOperation:
 
     __slots__ = ("_on_ready", "_work", "done", "observed", "ready_ns", "wait")
 
-    def __init__(self, work: Any, on_ready: OnReady | None, *, observe: bool) -> None:
+    def __init__(self, work: Any, on_ready: OnReady | None) -> None:
         self.ready_ns = 0
         self.observed = Observed.NEVER
         self.wait: Callable[[], Any] = work.wait
         self.done: Callable[[], bool] = work.is_completed
-        if observe:
+        if on_ready is not None:
             self._on_ready = on_ready
             work.get_future().add_done_callback(self._completed)
 
@@ -46,8 +47,7 @@ class TorchOperation:
             return  # failed: the consumer's own wait raises it
         self.observed = Observed.CALLBACK
         self.ready_ns = now_ns
-        if self._on_ready is not None:
-            self._on_ready(now_ns)
+        self._on_ready(now_ns)
 
 
 class TorchTransport:
@@ -58,15 +58,12 @@ class TorchTransport:
     clock = Clock.HOST
     now = staticmethod(time.monotonic_ns)
 
-    def __init__(
-        self, group: Group, *, description: str = "swtrace", observe: bool = True, timeout_s: float | None = None
-    ) -> None:
+    def __init__(self, group: Group, *, description: str = "swtrace", timeout_s: float | None = None) -> None:
         """Make the communicator; all ranks must make theirs in the same order.
 
         Args:
             group: its ranks.
             description: names the communicator in torch's own diagnostics.
-            observe: stamp when broadcasts complete. Costs a callback each.
             timeout_s: after which a broadcast that does not arrive fails; by default ``SWTRACE_TIMEOUT``.
 
         Raises:
@@ -82,7 +79,6 @@ class TorchTransport:
         communicator = Communicator(group, description, timeout_s)
         self.gather = communicator.gather
         self._process_group = communicator.process_group
-        self._observe = observe
         timeout = timedelta(seconds=timeout_s)
         self._options = [broadcast_options(root, asynchronous=True) for root in communicator.roots]
         for options in self._options:
@@ -95,7 +91,7 @@ class TorchTransport:
     def issue(self, buffer: Tensor, source: int, on_ready: OnReady | None = None) -> TorchOperation:
         """Start to fill ``buffer`` from group rank ``source``."""
         work = self._process_group.broadcast([buffer], self._options[source])
-        return TorchOperation(work, on_ready, observe=self._observe)
+        return TorchOperation(work, on_ready)
 
     def close(self) -> None:
         """Let go of the communicator; torch destroys it with the last operation that is under way."""

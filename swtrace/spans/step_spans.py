@@ -261,7 +261,11 @@ class _Description:
         at, rank, position = self._rows(broadcasts(step))
         issued, ready, flags = step.issued_ns.take(at), step.ready_ns.take(at), step.flags.take(at)
         begin, end = self._begin_ns[rank], self._end_ns[rank]
-        is_open = ready <= 0  # A send that nobody saw complete: all that is known is that the step ended first.
+        # Nobody asks when a send is complete: it is over when the last receiver has it.
+        is_sent = (ready <= 0) & ((flags & TransferFlag.OPEN) == 0)
+        received = np.where(step.attributed, step.ready_ns, 0).max(axis=0)
+        ready = np.where(is_sent, received[position], ready)
+        is_open = ready <= 0  # Nobody saw it complete: all that is known is that the step ended first.
         ready = np.where(is_open, np.maximum(issued, end), ready)
         receives = self._sources[position] != self._ranks[rank]
         attributed = step.attributed.take(at)

@@ -32,6 +32,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,6 @@ _HEADER_BYTES = schema.HEADER_BYTES
 _SEQUENCE_WORD = schema.SEQUENCE_WORD
 _INSTANT_MASK = schema.INSTANT_MASK
 _GENERATION_ONE = schema.GENERATION_ONE
-_GENERATION_END = schema.GENERATION_END
 _POSITION_SHIFT = schema.POSITION_SHIFT
 _TRANSFER = int(schema.Kind.TRANSFER)
 _STEP = int(schema.Kind.STEP)
@@ -361,7 +361,7 @@ class SeriesRecorder:
         self._issued_at = tuple(word + schema.WINDOW_ISSUED for word in entries)
         self._ready_at = tuple(word + schema.WINDOW_READY for word in entries)
         self._in_use_at = tuple(word + schema.WINDOW_IN_USE for word in entries)
-        self._tokens = [0] * windows
+        self._tokens = [count(_GENERATION_ONE, _GENERATION_ONE) for _ in range(windows)]
         self._position_bits = tuple(position << _POSITION_SHIFT for position in range(info.num_layers))
         self._attach(recorder)
 
@@ -387,14 +387,14 @@ class SeriesRecorder:
         Returns:
             The occupancy's token (its generation, in place): ready and in-use stamps are given with it.
         """
-        tokens = self._tokens
-        token = tokens[window] + _GENERATION_ONE
-        if token == _GENERATION_END:
-            token = _GENERATION_ONE
-        tokens[window] = token
+        token = next(self._tokens[window])
         words = self._words
         words[self._issued_at[window]] = issued_ns
-        words[self._occupant_at[window]] = token | self._position_bits[position] | (step & _U32)
+        try:
+            words[self._occupant_at[window]] = token | self._position_bits[position] | (step & _U32)
+        except ValueError:  # more than 64 bits: generations begin again
+            self._tokens[window] = count(_GENERATION_ONE, _GENERATION_ONE)
+            return self.window_issued(window, step, position, issued_ns)
         return token
 
     def window_ready(self, window: int, generation: int, ready_ns: int) -> None:
@@ -424,71 +424,71 @@ class SeriesRecorder:
         observed: int,
         flags: int,
         clock: int = 0,
-        kind: int = _TRANSFER,
     ) -> None:
         """Record one layer's transfer and the wait for it. Numbers too wide for their field wrap."""
+        self.delivered(
+            issued_ns, ready_ns, wait_begin_ns, wait_end_ns, step, operation, position, reach_position, source, window,
+            self.how(observed, clock, flags), 0,
+        )  # fmt: skip
+
+    def how(self, observed: int, clock: int, flags: int, kind: int = _TRANSFER) -> int:
+        """Return what :meth:`delivered` wants to know so, which a caller prepares."""
+        return kind | self.index << 8 | (observed & 15) << 16 | (clock & 15) << 20 | (flags & 255) << 24
+
+    def delivered(
+        self,
+        issued_ns: int,
+        ready_ns: int,
+        wait_begin_ns: int,
+        wait_end_ns: int,
+        step: int,
+        operation: int,
+        position: int,
+        reach_position: int,
+        source: int,
+        window: int,
+        how: int,
+        generation: int,
+    ) -> None:
+        """Do at once what :meth:`transfer` does and, if the generation is not 0, :meth:`window_in_use`."""
+        if generation:
+            self._words[self._in_use_at[window]] = wait_end_ns & _INSTANT_MASK | generation
         cursor = self._cursor
         sequence = cursor.sequence + 1
         slot = sequence & self._mask
         self._sequences[slot] = 0
         try:
-            self._pack_transfer(
-                self._mapping,
-                (slot << 6) + _HEADER_BYTES,
-                issued_ns,
-                ready_ns,
-                wait_begin_ns,
-                wait_end_ns,
-                step,
-                operation,
-                position,
-                reach_position,
-                source,
-                window,
-                kind,
-                self.index,
-                observed + (clock << 4),
-                flags,
-                0
-                if not self._checked
-                else schema.check_word(
-                    issued_ns,
-                    ready_ns,
-                    wait_begin_ns,
-                    wait_end_ns,
-                    step | operation << 32,
-                    position | reach_position << 16 | source << 32 | window << 48,
-                    kind | self.index << 8 | observed << 16 | clock << 20 | flags << 24,
+            if self._checked:
+                schema.CHECKED_TRANSFER_RECORD.pack_into(
+                    self._mapping, (slot << 6) + _HEADER_BYTES,
+                    issued_ns, ready_ns, wait_begin_ns, wait_end_ns,
+                    step, operation, position, reach_position, source, window, how,
+                    schema.check_word(
+                        issued_ns, ready_ns, wait_begin_ns, wait_end_ns, step | operation << 32,
+                        position | reach_position << 16 | source << 32 | window << 48, how, sequence,
+                    ),
                     sequence,
-                ),
-                sequence,
-            )
+                )  # fmt: skip
+            else:
+                self._pack_transfer(
+                    self._mapping, (slot << 6) + _HEADER_BYTES,
+                    issued_ns, ready_ns, wait_begin_ns, wait_end_ns,
+                    step, operation, position, reach_position, source, window, how, sequence,
+                )  # fmt: skip
         except struct.error:
             # Only ever here when a number outgrew its field: u32 operation numbers do after two weeks.
-            self.transfer(
-                issued_ns & _U64,
-                ready_ns & _U64,
-                wait_begin_ns & _U64,
-                wait_end_ns & _U64,
-                step & _U32,
-                operation & _U32,
-                position & _U16,
-                reach_position & _U16,
-                source & _U16,
-                window & _U16,
-                observed & 15,
-                flags & 255,
-                clock & 15,
-                kind,
-            )
+            self.delivered(
+                issued_ns & _U64, ready_ns & _U64, wait_begin_ns & _U64, wait_end_ns & _U64,
+                step & _U32, operation & _U32, position & _U16, reach_position & _U16, source & _U16, window & _U16,
+                how, 0,
+            )  # fmt: skip
             return
         cursor.sequence = sequence
 
     def launch(self, issue_ns: int, wait_ns: int, step: int, operation: int, position: int, source: int) -> None:
         """Record when the host launched a transfer's issue and the wait for it, CLOCK_MONOTONIC."""
-        self.transfer(
-            issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, 0, 0, 0, _LAUNCH
-        )  # fmt: skip
+        how = self.how(0, 0, 0, _LAUNCH)
+        self.delivered(issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, how, 0)
 
     def step(
         self,
@@ -508,7 +508,7 @@ class SeriesRecorder:
     ) -> None:
         """Record one forward pass, after all its transfers. Numbers too wide for their field wrap.
 
-        With a reason why it is ``untimed``, it has no instants and no transfers.
+        With a reason why it is ``untimed``, it has no transfers, and on a device no instants.
         """
         cursor = self._cursor
         sequence = cursor.sequence + 1

@@ -13,6 +13,7 @@ import pytest
 from ranks import run_ranks
 
 from series.stacks import ForwardDiedError, Stack, true_weights
+from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
 from swtrace.settings import Settings
@@ -21,7 +22,7 @@ from swtrace.trace.header import file_bytes
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import Occupancy, RingReader
-from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag
+from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
 
 LAYERS = 7
 START = 3
@@ -247,12 +248,12 @@ def test_ranks_under_different_run_ids_are_refused(tmp_path: Path) -> None:
     IdealChannel(2).run(program)
 
 
-def traced_on_gloo(_rank: int) -> None:
+def traced_on_gloo(_rank: int, steps: int = 50) -> None:
     """Run a traced series over gloo, recording where the environment says."""
     series = Series("g", RankGroup.world(), START, START + LAYERS, recorder=recording.process_recorder)
     stack = Stack(series, START, true_weights(LAYERS))
     series.post_process()
-    for step in range(50):
+    for step in range(steps):
         with series.step():
             stack.forward(step)
     series.close()
@@ -303,3 +304,49 @@ def test_on_gloo_ready_is_observed_and_instants_are_in_order(tmp_path: Path) -> 
         assert np.mean(observed == Observed.CALLBACK) > 0.5
         assert sorted(moves["operation"][(moves["flags"] & TransferFlag.PREFILLED) == 0]) == list(range(50 * LAYERS))
     assert len(run_ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("every", "timed"),
+    [
+        ("auto", [*range(64), 128, 129]),
+        ("1", list(range(130))),
+        ("2", [step for step in range(130) if step % 8 < 4]),
+    ],
+)
+def test_on_gloo_only_timed_steps_have_records_of_their_waits(tmp_path: Path, every: str, timed: list[int]) -> None:
+    """Timed are the first steps and then some in a row, or as SWTRACE_TIME_EVERY says; every step is counted."""
+    environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE_TIME_EVERY": every}
+    run_ranks(2, traced_on_gloo, 130, environment=environment)
+    for rank in range(2):
+        _, records = read(tmp_path, rank)
+        steps = stepped(records)
+        assert steps["step"].tolist() == list(range(130))
+        assert steps["step"][steps["untimed"] == Untimed.TIMED].tolist() == timed
+        assert set(steps["untimed"]) <= {Untimed.TIMED, Untimed.SAMPLED}
+        assert set(steps["waits"]) == {LAYERS}
+        assert (steps["end_ns"] > steps["begin_ns"]).all()
+        moves = transfers(records)
+        moves = moves[(moves["flags"] & TransferFlag.UNWAITED) == 0]
+        assert moves["step"].tolist() == [step for step in timed for _ in range(LAYERS)]
+    with watch_rings(tmp_path) as watch:
+        watch.drain()
+        watch.ledger.flush()
+        facts = watch.ledger.facts()
+    assert [rank.oddities.missing for rank in facts.ranks] == [0, 0]
+    for rank_facts in facts.series[0].ranks:
+        totals = rank_facts.totals
+        assert totals.steps == 130
+        assert totals.untimed_steps["sampled"] == sum(totals.untimed_steps.values()) == 130 - len(timed)
+        assert totals.sent + totals.received == 130 * LAYERS
+
+
+def test_on_gloo_nobody_asks_when_a_send_is_complete(tmp_path: Path) -> None:
+    """A source's records have no ready instant, and are not open for that."""
+    run_ranks(2, traced_on_gloo, environment={"SWTRACE_DIR": str(tmp_path)})
+    for rank in range(2):
+        sent = transfers(read(tmp_path, rank)[1])
+        sent = sent[(sent["flags"] & (TransferFlag.OWN | TransferFlag.PREFILLED)) == TransferFlag.OWN]
+        assert len(sent) > 50
+        assert set(columns.observed(sent)) == {Observed.NEVER}
+        assert not sent["ready_ns"].any()

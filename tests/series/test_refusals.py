@@ -120,7 +120,7 @@ def test_missing_layers_are_named_on_all_ranks() -> None:
         ({"windows": "rolling"}, r"window policy: rank 0 has static; rank 1 has rolling"),
         ({"start_layer": 1, "end_layer": 6}, r"start layer: rank 0 has 0; rank 1 has 1"),
         ({"dtype": torch.float64}, r"tensors: rank 0 has weight float32\[16, 16\]; rank 1 has weight float64"),
-        ({"time_every": 3}, r"time every: rank 0 has 1; rank 1 has 3"),
+        ({"time_every": 3}, r"time every: rank 0 has auto; rank 1 has 3"),
         ({"missing": 2}, r"missing layers: rank 0 has \(\); rank 1 has \(2,\)"),
     ],
 )

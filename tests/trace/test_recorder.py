@@ -400,12 +400,16 @@ def test_the_default_ring_holds_fifteen_seconds() -> None:
 
 def test_the_layout_of_a_record_is_eight_words() -> None:
     """Both kinds fill 64 bytes, end with the sequence number, and share the place of kind and check."""
-    for record in (schema.TRANSFER_RECORD, schema.STEP_RECORD):
+    word = 1 | 2 << 8 | 3 << 16 | 4 << 24
+    for record, ends in (
+        (schema.TRANSFER_RECORD, (word, 6)),
+        (schema.CHECKED_TRANSFER_RECORD, (word, 5, 6)),
+        (schema.STEP_RECORD, (1, 2, 3, 4, 5, 6)),
+    ):
         assert record.size == schema.RECORD_BYTES
-        values = [0] * len(struct.unpack(record.format, bytes(64)))
-        values[-6:] = [1, 2, 3, 4, 5, 6]
-        packed = record.pack(*values)
-        assert packed[48:] == struct.pack("<4BIQ", 1, 2, 3, 4, 5, 6)
+        count = len(struct.unpack(record.format, bytes(64)))
+        packed = record.pack(*[0] * (count - len(ends)), *ends)
+        assert packed[48:] == struct.pack("<4BIQ", 1, 2, 3, 4, 5 if 5 in ends else 0, 6)
 
 
 def test_the_recorder_loads_nothing_heavy() -> None:

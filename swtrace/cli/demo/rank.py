@@ -87,6 +87,7 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
         prefetch_step=dials.prefetch_step,
         windows=dials.windows.value,
         recorder=process_recorder,
+        time_every=1,
     )
     layers = []
     for layer in range(dials.layers):
