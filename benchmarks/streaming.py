@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.streaming``: simulated ranks write at the given rate, and one daemon reads their rings. It is
 watched in turns by what asks for ``/api/v1/snapshot`` four times a second (gzip, only steps it has not seen), by what
-reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and by nobody. Bytes are those of bodies; CPU is
-the daemon's own, less that of the turns with nobody.
+reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and by nobody. Bytes are those of bodies.
+CPU is the daemon's own, less that of the turns with nobody.
 """
 
 from __future__ import annotations
