@@ -129,7 +129,7 @@ class Channel:
         flat = previous + np.arange(0, numbers.size, operations + 1)[:, np.newaxis]
 
         def taken(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return column.reshape(-1)[flat]
+            return np.asarray(column.reshape(-1)[flat])
 
         follows = ((number - taken(numbers)) & _NUMBERS) == distance
         known_before = np.asarray(there & taken(known) & follows, np.bool_)

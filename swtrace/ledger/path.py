@@ -20,7 +20,7 @@ over the channel; then what the walk came by, as columns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,7 @@ class _Walk:
         layers = self._shape[2]
         following = self._following()
         stop = (row * self._shape[1] + last) * layers + layers - 1
-        stops = []
+        stops: list[_Int] = []
         while (lowest := stop.min()) < self._end:
             if lowest == _ASK:
                 asked = stop == _ASK
@@ -132,7 +132,7 @@ class _Walk:
 
     def _following(self) -> _Int:
         """Return the stop after each one."""
-        steps, (_, ranks, layers) = self._steps, self._shape
+        steps, (count, ranks, layers) = self._steps, self._shape
         cell = np.arange(self._stalled.size).reshape(self._shape)
         entry = self._entries + cell[:, :, 0] // layers
         before = cell - 1
@@ -142,7 +142,7 @@ class _Walk:
         k = self._k
         issued_at = np.full(self._shape, self._end, np.int64)
         late = steps.late_rank[:, :, k:].astype(np.int64)
-        issuer = np.arange(0, cell.shape[0] * ranks, ranks)[:, np.newaxis, np.newaxis] + late
+        issuer = np.arange(0, count * ranks, ranks)[:, np.newaxis, np.newaxis] + late
         issued_at[:, :, k:] = issuer * layers + np.arange(-1, layers - 1 - k)
         issued_at[:, :, k : k + 1] = self._entries + issuer[:, :, :1]
         queue = self._one_behind() if self._serial else np.int64(_ASK)
@@ -195,8 +195,8 @@ class _Walk:
         first = block.arrival_ns[row].min(axis=1)
         never = np.iinfo(np.int64).max
 
-        def of(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-            return column.reshape(-1)[cell]
+        def of(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.asarray(column.reshape(-1)[cell])
 
         ends = np.concatenate((stops[1:], np.full((1, len(row)), self._end))) == self._end
         attributed, queued = of(steps.attributed), of(self._queued)

@@ -137,7 +137,7 @@ class Steps:
     @cached_property
     def stall_ns(self) -> _Int:
         """Ready after wait begin."""
-        return np.maximum(0, self.block.ready_ns - self.block.wait_begin_ns) * self.receiver
+        return np.asarray(np.maximum(0, self.block.ready_ns - self.block.wait_begin_ns) * self.receiver, np.int64)
 
     @cached_property
     def wake_ns(self) -> _Int:
@@ -148,7 +148,7 @@ class Steps:
     @cached_property
     def slack_ns(self) -> _Int:
         """Ready before wait begin."""
-        return np.maximum(0, self.block.wait_begin_ns - self.block.ready_ns) * self.receiver
+        return np.asarray(np.maximum(0, self.block.wait_begin_ns - self.block.ready_ns) * self.receiver, np.int64)
 
     @cached_property
     def on_time(self) -> _Bool:
@@ -184,7 +184,7 @@ class Steps:
     @cached_property
     def backlog_ns(self) -> _Int:
         """Last issue to the end of what the channel carried before."""
-        return np.maximum(0, self.before_ns - self._last_issue[0]) * self.attributed
+        return np.asarray(np.maximum(0, self.before_ns - self._last_issue[0]) * self.attributed, np.int64)
 
     @cached_property
     def transfer_ns(self) -> _Int:
