@@ -132,8 +132,8 @@ class _Walk:
 
     def _following(self) -> _Int:
         """Return the stop after each one."""
-        steps, (_, ranks, layers) = self._steps, self._shape
-        cell: npt.NDArray[Any] = np.arange(self._stalled.size).reshape(self._shape)
+        steps, (count, ranks, layers) = self._steps, self._shape
+        cell: npt.NDArray[np.int64] = np.arange(self._stalled.size).reshape(self._shape)
         entry = self._entries + cell[:, :, 0] // layers
         before = cell - 1
         before[:, :, 0] = entry
@@ -142,7 +142,7 @@ class _Walk:
         k = self._k
         issued_at = np.full(self._shape, self._end, np.int64)
         late = steps.late_rank[:, :, k:].astype(np.int64)
-        issuer = np.arange(0, cell.shape[0] * ranks, ranks)[:, np.newaxis, np.newaxis] + late
+        issuer = np.arange(0, count * ranks, ranks)[:, np.newaxis, np.newaxis] + late
         issued_at[:, :, k:] = issuer * layers + np.arange(-1, layers - 1 - k)
         issued_at[:, :, k : k + 1] = self._entries + issuer[:, :, :1]
         queue = self._one_behind() if self._serial else np.int64(_ASK)
