@@ -437,7 +437,7 @@ def test_the_plugin_costs_nothing_unused(suite: pytest.Pytester) -> None:
 import sys
 def test_it():
     loaded = sorted(name for name in sys.modules if name.startswith("swtrace"))
-    plugin = ("swtrace.testing" + name for name in ("", ".hooks", ".plugin"))
+    plugin = ("swtrace.testing" + name for name in ("", ".plugin", ".pytest_hooks"))
     assert loaded == ["swtrace", *plugin, "swtrace.version"], loaded
     assert not {"numpy", "torch", "opentelemetry", "prometheus_client"} & set(sys.modules)
 """
