@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from swtrace import units
 from swtrace.ledger.facts import Cause, SeriesFacts, StepFacts
-from swtrace.ledger.finding import Finding, Level, percent
+from swtrace.ledger.finding import Finding, Level
 from swtrace.trace.schema import Observed
 
 _NOISE_SHARE = 0.05
@@ -106,7 +107,8 @@ def upper_bounds(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "upper_bounds",
         Level.NOTE,
-        f"The completion of {percent(bounds / waits)} of the waits was not observed: their stalls are upper bounds.",
+        f"The completion of {units.ratio(bounds / waits)} of the waits was not observed: "
+        "their stalls are upper bounds.",
         {"share": bounds / waits},
     )
 
@@ -149,7 +151,7 @@ def unattributed(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "unattributed",
         Level.NOTE,
-        f"{percent(unknown / stall)} of the stall has no known cause: {why}.",
+        f"{units.ratio(unknown / stall)} of the stall has no known cause: {why}.",
         {"share": unknown / stall},
     )
 
@@ -164,8 +166,8 @@ def machine_noise(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "machine_noise",
         Level.WARNING,
-        f"The machine took time from the ranks: {percent(delayed / elapsed)} of step time runnable without a core, "
-        f"{percent(stolen / elapsed)} stolen by the hypervisor.",
+        f"The machine took time from the ranks: {units.ratio(delayed / elapsed)} of step time runnable without a core, "
+        f"{units.ratio(stolen / elapsed)} stolen by the hypervisor.",
         {"run_delay_share": delayed / elapsed, "steal_share": stolen / elapsed},
         advice="Give each rank a core of its own; until then the figures are also about the machine's other work.",
     )

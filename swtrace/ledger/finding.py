@@ -63,8 +63,3 @@ def milliseconds(nanoseconds: float) -> str:
     value, unit = (nanoseconds / 1e6, "ms") if abs(nanoseconds) >= _SHORT_NS else (nanoseconds / 1e3, "us")
     digits = 2 if abs(value) < _TWO_DIGITS else 1 if abs(value) < _ONE_DIGIT else 0
     return f"{value:.{digits}f} {unit}"
-
-
-def percent(ratio: float) -> str:
-    """Return a ratio as the sentences write it."""
-    return f"{100 * ratio:.1f} %"

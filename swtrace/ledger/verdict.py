@@ -13,10 +13,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from swtrace import units
 from swtrace.ledger import caveats
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
-from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds, percent
+from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds
 from swtrace.ledger.what_if import what_if
 from swtrace.trace.identity import RankKey
 
@@ -148,7 +149,7 @@ def _headline(facts: SeriesFacts) -> Finding:
     return Finding(
         kind,
         level,
-        f"{extent}: the most stalled rank ({worst.rank.rank}) stood still for its weights {percent(ratio)} of its "
+        f"{extent}: the most stalled rank ({worst.rank.rank}) stood still for its weights {units.ratio(ratio)} of its "
         f"step time{cause}.",
         {"stall_ratio": ratio},
         rank=worst.rank.rank,
@@ -171,7 +172,7 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
         "straggler",
         Level.BAD,
         f"Rank {straggler.rank.rank} holds the others up: {milliseconds(straggler.excess_ns)} of excess compute per "
-        f"step on the critical path ({percent(straggler.share)} of step time); the next rank has "
+        f"step on the critical path ({units.ratio(straggler.share)} of step time); the next rank has "
         f"{milliseconds(straggler.next_excess_ns)}.",
         {
             "excess_ns": straggler.excess_ns,
@@ -210,7 +211,7 @@ def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "late_issue",
         Level.WARNING,
-        f"Rank {rank} issues last: {percent(held_ns / total)} of the skew that others stall on is for it, "
+        f"Rank {rank} issues last: {units.ratio(held_ns / total)} of the skew that others stall on is for it, "
         f"{milliseconds(held_ns / count)} a wait ({milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per "
         "step and rank).",
         {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
@@ -239,8 +240,8 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "launch_bound",
         Level.WARNING,
-        f"Rank {number} is bound by its host: {percent(share)} of its stall is for broadcasts that the device began "
-        f"{milliseconds(float(np.median(lags)))} after their launch, so it had run out of work before.",
+        f"Rank {number} is bound by its host: {units.ratio(share)} of its stall is for broadcasts that the device "
+        f"began {milliseconds(float(np.median(lags)))} after their launch, so it had run out of work before.",
         {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
         rank=number,
         advice="CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the problem; a "
@@ -305,7 +306,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         "channel_share",
         Level.NOTE,
         f"Transfer {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: the channel is busy "
-        f"{percent(per_layer / computed)} of the compute time, so there is room to hide every broadcast.",
+        f"{units.ratio(per_layer / computed)} of the compute time, so there is room to hide every broadcast.",
         numbers,
     )
 
@@ -368,7 +369,7 @@ def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Find
         "prefetch_step",
         Level.WARNING,
         f"k={k} leaves {milliseconds(exposed)} per step exposed; k={best.other.prefetch_step} would leave "
-        f"{milliseconds(left)} ({percent(best.other.stall_ratio)} of step time) and "
+        f"{milliseconds(left)} ({units.ratio(best.other.stall_ratio)} of step time) and "
         f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait (the last {len(best.other.stall_ns)} steps "
         "replayed).",
         numbers,
@@ -411,7 +412,7 @@ def _efficiency(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "efficiency_moot",
         Level.NOTE,
-        f"Prefetch efficiency is only {percent(efficiency)}, and it does not matter: stalls are {percent(ratio)} of "
-        "step time.",
+        f"Prefetch efficiency is only {units.ratio(efficiency)}, and it does not matter: "
+        f"stalls are {units.ratio(ratio)} of step time.",
         {"efficiency": efficiency, "stall_ratio": ratio},
     )

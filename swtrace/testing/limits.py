@@ -12,7 +12,7 @@ import numpy as np
 from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
-from swtrace.ledger.finding import milliseconds, percent
+from swtrace.ledger.finding import milliseconds
 from swtrace.ledger.verdict import verdict
 from swtrace.selection import Selection
 from swtrace.testing.tracing import Tracing
@@ -116,13 +116,11 @@ class Measurement:
         if ratio is not None and self.stall_ratio is not None:
             allowed = self.stall_ratio * (1 + tolerance) + RATIO_FLOOR
             if ratio > allowed:
-                return f"stall ratio {percent(ratio)}, baseline {percent(self.stall_ratio)} (+{percent(tolerance)})"
+                return f"stall ratio {units.ratio(ratio)}, baseline {units.ratio(self.stall_ratio)} (+{units.ratio(tolerance)})"
             if efficiency is not None and self.efficiency is not None and ratio > RATIO_FLOOR:
                 least = self.efficiency * (1 - tolerance)
                 if efficiency < least:
-                    return (
-                        f"efficiency {percent(efficiency)}, baseline {percent(self.efficiency)} (-{percent(tolerance)})"
-                    )
+                    return f"efficiency {units.ratio(efficiency)}, baseline {units.ratio(self.efficiency)} (-{units.ratio(tolerance)})"
         return ""
 
 
@@ -296,7 +294,7 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> lis
                 str(key.start_layer + position),
                 str(infos[int(source[position])].rank),
                 milliseconds(stall[rank, position] / max(1, steps)),
-                percent(stall[rank, position] / max(1, stall[rank].sum())),
+                units.ratio(stall[rank, position] / max(1, stall[rank].sum())),
                 str(why).replace("_", " "),
             )
         )
