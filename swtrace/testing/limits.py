@@ -116,11 +116,13 @@ class Measurement:
         if ratio is not None and self.stall_ratio is not None:
             allowed = self.stall_ratio * (1 + tolerance) + RATIO_FLOOR
             if ratio > allowed:
-                return f"stall ratio {units.ratio(ratio)}, baseline {units.ratio(self.stall_ratio)} (+{units.ratio(tolerance)})"
+                baseline = units.ratio(self.stall_ratio)
+                return f"stall ratio {units.ratio(ratio)}, baseline {baseline} (+{units.ratio(tolerance)})"
             if efficiency is not None and self.efficiency is not None and ratio > RATIO_FLOOR:
                 least = self.efficiency * (1 - tolerance)
                 if efficiency < least:
-                    return f"efficiency {units.ratio(efficiency)}, baseline {units.ratio(self.efficiency)} (-{units.ratio(tolerance)})"
+                    baseline = units.ratio(self.efficiency)
+                    return f"efficiency {units.ratio(efficiency)}, baseline {baseline} (-{units.ratio(tolerance)})"
         return ""
 
 
