@@ -178,6 +178,7 @@ class Roster:
             case RankEnded(rank):
                 self.ledger.rank_ended(rank)
             case RankForgotten(rank):
+                self._before.pop(self._identities[rank], None)
                 del self._identities[rank], self._tables[rank]
                 self.ledger.forget(rank)
 

@@ -211,6 +211,9 @@ def test_fields_narrow_the_cells(client: httpx.Client) -> None:
         ("/api/v1/steps?fields=stall", 400),
         ("/api/v1/recording?nope=1", 400),
         ("/api/v1/recording?run=", 400),
+        ("/api/v1/recording?newest=-1", 400),
+        ("/api/v1/recording?every=0", 400),
+        ("/api/v1/recording?every=x", 400),
     ],
 )
 def test_refusals_say_why(client: httpx.Client, path: str, status: int) -> None:

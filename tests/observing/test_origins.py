@@ -191,8 +191,9 @@ def test_a_damaged_answer_is_said_and_raises_nothing(damage: str) -> None:
 def test_a_lost_daemon_is_said_to_be_lost_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its daemon, the last facts stay and the reason is given; with a new one, it goes on from there."""
     monkeypatch.setattr("swtrace.recording.remote._RETRY_S", 0.05)
-    with write(tmp_path, "stalled") as writer:
-        steps = min(64, writer.steps)
+    steps = 64
+    with write(tmp_path, "stalled", ranks=2, layers=6, steps=200):
+        pass
     with serving(tmp_path) as client:
         address = str(client.base_url)
         roster = Roster(DaemonStream(address, newest_steps=72))
@@ -212,6 +213,9 @@ def test_a_lost_daemon_is_said_to_be_lost_and_taken_up_again(tmp_path: Path, mon
     assert lost.origins[0].link is Link.LOST
     assert lost.origins[0].detail
     assert lost.facts.series == before.facts.series == again.facts.series
+    assert [rank.before for rank in again.ranks] == [rank.before for rank in before.ranks]
+    assert [rank.lost for rank in again.ranks] == [0, 0]
+    assert before.ranks[0].before > 0
     assert again.origins[0].link is Link.LIVE
 
 

@@ -1,0 +1,96 @@
+"""What a roster makes of events that do not fit, and of origins that answer at different times."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from ledger.schedules import key
+from recording.made import Told, events_of, schedule
+
+from swtrace.observing import Link, OriginStatus, Roster
+from swtrace.observing.events import Event, RankForgotten, RecordsRead, RingsSeen
+from swtrace.observing.merged import Merged
+from swtrace.observing.origin import Polled
+from swtrace.trace.identity import RankKey
+
+
+def events(*ranks: int) -> list[Event]:
+    """Return what happens to some ranks of a schedule, in its order."""
+    wanted = {key(rank) for rank in ranks}
+    found: list[Event] = []
+    for event in events_of(schedule(), random.Random(1), 50):  # noqa: S311 - reproducible
+        of = (
+            event.batches[0][0]
+            if isinstance(event, RecordsRead)
+            else None
+            if isinstance(event, RingsSeen)
+            else event.rank
+        )
+        if of in wanted:
+            found.append(event)
+    return found
+
+
+class Refusing(Told):
+    """An origin that lets go of a rank when it is told to."""
+
+    def __init__(self, *ranks: int) -> None:
+        super().__init__(events(*ranks))
+        self.refused: dict[RankKey, str] = {}
+
+    def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
+        """Remember it, and forget the rank."""
+        self.refused[rank] = why
+        return (RankForgotten(rank),)
+
+
+class Late(Told):
+    """A host that answers at its third poll."""
+
+    polls = 0
+
+    def poll(self, limit: int | None = None) -> Polled:
+        """Return nothing until then."""
+        self.polls += 1
+        return super().poll(limit) if self.polls >= 3 else Polled((), more=False)
+
+    def status(self) -> tuple[OriginStatus, ...]:
+        """Return whether it has answered."""
+        return (OriginStatus("late", Link.LIVE if self.polls >= 3 else Link.ASKED),)
+
+
+def test_a_rank_whose_table_cannot_be_used_costs_no_other_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The origin is told to let go of it, what it says later is left out, and the others' steps are finished."""
+    origin = Refusing(0, 1, 2)
+    roster = Roster(origin)
+    set_series = roster.ledger.set_series
+
+    def fails(rank: RankKey, series: object) -> None:
+        if rank == key(1):
+            raise ValueError("a bad table")
+        set_series(rank, series)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(roster.ledger, "set_series", fails)
+    roster.drain()
+    roster.ledger.flush()
+    seen = roster.observe()
+    assert origin.refused == {key(1): "ValueError: a bad table"}
+    assert [rank.key for rank in seen.ranks] == [key(0), key(2)]
+    (series,) = seen.facts.series
+    assert [rank.totals.steps for rank in series.ranks] == [40, 40]
+
+
+def test_no_step_is_finished_before_every_host_has_answered() -> None:
+    """Records of a host that answers at once wait for one that answers later: its ranks are part of every step."""
+    roster = Roster(Merged([Told(events(0)), Late(events(1, 2))]))
+    roster.poll()
+    roster.poll()
+    assert roster.observe().ranks == ()
+    roster.drain()
+    roster.ledger.flush()
+    facts = roster.observe().facts
+    assert [rank.oddities.missing + rank.oddities.late for rank in facts.ranks] == [0, 0, 0]
+    (series,) = facts.series
+    assert series.steps == 40
+    assert all(step.complete for step in roster.history(series.key))
