@@ -32,7 +32,8 @@ def batch(
 ) -> Records:
     """Return a rank's records of some steps: a fifth of the waits stall, all instants jitter."""
     records = np.zeros((steps, layers + 1), TRANSFER)
-    begin = 10**12 + (first + np.arange(steps))[:, np.newaxis] * (10**9 // STEPS_PER_SECOND)
+    period = max(10**9 // STEPS_PER_SECOND, layers * 320_000)
+    begin = 10**12 + (first + np.arange(steps))[:, np.newaxis] * period
     layer = np.arange(layers)
     wait = begin + layer * 300_000 + chance.integers(0, 40_000, (steps, layers))
     own = layer % ranks == rank

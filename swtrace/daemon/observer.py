@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-POLL_S = 0.05
+POLL_S = 0.25
 """Between polls, unless there is more to read at once: a ring of default size lasts for 21 s, and a request polls
 anyway, so this only bounds how long finished steps wait for their export."""
 DOWN_SHOWN_S = 300.0

@@ -90,16 +90,20 @@ class Channel:
 
         delivery = broadcast & ~own
         ready = block.ready_ns * delivery
+        ready_by_rank = np.asarray(by_rank(ready), np.int64)
         end, known = self._follow(
             block,
             np.asarray(by_rank(broadcast), np.bool_),
             np.asarray(by_rank(delivery | ~block.present), np.bool_),
             np.asarray(by_rank(block.operation), np.int64),
-            np.asarray(by_rank(ready), np.int64),
+            ready_by_rank,
         )
         end, known = by_step(end), by_step(known)
         if len(block):
-            end = self._by_time(end, known, ready)
+            # Nearly always, none overtook any other.
+            deliveries = np.concatenate((self._tail_ns, ready_by_rank), axis=1)
+            if ((deliveries > 0) & (deliveries < np.maximum.accumulate(deliveries, axis=1))).any():
+                end = self._by_time(end, known, ready)
             self._tail_ns = ready[-1]
         return end, known
 
@@ -150,9 +154,6 @@ class Channel:
         What was there later than a delivery did not hold it up.
         """
         before = np.concatenate((self._tail_ns[np.newaxis], ready[:-1]))
-        by_rank = np.concatenate((before[:1], ready)).transpose(1, 0, 2).reshape(ready.shape[1], -1)
-        if not ((by_rank > 0) & (by_rank < np.maximum.accumulate(by_rank, axis=1))).any():
-            return end  # nearly always: none overtook any other
         both = np.concatenate((before, ready), axis=2)
         highest = np.maximum.accumulate(both, axis=2)
         step, rank = np.nonzero(((both > 0) & (both < highest)).any(axis=2))

@@ -178,11 +178,8 @@ class Ledger:
         """
         collected, self._collected, self._collected_records = self._collected, [], 0
         reasons: dict[tuple[str, int], Exception] = {}
-        if len(collected) > 1 and not self._add(collected, reasons, only_in_order=True):
-            for each in collected:
-                self._add([each], reasons)
-        elif len(collected) == 1:
-            self._add(collected, reasons)
+        if collected:
+            self._settle(collected, reasons)
         if reasons:
             raise IntakeError(reasons)
 
@@ -332,9 +329,14 @@ class Ledger:
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
 
-    def _add(
-        self, several: Sequence[Round], reasons: dict[tuple[str, int], Exception], *, only_in_order: bool = False
-    ) -> bool:
+    def _settle(self, several: list[Round], reasons: dict[tuple[str, int], Exception]) -> None:
+        """Take in rounds together, or in halves where something between them is odd, down to one by one."""
+        if not self._add(several, reasons, only_in_order=len(several) > 1):
+            middle = len(several) // 2
+            self._settle(several[:middle], reasons)
+            self._settle(several[middle:], reasons)
+
+    def _add(self, several: Sequence[Round], reasons: dict[tuple[str, int], Exception], *, only_in_order: bool) -> bool:
         """Take in rounds together; what those raise whose records cannot be, goes to ``reasons``.
 
         Args:
