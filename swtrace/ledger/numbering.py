@@ -42,8 +42,8 @@ class Numbering:
         """The furthest record of each rank: ``step * (layers + 1) + place``."""
 
     def forget(self, rank: int) -> None:
-        """Know nothing of a rank's steps."""
-        self._at[rank] = self._claimed[rank] = self._last[rank] = _UNKNOWN
+        """Know nothing of a rank's steps. How far its records reach stays known: some may be pending."""
+        self._at[rank] = self._claimed[rank] = _UNKNOWN
 
     def follow(self, ranked: Ranked) -> Ranked | None:
         """Return records with their full step numbers, if each follows its rank's one before: none is missing or odd.

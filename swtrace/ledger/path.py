@@ -35,8 +35,8 @@ _Bool = npt.NDArray[np.bool_]
 
 _TRANSFER, _WAKE, _COMPUTE, _ENTRY = range(4)
 """What a part of a path is."""
-_ASK = -1
-"""In the place of a stop: which one it is has to be searched for."""
+_HOPS = 4
+"""So many hops are taken before it is looked whether all walks are at their end, or wait for one to be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class _Walk:
         self._queued = steps.before_ns > steps.last_issue_ns
 
     def stops(self, row: _Int, last: _Int) -> _Int:
-        """Return where the walk of each step stops, ``[stop, step]``, until all are at the end.
+        """Return where the walk of each step stops, ``[stop, step]``, until all are at the end; some stops twice.
 
         Args:
             row: The steps to walk.
@@ -121,17 +121,19 @@ class _Walk:
         following = self._following()
         stop = (row * self._shape[1] + last) * layers + layers - 1
         stops: list[_Int] = []
-        while (lowest := stop.min()) < self._end:
-            if lowest == _ASK:
-                asked = stop == _ASK
-                stop[asked] = following[stops[-1][asked]] = self._behind(stops[-1][asked] - self._stalled.size)
-                continue
-            stops.append(stop)
-            stop = following[stop]
-        return np.array(stops)
+        while True:
+            for _ in range(_HOPS):
+                stops.append(stop)
+                stop = following[stop]
+            stays = following[stop] == stop
+            waiting = stop[stays & (stop < self._end)]
+            if len(waiting):
+                following[waiting] = self._behind(waiting - self._stalled.size)
+            elif stays.all():
+                return np.array(stops)
 
     def _following(self) -> _Int:
-        """Return the stop after each one."""
+        """Return the stop after each one; a delivery itself, where what it queued behind is yet to be found."""
         steps, (count, ranks, layers) = self._steps, self._shape
         cell: npt.NDArray[np.int64] = np.arange(self._stalled.size).reshape(self._shape)
         entry = self._entries + cell[:, :, 0] // layers
@@ -145,7 +147,7 @@ class _Walk:
         issuer = np.arange(0, count * ranks, ranks)[:, np.newaxis, np.newaxis] + late
         issued_at[:, :, k:] = issuer * layers + np.arange(-1, layers - 1 - k)
         issued_at[:, :, k : k + 1] = self._entries + issuer[:, :, :1]
-        queue = self._one_behind() if self._serial else np.int64(_ASK)
+        queue = self._one_behind() if self._serial else self._stalled.size + cell
         self._issued_at = issued_at
         of_deliveries = np.where(self._queued, queue, issued_at)
         of_deliveries[~steps.attributed] = self._end

@@ -59,9 +59,9 @@ class _Histograms:
         at = (row + 1) * buckets + np.searchsorted(self._edges, values, side="left")
         self._counts += np.bincount(at, minlength=(rows + 1) * buckets).reshape(rows + 1, buckets)[1:]
 
-    def forget(self, row: int) -> None:
-        """Count a row from zero again."""
-        self._counts[row] = 0
+    def forget(self, rows: slice) -> None:
+        """Count some rows from zero again."""
+        self._counts[rows] = 0
 
     def at_most(self, edges: _Int) -> _Int:
         """Return how many values are at most each of some of the edges, and how many there are, ``[row, edge]``."""
@@ -112,7 +112,8 @@ class TotalsCounter:
         self._duration = _Histograms(DURATION_BOUNDS_NS, 2 * ranks)
         """Issued to ready: of what a rank sent, then of what it received."""
         self._duration_ns = np.zeros((ranks, 2), np.int64)
-        self._step_duration = {phase: _Histograms(STEP_BOUNDS_NS, ranks) for phase in Phase}
+        self._step_duration = _Histograms(STEP_BOUNDS_NS, len(Phase) * ranks)
+        """By phase, then by rank."""
         self._step_ns = np.zeros((len(Phase), ranks), np.int64)
 
     def forget(self, rank: int) -> None:
@@ -124,10 +125,9 @@ class TotalsCounter:
         ):
             counts[rank] = 0
         self._cause_ns[:, rank] = self._step_ns[:, rank] = 0
-        for histograms in (self._late, *self._step_duration.values()):
-            histograms.forget(rank)
-        self._duration.forget(2 * rank)
-        self._duration.forget(2 * rank + 1)
+        self._late.forget(slice(rank, rank + 1))
+        self._duration.forget(slice(2 * rank, 2 * rank + 2))
+        self._step_duration.forget(slice(rank, None, self._ranks))
 
     def add(self, ranked: Ranked) -> None:
         """Count TRANSFER and STEP records."""
@@ -175,10 +175,9 @@ class TotalsCounter:
             self._add_untimed(records[untimed], rank[untimed])
             records, rank = records[~untimed], rank[~untimed]
         duration = np.maximum(0, records["end_ns"] - records["begin_ns"])
-        phase = np.where(records["phase"] < len(Phase), records["phase"], Phase.OTHER)
+        phase = np.where(records["phase"] < len(Phase), records["phase"], Phase.OTHER).astype(np.int64)
         np.add.at(self._step_ns, (phase, rank), duration)
-        for which in set(phase.tolist()):
-            self._step_duration[Phase(which)].add(rank[phase == which], duration[phase == which])
+        self._step_duration.add(phase * self._ranks + rank, duration)
 
     def _add_untimed(self, records: Records, rank: _Int) -> None:
         np.add.at(self._untimed_steps, (rank, records["untimed"]), 1)
@@ -207,10 +206,9 @@ class TotalsCounter:
         earlier[:, :-1] = earlier[:, -1:] - earlier[:, :-1]
         slack = _distributions(DURATION_BOUNDS_NS, earlier, self._slack_ns)
         durations = _distributions(DURATION_BOUNDS_NS, self._duration.at_most(_BOUNDS), self._duration_ns.reshape(-1))
-        step_durations = {
-            phase.name.lower(): _distributions(STEP_BOUNDS_NS, each.at_most(_STEP_BOUNDS), self._step_ns[phase])
-            for phase, each in self._step_duration.items()
-        }
+        step_durations = _distributions(
+            STEP_BOUNDS_NS, self._step_duration.at_most(_STEP_BOUNDS), self._step_ns.reshape(-1)
+        )
         totals = {}
         for rank, its_layer_bytes in layer_bytes.items():
             receivers, own, prefilled, unwaited, still_open, sent, received = meanings[rank]
@@ -240,7 +238,7 @@ class TotalsCounter:
                 slack=slack[rank],
                 sent_duration=durations[2 * rank],
                 received_duration=durations[2 * rank + 1],
-                step_duration={phase: each[rank] for phase, each in step_durations.items()},
+                step_duration=dict(zip(_PHASES, step_durations[rank :: self._ranks], strict=True)),
             )
         return totals
 
@@ -249,7 +247,7 @@ class TotalsCounter:
 
 
 def _by_reason(counts: _Int) -> dict[str, int]:
-    known = {reason.name.lower(): int(counts[reason]) for reason in Untimed if reason is not Untimed.TIMED}
+    known = dict(zip(_UNTIMED, counts[1 : 1 + len(_UNTIMED)].tolist(), strict=True))
     unknown = int(counts.sum()) - sum(known.values())
     return {**known, "unknown": unknown} if unknown else known
 
@@ -259,6 +257,8 @@ def _having(flag: TransferFlag) -> _Bool:
     return np.asarray((np.arange(256) & int(flag)) != 0, np.bool_)
 
 
+_PHASES = tuple(phase.name.lower() for phase in Phase)
+_UNTIMED = tuple(reason.name.lower() for reason in Untimed if reason is not Untimed.TIMED)
 _BOUNDS, _STEP_BOUNDS = np.array(DURATION_BOUNDS_NS, np.int64), np.array(STEP_BOUNDS_NS, np.int64)
 _COUNTED = (TransferFlag.OWN, TransferFlag.PREFILLED, TransferFlag.UNWAITED, TransferFlag.OPEN)
 _CLASSES = 1 << len(_COUNTED)

@@ -433,3 +433,18 @@ def test_forgetting_the_last_rank_drops_the_series() -> None:
     ledger.forget(key(1))
     assert ledger.facts().series == ()
     assert ledger.facts().ranks == ()
+
+
+def test_records_of_pending_steps_that_come_again_from_a_rank_that_came_back_are_duplicates() -> None:
+    """A rank that was forgotten and joins again may record anew what is pending: it counts once."""
+    schedule = make(steps=2, ranks=2)
+    ledger = feeding.ledger(schedule)
+    ledger.add(key(0), schedule.records[0])
+    ledger.forget(key(0))
+    ledger.add_rank(schedule.identity(0))
+    ledger.set_series(key(0), (schedule.infos[0],))
+    for record in range(len(schedule.records[0])):
+        ledger.add(key(0), schedule.records[0][record : record + 1])
+    ledger.add(key(1), schedule.records[1])
+    ledger.flush()
+    assert [rank.oddities.duplicate for rank in ledger.facts().ranks] == [0, len(schedule.records[0])]
