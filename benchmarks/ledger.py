@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.recordings import batch, identity, info
 from swtrace.ledger import Ledger
 from swtrace.observing import Roster
 from swtrace.observing.events import RankJoined, RecordsRead, SeriesListed
 from swtrace.recording import Recording
 from swtrace.recording.replay import Replay
 from swtrace.recording.writer import RecordingWriter
-from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
+from swtrace.trace.identity import RankKey
 from swtrace.trace.records import Records
 
 ASKED_EVERY = 10
@@ -82,34 +83,8 @@ def measure(case: str, folder: Path) -> float:
     return ranks * (layers + 1) * steps / spent
 
 
-def identity(rank: int) -> RankIdentity:
-    """Return a rank."""
-    return RankIdentity(run_id="bench", rank=rank, host="host", boot_id="boot", pid=rank + 1, start_time_ns=1)
-
-
-def info(rank: int, ranks: int, layers: int) -> SeriesInfo:
-    """Return the series as a rank describes it."""
-    return SeriesInfo(
-        name="o_proj",
-        start_layer=0,
-        num_layers=layers,
-        prefetch_step=1,
-        windows="static",
-        window_count=2,
-        group_ranks=tuple(range(ranks)),
-        rank_in_group=rank,
-        transport="gloo",
-        rendezvous="source",
-        clock="host",
-        layer_bytes=1 << 20,
-        owned_layers=len(range(rank, layers, ranks)),
-    )
-
-
 def prepare(folder: Path) -> None:
     """Write the records of all cases, and the recording, in frames that interleave the ranks."""
-    from benchmarks.recordings import batch
-
     for ranks, layers in {(ranks, layers) for ranks, layers, _, _ in CASES.values()}:
         steps = max(most for *shape, most, _ in CASES.values() if shape == [ranks, layers])
         chance = np.random.default_rng(1)

@@ -71,22 +71,22 @@ def identity(rank: int) -> RankIdentity:
     return RankIdentity(run_id="bench", rank=rank, host="host", boot_id="boot", pid=rank + 1, start_time_ns=1)
 
 
-def info(rank: int) -> SeriesInfo:
+def info(rank: int, ranks: int = RANKS, layers: int = LAYERS) -> SeriesInfo:
     """Return the series as a rank describes it."""
     return SeriesInfo(
         name="o_proj",
         start_layer=0,
-        num_layers=LAYERS,
+        num_layers=layers,
         prefetch_step=1,
         windows="static",
         window_count=2,
-        group_ranks=tuple(range(RANKS)),
+        group_ranks=tuple(range(ranks)),
         rank_in_group=rank,
         transport="gloo",
         rendezvous="source",
         clock="host",
         layer_bytes=1 << 20,
-        owned_layers=len(range(rank, LAYERS, RANKS)),
+        owned_layers=len(range(rank, layers, ranks)),
     )
 
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swtrace.asking import DEFAULT_PORT
 from swtrace.errors import SettingsError
 from swtrace.spans.environment import SpanSettings
 
-DEFAULT_LISTEN = "127.0.0.1:9465"
+DEFAULT_LISTEN = f"127.0.0.1:{DEFAULT_PORT}"
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
 

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from swtrace.daemon.exemplars import SlowestWaits
 from swtrace.daemon.snapshot import Health, NumberedStep, Snapshot
 from swtrace.observing import Roster
-from swtrace.observing.observation import series_facts_of
 from swtrace.spans.origins import RankOrigins
 
 if TYPE_CHECKING:
@@ -222,6 +221,8 @@ class Observer:
         facts = replace(
             observation.facts,
             ranks=tuple(rank for rank in observation.facts.ranks if rank.identity.key in keys),
-            series=series_facts_of(observation.facts, keys),
+            series=tuple(
+                series for series in observation.facts.series if any(rank.rank in keys for rank in series.ranks)
+            ),
         )
         return replace(observation, ranks=ranks, facts=facts)

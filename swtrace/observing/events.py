@@ -84,6 +84,11 @@ class RingState:
     lag_ns: int = 0
     """How far what was read is behind what is written; 0: everything is read."""
 
+    @classmethod
+    def unseen(cls, rank: RankKey, records: int, *, live: bool) -> RingState:
+        """Return the state of a ring that was never reported: only its records are known."""
+        return cls(rank, alive=live, closed=not live, statistics=RingStatistics(records, records, 0, 0, 0))
+
 
 @dataclass(frozen=True, slots=True)
 class RingsSeen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+from swtrace.ledger.facts import LedgerFacts, RankFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.observing.events import RingState
 from swtrace.observing.origin import OriginStatus
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
@@ -123,12 +123,6 @@ class Observation:
 def series_key(rank: RankKey, info: SeriesInfo) -> SeriesKey:
     """Return the name under which the ledger keeps a series of a rank."""
     return SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
-
-
-def series_facts_of(facts: LedgerFacts, ranks: Iterable[RankKey]) -> tuple[SeriesFacts, ...]:
-    """Return the facts of every series that has one of these ranks."""
-    wanted = set(ranks)
-    return tuple(series for series in facts.series if any(rank.rank in wanted for rank in series.ranks))
 
 
 def run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from swtrace.errors import IntakeError
 from swtrace.ledger import Ledger
-from swtrace.ledger.facts import LedgerFacts, SeriesKey, StepFacts
+from swtrace.ledger.facts import LedgerFacts, StepFacts
 from swtrace.observing.events import (
     Event,
     RankEnded,
@@ -31,7 +32,6 @@ from swtrace.observing.origin import Link, Origin
 from swtrace.observing.rings import HostRings
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
-from swtrace.trace.ring_reader import RingStatistics
 
 TOGETHER_NS = 2_000_000_000
 """Ranks that end within this time of one another without closing their rings were stopped together."""
@@ -98,10 +98,6 @@ class Roster:
     def take_steps(self) -> tuple[StepFacts, ...]:
         """Return the steps finished since the last call, oldest first."""
         return self.ledger.take_steps()
-
-    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
-        """Return the last finished steps of a series, oldest first."""
-        return self.ledger.history(key)
 
     def observe(self, *, facts_every_s: float = 0.0) -> Observation:
         """Return everything that is known now.
@@ -184,11 +180,13 @@ class Roster:
 
     def _ranks(self, seen: RingsSeen, facts: LedgerFacts, *, live: bool) -> tuple[ObservedRank, ...]:
         rings = {ring.rank: ring for ring in seen.rings}
-        read = {rank.identity.key: rank.records for rank in facts.ranks}
-        known = [
-            (self._identities[key], rings.get(key) or _unseen(key, read.get(key, 0), live=live))
-            for key in sorted(self._identities)
-        ]
+        told = {rank.identity.key: rank for rank in facts.ranks}
+        known = []
+        for key in sorted(self._identities):
+            records, last_ns = (told[key].records, told[key].last_record_ns) if key in told else (0, 0)
+            ring = rings.get(key) or RingState.unseen(key, records, live=live)
+            # Of a ring that was looked at long ago, what ages are counted from is the newest record.
+            known.append((self._identities[key], ring if ring.taken_ns else replace(ring, taken_ns=last_ns)))
         died = _died([ring for _, ring in known])
         began = run_begins(identity for identity, _ in known)
         return tuple(
@@ -230,11 +228,6 @@ def _gathered(events: Iterable[Event]) -> Iterator[Event]:
         yield event
     if batches:
         yield RecordsRead(tuple(batches))
-
-
-def _unseen(rank: RankKey, records: int, *, live: bool) -> RingState:
-    """Return the state of a ring that was never reported: only its records are known."""
-    return RingState(rank, alive=live, closed=not live, statistics=RingStatistics(records, records, 0, 0, 0))
 
 
 def _died(rings: Sequence[RingState]) -> set[RankKey]:

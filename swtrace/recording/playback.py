@@ -31,7 +31,6 @@ from swtrace.recording.replay import Replay
 from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import RankKey, SeriesInfo
 from swtrace.trace.records import STEP, Records
-from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Kind
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)
@@ -142,7 +141,7 @@ class Playback(Replay):
 
     def look(self) -> RingsSeen:
         """Return the rings as last recorded, with the records played so far; until the end, all ranks live."""
-        rings = {rank: self._rings.get(rank) or _never_seen(rank) for rank in self._joined}
+        rings = {rank: self._rings.get(rank) or RingState.unseen(rank, 0, live=False) for rank in self._joined}
         return RingsSeen(tuple(self._played(ring) for ring in rings.values()), super().look().problems)
 
     def status(self) -> tuple[OriginStatus, ...]:
@@ -257,10 +256,6 @@ class Playback(Replay):
             ),
             taken_ns=0,
         )
-
-
-def _never_seen(rank: RankKey) -> RingState:
-    return RingState(rank, alive=False, closed=True, statistics=RingStatistics(0, 0, 0, 0, 0))
 
 
 def _pieces(events: Iterator[Event]) -> Iterator[_Piece]:

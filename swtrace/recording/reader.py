@@ -10,7 +10,6 @@ but :class:`~swtrace.errors.RecordingFormatError`, or makes a reader allocate mo
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -100,7 +99,6 @@ class Recording:
         self._frames = frames
         self._salvage = salvage
         self._damaged: dict[tuple[int, int], FrameHeader] = {}
-        self._times = [frame.header.captured_ns for frame in frames]
 
     @classmethod
     def open(cls, path: Path | Sequence[Path], *, salvage: bool = False) -> Recording:
@@ -167,25 +165,12 @@ class Recording:
             + sum(file.damaged_bytes for file in self._files),
         )
 
-    def frame_at(self, captured_ns: int) -> int:
-        """Return the number of the first frame captured at or after an instant."""
-        return bisect_left(self._times, captured_ns)
-
     def __len__(self) -> int:
         """Return the number of frames."""
         return len(self._frames)
 
     def events(self) -> Iterator[Event]:
         """Yield what happened, in order.
-
-        Raises:
-            RecordingFormatError: a frame is damaged.
-        """
-        for _, event in self.timed_events():
-            yield event
-
-    def timed_events(self) -> Iterator[tuple[int, Event]]:
-        """Yield what happened with the instant at which it was captured.
 
         Raises:
             RecordingFormatError: a frame is damaged.
@@ -202,7 +187,7 @@ class Recording:
                 self._damaged[frame.file, frame.offset] = frame.header
                 continue
             if event is not None and known.news(event):
-                yield frame.header.captured_ns, event
+                yield event
 
     def outermost_records(self) -> Iterator[list[tuple[int, Records]]]:
         """Yield what the first and the last frame of records hold, ranks by number: the extent of a run, quickly.

@@ -259,9 +259,10 @@ def _report(
             )
         lines += _columns(rows)
         lines += _layers(tracing, limits, key, steps)
-        facts = next((series for series in tracing.facts().series if series.key == key), None)
+        seen = tracing.observe()
+        facts = next((series for series in seen.facts.series if series.key == key), None)
         if facts is not None:
-            said = verdict(facts, tracing.history(key), tracing.died())
+            said = verdict(facts, seen.history[key], seen.died)
             lines += ["", f"over the last {facts.steps} steps:"]
             for finding in said.findings[:4]:
                 lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]

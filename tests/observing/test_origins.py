@@ -141,6 +141,18 @@ def test_every_origin_gives_the_same_numbers_on_the_same_records(
                         np.testing.assert_equal(mine.path.excess_ns, theirs.path.excess_ns, name)
 
 
+def test_ages_in_a_recording_are_counted_from_the_newest_record(tmp_path: Path) -> None:
+    """What a window held when the run ended is as old as it was then, not 0."""
+    stalled(tmp_path / "rings")
+    record_rings(tmp_path / "rings", tmp_path / "run.swrec")
+    with Roster(Replay(Recording.open(tmp_path / "run.swrec"))) as roster:
+        roster.drain()
+        seen = roster.observe()
+    facts = seen.rank_facts()
+    assert [rank.ring.taken_ns for rank in seen.ranks] == [facts[rank.key].last_record_ns for rank in seen.ranks]
+    assert all(rank.ring.taken_ns > 0 for rank in seen.ranks)
+
+
 def test_hosts_of_one_run_are_one_series_whose_ranks_are_not_compared() -> None:
     """Of two hosts each rank's own stall is known, what needs both clocks is not, and offsets are the wall clocks'."""
     made = scenario("stalled", ranks=2)

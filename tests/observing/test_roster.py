@@ -93,4 +93,4 @@ def test_no_step_is_finished_before_every_host_has_answered() -> None:
     assert [rank.oddities.missing + rank.oddities.late for rank in facts.ranks] == [0, 0, 0]
     (series,) = facts.series
     assert series.steps == 40
-    assert all(step.complete for step in roster.history(series.key))
+    assert all(step.complete for step in roster.observe().history[series.key])

@@ -141,8 +141,7 @@ def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -
             assert row.observed is not None
             statistics = row.observed.ring.statistics
             assert statistics.pending == 0
-            told = seen.rank_facts(row.observed.key)
-            assert told is not None
+            told = seen.observation.rank_facts()[row.observed.key]
             assert statistics.delivered == told.records > 0
             assert statistics.written == statistics.delivered + statistics.lost
     roster.close()

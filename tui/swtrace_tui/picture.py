@@ -205,10 +205,6 @@ class Picture:
             return f"None of the last steps is of phase {wanted.phase.name.lower()}. Phases: {there}." if there else ""
         return ""
 
-    def rank_facts(self, rank: RankKey) -> RankFacts | None:
-        """Return the ledger's facts of a rank."""
-        return next((facts for facts in self.observation.facts.ranks if facts.identity.key == rank), None)
-
 
 def picture(observation: Observation, selection: Filter) -> Picture:
     """Return what a selection leaves of an observation."""
@@ -216,7 +212,7 @@ def picture(observation: Observation, selection: Filter) -> Picture:
     runs = _runs(observation)
     run = _preferred(observation, runs) if selection.run is None else selection.run if selection.run in runs else None
     of_run = [facts for facts in observation.facts.series if facts.key.run_id == run and facts.ranks]
-    ranks = {facts.identity.key: facts for facts in observation.facts.ranks}
+    ranks = observation.rank_facts()
     keys = tuple(facts.key for facts in of_run)
     shown = [facts for facts in of_run if selection.wants(facts.key)]
     return Picture(
