@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 from swtrace.series import RankGroup, Series
 from swtrace.series.operations import forget, reach, wait
 from swtrace.series.recording import close, process_recorder, propose_run_id
-from swtrace.trace.directory import PREFIX
+from swtrace.trace.directory import SUFFIX
 from swtrace.vllm.vigil import keep_vigil
 
 LAYERS = 4
@@ -35,15 +34,6 @@ class Said(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-def rings_held_open() -> set[str]:
-    """Return the rings that this process has a descriptor of: its own, and those of peers that it watches."""
-    links = []
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
-            links.append(descriptor.readlink().name)
-    return {name for name in links if name.startswith(PREFIX)}
-
-
 def program(rank: int, end: str, folder: str) -> list[str]:
     """Let rank 1 end while rank 0 does something else, amid a step; return what rank 0 logged."""
     said = Said()
@@ -54,7 +44,7 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     for index, layer in enumerate(layers):
         series.register(3 + index, layer)
     series.post_process()
-    keep_vigil(process_recorder(propose_run_id().run_id, rank))
+    vigil = keep_vigil(process_recorder(propose_run_id().run_id, rank))
     activation = layers[0].weight.new_zeros(1)
     for layer_idx in (3, 4):
         reach(activation, one, layer_idx)
@@ -74,16 +64,13 @@ def program(rank: int, end: str, folder: str) -> list[str]:
         forget()
         close()
         os._exit(0)
-    eventually(lambda: len(rings_held_open()) == 2, "the watch to find rank 1's ring")
+    eventually(vigil.watched, "the watch to find rank 1's ring")
     watched.touch()
     if end == "removed, then killed":
         eventually(lambda: not watched.exists(), "rank 1 to make its ring again")
-        held = rings_held_open
-        eventually(
-            lambda: len(held()) == 2 and not any(" (deleted)" in name for name in held()), "the watch to find it"
-        )
+        eventually(lambda: vigil.watched().get(1, "").endswith(SUFFIX), "the watch to find it")
         watched.touch()
-    eventually(lambda: len(rings_held_open()) == 1, "the watch to let go of a rank that ended")
+    eventually(lambda: not vigil.watched(), "the watch to let go of a rank that ended")
     return said.lines
 
 

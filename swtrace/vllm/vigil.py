@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RingFormatError
@@ -34,13 +35,16 @@ SEARCHES = 10
 """How often peers' rings are looked for. All are made before the model is loaded; the rest is on other hosts."""
 
 
-def keep_vigil(recorder: Recorder) -> None:
+def keep_vigil(recorder: Recorder) -> Vigil:
     """Watch the peers of this process's series until these are forgotten. Must come when all are finished."""
-    vigil = _Vigil(numbered(), recorder)
+    vigil = Vigil(numbered(), recorder)
     threading.Thread(target=vigil.watch, name="swtrace-vigil", daemon=True).start()
+    return vigil
 
 
-class _Vigil:
+class Vigil:
+    """What one thread watches: the locks of the rings of this process's peers."""
+
     def __init__(self, numbered_series: tuple[Series, ...], recorder: Recorder) -> None:
         self._series = {one.number: one for one in numbered_series if one.post_processed}
         self._directory = recorder.path.parent
@@ -50,6 +54,14 @@ class _Vigil:
         self._searches = SEARCHES
         self._rings: dict[int, int] = {}
         """Descriptors by rank."""
+
+    def watched(self) -> dict[int, str]:
+        """Return the peers watched just now, each with the file that is held open: ``... (deleted)`` if removed."""
+        files = {}
+        for rank, descriptor in tuple(self._rings.items()):
+            with suppress(OSError):  # let go of meanwhile
+                files[rank] = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return files
 
     def watch(self) -> None:
         """Look until all peers are gone, or nobody asks any more."""
