@@ -12,6 +12,7 @@ from patience import eventually
 from ranks import run_ranks
 from torch import distributed as dist
 
+from swtrace.ledger.pending import Waits
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.series import RankGroup
 from swtrace.series.torch_transport import TorchTransport
@@ -24,9 +25,10 @@ def held_ranks(size: int, source: int, late: int) -> set[int]:
     """Return the other ranks that the ledger's model holds up until the late rank issues."""
     issued = np.zeros((1, size, 1), np.int64)
     issued[0, late, 0] = 1
-    last, by = Rendezvous(TorchTransport.rendezvous, size, np.array([source])).last_issue(issued)
-    held = {rank for rank in range(size) if last[0, rank, 0]}
-    assert [by[0, rank, 0] for rank in range(size)] == [late if rank in held else rank for rank in range(size)]
+    everybody = Waits.where(np.ones_like(issued))
+    last, by = Rendezvous(TorchTransport.rendezvous, size, np.array([source])).last_issue(issued, everybody)
+    held = {rank for rank in range(size) if last[rank]}
+    assert by.tolist() == [late if rank in held else rank for rank in range(size)]
     return held - {source, late}
 
 

@@ -16,12 +16,14 @@ follow each other; where they do not, records are missing, and what came before 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.pending import Block
+from swtrace.ledger.pending import Block, Waits
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
@@ -30,6 +32,20 @@ SERIAL, RECEIVER = "serial", "receiver"
 
 _NUMBERS = 0xFFFFFFFF
 """Operation numbers wrap here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """What a channel carried last: one row for all ranks (``serial``), or one for each."""
+
+    number: _Int
+    """Of the operation, or of the last one to each rank."""
+    ready_ns: _Int
+    known: _Bool
+    since: _Int
+    """Operations since that one."""
+    tail_ns: _Int
+    """``[rank, position]``: ready instants of the last step's deliveries; 0 for other positions."""
 
 
 class Channel:
@@ -44,129 +60,152 @@ class Channel:
     def __init__(self, kind: str, ranks: int, layers: int) -> None:
         self.serial = kind == SERIAL
         rows = 1 if self.serial else ranks
-        self._number = np.zeros(rows, np.int64)
-        """Of the last operation (``serial``), or of the last one to each rank."""
-        self._ready_ns = np.zeros(rows, np.int64)
-        self._known = np.zeros(rows, np.bool_)
-        self._since = np.zeros(rows, np.int64)
-        """Operations since that one."""
-        self._tail_ns = np.zeros((ranks, layers), np.int64)
-        """Ready instants of the last step's deliveries; 0 for other positions."""
+        self._last = _Last(
+            number=np.zeros(rows, np.int64),
+            ready_ns=np.zeros(rows, np.int64),
+            known=np.zeros(rows, np.bool_),
+            since=np.zeros(rows, np.int64),
+            tail_ns=np.zeros((ranks, layers), np.int64),
+        )
 
-    def before(self, block: Block, broadcast: _Bool, own: _Bool) -> tuple[_Int, _Bool]:
-        """Return the end of what was carried before, and where it is known, ``[step, rank, position]``.
-
-        0 where nothing was carried before.
+    def carry(self, block: Block, broadcast: _Bool, own: _Bool) -> Carried:
+        """Return what it carried in some steps.
 
         Args:
-            block: Steps ascending, following those of the call before.
+            block: Steps ascending, following those of the call before; at least one.
             broadcast: ``[step, rank, position]``: a record of a broadcast is at hand.
             own: The rank is its source.
         """
-        if self.serial:
-            end, known = self._of_operations(block, broadcast, broadcast & ~own)
-            shape = block.present.shape
-            return np.broadcast_to(end[:, np.newaxis], shape), np.broadcast_to(known[:, np.newaxis], shape)
-        return self._of_receivers(block, broadcast, own)
-
-    def _of_operations(self, block: Block, broadcast: _Bool, delivery: _Bool) -> tuple[_Int, _Bool]:
-        steps, _, layers = block.present.shape
-        there = broadcast.any(axis=1).reshape(1, -1)
-        number = np.where(broadcast, block.operation, 0).max(axis=1).reshape(1, -1).astype(np.int64)
-        ready = np.where(delivery, block.ready_ns, 0).max(axis=1).reshape(1, -1)
-        ready_known = (broadcast & (~delivery | (block.ready_ns > 0))).all(axis=1).reshape(1, -1)
-        prefilled = block.present.any(axis=1).reshape(1, -1) & ~there
-        end, known = self._follow(block, there, ~prefilled, number, np.where(ready_known, ready, 0))
-        return end.reshape(steps, layers), known.reshape(steps, layers)
-
-    def _of_receivers(self, block: Block, broadcast: _Bool, own: _Bool) -> tuple[_Int, _Bool]:
-        steps, ranks, layers = block.present.shape
-
-        def by_rank(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return column.transpose(1, 0, 2).reshape(ranks, -1)
-
-        def by_step(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return column.reshape(ranks, steps, layers).transpose(1, 0, 2)
-
-        delivery = broadcast & ~own
-        ready = block.ready_ns * delivery
-        ready_by_rank = np.asarray(by_rank(ready), np.int64)
-        end, known = self._follow(
-            block,
-            np.asarray(by_rank(broadcast), np.bool_),
-            np.asarray(by_rank(delivery | ~block.present), np.bool_),
-            np.asarray(by_rank(block.operation), np.int64),
-            ready_by_rank,
+        carried = Carried(
+            serial=self.serial, block=block, broadcast=broadcast, delivery=broadcast & ~own, before=self._last
         )
-        end, known = by_step(end), by_step(known)
-        if len(block):
-            # Nearly always, none overtook any other.
-            deliveries = np.concatenate((self._tail_ns, ready_by_rank), axis=1)
-            if ((deliveries > 0) & (deliveries < np.maximum.accumulate(deliveries, axis=1))).any():
-                end = self._by_time(end, known, ready)
-            self._tail_ns = ready[-1]
+        self._last = carried.last()
+        return carried
+
+
+class Carried:
+    """What a channel carried in some steps, and before them.
+
+    Columns are ``[step, row, position]``, with one row for all ranks (``serial``) or one for each.
+    """
+
+    def __init__(self, *, serial: bool, block: Block, broadcast: _Bool, delivery: _Bool, before: _Last) -> None:
+        self._serial, self._block, self._delivery, self._before = serial, block, delivery, before
+        self._there: _Bool
+        self._expected: _Bool
+        self._number: npt.NDArray[Any]
+        self._ready_ns: _Int
+        if serial:
+            self._there = np.asarray(broadcast.any(axis=1, keepdims=True), np.bool_)
+            self._expected = self._there | ~block.present.any(axis=1, keepdims=True)
+            self._number = np.where(broadcast, block.operation, 0).max(axis=1, keepdims=True)
+            ready_ns = np.where(delivery, block.ready_ns, 0).max(axis=1, keepdims=True)
+            everywhere = (broadcast & (~delivery | (block.ready_ns > 0))).all(axis=1, keepdims=True)
+            self._ready_ns = np.where(everywhere, ready_ns, 0)
+        else:
+            self._there, self._expected = broadcast, delivery | ~block.present
+            self._number, self._ready_ns = block.operation, block.ready_ns
+
+    @cached_property
+    def _by_row(self) -> _Bool:
+        """``[row, operation]``: which to look for; where no record of one is at hand, what follows it is not known."""
+        return np.asarray(self._expected.transpose(1, 0, 2).reshape(self._expected.shape[1], -1), np.bool_)
+
+    def last(self) -> _Last:
+        """Return what is carried last, after these steps."""
+        before, (steps, rows, layers) = self._before, self._expected.shape
+        operations = steps * layers
+        behind = self._by_row[:, ::-1].argmax(axis=1)
+        some = self._by_row[np.arange(rows), operations - 1 - behind]
+        step, position = np.divmod(operations - 1 - behind, layers)
+        at = (step, np.arange(rows), position)
+        return _Last(
+            np.where(some, self._number[at], before.number),
+            np.where(some, self._ready_ns[at], before.ready_ns),
+            np.where(some, self._there[at] & (self._ready_ns[at] > 0), before.known),
+            np.where(some, behind, operations + before.since),
+            before.tail_ns if self._serial else self._block.ready_ns[-1] * self._delivery[-1],
+        )
+
+    def before(self, waits: Waits) -> tuple[_Int, _Bool]:
+        """Return the end of what was carried before the deliveries waited for, and where it is known.
+
+        0 where nothing was carried before.
+        """
+        if self._serial:
+            return self._follow(waits.step, np.zeros_like(waits.rank), waits.position)
+        end, known = self._follow(waits.step, waits.rank, waits.position)
+        # Nearly always, none overtook any other.
+        if self._overtaken.any():
+            which = np.flatnonzero(self._overtaken.reshape(-1)[waits.row])
+            by_time = self._by_time()[waits.row[which], waits.position[which]]
+            end[which] = np.where(known[which], by_time, 0)
         return end, known
 
-    def _follow(self, block: Block, there: _Bool, expected: _Bool, number: _Int, ready: _Int) -> tuple[_Int, _Bool]:
-        """Return the ready of the last expected operation before each, and where it is known, ``[row, operation]``.
-
-        Args:
-            block: For the step numbers.
-            there: A record is at hand.
-            expected: Operations to look for; where no record of one is at hand, what follows it is not known.
-            number: Of the operations that are there.
-            ready: 0 where not known.
-        """
-        rows, operations = expected.shape
-        if not operations:
-            return np.zeros((rows, 0), np.int64), np.zeros((rows, 0), np.bool_)
-        # The last one before the block stands in front.
-        at = np.arange(1, operations + 1)
-        looked_for = np.concatenate((np.zeros((rows, 1), np.int64), np.where(expected, at, 0)), axis=1)
-        last = np.maximum.accumulate(looked_for, axis=1)
-        previous = last[:, :-1]
-        numbers = np.concatenate((self._number[:, np.newaxis], number), axis=1)
-        instants = np.concatenate((self._ready_ns[:, np.newaxis], ready), axis=1)
-        known = np.concatenate((self._known[:, np.newaxis], there & (ready > 0)), axis=1)
-        distance = at - previous + np.where(previous == 0, self._since[:, np.newaxis], 0)
-
-        flat = previous + np.arange(0, numbers.size, operations + 1)[:, np.newaxis]
-
-        def taken(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return np.asarray(column.reshape(-1)[flat])
-
-        follows = ((number - taken(numbers)) & _NUMBERS) == distance
-        known_before = np.asarray(there & taken(known) & follows, np.bool_)
+    def _follow(self, step: _Int, row: _Int, position: _Int) -> tuple[_Int, _Bool]:
+        """Return the ready of the last expected operation before some, and where it is known."""
+        before, (steps, rows, layers) = self._before, self._expected.shape
+        operations, operation = steps * layers, step * layers + position
+        expected = np.flatnonzero(self._by_row)
+        found = expected.searchsorted(row * operations + operation) - 1
+        previous = expected[found] - row * operations
+        # The last one before these steps stands in front.
+        inside = (found >= 0) & (previous >= 0)
+        step_before = previous // layers
+        at = (step_before * rows + row) * layers + (previous - step_before * layers)
+        at[~inside] = 0
+        cell = (step * rows + row) * layers + position
+        ready_ns = self._ready_ns.reshape(-1)[at]
+        there, number = self._there.reshape(-1), self._number.reshape(-1)
+        distance = operation - previous
+        number_before, known_before = number[at].astype(np.int64), there[at] & (ready_ns > 0)
+        if not inside.all():
+            of_row = row[~inside]
+            distance[~inside] = operation[~inside] + 1 + before.since[of_row]
+            number_before[~inside], known_before[~inside] = before.number[of_row], before.known[of_row]
+            ready_ns[~inside] = before.ready_ns[of_row]
+        number_now, there_now = number[cell].astype(np.int64), there[cell]
+        known = there_now & known_before & (((number_now - number_before) & _NUMBERS) == distance)
         # Nothing came before operation 0, nor before those of a rank that was the source of all before.
-        early = np.repeat(block.step <= 1, operations // len(block))
-        first = there & ~known_before & early & (number < distance)
-        end = np.where(known_before, taken(instants), 0)
+        first = there_now & ~known & (self._block.step[step] <= 1) & (number_now < distance)
+        return np.where(known, ready_ns, 0), np.asarray(known | first, np.bool_)
 
-        row, final = np.arange(rows), last[:, -1]
-        self._since = operations - final + np.where(final == 0, self._since, 0)
-        self._number, self._ready_ns = numbers[row, final], instants[row, final]
-        self._known = known[row, final]
-        return np.asarray(end, np.int64), np.asarray(known_before | first, np.bool_)
+    @cached_property
+    def _deliveries_ns(self) -> _Int:
+        """``[step, rank, position]``: ready instants of deliveries; 0 for other positions."""
+        return np.asarray(self._block.ready_ns * self._delivery, np.int64)
 
-    def _by_time(self, end: _Int, known: _Bool, ready: _Int) -> _Int:
-        """Put deliveries that overtook others in the order in which they were there, within a step and the one before.
+    @cached_property
+    def _overtaken(self) -> _Bool:
+        """``[step, rank]``: in this step and the one before, some delivery overtook one that was issued earlier."""
+        ready = self._deliveries_ns
+        highest = np.maximum.accumulate(ready, axis=2)
+        disordered = np.asarray(((ready > 0) & (ready < highest)).any(axis=2), np.bool_)
+        tail = self._before.tail_ns
+        tail_highest = np.maximum.accumulate(tail, axis=1)
+        tail_disordered = np.asarray(((tail > 0) & (tail < tail_highest)).any(axis=1), np.bool_)
+        before = np.concatenate((tail_highest[np.newaxis, :, -1], highest[:-1, :, -1]))
+        lowest = np.where(ready > 0, ready, np.iinfo(np.int64).max).min(axis=2)
+        return np.asarray(
+            disordered | np.concatenate((tail_disordered[np.newaxis], disordered[:-1])) | (lowest < before), np.bool_
+        )
 
-        What was there later than a delivery did not hold it up.
+    def _by_time(self) -> _Int:
+        """Return ``[step and rank, position]``: the ready of the delivery that was there before, where some overtook.
+
+        They are put in the order in which they were there, within a step and the one before: what was there later
+        than a delivery did not hold it up.
         """
-        before = np.concatenate((self._tail_ns[np.newaxis], ready[:-1]))
-        both = np.concatenate((before, ready), axis=2)
-        highest = np.maximum.accumulate(both, axis=2)
-        step, rank = np.nonzero(((both > 0) & (both < highest)).any(axis=2))
-        if not len(step):
-            return end
-        layers = ready.shape[2]
-        rows = both[step, rank]
-        order = np.argsort(rows, axis=1, kind="stable")
-        ordered = np.take_along_axis(rows, order, axis=1)
+        ready = self._deliveries_ns
+        rows = np.flatnonzero(self._overtaken)
+        before = np.concatenate((self._before.tail_ns[np.newaxis], ready[:-1])).reshape(-1, ready.shape[2])[rows]
+        both = np.concatenate((before, ready.reshape(-1, ready.shape[2])[rows]), axis=1)
+        order = np.argsort(both, axis=1, kind="stable")
+        ordered = np.take_along_axis(both, order, axis=1)
         ordered[:, 1:] = ordered[:, :-1].copy()
         ordered[:, 0] = 0
-        by_time = np.empty_like(rows)
+        by_time = np.empty_like(both)
         np.put_along_axis(by_time, order, ordered, axis=1)
-        end = end.copy()
-        end[step, rank] = np.where(known[step, rank], by_time[:, layers:], 0)
-        return end
+        all_rows = np.zeros((ready.shape[0] * ready.shape[1], ready.shape[2]), np.int64)
+        all_rows[rows] = by_time[:, ready.shape[2] :]
+        return all_rows

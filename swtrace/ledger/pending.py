@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,27 @@ class Block:
     def __len__(self) -> int:
         """Return the number of steps."""
         return len(self.step)
+
+
+class Waits(NamedTuple):
+    """Some waits of a block, ascending, ``[wait]``."""
+
+    cell: _Int
+    """Index of ``[step, rank, position]``, counted through."""
+    row: _Int
+    """Index of ``[step, rank]``, counted through."""
+    step: _Int
+    rank: _Int
+    position: _Int
+
+    @classmethod
+    def where(cls, chosen: npt.NDArray[Any]) -> Self:
+        """Return those that are not 0 in a column, ``[step, rank, position]``."""
+        _, ranks, layers = chosen.shape
+        cell = np.flatnonzero(chosen)
+        row = cell // layers
+        step = row // ranks
+        return cls(cell, row, step, row - step * ranks, cell - row * layers)
 
 
 @dataclass(frozen=True, slots=True)

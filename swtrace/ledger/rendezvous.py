@@ -18,6 +18,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.pending import Waits
+
 _Int = npt.NDArray[np.int64]
 
 SOURCE, TREE, GROUP = "source", "tree", "group"
@@ -41,25 +43,27 @@ class Rendezvous:
             self._needed = (by_distance[distance] + source[:, np.newaxis]) % ranks
             """``[rank, position, which]``: whose issues a delivery waits for, the receiver's own first."""
 
-    def last_issue(self, issued_ns: _Int) -> tuple[_Int, _Int]:
-        """Return last issue and the group rank whose issue it was, both ``[step, rank, position]``.
+    def last_issue(self, issued_ns: _Int, waits: Waits) -> tuple[_Int, _Int]:
+        """Return last issue and the group rank whose issue it was, of the deliveries that were waited for.
 
         Of equal issues, the one that is needed first.
 
         Args:
             issued_ns: ``[step, rank, position]``.
+            waits: Which deliveries.
         """
         if self._needed is None:
-            late = np.broadcast_to(issued_ns.argmax(axis=1)[:, np.newaxis, :], issued_ns.shape)
-            return np.broadcast_to(issued_ns.max(axis=1, keepdims=True), issued_ns.shape), late
-        positions = np.arange(issued_ns.shape[2])
-        last, late = issued_ns, np.broadcast_to(np.arange(self._ranks)[:, np.newaxis], issued_ns.shape)
+            late = issued_ns.argmax(axis=1)[waits.step, waits.position]
+            return issued_ns[waits.step, late, waits.position], late
+        layers = issued_ns.shape[2]
+        issued, first = issued_ns.reshape(-1), waits.cell - waits.rank * layers
+        of_position = waits.rank * layers + waits.position
+        last, late = issued[waits.cell], waits.rank
         for needed in np.moveaxis(self._needed, 2, 0)[1:]:
-            # Mostly, all ranks need the same one: the source.
-            ranks = needed[:1] if (needed == needed[0]).all() else needed
-            issued = issued_ns[:, ranks, positions]
-            later = issued > last
-            last, late = np.where(later, issued, last), np.where(later, ranks, late)
+            other = needed.reshape(-1)[of_position]
+            of_other = issued[first + other * layers]
+            later = of_other > last
+            last, late = np.where(later, of_other, last), np.where(later, other, late)
         return last, late
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:

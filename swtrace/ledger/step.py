@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ import numpy.typing as npt
 from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import CAUSES, Cause, CriticalPath, SeriesKey, StepFacts
 from swtrace.ledger.path import Paths, critical_paths
-from swtrace.ledger.pending import Block
+from swtrace.ledger.pending import Block, Waits
 from swtrace.ledger.recent import Sums, sum_positions
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.trace.identity import RankKey, SeriesInfo
@@ -67,6 +67,16 @@ class Constants:
     rendezvous: Rendezvous
     prefetch_step: int
     epsilon_ns: int
+
+
+class _Compared(NamedTuple):
+    """What comparing ranks says about some waits of receivers, ``[wait]``."""
+
+    last_issue_ns: _Int
+    late_rank: _Int
+    before_ns: _Int
+    attributed: _Bool
+    """The others mean nothing where this is False."""
 
 
 class Steps:
@@ -98,7 +108,7 @@ class Steps:
         self.impossible = self._before_its_issue(delivery)
         """``[step, rank]``: some delivery was ready before its source issued it."""
         self.comparable: _Bool = np.asarray(~self.impossible.any(axis=1) & one_clock, np.bool_)
-        self._before_ns, self._before_known = channel.before(block, self._broadcast, own)
+        self._carried = channel.carry(block, self._broadcast, own)
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -158,40 +168,64 @@ class Steps:
         return np.asarray(self.receiver & (self.stall_ns < self._constants.epsilon_ns), np.bool_)
 
     @cached_property
-    def attributed(self) -> _Bool:
-        """Last issue, backlog and transfer are known: every rank's record is at hand, and what was carried before."""
-        everyone_known = self._broadcast.all(axis=1, keepdims=True) & self.comparable[:, np.newaxis, np.newaxis]
-        return np.asarray(self.receiver & everyone_known & self._before_known, np.bool_)
+    def _broadcast_everywhere(self) -> _Bool:
+        """``[step, position]``: every rank's record is at hand, and their instants can be compared."""
+        return np.asarray(self._broadcast.all(axis=1) & self.comparable[:, np.newaxis], np.bool_)
+
+    def _compare(self, waits: Waits) -> _Compared:
+        """Compare ranks, about some waits of receivers."""
+        block = self.block
+        last_issue_ns, late_rank = self._constants.rendezvous.last_issue(block.issued_ns, waits)
+        before_ns, known = self._carried.before(waits)
+        known &= self._broadcast_everywhere[waits.step, waits.position]
+        before_ns = np.minimum(before_ns, block.ready_ns.reshape(-1)[waits.cell])
+        return _Compared(last_issue_ns, late_rank, before_ns, known)
 
     @cached_property
-    def _last_issue(self) -> tuple[_Int, _Int]:
-        """Last issue and whose it was, also where that is not attributed to anybody."""
-        return self._constants.rendezvous.last_issue(self.block.issued_ns)
+    def _receivers(self) -> Waits:
+        """Waits of receivers."""
+        return Waits.where(self.receiver)
+
+    @cached_property
+    def _compared(self) -> _Compared:
+        """Of all receivers' waits."""
+        return self._compare(self._receivers)
+
+    def _spread(self, values: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
+        """Return values of receivers' waits as ``[step, rank, position]``; ``fill`` where these are not attributed."""
+        column = np.full(self.receiver.shape, fill, values.dtype)
+        column.reshape(-1)[self._receivers.cell] = np.where(self._compared.attributed, values, fill)
+        return column
+
+    @cached_property
+    def attributed(self) -> _Bool:
+        """Last issue, backlog and transfer are known: every rank's record is at hand, and what was carried before."""
+        return np.asarray(self._spread(self._compared.attributed), np.bool_)
 
     @cached_property
     def last_issue_ns(self) -> _Int:
         """From when on the broadcast could move to this receiver; 0 where that is not known."""
-        return self._last_issue[0] * self.attributed
+        return self._spread(self._compared.last_issue_ns)
 
     @cached_property
     def late_rank(self) -> npt.NDArray[np.int32]:
         """Whose issue was the last one; -1 where that is not known."""
-        return np.where(self.attributed, self._last_issue[1], -1).astype(np.int32)
+        return self._spread(self._compared.late_rank.astype(np.int32), fill=-1)
 
     @cached_property
     def before_ns(self) -> _Int:
         """End of what the channel carried to this receiver before."""
-        return np.minimum(self._before_ns, self.block.ready_ns) * self.attributed
+        return self._spread(self._compared.before_ns)
 
     @cached_property
     def backlog_ns(self) -> _Int:
         """Last issue to the end of what the channel carried before."""
-        return np.asarray(np.maximum(0, self.before_ns - self._last_issue[0]) * self.attributed, np.int64)
+        return np.asarray(np.maximum(0, self.before_ns - self.last_issue_ns), np.int64)
 
     @cached_property
     def transfer_ns(self) -> _Int:
         """From both on to ready."""
-        moving = self.block.ready_ns - np.maximum(self._last_issue[0], self.before_ns)
+        moving = self.block.ready_ns - np.maximum(self.last_issue_ns, self.before_ns)
         return np.maximum(0, moving) * self.attributed
 
     @cached_property
@@ -201,37 +235,54 @@ class Steps:
         arrival = self.block.arrival_ns
         return np.where(entered, arrival - arrival.min(axis=1, keepdims=True), 0)
 
-    @property
-    def _causes(self) -> tuple[_Int, ...]:
-        """Split ``[wait begin, ready]`` of every wait: skew up to the last issue, then backlog, then transfer.
+    @cached_property
+    def _stalled(self) -> Waits:
+        """Waits that stalled: most did not."""
+        return Waits.where(self.stall_ns)
+
+    @cached_property
+    def _causes(self) -> _Int:
+        """``[cause, wait]``: ``[wait begin, ready]`` of waits that stalled: skew up to last issue, backlog, transfer.
 
         Of the skew, what the late rank's later entry into the step explains is entry skew, as far as earlier stalls
         of this step have not already evened it out. An operation issued in the step before is no matter of entry.
         """
-        block, stall, attributed = self.block, self.stall_ns, self.attributed
-        (last_issue, late), begin = self._last_issue, block.wait_begin_ns
+        block, (cell, row, *_) = self.block, self._stalled
+        compared = self._compare(self._stalled)
+        attributed, late = compared.attributed, row - self._stalled.rank + compared.late_rank
+        stall, begin = self.stall_ns.reshape(-1)[cell], block.wait_begin_ns.reshape(-1)[cell]
         ready = begin + stall
-        issued = np.minimum(np.maximum(last_issue, begin), ready)
-        queued = np.minimum(np.maximum(np.maximum(last_issue, self.before_ns), issued), ready)
+        issued = np.minimum(np.maximum(compared.last_issue_ns, begin), ready)
+        queued = np.minimum(np.maximum(compared.before_ns, issued), ready)
         skew = (issued - begin) * attributed
-        ranks = block.present.shape[1]
-        at = late + np.arange(0, len(block) * ranks, ranks)[:, np.newaxis, np.newaxis]
-        lead = block.arrival_ns.reshape(-1)[at] - block.arrival_ns[:, :, np.newaxis]
-        owed = np.minimum(np.maximum(lead - (np.cumsum(stall, axis=2) - stall), 0), skew)
-        entry = owed * ~self._flagged(TransferFlag.CROSSES_STEPS)
-        if not block.ended.all():
-            entry *= block.ended.reshape(-1)[at] & block.ended[:, :, np.newaxis]
-        return entry, skew - entry, (queued - issued) * attributed, (ready - queued) * attributed, stall * ~attributed
+        arrival, ended = block.arrival_ns.reshape(-1), block.ended.reshape(-1)
+        earlier = np.cumsum(stall) - stall
+        earlier -= earlier[row.searchsorted(row)]
+        owed = np.minimum(np.maximum(arrival[late] - arrival[row] - earlier, 0), skew)
+        within = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
+        entry = owed * (within & ended[late] & ended[row])
+        backlog, transfer = (queued - issued) * attributed, (ready - queued) * attributed
+        return np.stack((entry, skew - entry, backlog, transfer, stall * ~attributed))
 
     @cached_property
     def cause_ns(self) -> _Int:
         """``[step, cause, rank, position]``."""
-        return np.stack(self._causes, axis=1)
+        steps, ranks, layers = self.receiver.shape
+        column = np.zeros((steps, len(CAUSES), ranks, layers), np.int64)
+        _, _, step, rank, position = self._stalled
+        column[step, :, rank, position] = self._causes.T
+        return column
 
     @cached_property
     def cause_sums_ns(self) -> _Int:
         """``[cause, step, rank]``."""
-        return np.stack([part.sum(axis=2) for part in self._causes])
+        steps, ranks, _ = self.receiver.shape
+        sums = np.zeros((len(CAUSES), steps * ranks), np.int64)
+        row = self._stalled.row
+        if len(row):
+            first = np.flatnonzero(np.diff(row, prepend=-1))
+            sums[:, row[first]] = np.add.reduceat(self._causes, first, axis=1)
+        return sums.reshape(len(CAUSES), steps, ranks)
 
     @property
     def whole(self) -> _Bool:
