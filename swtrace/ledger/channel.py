@@ -111,6 +111,14 @@ class Carried:
         """``[row, operation]``: which to look for; where no record of one is at hand, what follows it is not known."""
         return np.asarray(self._expected.transpose(1, 0, 2).reshape(self._expected.shape[1], -1), np.bool_)
 
+    @cached_property
+    def _latest(self) -> _Int:
+        """``[row, operation]``: the latest one to look for that came before; -1 where none of these steps did."""
+        rows, operations = self._by_row.shape
+        latest = np.full((rows, operations + 1), -1, np.int64)
+        np.maximum.accumulate(np.where(self._by_row, np.arange(operations), -1), axis=1, out=latest[:, 1:])
+        return latest
+
     def last(self) -> _Last:
         """Return what is carried last, after these steps."""
         before, (steps, rows, layers) = self._before, self._expected.shape
@@ -145,12 +153,10 @@ class Carried:
     def _follow(self, step: _Int, row: _Int, position: _Int) -> tuple[_Int, _Bool]:
         """Return the ready of the last expected operation before some, and where it is known."""
         before, (steps, rows, layers) = self._before, self._expected.shape
-        operations, operation = steps * layers, step * layers + position
-        expected = np.flatnonzero(self._by_row)
-        found = expected.searchsorted(row * operations + operation) - 1
-        previous = expected[found] - row * operations
+        operation = step * layers + position
+        previous = self._latest.reshape(-1)[row * (steps * layers + 1) + operation]
+        inside = previous >= 0
         # The last one before these steps stands in front.
-        inside = (found >= 0) & (previous >= 0)
         step_before = previous // layers
         at = (step_before * rows + row) * layers + (previous - step_before * layers)
         at[~inside] = 0

@@ -22,6 +22,7 @@ keeps what it says about its rank and closes the file: a reader of many dead rin
 
 from __future__ import annotations
 
+import itertools
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -43,13 +44,16 @@ _Words = npt.NDArray[np.uint64]
 _Mask = npt.NDArray[np.bool_]
 
 _CHUNK = 2048
-"""Slots looked at together: 128 KiB."""
-_MIN_CHUNK = 64
+"""Slots copied together: 128 KiB."""
+_SCANNED = 64
+"""So many slots are copied to look for the newest record, rather than one word after the other looked at."""
 _RETRIES = 4
 _MAX_SEQUENCE = 1 << 62
 _SEQUENCE = schema.SEQUENCE_WORD
-_FIRST_KIND = min(schema.Kind)
-_LAST_KIND = max(schema.Kind)
+_FIRST_KIND, _LAST_KIND, _STEP = int(min(schema.Kind)), int(max(schema.Kind)), int(schema.Kind.STEP)
+"""As mere numbers: NumPy takes ten times as long to compare with a member of an enumeration."""
+_FIRST_SEQUENCE = schema.HEADER_BYTES + 8 * _SEQUENCE
+"""Offset of the sequence number in slot 0."""
 _PROBE_EVERY = 16
 
 
@@ -129,7 +133,8 @@ class RingReader:
         self._capacity = header.capacity
         self._mask = header.capacity - 1
         self._scratch: _Words = np.zeros((min(_CHUNK, header.capacity), schema.RECORD_WORDS), records.WORDS)
-        self._hint = _MIN_CHUNK
+        self._pace = 1
+        """Nearly so many records were new, the last time that there were any."""
         self._next = 1
         self._head = 0
         self._delivered = 0
@@ -321,13 +326,19 @@ class RingReader:
                 break
             if len(batch):
                 parts.append(batch)
+            if self.at_end and not self._dead:
+                break
             # A jump over lapped records costs one: also a writer that laps this reader for ever is left at some time.
             room -= max(1, min(self._next - before, _CHUNK))
         if not parts:
             return records.empty()
-        read = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self._note_instant(read)
-        return read
+        self._note_instant(parts[-1])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything was read that is known to be committed."""
+        return self._head < self._next
 
     def skip(self, keep: int) -> int:
         """Leave out all but about the ``keep`` newest of the records committed now, and begin with a whole step.
@@ -362,12 +373,15 @@ class RingReader:
         if word[_SEQUENCE] != sequence:
             return 0
         # The fourth word of a step is not an instant.
-        last_ns = max(word[:3] if words[8 * schema.CHECK_WORD] == schema.Kind.STEP else word[:4])
+        last_ns = max(word[:3] if words[8 * schema.CHECK_WORD] == _STEP else word[:4])
         return last_ns or self._read_ns
 
     def lag_ns(self) -> int:
-        """Return how much later the newest committed record was written than the last one read; 0: all is read."""
-        if self._last_words or self._find_head() < self._next:
+        """Return how much later the newest record that is known of was written than the last one read; 0: all is read.
+
+        What is known of, :meth:`statistics` says.
+        """
+        if self._last_words or self.at_end:
             return 0
         return max(0, self._instant(self._head) - self._read_ns) if self._read_ns > 1 else 0
 
@@ -392,35 +406,22 @@ class RingReader:
         scratch = self._scratch[:count]
         self._read_slots(first, scratch)
         kinds = scratch.view(records.TRANSFER).reshape(-1)["kind"]
-        steps = np.flatnonzero((kinds == schema.Kind.STEP) & (scratch[:, _SEQUENCE] == expected))
+        steps = np.flatnonzero((kinds == _STEP) & (scratch[:, _SEQUENCE] == expected))
         return first + int(steps[0]) + 1 if len(steps) else first
 
     def _take(self, room: int) -> Records | None:
         """Deliver records of one run of slots; empty if all in it were lost, None if none is committed."""
         first = self._next
-        found = self._sequence(first)
-        if found != first:
-            count = self._skip(first)
-            if count == 0:
+        if self.at_end:
+            if self._skip(first) == 0:
                 return None
             if self._next != first:
                 return records.empty()
-        else:
-            count = room
-        count = min(count, room, _CHUNK, self._hint, self._capacity - (first & self._mask))
-        expected = np.arange(first, first + count, dtype=records.WORDS)
-        present = self._sequences(first, count) == expected
-        # Commits are in order: whatever comes before one that is there has been committed, too.
-        committed = count if present.all() else int(count - present[::-1].argmax()) if present.any() else 0
-        committed = max(committed, min(count, self._head - first + 1))
-        if committed <= 0:
-            return None  # overwritten since the first look; the next call finds the writer's head
-        self._hint = min(_CHUNK, max(_MIN_CHUNK, 2 * committed))
-        self._head = max(self._head, first + committed - 1)
-        return self._collect(first, expected[:committed])
+        count = min(room, _CHUNK, self._head - first + 1, self._capacity - (first & self._mask))
+        return self._collect(first, np.arange(first, first + count, dtype=records.WORDS))
 
     def _skip(self, first: int) -> int:
-        """The slot of ``first`` does not hold it: jump to the oldest record that can still be there.
+        """Look for the writer's head, and jump to the oldest record that can still be there.
 
         Returns:
             How many records are committed from the cursor on; 0 if ``first`` has just not been written yet.
@@ -448,7 +449,7 @@ class RingReader:
     def _collect(self, first: int, expected: _Words) -> Records:
         """Copy committed records, keep those that stood still, and account for each of the others."""
         count = len(expected)
-        data: _Words = np.zeros((count, schema.RECORD_WORDS), records.WORDS)
+        data: _Words = np.empty((count, schema.RECORD_WORDS), records.WORDS)
         for attempt in range(_RETRIES):
             self._read_slots(first, data)
             # The writer overwrites the oldest first: where the first slot stood still, all did.
@@ -492,21 +493,30 @@ class RingReader:
     # Finding the newest committed record
 
     def _find_head(self) -> int:
-        """Return the newest committed sequence number: a search by doubling, then by halving."""
-        low = max(self._head, self._next - 1)
-        reach = 1
-        while (at := self._committed_at(low + reach)) > 0:
-            low = max(low + reach, at)
-            reach *= 2
-        high = low + reach
-        while high - low > 1:
+        """Return the newest committed sequence number.
+
+        It is searched for one further, then about where it should be at the pace of the last time, then further and
+        further away; and then between the last two places.
+        """
+        known = low = max(self._head, self._next - 1)
+        further = itertools.chain((1, self._pace), (_SCANNED << doubled for doubled in itertools.count()))
+        for step in further:
+            at = self._committed_at(low + step)
+            if at <= 0:
+                break
+            low = max(low + step, at)
+        high = low + step
+        while high - low > _SCANNED:
             middle = (low + high) // 2
             at = self._committed_at(middle)
             if at > 0:
                 low = max(middle, at)
-                high = max(high, low + 1)
             else:
                 high = middle
+        if high - low > 1:
+            low = self._scan(low, high - low - 1)
+        if low > known:
+            self._pace = max(1, (low - known) * 7 // 8)
         self._head = low
         return low
 
@@ -519,6 +529,19 @@ class RingReader:
             found = self._sequence(sequence)
         plausible = sequence <= found <= _MAX_SEQUENCE and found & self._mask == sequence & self._mask
         return found if plausible else 0
+
+    def _scan(self, low: int, count: int) -> int:
+        """Return the newest committed sequence number from ``low`` on, among as many slots behind it."""
+        first = low + 1
+        before_wrap = min(count, self._capacity - (first & self._mask))
+        expected = np.arange(first, first + before_wrap, dtype=records.WORDS)
+        found = self._sequences(first, before_wrap)
+        # Commits are in order: whatever comes before one that is there has been committed, too.
+        committed = np.flatnonzero((found >= expected) & (((found ^ expected) & np.uint64(self._mask)) == 0))
+        newest = min(int(found[committed[-1]]), _MAX_SEQUENCE) if len(committed) else low
+        if newest >= first + before_wrap - 1 and before_wrap < count:
+            return self._scan(newest, count - before_wrap)
+        return newest
 
     def _search_all(self) -> int:
         """Look at every slot for committed records ahead of the cursor, at most one lap away."""
@@ -542,7 +565,7 @@ class RingReader:
 
     def _sequence(self, sequence: int) -> int:
         """Return what stands now where ``sequence`` belongs."""
-        return self._word(schema.HEADER_BYTES + ((sequence & self._mask) << 6) + 8 * _SEQUENCE)
+        return int.from_bytes(os.pread(self._descriptor, 8, _FIRST_SEQUENCE + ((sequence & self._mask) << 6)), "little")
 
     def _sequences(self, first: int, count: int) -> _Words:
         """Return what stands now where ``count`` sequence numbers from ``first`` belong; valid until the next call."""

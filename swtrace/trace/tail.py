@@ -27,8 +27,11 @@ from swtrace.trace.directory import listed
 from swtrace.trace.records import Records
 from swtrace.trace.ring_reader import RingReader
 
-SLICE = 1024
-"""Records read from one ring before the next one has its turn: 16 steps of 61 layers."""
+SLICE = 2048
+"""Records read from one ring before the next one has its turn: 32 steps of 61 layers."""
+AHEAD = 1 << 20
+"""But never so many that all rings together are further ahead of the one whose turn comes last: they are kept until
+its records come."""
 LIMIT_PER_RING = 16384
 """Records read from a ring in one poll, on average."""
 MAX_RINGS = 1024
@@ -225,15 +228,17 @@ class Tail:
             if not turns or room <= 0:
                 break
             _, _, index = heapq.heappop(turns)
-            slice_ = min(SLICE, limit_per_ring, room)
+            slice_ = min(SLICE, AHEAD // len(readers), limit_per_ring, room)
             records = self._try(readers[index], partial(RingReader.read, limit=slice_))
             if records is None:
                 continue
             if len(records):
                 batches.append((readers[index], records))
             room -= len(records)
+            if readers[index].at_end:
+                continue
             next_ns = self._try(readers[index], RingReader.next_ns)
-            if next_ns is not None and (next_ns > 0 or len(records) == slice_):
+            if next_ns is not None:
                 heapq.heappush(turns, (next_ns, turn, index))
         return readers[turns[0][2]] if turns else None
 
