@@ -83,7 +83,7 @@ class HostRings:
         before = [
             other
             for reader in joined
-            if (other := self._rings.get(reader.identity.key)) is not None and _is_younger(reader, other)
+            if (other := self._rings.get(reader.key)) is not None and _is_younger(reader, other)
         ]
         self._pass_on([(reader, records) for reader, records in poll.batches if reader in before])
         for other in before:
@@ -135,7 +135,7 @@ class HostRings:
 
     def _reads(self, reader: RingReader) -> bool:
         """Whether this is its rank's ring: not one of a predecessor that died."""
-        return self._rings.get(reader.identity.key) is reader
+        return self._rings.get(reader.key) is reader
 
     def _awaits_ranks(self) -> bool:
         """Whether a series names ranks that may come: a step must not be finished without them.
@@ -152,9 +152,7 @@ class HostRings:
         return events
 
     def _pass_on(self, batches: Sequence[tuple[RingReader, Records]]) -> None:
-        counted = tuple(
-            (reader.identity.key, self._wanted(records)) for reader, records in batches if self._reads(reader)
-        )
+        counted = tuple((reader.key, self._wanted(records)) for reader, records in batches if self._reads(reader))
         if counted:
             self._events.append(RecordsRead(counted))
 
@@ -175,7 +173,7 @@ class HostRings:
             self._forget(reader)
 
     def _forget(self, reader: RingReader) -> None:
-        key = reader.identity.key
+        key = reader.key
         del self._rings[key]
         self._tables.pop(key, None)
         self._named = {rank for told, table in self._tables.items() for rank in _named(told, table)}
@@ -183,7 +181,7 @@ class HostRings:
 
     def _join(self, reader: RingReader) -> None:
         """Take up a ring. Of two rings of one rank (it was restarted under its old run id) the younger one counts."""
-        key = reader.identity.key
+        key = reader.key
         other = self._rings.get(key)
         if other is not None:
             if not _is_younger(reader, other):
@@ -202,8 +200,8 @@ class HostRings:
         self._tail.problems.pop(reader.path, None)
         if not reader.alive() or reader.closed():
             return
-        run_id, rank = reader.identity.key
-        other = self._rings.get(reader.identity.key)
+        run_id, rank = reader.key
+        other = self._rings.get(reader.key)
         if other is None or other.released:
             self._join(reader)
         elif other.alive() and other.identity != reader.identity:
@@ -213,7 +211,7 @@ class HostRings:
             )
 
     def _end(self, reader: RingReader) -> None:
-        self._events.append(RankEnded(reader.identity.key))
+        self._events.append(RankEnded(reader.key))
 
     def _take_rest(self, reader: RingReader) -> None:
         """Take in what is left in the ring of a dead writer, if its reading had begun."""
@@ -224,7 +222,7 @@ class HostRings:
         self._end(reader)
 
     def _read_table(self, reader: RingReader) -> None:
-        key, series = reader.identity.key, reader.series()
+        key, series = reader.key, reader.series()
         if len(series) != len(self._tables[key]):
             self._tables[key] = series
             self._named |= _named(key, series)
@@ -232,12 +230,12 @@ class HostRings:
 
     def _state(self, reader: RingReader) -> RingState:
         return RingState(
-            rank=reader.identity.key,
+            rank=reader.key,
             alive=reader.alive(),
             closed=reader.closed(),
-            statistics=reader.statistics(),
+            statistics=reader.statistics(now=False),
             anchor=reader.anchor(),
-            windows=tuple(reader.windows(index) for index in range(len(self._tables[reader.identity.key]))),
+            windows=tuple(reader.windows(index) for index in range(len(self._tables[reader.key]))),
             path=str(reader.path),
             taken_ns=now_ns(),
             down_since_ns=reader.down_since_ns,
@@ -249,9 +247,9 @@ def _youngest(readers: Sequence[RingReader]) -> list[RingReader]:
     """Return each rank's ring that counts, in the order of the ranks' first ones."""
     chosen: dict[RankKey, RingReader] = {}
     for reader in readers:
-        other = chosen.setdefault(reader.identity.key, reader)
+        other = chosen.setdefault(reader.key, reader)
         if _is_younger(reader, other):
-            chosen[reader.identity.key] = reader
+            chosen[reader.key] = reader
     return list(chosen.values())
 
 

@@ -122,6 +122,10 @@ class RingReader:
         """Wrap an open, checked file that begins with ``fixed``; :meth:`open` is the way to get one."""
         self.path = path
         self.header = header
+        self.identity: RankIdentity = header.identity
+        """Who writes the ring."""
+        self.key = header.identity.key
+        """The name under which readers know that rank."""
         self.series_damaged = 0
         """Entries of the series table that cannot be read: 0, or 1 while the first of them hides all later ones."""
         self.down_since_ns = 0
@@ -167,11 +171,6 @@ class RingReader:
         except RingFormatError as error:
             raise RingFormatError(f"{path}: {error}") from error
         return cls(path, descriptor, header, data[: schema.HEADER.size])
-
-    @property
-    def identity(self) -> RankIdentity:
-        """Who writes the ring."""
-        return self.header.identity
 
     def __enter__(self) -> Self:
         """Return the reader."""
@@ -318,16 +317,18 @@ class RingReader:
     def read(self, limit: int = 65536) -> Records:
         """Return the next committed records in order, at most ``limit``; none if there are none now."""
         parts: list[Records] = []
-        room = limit
+        room, looked = limit, False
         while room > 0:
+            if self.at_end:
+                if looked and not self._dead:
+                    break
+                looked = True
             before = self._next
             batch = self._take(room)
             if batch is None:
                 break
             if len(batch):
                 parts.append(batch)
-            if self.at_end and not self._dead:
-                break
             # A jump over lapped records costs one: also a writer that laps this reader for ever is left at some time.
             room -= max(1, min(self._next - before, _CHUNK))
         if not parts:
@@ -385,11 +386,15 @@ class RingReader:
             return 0
         return max(0, self._instant(self._head) - self._read_ns) if self._read_ns > 1 else 0
 
-    def statistics(self) -> RingStatistics:
-        """Return the account of every record the writer has committed up to now."""
+    def statistics(self, *, now: bool = True) -> RingStatistics:
+        """Return the account of every record the writer has committed up to now.
+
+        Args:
+            now: False: up to when records were looked for last, which costs nothing.
+        """
         if self._last_words:
             return self._last_words.statistics
-        written = self._find_head()
+        written = self._find_head() if now else max(self._head, self._next - 1)
         self._forget_lapped(written)
         pending = written - self._next + 1
         return RingStatistics(written, self._delivered, self._lapped, self._damaged, pending, self._skipped)
@@ -495,21 +500,22 @@ class RingReader:
     def _find_head(self) -> int:
         """Return the newest committed sequence number.
 
-        It is searched for one further, then about where it should be at the pace of the last time, then further and
-        further away; and then between the last two places.
+        It is looked for one further, then nearly where it should be at the pace of the last time, then further and
+        further away from there; at last between two places.
         """
         known = low = max(self._head, self._next - 1)
-        further = itertools.chain((1, self._pace), (_SCANNED << doubled for doubled in itertools.count()))
-        for step in further:
-            at = self._committed_at(low + step)
-            if at <= 0:
+        high = _MAX_SEQUENCE
+        for step in itertools.chain((1, self._pace), (_SCANNED << doubled for doubled in itertools.count())):
+            if low + step >= high:
                 break
-            low = max(low + step, at)
-        high = low + step
+            if at := self._committed_at(low + step):
+                low = max(low + step, at)
+                high = max(high, low + 1)
+            else:
+                high = low + step
         while high - low > _SCANNED:
             middle = (low + high) // 2
-            at = self._committed_at(middle)
-            if at > 0:
+            if at := self._committed_at(middle):
                 low = max(middle, at)
             else:
                 high = middle

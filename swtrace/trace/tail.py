@@ -44,6 +44,9 @@ MOST_FILES = 1 << 16
 RETRY_S = 10.0
 """A file that could not be read is tried again when it changed, and after so long."""
 
+_TICK_NS = 1_000_000_000
+"""File systems note the time of a change at least so finely."""
+
 BEHIND = 2
 """A tail that keeps to the newest steps leaves out what it is behind by, once that is so many times as much ..."""
 _FULL = 2
@@ -101,15 +104,18 @@ class Tail:
         self._newest_steps = newest_steps
         self._rescan_at_s = 0.0
         self._readers: dict[Path, RingReader] = {}
+        """In the order of their paths."""
         self._ended: set[Path] = set()
         self._other_runs: set[Path] = set()
+        self._listed: _Signature = ()
+        """State of the folder when it was listed last; empty if it may have changed since."""
         self._retries: dict[Path, _Problem] = {}
         self._dropped: list[RingReader] = []
 
     @property
     def readers(self) -> tuple[RingReader, ...]:
         """All rings at hand, in the order of their paths."""
-        return tuple(self._readers[path] for path in sorted(self._readers))
+        return tuple(self._readers.values())
 
     def poll(self, limit_per_ring: int = LIMIT_PER_RING) -> Poll:
         """Read what the rings have, on average up to ``limit_per_ring`` records each; look for new rings if it is time.
@@ -147,10 +153,8 @@ class Tail:
         """Look for new rings at once, and return their readers; the next poll reads them."""
         now_s = time.monotonic()
         self._rescan_at_s = now_s + self._rescan_s
-        try:
-            paths = listed(self.directory)
-        except OSError as error:
-            self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
+        paths = self._changed()
+        if paths is None:
             return ()
         present = set(paths)
         self._other_runs &= present
@@ -176,7 +180,24 @@ class Tail:
             if self._newest_steps is not None:
                 reader.skip(_records(reader, self._newest_steps) or reader.header.capacity)
             joined.append(reader)
+        if joined:
+            self._readers = dict(sorted(self._readers.items()))
         return tuple(joined)
+
+    def _changed(self) -> tuple[Path, ...] | None:
+        """Return the rings of the folder; None if it cannot be listed, or nothing came or went since the last time."""
+        try:
+            state = _signature(self.directory, follow_symlinks=True)
+            if state and state == self._listed and not self._retries:
+                return None
+            paths = listed(self.directory)
+        except OSError as error:
+            self._listed = ()
+            self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
+            return None
+        # What changes within the same tick of the file system's clock would not show.
+        self._listed = state if state and time.time_ns() - state[-1] > _TICK_NS else ()
+        return paths
 
     def drop(self, reader: RingReader, why: str) -> None:
         """Let go of a ring that cannot be made use of, and name it among the problems. It is tried again later."""
@@ -193,6 +214,7 @@ class Tail:
         self._ended.discard(reader.path)
         reader.close()
         self._dropped.append(reader)
+        self._listed = ()
 
     def _is_sound(self, reader: RingReader) -> bool:
         """Return whether a ring can still be read; it is dropped if not."""
@@ -308,9 +330,9 @@ def _records(reader: RingReader, steps: int) -> int:
     return steps * sum(info.num_layers + 1 for info in reader.series() if not info.refused)
 
 
-def _signature(path: Path) -> _Signature:
+def _signature(path: Path, *, follow_symlinks: bool = False) -> _Signature:
     try:
-        status = path.lstat()
+        status = path.stat(follow_symlinks=follow_symlinks)
     except OSError:
         return ()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
