@@ -141,7 +141,11 @@ class Carried:
         0 where nothing was carried before.
         """
         if self._serial:
-            return self._follow(waits.step, np.zeros_like(waits.rank), waits.position)
+            # Of few operations, what all ranks ask.
+            operations = Waits.where(np.ones_like(self._there))
+            of_all = self._follow(operations.step, operations.rank, operations.position)
+            end, known = (column[waits.step * self._there.shape[2] + waits.position] for column in of_all)
+            return end, known
         end, known = self._follow(waits.step, waits.rank, waits.position)
         # Nearly always, none overtook any other.
         if self._overtaken.any():

@@ -26,6 +26,7 @@ Round = Mapping[RankKey, Records]
 
 CELL = np.dtype((np.void, RECORD_BYTES))
 """A record as mere bytes: numpy moves a structured value field by field."""
+_TRANSFER, _STEP, _LAUNCH = int(Kind.TRANSFER), int(Kind.STEP), int(Kind.LAUNCH)
 _INDEXES = 256
 """What a record's series index can be."""
 
@@ -79,7 +80,7 @@ class Ranked:
 
     def of_kind(self, kind: Kind) -> _Bool:
         """Return which records are of a kind."""
-        return np.asarray(self.records["kind"] == kind, np.bool_)
+        return np.asarray(self.records["kind"] == int(kind), np.bool_)
 
 
 class Routes:
@@ -87,10 +88,12 @@ class Routes:
 
     def __init__(self) -> None:
         self.table = np.zeros((3, _INDEXES), np.int64)
-        """``[series number, group rank, layers]`` by index; the number is -1 where there is no route."""
+        """``[series number, layers, group rank]`` by index; the number is -1 where there is no route."""
         self.table[0] = -1
         self.numbers: tuple[int, ...] = ()
         """Numbers of all series that are routed to."""
+        self.group_rank: int | None = None
+        """The rank's own, if it is the same in all of them."""
 
     def set(self, index: int, number: int, group_rank: int, layers: int) -> None:
         """Route records of an index to a series.
@@ -101,8 +104,28 @@ class Routes:
             group_rank: The rank's own, in that series.
             layers: Records of positions beyond belong to nothing.
         """
-        self.table[:, index] = number, group_rank, layers
-        self.numbers = tuple(sorted({each for each in self.table[0].tolist() if each >= 0}))
+        self.table[:, index] = number, layers, group_rank
+        routed = self.table[0] >= 0
+        self.numbers = tuple(np.unique(self.table[0, routed]).tolist())
+        self.group_rank = group_rank if (self.table[2, routed] == group_rank).all() else None
+
+    @staticmethod
+    def follow(several: Sequence[Routes], series: npt.NDArray[np.uint8], lengths: Sequence[int]) -> tuple[_Int, ...]:
+        """Return series number, layers and group rank of records.
+
+        Args:
+            several: Of each rank.
+            series: The series index of each record; those of each rank stand side by side.
+            lengths: How many records each rank has.
+        """
+        one = several[0].table[:2]
+        if all(routes.group_rank is not None and (routes.table[:2] == one).all() for routes in several):
+            # Nearly always, all ranks have the same series.
+            own = np.array([routes.group_rank for routes in several], np.int64)
+            return one[0][series], one[1][series], np.repeat(own, lengths)
+        tables = np.stack([routes.table for routes in several], axis=1).reshape(3, -1)
+        index = np.repeat(np.arange(0, len(several) * _INDEXES, _INDEXES), lengths) + series
+        return tables[0][index], tables[1][index], tables[2][index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +148,16 @@ class Sorted:
         """
         # As words: numpy would compare the fields of every two batches.
         records = np.concatenate([batch.view(WORDS) for theirs in batches for batch in theirs]).view(TRANSFER)
-        origin = np.repeat(np.arange(len(batches)), [sum(map(len, theirs)) for theirs in batches])
-        tables = np.stack([route.table for route in routes], axis=1).reshape(3, -1)
-        index = origin * _INDEXES + records["series"]
-        number, group_rank, positions = (column[index] for column in tables)
-        kind, place = records["kind"], records["position"].astype(np.int64)
-        is_step = kind == Kind.STEP
-        claimed = (((kind == Kind.TRANSFER) | (kind == Kind.LAUNCH)) & (place < positions) | is_step) & (number >= 0)
-        unknown = np.bincount(origin[~claimed], minlength=len(batches))
+        lengths = [sum(map(len, theirs)) for theirs in batches]
+        origin = np.repeat(np.arange(len(batches)), lengths)
+        kind = np.ascontiguousarray(records["kind"])
+        is_step = kind == _STEP
+        place = records["position"].astype(np.int64)
+        number, positions, group_rank = Routes.follow(routes, records["series"], lengths)
+        claimed = (((kind == _TRANSFER) | (kind == _LAUNCH)) & (place < positions) | is_step) & (number >= 0)
+        unknown = np.zeros(len(batches), np.int64)
+        if not claimed.all():
+            unknown += np.bincount(origin[~claimed], minlength=len(batches))
         step = records["step"].astype(np.int64)
         numbers = sorted({number for route in routes for number in route.numbers})
         parts = []

@@ -78,6 +78,12 @@ class _Compared(NamedTuple):
     attributed: _Bool
     """The others mean nothing where this is False."""
 
+    def take(self, which: _Bool) -> _Compared:
+        """Return what it says about some of them."""
+        return _Compared(
+            self.last_issue_ns[which], self.late_rank[which], self.before_ns[which], self.attributed[which]
+        )
+
 
 class Steps:
     """Finished steps of one series: the columns of :class:`~swtrace.ledger.facts.StepFacts`, with a step in front.
@@ -241,6 +247,19 @@ class Steps:
         return Waits.where(self.stall_ns)
 
     @cached_property
+    def _first_stalled(self) -> npt.NDArray[np.intp]:
+        """Of the waits that stalled, the first one of each rank in each step."""
+        return np.flatnonzero(np.diff(self._stalled.row, prepend=-1))
+
+    @property
+    def _compared_stalled(self) -> _Compared:
+        if 2 * len(self._stalled.cell) < np.count_nonzero(self.receiver):
+            return self._compare(self._stalled)
+        # As good as all of them, who are compared anyway once somebody looks at the steps.
+        stalled = self.stall_ns.reshape(-1)[self._receivers.cell] > 0
+        return self._compared.take(stalled)
+
+    @cached_property
     def _causes(self) -> _Int:
         """``[cause, wait]``: ``[wait begin, ready]`` of waits that stalled: skew up to last issue, backlog, transfer.
 
@@ -248,7 +267,7 @@ class Steps:
         of this step have not already evened it out. An operation issued in the step before is no matter of entry.
         """
         block, (cell, row, *_) = self.block, self._stalled
-        compared = self._compare(self._stalled)
+        compared = self._compared_stalled
         attributed, late = compared.attributed, row - self._stalled.rank + compared.late_rank
         stall, begin = self.stall_ns.reshape(-1)[cell], block.wait_begin_ns.reshape(-1)[cell]
         ready = begin + stall
@@ -257,7 +276,7 @@ class Steps:
         skew = (issued - begin) * attributed
         arrival, ended = block.arrival_ns.reshape(-1), block.ended.reshape(-1)
         earlier = np.cumsum(stall) - stall
-        earlier -= earlier[row.searchsorted(row)]
+        earlier -= np.repeat(earlier[self._first_stalled], np.diff(self._first_stalled, append=len(row)))
         owed = np.minimum(np.maximum(arrival[late] - arrival[row] - earlier, 0), skew)
         within = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
         entry = owed * (within & ended[late] & ended[row])
@@ -278,10 +297,9 @@ class Steps:
         """``[cause, step, rank]``."""
         steps, ranks, _ = self.receiver.shape
         sums = np.zeros((len(CAUSES), steps * ranks), np.int64)
-        row = self._stalled.row
-        if len(row):
-            first = np.flatnonzero(np.diff(row, prepend=-1))
-            sums[:, row[first]] = np.add.reduceat(self._causes, first, axis=1)
+        first = self._first_stalled
+        if len(first):
+            sums[:, self._stalled.row[first]] = np.add.reduceat(self._causes, first, axis=1)
         return sums.reshape(len(CAUSES), steps, ranks)
 
     @property
