@@ -83,7 +83,16 @@ def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
                         token,
                     )
             if series is not None:
-                series.step(begin_ns, begin_ns, now_ns(), step, 512, 8, 2, layers, 0, 0, 0)
+                series.step(
+                    begin_ns=begin_ns,
+                    arrival_ns=begin_ns,
+                    end_ns=now_ns(),
+                    step=step,
+                    tokens=512,
+                    requests=8,
+                    phase=2,
+                    waits=layers,
+                )
 
     return run
 

@@ -89,7 +89,16 @@ class Rank:
                     Observed.CALLBACK,
                     TransferFlag.OWN if own else 0,
                 )
-            series.step(begin_ns, begin_ns, begin_ns + STEP_NS, step, 64, 4, Phase.DECODE, LAYERS, 0, 0, 0)
+            series.step(
+                begin_ns=begin_ns,
+                arrival_ns=begin_ns,
+                end_ns=begin_ns + STEP_NS,
+                step=step,
+                tokens=64,
+                requests=4,
+                phase=Phase.DECODE,
+                waits=LAYERS,
+            )
 
 
 def measure(ranks: int, scrapes: int) -> dict[str, float]:

@@ -173,7 +173,6 @@ def _series(facts: SeriesFacts, steps: Sequence[StepFacts], died: Collection[Ran
 
 def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
     info, totals, recent = facts.info, facts.totals, facts.recent
-    held = info.owned_bytes + info.window_bytes
     return SeriesRankSummary(
         rank=facts.rank.rank,
         steps=totals.steps,
@@ -192,9 +191,9 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
         broadcast_bytes=int(totals.bytes),
         owned_bytes=info.owned_bytes,
         window_bytes=info.window_bytes,
-        held_bytes=held,
+        held_bytes=facts.held_bytes,
         replicated_bytes=info.replicated_bytes,
-        saved_ratio=1 - held / info.replicated_bytes if info.replicated_bytes else None,
+        saved_ratio=1 - facts.held_bytes / info.replicated_bytes if info.replicated_bytes else None,
     )
 
 

@@ -6,6 +6,7 @@ Arrays are indexed ``[group rank, position]`` or ``[group rank]``. Words are tho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
@@ -332,6 +333,13 @@ class SeriesRankFacts:
     """Stall of the last such step of which every record is at hand; None before the first."""
     effective_prefetch_step: int | None
     """Smallest number of positions between reach and layer in that step; None before the first broadcast."""
+    last_record: Mapping[str, int]
+    """Fields of the newest STEP record, timed or not, by the names in ``schema.STEP_FIELDS``; 0 before the first."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of weights that the rank holds, and would hold ``info.replicated_bytes`` without a series."""
+        return self.info.owned_bytes + self.info.window_bytes
 
 
 @dataclass(frozen=True, slots=True)

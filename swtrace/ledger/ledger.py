@@ -468,6 +468,7 @@ class Ledger:
                     last_step=series.latest.step(group_rank),
                     last_stall_ns=series.latest.stall_ns(group_rank),
                     effective_prefetch_step=series.latest.effective_prefetch_step(group_rank),
+                    last_record=series.totals.last_step(group_rank),
                 )
                 for group_rank, member in sorted(series.members.items())
             ),

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from swtrace.ledger.facts import CAUSES, Distribution, Outcome, Totals
 from swtrace.ledger.intake import CELL, Ranked
 from swtrace.trace.records import STEP, Records, observed
-from swtrace.trace.schema import Observed, Phase, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import STEP_FIELDS, Observed, Phase, StepFlag, TransferFlag, Untimed
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
@@ -115,6 +115,8 @@ class TotalsCounter:
         self._step_duration = _Histograms(STEP_BOUNDS_NS, len(Phase) * ranks)
         """By phase, then by rank."""
         self._step_ns = np.zeros((len(Phase), ranks), np.int64)
+        self._last_step = np.zeros(ranks, STEP)
+        """The newest STEP record of each rank."""
 
     def forget(self, rank: int) -> None:
         """Count a rank from zero again."""
@@ -125,6 +127,7 @@ class TotalsCounter:
         ):
             counts[rank] = 0
         self._cause_ns[:, rank] = self._step_ns[:, rank] = 0
+        self._last_step[rank] = 0
         self._late.forget(slice(rank, rank + 1))
         self._duration.forget(slice(2 * rank, 2 * rank + 2))
         self._step_duration.forget(slice(rank, None, self._ranks))
@@ -167,6 +170,7 @@ class TotalsCounter:
     def _add_steps(self, records: Records, rank: _Int) -> None:
         if not len(records):
             return
+        self._last_step.view(CELL)[rank] = records.view(CELL)  # of each rank the last one stays
         self._count(self._steps, rank)
         self._count(self._aborted, rank[(records["flags"] & StepFlag.ABORTED) != 0])
         self._count(self._unwaited_steps, rank[records["waits"] == 0])
@@ -192,6 +196,10 @@ class TotalsCounter:
     def add_causes(self, cause_ns: _Int) -> None:
         """Count the stall of finished steps by cause, ``[cause, rank]``."""
         self._cause_ns += cause_ns
+
+    def last_step(self, rank: int) -> Mapping[str, int]:
+        """Return the fields of a rank's newest STEP record, all 0 before the first."""
+        return {field.name: self._last_step[field.name][rank].item() for field in STEP_FIELDS}
 
     def facts(self, layer_bytes: Mapping[int, int]) -> dict[int, Totals]:
         """Return the counts of ranks as they stand.

@@ -157,7 +157,7 @@ def _table(facts: SeriesFacts) -> str:
             milliseconds(recent.step_ns / steps),
             milliseconds(recent.stall_ns / steps),
             *map(units.ratio, ratios),
-            units.size(rank.info.owned_bytes + rank.info.window_bytes),
+            units.size(rank.held_bytes),
             units.size(rank.info.replicated_bytes),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")

@@ -449,7 +449,7 @@ class Circle:
         self._next = 0
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
         # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
-        self._journal.stepped(step, tokens, requests, phase, waits, flags)
+        self._journal.stepped(step, tokens=tokens, requests=requests, phase=int(phase), waits=waits, flags=int(flags))
         if unwaited and self.compiled:
             raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
         if self.keeper is not None and StepFlag.ABORTED not in flags:

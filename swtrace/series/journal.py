@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.series.layer import SeriesLayer, Window
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
@@ -74,8 +74,13 @@ class Journal:
     def ends(self) -> None:
         """Tell that the forward is over. Not told where nobody marked the end: it is that of the last wait then."""
 
-    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
-        """Tell a finished step, after all of its broadcasts."""
+    def stepped(self, step: int, **fields: int) -> None:
+        """Tell a finished step, after all of its broadcasts.
+
+        Args:
+            step: Its number.
+            fields: What else is known of it, by the names of :meth:`~swtrace.trace.recorder.SeriesRecorder.step`.
+        """
 
     def closes(self) -> None:
         """Tell that the run is over: what has not been written yet, is now or never."""
@@ -245,22 +250,18 @@ class RecordingJournal(Journal):
         """Keep the instant for the step's record."""
         self._end_ns = self._now()
 
-    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
+    def stepped(self, step: int, **fields: int) -> None:
         """Write the step's record, with what the machine took from it."""
         timed = step % self._period < RUN_STEPS or step < self._first_steps
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
-            self._begin_ns,
-            self._arrival_ns,
-            self._end_ns,
-            step,
-            tokens,
-            requests,
-            int(phase),
-            waits,
-            run_delay_us,
-            steal_us,
-            int(flags),
-            self._clock,
-            _TIMED if timed else _SAMPLED,
+            begin_ns=self._begin_ns,
+            arrival_ns=self._arrival_ns,
+            end_ns=self._end_ns,
+            run_delay_us=run_delay_us,
+            steal_us=steal_us,
+            step=step,
+            untimed=_TIMED if timed else _SAMPLED,
+            clock=self._clock,
+            **fields,
         )

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
     from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation
-    from swtrace.trace.schema import Phase, StepFlag
 
 MAGIC = 0x53775461
 """The upper half of every tag. What a window holds before its first layer (0) or by accident is none."""
@@ -300,13 +299,13 @@ class CheckingJournal(Journal):
         """Pass it on."""
         self._inner.ends()
 
-    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
+    def stepped(self, step: int, **fields: int) -> None:
         """Pass it on, then read what was found.
 
         Raises:
             StaleWindowError: a window did not hold its layer.
         """
-        self._inner.stepped(step, tokens, requests, phase, waits, flags)
+        self._inner.stepped(step, **fields)
         self._check.collect(step)
 
     def captures_issue(self, layer: SeriesLayer) -> None:

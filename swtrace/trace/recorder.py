@@ -72,6 +72,8 @@ _GENERATION_ONE = schema.GENERATION_ONE
 _POSITION_SHIFT = schema.POSITION_SHIFT
 _TRANSFER = int(schema.Kind.TRANSFER)
 _STEP = int(schema.Kind.STEP)
+_STEP_FIELDS = [(field.name, (1 << 8 * int(field.dtype[-1])) - 1) for field in schema.STEP_FIELDS]
+"""Name and highest number of each."""
 _LAUNCH = int(schema.Kind.LAUNCH)
 
 
@@ -490,70 +492,32 @@ class SeriesRecorder:
         how = self.how(0, 0, 0, _LAUNCH)
         self.delivered(issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, how, 0)
 
-    def step(
-        self,
-        begin_ns: int,
-        arrival_ns: int,
-        end_ns: int,
-        step: int,
-        tokens: int,
-        requests: int,
-        phase: int,
-        waits: int,
-        run_delay_us: int,
-        steal_us: int,
-        flags: int,
-        clock: int = 0,
-        untimed: int = 0,
-    ) -> None:
-        """Record one forward pass, after all its transfers. Numbers too wide for their field wrap.
+    def step(self, *, flags: int = 0, clock: int = 0, **fields: int) -> None:
+        """Record one forward pass, after all its transfers.
 
-        With a reason why it is ``untimed``, it has no transfers, and on a device no instants.
+        Args:
+            flags: :class:`~swtrace.trace.schema.StepFlag`.
+            clock: That its instants were read from.
+            fields: Of :data:`~swtrace.trace.schema.STEP_FIELDS`; those left out are 0. Numbers too wide for their
+                field wrap. With a reason why it is ``untimed``, it has no transfers, and on a device no instants.
+
+        Raises:
+            TypeError: there is no such field.
         """
+        values = [fields.pop(name, 0) & most for name, most in _STEP_FIELDS]
+        if fields:
+            raise TypeError(f"a STEP record has no field {', '.join(fields)}")
         cursor = self._cursor
         sequence = cursor.sequence + 1
         slot = sequence & self._mask
         self._sequences[slot] = 0
-        step &= _U32
-        tokens &= _U32
-        requests &= _U32
-        run_delay_us &= _U32
-        steal_us &= _U32
-        waits &= _U16
-        phase &= 255
-        untimed &= 255
+        clock, flags = (clock & 15) << 4, flags & 255
         check = 0
         if self._checked:
-            check = schema.check_word(
-                begin_ns & _U64,
-                arrival_ns & _U64,
-                end_ns & _U64,
-                run_delay_us | steal_us << 32,
-                step | tokens << 32,
-                requests | phase << 32 | untimed << 40 | waits << 48,
-                _STEP | self.index << 8 | (clock & 15) << 20 | (flags & 255) << 24,
-                sequence,
-            )
+            body = schema.BODY.unpack(schema.STEP_BODY.pack(*values))
+            check = schema.check_word(*body, _STEP | self.index << 8 | clock << 16 | flags << 24, sequence)
         self._pack_step(
-            self._mapping,
-            (slot << 6) + _HEADER_BYTES,
-            begin_ns & _U64,
-            arrival_ns & _U64,
-            end_ns & _U64,
-            run_delay_us,
-            steal_us,
-            step,
-            tokens,
-            requests,
-            phase,
-            untimed,
-            waits,
-            _STEP,
-            self.index,
-            (clock & 15) << 4,
-            flags & 255,
-            check,
-            sequence,
+            self._mapping, (slot << 6) + _HEADER_BYTES, *values, _STEP, self.index, clock, flags, check, sequence
         )
         cursor.sequence = sequence
         if now_ns() >= self._recorder._renew_at_ns:  # noqa: SLF001 - see Recorder._attach

@@ -10,45 +10,9 @@ from swtrace.trace import schema
 Records = npt.NDArray[np.void]
 """A batch of records, dtype :data:`TRANSFER` or :data:`STEP` (both are views of the same 64 bytes)."""
 
-_TAIL: list[tuple[str, str]] = [
-    ("kind", "u1"),
-    ("series", "u1"),
-    ("observed_clock", "u1"),
-    ("flags", "u1"),
-    ("check", "<u4"),
-    ("sequence", "<u8"),
-]
-
-TRANSFER = np.dtype(
-    [
-        ("issued_ns", "<i8"),
-        ("ready_ns", "<i8"),
-        ("wait_begin_ns", "<i8"),
-        ("wait_end_ns", "<i8"),
-        ("step", "<u4"),
-        ("operation", "<u4"),
-        ("position", "<u2"),
-        ("reach_position", "<u2"),
-        ("source", "<u2"),
-        ("window", "<u2"),
-        *_TAIL,
-    ]
-)
-STEP = np.dtype(
-    [
-        ("begin_ns", "<i8"),
-        ("arrival_ns", "<i8"),
-        ("end_ns", "<i8"),
-        ("run_delay_us", "<u4"),
-        ("steal_us", "<u4"),
-        ("step", "<u4"),
-        ("tokens", "<u4"),
-        ("requests", "<u4"),
-        ("phase", "u1"),
-        ("untimed", "u1"),
-        ("waits", "<u2"),
-        *_TAIL,
-    ]
+TRANSFER, STEP = (
+    np.dtype([(field.name, field.dtype) for field in fields + schema.TAIL_FIELDS])
+    for fields in (schema.TRANSFER_FIELDS, schema.STEP_FIELDS)
 )
 WORDS = np.dtype("<u8")
 

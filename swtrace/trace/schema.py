@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 MAGIC = b"SWTRACE\0"
 VERSION = 1
@@ -26,14 +27,70 @@ VERSION = 1
 RECORD_BYTES = 64
 RECORD_WORDS = 8
 RECORD = struct.Struct("<8Q")
-TRANSFER_RECORD = struct.Struct("<4Q2I4HI4xQ")
-"""issued, ready, wait begin, wait end, step, operation, position, reach position, source, window, kind | series << 8 |
-observed << 16 | clock << 20 | flags << 24, sequence number. With few arguments, because each costs 15 ns."""
-CHECKED_TRANSFER_RECORD = struct.Struct("<4Q2I4H2IQ")
+
+
+class Field(NamedTuple):
+    """A field of a record."""
+
+    name: str
+    dtype: str
+    """As NumPy writes it."""
+    about: str
+
+
+TRANSFER_FIELDS = (
+    Field("issued_ns", "<i8", "the broadcast into the window was issued"),
+    Field("ready_ns", "<i8", "its bytes were there; 0: nobody knows"),
+    Field("wait_begin_ns", "<i8", "the forward came to wait for it"),
+    Field("wait_end_ns", "<i8", "and went on"),
+    Field("step", "<u4", "that waits, modulo 2**32"),
+    Field("operation", "<u4", "number of the broadcast on its communicator, modulo 2**32"),
+    Field("position", "<u2", "of the layer"),
+    Field("reach_position", "<u2", "of the layer that the forward had reached at its issue"),
+    Field("source", "<u2", "group rank that keeps the layer"),
+    Field("window", "<u2", "that it goes to, or NO_WINDOW"),
+)
+"""Of a TRANSFER record. A LAUNCH record has the same: the launches of issue and wait in *issued* and *wait begin*, in
+host time, and no other instants."""
+STEP_FIELDS = (
+    Field("begin_ns", "<i8", "the forward began"),
+    Field("arrival_ns", "<i8", "it arrived at position 0"),
+    Field("end_ns", "<i8", "it ended"),
+    Field("run_delay_us", "<u4", "the rank was ready to run and had no core, since the step before"),
+    Field("steal_us", "<u4", "the hypervisor took cores away, since the step before"),
+    Field("step", "<u4", "its number, modulo 2**32"),
+    Field("tokens", "<u4", "in its batch"),
+    Field("requests", "<u4", "in its batch"),
+    Field("phase", "u1", "Phase"),
+    Field("untimed", "u1", "Untimed"),
+    Field("waits", "<u2", "of the forward: as many as layers, unless it was aborted or passed some by"),
+)
+"""Of a STEP record."""
+TAIL_FIELDS = (
+    Field("kind", "u1", "Kind"),
+    Field("series", "u1", "index in the series table"),
+    Field("observed_clock", "u1", "Observed, and Clock times 16"),
+    Field("flags", "u1", "TransferFlag or StepFlag"),
+    Field("check", "<u4", "check word, 0 in a ring without them"),
+    Field("sequence", "<u8", "sequence number, from 1; stored last"),
+)
+"""What all records end with."""
+
+_CODES = {"<i8": "Q", "<u8": "Q", "<u4": "I", "<u2": "H", "u1": "B"}
+
+
+def _struct(fields: tuple[Field, ...], tail: str = "") -> struct.Struct:
+    return struct.Struct("<" + "".join(_CODES[field.dtype] for field in fields) + tail)
+
+
+TRANSFER_RECORD = _struct(TRANSFER_FIELDS, "I4xQ")
+"""With kind, series, observed, clock and flags as one number: each argument costs 15 ns."""
+CHECKED_TRANSFER_RECORD = _struct(TRANSFER_FIELDS, "2IQ")
 """The same with the check before the sequence number."""
-STEP_RECORD = struct.Struct("<3Q5I2BH4BIQ")
-"""begin, arrival, end, run delay, steal, step, tokens, requests, phase, untimed, waits, kind, series, clock << 4,
-flags, check, sequence number."""
+STEP_BODY = _struct(STEP_FIELDS)
+STEP_RECORD = _struct(STEP_FIELDS + TAIL_FIELDS)
+BODY = struct.Struct("<6Q")
+"""The words before the tail."""
 SEQUENCE_WORD = 7
 """Sequence numbers start at 1; number ``n`` lives in slot ``n & (capacity - 1)``."""
 CHECK_WORD = 6
@@ -184,27 +241,11 @@ class Untimed(IntEnum):
     """The run ended before the device did."""
 
 
-# Record words. TRANSFER:
-#   0 issued_ns   1 ready_ns   2 wait_begin_ns   3 wait_end_ns
-#   4 step u32 | operation u32 << 32
-#   5 position u16 | reach_position u16 << 16 | source u16 << 32 | window u16 << 48
-# LAUNCH: as TRANSFER, in host time: 0 launch of the issue   2 launch of the wait   1, 3 zero
-# STEP:
-#   0 begin_ns    1 arrival_ns   2 end_ns
-#   3 run_delay_us u32 | steal_us u32 << 32
-#   4 step u32 | tokens u32 << 32
-#   5 requests u32 | phase u8 << 32 | untimed u8 << 40 | waits u16 << 48
-# Both:
-#   6 kind u8 | series u8 << 8 | observed u4 << 16 | clock u4 << 20 | flags u8 << 24 | check u32 << 32
-#   7 sequence number, from 1
-
-
-def check_word(w0: int, w1: int, w2: int, w3: int, w4: int, w5: int, low: int, sequence: int) -> int:
-    """Return the 32-bit check of a record: the sum of all words, folded.
+def check_word(*words: int) -> int:
+    """Return the 32-bit check of a record: the sum of its words, without the check itself, folded.
 
     A sum, because instants and numbers only grow from one generation of a slot to the next: stale words
-    cannot cancel each other out, as two equal ones would in an exclusive or. ``low`` is the lower half of
-    word 6, without the check itself.
+    cannot cancel each other out, as two equal ones would in an exclusive or.
     """
-    total = w0 + w1 + w2 + w3 + w4 + w5 + low + sequence
+    total = sum(words)
     return (total ^ (total >> 32)) & 0xFFFFFFFF

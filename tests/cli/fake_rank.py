@@ -64,7 +64,16 @@ def write(steps: int) -> None:
                 TransferFlag.OWN if own else TransferFlag(0),
             )
         end_ns = begin_ns + 10 * MILLISECOND_NS
-        series.step(begin_ns, begin_ns, end_ns, step, 1, 1, Phase.DECODE, LAYERS, 0, 0, 0)
+        series.step(
+            begin_ns=begin_ns,
+            arrival_ns=begin_ns,
+            end_ns=end_ns,
+            step=step,
+            tokens=1,
+            requests=1,
+            phase=Phase.DECODE,
+            waits=LAYERS,
+        )
     recorder.close()
 
 

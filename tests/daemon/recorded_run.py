@@ -111,7 +111,17 @@ class RecordedRun:
     def write_untimed(self, reason: Untimed = Untimed.SAMPLED) -> None:
         """Write a step without instants on all ranks."""
         for series in self.series:
-            series.step(0, 0, 0, self.steps, 64, 4, Phase.DECODE, 5, 7, 3, 0, self.clock, reason)
+            series.step(
+                step=self.steps,
+                tokens=64,
+                requests=4,
+                phase=Phase.DECODE,
+                waits=5,
+                run_delay_us=7,
+                steal_us=3,
+                clock=self.clock,
+                untimed=reason,
+            )
         self.steps += 1
         self.written += 1
 
@@ -130,18 +140,18 @@ class RecordedRun:
         if ended:
             begin = self.begin_ns(step)
             self.series[rank].step(
-                begin,
-                begin + REACH_NS,
-                begin + self.step_ns,
-                step,
-                64,
-                4,
-                Phase.DECODE,
-                5,
-                7,
-                3,
-                StepFlag.ABORTED if aborted else 0,
-                self.clock,
+                begin_ns=begin,
+                arrival_ns=begin + REACH_NS,
+                end_ns=begin + self.step_ns,
+                step=step,
+                tokens=64,
+                requests=4,
+                phase=Phase.DECODE,
+                waits=5,
+                run_delay_us=7,
+                steal_us=3,
+                flags=StepFlag.ABORTED if aborted else 0,
+                clock=self.clock,
             )
 
     def _transfer(self, rank: int, step: int, position: int) -> None:

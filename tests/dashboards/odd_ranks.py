@@ -82,4 +82,13 @@ def _write(series: SeriesRecorder, step: int, begin: int, stall_ns: int | None) 
         instants = (begin + 10_000, wait_begin + stall_ns, wait_begin, wait_begin + stall_ns + 5_000)
         # Position 1 belongs to the peer; its broadcast was issued at position 0.
         series.transfer(*instants, step, step, 1, 0, 1, 0, Observed.CALLBACK, 0)
-    series.step(begin, begin, begin + _STEP_NS, step, 1, 1, Phase.DECODE, int(stall_ns is not None), 0, 0, 0)
+    series.step(
+        begin_ns=begin,
+        arrival_ns=begin,
+        end_ns=begin + _STEP_NS,
+        step=step,
+        tokens=1,
+        requests=1,
+        phase=Phase.DECODE,
+        waits=int(stall_ns is not None),
+    )

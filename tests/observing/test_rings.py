@@ -18,7 +18,7 @@ from swtrace.observing import watch_rings
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, Records
-from swtrace.trace.schema import Kind
+from swtrace.trace.schema import STEP_FIELDS, Kind
 
 
 def write(series: SeriesRecorder, records: Records) -> None:
@@ -34,8 +34,7 @@ def write(series: SeriesRecorder, records: Records) -> None:
             )
         else:
             row = record.reshape(1).view(STEP)[0]
-            names = ("begin_ns", "arrival_ns", "end_ns", "step", "tokens", "requests", "phase", "waits")
-            series.step(*(int(row[name]) for name in (*names, "run_delay_us", "steal_us", "flags")))
+            series.step(flags=int(row["flags"]), **{field.name: int(row[field.name]) for field in STEP_FIELDS})
 
 
 def made(steps: int = 20) -> Schedule:

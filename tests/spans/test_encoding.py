@@ -61,7 +61,17 @@ def untimed(directory: Path) -> None:
     run = RecordedRun(directory, clock=Clock.DEVICE)
     run.write(1)
     run.write_rank(0, run.steps)
-    run.series[1].step(0, 0, 0, run.steps, 64, 4, 2, 5, 7, 3, 0, Clock.DEVICE, Untimed.BUSY)
+    run.series[1].step(
+        step=run.steps,
+        tokens=64,
+        requests=4,
+        phase=2,
+        waits=5,
+        run_delay_us=7,
+        steal_us=3,
+        clock=Clock.DEVICE,
+        untimed=Untimed.BUSY,
+    )
     run.close()
 
 

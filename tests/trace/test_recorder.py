@@ -42,7 +42,20 @@ def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa:
     recorder.add_series(series_info("first"))
     series = recorder.add_series(series_info("second"))
     series.transfer(11, 22, 33, 44, 55, 66, 7, 6, 3, schema.NO_WINDOW, schema.Observed.CALLBACK, 4 | 8, 1)
-    series.step(1, 2, 3, 4, 5, 6, schema.Phase.MIXED, 60, 70, 80, schema.StepFlag.ABORTED, schema.Clock.VIRTUAL)
+    series.step(
+        begin_ns=1,
+        arrival_ns=2,
+        end_ns=3,
+        step=4,
+        tokens=5,
+        requests=6,
+        phase=schema.Phase.MIXED,
+        waits=60,
+        run_delay_us=70,
+        steal_us=80,
+        flags=schema.StepFlag.ABORTED,
+        clock=schema.Clock.VIRTUAL,
+    )
     with RingReader.open(recorder.path) as reader:
         records = reader.read()
     assert checks_hold(records).all() == checked
@@ -63,7 +76,18 @@ def test_numbers_too_wide_for_their_field_wrap(checked: bool, tmp_path: Path) ->
     recorder = Recorder.create(tmp_path, identity(), records=64, checked=checked)
     series = recorder.add_series(series_info())
     series.transfer(1, 2, 3, 4, (1 << 32) + 5, (1 << 40) + 6, (1 << 16) + 7, 8, 9, -1, 1, 0)
-    series.step(1, 2, 3, (1 << 32) + 4, 1 << 32, (1 << 32) + 6, 1, (1 << 16) + 60, 1 << 33, -1, 0)
+    series.step(
+        begin_ns=1,
+        arrival_ns=2,
+        end_ns=3,
+        step=(1 << 32) + 4,
+        tokens=1 << 32,
+        requests=(1 << 32) + 6,
+        phase=1,
+        waits=(1 << 16) + 60,
+        run_delay_us=1 << 33,
+        steal_us=-1,
+    )
     series.window_issued(0, (1 << 32) + 5, 6, 7)
     with RingReader.open(recorder.path) as reader:
         records = reader.read()
@@ -220,7 +244,7 @@ def test_late_events_after_close_go_nowhere(tmp_path: Path) -> None:
     before = recorder.path.read_bytes()
     write(series, 6, 5)
     series.window_ready(0, token, 200)
-    series.step(1, 2, 3, 4, 5, 6, 0, 7, 8, 9, 0)
+    series.step(begin_ns=1, arrival_ns=2, end_ns=3, step=4, tokens=5, requests=6, waits=7, run_delay_us=8, steal_us=9)
     recorder.renew_anchor()
     assert recorder.path.read_bytes() == before
     with pytest.raises(TraceError, match="closed"):
@@ -371,7 +395,7 @@ def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
     _age(recorder.path, 2 * HOUR_S)
     old = recorder.path.stat().st_mtime
     recorder._renew_at_ns = 0
-    series.step(1, 2, 3, 4, 5, 6, 0, 7, 8, 9, 0)
+    series.step(begin_ns=1, arrival_ns=2, end_ns=3, step=4, tokens=5, requests=6, waits=7, run_delay_us=8, steal_us=9)
     assert recorder.path.stat().st_mtime > old + HOUR_S
     recorder.close()
 

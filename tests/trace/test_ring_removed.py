@@ -19,7 +19,7 @@ from swtrace.trace.ring_reader import Occupancy, RingReader, RingStatistics
 def step(recorder: Recorder, series: SeriesRecorder) -> None:
     """Record a step's end at which the ring is looked after."""
     recorder._renew_at_ns = 0
-    series.step(1, 2, 3, 4, 5, 6, 0, 7, 8, 9, 0)
+    series.step(begin_ns=1, arrival_ns=2, end_ns=3, step=4, tokens=5, requests=6, waits=7, run_delay_us=8, steal_us=9)
 
 
 def remove_file(recorder: Recorder) -> None:

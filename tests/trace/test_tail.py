@@ -120,7 +120,18 @@ def test_ranks_without_instants_are_read_in_turns_while_catching_up(tmp_path: Pa
             for position in range(61 if step % every == 0 else 0):
                 series.transfer(now, now, now, now, step, 61 * step + position, position, 0, 0, 0, 1, 0)
             instant = now if step % every == 0 else 0
-            series.step(instant, instant, instant, step, 8, 8, 1, 61, 0, 0, 0, 2, int(step % every != 0))
+            series.step(
+                begin_ns=instant,
+                arrival_ns=instant,
+                end_ns=instant,
+                step=step,
+                tokens=8,
+                requests=8,
+                phase=1,
+                waits=61,
+                clock=2,
+                untimed=int(step % every != 0),
+            )
             written, step = written + 1 + (61 if step % every == 0 else 0), step + 1
     tail = Tail(tmp_path, rescan_s=0)
     read = [0, 0, 0]
@@ -258,7 +269,9 @@ def steps(series: SeriesRecorder, first: int, count: int) -> None:
             now = 62 * step + position + 1
             series.transfer(now, now, now, now, step, 61 * step + position, position, 0, 0, 0, 1, 0)
         end = 62 * step + 62
-        series.step(end - 61, end - 61, end, step, 8, 8, 1, 61, 0, 0, 0)
+        series.step(
+            begin_ns=end - 61, arrival_ns=end - 61, end_ns=end, step=step, tokens=8, requests=8, phase=1, waits=61
+        )
 
 
 def test_a_tail_that_keeps_to_the_newest_steps_begins_near_the_end(tmp_path: Path) -> None:

@@ -109,7 +109,16 @@ class RingWriter:
         entered, arrival, end = self._at[rank][begin + self._layers]
         phase = self._phases[step % len(self._phases)]
         tokens = 256 if phase is Phase.PREFILL else 8
-        series.step(entered + shift, arrival + shift, end + shift, step, tokens, 8, phase, self._layers, 0, 0, 0)
+        series.step(
+            begin_ns=entered + shift,
+            arrival_ns=arrival + shift,
+            end_ns=end + shift,
+            step=step,
+            tokens=tokens,
+            requests=8,
+            phase=phase,
+            waits=self._layers,
+        )
 
     def close(self) -> None:
         """Close every ring in an orderly way."""

@@ -21,7 +21,7 @@ from swtrace.series.device.event_clock import EventClock
 from swtrace.series.device.sheets import Entry, Sheet, SheetPool, TransferEvents
 from swtrace.series.journal import Journal
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import NO_WINDOW, Clock, Observed, StepFlag, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from swtrace.series.device.accelerator import Device
@@ -56,13 +56,8 @@ class _Ended(NamedTuple):
     """A step that was launched whole."""
 
     step: int
-    tokens: int
-    requests: int
-    phase: int
-    waits: int
-    run_delay_us: int
-    steal_us: int
-    flags: int
+    fields: dict[str, int]
+    """Of its record."""
     sheet: Sheet | None
     untimed: Untimed
     shipment: Shipment | None
@@ -203,7 +198,7 @@ class DeviceJournal(Journal):
         if sheet is not None:
             sheet.record(sheet.end, self._device.current_stream())
 
-    def stepped(self, step: int, tokens: int, requests: int, phase: Phase, waits: int, flags: StepFlag) -> None:
+    def stepped(self, step: int, **fields: int) -> None:
         """Keep the step until the device is through with it, and write those that it is through with."""
         sheet = self._sheet(step)
         del self._open[step]
@@ -213,13 +208,8 @@ class DeviceJournal(Journal):
         if stamped and shipment is None and untimed is Untimed.TIMED:
             untimed = Untimed.REPLAY if self.stamps is None or self._unobserved else Untimed.BUSY
         self._unobserved = False
-        run_delay_us, steal_us = self._machine.sample()
-        self._launched.append(
-            _Ended(
-                step, tokens, requests, int(phase), waits, run_delay_us, steal_us, int(flags),
-                sheet, untimed, shipment, stamped,
-            )
-        )  # fmt: skip
+        fields["run_delay_us"], fields["steal_us"] = self._machine.sample()
+        self._launched.append(_Ended(step, fields, sheet, untimed, shipment, stamped))
         self.harvest()
 
     # ---- while a graph is captured, and replayed -------------------------------------------------
@@ -343,7 +333,7 @@ class DeviceJournal(Journal):
         if ended.shipment is not None and self.stamps is not None:
             end_ns = max(end_ns, self._stamped(ended.step, ended.shipment.instants(), ended.stamped, self.stamps))
         begin_ns = arrival_ns + sheet.since_arrival(sheet.begin) if sheet.marked else arrival_ns
-        if not ended.flags & StepFlag.IMPLICIT_END:
+        if not ended.fields["flags"] & StepFlag.IMPLICIT_END:
             end_ns = arrival_ns + sheet.since_arrival(sheet.end)
         self._step_record(ended, begin_ns, arrival_ns, end_ns, Untimed.TIMED)
 
@@ -415,17 +405,11 @@ class DeviceJournal(Journal):
 
     def _step_record(self, ended: _Ended, begin_ns: int, arrival_ns: int, end_ns: int, untimed: Untimed) -> None:
         self._series.step(
-            begin_ns,
-            arrival_ns,
-            end_ns,
-            ended.step,
-            ended.tokens,
-            ended.requests,
-            ended.phase,
-            ended.waits,
-            ended.run_delay_us,
-            ended.steal_us,
-            ended.flags,
-            _DEVICE,
-            int(untimed),
+            begin_ns=begin_ns,
+            arrival_ns=arrival_ns,
+            end_ns=end_ns,
+            step=ended.step,
+            untimed=int(untimed),
+            clock=_DEVICE,
+            **ended.fields,
         )

@@ -346,7 +346,7 @@ def _totals_line(rows: list[RankRow], top: int, shown: int, width: int, palette:
     if shown < len(rows):
         line.put(f"ranks {top + 1}-{top + shown} of {len(rows)}   ", palette.style(palette.note))
     moved = sum(row.facts.totals.bytes for row in rows)
-    held = sum(row.facts.info.owned_bytes + row.facts.info.window_bytes for row in rows)
+    held = sum(row.facts.held_bytes for row in rows)
     replicated = sum(row.facts.info.replicated_bytes for row in rows)
     steps = max((row.facts.totals.steps for row in rows), default=0)
     untimed = max((sum(row.facts.totals.untimed_steps.values()) for row in rows), default=0)

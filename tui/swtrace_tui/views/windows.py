@@ -81,8 +81,7 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -
     title.put(f"{row.state}, {summary or 'no windows'}", dim)
     if step is not None:
         title.put(f", step {step}", dim)
-    held = info.owned_bytes + info.window_bytes
-    kept = f", {units.size(held)} held instead of {units.size(info.replicated_bytes)}"
+    kept = f", {units.size(row.facts.held_bytes)} held instead of {units.size(info.replicated_bytes)}"
     if len(kept) <= title.room:
         title.put(kept, dim)
     lines = [title.strip(plain)]
