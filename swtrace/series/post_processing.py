@@ -27,9 +27,9 @@ from swtrace.series.agreement import (
 from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, backend, roll_call
 from swtrace.series.device.accelerator import TorchDevice
-from swtrace.series.device.circle import DeviceCircle
-from swtrace.series.device.journal import STAMPS, DeviceJournal
-from swtrace.series.device.transport import CollectiveMover, DeviceTransport
+from swtrace.series.device.device_circle import DeviceCircle
+from swtrace.series.device.device_journal import STAMPS, DeviceJournal
+from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
 from swtrace.series.holders import (
     held_by_others,
     held_tensors,

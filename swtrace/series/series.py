@@ -18,7 +18,7 @@ from swtrace.series import operations
 from swtrace.series.agreement import Tracing
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
-from swtrace.series.device.circle import DeviceCircle
+from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.graphs import TRACED, records_operations
 from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer

@@ -28,9 +28,9 @@ from swtrace.vllm.configuration import state_outcome
 from swtrace.vllm.consent import agree
 from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
-from swtrace.vllm.identity import announce, run_ranks, state_refused
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
 from swtrace.vllm.vigil import keep_vigil
+from swtrace.vllm.worker_identity import announce, run_ranks, state_refused
 
 if TYPE_CHECKING:
     from collections.abc import Generator

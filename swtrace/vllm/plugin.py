@@ -163,10 +163,10 @@ def _offloader(chosen: Any) -> Any:
         return chosen
     from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, refuse_engine
-    from swtrace.vllm.identity import announce, state_refused
     from swtrace.vllm.lifecycle import refuse_loading, watch_worker
     from swtrace.vllm.offloader import SeriesOffloader
     from swtrace.vllm.steps import mark_steps
+    from swtrace.vllm.worker_identity import announce, state_refused
 
     try:
         _refuse_shape()

@@ -51,7 +51,7 @@ def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _tell(wrapper: Any) -> None:
     from swtrace.vllm.configuration import settle, state_outcome
-    from swtrace.vllm.identity import announce, state_refused
+    from swtrace.vllm.worker_identity import announce, state_refused
 
     vllm_config = wrapper.vllm_config
     settings = settle(vllm_config)

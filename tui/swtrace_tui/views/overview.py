@@ -17,7 +17,7 @@ from swtrace_tui.actions import OVERVIEW, bindings
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
-from swtrace_tui.views.charts import charts
+from swtrace_tui.views.overview_charts import charts
 from swtrace_tui.views.view import Scene, View
 
 _BAR = 6
