@@ -12,9 +12,9 @@ from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
 from swtrace_tui.app import TopApp
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
+from swtrace_tui.palette import THEMES
 from swtrace_tui.picture import Filter, picture
 from swtrace_tui.preferences import Configuration, load
-from swtrace_tui.themes import NAMES
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
@@ -411,9 +411,9 @@ def test_themes_change_every_colour_and_lose_nothing() -> None:
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: "k=1 leaves" in shown(app))
-            assert app.theme == NAMES[0]
+            assert app.theme == THEMES[0]
             before = shown(app).splitlines()[2:12]
-            for name in (*NAMES[1:], NAMES[0]):
+            for name in (*THEMES[1:], THEMES[0]):
                 await press(pilot, "t")
                 assert app.theme == name
                 assert shown(app).splitlines()[2:6] == before[:4]
