@@ -38,12 +38,11 @@ from swtrace.series.holders import (
     storage_of,
 )
 from swtrace.series.journal import Journal, RecordingJournal
-from swtrace.series.layer import SeriesLayer, Window
+from swtrace.series.layer import SeriesLayer, Window, WindowPool
 from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.placing import Placement, Placing, Unshareable
-from swtrace.series.pool import WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
