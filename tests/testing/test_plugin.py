@@ -192,10 +192,10 @@ def old_pytest(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, version:
     starter = suite.path / "starter.py"
     starter.write_text(
         f"import sys, pytest\nkept = vars(pytest).copy()\npytest.__version__ = {version!r}\n{lacking}\n"
-        "import swtrace.testing.pytest_plugin\nvars(pytest).update(kept)\nsys.exit(pytest.main(sys.argv[1:]))\n"
+        "import swtrace.testing.plugin\nvars(pytest).update(kept)\nsys.exit(pytest.main(sys.argv[1:]))\n"
     )
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # other plugins lack it, too
-    return suite.run(sys.executable, starter, "-p", "swtrace.testing.pytest_plugin", timeout=patience())
+    return suite.run(sys.executable, starter, "-p", "swtrace.testing.plugin", timeout=patience())
 
 
 def test_a_pytest_that_is_too_old_is_left_alone(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

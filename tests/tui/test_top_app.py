@@ -139,7 +139,7 @@ def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             await press(pilot, "d")
-            assert not app.attached
+            assert app._feed is None
             await until(pilot, lambda: made[0].closed)
             assert "DETACHED" in shown(app)
             assert "stall ratio" in shown(app)
@@ -380,9 +380,9 @@ def test_keys_are_remapped_by_the_configuration(tmp_path: Path) -> None:
             await until(pilot, lambda: app.picture)
             assert app.theme == "swtrace-light"
             await press(pilot, "space")
-            assert not app.paused
+            assert not app._paused
             await press(pilot, "z")
-            assert app.paused
+            assert app._paused
 
     run(test())
 

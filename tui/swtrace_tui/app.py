@@ -190,16 +190,6 @@ class TopApp(App[None]):
         """What is shown."""
         return None if self._observation is None else picture(self._observation, self._selection)
 
-    @property
-    def paused(self) -> bool:
-        """Whether the screen stands still."""
-        return self._paused
-
-    @property
-    def attached(self) -> bool:
-        """Whether there is a source."""
-        return self._feed is not None
-
     def _watch(self) -> None:
         def deliver(observation: Observation) -> None:
             self.post_message(self.Arrived(observation))

@@ -60,11 +60,6 @@ class EventClock:
         return self._map.error_ns + ELAPSED_ERROR_NS
 
     @property
-    def drift(self) -> float:
-        """Seconds that the host's clock gains on the device's in a second."""
-        return self._map.drift
-
-    @property
     def passed_over(self) -> int:
         """Anchors that contradicted what the others say, and were left out."""
         return self._map.passed_over
