@@ -155,13 +155,12 @@ class DaemonProcess:
         run_id: str | None = None,
         *,
         listen: str = ANY_PORT,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it; it serves a moment later, then :attr:`url` is known."""
         self.child = Child.start(
             "swtrace",
             ["daemon", "--listen", listen, *([] if run_id is None else ["--run", run_id])],
-            environment={**(environment or {}), "SWTRACE_DIR": str(directory)},
+            environment={"SWTRACE_DIR": str(directory)},
             stderr_too=True,
         )
         self.url: str | None = None

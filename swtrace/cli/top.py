@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from swtrace.cli.arguments import addresses, exclusive, not_empty
+from swtrace.cli.arguments import PhaseName, addresses, exclusive, not_empty
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage, opened
@@ -38,16 +38,6 @@ class ViewName(StrEnum):
     TIMELINE = "timeline"
     WINDOWS = "windows"
     VERDICT = "verdict"
-
-
-class PhaseName(StrEnum):
-    """A phase of a step."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    MIXED = "mixed"
-    DUMMY = "dummy"
-    OTHER = "other"
 
 
 def top(
