@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from textual.binding import Binding, BindingType
 
 OVERVIEW, HEAT_MAP, TIMELINE, WINDOWS, VERDICT = VIEWS = ("overview", "heatmap", "timeline", "windows", "verdict")
-TITLES = {
-    OVERVIEW: "Overview",
-    HEAT_MAP: "Heat map",
-    TIMELINE: "Timeline",
-    WINDOWS: "Windows",
-    VERDICT: "Verdict",
-}
+TITLES = dict(zip(VIEWS, ("Overview", "Heat map", "Timeline", "Windows", "Verdict"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ SPAN_NAMES = {
     Span.SENT: "sent",
 }
 
+WINDOW_STATES = ("free", "inflight", "ready", "in_use")
 WINDOW_GLYPHS = {"free": "·", "inflight": "▒", "ready": "▓", "in_use": "█"}
 
 
@@ -81,7 +82,7 @@ class Palette:
     spans: tuple[str, ...]
     """By :class:`Span`."""
     windows: tuple[str, str, str, str]
-    """free, inflight, ready, in use."""
+    """By :data:`WINDOW_STATES`."""
     causes: tuple[str, ...]
     """By :data:`~swtrace.ledger.facts.CAUSES`."""
     ramps: dict[str, tuple[str, ...]]
@@ -94,6 +95,10 @@ class Palette:
     def style(self, colour: str, *, bold: bool = False, on: str | None = None) -> Style:
         """Return a style with the theme's background behind it."""
         return _style(colour, on or self.background, bold)
+
+    def window(self, state: str) -> str:
+        """Return the colour of a window in one of :data:`WINDOW_STATES`."""
+        return self.windows[WINDOW_STATES.index(state)]
 
     @cached_property
     def levels(self) -> tuple[Style, ...]:

@@ -131,7 +131,7 @@ class Overview(View):
         lines.append(Line(width).strip(text))
         columns = fitting(picture, width)
         self._rows = self.ordered(picture.rows)
-        lines.append(self._header_line(columns, width, palette, y=len(lines)))
+        lines.append(self._header_line(columns, width, palette))
         self._first_row = len(lines)
         room = max(1, height - len(lines) - 3)
         self._scroll(room)
@@ -221,8 +221,7 @@ class Overview(View):
             self._top = min(max(self._top, at - room + 1), at)
         self._top = max(0, min(self._top, len(self._rows) - room))
 
-    def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette, y: int) -> Strip:
-        del y
+    def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette) -> Strip:
         plain, chosen = palette.style(palette.dim), palette.style(palette.text, bold=True)
         line = Line(width)
         self._header = []
@@ -334,8 +333,7 @@ def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str)
     shown = row.windows[: wide if len(row.windows) <= wide else wide - 1]
     for window in shown:
         state = str(window.state)
-        colour = palette.windows[("free", "inflight", "ready", "in_use").index(state)]
-        line.put(WINDOW_GLYPHS[state], palette.style(colour, on=on))
+        line.put(WINDOW_GLYPHS[state], palette.style(palette.window(state), on=on))
     rest = "…" if len(row.windows) > wide else ""
     line.field(rest, wide - len(shown), palette.style(palette.dim, on=on))
 

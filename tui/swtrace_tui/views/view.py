@@ -110,9 +110,9 @@ class View(Drawn, can_focus=True):
     class Open(Message):
         """Somebody wants to see this in the timeline."""
 
-        def __init__(self, *, rank: int | None, position: int | None = None, step: int | None = None) -> None:
+        def __init__(self, *, rank: int | None, position: int | None = None) -> None:
             super().__init__()
-            self.rank, self.position, self.step = rank, position, step
+            self.rank, self.position = rank, position
 
     # -- for the views -------------------------------------------------------------------------------
 
