@@ -113,14 +113,14 @@ ACTIONS: tuple[Action, ...] = (
         footer=True,
         label="Worst",
     ),
-    Action("lanes-down", "down,j", "scroll_lanes(1)", "Lanes down", "Scroll the lanes.", TIMELINE),
-    Action("lanes-up", "up,k", "scroll_lanes(-1)", "Lanes up", "Scroll the lanes.", TIMELINE),
+    Action("lanes-down", "down,j", "scroll(1)", "Lanes down", "Scroll the lanes.", TIMELINE),
+    Action("lanes-up", "up,k", "scroll(-1)", "Lanes up", "Scroll the lanes.", TIMELINE),
     # -- windows
-    Action("windows-down", "down,j", "scroll_rows(1)", "Down", "Scroll down.", WINDOWS),
-    Action("windows-up", "up,k", "scroll_rows(-1)", "Up", "Scroll up.", WINDOWS),
+    Action("windows-down", "down,j", "scroll(1)", "Down", "Scroll down.", WINDOWS),
+    Action("windows-up", "up,k", "scroll(-1)", "Up", "Scroll up.", WINDOWS),
     # -- verdict
-    Action("verdict-down", "down,j", "scroll_down", "Down", "Scroll down.", VERDICT),
-    Action("verdict-up", "up,k", "scroll_up", "Up", "Scroll up.", VERDICT),
+    Action("verdict-down", "down,j", "scroll(1)", "Down", "Scroll down.", VERDICT),
+    Action("verdict-up", "up,k", "scroll(-1)", "Up", "Scroll up.", VERDICT),
 )
 
 

@@ -117,7 +117,6 @@ class Overview(View):
         self._sort = "rank"
         self._reversed = False
         self._cursor: tuple[object, int] | None = None
-        self._top = 0
         self._rows: list[RankRow] = []
         self._first_row = 0
         self._header: list[tuple[int, int, Column]] = []

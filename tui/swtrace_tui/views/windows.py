@@ -35,7 +35,6 @@ class WindowsView(View):
 
     def __init__(self) -> None:
         super().__init__(id=WINDOWS)
-        self._top = 0
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Draw legend, then per rank its circle of layers and its windows."""
@@ -55,18 +54,13 @@ class WindowsView(View):
             shown[-1] = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
         return lines + shown
 
-    def action_scroll_rows(self, by: int) -> None:
-        """Scroll."""
-        self._top = max(0, self._top + by)
-        self.redraw()
-
     def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
         """Scroll down."""
-        self.action_scroll_rows(2)
+        self.action_scroll(2)
 
     def on_mouse_scroll_up(self, _event: events.MouseScrollUp) -> None:
         """Scroll up."""
-        self.action_scroll_rows(-2)
+        self.action_scroll(-2)
 
 
 def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
