@@ -63,8 +63,8 @@ class Placing:
         pending: Sequence[PendingLayer],
         pool: WindowPool,
         broadcast: Callable[[SeriesLayer, Tensor], None],
-        proof: Proof | None = None,
-        joint: Callable[[str], str] = lambda refusal: refusal,
+        proof: Proof | None,
+        joint: Callable[[str], str],
     ) -> None:
         """Prepare; all sequences are by position.
 
