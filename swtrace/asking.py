@@ -19,7 +19,6 @@ import urllib.parse
 import urllib.request
 import zlib
 from contextlib import suppress
-from typing import Any
 
 from swtrace.errors import AnswerError, SettingsError
 
@@ -84,21 +83,6 @@ def text(address: str, path: str, *, timeout_s: float) -> bytes:
         raise _failed(f"{address}{path}", "the answer is damaged: cut short") from error
     except (OSError, http.client.HTTPException, ValueError, zlib.error) as error:
         raise _failed(f"{address}{path}", f"the answer is damaged: {error or type(error).__name__}") from error
-
-
-def document(address: str, path: str, *, timeout_s: float) -> dict[str, Any]:
-    """Return an answer that is a JSON object.
-
-    Raises:
-        AnswerError: nothing answers, or with an error or something else, or the answer is damaged.
-    """
-    try:
-        found = json.loads(text(address, path, timeout_s=timeout_s))
-    except (ValueError, RecursionError) as error:
-        raise _failed(f"{address}{path}", f"the answer is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise _failed(f"{address}{path}", "the answer is not a JSON object")
-    return found
 
 
 class _Connection(http.client.HTTPConnection):

@@ -83,18 +83,6 @@ class Selection:
         return ", ".join(f"{name}={value!r}" for name, (value, default) in given.items() if value != default)
 
 
-def choose(name: str, given: str, known: Iterable[str]) -> None:
-    """Check that what was asked for as ``name`` exists.
-
-    Raises:
-        SettingsError: it does not; the message lists what does.
-    """
-    there = tuple(known)
-    if given not in there:
-        choices = f"must be one of: {', '.join(there)}" if there else "there is none to choose from"
-        raise SettingsError(f"{name}={given!r}: {choices}")
-
-
 def _within(step: int, wanted: range | slice | None) -> bool:
     if wanted is None:
         return True

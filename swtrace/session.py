@@ -18,7 +18,7 @@ from swtrace.errors import EmptySelectionError, SettingsError
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.observing import Observation, Roster, watch_rings
-from swtrace.recording.reader import Missing, Recording
+from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replay
 from swtrace.selection import Selection, occupancy, sum_up, sum_up_by_rank
 from swtrace.tables import Table, joined, step_columns, wait_columns
@@ -49,18 +49,10 @@ class Session(ABC):
         """Return everything that the ledger states, as it stands."""
         return self.observe().facts
 
-    def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
-        """Return the last steps of a series, oldest first."""
-        return self.observe().history[key]
-
     @property
     def lost(self) -> int:
         """Records that were overwritten or damaged before they could be read."""
         return self.observe().lost
-
-    def died(self) -> frozenset[RankKey]:
-        """Return the ranks that died, as far as rings say so."""
-        return self.observe().died
 
     @abstractmethod
     def close(self) -> None:
@@ -229,10 +221,6 @@ class RecordingSession(Session):
         """Return who the recorded ranks are, those included that others took the place of."""
         self.observe()
         return self._identities
-
-    def missing(self) -> Missing:
-        """Return what the file lacks."""
-        return self.recording.missing()
 
     def close(self) -> None:
         """Let go of the file."""

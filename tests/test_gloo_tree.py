@@ -34,7 +34,7 @@ def held_ranks(size: int, source: int, late: int) -> set[int]:
 
 def program(rank: int, size: int, folder: str) -> list[tuple[int, int, int]]:
     """Broadcast from every source with every other rank late; return (source, late rank, when issued or done)."""
-    transport = TorchTransport(RankGroup.world())
+    transport = TorchTransport(RankGroup.world(), description="swtrace", timeout_s=600.0)
     buffer = torch.zeros(200_000, dtype=torch.uint8)
     told = []
     for source in range(size):

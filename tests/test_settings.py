@@ -17,7 +17,7 @@ from swtrace.settings import VARIABLES, Settings, ring_directory, unknown_variab
 from swtrace.trace.directory import default_directory
 from swtrace.trace.schema import DEFAULT_RECORDS
 from swtrace.vllm import register
-from swtrace.vllm.plugin import install
+from swtrace.vllm.replacements import install
 
 ENVIRONMENT = {
     "SWTRACE": "1",
@@ -239,7 +239,7 @@ def test_workers_of_vllm_inherit_a_resolved_folder(monkeypatch: pytest.MonkeyPat
     def refuse() -> None:
         raise SeamError("no vLLM here")
 
-    monkeypatch.setattr("swtrace.vllm.plugin._require_supported", refuse)
+    monkeypatch.setattr("swtrace.vllm.replacements._require_supported", refuse)
     monkeypatch.setenv("SWTRACE_DIR", "rings")
     monkeypatch.chdir(tmp_path)
     install()
@@ -250,7 +250,7 @@ def test_workers_of_vllm_inherit_a_resolved_folder(monkeypatch: pytest.MonkeyPat
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Return a list that grows with every time the plugin takes hold of vLLM."""
     calls: list[bool] = []
-    monkeypatch.setattr("swtrace.vllm.plugin.install", lambda: calls.append(True))
+    monkeypatch.setattr("swtrace.vllm.replacements.install", lambda: calls.append(True))
     for variable in VARIABLES.values():
         monkeypatch.delenv(variable, raising=False)
     return calls

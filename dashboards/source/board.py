@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from grafana_foundation_sdk.builders import bargauge, dashboard, heatmap, stat, statetimeline, table, timeseries
@@ -25,16 +24,18 @@ _NO_VARIABLE = ("auto", "auto_count", "auto_min")
 Panel = bargauge.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | table.Panel | timeseries.Panel
 
 
-@dataclass(frozen=True, slots=True)
 class Row:
     """A titled row: panels side by side, each with its share of the 24 columns."""
 
-    title: str
-    height: int
-    panels: Sequence[tuple[int, Panel]] = field(default_factory=tuple)
+    def __init__(self, title: str, height: int, widths: Sequence[int], *panels: Panel) -> None:
+        if sum(widths) != COLUMNS:
+            raise ValueError(f"the panels of row {title!r} do not fill its {COLUMNS} columns")
+        self.title = title
+        self.height = height
+        self.panels = tuple(zip(widths, panels, strict=True))
 
 
-def board(uid: str, title: str, description: str, rows: Sequence[Row]) -> models.Dashboard:
+def board(uid: str, title: str, description: str, *rows: Row) -> models.Dashboard:
     """Lay out a dashboard: rows below each other, panels numbered in reading order."""
     made = (
         dashboard.Dashboard(title)
@@ -53,8 +54,6 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row]) -> models
         made = made.link(link)
     top, number = 0, 0
     for row in rows:
-        if sum(width for width, _ in row.panels) != COLUMNS:
-            raise ValueError(f"{title}: the panels of row {row.title!r} do not fill its {COLUMNS} columns")
         number += 1
         made = made.with_row(dashboard.Row(row.title).id(number).grid_pos(models.GridPos(h=1, w=COLUMNS, x=0, y=top)))
         top += 1

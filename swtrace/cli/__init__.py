@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from swtrace.errors import SwtraceError
 
     prepare()
-    from swtrace.cli.app import app
+    from swtrace.cli.commands import app
 
     status: object = ExitCode.SUCCESS
     try:

@@ -1,7 +1,8 @@
-"""What several commands check in their arguments: empty values, rivals, addresses, an output that is also an input."""
+"""What several commands take as arguments, and check: phases, empty values, rivals, addresses, an input as output."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _Value = TypeVar("_Value", str, Path)
+
+
+class PhaseName(StrEnum):
+    """A phase of a step."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    MIXED = "mixed"
+    DUMMY = "dummy"
+    OTHER = "other"
 
 
 def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]:

@@ -1,26 +1,35 @@
 """A process that a command starts beside itself: its lines are read without blocking, and it never outlives us.
 
 Two things make sure of that. It runs in a session of its own, so that Ctrl-C reaches only the
-command, which then ends its children in order. And :mod:`swtrace.cli.attached` asks the kernel to
-end it when the command dies without a chance to clean up.
+command, which then ends its children in order. And it runs below ``python -m swtrace.cli.child PARENT MODULE ...``,
+which asks the kernel to end it when the command dies without a chance to clean up.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
+import runpy
 import select
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
+ANY_PORT = "127.0.0.1:0"
 _CHUNK = 1 << 16
 _GRACE_S = 5.0
+_KEPT_LINES = 20
+_PR_SET_PDEATHSIG = 1
+_URL = re.compile(r"https?://\S+:\d+")
 
 
 class Child:
@@ -55,7 +64,7 @@ class Child:
         """
         # The child is bound to the life of the thread that starts it: call this from the main thread.
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "swtrace.cli.attached", str(os.getpid()), module, *arguments],
+            [sys.executable, "-P", "-m", "swtrace.cli.child", str(os.getpid()), module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if stderr_too else None,
@@ -135,3 +144,64 @@ def wait_for_lines(children: Iterable[Child], timeout_s: float) -> None:
         select.select(readable, [], [], timeout_s)
     else:
         time.sleep(timeout_s)
+
+
+class DaemonProcess:
+    """The daemon that ``demo`` and ``run`` start beside their ranks; given a run id, over that run alone."""
+
+    def __init__(
+        self,
+        directory: Path,
+        run_id: str | None = None,
+        *,
+        listen: str = ANY_PORT,
+    ) -> None:
+        """Start it; it serves a moment later, then :attr:`url` is known."""
+        self.child = Child.start(
+            "swtrace",
+            ["daemon", "--listen", listen, *([] if run_id is None else ["--run", run_id])],
+            environment={"SWTRACE_DIR": str(directory)},
+            stderr_too=True,
+        )
+        self.url: str | None = None
+        self.said: deque[str] = deque(maxlen=_KEPT_LINES)
+        """The last lines of its output."""
+
+    def poll(self) -> bool:
+        """Take in its output; True at the one call that learns the URL."""
+        known = self.url is not None
+        for line in self.child.lines():
+            self.said.append(line)
+            if self.url is None and (found := _URL.search(line)):
+                self.url = found[0]
+        return not known and self.url is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self.child.status is None
+
+    def stop(self) -> None:
+        """End it; it exports what it has first."""
+        self.child.stop()
+
+
+def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """Ask the kernel to send us signal ``number`` when the thread that started us ends.
+
+    Leaves at once if the parent is already gone: then the kernel has nothing to report any more.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(f"swtrace: the process that started this one ({parent}) is gone")
+
+
+def _main() -> None:
+    parent, module, *arguments = sys.argv[1:]
+    end_with_parent(int(parent))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -12,39 +12,42 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from swtrace.cli.child import DaemonProcess
 from swtrace.cli.console import data, narration, write_json
-from swtrace.cli.daemon_process import DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
-from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks, start_fork_server
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from swtrace.cli.summary import Summary
+    from swtrace.cli.vllm_ranks import RankResult, Workload
 
 SERIES = "self_attn.o_proj"
 
 
-def run(
+def demo_vllm(
     *,
-    layers: int = 12,
-    hidden: int = 512,
-    tokens: int = 48,
-    prefetch_step: int = 1,
-    compiled: bool = False,
-    with_daemon: bool = True,
-    as_json: bool = False,
-) -> int:
-    """Generate tokens on two ranks of real vLLM, twice, and compare; return the exit status.
+    layers: Annotated[int, typer.Option(help="Decoder layers of the random model.", metavar="N")] = 12,
+    hidden: Annotated[int, typer.Option(help="Its width.", metavar="N")] = 512,
+    tokens: Annotated[int, typer.Option(help="Tokens to generate for each prompt.", metavar="N")] = 48,
+    prefetch_step: Annotated[int, typer.Option(help="How many layers ahead a broadcast starts.", metavar="K")] = 1,
+    compiled: Annotated[bool, typer.Option("--compiled/--eager", help="Compile the model, as vLLM does.")] = False,
+    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")] = False,
+) -> None:
+    """Run real vLLM on two CPU ranks, without and with sharing, and compare the tokens.
 
-    Raises:
-        CommandError: vLLM is not installed here.
-        RankFailedError: a rank of vLLM failed; the message carries its traceback.
+    Makes a tiny random Llama. Both ranks generate the same tokens from full copies of its weights, and again with
+    `SWTRACE=1`, each holding half of `self_attn.o_proj`. Needs a vLLM for CPU: `make demo-vllm` brings one.
     """
+    from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks, start_fork_server
+
     if importlib.util.find_spec("vllm") is None:
         raise CommandError("demo-vllm needs vLLM beside swtrace: `make demo-vllm` makes an environment that has it")
     console = narration()
@@ -83,7 +86,7 @@ def run(
     if as_json:
         write_json(_document(shared, summary, equal=equal, url=url))
     _tell(workload, shared, summary, narration() if as_json else data(), equal=equal)
-    return ExitCode.SUCCESS if equal else ExitCode.OUTPUT_DIFFERS
+    raise typer.Exit(ExitCode.SUCCESS if equal else ExitCode.OUTPUT_DIFFERS)
 
 
 def _url(daemon: DaemonProcess | None, console: Console) -> str | None:

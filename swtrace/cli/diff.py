@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import not_empty
+from swtrace.cli.arguments import PhaseName, not_empty
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError
 from swtrace.cli.recorded import Salvage, opened, say_missing
@@ -25,16 +24,6 @@ _MANYFOLD = 9.0
 _STYLE = {"better": "green", "worse": "bold red", "same": "dim", "unknown": "dim"}
 
 
-class StepPhase(StrEnum):
-    """Which steps to compare."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    MIXED = "mixed"
-    DUMMY = "dummy"
-    OTHER = "other"
-
-
 def diff(
     a: Annotated[
         Path, typer.Argument(help="The recording to compare with.", show_default=False, parser=not_empty("A", Path))
@@ -43,7 +32,7 @@ def diff(
     *,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     phase: Annotated[
-        StepPhase | None, typer.Option(help="Only steps of this phase.", metavar="|".join(StepPhase))
+        PhaseName | None, typer.Option(help="Only steps of this phase.", metavar="|".join(PhaseName))
     ] = None,
     warmup: Annotated[int, typer.Option(help="Leave out so many first steps.", metavar="N", min=0)] = 3,
     salvage: Salvage = False,

@@ -14,6 +14,7 @@ from swtrace.cli.arguments import not_empty, refuse_own_input
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
+from swtrace.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,12 +94,11 @@ def export(
         _refuse_beside(to, {"--endpoint": endpoint, "--protocol": protocol, "--sample": sample})
         _check_output(to, output, files, as_json=as_json)
     tidy(os.environ)
-    from swtrace.selection import choose
     from swtrace.session import RecordingSession
 
     with RecordingSession(files, salvage=salvage) as session:
         if series is not None:
-            choose("--series", series, sorted({facts.key.name for facts in session.facts().series}))
+            _require_series(series, sorted({facts.key.name for facts in session.facts().series}))
         if to is Format.OTLP:
             said = _send(session, endpoint, protocol or Protocol.HTTP, 1.0 if sample is None else sample, series)
             sentence = f"Sent {_count(said['spans'], 'span')} of {_count(said['steps'], 'step')} to the collector"
@@ -112,6 +112,17 @@ def export(
     narration().print(sentence, soft_wrap=True, markup=False)
     if as_json:
         write_json(said)
+
+
+def _require_series(series: str, known: Sequence[str]) -> None:
+    """Refuse a series that was not recorded.
+
+    Raises:
+        SettingsError: there is none of that name; the message lists those there are.
+    """
+    if series not in known:
+        choices = f"must be one of: {', '.join(known)}" if known else "there is none to choose from"
+        raise SettingsError(f"--series={series!r}: {choices}")
 
 
 def _count(number: int | str, noun: str) -> str:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace.cli.arguments import not_empty
+from swtrace.cli.child import ANY_PORT, DaemonProcess
 from swtrace.cli.console import narration, write_json
-from swtrace.cli.daemon_process import ANY_PORT, DaemonProcess
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import PassOn, exit_status

@@ -17,13 +17,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from swtrace.cli.child import Child, wait_for_lines
 from swtrace.cli.summary import Summary
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 POLL_S = 0.1
 REPORT_S = 0.25
@@ -52,10 +48,9 @@ class Report:
 class Reader:
     """The reader as its command sees it: the newest summary, and at the end the final one."""
 
-    def __init__(self, directory: Path, run_id: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, run_id: str) -> None:
         """Start reading the rings of ``run_id`` in ``directory``."""
         self._arguments = (str(directory), run_id)
-        self._environment = environment
         self.child = self._start()
         self.summary: Summary | None = None
         self._final = False
@@ -87,7 +82,7 @@ class Reader:
         self.child.stop()
 
     def _start(self) -> Child:
-        return Child.start("swtrace.cli.summary_process", self._arguments, environment=self._environment)
+        return Child.start("swtrace.cli.summary_process", self._arguments)
 
 
 def _read(directory: Path, run_id: str) -> None:

@@ -1,4 +1,7 @@
-"""``swtrace top``: the terminal over local rings, daemons or a recording; or what it shows, as text or JSON."""
+"""``swtrace top``: the terminal over local rings, daemons or a recording; or what it shows, as text or JSON.
+
+``swtrace replay`` is the same terminal over a recording alone, with the keys that play it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import shutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from swtrace.cli.arguments import addresses, exclusive, not_empty
+from swtrace.cli.arguments import PhaseName, addresses, exclusive, not_empty
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
-from swtrace.cli.recorded import Salvage, opened
+from swtrace.cli.recorded import Files, Salvage, opened
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from swtrace_tui.app import TopApp
     from swtrace_tui.picture import Filter, Picture
+    from swtrace_tui.preferences import Configuration
 
     from swtrace.observing import Roster
 
@@ -34,16 +38,6 @@ class ViewName(StrEnum):
     TIMELINE = "timeline"
     WINDOWS = "windows"
     VERDICT = "verdict"
-
-
-class PhaseName(StrEnum):
-    """A phase of a step."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
-    MIXED = "mixed"
-    DUMMY = "dummy"
-    OTHER = "other"
 
 
 def top(
@@ -117,6 +111,20 @@ def top(
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise CommandError("swtrace top needs a terminal; --once prints the overview as text, --json as JSON")
     _run(make, replay, selection, view.value, theme, salvage=salvage)
+
+
+def replay(files: Files, *, salvage: Salvage = False) -> None:
+    """Play a recording in the terminal, with the views of `swtrace top`.
+
+    Space pauses, n goes on by one step, ctrl with left and right seeks by 5 s, ctrl with up and down changes the
+    speed, ctrl with home and end goes to the start and the end. `swtrace stats` prints what it amounts to.
+    """
+    if not (sys.stdout.isatty() and sys.stdin.isatty()):
+        raise CommandError("swtrace replay needs a terminal; swtrace stats prints what a recording amounts to")
+    opened(files, salvage=salvage).close()
+    from swtrace_tui.replay_app import ReplayApp
+
+    _end_with(ReplayApp(files, configuration=_configuration(), salvage=salvage))
 
 
 def _roster(
@@ -227,20 +235,25 @@ def _run(
 ) -> None:
     from dataclasses import replace
 
-    from swtrace_tui.preferences import default_path, load
-
-    path = Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path())
-    configuration = load(path)
+    configuration = _configuration()
     if theme is not None:
         configuration = replace(configuration, theme=theme)
-    app: TopApp
     if recording is not None:
         from swtrace_tui.replay_app import ReplayApp
 
-        app = ReplayApp([recording], configuration=configuration, view=view, selection=selection, salvage=salvage)
-    else:
-        from swtrace_tui.app import TopApp
+        _end_with(ReplayApp([recording], configuration=configuration, view=view, selection=selection, salvage=salvage))
+    from swtrace_tui.app import TopApp
 
-        app = TopApp(make, configuration=configuration, view=view, selection=selection)
+    _end_with(TopApp(make, configuration=configuration, view=view, selection=selection))
+
+
+def _configuration() -> Configuration:
+    """Return what the person has set for good."""
+    from swtrace_tui.preferences import default_path, load
+
+    return load(Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path()))
+
+
+def _end_with(app: TopApp) -> NoReturn:
     app.run()
     raise typer.Exit(app.return_code or 0)

@@ -4,10 +4,14 @@ Each rank is a track with tracks below it: its steps, its waits (with the stall 
 window (a broadcast from issue to ready: within one window they never overlap), and what it sent. Flows
 lead from the source's send to each receiver's broadcast, and from the broadcast to the wait for it. Facts stand
 as arguments beside each slice, in nanoseconds. All instants are UNIX time, so that hosts meet.
+
+The protobuf wire format is written by hand, because the official Python schema of Perfetto alone is 1.7 MB and its
+runtime another dependency, for a dozen fields; tests read the result back with that schema.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -15,7 +19,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from swtrace.export.wire import fixed, message, number, text
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
 from swtrace.spans.origins import Origins, SpanOrigin
 from swtrace.spans.step_spans import broadcasts, step_clock, step_ranks, waits
@@ -222,11 +225,11 @@ class PerfettoWriter:
         if uuid in self._tracks:
             return
         self._tracks.add(uuid)
-        track = number(_TRACK["uuid"], uuid) + text(_TRACK["name"], name)
+        track = _number(_TRACK["uuid"], uuid) + _text(_TRACK["name"], name)
         if parent:
-            track += number(_TRACK["parent"], parent)
-        track += number(_TRACK["ordering"], _EXPLICIT_ORDER) + number(_TRACK["rank"], order)
-        self._packet(message(_PACKET["track"], track))
+            track += _number(_TRACK["parent"], parent)
+        track += _number(_TRACK["ordering"], _EXPLICIT_ORDER) + _number(_TRACK["rank"], order)
+        self._packet(_message(_PACKET["track"], track))
 
     def _flow(self, kind: str, step: StepFacts, position: int, rank: int) -> int:
         return _hash("flow", kind, str(step.series), f"{step.step}/{position}/{rank}")
@@ -262,40 +265,71 @@ class PerfettoWriter:
     ) -> None:
         if not self._begun:
             self._begin(at_ns)
-        parts = [number(_EVENT["type"], kind), number(_EVENT["track"], track)]
+        parts = [_number(_EVENT["type"], kind), _number(_EVENT["track"], track)]
         if name:
-            parts.append(number(_EVENT["name_iid"], self._interned(self._names, _INTERNED_NAMES, name)))
-            parts.append(text(_EVENT["categories"], category))
+            parts.append(_number(_EVENT["name_iid"], self._interned(self._names, _INTERNED_NAMES, name)))
+            parts.append(_text(_EVENT["categories"], category))
         for argument, value in arguments.items():
             iid = self._interned(self._arguments, _INTERNED_ANNOTATIONS, argument)
-            held = text(_ANNOTATION["string"], value) if isinstance(value, str) else number(_ANNOTATION["int"], value)
-            parts.append(message(_EVENT["annotation"], number(_ANNOTATION["name_iid"], iid) + held))
-        parts += [fixed(_EVENT["flow"], flow) for flow in flows]
-        parts += [fixed(_EVENT["last_flow"], flow) for flow in last_flows]
-        self._packet(number(_PACKET["timestamp"], at_ns) + message(_PACKET["event"], b"".join(parts)))
+            held = _text(_ANNOTATION["string"], value) if isinstance(value, str) else _number(_ANNOTATION["int"], value)
+            parts.append(_message(_EVENT["annotation"], _number(_ANNOTATION["name_iid"], iid) + held))
+        parts += [_fixed(_EVENT["flow"], flow) for flow in flows]
+        parts += [_fixed(_EVENT["last_flow"], flow) for flow in last_flows]
+        self._packet(_number(_PACKET["timestamp"], at_ns) + _message(_PACKET["event"], b"".join(parts)))
 
     def _interned(self, known: dict[str, int], kind: int, name: str) -> int:
         iid = known.get(name)
         if iid is None:
             iid = known[name] = len(known) + 1
-            self._fresh.append(message(kind, number(1, iid) + text(2, name)))
+            self._fresh.append(_message(kind, _number(1, iid) + _text(2, name)))
         return iid
 
     def _begin(self, at_ns: int) -> None:
         """Write that the trace's clock tells UNIX time."""
         self._begun = True
-        clocks = (message(1, number(1, clock) + number(2, at_ns)) for clock in (_REALTIME_CLOCK, _BOOT_CLOCK))
-        self._packet(number(_PACKET["timestamp"], at_ns) + message(_PACKET["snapshot"], b"".join(clocks)))
+        clocks = (_message(1, _number(1, clock) + _number(2, at_ns)) for clock in (_REALTIME_CLOCK, _BOOT_CLOCK))
+        self._packet(_number(_PACKET["timestamp"], at_ns) + _message(_PACKET["snapshot"], b"".join(clocks)))
 
     def _packet(self, content: bytes) -> None:
         flags = _NEEDS if self._packets else _CLEARED | _NEEDS
         self._packets += 1
-        content += number(_PACKET["sequence"], _SEQUENCE) + number(_PACKET["flags"], flags)
+        content += _number(_PACKET["sequence"], _SEQUENCE) + _number(_PACKET["flags"], flags)
         if self._fresh:
-            content += message(_PACKET["interned"], b"".join(self._fresh))
+            content += _message(_PACKET["interned"], b"".join(self._fresh))
             self._fresh.clear()
-        self._out.write(message(1, content))
+        self._out.write(_message(1, content))
 
 
 def _hash(*parts: str) -> int:
     return int.from_bytes(blake2b("\0".join(parts).encode(), digest_size=8).digest(), "little") or 1
+
+
+def _varint(value: int) -> bytes:
+    """Return an unsigned number of up to 64 bits."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    out = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _number(field: int, value: int) -> bytes:
+    """Return a field that holds a number."""
+    return _varint(field << 3) + _varint(value)
+
+
+def _fixed(field: int, value: int) -> bytes:
+    """Return a field of eight bytes."""
+    return _varint(field << 3 | 1) + struct.pack("<Q", value & 0xFFFFFFFFFFFFFFFF)
+
+
+def _message(field: int, content: bytes) -> bytes:
+    """Return a field that holds bytes or another message."""
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _text(field: int, value: str) -> bytes:
+    """Return a field that holds a text."""
+    return _message(field, value.encode())

@@ -3,7 +3,7 @@
 Per series and rank the step time, stall, slack and transfer per step are compared; per rank and layer the
 stall. Every value is the median over blocks of steps (:mod:`~swtrace.recording.blocks`), so a shift is the
 difference of the two values beside it; means stand apart, under their own name. A change is called one only if
-a rank test over the blocks (:mod:`~swtrace.recording.rank_test`) finds it beyond chance, corrected for the
+a rank test over the blocks (:mod:`~swtrace.recording.significance`) finds it beyond chance, corrected for the
 number of comparisons, and the median or the mean moved far enough to matter. It says that the runs differ, not
 why.
 """
@@ -23,9 +23,9 @@ from swtrace.errors import EmptySelectionError
 from swtrace.ledger.facts import SeriesKey, StepFacts
 from swtrace.observing import Roster
 from swtrace.recording.blocks import BlockMeans
-from swtrace.recording.rank_test import FEWEST, compare, holm, interval
 from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replay
+from swtrace.recording.significance import FEWEST, compare, holm, interval
 from swtrace.trace.schema import Phase
 
 ALPHA = 0.01

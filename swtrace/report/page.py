@@ -15,7 +15,7 @@ from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.chosen import Chosen
 from swtrace.recording.reader import Missing
-from swtrace.report import charts
+from swtrace.report import svg_charts
 from swtrace.report.digest import SeriesDigest, digest
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
@@ -90,9 +90,9 @@ def page(session: RecordingSession, selection: Selection) -> str:
 
 def _shades() -> str:
     return "".join(
-        f"rect.heat{shade} {{ fill: color-mix(in srgb, var(--stall) {round(100 * shade / charts.SHADES)}%, "
+        f"rect.heat{shade} {{ fill: color-mix(in srgb, var(--stall) {round(100 * shade / svg_charts.SHADES)}%, "
         "var(--compute)); }\n"
-        for shade in range(charts.SHADES + 1)
+        for shade in range(svg_charts.SHADES + 1)
     )
 
 
@@ -187,7 +187,7 @@ def _over_time(found: SeriesDigest) -> str:
         "<h3>Step time and stall</h3>"
         f'<p class="dim">{_key("hidden", "step time of the slowest rank")}'
         f"{_key('stall', 'stall of the most stalled rank')}.{every}</p>"
-        + _scroll(charts.lines(curves, x_label="step", x_end=found.steps))
+        + _scroll(svg_charts.lines(curves, x_label="step", x_end=found.steps))
     )
 
 
@@ -218,7 +218,7 @@ def _heat(found: SeriesDigest) -> str:
         "<h3>Stall by rank and layer</h3>"
         f'<p class="dim">Mean per step, up to {milliseconds(float(mean.max(initial=0)))}; '
         f"{_key('own', 'layers that the rank keeps itself')}</p>"
-        + _scroll(charts.heat_map(mean, known, ranks, found.first.series.start_layer))
+        + _scroll(svg_charts.heat_map(mean, known, ranks, found.first.series.start_layer))
     )
 
 
@@ -239,7 +239,7 @@ def _slack(found: SeriesDigest) -> str:
     return (
         "<h3>How early, how late</h3>"
         f'<p class="dim">Waits by {_key("stall", "stall")} and {_key("hidden", "slack")}: up to the time below.</p>'
-        + _scroll(charts.bars(groups, labels=labels))
+        + _scroll(svg_charts.bars(groups, labels=labels))
     )
 
 
@@ -258,7 +258,7 @@ def _slowest(found: SeriesDigest) -> str:
         stall = int(step.stall_ns.sum(axis=1).max())
         parts.append(
             f'<div class="keep"><p class="dim">step {step.step}: {milliseconds(duration)}, {milliseconds(stall)} of '
-            f"it stalled</p>{_scroll(charts.lanes(step))}</div>"
+            f"it stalled</p>{_scroll(svg_charts.lanes(step))}</div>"
         )
     return "".join(parts)
 

@@ -21,7 +21,7 @@ import torch
 
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import plan
-from swtrace.series.graphs import run_outside
+from swtrace.series.operations import run_outside
 from swtrace.trace.schema import Clock, Phase, StepFlag
 
 if TYPE_CHECKING:

@@ -190,11 +190,6 @@ class IdealChannel:
             buffer.copy_(slot.data)
             return ready_ns
 
-    def known(self, rank: int, number: int) -> bool:
-        """Whether an operation's ready instant on a rank is known."""
-        with self._changed:
-            return self._known_ready(number, rank) is not None
-
     def leave(self, rank: int, reason: str) -> None:
         """Take a rank out: whoever waits for something that it never issued is told."""
         with self._changed:

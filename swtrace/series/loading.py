@@ -9,6 +9,8 @@ they can be broadcast.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,6 @@ from torch import nn
 
 from swtrace.series.holders import held_by_others
 from swtrace.series.interception import Interception
-from swtrace.series.memory import return_freed
 from swtrace.series.payload import PayloadLayout, new_buffer, own_tensors, payload_tensors, version_of
 
 PROCESS = "process_weights_after_loading"
@@ -155,3 +156,20 @@ class PendingLayer:
 
 def _load_nothing(*_args: Any, **_kwargs: Any) -> None:
     """Stand in for a parameter's ``weight_loader`` on ranks that do not keep the layer."""
+
+
+def return_freed() -> None:
+    """Return what is free in this process's heap to the system; does nothing where the C library has no way to.
+
+    glibc keeps freed blocks of a layer's size in its heap, and torch's aligned requests of the same size do not fit
+    into them again. A rank that freed a layer for every one it kept would grow to the size of all layers, and stay
+    there.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -10,6 +10,8 @@ the next reach, which may give the window away, stays behind the matmul that rea
 
 The operators carry plain numbers, which a compiled model, possibly one from a cache of an earlier run, can hold: the
 series' number in this process, and the layer.
+
+What must not be recorded to run elsewhere, because the waits would be left out, is recognised and kept out here, too.
 """
 
 from __future__ import annotations
@@ -19,12 +21,19 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._C._dynamo import eval_frame
 
 from swtrace.errors import OrderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from swtrace.series.series import Series
 
+TRACED = "traced by torch.jit or make_fx, which records no waits; use torch.compile"
+_is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
+_mode = torch._C._get_dispatch_mode  # noqa: SLF001 (there is no public way)
+_MAKE_FX = torch._C._TorchDispatchModeKey.PROXY  # noqa: SLF001
 _numbered: list[weakref.ref[Series]] = []
 """The series of this process, by number."""
 _arrived: list[int] = []
@@ -109,3 +118,18 @@ wait = torch.ops.swtrace.wait.default
 """``wait(order, series number, layer)``: hold the forward until the window holds the weight of ``layer``."""
 follow = torch.ops.swtrace.follow.default
 """``follow(order, other)``: order what uses either tensor from here on behind what used both before."""
+
+
+def records_operations() -> bool:
+    """Return whether operations are being recorded one by one, and what waits between them is not."""
+    return _is_tracing() or _mode(_MAKE_FX) is not None
+
+
+def run_outside(function: Callable[..., Any], reason: str) -> None:
+    """Let a function run eagerly, also where compiled code calls it: there a graph ends, or an error gives ``reason``.
+
+    ``torch.compiler.disable`` does this, too, and imports the compiler.
+    """
+    skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)  # noqa: SLF001
+    eval_frame.set_code_exec_strategy(function.__code__, skip)
+    vars(function).update(_torchdynamo_disable=True, _torchdynamo_disable_msg=reason)

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
 from swtrace.series.holders import held_tensors, storage_of
-from swtrace.series.layer import Window
+from swtrace.series.layer import Window, WindowPool
 from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
-from swtrace.series.pool import WindowPool
 from swtrace.series.proof import method_name
 
 if TYPE_CHECKING:
@@ -64,8 +63,8 @@ class Placing:
         pending: Sequence[PendingLayer],
         pool: WindowPool,
         broadcast: Callable[[SeriesLayer, Tensor], None],
-        proof: Proof | None = None,
-        joint: Callable[[str], str] = lambda refusal: refusal,
+        proof: Proof | None,
+        joint: Callable[[str], str],
     ) -> None:
         """Prepare; all sequences are by position.
 

@@ -27,9 +27,9 @@ from swtrace.series.agreement import (
 from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, backend, roll_call
 from swtrace.series.device.accelerator import TorchDevice
-from swtrace.series.device.circle import DeviceCircle
-from swtrace.series.device.journal import STAMPS, DeviceJournal
-from swtrace.series.device.transport import CollectiveMover, DeviceTransport
+from swtrace.series.device.device_circle import DeviceCircle
+from swtrace.series.device.device_journal import STAMPS, DeviceJournal
+from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
 from swtrace.series.holders import (
     held_by_others,
     held_tensors,
@@ -38,12 +38,11 @@ from swtrace.series.holders import (
     storage_of,
 )
 from swtrace.series.journal import Journal, RecordingJournal
-from swtrace.series.layer import SeriesLayer, Window
+from swtrace.series.layer import SeriesLayer, Window, WindowPool
 from swtrace.series.loss import describe_death, describe_loss
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.placing import Placement, Placing, Unshareable
-from swtrace.series.pool import WindowPool
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport

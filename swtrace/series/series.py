@@ -18,11 +18,10 @@ from swtrace.series import operations
 from swtrace.series.agreement import Tracing
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
-from swtrace.series.device.circle import DeviceCircle
-from swtrace.series.graphs import TRACED, records_operations
+from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.keeping import Keeper
-from swtrace.series.loading import Landing, PendingLayer
-from swtrace.series.memory import return_freed
+from swtrace.series.loading import Landing, PendingLayer, return_freed
+from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
 from swtrace.series.proof import Proof, TryOut

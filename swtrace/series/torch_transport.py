@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RegistrationError
 from swtrace.series.communicator import GLOO, Communicator, backend, broadcast_options
-from swtrace.settings import Settings
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:
@@ -58,13 +57,13 @@ class TorchTransport:
     clock = Clock.HOST
     now = staticmethod(time.monotonic_ns)
 
-    def __init__(self, group: Group, *, description: str = "swtrace", timeout_s: float | None = None) -> None:
+    def __init__(self, group: Group, *, description: str, timeout_s: float) -> None:
         """Make the communicator; all ranks must make theirs in the same order.
 
         Args:
             group: its ranks.
             description: names the communicator in torch's own diagnostics.
-            timeout_s: after which a broadcast that does not arrive fails; by default ``SWTRACE_TIMEOUT``.
+            timeout_s: after which a broadcast that does not arrive fails.
 
         Raises:
             RegistrationError: the group's backend cannot be timed by host clocks.
@@ -75,7 +74,6 @@ class TorchTransport:
                 f"transport {self.name}: its wait does not block the host, so host clocks would show no stall; "
                 f"use a DeviceTransport"
             )
-        timeout_s = Settings.from_environment().timeout_s if timeout_s is None else timeout_s
         communicator = Communicator(group, description, timeout_s)
         self.gather = communicator.gather
         self._process_group = communicator.process_group

@@ -21,8 +21,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from swtrace.errors import OrderError
 from swtrace.series import operations
-from swtrace.series.graphs import TRACED, records_operations, run_outside
 from swtrace.series.interception import Interception
+from swtrace.series.operations import TRACED, records_operations, run_outside
 from swtrace.series.payload import own_tensors
 
 if TYPE_CHECKING:

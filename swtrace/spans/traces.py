@@ -22,12 +22,6 @@ def trace_id(run_id: str, step: int) -> int:
     return int.from_bytes(_digest(f"trace\0{run_id}\0{step}", 16), "big") or 1
 
 
-def span_id(run_id: str, step: int, rank: int, kind: str, *, series: str, layer: int | None = None) -> int:
-    """Return a span's id: 8 bytes, never 0. ``layer`` is None for a step."""
-    layers = (b"" if layer is None else b"%d" % layer,)
-    return int.from_bytes(span_ids(run_id, step, rank, kind, series=series, layers=layers), "big")
-
-
 def span_ids(run_id: str, step: int, rank: int, kind: str, *, series: str, layers: Iterable[bytes]) -> bytes:
     """Return the ids of a rank's spans of one kind, one after the other; ``layers`` are the numbers as text."""
     begun, ids = blake2b(f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0".encode(), digest_size=8), []

@@ -1,10 +1,15 @@
-"""What a marker asks for, whether it was met, and the words when it was not."""
+"""What a marker asks for, whether it was met, and the words when it was not.
+
+Baselines are what tests measured last time, in one JSON file that belongs under version control.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +24,8 @@ from swtrace.testing.tracing import Tracing
 from swtrace.trace.identity import RankKey
 
 WORST_LAYERS = 8
+_FORMAT = 1
+"""Of the file of baselines."""
 _MOST_DIGITS = 9
 RATIO_FLOOR = 0.005
 """Half a per cent of the step time more or less is never a regression."""
@@ -314,3 +321,42 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def load_baselines(path: Path) -> dict[str, Baseline]:
+    """Return the baselines by test; none if there is no file.
+
+    Raises:
+        SettingsError: the file holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    try:
+        document = json.loads(text)
+        if document["swtrace_baseline"] != _FORMAT:
+            raise SettingsError(f"{path}: baseline format {document['swtrace_baseline']}, this swtrace has {_FORMAT}")
+        return {test: decode_baseline(places) for test, places in document["tests"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{path} is no baseline of swtrace: {error!r}") from error
+
+
+def save_baselines(path: Path, fresh: dict[str, Baseline]) -> None:
+    """Write baselines; those of tests that did not run stay."""
+    tests = {**load_baselines(path), **fresh}
+    document = {
+        "swtrace_baseline": _FORMAT,
+        "tests": {test: encode_baseline(tests[test]) for test in sorted(tests)},
+    }
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def encode_baseline(baseline: Baseline) -> dict[str, Any]:
+    """Return plain values."""
+    return {place: asdict(measurement) for place, measurement in sorted(baseline.items())}
+
+
+def decode_baseline(places: dict[str, Any]) -> Baseline:
+    """Return what :func:`encode_baseline` was given."""
+    return {place: Measurement(**values) for place, values in places.items()}

@@ -146,9 +146,9 @@ def _baseline(item: pytest.Item, limits: Limits, state: _State) -> Baseline | No
     if not limits.baseline or item.config.getoption("--swtrace-save-baseline"):
         return None
     if state.known is None:
-        from swtrace.testing.baselines import load
+        from swtrace.testing.limits import load_baselines
 
-        state.known = load(_path(item.config))
+        state.known = load_baselines(_path(item.config))
     if item.nodeid not in state.known:
         state.without[item.nodeid] = None
     return state.known.get(item.nodeid)
@@ -184,14 +184,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     state = config.stash[_STATE]
     output: dict[str, Any] | None = getattr(config, "workeroutput", None)
     if output is not None:
-        from swtrace.testing.baselines import encode
+        from swtrace.testing.limits import encode_baseline
 
-        fresh = {test: encode(baseline) for test, baseline in state.fresh.items()} if state.fresh else {}
+        fresh = {test: encode_baseline(baseline) for test, baseline in state.fresh.items()} if state.fresh else {}
         output["swtrace"] = json.dumps({"fresh": fresh, "without": [*state.without], "checked": [*state.checked]})
     elif state.fresh and config.getoption("--swtrace-save-baseline"):
-        from swtrace.testing.baselines import save
+        from swtrace.testing.limits import save_baselines
 
-        save(_path(config), state.fresh)
+        save_baselines(_path(config), state.fresh)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -200,11 +200,11 @@ def pytest_testnodedown(node: Any) -> None:
     text = getattr(node, "workeroutput", {}).get("swtrace")
     if text is None:
         return
-    from swtrace.testing.baselines import decode
+    from swtrace.testing.limits import decode_baseline
 
     state: _State = node.config.stash[_STATE]
     told = json.loads(text)
-    state.fresh.update((test, decode(places)) for test, places in told["fresh"].items())
+    state.fresh.update((test, decode_baseline(places)) for test, places in told["fresh"].items())
     state.without.update(dict.fromkeys(told["without"]))
     state.checked.update(dict.fromkeys(told["checked"]))
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -103,9 +104,25 @@ class Tracing(RingsSession):
 
     def registry(self) -> CollectorRegistry:
         """Return a Prometheus registry with what the daemon would serve at ``/metrics`` now."""
-        from swtrace.testing.registry import registry
+        from prometheus_client import CollectorRegistry
 
-        return registry(self.observe())
+        from swtrace.daemon.collector import SnapshotCollector
+        from swtrace.daemon.snapshot import Health, Snapshot
+        from swtrace.spans.delivery import NoSpans
+
+        now_ns = time.time_ns()
+        snapshot = Snapshot(
+            observation=self.observe(),
+            taken_realtime_ns=now_ns,
+            started_realtime_ns=now_ns,
+            steps={},
+            cursor=0,
+            spans=NoSpans().statistics(),
+            exemplars={},
+        )
+        made = CollectorRegistry(auto_describe=False)
+        made.register(SnapshotCollector(lambda: snapshot, lambda: Health("", polled_realtime_ns=now_ns, poll_errors=0)))
+        return made
 
 
 def _series_recording() -> ModuleType | None:

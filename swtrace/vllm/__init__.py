@@ -36,6 +36,6 @@ def register() -> None:
         logger.warning("swtrace is off: %s", problem)
         return
     if wanted:
-        from swtrace.vllm.plugin import install
+        from swtrace.vllm.replacements import install
 
         install()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import DisagreementError
 from swtrace.vllm.groups import Choice, Refused
+from swtrace.vllm.presence import world_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +70,7 @@ def _state(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
     """Write this rank's decisions about a model into the world's store; return it, and all ranks' keys in it."""
     import torch.distributed as dist
 
-    store: Any = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    store = world_store()
     keys = [f"swtrace/decisions/{_Process.models}/{other}" for other in range(dist.get_world_size())]
     _Process.models += 1
     store.set(keys[dist.get_rank()], json.dumps({path: _stated(decision) for path, decision in mine.items()}))

@@ -37,6 +37,15 @@ FORBIDDEN = (
 RPC = "collective_rpc"
 
 
+def handed_through(name: str) -> Callable[..., Any]:
+    """Return what stands in for a method that a worker's wrapper has not: a call of the worker's own."""
+
+    def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.worker, name)(*args, **kwargs)
+
+    return hand_through
+
+
 def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method of the engine's core that refuses before it does anything.
 

@@ -11,14 +11,9 @@ What vLLM calls ``sync_prev_onload`` comes before every capture and replay, of p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from swtrace.vllm.groups import Refused
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from swtrace.series import Series
 
 SPLITTING_OPS = ("swtrace::reach", "swtrace::wait")
 
@@ -47,21 +42,8 @@ def split_graphs(vllm_config: Any) -> None:
     compilation.splitting_ops = [*compilation.splitting_ops, *missing]
 
 
-def graph_follows(series: Iterable[Series]) -> None:
-    """Tell the series that vLLM captures or replays a graph next, if it is one of a whole forward."""
-    if not _whole_forward():
-        return
-    for one in series:
-        one.graph_follows()
-
-
-def join(series: Iterable[Series]) -> None:
-    """Tell the series that the forward in the graph that vLLM captures is over."""
-    for one in series:
-        one.join()
-
-
-def _whole_forward() -> bool:
+def whole_forward() -> bool:
+    """Return whether the graph that vLLM captures or replays next is one of a whole forward."""
     from vllm.config import CUDAGraphMode
     from vllm.forward_context import get_forward_context, is_forward_context_available
 

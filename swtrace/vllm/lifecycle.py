@@ -12,11 +12,13 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from swtrace.series.operations import forget
-from swtrace.vllm.engine import FORBIDDEN, refuse, shared_series
+from swtrace.vllm.engine import FORBIDDEN, handed_through, refuse, shared_series
 from swtrace.vllm.groups import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from swtrace.vllm.offloader import SeriesOffloader
 
 LOAD_FORMATS = (
     "auto",
@@ -58,23 +60,19 @@ def watch_worker() -> None:
         raise Refused("vLLM's WorkerWrapperBase, which hands calls through to the worker, is gone")
     if hasattr(wrapper, _WATCHED):
         return
-    load_model = _original(wrapper, "load_model")
+    load_model = getattr(wrapper, "load_model", handed_through("load_model"))
 
     def checked_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from vllm.model_executor.offloader import get_offloader
-
-        from swtrace.vllm.offloader import SeriesOffloader
-
         result = load_model(self, *args, **kwargs)
-        offloader = get_offloader()
-        if isinstance(offloader, SeriesOffloader):
+        offloader = _series_offloader()
+        if offloader is not None:
             offloader.loaded()
         return result
 
     wrapper.load_model = checked_load_model
     _watch_construction()
     for name in FORBIDDEN:
-        setattr(wrapper, name, _refusing(name, _original(wrapper, name)))
+        setattr(wrapper, name, _refusing(name, getattr(wrapper, name, handed_through(name))))
     # An engine in the worker's own process may end without a word to the worker: vLLM 0.27 never calls shutdown
     # there. Before the ring is closed, which has exit priority 0; where all was said already, there is nothing left.
     Finalize(None, forget, exitpriority=1)
@@ -89,29 +87,23 @@ def _watch_construction() -> None:
 
     @functools.wraps(initialize_model)
     def watched_initialize_model(*args: Any, **kwargs: Any) -> Any:
-        from vllm.model_executor.offloader import get_offloader
-
-        from swtrace.vllm.offloader import SeriesOffloader
-
         model = initialize_model(*args, **kwargs)
-        offloader = get_offloader()
-        if isinstance(offloader, SeriesOffloader):
+        offloader = _series_offloader()
+        if offloader is not None:
             offloader.built(model)
         return model
 
     base_loader.initialize_model = watched_initialize_model
 
 
-def _original(wrapper: Any, name: str) -> Callable[..., Any]:
-    """Return the wrapper's method, or what its ``__getattr__`` would find."""
-    own: Callable[..., Any] | None = vars(wrapper).get(name)
-    if own is not None:
-        return own
+def _series_offloader() -> SeriesOffloader | None:
+    """Return the offloader of this process, if it is ours."""
+    from vllm.model_executor.offloader import get_offloader
 
-    def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.worker, name)(*args, **kwargs)
+    from swtrace.vllm.offloader import SeriesOffloader
 
-    return hand_through
+    offloader = get_offloader()
+    return offloader if isinstance(offloader, SeriesOffloader) else None
 
 
 def _refusing(name: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,14 +23,14 @@ from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
 from swtrace.series.operations import forget
 from swtrace.series.recording import existing_recorder, process_recorder
-from swtrace.vllm import graphs
 from swtrace.vllm.configuration import state_outcome
 from swtrace.vllm.consent import agree
+from swtrace.vllm.graphs import whole_forward
 from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
-from swtrace.vllm.identity import announce, run_ranks, state_refused
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
 from swtrace.vllm.vigil import keep_vigil
+from swtrace.vllm.worker_identity import announce, run_ranks, state_refused
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -166,11 +166,14 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
 
     def sync_prev_onload(self) -> None:
         """Hear that vLLM captures or replays a CUDA graph, or a piece of one, next."""
-        graphs.graph_follows(self._running())
+        if whole_forward():
+            for series in self._running():
+                series.graph_follows()
 
     def join_after_forward(self) -> None:
         """Hear that what vLLM captures ends here."""
-        graphs.join(self._running())
+        for series in self._running():
+            series.join()
 
     def _running(self) -> list[Series]:
         return [track.series for track in self._tracks or () if track.series.post_processed]

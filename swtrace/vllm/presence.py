@@ -22,7 +22,7 @@ def announcing(init: Callable[..., None]) -> Callable[..., None]:
         import torch.distributed as dist
 
         if dist.is_initialized():
-            _store().set(_key(dist.get_rank()), "")
+            world_store().set(_key(dist.get_rank()), "")
         init(self, *args, **kwargs)
 
     return announcing_init
@@ -32,16 +32,17 @@ def ranks_without() -> list[int]:
     """Return the ranks of the world that run without swtrace; none where this rank could not announce itself."""
     import torch.distributed as dist
 
-    if not dist.is_initialized() or not _store().check([_key(dist.get_rank())]):
+    if not dist.is_initialized() or not world_store().check([_key(dist.get_rank())]):
         return []
-    return [rank for rank in range(dist.get_world_size()) if not _store().check([_key(rank)])]
+    return [rank for rank in range(dist.get_world_size()) if not world_store().check([_key(rank)])]
 
 
 def _key(rank: int) -> str:
     return f"swtrace/present/{rank}"
 
 
-def _store() -> Any:
+def world_store() -> Any:
+    """Return the store that all ranks of the world share."""
     import torch.distributed as dist
 
     return dist.group.WORLD.get_group_store()  # type: ignore[union-attr]

@@ -8,15 +8,10 @@ the reason goes the way of every refusal: an error with ``SWTRACE_STRICT=1``, el
 from __future__ import annotations
 
 import functools
-import logging
 from typing import TYPE_CHECKING, Any
-
-from swtrace.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("vllm.swtrace")
 
 
 class _Process:
@@ -44,14 +39,9 @@ def load_and_notice(load_model: Callable[..., Any]) -> Callable[..., Any]:
     return noticing_load_model
 
 
-def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
-    """Stand in for the ``load_model`` of a wrapper that has none of its own."""
-    return self.worker.load_model(*args, **kwargs)
-
-
 def _tell(wrapper: Any) -> None:
-    from swtrace.vllm.configuration import settle, state_outcome
-    from swtrace.vllm.identity import announce, state_refused
+    from swtrace.vllm.configuration import settle
+    from swtrace.vllm.worker_identity import share_nothing
 
     vllm_config = wrapper.vllm_config
     settings = settle(vllm_config)
@@ -62,10 +52,4 @@ def _tell(wrapper: Any) -> None:
         f"vLLM's model runner {runner.__module__}.{runner.__qualname__} asks for no offloader, through which weights "
         "are shared; run with VLLM_USE_V2_MODEL_RUNNER=0 or another vLLM"
     )
-    if settings.strict:
-        raise RefusedError(f"nothing is shared: {reason}")
-    logger.warning("swtrace shares nothing: %s", reason)
-    state_outcome(vllm_config, {})
-    announce(vllm_config)
-    for path in settings.series:
-        state_refused(path, reason, settings, vllm_config)
+    share_nothing(reason, settings, vllm_config)

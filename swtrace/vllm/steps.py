@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swtrace.series import recording
 from swtrace.series.operations import forget, numbered
 from swtrace.trace.schema import Phase
+from swtrace.vllm.engine import handed_through
 from swtrace.vllm.groups import Refused
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def mark_steps() -> None:
         return
     shutdown = getattr(wrapper, "shutdown", None)
     # Most versions define this one on the worker only; the wrapper then hands it through.
-    execute_dummy_batch = getattr(wrapper, "execute_dummy_batch", _hand_through)
+    execute_dummy_batch = getattr(wrapper, "execute_dummy_batch", handed_through("execute_dummy_batch"))
 
     @functools.wraps(execute_model)
     def marked_execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -78,10 +79,6 @@ def phase(scheduler_output: Any) -> Phase:
     if len(scheduler_output.scheduled_new_reqs) + len(cached.req_ids) > decoding:
         return Phase.MIXED if decoding else Phase.PREFILL
     return Phase.DECODE
-
-
-def _hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
-    return self.worker.execute_dummy_batch(*args, **kwargs)
 
 
 def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -88,7 +88,7 @@ def test_an_orphan_does_not_start(modules: Path) -> None:
     """A child whose parent is gone before it could ask the kernel ends by itself."""
     module = write(modules, "never", "raise SystemExit(99)")
     done = subprocess.run(
-        [sys.executable, "-m", "swtrace.cli.attached", "1", module],
+        [sys.executable, "-m", "swtrace.cli.child", "1", module],
         capture_output=True,
         text=True,
         timeout=patience(),

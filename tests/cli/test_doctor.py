@@ -15,9 +15,9 @@ from patience import patience
 
 from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
 from swtrace import units
+from swtrace.cli.doctor.check_environment import _numbers
 from swtrace.cli.doctor.check_folder import _filesystem, folder
 from swtrace.cli.doctor.check_rings import rings as ring_findings
-from swtrace.cli.doctor.check_versions import _numbers
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder

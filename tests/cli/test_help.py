@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import swtrace as package
 from cli.conftest import Swtrace
-from swtrace.cli.app import app
+from swtrace.cli.commands import app
 from swtrace.cli.exit_codes import CommandError, ExitCode, exit_code
 from swtrace.errors import PeerLostError, RingFormatError, SettingsError
 

@@ -19,11 +19,12 @@ from patience import patience
 from recording.made import Told, record_rings
 from tui.ring_writer import scenario, write
 
+from observing.settling import settled
 from swtrace import asking
 from swtrace.cli.summary import summarise
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
-from swtrace.observing import HostRings, Link, Observation, Origin, Roster, watch_rings
+from swtrace.observing import HostRings, Link, Origin, Roster, watch_rings
 from swtrace.observing.events import RankEnded, RankJoined, RecordsRead, RingState, SeriesListed
 from swtrace.observing.merged import Merged
 from swtrace.recording import Recording
@@ -34,19 +35,6 @@ from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Clock
-
-
-def settled(roster: Roster, steps: int) -> Observation:
-    """Poll until so many finished steps are known, and everything that is there was read."""
-    deadline = time.monotonic() + patience()
-    while time.monotonic() < deadline:
-        more = roster.poll()
-        seen = roster.observe()
-        known = any(len(each) >= steps for each in seen.history.values())
-        if known and not more and all(rank.ring.closed for rank in seen.ranks):
-            return seen
-        time.sleep(0.02)
-    raise AssertionError(f"never knew {steps} steps: {roster.observe().origins}")
 
 
 def stalled(folder: Path) -> tuple[int, int]:
@@ -115,7 +103,7 @@ def test_every_origin_gives_the_same_numbers_on_the_same_records(
         seen = {}
         for name, origin in origins(folder, halves, recorded, stack):
             with Roster(origin) as roster:
-                seen[name] = settled(roster, steps)
+                seen[name] = settled(roster, steps, ended=True)
         expected = seen.pop("rings")
         assert len(expected.ranks) == ranks
         for name, other in seen.items():
@@ -209,7 +197,7 @@ def test_a_lost_daemon_is_said_to_be_lost_and_taken_up_again(tmp_path: Path, mon
     with serving(tmp_path) as client:
         address = str(client.base_url)
         roster = Roster(DaemonStream(address, newest_steps=72))
-        before = settled(roster, steps)
+        before = settled(roster, steps, ended=True)
     deadline = time.monotonic() + patience()
     while roster.observe().origins[0].link is not Link.LOST and time.monotonic() < deadline:
         roster.poll()
@@ -219,7 +207,7 @@ def test_a_lost_daemon_is_said_to_be_lost_and_taken_up_again(tmp_path: Path, mon
         while roster.observe().origins[0].link is not Link.LIVE and time.monotonic() < deadline:
             roster.poll()
             time.sleep(0.02)
-        again = settled(roster, steps)
+        again = settled(roster, steps, ended=True)
     roster.close()
 
     assert lost.origins[0].link is Link.LOST
@@ -239,7 +227,7 @@ def test_a_stream_of_every_nth_step_holds_these_steps_whole(tmp_path: Path, ever
     with serving(tmp_path) as client, watch_rings(tmp_path) as whole:
         whole.drain()
         roster = Roster(DaemonStream(str(client.base_url), every=every))
-        seen = settled(roster, 60 // every)
+        seen = settled(roster, 60 // every, ended=True)
         roster.close()
         (steps,), (all_steps,) = seen.history.values(), whole.observe().history.values()
     assert [step.step for step in steps] == [step.step for step in all_steps if step.step % every == 0]

@@ -12,7 +12,7 @@ from recording.made import record, schedule
 from swtrace.recording import Recording
 from swtrace.recording.blocks import MAX_BLOCKS, BlockMeans
 from swtrace.recording.difference import Change, RecordingDifference, difference
-from swtrace.recording.rank_test import compare, holm
+from swtrace.recording.significance import compare, holm
 
 
 def compared(tmp_path: Path, a: dict[str, int], b: dict[str, int]) -> RecordingDifference:

@@ -14,7 +14,7 @@ from patience import patience
 
 from recording.made import replayed
 from recording.test_commands import SWTRACE, swtrace
-from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.cli.child import DaemonProcess
 from swtrace.errors import RecordingError
 from swtrace.observing import Roster, watch_rings
 from swtrace.observing.merged import Merged

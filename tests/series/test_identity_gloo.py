@@ -29,7 +29,7 @@ def matrix(rank: int, layers: Sequence[int] = LAYERS, device: str = "cpu") -> tu
             """Stay open for the next series."""
 
     group = RankGroup.world()
-    transport = KeptTransport(group)
+    transport = KeptTransport(group, description="swtrace", timeout_s=600.0)
     wrong = []
     count = 0
     for num_layers in layers:

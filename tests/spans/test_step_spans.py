@@ -17,7 +17,7 @@ from opentelemetry.trace import StatusCode
 from spans.finished_steps import finished_steps, origins
 from swtrace.ledger.facts import CAUSES, StepFacts
 from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, StepSpans, span_count
-from swtrace.spans.traces import span_id, trace_id
+from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Clock, Untimed
 
@@ -222,7 +222,8 @@ def test_rank_without_origin_is_left_out(steps: tuple[StepFacts, ...]) -> None:
     spans = list(StepSpans(steps[1], origins(1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {1}
     received = only(spans, BROADCAST, 1, 2)
-    assert received.links[0].context.span_id == span_id("run-1", 1, 0, BROADCAST, series="self_attn.o_proj", layer=2)
+    sent = span_ids("run-1", 1, 0, BROADCAST, series="self_attn.o_proj", layers=(b"2",))
+    assert received.links[0].context.span_id == int.from_bytes(sent)
 
 
 def test_simulated_time_begins_with_the_run(tmp_path: Path) -> None:

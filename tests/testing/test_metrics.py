@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from daemon.recorded_run import STALL_NS, RecordedRun
 
-from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.cli.child import DaemonProcess
 from swtrace.testing import read_metrics
 from swtrace.testing.metrics import MetricsError
 from swtrace.testing.tracing import Tracing

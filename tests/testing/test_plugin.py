@@ -12,9 +12,8 @@ import opentelemetry.sdk.trace.export.in_memory_span_exporter
 import pytest
 from patience import patience
 
-import swtrace.testing.baselines
+import swtrace.daemon.collector
 import swtrace.testing.limits
-import swtrace.testing.registry
 
 LOADED_ONCE = (daemon, opentelemetry, swtrace)
 """pytester forgets what an inner run imports, and numpy cannot be loaded twice: so it is loaded out here."""

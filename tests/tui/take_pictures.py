@@ -13,9 +13,8 @@ import asyncio
 from pathlib import Path
 
 from swtrace_tui.actions import VIEWS
-from swtrace_tui.app import TopApp
+from swtrace_tui.app import TopApp, screenshot
 from swtrace_tui.preferences import Configuration
-from swtrace_tui.screenshot import screenshot
 
 from swtrace.observing import watch_rings
 

@@ -12,9 +12,9 @@ from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
 from swtrace_tui.app import TopApp
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
+from swtrace_tui.palette import THEMES
 from swtrace_tui.picture import Filter, picture
 from swtrace_tui.preferences import Configuration, load
-from swtrace_tui.themes import NAMES
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
@@ -139,7 +139,7 @@ def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             await press(pilot, "d")
-            assert not app.attached
+            assert app._feed is None
             await until(pilot, lambda: made[0].closed)
             assert "DETACHED" in shown(app)
             assert "stall ratio" in shown(app)
@@ -380,9 +380,9 @@ def test_keys_are_remapped_by_the_configuration(tmp_path: Path) -> None:
             await until(pilot, lambda: app.picture)
             assert app.theme == "swtrace-light"
             await press(pilot, "space")
-            assert not app.paused
+            assert not app._paused
             await press(pilot, "z")
-            assert app.paused
+            assert app._paused
 
     run(test())
 
@@ -411,9 +411,9 @@ def test_themes_change_every_colour_and_lose_nothing() -> None:
         app = app_over(stalled())
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: "k=1 leaves" in shown(app))
-            assert app.theme == NAMES[0]
+            assert app.theme == THEMES[0]
             before = shown(app).splitlines()[2:12]
-            for name in (*NAMES[1:], NAMES[0]):
+            for name in (*THEMES[1:], THEMES[0]):
                 await press(pilot, "t")
                 assert app.theme == name
                 assert shown(app).splitlines()[2:6] == before[:4]

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 import pytest
+from swtrace_tui.app import screenshot
 from swtrace_tui.preferences import Configuration
-from swtrace_tui.screenshot import screenshot
 
 from tui.ring_writer import scenario
 from tui.scenes import Still, app_over, observation_of, settled, shown, until

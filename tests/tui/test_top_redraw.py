@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from rich.segment import Segment
 from swtrace_tui.app import TopApp
-from swtrace_tui.palette import DARK, LIGHT, MONO, Palette
-from swtrace_tui.themes import palette_of
+from swtrace_tui.palette import DARK, LIGHT, MONO, Palette, palette_of
 from swtrace_tui.views import heat_map
 from swtrace_tui.views.heat_map import METRICS, HeatMap, StepSums, map_line
 from textual.geometry import Region

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from daemon.recorded_run import RecordedRun, series_info
-from patience import patience
+from observing.settling import settled
 from swtrace_tui.once import overview
 from swtrace_tui.palette import DARK
 from swtrace_tui.picture import Filter, RankState, picture
@@ -16,24 +15,12 @@ from swtrace_tui.views.view import Scene
 from swtrace_tui.views.windows import rank_lines
 
 from swtrace import units
-from swtrace.observing import Observation, Roster, watch_rings
+from swtrace.observing import watch_rings
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.schema import Clock
 from tui.ring_writer import RingWriter, scenario, write
 
 NEWEST = 72
-
-
-def settled(roster: Roster, steps: int) -> Observation:
-    """Poll until so many finished steps are known."""
-    deadline = time.monotonic() + patience()
-    while time.monotonic() < deadline:
-        roster.poll()
-        seen = roster.observe()
-        if any(len(each) >= steps for each in seen.history.values()):
-            return seen
-        time.sleep(0.02)
-    raise AssertionError(f"never knew {steps} steps: {roster.observe().origins}")
 
 
 def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:

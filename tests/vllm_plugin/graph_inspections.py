@@ -51,29 +51,16 @@ def graphs() -> dict[str, Any]:
     os.environ["VLLM_USE_BREAKABLE_CUDAGRAPH"] = "1"
     breakable = refusal(settled(CUDAGraphMode.PIECEWISE))
 
-    class Listener:
-        """In the place of a series: only vLLM on a GPU can make one that is told of graphs."""
-
-        def __init__(self) -> None:
-            self.told: list[str] = []
-
-        def graph_follows(self) -> None:
-            self.told.append("follows")
-
-    heard = {}
+    whole = {}
     for name in ("FULL", "PIECEWISE"):
-        listener: Any = Listener()
         with set_forward_context(None, VllmConfig(), cudagraph_runtime_mode=CUDAGraphMode[name]):
-            ours.graph_follows([listener])
-        heard[name] = listener.told
-    listener = Listener()
-    ours.graph_follows([listener])
-    heard["newer runner"] = listener.told
+            whole[name] = ours.whole_forward()
+    whole["newer runner"] = ours.whole_forward()
     return {
         "modes": modes,
         "without": without,
         "breakable": breakable,
-        "heard": heard,
+        "whole": whole,
         "operators": [
             callable(getattr(getattr(torch.ops, namespace), operator).default)
             for namespace, operator in (name.split("::") for name in ours.SPLITTING_OPS)

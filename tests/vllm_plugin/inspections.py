@@ -327,7 +327,7 @@ def other_version(version: str) -> str:
     """Install the plugin in a vLLM of another version."""
     import vllm
 
-    from swtrace.vllm.plugin import install
+    from swtrace.vllm.replacements import install
 
     vllm.__version__ = version
     install()
@@ -338,7 +338,7 @@ def seam_gone() -> str:
     """Take a piece of the seam away and install the plugin."""
     from vllm.model_executor.offloader import base
 
-    from swtrace.vllm.plugin import install
+    from swtrace.vllm.replacements import install
 
     del base.create_offloader
     install()

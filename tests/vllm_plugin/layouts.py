@@ -103,7 +103,7 @@ def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
     from vllm.model_executor.offloader import UVAOffloader
 
     from swtrace.series.recording import close
-    from swtrace.vllm.plugin import _offloader
+    from swtrace.vllm.replacements import _offloader
 
     os.environ.update(environment)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)

@@ -50,7 +50,7 @@ def test_pieces_that_cannot_be_split_are_refused(seen: dict[str, Any]) -> None:
 
 def test_a_series_hears_of_graphs_of_whole_forwards_only(seen: dict[str, Any]) -> None:
     """A piece is none of the series' business; a whole forward is a step, whichever runner replays it."""
-    assert seen["heard"] == {"FULL": ["follows"], "PIECEWISE": [], "newer runner": ["follows"]}
+    assert seen["whole"] == {"FULL": True, "PIECEWISE": False, "newer runner": True}
 
 
 def test_the_offloader_answers_to_what_vllm_calls(seen: dict[str, Any]) -> None:

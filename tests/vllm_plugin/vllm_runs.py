@@ -13,7 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from swtrace.cli.daemon_process import DaemonProcess
+from swtrace.cli.child import DaemonProcess
 from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks
 
 SERIES = "self_attn.o_proj"

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from textual.binding import Binding, BindingType
 
 OVERVIEW, HEAT_MAP, TIMELINE, WINDOWS, VERDICT = VIEWS = ("overview", "heatmap", "timeline", "windows", "verdict")
-TITLES = {
-    OVERVIEW: "Overview",
-    HEAT_MAP: "Heat map",
-    TIMELINE: "Timeline",
-    WINDOWS: "Windows",
-    VERDICT: "Verdict",
-}
+TITLES = dict(zip(VIEWS, ("Overview", "Heat map", "Timeline", "Windows", "Verdict"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +113,14 @@ ACTIONS: tuple[Action, ...] = (
         footer=True,
         label="Worst",
     ),
-    Action("lanes-down", "down,j", "scroll_lanes(1)", "Lanes down", "Scroll the lanes.", TIMELINE),
-    Action("lanes-up", "up,k", "scroll_lanes(-1)", "Lanes up", "Scroll the lanes.", TIMELINE),
+    Action("lanes-down", "down,j", "scroll(1)", "Lanes down", "Scroll the lanes.", TIMELINE),
+    Action("lanes-up", "up,k", "scroll(-1)", "Lanes up", "Scroll the lanes.", TIMELINE),
     # -- windows
-    Action("windows-down", "down,j", "scroll_rows(1)", "Down", "Scroll down.", WINDOWS),
-    Action("windows-up", "up,k", "scroll_rows(-1)", "Up", "Scroll up.", WINDOWS),
+    Action("windows-down", "down,j", "scroll(1)", "Down", "Scroll down.", WINDOWS),
+    Action("windows-up", "up,k", "scroll(-1)", "Up", "Scroll up.", WINDOWS),
     # -- verdict
-    Action("verdict-down", "down,j", "scroll_down", "Down", "Scroll down.", VERDICT),
-    Action("verdict-up", "up,k", "scroll_up", "Up", "Scroll up.", VERDICT),
+    Action("verdict-down", "down,j", "scroll(1)", "Down", "Scroll down.", VERDICT),
+    Action("verdict-up", "up,k", "scroll(-1)", "Up", "Scroll up.", VERDICT),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import select
 import signal
 import sys
@@ -29,10 +30,9 @@ from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, 
 from swtrace_tui.bars import TitleBar, ViewBar, worst_link
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
+from swtrace_tui.palette import THEMES, palette_of, themes
 from swtrace_tui.picture import Filter, Picture, phase_of, picture
 from swtrace_tui.preferences import Configuration
-from swtrace_tui.screenshot import screenshot
-from swtrace_tui.themes import NAMES, palette_of, themes
 from swtrace_tui.views.heat_map import HeatMap
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
@@ -44,6 +44,8 @@ _Item = TypeVar("_Item")
 _VERDICT_EVERY_S = 1.0
 _TERMINAL_EVERY_S = 1.0
 _SHELL_OFFSET = 128
+_FONT_FACE = re.compile(r"\s*@font-face\s*\{[^}]*\}")
+_FAMILY = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 _JUDGE_REST = 20
 """Times as long as the verdicts took, they stand: large series are judged less often."""
 
@@ -143,9 +145,9 @@ class TopApp(App[None]):
         for theme in themes():
             self.register_theme(theme)
         if self._configuration.theme not in self.available_themes:
-            known = ", ".join((*NAMES, *sorted(self.available_themes.keys() - set(NAMES))))
+            known = ", ".join((*THEMES, *sorted(self.available_themes.keys() - set(THEMES))))
             raise SettingsError(f"there is no theme {self._configuration.theme!r}: there are {known}")
-        self.theme = NAMES[-1] if self.no_color else self._configuration.theme
+        self.theme = THEMES[-1] if self.no_color else self._configuration.theme
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -187,16 +189,6 @@ class TopApp(App[None]):
     def picture(self) -> Picture | None:
         """What is shown."""
         return None if self._observation is None else picture(self._observation, self._selection)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the screen stands still."""
-        return self._paused
-
-    @property
-    def attached(self) -> bool:
-        """Whether there is a source."""
-        return self._feed is not None
 
     def _watch(self) -> None:
         def deliver(observation: Observation) -> None:
@@ -389,8 +381,8 @@ class TopApp(App[None]):
 
     def action_next_theme(self) -> None:
         """Take the next of our themes."""
-        at = NAMES.index(self.theme) if self.theme in NAMES else -1
-        self.theme = NAMES[(at + 1) % len(NAMES)]
+        at = THEMES.index(self.theme) if self.theme in THEMES else -1
+        self.theme = THEMES[(at + 1) % len(THEMES)]
 
     def action_help(self) -> None:
         """Show every key."""
@@ -425,3 +417,11 @@ def _next(items: Iterable[_Item], current: _Item | None) -> _Item | None:
 
 
 __all__ = ["HEAT_MAP", "VERDICT", "WINDOWS", "MainScreen", "TopApp"]
+
+
+def screenshot(app: App[None], title: str) -> str:
+    """Return what is on the screen as a self-contained SVG: text stays text, and no font is fetched from anywhere."""
+    svg = _FONT_FACE.sub("", app.export_screenshot(title=title))
+    svg = svg.replace("Fira Code, monospace", _FAMILY).replace("font-family: Fira Code", f"font-family: {_FAMILY}")
+    # Names of classes and clips carry a hash of the content; without it, the same picture is the same file.
+    return re.sub(r"terminal-\d+", "terminal", svg) + "\n"

@@ -1,4 +1,4 @@
-"""Colours with a meaning, per theme: what a stall looks like, and how much of it.
+"""Colours with a meaning, per theme: what a stall looks like, and how much of it. A palette is one Textual theme.
 
 Every meaning has a glyph as well, so that nothing is lost without colour (``NO_COLOR``, the ``mono``
 palette) or to an eye that does not tell red from green. Styles and segments are built once here and
@@ -14,6 +14,7 @@ from functools import cache, cached_property
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
+from textual.theme import Theme
 
 LEVELS = 16
 """Steps of a heat ramp; 0 is nothing."""
@@ -60,6 +61,7 @@ SPAN_NAMES = {
     Span.SENT: "sent",
 }
 
+WINDOW_STATES = ("free", "inflight", "ready", "in_use")
 WINDOW_GLYPHS = {"free": "·", "inflight": "▒", "ready": "▓", "in_use": "█"}
 
 
@@ -80,7 +82,7 @@ class Palette:
     spans: tuple[str, ...]
     """By :class:`Span`."""
     windows: tuple[str, str, str, str]
-    """free, inflight, ready, in use."""
+    """By :data:`WINDOW_STATES`."""
     causes: tuple[str, ...]
     """By :data:`~swtrace.ledger.facts.CAUSES`."""
     ramps: dict[str, tuple[str, ...]]
@@ -93,6 +95,10 @@ class Palette:
     def style(self, colour: str, *, bold: bool = False, on: str | None = None) -> Style:
         """Return a style with the theme's background behind it."""
         return _style(colour, on or self.background, bold)
+
+    def window(self, state: str) -> str:
+        """Return the colour of a window in one of :data:`WINDOW_STATES`."""
+        return self.windows[WINDOW_STATES.index(state)]
 
     @cached_property
     def levels(self) -> tuple[Style, ...]:
@@ -252,3 +258,43 @@ MONO = Palette(
     ramps=dict.fromkeys(("stall", "slack", "transfer", "skew"), ("#000000", "#000000")),
     mono=True,
 )
+_PALETTES = {f"swtrace-{palette.name}": palette for palette in (DARK, LIGHT, COLOUR_BLIND, MONO)}
+THEMES = tuple(_PALETTES)
+"""Our themes by name, one per palette."""
+
+
+def themes() -> tuple[Theme, ...]:
+    """Return the themes to register."""
+    return tuple(_theme(name, palette) for name, palette in _PALETTES.items())
+
+
+def palette_of(theme: Theme) -> Palette:
+    """Return the palette of a theme; Textual's own themes take the dark or the light one."""
+    return _PALETTES.get(theme.name, DARK if theme.dark else LIGHT)
+
+
+def _theme(name: str, palette: Palette) -> Theme:
+    return Theme(
+        name=name,
+        primary=palette.note,
+        secondary=palette.dim,
+        accent=palette.note,
+        success=palette.good,
+        warning=palette.warning,
+        error=palette.bad,
+        foreground=palette.text,
+        background=palette.background,
+        surface=palette.background,
+        panel=palette.surface,
+        boost=palette.surface,
+        dark=palette is not LIGHT,
+        variables={
+            "footer-background": palette.surface,
+            "footer-key-foreground": palette.note,
+            "footer-description-foreground": palette.dim,
+            "block-cursor-background": palette.note,
+            "block-cursor-foreground": palette.background,
+            "scrollbar": palette.faint,
+            "scrollbar-background": palette.background,
+        },
+    )

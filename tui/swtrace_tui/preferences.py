@@ -17,14 +17,14 @@ from pathlib import Path
 
 from swtrace.errors import SettingsError
 from swtrace_tui.actions import ACTIONS
-from swtrace_tui.themes import NAMES
+from swtrace_tui.palette import THEMES
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """Theme and keys."""
 
-    theme: str = NAMES[0]
+    theme: str = THEMES[0]
     keys: dict[str, str] = field(default_factory=dict)
 
 
@@ -48,9 +48,9 @@ def load(path: Path) -> Configuration:
     for name in document:
         if name not in {"theme", "keys"}:
             raise SettingsError(f"{path}: unknown setting {name!r}; there are theme and [keys]")
-    theme = document.get("theme", NAMES[0])
+    theme = document.get("theme", THEMES[0])
     if not isinstance(theme, str):
-        raise SettingsError(f"{path}: theme is {theme!r}, not a name such as {', '.join(NAMES)}")
+        raise SettingsError(f"{path}: theme is {theme!r}, not a name such as {', '.join(THEMES)}")
     given = document.get("keys", {})
     known = {action.id for action in ACTIONS}
     if not isinstance(given, dict) or not all(isinstance(keys, str) for keys in given.values()):

@@ -13,8 +13,8 @@ import time
 import traceback
 from pathlib import Path
 
-from swtrace.cli.attached import end_with_parent
-from swtrace.cli.demo.rank import run_rank
+from swtrace.cli.child import end_with_parent
+from swtrace.cli.demo.demo_rank import run_rank
 from swtrace.cli.demo.report_lines import Event, What
 from swtrace.cli.demo.scenarios import Dials
 from swtrace.cli.exit_codes import ExitCode

@@ -9,6 +9,7 @@ keeps what both allow: a bad anchor that says so widens nothing, and every bound
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 
@@ -180,3 +181,42 @@ class Tightness:
         """Tell the width of the best of several tries. The best of all fades, since machines change their pace."""
         faded_ns = self._best_ns + self._best_ns // 64
         self._best_ns = min(width_ns, faded_ns) if faded_ns else width_ns
+
+
+class AnchoredClock(ABC):
+    """A device's clock in the host's time, by anchors that are renewed about once a second."""
+
+    def __init__(self, reading_error_ns: int) -> None:
+        """Begin without an anchor.
+
+        Args:
+            reading_error_ns: how far off an instant of the device itself can be.
+        """
+        self._reading_error_ns = reading_error_ns
+        self._renewals = Renewals()
+        self._map = HostMap()
+        self._tightness = Tightness()
+
+    @property
+    def ready(self) -> bool:
+        """Whether instants can be mapped."""
+        return self._map.ready
+
+    @property
+    def error_ns(self) -> int:
+        """How far off ``to_host`` can be, for instants until a second after the newest anchor."""
+        return self._map.error_ns + self._reading_error_ns
+
+    @property
+    def passed_over(self) -> int:
+        """Anchors that contradicted what the others say, and were left out."""
+        return self._map.passed_over
+
+    def renew_if_due(self, host_ns: int) -> None:
+        """Renew the anchor if that was not done for about a second. Call it once a step, before instants are mapped."""
+        if self._renewals.due(host_ns):
+            self.renew()
+
+    @abstractmethod
+    def renew(self) -> bool:
+        """Take a new anchor; return whether that worked. Never while a graph is being captured."""

@@ -8,7 +8,7 @@ about once a second: over more than 8 s, elapsed times are coarser than half a m
 from __future__ import annotations
 
 from swtrace.series.device.accelerator import Device, Event
-from swtrace.series.device.anchors import FORGET_NS, HostMap, Renewals, Tightness
+from swtrace.series.device.anchors import FORGET_NS, AnchoredClock
 
 TRIES = 16
 """Attempts at an anchor, of which the best is taken."""
@@ -34,45 +34,18 @@ class _Anchor:
         self.host_ns = 0
 
 
-class EventClock:
+class EventClock(AnchoredClock):
     """Maps timed events of one device to host time. Belongs to the launching thread; never waits for long."""
 
     def __init__(self, device: Device) -> None:
+        super().__init__(ELAPSED_ERROR_NS)
         self._device = device
         self._stream = device.prefetch_stream()
-        self._renewals = Renewals()
-        self._map = HostMap()
         self._newest: _Anchor | None = None
         self._older: _Anchor | None = None
         # The two anchors that are kept, the best try so far, and the one under way.
         self._free = [_Anchor(device.event(timed=True)) for _ in range(4)]
         self._stuck: _Anchor | None = None
-        self._tightness = Tightness()
-
-    @property
-    def ready(self) -> bool:
-        """Whether events can be mapped."""
-        return self._newest is not None
-
-    @property
-    def error_ns(self) -> int:
-        """How far off :meth:`to_host` can be, for events until a second after the newest anchor."""
-        return self._map.error_ns + ELAPSED_ERROR_NS
-
-    @property
-    def drift(self) -> float:
-        """Seconds that the host's clock gains on the device's in a second."""
-        return self._map.drift
-
-    @property
-    def passed_over(self) -> int:
-        """Anchors that contradicted what the others say, and were left out."""
-        return self._map.passed_over
-
-    def renew_if_due(self, host_ns: int) -> None:
-        """Renew the anchor if that was not done for about a second. Call it once a step, before events are mapped."""
-        if self._renewals.due(host_ns):
-            self.renew()
 
     def renew(self) -> bool:
         """Take a new anchor; return whether that worked. Never while a graph is being captured."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from swtrace.series.device.anchors import HostMap, Renewals, Tightness
+from swtrace.series.device.anchors import AnchoredClock
 
 EXCHANGES = 16
 """Questions per renewal, of which the one that is answered fastest is taken."""
@@ -42,37 +42,15 @@ class Correspondent(Protocol):
         """Clear all words and let the device listen; False if it can't now. Never waits."""
 
 
-class StampClock:
+class StampClock(AnchoredClock):
     """Maps stamps of one device to host time. Belongs to the launching thread; never waits for long."""
 
     def __init__(self, correspondent: Correspondent, host_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        super().__init__(correspondent.tick_ns // 2)
         self.tick_ns = correspondent.tick_ns
         """The smallest step that the device's clock was seen to take."""
         self._correspondent = correspondent
         self._host_ns = host_ns
-        self._renewals = Renewals()
-        self._map = HostMap()
-        self._tightness = Tightness()
-
-    @property
-    def ready(self) -> bool:
-        """Whether stamps can be mapped."""
-        return self._map.ready
-
-    @property
-    def error_ns(self) -> int:
-        """How far off :meth:`to_host` can be, for stamps until a second after the newest anchor."""
-        return self._map.error_ns + self.tick_ns // 2
-
-    @property
-    def drift(self) -> float:
-        """Seconds that the host's clock gains on the device's in a second."""
-        return self._map.drift
-
-    @property
-    def passed_over(self) -> int:
-        """Anchors that contradicted what the others say, and were left out."""
-        return self._map.passed_over
 
     def to_host(self, device_ns: int) -> int:
         """Return the host's CLOCK_MONOTONIC at a stamp.
@@ -81,11 +59,6 @@ class StampClock:
             ValueError: there is no anchor yet.
         """
         return self._map.to_host(device_ns)
-
-    def renew_if_due(self, host_ns: int) -> None:
-        """Renew the anchor if that was not done for about a second. Call it once a step, before stamps are mapped."""
-        if self._renewals.due(host_ns):
-            self.renew()
 
     def renew(self) -> bool:
         """Take a new anchor; return whether that worked. Never while a graph is being captured."""

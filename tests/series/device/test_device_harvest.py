@@ -14,7 +14,7 @@ from device_schedule import Durations
 from simulated_device import SimulatedDevice
 from simulated_work import DeviceClock
 
-from swtrace.series.device.journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
+from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
 from swtrace.trace import records as columns
 from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 
@@ -44,7 +44,7 @@ class SimulatedTime:
 def at(monkeypatch: pytest.MonkeyPatch) -> SimulatedRig:
     """Return a simulated device, by whose host's clock the series waits when it closes."""
     rig = SimulatedRig(SimulatedDevice(call_ns=CALL))
-    for module in ("swtrace.series.circle", "swtrace.series.device.journal"):
+    for module in ("swtrace.series.circle", "swtrace.series.device.device_journal"):
         monkeypatch.setattr(f"{module}.time", SimulatedTime(rig.device))
     return rig
 

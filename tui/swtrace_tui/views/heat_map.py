@@ -303,7 +303,7 @@ class HeatMap(View):
 
     def action_move(self, down: int, right: int) -> None:
         """Move the cursor."""
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         if series is not None and series.rows:
             row, position = self._cursor
             right = right * self._fold if abs(right) == 1 else right
@@ -316,14 +316,14 @@ class HeatMap(View):
 
     def action_worst(self) -> None:
         """Move to the cell with the highest value."""
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         if series is not None and series.rows and self._values.size:
             self._untouched = True
             self.redraw()
 
     def action_open(self) -> None:
         """Show the cell in the timeline."""
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         if series is not None and series.rows:
             self.post_message(self.Open(rank=series.rows[self._cursor[0]].rank, position=self._cursor[1]))
 
@@ -347,7 +347,7 @@ class HeatMap(View):
         self.action_move(-1, 0)
 
     def _cell_at(self, x: int, y: int) -> tuple[int, int] | None:
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         left, top = self._origin
         if series is None or x < left or y < top:
             return None

@@ -17,7 +17,7 @@ from swtrace_tui.actions import OVERVIEW, bindings
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
-from swtrace_tui.views.charts import charts
+from swtrace_tui.views.overview_charts import charts
 from swtrace_tui.views.view import Scene, View
 
 _BAR = 6
@@ -117,7 +117,6 @@ class Overview(View):
         self._sort = "rank"
         self._reversed = False
         self._cursor: tuple[object, int] | None = None
-        self._top = 0
         self._rows: list[RankRow] = []
         self._first_row = 0
         self._header: list[tuple[int, int, Column]] = []
@@ -131,7 +130,7 @@ class Overview(View):
         lines.append(Line(width).strip(text))
         columns = fitting(picture, width)
         self._rows = self.ordered(picture.rows)
-        lines.append(self._header_line(columns, width, palette, y=len(lines)))
+        lines.append(self._header_line(columns, width, palette))
         self._first_row = len(lines)
         room = max(1, height - len(lines) - 3)
         self._scroll(room)
@@ -221,8 +220,7 @@ class Overview(View):
             self._top = min(max(self._top, at - room + 1), at)
         self._top = max(0, min(self._top, len(self._rows) - room))
 
-    def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette, y: int) -> Strip:
-        del y
+    def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette) -> Strip:
         plain, chosen = palette.style(palette.dim), palette.style(palette.text, bold=True)
         line = Line(width)
         self._header = []
@@ -334,8 +332,7 @@ def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str)
     shown = row.windows[: wide if len(row.windows) <= wide else wide - 1]
     for window in shown:
         state = str(window.state)
-        colour = palette.windows[("free", "inflight", "ready", "in_use").index(state)]
-        line.put(WINDOW_GLYPHS[state], palette.style(colour, on=on))
+        line.put(WINDOW_GLYPHS[state], palette.style(palette.window(state), on=on))
     rest = "…" if len(row.windows) > wide else ""
     line.field(rest, wide - len(shown), palette.style(palette.dim, on=on))
 

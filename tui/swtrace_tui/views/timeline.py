@@ -49,7 +49,6 @@ class Timeline(View):
         self._where = _Where()
         self._shown: StepFacts | None = None
         self._shown_at = 0.0
-        self._top = 0
         self._mark: tuple[int, int | None] | None = None
         """Global rank and position to point out."""
         self._width = 80
@@ -247,7 +246,7 @@ class Timeline(View):
     def point_out(self, rank: int | None, position: int | None) -> None:
         """Mark a rank, and zoom to its wait for a layer."""
         self._mark = None if rank is None else (rank, position)
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         step = self._step(series) if series is not None else None
         if series is None or step is None:
             return
@@ -276,7 +275,7 @@ class Timeline(View):
 
     def action_step(self, by: int) -> None:
         """Show the step before or after, and stay there."""
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         if series is None or self._shown is None:
             return
         numbers = [step.step for step in series.steps]
@@ -297,16 +296,11 @@ class Timeline(View):
 
     def action_worst(self) -> None:
         """Show the step that stalled most."""
-        series = self.scene.picture.focus if self.scene else None
+        series = self.focus_series
         if series is not None and series.steps:
             worst = max(series.steps, key=lambda step: int(step.stall_ns.sum(axis=1).max()))
             self._where = _Where(worst.step)
             self.redraw()
-
-    def action_scroll_lanes(self, by: int) -> None:
-        """Scroll the lanes."""
-        self._top = max(0, self._top + by)
-        self.redraw()
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         """Zoom out around the pointer; with a modifier, pan."""

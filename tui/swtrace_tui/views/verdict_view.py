@@ -28,7 +28,6 @@ class VerdictView(View):
 
     def __init__(self) -> None:
         super().__init__(id=VERDICT)
-        self._top = 0
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Draw the findings."""
@@ -37,16 +36,6 @@ class VerdictView(View):
             lines += series_lines(series, scene, width)
         self._top = max(0, min(self._top, len(lines) - height))
         return lines[self._top : self._top + height]
-
-    def action_scroll_down(self) -> None:
-        """Scroll down."""
-        self._top += 1
-        self.redraw()
-
-    def action_scroll_up(self) -> None:
-        """Scroll up."""
-        self._top = max(0, self._top - 1)
-        self.redraw()
 
 
 def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:

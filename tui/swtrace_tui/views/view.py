@@ -18,7 +18,7 @@ from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import DARK, MONO, Palette
-from swtrace_tui.picture import Picture
+from swtrace_tui.picture import Picture, SeriesView
 from swtrace_tui.views.empty import empty_state
 
 
@@ -110,11 +110,24 @@ class View(Drawn, can_focus=True):
     class Open(Message):
         """Somebody wants to see this in the timeline."""
 
-        def __init__(self, *, rank: int | None, position: int | None = None, step: int | None = None) -> None:
+        def __init__(self, *, rank: int | None, position: int | None = None) -> None:
             super().__init__()
-            self.rank, self.position, self.step = rank, position, step
+            self.rank, self.position = rank, position
+
+    _top = 0
+    """First line, lane or row that is shown, of a view that scrolls."""
 
     # -- for the views -------------------------------------------------------------------------------
+
+    @property
+    def focus_series(self) -> SeriesView | None:
+        """The series that views of one series show."""
+        return self.scene.picture.focus if self.scene else None
+
+    def action_scroll(self, by: int) -> None:
+        """Scroll."""
+        self._top = max(0, self._top + by)
+        self.redraw()
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Return the lines, at most ``height`` of them."""

@@ -12,11 +12,10 @@ from swtrace import units
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS, bindings
 from swtrace_tui.canvas import Line
-from swtrace_tui.palette import WINDOW_GLYPHS, Palette
+from swtrace_tui.palette import WINDOW_GLYPHS, WINDOW_STATES, Palette
 from swtrace_tui.picture import RankRow, SeriesView
 from swtrace_tui.views.view import Scene, View
 
-STATES = ("free", "inflight", "ready", "in_use")
 _NAMES = {"free": "free", "inflight": "in flight", "ready": "ready", "in_use": "in use"}
 _ABOUT = {
     "free": "holds nothing",
@@ -36,7 +35,6 @@ class WindowsView(View):
 
     def __init__(self) -> None:
         super().__init__(id=WINDOWS)
-        self._top = 0
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Draw legend, then per rank its circle of layers and its windows."""
@@ -56,25 +54,20 @@ class WindowsView(View):
             shown[-1] = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
         return lines + shown
 
-    def action_scroll_rows(self, by: int) -> None:
-        """Scroll."""
-        self._top = max(0, self._top + by)
-        self.redraw()
-
     def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
         """Scroll down."""
-        self.action_scroll_rows(2)
+        self.action_scroll(2)
 
     def on_mouse_scroll_up(self, _event: events.MouseScrollUp) -> None:
         """Scroll up."""
-        self.action_scroll_rows(-2)
+        self.action_scroll(-2)
 
 
 def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
     """Return a rank's circle of layers and the cards of its windows."""
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     info = row.facts.info
-    counts = {state: sum(str(window.state) == state for window in row.windows) for state in STATES}
+    counts = {state: sum(str(window.state) == state for window in row.windows) for state in WINDOW_STATES}
     summary = ", ".join(f"{count} {_NAMES[state]}" for state, count in counts.items() if count)
     title = Line(width).field(f"rank {row.rank} ", _LABEL, palette.style(palette.text, bold=True), right=True)
     step = max((window.step for window in row.windows), default=None)
@@ -109,7 +102,7 @@ def _circle(row: RankRow, series: SeriesView, palette: Palette, width: int) -> l
         for position in range(begin, min(series.layers, begin + per_line)):
             state = occupant.get(position)
             if state is not None:
-                line.put(WINDOW_GLYPHS[state] * wide, palette.style(palette.windows[STATES.index(state)]))
+                line.put(WINDOW_GLYPHS[state] * wide, palette.style(palette.window(state)))
             elif row.facts.info.source(position) == row.group_rank:
                 line.put("━" * wide, palette.style(palette.dim))
             else:
@@ -120,7 +113,7 @@ def _circle(row: RankRow, series: SeriesView, palette: Palette, width: int) -> l
 
 def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, palette: Palette) -> None:
     state = str(window.state)
-    colour = palette.windows[STATES.index(state)]
+    colour = palette.window(state)
     since = age_ns(window, row)
     alive = row.observed is not None and row.observed.ring.alive
     # A device's windows are in flight from the launch on, and until the next step's while it idles.
@@ -149,8 +142,8 @@ def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
     line = Line(width).put(
         f" {info.windows} windows{launched}, prefetch step {info.prefetch_step}   ", palette.style(palette.text)
     )
-    for state in STATES:
-        line.put(WINDOW_GLYPHS[state], palette.style(palette.windows[STATES.index(state)]))
+    for state in WINDOW_STATES:
+        line.put(WINDOW_GLYPHS[state], palette.style(palette.window(state)))
         about = f" {_NAMES[state]}: {_ABOUT[state]}  " if width >= 140 else f" {_NAMES[state]}  "  # noqa: PLR2004 - room
         line.put(about, dim)
     if line.room > len("━ own layer"):

@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from swtrace.cli.child import Child, wait_for_lines
+from swtrace.cli.child import Child, DaemonProcess, wait_for_lines
 from swtrace.cli.console import PIPE_WIDTH, data, narration, write_json
-from swtrace.cli.daemon_process import DaemonProcess
 from swtrace.cli.demo.progress import Progress
 from swtrace.cli.demo.report_lines import Event, What
 from swtrace.cli.demo.scenarios import DESCRIPTIONS, PRESETS, Dials, Scenario, Windows

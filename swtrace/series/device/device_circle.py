@@ -24,7 +24,7 @@ from swtrace.series.device.sheets import Entry
 from swtrace.trace.schema import NO_WINDOW, Phase, StepFlag, TransferFlag
 
 if TYPE_CHECKING:
-    from swtrace.series.device.transport import DeviceTransport
+    from swtrace.series.device.device_transport import DeviceTransport
     from swtrace.series.journal import Journal
     from swtrace.series.layer import SeriesLayer, Window
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from swtrace.daemon.narration import Seldom
+from swtrace.cli.daemon import Seldom
 
 
 def record(name: str, message: str, *arguments: object) -> logging.LogRecord:

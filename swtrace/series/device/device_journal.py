@@ -75,9 +75,8 @@ class DeviceJournal(Journal):
         device: Device,
         num_layers: int,
         *,
-        every: int = 1,
-        sheets: int = SHEETS,
-        stamps: Stamps | None = None,
+        every: int,
+        stamps: Stamps | None,
     ) -> None:
         """Make every event that will be needed.
 
@@ -86,7 +85,6 @@ class DeviceJournal(Journal):
             device: what the series runs on.
             num_layers: L.
             every: time only steps whose number is a multiple of it; the same on all ranks.
-            sheets: how many steps can be under way at once.
             stamps: what times the transfers of captured graphs, ``STAMPS`` slots per position; None leaves the
                 steps that replay one untimed.
         """
@@ -94,7 +92,7 @@ class DeviceJournal(Journal):
         self._device = device
         self._now = device.host_ns
         self._every = every
-        self._pool = SheetPool(device, num_layers, sheets)
+        self._pool = SheetPool(device, num_layers, SHEETS)
         self._clock = EventClock(device)
         self.stamps = stamps
         self._machine = MachineNoise()

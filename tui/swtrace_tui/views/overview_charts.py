@@ -8,19 +8,13 @@ import numpy as np
 from textual.strip import Strip
 
 from swtrace import units
-from swtrace.ledger.facts import CAUSES, Cause
+from swtrace.ledger.facts import CAUSES
 from swtrace_tui.canvas import Line, column_chart
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import RankRow, SeriesView, layer_profile
 from swtrace_tui.views.view import Scene
 
-_NAMES = {
-    Cause.ENTRY_SKEW: "entry skew",
-    Cause.SKEW: "skew",
-    Cause.BACKLOG: "backlog",
-    Cause.TRANSFER: "transfer",
-    Cause.UNATTRIBUTED: "unattributed",
-}
+_NAMES = {cause: str(cause).replace("_", " ") for cause in CAUSES}
 _GLYPHS = "><=━·"
 _LABELS = 10
 _CAUSE_LABEL = 8

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from swtrace.errors import RingCreateError, TraceError
+from swtrace.errors import RefusedError, RingCreateError, TraceError
 from swtrace.series.recording import describe_model, process_recorder, propose_run_id
 from swtrace.trace.identity import SeriesInfo
+from swtrace.vllm.configuration import state_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +37,21 @@ def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
     alone = parallel.data_parallel_size == 1
     first = getattr(parallel, "data_parallel_index", 0) * parallel.world_size if alone else 0
     return tuple(first + rank for rank in torch_ranks)
+
+
+def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
+    """Say to the log, the config and readers that nothing that was asked for is shared, and why.
+
+    Raises:
+        RefusedError: ``SWTRACE_STRICT=1``.
+    """
+    if settings.strict:
+        raise RefusedError(f"nothing is shared: {reason}")
+    logger.warning("swtrace shares nothing: %s", reason)
+    state_outcome(vllm_config, {})
+    announce(vllm_config)
+    for path in settings.series:
+        state_refused(path, reason, settings, vllm_config)
 
 
 def state_refused(

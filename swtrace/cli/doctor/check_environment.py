@@ -1,4 +1,9 @@
-"""Python, swtrace, torch, vLLM: are they there, and do they fit together? Nothing heavy is imported here."""
+"""What ranks would run with: Python, swtrace, torch, vLLM, and the variables that are set. Do they fit together?
+
+Nothing heavy is imported here. Whether vLLM has what the plugin holds on to is looked at by this file as a program of
+its own, which prints what is missing as a JSON list: importing vLLM takes long, and may fail in ways that no
+``except`` catches.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,9 @@ import sys
 
 import swtrace
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
+from swtrace.errors import SettingsError
+from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, unknown_variables
+from swtrace.spans.environment import SpanSettings
 from swtrace.vllm import support
 
 OLDEST_TORCH = (2, 11)
@@ -29,6 +37,31 @@ def versions(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
         vllm,
         *((_plugin(), *_seam(import_vllm=import_vllm)) if vllm.state is not State.ABSENT else ()),
     )
+
+
+def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
+    """Read every setting as a rank and as a daemon would; return the ranks', or the defaults where one is unusable."""
+    found, problems = Settings(), []
+    try:
+        found = Settings.from_environment()
+    except SettingsError as error:
+        problems.append(str(error))
+    try:
+        SpanSettings.from_environment(os.environ)
+    except SettingsError as error:
+        problems.append(str(error))
+    diagnoses = [Diagnosis("settings", State.BROKEN, problem, "set or unset the variable") for problem in problems]
+    diagnoses += [
+        Diagnosis("settings", State.DOUBTFUL, sentence, "correct or unset it") for sentence in unknown_variables()
+    ]
+    names = sorted(name for name in (*VARIABLES.values(), *OTHER_VARIABLES) if os.environ.get(name, "").strip())
+    if not diagnoses:
+        diagnoses.append(
+            Diagnosis("settings", State.GOOD, ", ".join(names) if names else "no SWTRACE_* variable is set")
+        )
+    if not found.trace:
+        diagnoses.append(Diagnosis("tracing", State.ABSENT, f"no rank writes a ring because {VARIABLES['trace']}=0"))
+    return found, tuple(diagnoses)
 
 
 def _torch() -> Diagnosis:
@@ -77,7 +110,7 @@ def _plugin() -> Diagnosis:
 def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     if not import_vllm:
         return (Diagnosis("vllm seam", State.ABSENT, "not looked at", "leave --quick away"),)
-    command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.check_seam"]
+    command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.check_environment"]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "SWTRACE": "0"}
     try:
         done = subprocess.run(
@@ -117,3 +150,13 @@ def _version_of(module: str) -> str | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
+
+
+def _print_seam() -> None:
+    import vllm  # noqa: F401 (its own failure to import is another finding)
+
+    sys.stdout.write(json.dumps(support.missing()) + "\n")
+
+
+if __name__ == "__main__":
+    _print_seam()

@@ -45,10 +45,9 @@ def doctor(
 
 def _look(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     from swtrace.cli.doctor.check_daemon import daemon
+    from swtrace.cli.doctor.check_environment import settings, versions
     from swtrace.cli.doctor.check_folder import folder
     from swtrace.cli.doctor.check_rings import rings
-    from swtrace.cli.doctor.check_settings import settings
-    from swtrace.cli.doctor.check_versions import versions
     from swtrace.errors import SettingsError
     from swtrace.settings import ring_directory
 

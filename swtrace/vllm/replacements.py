@@ -18,12 +18,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from swtrace.errors import RefusedError, SeamError
+from swtrace.errors import SeamError
 from swtrace.settings import VARIABLES, Settings
-from swtrace.vllm.configuration import settle, state_outcome
-from swtrace.vllm.engine import FORBIDDEN, RPC, guarded
+from swtrace.vllm.configuration import settle
+from swtrace.vllm.engine import FORBIDDEN, RPC, guarded, handed_through
 from swtrace.vllm.presence import announcing, ranks_without
-from swtrace.vllm.runner import asked, hand_through, load_and_notice
+from swtrace.vllm.runner import asked, load_and_notice
 from swtrace.vllm.support import RANGE, missing, supported
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _load_model() -> list[Replacement]:
         raise SeamError(_seam_message("WorkerWrapperBase"))
     if hasattr(wrapper, _REPLACED):  # on the class: lifecycle.py wraps the function once more
         return []
-    original = vars(wrapper).get("load_model", hand_through)
+    original = vars(wrapper).get("load_model", handed_through("load_model"))
     return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
 
 
@@ -163,10 +163,10 @@ def _offloader(chosen: Any) -> Any:
         return chosen
     from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, refuse_engine
-    from swtrace.vllm.identity import announce, state_refused
     from swtrace.vllm.lifecycle import refuse_loading, watch_worker
     from swtrace.vllm.offloader import SeriesOffloader
     from swtrace.vllm.steps import mark_steps
+    from swtrace.vllm.worker_identity import share_nothing
 
     try:
         _refuse_shape()
@@ -178,13 +178,7 @@ def _offloader(chosen: Any) -> Any:
         watch_worker()
     except Refused as refusal:
         decline(str(refusal))
-        if settings.strict:
-            raise RefusedError(f"nothing is shared: {refusal}") from refusal
-        logger.warning("swtrace shares nothing: %s", refusal)
-        state_outcome(vllm_config, {})
-        announce(vllm_config)
-        for path in settings.series:
-            state_refused(path, str(refusal), settings, vllm_config)
+        share_nothing(str(refusal), settings, vllm_config)
         return chosen
     return SeriesOffloader(settings, vllm_config)
 

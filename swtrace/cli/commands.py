@@ -10,17 +10,16 @@ import swtrace
 from swtrace.cli.console import data
 from swtrace.cli.daemon import daemon
 from swtrace.cli.dashboards import dashboards
-from swtrace.cli.demo.command import demo
-from swtrace.cli.demo_vllm_command import demo_vllm
+from swtrace.cli.demo.demo import demo
+from swtrace.cli.demo_vllm import demo_vllm
 from swtrace.cli.diff import diff
-from swtrace.cli.doctor.command import doctor
+from swtrace.cli.doctor.doctor import doctor
 from swtrace.cli.export import export
 from swtrace.cli.record import record
-from swtrace.cli.replay import replay
 from swtrace.cli.report import report
 from swtrace.cli.run import run
 from swtrace.cli.stats import stats
-from swtrace.cli.top import top
+from swtrace.cli.top import replay, top
 
 app = typer.Typer(
     name="swtrace",
