@@ -46,8 +46,8 @@ def fleet() -> Dashboard:
             ),
             panels.number(
                 "Memory saved",
-                "What full copies on every rank would take, less what the ranks hold: their own layers and the "
-                "windows.",
+                "What full copies on every rank would take, less what the ranks hold: their own layers, the "
+                "windows, and layers that the program keeps by holding them.",
                 Ask(queries.MEMORY_SAVED),
                 unit="bytes",
             ),
@@ -144,8 +144,8 @@ def fleet() -> Dashboard:
             (8, 16),
             panels.curves(
                 "Memory by host",
-                "Owned and windows are what the ranks of a host hold, replicated what full copies of all layers would "
-                "take.",
+                "Owned, windows and kept are what the ranks of a host hold, replicated what full copies of all layers "
+                "would take.",
                 Ask(queries.MEMORY_HELD, "{{instance}} {{kind}}"),
                 unit="bytes",
             ),

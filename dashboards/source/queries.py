@@ -52,7 +52,7 @@ _SKEW = of_series("swtrace_stall_cause_seconds_total", 'cause=~"entry_skew|skew"
 _WAITS = of_series("swtrace_waits_total", 'outcome=~"on_time|stalled"')
 _ON_TIME = of_series("swtrace_waits_total", 'outcome="on_time"')
 _CAUSE = of_series("swtrace_stall_cause_seconds_total")
-_HELD = of_series("swtrace_series_bytes", 'kind=~"owned|windows"')
+_HELD = of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"')
 _REPLICATED = of_series("swtrace_series_bytes", 'kind="replicated"')
 
 STALL_RATIO = f"{total(_STALL, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"

@@ -49,7 +49,7 @@ class SeriesRankSummary:
     owned_bytes: int
     window_bytes: int
     held_bytes: int
-    """Owned layers and windows together."""
+    """Owned layers, windows and layers that the program keeps, together."""
     replicated_bytes: int
     saved_ratio: float | None
     """Part of the replicated bytes that sharing saves on this rank."""

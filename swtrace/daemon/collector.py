@@ -77,7 +77,9 @@ class SeriesRow(Row):
     def bytes(self) -> dict[str, int]:
         """Return the weight bytes held on the rank, and what holding all layers would take."""
         info = self.entry.info
-        return {"owned": info.owned_bytes, "windows": info.window_bytes, "replicated": info.replicated_bytes}
+        kept = self.facts.kept_bytes if self.facts else 0
+        held = {"owned": info.owned_bytes, "windows": info.window_bytes, "kept": kept}
+        return held | {"replicated": info.replicated_bytes}
 
     def about(self) -> Labels:
         """Return what the series is, and where it runs."""

@@ -337,9 +337,14 @@ class SeriesRankFacts:
     """Fields of the newest STEP record, timed or not, by the names in ``schema.STEP_FIELDS``; 0 before the first."""
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of received layers that the program keeps by holding them, as of the last step."""
+        return self.last_record["kept_layers"] * self.info.layer_bytes
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of weights that the rank holds, and would hold ``info.replicated_bytes`` without a series."""
-        return self.info.owned_bytes + self.info.window_bytes
+        return self.info.owned_bytes + self.info.window_bytes + self.kept_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -449,7 +449,16 @@ class Circle:
         self._next = 0
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
         # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
-        self._journal.stepped(step, tokens=tokens, requests=requests, phase=int(phase), waits=waits, flags=int(flags))
+        kept_layers = 0 if self.keeper is None else sum(layer.kept for layer in self._layers.values())
+        self._journal.stepped(
+            step,
+            tokens=tokens,
+            requests=requests,
+            kept_layers=kept_layers,
+            phase=int(phase),
+            waits=waits,
+            flags=int(flags),
+        )
         if unwaited and self.compiled:
             raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
         if self.keeper is not None and StepFlag.ABORTED not in flags:

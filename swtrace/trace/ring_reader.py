@@ -170,7 +170,9 @@ class RingReader:
             raise RingFormatError(f"{path}: {error}") from error
         except RingFormatError as error:
             raise RingFormatError(f"{path}: {error}") from error
-        return cls(path, descriptor, header, data[: schema.HEADER.size])
+        reader = cls(path, descriptor, header, data[: schema.HEADER.size])
+        reader._find_head()  # what is in it can be told from the start
+        return reader
 
     def __enter__(self) -> Self:
         """Return the reader."""

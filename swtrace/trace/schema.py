@@ -22,7 +22,7 @@ from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 MAGIC = b"SWTRACE\0"
-VERSION = 1
+VERSION = 2
 
 RECORD_BYTES = 64
 RECORD_WORDS = 8
@@ -60,7 +60,8 @@ STEP_FIELDS = (
     Field("steal_us", "<u4", "the hypervisor took cores away, since the step before"),
     Field("step", "<u4", "its number, modulo 2**32"),
     Field("tokens", "<u4", "in its batch"),
-    Field("requests", "<u4", "in its batch"),
+    Field("requests", "<u2", "in its batch"),
+    Field("kept_layers", "<u2", "whose memory is left to whoever holds them, beside the windows, at its end"),
     Field("phase", "u1", "Phase"),
     Field("untimed", "u1", "Untimed"),
     Field("waits", "<u2", "of the forward: as many as layers, unless it was aborted or passed some by"),

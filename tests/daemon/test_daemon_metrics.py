@@ -303,11 +303,13 @@ def occupied(client: httpx.Client) -> str:
 
 
 def test_bytes_held_and_replicated(run: RecordedRun) -> None:
-    """What is held is told apart by owned layers and windows, beside what replication would hold."""
+    """What is held is told apart by owned layers, windows and kept layers, beside what replication would hold."""
+    run.series[0].step(step=run.steps, tokens=64, requests=4, waits=5, kept_layers=2, untimed=Untimed.SAMPLED)
     with serving(run.directory) as client:
         families = scrape(client)
-    held = {kind: value(families, "swtrace_series_bytes", rank="0", kind=kind) for kind in ("owned", "windows")}
-    assert held == {"owned": 3 * LAYER_BYTES, "windows": 2 * LAYER_BYTES}
+    kinds = ("owned", "windows", "kept")
+    held = {kind: value(families, "swtrace_series_bytes", rank="0", kind=kind) for kind in kinds}
+    assert held == {"owned": 3 * LAYER_BYTES, "windows": 2 * LAYER_BYTES, "kept": 2 * LAYER_BYTES}
     assert value(families, "swtrace_series_bytes", rank="0", kind="replicated") == 5 * LAYER_BYTES
 
 

@@ -350,3 +350,27 @@ def test_on_gloo_nobody_asks_when_a_send_is_complete(tmp_path: Path) -> None:
         assert len(sent) > 50
         assert set(columns.observed(sent)) == {Observed.NEVER}
         assert not sent["ready_ns"].any()
+
+
+def test_what_the_program_keeps_counts_as_held(tmp_path: Path) -> None:
+    """Layers that somebody holds beyond their turn cost memory: as long as they do, they are in what the rank holds."""
+
+    def program(transport: IdealTransport) -> int:
+        traced = Traced(transport, tmp_path)
+        held: list[Any] = []
+        for layer in traced.stack.layers:
+            layer.register_forward_hook(lambda module, *_: held.append(module.weight))
+        traced.steps(1)
+        kept = traced.series.statistics().kept_layers
+        traced.finish()
+        return kept
+
+    kept = IdealChannel(2).run(program)
+    assert all(kept)
+    with watch_rings(tmp_path) as watch:
+        watch.drain()
+        watch.ledger.flush()
+        (series,) = watch.ledger.facts().series
+    for rank, layers in zip(series.ranks, kept, strict=True):
+        assert rank.kept_bytes == layers * rank.info.layer_bytes
+        assert rank.held_bytes == rank.info.owned_bytes + rank.info.window_bytes + rank.kept_bytes

@@ -49,6 +49,7 @@ def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa:
         step=4,
         tokens=5,
         requests=6,
+        kept_layers=9,
         phase=schema.Phase.MIXED,
         waits=60,
         run_delay_us=70,
@@ -63,7 +64,7 @@ def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa:
     assert transfer.tolist()[:10] == (11, 22, 33, 44, 55, 66, 7, 6, 3, 0xFFFF)
     assert (transfer["kind"], transfer["series"], transfer["flags"]) == (schema.Kind.TRANSFER, 1, 12)
     assert (observed(records)[0], clock(records)[0]) == (schema.Observed.CALLBACK, schema.Clock.VIRTUAL)
-    assert step.tolist()[:11] == (1, 2, 3, 70, 80, 4, 5, 6, schema.Phase.MIXED, 0, 60)
+    assert step.tolist()[:12] == (1, 2, 3, 70, 80, 4, 5, 6, 9, schema.Phase.MIXED, 0, 60)
     assert (step["kind"], step["series"], step["flags"]) == (schema.Kind.STEP, 1, schema.StepFlag.ABORTED)
     assert clock(records)[1] == schema.Clock.VIRTUAL
     assert recorder.statistics() == (2, 2)
@@ -82,7 +83,8 @@ def test_numbers_too_wide_for_their_field_wrap(checked: bool, tmp_path: Path) ->
         end_ns=3,
         step=(1 << 32) + 4,
         tokens=1 << 32,
-        requests=(1 << 32) + 6,
+        requests=(1 << 16) + 6,
+        kept_layers=(1 << 16) + 8,
         phase=1,
         waits=(1 << 16) + 60,
         run_delay_us=1 << 33,
@@ -93,7 +95,7 @@ def test_numbers_too_wide_for_their_field_wrap(checked: bool, tmp_path: Path) ->
         records = reader.read()
         assert checks_hold(records).all() == checked
         assert records[0].tolist()[4:10] == (5, 6, 7, 8, 9, 0xFFFF)
-        assert records.view(STEP)[1].tolist()[3:11] == (0, 0xFFFFFFFF, 4, 0, 6, 1, 0, 60)
+        assert records.view(STEP)[1].tolist()[3:12] == (0, 0xFFFFFFFF, 4, 0, 6, 8, 1, 0, 60)
         assert (reader.windows(0)[0].step, reader.windows(0)[0].position) == (5, 6)
     recorder.close()
 

@@ -64,7 +64,7 @@ def test_a_slot_overwritten_while_it_is_copied_is_not_delivered(
         nonlocal copies
         copies += 1
         count = real(descriptor, buffers, offset)
-        if copies == 2:
+        if copies == 1:
             write(series, 65, lap)
             later = bytearray(len(buffers[0].cast("B")))
             real(descriptor, [memoryview(later)], offset)
@@ -80,7 +80,7 @@ def test_a_slot_overwritten_while_it_is_copied_is_not_delivered(
         records = reader.read(63)
         monkeypatch.undo()
         check(records)
-        assert copies > 2
+        assert copies > 1
         lost = min(lap, 63)
         assert records["sequence"].tolist() == list(range(lost + 1, 64))
         assert reader.statistics()[1:4] == (len(records), max(lost, lap), 0)

@@ -116,7 +116,7 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
 
 def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -> None:
     """A recording begun on full rings does not make the replay look as if it were behind."""
-    with write(tmp_path / "rings", "stalled", ranks=2, layers=6, steps=600):
+    with write(tmp_path / "rings", "stalled", ranks=2, layers=6, steps=1800):
         recorded = tmp_path / "run.swrec"
         with RecordingWriter(recorded, flush_s=0.0) as writer:
             tee = Tee(HostRings(tmp_path / "rings"), writer)
