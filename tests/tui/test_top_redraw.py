@@ -36,7 +36,7 @@ async def _redraw(chance: random.Random) -> None:
     app = app_over(source, view="heatmap")
     async with app.run_test(size=(100, 40)) as pilot:
         await until(pilot, lambda: app.picture)
-        for _ in range(40):
+        for _ in range(25):
             source.now = chance.choice(moments)
             await pilot.press(*chance.choices(_KEYS, k=chance.randrange(3)))
             if chance.random() < 0.3:
