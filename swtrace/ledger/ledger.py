@@ -89,6 +89,8 @@ class _Series:
     """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
+    stated: SeriesFacts | None = None
+    """What was stated last, until something comes in."""
     left: dict[int, int] = field(default_factory=dict)
     """When those started that were forgotten, by group rank: one that started at another time begins a new life."""
 
@@ -144,6 +146,8 @@ class Ledger:
         self.settle()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
+        for series in self._series.values():
+            series.stated = None
         self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
@@ -246,6 +250,7 @@ class Ledger:
         self.rank_ended(rank)
         start_ns = self._ranks.pop(rank).identity.start_time_ns
         for series in list(self._by_number.values()):
+            series.stated = None
             series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
@@ -278,6 +283,7 @@ class Ledger:
             for other in series.ranks:
                 if other in self._ranks and not self._ranks[other].ended:
                     self._expect(other, expected=True)
+        series.stated = None
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(rank, info)
             series.totals.forget(info.rank_in_group)
@@ -398,6 +404,7 @@ class Ledger:
 
         Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
         """
+        series.stated = None
         launched = ranked.of_kind(Kind.LAUNCH)
         launches, rest = ranked.take(launched), ranked.take(~launched)
         while len(rest):
@@ -426,6 +433,7 @@ class Ledger:
         self._finish(series, block)
 
     def _finish(self, series: _Series, block: Block) -> None:
+        series.stated = None
         block = _without_open_tail(block)
         missing = (~(block.present | _without_transfers(block)[:, :, np.newaxis])).sum(axis=(0, 2)).tolist()
         for group_rank, member in series.members.items():
@@ -455,6 +463,11 @@ class Ledger:
         return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _series_facts(self, series: _Series) -> SeriesFacts:
+        if series.stated is None:
+            series.stated = self._state(series)
+        return series.stated
+
+    def _state(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
         totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(
