@@ -88,8 +88,8 @@ def sum_positions(
 
 def sums_of(step: StepFacts, positions: Mask | None = None) -> Sums:
     """Return a step's sums over some positions or all, ``[row, rank]``."""
-    if positions is None and step.summed is not None:
-        return step.summed
+    if positions is None and (summed := step.summed) is not None:
+        return summed
     causes = step.cause_ns if positions is None else step.cause_ns[:, :, positions]
     excess_ns = 0 if step.path is None else step.path.excess_ns
     return sum_positions(step, causes.sum(axis=2), excess_ns, path_known=step.path is not None, positions=positions)
@@ -129,19 +129,20 @@ class RecentSteps:
 
     def __init__(self, steps: int, ranks: int, layer_bytes: int) -> None:
         self.history: deque[StepFacts] = deque(maxlen=steps)
-        self._summed: deque[StepFacts] = deque(maxlen=steps)
-        self._ranks, self._layer_bytes = ranks, layer_bytes
+        self._unsummed: deque[StepFacts] = deque(maxlen=steps)
+        self._summed: deque[Sums] = deque(maxlen=steps)
+        self._steps, self._ranks, self._layer_bytes = steps, ranks, layer_bytes
 
     def add(self, steps: Iterable[StepFacts], aborted: Iterable[bool]) -> None:
         """Take in finished steps. Aborted ones stay in the history and out of the sums."""
         for step, is_aborted in zip(steps, aborted, strict=True):
             self.history.append(step)
             if not is_aborted:
-                self._summed.append(step)
+                self._unsummed.append(step)
 
     def __len__(self) -> int:
         """Return the number of steps summed."""
-        return len(self._summed)
+        return min(len(self._summed) + len(self._unsummed), self._steps)
 
     def facts(self) -> tuple[Recent, ...]:
         """Return the sums of each group rank, over its whole steps: where records are missing, so is stall."""
@@ -183,6 +184,8 @@ class RecentSteps:
 
     def _sums(self) -> Sums:
         """Return the sums of each step, ``[step, row, rank]``."""
+        self._summed.extend(map(sums_of, self._unsummed))
+        self._unsummed.clear()
         if not self._summed:
             return np.zeros((0, len(_ROWS), self._ranks), np.int64)
-        return np.stack([sums_of(step) for step in self._summed])
+        return np.stack(self._summed)

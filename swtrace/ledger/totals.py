@@ -199,7 +199,7 @@ class TotalsCounter:
 
     def last_step(self, rank: int) -> Mapping[str, int]:
         """Return the fields of a rank's newest STEP record, all 0 before the first."""
-        return {field.name: self._last_step[field.name][rank].item() for field in STEP_FIELDS}
+        return dict(zip(_STEP_FIELDS, self._last_step[rank].item(), strict=False))  # what follows is the tail
 
     def facts(self, layer_bytes: Mapping[int, int]) -> dict[int, Totals]:
         """Return the counts of ranks as they stand.
@@ -265,6 +265,7 @@ def _having(flag: TransferFlag) -> _Bool:
     return np.asarray((np.arange(256) & int(flag)) != 0, np.bool_)
 
 
+_STEP_FIELDS = tuple(field.name for field in STEP_FIELDS)
 _PHASES = tuple(phase.name.lower() for phase in Phase)
 _UNTIMED = tuple(reason.name.lower() for reason in Untimed if reason is not Untimed.TIMED)
 _BOUNDS, _STEP_BOUNDS = np.array(DURATION_BOUNDS_NS, np.int64), np.array(STEP_BOUNDS_NS, np.int64)
