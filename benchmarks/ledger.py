@@ -35,12 +35,16 @@ CASES: dict[str, tuple[int, int, int, str]] = {
     "live, 8 x 61": (8, 61, 100, "one step at a time, asked every 10 steps"),
     "live, 64 x 128": (64, 128, 20, "one step at a time, asked every 10 steps"),
     "every step, 8 x 61": (8, 61, 100, "one step at a time, asked after each"),
+    "daemon, 8 x 61": (8, 61, 720, "12 steps at once, asked after 240: at 50 steps/s, a scrape every 5 s"),
+    "daemon, 64 x 128": (64, 128, 240, "12 steps at once, asked after 240: at 50 steps/s, a scrape every 5 s"),
     "big, 8 x 61": (8, 61, 400, "100 steps at once, asked after each batch"),
     "big, 64 x 128": (64, 128, 80, "20 steps at once, asked after each batch"),
     "replay, 8 x 61": (8, 61, 400, "a recording, read and taken in, steps handed out"),
     "read, 8 x 61": (8, 61, 400, "the same recording, only read"),
 }
 """Ranks, layers, steps, and what is done with them."""
+PACE = {"live": (1, ASKED_EVERY), "every step": (1, 1), "daemon": (12, 240)}
+"""Steps added at once, and after how many facts are asked for."""
 
 Feed = Callable[[Ledger, list[Records]], None]
 
@@ -77,8 +81,7 @@ def measure(case: str, folder: Path) -> float:
             for rank in range(ranks):
                 ledger.add_rank(identity(rank))
                 ledger.set_series(RankKey("bench", rank), (info(rank, ranks, layers),))
-            at_once, every = {"live": (1, ASKED_EVERY), "every step": (1, 1)}.get(kind, (steps // 4, steps // 4))
-            in_pieces(layers, steps, at_once, every)(ledger, records)
+            in_pieces(layers, steps, *PACE.get(kind, (steps // 4, steps // 4)))(ledger, records)
         spent = time.process_time() - begun
     return ranks * (layers + 1) * steps / spent
 
