@@ -7,13 +7,13 @@ warm-up steps left out. A live session takes in what is new whenever it is asked
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from swtrace.closing import Closing
 from swtrace.errors import EmptySelectionError, SettingsError
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.ledger.verdict import Verdict, verdict
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 KEPT_STEPS = 100_000
 
 
-class Session(ABC):
+class Session(Closing):
     """Facts of any number of ranks, and questions about them.
 
     Every question takes the fields of :class:`~swtrace.selection.Selection` by name: ``series``, ``rank``,
@@ -53,20 +53,6 @@ class Session(ABC):
     def lost(self) -> int:
         """Records that were overwritten or damaged before they could be read."""
         return self.observe().lost
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of all files; idempotent."""
-
-    def __enter__(self) -> Self:
-        """Return the session."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of all files."""
-        self.close()
 
     # Numbers
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from swtrace.session import RingsSession
@@ -66,9 +66,7 @@ class Tracing(RingsSession):
             self._recorder = series.exchange(None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Turn recording off, and remove the rings."""
         series = _series_recording()
         if series is not None:

@@ -26,12 +26,12 @@ import itertools
 import os
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.closing import Closing
 from swtrace.errors import RingFormatError
 from swtrace.trace import records, schema
 from swtrace.trace.clocks import ClockAnchor, now_ns
@@ -115,7 +115,7 @@ class _LastWords(NamedTuple):
     """By series index."""
 
 
-class RingReader:
+class RingReader(Closing):
     """One reader of one ring. Make it with :meth:`open`."""
 
     def __init__(self, path: Path, descriptor: int, header: RingHeader, fixed: bytes) -> None:
@@ -171,16 +171,6 @@ class RingReader:
         except RingFormatError as error:
             raise RingFormatError(f"{path}: {error}") from error
         return cls(path, descriptor, header, data[: schema.HEADER.size])
-
-    def __enter__(self) -> Self:
-        """Return the reader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the reader."""
-        self.close()
 
     def release(self) -> RingStatistics:
         """Close a dead writer's file, and keep what it says about its rank. Nothing more is read from it.
