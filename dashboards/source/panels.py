@@ -38,10 +38,8 @@ class Ask:
     exemplars: bool = False
 
 
-def number(
-    title: str, description: str, ask: Ask, *, unit: str, steps: Steps = NEUTRAL, decimals: int | None = None
-) -> stat.Panel:
-    """Return one large number over its own course."""
+def number(title: str, description: str, ask: Ask, *, unit: str = "none", steps: Steps = NEUTRAL) -> stat.Panel:
+    """Return one large number over its own course: a count, unless it has a unit."""
     panel = (
         stat.Panel()
         .title(title)
@@ -55,7 +53,7 @@ def number(
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(_query(ask, "A"))
     )
-    return panel if decimals is None else panel.decimals(decimals)
+    return panel.decimals(1) if unit == "percentunit" else panel
 
 
 def curves(
