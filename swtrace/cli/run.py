@@ -14,11 +14,11 @@ import subprocess
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swtrace.cli.arguments import not_empty
+from swtrace.cli.arguments import file_option
 from swtrace.cli.child import ANY_PORT, DaemonProcess
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
@@ -40,27 +40,19 @@ _POLL_S = 0.1
 _SETTINGS = "Settings (over the environment's)"
 
 
+def _setting(text: str, metavar: str) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=_SETTINGS)
+
+
 def run(
     command: Annotated[
         list[str], typer.Argument(help="The command and its arguments.", show_default=False, metavar="COMMAND")
     ],
     *,
-    series: Annotated[
-        str | None,
-        typer.Option(
-            help="Linears to share, by their path in a decoder layer.", metavar="PATH,...", rich_help_panel=_SETTINGS
-        ),
-    ] = None,
-    prefetch_step: Annotated[
-        int | None,
-        typer.Option(help="How many layers ahead a broadcast starts.", metavar="K", rich_help_panel=_SETTINGS),
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Which ranks share.", metavar="|".join(GROUPS), rich_help_panel=_SETTINGS)
-    ] = None,
-    windows: Annotated[
-        str | None, typer.Option(help="Window policy.", metavar="|".join(WINDOWS), rich_help_panel=_SETTINGS)
-    ] = None,
+    series: Annotated[str | None, _setting("Linears to share, by their path in a decoder layer.", "PATH,...")] = None,
+    prefetch_step: Annotated[int | None, _setting("How many layers ahead a broadcast starts.", "K")] = None,
+    group: Annotated[str | None, _setting("Which ranks share.", "|".join(GROUPS))] = None,
+    windows: Annotated[str | None, _setting("Window policy.", "|".join(WINDOWS))] = None,
     strict: Annotated[
         bool | None,
         typer.Option("--strict/--no-strict", help="Fail where nothing can be shared.", rich_help_panel=_SETTINGS),
@@ -72,12 +64,7 @@ def run(
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option(
-            "--json",
-            help="Write the summary to this file as JSON, too.",
-            metavar="FILE",
-            parser=not_empty("--json", Path),
-        ),
+        file_option("--json", text="Write the summary to this file as JSON, too."),
     ] = None,
 ) -> None:
     """Run a command with tracing on: `swtrace run -- vllm serve MODEL`.
