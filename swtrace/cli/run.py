@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from contextlib import ExitStack, closing
@@ -180,15 +179,11 @@ def _program(name: str) -> str:
 def _free_listen(console: Console) -> str:
     """Return the address that the environment or the default names, or any free port if something serves there."""
     listen = listen_address(os.environ)
-    with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen.host, listen.port))
-        except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True, markup=False)
-            return ANY_PORT
-    return str(listen)
+    why = listen.problem()
+    if why is None:
+        return str(listen)
+    console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True, markup=False)
+    return ANY_PORT
 
 
 def _start(program: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

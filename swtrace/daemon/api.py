@@ -101,10 +101,7 @@ class Query:
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> Query:
         """Read the query string of a request."""
-        known = ("run", "series", "since", "limit", "fields")
-        for name in parameters:
-            if name not in known:
-                raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
+        check_names(parameters, "run", "series", "since", "limit", "fields")
         fields = tuple(name for name in parameters.get("fields", "").split(",") if name) or CELL_FIELDS
         for name in fields:
             if name not in CELL_FIELDS:
@@ -410,6 +407,17 @@ def _masked(column: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> list[Any]
 def _named(name: str, values: list[Any]) -> list[Any]:
     names = _NAMED.get(name)
     return values if names is None else [names.get(value, value) for value in values]
+
+
+def check_names(parameters: Mapping[str, str], *known: str) -> None:
+    """Refuse a request with a parameter that there is not.
+
+    Raises:
+        QueryError: there is one; the message lists those that there are.
+    """
+    for name in parameters:
+        if name not in known:
+            raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
 
 
 def whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int, *, lowest: int = 0) -> int:

@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 
 from swtrace import units
-from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
-from swtrace.ledger.finding import Finding, milliseconds
+from swtrace.ledger.facts import CAUSES, SeriesFacts
+from swtrace.ledger.finding import Finding
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.chosen import Chosen
@@ -20,6 +20,7 @@ from swtrace.report.digest import SeriesDigest, digest
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
 from swtrace.trace.identity import RankIdentity
+from swtrace.units import milliseconds
 from swtrace.version import __version__
 
 _STYLE = """
@@ -201,12 +202,12 @@ def _causes(found: SeriesDigest) -> str:
         steps = max(1, int(found.ended[rank]))
         parts = "".join(
             f'<i style="width:{100 * int(ns) / top:.2f}%;background:var(--{cause})" '
-            f'title="{_words(cause)} {milliseconds(ns / steps)}"></i>'
+            f'title="{units.words(cause)} {milliseconds(ns / steps)}"></i>'
             for cause, ns in zip(CAUSES, found.causes[:, rank].tolist(), strict=True)
         )
         said = f"rank {key.rank}: {milliseconds(total[rank] / steps)}"
         rows.append(f'<div class="keep"><p class="dim">{said}</p><div class="bar">{parts}</div></div>')
-    keys = "".join(_key(str(cause), _words(cause)) for cause in CAUSES)
+    keys = "".join(_key(str(cause), units.words(cause)) for cause in CAUSES)
     return f'<div class="keep"><h3>Stall per step, by cause</h3><p class="dim">{keys}</p></div>{"".join(rows)}'
 
 
@@ -270,10 +271,6 @@ def _scroll(chart: str) -> str:
 
 def _key(css: str, words: str) -> str:
     return f'<span class="key" style="background:var(--{css})"></span>{escape(words)}'
-
-
-def _words(cause: Cause) -> str:
-    return str(cause).replace("_", " ")
 
 
 def _short(ns: int) -> str:

@@ -166,9 +166,7 @@ class RingReader(Closing):
                 data = os.pread(first, schema.SERIES_TABLE_OFFSET, 0)
                 header = decode_header(data, size)
                 descriptor = os.dup(first)
-        except OSError as error:
-            raise RingFormatError(f"{path}: {error}") from error
-        except RingFormatError as error:
+        except (OSError, RingFormatError) as error:
             raise RingFormatError(f"{path}: {error}") from error
         return cls(path, descriptor, header, data[: schema.HEADER.size])
 

@@ -319,17 +319,11 @@ def _conclude(result: _Result, console: Console) -> None:
 
 def _describe(dials: Dials, directory: Path) -> str:
     extent = f"{dials.steps} steps" if dials.steps is not None else f"{dials.seconds:g} s"
-    extras = "".join(
-        f", {text}"
-        for text, value in (
-            (f"the last rank {dials.late_ms:g} ms later", dials.late_ms),
-            (f"{dials.jitter_ms:g} ms mean jitter", dials.jitter_ms),
-        )
-        if value
-    )
+    late = f", the last rank {dials.late_ms:g} ms later" if dials.late_ms else ""
+    jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
     return (
         f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute each"
-        f"{extras}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
+        f"{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
     )
 
 

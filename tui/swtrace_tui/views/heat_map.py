@@ -498,7 +498,7 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         parts = sorted(
             ((int(ns), str(name)) for ns, name in zip(cause.tolist(), CAUSES, strict=True) if ns), reverse=True
         )
-        split = ", ".join(f"{name.replace('_', ' ')} {100 * ns / int(cause.sum()):.0f} %" for ns, name in parts)
+        split = ", ".join(f"{units.words(name)} {100 * ns / int(cause.sum()):.0f} %" for ns, name in parts)
         skewed = [step for step in waits if step.cause_ns[_SKEWS, group_rank, position].any()]
         late = [int(step.late_rank[cell]) for step in skewed if step.late_rank[cell] >= 0]
         latest = series.key.group_ranks[max(set(late), key=late.count)] if late else None

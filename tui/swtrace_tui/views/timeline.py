@@ -27,7 +27,6 @@ _HOLD_S = 0.5
 _CLOSEST_NS = 2_000
 _TALL = (5, 3, 2)
 """Lines of a rank: both lanes twice and a gap, once and a gap, once. Else both lanes share one line."""
-_LEGEND = (Span.COMPUTE, Span.STALL, Span.WAKE, Span.HIDDEN, Span.EXPOSED, Span.QUEUED, Span.SENT)
 
 
 @dataclass(slots=True)
@@ -201,8 +200,7 @@ class Timeline(View):
     def _legend(self, palette: Palette, width: int) -> Strip:
         dim = palette.style(palette.dim)
         line = Line(width).put(" ", dim)
-        for kind in _LEGEND:
-            name = SPAN_NAMES[kind]
+        for kind, name in SPAN_NAMES.items():
             if line.room < len(name) + 4:
                 break
             if palette.mono:

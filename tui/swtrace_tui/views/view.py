@@ -40,7 +40,8 @@ class Drawn(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name for it
         super().__init__(id=id)
-        self._scene: Scene | None = None
+        self.scene: Scene | None = None
+        """What is drawn."""
         self._strips: list[Strip] = []
         self._stale = True
         self._drawn_for = Size(0, 0)
@@ -49,15 +50,10 @@ class Drawn(Widget):
         """Return a line for every row of the widget."""
         raise NotImplementedError
 
-    @property
-    def scene(self) -> Scene | None:
-        """What is drawn."""
-        return self._scene
-
     def redraw(self) -> None:
         """Draw again, at once if the widget is on the screen, and send the lines that changed."""
         self._stale = True
-        if not self.display or self._scene is None or not self.size:
+        if not self.display or self.scene is None or not self.size:
             return
         before = self._strips
         self._update()
@@ -97,8 +93,8 @@ class Drawn(Widget):
 
     def _update(self) -> None:
         self._stale, self._drawn_for = False, self.size
-        if self._scene is not None and self.size:
-            self._strips = self.lines(self._scene)
+        if self.scene is not None and self.size:
+            self._strips = self.lines(self.scene)
 
 
 class View(Drawn, can_focus=True):
@@ -137,14 +133,14 @@ class View(Drawn, can_focus=True):
 
     def show(self, scene: Scene) -> None:
         """Take over a new scene; it is drawn at once if the view is on the screen."""
-        self._scene = scene
+        self.scene = scene
         self.redraw()
 
     def as_text(self) -> str:
         """Return what is shown, as text: glyphs say what colours say on the screen."""
-        if self._scene is None:
+        if self.scene is None:
             return ""
-        lines = self.lines(replace(self._scene, palette=MONO))
+        lines = self.lines(replace(self.scene, palette=MONO))
         return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
 
     def lines(self, scene: Scene) -> list[Strip]:
