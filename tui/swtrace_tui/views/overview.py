@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import ClassVar
 
 from rich.style import Style
 from textual import events
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
-from swtrace_tui.actions import OVERVIEW, bindings
+from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
@@ -92,13 +90,11 @@ _TREND_MIN, _TREND_MAX = 12, 64
 _GAP = 1
 
 
-class Overview(View):
+class Overview(View, view=OVERVIEW):
     """The table of ranks."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(OVERVIEW)
-
     def __init__(self) -> None:
-        super().__init__(id=OVERVIEW)
+        super().__init__()
         self._sort = "rank"
         self._reversed = False
         self._cursor: tuple[object, int] | None = None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from textual import events
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import StepFacts
-from swtrace_tui.actions import TIMELINE, bindings
+from swtrace_tui.actions import TIMELINE
 from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
@@ -38,13 +36,11 @@ class _Where:
     end: float | None = None
 
 
-class Timeline(View):
+class Timeline(View, view=TIMELINE):
     """Lanes of the ranks of one series."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(TIMELINE)
-
     def __init__(self) -> None:
-        super().__init__(id=TIMELINE)
+        super().__init__()
         self._where = _Where()
         self._shown: StepFacts | None = None
         self._shown_at = 0.0

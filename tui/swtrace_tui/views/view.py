@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import events
 from textual.binding import BindingType
@@ -16,6 +16,7 @@ from textual.widget import Widget
 
 from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
+from swtrace_tui.actions import bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import DARK, MONO, Palette
 from swtrace_tui.picture import Picture, SeriesView
@@ -102,6 +103,7 @@ class View(Drawn, can_focus=True):
 
     DEFAULT_CSS = "View { height: 1fr; width: 1fr; background: $background; }"
     BINDINGS: ClassVar[list[BindingType]] = []
+    VIEW: ClassVar[str]
 
     class Open(Message):
         """Somebody wants to see this in the timeline."""
@@ -112,6 +114,14 @@ class View(Drawn, can_focus=True):
 
     _top = 0
     """First line, lane or row that is shown, of a view that scrolls."""
+
+    def __init_subclass__(cls, *, view: str, **widget: Any) -> None:
+        """Give a view its name and the keys of its actions (:mod:`swtrace_tui.actions`)."""
+        cls.VIEW, cls.BINDINGS = view, bindings(view)
+        super().__init_subclass__(**widget)
+
+    def __init__(self) -> None:
+        super().__init__(id=self.VIEW)
 
     # -- for the views -------------------------------------------------------------------------------
 
