@@ -6,7 +6,6 @@ warm-up steps left out. A live session takes in what is new whenever it is asked
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -211,31 +210,3 @@ class RecordingSession(Session):
     def close(self) -> None:
         """Let go of the file."""
         self.recording.close()
-
-
-def open_session(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
-    *,
-    run_id: str | None = None,
-    salvage: bool = False,
-) -> Session:
-    """Return the facts of a recording, or of a folder of rings.
-
-    Args:
-        source: A recording; the parts of one; a folder of rings; None: where the ranks of this user put them.
-        run_id: With a folder, only this run.
-        salvage: With a recording, read around damage.
-
-    Raises:
-        RecordingFormatError: the file is no recording, or is damaged.
-    """
-    from swtrace.settings import ring_directory, setting
-
-    if source is None:
-        return RingsSession(ring_directory(), run_id=run_id)
-    if isinstance(source, (str, os.PathLike)):
-        if str(source).startswith(("http://", "https://")):
-            raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")
-        path = setting("directory", os.fspath(source), "swtrace.open")
-        return RingsSession(path, run_id=run_id) if path.is_dir() else RecordingSession(path, salvage=salvage)
-    return RecordingSession([Path(part) for part in source], salvage=salvage)
