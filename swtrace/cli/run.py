@@ -91,12 +91,9 @@ def run(
     console = narration()
     with ExitStack() as stack:
         directory, run_id = Path(environment["SWTRACE_DIR"]), environment["SWTRACE_RUN_ID"]
-        reader = Reader(directory, run_id)
-        stack.callback(reader.stop)
+        reader = stack.enter_context(Reader(directory, run_id))
         address = listen or _free_listen(console) if with_daemon else ""
-        daemon = DaemonProcess(directory, run_id, listen=address) if with_daemon else None
-        if daemon is not None:
-            stack.callback(daemon.stop)
+        daemon = stack.enter_context(DaemonProcess(directory, run_id, listen=address)) if with_daemon else None
         started_ns = time.time_ns()
         console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True, markup=False)
         with PassOn() as signals:

@@ -194,11 +194,8 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
         console.print(_describe(dials, directory), soft_wrap=True, markup=False)
         arguments = [dials.to_json(), str(workspace / "rendezvous")]
         launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
-        reader = Reader(directory, run_id)
-        stack.callback(reader.stop)
-        daemon = DaemonProcess(directory, run_id) if with_daemon else None
-        if daemon is not None:
-            stack.callback(daemon.stop)
+        reader = stack.enter_context(Reader(directory, run_id))
+        daemon = stack.enter_context(DaemonProcess(directory, run_id)) if with_daemon else None
         ranks = _Ranks()
         interrupted = False
         try:
@@ -208,7 +205,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
         except KeyboardInterrupt:
             interrupted = True
             console.print("Interrupted: ending the ranks.")
-            launcher.stop()
+            launcher.close()
         return _Result(
             scenario,
             dials,
