@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from html import escape
 
 import numpy as np
@@ -19,7 +18,6 @@ from swtrace.report import svg_charts
 from swtrace.report.digest import SeriesDigest, digest
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
-from swtrace.trace.identity import RankIdentity
 from swtrace.units import milliseconds
 from swtrace.version import __version__
 
@@ -85,7 +83,7 @@ def page(session: RecordingSession, selection: Selection) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>swtrace report: {escape(session.recording.paths[0].name)}</title>\n"
         f"<style>{_STYLE}{_shades()}</style>\n</head>\n<body>\n"
-        f"{_head(session, session.identities())}\n{''.join(sections)}\n</body>\n</html>\n"
+        f"{_head(session)}\n{''.join(sections)}\n</body>\n</html>\n"
     )
 
 
@@ -97,9 +95,8 @@ def _shades() -> str:
     )
 
 
-def _head(session: RecordingSession, identities: Iterable[RankIdentity]) -> str:
-    recording = session.recording
-    identities = tuple(identities)
+def _head(session: RecordingSession) -> str:
+    recording, identities = session.recording, session.identities()
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(recording.about.created_ns / 1e9))
     runs = sorted({identity.run_id for identity in identities})
     models = sorted({identity.model for identity in identities if identity.model})

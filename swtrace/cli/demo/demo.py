@@ -34,6 +34,7 @@ from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.settings import Settings
+from swtrace.trace.directory import memory_folder
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -181,7 +182,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
     exit_in_order()
     run_id = settings.run_id or f"demo-{secrets.token_hex(3)}"
     with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=_fast_folder())))
+        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=memory_folder())))
         directory = make_folder(settings.directory or workspace / "rings")
         environment = {
             "SWTRACE": "1",
@@ -322,9 +323,3 @@ def _describe(dials: Dials, directory: Path) -> str:
         f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute each"
         f"{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
     )
-
-
-def _fast_folder() -> str | None:
-    """Rings belong on a tmpfs; elsewhere they work, and cost the ranks more."""
-    shared_memory = Path("/dev/shm")  # noqa: S108 (a folder of random name is made inside)
-    return str(shared_memory) if os.access(shared_memory, os.W_OK) else None

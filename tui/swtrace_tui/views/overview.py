@@ -241,7 +241,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     text = palette.style(palette.text)
     findings: list[tuple[str, Finding, bool]] = []
     several = len(scene.picture.series) > 1
-    for series in sorted(scene.picture.series, key=lambda each: -_worst(each.rows)):
+    for series in sorted(scene.picture.series, key=lambda each: -each.stall_ratio):
         name = f"{series.key.name}: " if several else ""
         findings.append((name, series.headline, True))
         if (said := scene.verdicts.get(series.key)) is not None:
@@ -271,10 +271,6 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
 def badge_of(finding: Finding) -> str:
     """Return the word before a headline."""
     return "RANK DIED" if finding.kind == "died" else _BADGES[finding.level]
-
-
-def _worst(rows: tuple[RankRow, ...]) -> float:
-    return max((row.recent.stall_ratio or 0.0 for row in rows), default=0.0)
 
 
 def _row_line(
