@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -149,13 +149,11 @@ def _prometheus_rule(folder: Path) -> Json:
     """Return what ``swtrace dashboards export`` writes."""
     _run([sys.executable, "-m", "swtrace", "dashboards", "export", str(folder / "export")], ROOT, check=True)
     text = (folder / "export" / "kubernetes" / "prometheusrule.yaml").read_text(encoding="utf-8")
-    document: Json = yaml.safe_load(text)
-    return document
+    return cast("Json", yaml.safe_load(text))
 
 
 def _pod_monitor() -> Json:
-    document: Json = yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8"))
-    return document
+    return cast("Json", yaml.safe_load((ROOT / "deploy/kubernetes/podmonitor.yaml").read_text(encoding="utf-8")))
 
 
 def _wrong_pod_monitor() -> Json:
@@ -165,8 +163,7 @@ def _wrong_pod_monitor() -> Json:
 
 
 def _load(path: Path) -> Json:
-    document: Json = json.loads(path.read_text(encoding="utf-8"))
-    return document
+    return cast("Json", json.loads(path.read_text(encoding="utf-8")))
 
 
 def _run(command: list[str], folder: Path, *, text: str = "", quiet: bool = False, check: bool = False) -> bool:

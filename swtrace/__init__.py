@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from swtrace.session import Session
@@ -27,7 +28,19 @@ def open(  # noqa: A001 - swtrace.open reads like the builtin
         source: A recording; the parts of one; a folder of rings; None: where the ranks of this user put them.
         run_id: With a folder, only this run.
         salvage: With a recording, read around damage instead of raising.
-    """
-    from swtrace.session import open_session
 
-    return open_session(source, run_id=run_id, salvage=salvage)
+    Raises:
+        RecordingFormatError: the file is no recording, or is damaged.
+    """
+    from swtrace.errors import SettingsError
+    from swtrace.session import RecordingSession, RingsSession
+    from swtrace.settings import ring_directory, setting
+
+    if source is None:
+        return RingsSession(ring_directory(), run_id=run_id)
+    if isinstance(source, (str, os.PathLike)):
+        if str(source).startswith(("http://", "https://")):
+            raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")
+        path = setting("directory", os.fspath(source), "swtrace.open")
+        return RingsSession(path, run_id=run_id) if path.is_dir() else RecordingSession(path, salvage=salvage)
+    return RecordingSession([Path(part) for part in source], salvage=salvage)

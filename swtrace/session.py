@@ -6,14 +6,13 @@ warm-up steps left out. A live session takes in what is new whenever it is asked
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from swtrace.closing import Closing
 from swtrace.errors import EmptySelectionError, SettingsError
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.ledger.verdict import Verdict, verdict
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 KEPT_STEPS = 100_000
 
 
-class Session(ABC):
+class Session(Closing):
     """Facts of any number of ranks, and questions about them.
 
     Every question takes the fields of :class:`~swtrace.selection.Selection` by name: ``series``, ``rank``,
@@ -53,20 +52,6 @@ class Session(ABC):
     def lost(self) -> int:
         """Records that were overwritten or damaged before they could be read."""
         return self.observe().lost
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of all files; idempotent."""
-
-    def __enter__(self) -> Self:
-        """Return the session."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of all files."""
-        self.close()
 
     # Numbers
 
@@ -225,31 +210,3 @@ class RecordingSession(Session):
     def close(self) -> None:
         """Let go of the file."""
         self.recording.close()
-
-
-def open_session(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
-    *,
-    run_id: str | None = None,
-    salvage: bool = False,
-) -> Session:
-    """Return the facts of a recording, or of a folder of rings.
-
-    Args:
-        source: A recording; the parts of one; a folder of rings; None: where the ranks of this user put them.
-        run_id: With a folder, only this run.
-        salvage: With a recording, read around damage.
-
-    Raises:
-        RecordingFormatError: the file is no recording, or is damaged.
-    """
-    from swtrace.settings import ring_directory, setting
-
-    if source is None:
-        return RingsSession(ring_directory(), run_id=run_id)
-    if isinstance(source, (str, os.PathLike)):
-        if str(source).startswith(("http://", "https://")):
-            raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")
-        path = setting("directory", os.fspath(source), "swtrace.open")
-        return RingsSession(path, run_id=run_id) if path.is_dir() else RecordingSession(path, salvage=salvage)
-    return RecordingSession([Path(part) for part in source], salvage=salvage)

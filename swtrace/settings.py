@@ -265,13 +265,17 @@ class _Setting:
     """How one setting is named and read."""
 
     field: str
-    key: str
     variable: str
     parse: Callable[[object], Any]
     must_be: str
     write: Callable[[Any], Any] = _as_is
     shapes: bool = False
     """Whether a model is built or compiled differently under another value."""
+
+    @property
+    def key(self) -> str:
+        """Its name in ``--additional-config``: the variable's, in lower case."""
+        return self.variable.removeprefix(_PREFIX).lower() if self.variable != "SWTRACE" else self.field
 
     def read(self, value: object, name: str) -> Any:
         try:
@@ -289,9 +293,8 @@ def _one_word(choices: tuple[str, ...]) -> str:
 
 
 _SETTINGS = (
-    _Setting("enabled", "enabled", "SWTRACE", _read_flag, _FLAG, shapes=True),
+    _Setting("enabled", "SWTRACE", _read_flag, _FLAG, shapes=True),
     _Setting(
-        "series",
         "series",
         "SWTRACE_SERIES",
         _read_paths,
@@ -300,39 +303,26 @@ _SETTINGS = (
         shapes=True,
     ),
     _Setting(
-        "prefetch_step",
-        "prefetch_step",
-        "SWTRACE_PREFETCH_STEP",
-        _whole_number(0, 4094),
-        "a whole number from 0 to 4094",
-        shapes=True,
+        "prefetch_step", "SWTRACE_PREFETCH_STEP", _whole_number(0, 4094), "a whole number from 0 to 4094", shapes=True
     ),
-    _Setting("group", "group", "SWTRACE_GROUP", _one_of(*GROUPS), _one_word(GROUPS), shapes=True),
-    _Setting("windows", "windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), _one_word(WINDOWS), shapes=True),
-    _Setting("check", "check", "SWTRACE_CHECK", _read_flag, _FLAG, shapes=True),
-    _Setting("trace", "trace", "SWTRACE_TRACE", _read_flag, _FLAG),
-    _Setting("directory", "dir", "SWTRACE_DIR", _read_path, "the path of a folder"),
-    _Setting("strict", "strict", "SWTRACE_STRICT", _read_flag, _FLAG),
-    _Setting("experimental", "experimental", "SWTRACE_EXPERIMENTAL", _read_flag, _FLAG),
+    _Setting("group", "SWTRACE_GROUP", _one_of(*GROUPS), _one_word(GROUPS), shapes=True),
+    _Setting("windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), _one_word(WINDOWS), shapes=True),
+    _Setting("check", "SWTRACE_CHECK", _read_flag, _FLAG, shapes=True),
+    _Setting("trace", "SWTRACE_TRACE", _read_flag, _FLAG),
+    _Setting("directory", "SWTRACE_DIR", _read_path, "the path of a folder"),
+    _Setting("strict", "SWTRACE_STRICT", _read_flag, _FLAG),
+    _Setting("experimental", "SWTRACE_EXPERIMENTAL", _read_flag, _FLAG),
+    _Setting("run_id", "SWTRACE_RUN_ID", _read_run_id, f"up to {_RUN_ID_CHARACTERS} printable ASCII characters"),
     _Setting(
-        "run_id",
-        "run_id",
-        "SWTRACE_RUN_ID",
-        _read_run_id,
-        f"up to {_RUN_ID_CHARACTERS} printable ASCII characters",
-    ),
-    _Setting(
-        "ring_records",
         "ring_records",
         "SWTRACE_RING_RECORDS",
         _whole_number(MIN_RECORDS, MAX_RECORDS, power_of_two=True),
         f"a power of two from {MIN_RECORDS} to {MAX_RECORDS}",
     ),
-    _Setting("ring_keep_s", "ring_keep", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
-    _Setting("time_every", "time_every", "SWTRACE_TIME_EVERY", _steps, "auto, or a whole number from 1 to 1048576"),
+    _Setting("ring_keep_s", "SWTRACE_RING_KEEP", _seconds, "a number of seconds above 0"),
+    _Setting("time_every", "SWTRACE_TIME_EVERY", _steps, "auto, or a whole number from 1 to 1048576"),
     _Setting(
         "timeout_s",
-        "timeout",
         "SWTRACE_TIMEOUT",
         _timeout,
         f"a number of seconds from {MIN_TIMEOUT_S} to {MAX_TIMEOUT_S} (a week)",

@@ -6,6 +6,7 @@ UNKNOWN = "-"
 
 _TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
 _UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"))
+_SHORT_NS = 100_000
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 _KILO = 1024
 _THOUSAND = 1000
@@ -27,6 +28,15 @@ def duration(nanoseconds: float | None) -> str:
 def seconds(value: float | None) -> str:
     """Return a duration that is given in seconds."""
     return UNKNOWN if value is None else duration(1e9 * value)
+
+
+def milliseconds(nanoseconds: float) -> str:
+    """Return a duration as sentences write it, so that two are easily compared: three digits, ms or us."""
+    if not nanoseconds:
+        return "0"
+    if abs(nanoseconds) >= _SHORT_NS:
+        return f"{_digits(nanoseconds / 1e6)} ms"
+    return f"{_digits(nanoseconds / 1e3)} us"
 
 
 def age(nanoseconds: int | None) -> str:
@@ -78,6 +88,11 @@ def count(value: int) -> str:
             break
         amount /= _THOUSAND
     return f"{value}" if not suffix else f"{_digits(amount)}{suffix}"
+
+
+def words(name: str) -> str:
+    """Return a name that scripts know as people read it: ``entry skew`` for ``entry_skew``."""
+    return name.replace("_", " ")
 
 
 def _digits(value: float) -> str:

@@ -26,7 +26,6 @@ def fleet() -> Dashboard:
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
-                decimals=1,
             ),
             panels.number(
                 "On-time rate",
@@ -34,7 +33,6 @@ def fleet() -> Dashboard:
                 "waits that are short may still not matter: the stall ratio decides.",
                 Ask(queries.ON_TIME_RATE),
                 unit="percentunit",
-                decimals=1,
             ),
             panels.number(
                 "Prefetch efficiency, worst rank",
@@ -42,7 +40,6 @@ def fleet() -> Dashboard:
                 "and not matter: read it beside the stall ratio.",
                 Ask(queries.WORST_EFFICIENCY),
                 unit="percentunit",
-                decimals=1,
             ),
             panels.number(
                 "Memory saved",
@@ -56,13 +53,11 @@ def fleet() -> Dashboard:
                 "The same per byte of full copies. With n ranks and few windows it comes near 1 - 1/n.",
                 Ask(queries.MEMORY_SAVED_SHARE),
                 unit="percentunit",
-                decimals=1,
             ),
             panels.number(
                 "Ranks up",
                 "Ranks whose process lives. One that ended is still counted on the Health dashboard for five minutes.",
                 Ask(queries.RANKS_UP),
-                unit="none",
             ),
         ),
         Row(

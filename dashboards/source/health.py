@@ -21,18 +21,16 @@ def health() -> Dashboard:
             "At a glance",
             4,
             (4,) * 6,
-            panels.number("Ranks up", "Ranks whose process lives.", Ask(queries.RANKS_UP), unit="none"),
+            panels.number("Ranks up", "Ranks whose process lives.", Ask(queries.RANKS_UP)),
             panels.number(
                 "Ranks seen",
                 "Ranks that live, or ended within the last five minutes. Good: as many as are up.",
                 Ask(queries.RANKS_SEEN),
-                unit="none",
             ),
             panels.number(
                 "Daemons up",
                 "Daemons that answer Prometheus. Good: one per host.",
                 Ask(queries.DAEMONS_UP),
-                unit="none",
             ),
             panels.number(
                 "Records lost",
@@ -52,7 +50,6 @@ def health() -> Dashboard:
                 "Alerts firing",
                 "Of swtrace.alerts.yml. Good: 0. Always 0 where those rules are not loaded.",
                 Ask(queries.ALERTS_FIRING),
-                unit="none",
                 steps=panels.NONE_STEPS,
             ),
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, prometheus, stat, statetimeline
 from grafana_foundation_sdk.builders import table as tables
@@ -26,6 +27,9 @@ NONE_STEPS = ((GREEN, None), (RED, 1e-9))
 NEUTRAL = ((BLUE, None),)
 
 Steps = Sequence[tuple[str, float | None]]
+AnyPanel = TypeVar(
+    "AnyPanel", stat.Panel, graphs.Panel, bargauge.Panel, heatmap.Panel, statetimeline.Panel, tables.Panel
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +42,14 @@ class Ask:
     exemplars: bool = False
 
 
-def number(
-    title: str, description: str, ask: Ask, *, unit: str, steps: Steps = NEUTRAL, decimals: int | None = None
-) -> stat.Panel:
-    """Return one large number over its own course."""
+def _titled(panel: AnyPanel, title: str, description: str) -> AnyPanel:
+    return panel.title(title).description(description).datasource(PROMETHEUS)
+
+
+def number(title: str, description: str, ask: Ask, *, unit: str = "none", steps: Steps = NEUTRAL) -> stat.Panel:
+    """Return one large number over its own course: a count, unless it has a unit."""
     panel = (
-        stat.Panel()
-        .title(title)
-        .description(description)
-        .datasource(PROMETHEUS)
+        _titled(stat.Panel(), title, description)
         .unit(unit)
         .thresholds(_thresholds(steps))
         .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
@@ -55,7 +58,7 @@ def number(
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(_query(ask, "A"))
     )
-    return panel if decimals is None else panel.decimals(decimals)
+    return panel.decimals(1) if unit == "percentunit" else panel
 
 
 def curves(
@@ -69,10 +72,7 @@ def curves(
 ) -> graphs.Panel:
     """Return curves over time; with steps, the area above each threshold is tinted."""
     panel = (
-        graphs.Panel()
-        .title(title)
-        .description(description)
-        .datasource(PROMETHEUS)
+        _titled(graphs.Panel(), title, description)
         .unit(unit)
         .min(0)
         .line_width(1)
@@ -114,10 +114,7 @@ def bars(
 ) -> bargauge.Panel:
     """Return the newest values as horizontal bars, for "who is worst"."""
     return (
-        bargauge.Panel()
-        .title(title)
-        .description(description)
-        .datasource(PROMETHEUS)
+        _titled(bargauge.Panel(), title, description)
         .unit(unit)
         .min(0)
         .thresholds(_thresholds(steps))
@@ -133,10 +130,7 @@ def bars(
 def heat(title: str, description: str, ask: Ask, *, scheme: str) -> heatmap.Panel:
     """Return a histogram's buckets over time."""
     return (
-        heatmap.Panel()
-        .title(title)
-        .description(description)
-        .datasource(PROMETHEUS)
+        _titled(heatmap.Panel(), title, description)
         .calculate(False)  # noqa: FBT003 (the SDK's)
         .rows_frame(heatmap.RowsHeatmapOptions().layout(common_models.HeatmapCellLayout.AUTO))
         .y_axis(heatmap.YAxisConfig().unit("s").axis_placement(common_models.AxisPlacement.LEFT))
@@ -166,10 +160,7 @@ def states(title: str, description: str, ask: Ask, mappings: Sequence[tuple[str,
         for index, (value, text, color) in enumerate(mappings)
     }
     return (
-        statetimeline.Panel()
-        .title(title)
-        .description(description)
-        .datasource(PROMETHEUS)
+        _titled(statetimeline.Panel(), title, description)
         .mappings([models.ValueMap(options=options)])
         .min(0)
         .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.CONTINUOUS_BL_YL_RD))
@@ -190,10 +181,7 @@ def states(title: str, description: str, ask: Ask, mappings: Sequence[tuple[str,
 def table(title: str, description: str, ask: Ask, columns: Sequence[str]) -> tables.Panel:
     """Return the labels of the newest samples as a table with these columns, in this order."""
     return (
-        tables.Panel()
-        .title(title)
-        .description(description)
-        .datasource(PROMETHEUS)
+        _titled(tables.Panel(), title, description)
         .show_header(True)  # noqa: FBT003 (the SDK's)
         .with_transformation(
             models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})

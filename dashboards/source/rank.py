@@ -26,7 +26,6 @@ def rank() -> Dashboard:
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
-                decimals=1,
             ),
             panels.number(
                 "Prefetch efficiency",
@@ -34,21 +33,18 @@ def rank() -> Dashboard:
                 "it beside the stall ratio.",
                 Ask(queries.WORST_EFFICIENCY),
                 unit="percentunit",
-                decimals=1,
             ),
             panels.number(
                 "On-time rate",
                 "Share of the waits that found their weight there, to 20 microseconds.",
                 Ask(queries.ON_TIME_RATE),
                 unit="percentunit",
-                decimals=1,
             ),
             panels.number(
                 "Prefetch step",
                 "Layers ahead at which broadcasts start: as configured, and the fewest of the last step. Good: the "
                 "same. Otherwise the forward reaches layers in another order than the series knows.",
                 Ask(queries.PREFETCH_STEP, "{{series}} {{kind}}"),
-                unit="none",
             ),
         ),
         Row(

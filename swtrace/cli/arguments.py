@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 from swtrace.cli.exit_codes import CommandError, ExitCode
 
@@ -33,6 +35,16 @@ def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]
         return kind(text)
 
     return parse
+
+
+def run_option(text: str) -> Any:
+    """Return ``--run``, with this help."""
+    return typer.Option("--run", help=text, metavar="ID", parser=not_empty("--run", str))
+
+
+def file_option(*names: str, text: str) -> Any:
+    """Return an option that names a file, with this help."""
+    return typer.Option(*names, help=text, metavar="FILE", parser=not_empty(names[0], Path))
 
 
 def exclusive(options: Mapping[str, object]) -> None:

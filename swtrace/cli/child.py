@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from swtrace.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
 ANY_PORT = "127.0.0.1:0"
 _CHUNK = 1 << 16
@@ -32,8 +33,8 @@ _PR_SET_PDEATHSIG = 1
 _URL = re.compile(r"https?://\S+:\d+")
 
 
-class Child:
-    """A running child. As a context manager it is stopped at the end, whatever happened in between."""
+class Child(Closing):
+    """A running child. As a context manager it is ended, whatever happened in between."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         """Take over a process whose stdout is a pipe; :meth:`start` makes one."""
@@ -111,7 +112,7 @@ class Child:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def stop(self, grace_s: float = _GRACE_S) -> None:
+    def close(self, grace_s: float = _GRACE_S) -> None:
         """End it: politely, and after ``grace_s`` by force. Idempotent."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -126,16 +127,6 @@ class Child:
             self._process.stdout.close()
             self._ended = True
 
-    def __enter__(self) -> Self:
-        """Return the child itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Stop it."""
-        self.stop()
-
 
 def wait_for_lines(children: Iterable[Child], timeout_s: float) -> None:
     """Return when any of the children has something to say, or after ``timeout_s``."""
@@ -146,7 +137,7 @@ def wait_for_lines(children: Iterable[Child], timeout_s: float) -> None:
         time.sleep(timeout_s)
 
 
-class DaemonProcess:
+class DaemonProcess(Closing):
     """The daemon that ``demo`` and ``run`` start beside their ranks; given a run id, over that run alone."""
 
     def __init__(
@@ -181,9 +172,9 @@ class DaemonProcess:
         """Whether it still runs."""
         return self.child.status is None
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End it; it exports what it has first."""
-        self.child.stop()
+        self.child.close()
 
 
 def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:

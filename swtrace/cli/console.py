@@ -11,6 +11,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.table import Table
+
 PIPE_WIDTH = 100
 """Columns where no terminal tells how wide it is: wide enough for every table."""
 
@@ -38,3 +40,15 @@ def write_json(document: object, path: Path | None = None) -> None:
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
+
+
+def table(*columns: str, caption: str | None = None, padding: tuple[int, int] = (0, 1)) -> Table:
+    """Return a table without rows, as every command lays out figures."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding, collapse_padding=True)
+    made.caption, made.caption_justify = caption, "left"
+    for column in columns:
+        made.add_column(column, justify="right", no_wrap=True)
+    return made

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli.arguments import not_empty
+from swtrace.cli.arguments import run_option
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ def daemon(
         ),
     ] = None,
     directory: FolderOption = None,
-    run_id: Annotated[
-        str | None,
-        typer.Option(
-            "--run", help="Watch this run only. Default: every run.", metavar="ID", parser=not_empty("--run", str)
-        ),
-    ] = None,
+    run_id: Annotated[str | None, run_option("Watch this run only. Default: every run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce URL, pid and folder as one line of JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False,
 ) -> None:

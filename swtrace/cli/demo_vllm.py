@@ -65,11 +65,8 @@ def demo_vllm(
         console.print("1 of 2: two ranks without swtrace, each with all weights", highlight=False)
         control = run_ranks(workload, folder)
 
-        reader = Reader(rings, run_id)
-        stack.callback(reader.stop)
-        daemon = DaemonProcess(rings) if with_daemon else None
-        if daemon is not None:
-            stack.callback(daemon.stop)
+        reader = stack.enter_context(Reader(rings, run_id))
+        daemon = stack.enter_context(DaemonProcess(rings)) if with_daemon else None
         environment = {
             "SWTRACE": "1",
             "SWTRACE_DIR": str(rings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,18 +10,18 @@ import typer
 
 from swtrace import units
 from swtrace.cli.arguments import PhaseName, not_empty
-from swtrace.cli.console import data, narration, write_json
+from swtrace.cli.console import data, narration, table, write_json
 from swtrace.cli.exit_codes import CommandError
 from swtrace.cli.recorded import Salvage, opened, say_missing
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from swtrace.recording.difference import Difference, RecordingDifference, SeriesDifference
 
 _LAYERS = 10
 _MANYFOLD = 9.0
+_table = partial(table, padding=(0, 0))
 _STYLE = {"better": "green", "worse": "bold red", "same": "dim", "unknown": "dim"}
 
 
@@ -84,10 +85,12 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
         f"in blocks of {each.a_block_steps} and {each.b_block_steps}",
         soft_wrap=True,
     )
-    table = _table("rank", "per step", "A", "B", "shift", "", "95 % of it", "", caption="medians over blocks of steps")
+    medians = _table(
+        "rank", "per step", "A", "B", "shift", "", "95 % of it", "", caption="medians over blocks of steps"
+    )
     for one in each.ranks:
-        table.add_row(str(one.rank), one.quantity, *_medians(one), *_shift(one)[:2], _interval(one), _shift(one)[2])
-    console.print(table)
+        medians.add_row(str(one.rank), one.quantity, *_medians(one), *_shift(one)[:2], _interval(one), _shift(one)[2])
+    console.print(medians)
     console.print()
     means = _table("rank", "step A", "B", "stall A", "B", "stall ratio A", "B", caption="means over all steps")
     step_times, stalls = (
@@ -156,14 +159,3 @@ def _share(share: float | None) -> str:
     if share is None:
         return ""
     return "> 10x" if share >= _MANYFOLD else f"{100 * share:+.1f} %"
-
-
-def _table(*columns: str, caption: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0, caption=caption)
-    table.caption_justify = "left"
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table

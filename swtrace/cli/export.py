@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli.arguments import not_empty, refuse_own_input
+from swtrace.cli.arguments import file_option, refuse_own_input
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
@@ -54,12 +55,7 @@ def export(
     to: Annotated[Format, typer.Option("--format", "-f", help="The format.", metavar="|".join(Format))],
     output: Annotated[
         Path | None,
-        typer.Option(
-            *("--output", "-o"),
-            help="The file to make, or - for stdout (not for otlp).",
-            metavar="FILE",
-            parser=not_empty("--output", Path),
-        ),
+        file_option("--output", "-o", text="The file to make, or - for stdout (not for otlp)."),
     ] = None,
     table: Annotated[
         Rows | None,
@@ -180,8 +176,6 @@ def _check_collector(endpoint: str | None, protocol: Protocol) -> None:
 def _write(
     session: RecordingSession, to: Format, output: Path, table: Rows, series: str | None
 ) -> dict[str, int | str]:
-    from dataclasses import asdict
-
     from swtrace.export.files import opened, write_csv, write_parquet
     from swtrace.export.perfetto import PerfettoWriter
 
@@ -198,8 +192,6 @@ def _write(
 def _send(
     session: RecordingSession, endpoint: str | None, protocol: Protocol, sample: float, series: str | None
 ) -> dict[str, int | str]:
-    from dataclasses import asdict
-
     from swtrace.export.otlp import send
     from swtrace.spans.exporters import otlp_exporter
     from swtrace.spans.traces import Sampling

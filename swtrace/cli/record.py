@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import addresses, exclusive, not_empty
+from swtrace.cli.arguments import addresses, exclusive, file_option, run_option
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -37,21 +37,13 @@ _LINE_S = 5.0
 
 def record(
     *,
-    output: Annotated[
-        Path,
-        typer.Option(*("--output", "-o"), help="The file to make.", metavar="FILE", parser=not_empty("--output", Path)),
-    ],
+    output: Annotated[Path, file_option("--output", "-o", text="The file to make.")],
     directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
     ] = None,
-    run_id: Annotated[
-        str | None,
-        typer.Option(
-            "--run", help="Record this run only. Default: every run.", metavar="ID", parser=not_empty("--run", str)
-        ),
-    ] = None,
+    run_id: Annotated[str | None, run_option("Record this run only. Default: every run.")] = None,
     duration: Annotated[float | None, typer.Option(help="End after this long.", metavar="SECONDS")] = None,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="End when every rank that was seen has ended.")

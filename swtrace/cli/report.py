@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from swtrace import units
-from swtrace.cli.arguments import not_empty, refuse_own_input
+from swtrace.cli.arguments import file_option, refuse_own_input
 from swtrace.cli.console import narration
 from swtrace.cli.recorded import WARMUP, Files, Salvage, Steps, Warmup, step_range
 
@@ -16,10 +14,7 @@ from swtrace.cli.recorded import WARMUP, Files, Salvage, Steps, Warmup, step_ran
 def report(
     files: Files,
     *,
-    output: Annotated[
-        Path,
-        typer.Option(*("--output", "-o"), help="The page to make.", metavar="FILE", parser=not_empty("--output", Path)),
-    ] = Path("swtrace-report.html"),
+    output: Annotated[Path, file_option("--output", "-o", text="The page to make.")] = Path("swtrace-report.html"),
     steps: Steps = None,
     warmup: Warmup = WARMUP,
     salvage: Salvage = False,

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swtrace.cli.arguments import not_empty
+from swtrace.cli.arguments import file_option
 from swtrace.cli.child import ANY_PORT, DaemonProcess
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
@@ -40,27 +39,19 @@ _POLL_S = 0.1
 _SETTINGS = "Settings (over the environment's)"
 
 
+def _setting(text: str, metavar: str) -> Any:
+    return typer.Option(help=text, metavar=metavar, rich_help_panel=_SETTINGS)
+
+
 def run(
     command: Annotated[
         list[str], typer.Argument(help="The command and its arguments.", show_default=False, metavar="COMMAND")
     ],
     *,
-    series: Annotated[
-        str | None,
-        typer.Option(
-            help="Linears to share, by their path in a decoder layer.", metavar="PATH,...", rich_help_panel=_SETTINGS
-        ),
-    ] = None,
-    prefetch_step: Annotated[
-        int | None,
-        typer.Option(help="How many layers ahead a broadcast starts.", metavar="K", rich_help_panel=_SETTINGS),
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Which ranks share.", metavar="|".join(GROUPS), rich_help_panel=_SETTINGS)
-    ] = None,
-    windows: Annotated[
-        str | None, typer.Option(help="Window policy.", metavar="|".join(WINDOWS), rich_help_panel=_SETTINGS)
-    ] = None,
+    series: Annotated[str | None, _setting("Linears to share, by their path in a decoder layer.", "PATH,...")] = None,
+    prefetch_step: Annotated[int | None, _setting("How many layers ahead a broadcast starts.", "K")] = None,
+    group: Annotated[str | None, _setting("Which ranks share.", "|".join(GROUPS))] = None,
+    windows: Annotated[str | None, _setting("Window policy.", "|".join(WINDOWS))] = None,
     strict: Annotated[
         bool | None,
         typer.Option("--strict/--no-strict", help="Fail where nothing can be shared.", rich_help_panel=_SETTINGS),
@@ -72,12 +63,7 @@ def run(
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option(
-            "--json",
-            help="Write the summary to this file as JSON, too.",
-            metavar="FILE",
-            parser=not_empty("--json", Path),
-        ),
+        file_option("--json", text="Write the summary to this file as JSON, too."),
     ] = None,
 ) -> None:
     """Run a command with tracing on: `swtrace run -- vllm serve MODEL`.
@@ -105,12 +91,9 @@ def run(
     console = narration()
     with ExitStack() as stack:
         directory, run_id = Path(environment["SWTRACE_DIR"]), environment["SWTRACE_RUN_ID"]
-        reader = Reader(directory, run_id)
-        stack.callback(reader.stop)
+        reader = stack.enter_context(Reader(directory, run_id))
         address = listen or _free_listen(console) if with_daemon else ""
-        daemon = DaemonProcess(directory, run_id, listen=address) if with_daemon else None
-        if daemon is not None:
-            stack.callback(daemon.stop)
+        daemon = stack.enter_context(DaemonProcess(directory, run_id, listen=address)) if with_daemon else None
         started_ns = time.time_ns()
         console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True, markup=False)
         with PassOn() as signals:
@@ -193,15 +176,11 @@ def _program(name: str) -> str:
 def _free_listen(console: Console) -> str:
     """Return the address that the environment or the default names, or any free port if something serves there."""
     listen = listen_address(os.environ)
-    with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen.host, listen.port))
-        except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True, markup=False)
-            return ANY_PORT
-    return str(listen)
+    why = listen.problem()
+    if why is None:
+        return str(listen)
+    console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True, markup=False)
+    return ANY_PORT
 
 
 def _start(program: str, command: list[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

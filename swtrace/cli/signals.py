@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import subprocess
-    from types import FrameType, TracebackType
+    from types import FrameType
 
 PASSED_ON = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
@@ -71,9 +71,7 @@ class PassOn:
         if received is not None and received.si_code != _SI_KERNEL and self._process is not None:
             self._process.send_signal(received.si_signo)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Let signals do what they did before."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)

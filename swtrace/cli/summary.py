@@ -182,10 +182,10 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
         recent_steps=recent.steps,
         step_seconds=_mean(recent.step_ns, recent.steps),
         stall_seconds=_mean(recent.stall_ns, recent.steps),
-        stall_ratio=_plain(recent.stall_ratio),
-        on_time_rate=_plain(recent.on_time_rate),
-        efficiency=_plain(recent.efficiency),
-        bandwidth_bytes_per_second=_plain(recent.bandwidth),
+        stall_ratio=recent.stall_ratio,
+        on_time_rate=recent.on_time_rate,
+        efficiency=recent.efficiency,
+        bandwidth_bytes_per_second=recent.bandwidth,
         cause_seconds={cause.value: int(ns) * _NS for cause, ns in recent.cause_ns.items()},
         excess_seconds=_mean(recent.excess_ns, recent.path_steps),
         broadcast_bytes=int(totals.bytes),
@@ -230,11 +230,6 @@ def _ring(rank: ObservedRank) -> RingSummary:
 
 def _mean(total_ns: int, count: int) -> float | None:
     return int(total_ns) * _NS / count if count else None
-
-
-def _plain(value: float | None) -> float | None:
-    """A numpy float would survive the arithmetic and fail in json."""
-    return None if value is None else float(value)
 
 
 def _series_from_json(document: Mapping[str, Any]) -> SeriesSummary:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from swtrace.cli.child import Child, wait_for_lines
 from swtrace.cli.summary import Summary
+from swtrace.closing import Closing
 
 POLL_S = 0.1
 REPORT_S = 0.25
@@ -45,7 +46,7 @@ class Report:
         return cls(Summary.from_json(document["summary"]), final=document["final"])
 
 
-class Reader:
+class Reader(Closing):
     """The reader as its command sees it: the newest summary, and at the end the final one."""
 
     def __init__(self, directory: Path, run_id: str) -> None:
@@ -73,13 +74,13 @@ class Reader:
                 self.poll()
             if self._final:
                 break
-            self.child.stop()
+            self.child.close()
             self.child = self._start()
         return self.summary or Summary((), (), ())
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the reader."""
-        self.child.stop()
+        self.child.close()
 
     def _start(self) -> Child:
         return Child.start("swtrace.cli.summary_process", self._arguments)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from swtrace import units
+from swtrace.cli.console import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,12 +56,12 @@ def _title(series: SeriesSummary) -> str:
 
 def _times(series: SeriesSummary, over: str) -> Table:
     recent = max((rank.recent_steps for rank in series.ranks), default=0)
-    table = _table("rank", "steps", "step", "stall", "stall ratio", "on time", "efficiency", "bandwidth")
     timed = " that were timed" if any(sum(rank.untimed_steps.values()) for rank in series.ranks) else ""
-    table.caption = f"means and ratios over {over.format(steps=recent)}{timed}"
-    table.caption_justify = "left"
+    caption = f"means and ratios over {over.format(steps=recent)}{timed}"
+    columns = ("rank", "steps", "step", "stall", "stall ratio", "on time", "efficiency", "bandwidth")
+    times = table(*columns, caption=caption)
     for rank in series.ranks:
-        table.add_row(
+        times.add_row(
             str(rank.rank),
             str(rank.steps),
             units.seconds(rank.step_seconds),
@@ -71,14 +71,14 @@ def _times(series: SeriesSummary, over: str) -> Table:
             units.ratio(rank.efficiency),
             units.bandwidth(rank.bandwidth_bytes_per_second),
         )
-    return table
+    return times
 
 
 def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], RingSummary]) -> Table:
-    table = _table("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
+    memory = table("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
     for rank in series.ranks:
         ring = rings.get((series.run_id, rank.rank))
-        table.add_row(
+        memory.add_row(
             str(rank.rank),
             units.size(rank.broadcast_bytes),
             units.size(rank.held_bytes),
@@ -86,20 +86,13 @@ def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], Ring
             units.ratio(rank.saved_ratio),
             *((units.UNKNOWN,) * 3 if ring is None else (str(ring.written), str(ring.lost), str(ring.pending))),
         )
-    return table
+    return memory
 
 
 def _verdict(series: SeriesSummary) -> Table:
-    table = Table.grid(padding=(0, 1))
+    said = Table.grid(padding=(0, 1))
     for finding in series.findings:
-        table.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level.word]))
+        said.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level.word]))
         if finding.advice:
-            table.add_row("", Text(finding.advice, style="dim"))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+            said.add_row("", Text(finding.advice, style="dim"))
+    return said

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from swtrace.cli.arguments import PhaseName, addresses, exclusive, not_empty
+from swtrace.cli.arguments import PhaseName, addresses, exclusive, file_option, run_option
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage, opened
@@ -49,20 +50,11 @@ def top(
     ] = None,
     replay: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Play a recording; with --once and --json as it stood at its end.",
-            parser=not_empty("--replay", Path),
-        ),
+        file_option("--replay", text="Play a recording; with --once and --json as it stood at its end."),
     ] = None,
     run_id: Annotated[
         str | None,
-        typer.Option(
-            "--run",
-            metavar="ID",
-            help="Show this run. Default: the newest that lives and shares something.",
-            parser=not_empty("--run", str),
-        ),
+        run_option("Show this run. Default: the newest that lives and shares something."),
     ] = None,
     series: Annotated[str | None, typer.Option(metavar="NAME", help="Show this series only.")] = None,
     rank: Annotated[int | None, typer.Option(min=0, help="Show this rank only.")] = None,
@@ -193,8 +185,6 @@ def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -
 
 
 def _document(seen: Picture) -> dict[str, object]:
-    from dataclasses import replace
-
     from swtrace.cli.summary import summarise
 
     observation = replace(
@@ -233,8 +223,6 @@ def _run(
     *,
     salvage: bool,
 ) -> None:
-    from dataclasses import replace
-
     configuration = _configuration()
     if theme is not None:
         configuration = replace(configuration, theme=theme)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
-    from swtrace.ledger.facts import Distribution, RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
+    from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
     from swtrace.observing import Observation, ObservedRank
     from swtrace.observing.observation import SeriesEntry
     from swtrace.trace.identity import SeriesInfo
@@ -101,10 +101,7 @@ class Query:
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> Query:
         """Read the query string of a request."""
-        known = ("run", "series", "since", "limit", "fields")
-        for name in parameters:
-            if name not in known:
-                raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
+        check_names(parameters, "run", "series", "since", "limit", "fields")
         fields = tuple(name for name in parameters.get("fields", "").split(",") if name) or CELL_FIELDS
         for name in fields:
             if name not in CELL_FIELDS:
@@ -325,21 +322,14 @@ def _series(facts: SeriesFacts) -> Document:
 
 
 def _series_rank(facts: SeriesRankFacts) -> Document:
-    totals, recent = facts.totals, facts.recent
+    recent = facts.recent
     return {
         "rank": facts.rank.rank,
         "info": _info(facts.info),
         "last_step": facts.last_step,
         "last_stall_ns": facts.last_stall_ns,
         "effective_prefetch_step": facts.effective_prefetch_step,
-        "totals": {
-            **_plain(asdict(totals)),
-            "stall": _distribution(totals.stall),
-            "slack": _distribution(totals.slack),
-            "sent_duration": _distribution(totals.sent_duration),
-            "received_duration": _distribution(totals.received_duration),
-            "step_duration": {phase: _distribution(durations) for phase, durations in totals.step_duration.items()},
-        },
+        "totals": _plain(asdict(facts.totals)),
         "recent": {
             **_plain(asdict(recent)),
             "stall_ratio": recent.stall_ratio,
@@ -358,14 +348,6 @@ def _plain(facts: Mapping[str, Any]) -> Document:
     }
 
 
-def _distribution(distribution: Distribution) -> Document:
-    return {
-        "bounds_ns": list(distribution.bounds_ns),
-        "counts": list(distribution.counts),
-        "sum_ns": distribution.sum_ns,
-    }
-
-
 def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
     step = numbered.step
     return {
@@ -381,16 +363,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "ended": step.ended.tolist(),
         **{name: _by_rank(step, name) for name in RANK_FIELDS},
         **{name: _by_cell(step, name) for name in fields},
-        "path": step.path
-        and {
-            "last_rank": step.path.last_rank,
-            "compute_ns": step.path.compute_ns.tolist(),
-            "excess_ns": step.path.excess_ns.tolist(),
-            "entry_ns": step.path.entry_ns.tolist(),
-            "transfer_ns": step.path.transfer_ns,
-            "wake_ns": step.path.wake_ns,
-            "length_ns": step.path.length_ns,
-        },
+        "path": step.path and {name: np.asarray(value).tolist() for name, value in asdict(step.path).items()},
     }
 
 
@@ -434,6 +407,17 @@ def _masked(column: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> list[Any]
 def _named(name: str, values: list[Any]) -> list[Any]:
     names = _NAMED.get(name)
     return values if names is None else [names.get(value, value) for value in values]
+
+
+def check_names(parameters: Mapping[str, str], *known: str) -> None:
+    """Refuse a request with a parameter that there is not.
+
+    Raises:
+        QueryError: there is one; the message lists those that there are.
+    """
+    for name in parameters:
+        if name not in known:
+            raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
 
 
 def whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int, *, lowest: int = 0) -> int:

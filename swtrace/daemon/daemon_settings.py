@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,16 @@ class Listen:
     def __str__(self) -> str:
         """Return the address as it is written."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def problem(self) -> str | None:
+        """Return why nobody could serve there now; None if it can be done."""
+        with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except (OSError, UnicodeError) as error:  # UnicodeError: of a host name that is none
+                return getattr(error, "strerror", None) or str(error)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from swtrace.daemon.api import QueryError, whole_number
+from swtrace.daemon.api import QueryError, check_names, whole_number
 from swtrace.observing.rings import HostRings
 from swtrace.recording.tee import STATUS_S, Tee
 from swtrace.recording.writer import FLUSH_S, StreamWriter
@@ -46,10 +46,7 @@ class StreamQuery:
         Raises:
             QueryError: it asks for something that there is not.
         """
-        known = ("run", "newest", "every")
-        for name in parameters:
-            if name not in known:
-                raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
+        check_names(parameters, "run", "newest", "every")
         if parameters.get("run") == "":
             raise QueryError("run='': must not be empty")
         return cls(

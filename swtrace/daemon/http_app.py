@@ -58,6 +58,7 @@ def make_app(observer: Observer) -> Starlette:
             Route("/api/v1/recording", handlers.recording),
             Route("/api/v1/{name}", handlers.document),
         ],
+        exception_handlers={api.QueryError: _refusing(400), api.UnknownError: _refusing(404)},
         middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)],
     )
 
@@ -107,10 +108,7 @@ class _Handlers:
 
     def recording(self, request: Request) -> Response:
         observer = self._observer
-        try:
-            wanted = StreamQuery.parse(request.query_params)
-        except api.QueryError as error:
-            return _json({"error": str(error)}, status_code=400)
+        wanted = StreamQuery.parse(request.query_params)
         frames = stream(observer.directory, wanted, lambda: observer.streaming)
         return StreamingResponse(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
 
@@ -118,19 +116,13 @@ class _Handlers:
         name = request.path_params["name"]
         if name not in DOCUMENTS:
             return _json({"error": f"no document {name!r}: there are {', '.join(DOCUMENTS)}"}, status_code=404)
-        try:
-            query = api.Query.parse(request.query_params)
-        except api.QueryError as error:
-            return _json({"error": str(error)}, status_code=400)
+        query = api.Query.parse(request.query_params)
         snapshot = self._observer.snapshot()
         if snapshot is None:
             return _json(
                 {"error": self._observer.health().trouble or "reading the rings takes too long"}, status_code=503
             )
-        try:
-            query.check(snapshot)
-        except api.UnknownError as error:
-            return _json({"error": str(error)}, status_code=404)
+        query.check(snapshot)
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
 
@@ -153,6 +145,11 @@ class _Refusals:
 
 def _accepted(header: bytes) -> bytes:
     return b",".join(choice for choice in header.split(b",") if not _REFUSED.search(choice))
+
+
+def _refusing(status_code: int) -> Callable[[Request, Exception], Response]:
+    """Return what answers a request that asks for what there is not."""
+    return lambda _request, error: _json({"error": str(error)}, status_code)
 
 
 def _json(document: api.Document, status_code: int = 200) -> Response:

@@ -12,9 +12,6 @@ HIDDEN_BELOW = 0.05
 STALLED_ABOVE = 0.30
 """Stall ratio above which sharing costs more time than anyone would pay."""
 
-_SHORT_NS = 100_000
-_TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
-
 
 class Level(IntEnum):
     """How much a finding matters, worst last."""
@@ -54,12 +51,3 @@ class Finding:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Return what :meth:`to_json` was called on."""
         return cls(**{**document, "level": Level[document["level"].upper()]})
-
-
-def milliseconds(nanoseconds: float) -> str:
-    """Return a duration as the sentences write it: three digits, ms or us."""
-    if not nanoseconds:
-        return "0"
-    value, unit = (nanoseconds / 1e6, "ms") if abs(nanoseconds) >= _SHORT_NS else (nanoseconds / 1e3, "us")
-    digits = 2 if abs(value) < _TWO_DIGITS else 1 if abs(value) < _ONE_DIGIT else 0
-    return f"{value:.{digits}f} {unit}"

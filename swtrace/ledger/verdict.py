@@ -17,9 +17,10 @@ from swtrace import units
 from swtrace.ledger import caveats
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
-from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level, milliseconds
+from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace.ledger.what_if import what_if
 from swtrace.trace.identity import RankKey
+from swtrace.units import milliseconds
 
 _LOW_EFFICIENCY = 0.5
 _LATE_SHARE = 0.6
@@ -161,7 +162,7 @@ def _main_cause(rank: SeriesRankFacts) -> str:
     if total <= 0:
         return ""
     cause, value = max(rank.recent.cause_ns.items(), key=lambda item: item[1])
-    return f", mostly {str(cause).replace('_', ' ')} ({100 * value / total:.0f} % of the stall)"
+    return f", mostly {units.words(cause)} ({100 * value / total:.0f} % of the stall)"
 
 
 def _straggler(facts: SeriesFacts) -> Finding | None:

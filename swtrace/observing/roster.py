@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from swtrace.closing import Closing
 from swtrace.errors import IntakeError
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, StepFacts
@@ -40,7 +39,7 @@ UNTAKEN_STEPS = 1 << 16
 """Finished steps that wait for whoever takes them: more than one poll can finish of any sensible series."""
 
 
-class Roster:
+class Roster(Closing):
     """Everything that an origin reports, folded.
 
     Args:
@@ -127,16 +126,6 @@ class Roster:
     def close(self) -> None:
         """Let go of the origin."""
         self.origin.close()
-
-    def __enter__(self) -> Self:
-        """Return the roster itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of the origin."""
-        self.close()
 
     # -- how ---------------------------------------------------------------------------------------
 

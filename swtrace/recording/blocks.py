@@ -25,7 +25,8 @@ class BlockMeans:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._sums = np.zeros((MAX_BLOCKS, *shape))
         self._whole = 0
-        self._length = 1
+        self.block_steps = 1
+        """Steps per block."""
         self._partial = np.zeros(shape)
         self._in_partial = 0
         self.steps = 0
@@ -35,7 +36,7 @@ class BlockMeans:
         self._partial += values
         self._in_partial += 1
         self.steps += 1
-        if self._in_partial < self._length:
+        if self._in_partial < self.block_steps:
             return
         self._sums[self._whole] = self._partial
         self._partial[...] = 0
@@ -45,16 +46,11 @@ class BlockMeans:
             half = MAX_BLOCKS // 2
             self._sums[:half] = self._sums[0::2] + self._sums[1::2]
             self._sums[half:] = 0
-            self._whole, self._length = half, 2 * self._length
-
-    @property
-    def block_steps(self) -> int:
-        """Steps per block."""
-        return self._length
+            self._whole, self.block_steps = half, 2 * self.block_steps
 
     def means(self) -> _Float:
         """Return ``[block, ...]``; the last steps, too few for a block, are left out."""
-        return self._sums[: self._whole] / self._length
+        return self._sums[: self._whole] / self.block_steps
 
     def mean(self) -> _Float:
         """Return the mean over all steps."""

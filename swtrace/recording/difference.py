@@ -196,8 +196,9 @@ def difference(
         EmptySelectionError: a recording has no step that is meant.
         RecordingFormatError: a recording is damaged.
     """
-    wanted = Wanted(phase=phase, warmup=warmup, series=series)
-    before, after = (_measured(recording, wanted, letter) for recording, letter in ((a, "A"), (b, "B")))
+    before, after = (
+        _measured(recording, Wanted(phase, warmup, series), letter) for recording, letter in ((a, "A"), (b, "B"))
+    )
     return RecordingDifference(
         series=tuple(_series(name, before[name], after[name]) for name in before if name in after),
         only_in_a=tuple(name for name in before if name not in after),
@@ -220,7 +221,6 @@ class Wanted:
 
 def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesName, Measured]:
     """Measure a recording; an error says what it has if that is not what is wanted."""
-    wanted = Wanted(phase=wanted.phase, warmup=wanted.warmup, series=wanted.series)
     measured = {
         name: one
         for name, one in measure(Roster(Replay(recording), keep_steps=True).steps(), wanted).items()

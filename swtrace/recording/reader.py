@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from swtrace.closing import Closing
 from swtrace.errors import RecordingError, RecordingFormatError, RingFormatError
 from swtrace.observing.events import (
     Event,
@@ -90,7 +89,7 @@ class _File:
     damaged_bytes: int = 0
 
 
-class Recording:
+class Recording(Closing):
     """One recording: one file, or the parts of one in their order. Make it with :meth:`open`."""
 
     def __init__(self, files: list[_File], frames: list[FrameAt], *, salvage: bool) -> None:
@@ -212,16 +211,6 @@ class Recording:
             if file.descriptor >= 0:
                 os.close(file.descriptor)
                 file.descriptor = -1
-
-    def __enter__(self) -> Self:
-        """Return the recording."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of the files."""
-        self.close()
 
     def _payload(self, frame: FrameAt) -> bytes:
         stored = os.pread(_opened(self._files[frame.file]), frame.header.stored_bytes, frame.offset + FRAME_BYTES)

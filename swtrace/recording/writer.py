@@ -239,7 +239,8 @@ class RecordingWriter(FrameWriter):
         clock: Callable[[], int] = now_ns,
     ) -> None:
         super().__init__(flush_s=flush_s, clock=clock)
-        self._first_path = path
+        self.path = path
+        """The file, or the first part."""
         self._overwrite = overwrite
         self._part_bytes, self._keep_parts, self._max_bytes = part_bytes, keep_parts, max_bytes
         self._bytes = 0
@@ -252,11 +253,6 @@ class RecordingWriter(FrameWriter):
         """Of frames that a new part would begin with."""
         self._paths: list[Path] = []
         self._begin_part()
-
-    @property
-    def path(self) -> Path:
-        """The file, or the first part."""
-        return self._first_path
 
     def statistics(self) -> WriterStatistics:
         """Return what was written so far."""
@@ -332,7 +328,7 @@ class RecordingWriter(FrameWriter):
         self._bytes += len(data)
 
     def _begin_part(self) -> None:
-        path = self._first_path if self._part == 0 else part_path(self._first_path, self._part)
+        path = part_path(self.path, self._part)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if self._overwrite else os.O_EXCL)
         try:
             self._descriptor = os.open(path, flags, 0o600)

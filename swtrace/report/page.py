@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from html import escape
 
 import numpy as np
 
 from swtrace import units
-from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts
-from swtrace.ledger.finding import Finding, milliseconds
+from swtrace.ledger.facts import CAUSES, SeriesFacts
+from swtrace.ledger.finding import Finding
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.chosen import Chosen
@@ -19,7 +18,7 @@ from swtrace.report import svg_charts
 from swtrace.report.digest import SeriesDigest, digest
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
-from swtrace.trace.identity import RankIdentity
+from swtrace.units import milliseconds
 from swtrace.version import __version__
 
 _STYLE = """
@@ -84,7 +83,7 @@ def page(session: RecordingSession, selection: Selection) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>swtrace report: {escape(session.recording.paths[0].name)}</title>\n"
         f"<style>{_STYLE}{_shades()}</style>\n</head>\n<body>\n"
-        f"{_head(session, session.identities())}\n{''.join(sections)}\n</body>\n</html>\n"
+        f"{_head(session)}\n{''.join(sections)}\n</body>\n</html>\n"
     )
 
 
@@ -96,9 +95,8 @@ def _shades() -> str:
     )
 
 
-def _head(session: RecordingSession, identities: Iterable[RankIdentity]) -> str:
-    recording = session.recording
-    identities = tuple(identities)
+def _head(session: RecordingSession) -> str:
+    recording, identities = session.recording, session.identities()
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(recording.about.created_ns / 1e9))
     runs = sorted({identity.run_id for identity in identities})
     models = sorted({identity.model for identity in identities if identity.model})
@@ -201,12 +199,12 @@ def _causes(found: SeriesDigest) -> str:
         steps = max(1, int(found.ended[rank]))
         parts = "".join(
             f'<i style="width:{100 * int(ns) / top:.2f}%;background:var(--{cause})" '
-            f'title="{_words(cause)} {milliseconds(ns / steps)}"></i>'
+            f'title="{units.words(cause)} {milliseconds(ns / steps)}"></i>'
             for cause, ns in zip(CAUSES, found.causes[:, rank].tolist(), strict=True)
         )
         said = f"rank {key.rank}: {milliseconds(total[rank] / steps)}"
         rows.append(f'<div class="keep"><p class="dim">{said}</p><div class="bar">{parts}</div></div>')
-    keys = "".join(_key(str(cause), _words(cause)) for cause in CAUSES)
+    keys = "".join(_key(str(cause), units.words(cause)) for cause in CAUSES)
     return f'<div class="keep"><h3>Stall per step, by cause</h3><p class="dim">{keys}</p></div>{"".join(rows)}'
 
 
@@ -270,10 +268,6 @@ def _scroll(chart: str) -> str:
 
 def _key(css: str, words: str) -> str:
     return f'<span class="key" style="background:var(--{css})"></span>{escape(words)}'
-
-
-def _words(cause: Cause) -> str:
-    return str(cause).replace("_", " ")
 
 
 def _short(ns: int) -> str:

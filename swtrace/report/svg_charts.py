@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.finding import milliseconds
+from swtrace.units import milliseconds
 
 WIDTH = 720
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 8, 26

@@ -18,15 +18,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from swtrace.closing import Closing
 from swtrace.series.group import RankGroup
 from swtrace.series.transport import TransportError
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from torch import Tensor
 
     from swtrace.series.transport import OnReady
@@ -303,7 +302,7 @@ class IdealOperation:
         return self._buffer is None
 
 
-class IdealTransport:
+class IdealTransport(Closing):
     """One rank's end of an ideal channel."""
 
     name = "ideal"
@@ -361,13 +360,3 @@ class IdealTransport:
     def close(self) -> None:
         """Leave the group. A peer that waits for an operation that this rank never issued is told."""
         self.channel.leave(self.rank, "left the group")
-
-    def __enter__(self) -> Self:
-        """Take part until the end of the ``with`` block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave the group."""
-        self.close()

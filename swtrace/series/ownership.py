@@ -252,12 +252,18 @@ class OwnershipCheck:
         )
 
 
+PASSED_ON = ("waits", "settled", "left_open", "begins", "arrives", "ends", "captures_ready", "captures_wait")
+"""Calls of a journal that the check has nothing to do with."""
+
+
 class CheckingJournal(Journal):
     """Stands in front of a series' journal and looks at the windows; what is journalled stays the same."""
 
     def __init__(self, inner: Journal, check: OwnershipCheck) -> None:
         self._inner = inner
         self._check = check
+        for name in PASSED_ON:
+            setattr(self, name, getattr(inner, name))
 
     def issues(self, layer: SeriesLayer) -> object:
         """Look once more at who was in the window."""
@@ -265,39 +271,15 @@ class CheckingJournal(Journal):
             self._check.verify_again(layer.window)
         return self._inner.issues(layer)
 
-    def waits(self, layer: SeriesLayer) -> None:
-        """Pass it on."""
-        self._inner.waits(layer)
-
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Look into the window; the wait's end is journalled before, as without the check."""
         self._inner.waited(layer, operation)
         self._check.verify(layer)
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Pass it on."""
-        self._inner.settled(layer, operation)
-
-    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
-        """Pass it on."""
-        self._inner.left_open(layer, operation)
-
     def freed(self, window: Window) -> None:
         """Look once more at who was in the window."""
         self._check.verify_again(window)
         self._inner.freed(window)
-
-    def begins(self) -> None:
-        """Pass it on."""
-        self._inner.begins()
-
-    def arrives(self, step: int, *, marked: bool) -> None:
-        """Pass it on."""
-        self._inner.arrives(step, marked=marked)
-
-    def ends(self) -> None:
-        """Pass it on."""
-        self._inner.ends()
 
     def stepped(self, step: int, **fields: int) -> None:
         """Pass it on, then read what was found.
@@ -312,14 +294,6 @@ class CheckingJournal(Journal):
         """Look once more at who was in the window, at every replay."""
         self._check.issue_captured(layer)
         self._inner.captures_issue(layer)
-
-    def captures_ready(self, layer: SeriesLayer) -> None:
-        """Pass it on."""
-        self._inner.captures_ready(layer)
-
-    def captures_wait(self, layer: SeriesLayer) -> None:
-        """Pass it on."""
-        self._inner.captures_wait(layer)
 
     def captures_waited(self, layer: SeriesLayer) -> None:
         """Look into the window, at every replay."""

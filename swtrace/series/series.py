@@ -142,7 +142,8 @@ class Series:
             time_every=settings.time_every if time_every is None else time_every,
         )
         constants.check()
-        self._where = constants.where
+        self.where = constants.where
+        """The series and the rank, for errors."""
         self._transport = transport
         # A recorder that is there already was made for this series; else whoever runs it decides.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
@@ -171,7 +172,7 @@ class Series:
         self._circle: Circle | None = None
         """Its circle."""
         self._refusal: type[PeerLostError | OrderError] = OrderError
-        self._refusal_text = f"{self._where}: used before post-processing"
+        self._refusal_text = f"{self.where}: used before post-processing"
 
     # ---- loading -----------------------------------------------------------------------------
 
@@ -179,18 +180,13 @@ class Series:
     def info(self) -> SeriesInfo:
         """The series' constants; known from post-processing on."""
         if self._running_series is None:
-            raise OrderError(f"{self._where}: not post-processed yet{self._missing_text()}")
+            raise OrderError(f"{self.where}: not post-processed yet{self._missing_text()}")
         return self._running_series.info
 
     @property
     def post_processed(self) -> bool:
         """Whether the series is ready to be used."""
         return self._running_series is not None
-
-    @property
-    def where(self) -> str:
-        """The series and the rank, for errors."""
-        return self._where
 
     @property
     def closed(self) -> bool:
@@ -216,7 +212,7 @@ class Series:
         Raises:
             RegistrationError: not a layer of this series, registered before, or unlike the others.
         """
-        where, layers = f"{self._where}, layer {layer_idx}", self._constants.layers
+        where, layers = f"{self.where}, layer {layer_idx}", self._constants.layers
         if self.post_processed:
             raise RegistrationError(f"{where}: registered after post-processing")
         if layer_idx not in layers:
@@ -277,10 +273,10 @@ class Series:
             OrderError: too late: this rank has thrown away what was loaded into layers that it is not the source of.
         """
         if self.post_processed:
-            raise OrderError(f"{self._where}: withdrawn after post-processing")
+            raise OrderError(f"{self.where}: withdrawn after post-processing")
         for layer_idx, pending in self._pending.items():
             if pending.loaded():
-                raise OrderError(f"{self._where}, layer {layer_idx}: withdrawn after its weights were loaded")
+                raise OrderError(f"{self.where}, layer {layer_idx}: withdrawn after its weights were loaded")
         for pending in self._pending.values():
             pending.give_back()
         self._end_unused("withdrawn")
@@ -288,7 +284,7 @@ class Series:
     def _end_unused(self, reason: str) -> None:
         self._withdrawn = True
         self._pending.clear()
-        self._refusal_text = f"{self._where}: {reason}"
+        self._refusal_text = f"{self.where}: {reason}"
         for hook in self._hooks or ():
             hook.release()
         if self._transport is not None:
@@ -320,9 +316,9 @@ class Series:
             PeerLostError: a rank died.
         """
         if self._running_series is not None:
-            raise OrderError(f"{self._where}: post-processed twice")
+            raise OrderError(f"{self.where}: post-processed twice")
         if self._closed or self._withdrawn:
-            raise OrderError(f"{self._where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
+            raise OrderError(f"{self.where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
         try:
             if self._transport is None:
                 self._transport = new_transport(self._constants, self._modules, timeout_s=self._settings.timeout_s)
@@ -346,7 +342,7 @@ class Series:
             self._running_series, self._circle = outcome, outcome.circle
             self._watch(outcome)
         elif self._on_withdrawn is None:
-            raise RegistrationError(f"{self._where}: cannot be shared: {outcome}")
+            raise RegistrationError(f"{self.where}: cannot be shared: {outcome}")
         else:
             self._end_unused(outcome)
             self._on_withdrawn(outcome)
@@ -365,7 +361,7 @@ class Series:
         if shown:
             for layer in running.layers:
                 watch(layer, running.circle)
-            running.circle.keeper = Keeper(self._where, running.layers, running.windows)
+            running.circle.keeper = Keeper(self.where, running.layers, running.windows)
 
     # ---- forward -----------------------------------------------------------------------------
 
@@ -382,7 +378,7 @@ class Series:
             self._trace_reach(layer_idx)
             return
         if records_operations():
-            raise OrderError(f"{self._where}, layer {layer_idx}: {TRACED}")
+            raise OrderError(f"{self.where}, layer {layer_idx}: {TRACED}")
         circle = self._circle
         if circle is None:
             self._refuse()
@@ -518,7 +514,7 @@ class Series:
     def _device_circle(self, call: str) -> DeviceCircle:
         circle = self._running()
         if not isinstance(circle, DeviceCircle):
-            raise OrderError(f"{self._where}: {call}: its broadcasts block the host, which no graph can do")
+            raise OrderError(f"{self.where}: {call}: its broadcasts block the host, which no graph can do")
         return circle
 
     @property

@@ -79,7 +79,7 @@ class WaitingLayer:
         if is_compiling():
             return self._forward_in_graph(series, args, kwargs)
         if records_operations():
-            self._refuse(series, TRACED)
+            self._refuse(TRACED)
         series.wait(self._layer_idx)
         result = self._forward(*args, **kwargs)
         if self._has_buffers:
@@ -178,35 +178,32 @@ class WaitingLayer:
     def _trace_wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Put the wait into the graph that is being traced."""
         if torch.compiler.is_exporting():
-            self._refuse(series, "exported: the program would not reach and wait elsewhere; export the model first")
+            self._refuse("exported: the program would not reach and wait elsewhere; export the model first")
         for activation in _tensors((*args, *kwargs.values())):
             operations.follow(activation, series.thread)
             operations.wait(activation, series.number, self._layer_idx)
             return
-        self._refuse(series, "compiled, and called without a tensor that its wait could be ordered with")
+        self._refuse("compiled, and called without a tensor that its wait could be ordered with")
 
     def _before_loading(self, module: nn.Module, values: dict[str, Any], prefix: str, *_args: Any) -> None:
         series = self._series
         if series is None or series.closed or not series.post_processed:
             return
         if any(prefix + name in values for name in own_tensors(module)):
-            self._refuse(series, "load_state_dict after post-processing; load the weights before it")
+            self._refuse("load_state_dict after post-processing; load the weights before it")
 
     def _refuse_script(self) -> NoReturn:
-        series = self._series
-        where = f"{series.where}, " if series is not None else ""
-        raise OrderError(f"{where}layer {self._layer_idx}: {TRACED}")
+        self._refuse(TRACED)
 
     def _refuse_backward(self, _gradient: Tensor) -> NoReturn:
-        series = self._series
-        where = f"{series.where}, layer {self._layer_idx}: " if series is not None else ""
-        raise OrderError(
-            f"{where}backward: by now its window holds another layer; a series serves inference only, "
-            f"run the model under torch.no_grad()"
+        self._refuse(
+            "backward: by now its window holds another layer; a series serves inference only, "
+            "run the model under torch.no_grad()"
         )
 
-    def _refuse(self, series: Series, problem: str) -> NoReturn:
-        raise OrderError(f"{series.where}, layer {self._layer_idx}: {problem}")
+    def _refuse(self, problem: str) -> NoReturn:
+        where = f"{self._series.where}, " if self._series is not None else ""
+        raise OrderError(f"{where}layer {self._layer_idx}: {problem}")
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> NoReturn:
         """Refuse: a copy of the layer would run this one."""
@@ -217,9 +214,7 @@ class WaitingLayer:
         self._refuse_copy()
 
     def _refuse_copy(self) -> NoReturn:
-        series = self._series
-        where = f"{series.where}, " if series is not None else ""
-        raise OrderError(f"{where}layer {self._layer_idx}: copied or pickled; copy the model before it is registered")
+        self._refuse("copied or pickled; copy the model before it is registered")
 
 
 def in_a_series(module: nn.Module) -> bool:

@@ -59,15 +59,12 @@ class SpanSink(Protocol):
 
     def offer(self, step: StepFacts, origins: Origins) -> bool:
         """Take a finished step; tell whether its spans will be exported. Never blocks, never raises."""
-        ...
 
     def statistics(self) -> ExportStatistics:
         """Return what became of the spans so far."""
-        ...
 
     def close(self, timeout_s: float) -> None:
         """Export what is queued, for at most ``timeout_s``."""
-        ...
 
 
 class NoSpans:

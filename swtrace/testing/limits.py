@@ -17,11 +17,11 @@ import numpy as np
 from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
-from swtrace.ledger.finding import milliseconds
 from swtrace.ledger.verdict import verdict
 from swtrace.selection import Selection
 from swtrace.testing.tracing import Tracing
 from swtrace.trace.identity import RankKey
+from swtrace.units import milliseconds
 
 WORST_LAYERS = 8
 _FORMAT = 1
@@ -278,20 +278,12 @@ def _report(
 
 def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> list[str]:
     """Return the layers that stall most, with what they mostly waited for."""
-    stall: np.ndarray | None = None
-    cause: np.ndarray | None = None
-    infos = None
-    source = np.zeros(0, np.uint16)
-    for picked in limits.selection.pick(tracing.steps()):
-        if picked.step.series != key:
-            continue
-        mine = np.where(picked.cells, picked.step.stall_ns, 0)
-        split = np.where(picked.cells, picked.step.cause_ns, 0)
-        stall = mine if stall is None else stall + mine
-        cause = split if cause is None else cause + split
-        infos, source = picked.step.ranks, picked.step.source
-    if stall is None or cause is None or infos is None or not stall.any():
+    picked = [each for each in limits.selection.pick(tracing.steps()) if each.step.series == key]
+    stall = np.asarray(sum(np.where(each.cells, each.step.stall_ns, 0) for each in picked))
+    cause = np.asarray(sum(np.where(each.cells, each.step.cause_ns, 0) for each in picked))
+    if not stall.any():
         return []
+    ranks, source = picked[-1].step.ranks, picked[-1].step.source
     rows = [("rank", "layer", "source", "stall", "of the rank's", "mostly")]
     for at in np.argsort(stall, axis=None)[::-1][:WORST_LAYERS].tolist():
         rank, position = divmod(at, stall.shape[1])
@@ -300,12 +292,12 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> lis
         why = CAUSES[int(cause[:, rank, position].argmax())]
         rows.append(
             (
-                str(infos[rank].rank),
+                str(ranks[rank].rank),
                 str(key.start_layer + position),
-                str(infos[int(source[position])].rank),
+                str(ranks[int(source[position])].rank),
                 milliseconds(stall[rank, position] / max(1, steps)),
                 units.ratio(stall[rank, position] / max(1, stall[rank].sum())),
-                str(why).replace("_", " "),
+                units.words(why),
             )
         )
     return ["", "layers that stall most, per step", *_columns(rows)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,7 @@ class MetricsFacts:
 
     def value(self, name: str, **labels: str | int) -> float | None:
         """Return the sum of all samples of this name with these labels; None if there is none."""
-        wanted = {label: str(value) for label, value in labels.items()}
-        found = [
-            sample.value for sample in self.samples if sample.name == name and wanted.items() <= sample.labels.items()
-        ]
+        found = self._values(name, labels)
         return sum(found) if found else None
 
     def stall_seconds(self, **labels: str | int) -> float:
@@ -54,12 +51,7 @@ class MetricsFacts:
 
     def efficiency(self, **labels: str | int) -> float | None:
         """Return the prefetch efficiency over the last 64 steps, of the rank where it is lowest."""
-        name = "swtrace_prefetch_efficiency_ratio"
-        wanted = {label: str(value) for label, value in labels.items()}
-        return min(
-            (each.value for each in self.samples if each.name == name and wanted.items() <= each.labels.items()),
-            default=None,
-        )
+        return min(self._values("swtrace_prefetch_efficiency_ratio", labels), default=None)
 
     def occupancy(self, **labels: str | int) -> dict[str, float]:
         """Return the windows by state, right now, summed over the ranks."""
@@ -69,6 +61,10 @@ class MetricsFacts:
     def lost(self, **labels: str | int) -> float:
         """Return the records lost so far."""
         return self._known("swtrace_ring_lost_records_total", **labels)
+
+    def _values(self, name: str, labels: Mapping[str, str | int]) -> list[float]:
+        wanted = {label: str(value) for label, value in labels.items()}
+        return [each.value for each in self.samples if each.name == name and wanted.items() <= each.labels.items()]
 
     def _known(self, name: str, **labels: str | int) -> float:
         value = self.value(name, **labels)
@@ -99,11 +95,7 @@ def read_metrics(url: str) -> MetricsFacts:
     except AnswerError as error:
         raise MetricsError(str(error)) from error
     try:
-        return MetricsFacts(tuple(_samples(text_string_to_metric_families(text.decode()))))
+        families = text_string_to_metric_families(text.decode())
+        return MetricsFacts(tuple(sample for family in families for sample in family.samples))
     except Exception as error:  # (the parser raises whatever its input makes it)
         raise MetricsError(f"{address}/metrics: what answers is no metrics: {error!r}") from error
-
-
-def _samples(families: Iterable[object]) -> Iterable[Sample]:
-    for family in families:
-        yield from family.samples  # type: ignore[attr-defined]

@@ -13,10 +13,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
 from swtrace.session import RingsSession
+from swtrace.trace.directory import memory_folder
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_RECORDS = 1 << 17
 """Per rank: 8 MiB, 2,100 steps of 61 layers."""
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of random name is made inside
 
 
 class Tracing(RingsSession):
@@ -41,8 +40,7 @@ class Tracing(RingsSession):
     """
 
     def __init__(self, *, records: int = DEFAULT_RECORDS, environment: dict[str, str] | None = None) -> None:
-        where = str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
-        self.directory = Path(tempfile.mkdtemp(prefix="swtrace-test-", dir=where))
+        self.directory = Path(tempfile.mkdtemp(prefix="swtrace-test-", dir=memory_folder()))
         self.environment: dict[str, str] = {
             "SWTRACE": "1",
             "SWTRACE_DIR": str(self.directory),
@@ -66,9 +64,7 @@ class Tracing(RingsSession):
             self._recorder = series.exchange(None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Turn recording off, and remove the rings."""
         series = _series_recording()
         if series is not None:

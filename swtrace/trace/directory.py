@@ -57,6 +57,11 @@ def default_directory() -> Path:
     return directory
 
 
+def memory_folder() -> str | None:
+    """Return where to make a temporary folder of rings; None, the system's own, where there is no tmpfs to write to."""
+    return str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
+
+
 def ring_name(run_id: str, rank: int) -> str:
     """Return a new name for a ring: unique, and safe whatever the run id contains."""
     run = re.sub(r"[^A-Za-z0-9._]", "_", run_id)[:64]

@@ -26,12 +26,12 @@ import itertools
 import os
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.closing import Closing
 from swtrace.errors import RingFormatError
 from swtrace.trace import records, schema
 from swtrace.trace.clocks import ClockAnchor, now_ns
@@ -115,7 +115,7 @@ class _LastWords(NamedTuple):
     """By series index."""
 
 
-class RingReader:
+class RingReader(Closing):
     """One reader of one ring. Make it with :meth:`open`."""
 
     def __init__(self, path: Path, descriptor: int, header: RingHeader, fixed: bytes) -> None:
@@ -166,23 +166,11 @@ class RingReader:
                 data = os.pread(first, schema.SERIES_TABLE_OFFSET, 0)
                 header = decode_header(data, size)
                 descriptor = os.dup(first)
-        except OSError as error:
-            raise RingFormatError(f"{path}: {error}") from error
-        except RingFormatError as error:
+        except (OSError, RingFormatError) as error:
             raise RingFormatError(f"{path}: {error}") from error
         reader = cls(path, descriptor, header, data[: schema.HEADER.size])
         reader._find_head()  # what is in it can be told from the start
         return reader
-
-    def __enter__(self) -> Self:
-        """Return the reader."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the reader."""
-        self.close()
 
     def release(self) -> RingStatistics:
         """Close a dead writer's file, and keep what it says about its rank. Nothing more is read from it.

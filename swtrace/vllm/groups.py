@@ -123,14 +123,10 @@ def _data_parallel(_path: str, _linear: Any, vllm_config: Any) -> Choice:
 
 
 def _tensor_and_data_parallel(path: str, linear: Any, vllm_config: Any) -> Choice:
-    from vllm.distributed.parallel_state import get_dp_group, get_ep_group, get_tp_group
+    from vllm.distributed.parallel_state import get_ep_group
 
-    _refuse_dense_replicas(vllm_config)
-    if get_tp_group().world_size == 1:
-        raise _Alone("the tp group has one rank")
-    if get_dp_group().world_size == 1:
-        raise _Alone("the dp group has one rank")
-    _require_whole(path, linear, get_tp_group().world_size)
+    _data_parallel(path, linear, vllm_config)
+    _tensor_parallel(path, linear, vllm_config)
     # vLLM has no group of this name, but the experts of a stage are spread over just these ranks.
     return Choice("tp x dp", get_ep_group(), f"tensor parallelism does not split the linear, and {_IN_LOCKSTEP}")
 

@@ -58,7 +58,7 @@ def test_a_stubborn_child_is_killed(modules: Path) -> None:
     with Child.start(write(modules, "stubborn", code), []) as child:
         while not child.lines():
             wait_for_lines([child], 1.0)
-        child.stop(grace_s=0.1)
+        child.close(grace_s=0.1)
     assert child.status == -signal.SIGKILL
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from ledger.feeding import feed, ledger
 from ledger.schedules import simulate
-from swtrace.ledger.finding import Finding, Level, milliseconds
+from swtrace.ledger.finding import Finding, Level
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.identity import RankKey, UntracedRank
+from swtrace.units import milliseconds
 
 Compute = Callable[[int, int, int], int]
 

@@ -89,7 +89,7 @@ def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
         )
         until(lambda: path.exists() and path.stat().st_size > 1000, lambda: time.sleep(0.02))
     finally:
-        daemon.stop()
+        daemon.close()
     _, said = process.communicate(timeout=patience())
     assert process.returncode == 0, said
     assert "every daemon has gone" in said

@@ -22,7 +22,7 @@ def test_a_daemons_facts_are_those_of_the_rings() -> None:
                 assert daemon.alive
             facts = read_metrics(daemon.url or "")
         finally:
-            daemon.stop()
+            daemon.close()
         assert facts.stall_seconds(rank=1) == pytest.approx(12 * STALL_NS * 1e-9)
         assert facts.stall_ratio(rank=1) == pytest.approx(tracing.stall_ratio(rank=1))
         assert facts.on_time_rate(rank=1) == pytest.approx(tracing.on_time_rate(rank=1))

@@ -71,7 +71,7 @@ def watch(
         result = run({"SWTRACE": "1", "SWTRACE_DIR": str(rings), **settings})
         samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=ranks, steps=steps))
     finally:
-        daemon.stop()
+        daemon.close()
     return result, samples
 
 
@@ -102,7 +102,7 @@ def refusals(rings: Path, *, ranks: int) -> dict[int, dict[str, str]]:
     try:
         samples = _scrape(daemon, lambda samples: len({labels["rank"] for labels, _ in samples.get(name, [])}) == ranks)
     finally:
-        daemon.stop()
+        daemon.close()
     found: dict[int, dict[str, str]] = {}
     for labels, value in samples[name]:
         assert value == 1

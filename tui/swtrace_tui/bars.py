@@ -31,7 +31,7 @@ class TitleBar(Drawn):
 
     def show(self, scene: Scene, note: str) -> None:
         """Show what is watched; ``note`` says why the screen stands still, if it does."""
-        self._scene, self._note = scene, note
+        self.scene, self._note = scene, note
         self.redraw()
 
     def lines(self, scene: Scene) -> list[Strip]:
@@ -107,7 +107,7 @@ class ViewBar(Drawn):
 
     def show(self, scene: Scene, view: str) -> None:
         """Show which view is open and what it is narrowed to."""
-        self._scene, self._view = scene, view
+        self.scene, self._view = scene, view
         self.redraw()
 
     def lines(self, scene: Scene) -> list[Strip]:

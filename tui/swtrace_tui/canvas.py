@@ -24,17 +24,13 @@ _RUNS = re.compile("█+|[^█]+")
 class Line:
     """One line, drawn from left to right. What does not fit is cut off."""
 
-    __slots__ = ("_segments", "_width", "used")
+    __slots__ = ("_width", "segments", "used")
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._segments: list[Segment] = []
-        self.used = 0
-
-    @property
-    def segments(self) -> list[Segment]:
+        self.segments: list[Segment] = []
         """What was drawn so far."""
-        return self._segments
+        self.used = 0
 
     @property
     def room(self) -> int:
@@ -49,7 +45,7 @@ class Line:
         if length > self.room:
             text = clip(text, self.room)
             length = cell_len(text)
-        self._segments.append(Segment(text, style))
+        self.segments.append(Segment(text, style))
         self.used += length
         return self
 
@@ -71,7 +67,7 @@ class Line:
 
     def cells(self, segments: Iterable[Segment], width: int) -> Line:
         """Append prebuilt segments that are ``width`` columns wide together."""
-        self._segments.extend(segments)
+        self.segments.extend(segments)
         self.used += width
         return self
 
@@ -83,7 +79,7 @@ class Line:
         """Return the line, filled up with blanks."""
         if self.room > 0:
             self.put(" " * self.room, style)
-        return Strip(self._segments, self.used)
+        return Strip(self.segments, self.used)
 
 
 def clip(text: str, width: int) -> str:

@@ -60,6 +60,7 @@ SPAN_NAMES = {
     Span.QUEUED: "queued",
     Span.SENT: "sent",
 }
+"""In the order in which a legend names them."""
 
 WINDOW_STATES = ("free", "inflight", "ready", "in_use")
 WINDOW_GLYPHS = {"free": "·", "inflight": "▒", "ready": "▓", "in_use": "█"}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -148,6 +149,11 @@ class SeriesView:
         return verdict(self.facts, died=self._died).headline
 
     @property
+    def stall_ratio(self) -> float:
+        """The stall ratio of the most stalled rank."""
+        return max((row.recent.stall_ratio or 0.0 for row in self.rows), default=0.0)
+
+    @property
     def _died(self) -> set[RankKey]:
         return {row.observed.key for row in self.rows if row.observed is not None and row.observed.died}
 
@@ -178,7 +184,7 @@ class Picture:
     @cached_property
     def focus(self) -> SeriesView | None:
         """The series that heat map, timeline and windows show: the one that stalls most of those selected."""
-        return max(self.series, key=_stall_ratio, default=None)
+        return max(self.series, key=attrgetter("stall_ratio"), default=None)
 
     @cached_property
     def rows(self) -> tuple[RankRow, ...]:
@@ -232,10 +238,6 @@ def phase_of(step: StepFacts) -> Phase:
     phases = set(step.phase[step.ended].tolist())
     real = phases - {int(Phase.DUMMY)} or phases
     return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
-
-
-def _stall_ratio(series: SeriesView) -> float:
-    return max((row.recent.stall_ratio or 0.0 for row in series.rows), default=0.0)
 
 
 def _runs(observation: Observation) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.settings import Settings
+from swtrace.trace.directory import memory_folder
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -181,7 +182,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
     exit_in_order()
     run_id = settings.run_id or f"demo-{secrets.token_hex(3)}"
     with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=_fast_folder())))
+        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-", dir=memory_folder())))
         directory = make_folder(settings.directory or workspace / "rings")
         environment = {
             "SWTRACE": "1",
@@ -194,11 +195,8 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
         console.print(_describe(dials, directory), soft_wrap=True, markup=False)
         arguments = [dials.to_json(), str(workspace / "rendezvous")]
         launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
-        reader = Reader(directory, run_id)
-        stack.callback(reader.stop)
-        daemon = DaemonProcess(directory, run_id) if with_daemon else None
-        if daemon is not None:
-            stack.callback(daemon.stop)
+        reader = stack.enter_context(Reader(directory, run_id))
+        daemon = stack.enter_context(DaemonProcess(directory, run_id)) if with_daemon else None
         ranks = _Ranks()
         interrupted = False
         try:
@@ -208,7 +206,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
         except KeyboardInterrupt:
             interrupted = True
             console.print("Interrupted: ending the ranks.")
-            launcher.stop()
+            launcher.close()
         return _Result(
             scenario,
             dials,
@@ -319,21 +317,9 @@ def _conclude(result: _Result, console: Console) -> None:
 
 def _describe(dials: Dials, directory: Path) -> str:
     extent = f"{dials.steps} steps" if dials.steps is not None else f"{dials.seconds:g} s"
-    extras = "".join(
-        f", {text}"
-        for text, value in (
-            (f"the last rank {dials.late_ms:g} ms later", dials.late_ms),
-            (f"{dials.jitter_ms:g} ms mean jitter", dials.jitter_ms),
-        )
-        if value
-    )
+    late = f", the last rank {dials.late_ms:g} ms later" if dials.late_ms else ""
+    jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
     return (
         f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute each"
-        f"{extras}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
+        f"{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
     )
-
-
-def _fast_folder() -> str | None:
-    """Rings belong on a tmpfs; elsewhere they work, and cost the ranks more."""
-    shared_memory = Path("/dev/shm")  # noqa: S108 (a folder of random name is made inside)
-    return str(shared_memory) if os.access(shared_memory, os.W_OK) else None

@@ -47,12 +47,9 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         )
         steps, checked = _run(dials, rank)
         dist.destroy_process_group()
-    except OutputDiffersError as error:
-        Event(What.FAILED, rank, text=str(error)).tell()
-        return ExitCode.OUTPUT_DIFFERS
     except SwtraceError as error:
         Event(What.FAILED, rank, text=str(error)).tell()
-        return exit_code(error)
+        return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
         # Before there is a series torch.distributed's own calls, such as the rendezvous, fail with bare RuntimeErrors.
         Event(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()

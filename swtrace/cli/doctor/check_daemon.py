@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from swtrace import asking
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
@@ -20,7 +19,7 @@ def daemon() -> tuple[Diagnosis, ...]:
         listen = listen_address(os.environ)
     except SettingsError as error:
         return (Diagnosis("daemon", State.BROKEN, str(error), "set or unset SWTRACE_LISTEN"),)
-    problem = _bind_problem(listen)
+    problem = listen.problem()
     if problem is None:
         return (Diagnosis("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
@@ -39,14 +38,3 @@ def daemon() -> tuple[Diagnosis, ...]:
             ),
         )
     return (Diagnosis("daemon", State.GOOD, f"answers at http://{reached}"),)
-
-
-def _bind_problem(listen: Listen) -> str | None:
-    """Why a daemon could not serve there; None if it could."""
-    with socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen.host, listen.port))
-        except (OSError, UnicodeError) as error:  # UnicodeError: of a host name that is none
-            return getattr(error, "strerror", None) or str(error)
-    return None

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,12 @@ from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
-from swtrace_tui.actions import HEAT_MAP, bindings
+from swtrace_tui.actions import HEAT_MAP
 from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
 from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette
 from swtrace_tui.picture import SeriesView
@@ -117,13 +116,11 @@ class Look(NamedTuple):
     width: int
 
 
-class HeatMap(View):
+class HeatMap(View, view=HEAT_MAP):
     """Ranks by layers of one series."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(HEAT_MAP)
-
     def __init__(self) -> None:
-        super().__init__(id=HEAT_MAP)
+        super().__init__()
         self._metric = 0
         self._span = 0
         self._cursor = (0, 0)
@@ -498,7 +495,7 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         parts = sorted(
             ((int(ns), str(name)) for ns, name in zip(cause.tolist(), CAUSES, strict=True) if ns), reverse=True
         )
-        split = ", ".join(f"{name.replace('_', ' ')} {100 * ns / int(cause.sum()):.0f} %" for ns, name in parts)
+        split = ", ".join(f"{units.words(name)} {100 * ns / int(cause.sum()):.0f} %" for ns, name in parts)
         skewed = [step for step in waits if step.cause_ns[_SKEWS, group_rank, position].any()]
         late = [int(step.late_rank[cell]) for step in skewed if step.late_rank[cell] >= 0]
         latest = series.key.group_ranks[max(set(late), key=late.count)] if late else None

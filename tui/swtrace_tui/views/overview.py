@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from operator import attrgetter
 
 from rich.style import Style
 from textual import events
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
-from swtrace_tui.actions import OVERVIEW, bindings
+from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
@@ -64,41 +63,25 @@ def _windows_text(row: RankRow) -> str:
     return "".join(WINDOW_GLYPHS[str(window.state)] for window in row.windows)
 
 
+def _figure(
+    title: str, width: int, rank: int, name: str, text: Callable[[float | None], str], *, worst: int = 1
+) -> Column:
+    """Return a column of a row's figure, by its attribute; ``worst`` is -1 where the lowest one is the worst."""
+    of = attrgetter(name)
+    return Column(title, width, rank, lambda row: worst * _known(of(row)), lambda row: text(of(row)))
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("series", 18, 2, lambda row: row.series.name, lambda row: row.series.name, right=False, worst_first=False),
     Column("rank", 5, 0, lambda row: row.rank, lambda row: str(row.rank), worst_first=False),
     Column("host", 14, 9, _host, _host, right=False, worst_first=False),
     Column("state", 12, 1, lambda row: str(row.state), _state_text, right=False),
-    Column("step/s", 6, 3, lambda row: _known(row.step_rate), lambda row: units.rate(row.step_rate)),
-    Column("step", 8, 2, lambda row: _known(row.step_ns), lambda row: units.duration(row.step_ns)),
-    Column(
-        "stall ratio",
-        _BAR + 7,
-        0,
-        lambda row: _known(row.recent.stall_ratio),
-        lambda row: units.ratio(row.recent.stall_ratio),
-    ),
-    Column(
-        "effic.",
-        7,
-        2,
-        lambda row: -_known(row.recent.efficiency),
-        lambda row: units.ratio(row.recent.efficiency),
-    ),
-    Column(
-        "on time",
-        7,
-        3,
-        lambda row: -_known(row.recent.on_time_rate),
-        lambda row: units.ratio(row.recent.on_time_rate),
-    ),
-    Column(
-        "bandwidth",
-        10,
-        6,
-        lambda row: -_known(row.recent.bandwidth),
-        lambda row: units.bandwidth(row.recent.bandwidth),
-    ),
+    _figure("step/s", 6, 3, "step_rate", units.rate),
+    _figure("step", 8, 2, "step_ns", units.duration),
+    _figure("stall ratio", _BAR + 7, 0, "recent.stall_ratio", units.ratio),
+    _figure("effic.", 7, 2, "recent.efficiency", units.ratio, worst=-1),
+    _figure("on time", 7, 3, "recent.on_time_rate", units.ratio, worst=-1),
+    _figure("bandwidth", 10, 6, "recent.bandwidth", units.bandwidth, worst=-1),
     Column("lost", 5, 4, lambda row: row.lost, lambda row: units.count(row.lost)),
     Column("windows", _WINDOWS, 5, lambda row: len(row.windows), _windows_text, right=False),
     Column("stall ratio of the last steps", 0, 7, lambda row: _known(row.recent.stall_ratio), lambda _row: ""),
@@ -107,13 +90,11 @@ _TREND_MIN, _TREND_MAX = 12, 64
 _GAP = 1
 
 
-class Overview(View):
+class Overview(View, view=OVERVIEW):
     """The table of ranks."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(OVERVIEW)
-
     def __init__(self) -> None:
-        super().__init__(id=OVERVIEW)
+        super().__init__()
         self._sort = "rank"
         self._reversed = False
         self._cursor: tuple[object, int] | None = None
@@ -260,7 +241,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     text = palette.style(palette.text)
     findings: list[tuple[str, Finding, bool]] = []
     several = len(scene.picture.series) > 1
-    for series in sorted(scene.picture.series, key=lambda each: -_worst(each.rows)):
+    for series in sorted(scene.picture.series, key=lambda each: -each.stall_ratio):
         name = f"{series.key.name}: " if several else ""
         findings.append((name, series.headline, True))
         if (said := scene.verdicts.get(series.key)) is not None:
@@ -290,10 +271,6 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
 def badge_of(finding: Finding) -> str:
     """Return the word before a headline."""
     return "RANK DIED" if finding.kind == "died" else _BADGES[finding.level]
-
-
-def _worst(rows: tuple[RankRow, ...]) -> float:
-    return max((row.recent.stall_ratio or 0.0 for row in rows), default=0.0)
 
 
 def _row_line(

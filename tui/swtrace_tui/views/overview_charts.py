@@ -14,7 +14,6 @@ from swtrace_tui.palette import Palette
 from swtrace_tui.picture import RankRow, SeriesView, layer_profile
 from swtrace_tui.views.view import Scene
 
-_NAMES = {cause: str(cause).replace("_", " ") for cause in CAUSES}
 _GLYPHS = "><=━·"
 _LABELS = 10
 _CAUSE_LABEL = 8
@@ -80,7 +79,7 @@ def _causes(series: SeriesView, palette: Palette, width: int, height: int) -> li
     present = [i for i, cause in enumerate(CAUSES) if any(row.recent.cause_ns.get(cause) for row in series.rows)]
     legend = Line(width).put(" Stall by cause ", palette.style(palette.text, bold=True)).put("per step  ", dim)
     for i in present:
-        legend.put(_glyph(i, palette) + " ", palette.style(palette.causes[i])).put(f"{_NAMES[CAUSES[i]]}  ", dim)
+        legend.put(_glyph(i, palette) + " ", palette.style(palette.causes[i])).put(f"{units.words(CAUSES[i])}  ", dim)
     lines = [Line(width).strip(plain), legend.strip(plain)]
     top = max((_per_step(row) for row in rows), default=0.0)
     room = max(8, min(100, width - _CAUSE_LABEL - 12))

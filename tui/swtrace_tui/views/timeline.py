@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from textual import events
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import StepFacts
-from swtrace_tui.actions import TIMELINE, bindings
+from swtrace_tui.actions import TIMELINE
 from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
@@ -27,7 +25,6 @@ _HOLD_S = 0.5
 _CLOSEST_NS = 2_000
 _TALL = (5, 3, 2)
 """Lines of a rank: both lanes twice and a gap, once and a gap, once. Else both lanes share one line."""
-_LEGEND = (Span.COMPUTE, Span.STALL, Span.WAKE, Span.HIDDEN, Span.EXPOSED, Span.QUEUED, Span.SENT)
 
 
 @dataclass(slots=True)
@@ -39,13 +36,11 @@ class _Where:
     end: float | None = None
 
 
-class Timeline(View):
+class Timeline(View, view=TIMELINE):
     """Lanes of the ranks of one series."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(TIMELINE)
-
     def __init__(self) -> None:
-        super().__init__(id=TIMELINE)
+        super().__init__()
         self._where = _Where()
         self._shown: StepFacts | None = None
         self._shown_at = 0.0
@@ -201,8 +196,7 @@ class Timeline(View):
     def _legend(self, palette: Palette, width: int) -> Strip:
         dim = palette.style(palette.dim)
         line = Line(width).put(" ", dim)
-        for kind in _LEGEND:
-            name = SPAN_NAMES[kind]
+        for kind, name in SPAN_NAMES.items():
             if line.room < len(name) + 4:
                 break
             if palette.mono:

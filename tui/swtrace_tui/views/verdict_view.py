@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from rich.style import Style
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace.ledger.finding import Finding, Level
-from swtrace_tui.actions import VERDICT, bindings
+from swtrace_tui.actions import VERDICT
 from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import SeriesView
@@ -21,13 +18,8 @@ _WIDEST = 110
 """Longer lines are hard to read."""
 
 
-class VerdictView(View):
+class VerdictView(View, view=VERDICT):
     """Findings of every selected series."""
-
-    BINDINGS: ClassVar[list[BindingType]] = bindings(VERDICT)
-
-    def __init__(self) -> None:
-        super().__init__(id=VERDICT)
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Draw the findings."""

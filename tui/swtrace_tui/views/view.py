@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import events
 from textual.binding import BindingType
@@ -16,6 +16,7 @@ from textual.widget import Widget
 
 from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
+from swtrace_tui.actions import bindings
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import DARK, MONO, Palette
 from swtrace_tui.picture import Picture, SeriesView
@@ -40,7 +41,8 @@ class Drawn(Widget):
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name for it
         super().__init__(id=id)
-        self._scene: Scene | None = None
+        self.scene: Scene | None = None
+        """What is drawn."""
         self._strips: list[Strip] = []
         self._stale = True
         self._drawn_for = Size(0, 0)
@@ -49,15 +51,10 @@ class Drawn(Widget):
         """Return a line for every row of the widget."""
         raise NotImplementedError
 
-    @property
-    def scene(self) -> Scene | None:
-        """What is drawn."""
-        return self._scene
-
     def redraw(self) -> None:
         """Draw again, at once if the widget is on the screen, and send the lines that changed."""
         self._stale = True
-        if not self.display or self._scene is None or not self.size:
+        if not self.display or self.scene is None or not self.size:
             return
         before = self._strips
         self._update()
@@ -97,8 +94,8 @@ class Drawn(Widget):
 
     def _update(self) -> None:
         self._stale, self._drawn_for = False, self.size
-        if self._scene is not None and self.size:
-            self._strips = self.lines(self._scene)
+        if self.scene is not None and self.size:
+            self._strips = self.lines(self.scene)
 
 
 class View(Drawn, can_focus=True):
@@ -106,6 +103,7 @@ class View(Drawn, can_focus=True):
 
     DEFAULT_CSS = "View { height: 1fr; width: 1fr; background: $background; }"
     BINDINGS: ClassVar[list[BindingType]] = []
+    VIEW: ClassVar[str]
 
     class Open(Message):
         """Somebody wants to see this in the timeline."""
@@ -116,6 +114,14 @@ class View(Drawn, can_focus=True):
 
     _top = 0
     """First line, lane or row that is shown, of a view that scrolls."""
+
+    def __init_subclass__(cls, *, view: str, **widget: Any) -> None:
+        """Give a view its name and the keys of its actions (:mod:`swtrace_tui.actions`)."""
+        cls.VIEW, cls.BINDINGS = view, bindings(view)
+        super().__init_subclass__(**widget)
+
+    def __init__(self) -> None:
+        super().__init__(id=self.VIEW)
 
     # -- for the views -------------------------------------------------------------------------------
 
@@ -137,14 +143,14 @@ class View(Drawn, can_focus=True):
 
     def show(self, scene: Scene) -> None:
         """Take over a new scene; it is drawn at once if the view is on the screen."""
-        self._scene = scene
+        self.scene = scene
         self.redraw()
 
     def as_text(self) -> str:
         """Return what is shown, as text: glyphs say what colours say on the screen."""
-        if self._scene is None:
+        if self.scene is None:
             return ""
-        lines = self.lines(replace(self._scene, palette=MONO))
+        lines = self.lines(replace(self.scene, palette=MONO))
         return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
 
     def lines(self, scene: Scene) -> list[Strip]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual import events
-from textual.binding import BindingType
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.trace.ring_reader import WindowState
-from swtrace_tui.actions import WINDOWS, bindings
+from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line
 from swtrace_tui.palette import WINDOW_GLYPHS, WINDOW_STATES, Palette
 from swtrace_tui.picture import RankRow, SeriesView
@@ -28,13 +25,8 @@ _CARD = 30
 _LONG_NS = 1_000_000_000
 
 
-class WindowsView(View):
+class WindowsView(View, view=WINDOWS):
     """The windows of one series."""
-
-    BINDINGS: ClassVar[list[BindingType]] = bindings(WINDOWS)
-
-    def __init__(self) -> None:
-        super().__init__(id=WINDOWS)
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Draw legend, then per rank its circle of layers and its windows."""
