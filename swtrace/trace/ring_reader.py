@@ -1,8 +1,9 @@
 """The reading side of a ring: one cursor of one reader, that never disturbs the writer or other readers.
 
-Delivery rule: a record is delivered only if its sequence number stood in its slot before its bytes
-were copied and after. Both looks are system calls of their own, so no copy can see them in another
-order. On rings whose writer's machine reorders stores the check word must fit as well.
+Delivery rule: a record is delivered only if it was known to be committed before its bytes were copied (its
+own sequence number had been seen in its slot, or a later one in a later slot), and if its number stands in
+the copy and in its slot afterwards. Each look is a system call of its own, so no copy can see them in
+another order. On rings whose writer's machine reorders stores the check word must fit as well.
 
 Accounting rule: every sequence number below the cursor was either delivered, lapped (overwritten
 before it was read), damaged or skipped (left out because the reader was told to), and the newest
