@@ -111,9 +111,8 @@ class Carried:
         """``[row, operation]``: which to look for; where no record of one is at hand, what follows it is not known."""
         return np.asarray(self._expected.transpose(1, 0, 2).reshape(self._expected.shape[1], -1), np.bool_)
 
-    @cached_property
     def _latest(self) -> _Int:
-        """``[row, operation]``: the latest one to look for that came before; -1 where none of these steps did."""
+        """Return the latest one to look for before each, ``[row, operation]``; -1 where it is not of these steps."""
         rows, operations = self._by_row.shape
         latest = np.full((rows, operations + 1), -1, np.int64)
         np.maximum.accumulate(np.where(self._by_row, np.arange(operations), -1), axis=1, out=latest[:, 1:])
@@ -141,7 +140,7 @@ class Carried:
         0 where nothing was carried before.
         """
         if self._serial:
-            # Of few operations, what all ranks ask.
+            # All ranks ask about the same few operations.
             operations = Waits.where(np.ones_like(self._there))
             of_all = self._follow(operations.step, operations.rank, operations.position)
             end, known = (column[waits.step * self._there.shape[2] + waits.position] for column in of_all)
@@ -158,7 +157,7 @@ class Carried:
         """Return the ready of the last expected operation before some, and where it is known."""
         before, (steps, rows, layers) = self._before, self._expected.shape
         operation = step * layers + position
-        previous = self._latest.reshape(-1)[row * (steps * layers + 1) + operation]
+        previous = self._latest().reshape(-1)[row * (steps * layers + 1) + operation]
         inside = previous >= 0
         # The last one before these steps stands in front.
         step_before = previous // layers

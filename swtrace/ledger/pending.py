@@ -138,6 +138,10 @@ class Waits(NamedTuple):
         step = row // ranks
         return cls(cell, row, step, row - step * ranks, cell - row * layers)
 
+    def firsts(self) -> npt.NDArray[np.intp]:
+        """Return where the waits of each step and rank begin."""
+        return np.flatnonzero(np.diff(self.row, prepend=-1))
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

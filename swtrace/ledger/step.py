@@ -78,10 +78,14 @@ class _Compared(NamedTuple):
     attributed: _Bool
     """The others mean nothing where this is False."""
 
-    def take(self, which: _Bool) -> _Compared:
-        """Return what it says about some of them."""
+    def of(self, waits: Waits) -> _Compared:
+        """Return what columns say about some waits."""
+        cell = waits.cell
         return _Compared(
-            self.last_issue_ns[which], self.late_rank[which], self.before_ns[which], self.attributed[which]
+            self.last_issue_ns.reshape(-1)[cell],
+            self.late_rank.reshape(-1)[cell],
+            self.before_ns.reshape(-1)[cell],
+            self.attributed.reshape(-1)[cell],
         )
 
 
@@ -188,40 +192,42 @@ class Steps:
         return _Compared(last_issue_ns, late_rank, before_ns, known)
 
     @cached_property
-    def _receivers(self) -> Waits:
-        """Waits of receivers."""
-        return Waits.where(self.receiver)
-
-    @cached_property
     def _compared(self) -> _Compared:
-        """Of all receivers' waits."""
-        return self._compare(self._receivers)
+        """Of all receivers' waits, as columns ``[step, rank, position]``; -1 for the late rank of all other waits."""
+        waits = Waits.where(self.receiver)
+        compared = self._compare(waits)
 
-    def _spread(self, values: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
-        """Return values of receivers' waits as ``[step, rank, position]``; ``fill`` where these are not attributed."""
-        column = np.full(self.receiver.shape, fill, values.dtype)
-        column.reshape(-1)[self._receivers.cell] = np.where(self._compared.attributed, values, fill)
-        return column
+        def column(values: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
+            spread = np.full(self.receiver.shape, fill, values.dtype)
+            spread.reshape(-1)[waits.cell] = np.where(compared.attributed, values, fill)
+            return spread
 
-    @cached_property
+        return _Compared(
+            column(compared.last_issue_ns),
+            column(compared.late_rank.astype(np.int32), fill=-1),
+            column(compared.before_ns),
+            column(compared.attributed),
+        )
+
+    @property
     def attributed(self) -> _Bool:
         """Last issue, backlog and transfer are known: every rank's record is at hand, and what was carried before."""
-        return np.asarray(self._spread(self._compared.attributed), np.bool_)
+        return self._compared.attributed
 
-    @cached_property
+    @property
     def last_issue_ns(self) -> _Int:
         """From when on the broadcast could move to this receiver; 0 where that is not known."""
-        return self._spread(self._compared.last_issue_ns)
+        return self._compared.last_issue_ns
 
-    @cached_property
+    @property
     def late_rank(self) -> npt.NDArray[np.int32]:
         """Whose issue was the last one; -1 where that is not known."""
-        return self._spread(self._compared.late_rank.astype(np.int32), fill=-1)
+        return self._compared.late_rank
 
-    @cached_property
+    @property
     def before_ns(self) -> _Int:
         """End of what the channel carried to this receiver before."""
-        return self._spread(self._compared.before_ns)
+        return self._compared.before_ns
 
     @cached_property
     def backlog_ns(self) -> _Int:
@@ -241,55 +247,42 @@ class Steps:
         arrival = self.block.arrival_ns
         return np.where(entered, arrival - arrival.min(axis=1, keepdims=True), 0)
 
-    @cached_property
-    def _stalled(self) -> Waits:
-        """Waits that stalled: most did not."""
-        return Waits.where(self.stall_ns)
+    def _split_stalls(self) -> tuple[Waits, _Int]:
+        """Return the waits that stalled, and their ``[wait begin, ready]`` by cause, ``[cause, wait]``.
 
-    @cached_property
-    def _first_stalled(self) -> npt.NDArray[np.intp]:
-        """Of the waits that stalled, the first one of each rank in each step."""
-        return np.flatnonzero(np.diff(self._stalled.row, prepend=-1))
-
-    @property
-    def _compared_stalled(self) -> _Compared:
-        if 2 * len(self._stalled.cell) < np.count_nonzero(self.receiver):
-            return self._compare(self._stalled)
-        # As good as all of them, who are compared anyway once somebody looks at the steps.
-        stalled = self.stall_ns.reshape(-1)[self._receivers.cell] > 0
-        return self._compared.take(stalled)
-
-    @cached_property
-    def _causes(self) -> _Int:
-        """``[cause, wait]``: ``[wait begin, ready]`` of waits that stalled: skew up to last issue, backlog, transfer.
-
-        Of the skew, what the late rank's later entry into the step explains is entry skew, as far as earlier stalls
-        of this step have not already evened it out. An operation issued in the step before is no matter of entry.
+        That is skew up to the last issue, then backlog, then transfer. Of the skew, what the late rank's later entry
+        into the step explains is entry skew, as far as earlier stalls of this step have not already evened it out. An
+        operation issued in the step before is no matter of entry.
         """
-        block, (cell, row, *_) = self.block, self._stalled
-        compared = self._compared_stalled
-        attributed, late = compared.attributed, row - self._stalled.rank + compared.late_rank
+        block, waits = self.block, Waits.where(self.stall_ns)
+        cell, row = waits.cell, waits.row
+        if 2 * len(cell) < np.count_nonzero(self.receiver):
+            compared = self._compare(waits)
+        else:  # nearly all of them, which are compared anyway once somebody looks at the steps
+            compared = self._compared.of(waits)
+        attributed, late = compared.attributed, row - waits.rank + compared.late_rank
         stall, begin = self.stall_ns.reshape(-1)[cell], block.wait_begin_ns.reshape(-1)[cell]
         ready = begin + stall
         issued = np.minimum(np.maximum(compared.last_issue_ns, begin), ready)
         queued = np.minimum(np.maximum(compared.before_ns, issued), ready)
         skew = (issued - begin) * attributed
         arrival, ended = block.arrival_ns.reshape(-1), block.ended.reshape(-1)
+        first = waits.firsts()
         earlier = np.cumsum(stall) - stall
-        earlier -= np.repeat(earlier[self._first_stalled], np.diff(self._first_stalled, append=len(row)))
+        earlier -= np.repeat(earlier[first], np.diff(first, append=len(row)))
         owed = np.minimum(np.maximum(arrival[late] - arrival[row] - earlier, 0), skew)
         within = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
         entry = owed * (within & ended[late] & ended[row])
         backlog, transfer = (queued - issued) * attributed, (ready - queued) * attributed
-        return np.stack((entry, skew - entry, backlog, transfer, stall * ~attributed))
+        return waits, np.stack((entry, skew - entry, backlog, transfer, stall * ~attributed))
 
     @cached_property
     def cause_ns(self) -> _Int:
         """``[step, cause, rank, position]``."""
         steps, ranks, layers = self.receiver.shape
         column = np.zeros((steps, len(CAUSES), ranks, layers), np.int64)
-        _, _, step, rank, position = self._stalled
-        column[step, :, rank, position] = self._causes.T
+        waits, causes = self._split_stalls()
+        column[waits.step, :, waits.rank, waits.position] = causes.T
         return column
 
     @cached_property
@@ -297,9 +290,10 @@ class Steps:
         """``[cause, step, rank]``."""
         steps, ranks, _ = self.receiver.shape
         sums = np.zeros((len(CAUSES), steps * ranks), np.int64)
-        first = self._first_stalled
+        waits, causes = self._split_stalls()
+        first = waits.firsts()
         if len(first):
-            sums[:, self._stalled.row[first]] = np.add.reduceat(self._causes, first, axis=1)
+            sums[:, waits.row[first]] = np.add.reduceat(causes, first, axis=1)
         return sums.reshape(len(CAUSES), steps, ranks)
 
     @property
