@@ -73,7 +73,7 @@ class _Compared(NamedTuple):
     """What comparing ranks says about some waits of receivers, ``[wait]``."""
 
     last_issue_ns: _Int
-    late_rank: _Int
+    late_rank: npt.NDArray[np.int32]
     before_ns: _Int
     attributed: _Bool
     """The others mean nothing where this is False."""
@@ -189,7 +189,7 @@ class Steps:
         before_ns, known = self._carried.before(waits)
         known &= self._broadcast_everywhere[waits.step, waits.position]
         before_ns = np.minimum(before_ns, block.ready_ns.reshape(-1)[waits.cell])
-        return _Compared(last_issue_ns, late_rank, before_ns, known)
+        return _Compared(last_issue_ns, late_rank.astype(np.int32), before_ns, known)
 
     @cached_property
     def _compared(self) -> _Compared:
@@ -204,7 +204,7 @@ class Steps:
 
         return _Compared(
             column(compared.last_issue_ns),
-            column(compared.late_rank.astype(np.int32), fill=-1),
+            column(compared.late_rank, fill=-1),
             column(compared.before_ns),
             column(compared.attributed),
         )
@@ -256,10 +256,9 @@ class Steps:
         """
         block, waits = self.block, Waits.where(self.stall_ns)
         cell, row = waits.cell, waits.row
-        if 2 * len(cell) < np.count_nonzero(self.receiver):
-            compared = self._compare(waits)
-        else:  # nearly all of them, which are compared anyway once somebody looks at the steps
-            compared = self._compared.of(waits)
+        # If they are most waits: all of them are compared anyway, once somebody looks at the steps.
+        few = 2 * len(cell) < np.count_nonzero(self.receiver)
+        compared = self._compare(waits) if few else self._compared.of(waits)
         attributed, late = compared.attributed, row - waits.rank + compared.late_rank
         stall, begin = self.stall_ns.reshape(-1)[cell], block.wait_begin_ns.reshape(-1)[cell]
         ready = begin + stall
