@@ -29,14 +29,14 @@ from swtrace.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricRow:
     """One label set, and what the samples that carry it are read from."""
 
     labels: Labels
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonRow(Row):
+class DaemonRow(MetricRow):
     """The daemon itself: one row without labels."""
 
     health: Health
@@ -44,7 +44,7 @@ class DaemonRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class RingRow(Row):
+class RingRow(MetricRow):
     """A rank's ring."""
 
     rank: ObservedRank
@@ -57,7 +57,7 @@ class RingRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesRow(Row):
+class SeriesRow(MetricRow):
     """A series of a rank, as the ring's tables describe it."""
 
     rank: ObservedRank
@@ -101,7 +101,7 @@ class SeriesRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class FactsRow(Row):
+class FactsRow(MetricRow):
     """A series of a rank, as the ledger knows it."""
 
     facts: SeriesRankFacts
@@ -114,18 +114,18 @@ class FactsRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class UntracedRow(Row):
+class UntracedRow(MetricRow):
     """A rank that records nothing of a series, by what its peers say."""
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedRow(Row):
+class RefusedRow(MetricRow):
     """Something that was asked for and is not shared."""
 
 
-Rows = Mapping[type[Row], list[Row]]
+Rows = Mapping[type[MetricRow], list[MetricRow]]
 """Every label set of a moment, by what it is about."""
-R = TypeVar("R", bound=Row)
+R = TypeVar("R", bound=MetricRow)
 Value = float | Distribution | dict[Any, Any]
 
 _SUFFIXES = {"counter": "_total", "info": "_info"}
@@ -436,12 +436,12 @@ class SnapshotCollector(Collector):
 
     def rows(self) -> Rows:
         """Read the newest snapshot."""
-        rows: dict[type[Row], list[Row]] = defaultdict(list)
+        rows: dict[type[MetricRow], list[MetricRow]] = defaultdict(list)
         for row in self._read():
             rows[type(row)].append(row)
         return rows
 
-    def _read(self) -> Iterator[Row]:
+    def _read(self) -> Iterator[MetricRow]:
         snapshot = self._snapshot()
         yield DaemonRow({}, self._health(), snapshot)
         if snapshot is None:

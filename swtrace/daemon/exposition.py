@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from swtrace.daemon.collector import METRICS, Metric, Row, Rows, Value, as_exemplar
+from swtrace.daemon.collector import METRICS, Metric, MetricRow, Rows, Value, as_exemplar
 from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 
 _NO_EXEMPLARS: BucketExemplars = {}
@@ -56,7 +56,7 @@ class Exposition:
     def render(self, rows: Rows) -> bytes:
         """Return the exposition of all metrics."""
         before, self._lines = self._lines, {}
-        known: dict[type[Row], list[tuple[Row, dict[str, _Lines]]]] = {}
+        known: dict[type[MetricRow], list[tuple[MetricRow, dict[str, _Lines]]]] = {}
         for about, its_rows in rows.items():
             keys = [tuple(row.labels.items()) for row in its_rows]
             lines_of = [self._lines.setdefault(key, before.get(key, {})) for key in keys]
@@ -78,7 +78,7 @@ class Exposition:
         return b"".join(parts)
 
     def _update(
-        self, shown: _Lines | None, metric: Metric[Any], row: Row, value: Value, exemplars: BucketExemplars
+        self, shown: _Lines | None, metric: Metric[Any], row: MetricRow, value: Value, exemplars: BucketExemplars
     ) -> _Lines:
         keys = None if not isinstance(value, dict) else value if metric.kind == "info" else tuple(value)
         if shown is None or shown.keys != keys:
@@ -90,7 +90,7 @@ class Exposition:
         shown.text = (shown.template % tuple(texts)).encode()
         return shown
 
-    def _template(self, metric: Metric[Any], row: Row) -> str:
+    def _template(self, metric: Metric[Any], row: MetricRow) -> str:
         """Return the lines of a metric and label set, ``%s`` in place of each number."""
         family = metric.family((row,))
         family.samples = [sample._replace(value=nan, exemplar=None) for sample in family.samples]

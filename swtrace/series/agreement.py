@@ -72,7 +72,7 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
 
 
 @dataclass(frozen=True, slots=True)
-class Tracing:
+class TracingOutcome:
     """What a rank tells the others about its records of a series, once it has tried to make its ring."""
 
     untraced: str = ""
@@ -83,7 +83,7 @@ class Tracing:
     """It takes that of any rank for an error."""
 
 
-def settle_tracing(where: str, ranks: Sequence[int], told: Sequence[Tracing]) -> tuple[UntracedRank, ...]:
+def settle_tracing(where: str, ranks: Sequence[int], told: Sequence[TracingOutcome]) -> tuple[UntracedRank, ...]:
     """Return the ranks that record nothing, from what all ranks tell, in group order.
 
     Raises:

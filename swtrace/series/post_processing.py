@@ -19,7 +19,7 @@ from swtrace.series import plan
 from swtrace.series.agreement import (
     RunIdProposal,
     SeriesDescription,
-    Tracing,
+    TracingOutcome,
     agree,
     require_equal,
     settle_tracing,
@@ -107,7 +107,7 @@ class PostProcessing:
         pending: Mapping[int, PendingLayer],
         transport: Transport,
         recorder: Recorder | RecorderSource | None,
-        tracing: Tracing,
+        tracing: TracingOutcome,
         proof: Proof | None,
         settings: Settings,
     ) -> None:
@@ -334,7 +334,7 @@ class PostProcessing:
         refusal = next((refusal for _, refusal in told if refusal), "")
         return (None, refusal) if refusal else (placement, "")
 
-    def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, Tracing]:
+    def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, TracingOutcome]:
         """Return where to record, and what to tell the others about it: a rank that cannot is no reason to stop."""
         recorder, tracing = self._recorder, self._tracing
         if recorder is None:

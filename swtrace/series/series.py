@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
 from swtrace.series import operations
-from swtrace.series.agreement import Tracing
+from swtrace.series.agreement import TracingOutcome
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.device_circle import DeviceCircle
@@ -147,7 +147,7 @@ class Series:
         self._transport = transport
         # A recorder that is there already was made for this series; else whoever runs it decides.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
-        self._tracing = Tracing(
+        self._tracing = TracingOutcome(
             "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
             strict=settings.strict,
         )

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from daemon.recorded_run import RecordedRun, series_info
-from swtrace.daemon.collector import METRICS, FactsRow, Row, Rows, SnapshotCollector
+from swtrace.daemon.collector import METRICS, FactsRow, MetricRow, Rows, SnapshotCollector
 from swtrace.daemon.exemplars import WaitExemplar
 from swtrace.daemon.exposition import Exposition, _Families, number_text
 from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
@@ -180,7 +180,7 @@ def test_any_numbers_and_labels_are_the_same_text(facts: SeriesRankFacts, data: 
             totals=replace(facts.totals, **data.draw(changes())),
             last_stall_ns=data.draw(st.none() | NUMBERS),
         )
-        row: Row = FactsRow(labels, changed, data.draw(EXEMPLARS), data.draw(NUMBERS))
+        row: MetricRow = FactsRow(labels, changed, data.draw(EXEMPLARS), data.draw(NUMBERS))
         renderers.check({FactsRow: [row]})
 
 

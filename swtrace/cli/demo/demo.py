@@ -26,7 +26,7 @@ from rich.console import Console
 from swtrace.cli.child import Child, DaemonProcess, wait_for_lines
 from swtrace.cli.console import PIPE_WIDTH, data, narration, write_json
 from swtrace.cli.demo.progress import Progress
-from swtrace.cli.demo.report_lines import Event, What
+from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import DESCRIPTIONS, PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.ring_folder import make_folder
@@ -278,7 +278,7 @@ def _watch_over(
 
 def _take(line: str, ranks: _Ranks, console: Console) -> None:
     try:
-        event = Event.parse(line)
+        event = RankReport.parse(line)
     except ValueError:
         console.print(line, markup=False)
         return

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from swtrace.cli.demo.model import Check, build, expect, following
-from swtrace.cli.demo.report_lines import Event, What
+from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.exit_codes import ExitCode, exit_code
 from swtrace.errors import SwtraceError
 
@@ -48,15 +48,15 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         steps, checked = _run(dials, rank)
         dist.destroy_process_group()
     except SwtraceError as error:
-        Event(What.FAILED, rank, text=str(error)).tell()
+        RankReport(What.FAILED, rank, text=str(error)).tell()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
         # Before there is a series torch.distributed's own calls, such as the rendezvous, fail with bare RuntimeErrors.
-        Event(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
+        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
         return ExitCode.FAILED
     finally:
         recording.close()
-    Event(What.FINISHED, rank, steps=steps, checked=checked).tell()
+    RankReport(What.FINISHED, rank, steps=steps, checked=checked).tell()
     return ExitCode.SUCCESS
 
 
@@ -93,7 +93,7 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
     series.post_process()
     with series.peers_named():
         dist.barrier()
-        Event(What.READY, rank).tell()
+        RankReport(What.READY, rank).tell()
         step = _run_steps(dials, rank, series, layers, check)
         # A rank that leaves takes its connections with it, and so what the others still receive of the last step.
         dist.barrier()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from swtrace.cli.child import end_with_parent
 from swtrace.cli.demo.demo_rank import run_rank
-from swtrace.cli.demo.report_lines import Event, What
+from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import Dials
 from swtrace.cli.exit_codes import ExitCode
 
@@ -36,7 +36,7 @@ def _main() -> None:
         for rank in range(dials.ranks):
             pid = _fork(dials, rank, rendezvous)
             ranks[pid] = rank
-            Event(What.STARTED, rank, pid=pid).tell()
+            RankReport(What.STARTED, rank, pid=pid).tell()
         _wait(ranks)
     finally:
         for pid in ranks:
@@ -69,11 +69,11 @@ def _wait(ranks: dict[int, int]) -> None:
             time.sleep(_POLL_S)
             continue
         status = os.waitstatus_to_exitcode(wait_status)
-        Event(What.EXITED, ranks.pop(pid), pid=pid, status=status).tell()
+        RankReport(What.EXITED, ranks.pop(pid), pid=pid, status=status).tell()
         if status:
             deadline = min(deadline, time.monotonic() + _GRACE_S)
     for pid, rank in ranks.items():
-        Event(What.FAILED, rank, pid=pid, text="did not notice that a rank of its group is lost: killed").tell()
+        RankReport(What.FAILED, rank, pid=pid, text="did not notice that a rank of its group is lost: killed").tell()
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ class What(StrEnum):
     FINISHED = "finished"
     """All steps done, every output as expected."""
     FAILED = "failed"
-    """An error, in :attr:`Event.text`."""
+    """An error, in :attr:`RankReport.text`."""
     EXITED = "exited"
-    """The process is gone; :attr:`Event.status` is its exit status, negative for a signal."""
+    """The process is gone; :attr:`RankReport.status` is its exit status, negative for a signal."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One event of one rank."""
+class RankReport:
+    """What one rank says about itself."""
 
     what: What
     rank: int
@@ -43,13 +43,13 @@ class Event:
     text: str = ""
 
     def tell(self) -> None:
-        """Write the event to stdout, whole."""
+        """Write it to stdout, whole."""
         fields = asdict(self)
         fields["text"] = self.text.encode()[: _PIPE_BUF // 2 - _ROOM_FOR_REST].decode(errors="ignore")
         os.write(sys.stdout.fileno(), json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 
     @classmethod
-    def parse(cls, line: str) -> Event:
+    def parse(cls, line: str) -> RankReport:
         """Return what :meth:`tell` wrote."""
         fields = json.loads(line)
         return cls(**{**fields, "what": What(fields["what"])})
