@@ -57,7 +57,11 @@ def _assert_drawn_as_new(app: TopApp) -> None:
         return
     seen = kept.render_lines(Region(0, 0, *kept.size))
     assert kept.scene.palette is palette_of(app.current_theme)
-    fresh = type("Fresh", (HeatMap,), {"size": kept.size})()
+
+    class Fresh(HeatMap, view=HeatMap.VIEW):
+        size = kept.size
+
+    fresh = Fresh()
     for name in ("_metric", "_span", "_cursor", "_untouched", "_top_row", "_scale"):
         setattr(fresh, name, getattr(kept, name))
     map_line.cache_clear()
