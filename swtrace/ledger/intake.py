@@ -168,17 +168,22 @@ class Sorted:
         return cls(tuple(parts), unknown)
 
 
-def rounds(batches: Sequence[Batch]) -> Iterator[Round]:
-    """Yield the batches in order, in rounds in which no rank has two."""
+def rounds(batches: Sequence[Batch], most: int) -> Iterator[Round]:
+    """Yield the batches in order, in rounds in which no rank has two, and all ranks about ``most`` records at most."""
     taken: dict[RankKey, Records] = {}
     for rank, records in batches:
         if rank in taken:
-            yield taken
+            yield from _cut(taken, most)
             taken = {}
         if len(records):
             taken[rank] = records
-    if taken:
-        yield taken
+    yield from _cut(taken, most)
+
+
+def _cut(whole: Round, most: int) -> Iterator[Round]:
+    of_each = max(1, most // max(1, len(whole)))
+    for at in range(0, max(map(len, whole.values()), default=0), of_each):
+        yield {rank: records[at : at + of_each] for rank, records in whole.items() if len(records) > at}
 
 
 def by_rank(several: Iterable[Round]) -> dict[RankKey, list[Records]]:
