@@ -183,7 +183,7 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
 def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker: str) -> None:
     """Killing the daemon or the reader changes neither the run nor its summary."""
     # As many steps as last until the reader has told of one, and the victim has been found.
-    steps = str(round(patience(2) * 100))
+    steps = str(round(patience(1) * 100))
     process = start_swtrace("demo", "--json", *SMALL, "--steps", steps, "--compute-ms", "1")
     until(process, STEPPING)
     os.kill(descendant(process.pid, marker), signal.SIGKILL)
