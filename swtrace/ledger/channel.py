@@ -181,8 +181,8 @@ class Carried:
 
     @cached_property
     def _deliveries_ns(self) -> _Int:
-        """``[step, rank, position]``: ready instants of deliveries; 0 for other positions."""
-        return np.asarray(self._block.ready_ns * self._delivery, np.int64)
+        """``[1 + step, rank, position]``: ready instants of deliveries, those of the step before first; 0 elsewhere."""
+        return np.concatenate((self._before.tail_ns[np.newaxis], self._block.ready_ns * self._delivery))
 
     @cached_property
     def _overtaken(self) -> _Bool:
@@ -190,14 +190,8 @@ class Carried:
         ready = self._deliveries_ns
         highest = np.maximum.accumulate(ready, axis=2)
         disordered = np.asarray(((ready > 0) & (ready < highest)).any(axis=2), np.bool_)
-        tail = self._before.tail_ns
-        tail_highest = np.maximum.accumulate(tail, axis=1)
-        tail_disordered = np.asarray(((tail > 0) & (tail < tail_highest)).any(axis=1), np.bool_)
-        before = np.concatenate((tail_highest[np.newaxis, :, -1], highest[:-1, :, -1]))
         lowest = np.where(ready > 0, ready, np.iinfo(np.int64).max).min(axis=2)
-        return np.asarray(
-            disordered | np.concatenate((tail_disordered[np.newaxis], disordered[:-1])) | (lowest < before), np.bool_
-        )
+        return np.asarray(disordered[1:] | disordered[:-1] | (lowest[1:] < highest[:-1, :, -1]), np.bool_)
 
     def _by_time(self) -> _Int:
         """Return ``[step and rank, position]``: the ready of the delivery that was there before, where some overtook.
@@ -206,15 +200,15 @@ class Carried:
         than a delivery did not hold it up.
         """
         ready = self._deliveries_ns
+        layers = ready.shape[2]
         rows = np.flatnonzero(self._overtaken)
-        before = np.concatenate((self._before.tail_ns[np.newaxis], ready[:-1])).reshape(-1, ready.shape[2])[rows]
-        both = np.concatenate((before, ready.reshape(-1, ready.shape[2])[rows]), axis=1)
+        both = np.concatenate((ready[:-1], ready[1:]), axis=2).reshape(-1, 2 * layers)[rows]
         order = np.argsort(both, axis=1, kind="stable")
         ordered = np.take_along_axis(both, order, axis=1)
         ordered[:, 1:] = ordered[:, :-1].copy()
         ordered[:, 0] = 0
         by_time = np.empty_like(both)
         np.put_along_axis(by_time, order, ordered, axis=1)
-        all_rows = np.zeros((ready.shape[0] * ready.shape[1], ready.shape[2]), np.int64)
-        all_rows[rows] = by_time[:, ready.shape[2] :]
+        all_rows = np.zeros((self._overtaken.size, layers), np.int64)
+        all_rows[rows] = by_time[:, layers:]
         return all_rows

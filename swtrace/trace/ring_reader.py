@@ -324,8 +324,9 @@ class RingReader(Closing):
             room -= max(1, min(self._next - before, _CHUNK))
         if not parts:
             return records.empty()
-        self._note_instant(parts[-1])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        read = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self._note_instant(read)
+        return read
 
     @property
     def at_end(self) -> bool:
@@ -385,7 +386,7 @@ class RingReader(Closing):
         """
         if self._last_words:
             return self._last_words.statistics
-        written = self._find_head() if now else max(self._head, self._next - 1)
+        written = self._find_head() if now else self._known_head
         self._forget_lapped(written)
         pending = written - self._next + 1
         return RingStatistics(written, self._delivered, self._lapped, self._damaged, pending, self._skipped)
@@ -409,31 +410,27 @@ class RingReader(Closing):
         """Deliver records of one run of slots; empty if all in it were lost, None if none is committed."""
         first = self._next
         if self.at_end:
-            if self._skip(first) == 0:
+            if not self._advance_head():
                 return None
             if self._next != first:
                 return records.empty()
         count = min(room, _CHUNK, self._head - first + 1, self._capacity - (first & self._mask))
         return self._collect(first, np.arange(first, first + count, dtype=records.WORDS))
 
-    def _skip(self, first: int) -> int:
-        """Look for the writer's head, and jump to the oldest record that can still be there.
-
-        Returns:
-            How many records are committed from the cursor on; 0 if ``first`` has just not been written yet.
-        """
+    def _advance_head(self) -> bool:
+        """Look for the writer's head, and jump to the oldest record that can still be there; return if there is one."""
         head = self._find_head()
-        if head < first:
+        if head < self._next:
             self._idle += 1
             if self._searched or (not self._dead and self._idle % _PROBE_EVERY) or self.alive():
-                return 0
+                return False
             # The writer's last words: whatever lies behind a damaged stretch is found by looking at every slot.
             self._searched = True
             head = self._search_all()
-            if head < first:
-                return 0
+            if head < self._next:
+                return False
         self._forget_lapped(head)
-        return head - self._next + 1
+        return True
 
     def _forget_lapped(self, head: int) -> None:
         """Move the cursor to the oldest record that can still be there."""
@@ -488,13 +485,17 @@ class RingReader(Closing):
 
     # Finding the newest committed record
 
+    @property
+    def _known_head(self) -> int:
+        return max(self._head, self._next - 1)
+
     def _find_head(self) -> int:
         """Return the newest committed sequence number.
 
         It is looked for one further, then nearly where it should be at the pace of the last time, then further and
         further away from there; at last between two places.
         """
-        known = low = max(self._head, self._next - 1)
+        known = low = self._known_head
         high = _MAX_SEQUENCE
         for step in itertools.chain((1, self._pace), (_SCANNED << doubled for doubled in itertools.count())):
             if low + step >= high:
@@ -542,7 +543,7 @@ class RingReader(Closing):
 
     def _search_all(self) -> int:
         """Look at every slot for committed records ahead of the cursor, at most one lap away."""
-        newest = max(self._head, self._next - 1)
+        newest = self._known_head
         for start in range(0, self._capacity, len(self._scratch)):
             self._read_slots(start, self._scratch)
             found = self._scratch[:, _SEQUENCE]

@@ -110,20 +110,24 @@ class RecordedRun:
 
     def write_untimed(self, reason: Untimed = Untimed.SAMPLED) -> None:
         """Write a step without instants on all ranks."""
-        for series in self.series:
-            series.step(
-                step=self.steps,
-                tokens=64,
-                requests=4,
-                phase=Phase.DECODE,
-                waits=5,
-                run_delay_us=7,
-                steal_us=3,
-                clock=self.clock,
-                untimed=reason,
-            )
+        for rank in range(self.ranks):
+            self.write_rank_untimed(rank, reason)
         self.steps += 1
         self.written += 1
+
+    def write_rank_untimed(self, rank: int, reason: Untimed) -> None:
+        """Write one rank's record of the next step, without instants."""
+        self.series[rank].step(
+            step=self.steps,
+            tokens=64,
+            requests=4,
+            phase=Phase.DECODE,
+            waits=5,
+            run_delay_us=7,
+            steal_us=3,
+            clock=self.clock,
+            untimed=reason,
+        )
 
     def write_every(self, n: int, steps: int) -> None:
         """Write steps of which every n-th has instants."""

@@ -61,17 +61,7 @@ def untimed(directory: Path) -> None:
     run = RecordedRun(directory, clock=Clock.DEVICE)
     run.write(1)
     run.write_rank(0, run.steps)
-    run.series[1].step(
-        step=run.steps,
-        tokens=64,
-        requests=4,
-        phase=2,
-        waits=5,
-        run_delay_us=7,
-        steal_us=3,
-        clock=Clock.DEVICE,
-        untimed=Untimed.BUSY,
-    )
+    run.write_rank_untimed(1, Untimed.BUSY)
     run.close()
 
 

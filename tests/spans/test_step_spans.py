@@ -261,17 +261,7 @@ def test_an_untimed_step_has_no_spans(tmp_path: Path) -> None:
     run.write(1)
     run.write_untimed()
     run.write_rank(0, run.steps)
-    run.series[1].step(
-        step=run.steps,
-        tokens=64,
-        requests=4,
-        phase=2,
-        waits=5,
-        run_delay_us=7,
-        steal_us=3,
-        clock=Clock.DEVICE,
-        untimed=Untimed.BUSY,
-    )
+    run.write_rank_untimed(1, Untimed.BUSY)
     run.close()
     whole, mixed = finished_steps(tmp_path)
     assert (whole.step, mixed.step) == (0, 2)
