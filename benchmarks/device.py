@@ -3,7 +3,7 @@
 ``python -m benchmarks.device``. Transfers of 0.1, 1 and 10 ms run beside computes of 1 ms per layer, eagerly and
 in replayed graphs. Kernels that spin write down by themselves when they began and ended: that is the truth that
 recorded stalls and slacks are compared with. A host timer around the same waits is printed beside it. Further: what
-every linear really read, many replays of a 61-layer graph, and what timing costs.
+every linear really read, many replays of a 61-layer graph, what timing costs, and how well the clocks are known.
 
 ``--simulated`` runs the same on a simulated device in virtual time. Its figures say that the program is right, and
 nothing about any GPU; its costs are a count of calls at a price that was made up.
@@ -12,10 +12,13 @@ nothing about any GPU; its costs are a count of calls at a price that was made u
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,7 +32,11 @@ from device_rig import Rig, SimulatedRig
 from simulated_device import SimulatedDevice
 from simulated_work import DeviceClock
 
+from swtrace.series.device.accelerator import TorchDevice
+from swtrace.series.device.event_clock import EventClock
+
 NewRig = Callable[[], Rig]
+S = 1_000_000_000
 
 
 def simulated() -> Rig:
@@ -115,16 +122,79 @@ def bytes_read(new_rig: NewRig, folder: Path, replays: int) -> tuple[Table, bool
     return table, good
 
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    "not traced": {"traced": False},
+    "traced, no step timed": {"time_every": 1 << 20},
+    "traced, every step timed": {},
+}
+
+
 def costs(new_rig: NewRig, folder: Path) -> Table:
-    """Return what timing costs."""
-    table = Table(title="cost of a layer in us, medians (61 layers, k = 1)")
-    for column in ("", "launching thread, eager", "whole replay"):
+    """Return what timing costs, with its spread."""
+    table = Table(title="cost of a series in us: median (least to most), 61 layers, k = 1, 12 rounds in turn")
+    for column in ("", "eager, a layer", "eager, a step besides", "replay, a step", "replay, a layer in all"):
         table.add_column(column, justify="right")
-    for traced in (False, True):
-        found = cost(new_rig(), folder / f"cost-{traced}", traced=traced)
-        name = "timed" if traced else "not timed"
-        table.add_row(name, microseconds(found.eager_launch_ns), microseconds(found.replayed_ns))
+    for name, found in cost(new_rig(), folder / "cost", VARIANTS).items():
+        table.add_row(name, *map(spread, zip(*found, strict=True)))
     return table
+
+
+def calls() -> Table:
+    """Return what single calls cost the launching thread, each many times in a loop."""
+    device = TorchDevice(torch.device("cuda", torch.cuda.current_device()))
+    stream, side = device.current_stream(), device.prefetch_stream()
+    timed, plain = device.event(timed=True), device.event(timed=False)
+    stamps = device.stamps(1)
+
+    def on_side() -> None:
+        with device.on(side):
+            pass
+
+    table = Table(title="a call in us: median (least to most) of 9 loops of 400")
+    table.add_column("")
+    table.add_column("launching thread", justify="right")
+    for name, call in (
+        ("current stream", device.current_stream),
+        ("make a stream current, and back", on_side),
+        ("record an event", lambda: plain.record(stream)),
+        ("record a timed event", lambda: timed.record(stream)),
+        ("let a stream wait for an event", lambda: side.wait_event(plain)),
+        ("ask for an event", timed.query),
+        ("elapsed time between events", lambda: timed.elapsed_time(timed)),
+        ("a stamp, outside of a graph", lambda: stamps.stamp(0)),
+    ):
+        lasted = []
+        for _ in range(9):
+            torch.cuda.synchronize()
+            begun_ns = device.host_ns()
+            for _ in range(400):
+                call()
+            lasted.append((device.host_ns() - begun_ns) / 400)
+        table.add_row(name, spread(lasted))
+    return table
+
+
+def clocks() -> Table:
+    """Return how well both clocks of the device are known after four seconds."""
+    device = TorchDevice(torch.device("cuda", torch.cuda.current_device()))
+    stamps, events = device.stamps(1).clock, EventClock(device)
+    until_ns = device.host_ns() + 4 * S
+    while (now_ns := device.host_ns()) < until_ns:
+        stamps.renew_if_due(now_ns)
+        events.renew_if_due(now_ns)
+        time.sleep(0.01)
+    table = Table(title="clocks of the device after 4 s")
+    for column in ("", "tick, ns", "bound, us", "anchors passed over"):
+        table.add_column(column, justify="right")
+    table.add_row("events", "", microseconds(events.error_ns), str(events.passed_over))
+    table.add_row("stamps", str(stamps.tick_ns), microseconds(stamps.error_ns), str(stamps.passed_over))
+    return table
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return a median and its range, in us."""
+    low, middle, high = (value / US for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
 def main() -> int:
@@ -148,6 +218,9 @@ def main() -> int:
         table, read_well = bytes_read(new_rig, Path(folder), options.replays)
         console.print(table)
         console.print(costs(new_rig, Path(folder)))
+    if not options.simulated:
+        console.print(calls())
+        console.print(clocks())
     return 0 if timed_well and read_well else 1
 
 

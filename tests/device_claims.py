@@ -7,10 +7,10 @@ caller's: a simulated device is exact, a GPU is held to :func:`close_enough`.
 from __future__ import annotations
 
 import random
-import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from device_rig import Rig, Task
 from device_scenarios import BEFORE, TRANSFER, ForwardDiedError, Program
@@ -229,35 +229,93 @@ def long_run(rig: Rig, folder: Path, *, replays: int, layers: int = 61) -> LongR
     return LongRun(replays, layers, comparisons, failed, timed, outside_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a layer costs, in ns: medians."""
+def sampled(rig: Rig, folder: Path) -> tuple[list[bool], int]:
+    """Run eager and replayed steps of which one in three is timed.
 
-    eager_launch_ns: float
-    """Of the launching thread, for reach and wait, the moving itself left out."""
+    Returns:
+        Of each step, whether it was timed; and how far the worst one of the others lies outside of when it must have
+        been by the host's clock, in ns.
+    """
+    durations = Durations.even(LAYERS, before=50 * US, linear=50 * US, transfer=80 * US)
+    program = Program(rig, folder, durations, time_every=3)
+    program.capture()
+    bounds = []
+    for step in range(24):
+        launched_ns = rig.device.host_ns()
+        if step % 2:
+            program.eager(1)
+        else:
+            program.replay(1)
+        rig.catch_up()
+        bounds.append((launched_ns, rig.device.host_ns()))
+    program.close()
+    steps = _steps(program)
+    outside_ns = 0
+    for step, (low_ns, high_ns) in zip(steps, bounds, strict=True):
+        if step["untimed"] == Untimed.SAMPLED:
+            begin_ns, arrival_ns, end_ns = (int(step[name]) for name in ("begin_ns", "arrival_ns", "end_ns"))
+            assert begin_ns <= arrival_ns <= end_ns
+            outside_ns = max(outside_ns, low_ns - begin_ns, end_ns - high_ns)
+    return [bool(step["untimed"] == Untimed.TIMED) for step in steps], outside_ns
+
+
+class Cost(NamedTuple):
+    """What the series' own calls cost in one round, in ns. Moving the bytes is left out."""
+
+    layer_ns: float
+    """Of the launching thread for one layer: reach and wait, eager."""
+    step_ns: float
+    """Of the launching thread for one step besides: its beginning and end, and the records of the one before."""
+    replay_ns: float
+    """Of the launching thread for one replayed step, without the launch of the graph."""
     replayed_ns: float
-    """Of a replayed step, from launch to launch, by layer."""
+    """From one replay's launch to the next one's, host and device together, for one layer."""
 
 
-def cost(rig: Rig, folder: Path, *, traced: bool, layers: int = 61, rounds: int = 8) -> Cost:
-    """Return what reach and wait cost the launching thread, and a replay the device, with timing or without."""
+def cost(
+    rig: Rig, folder: Path, variants: Mapping[str, Mapping[str, Any]], *, layers: int = 61, rounds: int = 12
+) -> dict[str, list[Cost]]:
+    """Return what variants of a series cost, measured in turn.
+
+    Args:
+        rig: the device.
+        folder: for rings.
+        variants: by name, what their :class:`Program` is made with.
+        layers: of each.
+        rounds: of some eager and some replayed steps each; one more goes first and does not count.
+    """
     rig.keep = False
     durations = Durations.even(layers, before=1 * US, linear=1 * US, transfer=1 * US)
-    program = Program(rig, folder, durations, traced=traced)
-    launches = []
-    for _ in range(rounds):
-        begun_ns = program.launch_ns
-        program.eager(2)
-        launches.append((program.launch_ns - begun_ns) / 2 / layers)
+    programs = {name: Program(rig, folder / name, durations, **options) for name, options in variants.items()}
+    costs: dict[str, list[Cost]] = {name: [] for name in programs}
+    for program in programs.values():
+        program.capture()
+    for number in range(rounds + 1):
+        for name, program in programs.items():
+            found = _round(program)
+            if number:
+                costs[name].append(found)
+    for program in programs.values():
+        program.close()
+    return costs
+
+
+def _round(program: Program, steps: int = 4) -> Cost:
+    """Measure one variant: each step is over on the device before the next, which writes its records, is launched."""
+    rig, layers = program.rig, len(program.layers)
+
+    def launched(run: Callable[[int], None]) -> tuple[float, float]:
+        run(1)
         rig.catch_up()
-    program.capture()
-    program.replay(1)
+        layer_ns, frame_ns = program.launch_ns, program.frame_ns
+        for _ in range(steps):
+            run(1)
+            rig.catch_up()
+        return (program.launch_ns - layer_ns) / steps / layers, (program.frame_ns - frame_ns) / steps
+
+    layer_ns, step_ns = launched(program.eager)
+    _, replay_ns = launched(program.replay)
+    begun_ns = rig.device.host_ns()
+    program.replay(steps)
     rig.catch_up()
-    lasted = []
-    for _ in range(rounds):
-        begun_ns = rig.device.host_ns()
-        program.replay(6)
-        rig.catch_up()
-        lasted.append((rig.device.host_ns() - begun_ns) / 6 / layers)
-    program.close()
-    return Cost(statistics.median(launches[1:]), statistics.median(lasted[1:]))
+    return Cost(layer_ns, step_ns, replay_ns, (rig.device.host_ns() - begun_ns) / steps / layers)

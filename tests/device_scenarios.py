@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ class Program:
         start_layer: int = 0,
         windows: str = "static",
         traced: bool = True,
+        time_every: int | None = 1,
         **options: Any,
     ) -> None:
         """Load, register and post-process.
@@ -114,6 +116,7 @@ class Program:
             start_layer: absolute index of the first layer.
             windows: policy.
             traced: whether there is a recorder.
+            time_every: how many steps there are for each timed one; None leaves it to the settings.
             options: more of the series'.
         """
         layers = len(durations.linear)
@@ -141,6 +144,7 @@ class Program:
             transport=self.transport,
             recorder=self.recorder,
             hook_forward=False,
+            time_every=time_every,
             **options,
         )
         self.layers: list[nn.Linear] = []
@@ -162,6 +166,8 @@ class Program:
         """What a host timer around each wait has counted as stall."""
         self.launch_ns = 0
         """What reach and wait have cost the launching thread, without the mover."""
+        self.frame_ns = 0
+        """What the steps' beginnings and ends have cost it besides, without the mover and the launch of a graph."""
         self._first_launch_ns: int | None = None
 
     @property
@@ -192,7 +198,7 @@ class Program:
         """Run steps eagerly."""
         for _ in range(steps):
             self.truth.eager(launched_ns=self._launched_ns(), pause_ns=pause_ns)
-            with self.series.step():
+            with self._framed(), self.series.step(), self._unframed():
                 self.forward(pause_ns)
 
     def capture(self) -> None:
@@ -208,9 +214,24 @@ class Program:
         """Run steps by replaying the graph."""
         for _ in range(steps):
             self.truth.replayed(launched_ns=self._launched_ns())
-            with self.series.step(), self.series.replay():
-                self.rig.replay(self.graph)
+            with self._framed(), self.series.step(), self.series.replay():
+                with self._unframed():
+                    self.rig.replay(self.graph)
                 self.mover.next = 0
+
+    @contextmanager
+    def _framed(self) -> Iterator[None]:
+        """Count what the launching thread is busy for, but for what the mover takes."""
+        begun_ns, moving_ns = self.rig.device.host_ns(), self.mover.launch_ns
+        yield
+        self.frame_ns += self.rig.device.host_ns() - begun_ns - (self.mover.launch_ns - moving_ns)
+
+    @contextmanager
+    def _unframed(self) -> Iterator[None]:
+        """Leave out what happens meanwhile."""
+        begun_ns, moving_ns = self.rig.device.host_ns(), self.mover.launch_ns
+        yield
+        self.frame_ns -= self.rig.device.host_ns() - begun_ns - (self.mover.launch_ns - moving_ns)
 
     def _launched_ns(self) -> int:
         now_ns = self.rig.device.host_ns()

@@ -41,6 +41,23 @@ RUN_STEPS = 4
 carried before, so the first delivery of a run has no transfer, and a stall of it no cause."""
 
 
+class Sampling:
+    """Which steps are timed: by their numbers, so that all ranks time the same ones without a word."""
+
+    def __init__(self, every: int) -> None:
+        """Choose.
+
+        Args:
+            every: how many steps there are for each timed one; 0 for :data:`DEFAULT_EVERY` after the first ones.
+        """
+        self._first_steps = 0 if every else FIRST_STEPS
+        self._period = RUN_STEPS * (every or DEFAULT_EVERY)
+
+    def times(self, step: int) -> bool:
+        """Whether a step is timed."""
+        return step % self._period < RUN_STEPS or step < self._first_steps
+
+
 class Journal:
     """What the series tells about itself while it runs. A journal reads the clocks; its callers have none.
 
@@ -115,11 +132,10 @@ class RecordingJournal(Journal):
         Args:
             series: where records go.
             transport: the series' own.
-            every: how many steps there are for each timed one; 0 for :data:`DEFAULT_EVERY` after the first ones.
+            every: how many steps there are for each timed one; see :class:`Sampling`.
         """
         self._series = series
-        self._first_steps = 0 if every else FIRST_STEPS
-        self._period = RUN_STEPS * (every or DEFAULT_EVERY) if transport.clock is Clock.HOST else RUN_STEPS
+        self._times = Sampling(every if transport.clock is Clock.HOST else 1).times
         self._now = transport.now
         self._clock = int(transport.clock)
         self._how = tuple(series.how(observed, self._clock, 0) for observed in Observed)
@@ -133,7 +149,7 @@ class RecordingJournal(Journal):
     def issues(self, layer: SeriesLayer) -> OnReady | None:
         """Enter the broadcast into the window table; if it is timed, its ready instant will follow from any thread."""
         step = layer.step
-        layer.timed = timed = step % self._period < RUN_STEPS or step < self._first_steps
+        layer.timed = timed = self._times(step)
         if layer.owned:
             # Nobody asks when a send is complete: that says nothing about the receivers.
             if timed:
@@ -252,7 +268,6 @@ class RecordingJournal(Journal):
 
     def stepped(self, step: int, **fields: int) -> None:
         """Write the step's record, with what the machine took from it."""
-        timed = step % self._period < RUN_STEPS or step < self._first_steps
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
             begin_ns=self._begin_ns,
@@ -261,7 +276,7 @@ class RecordingJournal(Journal):
             run_delay_us=run_delay_us,
             steal_us=steal_us,
             step=step,
-            untimed=_TIMED if timed else _SAMPLED,
+            untimed=_TIMED if self._times(step) else _SAMPLED,
             clock=self._clock,
             **fields,
         )

@@ -358,7 +358,7 @@ class PostProcessing:
         if not isinstance(transport, DeviceTransport):
             return RecordingJournal(series, transport, every=self._constants.time_every)
         stamps = transport.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
-        every = self._constants.time_every or 1
+        every = self._constants.time_every
         return DeviceJournal(series, transport.device, info.num_layers, every=every, stamps=stamps)
 
     def _circle(self, layers: Sequence[SeriesLayer], windows: tuple[Window, ...], journal: Journal) -> Circle:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_rig import CudaRig
-from device_claims import LAYERS, MS, STEPS, US, long_run, mixture, timing
+from device_claims import LAYERS, MS, STEPS, US, long_run, mixture, sampled, timing
 
 
 @pytest.fixture
@@ -75,6 +75,13 @@ def test_any_mixture_reads_every_layer_right(
         rig, tmp_path, layers=layers, prefetch_step=prefetch_step, transfer_ns=transfer_ns, steps=100
     )
     assert (made, failed) == (reads, 0)
+
+
+def test_steps_that_are_left_out_are_dated(tmp_path: Path, rig: CudaRig) -> None:
+    """One step in three is timed: the others say when they ran, and that is when they were launched and done."""
+    timed, outside_ns = sampled(rig, tmp_path)
+    assert timed == ([True] * 4 + [False] * 8) * 2
+    assert outside_ns < 5 * US
 
 
 def test_ten_thousand_replays_neither_read_stale_weights_nor_lose_the_clock(tmp_path: Path, rig: CudaRig) -> None:

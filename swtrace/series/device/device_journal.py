@@ -5,8 +5,8 @@ when it has passed them. So a step is put down on a *sheet* of events as it is l
 are written when the device is done with it: by the launching thread, at the end of a later step, without
 ever waiting. Steps are told in their order, each whole.
 
-A step whose instants cannot be had is *untimed*: it has its STEP record, which counts it and says why,
-and no TRANSFER records. No instant of any record is made up.
+A step that is not timed, or whose instants cannot be had, has its STEP record, which counts it and says why,
+and no TRANSFER records. Of the first kind it is known when it ran. No instant of any record is made up.
 
 The window table is the exception: it shows what the host has launched, by the host's clock.
 """
@@ -18,8 +18,8 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from swtrace.series.device.event_clock import EventClock
-from swtrace.series.device.sheets import Entry, Sheet, SheetPool, TransferEvents
-from swtrace.series.journal import Journal
+from swtrace.series.device.sheets import Entry, Marks, Sheet, SheetPool, TransferEvents
+from swtrace.series.journal import Journal, Sampling
 from swtrace.trace.machine import MachineNoise
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, StepFlag, TransferFlag, Untimed
 
@@ -50,6 +50,8 @@ _STAMP = int(Observed.STAMP)
 _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
 _DEVICE = int(Clock.DEVICE)
+_DATED = {Untimed.SAMPLED, Untimed.BUSY}
+"""Reasons to leave a step untimed that don't keep the events around it from telling when it ran."""
 
 
 class _Ended(NamedTuple):
@@ -58,7 +60,7 @@ class _Ended(NamedTuple):
     step: int
     fields: dict[str, int]
     """Of its record."""
-    sheet: Sheet | None
+    marks: Marks | None
     untimed: Untimed
     shipment: Shipment | None
     """The stamps of a replayed graph."""
@@ -84,19 +86,19 @@ class DeviceJournal(Journal):
             series: where records go.
             device: what the series runs on.
             num_layers: L.
-            every: time only steps whose number is a multiple of it; the same on all ranks.
+            every: how many steps there are for each timed one; see :class:`~swtrace.series.journal.Sampling`.
             stamps: what times the transfers of captured graphs, ``STAMPS`` slots per position; None leaves the
                 steps that replay one untimed.
         """
         self._series = series
         self._device = device
         self._now = device.host_ns
-        self._every = every
+        self._times = Sampling(every).times
         self._pool = SheetPool(device, num_layers, SHEETS)
         self._clock = EventClock(device)
         self.stamps = stamps
         self._machine = MachineNoise()
-        self._open: dict[int, Sheet | None] = {}
+        self._open: dict[int, Marks | None] = {}
         """By number, the steps that something was issued for and that are not over: two at most."""
         self._reasons: dict[int, Untimed] = {}
         """Why those of them without a sheet have none."""
@@ -177,28 +179,28 @@ class DeviceJournal(Journal):
 
     def begins(self) -> None:
         """Record the beginning of the step to come."""
-        sheet = self._sheet(self._step + 1)
-        if sheet is not None:
-            sheet.record(sheet.begin, self._device.current_stream())
-            sheet.marked = True
+        marks = self._marks(self._step + 1)
+        if marks is not None:
+            marks.record(marks.begin, self._device.current_stream())
+            marks.marked = True
 
     def arrives(self, step: int, *, marked: bool) -> None:
         """Record the arrival at the first layer."""
         self._step = step
-        sheet = self._sheet(step)
-        if sheet is not None:
-            sheet.marked = marked
-            sheet.record(sheet.arrival, self._device.current_stream())
+        marks = self._marks(step)
+        if marks is not None:
+            marks.marked = marked
+            marks.record(marks.arrival, self._device.current_stream())
 
     def ends(self) -> None:
         """Record the end of the forward."""
-        sheet = self._sheet(self._step)
-        if sheet is not None:
-            sheet.record(sheet.end, self._device.current_stream())
+        marks = self._marks(self._step)
+        if marks is not None:
+            marks.record(marks.end, self._device.current_stream())
 
     def stepped(self, step: int, **fields: int) -> None:
         """Keep the step until the device is through with it, and write those that it is through with."""
-        sheet = self._sheet(step)
+        marks = self._marks(step)
         del self._open[step]
         untimed = self._reasons.pop(step, Untimed.TIMED)
         stamped, self._replayed = self._replayed, ()
@@ -207,7 +209,7 @@ class DeviceJournal(Journal):
             untimed = Untimed.REPLAY if self.stamps is None or self._unobserved else Untimed.BUSY
         self._unobserved = False
         fields["run_delay_us"], fields["steal_us"] = self._machine.sample()
-        self._launched.append(_Ended(step, fields, sheet, untimed, shipment, stamped))
+        self._launched.append(_Ended(step, fields, marks, untimed, shipment, stamped))
         self.harvest()
 
     # ---- while a graph is captured, and replayed -------------------------------------------------
@@ -245,20 +247,27 @@ class DeviceJournal(Journal):
         self._unobserved = True
 
     def _sheet(self, step: int) -> Sheet | None:
-        """Return the sheet of a step, taking one at the first question."""
+        """Return the sheet of a step, taking one at the first question; None if the step is not timed."""
+        marks = self._marks(step)
+        return marks if isinstance(marks, Sheet) else None
+
+    def _marks(self, step: int) -> Marks | None:
+        """Return a step's sheet, or its marks if it is not timed; None if the device is too far behind for both."""
         try:
             return self._open[step]
         except KeyError:
             pass
-        sheet: Sheet | None = None
-        if step % self._every:
+        marks: Marks | None = None
+        if not self._times(step):
             self._reasons[step] = Untimed.SAMPLED
         else:
-            sheet = self._pool.take()
-            if sheet is None:
+            marks = self._pool.take_sheet()
+            if marks is None:
                 self._reasons[step] = Untimed.BUSY
-        self._open[step] = sheet
-        return sheet
+        if marks is None:
+            marks = self._pool.take_marks()
+        self._open[step] = marks
+        return marks
 
     # ---- when the device is through ------------------------------------------------------------
 
@@ -280,31 +289,33 @@ class DeviceJournal(Journal):
             time.sleep(_CLOSE_POLL_S)
             self.harvest()
         while self._launched:
-            self._tell(self._launched.popleft()._replace(untimed=Untimed.UNFINISHED, sheet=None, shipment=None))
+            self._tell(self._launched.popleft()._replace(untimed=Untimed.UNFINISHED, marks=None, shipment=None))
         for step in sorted(self._open):
             self._tell_open(step, self._open[step])
         self._open.clear()
 
     @staticmethod
     def _passed(ended: _Ended) -> bool:
-        if ended.sheet is not None and not ended.sheet.passed():
+        if ended.marks is not None and not ended.marks.passed():
             return False
         return ended.shipment is None or ended.shipment.done()
 
     def _tell(self, ended: _Ended) -> None:
-        sheet, untimed = ended.sheet, ended.untimed
+        marks, untimed = ended.marks, ended.untimed
         if untimed is Untimed.TIMED and not self._anchored(ended):
             untimed = Untimed.NO_ANCHOR
         if untimed is Untimed.TIMED and not self._stamps_written(ended):
             untimed = Untimed.REPLAY
-        if untimed is Untimed.TIMED and sheet is not None:
-            self._tell_timed(ended, sheet)
+        if untimed is Untimed.TIMED and isinstance(marks, Sheet):
+            self._tell_timed(ended, marks)
+        elif untimed in _DATED and marks is not None and self._clock.ready:
+            self._step_record(ended, marks, self._clock.to_host(marks.arrival), 0, untimed)
         else:
-            self._step_record(ended, 0, 0, 0, untimed)
+            self._record_step(ended, 0, 0, 0, untimed)
         if ended.shipment is not None:
             ended.shipment.release()
-        if sheet is not None:
-            self._pool.give_back(sheet)
+        if marks is not None:
+            self._pool.give_back(marks)
 
     def _anchored(self, ended: _Ended) -> bool:
         """Whether the clocks that the step was timed with are tied to the host's."""
@@ -330,10 +341,7 @@ class DeviceJournal(Journal):
             end_ns = max(end_ns, self._transfer(ended.step, sheet, entry, arrival_ns))
         if ended.shipment is not None and self.stamps is not None:
             end_ns = max(end_ns, self._stamped(ended.step, ended.shipment.instants(), ended.stamped, self.stamps))
-        begin_ns = arrival_ns + sheet.since_arrival(sheet.begin) if sheet.marked else arrival_ns
-        if not ended.fields["flags"] & StepFlag.IMPLICIT_END:
-            end_ns = arrival_ns + sheet.since_arrival(sheet.end)
-        self._step_record(ended, begin_ns, arrival_ns, end_ns, Untimed.TIMED)
+        self._step_record(ended, sheet, arrival_ns, end_ns, Untimed.TIMED)
 
     def _transfer(self, step: int, sheet: Sheet, entry: Entry, arrival_ns: int) -> int:
         """Write the record of a transfer that was timed by events; return when its wait ended."""
@@ -371,9 +379,9 @@ class DeviceJournal(Journal):
             last_ns = max(last_ns, end_ns)
         return last_ns
 
-    def _tell_open(self, step: int, sheet: Sheet | None) -> None:
+    def _tell_open(self, step: int, sheet: Marks | None) -> None:
         """Write the transfers of a step that will never come, as open as the device left them."""
-        if sheet is None or not sheet.entries or not self._clock.ready:
+        if not isinstance(sheet, Sheet) or not sheet.entries or not self._clock.ready:
             return
         passed = sheet.passed()
         for entry in sheet.entries:
@@ -401,7 +409,15 @@ class DeviceJournal(Journal):
             _DEVICE,
         )
 
-    def _step_record(self, ended: _Ended, begin_ns: int, arrival_ns: int, end_ns: int, untimed: Untimed) -> None:
+    def _step_record(self, ended: _Ended, marks: Marks, arrival_ns: int, waited_ns: int, untimed: Untimed) -> None:
+        """Write a step by what marks it; nobody has marked an implicit end, so that is when the last wait was over."""
+        begin_ns = arrival_ns + marks.since_arrival(marks.begin) if marks.marked else arrival_ns
+        end_ns = max(arrival_ns, waited_ns)
+        if not ended.fields["flags"] & StepFlag.IMPLICIT_END:
+            end_ns = arrival_ns + marks.since_arrival(marks.end)
+        self._record_step(ended, begin_ns, arrival_ns, end_ns, untimed)
+
+    def _record_step(self, ended: _Ended, begin_ns: int, arrival_ns: int, end_ns: int, untimed: Untimed) -> None:
         self._series.step(
             begin_ns=begin_ns,
             arrival_ns=arrival_ns,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from device_claims import LAYERS, MS, STEPS, US, close_enough, cost, long_run, mixture, timing
+from device_claims import LAYERS, MS, STEPS, US, close_enough, cost, long_run, mixture, sampled, timing
 from device_rig import SimulatedRig
 from simulated_device import SimulatedDevice
 from simulated_work import DeviceClock
@@ -64,9 +64,17 @@ def test_many_replays_neither_read_stale_weights_nor_lose_the_clock(tmp_path: Pa
 
 
 def test_timing_costs_calls_and_replays_cost_none(tmp_path: Path, rig: SimulatedRig) -> None:
-    """An eager layer costs one call more with timing: its wait's. In a replay it costs the host nothing at all."""
-    traced = cost(rig, tmp_path, traced=True, layers=LAYERS)
-    plain = cost(rig, tmp_path, traced=False, layers=LAYERS)
-    assert traced.eager_launch_ns - plain.eager_launch_ns == pytest.approx(5 * US, rel=0.5)
-    assert plain.eager_launch_ns > 0
-    assert traced.replayed_ns > 0
+    """An eager layer costs one call more with timing, its wait's; a replay costs the host the same for any layers."""
+    found = cost(rig, tmp_path, {"plain": {"traced": False}, "traced": {}}, layers=LAYERS, rounds=2)
+    larger = cost(rig, tmp_path, {"larger": {}}, layers=3 * LAYERS, rounds=2)["larger"]
+    for plain, traced, large in zip(found["plain"], found["traced"], larger, strict=True):
+        assert plain.layer_ns > 0
+        assert traced.layer_ns - plain.layer_ns == pytest.approx(5 * US, rel=0.5)
+        assert large.replay_ns == pytest.approx(traced.replay_ns, abs=5 * US)
+
+
+def test_steps_that_are_left_out_are_dated(tmp_path: Path, rig: SimulatedRig) -> None:
+    """One step in three is timed: the others say when they ran, and that is when they were launched and done."""
+    timed, outside_ns = sampled(rig, tmp_path)
+    assert timed == ([True] * 4 + [False] * 8) * 2
+    assert outside_ns < 5 * US

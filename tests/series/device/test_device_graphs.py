@@ -12,6 +12,7 @@ from device_schedule import Durations
 from simulated_device import SimulatedDevice
 
 from swtrace.errors import OrderError
+from swtrace.series.journal import RUN_STEPS
 from swtrace.trace import records as columns
 from swtrace.trace.schema import Kind, StepFlag, TransferFlag, Untimed
 
@@ -172,15 +173,19 @@ def test_stamps_of_an_untimed_replay_are_not_taken_for_the_next_ones(tmp_path: P
                 program.series.wait(position)
         program.series.join()
     program.mover.next = moved_next
-    for graph in (whole, whole, part):
+    for graph in (*[whole] * 2 * RUN_STEPS, part):
         program.graph = graph
         program.replay(1)
         program.rig.pause(STEP)
     program.close()
     told = program.records()
-    of_last = told[(told["kind"] == Kind.TRANSFER) & (told["step"] == 2) & (told["position"] == 5)]
+    of_last = told[(told["kind"] == Kind.TRANSFER) & (told["step"] == 2 * RUN_STEPS) & (told["position"] == 5)]
     assert of_last["flags"].tolist() == [TransferFlag.UNWAITED]
-    assert steps(program)["untimed"].tolist() == [Untimed.TIMED, Untimed.SAMPLED, Untimed.TIMED]
+    assert steps(program)["untimed"].tolist() == [
+        *[Untimed.TIMED] * RUN_STEPS,
+        *[Untimed.SAMPLED] * RUN_STEPS,
+        Untimed.TIMED,
+    ]
 
 
 def test_a_graph_of_a_part_of_a_forward_is_refused(program: Program) -> None:

@@ -15,6 +15,7 @@ from simulated_device import SimulatedDevice
 from simulated_work import DeviceClock
 
 from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
+from swtrace.series.journal import DEFAULT_EVERY, RUN_STEPS
 from swtrace.trace import records as columns
 from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 
@@ -78,7 +79,10 @@ def reasons(program: Program) -> list[Untimed]:
             assert step["begin_ns"] <= step["arrival_ns"] < step["end_ns"]
         else:
             assert len(moved) == 0, "no instant is made up"
-            assert not any(step[instant] for instant in ("begin_ns", "arrival_ns", "end_ns"))
+            # Of a step that was merely left out it is known when it ran.
+            dated = step["untimed"] in {Untimed.SAMPLED, Untimed.BUSY} and step["begin_ns"]
+            assert bool(dated) == any(step[instant] for instant in ("begin_ns", "arrival_ns", "end_ns"))
+            assert step["begin_ns"] <= step["arrival_ns"] <= step["end_ns"]
     return [Untimed(int(untimed)) for untimed in steps["untimed"]]
 
 
@@ -301,18 +305,28 @@ def test_a_series_whose_device_has_no_stamps_counts_its_replays(
 def test_every_nth_step_is_timed_and_all_are_counted(
     tmp_path: Path, at: SimulatedRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SWTRACE_TIME_EVERY=3: steps 0, 3, 6, ... are timed, the others counted; and a step costs less on average."""
+    """SWTRACE_TIME_EVERY=3: 4 of 12 steps are timed, the others counted; a step costs less on average."""
     always = Program(at, tmp_path / "always", DURATIONS)
-    dear = step_costs(always, 12, pause_ns=STEP)
+    dear = step_costs(always, 24, pause_ns=STEP)
     monkeypatch.setenv("SWTRACE_TIME_EVERY", "3")
-    program = Program(at, tmp_path / "sampled", DURATIONS)
-    costs = step_costs(program, 12, pause_ns=STEP)
+    program = Program(at, tmp_path / "sampled", DURATIONS, time_every=None)
+    costs = step_costs(program, 24, pause_ns=STEP)
     at.catch_up()
     program.close()
-    assert reasons(program) == [Untimed.TIMED, Untimed.SAMPLED, Untimed.SAMPLED] * 4
+    assert reasons(program) == [*[Untimed.TIMED] * RUN_STEPS, *[Untimed.SAMPLED] * 2 * RUN_STEPS] * 2
     assert set(stepped(program)["waits"].tolist()) == {LAYERS}
     assert sum(costs) < 0.8 * sum(dear)
     always.close()
+
+
+def test_a_device_is_sampled_as_gloo_is(tmp_path: Path, at: SimulatedRig) -> None:
+    """Unless the settings say otherwise: the first 64 steps, then four of every 128, to the end of the run."""
+    program = Program(at, tmp_path, DURATIONS, time_every=None)
+    step_costs(program, 2 * RUN_STEPS * DEFAULT_EVERY + RUN_STEPS + 1, pause_ns=STEP)
+    at.catch_up()
+    program.close()
+    timed = [step for step, why in enumerate(reasons(program)) if why is Untimed.TIMED]
+    assert timed == [*range(64), 128, 129, 130, 131, 256, 257, 258, 259]
 
 
 def test_a_close_with_steps_under_way_tells_them_all(tmp_path: Path, at: SimulatedRig) -> None:
