@@ -120,8 +120,8 @@ class Series:
                 shared. They are whole then, on every rank, and the series is over. Without it that is an error.
             run_ranks: how the run numbers the group's ranks, in group order, where that is not how torch does: in
                 a run of several torch worlds. Records and errors name ranks by these numbers.
-            time_every: how many steps there are for each timed one; the others are counted. 0 chooses by the transport.
-                The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
+            time_every: how many steps there are for each timed one; the others are counted. 0 times the first 64,
+                then one in 32. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
             settings: what is not an argument here; by default the environment's, read now.
 
         Raises:

@@ -95,7 +95,7 @@ def choose_group(setting: str, path: str, linear: Any, vllm_config: Any, *, expe
     talks_through = backend(choice.coordinator)
     if talks_through != GLOO and not experimental:
         raise Refused(
-            f"the {choice.name} group talks through {talks_through}, on devices on which swtrace is not proven; set "
+            f"the {choice.name} group talks through {talks_through}, between devices, where swtrace is not proven; set "
             "SWTRACE_EXPERIMENTAL=1 to try it"
         )
     others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))
