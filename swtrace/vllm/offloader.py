@@ -24,12 +24,12 @@ from swtrace.series import Series
 from swtrace.series.operations import forget
 from swtrace.series.recording import existing_recorder, process_recorder
 from swtrace.vllm.configuration import state_outcome
-from swtrace.vllm.consent import agree
 from swtrace.vllm.graphs import whole_forward
 from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
-from swtrace.vllm.vigil import keep_vigil
+from swtrace.vllm.peer_monitor import start_peer_monitor
+from swtrace.vllm.startup_agreement import agree
 from swtrace.vllm.worker_identity import announce, run_ranks, state_refused
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         recorder = existing_recorder()
         if self._tracks and not self._watched and recorder is not None:
             self._watched = True
-            keep_vigil(recorder)
+            start_peer_monitor(recorder)
 
     def post_init(self) -> None:
         """Check, where vLLM calls this after loading; other platforms ask for it by themselves."""

@@ -156,7 +156,7 @@ def _offloader(chosen: Any) -> Any:
 
     vllm_config = get_current_vllm_config()
     settings = settle(vllm_config)
-    from swtrace.vllm.consent import decline
+    from swtrace.vllm.startup_agreement import decline
 
     if not settings.enabled:
         decline("additional_config turns swtrace off there")

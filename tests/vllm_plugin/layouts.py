@@ -76,8 +76,8 @@ def decided(rendezvous: Path, decisions: dict[int, dict[str, str]], timeout_s: f
     from torch import distributed as dist
 
     from swtrace.errors import DisagreementError
-    from swtrace.vllm.consent import agree
     from swtrace.vllm.groups import Choice, Refused
+    from swtrace.vllm.startup_agreement import agree
 
     rank = int(os.environ["RANK"])
     dist.init_process_group(

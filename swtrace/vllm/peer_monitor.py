@@ -35,14 +35,14 @@ SEARCHES = 10
 """How often peers' rings are looked for. All are made before the model is loaded; the rest is on other hosts."""
 
 
-def keep_vigil(recorder: Recorder) -> Vigil:
+def start_peer_monitor(recorder: Recorder) -> PeerMonitor:
     """Watch the peers of this process's series until these are forgotten. Must come when all are finished."""
-    vigil = Vigil(numbered(), recorder)
-    threading.Thread(target=vigil.watch, name="swtrace-vigil", daemon=True).start()
-    return vigil
+    monitor = PeerMonitor(numbered(), recorder)
+    threading.Thread(target=monitor.watch, name="swtrace-peer-monitor", daemon=True).start()
+    return monitor
 
 
-class Vigil:
+class PeerMonitor:
     """What one thread watches: the locks of the rings of this process's peers."""
 
     def __init__(self, numbered_series: tuple[Series, ...], recorder: Recorder) -> None:

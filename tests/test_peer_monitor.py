@@ -17,7 +17,7 @@ from swtrace.series import RankGroup, Series
 from swtrace.series.operations import forget, reach, wait
 from swtrace.series.recording import close, process_recorder, propose_run_id
 from swtrace.trace.directory import SUFFIX
-from swtrace.vllm.vigil import keep_vigil
+from swtrace.vllm.peer_monitor import start_peer_monitor
 
 LAYERS = 4
 
@@ -44,7 +44,7 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     for index, layer in enumerate(layers):
         series.register(3 + index, layer)
     series.post_process()
-    vigil = keep_vigil(process_recorder(propose_run_id().run_id, rank))
+    monitor = start_peer_monitor(process_recorder(propose_run_id().run_id, rank))
     activation = layers[0].weight.new_zeros(1)
     for layer_idx in (3, 4):
         reach(activation, one, layer_idx)
@@ -64,13 +64,13 @@ def program(rank: int, end: str, folder: str) -> list[str]:
         forget()
         close()
         os._exit(0)
-    eventually(vigil.watched, "the watch to find rank 1's ring")
+    eventually(monitor.watched, "the watch to find rank 1's ring")
     watched.touch()
     if end == "removed, then killed":
         eventually(lambda: not watched.exists(), "rank 1 to make its ring again")
-        eventually(lambda: vigil.watched().get(1, "").endswith(SUFFIX), "the watch to find it")
+        eventually(lambda: monitor.watched().get(1, "").endswith(SUFFIX), "the watch to find it")
         watched.touch()
-    eventually(lambda: not vigil.watched(), "the watch to let go of a rank that ended")
+    eventually(lambda: not monitor.watched(), "the watch to let go of a rank that ended")
     return said.lines
 
 
