@@ -34,6 +34,7 @@ test test-repeat test-prometheus test-vllm test-vllm-oldest: export OMP_NUM_THRE
 
 VLLM_VENV := $(VENV)-vllm
 OLDEST_VENV := $(VENV)-vllm-oldest
+DOCS_VENV   := $(VENV)-docs
 BIN       := $(VENV)/bin
 VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
@@ -46,7 +47,7 @@ CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' $(PA
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -104,13 +105,17 @@ dashboards: $(VENV)/.stamp ## write the dashboards' JSON from their code
 check-schemas: $(VENV)/.stamp ## dashboards against Grafana's TypeScript schema, PodMonitor and rules against the operator's (npm)
 	$(BIN)/python deploy/check_schemas.py
 
-constraints: $(BIN)/uv ## pin every package of the core environment again
+constraints: $(BIN)/uv ## pin every package of the core environment, and of the documentation's, again
 	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
 	  -c requirements/torch.txt --extra torch --group dev pyproject.toml -o requirements/constraints.txt
 	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+$$/\1/' requirements/constraints.txt
+	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate --group docs -o requirements/docs.txt
+
+docs: $(DOCS_VENV)/.stamp ## the documentation as a site, in build/docs; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build
 
 clean: ## remove both environments and every cache
-	rm -rf $(VENV) $(VLLM_VENV) $(OLDEST_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(OLDEST_VENV) $(DOCS_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/uv:
@@ -119,6 +124,11 @@ $(BIN)/uv:
 
 $(VENV)/.stamp: pyproject.toml requirements/constraints.txt | $(BIN)/uv
 	$(INSTALL) -p $(VENV) -c requirements/constraints.txt -e '.[torch]' --group dev
+	touch $@
+
+$(DOCS_VENV)/.stamp: requirements/docs.txt | $(BIN)/uv
+	test -x $(@D)/bin/python || $(BIN)/uv venv -q -p $(BIN)/python $(@D)
+	$(INSTALL) -p $(@D) -r $<
 	touch $@
 
 # vLLM pins a world of its own: the core's constraints don't apply here.
