@@ -47,7 +47,7 @@ CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' $(PA
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints docs clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints package docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +110,13 @@ constraints: $(BIN)/uv ## pin every package of the core environment, and of the 
 	  -c requirements/torch.txt --extra torch --group dev pyproject.toml -o requirements/constraints.txt
 	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+$$/\1/' requirements/constraints.txt
 	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate --group docs -o requirements/docs.txt
+
+package: $(BIN)/uv ## the source distribution and the wheel made of it, installed without torch, and every command tried
+	rm -rf build/package dist
+	$(BIN)/uv build -q --out-dir dist
+	$(BIN)/uv venv -q -p $(BIN)/python build/package
+	$(INSTALL) -p build/package -c requirements/constraints.txt dist/*.whl
+	build/package/bin/python -P tests/try_package.py
 
 docs: $(DOCS_VENV)/.stamp ## the documentation as a site, in build/docs; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build
