@@ -40,7 +40,7 @@ def send(steps: Iterable[StepFacts], origins: Origins, exporter: SpanExporter, s
     def export() -> None:
         for batch in batches(held, BATCH):
             if exporter.export(batch) is not SpanExportResult.SUCCESS:
-                raise CollectorError(f"the collector did not take the spans; {sent.spans} were delivered before")
+                raise CollectorError(f"the collector did not accept the spans; {sent.spans} were delivered before")
             sent.spans += len(batch)
         held.clear()
 

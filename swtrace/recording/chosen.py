@@ -63,7 +63,7 @@ class Chosen:
             yield step
         if self.finished and not self._series:
             raise EmptySelectionError(
-                f"none of the {self.finished} finished steps is left: --steps and --warmup say which are (here: {self})"
+                f"none of the {self.finished} finished steps is selected by --steps and --warmup (here: {self})"
             )
 
     def facts(self, facts: LedgerFacts) -> LedgerFacts:
@@ -81,7 +81,7 @@ class Chosen:
         if not found:
             return ""
         least = min(len(each.kept) for each in found)
-        return f"Sentences about layers, links and other prefetch steps are over the last {least} of these steps."
+        return f"What is said about layers, links and other prefetch steps covers only the last {least} of these steps."
 
     def __str__(self) -> str:
         """Return the selection in words."""
@@ -90,7 +90,7 @@ class Chosen:
         if wanted is not None:
             parts.append(f"of steps {wanted.start or 0}:{'' if wanted.stop is None else wanted.stop}")
         if self.selection.warmup:
-            parts.append(f"after {self.selection.warmup} of warm-up")
+            parts.append(f"after {self.selection.warmup} warm-up step{'s' if self.selection.warmup > 1 else ''}")
         return ", ".join(parts)
 
     def _counted(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:

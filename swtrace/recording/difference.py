@@ -139,7 +139,7 @@ class RecordingDifference:
     @property
     def failures(self) -> tuple[str, ...]:
         """Why nobody should take b for as good as a; empty if there is no reason."""
-        said = [f"{name} has no such steps in B: it was not compared" for name in self.only_in_a]
+        said = [f"{name}: not compared, because B has no such steps" for name in self.only_in_a]
         for each in self.series:
             if each.change is Change.UNKNOWN:
                 said.append(f"{each.series}: too few steps to tell")
@@ -235,8 +235,8 @@ def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesN
         raise EmptySelectionError(f"{where} has no series {wanted.series!r}: it has {', '.join(sorted(wanted.names))}")
     if not wanted.phases:
         raise EmptySelectionError(
-            f"{where}: no whole step is left after {wanted.warmup} of warm-up of {max(wanted.names.values())};"
-            " --warmup sets how many are left out"
+            f"{where}: no complete step remains after skipping {wanted.warmup} of {max(wanted.names.values())} steps as"
+            " warm-up; --warmup sets how many are skipped"
         )
     there = ", ".join(f"{phase.name.lower()} ({wanted.phases[phase]})" for phase in Phase if phase in wanted.phases)
     asked = "any" if wanted.phase is None else wanted.phase.name.lower()

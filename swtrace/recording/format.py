@@ -115,12 +115,12 @@ def check_preamble(data: bytes) -> None:
         hint = " (sent as text?)" if data.startswith(b"SWTREC\n") else ""
         raise RecordingFormatError(f"not a swtrace recording{hint}")
     if len(data) < PREAMBLE.size:
-        raise RecordingFormatError(f"cut short after {len(data)} bytes: nothing was recorded")
+        raise RecordingFormatError(f"truncated after {len(data)} bytes: nothing was recorded")
     _, version, reserved = PREAMBLE.unpack_from(data)
     if version != VERSION:
         raise RecordingFormatError(f"recording format {version}; this swtrace reads format {VERSION}")
     if reserved:
-        raise RecordingFormatError("damaged head (reserved bytes are not 0)")
+        raise RecordingFormatError("damaged preamble (reserved bytes are not 0)")
 
 
 def frame(kind: FrameKind, raw: bytes, captured_ns: int, *, record_count: int = 0) -> bytes:

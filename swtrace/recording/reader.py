@@ -55,15 +55,15 @@ class Missing:
         """What a person should know of it; nothing for a sound recording."""
         said = []
         if self.tail_bytes:
-            records = f" ({self.tail_records} records)" if self.tail_records else ""
-            said.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are missing.")
+            records = f" ({_records(self.tail_records)})" if self.tail_records else ""
+            said.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are unreadable.")
         elif not self.finished:
-            said.append("The recording was not closed: what had not been written when it was killed is missing.")
+            said.append("The recording was not closed: records that had not been written to it by then are missing.")
         if self.damaged_frames:
             frames = "1 frame" if self.damaged_frames == 1 else f"{self.damaged_frames} frames"
             said.append(
-                f"Damaged: {frames} ({self.damaged_bytes} bytes, {self.damaged_records} records) were skipped."
-                " Figures of that time are not complete."
+                f"Damaged: {frames} ({self.damaged_bytes} bytes, {_records(self.damaged_records)}) skipped."
+                " Figures for that time are incomplete."
             )
         return tuple(said)
 
@@ -112,7 +112,7 @@ class Recording(Closing):
         """
         paths = [path] if isinstance(path, Path) else list(path)
         if not paths:
-            raise RecordingFormatError("no file to read")
+            raise RecordingFormatError("no recording to read")
         files: list[_File] = []
         scanned: list[list[tuple[int, FrameHeader]]] = []
         try:
@@ -221,8 +221,8 @@ class Recording(Closing):
             other.header.records for other in self._frames if (other.file, other.offset) < (frame.file, frame.offset)
         )
         return RecordingFormatError(
-            f"{self._files[frame.file].path}: {error} at byte {frame.offset}; {before} records before it are sound."
-            " --salvage reads around the damage, and counts it."
+            f"{self._files[frame.file].path}: {error} at byte {frame.offset}, after {_records(before)}."
+            " --salvage reads around the damage and counts it."
         )
 
 
@@ -249,6 +249,10 @@ class _Known:
                 return False
             self._tables[event.rank] = event
         return True
+
+
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
 
 
 def _opened(file: _File) -> int:
@@ -306,8 +310,8 @@ def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:
         except RecordingFormatError as error:
             if not salvage:
                 raise RecordingFormatError(
-                    f"{error} at byte {offset}; {sum(each.records for _, each in frames)} records before it are"
-                    " sound. --salvage reads around the damage, and counts it."
+                    f"{error} at byte {offset}, after {_records(sum(each.records for _, each in frames))}."
+                    " --salvage reads around the damage and counts it."
                 ) from error
             following = _next_marker(file.descriptor, offset + 1, size)
             file.damaged_headers += 1
@@ -356,7 +360,7 @@ def _in_order(files: list[_File]) -> list[int]:
         if second.about.part != first.about.part + 1:
             raise RecordingFormatError(
                 f"{second.path} is part {second.about.part}, {first.path} part {first.about.part}:"
-                " name each part once, and none may be missing between them"
+                " name consecutive parts, each exactly once"
             )
     return order
 
@@ -385,7 +389,7 @@ def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> E
 def _known(ranks: dict[int, RankKey], number: int) -> RankKey:
     rank = ranks.get(number)
     if rank is None:
-        raise RecordingFormatError(f"damaged frame (names rank number {number}, which never joined)")
+        raise RecordingFormatError(f"damaged frame (refers to rank number {number}, which never joined)")
     return rank
 
 

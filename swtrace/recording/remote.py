@@ -103,7 +103,7 @@ class DaemonStream:
         try:
             self._stream = self._open()
         except AnswerError as error:
-            raise RecordingError(f"{error}. Is it a daemon of this version?") from error
+            raise RecordingError(f"{error}. Is it a daemon of the same version?") from error
 
     def poll(self, limit: int | None = None) -> Polled:
         """Return what has arrived."""
@@ -137,7 +137,7 @@ class DaemonStream:
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
         """Give the daemon up: what it sends cannot be used."""
         self._ranks.discard(rank)
-        why = f"what it sent of rank {rank.rank} cannot be used: {why}"
+        why = f"its data for rank {rank.rank} cannot be used: {why}"
         return (RankForgotten(rank), *self._lose(_Lost(why, damaged=True)))
 
     def status(self) -> tuple[OriginStatus, ...]:
@@ -152,7 +152,8 @@ class DaemonStream:
         if not self._seen.caught_up:
             pending = sum(ring.statistics.pending for ring in self._seen.rings)
             lag_ns = max((ring.lag_ns for ring in self._seen.rings), default=0)
-            problems.insert(0, f"the daemon is catching up: {pending} records, {lag_ns / 1e9:.1f} s behind")
+            records = "1 record" if pending == 1 else f"{pending} records"
+            problems.insert(0, f"the daemon is catching up: {records}, {lag_ns / 1e9:.1f} s behind")
         return (OriginStatus(self.address, Link.LIVE if self._ranks else Link.WAITING, "; ".join(problems)),)
 
     def close(self) -> None:
@@ -209,8 +210,8 @@ class DaemonStream:
         except AnswerError as error:
             return _Lost(str(error).removeprefix(f"{self.address}: "), damaged=False)
         except (OSError, http.client.HTTPException) as error:
-            why = str(error) or "the daemon ended"
-            return _Lost(why if begun else "what answers sends no recording", damaged=not begun)
+            why = str(error) or "the connection was lost"
+            return _Lost(why if begun else "the server does not send a recording", damaged=not begun)
         except Exception as error:  # noqa: BLE001 (whatever a damaged stream makes the decoding raise)
             return _Lost(str(error) or type(error).__name__, damaged=True)
         finally:
@@ -232,6 +233,6 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
     while len(data) < size:
         more = stream.read(size - len(data))
         if not more:
-            raise ConnectionError("the daemon ended")
+            raise ConnectionError("the daemon closed the connection")
         data += more
     return data

@@ -55,7 +55,7 @@ class Replay:
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
         """Leave a rank out from now on."""
-        self._refused[str(self._recording.paths[0])] = f"rank {rank.rank} of run {rank.run_id} is left out: {why}"
+        self._refused[str(self._recording.paths[0])] = f"rank {rank.rank} of run {rank.run_id} is ignored: {why}"
         return (RankForgotten(rank),)
 
     def status(self) -> tuple[OriginStatus, ...]:

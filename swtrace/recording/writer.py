@@ -316,13 +316,13 @@ class RecordingWriter(FrameWriter):
         if self._descriptor < 0:
             raise RecordingError(f"{self._paths[-1]}: the recording is closed")
         if not os.fstat(self._descriptor).st_nlink:
-            raise RecordingError(f"{self._paths[-1]} was removed while it was written, and what it held with it")
+            raise RecordingError(f"{self._paths[-1]} was removed while it was being written; its contents are lost")
         try:
             _write_all(self._descriptor, data)
         except OSError as error:
             os.ftruncate(self._descriptor, self._size)
             raise RecordingError(
-                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes before are a sound recording."
+                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes written before are a sound recording."
             ) from error
         self._size += len(data)
         self._bytes += len(data)
@@ -346,8 +346,8 @@ class RecordingWriter(FrameWriter):
         """Begin a new part for a frame that needs so many bytes."""
         if self._part_bytes is not None and PREAMBLE.size + self._names_bytes + size > self._part_bytes:
             raise RecordingError(
-                f"{self._paths[-1]}: the names of {len(self._identities)} ranks and what they write next do not fit"
-                f" into {self._part_bytes} bytes: --rotate must be larger"
+                f"{self._paths[-1]}: {self._part_bytes} bytes are too few for the descriptions of all ranks"
+                f" ({len(self._identities)}) and the next frame: --rotate must be larger"
             )
         self._write_end()
         self._let_go()

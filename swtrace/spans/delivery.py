@@ -153,7 +153,9 @@ class SpanExport:
             self._aborted = True
             late = self._thread.is_alive()
             if late:
-                _log.warning("the collector did not take %d spans within %.1f s: dropped", self._queued, timeout_s)
+                _log.warning(
+                    "dropped %d spans that the collector did not accept within %.1f s", self._queued, timeout_s
+                )
                 self._queue.clear()
                 self._dropped[DropReason.SHUTDOWN] += self._queued
                 self._queued = 0
@@ -189,7 +191,7 @@ class SpanExport:
         try:
             return StepSpans(entry.step, entry.origins)
         except Exception:  # noqa: BLE001 (one odd step must not end the export of all others)
-            _log.exception("no spans for step %d of series %s", entry.step.step, entry.step.series.name)
+            _log.exception("cannot make the spans of step %d of series %s", entry.step.step, entry.step.series.name)
             return None
 
     def _export(self, spans: SpanBatch) -> bool:
@@ -199,7 +201,7 @@ class SpanExport:
             try:
                 delivered &= exporter.export(spans) is SpanExportResult.SUCCESS
             except Exception:  # noqa: BLE001 (exporters raise whatever their encoder raises)
-                _log.exception("exporting %d spans failed", len(spans))
+                _log.exception("cannot export %d spans", len(spans))
                 delivered = False
         return delivered
 

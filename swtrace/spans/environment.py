@@ -76,7 +76,7 @@ class SpanSettings:
         sample = _number(environ, "SWTRACE_TRACE_SAMPLE", 1.0)
         if sample > 1:
             raise SettingsError(
-                f"SWTRACE_TRACE_SAMPLE={environ['SWTRACE_TRACE_SAMPLE']!r}: must be 0 (no step) to 1 (every step)"
+                f"SWTRACE_TRACE_SAMPLE={environ['SWTRACE_TRACE_SAMPLE']!r}: must be from 0 (no step) to 1 (every step)"
             )
         max_queue = _count(environ, "OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_MAX_QUEUE)
         return cls(
@@ -129,7 +129,7 @@ def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
     for file in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
         name, text = otlp_variable(environ, file)
         if text and not os.access(text, os.R_OK):
-            raise SettingsError(f"{name}={text!r}: must be a file that can be read")
+            raise SettingsError(f"{name}={text!r}: must be a readable file")
     _check_detectors(environ)
 
 
@@ -188,7 +188,9 @@ def _check_detectors(environ: Mapping[str, str]) -> None:
     installed = entry_points(group="opentelemetry_resource_detector").names
     for name in filter(None, map(str.strip, text.split(","))):
         if name != "*" and name not in installed:
-            raise SettingsError(f"{_DETECTORS}={text!r}: must be * or a comma list of: {', '.join(sorted(installed))}")
+            raise SettingsError(
+                f"{_DETECTORS}={text!r}: must be * or a comma-separated list of: {', '.join(sorted(installed))}"
+            )
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -221,14 +223,14 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise SettingsError(f"{name}={text!r}: must be a number from 0")
+        raise SettingsError(f"{name}={text!r}: must be a number, at least 0")
     return number
 
 
 def _count(environ: Mapping[str, str], name: str, default: int) -> int:
     number = _number(environ, name, default)
     if number < 1 or number != int(number):
-        raise SettingsError(f"{name}={environ[name]!r}: must be a whole number from 1")
+        raise SettingsError(f"{name}={environ[name]!r}: must be a whole number, at least 1")
     return int(number)
 
 

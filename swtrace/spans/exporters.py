@@ -100,6 +100,6 @@ def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> N
     if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
         target = response.headers.get("location", "nowhere")
         raise requests.RequestException(
-            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
-            "it takes spans"
+            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to the "
+            "URL that accepts spans"
         )

@@ -61,7 +61,7 @@ def encode_header(header: RingHeader) -> tuple[bytes, bytes]:
     identity = encode_identity(header.identity)
     if len(identity) > schema.IDENTITY_BYTES:
         raise RingFullError(
-            f"the rank's identity takes {len(identity)} bytes of JSON, the ring has {schema.IDENTITY_BYTES}"
+            f"the rank's identity takes {len(identity)} bytes of JSON; a ring has room for {schema.IDENTITY_BYTES}"
         )
     fixed = schema.HEADER.pack(
         schema.MAGIC,
@@ -91,7 +91,7 @@ def decode_header(data: bytes, size: int) -> RingHeader:
         RingFormatError: this is not a sound ring; the message says why.
     """
     if len(data) < schema.IDENTITY_OFFSET + schema.IDENTITY_BYTES:
-        raise RingFormatError(f"{size} bytes are too short for a ring")
+        raise RingFormatError(f"too short for a ring ({size} bytes)")
     magic, version, *words = schema.HEADER.unpack_from(data)
     if magic != schema.MAGIC:
         raise RingFormatError("not a swtrace ring (wrong magic)")
@@ -105,7 +105,7 @@ def decode_header(data: bytes, size: int) -> RingHeader:
     if not schema.MIN_RECORDS <= capacity <= schema.MAX_RECORDS or capacity & (capacity - 1):
         raise RingFormatError(f"damaged header (capacity {capacity})")
     if size != file_bytes(capacity):
-        raise RingFormatError(f"{size} bytes instead of {file_bytes(capacity)}: cut short, or not a ring")
+        raise RingFormatError(f"{size} bytes instead of {file_bytes(capacity)}: truncated, or not a ring")
     if identity_length > schema.IDENTITY_BYTES or checked > 1 or epoch_ns > _MAX_INT or created_ns > _MAX_INT:
         raise RingFormatError("damaged header (values out of range)")
     text = data[schema.IDENTITY_OFFSET : schema.IDENTITY_OFFSET + identity_length]
@@ -163,8 +163,8 @@ def encode_series(info: SeriesInfo, first_window: int) -> bytes:
         if schema.SERIES_ENTRY.size + len(text) <= schema.SERIES_SLOT_BYTES:
             return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
     raise RingFullError(
-        f"series {info.name!r}: its constants take {len(text)} bytes of JSON"
-        f" (group of {len(info.group_ranks)} ranks), a ring has {schema.SERIES_SLOT_BYTES} per series"
+        f"series {info.name!r}: its description takes {len(text)} bytes of JSON"
+        f" (group of {len(info.group_ranks)} ranks); a ring has room for {schema.SERIES_SLOT_BYTES} per series"
     )
 
 
@@ -179,7 +179,7 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
         RingFormatError: it is damaged, or its values are out of range.
     """
     if len(slot) < schema.SERIES_ENTRY.size:
-        raise RingFormatError("damaged series entry (cut short)")
+        raise RingFormatError("damaged series entry (truncated)")
     length, crc = schema.SERIES_ENTRY.unpack_from(slot)
     text = slot[schema.SERIES_ENTRY.size : schema.SERIES_ENTRY.size + length]
     if len(text) != length or zlib.crc32(text) != crc:
@@ -213,11 +213,11 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
     if not group_ranks and not refused:
-        raise RingFormatError("damaged series entry (a group of no ranks)")
+        raise RingFormatError("damaged series entry (empty group)")
     if info.num_layers * max(1, len(group_ranks)) > MAX_CELLS or first_window + reserved > schema.WINDOW_SLOTS:
         raise RingFormatError("damaged series entry (values out of range)")
     if len(set(group_ranks)) != len(group_ranks):
-        raise RingFormatError("damaged series entry (a rank stands twice in the group)")
+        raise RingFormatError("damaged series entry (duplicate rank in the group)")
     return info, first_window
 
 
@@ -251,13 +251,13 @@ class _Fields:
     def text(self, name: str, *, empty: bool = True) -> str:
         value = self._values.get(name)
         if type(value) is not str or len(value) > MAX_TEXT or not value.isprintable() or not (value or empty):
-            raise RingFormatError(f"damaged ring ({name} is not a plain text)")
+            raise RingFormatError(f"damaged ring ({name} is not valid text)")
         return value
 
     def integer(self, name: str, low: int, high: int, *, absent: int | None = None) -> int:
         value = self._values.get(name, absent)
         if type(value) is not int or not low <= value <= high:
-            raise RingFormatError(f"damaged ring ({name} is not a number from {low} to {high})")
+            raise RingFormatError(f"damaged ring ({name} is not an integer from {low} to {high})")
         return value
 
     def objects(self, name: str, length: int) -> tuple[_Fields, ...]:
@@ -269,9 +269,9 @@ class _Fields:
     def integers(self, name: str, length: int, high: int) -> tuple[int, ...]:
         values = self._values.get(name)
         if type(values) is not list or len(values) > length:
-            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} numbers)")
+            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} integers)")
         if not all(type(value) is int and 0 <= value <= high for value in values):
-            raise RingFormatError(f"damaged ring ({name} holds something else than numbers from 0 to {high})")
+            raise RingFormatError(f"damaged ring ({name} contains something other than integers from 0 to {high})")
         return tuple(values)
 
 

@@ -157,7 +157,7 @@ class Recorder:
         """
         if not 1 <= records <= schema.MAX_RECORDS:
             raise RingCreateError(
-                f"a ring of {records} records cannot be: set SWTRACE_RING_RECORDS from 1 to {schema.MAX_RECORDS}"
+                f"cannot make a ring of {records} records: SWTRACE_RING_RECORDS must be from 1 to {schema.MAX_RECORDS}"
             )
         capacity = max(schema.MIN_RECORDS, 1 << (records - 1).bit_length())
         path = directory.absolute() / ring_name(identity.run_id, identity.rank)
@@ -176,7 +176,7 @@ class Recorder:
         except (OSError, RingFullError) as error:
             raise RingCreateError(
                 f"cannot make a ring of {size} bytes in {path.parent}: {error}",
-                f"SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (now {capacity} records)",
+                f"SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (currently {capacity} records)",
             ) from error
         recorder = cls(path, identity, descriptor, mapping, checked=checked, keep_s=keep_s)
         _live.add(recorder)
@@ -216,7 +216,7 @@ class Recorder:
         windows = 0 if info.refused else info.window_count
         left = schema.WINDOW_SLOTS - self._windows_reserved
         if windows > left:
-            raise RingFullError(f"series {info.name!r}: {windows} windows, a ring has {left} left")
+            raise RingFullError(f"series {info.name!r}: needs {windows} windows; the ring has {left} left")
         return encode_series(self._distinct(info), self._windows_reserved)
 
     def _distinct(self, info: SeriesInfo) -> SeriesInfo:
@@ -283,15 +283,17 @@ class Recorder:
             if not self._lost:
                 self._lost = True
                 logger.warning(
-                    "swtrace: rank %d: somebody removed its ring %s, and it cannot be made again: %s. Readers that are "
-                    "started from now on do not see this rank",
+                    "swtrace: rank %d: its ring %s was removed and cannot be recreated: %s. Readers started from now on "
+                    "will not see this rank",
                     self.identity.rank,
                     self.path,
                     error,
                 )
             return
         self._lost = False
-        logger.warning("swtrace: rank %d: somebody removed its ring %s; made again", self.identity.rank, self.path)
+        logger.warning(
+            "swtrace: rank %d: its ring %s was removed and has been recreated", self.identity.rank, self.path
+        )
         # Whoever watches the lock of the old file learns that nobody died.
         words[schema.CLOSED_OFFSET // 8] = now_ns()
         os.close(self._descriptor)
@@ -558,10 +560,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def _say_removed(directory: Path, removed: Sequence[DeadRing]) -> None:
     if removed:
         logger.warning(
-            "swtrace: removed %s of dead ranks from %s, %d bytes: past SWTRACE_RING_KEEP, or to make room",
-            ", ".join(ring.path.name for ring in removed),
+            "swtrace: removed rings of dead ranks from %s (older than SWTRACE_RING_KEEP, or to make room), %d bytes: %s",
             directory,
             sum(ring.nbytes for ring in removed),
+            ", ".join(ring.path.name for ring in removed),
         )
 
 

@@ -205,9 +205,9 @@ class RingReader(Closing):
         """Return what became of an open ring's file that makes reading it senseless, empty if nothing did."""
         size = os.fstat(self._descriptor).st_size
         if size != self.header.file_bytes:
-            return f"{size} bytes instead of {self.header.file_bytes}: its size changed while it was read"
+            return f"its size changed from {self.header.file_bytes} to {size} bytes while it was being read"
         if os.pread(self._descriptor, schema.HEADER.size, 0) != self._fixed:
-            return "its header was overwritten while it was read"
+            return "its header was overwritten while it was being read"
         return ""
 
     def close(self) -> None:

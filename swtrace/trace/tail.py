@@ -287,7 +287,7 @@ class Tail:
         """Return a reader with a descriptor below ``room``; None if there is none: the reason is among the problems."""
         # Room comes back as soon as a dead rank's ring is read to its end: no need to wait with another try.
         if len(self._readers) - len(self._ended) >= MAX_RINGS:
-            self._refuse(path, f"{path}: not read: more than {MAX_RINGS} rings of living ranks in one folder", 0)
+            self._refuse(path, f"{path}: not read: the folder has more than {MAX_RINGS} rings of living ranks", 0)
             return None
         try:
             reader = RingReader.open(path)
@@ -297,7 +297,7 @@ class Tail:
         # The system gives the lowest free number: it says how full the table is.
         if reader.fileno() >= room:
             reader.close()
-            self._refuse(path, f"{path}: not read: too many open files; raise their limit (ulimit -n)", 0)
+            self._refuse(path, f"{path}: not read: too many open files; raise the limit (ulimit -n)", 0)
             return None
         return reader
 

@@ -157,7 +157,7 @@ def test_a_collector_that_is_not_there_is_one_line(recording: Path, monkeypatch:
     """Without a collector the export fails with a sentence and not with a traceback."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     done = swtrace("export", recording, "-f", "otlp", "--endpoint", "http://127.0.0.1:1", code=1)
-    assert "the collector did not take the spans; 0 were delivered before" in done.stderr
+    assert "the collector did not accept the spans; 0 were delivered before" in done.stderr
 
 
 def test_output_is_asked_for(recording: Path) -> None:

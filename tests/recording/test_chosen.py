@@ -67,7 +67,7 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
     """Table, headline and slowest steps of the page leave out the first steps, however slow those were."""
     swtrace("report", path, "-o", tmp_path / "report.html")
     text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
-    assert f"{STEPS - 3} steps after 3 of warm-up" in text
+    assert f"{STEPS - 3} steps after 3 warm-up steps" in text
     assert f"Means over these {STEPS - 3} steps" in text
     (series,) = json.loads(swtrace("stats", path, "--json").stdout)["summary"]["series"]
     words = " ".join(unescape(text).split())
@@ -87,8 +87,8 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--steps", "900:"], 1, f"none of the {STEPS} finished steps is left"),
-        (["--warmup", "300"], 1, "after 300 of warm-up"),
+        (["--steps", "900:"], 1, f"none of the {STEPS} finished steps is selected"),
+        (["--warmup", "300"], 1, "after 300 warm-up steps"),
         (["--steps", "5"], 2, "--steps '5': must be FROM:TO"),
         (["--steps", "9:3"], 2, "holds no step"),
     ],

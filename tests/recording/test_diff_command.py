@@ -41,7 +41,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("a", "slow", ["--phase", "prefill"], "has no step of phase prefill: it has decode (147)"),
         ("a", "empty", [], "empty.swrec) holds no finished step"),
         ("empty", "a", [], "empty.swrec) holds no finished step"),
-        ("a", "slow", ["--warmup", "150"], "--warmup sets how many are left out"),
+        ("a", "slow", ["--warmup", "150"], "--warmup sets how many are skipped"),
         ("a", "short", ["--check"], "too few steps to tell"),
     ],
 )

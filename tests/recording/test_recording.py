@@ -222,7 +222,9 @@ def test_no_file_outgrows_its_limit_even_while_a_backlog_is_drained(tmp_path: Pa
 def test_a_part_too_small_for_its_ranks_is_an_error(tmp_path: Path) -> None:
     """Where the names of the ranks alone fill a part, recording ends, and names the setting to change."""
     made = schedule(steps=20, ranks=8)
-    with pytest.raises(RecordingError, match=r"the names of . ranks .* --rotate must be larger"):
+    with pytest.raises(
+        RecordingError, match=r"bytes are too few for the descriptions of all ranks \(.\) .* --rotate must be larger"
+    ):
         record(tmp_path / "run.swrec", made, part_bytes=3000)
 
 

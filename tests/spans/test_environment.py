@@ -102,7 +102,9 @@ def test_the_value_of_a_header_is_not_printed(header: str) -> None:
 def test_an_unknown_resource_detector_is_refused_with_every_exporter(exporter: str) -> None:
     """Every exporter sends resources, so the detectors are checked for each."""
     environ = {"OTEL_TRACES_EXPORTER": exporter, "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "nope"}
-    with pytest.raises(SettingsError, match=r"RESOURCE_DETECTORS='nope': must be \* or a comma list of: .*otel"):
+    with pytest.raises(
+        SettingsError, match=r"RESOURCE_DETECTORS='nope': must be \* or a comma-separated list of: .*otel"
+    ):
         SpanSettings.from_environment(environ)
 
 

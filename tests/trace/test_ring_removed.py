@@ -61,8 +61,7 @@ def test_the_ring_is_made_again_and_goes_on(remove: object, tmp_path: Path, capl
         assert reader.closed()
         assert not reader.alive()
     (said,) = caplog.messages
-    assert "somebody removed its ring" in said
-    assert str(path) in said
+    assert f"its ring {path} was removed and has been recreated" in said
 
 
 def test_a_reader_of_the_removed_ring_counts_every_record_once(tmp_path: Path) -> None:
@@ -134,8 +133,7 @@ def test_a_ring_that_cannot_be_made_again_is_said_once(tmp_path: Path, caplog: p
         for _ in range(3):
             step(recorder, series)
         (said,) = caplog.messages
-        assert "cannot be made again" in said
-        assert str(recorder.path) in said
+        assert f"its ring {recorder.path} was removed and cannot be recreated" in said
         assert len(reader.read()) == 3
         assert reader.alive()
         rings.unlink()
