@@ -322,7 +322,7 @@ class RecordingWriter(FrameWriter):
         except OSError as error:
             os.ftruncate(self._descriptor, self._size)
             raise RecordingError(
-                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes written before are a sound recording."
+                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes before it are a sound recording."
             ) from error
         self._size += len(data)
         self._bytes += len(data)

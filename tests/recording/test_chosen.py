@@ -111,4 +111,4 @@ def test_memory_is_bounded_and_what_is_of_fewer_steps_is_said(path: Path, monkey
         (series,) = choice.facts(session.facts()).series
     assert len(choice.history(series.key)) == 64
     assert [rank.recent.steps for rank in series.ranks] == [STEPS - 3] * 2
-    assert "over the last 64 of these steps" in choice.partly()
+    assert "covers only the last 64 of these steps" in choice.partly()
