@@ -1,10 +1,10 @@
-"""The parts of a ring file that are not numbers: header, rank identity, series table entries.
+"""Encode and decode the parts of a ring file other than records: header, rank identity, series table entries.
 
-Decoding trusts nothing. Sizes are fixed, JSON is bounded by its slot and covered by a checksum,
-every value is checked for type and range, and text must be printable: it ends in terminals and
-label values. Whatever is wrong becomes a :class:`~swtrace.errors.RingFormatError`, nothing else.
+Decoding trusts nothing. Sizes are fixed, JSON is bounded by its slot and covered by a checksum, and
+every value is checked for type and range. Text must be printable, because it is shown in terminals and
+label values. Any defect raises :class:`~swtrace.errors.RingFormatError` and nothing else.
 
-Standard library only: ranks load it.
+Standard library only, because ranks load this module.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from swtrace.trace.identity import RankIdentity, SeriesInfo, UntracedRank
 MAX_LAYERS = 4096
 MAX_GROUP = 4096
 MAX_CELLS = 1 << 20
-"""Layers times ranks: what a reader may have to hold for one step of one series."""
+"""Most layers times ranks of a series, because a reader may have to hold that many for each step."""
 _MAX_INT = (1 << 63) - 1
 MAX_TEXT = 2048
-"""Characters of a text in a ring."""
+"""Most characters of one text in a ring."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingHeader:
-    """What the fixed part of a ring says."""
+    """The contents of a ring's fixed header."""
 
     capacity: int
-    """Records; a power of two."""
+    """Number of records; a power of two."""
     epoch_ns: int
+    """CLOCK_MONOTONIC of the creation."""
     created_ns: int
-    """CLOCK_REALTIME."""
+    """CLOCK_REALTIME of the creation."""
     checked: bool
-    """Records carry check words."""
+    """Whether records carry check words."""
     identity: RankIdentity
 
     @property
@@ -48,7 +49,7 @@ class RingHeader:
 
 
 def file_bytes(capacity: int) -> int:
-    """Return the size of a ring file for so many records."""
+    """Return the size of a ring file with ``capacity`` records."""
     return schema.HEADER_BYTES + capacity * schema.RECORD_BYTES
 
 
@@ -88,7 +89,7 @@ def decode_header(data: bytes, size: int) -> RingHeader:
     """Read a ring's header from the first ``IDENTITY_OFFSET + IDENTITY_BYTES`` bytes of a file of ``size`` bytes.
 
     Raises:
-        RingFormatError: this is not a sound ring; the message says why.
+        RingFormatError: this is not a valid ring; the message says why.
     """
     if len(data) < schema.IDENTITY_OFFSET + schema.IDENTITY_BYTES:
         raise RingFormatError(f"too short for a ring ({size} bytes)")
@@ -116,15 +117,15 @@ def decode_header(data: bytes, size: int) -> RingHeader:
 
 
 def encode_identity(identity: RankIdentity) -> bytes:
-    """Return an identity as JSON, of text that terminals can show."""
+    """Return an identity as JSON that contains only printable text."""
     return _encode(asdict(identity))
 
 
 def decode_identity(text: bytes) -> RankIdentity:
-    """Read an identity.
+    """Return the identity that :func:`encode_identity` was given.
 
     Raises:
-        RingFormatError: it is damaged, or its values are out of range.
+        RingFormatError: the text is damaged, or its values are out of range.
     """
     fields = _Fields(_decode(text))
     return RankIdentity(
@@ -151,10 +152,10 @@ _LAYOUT = (
 
 
 def encode_series(info: SeriesInfo, first_window: int) -> bytes:
-    """Return a series table entry: length, checksum, JSON. Why ranks are untraced is cut short as far as it must be.
+    """Return a series table entry: length, checksum, JSON. Shorten the reasons of untraced ranks as needed.
 
     Raises:
-        RingFullError: it does not fit its slot.
+        RingFullError: the entry does not fit its slot.
     """
     for characters in _REASON_CHARACTERS:
         named = info.untraced if characters is not None else ()
@@ -169,14 +170,14 @@ def encode_series(info: SeriesInfo, first_window: int) -> bytes:
 
 
 _REASON_CHARACTERS = (300, 60, 0, None)
-"""None: in a very large group, untraced ranks are not even named."""
+"""Lengths to try. None: leave out the untraced ranks, as in a very large group."""
 
 
 def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
-    """Read a series table entry; return it and the first of its window slots.
+    """Read a series table entry. Return the series and the first of its window slots.
 
     Raises:
-        RingFormatError: it is damaged, or its values are out of range.
+        RingFormatError: the entry is damaged, or its values are out of range.
     """
     if len(slot) < schema.SERIES_ENTRY.size:
         raise RingFormatError("damaged series entry (truncated)")
@@ -224,8 +225,8 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
 def writer_lives(descriptor: int) -> bool:
     """Return whether some process holds the writer's lock on the ring behind ``descriptor``.
 
-    The probe takes a shared lock for an instant: probes never disturb each other, and a writer takes its
-    lock before its ring has a name that anyone could probe.
+    The probe takes a shared lock for a moment. Probes do not disturb each other, nor the writer, which takes its
+    lock before its ring has the name under which it can be probed.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -236,12 +237,12 @@ def writer_lives(descriptor: int) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with everything replaced that readers refuse to show."""
+    """Return ``text`` without what readers would refuse: unprintable characters are replaced, excess length is cut."""
     return "".join(character if character.isprintable() else "?" for character in text)[:MAX_TEXT]
 
 
 class _Fields:
-    """A decoded JSON object whose values are fetched with their type and range."""
+    """A decoded JSON object. Each value is checked for type and range when it is read."""
 
     __slots__ = ("_values",)
 
