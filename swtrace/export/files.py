@@ -49,14 +49,14 @@ def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
         where.flush()
         return
     try:
-        with where.open("wb") if where.exists() and not where.is_file() else _beside(where) as out:
+        with where.open("wb") if where.exists() and not where.is_file() else _temporary(where) as out:
             yield out
     except OSError as error:
         raise SwtraceError(f"{where}: {error.strerror}") from error
 
 
 @contextmanager
-def _beside(where: Path) -> Iterator[BinaryIO]:
+def _temporary(where: Path) -> Iterator[BinaryIO]:
     """Open a temporary file in the same folder. Rename it to ``where`` when the block ends without an error."""
     file = Path(os.path.realpath(where))
     part = file.with_name(f".swtrace-{secrets.token_hex(4)}.part")

@@ -140,14 +140,14 @@ class RecordingDifference:
     @property
     def failures(self) -> tuple[str, ...]:
         """The reasons why b may not be as good as a; empty if there are none."""
-        said = [f"{name}: not compared, because B has no such steps" for name in self.only_in_a]
+        reasons = [f"{name}: not compared, because B has no such steps" for name in self.only_in_a]
         for each in self.series:
             if each.change is Change.UNKNOWN:
-                said.append(f"{each.series}: too few steps to tell")
+                reasons.append(f"{each.series}: too few steps to tell")
             elif each.change in {Change.WORSE, Change.MIXED}:
                 what = dict.fromkeys(one.quantity for one in each.judged if one.change is Change.WORSE)
-                said.append(f"{each.series}: {' and '.join(what)} got worse")
-        return tuple(said)
+                reasons.append(f"{each.series}: {' and '.join(what)} got worse")
+        return tuple(reasons)
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain values, with times in seconds."""

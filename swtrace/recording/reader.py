@@ -53,19 +53,21 @@ class Missing:
     @property
     def sentences(self) -> tuple[str, ...]:
         """Sentences for people about what is missing; none for a complete recording."""
-        said = []
+        sentences = []
         if self.tail_bytes:
             records = f" ({_records(self.tail_records)})" if self.tail_records else ""
-            said.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are unreadable.")
+            sentences.append(
+                f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are unreadable."
+            )
         elif not self.finished:
-            said.append("The recording was not closed: records that had not been written to it by then are missing.")
+            sentences.append("The recording was not closed, so its last records may be missing.")
         if self.damaged_frames:
             frames = "1 frame" if self.damaged_frames == 1 else f"{self.damaged_frames} frames"
-            said.append(
+            sentences.append(
                 f"Damaged: {frames} ({self.damaged_bytes} bytes, {_records(self.damaged_records)}) skipped."
                 " Figures for that time are incomplete."
             )
-        return tuple(said)
+        return tuple(sentences)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,8 @@ class FrameWriter(ABC):
         self._identities: dict[RankKey, RankIdentity] = {}
         self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
         self._ended: set[RankKey] = set()
-        self._held: list[tuple[int, Records]] = []
-        self._held_records = 0
+        self._buffered: list[tuple[int, Records]] = []
+        self._buffered_records = 0
         self._flush_at_ns = 0
         self._written = 0
         self._left_out = 0
@@ -105,7 +105,7 @@ class FrameWriter(ABC):
         """Write an event. Records are buffered until a frame is full or a flush is due."""
         if isinstance(event, RecordsRead):
             for rank, records in event.batches:
-                self._hold(rank, records)
+                self._buffer(rank, records)
             return
         self._flush()
         match event:
@@ -135,22 +135,22 @@ class FrameWriter(ABC):
 
     def tick(self) -> None:
         """Write the buffered records if a flush is due."""
-        if self._held and self._clock() >= self._flush_at_ns:
+        if self._buffered and self._clock() >= self._flush_at_ns:
             self._flush()
 
     # Frames
 
-    def _hold(self, rank: RankKey, records: Records) -> None:
+    def _buffer(self, rank: RankKey, records: Records) -> None:
         now = self._clock()
-        if not self._held:
+        if not self._buffered:
             self._flush_at_ns = now + self._flush_ns
         start = 0
         while start < len(records):
-            part = records[start : start + FRAME_RECORDS - self._held_records]
-            self._held.append((self._numbers[rank], part))
-            self._held_records += len(part)
+            part = records[start : start + FRAME_RECORDS - self._buffered_records]
+            self._buffered.append((self._numbers[rank], part))
+            self._buffered_records += len(part)
             start += len(part)
-            if self._held_records >= FRAME_RECORDS:
+            if self._buffered_records >= FRAME_RECORDS:
                 self._flush()
         if now >= self._flush_at_ns:
             self._flush()
@@ -168,11 +168,11 @@ class FrameWriter(ABC):
             self._write(FrameKind.ENDED, layout.pack_numbered(self._numbers[rank]))
 
     def _flush(self) -> None:
-        if not self._held:
+        if not self._buffered:
             return
-        held, count = self._held, self._held_records
-        self._held, self._held_records = [], 0
-        if self._write(FrameKind.RECORDS, layout.pack_records(held), records=count):
+        batches, count = self._buffered, self._buffered_records
+        self._buffered, self._buffered_records = [], 0
+        if self._write(FrameKind.RECORDS, layout.pack_records(batches), records=count):
             self._written += count
         else:
             self._left_out += count
@@ -257,8 +257,8 @@ class RecordingWriter(FrameWriter):
     def statistics(self) -> WriterStatistics:
         """Return the counters so far."""
         return WriterStatistics(
-            records=self._written + self._held_records,
-            unwritten=self._held_records,
+            records=self._written + self._buffered_records,
+            unwritten=self._buffered_records,
             left_out=self._left_out,
             lost=self._lost,
             bytes=self._bytes,

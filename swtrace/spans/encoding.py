@@ -31,12 +31,12 @@ _Block = tuple[_Bytes, Mask | None]
 """The bytes of a field, ``[span, byte]``, with one row if all spans have the same; and which bytes each span has."""
 _SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
 """Shifts of a varint's bytes: a number takes up to ten bytes of seven bits each, lowest bits first."""
-_OF_THIS_HOST = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
-_REMOTE = _OF_THIS_HOST | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_REMOTE = _LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
-_OF_RESOURCE: bytes = ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString()[:-1]
-_OF_SCOPE: bytes = ResourceSpans(scope_spans=[ScopeSpans()]).SerializeToString()[:-1]
-_SPAN: bytes = ScopeSpans(spans=[Span()]).SerializeToString()[:-1]
+_RESOURCE_TAG: bytes = ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString()[:-1]
+_SCOPE_TAG: bytes = ResourceSpans(scope_spans=[ScopeSpans()]).SerializeToString()[:-1]
+_SPAN_TAG: bytes = ScopeSpans(spans=[Span()]).SerializeToString()[:-1]
 """The tag of each field, which precedes its length."""
 
 
@@ -99,8 +99,8 @@ def batches(steps: Sequence[StepSpans], size: int) -> list[SpanBatch]:
 def _in_resource(resource: Resource, spans: Sequence[bytes]) -> bytes:
     """Return the spans of a resource, encoded as in a request."""
     about, scope, scope_end, end = _envelope(resource)
-    of_scope = _OF_SCOPE + _within(b"".join((scope, *spans, scope_end)))
-    return _OF_RESOURCE + _within(about + of_scope + end)
+    of_scope = _SCOPE_TAG + _with_length(b"".join((scope, *spans, scope_end)))
+    return _RESOURCE_TAG + _with_length(about + of_scope + end)
 
 
 @lru_cache(maxsize=1024)
@@ -117,7 +117,7 @@ def _envelope(resource: Resource) -> tuple[bytes, bytes, bytes, bytes]:
     )
 
 
-def _within(content: bytes) -> bytes:
+def _with_length(content: bytes) -> bytes:
     """Return the content of a message, preceded by its length."""
     length, _ = _numbers(np.array([len(content)]))
     return bytes(length) + content
@@ -125,7 +125,7 @@ def _within(content: bytes) -> bytes:
 
 @lru_cache(maxsize=1)
 def _encoded(step: StepSpans) -> list[bytes]:
-    """Return the spans of a step in order, encoded as in a ``ScopeSpans``. Cached, as a step may fill several batches."""
+    """Return the spans of a step in order, encoded as in a ``ScopeSpans``. Cached for a step with several batches."""
     spans = list(chain.from_iterable(_rows(table) for table in step.tables if len(table.rank)))
     return [spans[index] for index in step.order]
 
@@ -134,7 +134,7 @@ def _rows(table: SpanTable) -> Iterator[bytes]:
     """Return each span of a table, encoded as in a ``ScopeSpans``."""
     fields = list(_fields(table))
     lengths = _lengths(fields, len(table.rank))
-    blocks = [_same(_SPAN), _numbers(lengths)]
+    blocks = [_same(_SPAN_TAG), _numbers(lengths)]
     ends = np.cumsum(lengths + _lengths(blocks, len(lengths))).tolist()
     blocks += fields
     shape = (len(lengths), sum(block.shape[1] for block, _ in blocks))
@@ -176,16 +176,16 @@ def _fields(table: SpanTable) -> Iterator[_Block]:
     for attribute in table.attributes:
         yield _attribute(attribute)
     if table.links is not None and table.linked is not None:
-        flags = _REMOTE if table.links_to_other_rank else _OF_THIS_HOST
+        flags = _REMOTE if table.links_to_other_rank else _LOCAL
         link = Span(links=[Span.Link(trace_id=table.trace_id, span_id=no_id, flags=flags)])
         yield _differing(_wire(link), table.links, table.linked[:, None], after=len(_wire(Span.Link(flags=flags))))
     if table.aborted is not None:
         error = Span(status=Status(code=Status.STATUS_CODE_ERROR, message=ABORTED))
         yield _same(_wire(error), table.aborted[:, None])
         yield _same(_wire(Span(status=Status())), ~table.aborted[:, None])
-        yield _same(_wire(Span(flags=_OF_THIS_HOST)))
+        yield _same(_wire(Span(flags=_LOCAL)))
     else:
-        yield _same(_wire(Span(status=Status(), flags=_OF_THIS_HOST)))
+        yield _same(_wire(Span(status=Status(), flags=_LOCAL)))
 
 
 def _attribute(attribute: Attribute) -> _Block:
