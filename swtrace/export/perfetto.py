@@ -1,7 +1,7 @@
 """Write a Perfetto trace, which ``ui.perfetto.dev`` opens and ``trace_processor`` queries with SQL.
 
-Each rank is a track with a track for each series, and below that tracks for its steps, its waits (with the stall
-nested in them), each window and its sends. A window's slices are broadcasts from issue to ready, which never overlap.
+Each rank is a track with a track for each series. Below are tracks for its steps, its waits (with the stall nested in
+them), its sends and each window. A window's slices are broadcasts from issue to ready, which never overlap.
 Flows lead from the source's send to each receiver's broadcast, and from the broadcast to its wait. Each slice has its
 facts as arguments, in nanoseconds. All instants are UNIX time, so that several hosts fit in one trace.
 

@@ -4,9 +4,9 @@ For each series and rank, compare step time, stall, slack and transfer per step;
 the stall. Every value is the median over blocks of steps (:mod:`~swtrace.recording.blocks`), and a shift is the
 difference of two such values. Means are reported separately.
 
-A change is reported only under two conditions. A rank test over the blocks, corrected for the number of
-comparisons (:mod:`~swtrace.recording.significance`), must find it significant, and the median or the mean must
-have moved far enough to matter. A change says that the runs differ, not why.
+A change is reported only if it is significant and large enough to matter. Significance is that of a rank test over the
+blocks, corrected for the number of comparisons (:mod:`~swtrace.recording.significance`). The size is that of the
+median or the mean. A change says that the runs differ, not why.
 """
 
 from __future__ import annotations
@@ -221,11 +221,7 @@ class Wanted:
 
 
 def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesName, Measured]:
-    """Measure a recording.
-
-    Raises:
-        EmptySelectionError: it has no step to compare; the message says what it has instead.
-    """
+    """Measure a recording. If it has no wanted step, raise an error that says what it has instead."""
     measured = {
         name: one
         for name, one in measure(Roster(Replay(recording), keep_steps=True).steps(), wanted).items()

@@ -56,9 +56,7 @@ class Missing:
         sentences = []
         if self.tail_bytes:
             records = f" ({_records(self.tail_records)})" if self.tail_records else ""
-            sentences.append(
-                f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are unreadable."
-            )
+            sentences.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are lost.")
         elif not self.finished:
             sentences.append("The recording was not closed, so its last records may be missing.")
         if self.damaged_frames:
@@ -191,9 +189,7 @@ class Recording(Closing):
                 yield event
 
     def outermost_records(self) -> Iterator[list[tuple[int, Records]]]:
-        """Yield the records of the first and the last frame of records, with the numbers of their ranks.
-
-        This finds the extent of a run quickly.
+        """Yield the records of the first and the last frame of records, with rank numbers, to find a run's extent.
 
         Raises:
             RecordingFormatError: one of them is damaged.

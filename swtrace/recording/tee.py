@@ -21,8 +21,7 @@ class Tee:
     Args:
         origin: Where the events come from.
         writer: Where they are recorded.
-        status_s: How often, in seconds, to record the state of the rings. It is also recorded when the reader has
-            caught up.
+        status_s: How often, in seconds, the state of the rings is recorded; also when the reader has caught up.
     """
 
     def __init__(self, origin: Origin, writer: FrameWriter, *, status_s: float = STATUS_S) -> None:

@@ -293,9 +293,7 @@ class Recorder:
                 )
             return
         self._lost = False
-        logger.warning(
-            "swtrace: rank %d: its ring %s was removed and has been recreated", self.identity.rank, self.path
-        )
+        logger.warning("swtrace: rank %d: recreated its ring %s, which was removed", self.identity.rank, self.path)
         # Mark the old file as closed: its lock is released next, and its readers must not take the writer for dead.
         words[schema.CLOSED_OFFSET // 8] = now_ns()
         os.close(self._descriptor)

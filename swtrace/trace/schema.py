@@ -1,13 +1,13 @@
 """The byte layout of a trace ring. No other module knows it.
 
-A ring file belongs to one rank. It holds, in this order, a fixed header, the rank's identity
-(JSON), a table of its series (JSON, append-only), a table of its windows (live state, four words
-each) and the ring of records. Everything is little-endian and made of 8-byte words, because
-an aligned 8-byte store is the largest one that readers are guaranteed to see whole.
+A ring file belongs to one rank. It holds a fixed header, the rank's identity (JSON), a table of its series
+(JSON, append-only), a table of its windows (live state, four words each) and the ring of records, in this
+order. Everything is little-endian and made of 8-byte words, because an aligned 8-byte store is the largest
+one that readers are guaranteed to see whole.
 
 A record is eight words. The last word is the sequence number, and the writer stores it last. Before the
-writer changes a slot, it sets this word to 0. A slot with another number than expected holds no record for
-that reader; a reader that finds the right number before and after its copy has copied that record.
+writer changes a slot, it sets this word to 0. A slot with an unexpected number holds no record for that
+reader. A reader that finds the expected number before and after its copy has copied that record.
 This requires that stores are seen in program order, which x86 guarantees. On other machines each record
 also carries a check word over all its words (the header says so), which exposes a mixture of two
 generations. On x86 it would double the cost of a record and add nothing.

@@ -61,7 +61,7 @@ def test_the_ring_is_made_again_and_goes_on(remove: object, tmp_path: Path, capl
         assert reader.closed()
         assert not reader.alive()
     (said,) = caplog.messages
-    assert f"its ring {path} was removed and has been recreated" in said
+    assert f"recreated its ring {path}, which was removed" in said
 
 
 def test_a_reader_of_the_removed_ring_counts_every_record_once(tmp_path: Path) -> None:
