@@ -152,7 +152,7 @@ class SpanExport:
             self._aborted = True
             late = self._thread.is_alive()
             if late:
-                _log.warning("dropped %d spans: the collector did not take them in %.1f s", self._queued, timeout_s)
+                _log.warning("dropped %d spans: the collector took longer than %.1f s", self._queued, timeout_s)
                 self._queue.clear()
                 self._dropped[DropReason.SHUTDOWN] += self._queued
                 self._queued = 0
