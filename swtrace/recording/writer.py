@@ -156,7 +156,7 @@ class FrameWriter(ABC):
             self._flush()
 
     def _begin(self, part: int) -> None:
-        """Write the start of a file: its description, and all that a reader needs that has no other part."""
+        """Write the start of a file: its description, and everything that a reader of only this file needs."""
         self._put(layout.preamble())
         about = About(self._name, part, time.time_ns(), __version__, self._written)
         self._write(FrameKind.ABOUT, layout.pack_about(about))

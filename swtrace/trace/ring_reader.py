@@ -453,8 +453,8 @@ class RingReader(Closing):
             after = self._sequences(first, count)
             stable &= after == expected
             sound &= stable
-            # Some slots held their number before and after, but not sound bytes. If stores were seen out of
-            # order, reading again helps; if the record is damaged, it does not.
+            # Look again if a slot held its number before and after but its bytes are not sound. That helps if
+            # stores were seen out of order, and not if the record is damaged.
             if attempt == _RETRIES - 1 or bool(np.all(sound | (after != expected))):
                 self._account(expected[~sound], after[~sound])
                 break
