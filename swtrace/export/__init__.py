@@ -1,1 +1,1 @@
-"""A run in other tools' formats: Perfetto, OTLP, Parquet, CSV. Streamed, in bounded memory."""
+"""Export a run for other tools, as Perfetto, OTLP, Parquet or CSV, streamed in bounded memory."""

@@ -1,4 +1,4 @@
-"""Exports as files: tables, written some thousand rows at a time as CSV or, with pyarrow, as Parquet."""
+"""Export tables to files, some 50,000 rows at a time, as CSV or, with pyarrow, as Parquet."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ TABLES: dict[str, Callable[[Picked], dict[str, Column]]] = {"waits": wait_column
 
 @dataclass(slots=True)
 class TableStatistics:
-    """What a table holds."""
+    """Counts of a table's rows."""
 
     rows: int = 0
     left_out: int = 0
-    """Rows that were recorded, and are left out: the step was aborted, or its rank did not end it."""
+    """Recorded rows that are not exported, because the step was aborted or its rank did not end it."""
 
 
 @contextmanager
 def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """Open a file to write an export into, or take one that is open.
+    """Open a file for an export, or use one that is already open.
 
-    A file is written beside its place and renamed when it is complete: if writing fails, the earlier file is still
-    there. A symbolic link is followed. A device or a pipe is written directly.
+    A file is written under a temporary name and renamed when it is complete, so a failure keeps the earlier file.
+    A symbolic link is followed. A device or a pipe is written directly.
 
     Raises:
-        SwtraceError: it cannot be opened, or written to its end.
+        SwtraceError: the file cannot be opened or written.
     """
     if not isinstance(where, Path):
         yield where
         where.flush()
         return
     try:
-        with where.open("wb") if where.exists() and not where.is_file() else _beside(where) as out:
+        with where.open("wb") if where.exists() and not where.is_file() else _temporary(where) as out:
             yield out
     except OSError as error:
         raise SwtraceError(f"{where}: {error.strerror}") from error
 
 
 @contextmanager
-def _beside(where: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file in the same folder; it takes the name when the block ends without an error."""
+def _temporary(where: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file in the same folder. Rename it to ``where`` when the block ends without an error."""
     file = Path(os.path.realpath(where))
     part = file.with_name(f".swtrace-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as out:
             if file.exists():
-                file.open("r+b").close()  # what is read-only is not replaced
+                file.open("r+b").close()  # fails for a read-only file, which must not be replaced
                 shutil.copymode(file, part)
             yield out
         part.replace(file)
@@ -113,7 +113,7 @@ def write_parquet(out: BinaryIO, steps: Iterable[StepFacts], table: str) -> Tabl
 
 
 def _chunks(steps: Iterable[StepFacts], table: str, statistics: TableStatistics) -> Iterator[Table]:
-    """Yield the table in parts; at least one, because that one has the columns."""
+    """Yield the table in parts. Yield at least one, even if empty, because it has the columns."""
     columns, parts, rows = TABLES[table], list[dict[str, Column]](), 0
 
     def counted() -> Iterator[StepFacts]:
@@ -135,6 +135,6 @@ def _chunks(steps: Iterable[StepFacts], table: str, statistics: TableStatistics)
 
 
 def _plain(column: Column) -> list[Any]:
-    """Return a column as Python values: CSV writes true and false as 1 and 0, which every tool reads."""
+    """Return a column as Python values, with booleans as 1 and 0, which every tool can read from CSV."""
     values: list[Any] = (column.astype(np.int64) if column.dtype == np.bool_ else column).tolist()
     return values

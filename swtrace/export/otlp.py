@@ -1,4 +1,4 @@
-"""Spans of a recorded run, sent to any OpenTelemetry collector after the fact, with the ids of a daemon's."""
+"""Send the spans of a recorded run to any OpenTelemetry collector, with the same ids that a daemon uses."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from swtrace.spans.traces import Sampling
 
 
 class CollectorError(SwtraceError):
-    """A collector did not take the spans."""
+    """A collector did not accept the spans."""
 
 
 @dataclass(slots=True)
 class OtlpStatistics:
-    """What was sent."""
+    """Counts of what was sent."""
 
     steps: int = 0
     spans: int = 0
 
 
 def send(steps: Iterable[StepFacts], origins: Origins, exporter: SpanExporter, sampling: Sampling) -> OtlpStatistics:
-    """Send the spans of steps, in batches.
+    """Send the spans of steps in batches, and shut the exporter down.
 
     Raises:
-        CollectorError: the collector did not take a batch; those before it are delivered.
+        CollectorError: the collector did not accept a batch. Earlier batches have been delivered.
     """
     sent = OtlpStatistics()
     held: list[StepSpans] = []
@@ -40,7 +40,7 @@ def send(steps: Iterable[StepFacts], origins: Origins, exporter: SpanExporter, s
     def export() -> None:
         for batch in batches(held, BATCH):
             if exporter.export(batch) is not SpanExportResult.SUCCESS:
-                raise CollectorError(f"the collector did not take the spans; {sent.spans} were delivered before")
+                raise CollectorError(f"the collector did not accept the spans; {sent.spans} were delivered before")
             sent.spans += len(batch)
         held.clear()
 

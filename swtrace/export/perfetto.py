@@ -1,12 +1,12 @@
-"""A Perfetto trace: ``ui.perfetto.dev`` opens it, ``trace_processor`` queries it with SQL.
+"""Write a Perfetto trace, which ``ui.perfetto.dev`` opens and ``trace_processor`` queries with SQL.
 
-Each rank is a track with tracks below it: its steps, its waits (with the stall nested in them), one per
-window (a broadcast from issue to ready: within one window they never overlap), and what it sent. Flows
-lead from the source's send to each receiver's broadcast, and from the broadcast to the wait for it. Facts stand
-as arguments beside each slice, in nanoseconds. All instants are UNIX time, so that hosts meet.
+Each rank is a track with a track for each series. Below are tracks for its steps, its waits (with the stall nested in
+them), its sends and each window. A window's slices are broadcasts from issue to ready, which never overlap.
+Flows lead from the source's send to each receiver's broadcast, and from the broadcast to its wait. Each slice has its
+facts as arguments, in nanoseconds. All instants are UNIX time, so that several hosts fit in one trace.
 
-The protobuf wire format is written by hand, because the official Python schema of Perfetto alone is 1.7 MB and its
-runtime another dependency, for a dozen fields; tests read the result back with that schema.
+The protobuf wire format is written by hand for a dozen fields. Perfetto's official Python schema alone is 1.7 MB, and
+its runtime would be another dependency. Tests read the result back with that schema.
 """
 
 from __future__ import annotations
@@ -44,35 +44,35 @@ Arguments = dict[str, int | str]
 
 @dataclass(slots=True)
 class PerfettoStatistics:
-    """What was written."""
+    """Counts of what was written."""
 
     steps: int = 0
     """Slices ``step ...``, one per rank and step."""
     broadcasts: int = 0
-    """Slices in windows."""
+    """Slices in window tracks."""
     sends: int = 0
     waits: int = 0
     flows: int = 0
-    """From a broadcast to the wait for it."""
+    """Flows from a broadcast to its wait."""
     stall_ns: int = 0
 
 
 @dataclass(slots=True)
 class _Rank:
-    """Tracks of one rank of one series."""
+    """The track of one series on one rank."""
 
     uuid: int
     lanes: list[int] = field(default_factory=list)
-    """By lane of sends: busy until."""
+    """For each lane of sends, the instant until which it is busy."""
 
 
 class PerfettoWriter:
     """Writes a trace to a file, step by step.
 
     Args:
-        out: Where to.
-        identities: Who the ranks are.
-        origins: What time their clocks tell; ranks without are left out.
+        out: The file to write to.
+        identities: The identities of the ranks.
+        origins: The origins of the ranks, with their clocks. Ranks without an origin are skipped.
     """
 
     def __init__(self, out: BinaryIO, identities: Iterable[RankIdentity], origins: Origins) -> None:
@@ -89,7 +89,7 @@ class PerfettoWriter:
         self._packets = 0
 
     def write(self, steps: Iterable[StepFacts]) -> None:
-        """Write steps, in the order in which they finished."""
+        """Write steps in the order in which they finished."""
         for step in steps:
             for rank in np.flatnonzero(step_ranks(step)).tolist():
                 origin = self._origins.get(step.ranks[rank])
@@ -141,7 +141,7 @@ class PerfettoWriter:
         name, flow = f"layer {layer}", self._flow("send", step, position, 0)
         if int(step.source[position]) == rank:
             self.statistics.sends += 1
-            if end <= begin:  # nobody saw it complete
+            if end <= begin:  # its completion was not observed
                 track = self._track(at, "sends", "sends", _ORDER["sends"])
                 self._event(track, begin, _INSTANT, name, "send", arguments, flows=(flow,))
                 return
@@ -285,7 +285,7 @@ class PerfettoWriter:
         return iid
 
     def _begin(self, at_ns: int) -> None:
-        """Write that the trace's clock tells UNIX time."""
+        """Write that the trace's clock is UNIX time."""
         self._begun = True
         clocks = (_message(1, _number(1, clock) + _number(2, at_ns)) for clock in (_REALTIME_CLOCK, _BOOT_CLOCK))
         self._packet(_number(_PACKET["timestamp"], at_ns) + _message(_PACKET["snapshot"], b"".join(clocks)))
@@ -305,7 +305,7 @@ def _hash(*parts: str) -> int:
 
 
 def _varint(value: int) -> bytes:
-    """Return an unsigned number of up to 64 bits."""
+    """Return an unsigned number of up to 64 bits as a varint."""
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
@@ -316,20 +316,20 @@ def _varint(value: int) -> bytes:
 
 
 def _number(field: int, value: int) -> bytes:
-    """Return a field that holds a number."""
+    """Return a field with a number."""
     return _varint(field << 3) + _varint(value)
 
 
 def _fixed(field: int, value: int) -> bytes:
-    """Return a field of eight bytes."""
+    """Return a field with a fixed size of eight bytes."""
     return _varint(field << 3 | 1) + struct.pack("<Q", value & 0xFFFFFFFFFFFFFFFF)
 
 
 def _message(field: int, content: bytes) -> bytes:
-    """Return a field that holds bytes or another message."""
+    """Return a field with bytes or another message."""
     return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
 def _text(field: int, value: str) -> bytes:
-    """Return a field that holds a text."""
+    """Return a field with text."""
     return _message(field, value.encode())

@@ -1,7 +1,7 @@
-"""Recordings: everything that a set of ranks wrote, in one file, to be read again at any time.
+"""Recordings: everything that a set of ranks wrote, in one file that can be read again at any time.
 
-A recording holds what a ledger was fed with, call by call, so that a ledger fed from it states the
-same facts to the last digit. :mod:`~swtrace.recording.format` knows the bytes.
+A recording holds the input of a ledger, call by call. A ledger that reads it therefore computes exactly the
+same facts. :mod:`~swtrace.recording.format` defines the bytes.
 """
 
 from __future__ import annotations

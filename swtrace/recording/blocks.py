@@ -1,8 +1,8 @@
-"""Means over blocks of consecutive steps, in bounded memory however many steps there are.
+"""Means over blocks of consecutive steps, in bounded memory for any number of steps.
 
-Steps follow each other closely in time and resemble their neighbours, so a statistical test that
-took each for an independent observation would find a difference in anything. Means over long blocks
-are nearly independent. While steps come in, blocks that become too many are joined in pairs.
+Consecutive steps resemble each other, so a statistical test that treated each as an independent
+observation would find differences everywhere. Means over long blocks are nearly independent. When there
+are too many blocks, they are joined in pairs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _Float = npt.NDArray[np.float64]
 
 
 class BlockMeans:
-    """Means of arrays of one shape over consecutive blocks: between 32 and 64 of them, once there are as many steps.
+    """Means of arrays over consecutive blocks. Once there are 32 steps, there are 32 to 63 whole blocks.
 
     Args:
-        shape: Of what is added.
+        shape: The shape of the arrays.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -32,7 +32,7 @@ class BlockMeans:
         self.steps = 0
 
     def add(self, values: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> None:
-        """Take in one step."""
+        """Add one step."""
         self._partial += values
         self._in_partial += 1
         self.steps += 1
@@ -49,7 +49,7 @@ class BlockMeans:
             self._whole, self.block_steps = half, 2 * self.block_steps
 
     def means(self) -> _Float:
-        """Return ``[block, ...]``; the last steps, too few for a block, are left out."""
+        """Return the means, ``[block, ...]``, without the last steps if they do not fill a block."""
         return self._sums[: self._whole] / self.block_steps
 
     def mean(self) -> _Float:

@@ -1,8 +1,8 @@
-"""The steps of a recording that somebody wants summed up: tables and verdicts over the same ones.
+"""Sums over selected steps of a recording, so that tables and verdicts cover the same steps.
 
-A ledger sums up the last steps as they come. Of a whole recording, or of a part of it, the sums are taken anew, in
-one pass. Some sentences of a verdict need the steps themselves: for them the last steps are kept, as many as memory
-should hold.
+A ledger sums up only the latest steps. For a whole recording, or a part of it, this module computes the sums again
+in one pass. Some sentences of a verdict need the steps themselves; for these, the last steps are kept, up to a bound
+on memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from swtrace.selection import Selection
 from swtrace.trace.identity import RankKey
 
 _KEPT_CELLS = 1 << 19
-"""Ranks times layers times steps: 90 MB."""
+"""Most ranks times layers times steps to keep: 90 MB."""
 _KEPT_STEPS = 64
-"""At least so many steps are kept."""
+"""Keep at least this many steps."""
 
 
 @dataclass(slots=True)
@@ -32,23 +32,23 @@ class _Chosen:
 
 
 class Chosen:
-    """Sums over the steps that a selection means.
+    """Sums over the selected steps.
 
     Args:
-        selection: Which steps.
+        selection: The steps to sum up.
     """
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self.finished = 0
-        """Finished steps of all series, before anything was left out."""
+        """Number of finished steps of all series, before the selection."""
         self._series: dict[SeriesKey, _Chosen] = {}
 
     def among(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:
-        """Yield the steps that are meant, and sum them up.
+        """Yield the selected steps and sum them up.
 
         Raises:
-            EmptySelectionError: there are finished steps, and none of them is meant.
+            EmptySelectionError: there are finished steps, but none is selected.
         """
         for picked in self.selection.pick(self._counted(steps)):
             step = picked.step
@@ -63,25 +63,25 @@ class Chosen:
             yield step
         if self.finished and not self._series:
             raise EmptySelectionError(
-                f"none of the {self.finished} finished steps is left: --steps and --warmup say which are (here: {self})"
+                f"none of the {self.finished} finished steps is selected by --steps and --warmup (here: {self})"
             )
 
     def facts(self, facts: LedgerFacts) -> LedgerFacts:
-        """Return a ledger's facts with these sums in the place of those over the last steps."""
+        """Return a ledger's facts with these sums in place of the sums over the last steps."""
         return replace(facts, series=tuple(self._summed(series) for series in facts.series))
 
     def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
-        """Return the last of the steps meant, oldest first."""
+        """Return the last selected steps, oldest first."""
         found = self._series.get(key)
         return () if found is None else tuple(found.kept)
 
     def partly(self) -> str:
-        """Say what is about fewer steps than the sums are; empty if nothing is."""
+        """Return a sentence on what covers fewer steps than the sums do; empty if nothing does."""
         found = [each for each in self._series.values() if each.steps > len(each.kept)]
         if not found:
             return ""
         least = min(len(each.kept) for each in found)
-        return f"Sentences about layers, links and other prefetch steps are over the last {least} of these steps."
+        return f"What is said about layers, links and other prefetch steps covers only the last {least} of these steps."
 
     def __str__(self) -> str:
         """Return the selection in words."""
@@ -90,7 +90,7 @@ class Chosen:
         if wanted is not None:
             parts.append(f"of steps {wanted.start or 0}:{'' if wanted.stop is None else wanted.stop}")
         if self.selection.warmup:
-            parts.append(f"after {self.selection.warmup} of warm-up")
+            parts.append(f"after {self.selection.warmup} warm-up step{'s' if self.selection.warmup > 1 else ''}")
         return ", ".join(parts)
 
     def _counted(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:

@@ -1,11 +1,12 @@
-"""Two recordings beside each other: what got better, what got worse, and what cannot be told apart.
+"""Compare two recordings: what got better, what got worse, and what did not change significantly.
 
-Per series and rank the step time, stall, slack and transfer per step are compared; per rank and layer the
-stall. Every value is the median over blocks of steps (:mod:`~swtrace.recording.blocks`), so a shift is the
-difference of the two values beside it; means stand apart, under their own name. A change is called one only if
-a rank test over the blocks (:mod:`~swtrace.recording.significance`) finds it beyond chance, corrected for the
-number of comparisons, and the median or the mean moved far enough to matter. It says that the runs differ, not
-why.
+For each series and rank, compare step time, stall, slack and transfer per step; for each rank and layer, compare
+the stall. Every value is the median over blocks of steps (:mod:`~swtrace.recording.blocks`), and a shift is the
+difference of two such values. Means are reported separately.
+
+A change is reported only if it is significant and large enough to matter. Significance is that of a rank test over the
+blocks, corrected for the number of comparisons (:mod:`~swtrace.recording.significance`). The size is that of the
+median or the mean. A change says that the runs differ, not why.
 """
 
 from __future__ import annotations
@@ -29,44 +30,44 @@ from swtrace.recording.significance import FEWEST, compare, holm, interval
 from swtrace.trace.schema import Phase
 
 ALPHA = 0.01
-"""Chance of even one false change in a whole comparison, as far as blocks of steps are independent."""
+"""Probability of even one false change in the comparison of a series, as far as blocks of steps are independent."""
 LEAST_SHARE = 0.02
-"""A change below this share of a quantity ..."""
+"""A change is ignored if it is below this share of a quantity ..."""
 LEAST_NS = 20_000.0
-"""... or below this time per step (a layer: a tenth of it) is not worth a word."""
+"""... or below this time per step (for a layer, a tenth of it)."""
 
 QUANTITIES = ("step time", "stall", "slack", "transfer")
 _WORSE_WHEN_HIGHER = {"step time": True, "stall": True, "slack": False, "transfer": True}
 
 
 class Change(StrEnum):
-    """What became of a quantity."""
+    """How a quantity changed."""
 
     BETTER = "better"
     WORSE = "worse"
     MIXED = "mixed"
-    """Of a series: one quantity or rank got better, another worse."""
+    """Only of a series: one quantity or rank got better, another worse."""
     SAME = "same"
-    """No difference that is beyond chance and large enough to matter."""
+    """No difference that is significant and large enough to matter."""
     UNKNOWN = "unknown"
     """Too few steps to tell."""
 
 
 class SeriesName(NamedTuple):
-    """What makes two series of two runs comparable."""
+    """Identifies a series across runs: two series with equal values are compared."""
 
     name: str
     start_layer: int
     ranks: int
 
     def __str__(self) -> str:
-        """Name it for people."""
+        """Return a name for people."""
         return f"series {self.name} from layer {self.start_layer} on {self.ranks} ranks"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One quantity of one rank, or of one rank and layer, in both recordings. Times per step, in ns."""
+    """One quantity of a rank, or of a rank and layer, in both recordings. Times are per step, in ns."""
 
     quantity: str
     rank: int
@@ -76,23 +77,23 @@ class Difference:
     """Median over blocks."""
     b_ns: float
     interval_ns: tuple[float, float] | None
-    """Of the shift, at 95 %; None for a layer, and where there are too few blocks."""
+    """95 % interval of the shift; None for a layer, or if there are too few blocks."""
     a_mean_ns: float
     b_mean_ns: float
     higher: float
-    """Chance that a block of b lies above one of a."""
+    """Probability that a block of b is above one of a."""
     p: float
-    """That the blocks differ by chance; corrected for the number of comparisons."""
+    """p-value, corrected for the number of comparisons of the series."""
     change: Change
 
     @property
     def shift_ns(self) -> float:
-        """Return what lies between the medians: b - a."""
+        """Difference of the medians: b - a."""
         return self.b_ns - self.a_ns
 
     @property
     def share(self) -> float | None:
-        """The shift per value in a; None where that is 0."""
+        """The shift relative to the value in a; None if that is 0."""
         return self.shift_ns / self.a_ns if self.a_ns > 0 else None
 
 
@@ -106,19 +107,19 @@ class SeriesDifference:
     a_block_steps: int
     b_block_steps: int
     a_stall_ratio: tuple[float, ...]
-    """Sum of stall per sum of step time, by group rank."""
+    """Mean stall divided by mean step time, by group rank."""
     b_stall_ratio: tuple[float, ...]
     ranks: tuple[Difference, ...]
     layers: tuple[Difference, ...]
 
     @property
     def judged(self) -> tuple[Difference, ...]:
-        """What decides: step time and stall of each rank."""
+        """The differences that decide the verdict: step time and stall of each rank."""
         return tuple(each for each in self.ranks if each.quantity in {"step time", "stall"})
 
     @property
     def change(self) -> Change:
-        """What became of step time and stall over all ranks."""
+        """How step time and stall changed over all ranks."""
         judged = {each.change for each in self.judged}
         if {Change.WORSE, Change.BETTER} <= judged:
             return Change.MIXED
@@ -130,7 +131,7 @@ class SeriesDifference:
 
 @dataclass(frozen=True, slots=True)
 class RecordingDifference:
-    """Two recordings beside each other."""
+    """The differences between two recordings, a and b."""
 
     series: tuple[SeriesDifference, ...]
     only_in_a: tuple[SeriesName, ...]
@@ -138,18 +139,18 @@ class RecordingDifference:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Why nobody should take b for as good as a; empty if there is no reason."""
-        said = [f"{name} has no such steps in B: it was not compared" for name in self.only_in_a]
+        """The reasons why b may not be as good as a; empty if there are none."""
+        reasons = [f"{name}: not compared, because B has no such steps" for name in self.only_in_a]
         for each in self.series:
             if each.change is Change.UNKNOWN:
-                said.append(f"{each.series}: too few steps to tell")
+                reasons.append(f"{each.series}: too few steps to tell")
             elif each.change in {Change.WORSE, Change.MIXED}:
                 what = dict.fromkeys(one.quantity for one in each.judged if one.change is Change.WORSE)
-                said.append(f"{each.series}: {' and '.join(what)} got worse")
-        return tuple(said)
+                reasons.append(f"{each.series}: {' and '.join(what)} got worse")
+        return tuple(reasons)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a document of plain values; times in seconds."""
+        """Return a document of plain values, with times in seconds."""
         return {
             "alpha": ALPHA,
             "series": [
@@ -186,14 +187,14 @@ def difference(
     """Compare two recordings.
 
     Args:
-        a: The one to compare with.
-        b: The one to judge.
-        phase: Only steps of this phase; None: all.
-        warmup: First steps of each series to leave out.
-        series: Only series of this name.
+        a: The recording to compare with.
+        b: The recording to judge.
+        phase: Compare only steps of this phase; None for all.
+        warmup: Number of first steps of each series and run to skip.
+        series: Compare only series of this name; None for all.
 
     Raises:
-        EmptySelectionError: a recording has no step that is meant.
+        EmptySelectionError: a recording has no step to compare.
         RecordingFormatError: a recording is damaged.
     """
     before, after = (
@@ -208,19 +209,19 @@ def difference(
 
 @dataclass(slots=True)
 class Wanted:
-    """Which steps are compared, and what there was to choose from."""
+    """Which steps to compare, and counts of the steps that were available."""
 
     phase: Phase | None = None
     warmup: int = 0
     series: str | None = None
     names: Counter[str] = field(default_factory=Counter)
-    """Finished steps by series, before anything is left out."""
+    """Finished steps by series name, before any selection."""
     phases: Counter[int] = field(default_factory=Counter)
-    """Whole steps after warm-up, by phase."""
+    """Complete steps after warm-up, by phase."""
 
 
 def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesName, Measured]:
-    """Measure a recording; an error says what it has if that is not what is wanted."""
+    """Measure a recording. If it has no wanted step, raise an error that says what it has instead."""
     measured = {
         name: one
         for name, one in measure(Roster(Replay(recording), keep_steps=True).steps(), wanted).items()
@@ -235,8 +236,8 @@ def _measured(recording: Recording, wanted: Wanted, letter: str) -> dict[SeriesN
         raise EmptySelectionError(f"{where} has no series {wanted.series!r}: it has {', '.join(sorted(wanted.names))}")
     if not wanted.phases:
         raise EmptySelectionError(
-            f"{where}: no whole step is left after {wanted.warmup} of warm-up of {max(wanted.names.values())};"
-            " --warmup sets how many are left out"
+            f"{where}: no complete step remains after skipping {wanted.warmup} of {max(wanted.names.values())} steps as"
+            " warm-up; --warmup sets how many are skipped"
         )
     there = ", ".join(f"{phase.name.lower()} ({wanted.phases[phase]})" for phase in Phase if phase in wanted.phases)
     asked = "any" if wanted.phase is None else wanted.phase.name.lower()
@@ -253,11 +254,11 @@ class Measured:
     stall: BlockMeans
     """``[rank, position]``"""
     seen: dict[SeriesKey, int] = field(default_factory=dict)
-    """Steps so far, by run: each run warms up."""
+    """Steps so far by run, because each run has its own warm-up."""
 
 
 def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Measured]:
-    """Sum up the steps of every series, in bounded memory. Aborted and incomplete steps are left out."""
+    """Sum up the steps of every series in bounded memory. Skip aborted and incomplete steps."""
     measured: dict[SeriesName, Measured] = {}
     for step in steps:
         wanted.names[step.series.name] += 1
@@ -317,7 +318,7 @@ def _differences(a: Measured, b: Measured) -> list[Difference]:
         for position in range(min(layers_a.shape[2], layers_b.shape[2])):
             means = float(stall_a[rank, position]), float(stall_b[rank, position])
             if not any(means):
-                continue  # its source, or hidden in both
+                continue  # the rank is the source, or there is no stall in either recording
             samples = layers_a[:, rank, position], layers_b[:, rank, position]
             found.append(_difference("stall", rank, a.start_layer + position, *samples, means, None))
     corrected = holm(np.array([one.p for one in found])) if found else np.zeros(0)
@@ -350,7 +351,7 @@ def _difference(
 
 
 def _judged(one: Difference, p: float, *, enough: bool) -> Difference:
-    """Return a difference with its name. The rank test says whether and where to; medians or means, how far."""
+    """Return a difference with its change. The rank test decides existence and direction; medians and means, size."""
     up = one.higher > 0.5  # noqa: PLR2004 - as often above as below
     moved = [shift if up else -shift for shift in (one.shift_ns, one.b_mean_ns - one.a_mean_ns)]
     larger = max(one.a_ns, one.b_ns, one.a_mean_ns, one.b_mean_ns)

@@ -1,15 +1,14 @@
-"""The bytes of a recording: the only module that knows them.
+"""The byte layout of a recording. No other module knows it.
 
-A recording is a preamble and then frames, each with a header of its own: kind, how many records it
-holds, sizes, checksums of header and payload, and when it was captured. A frame is written with one
-call and never changed, so a writer that is killed leaves whole frames and at most one cut short: the
-header of that one still tells how many records are missing. Frames that others depend on (what the file is,
-who its ranks are, what series they have) are written twice, one behind the other.
+A recording is a preamble followed by frames. The header of each frame has its kind, number of records, sizes,
+checksums of header and payload, and time of capture. A frame is written with one call and never changed. A writer
+that is killed therefore leaves complete frames and at most one that is cut short, whose header still says how many
+records are missing. Frames that others depend on are written twice in a row: the description of the file, the
+ranks and their series.
 
-The first frame says what the file is (:class:`About`). Ranks get a number when they join; later
-frames name them by it. Everything is little-endian; payloads are deflated with zlib: fast enough for
-millions of records a second once they are laid out by column (:func:`pack_records`), and in every
-Python, so that a recording can be read anywhere.
+The first frame describes the file (:class:`About`). A rank gets a number when it joins, and later frames refer to
+it by this number. Everything is little-endian. Payloads are compressed with zlib, which every Python has. It is
+fast enough for millions of records a second once they are laid out by column (:func:`pack_records`).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from swtrace.trace import records, schema
 from swtrace.trace.records import Records
 
 MAGIC = b"SWTREC\r\n"
-"""The line break shows when a file was sent as text."""
+"""The line break reveals a file that was transferred as text."""
 VERSION = 2
 SUFFIX = ".swrec"
 PREAMBLE = struct.Struct("<8sII")
@@ -38,12 +37,12 @@ FRAME = struct.Struct("<4sBBHIIIIQ")
 """marker, kind, reserved, reserved, records, raw length, stored length, checksum of the payload, CLOCK_MONOTONIC
 of the capture."""
 CHECKSUM = struct.Struct("<I")
-"""Of the header before it."""
+"""Checksum of the header before it."""
 FRAME_BYTES = FRAME.size + CHECKSUM.size
 MARKER = b"\xf5FRM"
 
 MAX_RAW_BYTES = 1 << 24
-"""No frame is larger when inflated: a reader never allocates more for one, whatever a file says."""
+"""Largest size of an uncompressed frame. A reader never allocates more for one, whatever the file says."""
 MAX_FRAME_RECORDS = 1 << 16
 _LEVEL = 6
 _SEGMENT = np.dtype([("rank", "<u4"), ("records", "<u4")])
@@ -54,34 +53,34 @@ class FrameKind(IntEnum):
 
     ABOUT = 1
     RANK = 2
-    """A rank joins: its number (u32), then its identity."""
+    """A rank joined: its number (u32), then its identity."""
     SERIES = 3
-    """The series table of a rank as it now stands: its number (u32), then the entries of its ring."""
+    """The current series table of a rank: its number (u32), then the entries of its ring."""
     RECORDS = 4
     ENDED = 5
-    """A rank's writer is gone and all it wrote is here: its number (u32)."""
+    """A rank's writer is dead and all its records have been written: its number (u32)."""
     FORGOTTEN = 6
-    """A rank's ring was removed, or another one took its place: its number (u32)."""
+    """A rank's ring was removed or replaced: its number (u32)."""
     STATUS = 7
-    """The rings' counters, windows and clocks at this moment."""
+    """Counters, windows and clocks of the rings at this moment."""
     END = 8
-    """The recording ended in good order: how many records it holds."""
+    """The recording was closed in an orderly way: how many records it holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a recording says of itself."""
+    """The description of a file of a recording."""
 
     recording: str
-    """Random; the parts of one recording share it."""
+    """A random name, shared by the parts of one recording."""
     part: int
-    """From 0; each part can be read alone."""
+    """Number of the part, from 0. Each part can be read alone."""
     created_ns: int
-    """CLOCK_REALTIME."""
+    """CLOCK_REALTIME of the creation."""
     version: str
     """Version of swtrace that wrote it."""
     records_before: int
-    """Records in the parts before this one."""
+    """Records in the earlier parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +101,10 @@ def preamble() -> bytes:
 
 
 def check_preamble(data: bytes) -> None:
-    """Raise what is wrong with the first bytes of a file.
+    """Check the first bytes of a file.
 
     Raises:
-        RecordingFormatError: this is no recording, or one of another version.
+        RecordingFormatError: the file is not a recording, or has another version.
     """
     if data.startswith(b"SWTRACE\0"):
         raise RecordingFormatError("this is a rank's ring, not a recording: record it with `swtrace record`")
@@ -115,12 +114,12 @@ def check_preamble(data: bytes) -> None:
         hint = " (sent as text?)" if data.startswith(b"SWTREC\n") else ""
         raise RecordingFormatError(f"not a swtrace recording{hint}")
     if len(data) < PREAMBLE.size:
-        raise RecordingFormatError(f"cut short after {len(data)} bytes: nothing was recorded")
+        raise RecordingFormatError(f"truncated after {len(data)} bytes: nothing was recorded")
     _, version, reserved = PREAMBLE.unpack_from(data)
     if version != VERSION:
         raise RecordingFormatError(f"recording format {version}; this swtrace reads format {VERSION}")
     if reserved:
-        raise RecordingFormatError("damaged head (reserved bytes are not 0)")
+        raise RecordingFormatError("damaged preamble (reserved bytes are not 0)")
 
 
 def frame(kind: FrameKind, raw: bytes, captured_ns: int, *, record_count: int = 0) -> bytes:
@@ -133,7 +132,7 @@ def frame(kind: FrameKind, raw: bytes, captured_ns: int, *, record_count: int = 
 
 
 def read_header(data: bytes) -> FrameHeader:
-    """Read a frame's header.
+    """Read the header of a frame.
 
     Raises:
         RecordingFormatError: it is damaged.
@@ -165,10 +164,10 @@ def inflate(header: FrameHeader, stored: bytes) -> bytes:
 
 
 def pack_records(segments: list[tuple[int, Records]]) -> bytes:
-    """Return batches of records, of ranks by number, in their order.
+    """Return the payload for batches of records in order, each with the number of its rank.
 
-    Column by column, each value as its difference to the one before, the lowest bytes of a column together: what
-    changes little then deflates to a sixth of the 64 bytes.
+    Words are stored as the difference to the record before, and the bytes of all records at the same offset are stored
+    together. Slowly changing values then compress to a sixth of the 64 bytes of a record.
     """
     table = np.array([(rank, len(batch)) for rank, batch in segments], _SEGMENT)
     words = np.concatenate([np.ascontiguousarray(batch).view(records.WORDS) for _, batch in segments])
@@ -211,10 +210,10 @@ def pack_numbered(rank: int, payload: bytes = b"") -> bytes:
 
 
 def unpack_numbered(raw: bytes) -> tuple[int, bytes]:
-    """Return a rank's number, and the rest.
+    """Return a rank's number and the rest of the payload.
 
     Raises:
-        RecordingFormatError: it is damaged.
+        RecordingFormatError: the payload is too short.
     """
     if len(raw) < CHECKSUM.size:
         raise RecordingFormatError("damaged frame (too short)")
@@ -252,10 +251,10 @@ def pack_end(records: int) -> bytes:
 
 
 def unpack_json(raw: bytes) -> dict[str, Any]:
-    """Return a payload that is a JSON object.
+    """Return the JSON object in a payload.
 
     Raises:
-        RecordingFormatError: it is none.
+        RecordingFormatError: the payload is not a JSON object.
     """
     try:
         values = json.loads(raw)

@@ -1,8 +1,8 @@
 """A recording as an origin that plays at the pace of the run: pause, step, seek, speed.
 
-Time is that of the records themselves, so that a run recorded after its end plays at the pace at which it
-ran. Records come step by step, in the order of their time across ranks; what a ledger states does not depend on
-that order. Going back forgets every rank and begins anew, in slices, so that a screen stays alive meanwhile.
+Time is taken from the records, so that a run recorded after its end plays at the pace at which it ran. Records
+are delivered step by step, in time order across ranks; the facts of a ledger do not depend on this order. Going
+back forgets every rank and starts again from the beginning, in slices, so that the screen stays responsive.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from swtrace.trace.schema import Kind
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)
 PIECES_AT_ONCE = 200
-"""How many steps are fed before the screen has its turn."""
+"""How many pieces, about one step of one rank each, are delivered before the screen is updated."""
 
 
 class Controls:
-    """What a person wants of a playback; safe to use from another thread."""
+    """The user's controls of a playback. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,36 +50,36 @@ class Controls:
         self._steps = 0
 
     def toggle(self) -> bool:
-        """Play or pause; return whether it plays now."""
+        """Play or pause. Return whether it is now playing."""
         with self._lock:
             self._playing = not self._playing
             return self._playing
 
     def faster(self, by: int) -> float:
-        """Change the speed by so many notches; return it."""
+        """Change the speed by ``by`` entries of :data:`SPEEDS`, and return it."""
         with self._lock:
             at = min(range(len(SPEEDS)), key=lambda index: abs(SPEEDS[index] - self._speed))
             self._speed = SPEEDS[min(len(SPEEDS) - 1, max(0, at + by))]
             return self._speed
 
     def seek(self, share: float) -> None:
-        """Go to a share of the whole."""
+        """Go to a share of the recording, from 0 to 1."""
         with self._lock:
             self._seek = min(1.0, max(0.0, share))
 
     def seek_by(self, seconds: float) -> None:
-        """Go forward, or back."""
+        """Go forward or, with a negative number, back."""
         with self._lock:
             self._seek_by_ns += round(seconds * 1e9)
 
     def step(self) -> None:
-        """Pause, and go on by one step."""
+        """Pause, and advance by one step."""
         with self._lock:
             self._playing = False
             self._steps += 1
 
     def take(self) -> tuple[bool, float, float | None, int, int]:
-        """Return what is wanted: playing, speed, where to, how far further, how many steps; the last three once."""
+        """Return ``(playing, speed, share to seek, ns to seek by, steps)``, and reset the last three."""
         with self._lock:
             wanted = (self._playing, self._speed, self._seek, self._seek_by_ns, self._steps)
             self._seek, self._seek_by_ns, self._steps = None, 0, 0
@@ -97,9 +97,9 @@ class Playback(Replay):
     """Plays a recording.
 
     Args:
-        recording: What to play; it stays open as long.
-        controls: What the person wants.
-        clock: The wall's, CLOCK_MONOTONIC.
+        recording: The recording to play. It must stay open meanwhile; ``close`` closes it.
+        controls: The user's controls.
+        clock: Returns the real time, in CLOCK_MONOTONIC.
     """
 
     def __init__(self, recording: Recording, controls: Controls, *, clock: Callable[[], int] = now_ns) -> None:
@@ -120,7 +120,7 @@ class Playback(Replay):
 
     @property
     def head(self) -> Playhead:
-        """Where it stands."""
+        """The position and state of the playback."""
         return Playhead(
             at_ns=self._at_ns - self._begin_ns,
             length_ns=self._end_ns - self._begin_ns,
@@ -130,7 +130,7 @@ class Playback(Replay):
         )
 
     def poll(self, limit: int | None = None) -> Polled:  # noqa: ARG002 (pieces are small)
-        """Do what is wanted, and return what is due."""
+        """Apply the controls and return the events that are due."""
         if self._damage:
             return Polled((), more=False)
         try:
@@ -140,7 +140,7 @@ class Playback(Replay):
             return Polled(self._forgotten(), more=False)
 
     def look(self) -> RingsSeen:
-        """Return the rings as last recorded, with the records played so far; until the end, all ranks live."""
+        """Return the last recorded state of the rings, with counts up to the playhead. Ranks live until the end."""
         rings = {rank: self._rings.get(rank) or RingState.unseen(rank, 0, live=False) for rank in self._joined}
         return RingsSeen(tuple(self._played(ring) for ring in rings.values()), super().look().problems)
 
@@ -170,10 +170,10 @@ class Playback(Replay):
             events += self._rewind()
         for _ in range(steps):
             events += self._one_step()
-        fed = 0
-        while self._due() and fed < PIECES_AT_ONCE:
-            events.append(self._feed())
-            fed += 1
+        delivered = 0
+        while self._due() and delivered < PIECES_AT_ONCE:
+            events.append(self._deliver())
+            delivered += 1
         more = self._due()
         if not more:
             self._at_ns = max(self._at_ns, self._target_ns)
@@ -188,7 +188,7 @@ class Playback(Replay):
         return events
 
     def _forgotten(self) -> tuple[Event, ...]:
-        """Return that every rank is forgotten: what is read next is its beginning."""
+        """Return events that forget every rank, because their records are delivered from the start again."""
         ranks = sorted(self._joined)
         self._joined.clear()
         self._tables.clear()
@@ -196,14 +196,14 @@ class Playback(Replay):
         return tuple(RankForgotten(rank) for rank in ranks)
 
     def _due(self) -> bool:
-        """Whether the playhead has passed the next piece; at the end it has passed everything."""
+        """Return whether the playhead has reached the next piece. At the end it has passed everything."""
         return self._next is not None and (self._next.time_ns <= self._target_ns or self._target_ns >= self._end_ns)
 
     def _one_step(self) -> Iterator[Event]:
-        """Yield what comes until the last rank of some series has ended one more step."""
+        """Yield events until the last rank of some series has ended one more step."""
         while self._next is not None:
             self._target_ns = max(self._target_ns, self._next.time_ns)
-            event = self._feed()
+            event = self._deliver()
             yield event
             if isinstance(event, RecordsRead) and any(self._ends_a_step(*batch) for batch in event.batches):
                 return
@@ -218,7 +218,7 @@ class Playback(Replay):
                 return True
         return False
 
-    def _feed(self) -> Event:
+    def _deliver(self) -> Event:
         piece = self._next
         if piece is None:
             raise RecordingFormatError("there is nothing left to play")
@@ -243,7 +243,7 @@ class Playback(Replay):
                 pass
 
     def _played(self, ring: RingState) -> RingState:
-        """Return a ring at the playhead: the records played so far, and what the recorder had missed by then."""
+        """Return the state of a ring at the playhead, with the records played and those that the recorder missed."""
         delivered, missed = self._delivered[ring.rank], ring.statistics
         ended = self._next is None
         return replace(
@@ -259,7 +259,7 @@ class Playback(Replay):
 
 
 def _pieces(events: Iterator[Event]) -> Iterator[_Piece]:
-    """Yield a recording in small pieces, each with the time at which it is due."""
+    """Yield a recording in small pieces, each with the instant at which it is due."""
     now, number = 0, 0
     for event in events:
         if not isinstance(event, RecordsRead):
@@ -270,7 +270,7 @@ def _pieces(events: Iterator[Event]) -> Iterator[_Piece]:
         for rank, records in event.batches:
             queue = queues.setdefault(rank, [])
             for part, ends_ns in _by_step(records):
-                # A rank's own order holds whatever its instants say.
+                # Keep the order of each rank's records, whatever their instants are.
                 time_ns = max(ends_ns, queue[-1].time_ns if queue else now)
                 number += 1
                 queue.append(_Piece(time_ns, number, RecordsRead(((rank, part),))))
@@ -280,7 +280,7 @@ def _pieces(events: Iterator[Event]) -> Iterator[_Piece]:
 
 
 def _by_step(records: Records) -> Iterator[tuple[Records, int]]:
-    """Yield a batch cut after each step record, with the last instant of each part."""
+    """Yield the parts of a batch, cut after each STEP record, with the last instant of each part."""
     cuts = np.flatnonzero(records["kind"] == Kind.STEP) + 1
     for part in np.split(records, cuts):
         if len(part):

@@ -1,10 +1,10 @@
 """Read a recording, whole or damaged.
 
-Opening looks at every frame's header and at no payload: a gigabyte opens in a fraction of a second, and
-what stands where is known. A file whose writer was killed, or ran out of disk, ends within a frame: it
-opens, and what is missing is counted (:class:`Missing`). Damage within the file is an error when it
-is met, unless it is asked to be skipped and counted (``salvage``). Nothing in a file raises anything
-but :class:`~swtrace.errors.RecordingFormatError`, or makes a reader allocate more than one frame.
+Opening a recording reads the header of every frame and no payload except the first, so a gigabyte opens in a
+fraction of a second. If the writer was killed or ran out of disk space, the file ends within a frame. Such a file
+can be opened, and what is missing is counted (:class:`Missing`). Damage within a file raises an error when it is
+read, unless ``salvage`` asks to skip and count it. No content of a file raises anything but
+:class:`~swtrace.errors.RecordingFormatError`, or makes a reader allocate more than one frame.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ from swtrace.trace.schema import SERIES_ENTRY
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a recording lacks. All zero, and finished, for a sound one."""
+    """What is missing from a recording. If it is complete, all counts are zero and ``finished`` is true."""
 
     finished: bool
-    """The recording was closed in good order."""
+    """Whether the recording was closed in an orderly way."""
     tail_bytes: int
-    """Of a frame that was being written as the writer was killed."""
+    """Bytes of an incomplete frame at the end of a file."""
     tail_records: int
-    """Records in that frame; 0 where not even its header is whole."""
+    """Records of that frame; 0 if even its header is incomplete."""
     damaged_frames: int
-    """Skipped so far, by a reader that was told to."""
+    """Damaged frames skipped so far with ``salvage``."""
     damaged_records: int
-    """In these frames, where their headers are whole."""
+    """Records in these frames, as far as their headers are intact."""
     damaged_bytes: int
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What a person should know of it; nothing for a sound recording."""
-        said = []
+        """Sentences for people about what is missing; none for a complete recording."""
+        sentences = []
         if self.tail_bytes:
-            records = f" ({self.tail_records} records)" if self.tail_records else ""
-            said.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are missing.")
+            records = f" ({_records(self.tail_records)})" if self.tail_records else ""
+            sentences.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are lost.")
         elif not self.finished:
-            said.append("The recording was not closed: what had not been written when it was killed is missing.")
+            sentences.append("The recording was not closed, so its last records may be missing.")
         if self.damaged_frames:
             frames = "1 frame" if self.damaged_frames == 1 else f"{self.damaged_frames} frames"
-            said.append(
-                f"Damaged: {frames} ({self.damaged_bytes} bytes, {self.damaged_records} records) were skipped."
-                " Figures of that time are not complete."
+            sentences.append(
+                f"Damaged: {frames} ({self.damaged_bytes} bytes, {_records(self.damaged_records)}) skipped."
+                " Figures for that time are incomplete."
             )
-        return tuple(said)
+        return tuple(sentences)
 
 
 @dataclass(frozen=True, slots=True)
 class FrameAt:
-    """A frame and where it stands."""
+    """The header of a frame and its place."""
 
     file: int
     offset: int
@@ -90,10 +90,10 @@ class _File:
 
 
 class Recording(Closing):
-    """One recording: one file, or the parts of one in their order. Make it with :meth:`open`."""
+    """A recording: one file, or its parts in order. Use :meth:`open` to get one."""
 
     def __init__(self, files: list[_File], frames: list[FrameAt], *, salvage: bool) -> None:
-        """Wrap files that were looked through; :meth:`open` is the way to get one."""
+        """Wrap files that were scanned. Use :meth:`open` instead."""
         self._files = files
         self._frames = frames
         self._salvage = salvage
@@ -108,11 +108,11 @@ class Recording(Closing):
             salvage: Skip and count damaged frames instead of raising.
 
         Raises:
-            RecordingFormatError: it is no recording, or is damaged; the message says where.
+            RecordingFormatError: a file is not a recording, or is damaged; the message says where.
         """
         paths = [path] if isinstance(path, Path) else list(path)
         if not paths:
-            raise RecordingFormatError("no file to read")
+            raise RecordingFormatError("no recording to read")
         files: list[_File] = []
         scanned: list[list[tuple[int, FrameHeader]]] = []
         try:
@@ -133,26 +133,26 @@ class Recording(Closing):
 
     @property
     def about(self) -> About:
-        """What the first part says of itself."""
+        """The description in the first part."""
         return self._files[0].about
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files, in their order."""
+        """The files, in order."""
         return tuple(file.path for file in self._files)
 
     @property
     def records(self) -> int:
-        """How many records there are."""
+        """Number of records."""
         return sum(frame.header.records for frame in self._frames)
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files together, in bytes."""
         return sum(os.fstat(_opened(file)).st_size for file in self._files)
 
     def missing(self) -> Missing:
-        """Return what is not there, as far as it was met."""
+        """Return what is missing, as far as the recording has been read."""
         skipped = self._damaged.values()
         return Missing(
             finished=self._files[-1].finished,
@@ -169,7 +169,7 @@ class Recording(Closing):
         return len(self._frames)
 
     def events(self) -> Iterator[Event]:
-        """Yield what happened, in order.
+        """Yield the events in order.
 
         Raises:
             RecordingFormatError: a frame is damaged.
@@ -185,11 +185,11 @@ class Recording(Closing):
                     raise self._damage(frame, error) from error
                 self._damaged[frame.file, frame.offset] = frame.header
                 continue
-            if event is not None and known.news(event):
+            if event is not None and known.is_new(event):
                 yield event
 
     def outermost_records(self) -> Iterator[list[tuple[int, Records]]]:
-        """Yield what the first and the last frame of records hold, ranks by number: the extent of a run, quickly.
+        """Yield the records of the first and the last frame of records, with rank numbers, to find a run's extent.
 
         Raises:
             RecordingFormatError: one of them is damaged.
@@ -206,7 +206,7 @@ class Recording(Closing):
                     break
 
     def close(self) -> None:
-        """Let go of the files; idempotent."""
+        """Close the files; idempotent."""
         for file in self._files:
             if file.descriptor >= 0:
                 os.close(file.descriptor)
@@ -221,20 +221,20 @@ class Recording(Closing):
             other.header.records for other in self._frames if (other.file, other.offset) < (frame.file, frame.offset)
         )
         return RecordingFormatError(
-            f"{self._files[frame.file].path}: {error} at byte {frame.offset}; {before} records before it are sound."
-            " --salvage reads around the damage, and counts it."
+            f"{self._files[frame.file].path}: {error} at byte {frame.offset}, after {_records(before)}."
+            " --salvage reads around the damage and counts it."
         )
 
 
 class _Known:
-    """What ranks and series have been told: frames say it twice, and again at the head of a later part."""
+    """The known ranks and series tables. Frames repeat them: each is written twice, and again in each later part."""
 
     def __init__(self) -> None:
         self._ranks: dict[RankKey, RankJoined] = {}
         self._tables: dict[RankKey, SeriesListed] = {}
 
-    def news(self, event: Event) -> bool:
-        """Tell whether an event says something new."""
+    def is_new(self, event: Event) -> bool:
+        """Return whether an event says something new, and remember it."""
         if isinstance(event, RankForgotten):
             self._ranks.pop(event.rank, None)
             self._tables.pop(event.rank, None)
@@ -251,6 +251,10 @@ class _Known:
         return True
 
 
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
+
+
 def _opened(file: _File) -> int:
     if file.descriptor < 0:
         raise RecordingError(f"{file.path}: this recording is closed; open it again to read it")
@@ -258,7 +262,7 @@ def _opened(file: _File) -> int:
 
 
 def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, FrameHeader]]]:
-    """Return a file and its frames."""
+    """Open a file and return it with its frames."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -280,7 +284,7 @@ def _open_file(path: Path, *, salvage: bool) -> tuple[_File, list[tuple[int, Fra
 
 
 def _about(descriptor: int, frames: list[tuple[int, FrameHeader]], *, salvage: bool) -> About:
-    """Return what a file says of itself: its first frame, or that one's twin where the first is damaged."""
+    """Return the description in a file's first frame or, with ``salvage``, in its copy if the first is damaged."""
     offset, first = frames[0]
     try:
         return layout.unpack_about(
@@ -306,8 +310,8 @@ def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:
         except RecordingFormatError as error:
             if not salvage:
                 raise RecordingFormatError(
-                    f"{error} at byte {offset}; {sum(each.records for _, each in frames)} records before it are"
-                    " sound. --salvage reads around the damage, and counts it."
+                    f"{error} at byte {offset}, after {_records(sum(each.records for _, each in frames))}."
+                    " --salvage reads around the damage and counts it."
                 ) from error
             following = _next_marker(file.descriptor, offset + 1, size)
             file.damaged_headers += 1
@@ -324,7 +328,7 @@ def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:
 
 
 def _next_marker(descriptor: int, offset: int, size: int) -> int:
-    """Return where the next sound header stands; the file's size if there is none."""
+    """Return the offset of the next intact header; the file's size if there is none."""
     chunk = 1 << 20
     while offset < size:
         data = os.pread(descriptor, chunk + FRAME_BYTES, offset)
@@ -343,10 +347,10 @@ def _next_marker(descriptor: int, offset: int, size: int) -> int:
 
 
 def _in_order(files: list[_File]) -> list[int]:
-    """Return the parts' order.
+    """Return the indices of the parts in their order.
 
     Raises:
-        RecordingFormatError: they are not parts of one recording, or one is missing between others.
+        RecordingFormatError: the files are not consecutive parts of one recording, each given once.
     """
     order = sorted(range(len(files)), key=lambda index: files[index].about.part)
     for before, after in pairwise(order):
@@ -356,13 +360,13 @@ def _in_order(files: list[_File]) -> list[int]:
         if second.about.part != first.about.part + 1:
             raise RecordingFormatError(
                 f"{second.path} is part {second.about.part}, {first.path} part {first.about.part}:"
-                " name each part once, and none may be missing between them"
+                " name consecutive parts, each exactly once"
             )
     return order
 
 
 def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> Event | None:
-    """Return what a frame says; None for one that only frames the others, or is of a later version's kind."""
+    """Return the event in a frame; None for the first and last frame, and for kinds of later versions."""
     if found.kind == FrameKind.RECORDS:
         batches = layout.unpack_records(raw)
         return RecordsRead(tuple((_known(ranks, number), batch) for number, batch in batches))
@@ -385,7 +389,7 @@ def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> E
 def _known(ranks: dict[int, RankKey], number: int) -> RankKey:
     rank = ranks.get(number)
     if rank is None:
-        raise RecordingFormatError(f"damaged frame (names rank number {number}, which never joined)")
+        raise RecordingFormatError(f"damaged frame (refers to rank number {number}, which never joined)")
     return rank
 
 

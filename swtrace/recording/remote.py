@@ -1,7 +1,8 @@
-"""A daemon as an origin: its stream of events, read in a thread of its own.
+"""A daemon as an origin: its stream of events, read in a separate thread.
 
-Every frame is checked like a file's. A daemon that goes away ends its ranks, so that the steps of ranks on other
-hosts do not wait for them. A viewer asks again until it comes back, and then begins anew; a recorder does not.
+Every frame is checked like a frame in a file. When a daemon is lost, its ranks end, so that the steps of ranks on
+other hosts do not wait for them. A viewer reconnects until the daemon is back and then starts again from scratch; a
+recorder does not.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from swtrace.trace.identity import RankKey
 
 PATH = "/api/v1/recording"
 _TIMEOUT_S = 5.0
-"""A stream says every second how the rings are: one that is silent for so long is lost."""
+"""A stream reports the state of the rings every second. One that is silent for this long is lost."""
 _RETRY_S = 1.0
 _QUEUE = 256
-"""Frames on their way: where the reader is slower than the network, the daemon waits for it, and for nobody else."""
+"""Most events waiting for the reader. If the reader is slower than the network, the daemon's stream to it waits."""
 _AT_ONCE = 1 << 16
 """Records returned by one poll."""
 
@@ -52,18 +53,18 @@ class _Lost:
 
 
 class DaemonStream:
-    """What one daemon sends. Belongs to one thread; the stream has a thread of its own.
+    """The events of one daemon. Belongs to one thread; a separate thread reads the stream.
 
     Args:
         address: ``host:port`` or URL.
-        run_id: Only this run; None for all.
-        newest_steps: Begin about so many steps before the end of each ring, and leave steps out rather than fall
-            behind; None: everything that the rings hold.
-        every: Only steps whose number is a multiple of this.
-        again: Ask again when the daemon goes away.
+        run_id: Read only this run; None for all.
+        newest_steps: Start about this many steps before the end of each ring, and skip steps rather than fall
+            behind. None: read everything that the rings hold.
+        every: Read only steps whose number is a multiple of this.
+        again: Reconnect when the daemon is lost.
 
     Raises:
-        SettingsError: the address is none.
+        SettingsError: the address is not valid.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class DaemonStream:
     ) -> None:
         self.address = asking.address(address)
         self.lost: str | None = None
-        """Why the daemon is gone; None while it is not."""
+        """Why the daemon is lost; None while it is not."""
         self.damaged = False
-        """What it sent last was no sound recording."""
+        """Whether the daemon is lost because what it sent is not a valid recording."""
         query = {"run": run_id, "newest": newest_steps, "every": every if every > 1 else None}
         chosen = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
         self._path = f"{PATH}?{chosen}" if chosen else PATH
@@ -103,7 +104,7 @@ class DaemonStream:
         try:
             self._stream = self._open()
         except AnswerError as error:
-            raise RecordingError(f"{error}. Is it a daemon of this version?") from error
+            raise RecordingError(f"{error}. Is it a daemon of the same version?") from error
 
     def poll(self, limit: int | None = None) -> Polled:
         """Return what has arrived."""
@@ -120,28 +121,28 @@ class DaemonStream:
                 events += self._lose(arrived)
                 continue
             if self.lost is not None:
-                events += self._begin_anew()
+                events += self._start_again()
             self._note(arrived)
             events.append(arrived)
             room -= len(arrived) if isinstance(arrived, RecordsRead) else 1
         return Polled(tuple(events), more=True)
 
     def look(self) -> RingsSeen:
-        """Return the rings as the daemon last reported them."""
+        """Return the state of the rings as the daemon last reported it."""
         return self._seen
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
-        """Return the pair of clocks of each rank that was last reported."""
+        """Return the last reported clock anchor of each rank."""
         return {ring.rank: ring.anchor for ring in self._seen.rings}
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Give the daemon up: what it sends cannot be used."""
+        """Give up the daemon, because its data cannot be used."""
         self._ranks.discard(rank)
-        why = f"what it sent of rank {rank.rank} cannot be used: {why}"
+        why = f"its data for rank {rank.rank} cannot be used: {why}"
         return (RankForgotten(rank), *self._lose(_Lost(why, damaged=True)))
 
     def status(self) -> tuple[OriginStatus, ...]:
-        """Return how the daemon stands, and what it has to complain about."""
+        """Return the state of the link to the daemon and the problems that it reports."""
         if self.lost is not None:
             gone_s = time.monotonic() - self._lost_since_s
             since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
@@ -152,15 +153,16 @@ class DaemonStream:
         if not self._seen.caught_up:
             pending = sum(ring.statistics.pending for ring in self._seen.rings)
             lag_ns = max((ring.lag_ns for ring in self._seen.rings), default=0)
-            problems.insert(0, f"the daemon is catching up: {pending} records, {lag_ns / 1e9:.1f} s behind")
+            records = "1 record" if pending == 1 else f"{pending} records"
+            problems.insert(0, f"the daemon is catching up: {records}, {lag_ns / 1e9:.1f} s behind")
         return (OriginStatus(self.address, Link.LIVE if self._ranks else Link.WAITING, "; ".join(problems)),)
 
     def close(self) -> None:
-        """Let go of the daemon."""
+        """Disconnect from the daemon."""
         self._closing.set()
-        self._hang_up()
+        self._disconnect()
         with suppress(queue.Empty):
-            self._arrived.get_nowait()  # the thread may be waiting for room
+            self._arrived.get_nowait()  # makes room, because the thread may be waiting for it
 
     def _note(self, event: Event) -> None:
         if isinstance(event, RankJoined):
@@ -177,8 +179,8 @@ class DaemonStream:
         first, self.lost, self.damaged = self.lost is None, lost.why, lost.damaged
         return [RankEnded(rank) for rank in sorted(self._ranks)] if first else []
 
-    def _begin_anew(self) -> list[Event]:
-        """Forget all ranks: the stream begins again, with everything there is to know."""
+    def _start_again(self) -> list[Event]:
+        """Forget all ranks, because a new stream starts with the full state."""
         self.lost, self.damaged, self._answered = None, False, False
         ranks, self._ranks = sorted(self._ranks), set()
         return [RankForgotten(rank) for rank in ranks]
@@ -194,7 +196,7 @@ class DaemonStream:
             self._closing.wait(_RETRY_S)
 
     def _read(self) -> _Lost:
-        """Read a stream to its end, and return why that came."""
+        """Read a stream to its end and return why it ended."""
         ranks: dict[int, RankKey] = {}
         begun = False
         try:
@@ -209,18 +211,18 @@ class DaemonStream:
         except AnswerError as error:
             return _Lost(str(error).removeprefix(f"{self.address}: "), damaged=False)
         except (OSError, http.client.HTTPException) as error:
-            why = str(error) or "the daemon ended"
-            return _Lost(why if begun else "what answers sends no recording", damaged=not begun)
-        except Exception as error:  # noqa: BLE001 (whatever a damaged stream makes the decoding raise)
+            why = str(error) or "the connection was lost"
+            return _Lost(why if begun else "the server does not send a recording", damaged=not begun)
+        except Exception as error:  # noqa: BLE001 (decoding a damaged stream may raise anything)
             return _Lost(str(error) or type(error).__name__, damaged=True)
         finally:
-            self._hang_up()
+            self._disconnect()
         return _Lost("", damaged=False)
 
     def _open(self) -> BinaryIO:
         return cast("BinaryIO", asking.stream(self.address, self._path, timeout_s=_TIMEOUT_S))
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             with suppress(OSError, AttributeError):
@@ -232,6 +234,6 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
     while len(data) < size:
         more = stream.read(size - len(data))
         if not more:
-            raise ConnectionError("the daemon ended")
+            raise ConnectionError("the daemon closed the connection")
         data += more
     return data

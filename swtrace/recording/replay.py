@@ -1,4 +1,4 @@
-"""A recording as an origin, as fast as it can be read: what is made of it is what was made of the ranks' own rings."""
+"""A recording as an origin, replayed as fast as it can be read. It yields the facts that the ranks' rings yielded."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Replay:
     """Replays a recording once.
 
     Args:
-        recording: What to replay; it stays open as long.
+        recording: The recording to replay. It must stay open meanwhile; :meth:`close` closes it.
     """
 
     def __init__(self, recording: Recording) -> None:
         self.identities: list[RankIdentity] = []
-        """Of every ring so far, also of those that others took the place of, in the order in which they were found."""
+        """The identity of every ring so far, including replaced ones, in the order in which they were found."""
         self._recording = recording
         self._events: Iterator[Event] = recording.events()
         self._rings: dict[RankKey, RingState] = {}
@@ -32,7 +32,7 @@ class Replay:
         self._refused: dict[str, str] = {}
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Return what comes next."""
+        """Return the next events."""
         room = limit or _AT_ONCE
         events = []
         for event in self._events:
@@ -45,26 +45,26 @@ class Replay:
         return Polled(tuple(events), more=False, ended=True)
 
     def look(self) -> RingsSeen:
-        """Return the rings as they were last recorded."""
+        """Return the last recorded state of the rings."""
         rings = (replace(ring, taken_ns=0) for ring in self._rings.values())
         return RingsSeen(tuple(rings), {**self._problems, **self._refused})
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
-        """Return the pair of clocks of each rank that was last recorded."""
+        """Return the last recorded clock anchor of each rank."""
         return {rank: ring.anchor for rank, ring in self._rings.items()}
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Leave a rank out from now on."""
-        self._refused[str(self._recording.paths[0])] = f"rank {rank.rank} of run {rank.run_id} is left out: {why}"
+        """Ignore a rank from now on."""
+        self._refused[str(self._recording.paths[0])] = f"rank {rank.rank} of run {rank.run_id} is ignored: {why}"
         return (RankForgotten(rank),)
 
     def status(self) -> tuple[OriginStatus, ...]:
-        """Return the file, with what it lacks."""
+        """Return the file and what is missing from it."""
         detail = " ".join((*self._recording.missing().sentences, *self._refused.values()))
         return (OriginStatus(str(self._recording.paths[0]), Link.RECORDED, detail),)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._recording.close()
 
     def _note(self, event: Event) -> None:

@@ -1,7 +1,7 @@
-"""Do two samples differ? The Mann-Whitney test. And by how much: the difference of medians, with its interval.
+"""Whether two samples differ (Mann-Whitney test), and by how much (difference of medians, with its interval).
 
-Neither assumes a distribution, and a single outlier moves neither. Many comparisons at once are
-corrected by Holm's method.
+Neither assumes a distribution, and a single outlier moves neither. Holm's method corrects for many
+comparisons at once.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy.typing as npt
 _Float = npt.NDArray[np.float64]
 
 FEWEST = 8
-"""Observations below which the normal approximation says nothing."""
-_RESAMPLED = 1000
+"""Fewest observations for which the normal approximation is used."""
+_RESAMPLES = 1000
 _SEED = 20
-"""Two people who compare the same recordings read the same interval."""
+"""Fixed, so that everyone who compares the same recordings gets the same interval."""
 
 
 class Compared(NamedTuple):
-    """Two samples beside each other."""
+    """The result of comparing two samples, a and b."""
 
     p: float
-    """Two-sided; 1 where there are too few observations to tell."""
+    """Two-sided p-value; 1 if there are too few observations to tell."""
     higher: float
-    """Chance that an observation of b lies above one of a; ties count half."""
+    """Probability that an observation of b is above one of a. Ties count half."""
 
 
 def compare(a: _Float, b: _Float) -> Compared:
-    """Compare two samples, one value per observation each."""
+    """Compare two samples with one value per observation."""
     if not len(a) or not len(b):
         return Compared(1.0, 0.5)
     differences = b[np.newaxis, :] - a[:, np.newaxis]
@@ -42,25 +42,25 @@ def compare(a: _Float, b: _Float) -> Compared:
     n, m = len(a), len(b)
     total = n + m
     ties = np.unique(np.concatenate((a, b)), return_counts=True)[1].astype(np.float64)
-    spread = n * m / 12 * (total + 1 - float((ties**3 - ties).sum()) / (total * (total - 1)))
-    if spread <= 0:
+    variance = n * m / 12 * (total + 1 - float((ties**3 - ties).sum()) / (total * (total - 1)))
+    if variance <= 0:
         return Compared(1.0, higher)
     distance = max(0.0, abs(above - n * m / 2) - 0.5)
-    return Compared(math.erfc(distance / math.sqrt(2 * spread)), higher)
+    return Compared(math.erfc(distance / math.sqrt(2 * variance)), higher)
 
 
 def interval(a: _Float, b: _Float) -> tuple[float, float]:
-    """Return the bootstrap's 95 % interval of ``median(b) - median(a)``."""
-    chance = np.random.default_rng(_SEED)
-    shifts = np.median(chance.choice(b, (_RESAMPLED, len(b))), axis=1) - np.median(
-        chance.choice(a, (_RESAMPLED, len(a))), axis=1
+    """Return the 95 % bootstrap interval of ``median(b) - median(a)``."""
+    random = np.random.default_rng(_SEED)
+    shifts = np.median(random.choice(b, (_RESAMPLES, len(b))), axis=1) - np.median(
+        random.choice(a, (_RESAMPLES, len(a))), axis=1
     )
     low, high = np.quantile(shifts, (0.025, 0.975))
     return float(low), float(high)
 
 
 def holm(p: _Float) -> _Float:
-    """Return p-values corrected for their number: the chance of even one false alarm among them stays bounded."""
+    """Return p-values corrected for their number, so that the chance of even one false alarm stays bounded."""
     order = np.argsort(p)
     corrected = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     result = np.empty_like(corrected)

@@ -1,4 +1,4 @@
-"""The rings' state as a frame's payload: JSON, read with every value checked."""
+"""The state of the rings as the payload of a frame: JSON whose values are all checked when it is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
 
 
 def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
-    """Return the payload of a frame; ranks that have no number are left out."""
+    """Return the payload of a frame, without ranks that have no number."""
     document = {
         "ranks": [
             {
@@ -39,10 +39,10 @@ def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
 
 
 def unpack_status(raw: bytes, ranks: Mapping[int, RankKey]) -> RingsSeen:
-    """Return what :func:`pack_status` was given, without the files' paths.
+    """Return what :func:`pack_status` was given, without the paths of the files.
 
     Raises:
-        RecordingFormatError: it is damaged.
+        RecordingFormatError: the payload is damaged.
     """
     try:
         document = layout.unpack_json(raw)

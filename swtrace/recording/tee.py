@@ -1,4 +1,4 @@
-"""Record what an origin reports, as it passes on its way to whoever reads it."""
+"""Record the events of an origin while passing them on to its reader."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Tee:
     """An origin whose events are recorded.
 
     Args:
-        origin: Where events come from.
-        writer: Where to.
-        status_s: How often the rings' state is recorded; also when everything that was committed has been read.
+        origin: Where the events come from.
+        writer: Where they are recorded.
+        status_s: How often, in seconds, the state of the rings is recorded; also when the reader has caught up.
     """
 
     def __init__(self, origin: Origin, writer: FrameWriter, *, status_s: float = STATUS_S) -> None:
@@ -32,10 +32,10 @@ class Tee:
         self._caught_up = False
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Record what is new, and return it.
+        """Record new events and return them.
 
         Raises:
-            RecordingError: it cannot be written.
+            RecordingError: they cannot be written.
         """
         polled = self._origin.poll(limit)
         for event in polled.events:
@@ -49,38 +49,38 @@ class Tee:
         return polled
 
     def finish(self) -> None:
-        """Record everything that is committed now, as far as there is room, and the state of all rings.
+        """Record everything committed so far, unless the recording is full, and the state of all rings.
 
         Raises:
-            RecordingError: it cannot be written.
+            RecordingError: they cannot be written.
         """
         while not self._writer.full and self.poll().more:
             pass
         self.record_rings()
 
     def record_rings(self) -> None:
-        """Record the state of all rings as of now."""
+        """Record the current state of all rings."""
         self._writer.take(self._origin.look())
 
     def look(self) -> RingsSeen:
-        """Return the state of all rings now."""
+        """Return the current state of all rings."""
         return self._origin.look()
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
-        """Return the newest pair of clocks of each rank."""
+        """Return the newest clock anchor of each rank."""
         return self._origin.anchors()
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Let go of a rank, and record that."""
+        """Drop a rank, and record that."""
         events = self._origin.refuse(rank, why)
         for event in events:
             self._writer.take(event)
         return events
 
     def status(self) -> tuple[OriginStatus, ...]:
-        """Return how the origin stands."""
+        """Return the status of the origin."""
         return self._origin.status()
 
     def close(self) -> None:
-        """Let go of the origin; the recording is its writer's to close."""
+        """Close the origin. Close the writer separately."""
         self._origin.close()

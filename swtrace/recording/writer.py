@@ -1,9 +1,9 @@
-"""Write a recording: frames at the end of a file, in bounded memory, whole or not at all.
+"""Write a recording: append frames to a file in bounded memory, each completely or not at all.
 
-A frame is written with one call and is in the kernel's hands then: killing the process loses what was
-not written yet (at most :data:`FLUSH_S` of records) and nothing else. Where the disk is full, what a
-half-written frame left behind is cut off again. Frames are small, and what names ranks and series is written
-twice: a damaged byte costs at most :data:`FRAME_RECORDS` records.
+A frame is written with one call and then belongs to the kernel. Killing the process loses only what has not been
+written yet: records of at most :data:`FLUSH_S`. If the disk is full, an incomplete frame is cut off again. Frames
+are small, and those that describe ranks and series are written twice, so a damaged byte costs at most
+:data:`FRAME_RECORDS` records.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ from swtrace.trace.records import Records
 from swtrace.version import __version__
 
 FRAME_RECORDS = 512
-"""Records held back to fill a frame: 32 KiB, which is also what zlib looks back on. Larger frames deflate no better."""
+"""Records buffered to fill a frame: 32 KiB, the size of zlib's window. Larger frames do not compress better."""
 FLUSH_S = 0.5
-"""How long they are held back at most."""
+"""How long they are buffered at most."""
 LEAST_BYTES = 1 << 16
-"""No limit of a size is smaller: a frame of records that deflate badly, and the names of some ranks, need as much."""
+"""Smallest limit of a size: enough for a frame of poorly compressible records and the descriptions of some ranks."""
 _TWICE = frozenset({FrameKind.ABOUT, FrameKind.RANK, FrameKind.SERIES})
-"""Without one of these frames many others say nothing."""
+"""Kinds of frames that are written twice, because many others are meaningless without them."""
 _END_BYTES = 128
-"""Kept free for the last frame of a file."""
+"""Bytes reserved for the last frame of a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriterStatistics:
-    """What was written so far."""
+    """Counters of a recording so far."""
 
     records: int
-    """In all parts, those held back included."""
+    """Records in all parts, including buffered ones."""
     unwritten: int
-    """Of these, still held back: what a kill would lose."""
+    """Records still buffered, which a kill would lose."""
     left_out: int
-    """Read after the limit of the size was reached, and not recorded."""
+    """Records read after the size limit was reached, and not recorded."""
     lost: int
-    """Overwritten in their rings before they were read, as the rings' last recorded state says."""
+    """Records overwritten in their rings before they were read, according to the last recorded state of the rings."""
     bytes: int
-    """Of all parts, those that rotation removed included."""
+    """Bytes of all parts, including those that rotation removed."""
     parts: int
     path: Path
     """The part that is being written."""
 
 
 class FrameWriter(ABC):
-    """Makes frames of events; subclasses say where they go.
+    """Converts events to frames. Subclasses decide where the frames go.
 
     Args:
-        flush_s: How long records are held back at most, while the writer is called.
-        clock: Tells the time of frames, CLOCK_MONOTONIC.
+        flush_s: How long, in seconds, records are buffered at most, provided that the writer is called.
+        clock: Returns the time for frames, in CLOCK_MONOTONIC.
     """
 
     def __init__(self, *, flush_s: float = FLUSH_S, clock: Callable[[], int] = now_ns) -> None:
@@ -84,28 +84,28 @@ class FrameWriter(ABC):
         self._identities: dict[RankKey, RankIdentity] = {}
         self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
         self._ended: set[RankKey] = set()
-        self._held: list[tuple[int, Records]] = []
-        self._held_records = 0
+        self._buffered: list[tuple[int, Records]] = []
+        self._buffered_records = 0
         self._flush_at_ns = 0
         self._written = 0
         self._left_out = 0
         self._lost = 0
         self.full = False
-        """Nothing more is written: a limit was reached."""
+        """A limit was reached, so nothing more is written."""
 
     @abstractmethod
     def _put(self, data: bytes) -> None:
-        """Bring whole frames to where they belong.
+        """Write whole frames to their destination.
 
         Raises:
-            RecordingError: they cannot be brought there.
+            RecordingError: they cannot be written.
         """
 
     def take(self, event: Event) -> None:
-        """Write what happened; records are held back until a frame is full or it is time."""
+        """Write an event. Records are buffered until a frame is full or a flush is due."""
         if isinstance(event, RecordsRead):
             for rank, records in event.batches:
-                self._hold(rank, records)
+                self._buffer(rank, records)
             return
         self._flush()
         match event:
@@ -130,33 +130,33 @@ class FrameWriter(ABC):
 
     @property
     def ranks(self) -> int:
-        """How many ranks were written so far."""
+        """Number of ranks written so far."""
         return len(self._numbers)
 
     def tick(self) -> None:
-        """Write what was held back for long enough."""
-        if self._held and self._clock() >= self._flush_at_ns:
+        """Write the buffered records if a flush is due."""
+        if self._buffered and self._clock() >= self._flush_at_ns:
             self._flush()
 
     # Frames
 
-    def _hold(self, rank: RankKey, records: Records) -> None:
+    def _buffer(self, rank: RankKey, records: Records) -> None:
         now = self._clock()
-        if not self._held:
+        if not self._buffered:
             self._flush_at_ns = now + self._flush_ns
         start = 0
         while start < len(records):
-            part = records[start : start + FRAME_RECORDS - self._held_records]
-            self._held.append((self._numbers[rank], part))
-            self._held_records += len(part)
+            part = records[start : start + FRAME_RECORDS - self._buffered_records]
+            self._buffered.append((self._numbers[rank], part))
+            self._buffered_records += len(part)
             start += len(part)
-            if self._held_records >= FRAME_RECORDS:
+            if self._buffered_records >= FRAME_RECORDS:
                 self._flush()
         if now >= self._flush_at_ns:
             self._flush()
 
     def _begin(self, part: int) -> None:
-        """Write the head of a file: what it is, and all that a reader needs who has no other part."""
+        """Write the start of a file: its description, and everything that a reader of only this file needs."""
         self._put(layout.preamble())
         about = About(self._name, part, time.time_ns(), __version__, self._written)
         self._write(FrameKind.ABOUT, layout.pack_about(about))
@@ -168,11 +168,11 @@ class FrameWriter(ABC):
             self._write(FrameKind.ENDED, layout.pack_numbered(self._numbers[rank]))
 
     def _flush(self) -> None:
-        if not self._held:
+        if not self._buffered:
             return
-        held, count = self._held, self._held_records
-        self._held, self._held_records = [], 0
-        if self._write(FrameKind.RECORDS, layout.pack_records(held), records=count):
+        batches, count = self._buffered, self._buffered_records
+        self._buffered, self._buffered_records = [], 0
+        if self._write(FrameKind.RECORDS, layout.pack_records(batches), records=count):
             self._written += count
         else:
             self._left_out += count
@@ -189,13 +189,13 @@ class FrameWriter(ABC):
         self._write(FrameKind.END, layout.pack_end(self._written))
 
     def _write(self, kind: FrameKind, raw: bytes, *, records: int = 0) -> bool:
-        """Write a frame; False if it is left out."""
+        """Write a frame. Return False if there is no room for it."""
         self._put(layout.frame(kind, raw, self._clock(), record_count=records))
         return True
 
 
 class StreamWriter(FrameWriter):
-    """A recording without an end, taken away as it comes: what a daemon sends to whoever records it."""
+    """An endless recording whose frames are fetched as they are made: what a daemon sends to its readers."""
 
     def __init__(self, *, flush_s: float = FLUSH_S) -> None:
         super().__init__(flush_s=flush_s)
@@ -203,7 +203,7 @@ class StreamWriter(FrameWriter):
         self._begin(0)
 
     def frames(self) -> bytes:
-        """Return the whole frames since the last call."""
+        """Return all frames since the last call."""
         ready, self._ready = self._ready, []
         return b"".join(ready)
 
@@ -212,19 +212,19 @@ class StreamWriter(FrameWriter):
 
 
 class RecordingWriter(FrameWriter):
-    """A recording in the making.
+    """Writes a recording to files.
 
     Args:
-        path: The file. With rotation it names the first part; others get a number before the suffix.
-        overwrite: Replace a file that is there.
-        part_bytes: Begin a new part before one is larger; None: one file.
-        keep_parts: Remove all but the newest so many parts; None: keep all.
-        max_bytes: Write nothing more before all parts together are larger, and set ``full``; None: no limit.
-        flush_s: How long records are held back at most, while the writer is called.
-        clock: Tells the time of frames, CLOCK_MONOTONIC.
+        path: The file. With rotation, it is the first part; later parts get a number before the suffix.
+        overwrite: Replace an existing file.
+        part_bytes: Start a new part before one exceeds this size. None: write one file.
+        keep_parts: Remove all but this many of the newest parts. None: keep all.
+        max_bytes: Stop writing before all parts together exceed this size, and set ``full``. None: no limit.
+        flush_s: How long, in seconds, records are buffered at most, provided that the writer is called.
+        clock: Returns the time for frames, in CLOCK_MONOTONIC.
 
     Raises:
-        RecordingError: the file cannot be made, or is there and must not be replaced.
+        RecordingError: the file cannot be created, or exists and must not be replaced.
     """
 
     def __init__(
@@ -248,17 +248,17 @@ class RecordingWriter(FrameWriter):
         self._descriptor = -1
         self._size = 0
         self._beginning = True
-        """A part's head is being written."""
-        self._names_bytes = 0
-        """Of frames that a new part would begin with."""
+        """The start of a part is being written."""
+        self._start_bytes = 0
+        """Bytes of the frames that a new part would begin with."""
         self._paths: list[Path] = []
         self._begin_part()
 
     def statistics(self) -> WriterStatistics:
-        """Return what was written so far."""
+        """Return the counters so far."""
         return WriterStatistics(
-            records=self._written + self._held_records,
-            unwritten=self._held_records,
+            records=self._written + self._buffered_records,
+            unwritten=self._buffered_records,
             left_out=self._left_out,
             lost=self._lost,
             bytes=self._bytes,
@@ -267,10 +267,10 @@ class RecordingWriter(FrameWriter):
         )
 
     def close(self) -> None:
-        """Write what is held back and that this is the end; idempotent.
+        """Write the buffered records and the last frame, and close the file; idempotent.
 
         Raises:
-            RecordingError: it cannot be written. The file is closed anyway.
+            RecordingError: they cannot be written. The file is closed anyway.
         """
         if self._descriptor < 0:
             return
@@ -278,7 +278,7 @@ class RecordingWriter(FrameWriter):
             self._flush()
             self._write_end()
         finally:
-            self._let_go()
+            self._close_file()
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -287,28 +287,28 @@ class RecordingWriter(FrameWriter):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the recording; after an error of its own, without an end."""
+        """Close the recording. After a :class:`~swtrace.errors.RecordingError`, do not write a last frame."""
         if isinstance(error, RecordingError):
-            self._let_go()
+            self._close_file()
         else:
             self.close()
 
     # Files
 
     def _write(self, kind: FrameKind, raw: bytes, *, records: int = 0) -> bool:
-        """Write a frame where there is room for it: in this part, else in a new one, else nowhere."""
+        """Write a frame to this part if there is room, else to a new part. Return False if there is no room at all."""
         data = layout.frame(kind, raw, self._clock(), record_count=records) * (2 if kind in _TWICE else 1)
         if not self._beginning and kind is not FrameKind.END:
             size = len(data) + _END_BYTES
             rotate = self._part_bytes is not None and self._size + size > self._part_bytes
-            most = self._bytes + size + (self._names_bytes + _END_BYTES if rotate else 0)
+            most = self._bytes + size + (self._start_bytes + _END_BYTES if rotate else 0)
             self.full = self.full or (self._max_bytes is not None and most > self._max_bytes)
             if self.full:
                 return False
             if rotate:
                 self._rotate(size)
         if kind in _TWICE or kind is FrameKind.ENDED:
-            self._names_bytes += len(data)
+            self._start_bytes += len(data)
         self._put(data)
         return True
 
@@ -316,13 +316,13 @@ class RecordingWriter(FrameWriter):
         if self._descriptor < 0:
             raise RecordingError(f"{self._paths[-1]}: the recording is closed")
         if not os.fstat(self._descriptor).st_nlink:
-            raise RecordingError(f"{self._paths[-1]} was removed while it was written, and what it held with it")
+            raise RecordingError(f"{self._paths[-1]} was removed while it was being written; its contents are lost")
         try:
             _write_all(self._descriptor, data)
         except OSError as error:
             os.ftruncate(self._descriptor, self._size)
             raise RecordingError(
-                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes before are a sound recording."
+                f"{self._paths[-1]}: {error.strerror or error}. The {self._size} bytes before it are a sound recording."
             ) from error
         self._size += len(data)
         self._bytes += len(data)
@@ -337,26 +337,26 @@ class RecordingWriter(FrameWriter):
         except OSError as error:
             raise RecordingError(f"{path}: {error.strerror}") from error
         self._paths.append(path)
-        self._size = self._names_bytes = 0
+        self._size = self._start_bytes = 0
         self._beginning = True
         self._begin(self._part)
         self._beginning = False
 
     def _rotate(self, size: int) -> None:
-        """Begin a new part for a frame that needs so many bytes."""
-        if self._part_bytes is not None and PREAMBLE.size + self._names_bytes + size > self._part_bytes:
+        """Begin a new part for a frame of ``size`` bytes."""
+        if self._part_bytes is not None and PREAMBLE.size + self._start_bytes + size > self._part_bytes:
             raise RecordingError(
-                f"{self._paths[-1]}: the names of {len(self._identities)} ranks and what they write next do not fit"
-                f" into {self._part_bytes} bytes: --rotate must be larger"
+                f"{self._paths[-1]}: {self._part_bytes} bytes are too few for the descriptions of all ranks"
+                f" ({len(self._identities)}) and the next frame: --rotate must be larger"
             )
         self._write_end()
-        self._let_go()
+        self._close_file()
         self._part += 1
         self._begin_part()
         while self._keep_parts is not None and len(self._paths) > max(1, self._keep_parts):
             self._paths.pop(0).unlink(missing_ok=True)
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,1 +1,1 @@
-"""Steps as OpenTelemetry spans: their ids, content and encoding, which are exported, and how they reach a collector."""
+"""Steps as OpenTelemetry spans: their ids, contents and encoding, sampling, and delivery to a collector."""

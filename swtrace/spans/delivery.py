@@ -1,9 +1,8 @@
-"""Spans on their way to a collector: a bounded queue of whole steps, and a thread that empties it.
+"""Deliver spans to a collector: a bounded queue of whole steps, and a thread that empties it.
 
-Every span of a kept step is either exported or counted as dropped, with the reason; after
-:meth:`SpanExport.close` nothing is left in between. Offering a step never waits: when the queue is full, the
-step is dropped as a whole. Spans are built in the export thread, so a dropped step costs nothing, and a dead
-collector holds up nobody but that thread.
+Every span of a kept step is either exported, or dropped and counted by reason. After :meth:`SpanExport.close`, none
+is left in the queue. Offering a step never blocks: if the queue is full, the whole step is dropped. Spans are built
+in the export thread, so a dropped step costs nothing, and a dead collector delays only that thread.
 """
 
 from __future__ import annotations
@@ -35,40 +34,40 @@ class DropReason(StrEnum):
     """Why a span of a kept step did not reach a collector."""
 
     QUEUE_FULL = "queue_full"
-    """Steps finish faster than they are exported, or the collector does not answer."""
+    """Steps finish faster than they are exported, or the collector does not respond."""
     EXPORT_FAILED = "export_failed"
-    """The exporter gave up on the batch, or could not encode it."""
+    """The exporter gave up on the batch or could not encode it."""
     SHUTDOWN = "shutdown"
-    """The daemon had to end first."""
+    """The daemon shut down first."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportStatistics:
-    """Spans so far: offered = exported + dropped + queued, exactly."""
+    """Counts of spans so far: offered = exported + dropped + queued, exactly."""
 
     exported: int
     dropped: dict[DropReason, int]
     queued: int
-    """Waiting or on their way."""
+    """Waiting or being exported."""
     unsampled_steps: int
-    """Steps that were not to be exported. Not a drop."""
+    """Steps that were not selected for export. They do not count as dropped."""
 
 
 class SpanSink(Protocol):
-    """Where the observer hands finished steps."""
+    """Receives the finished steps of an observer."""
 
     def offer(self, step: StepFacts, origins: Origins) -> bool:
-        """Take a finished step; tell whether its spans will be exported. Never blocks, never raises."""
+        """Accept a finished step, and return whether its spans are queued for export. Never block or raise."""
 
     def statistics(self) -> ExportStatistics:
-        """Return what became of the spans so far."""
+        """Return the counts of spans so far."""
 
     def close(self, timeout_s: float) -> None:
-        """Export what is queued, for at most ``timeout_s``."""
+        """Export the queued spans, for at most ``timeout_s``."""
 
 
 class NoSpans:
-    """The sink of a daemon that was told of no collector."""
+    """The sink of a daemon without a configured exporter."""
 
     def offer(self, step: StepFacts, origins: Origins) -> bool:  # noqa: ARG002 (the protocol's)
         """Ignore the step."""
@@ -90,7 +89,7 @@ class _Entry:
 
 
 class SpanExport:
-    """The queue, and the thread that builds and exports its spans."""
+    """A queue of steps, and the thread that builds and exports their spans."""
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class SpanExport:
         max_batch: int = DEFAULT_MAX_BATCH,
         delay_s: float = 1.0,
     ) -> None:
-        """Start the thread. ``max_queue`` and ``max_batch`` count spans; a step larger than the queue is never kept."""
+        """Start the thread. ``max_queue`` and ``max_batch`` count spans; larger steps than the queue are dropped."""
         self._exporters = tuple(exporters)
         self._sampling = sampling
         self._max_queue = max_queue
@@ -119,7 +118,7 @@ class SpanExport:
         self._thread.start()
 
     def offer(self, step: StepFacts, origins: Origins) -> bool:
-        """Queue the spans of a step if it is sampled and there is room for all of them; tell whether they are."""
+        """Queue a step if it is sampled and there is room for all its spans. Return whether it was queued."""
         if not self._sampling.keeps(step):
             with self._changed:
                 self._unsampled_steps += 1
@@ -138,12 +137,12 @@ class SpanExport:
         return True
 
     def statistics(self) -> ExportStatistics:
-        """Return what became of the spans so far."""
+        """Return the counts of spans so far."""
         with self._changed:
             return ExportStatistics(self._exported, dict(self._dropped), self._queued, self._unsampled_steps)
 
     def close(self, timeout_s: float) -> None:
-        """Export what is queued, for at most about ``timeout_s``; what is left then is dropped and counted."""
+        """Export the queued spans for at most about ``timeout_s``. Drop and count the remaining ones."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._closing = True
@@ -153,27 +152,27 @@ class SpanExport:
             self._aborted = True
             late = self._thread.is_alive()
             if late:
-                _log.warning("the collector did not take %d spans within %.1f s: dropped", self._queued, timeout_s)
+                _log.warning("dropped %d spans: the collector took longer than %.1f s", self._queued, timeout_s)
                 self._queue.clear()
                 self._dropped[DropReason.SHUTDOWN] += self._queued
                 self._queued = 0
-        for exporter in self._exporters:  # Ends an export that is waiting to try again.
+        for exporter in self._exporters:  # also ends an export that waits for its next retry
             exporter.shutdown()
 
     def _run(self) -> None:
-        from swtrace.spans.encoding import batches  # protobuf, which a daemon without a collector does without
+        from swtrace.spans.encoding import batches  # imports protobuf, which a daemon without a collector does not need
 
         while batch := self._next_batch():
             remaining = sum(entry.spans for entry in batch)
             built = [spans for entry in batch if (spans := self._build(entry)) is not None]
             for chunk in batches(built, self._max_batch):
                 delivered = not self._aborted and self._export(chunk)
-                self._settle(len(chunk), None if delivered else DropReason.EXPORT_FAILED)
+                self._count(len(chunk), None if delivered else DropReason.EXPORT_FAILED)
                 remaining -= len(chunk)
-            self._settle(remaining, DropReason.EXPORT_FAILED)
+            self._count(remaining, DropReason.EXPORT_FAILED)
 
     def _next_batch(self) -> list[_Entry]:
-        """Wait until a batch is full or has waited long enough; empty: closed, and nothing left."""
+        """Wait until a batch is full or has waited long enough. Return an empty list if closed and nothing is left."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             self._changed.wait_for(lambda: self._queued >= self._max_batch or self._closing, self._delay_s)
@@ -185,26 +184,26 @@ class SpanExport:
             return batch
 
     def _build(self, entry: _Entry) -> StepSpans | None:
-        """Return an entry's spans; None when a damaged record defies building."""
+        """Return the spans of an entry; None if they cannot be made, for example because a record is damaged."""
         try:
             return StepSpans(entry.step, entry.origins)
-        except Exception:  # noqa: BLE001 (one odd step must not end the export of all others)
-            _log.exception("no spans for step %d of series %s", entry.step.step, entry.step.series.name)
+        except Exception:  # noqa: BLE001 (one bad step must not end the export of all others)
+            _log.exception("cannot make the spans of step %d of series %s", entry.step.step, entry.step.series.name)
             return None
 
     def _export(self, spans: SpanBatch) -> bool:
-        """Hand a batch to every exporter; true if all took it."""
+        """Pass a batch to every exporter. Return whether all of them accepted it."""
         delivered = True
         for exporter in self._exporters:
             try:
                 delivered &= exporter.export(spans) is SpanExportResult.SUCCESS
-            except Exception:  # noqa: BLE001 (exporters raise whatever their encoder raises)
-                _log.exception("exporting %d spans failed", len(spans))
+            except Exception:  # noqa: BLE001 (an encoder may raise anything)
+                _log.exception("cannot export %d spans", len(spans))
                 delivered = False
         return delivered
 
-    def _settle(self, spans: int, reason: DropReason | None) -> None:
-        """Count what became of spans that were queued, unless closing has already counted them."""
+    def _count(self, spans: int, reason: DropReason | None) -> None:
+        """Count queued spans as exported or dropped, unless :meth:`close` has already counted them."""
         with self._changed:
             if self._aborted:
                 return
@@ -216,7 +215,7 @@ class SpanExport:
 
 
 def make_span_sink(settings: SpanSettings) -> SpanSink:
-    """Return the span export that the settings ask for."""
+    """Return the span sink that the settings ask for."""
     if not settings.exporters:
         return NoSpans()
     from swtrace.spans.exporters import otlp_exporter

@@ -1,8 +1,8 @@
-"""Encode spans as OTLP without an object for each: numpy writes all spans of a table at once, one row of bytes each.
+"""Encode spans as OTLP without an object per span: NumPy writes all spans of a table at once, one row of bytes each.
 
-The templates of the rows are serialized from OpenTelemetry's own messages, so no field number stands here. Ids,
-instants and numbers are written into them; the fields that a span lacks are cut out of its row. The result equals what
-OpenTelemetry's encoder makes of the same spans, byte for byte.
+The row templates are serialized from OpenTelemetry's messages, so this module contains no field numbers. Ids, instants
+and numbers are written into the rows, and fields that a span lacks are cut out. The result equals, byte for byte, that
+of OpenTelemetry's encoder for the same spans.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from swtrace.spans.step_spans import ABORTED, SCOPE, Attribute, SpanTable, StepS
 
 _Bytes = npt.NDArray[np.uint8]
 _Block = tuple[_Bytes, Mask | None]
-"""``[span, byte]`` of a field, the same one or its own for each span; and which bytes of it each span has."""
+"""The bytes of a field, ``[span, byte]``, with one row if all spans have the same; and which bytes each span has."""
 _SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
-"""A number is written as up to ten bytes of seven bits, the lowest ones first."""
-_OF_THIS_HOST = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
-_REMOTE = _OF_THIS_HOST | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+"""Shifts of a varint's bytes: a number takes up to ten bytes of seven bits each, lowest bits first."""
+_LOCAL = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_REMOTE = _LOCAL | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 
-_OF_RESOURCE: bytes = ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString()[:-1]
-_OF_SCOPE: bytes = ResourceSpans(scope_spans=[ScopeSpans()]).SerializeToString()[:-1]
-_SPAN: bytes = ScopeSpans(spans=[Span()]).SerializeToString()[:-1]
-"""What comes before the length of each."""
+_RESOURCE_TAG: bytes = ExportTraceServiceRequest(resource_spans=[ResourceSpans()]).SerializeToString()[:-1]
+_SCOPE_TAG: bytes = ResourceSpans(scope_spans=[ScopeSpans()]).SerializeToString()[:-1]
+_SPAN_TAG: bytes = ScopeSpans(spans=[Span()]).SerializeToString()[:-1]
+"""The tag of each field, which precedes its length."""
 
 
 class EncodedRequest(bytes):
-    """An ``ExportTraceServiceRequest`` as it is sent; it serializes as the message would."""
+    """The bytes of an ``ExportTraceServiceRequest``, with the message's methods for serialization."""
 
     __slots__ = ()
 
@@ -54,15 +54,15 @@ class EncodedRequest(bytes):
 
 @dataclass(frozen=True, slots=True)
 class SpanBatch(Sequence[ReadableSpan]):
-    """Spans as exporters take them: a sequence of objects that are made when asked for, or one encoded request."""
+    """Spans in the form that exporters accept: a sequence of objects, made on demand, or one encoded request."""
 
     steps: Sequence[StepSpans]
     first: int
     last: int
-    """Which of the steps' spans."""
+    """Range of the spans in the concatenated steps: ``first`` to ``last``, excluding ``last``."""
 
     def __len__(self) -> int:
-        """Return how many spans there are."""
+        """Return the number of spans."""
         return self.last - self.first
 
     @overload
@@ -70,15 +70,15 @@ class SpanBatch(Sequence[ReadableSpan]):
     @overload
     def __getitem__(self, index: slice) -> list[ReadableSpan]: ...
     def __getitem__(self, index: int | slice) -> ReadableSpan | list[ReadableSpan]:
-        """Return a span, or some."""
+        """Return a span or a slice of spans."""
         return list(self)[index]
 
     def __iter__(self) -> Iterator[ReadableSpan]:
-        """Return each span in turn."""
+        """Iterate over the spans."""
         return iter(list(chain.from_iterable(self.steps))[self.first : self.last])
 
     def request(self) -> EncodedRequest:
-        """Return what OpenTelemetry's encoder makes of these spans."""
+        """Return the same request that OpenTelemetry's encoder makes of these spans."""
         by_resource: dict[Resource, list[bytes]] = {}
         begin = 0
         for step in self.steps:
@@ -91,21 +91,21 @@ class SpanBatch(Sequence[ReadableSpan]):
 
 
 def batches(steps: Sequence[StepSpans], size: int) -> list[SpanBatch]:
-    """Return all spans of steps in batches of at most ``size``."""
+    """Return all spans of the steps, in batches of at most ``size``."""
     spans = sum(map(len, steps))
     return [SpanBatch(steps, first, min(first + size, spans)) for first in range(0, spans, size)]
 
 
 def _in_resource(resource: Resource, spans: Sequence[bytes]) -> bytes:
-    """Return the spans of a resource as they stand in a request."""
+    """Return the spans of a resource, encoded as in a request."""
     about, scope, scope_end, end = _envelope(resource)
-    of_scope = _OF_SCOPE + _within(b"".join((scope, *spans, scope_end)))
-    return _OF_RESOURCE + _within(about + of_scope + end)
+    of_scope = _SCOPE_TAG + _with_length(b"".join((scope, *spans, scope_end)))
+    return _RESOURCE_TAG + _with_length(about + of_scope + end)
 
 
 @lru_cache(maxsize=1024)
 def _envelope(resource: Resource) -> tuple[bytes, bytes, bytes, bytes]:
-    """Return what OpenTelemetry sends around the spans of a resource: before and after a scope, and within it."""
+    """Return what OpenTelemetry sends around a resource's spans: resource, scope, end of scope, end of resource."""
     request = encode_spans([ReadableSpan("", INVALID_SPAN_CONTEXT, resource=resource, instrumentation_scope=SCOPE)])
     around = request.resource_spans[0]
     scope = around.scope_spans[0]
@@ -117,24 +117,24 @@ def _envelope(resource: Resource) -> tuple[bytes, bytes, bytes, bytes]:
     )
 
 
-def _within(content: bytes) -> bytes:
-    """Return the content of a message with its length before it."""
+def _with_length(content: bytes) -> bytes:
+    """Return the content of a message, preceded by its length."""
     length, _ = _numbers(np.array([len(content)]))
     return bytes(length) + content
 
 
 @lru_cache(maxsize=1)
 def _encoded(step: StepSpans) -> list[bytes]:
-    """Return the spans of a step as they stand in a ``ScopeSpans``, in order; kept while one fills several batches."""
+    """Return the spans of a step in order, encoded as in a ``ScopeSpans``. Cached for a step with several batches."""
     spans = list(chain.from_iterable(_rows(table) for table in step.tables if len(table.rank)))
     return [spans[index] for index in step.order]
 
 
 def _rows(table: SpanTable) -> Iterator[bytes]:
-    """Return each span as it stands in a ``ScopeSpans``."""
+    """Return each span of a table, encoded as in a ``ScopeSpans``."""
     fields = list(_fields(table))
     lengths = _lengths(fields, len(table.rank))
-    blocks = [_same(_SPAN), _numbers(lengths)]
+    blocks = [_same(_SPAN_TAG), _numbers(lengths)]
     ends = np.cumsum(lengths + _lengths(blocks, len(lengths))).tolist()
     blocks += fields
     shape = (len(lengths), sum(block.shape[1] for block, _ in blocks))
@@ -151,7 +151,7 @@ def _rows(table: SpanTable) -> Iterator[bytes]:
 
 
 def _lengths(blocks: Sequence[_Block], spans: int) -> npt.NDArray[np.int64]:
-    """Return how many bytes each span has."""
+    """Return the number of bytes of each span."""
     lengths = np.zeros(spans, np.int64)
     for block, mask in blocks:
         width = block.shape[1]
@@ -160,7 +160,7 @@ def _lengths(blocks: Sequence[_Block], spans: int) -> npt.NDArray[np.int64]:
 
 
 def _fields(table: SpanTable) -> Iterator[_Block]:
-    """Yield the fields of the spans, in the order of their numbers."""
+    """Yield the fields of the spans in the order of their field numbers."""
     no_id, kind = bytes(8), Span.SpanKind.SPAN_KIND_INTERNAL
     yield _same(_wire(Span(trace_id=table.trace_id)))
     yield _differing(_wire(Span(span_id=no_id)), table.ids)
@@ -176,16 +176,16 @@ def _fields(table: SpanTable) -> Iterator[_Block]:
     for attribute in table.attributes:
         yield _attribute(attribute)
     if table.links is not None and table.linked is not None:
-        flags = _REMOTE if table.links_to_other_rank else _OF_THIS_HOST
+        flags = _REMOTE if table.links_to_other_rank else _LOCAL
         link = Span(links=[Span.Link(trace_id=table.trace_id, span_id=no_id, flags=flags)])
         yield _differing(_wire(link), table.links, table.linked[:, None], after=len(_wire(Span.Link(flags=flags))))
     if table.aborted is not None:
         error = Span(status=Status(code=Status.STATUS_CODE_ERROR, message=ABORTED))
         yield _same(_wire(error), table.aborted[:, None])
         yield _same(_wire(Span(status=Status())), ~table.aborted[:, None])
-        yield _same(_wire(Span(flags=_OF_THIS_HOST)))
+        yield _same(_wire(Span(flags=_LOCAL)))
     else:
-        yield _same(_wire(Span(status=Status(), flags=_OF_THIS_HOST)))
+        yield _same(_wire(Span(status=Status(), flags=_LOCAL)))
 
 
 def _attribute(attribute: Attribute) -> _Block:
@@ -201,7 +201,7 @@ def _attribute(attribute: Attribute) -> _Block:
 
 
 def _chosen(wires: Sequence[bytes], index: npt.NDArray[np.integer]) -> _Block:
-    """Return one of several texts for each span."""
+    """Return for each span one of several byte strings."""
     shape = (len(wires), max(map(len, wires)))
     texts, used = np.zeros(shape, np.uint8), np.zeros(shape, np.bool_)
     for each, wire in enumerate(wires):
@@ -210,7 +210,7 @@ def _chosen(wires: Sequence[bytes], index: npt.NDArray[np.integer]) -> _Block:
 
 
 def _numbered(name: str, values: npt.NDArray[np.integer]) -> _Block:
-    """Return an attribute that is a number, with the lengths that follow from the number's."""
+    """Return a numeric attribute. Its length fields depend on the length of the number."""
     numbers, mask = _numbers(values)
     size = numbers.shape[1]
     longest = _key_value(name, (1 << 7 * size - 1) - 1 if size < _SHIFTS.size else -1)
@@ -224,7 +224,7 @@ def _numbered(name: str, values: npt.NDArray[np.integer]) -> _Block:
 
 
 def _numbers(values: npt.NDArray[np.integer]) -> _Block:
-    """Return numbers as protobuf writes them."""
+    """Return numbers as protobuf varints."""
     unsigned = values.astype(np.int64).view(np.uint64)
     size = max(1, -(-int(unsigned.max()).bit_length() // 7))
     shifted = unsigned[:, None] >> _SHIFTS[:size]
@@ -245,12 +245,12 @@ def _key_value(name: str, value: Value) -> bytes:
 
 
 def _same(wire: bytes, present: Mask | None = None) -> _Block:
-    """Return what is the same in every span that has it."""
+    """Return a field that is the same in every span that has it."""
     return np.frombuffer(wire, np.uint8)[None], present
 
 
 def _differing(template: bytes, values: _Bytes, present: Mask | None = None, *, after: int = 0) -> _Block:
-    """Return a template with each span's own bytes at its end, or as many bytes before as come ``after``."""
+    """Return a template with each span's bytes written at its end, or ``after`` bytes before the end."""
     block = np.empty((len(values), len(template)), np.uint8)
     block[:] = np.frombuffer(template, np.uint8)
     end = len(template) - after

@@ -1,8 +1,8 @@
-"""What OpenTelemetry's standard variables, and two of our own, say of the spans and where they go.
+"""Settings of the span export, from OpenTelemetry's standard variables and two of swtrace.
 
-Every value is checked here, once, before anything is opened; what cannot be used is a
-:class:`~swtrace.errors.SettingsError` that names the variable. An empty variable counts as unset, as OpenTelemetry
-says. The settings of an export that is off are not looked at.
+Every value is checked here once, before anything is opened. An unusable value raises a
+:class:`~swtrace.errors.SettingsError` that names the variable. As OpenTelemetry specifies, an empty variable counts
+as unset. Settings of an export that is off are not checked.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from swtrace.errors import SettingsError
 from swtrace.settings import MAX_TIMEOUT_S, MIN_TIMEOUT_S
 
 DEFAULT_MAX_QUEUE = 1 << 16
-"""Spans. OpenTelemetry's own default of 2048 is two steps of a 61-layer model on eight ranks."""
+"""Spans. OpenTelemetry's default of 2048 is two steps of a 61-layer model on eight ranks."""
 DEFAULT_MAX_BATCH = 2048
-"""Spans per request: about 1 MiB, below the 4 MiB that gRPC receivers accept unless told otherwise."""
+"""Spans per request: about 1 MiB, below the 4 MiB that gRPC receivers accept by default."""
 
 _DURATION = re.compile(r"(?P<number>[0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(?P<unit>ns|us|ms|s|m)?", re.IGNORECASE)
 _UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
@@ -30,39 +30,39 @@ _COMPRESSIONS = {"grpc": ("none", "gzip"), "http/protobuf": ("none", "gzip", "de
 _GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:")
 _HOST = re.compile(r"[\w:%-]+(?:\.[\w:%-]+)*\.?")
 _HEADER = re.compile(r"(?P<name>[!#$%&'*+.^`|~\w-]+)[ \t]*=[ \t]*(?P<value>[ !#-+\--:<-\[\]-~]*)", re.ASCII)
-"""One ``NAME=VALUE`` of the headers, as OpenTelemetry's own parser takes it."""
+"""One ``NAME=VALUE`` of the headers, as OpenTelemetry's parser accepts it."""
 _SENT_NAMES = {"grpc": re.compile(r"[0-9a-z_.-]+"), "http/protobuf": re.compile(r"[!#$%&'*+.^`|~\w-]+", re.ASCII)}
 _SENT_VALUES = {"grpc": re.compile(r"[ -~]*"), "http/protobuf": re.compile(r"[\t -~\x80-\xff]*")}
-"""What each protocol can send once the percent-encoding is undone."""
+"""What each protocol can send, after percent-decoding."""
 _DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _MAX_NS = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
 class SpanSettings:
-    """Which spans are exported, and where to."""
+    """Which spans are exported, and to where."""
 
     exporters: tuple[str, ...] = ()
-    """Of ``otlp`` and ``console``; empty: no spans are made at all."""
+    """``otlp``, ``console`` or both. Empty: no spans are made."""
     protocol: str = "http/protobuf"
     sample: float = 1.0
     """Share of steps whose spans are exported."""
     slow_step_ns: int | None = None
-    """Steps at least this long are exported whatever the sample says."""
+    """Steps at least this long are exported even if they are not sampled."""
     max_queue: int = DEFAULT_MAX_QUEUE
     max_batch: int = DEFAULT_MAX_BATCH
     delay_s: float = 1.0
-    """How long spans may wait for a batch to fill."""
+    """How long spans may wait for their batch to fill, in seconds."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> SpanSettings:
         """Read ``SWTRACE_TRACE_SAMPLE``, ``SWTRACE_SLOW_STEP`` and OpenTelemetry's variables.
 
-        Endpoint, headers, certificates, compression and time-outs are read by the OpenTelemetry exporters from the
-        same environment; here it is only checked that they can be used.
+        The OpenTelemetry exporters read endpoint, headers, certificates, compression and timeouts from the same
+        environment. This method only checks that they can be used.
 
         Raises:
-            SettingsError: a variable of an export that is on has a value that cannot be used.
+            SettingsError: a variable of an active export has a value that cannot be used.
         """
         exporters = _exporters(environ)
         if not exporters:
@@ -76,7 +76,7 @@ class SpanSettings:
         sample = _number(environ, "SWTRACE_TRACE_SAMPLE", 1.0)
         if sample > 1:
             raise SettingsError(
-                f"SWTRACE_TRACE_SAMPLE={environ['SWTRACE_TRACE_SAMPLE']!r}: must be 0 (no step) to 1 (every step)"
+                f"SWTRACE_TRACE_SAMPLE={environ['SWTRACE_TRACE_SAMPLE']!r}: must be from 0 (no step) to 1 (every step)"
             )
         max_queue = _count(environ, "OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_MAX_QUEUE)
         return cls(
@@ -91,10 +91,10 @@ class SpanSettings:
 
 
 def tidy(environ: MutableMapping[str, str]) -> None:
-    """Remove from the environment what OpenTelemetry's own code trips over, before any of it is imported.
+    """Remove variables from the environment that OpenTelemetry's code fails on, before any of it is imported.
 
-    Those are empty variables, some of which it reads as values; and limits that it reads on import, whether or not
-    spans are exported, although the spans made here have none.
+    These are empty variables, some of which it reads as values, and limits. It reads limits on import even if no spans
+    are exported, and they do not apply to the spans made here.
     """
     for name, text in tuple(environ.items()):
         if name.startswith("OTEL_") and (not text.strip() or name.endswith("_LIMIT")):
@@ -102,7 +102,7 @@ def tidy(environ: MutableMapping[str, str]) -> None:
 
 
 def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
-    """Check the variables that OpenTelemetry reads by itself to export to a collector.
+    """Check the variables that OpenTelemetry reads directly to export to a collector.
 
     Raises:
         SettingsError: one of them has a value that cannot be used.
@@ -129,15 +129,15 @@ def check_otlp(environ: Mapping[str, str], protocol: str) -> None:
     for file in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
         name, text = otlp_variable(environ, file)
         if text and not os.access(text, os.R_OK):
-            raise SettingsError(f"{name}={text!r}: must be a file that can be read")
+            raise SettingsError(f"{name}={text!r}: must be a readable file")
     _check_detectors(environ)
 
 
 def check_endpoint(name: str, text: str, protocol: str) -> None:
-    """Check the address of a collector that was given as ``name``.
+    """Check the address of a collector, given in the setting ``name``.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is not valid.
     """
     if not _is_endpoint(text, protocol):
         example = "http://127.0.0.1:4317" if protocol == "grpc" else "http://127.0.0.1:4318"
@@ -145,7 +145,7 @@ def check_endpoint(name: str, text: str, protocol: str) -> None:
 
 
 def otlp_variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """Return name and text of a variable of the OTLP exporter: that of traces, else that of all signals."""
+    """Return name and text of a variable of the OTLP exporter: the one for traces if set, else that for all signals."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         if text := environ.get(variable, "").strip():
             return variable, text
@@ -183,16 +183,18 @@ def _check_detectors(environ: Mapping[str, str]) -> None:
     text = environ.get(_DETECTORS, "").strip()
     if not text:
         return
-    from importlib.metadata import entry_points  # for the rare case only
+    from importlib.metadata import entry_points  # rarely needed
 
     installed = entry_points(group="opentelemetry_resource_detector").names
     for name in filter(None, map(str.strip, text.split(","))):
         if name != "*" and name not in installed:
-            raise SettingsError(f"{_DETECTORS}={text!r}: must be * or a comma list of: {', '.join(sorted(installed))}")
+            raise SettingsError(
+                f"{_DETECTORS}={text!r}: must be * or a comma-separated list of: {', '.join(sorted(installed))}"
+            )
 
 
 def _exporters(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the exporters asked for. A collector is only ever contacted when the environment names one."""
+    """Return the requested exporters. By default, export only if the environment names a collector."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return ()
     asked = environ.get("OTEL_TRACES_EXPORTER", "").strip()
@@ -221,14 +223,14 @@ def _number(environ: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise SettingsError(f"{name}={text!r}: must be a number from 0")
+        raise SettingsError(f"{name}={text!r}: must be a number, at least 0")
     return number
 
 
 def _count(environ: Mapping[str, str], name: str, default: int) -> int:
     number = _number(environ, name, default)
     if number < 1 or number != int(number):
-        raise SettingsError(f"{name}={environ[name]!r}: must be a whole number from 1")
+        raise SettingsError(f"{name}={environ[name]!r}: must be a whole number, at least 1")
     return int(number)
 
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry's own exporters, which do the sending: they read where to and how from the environment."""
+"""OpenTelemetry's exporters, which send the spans. They read their settings from the environment."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _CREDENTIAL_PROVIDERS = (
 
 
 def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
-    """Return OpenTelemetry's own exporter; what is not said here it takes from its ``OTEL_*`` variables.
+    """Return OpenTelemetry's OTLP exporter. It takes all other settings from its ``OTEL_*`` variables.
 
     Args:
-        endpoint: URL of the collector, without path; None: the environment's.
+        endpoint: URL of the collector, without a path. None: take it from the environment.
         protocol: ``grpc`` or ``http/protobuf``.
 
     Raises:
-        SettingsError: it cannot be made as its variables say.
+        SettingsError: the exporter cannot be made with these variables.
     """
-    # gRPC alone costs 0.1 s and 20 MB: load only what is used.
+    # Load only what is used: gRPC alone costs 0.1 s and 20 MB.
     try:
         if protocol == "grpc":
             from grpc import Compression
@@ -45,7 +45,7 @@ def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
             _encodes_batches(
                 "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", ExportTraceServiceRequest.FromString
             )
-            # Read here, because it does not know the standard's "none".
+            # Read here, because the exporter does not know the standard value "none".
             zipped = otlp_variable(os.environ, "COMPRESSION")[1].lower() == "gzip"
             return Grpc(endpoint=endpoint, compression=Compression.Gzip if zipped else Compression.NoCompression)
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
@@ -53,22 +53,22 @@ def otlp_exporter(endpoint: str | None, protocol: str) -> SpanExporter:
         _encodes_batches("opentelemetry.exporter.otlp.proto.http.trace_exporter", EncodedRequest)
         target = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
         if any(os.environ.get(variable) for variable in _CREDENTIAL_PROVIDERS):
-            return Http(endpoint=target)  # which takes its session from there
+            return Http(endpoint=target)  # takes its session from the credential provider
         import requests
 
         session = requests.Session()
         session.hooks["response"].append(_refuse_redirect)
         return Http(endpoint=target, session=session)
-    except Exception as error:  # (it raises bare ones of many kinds)
+    except Exception as error:  # (the exporters raise many kinds)
         raise SettingsError(f"the OTEL_EXPORTER_OTLP_* settings cannot be used: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoder:
-    """Replaces an exporter's encoder: it takes the bytes of a batch, and encodes other spans as before."""
+    """Replaces an exporter's encoder. It uses the bytes of a :class:`SpanBatch` and encodes other spans as before."""
 
     request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
-    """Return what the exporter can send. gRPC sends messages only, so it parses the bytes."""
+    """Converts a request to what the exporter can send. gRPC sends only messages, so it parses the bytes."""
     others: Callable[[Sequence[ReadableSpan]], ExportTraceServiceRequest]
 
     def __call__(self, spans: Sequence[ReadableSpan]) -> EncodedRequest | ExportTraceServiceRequest:
@@ -78,10 +78,10 @@ class _Encoder:
 def _encodes_batches(
     name: str, request: Callable[[EncodedRequest], EncodedRequest | ExportTraceServiceRequest]
 ) -> None:
-    """Make the exporters of a module send a :class:`~swtrace.spans.encoding.SpanBatch` as it is encoded here.
+    """Make the exporters of a module send a :class:`~swtrace.spans.encoding.SpanBatch` as encoded by swtrace.
 
-    Headers, compression, retries and limits remain the exporter's. If a release has no such encoder, it reads the batch
-    as a sequence of spans: slower, with the same result.
+    The exporter still handles headers, compression, retries and limits. A release without such an encoder reads the
+    batch as a sequence of spans, which is slower but gives the same result.
     """
     module: Any = sys.modules[name]
     encoder = getattr(module, "encode_spans", None)
@@ -90,16 +90,16 @@ def _encodes_batches(
 
 
 def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
-    """Fail an export that is redirected: the exporter would take the redirect for a success.
+    """Fail an export that is redirected, because the exporter would treat the redirect as success.
 
     Raises:
-        RequestException: It says where to.
+        RequestException: the response is a redirect; the message names its target.
     """
     import requests
 
     if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
         target = response.headers.get("location", "nowhere")
         raise requests.RequestException(
-            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to where "
-            "it takes spans"
+            f"the collector redirects ({response.status_code}) to {target!r}: set OTEL_EXPORTER_OTLP_ENDPOINT to the "
+            "URL that accepts spans"
         )

@@ -1,4 +1,4 @@
-"""Where a rank's spans come from: the process that recorded it, and what time its clocks tell."""
+"""The origin of a rank's spans: the process that recorded them, and the offsets of its clocks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _FIRST_INSTANT, _LAST_INSTANT = -(1 << 63), (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class SpanOrigin:
-    """What a rank's spans need beside the facts: who it is, and what time its clocks tell."""
+    """What a rank's spans need besides the facts: its resource, and the offsets of its clocks to UNIX time."""
 
     resource: Resource
     monotonic_offset_ns: int
     """UNIX time minus CLOCK_MONOTONIC of the rank's host."""
     virtual_offset_ns: int
-    """UNIX time at which a series on a simulated clock is said to have begun."""
+    """UNIX time that is shown for instant 0 of a simulated clock."""
 
     def unix_ns(self, instant_ns: int, clock: int) -> int:
-        """Return an instant of a record as UNIX time, within what a span can carry."""
+        """Return an instant of a record as UNIX time, limited to what a span can represent."""
         offset = self.virtual_offset_ns if clock == Clock.VIRTUAL else self.monotonic_offset_ns
         return min(max(instant_ns + offset, 0), _LAST_INSTANT)
 
@@ -38,7 +38,7 @@ Origins = Mapping[RankKey, SpanOrigin]
 
 
 class ShownTime:
-    """:meth:`SpanOrigin.unix_ns` for many instants of many ranks at once; ranks without an origin keep theirs."""
+    """:meth:`SpanOrigin.unix_ns` for many instants of many ranks. Without an origin, the offsets are 0."""
 
     def __init__(self, origins: Iterable[SpanOrigin | None]) -> None:
         offsets = [(0, 0) if each is None else (each.monotonic_offset_ns, each.virtual_offset_ns) for each in origins]
@@ -46,7 +46,7 @@ class ShownTime:
         self._least, self._greatest, self._first = np.array(bounds, np.int64).transpose(2, 0, 1)
 
     def unix_ns(self, instants_ns: Nanoseconds, ranks: npt.NDArray[np.integer], virtual: Mask) -> Nanoseconds:
-        """Return instants as UNIX time; their ranks, and whether they are virtual, are those of the last axis."""
+        """Return instants as UNIX time. ``ranks`` and ``virtual`` apply to the last axis of the instants."""
         which = (ranks, virtual.astype(np.intp))
         least = self._least[which]
         shown: Nanoseconds = np.clip(instants_ns, least, self._greatest[which]) - least + self._first[which]
@@ -54,15 +54,15 @@ class ShownTime:
 
 
 def _bounds(offset_ns: int) -> tuple[int, int, int]:
-    """Return the least and the greatest instant that can be shown, and as what the least one is: nothing overflows."""
+    """Return the least and greatest instants that can be shown without overflow, and the UNIX time of the least."""
     least, greatest = (min(max(bound - offset_ns, _FIRST_INSTANT), _LAST_INSTANT) for bound in (0, _LAST_INSTANT))
     return least, greatest, min(max(least + offset_ns, 0), _LAST_INSTANT)
 
 
 def rank_resource(identity: RankIdentity) -> Resource:
-    """Return what a rank's spans say of the process that they came from.
+    """Return the OpenTelemetry resource of the process that recorded a rank.
 
-    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win over everything that is known from the ring.
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` override everything known from the ring.
     """
     known = Resource(
         {
@@ -77,7 +77,7 @@ def rank_resource(identity: RankIdentity) -> Resource:
 
 
 class RankOrigins:
-    """The origins of ranks, for a daemon, a session or a recording alike. Each rank's resource is made once."""
+    """Makes the origins of ranks, for a daemon, a session or a recording. Each rank's resource is made only once."""
 
     def __init__(self) -> None:
         self._resources: dict[RankIdentity, Resource] = {}
@@ -85,7 +85,7 @@ class RankOrigins:
     def of(
         self, identities: Iterable[RankIdentity], anchors: Mapping[RankKey, ClockAnchor]
     ) -> dict[RankKey, SpanOrigin]:
-        """Return the origin of each rank that has an anchor, and forget the resources of all others."""
+        """Return the origin of each rank that has an anchor, and forget the resources of all other ranks."""
         identities = tuple(identities)
         began = run_begins(identities)
         anchored = [(identity, anchors[identity.key]) for identity in identities if identity.key in anchors]

@@ -1,12 +1,11 @@
-"""One finished step as OpenTelemetry spans. Pure: same facts, same spans, same ids, on every host.
+"""One finished step as OpenTelemetry spans. The same facts give the same spans and ids on every host.
 
-A trace is one step of a run: its id is a hash of (run id, step). Each rank and series contributes a root
-``swtrace.step``; below it stand one ``swtrace.broadcast`` per layer (issued to ready) and one
-``swtrace.wait`` (wait begin to wait end). Span ids are a hash of (run id, step, rank, kind, series, layer), so
-that a daemon can link to a span that another host's daemon exports, without asking.
+A trace is one step of a run. Each rank and series contributes a root span ``swtrace.step``. Below it are, for each
+layer, one ``swtrace.broadcast`` (issued to ready) and one ``swtrace.wait`` (wait begin to wait end).
+:mod:`~swtrace.spans.traces` makes the ids.
 
-A wait links to its broadcast, a receiver's broadcast to the source's. Everything nests within its step
-except broadcasts marked ``swtrace.crosses_steps``: issued before the step began, or still under way when it ended.
+A wait links to its broadcast, and a receiver's broadcast to the source's. All spans lie within their step, except
+broadcasts marked ``swtrace.crosses_steps``, which were issued before it began or were not ready when it ended.
 ``docs/spans.md`` lists every attribute.
 """
 
@@ -38,7 +37,7 @@ WAIT = "swtrace.wait"
 
 SCOPE = InstrumentationScope("swtrace", __version__)
 ABORTED = "the forward ended before its last layer"
-"""Description of the status ERROR."""
+"""Description of the span status ERROR."""
 
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _CLOCKS = (*(clock.name.lower() for clock in Clock), "unknown")
@@ -48,28 +47,28 @@ _PHASES = tuple(phase.name.lower() for phase in Phase)
 
 
 def step_clock(info: SeriesInfo | None) -> int:
-    """Return the clock of a series' STEP records: their facts do not carry it."""
+    """Return the clock of a series' STEP records, which the facts of a step do not include."""
     return Clock.HOST.value if info is None else _CLOCK_NUMBERS.get(info.clock, Clock.HOST.value)
 
 
 def broadcasts(step: StepFacts) -> Mask:
-    """Return ``[rank, position]`` of the spans ``swtrace.broadcast``: every record but those of prefilled windows."""
+    """Return ``[rank, position]`` of the ``swtrace.broadcast`` spans: all records except those of prefilled windows."""
     return np.asarray(step.present & ((step.flags & TransferFlag.PREFILLED) == 0), np.bool_)
 
 
 def waits(step: StepFacts) -> Mask:
-    """Return ``[rank, position]`` of the spans ``swtrace.wait``: every record that something waited for."""
+    """Return ``[rank, position]`` of the ``swtrace.wait`` spans: all records that something waited for."""
     return np.asarray(step.present & ((step.flags & TransferFlag.UNWAITED) == 0), np.bool_)
 
 
 def step_ranks(step: StepFacts) -> Mask:
-    """Return ``[rank]`` of the spans ``swtrace.step``: every rank of which anything is known."""
+    """Return ``[rank]`` of the ``swtrace.step`` spans: all known ranks with any record of the step."""
     known = np.array([info is not None for info in step.infos], np.bool_)
     return np.asarray(known & (step.ended | step.present.any(axis=1)), np.bool_)
 
 
 def span_count(step: StepFacts) -> int:
-    """Return how many spans :func:`step_spans` makes of a step whose ranks all have an origin."""
+    """Return the number of spans in the :class:`StepSpans` of a step whose ranks all have an origin."""
     ranks = step_ranks(step)
     return int(ranks.sum() + broadcasts(step)[ranks].sum() + waits(step)[ranks].sum())
 
@@ -83,26 +82,26 @@ _Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An attribute of all spans of a table."""
+    """An attribute of the spans of a table."""
 
     name: str
     values: _Whole
-    """``[span]``: its value, or the index of its value in :attr:`choices`."""
+    """``[span]``: the value, or the index of the value in :attr:`choices`."""
     choices: tuple[Value, ...] = ()
     present: Mask | None = None
-    """``[span]``: the spans that have it; None: all of them."""
+    """``[span]``: the spans that have the attribute; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpanTable:
-    """What the spans of one name say: the only description, whether they become objects or bytes."""
+    """All spans of one name. Both span objects and encoded bytes are made from this description."""
 
     name: str
     trace_id: bytes
     rank: _Integers
     """``[span]``: group rank."""
     place: _Integers
-    """``[span]``: where it stands among the spans of its rank."""
+    """``[span]``: order among the spans of its rank."""
     ids: Ids
     begin_ns: Nanoseconds
     """``[span]``: UNIX time."""
@@ -117,7 +116,7 @@ class SpanTable:
     """``[span]``: the spans with status ERROR."""
 
     def spans(self, resources: Sequence[Resource | None]) -> list[ReadableSpan]:
-        """Return the spans as OpenTelemetry's objects; ``resources`` are those of the group's ranks."""
+        """Return the spans as OpenTelemetry objects. ``resources`` has one entry per rank of the group."""
         attributes: list[dict[str, Value]] = [{} for _ in self.rank]
         for attribute in self.attributes:
             values: list[Value] = attribute.values.tolist()
@@ -158,7 +157,7 @@ class SpanTable:
 class StepSpans(Sequence[ReadableSpan]):
     """The spans of a step, in order: each rank's ``swtrace.step``, then its broadcasts and waits by layer.
 
-    A rank without an origin is left out.
+    Ranks without an origin have no spans.
     """
 
     def __init__(self, step: StepFacts, origins: Origins) -> None:
@@ -167,7 +166,7 @@ class StepSpans(Sequence[ReadableSpan]):
         self.tables = _Description(step, origins).tables()
         key = [table.rank * (2 * step.present.shape[1] + 1) + table.place for table in self.tables]
         self.order: list[int] = np.argsort(np.concatenate(key)).tolist()
-        """Index of each span in the tables, one table after the other."""
+        """Index of each span in the concatenated tables."""
         counts = np.bincount(np.concatenate([table.rank for table in self.tables]), minlength=len(known))
         ends = np.cumsum(counts).tolist()
         self.runs = [
@@ -175,7 +174,7 @@ class StepSpans(Sequence[ReadableSpan]):
             for origin, count, end in zip(known, counts.tolist(), ends, strict=True)
             if origin is not None and count
         ]
-        """Each rank's resource, and which spans are its own: first and last, excluded."""
+        """For each rank, its resource and the range of its spans: ``(resource, first, end)``, end excluded."""
 
     @cached_property
     def _readable(self) -> list[ReadableSpan]:
@@ -183,7 +182,7 @@ class StepSpans(Sequence[ReadableSpan]):
         return [spans[index] for index in self.order]
 
     def __len__(self) -> int:
-        """Return how many there are; none is made for that."""
+        """Return the number of spans, without making any."""
         return len(self.order)
 
     @overload
@@ -191,11 +190,11 @@ class StepSpans(Sequence[ReadableSpan]):
     @overload
     def __getitem__(self, index: slice) -> list[ReadableSpan]: ...
     def __getitem__(self, index: int | slice) -> ReadableSpan | list[ReadableSpan]:
-        """Return a span, or some."""
+        """Return a span or a slice of spans."""
         return self._readable[index]
 
     def __iter__(self) -> Iterator[ReadableSpan]:
-        """Return each span in turn."""
+        """Iterate over the spans."""
         return iter(self._readable)
 
 
@@ -212,7 +211,7 @@ class _Description:
         self._begin_ns, self._end_ns = self._bounds()
         self._positions = step.present.shape[1]
         self._layers = [b"%d" % layer for layer in range(self._first_layer, self._first_layer + self._positions)]
-        named = np.append(self._ranks, -1)  # -1 where the record names none of the group
+        named = np.append(self._ranks, -1)  # -1 if the record's source is not a rank of the group
         self._sources = named[np.minimum(step.source, len(step.ranks))]
         self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
         for rank in self._at.tolist():
@@ -220,7 +219,7 @@ class _Description:
         self._broadcast_ids = np.zeros((len(step.ranks), self._positions, 8), np.uint8)
 
     def tables(self) -> tuple[SpanTable, ...]:
-        """Return the tables of steps, broadcasts and waits; the waits link to the broadcasts."""
+        """Return the tables of steps, broadcasts and waits, in this order because waits need the ids of broadcasts."""
         return self._steps(), self._broadcasts(), self._waits()
 
     def _steps(self) -> SpanTable:
@@ -261,11 +260,11 @@ class _Description:
         at, rank, position = self._rows(broadcasts(step))
         issued, ready, flags = step.issued_ns.take(at), step.ready_ns.take(at), step.flags.take(at)
         begin, end = self._begin_ns[rank], self._end_ns[rank]
-        # Nobody asks when a send is complete: it is over when the last receiver has it.
+        # The completion of a send is not observed, so it ends when the last receiver has the weight.
         is_sent = (ready <= 0) & ((flags & TransferFlag.OPEN) == 0)
         received = np.where(step.attributed, step.ready_ns, 0).max(axis=0)
         ready = np.where(is_sent, received[position], ready)
-        is_open = ready <= 0  # Nobody saw it complete: all that is known is that the step ended first.
+        is_open = ready <= 0  # Not seen to complete, so end the span at the end of the step or at the issue.
         ready = np.where(is_open, np.maximum(issued, end), ready)
         receives = self._sources[position] != self._ranks[rank]
         attributed = step.attributed.take(at)
@@ -332,7 +331,7 @@ class _Description:
         )
 
     def _rows(self, mask: Mask) -> tuple[_Integers, _Integers, _Integers]:
-        """Return where each span's record is, its rank and its position, of the ranks that have spans."""
+        """Return the flat index, rank and position of each span's record, for the ranks that have spans."""
         row, position = np.nonzero(mask[self._at])
         rank = self._at[row]
         return rank * self._positions + position, rank, position
@@ -347,7 +346,7 @@ class _Description:
         )
 
     def _of_layer(self, at: _Integers, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
-        """Return what a layer's broadcast and wait have in common."""
+        """Return the attributes that a layer's broadcast and wait have in common."""
         step, window = self._step, self._step.window.take(at)
         return (
             *self._common(rank),
@@ -362,7 +361,7 @@ class _Description:
         return self._step.series.start_layer
 
     def _layer_ids(self, name: str, rank: _Integers, position: _Integers) -> Ids:
-        """Return the ids of spans of layers, sorted by rank; keep those of broadcasts for the links to them."""
+        """Return the ids of spans of layers, sorted by rank. Remember those of broadcasts for the links of waits."""
         ids = [np.empty((0, 8), np.uint8)]
         for each in self._at.tolist():
             layers = [self._layers[index] for index in position[rank == each].tolist()]
@@ -373,7 +372,7 @@ class _Description:
         return made
 
     def _source_ids(self) -> Ids:
-        """Return the ids of the sources' broadcasts, by position: also of those that another host's daemon exports."""
+        """Return the ids of the sources' broadcasts by position, including those that another host's daemon exports."""
         ids = np.empty((len(self._sources), 8), np.uint8)
         for source in set(self._sources.tolist()):
             kept = np.flatnonzero(self._sources == source)
@@ -381,13 +380,13 @@ class _Description:
         return ids
 
     def _ids(self, rank: int, name: str, layers: Iterable[bytes]) -> Ids:
-        """Return the ids of a global rank's spans."""
+        """Return the ids of spans of a global rank."""
         series, number = self._step.series, self._step.step
         made = span_ids(series.run_id, number, rank, name, series=series.name, layers=layers)
         return np.frombuffer(made, np.uint8).reshape(-1, 8)
 
     def _bounds(self) -> tuple[Nanoseconds, Nanoseconds]:
-        """Return begin and end of the step on each rank: of what is at hand, where its step record is not."""
+        """Return begin and end of the step on each rank. Without a STEP record, take them from the records present."""
         step = self._step
         begin, end = step.begin_ns.copy(), step.end_ns.copy()
         for rank in np.flatnonzero(~step.ended).tolist():
@@ -404,5 +403,5 @@ class _Description:
 
 
 def _flag(name: str, present: Mask) -> Attribute:
-    """Return an attribute that is true where it is present."""
+    """Return an attribute that is true on the spans that have it."""
     return Attribute(name, np.zeros(len(present), np.int64), (True,), present)

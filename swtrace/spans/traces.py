@@ -1,7 +1,7 @@
-"""Which trace a step is, and whether it is exported: hashes, so that daemons of several hosts agree without talking.
+"""The ids of traces and spans, and which steps are exported. All are hashes, so daemons on several hosts agree.
 
-The id of a trace is a hash of (run id, step), that of a span one of (run id, step, rank, kind, series, layer): a
-daemon can link to a span that another host's daemon exports.
+The id of a trace is a hash of (run id, step). The id of a span is a hash of (run id, step, rank, kind, series, layer),
+so a daemon can link to a span that another host's daemon exports.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hashlib import blake2b
 from swtrace.ledger.facts import StepFacts
 
 _BITS = 53
-"""A float carries this many: more, and the highest position would round to 1 and miss a share of 1."""
+"""Bits of a float's mantissa. With more, the highest position would round to 1, and a share of 1 would miss it."""
 _NO_ID, _ONE = bytes(8), bytes(7) + b"\1"
 
 
@@ -23,7 +23,7 @@ def trace_id(run_id: str, step: int) -> int:
 
 
 def span_ids(run_id: str, step: int, rank: int, kind: str, *, series: str, layers: Iterable[bytes]) -> bytes:
-    """Return the ids of a rank's spans of one kind, one after the other; ``layers`` are the numbers as text."""
+    """Return the concatenated ids of a rank's spans of one kind; ``layers`` are layer numbers as text."""
     begun, ids = blake2b(f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0".encode(), digest_size=8), []
     for layer in layers:
         text = begun.copy()
@@ -37,7 +37,7 @@ def _digest(text: str, size: int) -> bytes:
 
 
 def position(run_id: str, step: int) -> float:
-    """Return where in [0, 1) this step falls: sampled at every share above it."""
+    """Return the position of this step in [0, 1). It is sampled at every share above this."""
     digest = _digest(f"sample\0{run_id}\0{step}", 8)
     return (int.from_bytes(digest, "big") >> (64 - _BITS)) / (1 << _BITS)
 
@@ -48,13 +48,13 @@ class Sampling:
 
     share: float = 1.0
     slow_step_ns: int | None = None
-    """A step that lasts at least this long on one rank is kept; None: only the share decides."""
+    """Keep a step that lasts at least this long on one rank. None: only the share decides."""
 
     def keeps(self, step: StepFacts) -> bool:
-        """Tell whether the spans of this step are exported.
+        """Return whether the spans of this step are exported.
 
-        The share is decided by (run id, step) alone, so that a trace is whole or absent. Slowness is
-        decided by the ranks that this daemon sees: on several hosts a step slow on one of them alone is kept there.
+        The share depends only on (run id, step), so that a trace is either complete or absent. Slowness depends on the
+        ranks that this daemon sees: with several hosts, a step that is slow on only one is kept only there.
         """
         if position(step.series.run_id, step.step) < self.share:
             return True

@@ -1,1 +1,1 @@
-"""What a rank writes and everyone else reads: the ring of records, its writer, its readers, its clock."""
+"""The ring of records that a rank writes and others read: its format, writer, readers and clocks."""

@@ -1,8 +1,7 @@
-"""Host time: CLOCK_MONOTONIC in integer nanoseconds, and what ties it to the calendar.
+"""Host time: CLOCK_MONOTONIC in integer nanoseconds, and its relation to calendar time.
 
-Everything inside swtrace is CLOCK_MONOTONIC, which all processes of one boot of one host share, unless they are in
-different time namespaces.
-CLOCK_REALTIME appears only at the edge, through a pair of both clocks read together.
+All instants inside swtrace are CLOCK_MONOTONIC. All processes of one boot of one host share it, unless they are in
+different time namespaces. CLOCK_REALTIME appears only at the edge, by means of an anchor: both clocks read together.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class ClockAnchor:
 
     @classmethod
     def take(cls) -> ClockAnchor:
-        """Read both clocks together: of several tries the one least disturbed between the two reads."""
+        """Read both clocks together. Of several tries, return the one with the shortest time between the reads."""
         best_gap = 1 << 62
         best = cls(0, 0)
         for _ in range(_TRIES):
@@ -46,7 +45,7 @@ class ClockAnchor:
 
 
 def boot_id() -> str:
-    """Name this boot of this host. The host's name where /proc is hidden."""
+    """Return an identifier of this boot of this host; the host's name if /proc is hidden."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or socket.gethostname()
     except OSError:
@@ -54,9 +53,9 @@ def boot_id() -> str:
 
 
 def clock_offset(offsets: Path = Path("/proc/self/timens_offsets")) -> str:
-    """Return what this process's time namespace adds to CLOCK_MONOTONIC, ``SECONDS.NANOSECONDS``, or ``0``.
+    """Return what this process's time namespace adds to CLOCK_MONOTONIC: ``SECONDS.NANOSECONDS``, or ``0``.
 
-    ``unknown`` where /proc is hidden or cannot be read. A kernel without time namespaces has no such file: ``0``.
+    Return ``unknown`` if /proc is hidden or cannot be read, and ``0`` on a kernel without time namespaces.
     """
     try:
         lines = offsets.read_text(encoding="ascii").splitlines()

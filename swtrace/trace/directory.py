@@ -1,12 +1,12 @@
-"""Where rings live: the folder, the files' names, and when a dead rank's ring is removed.
+"""The folder of rings: where it is, how files are named, and when a dead rank's ring is removed.
 
-A dead rank's ring stays for its readers, but never at the expense of the living: dead rings together are bounded,
-and the oldest give way where a new ring finds no room. The ring of a living writer is never removed.
+A dead rank's ring is kept for its readers, but not at the expense of living ranks. Dead rings are bounded in total
+size, and the oldest are removed when a new ring finds no room. The ring of a living writer is never removed.
 
-A ring is only ever found under its final name when it is complete; while it is being made it has a
-dotted name. Whether its writer lives is told by the writer's lock alone.
+A ring has its final name only once it is complete. Until then its name begins with a dot. Only the writer's lock
+decides whether the writer is alive.
 
-Standard library only: ranks load it.
+Standard library only, because ranks load this module.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ UNFINISHED_PREFIX = f".{PREFIX}"
 DEFAULT_KEEP_S = 3600.0
 """How long a dead rank's ring is kept for its readers."""
 DEAD_BYTES = 1 << 30
-"""Bytes that the dead rings of one folder may take together, whatever their age: on a tmpfs, they are memory."""
+"""Most bytes for all dead rings of a folder together, whatever their age: on a tmpfs, they take memory ..."""
 DEAD_SHARE = 4
-"""... and no more than one part in so many of the file system: others need room in /dev/shm, too."""
+"""... and at most 1 / this of the file system, because others need room in /dev/shm too."""
 _UNFINISHED_S = 60.0
-"""A younger unfinished ring may belong to a rank that has just made its file and not locked it yet."""
+"""A younger unfinished ring may belong to a rank that has just created its file and not locked it yet."""
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per user, and checked for its owner
 
 
 def default_directory() -> Path:
-    """Return the folder of rings where ``SWTRACE_DIR`` names none: one of this user on the host's local tmpfs.
+    """Return the folder of rings when ``SWTRACE_DIR`` is not set: this user's folder on the host's local tmpfs.
 
-    Not ``XDG_RUNTIME_DIR``: that goes when its user logs out, while what was started under nohup runs on.
+    ``XDG_RUNTIME_DIR`` is not used, because it is removed when the user logs out, although ranks may still run.
 
     Raises:
-        SettingsError: somebody else has made a folder of that name; only ``SWTRACE_DIR`` may name a foreign one.
+        SettingsError: the folder belongs to another user. Only ``SWTRACE_DIR`` may name such a folder.
     """
     directory = _SHARED_MEMORY / f"swtrace-{os.geteuid()}"
     with suppress(FileNotFoundError):
@@ -58,18 +58,18 @@ def default_directory() -> Path:
 
 
 def memory_folder() -> str | None:
-    """Return where to make a temporary folder of rings; None, the system's own, where there is no tmpfs to write to."""
+    """Return the parent for a temporary folder of rings; None (the system's default) without a writable tmpfs."""
     return str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
 
 
 def ring_name(run_id: str, rank: int) -> str:
-    """Return a new name for a ring: unique, and safe whatever the run id contains."""
+    """Return a new name for a ring: unique, and safe for any run id."""
     run = re.sub(r"[^A-Za-z0-9._]", "_", run_id)[:64]
     return f"{PREFIX}{run}-{rank}-{secrets.token_hex(4)}{SUFFIX}"
 
 
 def ring_paths(directory: Path) -> tuple[Path, ...]:
-    """Return the finished rings of a folder, in the order of their names; none if it cannot be listed."""
+    """Return the finished rings of a folder, sorted by name; none if the folder cannot be listed."""
     try:
         return listed(directory)
     except OSError:
@@ -77,7 +77,7 @@ def ring_paths(directory: Path) -> tuple[Path, ...]:
 
 
 def listed(directory: Path) -> tuple[Path, ...]:
-    """Return the finished rings of a folder, in the order of their names; none if there is no such folder.
+    """Return the finished rings of a folder, sorted by name; none if there is no such folder.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -90,24 +90,24 @@ def listed(directory: Path) -> tuple[Path, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DeadRing:
-    """A ring, finished or not, whose writer is gone."""
+    """A ring, finished or not, whose writer is dead."""
 
     path: Path
     last_s: float
     """Time of its last activity, seconds of CLOCK_REALTIME."""
     nbytes: int
     mine: bool
-    """It belongs to this user."""
+    """Whether it belongs to this user."""
 
 
 def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[DeadRing, ...]:
-    """Remove dead rings whose last activity is more than ``keep_s`` seconds ago, and the oldest of too many.
+    """Remove dead rings whose last activity is more than ``keep_s`` seconds ago, and more if they take too much room.
 
-    Those that remain take at most :data:`DEAD_BYTES`, and at most one part in :data:`DEAD_SHARE` of the file system.
-    What cannot be removed (another user's ring) is left alone.
+    To get below :data:`DEAD_BYTES` and the :data:`DEAD_SHARE` of the file system, remove this user's oldest ones.
+    Keep rings that cannot be removed, such as those of other users.
 
     Returns:
-        What was removed.
+        The rings that were removed.
     """
     limit_s = time.time() - keep_s
     dead = _dead_rings(directory)
@@ -121,7 +121,7 @@ def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[Dea
 
 
 def remove_for_room(directory: Path, nbytes: int) -> DeadRing | None:
-    """Remove this user's oldest dead ring; none if not even the removal of all would make room for ``nbytes``."""
+    """Remove this user's oldest dead ring and return it; None if removing all would not make room for ``nbytes``."""
     mine = [ring for ring in _dead_rings(directory) if ring.mine]
     if sum(ring.nbytes for ring in mine) + shutil.disk_usage(directory).free < nbytes:
         return None
@@ -129,7 +129,7 @@ def remove_for_room(directory: Path, nbytes: int) -> DeadRing | None:
 
 
 def _dead_rings(directory: Path) -> list[DeadRing]:
-    """Return the rings whose writers are gone, oldest first."""
+    """Return the rings whose writers are dead, oldest first."""
     dead = []
     for prefix, at_least_s in ((PREFIX, 0.0), (UNFINISHED_PREFIX, _UNFINISHED_S)):
         for path in _files(directory, prefix):
@@ -150,15 +150,15 @@ def _remove(ring: DeadRing) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a ring for reading, whatever stands there: a link is not followed, a pipe does not block.
+    """Open a ring for reading. Do not follow a symbolic link or block on a pipe.
 
     Raises:
-        OSError: it cannot be opened, or is not a plain file.
+        OSError: the path cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is not a plain file")
+            raise OSError(f"{path} is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,10 +1,10 @@
-"""The parts of a ring file that are not numbers: header, rank identity, series table entries.
+"""Encode and decode the parts of a ring file other than records: header, rank identity, series table entries.
 
-Decoding trusts nothing. Sizes are fixed, JSON is bounded by its slot and covered by a checksum,
-every value is checked for type and range, and text must be printable: it ends in terminals and
-label values. Whatever is wrong becomes a :class:`~swtrace.errors.RingFormatError`, nothing else.
+Decoding trusts nothing. Sizes are fixed, JSON is bounded by its slot and covered by a checksum, and
+every value is checked for type and range. Text must be printable, because it is shown in terminals and
+label values. Any defect raises :class:`~swtrace.errors.RingFormatError` and nothing else.
 
-Standard library only: ranks load it.
+Standard library only, because ranks load this module.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from swtrace.trace.identity import RankIdentity, SeriesInfo, UntracedRank
 MAX_LAYERS = 4096
 MAX_GROUP = 4096
 MAX_CELLS = 1 << 20
-"""Layers times ranks: what a reader may have to hold for one step of one series."""
+"""Most layers times ranks of a series, because a reader may have to hold that many for each step."""
 _MAX_INT = (1 << 63) - 1
 MAX_TEXT = 2048
-"""Characters of a text in a ring."""
+"""Most characters of one text in a ring."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingHeader:
-    """What the fixed part of a ring says."""
+    """The contents of a ring's fixed header."""
 
     capacity: int
-    """Records; a power of two."""
+    """Number of records; a power of two."""
     epoch_ns: int
+    """CLOCK_MONOTONIC of the creation."""
     created_ns: int
-    """CLOCK_REALTIME."""
+    """CLOCK_REALTIME of the creation."""
     checked: bool
-    """Records carry check words."""
+    """Whether records carry check words."""
     identity: RankIdentity
 
     @property
@@ -48,7 +49,7 @@ class RingHeader:
 
 
 def file_bytes(capacity: int) -> int:
-    """Return the size of a ring file for so many records."""
+    """Return the size of a ring file with ``capacity`` records."""
     return schema.HEADER_BYTES + capacity * schema.RECORD_BYTES
 
 
@@ -61,7 +62,7 @@ def encode_header(header: RingHeader) -> tuple[bytes, bytes]:
     identity = encode_identity(header.identity)
     if len(identity) > schema.IDENTITY_BYTES:
         raise RingFullError(
-            f"the rank's identity takes {len(identity)} bytes of JSON, the ring has {schema.IDENTITY_BYTES}"
+            f"the rank's identity takes {len(identity)} bytes of JSON; a ring has room for {schema.IDENTITY_BYTES}"
         )
     fixed = schema.HEADER.pack(
         schema.MAGIC,
@@ -88,10 +89,10 @@ def decode_header(data: bytes, size: int) -> RingHeader:
     """Read a ring's header from the first ``IDENTITY_OFFSET + IDENTITY_BYTES`` bytes of a file of ``size`` bytes.
 
     Raises:
-        RingFormatError: this is not a sound ring; the message says why.
+        RingFormatError: this is not a valid ring; the message says why.
     """
     if len(data) < schema.IDENTITY_OFFSET + schema.IDENTITY_BYTES:
-        raise RingFormatError(f"{size} bytes are too short for a ring")
+        raise RingFormatError(f"too short for a ring ({size} bytes)")
     magic, version, *words = schema.HEADER.unpack_from(data)
     if magic != schema.MAGIC:
         raise RingFormatError("not a swtrace ring (wrong magic)")
@@ -105,7 +106,7 @@ def decode_header(data: bytes, size: int) -> RingHeader:
     if not schema.MIN_RECORDS <= capacity <= schema.MAX_RECORDS or capacity & (capacity - 1):
         raise RingFormatError(f"damaged header (capacity {capacity})")
     if size != file_bytes(capacity):
-        raise RingFormatError(f"{size} bytes instead of {file_bytes(capacity)}: cut short, or not a ring")
+        raise RingFormatError(f"{size} bytes instead of {file_bytes(capacity)}: truncated, or not a ring")
     if identity_length > schema.IDENTITY_BYTES or checked > 1 or epoch_ns > _MAX_INT or created_ns > _MAX_INT:
         raise RingFormatError("damaged header (values out of range)")
     text = data[schema.IDENTITY_OFFSET : schema.IDENTITY_OFFSET + identity_length]
@@ -116,15 +117,15 @@ def decode_header(data: bytes, size: int) -> RingHeader:
 
 
 def encode_identity(identity: RankIdentity) -> bytes:
-    """Return an identity as JSON, of text that terminals can show."""
+    """Return an identity as JSON that contains only printable text."""
     return _encode(asdict(identity))
 
 
 def decode_identity(text: bytes) -> RankIdentity:
-    """Read an identity.
+    """Return the identity that :func:`encode_identity` was given.
 
     Raises:
-        RingFormatError: it is damaged, or its values are out of range.
+        RingFormatError: the text is damaged, or its values are out of range.
     """
     fields = _Fields(_decode(text))
     return RankIdentity(
@@ -151,10 +152,10 @@ _LAYOUT = (
 
 
 def encode_series(info: SeriesInfo, first_window: int) -> bytes:
-    """Return a series table entry: length, checksum, JSON. Why ranks are untraced is cut short as far as it must be.
+    """Return a series table entry: length, checksum, JSON. Shorten the reasons of untraced ranks as needed.
 
     Raises:
-        RingFullError: it does not fit its slot.
+        RingFullError: the entry does not fit its slot.
     """
     for characters in _REASON_CHARACTERS:
         named = info.untraced if characters is not None else ()
@@ -163,23 +164,23 @@ def encode_series(info: SeriesInfo, first_window: int) -> bytes:
         if schema.SERIES_ENTRY.size + len(text) <= schema.SERIES_SLOT_BYTES:
             return schema.SERIES_ENTRY.pack(len(text), zlib.crc32(text)) + text
     raise RingFullError(
-        f"series {info.name!r}: its constants take {len(text)} bytes of JSON"
-        f" (group of {len(info.group_ranks)} ranks), a ring has {schema.SERIES_SLOT_BYTES} per series"
+        f"series {info.name!r}: its description takes {len(text)} bytes of JSON"
+        f" (group of {len(info.group_ranks)} ranks); a ring has room for {schema.SERIES_SLOT_BYTES} per series"
     )
 
 
 _REASON_CHARACTERS = (300, 60, 0, None)
-"""None: in a very large group, untraced ranks are not even named."""
+"""Lengths to try. None: leave out the untraced ranks, as in a very large group."""
 
 
 def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
-    """Read a series table entry; return it and the first of its window slots.
+    """Read a series table entry. Return the series and the first of its window slots.
 
     Raises:
-        RingFormatError: it is damaged, or its values are out of range.
+        RingFormatError: the entry is damaged, or its values are out of range.
     """
     if len(slot) < schema.SERIES_ENTRY.size:
-        raise RingFormatError("damaged series entry (cut short)")
+        raise RingFormatError("damaged series entry (truncated)")
     length, crc = schema.SERIES_ENTRY.unpack_from(slot)
     text = slot[schema.SERIES_ENTRY.size : schema.SERIES_ENTRY.size + length]
     if len(text) != length or zlib.crc32(text) != crc:
@@ -213,19 +214,19 @@ def decode_series(slot: bytes) -> tuple[SeriesInfo, int]:
     first_window = fields.integer("first_window", 0, schema.WINDOW_SLOTS)
     reserved = 0 if refused else info.window_count
     if not group_ranks and not refused:
-        raise RingFormatError("damaged series entry (a group of no ranks)")
+        raise RingFormatError("damaged series entry (empty group)")
     if info.num_layers * max(1, len(group_ranks)) > MAX_CELLS or first_window + reserved > schema.WINDOW_SLOTS:
         raise RingFormatError("damaged series entry (values out of range)")
     if len(set(group_ranks)) != len(group_ranks):
-        raise RingFormatError("damaged series entry (a rank stands twice in the group)")
+        raise RingFormatError("damaged series entry (duplicate rank in the group)")
     return info, first_window
 
 
 def writer_lives(descriptor: int) -> bool:
     """Return whether some process holds the writer's lock on the ring behind ``descriptor``.
 
-    The probe takes a shared lock for an instant: probes never disturb each other, and a writer takes its
-    lock before its ring has a name that anyone could probe.
+    The probe takes a shared lock for a moment. Probes do not disturb each other, nor the writer, which takes its
+    lock before its ring has the name under which it can be probed.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -236,12 +237,12 @@ def writer_lives(descriptor: int) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with everything replaced that readers refuse to show."""
+    """Return ``text`` without what readers would refuse: unprintable characters are replaced, excess length is cut."""
     return "".join(character if character.isprintable() else "?" for character in text)[:MAX_TEXT]
 
 
 class _Fields:
-    """A decoded JSON object whose values are fetched with their type and range."""
+    """A decoded JSON object. Each value is checked for type and range when it is read."""
 
     __slots__ = ("_values",)
 
@@ -251,13 +252,13 @@ class _Fields:
     def text(self, name: str, *, empty: bool = True) -> str:
         value = self._values.get(name)
         if type(value) is not str or len(value) > MAX_TEXT or not value.isprintable() or not (value or empty):
-            raise RingFormatError(f"damaged ring ({name} is not a plain text)")
+            raise RingFormatError(f"damaged ring ({name} is not valid text)")
         return value
 
     def integer(self, name: str, low: int, high: int, *, absent: int | None = None) -> int:
         value = self._values.get(name, absent)
         if type(value) is not int or not low <= value <= high:
-            raise RingFormatError(f"damaged ring ({name} is not a number from {low} to {high})")
+            raise RingFormatError(f"damaged ring ({name} is not an integer from {low} to {high})")
         return value
 
     def objects(self, name: str, length: int) -> tuple[_Fields, ...]:
@@ -269,9 +270,9 @@ class _Fields:
     def integers(self, name: str, length: int, high: int) -> tuple[int, ...]:
         values = self._values.get(name)
         if type(values) is not list or len(values) > length:
-            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} numbers)")
+            raise RingFormatError(f"damaged ring ({name} is not a list of up to {length} integers)")
         if not all(type(value) is int and 0 <= value <= high for value in values):
-            raise RingFormatError(f"damaged ring ({name} holds something else than numbers from 0 to {high})")
+            raise RingFormatError(f"damaged ring ({name} contains something other than integers from 0 to {high})")
         return tuple(values)
 
 

@@ -1,4 +1,4 @@
-"""Who wrote a ring, and what its series are: the constants that records refer to."""
+"""The writer of a ring and its series: the constants that records refer to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class RankKey(NamedTuple):
-    """Names a rank across everything a reader sees: run id and global rank."""
+    """Identifies a rank across all runs that a reader sees: run id and global rank."""
 
     run_id: str
     rank: int
@@ -15,14 +15,14 @@ class RankKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RankIdentity:
-    """Who writes a ring. Pid and start time are for people: whether the writer lives is told by its lock."""
+    """The writer of a ring. Pid and start time are only informative; the lock shows whether the writer is alive."""
 
     run_id: str
     rank: int
     """Global rank, unique within the run."""
     host: str
     boot_id: str
-    """The boot of the host: ranks that share it run under one kernel. Whether they share a clock says :attr:`clock`."""
+    """The boot of the host. Ranks that share it run under one kernel; :attr:`clock` says whether they share a clock."""
     pid: int
     start_time_ns: int
     """CLOCK_REALTIME at which the ring was made."""
@@ -30,23 +30,23 @@ class RankIdentity:
     version: str = ""
     """Version of swtrace that wrote the ring."""
     clock_offset: str = "0"
-    """What the rank's time namespace adds to CLOCK_MONOTONIC: ``0``, or seconds and nanoseconds; ``unknown`` where
-    /proc does not tell."""
+    """What the rank's time namespace adds to CLOCK_MONOTONIC: ``0``, or seconds and nanoseconds; ``unknown`` if /proc
+    does not show it."""
 
     @property
     def key(self) -> RankKey:
-        """The name under which readers know this rank."""
+        """The key under which readers know this rank."""
         return RankKey(self.run_id, self.rank)
 
     @property
     def clock(self) -> str:
-        """Names the CLOCK_MONOTONIC of the rank: two ranks share one exactly if they share this."""
+        """Identifies the rank's CLOCK_MONOTONIC: two ranks share that clock if and only if this is equal."""
         return self.boot_id if self.clock_offset == "0" else f"{self.boot_id} {self.clock_offset}"
 
 
 @dataclass(frozen=True, slots=True)
 class UntracedRank:
-    """A rank of a series that takes part and records nothing."""
+    """A rank that takes part in a series but records nothing."""
 
     rank: int
     """Global rank."""
@@ -70,29 +70,29 @@ class SeriesInfo:
     transport: str
     """``gloo``, ``nccl``, ``ideal``, ..."""
     rendezvous: str
-    """From when an operation can move: ``source`` (source and receiver have issued it), ``tree`` (those on the way
-    from the source have, too: gloo) or ``group`` (all ranks have: collectives that need everyone)."""
+    """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
+    (these and the ranks on the way: gloo) or ``group`` (all ranks, in collectives that need everyone)."""
     clock: str
     """``host``, ``virtual`` or ``device``."""
     layer_bytes: int
-    """Bytes of one layer's weight: what one broadcast moves, but for a tag."""
+    """Bytes of one layer's weight, which is what one broadcast moves, apart from a tag."""
     owned_layers: int
-    """Layers whose weight this rank keeps."""
+    """Number of layers whose weight this rank stores."""
     kind: str = "broadcast"
-    """What fills the windows. Other prefetchers write the same records under their own kind."""
+    """What fills the windows. Other prefetchers write the same records with another kind."""
     refused: str = ""
-    """Not empty: this was asked for and is not shared; the reason."""
+    """Why the series was requested but is not shared; empty if it is shared."""
     queue: str = "receiver"
-    """What a delivery queues behind: ``serial`` (the operation before, until its latest receiver has it: operations
-    move one at a time) or ``receiver`` (the deliveries to the same receiver)."""
+    """What a delivery queues behind: ``serial`` (the previous operation, until its latest receiver has it, because
+    operations move one at a time) or ``receiver`` (earlier deliveries to the same receiver)."""
     tag_bytes: int = 0
-    """Bytes that the ownership check adds to each layer's payload; 0 where it is off."""
+    """Bytes that the ownership check adds to each layer's payload; 0 if the check is off."""
     untraced: tuple[UntracedRank, ...] = ()
-    """Ranks of the group that record nothing of this series, as they told the others: nobody need wait for them."""
+    """Ranks of the group that reported that they record nothing of this series, so readers need not wait for them."""
 
     @property
     def owned_bytes(self) -> int:
-        """Bytes of the layers that this rank keeps."""
+        """Bytes of the layers that this rank stores."""
         return self.owned_layers * (self.layer_bytes + self.tag_bytes)
 
     @property
@@ -102,9 +102,9 @@ class SeriesInfo:
 
     @property
     def replicated_bytes(self) -> int:
-        """Bytes that full replication would hold on this rank."""
+        """Bytes that this rank would hold with full replication."""
         return self.num_layers * self.layer_bytes
 
     def source(self, position: int) -> int:
-        """Return the group rank that keeps the layer at ``position``."""
+        """Return the group rank that stores the layer at ``position``."""
         return (self.start_layer + position) % len(self.group_ranks)

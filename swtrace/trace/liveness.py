@@ -1,6 +1,6 @@
-"""Which ranks of a run died: asked when a broadcast failed, to name who was lost.
+"""Find the ranks of a run that died, so that a failed broadcast can name them.
 
-Standard library only: ranks load it.
+Standard library only, because ranks load this module.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from swtrace.trace.identity import RankIdentity
 
 
 def dead_ranks(directory: Path, run_id: str) -> tuple[RankIdentity, ...]:
-    """Return the ranks of a run that lost their lock without closing their ring, by rank.
+    """Return the ranks of a run that lost their lock without closing their ring, sorted by rank.
 
-    Sees only ranks whose rings lie in ``directory``: those of this host. A rank with a second, living ring
-    was started again and is not dead.
+    This covers only ranks of this host, whose rings are in ``directory``. A rank with another, living ring
+    was restarted and is not dead.
     """
     dead: dict[int, RankIdentity] = {}
     living: set[int] = set()

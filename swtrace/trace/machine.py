@@ -1,6 +1,6 @@
-"""What the machine did to a thread: time it was ready to run and did not, and time the hypervisor took.
+"""Time that the machine took from a thread: waiting for a core while ready to run, and steal by the hypervisor.
 
-Both explain most of a step's noise on shared machines. Where the kernel does not tell, they are 0.
+These two explain most of a step's noise on shared machines. Where the kernel does not report them, they are 0.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import os
 from swtrace.trace.clocks import now_ns
 
 STEAL_EVERY_NS = 250_000_000
-"""/proc/stat is as long as the machine has processors, and counts in hundredths of a second."""
+"""How often steal is read. /proc/stat grows with the number of processors and counts in hundredths of a second."""
 
 _STEAL_FIELD = 8
 _LINE_BYTES = 512
 
 
 class MachineNoise:
-    """Run delay and steal since the last sample. Belongs to the thread that takes the first sample."""
+    """Run delay and steal since the last sample. An instance belongs to the thread that takes the first sample."""
 
     __slots__ = ("_next_steal_ns", "_run_delay_ns", "_schedstat", "_started", "_stat", "_steal_ticks", "_tick_us")
 
     def __init__(self) -> None:
-        """Open nothing yet: ``thread-self`` is the thread that opens it."""
+        """Open no file yet, because ``thread-self`` means the thread that opens it."""
         self._started = False
         self._schedstat = -1
         self._stat = -1
@@ -32,10 +32,10 @@ class MachineNoise:
         self._tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
 
     def sample(self) -> tuple[int, int]:
-        """Return ``(run delay, steal)`` since the last sample in us; steal is summed over the machine's processors.
+        """Return ``(run delay, steal)`` since the last sample in us, with steal summed over the machine's processors.
 
-        The first sample is (0, 0). Steal is read at most every :data:`STEAL_EVERY_NS`: it belongs to the
-        samples since the last one that was not 0.
+        The first sample is (0, 0). Steal is read at most every :data:`STEAL_EVERY_NS`, so a value covers all samples
+        since the last reading.
         """
         if not self._started:
             self._start()
@@ -44,7 +44,7 @@ class MachineNoise:
         if self._schedstat >= 0:
             run_delay_ns = self._read_run_delay_ns()
             run_delay_us = (run_delay_ns - self._run_delay_ns) // 1000
-            # What is not a whole microsecond yet counts next time.
+            # Carry the fraction of a microsecond over to the next sample.
             self._run_delay_ns += run_delay_us * 1000
         steal_us = 0
         if self._stat >= 0 and (now := now_ns()) >= self._next_steal_ns:
@@ -55,7 +55,7 @@ class MachineNoise:
         return max(0, run_delay_us), steal_us
 
     def close(self) -> None:
-        """Close what is open; later samples are (0, 0)."""
+        """Close the open files; later samples are (0, 0)."""
         for descriptor in (self._schedstat, self._stat):
             if descriptor >= 0:
                 os.close(descriptor)

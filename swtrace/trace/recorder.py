@@ -1,19 +1,19 @@
-"""The writing side of a ring: one recorder per rank process, its only writer.
+"""The writing side of a ring. Each rank process has one recorder, which is the ring's only writer.
 
-What holds at every instant, also if the process is killed there:
+These invariants hold at every instant, even if the process is killed:
 
-- the file has its final name only when it is complete, and the writer's lock was taken before;
-- a slot's sequence number is 0 from before its first changed byte until after its last, so a
-  record is either committed whole or not there;
-- the series table's count is stored after the entry it counts;
-- a window's occupant is stored after its issued instant; ready and in-use instants carry the
-  occupant's generation, so that a late one is ignored.
+- The file gets its final name only when it is complete, after the writer has taken its lock.
+- A slot's sequence number is 0 from before its first byte changes until after its last byte has, so a
+  record is either committed whole or absent.
+- The series table's count is stored after the entry it counts.
+- A window's occupant is stored after its issued instant. Ready and in-use instants carry the
+  occupant's generation, so a late one is ignored.
 
-All methods but :meth:`SeriesRecorder.window_ready` belong to one thread at a time, the one that runs
-the forward. Nothing on the hot path allocates more than integers, takes a lock or makes a system call.
+All methods except :meth:`SeriesRecorder.window_ready` belong to one thread at a time: the one that runs
+the forward. The hot path allocates nothing but integers, takes no lock and makes no system call.
 
-The lock's file descriptor is not the one that is mapped: neither a mapping that a forked child
-inherits nor one that outlives :meth:`Recorder.close` keeps a dead rank looking alive.
+The file descriptor that holds the lock is not the mapped one. A mapping that a forked child inherits, or that
+outlives :meth:`Recorder.close`, therefore cannot make a dead rank look alive.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ from swtrace.version import __version__
 logger = logging.getLogger(__name__)
 
 RENEW_NS = 10_000_000_000
-"""How often a step renews the clock anchor and the file's time stamp, by which dead rings age, and sees whether the
-file is still there."""
+"""How often a step renews the clock anchor and the file's modification time, which gives a dead ring's age, and checks
+that the file still exists."""
 
 STORES_IN_ORDER = platform.machine().lower() in {"x86_64", "amd64", "i386", "i686"}
-"""Other processes see this machine's stores in program order; records need no check word."""
+"""Whether other processes see this machine's stores in program order, so that records need no check word."""
 
 _U16 = 0xFFFF
 _U32 = 0xFFFFFFFF
@@ -73,12 +73,12 @@ _POSITION_SHIFT = schema.POSITION_SHIFT
 _TRANSFER = int(schema.Kind.TRANSFER)
 _STEP = int(schema.Kind.STEP)
 _STEP_FIELDS = [(field.name, (1 << 8 * int(field.dtype[-1])) - 1) for field in schema.STEP_FIELDS]
-"""Name and highest number of each."""
+"""Name and largest value of each."""
 _LAUNCH = int(schema.Kind.LAUNCH)
 
 
 class RecorderStatistics(NamedTuple):
-    """What a recorder has done."""
+    """Counters of a recorder."""
 
     written: int
     """Records committed."""
@@ -86,7 +86,7 @@ class RecorderStatistics(NamedTuple):
 
 
 def identity_of_this_process(run_id: str, rank: int, model: str = "") -> RankIdentity:
-    """Return who writes a ring that this process makes now."""
+    """Return the identity of this process as the writer of a new ring."""
     return RankIdentity(
         run_id=run_id,
         rank=rank,
@@ -101,7 +101,7 @@ def identity_of_this_process(run_id: str, rank: int, model: str = "") -> RankIde
 
 
 class Recorder:
-    """One rank's ring. Make it with :meth:`create`."""
+    """The writer of one rank's ring. Use :meth:`create` to get one."""
 
     def __init__(
         self,
@@ -113,13 +113,13 @@ class Recorder:
         checked: bool,
         keep_s: float = DEFAULT_KEEP_S,
     ) -> None:
-        """Wrap a finished ring; :meth:`create` is the way to get one."""
+        """Wrap a finished ring. Use :meth:`create` instead."""
         self.path = path
         self.identity = identity
         self.checked = checked
         self._keep_s = keep_s
         self._lost = False
-        """The file was removed, could not be made anew, and that was said."""
+        """The file was removed and could not be recreated, and the log says so."""
         self._descriptor = descriptor
         self._capacity = (len(mapping) - _HEADER_BYTES) // schema.RECORD_BYTES
         self._cursor = _Cursor(self._capacity - 1)
@@ -139,25 +139,25 @@ class Recorder:
         keep_s: float = DEFAULT_KEEP_S,
         checked: bool = not STORES_IN_ORDER,
     ) -> Recorder:
-        """Make this rank's ring in ``directory`` and return its recorder.
+        """Create this rank's ring in ``directory`` and return its recorder.
 
-        Also removes rings there whose writers died more than ``keep_s`` seconds ago, and younger ones of this user
-        where there is no room without that.
+        Also remove rings there whose writers died more than ``keep_s`` seconds ago. If there is still no room, remove
+        younger dead rings of this user.
 
         Args:
-            directory: Made for this user alone if it is missing. One with the set-group-ID bit is shared with its
-                group, on purpose: rings there are readable by that group, and by nobody else either way.
-            identity: Who writes; text that a terminal cannot show is replaced.
-            records: Capacity; rounded up to a power of two.
-            keep_s: How long the rings of dead ranks stay, in seconds.
-            checked: Give every record a check word: needed where stores are seen out of order.
+            directory: Created for this user alone if it is missing. If it has the set-group-ID bit, its group can read
+                the rings. Nobody else can in either case.
+            identity: The writer. Characters that a terminal cannot show are replaced.
+            records: Capacity, rounded up to a power of two.
+            keep_s: How long the rings of dead ranks are kept, in seconds.
+            checked: Give every record a check word. Needed where stores can be seen out of order.
 
         Raises:
-            RingCreateError: the folder or file cannot be made, or there is no room for it.
+            RingCreateError: ``records`` is out of range, the folder or file cannot be created, or there is no room.
         """
         if not 1 <= records <= schema.MAX_RECORDS:
             raise RingCreateError(
-                f"a ring of {records} records cannot be: set SWTRACE_RING_RECORDS from 1 to {schema.MAX_RECORDS}"
+                f"cannot make a ring of {records} records: SWTRACE_RING_RECORDS must be from 1 to {schema.MAX_RECORDS}"
             )
         capacity = max(schema.MIN_RECORDS, 1 << (records - 1).bit_length())
         path = directory.absolute() / ring_name(identity.run_id, identity.rank)
@@ -176,7 +176,7 @@ class Recorder:
         except (OSError, RingFullError) as error:
             raise RingCreateError(
                 f"cannot make a ring of {size} bytes in {path.parent}: {error}",
-                f"SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (now {capacity} records)",
+                f"SWTRACE_DIR sets the folder, SWTRACE_RING_RECORDS the size (currently {capacity} records)",
             ) from error
         recorder = cls(path, identity, descriptor, mapping, checked=checked, keep_s=keep_s)
         _live.add(recorder)
@@ -185,11 +185,12 @@ class Recorder:
     def add_series(self, info: SeriesInfo) -> SeriesRecorder:
         """Enter a series in the ring's table, reserve its windows and return its recorder.
 
-        A refused series is only told to readers: it reserves no windows. A later series of the same name, start layer
-        and group gets a name of its own: ``o_proj:2``.
+        A refused series is entered for readers only and reserves no windows. A later series with the same name, start
+        layer and group gets a numbered name: ``o_proj:2``.
 
         Raises:
-            RingFullError: no room for another series, or for its windows.
+            RingFullError: there is no room for another series, its description or its windows.
+            TraceError: the ring is closed.
         """
         entry, info = self.entry(info), self._distinct(info)
         index, first_window = len(self._series), self._windows_reserved
@@ -204,10 +205,11 @@ class Recorder:
         return series
 
     def entry(self, info: SeriesInfo) -> bytes:
-        """Return a series as the ring's table would hold it, without entering it.
+        """Return the entry that the ring's table would get for a series, without entering it.
 
         Raises:
-            RingFullError: no room for another series, or for its windows.
+            RingFullError: there is no room for another series, its description or its windows.
+            TraceError: the ring is closed.
         """
         if self._descriptor < 0:
             raise TraceError(f"series {info.name!r}: ring {self.path} is closed")
@@ -216,13 +218,13 @@ class Recorder:
         windows = 0 if info.refused else info.window_count
         left = schema.WINDOW_SLOTS - self._windows_reserved
         if windows > left:
-            raise RingFullError(f"series {info.name!r}: {windows} windows, a ring has {left} left")
+            raise RingFullError(f"series {info.name!r}: needs {windows} windows; the ring has {left} left")
         return encode_series(self._distinct(info), self._windows_reserved)
 
     def _distinct(self, info: SeriesInfo) -> SeriesInfo:
-        """Return the series under a name that no earlier one of its start layer and group has in this ring.
+        """Return the series with a name that is unique in this ring for its start layer and group.
 
-        A group's ranks make their series in the same order, so they all choose the same name.
+        All ranks of a group create their series in the same order, so they choose the same name.
         """
         if info.refused:
             return info
@@ -232,17 +234,17 @@ class Recorder:
         name, number = printable(info.name), 1
         while name in taken:
             number += 1
-            suffix = f":{number}"  # means nothing in a URL, so that it need not be escaped in queries
+            suffix = f":{number}"  # a colon has no meaning in a URL query, so it needs no escaping
             name = printable(info.name)[: MAX_TEXT - len(suffix)] + suffix
         return replace(info, name=name)
 
     def renew(self) -> None:
-        """Do what is due every :data:`RENEW_NS`: see that the file is still there, and renew the anchor."""
+        """Restore the file if it was removed, and renew the anchor. Due every :data:`RENEW_NS`."""
         self._restore_if_removed()
         self.renew_anchor()
 
     def renew_anchor(self) -> None:
-        """Store a fresh pair of both host clocks."""
+        """Store a new pair of the two host clocks."""
         anchor = ClockAnchor.take()
         word = schema.ANCHOR_OFFSET // 8
         self._words[word] = 0
@@ -252,16 +254,16 @@ class Recorder:
         self._renew_at_ns = now_ns() + RENEW_NS
 
     def statistics(self) -> RecorderStatistics:
-        """Return what was recorded so far."""
+        """Return the counters so far."""
         return RecorderStatistics(self._cursor.sequence, len(self._series))
 
     def announce_close(self) -> None:
-        """Mark the ring as closed, and go on: whatever kills this process from now on, its end was planned."""
+        """Mark the ring as closed but keep writing, so that a later kill of this process counts as a planned end."""
         if self._descriptor >= 0:
             self._words[schema.CLOSED_OFFSET // 8] = now_ns()
 
     def close(self) -> None:
-        """Mark the ring as closed and release its lock. Its records stay readable; later events go nowhere."""
+        """Mark the ring as closed and release its lock. Its records stay readable; later events are discarded."""
         if self._descriptor < 0:
             return
         self.announce_close()
@@ -269,10 +271,10 @@ class Recorder:
         self._detach()
 
     def _restore_if_removed(self) -> None:
-        """Put a whole copy where the file was removed (by a cleaner of temporary files, by systemd's RemoveIPC).
+        """Recreate a file that was removed, for example by a temporary-file cleaner or systemd's RemoveIPC.
 
-        Readers that hold the old file read on in the copy (``RingReader.alive``), from the record that they had come
-        to; those that come later find it by its name. Must come between records.
+        Readers of the old file continue in the copy (``RingReader.alive``) at their next record. Later readers find it
+        by its name. Call this only between records.
         """
         if self._descriptor < 0 or not _removed(self.path, self._descriptor):
             return
@@ -283,32 +285,32 @@ class Recorder:
             if not self._lost:
                 self._lost = True
                 logger.warning(
-                    "swtrace: rank %d: somebody removed its ring %s, and it cannot be made again: %s. Readers that are "
-                    "started from now on do not see this rank",
+                    "swtrace: rank %d: its ring %s was removed and cannot be recreated: %s. Readers started from now "
+                    "on will not see this rank",
                     self.identity.rank,
                     self.path,
                     error,
                 )
             return
         self._lost = False
-        logger.warning("swtrace: rank %d: somebody removed its ring %s; made again", self.identity.rank, self.path)
-        # Whoever watches the lock of the old file learns that nobody died.
+        logger.warning("swtrace: rank %d: recreated its ring %s, which was removed", self.identity.rank, self.path)
+        # Mark the old file as closed: its lock is released next, and its readers must not take the writer for dead.
         words[schema.CLOSED_OFFSET // 8] = now_ns()
         os.close(self._descriptor)
         self._descriptor = descriptor
         self._attach(mapping)
         for series in self._series:
-            series._take_over_stamps(words)  # noqa: SLF001 - see _attach
+            series._copy_ready_stamps(words)  # noqa: SLF001 - see _attach
 
     def _attach(self, mapping: mmap.mmap) -> None:
-        # The old one is unmapped with its last reference: another thread may be in the middle of a store.
+        # The old mapping is unmapped with its last reference, because another thread may be in the middle of a store.
         self._mapping = mapping
         self._words = memoryview(mapping).cast("Q")
         for series in self._series:
-            series._attach(self)  # noqa: SLF001 - one thing in two classes: the hot path wants few indirections
+            series._attach(self)  # noqa: SLF001 - both classes share state, which saves indirections on the hot path
 
     def _detach(self) -> None:
-        """Let go of the file. What still calls in (a transport's late callback) writes into memory of nobody's."""
+        """Release the file. Later calls, such as a transport's late callback, write into anonymous memory."""
         if self._descriptor < 0:
             return
         os.close(self._descriptor)
@@ -318,14 +320,14 @@ class Recorder:
         self._attach(mmap.mmap(-1, len(self._mapping)))
 
     def _touch(self) -> None:
-        """Set the file's time stamp: stores through a mapping of tmpfs do not."""
+        """Update the file's modification time, because stores through a mapping of tmpfs do not."""
         if self._descriptor >= 0:
             with suppress(OSError):
                 os.utime(self._descriptor)
 
 
 class SeriesRecorder:
-    """The hot path of one series: its events, straight into the ring."""
+    """The hot path of one series. Writes its events directly into the ring."""
 
     __slots__ = (
         "_checked",
@@ -348,7 +350,7 @@ class SeriesRecorder:
     )
 
     def __init__(self, recorder: Recorder, info: SeriesInfo, index: int, first_window: int, windows: int) -> None:
-        """Prepare everything that a record needs; :meth:`Recorder.add_series` is the way to get one."""
+        """Prepare everything that a record needs. Use :meth:`Recorder.add_series` instead."""
         self.info = info
         self.index = index
         self._recorder = recorder
@@ -370,11 +372,11 @@ class SeriesRecorder:
     def _attach(self, recorder: Recorder) -> None:
         self._mapping = recorder._mapping  # noqa: SLF001 - see Recorder._attach
         self._words = recorder._words  # noqa: SLF001 - see Recorder._attach
-        # One item per slot: its sequence number.
+        # The sequence number of each slot.
         self._sequences = self._words[_HEADER_BYTES // 8 + _SEQUENCE_WORD :: schema.RECORD_WORDS]
 
-    def _take_over_stamps(self, old: memoryview) -> None:
-        """Store the ready stamps that another thread has put into the old file since it was copied."""
+    def _copy_ready_stamps(self, old: memoryview) -> None:
+        """Copy the ready stamps that another thread has stored in the old file since it was copied."""
         words = self._words
         for ready_at, occupant_at in zip(self._ready_at, self._occupant_at, strict=True):
             stamp = old[ready_at]
@@ -384,31 +386,31 @@ class SeriesRecorder:
                 words[ready_at] = stamp
 
     def window_issued(self, window: int, step: int, position: int, issued_ns: int) -> int:
-        """Enter the broadcast just issued into a window.
+        """Record that a broadcast into a window was issued.
 
         Returns:
-            The occupancy's token (its generation, in place): ready and in-use stamps are given with it.
+            The generation of the occupant, already shifted to its place. Pass it with the ready and in-use stamps.
         """
         token = next(self._tokens[window])
         words = self._words
         words[self._issued_at[window]] = issued_ns
         try:
             words[self._occupant_at[window]] = token | self._position_bits[position] | (step & _U32)
-        except ValueError:  # more than 64 bits: generations begin again
+        except ValueError:  # more than 64 bits: start again with generation 1
             self._tokens[window] = count(_GENERATION_ONE, _GENERATION_ONE)
             return self.window_issued(window, step, position, issued_ns)
         return token
 
     def window_ready(self, window: int, generation: int, ready_ns: int) -> None:
-        """Stamp the instant at which a window's broadcast completed. From any thread; one 8-byte store."""
+        """Stamp the instant at which a window's broadcast completed: one 8-byte store, safe from any thread."""
         self._words[self._ready_at[window]] = ready_ns & _INSTANT_MASK | generation
 
     def window_in_use(self, window: int, generation: int, wait_end_ns: int) -> None:
-        """Stamp the instant from which a window's weight is read."""
+        """Stamp the instant from which a window's weight is in use."""
         self._words[self._in_use_at[window]] = wait_end_ns & _INSTANT_MASK | generation
 
     def window_freed(self, window: int) -> None:
-        """Mark a window as empty."""
+        """Mark a window as free."""
         self._words[self._occupant_at[window]] = 0
 
     def transfer(
@@ -427,14 +429,14 @@ class SeriesRecorder:
         flags: int,
         clock: int = 0,
     ) -> None:
-        """Record one layer's transfer and the wait for it. Numbers too wide for their field wrap."""
+        """Record one layer's transfer and the wait for it. Numbers too large for their field wrap around."""
         self.delivered(
             issued_ns, ready_ns, wait_begin_ns, wait_end_ns, step, operation, position, reach_position, source, window,
             self.how(observed, clock, flags), 0,
         )  # fmt: skip
 
     def how(self, observed: int, clock: int, flags: int, kind: int = _TRANSFER) -> int:
-        """Return what :meth:`delivered` wants to know so, which a caller prepares."""
+        """Return these values packed for the ``how`` argument of :meth:`delivered`. Callers compute it in advance."""
         return kind | self.index << 8 | (observed & 15) << 16 | (clock & 15) << 20 | (flags & 255) << 24
 
     def delivered(
@@ -452,7 +454,7 @@ class SeriesRecorder:
         how: int,
         generation: int,
     ) -> None:
-        """Do at once what :meth:`transfer` does and, if the generation is not 0, :meth:`window_in_use`."""
+        """Do the work of :meth:`transfer` and, if the generation is not 0, of :meth:`window_in_use` in one call."""
         if generation:
             self._words[self._in_use_at[window]] = wait_end_ns & _INSTANT_MASK | generation
         cursor = self._cursor
@@ -478,7 +480,7 @@ class SeriesRecorder:
                     step, operation, position, reach_position, source, window, how, sequence,
                 )  # fmt: skip
         except struct.error:
-            # Only ever here when a number outgrew its field: u32 operation numbers do after two weeks.
+            # A number outgrew its field; u32 operation numbers do so after two weeks.
             self.delivered(
                 issued_ns & _U64, ready_ns & _U64, wait_begin_ns & _U64, wait_end_ns & _U64,
                 step & _U32, operation & _U32, position & _U16, reach_position & _U16, source & _U16, window & _U16,
@@ -488,21 +490,21 @@ class SeriesRecorder:
         cursor.sequence = sequence
 
     def launch(self, issue_ns: int, wait_ns: int, step: int, operation: int, position: int, source: int) -> None:
-        """Record when the host launched a transfer's issue and the wait for it, CLOCK_MONOTONIC."""
+        """Record when the host launched a transfer's issue and the wait for it, in CLOCK_MONOTONIC."""
         how = self.how(0, 0, 0, _LAUNCH)
         self.delivered(issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, how, 0)
 
     def step(self, *, flags: int = 0, clock: int = 0, **fields: int) -> None:
-        """Record one forward pass, after all its transfers.
+        """Record one forward pass. Call this after all its transfers have been recorded.
 
         Args:
             flags: :class:`~swtrace.trace.schema.StepFlag`.
-            clock: That its instants were read from.
-            fields: Of :data:`~swtrace.trace.schema.STEP_FIELDS`; those left out are 0. Numbers too wide for their
-                field wrap. With a reason why it is ``untimed``, it has no transfers, and on a device no instants.
+            clock: The clock that its instants were read from.
+            fields: Values of :data:`~swtrace.trace.schema.STEP_FIELDS`; those not given are 0. Numbers too large for
+                their field wrap around. An ``untimed`` step has no transfers, and on a device no instants.
 
         Raises:
-            TypeError: there is no such field.
+            TypeError: a field has an unknown name.
         """
         values = [fields.pop(name, 0) & most for name, most in _STEP_FIELDS]
         if fields:
@@ -535,13 +537,13 @@ class _Cursor:
 
 
 def _publish(path: Path, size: int, fill: Callable[[mmap.mmap], None], keep_s: float) -> tuple[int, mmap.mmap]:
-    """Make a ring's file and return its locked descriptor and its mapping: it gets its name when it is whole.
+    """Create a ring's file and return its locked descriptor and its mapping. It gets its name when it is complete.
 
-    Dead rings past their time are removed before, and this user's oldest ones as long as there is no room.
+    Remove expired dead rings first, then this user's oldest dead rings for as long as there is no room.
     """
     directory = path.parent
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _say_removed(directory, remove_expired(directory, keep_s))
+    _log_removed(directory, remove_expired(directory, keep_s))
     while True:
         try:
             return _make(path, size, fill)
@@ -549,19 +551,19 @@ def _publish(path: Path, size: int, fill: Callable[[mmap.mmap], None], keep_s: f
             removed = remove_for_room(directory, size) if error.errno in _NO_ROOM else None
             if removed is None:
                 raise
-            _say_removed(directory, (removed,))
+            _log_removed(directory, (removed,))
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _say_removed(directory: Path, removed: Sequence[DeadRing]) -> None:
+def _log_removed(directory: Path, removed: Sequence[DeadRing]) -> None:
     if removed:
         logger.warning(
-            "swtrace: removed %s of dead ranks from %s, %d bytes: past SWTRACE_RING_KEEP, or to make room",
-            ", ".join(ring.path.name for ring in removed),
+            "swtrace: removed rings of dead ranks from %s (past SWTRACE_RING_KEEP, or to make room), %d bytes: %s",
             directory,
             sum(ring.nbytes for ring in removed),
+            ", ".join(ring.path.name for ring in removed),
         )
 
 
@@ -572,7 +574,7 @@ def _make(path: Path, size: int, fill: Callable[[mmap.mmap], None]) -> tuple[int
     try:
         os.fchmod(descriptor, mode)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Room for the whole ring now, or an error now: a store into a page that tmpfs cannot provide is a SIGBUS.
+        # Reserve the whole ring or fail here: a later store into a page that tmpfs cannot provide is a SIGBUS.
         os.posix_fallocate(descriptor, 0, size)
         mapping = _map(unfinished, size)
         fill(mapping)
@@ -586,17 +588,17 @@ def _make(path: Path, size: int, fill: Callable[[mmap.mmap], None]) -> tuple[int
 
 
 def _map(path: Path, size: int) -> mmap.mmap:
-    """Map a file through a descriptor of its own: a mapping keeps its open file alive, and that file's locks."""
+    """Map a file through a separate descriptor, because a mapping keeps its open file, and that file's locks, alive."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        # Faulted in now, not one page after the other on the hot path.
+        # MAP_POPULATE takes the page faults here instead of on the hot path.
         return mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     finally:
         os.close(descriptor)
 
 
 def _removed(path: Path, descriptor: int) -> bool:
-    """Return whether a file that is open under ``descriptor`` has lost its name. One that cannot be seen has not."""
+    """Return whether ``path`` no longer names the file open under ``descriptor``; False if that cannot be checked."""
     try:
         named = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -613,9 +615,9 @@ def _copy(old: mmap.mmap, new: mmap.mmap) -> None:
 
 
 def _forget_in_child() -> None:
-    """Leave the parent's rings alone in a forked child: its lock must die with the parent, its ring has one writer."""
+    """Detach the parent's rings in a forked child: a ring has one writer, and its lock must end with the parent."""
     for recorder in list(_live):
-        recorder._detach()  # noqa: SLF001 - this module is the class's own
+        recorder._detach()  # noqa: SLF001 - same module
 
 
 _live: weakref.WeakSet[Recorder] = weakref.WeakSet()

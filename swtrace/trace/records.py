@@ -1,4 +1,4 @@
-"""Records and window entries as numpy sees them: the reader's side of :mod:`swtrace.trace.schema`."""
+"""Records as NumPy arrays: the reader's side of :mod:`swtrace.trace.schema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from swtrace.trace import schema
 
 Records = npt.NDArray[np.void]
-"""A batch of records, dtype :data:`TRANSFER` or :data:`STEP` (both are views of the same 64 bytes)."""
+"""A batch of records of dtype :data:`TRANSFER` or :data:`STEP`, two views of the same 64 bytes."""
 
 TRANSFER, STEP = (
     np.dtype([(field.name, field.dtype) for field in fields + schema.TAIL_FIELDS])
@@ -22,12 +22,12 @@ for _dtype in (TRANSFER, STEP):
 
 
 def empty() -> Records:
-    """Return a batch of no records."""
+    """Return an empty batch."""
     return np.empty(0, TRANSFER)
 
 
 def step_numbers(records: Records) -> npt.NDArray[np.uint32]:
-    """Return the step that each record belongs to, as recorded: modulo 2**32."""
+    """Return the step that each record belongs to, modulo 2**32 as recorded."""
     of_step = records["kind"] == schema.Kind.STEP
     return np.where(of_step, records.view(STEP)["step"], records["step"])
 
@@ -38,12 +38,12 @@ def observed(records: Records) -> npt.NDArray[np.uint8]:
 
 
 def clock(records: Records) -> npt.NDArray[np.uint8]:
-    """Return the clock each record was timed with (:class:`~swtrace.trace.schema.Clock`)."""
+    """Return the clock that each record was timed with (:class:`~swtrace.trace.schema.Clock`)."""
     return np.asarray(records["observed_clock"] >> 4, np.uint8)
 
 
 def checks_hold(records: Records) -> npt.NDArray[np.bool_]:
-    """Return for each record whether its check word fits its other words (:func:`~swtrace.trace.schema.check_word`)."""
+    """Return for each record whether its check word is right (see :func:`~swtrace.trace.schema.check_word`)."""
     words = records.view(WORDS).reshape(-1, schema.RECORD_WORDS)
     low = words[:, schema.CHECK_WORD] & np.uint64(0xFFFFFFFF)
     total = np.add.reduce(words[:, : schema.CHECK_WORD], axis=1) + low + words[:, schema.SEQUENCE_WORD]

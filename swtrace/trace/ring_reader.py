@@ -1,24 +1,23 @@
-"""The reading side of a ring: one cursor of one reader, that never disturbs the writer or other readers.
+"""The reading side of a ring: a cursor that never disturbs the writer or other readers.
 
-Delivery rule: a record is delivered only if it was known to be committed before its bytes were copied (its
-own sequence number had been seen in its slot, or a later one in a later slot), and if its number stands in
-the copy and in its slot afterwards. Each look is a system call of its own, so no copy can see them in
-another order. On rings whose writer's machine reorders stores the check word must fit as well.
+Delivery rule: a record is delivered only if it was known to be committed before its bytes were copied, and
+its sequence number is in the copy and still in its slot afterwards. It is known to be committed once its own
+number was seen in its slot, or a later number in a later slot. Each look is a separate system call, so no copy
+can see them in another order. If the writer's machine reorders stores, the check word must match too.
 
-Accounting rule: every sequence number below the cursor was either delivered, lapped (overwritten
-before it was read), damaged or skipped (left out because the reader was told to), and the newest
-committed one is found by search, so that
+Accounting rule: every sequence number below the cursor was delivered, lapped (overwritten before it was
+read), damaged or skipped (on request). The newest committed number is found by search. Therefore
 
     written == delivered + lapped + damaged + skipped + pending
 
 holds exactly whenever :meth:`RingReader.statistics` is called.
 
-The file is read with ``preadv`` and never mapped: a file that someone truncates gives a short read,
-a mapping would give a SIGBUS. Nothing in a file makes a reader raise, once it is open, or allocate
-more than the records asked for. A reader belongs to one thread at a time.
+The file is read with ``preadv`` and never mapped, because a truncated file then gives a short read and not a
+SIGBUS. Once a ring is open, no content of its file makes a reader raise, or allocate more than the records asked
+for. A reader belongs to one thread at a time.
 
-A dead writer's ring does not change any more. Once it is read to its end, :meth:`RingReader.release`
-keeps what it says about its rank and closes the file: a reader of many dead rings holds no descriptor.
+The ring of a dead writer no longer changes. Once it is read to its end, :meth:`RingReader.release` keeps what
+it says about its rank and closes the file, so readers of dead rings hold no descriptors.
 """
 
 from __future__ import annotations
@@ -47,15 +46,16 @@ _Mask = npt.NDArray[np.bool_]
 _CHUNK = 2048
 """Slots copied together: 128 KiB."""
 _SCANNED = 64
-"""So many slots are copied to look for the newest record, rather than one word after the other looked at."""
+"""When the newest record is within this many slots, they are copied at once instead of probed one by one."""
 _RETRIES = 4
 _MAX_SEQUENCE = 1 << 62
 _SEQUENCE = schema.SEQUENCE_WORD
 _FIRST_KIND, _LAST_KIND, _STEP = int(min(schema.Kind)), int(max(schema.Kind)), int(schema.Kind.STEP)
-"""As mere numbers: NumPy takes ten times as long to compare with a member of an enumeration."""
+"""Plain integers, because NumPy takes ten times as long to compare with a member of an enumeration."""
 _FIRST_SEQUENCE = schema.HEADER_BYTES + 8 * _SEQUENCE
 """Offset of the sequence number in slot 0."""
 _PROBE_EVERY = 16
+"""Reads without a new record between two checks that the writer is alive."""
 
 
 class Occupancy(StrEnum):
@@ -71,43 +71,43 @@ class Occupancy(StrEnum):
 
 
 class WindowState(NamedTuple):
-    """One window at one moment. Instants that have not come are 0."""
+    """One window at one moment. Instants not reached yet are 0."""
 
     window: int
     state: Occupancy
     step: int
-    """Step that waits for the occupant, modulo 2**32."""
+    """The step that waits for the occupant, modulo 2**32."""
     position: int
     issued_ns: int
     ready_ns: int
     in_use_ns: int
     since_ns: int
-    """When the window entered its state; 0 where that is not known."""
+    """When the window entered its state; 0 if unknown."""
 
 
 class RingStatistics(NamedTuple):
-    """``written == delivered + lapped + damaged + skipped + pending``, exactly."""
+    """Counts of records. ``written == delivered + lapped + damaged + skipped + pending`` holds exactly."""
 
     written: int
     """Records committed by the writer."""
     delivered: int
     lapped: int
-    """Lost: overwritten before this reader came to them."""
+    """Lost: overwritten before this reader read them."""
     damaged: int
-    """Lost: the file no longer holds what was committed, or held it damaged."""
+    """Lost: committed, but missing from the file or damaged in it."""
     pending: int
     """Committed, not read yet."""
     skipped: int = 0
-    """Left out by this reader's choice, see :meth:`RingReader.skip`: no loss."""
+    """Not lost: skipped on request, see :meth:`RingReader.skip`."""
 
     @property
     def lost(self) -> int:
-        """Records that this reader wanted and will never deliver."""
+        """Records that this reader should have delivered and never will."""
         return self.lapped + self.damaged
 
 
-class _LastWords(NamedTuple):
-    """What a dead writer's ring says about its rank."""
+class _FinalState(NamedTuple):
+    """What the ring of a dead writer says about its rank."""
 
     closed: bool
     anchor: ClockAnchor
@@ -117,29 +117,29 @@ class _LastWords(NamedTuple):
 
 
 class RingReader(Closing):
-    """One reader of one ring. Make it with :meth:`open`."""
+    """A reader of one ring. Use :meth:`open` to get one."""
 
     def __init__(self, path: Path, descriptor: int, header: RingHeader, fixed: bytes) -> None:
-        """Wrap an open, checked file that begins with ``fixed``; :meth:`open` is the way to get one."""
+        """Wrap an open, checked file that begins with ``fixed``. Use :meth:`open` instead."""
         self.path = path
         self.header = header
         self.identity: RankIdentity = header.identity
-        """Who writes the ring."""
+        """The writer of the ring."""
         self.key = header.identity.key
-        """The name under which readers know that rank."""
+        """The key under which readers know that rank."""
         self.series_damaged = 0
-        """Entries of the series table that cannot be read: 0, or 1 while the first of them hides all later ones."""
+        """Unreadable entries of the series table: 0 or 1, because the first one hides all later entries."""
         self.down_since_ns = 0
-        """CLOCK_MONOTONIC at which this reader first saw the writer gone; 0 while it lives."""
+        """CLOCK_MONOTONIC at which this reader first found the writer dead; 0 while it is alive."""
         self._descriptor = descriptor
         self._file = _signature(os.fstat(descriptor))
         self._fixed = fixed
-        self._last_words: _LastWords | None = None
+        self._final_state: _FinalState | None = None
         self._capacity = header.capacity
         self._mask = header.capacity - 1
         self._scratch: _Words = np.zeros((min(_CHUNK, header.capacity), schema.RECORD_WORDS), records.WORDS)
         self._pace = 1
-        """Nearly so many records were new, the last time that there were any."""
+        """Seven eighths of the number of new records found last time: the first guess for the next search."""
         self._next = 1
         self._head = 0
         self._delivered = 0
@@ -147,7 +147,7 @@ class RingReader(Closing):
         self._damaged = 0
         self._skipped = 0
         self._read_ns = 1
-        """The last instant read, about."""
+        """Approximately the last instant read."""
         self._series: list[SeriesInfo] = []
         self._first_windows: list[int] = []
         self._dead = False
@@ -159,7 +159,7 @@ class RingReader(Closing):
         """Open a ring at its oldest record.
 
         Raises:
-            RingFormatError: there is no sound ring at ``path``; the message says what is wrong.
+            RingFormatError: there is no valid ring at ``path``; the message says what is wrong.
         """
         try:
             with opened(path) as first:
@@ -170,48 +170,48 @@ class RingReader(Closing):
         except (OSError, RingFormatError) as error:
             raise RingFormatError(f"{path}: {error}") from error
         reader = cls(path, descriptor, header, data[: schema.HEADER.size])
-        reader._find_head()  # what is in it can be told from the start
+        reader._find_head()  # so that the statistics are right from the start
         return reader
 
     def release(self) -> RingStatistics:
-        """Close a dead writer's file, and keep what it says about its rank. Nothing more is read from it.
+        """Close a dead writer's file and keep what it says about its rank. Nothing more is read from it.
 
         Raises:
-            RingFormatError: the file was damaged meanwhile.
+            RingFormatError: the file has been damaged.
         """
-        # Nobody writes there now: whatever changes later is another file, even where it gets the old inode.
+        # The writer is dead, so a file that differs later is another one, even if it has the same inode.
         file = _signature(os.fstat(self._descriptor))
         series = range(len(self.series()))
-        last_words = _LastWords(
+        final_state = _FinalState(
             self.closed(), self.anchor(), self.statistics(), tuple(self.windows(index) for index in series)
         )
         if damage := self.damage():
             raise RingFormatError(damage)
-        self._file, self._last_words = file, last_words
+        self._file, self._final_state = file, final_state
         self._scratch = np.zeros((0, schema.RECORD_WORDS), records.WORDS)
         self.close()
-        return last_words.statistics
+        return final_state.statistics
 
     @property
     def released(self) -> bool:
         """Whether everything is read and the file is closed."""
-        return self._last_words is not None
+        return self._final_state is not None
 
     def fileno(self) -> int:
-        """Return the descriptor; -1 once it is closed."""
+        """Return the file descriptor; -1 once it is closed."""
         return self._descriptor
 
     def damage(self) -> str:
-        """Return what became of an open ring's file that makes reading it senseless, empty if nothing did."""
+        """Return how the file changed so that it can no longer be read; empty if it can."""
         size = os.fstat(self._descriptor).st_size
         if size != self.header.file_bytes:
-            return f"{size} bytes instead of {self.header.file_bytes}: its size changed while it was read"
+            return f"its size changed from {self.header.file_bytes} to {size} bytes while it was being read"
         if os.pread(self._descriptor, schema.HEADER.size, 0) != self._fixed:
-            return "its header was overwritten while it was read"
+            return "its header was overwritten while it was being read"
         return ""
 
     def close(self) -> None:
-        """Let go of the file; idempotent. Only what :meth:`release` has kept can be asked for then."""
+        """Close the file; idempotent. Afterwards, only what :meth:`release` has kept is available."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -226,7 +226,7 @@ class RingReader(Closing):
         return not self._dead
 
     def _follow(self) -> bool:
-        """Read on in the copy that a writer put where its file was removed; return whether there is one."""
+        """Continue in the copy that a writer made because its file was removed. Return whether there is one."""
         try:
             with opened(self.path) as copy:
                 status = os.fstat(copy)
@@ -241,23 +241,23 @@ class RingReader(Closing):
         return True
 
     def closed(self) -> bool:
-        """Return whether the writer closed the ring in good order."""
-        return self._last_words.closed if self._last_words else self._word(schema.CLOSED_OFFSET) != 0
+        """Return whether the writer closed the ring in an orderly way."""
+        return self._final_state.closed if self._final_state else self._word(schema.CLOSED_OFFSET) != 0
 
     def gone(self) -> bool:
-        """Return whether the file has been removed from the folder, or replaced; of a released ring also: changed."""
+        """Return whether the file was removed from the folder or replaced or, for a released ring, changed."""
         try:
             found = _signature(self.path.lstat())
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
-            return False  # The folder may not be looked into just now.
-        return found != self._file if self._last_words else found[:2] != self._file[:2]
+            return False  # Unknown: the folder cannot be searched at the moment.
+        return found != self._file if self._final_state else found[:2] != self._file[:2]
 
     def anchor(self) -> ClockAnchor:
-        """Return the writer's newest pair of clocks."""
-        if self._last_words:
-            return self._last_words.anchor
+        """Return the writer's newest clock anchor."""
+        if self._final_state:
+            return self._final_state.anchor
         for _ in range(_RETRIES):
             pair = os.pread(self._descriptor, 16, schema.ANCHOR_OFFSET)
             if pair == os.pread(self._descriptor, 16, schema.ANCHOR_OFFSET) and any(pair[:8]):
@@ -265,7 +265,7 @@ class RingReader(Closing):
         return ClockAnchor(self.header.epoch_ns, self.header.created_ns)
 
     def series(self) -> tuple[SeriesInfo, ...]:
-        """Return the series entered so far, by index. A damaged entry ends the list for as long as it is damaged."""
+        """Return the series entered so far, by index. The list ends at a damaged entry for as long as it is damaged."""
         if self._descriptor < 0:
             return tuple(self._series)
         committed = min(self._word(schema.SERIES_COUNT_OFFSET), schema.SERIES_SLOTS)
@@ -289,8 +289,8 @@ class RingReader(Closing):
         """
         if not 0 <= series < len(self._series) and not 0 <= series < len(self.series()):
             return ()
-        if self._last_words:
-            return self._last_words.windows[series]
+        if self._final_state:
+            return self._final_state.windows[series]
         info = self._series[series]
         count = 0 if info.refused else info.window_count
         offset = schema.WINDOW_TABLE_OFFSET + self._first_windows[series] * schema.WINDOW_BYTES
@@ -306,7 +306,7 @@ class RingReader(Closing):
     # Records
 
     def read(self, limit: int = 65536) -> Records:
-        """Return the next committed records in order, at most ``limit``; none if there are none now."""
+        """Return the next committed records in order, at most ``limit``; an empty batch if there are none."""
         parts: list[Records] = []
         room, looked = limit, False
         while room > 0:
@@ -320,7 +320,7 @@ class RingReader(Closing):
                 break
             if len(batch):
                 parts.append(batch)
-            # A jump over lapped records costs one: also a writer that laps this reader for ever is left at some time.
+            # A jump over lapped records uses up room for one, so the loop ends even if the writer keeps lapping us.
             room -= max(1, min(self._next - before, _CHUNK))
         if not parts:
             return records.empty()
@@ -330,14 +330,14 @@ class RingReader(Closing):
 
     @property
     def at_end(self) -> bool:
-        """Whether everything was read that is known to be committed."""
+        """Whether every record known to be committed has been read."""
         return self._head < self._next
 
     def skip(self, keep: int) -> int:
-        """Leave out all but about the ``keep`` newest of the records committed now, and begin with a whole step.
+        """Skip all but about the ``keep`` newest committed records, so that the next one begins a step.
 
         Returns:
-            How many were left out: 0 if there are no more than that to be read.
+            The number of records skipped; 0 if no more than ``keep`` are unread.
         """
         head = self._find_head()
         self._forget_lapped(head)
@@ -345,15 +345,15 @@ class RingReader(Closing):
         if first <= self._next:
             return 0
         first = self._after_step(first, head)
-        left_out = first - self._next
-        self._skipped += left_out
+        skipped = first - self._next
+        self._skipped += skipped
         self._next = first
-        return left_out
+        return skipped
 
     def next_ns(self) -> int:
-        """Return the last instant of the next record, 0 if it is not at hand: tells which ring to read first.
+        """Return the last instant of the next record; 0 if it is not available. It decides which ring to read first.
 
-        A step without instants counts as of the last instant that was read before it.
+        A step without instants counts as being at the last instant read before it.
         """
         return self._instant(self._next)
 
@@ -370,22 +370,22 @@ class RingReader(Closing):
         return last_ns or self._read_ns
 
     def lag_ns(self) -> int:
-        """Return how much later the newest record that is known of was written than the last one read; 0: all is read.
+        """Return the time from the last record read to the newest known one; 0 if all are read.
 
-        What is known of, :meth:`statistics` says.
+        :meth:`statistics` looks for newer records; this does not.
         """
-        if self._last_words or self.at_end:
+        if self._final_state or self.at_end:
             return 0
         return max(0, self._instant(self._head) - self._read_ns) if self._read_ns > 1 else 0
 
     def statistics(self, *, now: bool = True) -> RingStatistics:
-        """Return the account of every record the writer has committed up to now.
+        """Return the counts of all records committed so far.
 
         Args:
-            now: False: up to when records were looked for last, which costs nothing.
+            now: Look for the newest record first. False: count up to the newest one already known, which costs nothing.
         """
-        if self._last_words:
-            return self._last_words.statistics
+        if self._final_state:
+            return self._final_state.statistics
         written = self._find_head() if now else self._known_head
         self._forget_lapped(written)
         pending = written - self._next + 1
@@ -393,11 +393,11 @@ class RingReader(Closing):
 
     def _note_instant(self, read: Records) -> None:
         instants = read.view(records.WORDS).reshape(-1, schema.RECORD_WORDS)[:, :3]
-        # The last record has the last instant, give or take a step; if it has none at all, many may have none.
+        # The last record has the last instant, to within a step. If it has none, look at all of them.
         self._read_ns = int(instants[-1].max()) or max(self._read_ns, int(instants.max()))
 
     def _after_step(self, first: int, head: int) -> int:
-        """Return what follows the first STEP record from ``first`` on; ``first`` where none is near."""
+        """Return the sequence number after the first STEP record at or after ``first``; ``first`` if none is near."""
         count = min(head - first + 1, len(self._scratch), self._capacity - (first & self._mask))
         expected = np.arange(first, first + count, dtype=records.WORDS)
         scratch = self._scratch[:count]
@@ -407,7 +407,7 @@ class RingReader(Closing):
         return first + int(steps[0]) + 1 if len(steps) else first
 
     def _take(self, room: int) -> Records | None:
-        """Deliver records of one run of slots; empty if all in it were lost, None if none is committed."""
+        """Return records of one run of slots: empty if all in it were lost, None if none is committed."""
         first = self._next
         if self.at_end:
             if not self._advance_head():
@@ -418,13 +418,13 @@ class RingReader(Closing):
         return self._collect(first, np.arange(first, first + count, dtype=records.WORDS))
 
     def _advance_head(self) -> bool:
-        """Look for the writer's head, and jump to the oldest record that can still be there; return if there is one."""
+        """Find the newest record and skip what was overwritten. Return whether there are records to read."""
         head = self._find_head()
         if head < self._next:
             self._idle += 1
             if self._searched or (not self._dead and self._idle % _PROBE_EVERY) or self.alive():
                 return False
-            # The writer's last words: whatever lies behind a damaged stretch is found by looking at every slot.
+            # The writer is dead: look once at every slot to find records that follow a damaged stretch.
             self._searched = True
             head = self._search_all()
             if head < self._next:
@@ -433,28 +433,28 @@ class RingReader(Closing):
         return True
 
     def _forget_lapped(self, head: int) -> None:
-        """Move the cursor to the oldest record that can still be there."""
+        """Move the cursor to the oldest record that has not been overwritten."""
         oldest = head - self._capacity + 1
         if oldest > self._next:
             self._lapped += oldest - self._next
             self._next = oldest
 
     def _collect(self, first: int, expected: _Words) -> Records:
-        """Copy committed records, keep those that stood still, and account for each of the others."""
+        """Copy committed records. Keep those that did not change meanwhile, and account for each of the others."""
         count = len(expected)
         data: _Words = np.empty((count, schema.RECORD_WORDS), records.WORDS)
         for attempt in range(_RETRIES):
             self._read_slots(first, data)
-            # The writer overwrites the oldest first: where the first slot stood still, all did.
-            stood = data[:, _SEQUENCE] == expected
-            sound = stood & self._sound(data)
+            # The writer overwrites the oldest record first: if the first slot did not change, none did.
+            stable = data[:, _SEQUENCE] == expected
+            sound = stable & self._sound(data)
             if sound.all() and self._sequence(first) == first:
                 break
             after = self._sequences(first, count)
-            stood &= after == expected
-            sound &= stood
-            # A slot that holds its number before and after, and yet not its bytes: stores seen out of order
-            # give way to a second look, damage does not.
+            stable &= after == expected
+            sound &= stable
+            # Look again if a slot held its number before and after but its bytes are not sound. That helps if
+            # stores were seen out of order, and not if the record is damaged.
             if attempt == _RETRIES - 1 or bool(np.all(sound | (after != expected))):
                 self._account(expected[~sound], after[~sound])
                 break
@@ -464,12 +464,12 @@ class RingReader(Closing):
         return kept.view(records.TRANSFER).reshape(-1)
 
     def _account(self, expected: _Words, found: _Words) -> None:
-        """Count committed records that cannot be delivered, by what stands in their slots now."""
+        """Count committed records that cannot be delivered as lapped or damaged, by what is in their slots now."""
         lapped = 0
-        for sequence, stood_there in zip(expected.tolist(), found.tolist(), strict=True):
-            # A slot seen at 0 was just being written: by now it tells, unless the writer stands still or died in it,
-            # and then the head does.
-            now = stood_there or self._sequence(sequence)
+        for sequence, seen in zip(expected.tolist(), found.tolist(), strict=True):
+            # A slot seen at 0 was being written, so read it again. If it is still 0, the writer is paused or died
+            # there, and the newest committed record decides.
+            now = seen or self._sequence(sequence)
             if now == 0:
                 lapped += sequence + self._capacity <= self._find_head() + 1
             else:
@@ -492,8 +492,8 @@ class RingReader(Closing):
     def _find_head(self) -> int:
         """Return the newest committed sequence number.
 
-        It is looked for one further, then nearly where it should be at the pace of the last time, then further and
-        further away from there; at last between two places.
+        Probe the next number, then near where the last search suggests, then at doubling distances. Finish with a
+        binary search and a scan.
         """
         known = low = self._known_head
         high = _MAX_SEQUENCE
@@ -519,22 +519,22 @@ class RingReader(Closing):
         return low
 
     def _committed_at(self, sequence: int) -> int:
-        """Return a committed sequence number that proves that ``sequence`` has been committed, 0 if there is none."""
+        """Return a committed sequence number that proves that ``sequence`` was committed; 0 if there is none."""
         found = self._sequence(sequence)
         if found == 0:
-            # Never written; or the writer is (or died) at work here on a later lap: then its neighbour tells.
+            # Never written, or the writer is in (or died in) this slot on a later lap. The next slot shows which.
             sequence += 1
             found = self._sequence(sequence)
         plausible = sequence <= found <= _MAX_SEQUENCE and found & self._mask == sequence & self._mask
         return found if plausible else 0
 
     def _scan(self, low: int, count: int) -> int:
-        """Return the newest committed sequence number from ``low`` on, among as many slots behind it."""
+        """Return the newest committed sequence number among the ``count`` slots after ``low``; ``low`` if none is."""
         first = low + 1
         before_wrap = min(count, self._capacity - (first & self._mask))
         expected = np.arange(first, first + before_wrap, dtype=records.WORDS)
         found = self._sequences(first, before_wrap)
-        # Commits are in order: whatever comes before one that is there has been committed, too.
+        # Commits are in order: every number before a committed one has been committed.
         committed = np.flatnonzero((found >= expected) & (((found ^ expected) & np.uint64(self._mask)) == 0))
         newest = min(int(found[committed[-1]]), _MAX_SEQUENCE) if len(committed) else low
         if newest >= first + before_wrap - 1 and before_wrap < count:
@@ -542,7 +542,7 @@ class RingReader(Closing):
         return newest
 
     def _search_all(self) -> int:
-        """Look at every slot for committed records ahead of the cursor, at most one lap away."""
+        """Look at every slot for committed records up to one lap ahead of the cursor."""
         newest = self._known_head
         for start in range(0, self._capacity, len(self._scratch)):
             self._read_slots(start, self._scratch)
@@ -562,17 +562,17 @@ class RingReader(Closing):
         return int.from_bytes(os.pread(self._descriptor, 8, offset), "little")
 
     def _sequence(self, sequence: int) -> int:
-        """Return what stands now where ``sequence`` belongs."""
+        """Return the sequence number that is now in the slot of ``sequence``."""
         return int.from_bytes(os.pread(self._descriptor, 8, _FIRST_SEQUENCE + ((sequence & self._mask) << 6)), "little")
 
     def _sequences(self, first: int, count: int) -> _Words:
-        """Return what stands now where ``count`` sequence numbers from ``first`` belong; valid until the next call."""
+        """Return the numbers now in the ``count`` slots from that of ``first`` on; valid until the next call."""
         scratch = self._scratch[:count]
         self._read_slots(first, scratch)
         return scratch[:, _SEQUENCE]
 
     def _read_slots(self, first: int, into: _Words) -> None:
-        """Copy slots; what the file no longer has reads as 0."""
+        """Copy slots. What a truncated file no longer has reads as 0."""
         offset = schema.HEADER_BYTES + ((first & self._mask) << 6)
         whole = os.preadv(self._descriptor, [into.data], offset) // schema.RECORD_BYTES
         into[whole:] = 0
@@ -594,7 +594,7 @@ def _window_state(window: int, occupant: int, issued_ns: int, ready: int, in_use
     ready_ns = _instant(ready, generation, issued_ns)
     in_use_ns = _instant(in_use, generation, issued_ns)
     if 0 < in_use_ns < issued_ns or 0 < ready_ns < issued_ns:
-        # The writer stands between storing the next issued instant and its occupant.
+        # The writer has stored the next issued instant and not yet its occupant.
         return WindowState(window, Occupancy.FREE, 0, 0, 0, 0, 0, 0)
     state, since_ns = (
         (Occupancy.IN_USE, in_use_ns)
@@ -607,7 +607,7 @@ def _window_state(window: int, occupant: int, issued_ns: int, ready: int, in_use
 
 
 def _instant(word: int, generation: int, issued_ns: int) -> int:
-    """Complete a 48-bit instant from the issued one, which is less than a day and a half away; 0 if it is another's."""
+    """Complete a 48-bit instant from the issued one, which is less than 1.5 days away; 0 for another generation."""
     if word >> schema.GENERATION_SHIFT != generation:
         return 0
     ahead = (word - issued_ns) & schema.INSTANT_MASK

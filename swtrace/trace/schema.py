@@ -1,18 +1,18 @@
-"""The bytes of a trace ring: the only module that knows them.
+"""The byte layout of a trace ring. No other module knows it.
 
-A ring file belongs to one rank. It holds, in this order, a fixed header, the rank's identity
-(JSON), a table of its series (JSON, append-only), a table of its windows (live state, four words
-each) and the ring of records itself. Everything is little-endian and made of 8-byte words, because
-an aligned 8-byte store is the largest that a reader can rely on to be seen whole.
+A ring file belongs to one rank. It holds a fixed header, the rank's identity (JSON), a table of its series
+(JSON, append-only), a table of its windows (live state, four words each) and the ring of records, in this
+order. Everything is little-endian and made of 8-byte words, because an aligned 8-byte store is the largest
+one that readers are guaranteed to see whole.
 
-A record is eight words. The writer stores the last one, the sequence number, last; a slot whose
-sequence number is not the expected one holds no record for that reader. Before it touches a slot it
-sets that word to 0, so that a reader that finds the number before and after its copy has read
-nothing else. That needs stores to be seen in program order, which x86 promises. On other machines
-records carry a check word over all words as well (the header says so), and a record assembled from
-two generations is recognised by it; on x86 it would double the cost of a record for nothing.
+A record is eight words. The last word is the sequence number, and the writer stores it last. Before the
+writer changes a slot, it sets this word to 0. A slot with an unexpected number holds no record for that
+reader. A reader that finds the expected number before and after its copy has copied that record.
+This requires that stores are seen in program order, which x86 guarantees. On other machines each record
+also carries a check word over all its words (the header says so), which exposes a mixture of two
+generations. On x86 it would double the cost of a record and add nothing.
 
-This module imports neither numpy nor torch: ranks load it.
+This module imports neither NumPy nor torch, because ranks load it.
 """
 
 from __future__ import annotations
@@ -34,48 +34,48 @@ class Field(NamedTuple):
 
     name: str
     dtype: str
-    """As NumPy writes it."""
+    """In NumPy's notation."""
     about: str
 
 
 TRANSFER_FIELDS = (
     Field("issued_ns", "<i8", "the broadcast into the window was issued"),
-    Field("ready_ns", "<i8", "its bytes were there; 0: nobody knows"),
-    Field("wait_begin_ns", "<i8", "the forward came to wait for it"),
-    Field("wait_end_ns", "<i8", "and went on"),
-    Field("step", "<u4", "that waits, modulo 2**32"),
+    Field("ready_ns", "<i8", "its bytes had arrived; 0: unknown"),
+    Field("wait_begin_ns", "<i8", "the forward began to wait for it"),
+    Field("wait_end_ns", "<i8", "the wait ended"),
+    Field("step", "<u4", "the step that waits, modulo 2**32"),
     Field("operation", "<u4", "number of the broadcast on its communicator, modulo 2**32"),
-    Field("position", "<u2", "of the layer"),
-    Field("reach_position", "<u2", "of the layer that the forward had reached at its issue"),
-    Field("source", "<u2", "group rank that keeps the layer"),
-    Field("window", "<u2", "that it goes to, or NO_WINDOW"),
+    Field("position", "<u2", "position of the layer"),
+    Field("reach_position", "<u2", "position that the forward had reached when it was issued"),
+    Field("source", "<u2", "group rank that stores the layer"),
+    Field("window", "<u2", "destination window, or NO_WINDOW"),
 )
-"""Of a TRANSFER record. A LAUNCH record has the same: the launches of issue and wait in *issued* and *wait begin*, in
-host time, and no other instants."""
+"""Fields of a TRANSFER record, and of a LAUNCH record. The latter has the launches of issue and wait in *issued* and
+*wait begin*, in host time, and no other instants."""
 STEP_FIELDS = (
     Field("begin_ns", "<i8", "the forward began"),
     Field("arrival_ns", "<i8", "it arrived at position 0"),
     Field("end_ns", "<i8", "it ended"),
-    Field("run_delay_us", "<u4", "the rank was ready to run and had no core, since the step before"),
-    Field("steal_us", "<u4", "the hypervisor took cores away, since the step before"),
-    Field("step", "<u4", "its number, modulo 2**32"),
-    Field("tokens", "<u4", "in its batch"),
-    Field("requests", "<u2", "in its batch"),
-    Field("kept_layers", "<u2", "whose memory is left to whoever holds them, beside the windows, at its end"),
+    Field("run_delay_us", "<u4", "time ready to run but without a core, since the step before"),
+    Field("steal_us", "<u4", "time that the hypervisor took from cores, since the step before"),
+    Field("step", "<u4", "step number, modulo 2**32"),
+    Field("tokens", "<u4", "tokens in its batch"),
+    Field("requests", "<u2", "requests in its batch"),
+    Field("kept_layers", "<u2", "layers kept in memory beyond their turn, because something holds them, at its end"),
     Field("phase", "u1", "Phase"),
     Field("untimed", "u1", "Untimed"),
-    Field("waits", "<u2", "of the forward: as many as layers, unless it was aborted or passed some by"),
+    Field("waits", "<u2", "waits of the forward: one per layer, unless it was aborted or skipped some"),
 )
-"""Of a STEP record."""
+"""Fields of a STEP record."""
 TAIL_FIELDS = (
     Field("kind", "u1", "Kind"),
     Field("series", "u1", "index in the series table"),
     Field("observed_clock", "u1", "Observed, and Clock times 16"),
     Field("flags", "u1", "TransferFlag or StepFlag"),
-    Field("check", "<u4", "check word, 0 in a ring without them"),
+    Field("check", "<u4", "check word, 0 in a ring without check words"),
     Field("sequence", "<u8", "sequence number, from 1; stored last"),
 )
-"""What all records end with."""
+"""Fields at the end of every record."""
 
 _CODES = {"<i8": "Q", "<u8": "Q", "<u4": "I", "<u2": "H", "u1": "B"}
 
@@ -85,15 +85,15 @@ def _struct(fields: tuple[Field, ...], tail: str = "") -> struct.Struct:
 
 
 TRANSFER_RECORD = _struct(TRANSFER_FIELDS, "I4xQ")
-"""With kind, series, observed, clock and flags as one number: each argument costs 15 ns."""
+"""Packs kind, series, observed, clock and flags as one number, because each argument costs 15 ns."""
 CHECKED_TRANSFER_RECORD = _struct(TRANSFER_FIELDS, "2IQ")
-"""The same with the check before the sequence number."""
+"""The same, with the check word before the sequence number."""
 STEP_BODY = _struct(STEP_FIELDS)
 STEP_RECORD = _struct(STEP_FIELDS + TAIL_FIELDS)
 BODY = struct.Struct("<6Q")
 """The words before the tail."""
 SEQUENCE_WORD = 7
-"""Sequence numbers start at 1; number ``n`` lives in slot ``n & (capacity - 1)``."""
+"""Sequence numbers start at 1; number ``n`` is stored in slot ``n & (capacity - 1)``."""
 CHECK_WORD = 6
 
 HEADER = struct.Struct("<8s15Q")
@@ -103,14 +103,13 @@ table offset, window slots, epoch_ns (CLOCK_MONOTONIC at creation), creation tim
 1 if records carry check words, else 0."""
 
 SERIES_COUNT_OFFSET = 256
-"""Number of committed entries of the series table: stored after the entry itself."""
+"""Number of committed entries of the series table, stored after the entry itself."""
 CLOSED_OFFSET = 264
-"""CLOCK_MONOTONIC ns of an orderly close, or of the moment from which on one was under way; 0 while open or when the
-writer died."""
+"""CLOCK_MONOTONIC ns at which an orderly close happened or was announced; 0 while the ring is open or if its writer
+died."""
 ANCHOR = struct.Struct("<2Q")
 ANCHOR_OFFSET = 272
-"""Two words: CLOCK_MONOTONIC ns, CLOCK_REALTIME ns, taken together. The first is set to 0 while the
-pair is being renewed."""
+"""Two words read together: CLOCK_MONOTONIC ns and CLOCK_REALTIME ns. The first is 0 while the pair is being renewed."""
 
 IDENTITY_OFFSET = 4096
 IDENTITY_BYTES = 4096
@@ -131,7 +130,7 @@ MIN_RECORDS = 1 << 6
 MAX_RECORDS = 1 << 24
 
 NO_WINDOW = 0xFFFF
-"""Window of a record whose layer this rank owns."""
+"""Window of a record whose layer this rank stores."""
 MAX_POSITIONS = 0xFFFF
 MAX_GROUP = 0xFFFF
 
@@ -141,10 +140,10 @@ WINDOW_OCCUPANT = 0
 WINDOW_ISSUED = 1
 """CLOCK_MONOTONIC ns at which the broadcast into the window was issued."""
 WINDOW_READY = 2
-"""(low 48 bits of the ns) | generation u16 << 48: counts only if the generation is the occupant's. 48 bits are
+"""(low 48 bits of the ns) | generation u16 << 48. Valid only if the generation is the occupant's. 48 bits cover
 three days, so readers complete them from the issued instant."""
 WINDOW_IN_USE = 3
-"""As WINDOW_READY, set at wait end."""
+"""Like WINDOW_READY, but for wait end."""
 GENERATION_SHIFT = 48
 GENERATION_ONE = 1 << GENERATION_SHIFT
 GENERATION_END = 1 << 64
@@ -160,24 +159,24 @@ class Kind(IntEnum):
     STEP = 2
     """One forward pass of one series."""
     LAUNCH = 3
-    """When the host launched what a device's TRANSFER record tells; only of waits that stalled."""
+    """When the host launched the work of a device's TRANSFER record; only for waits that stalled."""
 
 
 class Observed(IntEnum):
     """How the ready instant of a transfer is known."""
 
     UPPER_BOUND = 0
-    """Not observed: the ready instant is wait end, the true one was earlier."""
+    """Not observed. The ready instant is wait end; the true one was not later."""
     CALLBACK = 1
     """The transport's completion callback stamped it."""
     EXACT = 2
-    """The transport computed it: an ideal channel."""
+    """The transport computed it (an ideal channel)."""
     EVENT = 3
     """A device event."""
     STAMP = 4
     """A time stamp written by the device."""
     NEVER = 5
-    """Not known when the record was written: the ready instant is 0."""
+    """Unknown when the record was written. The ready instant is 0."""
 
 
 class Clock(IntEnum):
@@ -205,48 +204,48 @@ class TransferFlag(IntFlag):
     """Flags of a TRANSFER record."""
 
     PREFILLED = 1
-    """The window was filled at post-processing: no broadcast belongs to this wait."""
+    """The window was filled at post-processing, so no broadcast belongs to this wait."""
     CROSSES_STEPS = 2
-    """Issued in the step before the one that waits."""
+    """The broadcast was issued in the step before the one that waits."""
     OWN = 4
-    """This rank is the source: it reads its own copy and never waits for its send."""
+    """This rank is the source. It reads its own copy and never waits for its send."""
     OPEN = 8
-    """Not complete when the record was written."""
+    """The broadcast was not complete when the record was written."""
     UNWAITED = 16
-    """No linear waited for it (an aborted or partial forward): wait begin and wait end are 0."""
+    """No linear waited for it (an aborted or partial forward). Wait begin and wait end are 0."""
 
 
 class StepFlag(IntFlag):
     """Flags of a STEP record."""
 
     ABORTED = 1
-    """The forward ended early; what was left of the circle was broadcast by the runtime."""
+    """The forward ended early, and the runtime issued its remaining broadcasts."""
     IMPLICIT_END = 2
-    """Nobody marked the end: it is the end of the step's last wait."""
+    """The end was not marked, so it is the end of the step's last wait."""
 
 
 class Untimed(IntEnum):
-    """Why a step has no TRANSFER records; its counts stand. On a device it has no instants either."""
+    """Why a step has no TRANSFER records. Its counts are still valid. On a device it has no instants either."""
 
     TIMED = 0
-    """It has."""
+    """It has TRANSFER records."""
     SAMPLED = 1
-    """The settings ask for one step in n only."""
+    """The settings ask for only one timed step in n."""
     BUSY = 2
     """The device was so far behind the host that no set of events was free."""
     NO_ANCHOR = 3
-    """The device's clock could not be tied to the host's."""
+    """The device's clock could not be mapped to the host's."""
     REPLAY = 4
-    """A replayed graph that carries no time stamps."""
+    """A replayed graph without time stamps."""
     UNFINISHED = 5
-    """The run ended before the device did."""
+    """The run ended before the device had finished the step."""
 
 
 def check_word(*words: int) -> int:
-    """Return the 32-bit check of a record: the sum of its words, without the check itself, folded.
+    """Return the 32-bit check of a record: the sum of its words without the check itself, folded.
 
-    A sum, because instants and numbers only grow from one generation of a slot to the next: stale words
-    cannot cancel each other out, as two equal ones would in an exclusive or.
+    It is a sum because instants and numbers only grow from one generation of a slot to the next. Stale words
+    therefore cannot cancel each other out, as two equal ones would in an exclusive or.
     """
     total = sum(words)
     return (total ^ (total >> 32)) & 0xFFFFFFFF

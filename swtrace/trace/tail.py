@@ -1,12 +1,11 @@
-"""Follow a folder of rings: find them as they come and go, and drain them fairly.
+"""Follow a folder of rings: find rings as they come and go, and drain them fairly.
 
-While a reader catches up, records come in the order of their time across the ranks of a run, give or
-take a slice: a ledger that holds a bounded number of unfinished steps then sees every step whole.
-A tail that is told to keep to the newest steps leaves the others out, on all ranks of a run alike, and
-counts them as skipped. A :class:`Tail` belongs to one thread.
+While a reader catches up, records arrive in time order across the ranks of a run, to within one slice. A ledger
+that holds a bounded number of unfinished steps therefore sees every step complete. A tail that is limited to the
+newest steps skips the others on all ranks of a run alike, and counts them. A :class:`Tail` belongs to one thread.
 
-One bad ring costs no other ring a record: whatever happens to it while it is read, it alone is let go, and stands
-among the problems with the reason.
+A bad ring costs no other ring a record. If reading it fails in any way, only that ring is dropped, and its
+problem is reported with the reason.
 """
 
 from __future__ import annotations
@@ -28,32 +27,32 @@ from swtrace.trace.records import Records
 from swtrace.trace.ring_reader import RingReader
 
 SLICE = 2048
-"""Records read from one ring before the next one has its turn: 32 steps of 61 layers."""
+"""Records read from one ring before it is the next ring's turn: about 33 steps of 61 layers."""
 AHEAD = 1 << 20
-"""But never so many that all rings together are further ahead of the one whose turn comes last: they are kept until
-its records come."""
+"""Limits the slice so that all rings together get at most this many records ahead of the ring that is read last. These
+records must be held until its records arrive."""
 LIMIT_PER_RING = 16384
-"""Records read from a ring in one poll, on average."""
+"""Average number of records read from each ring in one poll."""
 MAX_RINGS = 1024
-"""More open rings than that in one folder are problems: each costs a file descriptor and 128 KiB. Those of dead ranks
-are closed once they are read."""
+"""Open rings per folder; further ones are reported as problems. Each costs a file descriptor and 128 KiB. Rings of dead
+ranks are closed once they have been read."""
 SPARE_FILES = 64
-"""Descriptors below the process's limit that rings leave to everything else: clients, exporters, recordings."""
+"""Descriptors below the process's limit that are reserved for everything else: clients, exporters, recordings."""
 MOST_FILES = 1 << 16
-"""As many descriptors as a process of ours ever asks for."""
+"""The most descriptors that a swtrace process asks for."""
 RETRY_S = 10.0
-"""A file that could not be read is tried again when it changed, and after so long."""
+"""An unreadable file is tried again when it changes, and after this time."""
 
 _TICK_NS = 1_000_000_000
-"""File systems note the time of a change at least so finely."""
+"""File systems record the time of a change at least this precisely."""
 
 BEHIND = 2
-"""A tail that keeps to the newest steps leaves out what it is behind by, once that is so many times as much ..."""
+"""A tail limited to the newest steps skips records once it is behind by this many times that number of steps ..."""
 _FULL = 2
-"""... or this part of the ring: what the writer is about to overwrite would be lost in bits and pieces."""
+"""... or by 1 / this of the ring. Otherwise the writer would overwrite parts of steps before they are read."""
 
 _Signature = tuple[int, ...]
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 class Poll(NamedTuple):
@@ -61,14 +60,14 @@ class Poll(NamedTuple):
 
     joined: tuple[RingReader, ...]
     batches: tuple[tuple[RingReader, Records], ...]
-    """In the order in which they want to be taken in; a ring may stand here several times."""
+    """In the order in which they must be processed. A ring may occur several times."""
     ended: tuple[RingReader, ...]
-    """Writer gone and everything read: told once. The reader stays for its windows and statistics."""
+    """Writer dead and everything read; reported once. The reader stays available for its windows and statistics."""
     gone: tuple[RingReader, ...]
-    """Ended and its file removed or changed; or it cannot be read any longer, see the problems: told once; the reader
-    is closed."""
+    """Ended and its file removed or changed, or no longer readable (see the problems); reported once. The reader is
+    closed."""
     more: bool
-    """There is more to read at once."""
+    """There is more to read now."""
 
 
 @dataclass(slots=True)
@@ -81,11 +80,11 @@ class Tail:
     """Readers for all rings of a folder.
 
     Args:
-        directory: The folder; it may not exist yet.
-        run_id: Only rings of this run; None for all.
-        rescan_s: How often to look for files that came or went, in seconds.
-        newest_steps: Begin a ring about so many steps before its end, and return to there when it is written
-            faster than it is read; None: read everything that there is.
+        directory: The folder. It need not exist yet.
+        run_id: Read only rings of this run; None for all.
+        rescan_s: How often to look for new and removed files, in seconds.
+        newest_steps: Start about this many steps before the end of each ring, and skip to there again when a ring is
+            written faster than it is read. None: read everything.
     """
 
     def __init__(
@@ -98,29 +97,30 @@ class Tail:
     ) -> None:
         self.directory = directory
         self.problems: dict[Path, str] = {}
-        """Files that look like rings and cannot be read, and why; also the folder, if it cannot be listed."""
+        """Files that look like rings but cannot be read, with the reason; also the folder, if it cannot be listed."""
         self._run_id = run_id
         self._rescan_s = rescan_s
         self._newest_steps = newest_steps
         self._rescan_at_s = 0.0
         self._readers: dict[Path, RingReader] = {}
-        """In the order of their paths."""
+        """Sorted by path."""
         self._ended: set[Path] = set()
         self._other_runs: set[Path] = set()
         self._listed: _Signature = ()
-        """State of the folder when it was listed last; empty if it may have changed since."""
+        """State of the folder when it was last listed; empty if it may have changed since."""
         self._retries: dict[Path, _Problem] = {}
         self._dropped: list[RingReader] = []
 
     @property
     def readers(self) -> tuple[RingReader, ...]:
-        """All rings at hand, in the order of their paths."""
+        """The readers of all rings that are open or ended, sorted by path."""
         return tuple(self._readers.values())
 
     def poll(self, limit_per_ring: int = LIMIT_PER_RING) -> Poll:
-        """Read what the rings have, on average up to ``limit_per_ring`` records each; look for new rings if it is time.
+        """Read new records from the rings, and look for new rings if a rescan is due.
 
-        ``limit_per_ring`` bounds how long a poll takes.
+        Args:
+            limit_per_ring: Average number of records per ring. Bounds how long a poll takes.
         """
         runs: dict[str, list[RingReader]] = {}
         for path, reader in tuple(self._readers.items()):
@@ -130,7 +130,7 @@ class Tail:
         ended: list[RingReader] = []
         more = False
         for readers in runs.values():
-            # Asked before reading: what a dead writer committed is all there.
+            # Checked before reading: then everything that a dead writer committed is in its ring.
             dead = [reader for reader in readers if not reader.alive()]
             furthest_behind = self._drain(readers, limit_per_ring, batches)
             if furthest_behind is not None and self._newest_steps is not None:
@@ -144,13 +144,13 @@ class Tail:
         self._ended.update(reader.path for reader in ended)
         for path in sorted(self._ended):
             if self._readers[path].gone():
-                self._let_go(self._readers[path])
+                self._close(self._readers[path])
         gone, self._dropped = tuple(self._dropped), []
         joined = self.rescan() if time.monotonic() >= self._rescan_at_s else ()
         return Poll(joined, tuple(batches), tuple(ended), gone, more or bool(joined))
 
     def rescan(self) -> tuple[RingReader, ...]:
-        """Look for new rings at once, and return their readers; the next poll reads them."""
+        """Look for new rings now and return their readers. The next poll reads them."""
         now_s = time.monotonic()
         self._rescan_at_s = now_s + self._rescan_s
         paths = self._changed()
@@ -159,7 +159,7 @@ class Tail:
         present = set(paths)
         self._other_runs &= present
         for path in self.problems.keys() - present:
-            self._settle(path)
+            self._clear_problem(path)
         joined = []
         room = _room_for_files()
         for path in paths:
@@ -171,7 +171,7 @@ class Tail:
             reader = self._open(path, room)
             if reader is None:
                 continue
-            self._settle(path)
+            self._clear_problem(path)
             if self._run_id is not None and reader.identity.run_id != self._run_id:
                 self._other_runs.add(path)
                 reader.close()
@@ -185,7 +185,7 @@ class Tail:
         return tuple(joined)
 
     def _changed(self) -> tuple[Path, ...] | None:
-        """Return the rings of the folder; None if it cannot be listed, or nothing came or went since the last time."""
+        """Return the rings of the folder; None if it cannot be listed, or is unchanged since the last time."""
         try:
             state = _signature(self.directory, follow_symlinks=True)
             if state and state == self._listed and not self._retries:
@@ -195,21 +195,21 @@ class Tail:
             self._listed = ()
             self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
             return None
-        # What changes within the same tick of the file system's clock would not show.
+        # A further change within the same tick of the file system's clock would not be visible.
         self._listed = state if state and time.time_ns() - state[-1] > _TICK_NS else ()
         return paths
 
     def drop(self, reader: RingReader, why: str) -> None:
-        """Let go of a ring that cannot be made use of, and name it among the problems. It is tried again later."""
+        """Close a ring that cannot be used and add it to the problems. It is tried again later."""
         if self._holds(reader):
-            self._let_go(reader)
+            self._close(reader)
             self._refuse(reader.path, f"{reader.path}: {why}", RETRY_S)
 
     def _holds(self, reader: RingReader) -> bool:
         return self._readers.get(reader.path) is reader
 
-    def _let_go(self, reader: RingReader) -> None:
-        """Close a ring; the next poll says so."""
+    def _close(self, reader: RingReader) -> None:
+        """Close a ring. The next poll reports it."""
         del self._readers[reader.path]
         self._ended.discard(reader.path)
         reader.close()
@@ -217,14 +217,14 @@ class Tail:
         self._listed = ()
 
     def _is_sound(self, reader: RingReader) -> bool:
-        """Return whether a ring can still be read; it is dropped if not."""
+        """Return whether a ring can still be read. If not, drop it."""
         damage = self._try(reader, RingReader.damage)
         if damage:
             self.drop(reader, damage)
         return damage == ""
 
-    def _try(self, reader: RingReader, action: Callable[[RingReader], _Answer]) -> _Answer | None:
-        """Do something with a ring; whatever it raises, the ring is dropped and the answer is None."""
+    def _try(self, reader: RingReader, action: Callable[[RingReader], _Result]) -> _Result | None:
+        """Return the result of an action on a ring. If it raises anything, drop the ring and return None."""
         try:
             return action(reader)
         except Exception as error:  # noqa: BLE001 (one ring must not end the reading of all others)
@@ -234,10 +234,10 @@ class Tail:
     def _drain(
         self, readers: list[RingReader], limit_per_ring: int, batches: list[tuple[RingReader, Records]]
     ) -> RingReader | None:
-        """Read the rings of one run, a slice at a time, always from the one furthest behind; of equals, in turns.
+        """Read the rings of one run in slices, always from the ring furthest behind; take turns among equals.
 
         Returns:
-            The one that is furthest behind now; None if nothing is left.
+            The ring that is now furthest behind; None if nothing is left to read.
         """
         room = limit_per_ring * len(readers)
         turns = [
@@ -265,9 +265,9 @@ class Tail:
         return readers[turns[0][2]] if turns else None
 
     def _catch_up(self, readers: list[RingReader], furthest_behind: RingReader, newest_steps: int) -> None:
-        """Go on near the end of the rings of one run, if the one that is furthest behind is too far behind.
+        """Skip to near the end of all rings of one run if the one furthest behind is too far behind.
 
-        All of them: a step is known only where the records of all ranks are.
+        Skip in all of them, because a step needs the records of all ranks.
         """
         keep, capacity = _records(furthest_behind, newest_steps), furthest_behind.header.capacity
         if not keep or furthest_behind.statistics().pending <= min(BEHIND * keep, capacity // _FULL):
@@ -284,20 +284,20 @@ class Tail:
         self._ended.clear()
 
     def _open(self, path: Path, room: int) -> RingReader | None:
-        """Return a reader with a descriptor below ``room``; None if there is none: the reason is among the problems."""
-        # Room comes back as soon as a dead rank's ring is read to its end: no need to wait with another try.
+        """Return a reader with a descriptor below ``room``; None, with a new entry in the problems, if impossible."""
+        # Reading a dead rank's ring to its end frees room, so do not delay the next attempt.
         if len(self._readers) - len(self._ended) >= MAX_RINGS:
-            self._refuse(path, f"{path}: not read: more than {MAX_RINGS} rings of living ranks in one folder", 0)
+            self._refuse(path, f"{path}: not read: the folder has more than {MAX_RINGS} rings of living ranks", 0)
             return None
         try:
             reader = RingReader.open(path)
         except (RingFormatError, MemoryError) as error:
             self._refuse(path, str(error) or f"{path}: {type(error).__name__}", RETRY_S)
             return None
-        # The system gives the lowest free number: it says how full the table is.
+        # The system returns the lowest free descriptor, so its number shows how full the table is.
         if reader.fileno() >= room:
             reader.close()
-            self._refuse(path, f"{path}: not read: too many open files; raise their limit (ulimit -n)", 0)
+            self._refuse(path, f"{path}: not read: too many open files; raise the limit (ulimit -n)", 0)
             return None
         return reader
 
@@ -305,19 +305,19 @@ class Tail:
         self.problems[path] = why
         self._retries[path] = _Problem(_signature(path), time.monotonic() + retry_s)
 
-    def _settle(self, path: Path) -> None:
+    def _clear_problem(self, path: Path) -> None:
         self.problems.pop(path, None)
         self._retries.pop(path, None)
 
 
 def _room_for_files() -> int:
-    """Return the lowest descriptor that no ring may have."""
+    """Return the lowest descriptor number that rings may not use."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_FILES if limit == resource.RLIM_INFINITY else limit - min(SPARE_FILES, limit // 2)
 
 
 def allow_open_files() -> None:
-    """Raise this process's limit of open files as far as it may: every living rank's ring takes one."""
+    """Raise this process's limit of open files as far as allowed, because each living rank's ring takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -326,7 +326,7 @@ def allow_open_files() -> None:
 
 
 def _records(reader: RingReader, steps: int) -> int:
-    """Return how many records steps take in a ring; 0 where it has no series yet."""
+    """Return how many records ``steps`` steps take in a ring; 0 if it has no series yet."""
     return steps * sum(info.num_layers + 1 for info in reader.series() if not info.refused)
 
 

@@ -1,1 +1,1 @@
-"""Exports: read back with the tools that they are for."""
+"""Exports, read back with the tools that they are made for."""

@@ -1,4 +1,4 @@
-"""Reads a Perfetto trace with Perfetto's own schema, and puts slices and flows together as its trace processor does."""
+"""Read a Perfetto trace with Perfetto's schema, and assemble slices and flows as its trace processor does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perfetto.protos.perfetto.trace import perfetto_trace_pb2
 
 @dataclass
 class Slice:
-    """One slice, or an instant: no duration."""
+    """One slice, or an instant without duration."""
 
     track: tuple[str, ...]
     name: str

@@ -1,4 +1,4 @@
-"""What other tools find in an export is what the ledger says."""
+"""Other tools read from an export the same facts as the ledger has."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 25
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a recording of three ranks, of which one step was aborted."""
+    """Return a recording of three ranks with one aborted step."""
     folder = tmp_path_factory.mktemp("export")
     run = RecordedRun(folder / "rings", ranks=3)
     run.write(STEPS - 1)
@@ -50,7 +50,7 @@ def session(recording: Path) -> Session:
 def test_perfetto_reads_the_counts_and_durations_of_the_ledger(
     recording: Path, session: Session, tmp_path: Path
 ) -> None:
-    """With Perfetto's own schema: as many slices as waits, broadcasts and steps, and the same durations to the ns."""
+    """Read with Perfetto's schema, slices of waits, broadcasts and steps have the ledger's counts and durations."""
     path = tmp_path / "run.pftrace"
     said = json.loads(swtrace("export", recording, "-f", "perfetto", "-o", path, "--json").stdout)
     slices = read(path)
@@ -69,7 +69,7 @@ def test_perfetto_reads_the_counts_and_durations_of_the_ledger(
 
 
 def test_perfetto_has_a_track_per_rank_and_flows_from_send_to_wait(recording: Path, tmp_path: Path) -> None:
-    """Each rank has its tracks; each flow leads from one send over a broadcast to the wait for it, forward in time."""
+    """Each rank has its tracks, and each flow leads forward in time from a send via a broadcast to the wait for it."""
     path = tmp_path / "run.pftrace"
     swtrace("export", recording, "-f", "perfetto", "-o", path)
     slices = read(path)
@@ -121,7 +121,7 @@ def test_tables_hold_every_row_and_the_ledgers_sums(
 
 @pytest.mark.parametrize("table", ["waits", "steps"])
 def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path, table: str) -> None:
-    """Where nothing matches, or nothing was timed, columns keep their names and types, in files as in Python."""
+    """If nothing matches or nothing was timed, columns keep their names and types, both in files and in Python."""
     question = session.waits if table == "waits" else session.step_table
     full, empty = question(), question(layer=99)
     assert (full.rows > 0, empty.rows) == (True, 0)
@@ -139,7 +139,7 @@ def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path,
 
 
 def test_spans_reach_a_collector_after_the_fact(recording: Path, session: Session) -> None:
-    """Every span of every step arrives, with the stall that the ledger states."""
+    """Every span of every step arrives, with the ledger's stall."""
     receiver = SpanReceiver()
     try:
         said = json.loads(swtrace("export", recording, "-f", "otlp", "--endpoint", receiver.endpoint, "--json").stdout)
@@ -154,14 +154,14 @@ def test_spans_reach_a_collector_after_the_fact(recording: Path, session: Sessio
 
 
 def test_a_collector_that_is_not_there_is_one_line(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a collector the export fails with a sentence and not with a traceback."""
+    """Without a collector the export fails with a message and not with a traceback."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     done = swtrace("export", recording, "-f", "otlp", "--endpoint", "http://127.0.0.1:1", code=1)
-    assert "the collector did not take the spans; 0 were delivered before" in done.stderr
+    assert "the collector did not accept the spans; 0 were delivered before" in done.stderr
 
 
 def test_output_is_asked_for(recording: Path) -> None:
-    """A format that makes a file needs its name."""
+    """A format that writes a file needs a file name."""
     assert "needs --output" in swtrace("export", recording, "-f", "csv", code=2).stderr
 
 
@@ -170,7 +170,7 @@ def test_output_is_asked_for(recording: Path) -> None:
 def test_an_output_that_is_the_recording_is_refused(
     recording: Path, tmp_path: Path, command: tuple[str, ...], name: str
 ) -> None:
-    """No command writes over what it reads, under whatever name."""
+    """No command overwrites its own input, whatever name it is given by."""
     file = tmp_path / "run.swrec"
     file.write_bytes(recording.read_bytes())
     (tmp_path / "link.swrec").symlink_to(file)
@@ -185,7 +185,7 @@ def test_an_output_that_is_the_recording_is_refused(
 def test_an_output_is_replaced_when_the_new_one_is_whole(
     recording: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """A failed command leaves the file of before; a good one replaces it where the link leads, with its mode."""
+    """A failed command keeps the existing file; a successful one replaces the target of a link and keeps its mode."""
     real, link, cut = tmp_path / "real", tmp_path / "link", tmp_path / "cut.swrec"
     real.write_text("before")
     real.chmod(0o640)
@@ -203,7 +203,7 @@ def test_an_output_is_replaced_when_the_new_one_is_whole(
 
 
 def test_an_export_that_breaks_off_leaves_the_file_of_before(tmp_path: Path) -> None:
-    """An error halfway removes what was written, and nothing else; a pipe gets every byte at once."""
+    """An error halfway removes only what was written; a pipe gets every byte at once."""
     path, pipe = tmp_path / "table.csv", tmp_path / "pipe"
     path.write_bytes(b"before")
     with pytest.raises(SwtraceError, match=r"table\.csv: No space"), opened(path):
@@ -218,7 +218,7 @@ def test_an_export_that_breaks_off_leaves_the_file_of_before(tmp_path: Path) -> 
 
 
 def test_open_gives_arrays_by_selection(session: Session) -> None:
-    """`swtrace.open` answers by series, rank, layer, phase and step, in numpy arrays."""
+    """`swtrace.open` selects by series, rank, layer, phase and step, and returns NumPy arrays."""
     waits = session.waits(rank=1, layer=2, warmup=1)
     assert waits.rows == STEPS - 2
     assert waits["stall_ns"].dtype == np.int64
@@ -251,7 +251,7 @@ def test_open_gives_arrays_by_selection(session: Session) -> None:
     ],
 )
 def test_steps_are_those_of_the_range(session: Session, steps: range | slice, numbers: list[int]) -> None:
-    """A range selects what is in it, also backwards; a slice what it cuts out of the numbers from 0."""
+    """A range selects the numbers in it, even if it is descending; a slice, what it cuts out of the numbers from 0."""
     assert sorted(session.step_table(rank=np.int64(0), steps=steps)["step"].tolist()) == numbers
 
 
@@ -276,7 +276,7 @@ def test_steps_are_those_of_the_range(session: Session, steps: range | slice, nu
     ],
 )
 def test_a_selection_that_says_nothing_is_refused(session: Session, selection: dict[str, object]) -> None:
-    """Whatever cannot be meant is an error that names argument and value, for numbers and tables alike."""
+    """An impossible selection is an error that names argument and value, both for numbers and tables."""
     ((name, value),) = selection.items()
     for question in (session.waits, session.step_table, session.stall_ratio, session.spans):
         with pytest.raises(SettingsError, match=re.escape(f"{name}={value!r}: must be ")):
@@ -284,7 +284,7 @@ def test_a_selection_that_says_nothing_is_refused(session: Session, selection: d
 
 
 def test_open_takes_a_folder_of_rings_too(tmp_path: Path) -> None:
-    """A live session takes in what is new whenever it is asked; a daemon's URL is refused with a hint."""
+    """A live session reads new records whenever it is queried; a daemon's URL is refused with a hint."""
     run = RecordedRun(tmp_path)
     with public.open(tmp_path) as session:
         run.write(4)
@@ -298,7 +298,7 @@ def test_open_takes_a_folder_of_rings_too(tmp_path: Path) -> None:
 
 
 def test_a_perfetto_trace_deflates_well(recording: Path, tmp_path: Path) -> None:
-    """Names are interned: a trace takes less than 100 bytes per event, and less than 25 deflated."""
+    """Names are interned, so a trace takes less than 100 bytes per event, and less than 25 compressed."""
     path = tmp_path / "run.pftrace"
     swtrace("export", recording, "-f", "perfetto", "-o", path)
     events = sum(2 if each.end_ns > each.begin_ns else 1 for each in read(path))
@@ -307,7 +307,7 @@ def test_a_perfetto_trace_deflates_well(recording: Path, tmp_path: Path) -> None
 
 
 def test_what_has_no_instants_is_exported_as_counts_only(tmp_path: Path) -> None:
-    """Of a device's run, tables, trace and report are of the timed steps; the summary and the report count all."""
+    """For a run on a device, tables, trace and report cover the timed steps; the summary and the report count all."""
     run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
     run.write_every(5, 20)
     run.close()

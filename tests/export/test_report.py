@@ -1,4 +1,4 @@
-"""The report page: complete, self-contained, and saying what the ledger says."""
+"""The report page is complete and self-contained, and shows the facts of the ledger."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Checker(HTMLParser):
         self.counts: dict[str, int] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag."""
+        """Record a tag."""
         self.counts[tag] = self.counts.get(tag, 0) + 1
         if tag != "meta":
             self.open.append(tag)
         assert not any(name in {"src", "href"} for name, _ in attrs)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - its signature
-        """Note a tag that closes itself."""
+        """Record a self-closing tag."""
         self.counts[tag] = self.counts.get(tag, 0) + 1
 
     def handle_endtag(self, tag: str) -> None:
@@ -38,7 +38,7 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Note a text."""
+        """Record a text."""
         self.texts.append(data)
 
 
@@ -50,7 +50,7 @@ def page(recording: Path, tmp_path: Path) -> str:  # noqa: F811 - a fixture
 
 
 def test_the_page_is_whole_and_needs_nothing_else(page: str) -> None:
-    """Every tag is closed, and nothing refers to anything outside: no script, link, image, font or address."""
+    """Every tag is closed, and nothing refers to anything external: no script, link, image, font or address."""
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -59,7 +59,7 @@ def test_the_page_is_whole_and_needs_nothing_else(page: str) -> None:
 
 
 def test_the_page_says_what_the_ledger_says(page: str, session: Session) -> None:  # noqa: F811 - a fixture
-    """Every sentence of the verdict, each rank's stall ratio and the slowest steps stand on the page."""
+    """The page has every sentence of the verdict, each rank's stall ratio and the slowest steps."""
     checker = Checker()
     checker.feed(page)
     text = " ".join(checker.texts)
@@ -74,7 +74,7 @@ def test_the_page_says_what_the_ledger_says(page: str, session: Session) -> None
 
 
 def test_what_is_missing_stands_at_the_top(recording: Path, tmp_path: Path) -> None:  # noqa: F811 - a fixture
-    """A report of a killed recording says so before anything else."""
+    """A report of an incomplete recording says so before anything else."""
     cut = tmp_path / "cut.swrec"
     cut.write_bytes(recording.read_bytes()[:-10])
     swtrace("report", cut, "-o", tmp_path / "report.html")

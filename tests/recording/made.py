@@ -1,4 +1,4 @@
-"""Recordings for tests: of simulated schedules, without rings, and of rings that this process writes."""
+"""Recordings for tests, of simulated schedules without rings, and of rings that this process writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from swtrace.trace.identity import RankKey
 def schedule(
     *, ranks: int = 3, steps: int = 40, seed: int = 1, compute: int = 90, occupancy: int = 100_000
 ) -> Schedule:
-    """Return a run of which about half of the waits stall; ``compute`` in us."""
+    """Return a run in which about half of the waits stall; ``compute`` is in us."""
     chance = random.Random(seed)  # noqa: S311 - a reproducible schedule
     return simulate(
         ranks=ranks,
@@ -37,7 +37,7 @@ def schedule(
 
 
 class Told:
-    """An origin that reports a given list of events, and nothing else."""
+    """An origin that reports only a given list of events."""
 
     def __init__(self, events: Iterable[Event], rings: tuple[RingState, ...] = ()) -> None:
         self._events = tuple(events)
@@ -57,7 +57,7 @@ class Told:
         return {}
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Fail: no test means this to happen."""
+        """Fail, because no test expects a refusal."""
         raise AssertionError(f"{rank}: {why}")
 
     def status(self) -> tuple[OriginStatus, ...]:
@@ -92,7 +92,7 @@ def write(writer: FrameWriter, made: Schedule, *, seed: int = 1, largest: int = 
 def record(
     path: Path, made: Schedule, *, chance: random.Random | None = None, largest: int = 50, **options: object
 ) -> Ledger:
-    """Record a schedule in batches of random sizes from random ranks; return the ledger that took part."""
+    """Record a schedule in batches of random sizes from random ranks. Return a ledger that got the same batches."""
     chance = chance or random.Random(2)  # noqa: S311 - as above
     with RecordingWriter(path, **options) as writer:  # type: ignore[arg-type]
         roster = Roster(Tee(Told(events_of(made, chance, largest)), writer))

@@ -1,4 +1,4 @@
-"""`swtrace stats` and `report` over a whole recording, or a part: verdict and tables are about the same steps."""
+"""`swtrace stats` and `report` over a recording or a part of it: verdict and tables cover the same steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_headline_and_table_are_about_the_same_steps(
     path: Path, arguments: list[str], selection: dict[str, object], steps: int, most: int
 ) -> None:
-    """The table's figures are the sums over the chosen steps, and the headline names the table's most stalled rank."""
+    """The table's figures are sums over the selected steps, and the headline names the table's most stalled rank."""
     (series,) = json.loads(swtrace("stats", path, "--json", *arguments).stdout)["summary"]["series"]
     with api.open(path) as session:
         sums = {rank.rank: recent for (_, rank), recent in session.sums_by_rank(**selection).items()}
@@ -64,10 +64,10 @@ def test_headline_and_table_are_about_the_same_steps(
 
 
 def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(path: Path, tmp_path: Path) -> None:
-    """Table, headline and slowest steps of the page leave out the first steps, however slow those were."""
+    """Table, headline and slowest steps of the page exclude the first steps, however slow they were."""
     swtrace("report", path, "-o", tmp_path / "report.html")
     text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
-    assert f"{STEPS - 3} steps after 3 of warm-up" in text
+    assert f"{STEPS - 3} steps after 3 warm-up steps" in text
     assert f"Means over these {STEPS - 3} steps" in text
     (series,) = json.loads(swtrace("stats", path, "--json").stdout)["summary"]["series"]
     words = " ".join(unescape(text).split())
@@ -87,21 +87,21 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--steps", "900:"], 1, f"none of the {STEPS} finished steps is left"),
-        (["--warmup", "300"], 1, "after 300 of warm-up"),
+        (["--steps", "900:"], 1, f"none of the {STEPS} finished steps is selected"),
+        (["--warmup", "300"], 1, "after 300 warm-up steps"),
         (["--steps", "5"], 2, "--steps '5': must be FROM:TO"),
         (["--steps", "9:3"], 2, "holds no step"),
     ],
 )
 def test_a_choice_of_no_step_is_an_error(path: Path, arguments: list[str], code: int, message: str) -> None:
-    """Where no step is left, neither command prints a table of nothing."""
+    """If no step is selected, neither command prints an empty table."""
     done = swtrace("stats", path, *arguments, code=code)
     assert message in done.stderr
     assert done.stdout == ""
 
 
 def test_memory_is_bounded_and_what_is_of_fewer_steps_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums are over all chosen steps although only the last are kept; which sentences are of those is said."""
+    """Sums cover all selected steps although only the last are kept; a note says what covers only those."""
     monkeypatch.setattr(chosen, "_KEPT_CELLS", 0)
     from swtrace.selection import Selection
 
@@ -111,4 +111,4 @@ def test_memory_is_bounded_and_what_is_of_fewer_steps_is_said(path: Path, monkey
         (series,) = choice.facts(session.facts()).series
     assert len(choice.history(series.key)) == 64
     assert [rank.recent.steps for rank in series.ranks] == [STEPS - 3] * 2
-    assert "over the last 64 of these steps" in choice.partly()
+    assert "covers only the last 64 of these steps" in choice.partly()

@@ -34,7 +34,7 @@ def swtrace(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProces
 
 
 def test_a_run_that_has_ended_can_be_recorded_and_summed_up(tmp_path: Path) -> None:
-    """`record --until-end` takes what the rings still hold, and `stats` says of it what a live ledger says."""
+    """`record --until-end` records what the rings still hold, and `stats` reports the same as a live ledger."""
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"
     run = RecordedRun(rings)
     run.write(30)
@@ -55,7 +55,7 @@ def test_a_run_that_has_ended_can_be_recorded_and_summed_up(tmp_path: Path) -> N
 
 
 def test_records_that_were_overwritten_are_told_at_the_end(tmp_path: Path) -> None:
-    """What a recording lacks is in its last lines, and in what `--json` says."""
+    """What is missing from a recording is in the last lines of the output, and in that of `--json`."""
     run = RecordedRun(tmp_path / "rings", records=1024)
     run.write(300)
     run.close()
@@ -68,7 +68,7 @@ def test_records_that_were_overwritten_are_told_at_the_end(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("source", [("--dir", "EMPTY"), ("--connect", "127.0.0.1:1")], ids=["no rank", "no daemon"])
 def test_a_recording_is_replaced_only_by_another(tmp_path: Path, source: tuple[str, str]) -> None:
-    """Where nothing can be recorded, `--force` leaves what was there, and without it nothing is left."""
+    """If nothing can be recorded, `--force` keeps the existing file, and without it no file is left."""
     (tmp_path / "empty").mkdir()
     arguments = [each.replace("EMPTY", str(tmp_path / "empty")) for each in source]
     old, new = tmp_path / "old.swrec", tmp_path / "new.swrec"
@@ -84,7 +84,7 @@ def test_a_recording_is_replaced_only_by_another(tmp_path: Path, source: tuple[s
 
 
 def test_a_ring_is_not_replaced_by_a_recording(tmp_path: Path) -> None:
-    """`--force` replaces recordings: what a rank writes stays in its place."""
+    """`--force` replaces only recordings, never the ring of a rank."""
     run = RecordedRun(tmp_path)
     run.write(3)
     ring = run.recorders[0].path
@@ -96,7 +96,7 @@ def test_a_ring_is_not_replaced_by_a_recording(tmp_path: Path) -> None:
 
 
 def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
-    """What looks like the markup of the library that prints is none."""
+    """Text that looks like markup of the printing library is printed as it is."""
     rings = tmp_path / "z[bold]" / "[" / "]"
     run = RecordedRun(rings)
     run.write(12)
@@ -131,7 +131,7 @@ def test_ctrl_c_ends_a_recording_in_good_order(tmp_path: Path) -> None:
 
 
 def test_a_size_limit_ends_a_recording(tmp_path: Path) -> None:
-    """`--max-size` ends the recording below that size while a backlog is drained, with a file that is whole."""
+    """`--max-size` ends the recording below that size while a backlog is drained, and leaves a complete file."""
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"
     run = RecordedRun(rings, records=1 << 16)
     run.write(6000)
@@ -146,7 +146,7 @@ def test_a_size_limit_ends_a_recording(tmp_path: Path) -> None:
 
 
 def test_without_ranks_nothing_is_left_behind(tmp_path: Path) -> None:
-    """A recording of an empty folder fails, says so, and leaves its name free for a retry that finds ranks."""
+    """A recording of an empty folder fails, says so, and leaves no file, so that a retry can succeed."""
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"
     for _ in range(2):
         done = swtrace("record", "--dir", rings, "-o", path, "--duration", "0", "--json", code=1)
@@ -177,7 +177,7 @@ def test_without_ranks_nothing_is_left_behind(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments: list[str], code: int, message: str) -> None:
-    """What a user can get wrong ends in one line on stderr and an exit status."""
+    """A user's mistake ends in one line on stderr and an exit status."""
     done = swtrace(*arguments, code=code)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -196,7 +196,7 @@ def test_diff_says_what_got_worse_and_can_fail_for_it(tmp_path: Path) -> None:
 
 
 def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
-    """A recording made beside a demo on real ranks replays to what another watch beside it saw, to the last digit."""
+    """A recording of a demo on real ranks replays to exactly what a live watch of the demo saw."""
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"
     rings.mkdir()
     recorder = subprocess.Popen([*SWTRACE, "record", "--dir", str(rings), "-o", str(path), "--until-end"])
@@ -227,7 +227,7 @@ def test_a_demo_replays_to_the_facts_seen_live(tmp_path: Path) -> None:
 
 
 def test_rings_that_cannot_be_read_are_named_and_nothing_recorded_is_a_failure(tmp_path: Path) -> None:
-    """`record` over a folder whose rings it cannot read says which and why, and does not end as if there were none."""
+    """`record` over a folder with unreadable rings names them with the reason, and does not end as if it were empty."""
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
     run.write(3)

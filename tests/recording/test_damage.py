@@ -1,4 +1,4 @@
-"""Recordings that were cut short, garbled, or written by somebody else."""
+"""Recordings that were truncated, garbled, or written by something else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
 
 
 def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
-    """Record a folder, as `swtrace record` does, until somebody kills this process."""
+    """Record a folder, as `swtrace record` does, until this process is killed."""
     with RecordingWriter(path, overwrite=True, flush_s=0.003) as writer:
         tee = Tee(HostRings(directory), writer)
         begun.set()  # type: ignore[attr-defined]
@@ -52,7 +52,7 @@ def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
 
 
 def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -> None:
-    """Of 15 recordings killed at random instants each opens, and holds every record up to some point, without a gap."""
+    """Each of 15 recordings killed at random instants opens, and holds every record up to some point without a gap."""
     seed = random.randrange(1 << 30)  # noqa: S311 - printed, so that a failure can be repeated
     print(f"seed {seed}")  # noqa: T201
     chance = random.Random(seed)  # noqa: S311 - as above
@@ -95,7 +95,7 @@ def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -
 
 
 def test_cut_at_any_byte_a_recording_opens_up_to_its_last_whole_frame(tmp_path: Path) -> None:
-    """However many bytes are left, a recording opens with the whole frames of them, or says that there is none."""
+    """However many bytes are left, a recording opens with their complete frames, or says that there is none."""
     whole, cut = tmp_path / "whole.swrec", tmp_path / "cut.swrec"
     record(whole, schedule(steps=30), largest=20)
     data = whole.read_bytes()
@@ -122,7 +122,7 @@ def test_cut_at_any_byte_a_recording_opens_up_to_its_last_whole_frame(tmp_path: 
 
 
 def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) -> None:
-    """A changed byte anywhere is told as an error that names file and place; with salvage the rest is read, counted."""
+    """A changed byte anywhere is an error that names file and place; with salvage the rest is read and counted."""
     whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
     record(whole, schedule(steps=8), largest=20, clock=iter(range(0, 1 << 40, 1 << 28)).__next__)
     data = whole.read_bytes()
@@ -149,7 +149,7 @@ def test_garbled_bytes_are_a_clear_error_and_can_be_read_around(tmp_path: Path) 
 
 
 def test_a_damaged_byte_costs_one_small_frame_of_records(tmp_path: Path) -> None:
-    """Wherever a byte is changed, all but 512 records come back, with the ranks and series that they belong to."""
+    """Wherever a byte is changed, all but 512 records are read, with the ranks and series that they belong to."""
     whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
     record(whole, schedule(steps=200), largest=1 << 20)
     data = whole.read_bytes()
@@ -173,7 +173,7 @@ def test_a_damaged_byte_costs_one_small_frame_of_records(tmp_path: Path) -> None
 
 
 def test_anything_else_is_told_apart_from_a_recording(tmp_path: Path) -> None:
-    """Another version, a ring, a text, an empty file, a folder: each is one clear sentence."""
+    """Another version, a ring, a text, an empty file and a folder each give one clear error."""
     path = tmp_path / "file"
     cases = {
         PREAMBLE.pack(b"SWTREC\r\n", VERSION + 1, 0): f"recording format {VERSION + 1}; this swtrace reads format",
@@ -194,7 +194,7 @@ def test_anything_else_is_told_apart_from_a_recording(tmp_path: Path) -> None:
 
 
 def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
-    """Behind a sound head any garbage, also sealed with right checksums, is an error of swtrace's own or nothing."""
+    """After a valid preamble, garbage, even with valid checksums, raises only swtrace's errors or nothing."""
     whole, bad = tmp_path / "whole.swrec", tmp_path / "bad.swrec"
     record(whole, schedule(steps=5))
     chance = random.Random(8)  # noqa: S311 - reproducible
@@ -217,7 +217,7 @@ def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path) -> None:
-    """Where the file system is full the error says so, and the file up to there is a sound recording."""
+    """If the file system is full, the error says so, and the file up to there is a valid recording."""
     small = tmp_path / "small"
     small.mkdir()
     with tmpfs(small, 64 << 10):
@@ -245,7 +245,7 @@ def _limited(path: Path) -> str:
 
 
 def test_a_file_that_may_not_grow_ends_like_a_full_disk(tmp_path: Path) -> None:
-    """A write that is cut short half-way leaves no half frame behind."""
+    """A write that fails halfway leaves no incomplete frame behind."""
     path = tmp_path / "run.swrec"
     context = fork_server()
     with context.Pool(1) as pool:
@@ -258,7 +258,7 @@ def test_a_file_that_may_not_grow_ends_like_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_removed_while_it_is_written_is_an_error(tmp_path: Path) -> None:
-    """Nobody is told that records are kept where they are not."""
+    """Writing to a recording that was removed is an error, and not a silent loss."""
     path = tmp_path / "run.swrec"
     writer = RecordingWriter(path)
     path.unlink()
@@ -267,7 +267,7 @@ def test_a_file_that_is_removed_while_it_is_written_is_an_error(tmp_path: Path) 
 
 
 def test_a_recording_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    """A reader beside the writer sees whole frames only."""
+    """A reader that runs during the writing sees only complete frames."""
     path, made = tmp_path / "run.swrec", schedule(steps=600)
     stop = threading.Event()
     problems: list[Exception] = []

@@ -1,4 +1,4 @@
-"""`swtrace diff`: rows that add up, a conclusion that follows from them, and no success over nothing."""
+"""`swtrace diff`: rows add up, the conclusion follows from them, and comparing nothing is not a success."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("a", "slow", ["--phase", "prefill"], "has no step of phase prefill: it has decode (147)"),
         ("a", "empty", [], "empty.swrec) holds no finished step"),
         ("empty", "a", [], "empty.swrec) holds no finished step"),
-        ("a", "slow", ["--warmup", "150"], "--warmup sets how many are left out"),
+        ("a", "slow", ["--warmup", "150"], "--warmup sets how many are skipped"),
         ("a", "short", ["--check"], "too few steps to tell"),
     ],
 )
 def test_nothing_to_compare_is_an_error(recordings: Path, a: str, b: str, arguments: list[str], message: str) -> None:
-    """Where no step is meant, `diff` names what there is and fails, with or without --check; with it, also in doubt."""
+    """Without steps to compare, `diff` names what there is and fails. With --check it also fails when in doubt."""
     done = swtrace("diff", recordings / f"{a}.swrec", recordings / f"{b}.swrec", *arguments, code=1)
     assert message in done.stderr
     assert "step time" not in done.stdout or "--check" in arguments
 
 
 def test_every_row_adds_up_and_no_value_falls_by_more_than_itself(recordings: Path) -> None:
-    """Median A plus shift is median B in every row, inside its own interval, and no share is below -100 %."""
+    """In every row, median A plus shift is median B, the shift is in its interval, and no share is below -100 %."""
     a, b = recordings / "a.swrec", recordings / "fast.swrec"
     (series,) = json.loads(swtrace("diff", a, b, "--json").stdout)["series"]
     rows: list[dict[str, Any]] = [*series["ranks"], *series["layers"]]
@@ -76,7 +76,7 @@ def test_every_row_adds_up_and_no_value_falls_by_more_than_itself(recordings: Pa
 
 
 def test_a_faster_run_that_stalls_more_is_called_neither_worse_nor_better(recordings: Path) -> None:
-    """The last line names step time and stall apart, with the sign of what is printed; --check fails for the stall."""
+    """The last line names step time and stall separately, with the printed signs; --check fails for the stall."""
     done = swtrace("diff", recordings / "a.swrec", recordings / "fast.swrec", "--check", code=1)
     last = " ".join(done.stdout.strip().splitlines()[-1:])
     assert last.startswith("B is better and worse: step time is lower on 2 ranks")
@@ -86,7 +86,7 @@ def test_a_faster_run_that_stalls_more_is_called_neither_worse_nor_better(record
 
 
 def test_stall_that_comes_in_bursts_is_not_called_the_same() -> None:
-    """Where the medians are equal and one run stalls in a fifth of its steps, the means decide, by their own name."""
+    """If medians are equal and one run stalls in a fifth of its steps, the means decide and are named as such."""
     bursts = Difference("stall", 0, None, 0.0, 0.0, (0.0, 0.0), 4.05e6, 3.4e4, 0.3, 0.0, Change.UNKNOWN)
     assert _judged(bursts, 1e-5, enough=True).change is Change.BETTER
     assert _judged(bursts, 0.5, enough=True).change is Change.SAME

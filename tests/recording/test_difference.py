@@ -24,7 +24,7 @@ def compared(tmp_path: Path, a: dict[str, int], b: dict[str, int]) -> RecordingD
 
 
 def test_runs_that_differ_only_by_chance_show_no_difference(tmp_path: Path) -> None:
-    """Two runs of one distribution differ in every single number and in nothing that is called a change."""
+    """Two runs of one distribution differ in every number, but no difference is called a change."""
     (series,) = compared(tmp_path, {"seed": 1}, {"seed": 2}).series
     assert series.change is Change.SAME
     assert {one.change for one in (*series.ranks, *series.layers)} == {Change.SAME}
@@ -32,7 +32,7 @@ def test_runs_that_differ_only_by_chance_show_no_difference(tmp_path: Path) -> N
 
 
 def test_a_slower_channel_is_worse_and_a_faster_one_better(tmp_path: Path) -> None:
-    """With 30 % longer transfers every rank's stall is worse, with layers to show for it; vice versa, better."""
+    """With 30 % longer transfers, the stall of every rank and of some layers is worse; vice versa, it is better."""
     found = compared(tmp_path, {"seed": 1}, {"seed": 2, "occupancy": 130_000})
     (series,) = found.series
     assert series.change is Change.WORSE
@@ -46,20 +46,20 @@ def test_a_slower_channel_is_worse_and_a_faster_one_better(tmp_path: Path) -> No
 
 
 def test_too_few_steps_say_so(tmp_path: Path) -> None:
-    """From five steps nothing is concluded, however different they look."""
+    """Five steps are too few for any conclusion, however different they look."""
     (series,) = compared(tmp_path, {"steps": 8}, {"steps": 8, "occupancy": 500_000}).series
     assert series.change is Change.UNKNOWN
 
 
 def test_series_without_a_counterpart_are_named(tmp_path: Path) -> None:
-    """A series on another number of ranks is not compared, and is told."""
+    """A series on another number of ranks is not compared, and is reported."""
     found = compared(tmp_path, {"ranks": 2}, {"ranks": 3})
     assert found.series == ()
     assert [name.ranks for name in (*found.only_in_a, *found.only_in_b)] == [2, 3]
 
 
 def test_the_rank_test_agrees_with_counting_all_arrangements() -> None:
-    """For small samples without ties the p-value is that of enumeration, as near as a normal curve comes."""
+    """For small samples without ties, the p-value is close to the exact one from enumeration."""
     chance = np.random.default_rng(5)
     for _ in range(5):
         values = chance.permutation(16).astype(float)
@@ -94,7 +94,7 @@ def test_steps_that_resemble_their_neighbours_raise_no_false_alarm() -> None:
 
 
 def test_blocks_are_means_of_consecutive_steps_in_bounded_number() -> None:
-    """However many steps come in, no more than 64 blocks are kept, and each is the mean of its steps."""
+    """For any number of steps, no more than 64 blocks are kept, and each is the mean of its steps."""
     blocks = BlockMeans((2,))
     values = np.random.default_rng(3).normal(size=(1000, 2))
     for row in values:

@@ -1,4 +1,4 @@
-"""A recording as a film: every position is a ledger that was fed up to there."""
+"""Playback of a recording: every position shows a ledger that has read the records up to there."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from swtrace.session import RecordingSession
 
 
 class Wall:
-    """A clock that a test turns."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 0
 
     def __call__(self) -> int:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
 
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def recording(path: Path) -> Iterator[Recording]:
-    """Return it, open."""
+    """Return the recording, open."""
     with Recording.open(path) as opened:
         yield opened
 
@@ -53,12 +53,12 @@ class Film:
 
     @property
     def steps(self) -> int:
-        """How many steps of rank 0 are known."""
+        """Number of known steps of rank 0."""
         return sum(series.ranks[0].totals.steps for series in self.roster.ledger.facts().series)
 
 
 def test_played_to_its_end_it_states_the_facts_of_the_whole(path: Path, recording: Recording) -> None:
-    """At the end of the film the ledger states what a replay of the file states, to the last digit."""
+    """At the end of a playback the ledger has exactly the facts of a replay of the file."""
     controls = Controls()
     film = Film(recording, controls)
     controls.seek(1.0)
@@ -69,7 +69,7 @@ def test_played_to_its_end_it_states_the_facts_of_the_whole(path: Path, recordin
 
 
 def test_time_passes_at_the_speed_asked_for(recording: Recording) -> None:
-    """After a tenth of the length at speed 1, a tenth of the run is known; at speed 4, four times as much more."""
+    """After a tenth of the length at speed 1, a tenth of the run is known; at speed 4, four times as much is added."""
     controls, wall = Controls(), Wall()
     film = Film(recording, controls, wall)
     length = film.playback.head.length_ns
@@ -85,7 +85,7 @@ def test_time_passes_at_the_speed_asked_for(recording: Recording) -> None:
 
 
 def test_paused_it_stands_still_and_goes_on_step_by_step(recording: Recording) -> None:
-    """Paused, nothing moves however long; each step asked for finishes at least one more."""
+    """While paused, nothing moves; each requested step finishes at least one more."""
     controls, wall = Controls(), Wall()
     film = Film(recording, controls, wall)
     assert not controls.toggle()
@@ -99,7 +99,7 @@ def test_paused_it_stands_still_and_goes_on_step_by_step(recording: Recording) -
 
 
 def test_going_back_is_having_gone_only_so_far(recording: Recording) -> None:
-    """A ledger after a seek back states what one says that never went further."""
+    """After a seek back, the ledger has the facts of one that never went further."""
     controls, other = Controls(), Controls()
     film, straight = Film(recording, controls), Film(recording, other)
     controls.seek(0.9)
@@ -114,7 +114,7 @@ def test_going_back_is_having_gone_only_so_far(recording: Recording) -> None:
 
 
 def test_a_closed_recording_says_so(path: Path) -> None:
-    """Reading a recording that was closed is an error that names the file, not one of a descriptor."""
+    """Reading a closed recording is an error that names the file, and not one about a descriptor."""
     session = RecordingSession(path)
     session.close()
     for question in (session.facts, session.identities, lambda: list(session.steps()), lambda: session.recording.size):

@@ -1,4 +1,4 @@
-"""A recording gives back what it was given, whole, in parts, and out of rings that are being written."""
+"""A recording returns what was written to it: whole, in parts, and from rings that are being written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from swtrace.trace.schema import Clock, Untimed
 
 @pytest.mark.parametrize("largest", [1, 7, 5000])
 def test_replayed_facts_equal_those_seen_live(tmp_path: Path, largest: int) -> None:
-    """A ledger fed from a recording states what the one beside the recorder stated, to the last digit."""
+    """A ledger that reads a recording computes exactly the facts of the ledger that ran beside the recorder."""
     path = tmp_path / "run.swrec"
     live = record(path, schedule(), largest=largest)
     again = replayed(path)
@@ -37,7 +37,7 @@ def test_replayed_facts_equal_those_seen_live(tmp_path: Path, largest: int) -> N
 
 
 def test_a_device_s_run_is_recorded_with_its_untimed_steps(tmp_path: Path) -> None:
-    """Steps without instants come back as such: the same counts, reasons and facts as in the rings."""
+    """Steps without instants are read back with the same counts, reasons and facts as in the rings."""
     run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
     run.write_every(4, 14)
     run.write_untimed(Untimed.UNFINISHED)
@@ -59,7 +59,7 @@ def test_a_device_s_run_is_recorded_with_its_untimed_steps(tmp_path: Path) -> No
 
 
 def test_replayed_steps_equal_those_seen_live(tmp_path: Path) -> None:
-    """Every column of every finished step comes back as it was."""
+    """Every column of every finished step is the same."""
     path, made = tmp_path / "run.swrec", schedule(steps=30)
     live = Roster(Told(events_of(made, random.Random(2), 50)), keep_steps=True)  # noqa: S311 - as recorded
     live.drain()
@@ -75,14 +75,14 @@ def test_replayed_steps_equal_those_seen_live(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.binary(min_size=0, max_size=640)), min_size=1, max_size=5))
 def test_packing_is_lossless(batches: list[tuple[int, bytes]]) -> None:
-    """Any 64 bytes come back as they were, whatever stands in them."""
+    """Any 64 bytes are read back unchanged."""
     segments = [(rank, np.frombuffer(data[: len(data) // 64 * 64], records.TRANSFER).copy()) for rank, data in batches]
     again = unpack_records(pack_records(segments))
     assert [(rank, batch.tobytes()) for rank, batch in again] == [(rank, b.tobytes()) for rank, b in segments]
 
 
 def test_a_large_batch_is_split_and_comes_back_in_order(tmp_path: Path) -> None:
-    """More records than a frame may hold become several frames."""
+    """More records than fit in a frame are written as several frames."""
     made = schedule(steps=2000, ranks=2)
     assert len(made.records[0]) > 3 * FRAME_RECORDS
     path = tmp_path / "run.swrec"
@@ -97,7 +97,7 @@ def test_a_large_batch_is_split_and_comes_back_in_order(tmp_path: Path) -> None:
 
 
 def test_rings_are_recorded_as_they_are_written(tmp_path: Path) -> None:
-    """What a capture of rings recorded is what another watch saw, together with the rings' own account."""
+    """A recording of rings has what a live watch saw, and the statistics of the rings."""
     path = tmp_path / "run.swrec"
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
@@ -122,7 +122,7 @@ def test_rings_are_recorded_as_they_are_written(tmp_path: Path) -> None:
 
 
 def test_a_restarted_rank_is_recorded_as_it_was_seen(tmp_path: Path) -> None:
-    """Where a rank's ring was replaced by a younger one of the same run, the replay forgets the elder, too."""
+    """If a newer ring of the same run replaced a rank's ring, the replay also forgets the older one."""
     path, made = tmp_path / "run.swrec", schedule()
     events = (
         *events_of(made, random.Random(1), 50),  # noqa: S311 - reproducible
@@ -140,7 +140,7 @@ def test_a_restarted_rank_is_recorded_as_it_was_seen(tmp_path: Path) -> None:
 
 
 def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> None:
-    """A rotated recording replays to the same facts from all parts in any order, and to some from each."""
+    """A rotated recording replays to the same facts from all parts in any order, and each part replays alone."""
     path, rings = tmp_path / "run.swrec", tmp_path / "rings"
     run = RecordedRun(rings)
     with RecordingWriter(path, part_bytes=5000) as writer:
@@ -178,7 +178,7 @@ def test_parts_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None
 
 
 def test_rotation_keeps_the_newest_parts(tmp_path: Path) -> None:
-    """With a number of parts to keep, older ones are removed, and the newest can be read."""
+    """With a limit on the number of parts, older ones are removed, and the newest can be read."""
     rings = tmp_path / "rings"
     run = RecordedRun(rings)
     with RecordingWriter(tmp_path / "a.swrec", part_bytes=4000, keep_parts=2) as writer:
@@ -196,7 +196,7 @@ def test_rotation_keeps_the_newest_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", ["part_bytes", "max_bytes"])
 def test_no_file_outgrows_its_limit_even_while_a_backlog_is_drained(tmp_path: Path, limit: str) -> None:
-    """However many records are taken in at once, no file is larger than asked for, and none wastes half of its room."""
+    """However many records arrive at once, no file exceeds the limit, and none wastes half of its room."""
     made = schedule(steps=4000, ranks=2)
     with RecordingWriter(tmp_path / "run.swrec", **{limit: LEAST_BYTES}) as writer:  # type: ignore[arg-type]
         write(writer, made, largest=1 << 20)  # each rank's records in one batch
@@ -220,14 +220,16 @@ def test_no_file_outgrows_its_limit_even_while_a_backlog_is_drained(tmp_path: Pa
 
 
 def test_a_part_too_small_for_its_ranks_is_an_error(tmp_path: Path) -> None:
-    """Where the names of the ranks alone fill a part, recording ends, and names the setting to change."""
+    """If the descriptions of the ranks fill a part, recording ends with an error that names the setting."""
     made = schedule(steps=20, ranks=8)
-    with pytest.raises(RecordingError, match=r"the names of . ranks .* --rotate must be larger"):
+    with pytest.raises(
+        RecordingError, match=r"bytes are too few for the descriptions of all ranks \(.\) .* --rotate must be larger"
+    ):
         record(tmp_path / "run.swrec", made, part_bytes=3000)
 
 
 def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
-    """Recording over a file needs to be asked for."""
+    """A file is overwritten only on request."""
     path = tmp_path / "run.swrec"
     path.write_text("mine")
     with pytest.raises(RecordingError, match="--force"):
@@ -240,7 +242,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_while_recording(tmp_path: Path) -> None:
-    """A writer holds back at most a frame of records, however many it is given."""
+    """A writer buffers at most a frame of records, however many it gets."""
     made = schedule(steps=400, ranks=2)
     with RecordingWriter(tmp_path / "run.swrec", clock=lambda: 0) as writer:
         writer.take(RankJoined(made.identity(0)))

@@ -1,4 +1,4 @@
-"""Recording through daemons: what arrives is what they see, from one host or from several."""
+"""Recording through daemons on one or several hosts yields what the daemons see."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def until(condition: Callable[[], bool], step: Callable[[], object]) -> None:
 
 
 def test_two_daemons_become_one_recording(tmp_path: Path) -> None:
-    """Ranks of two hosts, read through their daemons, are in one file, every record of them once."""
+    """Ranks of two hosts, read through their daemons, are recorded in one file, every record once."""
     runs = [RecordedRun(tmp_path / host, run_id=host) for host in ("a", "b")]
     path = tmp_path / "run.swrec"
     with serving(tmp_path / "a") as a, serving(tmp_path / "b") as b, serving(tmp_path / "a") as again:
@@ -63,7 +63,7 @@ def test_two_daemons_become_one_recording(tmp_path: Path) -> None:
 
 
 def test_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
-    """Of several runs only the one that was asked for is recorded, also where it begins later."""
+    """Of several runs only the requested one is recorded, even if it begins later."""
     RecordedRun(tmp_path, run_id="other").write(10)
     with serving(tmp_path) as client, RecordingWriter(tmp_path / "run.swrec", flush_s=0.0) as writer:
         roster = Roster(Tee(DaemonStream(str(client.base_url), run_id="later"), writer))
@@ -76,7 +76,7 @@ def test_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:
 
 
 def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
-    """`record --connect` says so when the last daemon has gone, and leaves a whole file; the daemon stops at once."""
+    """`record --connect` reports the loss of the last daemon and leaves a complete file; the daemon stops at once."""
     run = RecordedRun(tmp_path / "rings")
     run.write(10)
     daemon = DaemonProcess(tmp_path / "rings")
@@ -100,7 +100,7 @@ def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
 
 
 def test_no_daemon_is_one_line(tmp_path: Path) -> None:
-    """Where no daemon answers the command names the address."""
+    """If no daemon answers, the error names the address."""
     done = swtrace("record", "--connect", "127.0.0.1:1", "-o", tmp_path / "x.swrec", code=1)
     assert "127.0.0.1:1: " in done.stderr
     with pytest.raises(RecordingError, match="Is it a daemon"):

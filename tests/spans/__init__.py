@@ -1,1 +1,1 @@
-"""Spans: what they say, how they are encoded, how they reach a collector."""
+"""Spans: their contents, their encoding and their delivery to a collector."""

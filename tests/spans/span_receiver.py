@@ -1,4 +1,4 @@
-"""A receiver of spans for tests: OTLP over HTTP, in this process; and a real collector in front of it."""
+"""A receiver of spans for tests, with OTLP over HTTP in this process, and a real collector in front of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from patience import eventually, patience
 
 @dataclass(frozen=True)
 class ReceivedSpan:
-    """A span as it arrived, with what the resource says of its process."""
+    """A received span with the resource of its process."""
 
     name: str
     trace_id: bytes
@@ -89,7 +89,7 @@ class SpanReceiver:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         return Handler
 
@@ -122,7 +122,7 @@ def _attributes(pairs: list[KeyValue]) -> dict[str, object]:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on now."""
+    """Return a port of 127.0.0.1 that is currently unused."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -130,7 +130,7 @@ def free_port() -> int:
 
 @contextmanager
 def collector(directory: Path, receiver: SpanReceiver) -> Iterator[tuple[str, str]]:
-    """Run a real OpenTelemetry collector that forwards to ``receiver``; yield its gRPC and its HTTP endpoint."""
+    """Run a real OpenTelemetry collector that forwards to ``receiver``. Yield its gRPC and HTTP endpoints."""
     package = importlib.util.find_spec("rotel")
     assert package is not None, "the collector is missing: install the test dependencies (rotel)"
     assert package.origin is not None

@@ -1,4 +1,4 @@
-"""The way of spans to a collector: nothing lost uncounted, nobody held up."""
+"""The delivery of spans to a collector counts every loss and blocks nothing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from swtrace.spans.traces import Sampling
 
 
 class KeepingExporter(SpanExporter):
-    """Keeps the spans; may be held, may fail."""
+    """An exporter that keeps the spans. It can be blocked or made to fail."""
 
     def __init__(self, *, fails: bool = False) -> None:
-        """Take spans at once, unless told otherwise."""
+        """Accept spans at once, unless blocked."""
         self.batches: list[tuple[ReadableSpan, ...]] = []
         self.may_go = threading.Event()
         self.may_go.set()
@@ -45,7 +45,7 @@ class KeepingExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Let go of who waits."""
+        """Release blocked exports."""
         self.may_go.set()
 
 
@@ -81,7 +81,7 @@ def test_every_span_is_exported(steps: tuple[StepFacts, ...]) -> None:
 
 
 def test_spans_leave_without_a_full_batch(steps: tuple[StepFacts, ...]) -> None:
-    """A batch that does not fill leaves after the delay."""
+    """A batch that does not fill is sent after the delay."""
     exporter = KeepingExporter()
     export = SpanExport([exporter], Sampling(), max_batch=10_000, delay_s=0.01)
     export.offer(steps[1], origins(0, 1))
@@ -90,7 +90,7 @@ def test_spans_leave_without_a_full_batch(steps: tuple[StepFacts, ...]) -> None:
 
 
 def test_full_queue_drops_whole_steps_and_counts_them(steps: tuple[StepFacts, ...]) -> None:
-    """When the collector does not keep up, steps are dropped as a whole, counted, and nobody waits."""
+    """When the collector does not keep up, whole steps are dropped and counted, and offering does not block."""
     exporter = KeepingExporter()
     exporter.may_go.clear()
     size = span_count(steps[1])
@@ -110,7 +110,7 @@ def test_full_queue_drops_whole_steps_and_counts_them(steps: tuple[StepFacts, ..
 
 
 def test_failed_export_is_counted(steps: tuple[StepFacts, ...], caplog: pytest.LogCaptureFixture) -> None:
-    """What an exporter cannot deliver is counted as failed, and the thread goes on."""
+    """Spans that an exporter cannot deliver count as failed, and the thread goes on."""
     caplog.set_level(logging.CRITICAL)
     export = SpanExport([KeepingExporter(fails=True)], Sampling(), delay_s=0)
     export.offer(steps[1], origins(0, 1))
@@ -123,7 +123,7 @@ def test_failed_export_is_counted(steps: tuple[StepFacts, ...], caplog: pytest.L
 
 
 def test_shutdown_is_bounded_and_counts_what_is_left(steps: tuple[StepFacts, ...]) -> None:
-    """A collector that hangs cannot hold up the end: what is left is counted as dropped by shutdown."""
+    """A hanging collector does not delay the end: remaining spans count as dropped by shutdown."""
     exporter = KeepingExporter()
     exporter.may_go.clear()
     export = SpanExport([exporter], Sampling(), delay_s=0)
@@ -138,7 +138,7 @@ def test_shutdown_is_bounded_and_counts_what_is_left(steps: tuple[StepFacts, ...
 
 
 def test_unsampled_steps_are_no_drops(steps: tuple[StepFacts, ...]) -> None:
-    """Steps that the sample leaves out are counted as such, and their spans are not."""
+    """Steps that are not sampled are counted as such, and their spans are not counted."""
     export = SpanExport([KeepingExporter()], Sampling(share=0))
     for step in steps:
         export.offer(step, origins(0, 1))
@@ -151,7 +151,7 @@ def test_unsampled_steps_are_no_drops(steps: tuple[StepFacts, ...]) -> None:
 def test_dead_collector_does_not_hold_up_who_offers(
     steps: tuple[StepFacts, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Offering to a collector that refuses connections takes no longer than offering to one that answers."""
+    """Offering a step takes no longer if the collector refuses connections."""
     caplog.set_level(logging.CRITICAL)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     export = make_span_sink(SpanSettings(exporters=("otlp",), max_queue=500, delay_s=0))
@@ -188,7 +188,7 @@ def test_standard_variables_reach_the_exporter(
 
 
 def test_resource_names_the_rank_and_yields_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank's resource is its process; what the environment says of service and resource wins."""
+    """A rank's resource describes its process; service and resource in the environment override it."""
     known = dict(rank_resource(identity("run-1", 3)).attributes)
     assert known["service.name"] == "swtrace"
     assert known["service.instance.id"] == "run-1/3"

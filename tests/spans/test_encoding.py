@@ -1,4 +1,4 @@
-"""The encoding of spans without an object for each: the same as OpenTelemetry's own, byte for byte."""
+"""The encoding of spans without an object per span equals OpenTelemetry's, byte for byte."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def aborted(directory: Path) -> None:
 
 
 def partial(directory: Path) -> None:
-    """Write a step that a rank never ended, and one that a rank has no record of."""
+    """Write a step that one rank never ended, and one of which one rank has no record."""
     run = RecordedRun(directory)
     run.write(1)
     run.write_rank(0, 1)
@@ -57,7 +57,7 @@ def partial(directory: Path) -> None:
 
 
 def untimed(directory: Path) -> None:
-    """Write a step of a device's clock that one rank left untimed."""
+    """Write a step on a device's clock that is untimed on one rank."""
     run = RecordedRun(directory, clock=Clock.DEVICE)
     run.write(1)
     run.write_rank(0, run.steps)
@@ -66,7 +66,7 @@ def untimed(directory: Path) -> None:
 
 
 def simulated(directory: Path) -> None:
-    """Write steps of a simulated clock."""
+    """Write steps on a simulated clock."""
     run = RecordedRun(directory, clock=Clock.VIRTUAL)
     run.write(2)
     run.close()
@@ -87,7 +87,7 @@ def two_series(directory: Path) -> None:
 
 
 def hostile(step: StepFacts, chance: random.Random) -> StepFacts:
-    """Return the step with numbers and flags that no rank would write, but that a damaged ring may hold."""
+    """Return the step with numbers and flags that no rank would write, but that a damaged ring may contain."""
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(step):
         value = getattr(step, field.name)
@@ -147,7 +147,7 @@ def test_hostile_numbers_are_encoded_alike(seed: int, tmp_path: Path) -> None:
 
 
 def test_many_ranks_share_a_resource(tmp_path: Path) -> None:
-    """Ranks whose resources are equal are sent as one, in the order of their spans."""
+    """Ranks with equal resources are sent as one resource, in the order of their spans."""
     whole(tmp_path)
     same = {
         key: dataclasses.replace(origin, resource=Resource({"service.name": "x"}, "https://schema.example"))
@@ -192,7 +192,7 @@ def grpc_receiver() -> Iterator[tuple[_GrpcReceiver, str]]:
 
 @pytest.fixture
 def no_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the making of a span's object fail."""
+    """Make the creation of span objects fail."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("a span was made as an object")
@@ -211,7 +211,7 @@ def send(endpoint: str, protocol: str, step: StepFacts, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("no_objects")
 def test_http_sends_what_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter for HTTP sends spans without an object being made of any."""
+    """The exporter for HTTP sends spans without making a span object."""
     whole(tmp_path)
     step = finished_steps(tmp_path)[1]
     receiver = SpanReceiver()

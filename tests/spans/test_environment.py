@@ -1,4 +1,4 @@
-"""Settings of the span export: what the environment says, and what is refused."""
+"""Settings of the span export: how the environment is read, and what is refused."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
     ],
 )
 def test_exporting_is_asked_for(environ: dict[str, str], exporters: tuple[str, ...]) -> None:
-    """Spans are exported only where an endpoint or an exporter is named, and never where the SDK is disabled."""
+    """Spans are exported only if an endpoint or an exporter is named, and never if the SDK is disabled."""
     assert SpanSettings.from_environment(environ).exporters == exporters
 
 
 def test_traces_protocol_wins_over_the_general_one() -> None:
-    """The signal's own variable wins, and the default is OpenTelemetry's: http/protobuf."""
+    """The variable for traces has priority, and the default is OpenTelemetry's: http/protobuf."""
     assert SpanSettings.from_environment(ON).protocol == "http/protobuf"
     environ = {**ON, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}
     assert SpanSettings.from_environment(environ).protocol == "grpc"
@@ -91,7 +91,7 @@ def test_grpc_sends_fewer_headers_than_http(header: str) -> None:
 
 @pytest.mark.parametrize("header", ["Authorization=secret%0ab", "Authorization: Bearer secret=="])
 def test_the_value_of_a_header_is_not_printed(header: str) -> None:
-    """A header's value is often a credential: the error shows its name only."""
+    """A header's value is often a credential, so the error shows only its name."""
     with pytest.raises(SettingsError, match=r"_HEADERS='Authorization\.\.\.': must be NAME=VALUE,") as caught:
         SpanSettings.from_environment({**ON, "OTEL_EXPORTER_OTLP_HEADERS": f"token=hidden,{header}"})
     assert "hidden" not in str(caught.value)
@@ -102,7 +102,9 @@ def test_the_value_of_a_header_is_not_printed(header: str) -> None:
 def test_an_unknown_resource_detector_is_refused_with_every_exporter(exporter: str) -> None:
     """Every exporter sends resources, so the detectors are checked for each."""
     environ = {"OTEL_TRACES_EXPORTER": exporter, "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "nope"}
-    with pytest.raises(SettingsError, match=r"RESOURCE_DETECTORS='nope': must be \* or a comma list of: .*otel"):
+    with pytest.raises(
+        SettingsError, match=r"RESOURCE_DETECTORS='nope': must be \* or a comma-separated list of: .*otel"
+    ):
         SpanSettings.from_environment(environ)
 
 
@@ -114,7 +116,7 @@ def test_installed_resource_detectors_are_taken(text: str) -> None:
 
 
 def test_an_unknown_exporter_is_refused() -> None:
-    """An exporter that the daemon does not have is named, with those that it has."""
+    """An error about an unknown exporter names it and those that exist."""
     with pytest.raises(SettingsError, match="OTEL_TRACES_EXPORTER='zipkin': must be one of: otlp, console, none"):
         SpanSettings.from_environment({"OTEL_TRACES_EXPORTER": "zipkin"})
 
@@ -134,14 +136,14 @@ def test_an_unknown_exporter_is_refused() -> None:
     ],
 )
 def test_the_standards_values_are_taken(protocol: str, name: str, text: str) -> None:
-    """What OpenTelemetry's standard allows is allowed with either protocol."""
+    """Everything that OpenTelemetry's standard allows is accepted with either protocol."""
     environ = {**ON, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol, f"OTEL_EXPORTER_OTLP_{name}": text}
     assert SpanSettings.from_environment(environ).protocol == protocol
 
 
 @pytest.mark.parametrize("off", [{}, {**ON, "OTEL_TRACES_EXPORTER": "none"}, {**ON, "OTEL_SDK_DISABLED": "TRUE"}])
 def test_settings_of_an_export_that_is_off_do_not_matter(off: dict[str, str]) -> None:
-    """Without an export, nothing that only an export reads ends the daemon."""
+    """Without an export, a bad value of a variable that only an export reads does not end the daemon."""
     unusable = {name: texts[0] for name, texts in UNUSABLE.items() if not name.endswith("_ENDPOINT")}
     assert SpanSettings.from_environment({**unusable, **off}) == SpanSettings()
 
@@ -149,7 +151,7 @@ def test_settings_of_an_export_that_is_off_do_not_matter(off: dict[str, str]) ->
 @pytest.mark.parametrize("name", sorted(UNUSABLE))
 @pytest.mark.parametrize("text", ["", "  "])
 def test_an_empty_variable_counts_as_unset(name: str, text: str) -> None:
-    """As OpenTelemetry says; orchestrators set many variables to nothing."""
+    """Empty variables count as unset, as OpenTelemetry specifies, because orchestrators set many to nothing."""
     environ = {"OTEL_TRACES_EXPORTER": "otlp"}
     assert SpanSettings.from_environment({**environ, name: text}) == SpanSettings.from_environment(environ)
 

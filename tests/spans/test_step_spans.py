@@ -77,7 +77,7 @@ def test_one_trace_per_step_across_ranks(steps: tuple[StepFacts, ...]) -> None:
 
 
 def test_count_is_exact(steps: tuple[StepFacts, ...]) -> None:
-    """The spans of a step are as many as are counted for it before they are made."""
+    """A step has as many spans as were counted before they were made."""
     for step in steps:
         spans = list(StepSpans(step, origins(0, 1)))
         assert len(spans) == span_count(step)
@@ -112,7 +112,7 @@ def test_links(steps: tuple[StepFacts, ...]) -> None:
 
 
 def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, ...]) -> None:
-    """Everything lies within its step, except the broadcasts that say that they do not."""
+    """All spans lie within their step, except the broadcasts marked as crossing steps."""
     crossing = []
     for step in steps:
         spans = list(StepSpans(step, origins(0, 1)))
@@ -130,7 +130,7 @@ def test_times_nest_but_for_broadcasts_that_cross_steps(steps: tuple[StepFacts, 
 
 
 def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
-    """A receiver's broadcast carries what moved, from where, into which window, and how long it took."""
+    """A receiver's broadcast says what was moved, from where, into which window, and how long it took."""
     span = only(StepSpans(steps[1], origins(0, 1)), BROADCAST, 1, 4)
     known = attributes(span)
     begin, end = times(span)
@@ -148,7 +148,7 @@ def test_broadcast_states_the_transfer(steps: tuple[StepFacts, ...]) -> None:
 
 
 def test_wait_states_stall_and_slack(steps: tuple[StepFacts, ...]) -> None:
-    """A wait carries its stall with the causes, or its slack."""
+    """A wait has its stall by cause, or its slack."""
     spans = list(StepSpans(steps[1], origins(0, 1)))
     stalled = attributes(only(spans, WAIT, 1, STALLED_POSITION))
     assert stalled["swtrace.stall_ns"] == STALL_NS
@@ -162,14 +162,14 @@ def test_wait_states_stall_and_slack(steps: tuple[StepFacts, ...]) -> None:
 
 
 def test_source_has_no_window_and_no_stall(steps: tuple[StepFacts, ...]) -> None:
-    """A rank that keeps the layer reads its own copy: no window, no stall."""
+    """A rank that stores the layer reads its own copy, with no window and no stall."""
     wait = attributes(only(StepSpans(steps[1], origins(0, 1)), WAIT, 0, STALLED_POSITION))
     assert "swtrace.window" not in wait
     assert wait["swtrace.stall_ns"] == 0
 
 
 def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ...]) -> None:
-    """The first step's first layer was filled at post-processing: its wait says so and links to nothing."""
+    """The first step's first layer was filled at post-processing, so its wait is marked and links to nothing."""
     spans = list(StepSpans(steps[0], origins(0, 1)))
     wait = only(spans, WAIT, 1, 0)
     assert attributes(wait)["swtrace.prefilled"] is True
@@ -178,7 +178,7 @@ def test_prefilled_window_has_a_wait_and_no_broadcast(steps: tuple[StepFacts, ..
 
 
 def test_step_states_its_work(steps: tuple[StepFacts, ...]) -> None:
-    """A step carries phase, tokens, requests and the sum of its stall."""
+    """A step has its phase, tokens, requests and sum of stall."""
     span = only(StepSpans(steps[1], origins(0, 1)), STEP, 1)
     known = attributes(span)
     assert set(known) >= COMMON
@@ -199,7 +199,7 @@ def test_aborted_step_is_an_error(tmp_path: Path) -> None:
 
 
 def test_step_without_its_end_spans_what_is_known(tmp_path: Path) -> None:
-    """A rank that died in a step has a step span all the same, around what it recorded, marked incomplete."""
+    """A rank that died in a step still has a step span, around what it recorded and marked incomplete."""
     run = RecordedRun(tmp_path)
     run.write(1)
     run.write_rank(0, 1)
@@ -218,7 +218,7 @@ def test_step_without_its_end_spans_what_is_known(tmp_path: Path) -> None:
 
 
 def test_rank_without_origin_is_left_out(steps: tuple[StepFacts, ...]) -> None:
-    """Spans are made of the ranks that this daemon reads only; links to others stay."""
+    """Spans are made only of the ranks that this daemon reads; links to others are kept."""
     spans = list(StepSpans(steps[1], origins(1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {1}
     received = only(spans, BROADCAST, 1, 2)
@@ -242,7 +242,7 @@ def test_simulated_time_begins_with_the_run(tmp_path: Path) -> None:
 
 
 def test_device_time_is_host_time_and_says_so(tmp_path: Path) -> None:
-    """A device's instants were mapped to its host's clock: its spans are where a host's would be, marked ``device``."""
+    """A device's instants are mapped to its host's clock, so its spans are placed like a host's, marked ``device``."""
     run = RecordedRun(tmp_path, clock=Clock.DEVICE)
     run.write(1)
     run.close()
@@ -256,7 +256,7 @@ def test_device_time_is_host_time_and_says_so(tmp_path: Path) -> None:
 
 
 def test_an_untimed_step_has_no_spans(tmp_path: Path) -> None:
-    """What has no instants has no spans, and none are counted: neither a step nor a rank that left one untimed."""
+    """Without instants there are no spans and no counts, both for untimed steps and for ranks with an untimed step."""
     run = RecordedRun(tmp_path, clock=Clock.DEVICE)
     run.write(1)
     run.write_untimed()
@@ -272,7 +272,7 @@ def test_an_untimed_step_has_no_spans(tmp_path: Path) -> None:
 
 
 def test_absurd_instants_stay_within_what_a_span_can_carry(steps: tuple[StepFacts, ...]) -> None:
-    """A hostile record's instants are clamped: they cannot take the spans of other ranks with them."""
+    """Instants of a hostile record are clamped, so that they cannot spoil the spans of other ranks."""
     step = steps[1]
     issued = step.issued_ns.copy()
     issued[0, 1] = -(1 << 63)
@@ -285,7 +285,7 @@ def test_absurd_instants_stay_within_what_a_span_can_carry(steps: tuple[StepFact
 
 
 def test_unknown_ranks_have_no_spans(steps: tuple[StepFacts, ...]) -> None:
-    """A rank of another host takes part in the trace through its own daemon only."""
+    """A rank of another host adds to the trace only through its own daemon."""
     step = dataclasses.replace(
         steps[1],
         infos=(steps[1].infos[0], None),

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a writer is to do."""
+    """What a writer should do."""
 
     directory: str
     records: int = 64
     checked: bool = False
     count: int = -1
-    """Stop writing after so many records and wait to be killed; -1: never stop."""
+    """Stop writing after this many records and wait to be killed; -1: never stop."""
     rank: int = 0
     heir: bool = False
     """Fork a child that outlives the writer, and writes with what it inherited."""
@@ -103,7 +103,7 @@ class Writers:
         self._alive: set[int] = set()
 
     def start(self, order: Order) -> tuple[int, Path]:
-        """Start a writer; return its pid and its ring."""
+        """Start a writer and return its pid and its ring."""
         if self._process.stdin is None:
             raise RuntimeError("no pipe")
         self._process.stdin.write(json.dumps(dataclasses.asdict(order)) + "\n")
@@ -111,7 +111,7 @@ class Writers:
         return self.answer()
 
     def answer(self) -> tuple[int, Path]:
-        """Return the next pid and ring that a writer told."""
+        """Return the next pid and ring that a writer reported."""
         if self._process.stdout is None:
             raise RuntimeError("no pipe")
         pid, path = self._process.stdout.readline().split(" ", 1)
@@ -119,7 +119,7 @@ class Writers:
         return int(pid), Path(path.strip())
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """End a writer, which closes its ring on SIGTERM; return when it is gone.
+        """End a writer, which closes its ring on SIGTERM, and wait until it has ended.
 
         It may be gone already: a ring that is cut short while it is written ends its writer by SIGBUS.
         """
@@ -146,7 +146,7 @@ class Writers:
 
 
 def _is_gone(pid: int) -> bool:
-    """Tell whether a process has ended; nobody may be there to reap one whose parent was killed."""
+    """Return whether a process has ended, even if it was not reaped because its parent was killed."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0] in {"Z", "X"}
     except (FileNotFoundError, ProcessLookupError):
@@ -154,8 +154,8 @@ def _is_gone(pid: int) -> bool:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait until ``condition()`` holds, with a bound."""
-    from patience import patience  # not on the path of the script
+    """Wait until ``condition()`` holds, for a limited time."""
+    from patience import patience  # not importable when this file runs as a script
 
     deadline = time.monotonic() + patience()
     while not condition():

@@ -1,4 +1,4 @@
-"""A watch tells ranks that died from ranks that were stopped."""
+"""Ranks that died are distinguished from ranks that were stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from swtrace.observing.roster import TOGETHER_NS, watch_rings
 def test_a_death_is_told_from_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, died: set[int]
 ) -> None:
-    """A rank died if it did not close its ring and left others of its run behind."""
+    """A rank died if it did not close its ring while others of its run went on."""
     now = [1]
     monkeypatch.setattr("swtrace.trace.ring_reader.now_ns", lambda: now[0])
     with Writers() as writers, watch_rings(tmp_path, rescan_s=0.0) as watch:

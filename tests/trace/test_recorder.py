@@ -1,4 +1,4 @@
-"""The writing side: what stands in the file, who may read it, and what happens when it cannot be made."""
+"""The writing side: the contents of the file, who may read it, and what happens when it cannot be created."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _age(path: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """What is recorded of a transfer and of a step is what a reader gets, field by field."""
+    """A reader gets every field of a transfer and of a step as it was recorded."""
     recorder = Recorder.create(tmp_path, identity(), records=64, checked=checked)
     recorder.add_series(series_info("first"))
     series = recorder.add_series(series_info("second"))
@@ -73,7 +73,7 @@ def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa:
 
 @pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 def test_numbers_too_wide_for_their_field_wrap(checked: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """After weeks operation numbers outgrow 32 bits: they wrap, and nothing is raised on the hot path."""
+    """When operation numbers outgrow 32 bits after weeks, they wrap, and the hot path does not raise."""
     recorder = Recorder.create(tmp_path, identity(), records=64, checked=checked)
     series = recorder.add_series(series_info())
     series.transfer(1, 2, 3, 4, (1 << 32) + 5, (1 << 40) + 6, (1 << 16) + 7, 8, 9, -1, 1, 0)
@@ -115,7 +115,7 @@ def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
         recorder.renew_anchor()
         assert reader.anchor().monotonic_ns > first.monotonic_ns
         now = ClockAnchor.take()
-        # Both pairs tie the same clocks: they disagree by what CLOCK_REALTIME is steered, not by the time between.
+        # Both anchors relate the same clocks, so they differ only by adjustments of CLOCK_REALTIME.
         assert abs(reader.anchor().to_realtime(now.monotonic_ns) - now.realtime_ns) < 10**9
         assert not reader.closed()
         recorder.close()
@@ -124,7 +124,7 @@ def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
 
 
 def test_a_later_series_of_the_same_name_gets_its_own(tmp_path: Path) -> None:
-    """A name counts once per start layer and group; what is refused takes none; a long name is cut, not refused."""
+    """A name is unique per start layer and group, refused series do not count, and a long name is cut, not refused."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     long = "n" * MAX_TEXT
     changes: list[dict[str, object]] = [
@@ -147,7 +147,7 @@ def test_a_later_series_of_the_same_name_gets_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ranks", "characters"), [(2, 300), (60, 60), (400, 0)])
 def test_why_ranks_are_untraced_is_cut_to_what_fits(ranks: int, characters: int, tmp_path: Path) -> None:
-    """Untraced ranks are named in the table of a group of any size; only the reasons get shorter, or go."""
+    """Untraced ranks fit in the table for a group of any size, because their reasons are shortened or left out."""
     group = tuple(range(ranks))
     untraced = tuple(UntracedRank(rank, "\x1b" + 999 * "e") for rank in group[ranks // 2 :])
     recorder = Recorder.create(tmp_path, identity(), records=64)
@@ -199,7 +199,7 @@ def test_windows_go_through_their_states(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("issued_ns", [1, (1 << 48) - 5, (1 << 48) * 3 + 7, (1 << 62) + 9])
 def test_window_instants_are_complete_at_any_uptime(issued_ns: int, tmp_path: Path) -> None:
-    """Ready and in-use instants, stored with 48 bits, come back whole around every wrap of those bits."""
+    """Ready and in-use instants, stored with 48 bits, are read back exactly around every wrap of these bits."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     with RingReader.open(recorder.path) as reader:
@@ -212,7 +212,7 @@ def test_window_instants_are_complete_at_any_uptime(issued_ns: int, tmp_path: Pa
 
 
 def test_generations_cycle_without_meeting_the_mark_of_a_free_window(tmp_path: Path) -> None:
-    """After 65535 occupants the next one is told apart from an empty window and from the one before it."""
+    """After 65535 occupants, the next one is distinguished from an empty window and from the one before it."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     tokens = [series.window_issued(0, step, 1, step) for step in range(65537)]
@@ -254,7 +254,7 @@ def test_late_events_after_close_go_nowhere(tmp_path: Path) -> None:
 
 
 def test_an_end_that_was_announced_is_no_death(tmp_path: Path) -> None:
-    """A writer that is killed after it has said that it ends leaves a closed ring, with what it still recorded."""
+    """A writer killed after it has announced its end leaves a closed ring, including what it recorded since."""
     pid = os.fork()
     if pid == 0:
         recorder = Recorder.create(tmp_path, identity(), records=64)
@@ -270,7 +270,7 @@ def test_an_end_that_was_announced_is_no_death(tmp_path: Path) -> None:
 
 
 def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
-    """The folder is 0700 and the ring 0600, also under a careless umask."""
+    """The folder is 0700 and the ring 0600, even with a permissive umask."""
     directory = tmp_path / "a" / "rings"
     before = os.umask(0)
     try:
@@ -284,7 +284,7 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
 
 
 def test_a_ring_is_complete_when_its_name_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the moment of the rename the file is whole, locked and readable."""
+    """At the moment of the rename the file is complete, locked and readable."""
     seen = []
 
     def rename(self: Path, target: Path) -> Path:
@@ -299,7 +299,7 @@ def test_a_ring_is_complete_when_its_name_appears(tmp_path: Path, monkeypatch: p
 
 
 def test_no_room_is_an_error_that_names_the_settings(tmp_path: Path) -> None:
-    """Where the file cannot grow, creation fails with path, size and settings, and leaves nothing behind."""
+    """If the file cannot grow, creation fails with path, size and settings in the error, and leaves nothing behind."""
     code = (
         "import resource, sys; from pathlib import Path; from ring_writer import identity\n"
         "from swtrace.trace.recorder import Recorder\n"
@@ -324,7 +324,7 @@ def test_no_room_is_an_error_that_names_the_settings(tmp_path: Path) -> None:
 
 
 def test_a_full_tmpfs_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
-    """On a tmpfs with too little room creation fails at once; a later store would have been a SIGBUS."""
+    """On a tmpfs with too little room, creation fails at once instead of a later store with a SIGBUS."""
     with tmpfs(tmp_path, 1 << 20):
         with pytest.raises(RingCreateError, match="No space left"):
             Recorder.create(tmp_path, identity())
@@ -335,20 +335,20 @@ def test_a_full_tmpfs_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("records", [0, -1, schema.MAX_RECORDS + 1])
 def test_impossible_sizes_are_refused(records: int, tmp_path: Path) -> None:
-    """A capacity outside the format's limits names the setting."""
+    """A capacity outside the format's limits is an error that names the setting."""
     with pytest.raises(RingCreateError, match="SWTRACE_RING_RECORDS"):
         Recorder.create(tmp_path, identity(), records=records)
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    """A file where the folder should be is told with the setting that moves it."""
+    """A file where the folder should be is an error that names the setting of the folder."""
     (tmp_path / "file").touch()
     with pytest.raises(RingCreateError, match="SWTRACE_DIR"):
         Recorder.create(tmp_path / "file" / "rings", identity())
 
 
 def test_tables_that_are_full_say_so(tmp_path: Path) -> None:
-    """Too many series, too many windows and a group too large for its entry are errors that leave the ring sound."""
+    """Too many series, too many windows and a group too large for its entry are errors that leave the ring intact."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     with pytest.raises(RingFullError, match="1024 left"):
         recorder.add_series(series_info(window_count=1025))
@@ -365,7 +365,7 @@ def test_tables_that_are_full_say_so(tmp_path: Path) -> None:
 
 
 def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
-    """Clean-up removes dead rings and unfinished ones by age, and never a living one nor anything else."""
+    """Clean-up removes dead and unfinished rings by age, and never a living ring or another file."""
     with Writers() as writers:
         pid, dead = writers.start(Order(str(tmp_path), count=1, rank=1))
         _, living = writers.start(Order(str(tmp_path), count=1, rank=2))
@@ -379,7 +379,7 @@ def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
         for path in (dead, living, unfinished, foreign):
             _age(path, 2 * HOUR_S)
         assert set(ring_paths(tmp_path)) == {dead, living, recent.path}
-        # A new rank in the same folder cleans up by itself.
+        # A new rank in the same folder cleans up.
         Recorder.create(tmp_path, identity(5), records=64).close()
         assert not dead.exists()
         assert not unfinished.exists()
@@ -391,7 +391,7 @@ def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
 
 
 def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
-    """The file's time stamp, by which dead rings age, follows the steps; stores into tmpfs do not set it."""
+    """The file's modification time, which gives a dead ring's age, follows the steps, not the stores into tmpfs."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     _age(recorder.path, 2 * HOUR_S)
@@ -403,14 +403,14 @@ def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
 
 
 def test_rings_live_on_the_local_tmpfs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no setting names a folder, rings lie on the local tmpfs in a folder of this user."""
-    # This one would go when its user logs out.
+    """If no setting names a folder, rings are in a folder of this user on the local tmpfs."""
+    # XDG_RUNTIME_DIR would be removed when its user logs out.
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
     assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
 
 
 def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder that another user made under this user's default name is an error that names the setting."""
+    """A folder of another user under this user's default name is an error that names the setting."""
     monkeypatch.setattr("swtrace.trace.directory._SHARED_MEMORY", tmp_path)
     mine = os.geteuid()
     (tmp_path / f"swtrace-{mine + 1}").mkdir()
@@ -425,7 +425,7 @@ def test_the_default_ring_holds_fifteen_seconds() -> None:
 
 
 def test_the_layout_of_a_record_is_eight_words() -> None:
-    """Both kinds fill 64 bytes, end with the sequence number, and share the place of kind and check."""
+    """Both kinds fill 64 bytes, end with the sequence number, and have kind and check at the same offsets."""
     word = 1 | 2 << 8 | 3 << 16 | 4 << 24
     for record, ends in (
         (schema.TRANSFER_RECORD, (word, 6)),
@@ -439,7 +439,7 @@ def test_the_layout_of_a_record_is_eight_words() -> None:
 
 
 def test_the_recorder_loads_nothing_heavy() -> None:
-    """Importing what a rank needs of this package loads neither numpy nor torch."""
+    """Importing the modules of this package that a rank needs loads neither NumPy nor torch."""
     code = (
         "import sys, swtrace.trace.recorder, swtrace.trace.liveness, swtrace.trace.machine\n"
         "assert not {'numpy', 'torch', 'opentelemetry'} & set(sys.modules)"

@@ -1,4 +1,4 @@
-"""Readers beside a running writer: never a torn record, never a wrong count, and none disturbs another."""
+"""Readers of a running writer see no torn record and no wrong count, and do not disturb each other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_no_torn_record_is_ever_delivered(capacity: int, checked: bool, tmp_path
         with RingReader.open(path) as reader:
             newest = delivered = 0
             deadline = time.monotonic() + patience()
-            # The smallest ring is lapped faster than Python reads: it takes longer until a ring's worth got through.
+            # The smallest ring is lapped faster than Python reads, so it takes longer to deliver a ring's worth.
             while reader.statistics().written < 400_000 or delivered <= capacity:
                 assert time.monotonic() < deadline, f"{delivered} delivered"
                 records = reader.read(capacity)
@@ -53,7 +53,7 @@ def test_no_torn_record_is_ever_delivered(capacity: int, checked: bool, tmp_path
 def test_a_slot_overwritten_while_it_is_copied_is_not_delivered(
     lap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever order a copy reads its words in, records overwritten meanwhile are lapped, and the others delivered."""
+    """Whatever order a copy reads its words in, records overwritten meanwhile are lapped, and others delivered."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     write(series, 1, 64)
@@ -88,7 +88,7 @@ def test_a_slot_overwritten_while_it_is_copied_is_not_delivered(
 
 
 def test_readers_do_not_see_each_other(tmp_path: Path) -> None:
-    """Two readers of one ring and a third in another process each get every record, whatever the others have read."""
+    """Two readers of one ring and a third in another process each get every record, independently of each other."""
     recorder = Recorder.create(tmp_path, identity(), records=128)
     series = recorder.add_series(series_info())
     with RingReader.open(recorder.path) as one, RingReader.open(recorder.path) as two:
@@ -109,7 +109,7 @@ def test_readers_do_not_see_each_other(tmp_path: Path) -> None:
 
 
 def test_a_stopped_reader_is_told_exactly_what_it_lost(tmp_path: Path) -> None:
-    """A lapped reader goes on with the oldest record still there; everything before counts as lost at once."""
+    """A lapped reader continues with the oldest record still there, and counts everything before it as lost at once."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     with RingReader.open(recorder.path) as reader:
@@ -125,7 +125,7 @@ def test_a_stopped_reader_is_told_exactly_what_it_lost(tmp_path: Path) -> None:
 
 
 def test_limits_are_kept_across_the_end_of_the_ring(tmp_path: Path) -> None:
-    """Reads of any limit give that many records, in order, also where the ring wraps."""
+    """Reads with any limit return that many records in order, even where the ring wraps."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     with RingReader.open(recorder.path) as reader:
@@ -142,7 +142,7 @@ def test_limits_are_kept_across_the_end_of_the_ring(tmp_path: Path) -> None:
 
 
 def test_a_reader_sees_a_writer_come_to_life_and_die(tmp_path: Path) -> None:
-    """Alive follows the writer's lock alone: true while it runs, false from its death on, for every reader."""
+    """For every reader, ``alive`` depends only on the writer's lock: true while it runs, false after its death."""
     with Writers() as writers:
         pid, path = writers.start(Order(str(tmp_path), count=3))
         with RingReader.open(path) as one, RingReader.open(path) as two:

@@ -1,4 +1,4 @@
-"""Whatever stands in a ring file, a reader neither crashes nor loses count nor allocates without bound."""
+"""Whatever a ring file contains, a reader does not crash, miscount or allocate without bound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAPACITY = 64
 
 
 def _ring(directory: Path, *, checked: bool = False, count: int = 100) -> Path:
-    """Return a sound ring of a rank that died: 100 records written, 64 still there."""
+    """Return an intact ring of a dead rank: 100 records written, 64 still there."""
     recorder = Recorder.create(directory, identity(), records=CAPACITY, checked=checked)
     series = recorder.add_series(series_info())
     write(series, 1, count)
@@ -38,12 +38,12 @@ def _ring(directory: Path, *, checked: bool = False, count: int = 100) -> Path:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, bytes]:
-    """Bytes of a sound ring, without and with check words."""
+    """Bytes of an intact ring, without and with check words."""
     return {checked: _ring(tmp_path_factory.mktemp("sound"), checked=checked).read_bytes() for checked in (False, True)}
 
 
 def _use(path: Path) -> RingReader | None:
-    """Do with a file all that a reader can do; fail if any of it breaks a promise."""
+    """Use every operation of a reader on a file, and fail if one violates its contract."""
     try:
         reader = RingReader.open(path)
     except RingFormatError as error:
@@ -86,7 +86,7 @@ _DAMAGE = st.lists(st.tuples(_PLACES, st.one_of(st.binary(min_size=1, max_size=9
 def test_damage_anywhere_is_refused_or_read_with_an_exact_account(
     *, damage: list[tuple[int, bytes]], checked: bool, sound: dict[bool, bytes], tmp_path: Path
 ) -> None:
-    """A ring damaged anywhere is refused with its reason, or read without an exception and with a balanced account."""
+    """A ring damaged anywhere is refused with the reason, or read without an exception and with balanced counts."""
     data = bytearray(sound[checked])
     for offset, garbage in damage:
         data[offset : offset + len(garbage)] = garbage
@@ -119,7 +119,7 @@ _JSON = st.recursive(
 def test_a_series_entry_of_any_values_ends_the_list_or_is_in_range(
     field: str, value: Any, sound: dict[bool, bytes], tmp_path: Path
 ) -> None:
-    """A series entry with a right checksum and any JSON in any field is left out, or within the format's bounds."""
+    """A series entry with a valid checksum and any JSON in any field is ignored, or within the format's bounds."""
     data = bytearray(sound[False])
     (length,) = struct.unpack_from("<I", data, schema.SERIES_TABLE_OFFSET)
     start = schema.SERIES_TABLE_OFFSET + 8
@@ -167,7 +167,7 @@ def test_terminal_codes_in_names_are_refused(sound: dict[bool, bytes], tmp_path:
 
 @pytest.mark.parametrize("length", [0, 1, 119, 4096, 8191, schema.HEADER_BYTES, schema.HEADER_BYTES + 64])
 def test_a_truncated_file_is_refused(length: int, sound: dict[bool, bytes], tmp_path: Path) -> None:
-    """A file cut short at any place is no ring."""
+    """A file truncated anywhere is not a ring."""
     path = tmp_path / "ring-short-0-00.swt"
     path.write_bytes(sound[False][:length])
     with pytest.raises(RingFormatError):
@@ -176,7 +176,7 @@ def test_a_truncated_file_is_refused(length: int, sound: dict[bool, bytes], tmp_
 
 @pytest.mark.parametrize("left", [0, 100, schema.HEADER_BYTES, schema.HEADER_BYTES + 10 * 64 + 7])
 def test_truncation_under_an_open_reader_costs_records_and_nothing_else(left: int, tmp_path: Path) -> None:
-    """A file truncated under a reader gives what is left of it, and the rest counts as damaged."""
+    """Of a file truncated while it is open, the rest is delivered, and missing records count as damaged."""
     path = _ring(tmp_path, count=40)
     with RingReader.open(path) as reader:
         check(reader.read(5))
@@ -184,7 +184,7 @@ def test_truncation_under_an_open_reader_costs_records_and_nothing_else(left: in
         os.truncate(path, left)
         rest = reader.read()
         check(rest)
-        # Slot n holds number n, and slot 0 comes last.
+        # Slot n holds number n; slot 0 is written last.
         whole = max(0, (left - schema.HEADER_BYTES) // 64)
         assert rest["sequence"].tolist() == list(range(6, whole))
         assert reader.statistics() == RingStatistics(40, 5 + len(rest), 0, 35 - len(rest), 0)
@@ -193,7 +193,7 @@ def test_truncation_under_an_open_reader_costs_records_and_nothing_else(left: in
 
 
 def test_damaged_records_are_counted_and_stepped_over(tmp_path: Path) -> None:
-    """Three records wiped out in the middle are three damaged ones; all others are delivered."""
+    """Three records wiped out in the middle count as damaged; all others are delivered."""
     path = _ring(tmp_path, count=50)
     with path.open("r+b") as file:
         file.seek(schema.HEADER_BYTES + 20 * 64)
@@ -207,7 +207,7 @@ def test_damaged_records_are_counted_and_stepped_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wiped", [2, 10, 30])
 def test_records_behind_a_wiped_out_stretch_are_found_once_the_writer_is_dead(wiped: int, tmp_path: Path) -> None:
-    """A stretch of any length wiped out at the cursor does not hide what comes after it."""
+    """A stretch of any length wiped out at the cursor does not hide the records after it."""
     path = _ring(tmp_path, count=50)
     with path.open("r+b") as file:
         file.seek(schema.HEADER_BYTES + 64)
@@ -234,7 +234,7 @@ def test_a_wrong_check_word_is_damage_where_records_carry_one(tmp_path: Path) ->
 
 
 def test_claimed_sequence_numbers_cost_no_memory(tmp_path: Path) -> None:
-    """A ring that claims 2**61 records is lapped by as many, and reading it takes no more memory than a sound one."""
+    """A ring that claims 2**61 records counts them as lapped, and reading it takes no more memory than usual."""
     path = _ring(tmp_path, count=50)
     data = np.fromfile(path, "<u8")
     data[schema.HEADER_BYTES // 8 + 7 :: 8] += np.uint64(1 << 61)

@@ -1,4 +1,4 @@
-"""SIGKILL of a writer at any instant: nothing committed is lost, nothing torn is delivered, the account is exact."""
+"""SIGKILL of a writer at any instant loses no committed record, delivers no torn one, and keeps counts exact."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def _balanced(statistics: RingStatistics) -> bool:
 
 
 def test_two_hundred_kills_lose_no_committed_record(tmp_path: Path) -> None:
-    """Killed 200 times at random instants, writers leave all they committed readable, and the account is exact."""
+    """Writers killed 200 times at random instants leave everything committed readable, with exact counts."""
     seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")  # noqa: T201 - told when the test fails
-    chance = random.Random(seed)  # noqa: S311 - not a secret
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    rng = random.Random(seed)  # noqa: S311 - not a secret
     mid_record = lapped = 0
     with Writers() as writers:
         for trial in range(TRIALS):
-            capacity = chance.choice((64, 256, 4096))
+            capacity = rng.choice((64, 256, 4096))
             pid, path = writers.start(Order(str(tmp_path), records=capacity, checked=trial % 4 == 0))
-            # One reader reads a little and then stands still while it is lapped (or not).
+            # One reader reads a little and then stops while it is lapped (or not).
             with RingReader.open(path) as stopped:
                 until(lambda: stopped.statistics().written > 0)
-                early = stopped.read(chance.randrange(1, 64))
+                early = stopped.read(rng.randrange(1, 64))
                 check(early)
-                spin = time.monotonic_ns() + chance.randrange(0, 4_000_000)
+                spin = time.monotonic_ns() + rng.randrange(0, 4_000_000)
                 while time.monotonic_ns() < spin:
                     pass
                 writers.kill(pid)
@@ -63,7 +63,7 @@ def test_two_hundred_kills_lose_no_committed_record(tmp_path: Path) -> None:
                 assert after == RingStatistics(written, delivered, written - delivered, 0, 0)
                 lapped += after.lapped > 0
 
-            # AND a reader that comes only now reads every record that is still in the ring
+            # AND a new reader reads every record that is still in the ring
             with RingReader.open(path) as fresh:
                 assert _balanced(fresh.statistics())
                 records = fresh.read(1 << 20)
@@ -71,13 +71,13 @@ def test_two_hundred_kills_lose_no_committed_record(tmp_path: Path) -> None:
                 assert records["sequence"].tolist() == in_ring.tolist()
                 assert fresh.statistics() == RingStatistics(written, len(in_ring), written - len(in_ring), 0, 0)
             path.unlink()
-    # The trials were worth something: some hit the middle of a record, some lapped the stopped reader.
+    # The trials were effective: some hit the middle of a record, some lapped the stopped reader.
     assert mid_record > 0
     assert lapped > 0
 
 
 def test_an_account_is_balanced_at_all_times_while_the_writer_runs(tmp_path: Path) -> None:
-    """Written equals delivered plus lost plus pending whenever a reader asks, also while it is being lapped."""
+    """Written equals delivered plus lost plus pending whenever a reader asks, even while it is being lapped."""
     with Writers() as writers:
         _, path = writers.start(Order(str(tmp_path), records=64))
         with RingReader.open(path) as reader:
@@ -92,10 +92,10 @@ def test_an_account_is_balanced_at_all_times_while_the_writer_runs(tmp_path: Pat
 
 
 def test_a_forked_child_keeps_no_lock_and_writes_nothing(tmp_path: Path) -> None:
-    """A rank that dies is seen as dead although a child it forked lives on, and the child's events go nowhere."""
+    """A dead rank is seen as dead although a forked child lives on, and the child's events are discarded."""
     with Writers() as writers:
         pid, path = writers.start(Order(str(tmp_path), count=5, heir=True))
-        # The heir and the rank answer in either order; the ring names the rank.
+        # The child and the rank report in either order; the ring names the rank.
         answers = {pid, writers.answer()[0]}
         with RingReader.open(path) as reader:
             until(lambda: reader.statistics().written == 5)

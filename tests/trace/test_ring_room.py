@@ -1,4 +1,4 @@
-"""Dead rings take no room from the living: the oldest give way, and all together they are bounded."""
+"""Dead rings take no room from living ranks: the oldest are removed, and their total size is bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOM = 3
 
 
 def pretend_to_be_small(rings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the folder behave as a file system with room for so many rings: not one, but any user can have it."""
+    """Make the folder behave like a file system with room for this many rings, which works without root."""
     real = os.posix_fallocate
     total = ROOM * RING_BYTES
 
@@ -62,7 +62,7 @@ def make(rings: Path, rank: int) -> Recorder:
 
 
 def dead(rings: Path, rank: int, age_s: float) -> Path:
-    """Leave a dead ring whose last activity was so long ago."""
+    """Leave a dead ring whose last activity was that long ago."""
     recorder = make(rings, rank)
     recorder.close()
     then = time.time() - age_s
@@ -71,7 +71,7 @@ def dead(rings: Path, rank: int, age_s: float) -> Path:
 
 
 def test_the_oldest_dead_ring_gives_way_to_a_new_one(small: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where dead rings fill the file system, as a crash loop leaves them, one goes, and the log says which."""
+    """If dead rings fill the file system, as after a crash loop, one is removed, and the log names it."""
     living = make(small, 0)
     os.utime(living.path, (0, 0))
     younger, older = dead(small, 1, 20), dead(small, 2, 30)
@@ -87,7 +87,7 @@ def test_the_oldest_dead_ring_gives_way_to_a_new_one(small: Path, caplog: pytest
 
 
 def test_living_rings_never_give_way(small: Path) -> None:
-    """Rings of writers in other processes stay, however old they look: the new one is refused."""
+    """Rings of living writers are kept, however old they look, and the new ring is refused."""
     with Writers() as writers:
         for rank in range(ROOM):
             _, path = writers.start(Order(str(small), count=1, rank=rank))
@@ -100,7 +100,7 @@ def test_living_rings_never_give_way(small: Path) -> None:
 
 
 def test_nothing_is_removed_in_vain(small: Path) -> None:
-    """A ring that does not fit even without the dead ones takes none of them along."""
+    """If a ring would not fit even without the dead ones, none of them is removed."""
     kept = dead(small, 0, 20)
     with pytest.raises(RingCreateError, match="No space left"):
         Recorder.create(small, identity(1), records=1 << 16)
@@ -111,7 +111,7 @@ def test_nothing_is_removed_in_vain(small: Path) -> None:
 def test_an_unfinished_ring_gives_way_once_nobody_can_be_at_work_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that a rank has just made and not locked yet is left alone; the leftover of a kill is not."""
+    """A file that a rank has just created and not locked yet is kept; the leftover of a killed rank is removed."""
     monkeypatch.setattr(folder, "DEAD_BYTES", 0)
     (tmp_path / ".ring-run-1-young.swt").touch()
     old = tmp_path / ".ring-run-2-old.swt"
@@ -122,7 +122,7 @@ def test_an_unfinished_ring_gives_way_once_nobody_can_be_at_work_on_it(
 
 
 def test_dead_rings_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash loop on a large file system fills no memory for an hour: only the newest dead rings stay."""
+    """A crash loop on a large file system does not fill the memory, because only the newest dead rings are kept."""
     rings = [dead(tmp_path, rank, 100 - rank) for rank in range(5)]
     monkeypatch.setattr(folder, "DEAD_BYTES", 2 * RING_BYTES)
     living = make(tmp_path, 5)
@@ -131,7 +131,7 @@ def test_dead_rings_are_bounded_by_bytes(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_dead_rings_leave_most_of_a_file_system_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever they are allowed in bytes, dead rings take a quarter of the file system at most."""
+    """Whatever the limit in bytes, dead rings take at most a quarter of the file system."""
     rings = [dead(tmp_path, rank, 100 - rank) for rank in range(4)]
     total = 8 * RING_BYTES
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(total, 0, total))

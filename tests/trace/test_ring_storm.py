@@ -1,4 +1,4 @@
-"""A daemon whose rings are damaged in every way, at random, beside ranks that go on.
+"""A daemon whose rings are damaged in every way, at random, while healthy ranks go on.
 
 ``SWTRACE_STORM_S`` is how long the storm lasts, ``SWTRACE_STORM_SEED`` repeats one.
 """
@@ -27,20 +27,20 @@ FIRST_BAD_RANK = 100
 
 @dataclass
 class Storm:
-    """The healthy run, the rings that come to harm, and what was done to them."""
+    """The healthy run, the rings to damage, and what was done to them."""
 
     run: RecordedRun
     writers: Writers
     chance: random.Random
     done: Counter[str] = field(default_factory=Counter)
     living: dict[int, tuple[int, Path]] = field(default_factory=dict)
-    """Process and ring of ranks that nothing was done to yet."""
+    """Process and ring of ranks that are not damaged yet."""
     unreadable: set[int] = field(default_factory=set)
     """Ranks whose rings were damaged so that none of their figures may be shown."""
     next_rank: int = FIRST_BAD_RANK
 
     def step(self) -> None:
-        """Do one thing: mostly harm, sometimes a new ring to be harmed."""
+        """Do one thing: mostly damage a ring, sometimes add a new one."""
         if len(self.living) < 2 or self.chance.random() < 0.3:
             rank, self.next_rank = self.next_rank, self.next_rank + 1
             order = Order(str(self.run.directory), rank=rank, count=self.chance.choice([0, 100, 3000]))
@@ -58,7 +58,7 @@ class Storm:
             self.clear()
 
     def clear(self) -> None:
-        """Remove everything but the rings of the healthy run and of ranks that live."""
+        """Remove everything but the rings of the healthy run and of living ranks."""
         kept = {recorder.path for recorder in self.run.recorders} | {path for _, path in self.living.values()}
         for path in self.run.directory.iterdir():
             if path not in kept:
@@ -148,11 +148,11 @@ HARMS: tuple[Callable[[Storm, Path], bool], ...] = (
     _overwritten,
     _overwritten_behind_its_header,
 )
-"""What can happen to a ring; true where nothing of it may be shown after that."""
+"""What can happen to a ring; true if nothing of the ring may be shown afterwards."""
 
 
 def check(storm: Storm, watching: DaemonCommand) -> None:
-    """Fail unless the daemon shows all records of the healthy ranks, as of now, and nothing that it cannot read."""
+    """Fail unless the daemon shows all current records of the healthy ranks, and nothing that it cannot read."""
     asked_ns = time.monotonic_ns()
     document = watching.client.get("/api/v1/snapshot", params={"limit": 0})
     assert document.status_code == 200, document.text
@@ -174,7 +174,7 @@ def check(storm: Storm, watching: DaemonCommand) -> None:
 
 
 def test_healthy_ranks_lose_nothing_while_rings_beside_them_come_to_harm(tmp_path: Path) -> None:
-    """However rings are removed, replaced, damaged: all records of healthy ranks are read, no old figure is shown."""
+    """However rings are removed, replaced or damaged, healthy ranks are read completely, and no old figure is shown."""
     seed = int(os.environ.get("SWTRACE_STORM_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"SWTRACE_STORM_SEED={seed}")  # noqa: T201 (shown where the test fails)
     run = RecordedRun(tmp_path / "rings", run_id="healthy", records=1 << 14)

@@ -1,4 +1,4 @@
-"""Who may read a ring: its user alone, or the group that its folder was given to."""
+"""A ring can be read only by its user, or by the group of a shared folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swtrace.trace.recorder import Recorder
     ("folder", "ring"), [(0o700, 0o600), (0o755, 0o600), (0o2750, 0o640), (0o3777, 0o640)], ids=oct
 )
 def test_ring_is_readable_by_the_group_of_a_set_group_id_folder_only(tmp_path: Path, folder: int, ring: int) -> None:
-    """A folder with the set-group-ID bit gives its rings to its group, whatever the umask; none gives them to all."""
+    """With any umask, rings in a folder with the set-group-ID bit are readable by its group, and never by all."""
     directory = tmp_path / "rings"
     directory.mkdir()
     directory.chmod(folder)

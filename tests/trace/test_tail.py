@@ -1,4 +1,4 @@
-"""The tail: rings are found, drained in the order of their time, told as ended, and let go."""
+"""The tail: rings are found, drained in time order, reported as ended, and closed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from swtrace.trace.tail import SLICE, Tail
 
 
 def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:
-    """Joined when a ring appears, ended when its writer is gone and all is read, gone when its file is: once each."""
+    """A ring is reported once each as joined, as ended (writer dead and all read) and as gone (file removed)."""
     tail = Tail(tmp_path / "rings", rescan_s=0)
     assert tail.poll() == ((), (), (), (), False)
     recorder = Recorder.create(tmp_path / "rings", identity(), records=64)
@@ -52,7 +52,7 @@ def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_ends_after_its_last_record(tmp_path: Path) -> None:
-    """A ring is told as ended no earlier than its last committed record, also where one poll does not take them all."""
+    """A ring is reported as ended only with its last committed record, even if one poll does not read them all."""
     with Writers() as writers:
         pid, path = writers.start(Order(str(tmp_path), records=4096, count=3000))
         tail = Tail(tmp_path, rescan_s=0)
@@ -70,7 +70,7 @@ def test_a_killed_writer_ends_after_its_last_record(tmp_path: Path) -> None:
 
 
 def test_a_ring_removed_while_it_is_written_is_read_to_its_end(tmp_path: Path) -> None:
-    """Removing a living rank's file does not hide its records: it is read until it ends, and then gone."""
+    """Removing a living rank's file does not hide its records: it is read until the rank ends, and then gone."""
     tail = Tail(tmp_path, rescan_s=0)
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
@@ -87,7 +87,7 @@ def test_a_ring_removed_while_it_is_written_is_read_to_its_end(tmp_path: Path) -
 
 
 def test_ranks_are_read_in_the_order_of_time_while_catching_up(tmp_path: Path) -> None:
-    """With much to catch up, no rank of a run gets further ahead of one that is behind it than a slice of records."""
+    """While catching up, no rank of a run gets further ahead of another than a slice of records."""
     firsts = (1, 4000, 9000)
     recorders = [Recorder.create(tmp_path, identity(rank), records=1 << 14) for rank in range(3)]
     for recorder, first in zip(recorders, firsts, strict=True):
@@ -110,7 +110,7 @@ def test_ranks_are_read_in_the_order_of_time_while_catching_up(tmp_path: Path) -
 
 @pytest.mark.parametrize("every", [100, 1 << 30])
 def test_ranks_without_instants_are_read_in_turns_while_catching_up(tmp_path: Path, every: int) -> None:
-    """Where only every n-th step has instants, or none, no rank gets more than two slices ahead of another."""
+    """If only every n-th step has instants, or none, no rank gets more than two slices ahead of another."""
     recorders = [Recorder.create(tmp_path, identity(rank), records=1 << 14) for rank in range(3)]
     for recorder in recorders:
         series = recorder.add_series(series_info())
@@ -146,7 +146,7 @@ def test_ranks_without_instants_are_read_in_turns_while_catching_up(tmp_path: Pa
 
 
 def test_only_the_run_asked_for_is_followed(tmp_path: Path) -> None:
-    """With a run id, rings of other runs are neither joined nor told as problems."""
+    """With a run id, rings of other runs are neither joined nor reported as problems."""
     mine = Recorder.create(tmp_path, identity(0, "mine"), records=64)
     other = Recorder.create(tmp_path, identity(0, "other"), records=64)
     tail = Tail(tmp_path, run_id="mine", rescan_s=0)
@@ -159,7 +159,7 @@ def test_only_the_run_asked_for_is_followed(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_told_and_tried_again_when_they_change(tmp_path: Path) -> None:
-    """A file that is no ring is shown with its reason, forgotten when it goes, and read once it is mended."""
+    """A file that is not a ring is reported with the reason, forgotten once removed, and read once it is fixed."""
     recorder = Recorder.create(tmp_path / "other", identity(), records=64)
     bad = tmp_path / "ring-bad-0-00.swt"
     bad.write_bytes(b"nonsense")
@@ -181,7 +181,7 @@ def test_unreadable_files_are_told_and_tried_again_when_they_change(tmp_path: Pa
 
 
 def test_files_are_looked_for_only_so_often(tmp_path: Path) -> None:
-    """Between two looks at the folder a poll only reads: a new ring waits for the next look."""
+    """Between two scans of the folder a poll only reads, so a new ring is found at the next scan."""
     tail = Tail(tmp_path, rescan_s=3600)
     tail.poll()
     recorder = Recorder.create(tmp_path, identity(), records=64)
@@ -193,7 +193,7 @@ def test_files_are_looked_for_only_so_often(tmp_path: Path) -> None:
 
 
 def test_the_dead_ranks_of_a_run_are_named(tmp_path: Path) -> None:
-    """Dead is who lost its lock without closing: not the living, not who ended in order, not who came back."""
+    """A rank is dead if it lost its lock without closing its ring, and was not restarted."""
     with Writers() as writers:
         pids = {}
         for rank in (1, 2, 4):
@@ -211,7 +211,7 @@ def test_the_dead_ranks_of_a_run_are_named(tmp_path: Path) -> None:
 
 
 def test_the_machine_s_noise_is_counted_from_the_first_sample() -> None:
-    """Samples are what was added since the last one, from zero; after close they are zero."""
+    """Samples are increments since the last one, starting with zero; after close they are zero."""
     noise = MachineNoise()
     assert noise.sample() == (0, 0)
     samples = [noise.sample() for _ in range(50)]
@@ -250,7 +250,7 @@ def test_run_delay_and_steal_are_differences(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_anchor_ties_both_clocks() -> None:
-    """An anchor moves an instant of one clock to the other by the difference of its pair."""
+    """An anchor converts an instant by the difference of its two clocks."""
     anchor = ClockAnchor(1000, 5_000_000)
     assert anchor.to_realtime(1500) == 5_000_500
     taken = ClockAnchor.take()
@@ -263,7 +263,7 @@ def test_a_boot_has_a_name() -> None:
 
 
 def steps(series: SeriesRecorder, first: int, count: int) -> None:
-    """Write whole steps: 61 transfers and the step record."""
+    """Write whole steps of 61 transfers and a STEP record each."""
     for step in range(first, first + count):
         for position in range(61):
             now = 62 * step + position + 1
@@ -275,7 +275,7 @@ def steps(series: SeriesRecorder, first: int, count: int) -> None:
 
 
 def test_a_tail_that_keeps_to_the_newest_steps_begins_near_the_end(tmp_path: Path) -> None:
-    """A full ring is begun with a whole step near its end; what it held before is skipped, and not lost."""
+    """A full ring is read from a whole step near its end; the records before count as skipped, not as lost."""
     recorder = Recorder.create(tmp_path, identity(), records=4096)
     series = recorder.add_series(series_info())
     steps(series, 0, 100)
@@ -292,7 +292,7 @@ def test_a_tail_that_keeps_to_the_newest_steps_begins_near_the_end(tmp_path: Pat
 
 
 def test_a_ring_that_has_just_begun_is_read_from_its_begin(tmp_path: Path) -> None:
-    """A tail that keeps to the newest steps leaves out nothing of a ring that holds no more than these."""
+    """A tail limited to the newest steps skips nothing in a ring that holds no more than these."""
     tail = Tail(tmp_path, rescan_s=0, newest_steps=10)
     recorder = Recorder.create(tmp_path, identity(), records=4096)
     tail.poll()
@@ -306,7 +306,7 @@ def test_a_ring_that_has_just_begun_is_read_from_its_begin(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("newest", [None, 10])
 def test_a_tail_that_falls_behind_leaves_out_the_same_steps_of_all_ranks(tmp_path: Path, newest: int | None) -> None:
-    """Rings written faster than read are gone on with near their ends, at one step, with every record accounted for."""
+    """In rings written faster than read, the tail skips to the same step near their ends and counts every record."""
     recorders = [Recorder.create(tmp_path, identity(rank), records=1 << 14) for rank in range(3)]
     series = [recorder.add_series(series_info()) for recorder in recorders]
     tail = Tail(tmp_path, rescan_s=0, newest_steps=newest)
@@ -337,7 +337,7 @@ def test_a_tail_that_falls_behind_leaves_out_the_same_steps_of_all_ranks(tmp_pat
 
 
 def test_a_copy_of_a_living_ring_does_not_take_its_place(tmp_path: Path) -> None:
-    """Of two rings of one rank and one start the one whose writer lives counts, whichever is found first."""
+    """Of two rings of one rank and one start, the one with a living writer counts, whichever is found first."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     write(series, 1, 5)
