@@ -1,6 +1,6 @@
 """Turn a terminal's output (stdin, with its colours) into an SVG (stdout) whose text stays text.
 
-``swtrace demo | python docs/images/from_terminal.py "swtrace demo" > docs/images/demo.svg``
+``swtrace demo | python tests/cli/draw_output.py "swtrace demo" > docs/images/demo.svg``
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Draws ``wall.svg``: the dashboards' own queries, answered by a real Prometheus over three demos in a row.
+"""Draw ``docs/images/wall.svg``: the dashboards' own queries, answered by a real Prometheus over three demos in a row.
 
-It is no picture of Grafana, only of what Grafana would be given: ``python docs/images/from_prometheus.py``. Needs the
-test dependencies and Prometheus.
+It shows the data that Grafana would get, not Grafana: ``python tests/dashboards/draw_wall.py``. Needs the test
+dependencies and Prometheus.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
                 demos = tuple(_demo(scenario, rings) for scenario in SCENARIOS)
                 span = Span(begin, time.time(), demos)
                 drawn = [_panel(server, span, *panel) for panel in PANELS]
-    (Path(__file__).parent / "wall.svg").write_text(_page(drawn), encoding="utf-8")
+    (ROOT / "docs" / "images" / "wall.svg").write_text(_page(drawn), encoding="utf-8")
 
 
 def _demo(scenario: str, rings: Path) -> tuple[str, float, float]:
