@@ -137,7 +137,7 @@ def _stack(curves: Curves, span: Span) -> tuple[str, float]:
             high = value / top * HEIGHT
             y = HEIGHT - below[moment] / top * HEIGHT - high
             below[moment] += value
-            if high >= 0.1:  # noqa: PLR2004 (less than a tenth of a pixel)
+            if high >= 0.1:  # of a pixel
                 drawn.append(
                     f'<rect fill="{COLORS[index % len(COLORS)]}" x="{span.x(moment):.1f}" y="{y:.1f}"'
                     f' width="{wide:.1f}" height="{high:.1f}"/>'
