@@ -65,7 +65,7 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
         values = [getattr(description, field.name) for description in descriptions]
         require_equal(where, mine.group_ranks, field.name.replace("_", " "), values)
     if mine.missing_layers:
-        raise RegistrationError(f"{where}: layers {_listed(mine.missing_layers)} were never registered")
+        raise RegistrationError(f"{where}: {never_registered(mine.missing_layers)}")
     fixed = [proposal.run_id for proposal in proposals if proposal.fixed]
     require_equal(where, mine.group_ranks, "run id (set SWTRACE_RUN_ID to one value on all ranks)", fixed)
     return fixed[0] if fixed else proposals[0].run_id
@@ -92,7 +92,7 @@ def settle_tracing(where: str, ranks: Sequence[int], told: Sequence[TracingOutco
     failed = [f"rank {rank}: {each.untraced}" for rank, each in zip(ranks, told, strict=True) if each.failed]
     if failed and any(each.strict for each in told):
         raise RingCreateError(
-            f"{where}: SWTRACE_STRICT=1, and not every rank can be traced: {'; '.join(failed)}",
+            f"{where}: SWTRACE_STRICT=1, but not every rank can be traced: {'; '.join(failed)}",
             "SWTRACE_DIR sets the folder of the rings, SWTRACE_RING_RECORDS their size",
         )
     return tuple(UntracedRank(rank, each.untraced) for rank, each in zip(ranks, told, strict=True) if each.untraced)
@@ -109,6 +109,13 @@ def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[
             for value, who in holders.items()
         )
         raise DisagreementError(f"{where}: the ranks disagree on {what}: {sides}")
+
+
+def never_registered(layers: Sequence[int]) -> str:
+    """Say which layers, at least one, were never registered."""
+    if len(layers) == 1:
+        return f"layer {layers[0]} was never registered"
+    return f"layers {_listed(layers)} were never registered"
 
 
 def _listed(numbers: Sequence[int]) -> str:

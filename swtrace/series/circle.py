@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNWAITED = (
-    "swtrace: %s: %d layers were not waited for in a step: the model did not use them, or read them where swtrace does "
-    "not look (in compiled code that does not call the linear itself, in a forward that was put in place of the "
-    "linear's, or in a module that took the linear's place). In the second case its results are wrong"
+    "swtrace: %s: a step did not wait for %d of %d layers: either the model did not use them, or it read them where "
+    "swtrace cannot wait (in compiled code that does not call the linear itself, or in a forward or a module that "
+    "replaced the linear's). If it read them, its results are wrong"
 )
 _UNWAITED_IN_GRAPH = (
-    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
-    "in a way that nothing waits for (by parameters(), by a reference that was kept); its results may be wrong. Leave "
+    "%s: step %d: compiled code did not wait for %d of %d layers: either the model does not use them, or it reads "
+    "their weights without a wait (through parameters() or a kept reference), and its results may be wrong. Leave "
     "unused layers out of the series; call the linear itself, or read the attribute"
 )
 
@@ -292,9 +292,9 @@ class Circle:
         """
         if layer.sample is not None and not torch.equal(layer.sample, layer.sampled):  # type: ignore[arg-type]
             raise StaleWindowError(
-                f"{self.describe(layer)}: its bytes are not those that post-processing left: they were written to, "
-                f"through .data, NumPy or in inference mode, as by an adapter that was merged; "
-                f"do it before post-processing"
+                f"{self.describe(layer)}: its bytes changed after post-processing, through .data, NumPy or in "
+                f"inference mode (as merging an adapter does), and the other ranks may not have the change; make it "
+                f"before post-processing"
             )
 
     def require_unwritten(self, layer_idx: int) -> None:
@@ -338,8 +338,8 @@ class Circle:
         if self._closed:
             return "is gone: the series was closed"
         return (
-            f"is kept by group rank {layer.source} and comes to this rank only in a step that has reached the layer; "
-            f"read it there, and change weights before post-processing"
+            f"is stored on group rank {layer.source} and comes to this rank only in a step that has reached the layer; "
+            f"read it in such a step, and change weights before post-processing"
         )
 
     # ---- steps -------------------------------------------------------------------------------
@@ -439,7 +439,7 @@ class Circle:
         unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
         if unwaited > self.most_unwaited:
             if not (self.most_unwaited or self.compiled or self._reads_what_is_kept(step)):
-                logger.warning(_UNWAITED, self._where, unwaited)
+                logger.warning(_UNWAITED, self._where, unwaited, self._num_layers)
             self.most_unwaited = unwaited
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
@@ -460,7 +460,7 @@ class Circle:
             flags=int(flags),
         )
         if unwaited and self.compiled:
-            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
+            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited, self._num_layers))
         if self.keeper is not None and StepFlag.ABORTED not in flags:
             for layer in self._owned:
                 self._require_placed(layer)
@@ -530,7 +530,7 @@ class Circle:
         elif self._in_step and position < self._next:
             problem = f"reached twice in step {self._step}; layer {expected} comes next"
         else:
-            problem = f"reached where layer {expected} comes next"
+            problem = f"reached out of order; layer {expected} comes next"
         raise OrderError(f"{self._where}, layer {layer_idx}: {problem}")
 
     def _refuse_wait(self, layer_idx: int) -> NoReturn:
@@ -543,7 +543,7 @@ class Circle:
     def _refuse_stale(self, layer: SeriesLayer) -> NoReturn:
         window: Any = layer.window
         if window.occupant is layer:
-            holder = f"is being filled anew for step {layer.step}"
+            holder = f"is being filled again for step {layer.step}"
         elif window.occupant is None:
             holder = "holds nothing"
         else:
@@ -557,14 +557,14 @@ class Circle:
         name = next(name for name, one in zip(layer.names, layer.tensors, strict=True) if one is tensor)
         if moved:
             problem = (
-                f"{name} ({tensor.dtype}, {tensor.device}) has left its place in the series' memory, as by model.to(), "
-                f"model.double() or an assignment to .data"
+                f"{name} ({tensor.dtype}, {tensor.device}) was moved out of the series' memory, for example by "
+                f"model.to(), model.double() or an assignment to .data"
             )
         else:
-            problem = f"{name} was written to, as by an optimizer, a merged adapter or the layer's own forward"
+            problem = f"{name} was written to, for example by an optimizer, a merged adapter or its forward"
         raise StaleWindowError(
-            f"{self.describe(layer)}: {problem}, and the series would not bring that to the other ranks; "
-            f"do it before post-processing"
+            f"{self.describe(layer)}: {problem}; the series does not bring the change to the other ranks: "
+            f"make it before post-processing"
         )
 
     def _lose(self, layer: SeriesLayer, error: RuntimeError) -> NoReturn:
@@ -583,4 +583,4 @@ class Circle:
 
 
 for _entry in (Circle.reach, Circle.wait, Circle.begin_step, Circle.end_step):
-    run_outside(_entry, "swtrace: broadcasts and waits are no part of a graph")
+    run_outside(_entry, "swtrace: broadcasts and waits cannot be part of a graph")

@@ -59,10 +59,10 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
     try:
         missing = [rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key])]
     except RuntimeError:  # rank 0 keeps the store of most torch worlds
-        raise TransportError(f"the ranks' store is gone, and the rank that keeps it with it: {reason}") from None
+        raise TransportError(f"torch's store is gone, and so is the rank that hosts it: {reason}") from None
     names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     raise TransportError(
-        f"{names} did not come to post-processing within {timeout_s:g} s: died before, or never calls it; "
+        f"{names} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
         f"SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     )
 

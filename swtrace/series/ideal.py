@@ -92,7 +92,7 @@ class IdealChannel:
             rendezvous: ``source`` or ``group``.
         """
         if rendezvous not in ("source", "group"):
-            raise ValueError(f"rendezvous {rendezvous!r} is neither source nor group")
+            raise ValueError(f"rendezvous {rendezvous!r}: must be one of: source, group")
         self.world_size = world_size
         self.rendezvous = rendezvous
         self._latency_ns = latency_ns
@@ -167,7 +167,7 @@ class IdealChannel:
             if slot.source != source or slot.nbytes != buffer.nbytes:
                 self._broken = (
                     f"operation {number}: rank {rank} issues {buffer.nbytes} bytes from rank {source}, "
-                    f"another rank {slot.nbytes} bytes from rank {slot.source}"
+                    f"but another rank issued {slot.nbytes} bytes from rank {slot.source}"
                 )
                 self._changed.notify_all()
                 raise TransportError(self._broken)

@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 _HELD = (
     "swtrace: %s, layer %d: something holds its weight, or a view of it, beyond the layer's turn, so its memory is "
-    "kept for as long. To save that memory, read the weight from its module in each step, under torch.no_grad()"
+    "kept until that reference is gone. To save memory, read the weight from its module in each step, under "
+    "torch.no_grad()"
 )
 _uses = torch._C._storage_Use_Count  # noqa: SLF001 (there is no public way)
 

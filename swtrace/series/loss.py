@@ -31,19 +31,20 @@ def describe_loss(
 ) -> str:
     """Return what happened, on which layer, and which ranks are known to be dead: of the untraced, nothing is."""
     if layer is None:
-        what = f"{where}: the group could not agree"
+        what = f"{where}: the ranks could not agree"
     elif layer.owned:
-        what = f"{where}, layer {layer.layer_idx}: could not be sent"
+        what = f"{where}, layer {layer.layer_idx}: its broadcast could not be sent"
     else:
-        what = f"{where}, layer {layer.layer_idx}: did not come from rank {ranks[layer.source]}, its source"
+        what = f"{where}, layer {layer.layer_idx}: did not arrive from rank {ranks[layer.source]}, its source"
     dead = _dead(ranks, recorder)
     if dead:
         what += f" ({dead} died)"
     elif recorder is not None and untraced:
-        numbers = ", ".join(map(str, sorted(untraced)))
-        what += f" (whether rank {numbers}, which runs untraced, is alive is not known; all others are)"
+        several = len(untraced) > 1
+        runs = f"rank{'s' if several else ''} {', '.join(map(str, sorted(untraced)))} run{'' if several else 's'}"
+        what += f" ({runs} untraced and may have died; no other rank on this host has)"
     elif recorder is not None:
-        what += " (all ranks' rings are still held by their writers)"
+        what += " (no rank on this host is known to have died)"
     return f"{what}: {_reason(error)}"
 
 
@@ -57,7 +58,9 @@ def describe_death(
     if recorder is None or not _OF_A_COLLECTIVE.search(f"{type(error).__name__} {error}"):
         return ""
     dead = _dead(ranks, recorder)
-    return dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
+    return (
+        dead and f"{where}, layer {layer_idx}: {dead} died while this rank was in another collective: {_reason(error)}"
+    )
 
 
 def _reason(error: RuntimeError) -> str:

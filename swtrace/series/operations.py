@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from swtrace.series.series import Series
 
-TRACED = "traced by torch.jit or make_fx, which records no waits; use torch.compile"
+TRACED = "traced by torch.jit or make_fx, which do not record waits; use torch.compile"
 _is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
 _mode = torch._C._get_dispatch_mode  # noqa: SLF001 (there is no public way)
 _MAKE_FX = torch._C._TorchDispatchModeKey.PROXY  # noqa: SLF001
@@ -97,7 +97,7 @@ def _trace(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG00
     if inductor.freezing:
         raise OrderError(
             f"{_series(series).where}, layer {layer}: torch._inductor.config.freezing copies weights into the "
-            f"compiled code, which would then not read the windows; turn it off"
+            f"compiled code, which then does not read the windows; set it to False"
         )
 
 

@@ -42,7 +42,7 @@ _LAYER_BITS = 32
 _READ, _FREED, _READ_IN_GRAPH, _FREED_IN_GRAPH = range(4)
 """The two looks, when a layer is about to be read and when its window is about to be given away; and those that were
 captured into a graph: each replay makes them anew, whatever is looked at outside."""
-_SAID = ("when it was read", "before it was free", "when it was read", "before it was free")
+_SAID = ("when it was read", "before it was freed", "when it was read", "before it was freed")
 _TOLD_AT_MOST = 8
 """Findings in one error: more would make a message that nobody reads."""
 FINISH_PATIENCE_S = 10.0
@@ -64,7 +64,7 @@ def holder(tag: int) -> str:
     """Say what a window with this tag holds."""
     if tag >> _LAYER_BITS == MAGIC:
         return f"layer {tag & ((1 << _LAYER_BITS) - 1)}"
-    return "no layer yet" if tag == 0 else f"no layer's tag ({tag & ((1 << 64) - 1):#018x})"
+    return "no layer yet" if tag == 0 else f"an unknown tag ({tag & ((1 << 64) - 1):#018x})"
 
 
 class _Reader(NamedTuple):
@@ -238,7 +238,7 @@ class OwnershipCheck:
             return
         findings = [
             f"layer {layer_idx}: its window held {holder(last[look][position])} "
-            f"{_SAID[look]}, {counts[look][position]} times so far"
+            f"{_SAID[look]}, {counts[look][position]} time{'s' * (counts[look][position] > 1)} so far"
             for position, layer_idx in enumerate(self._layers)
             for look in range(len(_SAID))
             if counts[look][position] > self._told[look][position]

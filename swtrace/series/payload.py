@@ -112,15 +112,15 @@ def unsuitable(tensor: Tensor) -> str:
     kind = type(tensor)
     problem = ""
     if is_lazy(tensor):
-        problem = "has no shape yet; give it one before it is registered"
+        problem = "has no shape yet; initialise it before the layer is registered"
     elif kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         told = getattr(tensor, "_told", "")  # of one that a series stood in for
         problem = f"has no values: {told}" if told else f"is a {kind.__name__}, which has no memory of its own"
-        problem += "; load it anew, by assignment" if told else "; register plain tensors"
+        problem += "; load it again, by assignment" if told else "; register plain tensors"
     elif tensor.is_nested or tensor.layout is not torch.strided:
         problem = f"has layout {tensor.layout}; register dense tensors"
     elif tensor.is_quantized:
-        problem = f"is a {tensor.dtype} tensor, whose scale is no part of its memory; register plain tensors"
+        problem = f"is a {tensor.dtype} tensor, whose scale is not part of its memory; register plain tensors"
     elif tensor.is_inference() and not torch.is_inference_mode_enabled():
         problem = (
             "was made in inference mode and cannot be used outside of it; make it under torch.no_grad(), or register "

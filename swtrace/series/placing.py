@@ -231,7 +231,7 @@ class Placing:
                 if id(tensor) not in moving and storage_of(tensor) == memory:
                     return (
                         f"{method_name(layer.module)} of layer {layer.layer_idx} keeps {type(part).__name__}.{name}, a "
-                        f"view of the weight, which would show other layers'; make it a parameter, a buffer or a copy"
+                        f"view of the weight, which would later show other layers; make it a parameter, buffer or copy"
                     )
         return ""
 
@@ -287,15 +287,15 @@ class Placing:
         layout = self._layout_of(tensors)
         if not tensors:
             raise Unshareable(
-                f"{method_name(layer.module)} left layer {layer.layer_idx} no tensor that could be shared: "
+                f"{method_name(layer.module)} left layer {layer.layer_idx} without a tensor to share: "
                 f"it keeps the weight elsewhere"
             )
         if self._layout is None:
             self._layout = layout
         elif layout != self._layout:
             raise Unshareable(
-                f"layer {layer.layer_idx} is unequal to the others after post-processing: "
-                f"{layout}; the others have {self._layout}"
+                f"layer {layer.layer_idx} differs from the others after post-processing: "
+                f"it has {layout}; the others have {self._layout}"
             )
         return tensors
 

@@ -240,7 +240,7 @@ class PostProcessing:
             for name, tensor in own_tensors(module).items():
                 problem = unsuitable(tensor)
                 if not problem and tensor.is_meta:
-                    problem = "is on the meta device still; load it, or give it memory with to_empty()"
+                    problem = "is still on the meta device; load it, or give it memory with to_empty()"
                 if problem:
                     return f"{where}: {name} {problem}"
             pending = self._pending[layer_idx]
@@ -296,7 +296,7 @@ class PostProcessing:
         for layer_idx, module, name in self._own_views:
             told = (
                 f"{self._constants.where}, layer {layer_idx}: {type(module).__name__}.{name} was a view of the weight "
-                f"before post-processing; make it in forward, or make it a parameter or a buffer"
+                f"before post-processing and is no longer valid; make it in forward, or make it a parameter or a buffer"
             )
             vars(module)[name] = AbsentTensor(vars(module)[name], told)
 

@@ -72,7 +72,7 @@ class Proof:
             for layer in layers:
                 holder = layer if layer.window is None else holders[layer.window.index]
                 if not self._gives(layer, holder) or (layer.position in moved and self._unread(layer, holder)):
-                    return f"{method_name(layer.module)} reads memory where layer {layer.layer_idx} is no more"
+                    return f"{method_name(layer.module)} reads memory that layer {layer.layer_idx} no longer uses"
             return ""
 
         return self._attempt(refute)
@@ -83,7 +83,7 @@ class Proof:
         def mismatch() -> str:
             for layer in layers:
                 if not self._gives(layer, layer):
-                    return f"layer {layer.layer_idx} gives another result than its weight gave when it was loaded"
+                    return f"layer {layer.layer_idx} gives a different result than its weight gave when it was loaded"
             return ""
 
         return self._attempt(mismatch)
@@ -104,12 +104,12 @@ class Proof:
                 return ""
         return (
             f"{method_name(first.module)} does not give layer {first.layer_idx} the result of layer "
-            f"{second.layer_idx} when it has that layer's tensors: it multiplies with a private copy"
+            f"{second.layer_idx} when it is given that layer's tensors: it multiplies with a private copy"
         )
 
     def _refute_counting(self, layer: SeriesLayer) -> str:
         unread = self._unread(layer, layer)
-        return f"{method_name(layer.module)} {unread}: the weight may lie elsewhere" if unread else ""
+        return f"{method_name(layer.module)} {unread}: the weight may be elsewhere" if unread else ""
 
     def _unread(self, layer: SeriesLayer, holder: SeriesLayer) -> str:
         """Disturb one tensor after the other; return what is wrong unless those that make up most bytes are read.
@@ -129,7 +129,7 @@ class Proof:
                     read += tensor.nbytes
         if 2 * read > told:
             return ""
-        return f"does not read {', '.join(unread)}" if unread else "has nothing but zeros to multiply with"
+        return f"does not read {', '.join(unread)}" if unread else "has only zeros to multiply with"
 
     def _gives(self, layer: SeriesLayer, other: SeriesLayer) -> bool:
         """Whether ``layer`` now gives what ``other`` gave with its true weight."""

@@ -234,14 +234,14 @@ class TensorTable(dict[str, Any]):
                 self._shared -= {name}  # nobody's any more: the model may be loaded anew
             else:
                 raise OrderError(
-                    f"{self._circle.describe(self._layer)}: {name} is replaced or deleted in a running series; "
+                    f"{self._circle.describe(self._layer)}: {name} cannot be replaced or deleted in a running series; "
                     f"do it before post-processing"
                 )
 
     def __deepcopy__(self, _memo: Any) -> NoReturn:
         """Refuse: a copy would have some layer's bytes for ever."""
         raise OrderError(
-            f"{self._circle.describe(self._layer)}: copied or pickled in a running series; "
+            f"{self._circle.describe(self._layer)}: cannot be copied or pickled in a running series; "
             f"copy or save the model before it is registered"
         )
 
@@ -298,8 +298,8 @@ def _look_up_outside(module: nn.Module, name: str, table_name: str) -> Any:
 
 
 _OUTSIDE = (
-    "swtrace: a shared weight that is read without calling its linear is waited for outside of the graph; "
-    "without fullgraph=True that happens by itself"
+    "swtrace: a shared weight that is read without calling its linear must be waited for outside the graph; "
+    "compile without fullgraph=True to allow that"
 )
 for _function in (_look_up_outside, AbsentTensor.__new__, AbsentTensor.__torch_dispatch__.__func__):  # type: ignore[attr-defined]
     run_outside(_function, _OUTSIDE)

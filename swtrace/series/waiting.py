@@ -178,26 +178,28 @@ class WaitingLayer:
     def _trace_wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Put the wait into the graph that is being traced."""
         if torch.compiler.is_exporting():
-            self._refuse("exported: the program would not reach and wait elsewhere; export the model first")
+            self._refuse(
+                "exported: the program would run without reach and wait; export the model before it is registered"
+            )
         for activation in _tensors((*args, *kwargs.values())):
             operations.follow(activation, series.thread)
             operations.wait(activation, series.number, self._layer_idx)
             return
-        self._refuse("compiled, and called without a tensor that its wait could be ordered with")
+        self._refuse("compiled, but called without a floating-point tensor to order its wait with")
 
     def _before_loading(self, module: nn.Module, values: dict[str, Any], prefix: str, *_args: Any) -> None:
         series = self._series
         if series is None or series.closed or not series.post_processed:
             return
         if any(prefix + name in values for name in own_tensors(module)):
-            self._refuse("load_state_dict after post-processing; load the weights before it")
+            self._refuse("load_state_dict() called after post-processing; load the weights before it")
 
     def _refuse_script(self) -> NoReturn:
         self._refuse(TRACED)
 
     def _refuse_backward(self, _gradient: Tensor) -> NoReturn:
         self._refuse(
-            "backward: by now its window holds another layer; a series serves inference only, "
+            "backward: its window may hold another layer by now; a series serves inference only: "
             "run the model under torch.no_grad()"
         )
 
@@ -214,7 +216,7 @@ class WaitingLayer:
         self._refuse_copy()
 
     def _refuse_copy(self) -> NoReturn:
-        self._refuse("copied or pickled; copy the model before it is registered")
+        self._refuse("cannot be copied or pickled; copy the model before it is registered")
 
 
 def in_a_series(module: nn.Module) -> bool:
@@ -250,8 +252,8 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 _BETWEEN_GRAPHS = (
     "swtrace: this linear's forward may compute with its weight alone (a forward of its own, a parametrization, a "
-    "pre-hook, autocast), or keep it for a backward, so it runs outside of the graph, where it waits first; without "
-    "fullgraph=True it does so by itself"
+    "pre-hook, autocast) or keep it for a backward, so it must wait and run outside the graph; compile without "
+    "fullgraph=True to allow that"
 )
 for _method in (WaitingLayer._run_outside, WaitingLayer._wait_outside):  # noqa: SLF001
     run_outside(_method, _BETWEEN_GRAPHS)

@@ -461,11 +461,11 @@ def test_a_linear_of_another_series_is_refused_until_that_is_closed_and_the_weig
     """Each refusal says why; then the linear may be shared again."""
     for rank, (shared, gone, loaded) in enumerate(run_ranks(2, used_again)):
         where = f"RegistrationError: series 'second', rank {rank}, layer"
-        assert shared == f"{where} 0: its module, or a part of it, is registered in another series"
+        assert shared == f"{where} 0: its module or one of its submodules is registered in another series"
         assert gone.startswith(
             f"{where} {1 - rank}: weight has no values: series 'first', rank {rank}, layer {1 - rank}"
         )
-        assert gone.endswith("weight is gone: the series was closed; load it anew, by assignment")
+        assert gone.endswith("weight is gone: the series was closed; load it again, by assignment")
         assert loaded == RIGHT
 
 
@@ -516,5 +516,5 @@ def one_never_comes(rank: int, dies: bool) -> str:  # noqa: FBT001 (passed by po
 def test_a_peer_that_never_comes_is_named_within_the_timeout(dies: bool) -> None:  # noqa: FBT001 (pytest's way)
     """``SWTRACE_TIMEOUT`` holds before the first broadcast, too, and the error says who is missing."""
     told, _ = run_ranks(2, one_never_comes, dies, environment={"SWTRACE_TIMEOUT": "1"})
-    assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not come to post-processing within 1 s")
+    assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not start post-processing within 1 s")
     assert told.endswith("soon")

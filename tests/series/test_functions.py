@@ -63,7 +63,9 @@ def test_a_series_is_described_the_same_by_all_its_layers() -> None:
     group = RankGroup((0, 1), 0)
     try:
         register_layer_to_shared_weight_series("s", group, 0, 4, 0, plain_linear(0))
-        with pytest.raises(RegistrationError, match=r"series 's', layer 1: registered with another group, range or"):
+        with pytest.raises(
+            RegistrationError, match=r"series 's', layer 1: registered with a different group, range or"
+        ):
             register_layer_to_shared_weight_series("s", group, 0, 4, 1, plain_linear(1), prefetch_step=2)
         with pytest.raises(RegistrationError, match=r"Linear at 0x\w+ was never registered"):
             reach_layer_for_shared_weight_series(plain_linear(2))

@@ -234,5 +234,5 @@ def test_whoever_holds_weights_is_told_once_what_that_costs() -> None:
     for rank, messages in enumerate(run_ranks(2, told_once)):
         (message,) = messages
         assert message.startswith(f"swtrace: series 's', rank {rank}, layer ")
-        assert "its memory is kept for as long" in message
+        assert "its memory is kept until that reference is gone" in message
         assert "read the weight from its module in each step" in message

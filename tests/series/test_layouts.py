@@ -134,7 +134,7 @@ def test_a_weight_that_moves_into_the_kernel_is_refused() -> None:
         series = Series("p", transport.group, 0, 2, prefetch_step=0, transport=transport)
         for position in range(2):
             series.register(position, QuantisedLinear(Packing()))
-        said = r"series 'p', rank \d: cannot be shared: Packing left layer 0 no tensor"
+        said = r"series 'p', rank \d: cannot be shared: Packing left layer 0 without a tensor"
         with pytest.raises(RegistrationError, match=said):
             series.post_process()
 

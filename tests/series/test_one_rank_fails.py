@@ -60,7 +60,7 @@ def test_a_layer_that_differs_on_one_rank_is_named_on_all(where: tuple[int, ...]
     """Post-processing that leaves other tensors on one rank is a disagreement that says which."""
     for kind, told in run_ranks(2, post_process, "differs", where):
         assert kind == DisagreementError.__name__
-        assert f"layer {SPOILT} is unequal to the others after post-processing" in told
+        assert f"layer {SPOILT} differs from the others after post-processing" in told
 
 
 def script(_rank: int) -> str:
@@ -129,7 +129,7 @@ def test_a_layer_that_the_model_leaves_out_is_told_once(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "swtrace"):
         assert IdealChannel(2).run(program) == [1, 1]
     told = sorted(record.getMessage() for record in caplog.records)
-    assert [text.partition(":")[2].partition(" were")[0] for text in told] == [
-        " series 's', rank 0: 1 layers",
-        " series 's', rank 1: 1 layers",
+    assert [text.partition(":")[2].partition(" layers")[0] for text in told] == [
+        f" series 's', rank 0: a step did not wait for 1 of {LAYERS}",
+        f" series 's', rank 1: a step did not wait for 1 of {LAYERS}",
     ]

@@ -198,10 +198,10 @@ def test_overwritten_windows_are_found(windows: str, prefetch_step: int, before_
     (healthy, fine, *_), (told, equal, layer, holds) = run_ranks(2, sabotage, windows, prefetch_step, ON, before_look)
     assert (healthy, fine) == ("", [True] * 5)
     assert equal == [True, True, False, True, True]
-    when = "when it was read" if before_look else "before it was free"
+    when = "when it was read" if before_look else "before it was freed"
     said = (
         f"series 'faulty', rank 1: the ownership check found, by the end of step {{step}}: "
-        f"layer {layer}: its window held layer {holds} {when}, 1 times so far"
+        f"layer {layer}: its window held layer {holds} {when}, 1 time so far"
     )
     assert told in {f"in step {step}: {said.format(step=step)}\n" for step in (2, 3)}
 
@@ -232,7 +232,7 @@ def test_a_wait_that_does_not_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         # Position 0 was prefilled; of the others each rank receives those that it does not keep.
         received = [START + p for p in range(1, LAYERS) if (START + p) % 2 != rank]
         for layer in received:
-            assert f"layer {layer}: its window held no layer's tag (0xa5a5a5a5a5a5a5a5) when it was read" in said
+            assert f"layer {layer}: its window held an unknown tag (0xa5a5a5a5a5a5a5a5) when it was read" in said
         assert said.count("when it was read") == len(received)
 
 
@@ -316,7 +316,7 @@ def test_a_step_that_died_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ForwardDiedError) as caught, stack.series.step():
             stack.forward(0, stop_at=4)
         (note,) = caught.value.__notes__
-        assert note.startswith("After that, series 's', rank")
+        assert note.startswith("Ending the step then failed: series 's', rank")
         assert "the ownership check found" in note
 
     IdealChannel(2).run(program)
@@ -380,7 +380,7 @@ def compiled_steps(rank: int) -> tuple[list[bool], str, str]:
         except StaleWindowError as error:
             told += str(error)
     series.close()
-    return equal, told, f"layer {victim}: its window held layer {holds} before it was free, 1 times so far"
+    return equal, told, f"layer {victim}: its window held layer {holds} before it was freed, 1 time so far"
 
 
 def test_compiled_forwards_are_checked() -> None:

@@ -169,7 +169,7 @@ def test_methods_that_read_the_window_are_cleared(make: Callable[[], QuantMethod
         (PrivateScale, "PrivateScale does not give layer . the result of layer .* a private copy"),
         (Packing, "Packing does not give layer . the result of layer .* a private copy"),
         (Aliasing, "Aliasing does not give layer . the result of layer .* a private copy"),
-        (Swallowing, "Swallowing left layer . no tensor that could be shared"),
+        (Swallowing, "Swallowing left layer . without a tensor to share"),
     ],
 )
 def test_private_copies_are_found_and_nothing_is_lost(
@@ -195,13 +195,13 @@ def test_equal_layers_hide_nothing() -> None:
     """Where all layers have equal weights, as dummy ones do, a private copy is found because the window is unread."""
     weights = true_weights(1) * LAYERS
     for reasons, _ in _shared(PrivateCopy, weights):
-        assert reasons == ["PrivateCopy does not read weight: the weight may lie elsewhere"]
+        assert reasons == ["PrivateCopy does not read weight: the weight may be elsewhere"]
 
 
 def test_a_weight_of_zeros_proves_nothing() -> None:
     """Where no disturbance could show, the series is refused rather than believed."""
     for reasons, _ in _shared(QuantMethod, [torch.zeros(WIDTH, WIDTH)] * LAYERS):
-        assert reasons == ["QuantMethod has nothing but zeros to multiply with: the weight may lie elsewhere"]
+        assert reasons == ["QuantMethod has only zeros to multiply with: the weight may be elsewhere"]
 
 
 def test_two_layers_on_two_ranks_are_enough() -> None:
@@ -217,7 +217,7 @@ def test_a_method_that_cannot_be_tried_stops_start_up() -> None:
 
 def test_weights_that_cannot_be_restored_stop_start_up() -> None:
     """A method that reads where its weight lay before it was moved is found: an error, not a wrong result."""
-    said = r"Remembering reads memory where layer \d is no more; and layer \d gives another result"
+    said = r"Remembering reads memory that layer \d no longer uses; and layer \d gives a different result"
     with pytest.raises(RegistrationError, match=said):
         _shared(Remembering, true_weights(LAYERS + 2), windows="rolling")
 

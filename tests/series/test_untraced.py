@@ -192,7 +192,7 @@ def test_strict_makes_it_an_error_on_all_ranks(strict: int, tmp_path: Path) -> N
     """Whichever rank is strict, every rank raises, and names the one that has no ring."""
     rings = tmp_path / "rings"
     for rank, error in enumerate(run_ranks(2, refuse, rings, strict, environment={"SWTRACE_DIR": str(rings)})):
-        assert error.startswith(f"series 's', rank {rank}: SWTRACE_STRICT=1, and not every rank can be traced: ")
+        assert error.startswith(f"series 's', rank {rank}: SWTRACE_STRICT=1, but not every rank can be traced: ")
         assert f"rank {VICTIM}: cannot make a ring of" in error
         assert "Not a directory" in error
         assert "SWTRACE_DIR" in error

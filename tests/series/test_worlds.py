@@ -105,5 +105,5 @@ def test_uneven_stages_prefetch_as_far_as_asked(tmp_path: Path) -> None:
 
 def test_every_rank_has_a_number() -> None:
     """A group of two with one number is refused."""
-    with pytest.raises(RegistrationError, match="1 run ranks for a group of 2"):
+    with pytest.raises(RegistrationError, match="run_ranks has length 1, but the group's size is 2"):
         Series("s", RankGroup((0, 1), 0), 0, LAYERS, run_ranks=(7,))

@@ -83,18 +83,18 @@ class DeviceCircle(Circle):
             self._capture_reach(position)
             return False
         if self._replaying:
-            raise OrderError(f"{self._where}: layer {self._start_layer + position} reached while a graph is replayed")
+            raise OrderError(f"{self._where}, layer {self._start_layer + position}: reached while a graph is replayed")
         self._settle_graph()
         return super()._enter(position)
 
     def _begin_capture(self) -> None:
         if self._rolling:
             raise OrderError(
-                f"{self._where}: rolling windows change their pointers from step to step, so a graph would read stale "
+                f"{self._where}: the pointers of rolling windows change from step to step, so a graph would read stale "
                 f"weights; set SWTRACE_WINDOWS=static"
             )
         if 0 < self._next < self._num_layers or self._replaying:
-            raise OrderError(f"{self._where}: a graph is captured amid step {self._step}")
+            raise OrderError(f"{self._where}: a graph was captured in the middle of step {self._step}")
         self._graph_ahead = False
         self._capturing = True
         self._captured_next = 0
@@ -115,7 +115,7 @@ class DeviceCircle(Circle):
             self._begin_capture()
         if position != self._captured_next:
             raise OrderError(
-                f"{self._where}, layer {self._start_layer + position}: reached during the capture of a graph, where "
+                f"{self._where}, layer {self._start_layer + position}: reached out of order while a graph is captured; "
                 f"layer {self._start_layer + self._captured_next % self._num_layers} comes next"
             )
         self._captured_next = position + 1
@@ -166,7 +166,7 @@ class DeviceCircle(Circle):
         if reached != self._num_layers:
             raise OrderError(
                 f"{self._where}: a graph was captured from {reached} of {self._num_layers} layers: capture whole "
-                f"forwards, or leave reach and wait between the graphs (as splitting ops of torch.compile)"
+                f"forwards, or keep reach and wait between the graphs (as splitting ops of torch.compile)"
             )
         self.captures += 1
         waits = sum(position >= self._prefetch_step for position in self._captured_waits)
@@ -244,9 +244,9 @@ class DeviceCircle(Circle):
         self._drop_broken_capture()
         self._require_running()
         if not self.captures:
-            raise OrderError(f"{self._where}: a graph is replayed, but none was captured from a whole forward")
+            raise OrderError(f"{self._where}: a graph was replayed, but none was captured from a whole forward")
         if self._replaying or 0 < self._next < self._num_layers:
-            raise OrderError(f"{self._where}: a graph is replayed amid step {self._step}")
+            raise OrderError(f"{self._where}: a graph was replayed in the middle of step {self._step}")
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
         self._open_step()

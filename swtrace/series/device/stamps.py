@@ -56,7 +56,7 @@ class Shipment:
             OrderError: the row is not there yet.
         """
         if self._armed:
-            raise OrderError("a shipment was read before it was done")
+            raise OrderError("a shipment was read before it arrived")
         instants: list[int] = self._row.tolist()
         return instants
 
@@ -96,12 +96,12 @@ class Stamps:
                 self._stamp[_ALONE](self._row, 0, num_warps=1)
                 correspondent = _Correspondent(device, kernels)
             except Exception as error:  # the compiler's, the driver's and the C compiler's share no base
-                raise StampsUnavailable(f"device {device}: Triton made no kernel for it: {error}") from error
+                raise StampsUnavailable(f"device {device}: Triton could not make kernels for it: {error}") from error
             first = int(self._row[0])
             self._row.zero_()
             torch.cuda.synchronize(device)
         if not first or not correspondent.tick_ns:
-            raise StampsUnavailable(f"device {device}: its %globaltimer stands still at {first}")
+            raise StampsUnavailable(f"device {device}: its %globaltimer does not advance from {first}")
         self.clock = StampClock(correspondent)
         """The device's clock, against the host's."""
 
@@ -112,7 +112,7 @@ class Stamps:
             IndexError: there is no such slot.
         """
         if not 0 <= slot < self._slots:
-            raise IndexError(f"stamp {slot} of {self._slots}: it would be written into foreign memory")
+            raise IndexError(f"stamp slot {slot}: must be from 0 to {self._slots - 1}")
         with torch.cuda.device(self._device):
             self._stamp[_ALONE](self._row, slot, num_warps=1)
 
@@ -126,7 +126,7 @@ class Stamps:
             OrderError: a graph is being captured.
         """
         if torch.cuda.is_current_stream_capturing():
-            raise OrderError("stamps were to be shipped while a graph is being captured: ship them after its replays")
+            raise OrderError("stamps cannot be shipped while a graph is being captured; ship them after its replays")
         shipment = self._take()
         if shipment is None:
             self.unshipped += 1
@@ -192,7 +192,7 @@ def _kernels(device: torch.device) -> ModuleType:
     if not torch.cuda.is_available():
         raise StampsUnavailable(f"device {device}: torch {torch.__version__} finds no CUDA device here")
     if torch.cuda.is_current_stream_capturing():
-        raise StampsUnavailable(f"device {device}: stamps can't be set up while a graph is being captured")
+        raise StampsUnavailable(f"device {device}: stamps cannot be set up while a graph is being captured")
     try:
         from swtrace.series.device import kernels
     except ImportError as error:

@@ -135,7 +135,7 @@ def test_two_forwards_in_one_graph_are_refused(program: Program) -> None:
         for position in range(LAYERS):
             program.series.reach(position)
             program.series.wait(position)
-        with pytest.raises(OrderError, match="reached during the capture"):
+        with pytest.raises(OrderError, match="reached out of order while a graph is captured"):
             program.series.reach(0)
         program.series.join()
 
@@ -223,9 +223,9 @@ def test_graphs_amid_a_step_are_refused(program: Program) -> None:
     """Neither a capture nor a replay begins within a forward that has begun: the error says so."""
     program.capture()
     program.series.reach(0)
-    with pytest.raises(OrderError, match="replayed amid step 0"), program.series.replay():
+    with pytest.raises(OrderError, match="replayed in the middle of step 0"), program.series.replay():
         pass
-    with pytest.raises(OrderError, match="captured amid step 0"), program.rig.capture(program.rig.graph()):
+    with pytest.raises(OrderError, match="captured in the middle of step 0"), program.rig.capture(program.rig.graph()):
         program.series.reach(0)
 
 

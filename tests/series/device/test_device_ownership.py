@@ -165,7 +165,7 @@ def unordered_broadcast(program: Program) -> Callable[[SimulatedStream, Simulate
     ("fault", "pace", "when"),
     [
         (unordered_reader, "slow", "when it was read"),
-        (unordered_broadcast, "about as long as a linear", "before it was free"),
+        (unordered_broadcast, "about as long as a linear", "before it was freed"),
     ],
 )
 def test_stale_reads_in_a_replayed_graph_are_found(
