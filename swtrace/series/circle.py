@@ -481,7 +481,7 @@ class Circle:
         if self._closed:
             return
         if not self._refusal:
-            self._see_sends_off()
+            self._await_sends()
         self._closed = True
         try:
             if self._in_step and not self._refusal:
@@ -498,7 +498,7 @@ class Circle:
             self._next = NOT_RUNNING
             self._journal.closes()
 
-    def _see_sends_off(self) -> None:
+    def _await_sends(self) -> None:
         deadline = time.monotonic() + CLOSE_PATIENCE_S
         for layer in self._layers.values():
             while (

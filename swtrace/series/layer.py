@@ -105,7 +105,7 @@ class SeriesLayer:
         self.waited_step = NEVER
         """Last step that waited for the layer."""
         self.wait_ns = 0
-        """Begin of that wait."""
+        """Instant at which that wait began."""
         self.recorded_step = NEVER
         """Last step whose record was written."""
 

@@ -1,12 +1,12 @@
-"""Placing: turns loaded (source) and freed (other) layers into owned payloads and filled windows.
+"""Turns loaded (source) and freed (other) layers into owned payloads and filled windows.
 
 Layer by layer, on all ranks alike, the true bytes are broadcast and every rank runs the layer's own
 post-processing on them. The source keeps the result. The others hold it in the layer's window, where
 a later layer overwrites it. The first ``k`` layers come last, so that the first forward finds them.
 
-The bytes are received in their final window, so that no rank ever holds more than while it serves. Only
-if post-processing changes the layout (a transpose, a repack, a quantisation) is one buffer of the old
-layout kept until the end.
+The bytes are received in their final window, so that no rank ever holds more than it does while serving.
+If post-processing changes the layout (a transpose, a repack, a quantisation), one buffer of the old layout
+is kept until the end.
 
 With a proof, two layers are tried before any is moved, while their post-processing's results are in memory
 of their own. If they cannot be shared, nothing is lost: these two are whole on every rank. Every other
@@ -110,7 +110,7 @@ class Placing:
             try:
                 self._place(position)
             except (Unshareable, RegistrationError):
-                self._follow(order[at + 1 :])
+                self._join_broadcasts(order[at + 1 :])
                 raise
         layout = self._layout or self._raw
         windows = self._pool.complete(layout, self._device(self._layers[0]))
@@ -130,7 +130,7 @@ class Placing:
         else:
             self._place_received(position)
 
-    def _follow(self, positions: Sequence[int]) -> None:
+    def _join_broadcasts(self, positions: Sequence[int]) -> None:
         """Take part in the remaining broadcasts, for ranks that can place these layers."""
         for position in positions:
             layer = self._layers[position]

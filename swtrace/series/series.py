@@ -120,7 +120,7 @@ class Series:
             run_ranks: the run's numbers of the group's ranks, in group order, if they differ from torch's: in
                 a run of several torch worlds. Records and errors use these numbers.
             time_every: time one step in so many and only count the others. 0 times the first 64 steps, then
-                one in 32. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
+                one in 32 on average. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
             settings: everything that is not an argument; by default read from the environment now.
 
         Raises:

@@ -210,26 +210,26 @@ class TensorTable(dict[str, Any]):
 
     def __setitem__(self, name: str, tensor: Any) -> None:
         """Set a tensor that is not part of the series."""
-        self._keep((name,))
+        self._refuse_shared((name,))
         super().__setitem__(name, tensor)
 
     def __delitem__(self, name: str) -> None:
         """Remove a tensor that is not part of the series."""
-        self._keep((name,))
+        self._refuse_shared((name,))
         super().__delitem__(name)
 
     def pop(self, name: str, *default: Any) -> Any:
         """Remove a tensor that is not part of the series."""
-        self._keep((name,))
+        self._refuse_shared((name,))
         return super().pop(name, *default)
 
     def update(self, *others: Any, **tensors: Any) -> None:
         """Set tensors that are not part of the series."""
         more = dict(*others, **tensors)
-        self._keep(more)
+        self._refuse_shared(more)
         super().update(more)
 
-    def _keep(self, names: Iterable[str]) -> None:
+    def _refuse_shared(self, names: Iterable[str]) -> None:
         for name in self._shared.intersection(names):
             if self._circle.closed:
                 self._shared -= {name}  # the series has ended, so the model may be loaded again

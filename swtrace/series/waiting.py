@@ -47,7 +47,7 @@ class WaitingLayer:
         self._layer_idx = layer_idx
         self._layer = layer
         self._has_buffers = next(layer.buffers(), None) is not None
-        """The forward may write to them."""
+        """Whether the layer has buffers, which its forward may write to."""
         self._shadowed: Callable[..., Any] | None = vars(layer).get(FORWARD)
         layer.forward = self._hook = self.forward
         vars(layer).update({_BEFORE_SCRIPTING: self._refuse_script, _BEFORE_COPYING: self._refuse_copy})
@@ -99,7 +99,7 @@ class WaitingLayer:
 
     def _forward_in_graph(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Add the wait and the layer's own forward to the traced graph, or break the graph for them."""
-        if not self._belongs_into_a_graph(args, kwargs):
+        if not self._fits_in_graph(args, kwargs):
             return self._run_outside(*args, **kwargs)
         # A clone, because the graph claims to write to this tensor; the caller's memory may be read-only or shared.
         x = (args[0] if args else kwargs["input"]).clone()
@@ -108,7 +108,7 @@ class WaitingLayer:
         operations.follow(result, series.thread)
         return result
 
-    def _belongs_into_a_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _fits_in_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Return whether a compiler keeps this forward behind its wait, since it reads weight and activation together.
 
         A custom forward, a parametrization, a pre-hook or autocast may compute with the weight alone, and nothing

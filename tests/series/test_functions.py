@@ -1,4 +1,4 @@
-"""The original's three functions, on top of the series."""
+"""The original implementation's three functions, on top of the series."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def use_as_the_original(_rank: int) -> tuple[bool, str, int]:
 
 @pytest.mark.parametrize(("windows", "policy"), [("", "static"), ("rolling", "rolling")])
 def test_code_written_against_the_original_can_switch(tmp_path: Path, windows: str, policy: str) -> None:
-    """Same names and arguments, right results; the environment decides about policy and tracing."""
+    """Same names and arguments, right results; the environment sets policy and tracing."""
     environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE": "1", "SWTRACE_WINDOWS": windows}
     assert run_ranks(2, use_as_the_original, environment=environment) == [(True, policy, 2)] * 2
 

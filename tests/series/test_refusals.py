@@ -1,4 +1,4 @@
-"""What a series refuses: with an error that has a name and says which series, layer and rank."""
+"""What a series refuses, with a named error that says which series, layer and rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_series(program: Callable[[Series], None], prefetch_step: int = 1, windo
 
 
 def test_a_group_of_one_rank_has_nothing_to_share() -> None:
-    """World size 1 is refused when the series is made, as are dense replicas, which are groups of one."""
+    """World size 1 is refused at construction, as are dense replicas, which are groups of one."""
     with pytest.raises(RegistrationError, match=r"series 's', rank 0: a group of 1 rank has nothing to share"):
         Series("s", RankGroup((0,), 0), 0, 4)
 
@@ -56,13 +56,13 @@ def test_the_prefetch_step_is_bounded(prefetch_step: int) -> None:
 
 
 def test_one_layer_is_no_series() -> None:
-    """A series has two layers at least."""
+    """A series has at least two layers."""
     with pytest.raises(RegistrationError, match=r"layers \[3, 4\) are not a series"):
         Series("s", PAIR, 3, 4, prefetch_step=0)
 
 
 def test_an_unknown_policy_is_a_wrong_setting() -> None:
-    """A window policy that does not exist is named, with those that do."""
+    """The error names the unknown window policy, and those that exist."""
     with pytest.raises(SettingsError, match=r"'both': must be one of: auto, rolling, static"):
         Series("s", PAIR, 0, 4, windows="both")
 
@@ -183,7 +183,7 @@ def test_the_first_layer_reached_twice_in_a_marked_step_is_refused() -> None:
 
 
 def test_waiting_without_reaching_is_refused() -> None:
-    """A wait for a layer that the forward has not reached in this step would read anything."""
+    """A wait for a layer that the forward has not reached in this step would read arbitrary bytes."""
 
     def program(series: Series) -> None:
         with pytest.raises(OrderError, match=r"layer 3: waited for outside a step"):
@@ -201,7 +201,7 @@ def test_waiting_without_reaching_is_refused() -> None:
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
 def test_a_linear_that_runs_too_late_does_not_read_another_layer(windows: str) -> None:
-    """When a layer's window has gone to a later one, its wait is refused instead of returning wrong bytes."""
+    """If a layer's window was given to a later layer, its wait is refused instead of returning wrong bytes."""
 
     def program(series: Series) -> None:
         rank = series.info.rank_in_group
@@ -247,7 +247,7 @@ def test_post_processing_happens_once() -> None:
 
 
 def test_a_rank_that_runs_fewer_steps_is_named() -> None:
-    """Ranks that do not run the same number of steps cannot share: who goes on is told, and told again at once."""
+    """If a rank runs fewer steps, the ranks that go on get an error, and the same error again on the next call."""
 
     def program(transport: IdealTransport) -> None:
         series = Series("s", transport.group, 0, 4, transport=transport)

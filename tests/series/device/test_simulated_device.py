@@ -145,7 +145,7 @@ def test_an_event_is_passed_when_the_work_before_it_has_ended(device: SimulatedD
     assert event.query()
     device.compute(10_000)
     event.record(device.current_stream())
-    assert not event.query(), "recorded anew, it is to be passed anew"
+    assert not event.query(), "recorded again, it must be passed again"
 
 
 def test_elapsed_time_is_the_devices_and_signed() -> None:
