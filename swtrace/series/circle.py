@@ -562,10 +562,10 @@ class Circle:
                 f"model.to(), model.double() or an assignment to .data"
             )
         else:
-            problem = f"{name} was written to, for example by an optimizer, a merged adapter or its forward"
+            problem = f"{name} was written to, for example by an optimizer, a merged adapter or the forward"
         raise StaleWindowError(
-            f"{self.describe(layer)}: {problem}; the series does not bring the change to the other ranks: "
-            f"make it before post-processing"
+            f"{self.describe(layer)}: {problem}, so the ranks' weights would differ; "
+            f"change weights before post-processing"
         )
 
     def _lose(self, layer: SeriesLayer, error: RuntimeError) -> NoReturn:

@@ -179,7 +179,7 @@ class WaitingLayer:
         """Add a wait operator to the graph that is being traced."""
         if torch.compiler.is_exporting():
             self._refuse(
-                "exported: the program would run without reach and wait; export the model before it is registered"
+                "exported: the program could not reach and wait elsewhere; export the model before it is registered"
             )
         for activation in _tensors((*args, *kwargs.values())):
             operations.follow(activation, series.thread)

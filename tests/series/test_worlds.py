@@ -52,7 +52,7 @@ def second_of_two_worlds(_rank: int) -> None:
     steps("s", RankGroup.world(), run_ranks=(2, 3))
 
 
-def test_rings_bear_the_runs_numbers(tmp_path: Path) -> None:
+def test_rings_use_the_runs_numbers(tmp_path: Path) -> None:
     """Torch numbers the ranks of each world from 0, but ring and group use the numbers of the run."""
     run_ranks(2, second_of_two_worlds, environment={"SWTRACE_DIR": str(tmp_path), "SWTRACE_RUN_ID": "two-worlds"})
     rings = [RingReader.open(path) for path in tmp_path.iterdir()]

@@ -219,7 +219,7 @@ def test_a_replay_that_fails_is_an_aborted_step(program: Program) -> None:
     assert steps(program)["flags"].tolist() == [0, StepFlag.ABORTED, 0, 0]
 
 
-def test_graphs_amid_a_step_are_refused(program: Program) -> None:
+def test_graphs_within_a_step_are_refused(program: Program) -> None:
     """Neither a capture nor a replay begins within a forward that has begun: the error says so."""
     program.capture()
     program.series.reach(0)

@@ -332,7 +332,7 @@ def test_what_only_eager_code_may_do_spoils_a_capture(device: SimulatedDevice, f
 
 
 def test_work_that_hangs_holds_what_comes_after_it_and_nothing_else(device: SimulatedDevice) -> None:
-    """Behind it nothing happens, on another stream everything; once let go, all goes on from that instant."""
+    """Behind it nothing happens, on another stream everything; once released, all goes on from that instant."""
     log = Log()
     side = device.prefetch_stream()
     hung = side.hang()
