@@ -59,7 +59,7 @@ def describe_death(
         return ""
     dead = _dead(ranks, recorder)
     return (
-        dead and f"{where}, layer {layer_idx}: {dead} died while this rank was in another collective: {_reason(error)}"
+        dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
     )
 
 
