@@ -58,9 +58,7 @@ def describe_death(
     if recorder is None or not _COLLECTIVE_WORDS.search(f"{type(error).__name__} {error}"):
         return ""
     dead = _dead(ranks, recorder)
-    return (
-        dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
-    )
+    return dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
 
 
 def _reason(error: RuntimeError) -> str:
