@@ -1,7 +1,7 @@
-"""The runtime of shared-weight series: each layer's weight on one rank only, brought to the others just in time.
+"""The runtime of shared-weight series: each layer's weight is stored on one rank and broadcast to the others in time.
 
-:class:`Series` is the object API; the functions keep the names of the original implementation, so that
-code written against it can switch by changing an import.
+:class:`Series` is the object API. The functions keep the names of the original implementation, so that
+code written for it can switch by changing an import.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Before the first broadcast: do all ranks of the group describe the same series?
+"""Checks, before the first broadcast, that all ranks of the group describe the same series.
 
-Ranks that do not would hang in a collective, or worse, move bytes of one shape into another. So each
-says what it is about to do, all compare, and all raise the same error, which names who differs in what.
+Ranks that differ would hang in a collective or, worse, move bytes of one shape into another. So all ranks
+exchange their descriptions, compare them, and raise the same error, which names the ranks and the difference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SeriesDescription:
-    """What all ranks must say alike. The order is the order of comparison."""
+    """What all ranks must have in common. Fields are compared in this order."""
 
     name: str
     start_layer: int
@@ -32,28 +32,28 @@ class SeriesDescription:
     group_ranks: tuple[int, ...]
     missing_layers: tuple[int, ...]
     tensors: str
-    """The payload's layout, as people write it: names, dtypes, shapes and strides."""
+    """The payload's layout as text: names, dtypes, shapes and strides."""
     problem: str
-    """What this rank's layers are that no series can have; empty on a rank that has nothing to say."""
+    """Why this rank's layers cannot be in a series; empty if they can."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunIdProposal:
-    """The run id a rank would use. A fixed one (it already writes under it, or was told to) cannot give way."""
+    """The run id that a rank would use. A fixed one is already in use or was configured, and cannot change."""
 
     run_id: str
     fixed: bool
 
 
 def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: RunIdProposal) -> str:
-    """Compare all ranks' descriptions and settle the run id; collective.
+    """Compare all ranks' descriptions and agree on the run id; collective.
 
     Returns:
         The run id of all ranks.
 
     Raises:
-        DisagreementError: ranks differ; the message says which, and in what.
-        RegistrationError: all ranks alike have not registered all layers, or any rank has a problem with its own.
+        DisagreementError: ranks differ; the message says which ranks, and in what.
+        RegistrationError: all ranks lack the same layers, or some rank's layers cannot be in a series.
     """
     answers = transport.gather((mine, proposal))
     descriptions: list[SeriesDescription] = [answer[0] for answer in answers]  # type: ignore[index]
@@ -65,7 +65,7 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
         values = [getattr(description, field.name) for description in descriptions]
         require_equal(where, mine.group_ranks, field.name.replace("_", " "), values)
     if mine.missing_layers:
-        raise RegistrationError(f"{where}: layers {_listed(mine.missing_layers)} were never registered")
+        raise RegistrationError(f"{where}: {never_registered(mine.missing_layers)}")
     fixed = [proposal.run_id for proposal in proposals if proposal.fixed]
     require_equal(where, mine.group_ranks, "run id (set SWTRACE_RUN_ID to one value on all ranks)", fixed)
     return fixed[0] if fixed else proposals[0].run_id
@@ -73,29 +73,29 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
 
 @dataclass(frozen=True, slots=True)
 class TracingOutcome:
-    """What a rank tells the others about its records of a series, once it has tried to make its ring."""
+    """What a rank reports to the others about its tracing, once it has tried to make its ring."""
 
     untraced: str = ""
-    """Why it has none; empty where it records."""
+    """Why it records nothing; empty if it records."""
     failed: bool = False
-    """It wanted some."""
+    """Whether it tried to record and could not."""
     strict: bool = False
-    """It takes that of any rank for an error."""
+    """Whether it treats such a failure of any rank as an error."""
 
 
-def settle_tracing(where: str, ranks: Sequence[int], told: Sequence[TracingOutcome]) -> tuple[UntracedRank, ...]:
-    """Return the ranks that record nothing, from what all ranks tell, in group order.
+def settle_tracing(where: str, ranks: Sequence[int], outcomes: Sequence[TracingOutcome]) -> tuple[UntracedRank, ...]:
+    """Return the ranks that record nothing, given the outcomes of all ranks in group order.
 
     Raises:
         RingCreateError: some rank cannot record, and some rank is strict.
     """
-    failed = [f"rank {rank}: {each.untraced}" for rank, each in zip(ranks, told, strict=True) if each.failed]
-    if failed and any(each.strict for each in told):
+    failed = [f"rank {rank}: {each.untraced}" for rank, each in zip(ranks, outcomes, strict=True) if each.failed]
+    if failed and any(each.strict for each in outcomes):
         raise RingCreateError(
-            f"{where}: SWTRACE_STRICT=1, and not every rank can be traced: {'; '.join(failed)}",
+            f"{where}: SWTRACE_STRICT=1, but not every rank can be traced: {'; '.join(failed)}",
             "SWTRACE_DIR sets the folder of the rings, SWTRACE_RING_RECORDS their size",
         )
-    return tuple(UntracedRank(rank, each.untraced) for rank, each in zip(ranks, told, strict=True) if each.untraced)
+    return tuple(UntracedRank(rank, each.untraced) for rank, each in zip(ranks, outcomes, strict=True) if each.untraced)
 
 
 def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[object]) -> None:
@@ -109,6 +109,13 @@ def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[
             for value, who in holders.items()
         )
         raise DisagreementError(f"{where}: the ranks disagree on {what}: {sides}")
+
+
+def never_registered(layers: Sequence[int]) -> str:
+    """Say which layers, at least one, were never registered."""
+    if len(layers) == 1:
+        return f"layer {layers[0]} was never registered"
+    return f"layers {_listed(layers)} were never registered"
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -1,12 +1,12 @@
 """The running series: reach, wait and steps on one rank, once every layer is in its place.
 
-The invariant that everything rests on: **every step issues exactly one broadcast per layer, in the
-order of the circle, on every rank**, whatever the forward did. A forward that dies midway is made good
-before the next step begins, by issuing what it left out. So the ranks' operations always match, and
-the first ``k`` windows always hold what the next step reads first.
+Two invariants hold:
 
-The second one: a buffer goes into a new broadcast only after the last one that used it was waited for,
-by the linear or, where none came, by the runtime itself (it is *reaped*).
+- **Every step issues exactly one broadcast per layer, in the order of the circle, on every rank**, whatever the
+  forward did. If a forward fails midway, its remaining broadcasts are issued before the next step begins. So the
+  ranks' operations always match, and the first ``k`` windows always hold what the next step reads first.
+- A buffer enters a new broadcast only after the previous broadcast that used it was waited for: by the linear, or
+  by the runtime if no linear waited (the broadcast is *reaped*).
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNWAITED = (
-    "swtrace: %s: %d layers were not waited for in a step: the model did not use them, or read them where swtrace does "
-    "not look (in compiled code that does not call the linear itself, in a forward that was put in place of the "
-    "linear's, or in a module that took the linear's place). In the second case its results are wrong"
+    "swtrace: %s: a step did not wait for %d of %d layers: either the model did not use them, or it read them where "
+    "swtrace cannot wait (in compiled code that does not call the linear itself, or in a forward or a module that "
+    "replaced the linear's). If it read them, its results are wrong"
 )
 _UNWAITED_IN_GRAPH = (
-    "%s: step %d: %d layers were not waited for in compiled code: the model does not use them, or reads their weights "
-    "in a way that nothing waits for (by parameters(), by a reference that was kept); its results may be wrong. Leave "
+    "%s: step %d: compiled code did not wait for %d of %d layers: either the model does not use them, or it reads "
+    "their weights without a wait (through parameters() or a kept reference), and its results may be wrong. Leave "
     "unused layers out of the series; call the linear itself, or read the attribute"
 )
 
 CLOSE_PATIENCE_S = 10.0
-"""How long :meth:`Circle.close` waits for peers to take what they are being sent."""
+"""How long :meth:`Circle.close` waits for this rank's sends to complete."""
 ABORT_PATIENCE_S = 5.0
-"""How long the end of a forward that died waits for peers. What it died of must be told, whatever they do."""
+"""How long the end of a failed forward waits for peers. Its error must be reported, whatever they do."""
 _POLL_S = 0.001
 
 NOT_RUNNING = -1
-"""In place of the next position: every reach and wait takes the slow path, which says why it is refused."""
+"""Instead of the next position: sends every reach and wait to the slow path, which raises the reason."""
 
 
 class Circle:
-    """The layers of a series, going round."""
+    """Runs the steps of a series on one rank."""
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class Circle:
         Args:
             where: names series and rank in errors.
             layers: by position, each in its place.
-            windows: this rank's, the first ``k`` layers in theirs.
+            windows: this rank's; those of the first ``k`` layers are filled.
             prefetch_step: k.
             transport: the series' own; no operation issued yet.
-            journal: told everything.
-            describe_loss: says what a failed broadcast means.
-            rolling: whether each issue takes the next window, or each layer has one for life.
+            journal: notified of everything that happens.
+            describe_loss: returns what a failed broadcast means.
+            rolling: whether each issue takes the next window; otherwise each layer has a fixed one.
         """
         count = len(layers)
         self._where = where
@@ -93,25 +93,25 @@ class Circle:
         self._windows = windows
         self._rolling = rolling
         self._roll = prefetch_step % len(windows) if rolling else 0
-        """Rolling: the window of the next issue."""
+        """The window of the next issue, if windows roll."""
         self._start = transport.issue
         self._holds_host = transport.clock is Clock.HOST
-        """Waiting for a broadcast takes this thread's time. (A device waits by itself; in virtual time polling is no
-        way to wait, because none passes.)"""
+        """Whether waiting for a broadcast blocks this thread. (On a device only streams wait. In virtual time polling
+        would never end, because no time passes.)"""
         self._journal = journal
         self._describe_loss = describe_loss
         self._refusal = ""
-        """Why nothing works any more: a peer was lost."""
+        """Why every call is refused, after a peer was lost; empty before."""
         self._closed = False
 
         self._next = 0
-        """Position that the forward reaches next: those before it were reached in this step."""
+        """The position that the forward reaches next; all before it were reached in this step."""
         self._in_step = False
         self._marked = False
-        """The step was begun by :meth:`begin_step`."""
+        """Whether :meth:`begin_step` began the step."""
         self._step = -1
         self._thread = 0
-        """That began the step."""
+        """The thread that began the step."""
         self._waits = 0
         self._phase = Phase.OTHER
         self._tokens = 0
@@ -121,20 +121,20 @@ class Circle:
         """Broadcasts issued."""
         self.aborted_steps = 0
         self.keeper: Keeper | None = None
-        """Sees to those who hold weights, where the hooks on the linears are all that waits for them."""
+        """Handles references that others hold to weights, in plain torch; see :mod:`swtrace.series.keeping`."""
         self.compiled = False
-        """Compiled code reaches the layers, and may read weights without waiting: see :meth:`_write_step`."""
+        """Whether compiled code reaches the layers. It may read weights without waiting: see :meth:`_write_step`."""
         self.most_unwaited = 0
-        """Of a step that did not die: how many layers nobody waited for, at most."""
+        """The most layers that a step left without a wait; aborted steps do not count."""
 
     @property
     def steps(self) -> int:
-        """Steps that have ended."""
+        """Number of steps that have ended."""
         return self._step + 1 - self._in_step
 
     @property
     def running(self) -> bool:
-        """Whether steps can still be taken."""
+        """Whether steps can still be run."""
         return self._next != NOT_RUNNING
 
     @property
@@ -144,19 +144,19 @@ class Circle:
 
     @property
     def arrived(self) -> int:
-        """The layer that the forward reached last; before the first step the first layer."""
+        """The layer that the forward reached last; the first layer before the first step."""
         reached = self._next if self._in_step else self._num_layers * (self._step >= 0)
         return self._start_layer + max(reached - 1, 0)
 
     # ---- layer by layer ----------------------------------------------------------------------
 
     def reach(self, layer_idx: int) -> None:
-        """Tell that the forward has arrived at a layer: start the broadcast of the layer ``k`` ahead.
+        """Start the broadcast of the layer ``k`` ahead, because the forward has arrived at ``layer_idx``.
 
         Reaching the first layer begins a step.
 
         Raises:
-            OrderError: not the layer that comes next.
+            OrderError: the layer is not the next one.
             PeerLostError: a broadcast failed.
         """
         position = layer_idx - self._start_layer
@@ -166,11 +166,12 @@ class Circle:
         self._issue(position)
 
     def wait(self, layer_idx: int) -> None:
-        """Block until a layer's weight may be read. Again in the same step, it returns at once.
+        """Block until a layer's weight may be read. A second wait in the same step returns at once.
 
         Raises:
             OrderError: the forward has not reached the layer in this step.
-            StaleWindowError: the layer's window has gone to another layer since, or is being filled anew.
+            StaleWindowError: the layer's window was given to another layer or is being filled again, or the layer's
+                tensors were moved or written to.
             PeerLostError: its broadcast failed.
         """
         layer = self._layers.get(layer_idx)
@@ -188,7 +189,7 @@ class Circle:
         if layer.owned:
             self._require_placed(layer)
         self._journal.waits(layer)
-        # Nobody overwrites the source's copy: it reads it at once, while its send may still be under way.
+        # The source's copy is never overwritten, so the source reads it at once, even while its send is under way.
         if not layer.owned:
             operation = layer.operation
             if operation is not None:
@@ -203,7 +204,7 @@ class Circle:
         self._waits += 1
 
     def _issue(self, reach_position: int) -> None:
-        """Start the broadcast that belongs to a reach."""
+        """Start the broadcast that belongs to a reach position."""
         layer = self._targets[reach_position]
         if not layer.owned:
             buffer = self._window_for(layer)
@@ -229,7 +230,7 @@ class Circle:
         self.operations += 1
 
     def _window_for(self, layer: SeriesLayer) -> Tensor:
-        """Return the buffer that receives a layer, rid of whoever was in it."""
+        """Return the buffer that receives a layer, after evicting its previous occupant."""
         window: Window = self._take_window() if self._rolling else layer.window  # type: ignore[assignment]
         occupant = window.occupant
         if occupant is not None:
@@ -249,7 +250,7 @@ class Circle:
         return window
 
     def _free(self, window: Window) -> None:
-        """Leave a rolled-over window empty: its turn fell to a layer that this rank keeps."""
+        """Leave a window empty, because its turn fell to a layer that this rank owns."""
         occupant = window.occupant
         if occupant is None:
             return
@@ -258,7 +259,7 @@ class Circle:
         self._journal.freed(window)
 
     def _evict(self, occupant: SeriesLayer) -> None:
-        """Be done with a layer in a window: what its last broadcast brought is needed no more."""
+        """Finish with a layer in a window, whose bytes are no longer needed."""
         if occupant.operation is not None:
             self._reap(occupant)
         if self.keeper is not None:
@@ -267,7 +268,7 @@ class Circle:
             occupant.outdate()
 
     def _reap(self, layer: SeriesLayer) -> None:
-        """Wait for a broadcast that no linear waited for: a source's send, or one of a forward that died."""
+        """Wait for a broadcast that no linear waited for: a source's send, or one of a failed forward."""
         operation = layer.operation
         if operation is None:
             return
@@ -280,40 +281,40 @@ class Circle:
         layer.operation = None
 
     def _settle(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Write the record of a broadcast that had no wait, or needed none."""
+        """Record a broadcast that had no wait, or needed none."""
         self._journal.settled(layer, operation)
         layer.recorded_step = layer.step
 
     def _require_placed(self, layer: SeriesLayer) -> None:
-        """Raise if the bytes of a layer that this rank keeps have changed since post-processing.
+        """Check that the bytes of a layer that this rank owns are those from post-processing.
 
         Raises:
-            StaleWindowError: they have, in a way that torch does not count.
+            StaleWindowError: they changed, in a way that torch does not count.
         """
         if layer.sample is not None and not torch.equal(layer.sample, layer.sampled):  # type: ignore[arg-type]
             raise StaleWindowError(
-                f"{self.describe(layer)}: its bytes are not those that post-processing left: they were written to, "
-                f"through .data, NumPy or in inference mode, as by an adapter that was merged; "
-                f"do it before post-processing"
+                f"{self.describe(layer)}: its bytes changed after post-processing, through .data, NumPy or in "
+                f"inference mode (as merging an adapter does), and the other ranks may not have the change; make it "
+                f"before post-processing"
             )
 
     def require_unwritten(self, layer_idx: int) -> None:
-        """Raise if a layer's forward has written to its tensors.
+        """Check that a layer's forward has not written to its tensors.
 
         Raises:
-            StaleWindowError: it has: the next broadcast would overwrite that, or has sent it to the peers already.
+            StaleWindowError: it has; the next broadcast would overwrite that, or has already sent it to the peers.
         """
         layer = self._layers[layer_idx]
         for tensor, _, version in layer.memory:
             if version is not None and tensor._version != version:  # noqa: SLF001
                 self._refuse_changed(layer, tensor, moved=False)
 
-    # ---- for those who read a tensor without calling its linear --------------------------------
+    # ---- reads of a tensor without a call of its linear ----------------------------------------
 
     def lets_read(self, layer: SeriesLayer) -> bool:
-        """Wait for a layer whose turn has come; return whether its bytes are there.
+        """Wait for a layer if the step has reached it; return whether its bytes are there.
 
-        Whoever looks on from another thread than the forward's does not wait for it.
+        Only the forward's thread waits.
         """
         step = self._step
         if layer.waited_step != step and layer.position < self._next and get_ident() == self._thread:
@@ -323,29 +324,29 @@ class Circle:
         return self.holds(layer)
 
     def holds(self, layer: SeriesLayer) -> bool:
-        """Whether a layer's bytes are there and stay so, until a later reach."""
+        """Return whether a layer's bytes are there, and stay until a later reach."""
         if layer.owned:
             return True
         window = layer.window
         return layer.operation is None and window is not None and window.occupant is layer and not self._closed
 
     def describe(self, layer: SeriesLayer) -> str:
-        """Name series, rank and layer."""
+        """Return series, rank and layer, for errors."""
         return f"{self._where}, layer {layer.layer_idx}"
 
     def absence(self, layer: SeriesLayer) -> str:
-        """Say why a layer's bytes are not there."""
+        """Return why a layer's bytes are not there."""
         if self._closed:
             return "is gone: the series was closed"
         return (
-            f"is kept by group rank {layer.source} and comes to this rank only in a step that has reached the layer; "
-            f"read it there, and change weights before post-processing"
+            f"is stored on group rank {layer.source} and comes to this rank only in a step that has reached the layer; "
+            f"read it in such a step, and change weights before post-processing"
         )
 
     # ---- steps -------------------------------------------------------------------------------
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
-        """Mark the beginning of a forward. A step that was not ended is ended first."""
+        """Mark the beginning of a forward. A step that is still open is ended first."""
         self._require_running()
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
@@ -354,11 +355,11 @@ class Circle:
         self._phase, self._tokens, self._requests = phase, tokens, requests
 
     def end_step(self, *, aborted: bool = False) -> None:
-        """Mark the end of a forward, and make good what it left out.
+        """Mark the end of a forward, and issue its remaining broadcasts.
 
-        A forward that was begun, reached no layer and was not aborted was none: it is not counted.
-        Where a forward died and its peers don't come along, perhaps because they are held in a collective that
-        it left, the rest is made good when the next step begins.
+        A forward that began but reached no layer is not counted, unless it was aborted. If a forward failed and its
+        peers do not follow in time, perhaps because they are blocked in a collective that it left, its remaining
+        broadcasts are issued when the next step begins.
         """
         self._require_running()
         if not self._in_step:
@@ -375,7 +376,7 @@ class Circle:
         """Begin a step at its first layer, or refuse a reach that is out of order.
 
         Returns:
-            Whether the reach is an ordinary one, and its broadcast is to be issued.
+            Whether the caller must issue the reach's broadcast.
         """
         self._require_running(self._start_layer + position)
         if position != 0 or (self._marked and 0 < self._next < self._num_layers):
@@ -404,13 +405,13 @@ class Circle:
         self._write_step(flags)
 
     def _catch_up(self) -> None:
-        """Issue what is left of the circle, so that all ranks stay in step and the next one finds its first layers."""
+        """Issue the remaining broadcasts, so that all ranks stay in step and the next step finds its first layers."""
         for position in range(self._next, self._num_layers):
             self._issue(position)
         self._next = self._num_layers
 
     def _catch_up_without_blocking(self) -> bool:
-        """Do so as far as that holds nobody up for long; return whether all is issued."""
+        """Issue the remaining broadcasts until a timeout; return whether all are issued."""
         deadline = time.monotonic() + ABORT_PATIENCE_S
         for position in range(self._next, self._num_layers):
             while not self._may_issue(position):
@@ -422,24 +423,24 @@ class Circle:
         return True
 
     def _may_issue(self, reach_position: int) -> bool:
-        """Whether what :meth:`_issue` would have to wait for is done."""
+        """Return whether :meth:`_issue` could run without waiting for a broadcast."""
         layer = self._targets[reach_position]
         window = self._windows[self._roll] if self._rolling else layer.window
         users = (layer, window.occupant if window is not None else None)
         return all(user is None or user.operation is None or user.operation.done() for user in users)
 
     def _write_step(self, flags: StepFlag) -> None:
-        """Write what the step still owes, then the step, and be idle.
+        """Write the step's missing records, then the step's own, and become idle.
 
         Raises:
             OrderError: compiled code did not wait for all layers.
-            StaleWindowError: the forward wrote to a layer that this rank keeps, perhaps while it was being sent.
+            StaleWindowError: the forward wrote to a layer that this rank owns, perhaps while it was being sent.
         """
         step = self._step
         unwaited = self._num_layers - self._waits if StepFlag.ABORTED not in flags else 0
         if unwaited > self.most_unwaited:
             if not (self.most_unwaited or self.compiled or self._reads_what_is_kept(step)):
-                logger.warning(_UNWAITED, self._where, unwaited)
+                logger.warning(_UNWAITED, self._where, unwaited, self._num_layers)
             self.most_unwaited = unwaited
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
@@ -448,7 +449,7 @@ class Circle:
         self._in_step = self._marked = False
         self._next = 0
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
-        # Last: a journal that checks may refuse the step, and whoever goes on all the same begins a new one.
+        # Last, because a journal that checks may raise; a caller that goes on regardless begins a new step.
         kept_layers = 0 if self.keeper is None else sum(layer.kept for layer in self._layers.values())
         self._journal.stepped(
             step,
@@ -460,27 +461,27 @@ class Circle:
             flags=int(flags),
         )
         if unwaited and self.compiled:
-            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited))
+            raise OrderError(_UNWAITED_IN_GRAPH % (self._where, step, unwaited, self._num_layers))
         if self.keeper is not None and StepFlag.ABORTED not in flags:
             for layer in self._owned:
                 self._require_placed(layer)
 
     def _reads_what_is_kept(self, step: int) -> bool:
-        """Whether layers that nobody waited for are on this rank, because whoever reads them keeps them."""
+        """Return whether this rank holds every layer without a wait, and some layer is kept for its readers."""
         layers = self._layers.values()
         there = all(layer.owned or layer.kept or layer.waited_step == step for layer in layers)
         return there and any(layer.kept for layer in layers)
 
     def close(self) -> None:
-        """Be done. What is under way is told as open.
+        """End the series; record broadcasts under way as open.
 
-        Waits for one thing, and not for long: this rank's sends of the last step. A source does not wait for them
-        in its forward, so it may be done while its peers are still held for them.
+        First waits, up to :data:`CLOSE_PATIENCE_S`, for this rank's sends of the last step. A source does not wait for
+        them in its forward, so it may finish while its peers still wait for them.
         """
         if self._closed:
             return
         if not self._refusal:
-            self._see_sends_off()
+            self._await_sends()
         self._closed = True
         try:
             if self._in_step and not self._refusal:
@@ -497,7 +498,7 @@ class Circle:
             self._next = NOT_RUNNING
             self._journal.closes()
 
-    def _see_sends_off(self) -> None:
+    def _await_sends(self) -> None:
         deadline = time.monotonic() + CLOSE_PATIENCE_S
         for layer in self._layers.values():
             while (
@@ -512,7 +513,7 @@ class Circle:
     # ---- refusals ----------------------------------------------------------------------------
 
     def _wait_elsewhere(self, layer_idx: int) -> None:
-        """Take a wait for a layer that no step has reached."""
+        """Handle a wait for a layer that the step has not reached."""
         self._refuse_wait(layer_idx)
 
     def _require_running(self, layer_idx: int | None = None) -> None:
@@ -530,7 +531,7 @@ class Circle:
         elif self._in_step and position < self._next:
             problem = f"reached twice in step {self._step}; layer {expected} comes next"
         else:
-            problem = f"reached where layer {expected} comes next"
+            problem = f"reached out of order; layer {expected} comes next"
         raise OrderError(f"{self._where}, layer {layer_idx}: {problem}")
 
     def _refuse_wait(self, layer_idx: int) -> NoReturn:
@@ -543,7 +544,7 @@ class Circle:
     def _refuse_stale(self, layer: SeriesLayer) -> NoReturn:
         window: Any = layer.window
         if window.occupant is layer:
-            holder = f"is being filled anew for step {layer.step}"
+            holder = f"is being filled again for step {layer.step}"
         elif window.occupant is None:
             holder = "holds nothing"
         else:
@@ -557,25 +558,25 @@ class Circle:
         name = next(name for name, one in zip(layer.names, layer.tensors, strict=True) if one is tensor)
         if moved:
             problem = (
-                f"{name} ({tensor.dtype}, {tensor.device}) has left its place in the series' memory, as by model.to(), "
-                f"model.double() or an assignment to .data"
+                f"{name} ({tensor.dtype}, {tensor.device}) was moved out of the series' memory, for example by "
+                f"model.to(), model.double() or an assignment to .data"
             )
         else:
-            problem = f"{name} was written to, as by an optimizer, a merged adapter or the layer's own forward"
+            problem = f"{name} was written to, for example by an optimizer, a merged adapter or the forward"
         raise StaleWindowError(
-            f"{self.describe(layer)}: {problem}, and the series would not bring that to the other ranks; "
-            f"do it before post-processing"
+            f"{self.describe(layer)}: {problem}, so the ranks' weights would differ; "
+            f"change weights before post-processing"
         )
 
     def _lose(self, layer: SeriesLayer, error: RuntimeError) -> NoReturn:
-        """Give up: without one rank of the group no broadcast can be trusted any more."""
+        """Give up, because no broadcast can be trusted after the group has lost a rank."""
         self.give_up(self._describe_loss(layer, error), error)
 
     def give_up(self, loss: str, error: RuntimeError) -> NoReturn:
-        """Refuse everything from now on, because a peer was lost.
+        """Refuse every call from now on, because a peer was lost.
 
         Raises:
-            PeerLostError: with ``loss`` as its text.
+            PeerLostError: always, with ``loss`` as its text.
         """
         self._refusal = loss
         self._next = NOT_RUNNING
@@ -583,4 +584,4 @@ class Circle:
 
 
 for _entry in (Circle.reach, Circle.wait, Circle.begin_step, Circle.end_step):
-    run_outside(_entry, "swtrace: broadcasts and waits are no part of a graph")
+    run_outside(_entry, "swtrace: broadcasts and waits cannot be part of a graph")

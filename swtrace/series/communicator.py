@@ -1,6 +1,6 @@
-"""The ranks of a series, as ``torch.distributed`` connects them.
+"""The communicator between the ranks of a series, from ``torch.distributed``.
 
-Each series has a communicator of its own, so that its operations queue behind no one else's and match
+Each series has its own communicator, so that its operations do not queue behind others and match
 by their order alone.
 """
 
@@ -27,21 +27,21 @@ def backend(group: Group) -> str:
 
 
 _calls: Counter[str] = Counter()
-"""Roll calls so far, by what was called."""
+"""Number of roll calls so far, by purpose and ranks."""
 
 
 def roll_call(group: Group, description: str, timeout_s: float) -> None:
-    """Wait until every rank of a group has come here for the same purpose.
+    """Wait until every rank of a group has called this for the same purpose.
 
-    Making a communicator waits for them, too, but for torch's half an hour, and then does not say for whom.
+    Making a communicator also waits for the ranks, but for torch's half an hour, and then does not name those missing.
 
     Args:
-        group: its ranks.
+        group: the ranks.
         description: the purpose.
         timeout_s: how long to wait; ``SWTRACE_TIMEOUT``.
 
     Raises:
-        TransportError: ranks did not come; the message says which.
+        TransportError: ranks are missing; the message says which.
     """
     ranks = tuple(group.ranks)
     purpose = f"{description}/{','.join(map(str, ranks))}"
@@ -58,23 +58,23 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
         return
     try:
         missing = [rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key])]
-    except RuntimeError:  # rank 0 keeps the store of most torch worlds
-        raise TransportError(f"the ranks' store is gone, and the rank that keeps it with it: {reason}") from None
+    except RuntimeError:  # in most torch worlds rank 0 hosts the store
+        raise TransportError(f"torch's store is gone, and so is the rank that hosts it: {reason}") from None
     names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     raise TransportError(
-        f"{names} did not come to post-processing within {timeout_s:g} s: died before, or never calls it; "
+        f"{names} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
         f"SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     )
 
 
 class Communicator:
-    """A fresh communicator over the ranks of a group."""
+    """A new communicator over the ranks of a group."""
 
     def __init__(self, group: Group, description: str, timeout_s: float) -> None:
-        """Make it; all ranks must make theirs in the same order.
+        """Make the communicator; all ranks must do so in the same order.
 
         Args:
-            group: its ranks. Where it can make a sibling of itself (vLLM), it does.
+            group: the ranks. A group that can make a sibling of itself (vLLM) does so.
             description: names the communicator in torch's own diagnostics.
             timeout_s: how long an operation waits for a peer; a sibling has the timeout of its group.
         """
@@ -91,7 +91,7 @@ class Communicator:
                 group_desc=description,
             )
         self.roots = [dist.get_group_rank(self.process_group, rank) for rank in ranks]
-        """By group rank: the rank's number in the communicator."""
+        """By group rank, the rank's number in the communicator."""
         self._messages = getattr(group, "cpu_group", None) or self.process_group
         self._order = [dist.get_group_rank(self._messages, rank) for rank in ranks]
 
@@ -107,7 +107,7 @@ def broadcast_options(root: int, *, asynchronous: bool) -> Any:
 
     Args:
         root: the source's number in the communicator.
-        asynchronous: run it beside the caller's work; otherwise on the caller's current stream, in order with it.
+        asynchronous: run beside the caller's work; otherwise in the order of the caller's current stream.
     """
     options = dist.BroadcastOptions()
     options.rootRank = root

@@ -1,4 +1,4 @@
-"""What a series is, on one rank: known before anything is allocated or anybody is talked to, and never changed."""
+"""The description of a series on one rank: fixed before anything is allocated or communicated."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ POLICIES = ("rolling", "static")
 
 @dataclass(frozen=True, slots=True)
 class SeriesConstants:
-    """A series on one rank, as it was described."""
+    """The constants of a series on one rank."""
 
     name: str
     group: Group
     ranks: tuple[int, ...]
-    """In the run's numbers; torch's are the transport's business."""
+    """The run's rank numbers; the transport uses torch's."""
     start_layer: int
     num_layers: int
     prefetch_step: int
     windows: str
     """``rolling`` or ``static``."""
     tagged: bool
-    """Windows carry the tag of their layer, and readers look at it."""
+    """Whether windows carry their layer's tag, and readers check it."""
     time_every: int
-    """How many steps there are for each timed one; 0: what suits the clock."""
+    """One step in so many is timed; 0 for the default of the transport's clock."""
 
     @property
     def rank(self) -> int:
-        """This rank, in the run's numbers."""
+        """This rank's number in the run."""
         return self.ranks[self.group.rank_in_group]
 
     @property
@@ -50,7 +50,7 @@ class SeriesConstants:
         return range(self.start_layer, self.start_layer + self.num_layers)
 
     def owns(self, layer_idx: int) -> bool:
-        """Whether this rank is the layer's source."""
+        """Return whether this rank is the layer's source."""
         return plan.source_rank(layer_idx, self.group.world_size) == self.group.rank_in_group
 
     def missing(self, registered: Collection[int]) -> tuple[int, ...]:
@@ -58,29 +58,34 @@ class SeriesConstants:
         return tuple(layer_idx for layer_idx in self.layers if layer_idx not in registered)
 
     def check(self) -> None:
-        """Raise if there is no such series.
+        """Check that the constants can form a series.
 
         Raises:
-            RegistrationError: of that group, these layers or that prefetch step.
-            SettingsError: of that window policy.
+            RegistrationError: the group, the layers or the prefetch step cannot.
+            SettingsError: the window policy is unknown.
         """
         size = self.group.world_size
         if len(self.ranks) != size:
-            raise RegistrationError(f"series {self.name!r}: {len(self.ranks)} run ranks for a group of {size}")
+            raise RegistrationError(
+                f"series {self.name!r}: run_ranks has length {len(self.ranks)}, but the group's size is {size}"
+            )
         where = self.where
         if size < 2:  # noqa: PLR2004
             raise RegistrationError(f"{where}: a group of {size} rank has nothing to share")
         if self.windows not in POLICIES:
-            raise SettingsError(f"{where}: window policy {self.windows!r} is none of auto, {', '.join(POLICIES)}")
+            raise SettingsError(f"{where}: window policy {self.windows!r}: must be one of: auto, {', '.join(POLICIES)}")
         if size > MAX_GROUP or self.num_layers > MAX_POSITIONS:
-            raise RegistrationError(f"{where}: {size} ranks and {self.num_layers} layers are too many")
+            raise RegistrationError(
+                f"{where}: {size} ranks and {self.num_layers} layers exceed the limits of "
+                f"{MAX_GROUP} ranks and {MAX_POSITIONS} layers"
+            )
         if self.start_layer < 0 or self.num_layers < 2:  # noqa: PLR2004
             raise RegistrationError(
-                f"{where}: layers [{self.start_layer}, {self.start_layer + self.num_layers}) are no series: "
-                f"it takes two at least"
+                f"{where}: layers [{self.start_layer}, {self.start_layer + self.num_layers}) are not a series: "
+                f"it needs at least two layers, numbered from 0"
             )
         if not 0 <= self.prefetch_step <= self.num_layers - 2:
             raise RegistrationError(
-                f"{where}: prefetch step {self.prefetch_step} is not within 0 and {self.num_layers - 2} "
+                f"{where}: prefetch step {self.prefetch_step}: must be between 0 and {self.num_layers - 2} "
                 f"(number of layers - 2); set SWTRACE_PREFETCH_STEP"
             )

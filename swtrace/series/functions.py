@@ -1,7 +1,7 @@
 """The three functions of the original implementation, with its names and arguments, on top of :class:`Series`.
 
-Series are told apart by name. Whether they are traced, and their window policy, comes from the
-environment (``SWTRACE=1``, ``SWTRACE_WINDOWS``), because the original's arguments leave no room for it.
+Series are identified by name. The original's arguments have no place for tracing and the window policy, so
+both come from the environment (``SWTRACE=1``, ``SWTRACE_WINDOWS``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _series: dict[str, Series] = {}
 _layers: dict[int, tuple[Series, int, nn.Module]] = {}
-"""By the identity of the layer, which is held here, so that no other object can take it over."""
+"""By the layer's ``id``. The layer is held too, so that no other object gets the same ``id``."""
 
 
 def register_layer_to_shared_weight_series(
@@ -32,7 +32,7 @@ def register_layer_to_shared_weight_series(
     layer: nn.Module,
     prefetch_step: int = 1,
 ) -> None:
-    """Register a linear into the series ``series_name``, which is made by its first layer.
+    """Register a linear in the series ``series_name``; the first layer creates the series.
 
     Args:
         series_name: the same on all ranks.
@@ -40,11 +40,11 @@ def register_layer_to_shared_weight_series(
         start_layer: absolute index of the series' first layer.
         end_layer: one past its last.
         layer_idx: absolute index of this layer.
-        layer: the linear, made but not loaded.
+        layer: the linear, constructed but not loaded.
         prefetch_step: how many layers ahead a broadcast starts.
 
     Raises:
-        RegistrationError: the layer does not fit, or an earlier one described the series otherwise.
+        RegistrationError: the layer does not fit, or an earlier one described the series differently.
     """
     series = _series.get(series_name)
     if series is None:
@@ -62,8 +62,8 @@ def register_layer_to_shared_weight_series(
         _series[series_name] = series
     elif not series.described_by(group, start_layer, end_layer, prefetch_step):
         raise RegistrationError(
-            f"series {series_name!r}, layer {layer_idx}: registered with another group, range or prefetch step "
-            f"than its first layer"
+            f"series {series_name!r}, layer {layer_idx}: registered with a different group, range or prefetch step "
+            f"than the first layer"
         )
     series.register(layer_idx, layer)
     _layers[id(layer)] = (series, layer_idx, layer)
@@ -77,18 +77,18 @@ def post_process_after_loading_for_shared_weight_series(layer: nn.Module) -> Non
 
 
 def reach_layer_for_shared_weight_series(layer: nn.Module) -> None:
-    """Tell that the forward has arrived at ``layer``: start the broadcast of the layer ``prefetch_step`` ahead."""
+    """Start the broadcast of the layer ``prefetch_step`` ahead, because the forward has arrived at ``layer``."""
     series, layer_idx, _ = _registered(layer)
     series.reach(layer_idx)
 
 
 def series_of(layer: nn.Module) -> Series:
-    """Return the series that ``layer`` was registered into."""
+    """Return the series that ``layer`` was registered in."""
     return _registered(layer)[0]
 
 
 def close_all() -> None:
-    """Close all series made through these functions and forget them."""
+    """Close and forget all series created by these functions."""
     for series in _series.values():
         series.close()
     _series.clear()
@@ -98,5 +98,5 @@ def close_all() -> None:
 def _registered(layer: nn.Module) -> tuple[Series, int, nn.Module]:
     entry = _layers.get(id(layer))
     if entry is None:
-        raise RegistrationError(f"{type(layer).__name__} at {id(layer):#x} was never registered to a series")
+        raise RegistrationError(f"{type(layer).__name__} at {id(layer):#x} was never registered in a series")
     return entry

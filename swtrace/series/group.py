@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 
 class Group(Protocol):
-    """What a series needs to know of its group: vLLM's ``GroupCoordinator``, or anything like it.
+    """What a series needs of its group: vLLM's ``GroupCoordinator``, or anything with the same attributes.
 
     A group may also offer ``cpu_group`` (a process group for small messages) and
-    ``make_sibling_device_group(description)`` (a fresh communicator over the same ranks).
+    ``make_sibling_device_group(description)`` (a new communicator over the same ranks).
     """
 
     @property
@@ -24,7 +24,7 @@ class Group(Protocol):
 
     @property
     def rank_in_group(self) -> int:
-        """This process's place in ``ranks``."""
+        """This process's index in ``ranks``."""
 
     @property
     def device_group(self) -> Any:

@@ -1,6 +1,6 @@
-"""Who else holds a layer's tensors, or the memory that they lie in.
+"""Finds what else holds a layer's tensors or their memory.
 
-A window holds one layer after the other, so whoever reads a weight without its module would read another layer's.
+A window holds one layer after the other, so a read of a weight without its module would return another layer's.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TABLES = ("_parameters", "_buffers")
-"""Where a module keeps its own tensors, by name."""
+"""The dicts in which a module keeps its own tensors."""
 _CLOSED = (torch.nn.Module, torch.optim.Optimizer, type, ModuleType, FrameType)
-"""What a search for tensors does not look into."""
+"""Types that the search for tensors does not enter."""
 _DEPTH = 7
-"""How far it goes: a forward hook's tensor is the fifth object from the table of hooks on."""
+"""Depth of the search. A forward hook's tensor is the fifth object, counted from the table of hooks."""
 
 
 def living_modules() -> list[nn.Module]:
-    """Return every module of this process, whoever holds it.
+    """Return every module of this process.
 
     The garbage collector also knows tuples that other threads are still building, and building one fails while
-    anything else refers to it. So its objects are never kept: their types are taken within one call of C code, in
-    which no other thread runs, and then only what refers to a module's type is asked for, as every instance does.
-    What was frozen (:func:`gc.freeze`) it would not know, so nothing stays frozen.
+    anything else refers to it. So its objects are never kept: their types are collected within one call of C code,
+    in which no other thread runs. Then only objects that refer to a module's type are requested, as every
+    instance does. The collector does not return frozen objects (:func:`gc.freeze`), so everything is unfrozen first.
     """
     gc.unfreeze()
     kinds = {id(kind): kind for kind in _kinds_of(torch.nn.Module)}
@@ -54,17 +54,17 @@ def _kinds_of(kind: type) -> Iterator[type]:
 def held_tensors(module: nn.Module, seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that a module holds, each with the name of the parameter, buffer or attribute.
 
-    An attribute holds what its containers, objects, closures, partial calls and hooks hold, a few levels deep: so
-    modules hide ties from torch. Other modules and optimizers speak for themselves.
+    An attribute holds what its containers, objects, closures, partial calls and hooks hold, a few levels deep, because
+    modules hide ties from torch that way. The search does not enter other modules and optimizers.
 
     Args:
         module: the holder.
-        seen: numbers of objects that need no second look; those looked at are added.
+        seen: ids of objects that were visited already; newly visited ones are added.
     """
     attributes = vars(module)
     for table in TABLES:
         tensors = attributes.get(table) or {}
-        # Not asked for what may be read now; torch.jit's modules have another kind of table.
+        # Without waiting or absent tensors. torch.jit's modules have another kind of table.
         for name, tensor in dict.items(tensors) if isinstance(tensors, dict) else tensors.items():
             if tensor is not None:
                 yield name, tensor
@@ -76,7 +76,7 @@ def held_tensors(module: nn.Module, seen: set[int] | None = None) -> Iterator[tu
 
 
 def _reached(value: object, seen: set[int]) -> Iterator[Tensor]:
-    """Yield the tensors that an object leads to, without running any code of its own."""
+    """Yield the tensors that an object leads to, without running its code."""
     objects = [value]
     for _ in range(_DEPTH):
         further: list[object] = []
@@ -97,7 +97,7 @@ def _referents(one: object) -> Sequence[object]:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return a number that tensors in the same memory share, or 0 if it has none."""
+    """Return a number that tensors in the same memory share; 0 if the tensor has no memory."""
     try:
         return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
     except (NotImplementedError, RuntimeError, SwtraceError):
@@ -105,21 +105,21 @@ def storage_of(tensor: Tensor) -> int:
 
 
 def held_by_others(tensors: Collection[Tensor]) -> list[torch.UntypedStorage]:
-    """Return the storages of tensors that other tensors, too, lie in."""
+    """Return the storages of tensors that other tensors use as well."""
     storages = {}
     users: Counter[int] = Counter()
     for tensor in {id(one): one for own in tensors for one in (own, own._base) if one is not None}.values():  # noqa: SLF001
         storage = tensor.untyped_storage()
         storages[storage._cdata] = storage  # noqa: SLF001
         users[storage._cdata] += 1  # noqa: SLF001
-    # One more: what Python has just been handed.
+    # One more for the Python object that was just made.
     return [storages[key] for key, count in users.items() if torch._C._storage_Use_Count(key) > count + 1]  # noqa: SLF001
 
 
 def referred_to_by_others(module: nn.Module) -> bool:
-    """Return whether Python objects refer to a module's tensors that are not the module's own."""
-    # How many references Python counts where there are no others depends on its version: see what it counts here.
-    # (Not a linear's: its initial values would be drawn from the caller's random numbers.)
+    """Return whether other Python objects refer to a module's tensors."""
+    # How many references Python counts without others depends on its version, so measure it here.
+    # (Not on a linear, whose initial values would use up the caller's random numbers.)
     fresh = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(1, device="cpu"), requires_grad=False)])
     alone = _most_references(fresh)
     return _most_references(module) > alone

@@ -1,7 +1,7 @@
-"""A broadcast channel of known speed, in virtual time: the same ``Series``, exact ground truth.
+"""A broadcast channel of known speed in virtual time, which gives the same ``Series`` an exact ground truth.
 
-Ranks are threads of one process. Each has a clock of its own, which moves only when the rank computes
-or waits; so what happens does not depend on how the threads are scheduled. An operation is ready at
+Ranks are threads of one process. Each has its own clock, which advances only when the rank computes
+or waits, so the outcome does not depend on thread scheduling. An operation is ready at
 
     ``max(last issue + latency, R_prev) + occupancy``
 
@@ -10,7 +10,7 @@ on a receiver, where *last issue* is the later of the source's and the receiver'
 instant of the operation before. The source hands its bytes over at its issue and is ready then.
 
 The bytes are really moved, and a buffer is overwritten with :data:`POISON` while its broadcast is under
-way: a linear that reads too early, or a window that is given away too early, computes nonsense.
+way. So reading too early, or reusing a window too early, gives wrong results.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from swtrace.series.transport import OnReady
 
 START_NS = 1_000_000
-"""Where every rank's clock begins: no instant is 0, which means *not known* in operations and records."""
+"""Where every rank's clock begins. No instant is 0, which means *not known* in operations and records."""
 POISON = 0xA5
-"""As bytes of a float: a tiny number of the wrong sign, never what a layer holds."""
+"""Read as a float: a tiny negative number, which no layer holds."""
 T = TypeVar("T")
 
 
@@ -46,7 +46,7 @@ class ScheduledOperation:
     nbytes: int
     issued_ns: tuple[int, ...]
     last_issue_ns: tuple[int, ...]
-    """From when it could move; for the source, its own issue."""
+    """When the operation could move to each rank; for the source, its own issue."""
     ready_ns: tuple[int, ...]
     previous_ready_ns: int
     """The latest receiver's ready instant of the operation before; 0 for the first."""
@@ -59,7 +59,7 @@ class ScheduledOperation:
 
 
 class _Slot:
-    """One operation as the channel knows it so far."""
+    """The state of one operation in the channel."""
 
     __slots__ = ("data", "issued", "nbytes", "source")
 
@@ -71,7 +71,7 @@ class _Slot:
 
 
 class IdealChannel:
-    """What the ranks of one group share."""
+    """The channel that the ranks of one group share."""
 
     def __init__(
         self,
@@ -88,11 +88,11 @@ class IdealChannel:
             world_size: ranks of the group.
             latency_ns: from the last issue until bytes may move.
             occupancy_ns: how long an operation holds the channel, whatever its size.
-            bytes_per_second: adds ``bytes / bytes_per_second`` to that; 0 for no such part.
+            bytes_per_second: adds ``bytes / bytes_per_second`` to that; 0 adds nothing.
             rendezvous: ``source`` or ``group``.
         """
         if rendezvous not in ("source", "group"):
-            raise ValueError(f"rendezvous {rendezvous!r} is neither source nor group")
+            raise ValueError(f"rendezvous {rendezvous!r}: must be one of: source, group")
         self.world_size = world_size
         self.rendezvous = rendezvous
         self._latency_ns = latency_ns
@@ -107,7 +107,7 @@ class IdealChannel:
         self._broken = ""
 
     def transport(self, rank: int) -> IdealTransport:
-        """Return the end of the channel that belongs to group rank ``rank``."""
+        """Return group rank ``rank``'s end of the channel."""
         return IdealTransport(self, rank)
 
     def group(self, rank: int) -> RankGroup:
@@ -115,9 +115,9 @@ class IdealChannel:
         return RankGroup(tuple(range(self.world_size)), rank)
 
     def run(self, program: Callable[[IdealTransport], T]) -> list[T]:
-        """Run ``program`` once per rank, each in a thread of its own; return the results by rank.
+        """Run ``program`` once per rank, each in its own thread; return the results by rank.
 
-        Where a rank fails, the others are told as soon as they wait for it, and the first failure is raised.
+        If a rank fails, the others get an error as soon as they wait for it. The first failure is raised.
         """
         results: dict[int, T] = {}
         failures: list[BaseException] = []
@@ -126,7 +126,7 @@ class IdealChannel:
             with self.transport(rank) as transport:
                 try:
                     results[rank] = program(transport)
-                except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+                except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                     failures.append(error)
 
         threads = [threading.Thread(target=body, args=(rank,), name=f"rank {rank}") for rank in range(self.world_size)]
@@ -145,10 +145,10 @@ class IdealChannel:
                 pass
             return tuple(self._schedule)
 
-    # ---- called by the ranks' ends, all under the condition -----------------------------------
+    # ---- called by the ranks' transports, all under the condition ------------------------------
 
     def meet(self, rank: int, number: int, item: object) -> list[object]:
-        """Leave ``item`` at the group's meeting ``number``; return all items once all ranks were there."""
+        """Give ``item`` to the group's exchange ``number``; return all items once all ranks have given theirs."""
         with self._changed:
             while len(self._meetings) <= number:
                 self._meetings.append({})
@@ -159,7 +159,7 @@ class IdealChannel:
             return [meeting[r] for r in range(self.world_size)]
 
     def issue(self, rank: int, number: int, source: int, buffer: Tensor, now_ns: int) -> None:
-        """Enter a rank's issue of an operation."""
+        """Record a rank's issue of an operation."""
         with self._changed:
             if number == len(self._slots):
                 self._slots.append(_Slot(source, buffer.nbytes, self.world_size))
@@ -167,7 +167,7 @@ class IdealChannel:
             if slot.source != source or slot.nbytes != buffer.nbytes:
                 self._broken = (
                     f"operation {number}: rank {rank} issues {buffer.nbytes} bytes from rank {source}, "
-                    f"another rank {slot.nbytes} bytes from rank {slot.source}"
+                    f"but another rank issued {slot.nbytes} bytes from rank {slot.source}"
                 )
                 self._changed.notify_all()
                 raise TransportError(self._broken)
@@ -190,7 +190,7 @@ class IdealChannel:
             return ready_ns
 
     def leave(self, rank: int, reason: str) -> None:
-        """Take a rank out: whoever waits for something that it never issued is told."""
+        """Remove a rank. Ranks that wait for an operation that it never issued get an error."""
         with self._changed:
             self._left.setdefault(rank, reason)
             self._changed.notify_all()
@@ -207,7 +207,7 @@ class IdealChannel:
         return None if last_issue is None else self._ready(slot, last_issue)
 
     def _extend_schedule(self) -> bool:
-        """Enter the next operation that all ranks have issued into the schedule, if there is one."""
+        """Schedule the next operation if all ranks have issued it; return whether there was one."""
         number = len(self._schedule)
         if number == len(self._slots):
             return False
@@ -247,11 +247,11 @@ class IdealChannel:
         return max(last_issue_ns + self._latency_ns, self._previous_ready()) + self._occupancy(slot)
 
     def _lacks(self, number: int, rank: int) -> bool:
-        """Whether a rank has yet to issue an operation, or one before it."""
+        """Return whether a rank has yet to issue an operation, or an earlier one."""
         return any(slot.issued[rank] is None for slot in self._slots[: number + 1])
 
     def _block(self, rank: int, satisfied: Callable[[], bool], waits_for: Callable[[int], bool]) -> None:
-        """Block a rank until satisfied; raise if a rank it waits for left, or if all ranks wait in a circle."""
+        """Block a rank until satisfied; raise if a rank that it waits for has left, or if all ranks wait."""
         self._blocked[rank] = satisfied
         try:
             while not satisfied():
@@ -284,7 +284,7 @@ class IdealOperation:
         self._on_ready = on_ready
 
     def complete(self, ready_ns: int) -> None:
-        """Take the ready instant."""
+        """Set the ready instant."""
         self._buffer = None
         self.observed = Observed.EXACT
         self.ready_ns = ready_ns
@@ -292,13 +292,13 @@ class IdealOperation:
             self._on_ready(ready_ns)
 
     def wait(self) -> None:
-        """Move the rank's clock to the ready instant, if that is later, and fill the buffer."""
+        """Fill the buffer, and advance the rank's clock to the ready instant unless it is past."""
         if self._buffer is not None:
             self.complete(self._transport.receive(self._number, self._buffer))
             self._transport.advance_to(self.ready_ns)
 
     def done(self) -> bool:
-        """Whether it is complete at the rank's present instant, as far as is known."""
+        """Return whether the operation is known to be complete."""
         return self._buffer is None
 
 
@@ -323,11 +323,11 @@ class IdealTransport(Closing):
         return self._now_ns
 
     def compute(self, duration_ns: int) -> None:
-        """Let this rank's time pass."""
+        """Advance this rank's clock."""
         self._now_ns += duration_ns
 
     def advance_to(self, instant_ns: int) -> None:
-        """Let this rank's time pass until an instant, unless it is past."""
+        """Advance this rank's clock to an instant, unless it is past."""
         self._now_ns = max(self._now_ns, instant_ns)
 
     def gather(self, item: object) -> list[object]:
@@ -358,5 +358,5 @@ class IdealTransport(Closing):
         return self.channel.receive(self.rank, number, buffer)
 
     def close(self) -> None:
-        """Leave the group. A peer that waits for an operation that this rank never issued is told."""
+        """Leave the group. A peer that waits for an operation that this rank never issued gets an error."""
         self.channel.leave(self.rank, "left the group")

@@ -1,8 +1,8 @@
-"""Standing in for methods of objects that layers share.
+"""Replaces methods of objects that layers share.
 
 One quant method instance may serve many layers, of several series and of none. So a method is
-replaced once per instance, by one interception that knows which layers it is responsible for; it
-passes all others on, never chains into itself, and takes itself out when the last layer is gone.
+replaced once per instance, by one interception that knows its layers. It passes on the calls for all
+other layers, never chains to itself, and removes itself with its last layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Substitute = Callable[..., Any]
 
 
 class Interception:
-    """Replaces ``holder.method`` for chosen layers, told apart by the first argument."""
+    """Replaces ``holder.method`` for chosen layers, identified by the first argument."""
 
     def __init__(self, holder: Any, method: str) -> None:
         self._holder = holder
@@ -26,23 +26,23 @@ class Interception:
 
     @classmethod
     def install(cls, holder: Any, method: str, layer: Any, substitute: Substitute) -> Interception:
-        """Call ``substitute(layer, ...)`` where ``holder.method(layer, ...)`` is called, until removed."""
+        """Call ``substitute(layer, ...)`` instead of ``holder.method(layer, ...)``, until removed."""
         present = getattr(holder, method)
         interception = present if isinstance(present, cls) else cls(holder, method)
         interception.stand_in(layer, substitute)
         return interception
 
     def stand_in(self, layer: Any, substitute: Substitute) -> None:
-        """Let ``substitute`` answer for ``layer``."""
+        """Call ``substitute`` for ``layer``."""
         self._substitutes[id(layer)] = substitute
 
     def __call__(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        """Stand in for the method."""
+        """Call the layer's substitute, or the original."""
         substitute = self._substitutes.get(id(layer), self.original)
         return substitute(layer, *args, **kwargs)
 
     def remove(self, layer: Any) -> None:
-        """Let ``layer`` have the original again; restore the holder after the last one."""
+        """Call the original for ``layer`` again; restore the holder after its last layer."""
         self._substitutes.pop(id(layer), None)
         if self._substitutes or vars(self._holder).get(self._method) is not self:
             return

@@ -1,10 +1,10 @@
-"""What a series writes down: every operation of a step exactly once, then the step itself.
+"""What a series records: every operation of a step exactly once, then the step.
 
-A receiver's record is written at its wait's end. A source does not wait for its send, so its record
-is written when the step ends or the layer is sent again, whichever is first; so is that of a broadcast
-that nobody waited for. What could not be observed is said to be so: no instant is ever made up.
+A receiver's record is written when its wait ends. A source does not wait for its send, so its record is written
+when the step ends or the layer is sent again, whichever comes first. The same holds for a broadcast without a wait.
+An instant that was not observed is marked as such and never invented.
 
-Not every step is timed, because observing costs: a step that is not has its STEP record only, which counts it.
+Observing costs time, so not every step is timed: an untimed step has only its STEP record, which counts it.
 The window table shows every step.
 """
 
@@ -33,106 +33,106 @@ _TIMED = int(Untimed.TIMED)
 _SAMPLED = int(Untimed.SAMPLED)
 
 DEFAULT_EVERY = 32
-"""How many steps there are for each timed one. ``benchmarks/tracing.py`` measures the cost by this number."""
+"""One step in so many is timed. ``benchmarks/tracing.py`` measures the cost by this number."""
 FIRST_STEPS = 64
-"""Unless the settings say otherwise, all of so many steps are timed first: short runs are timed in full."""
+"""By default, so many steps at the start are all timed, so that short runs are timed in full."""
 RUN_STEPS = 4
-"""Timed steps follow one another in runs of so many: only after an untimed step is it not known what the channel
-carried before, so the first delivery of a run has no transfer, and a stall of it no cause."""
+"""Timed steps come in runs of so many. After an untimed step it is unknown what the channel carried last, so the
+first delivery of each run has no transfer, and its stall has no cause."""
 
 
 class Sampling:
-    """Which steps are timed: by their numbers, so that all ranks time the same ones without a word."""
+    """Selects the timed steps by their numbers, so that all ranks time the same ones without communication."""
 
     def __init__(self, every: int) -> None:
-        """Choose.
+        """Set the share of timed steps.
 
         Args:
-            every: how many steps there are for each timed one; 0 for :data:`DEFAULT_EVERY` after the first ones.
+            every: one step in so many is timed; 0 for :data:`DEFAULT_EVERY` after the first :data:`FIRST_STEPS`.
         """
         self._first_steps = 0 if every else FIRST_STEPS
         self._period = RUN_STEPS * (every or DEFAULT_EVERY)
 
     def times(self, step: int) -> bool:
-        """Whether a step is timed."""
+        """Return whether a step is timed."""
         return step % self._period < RUN_STEPS or step < self._first_steps
 
 
 class Journal:
-    """What the series tells about itself while it runs. A journal reads the clocks; its callers have none.
+    """Is notified of what a running series does. The journal reads the clocks, its callers do not.
 
-    This one keeps nothing: it is the journal of an untraced series.
+    This base class records nothing: it is the journal of an untraced series.
     """
 
     def issues(self, layer: SeriesLayer) -> object:
-        """Tell that a broadcast into the layer's window is about to be issued; return the transport's observer."""
+        """Note that the layer's broadcast is about to be issued; return the transport's observer."""
 
     def waits(self, layer: SeriesLayer) -> None:
-        """Tell that the forward has come to where it needs the layer, the source's included."""
+        """Note that the forward needs the layer now, on its source as on the others."""
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Tell a receiver's wait, over now. ``operation`` is None where post-processing had filled the window."""
+        """Record a receiver's completed wait. ``operation`` is None if post-processing had filled the window."""
 
     def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Tell the broadcast for ``layer.step``: a source's, or one that nobody waited for."""
+        """Record the broadcast for ``layer.step``: a source's, or one without a wait."""
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
-        """Tell a broadcast for a step that will never come: the run ends."""
+        """Record a broadcast for a step that will never run, because the run ends."""
 
     def freed(self, window: Window) -> None:
-        """Tell that a window holds nothing."""
+        """Note that a window holds nothing."""
 
     def begins(self) -> None:
-        """Tell that a forward begins; no layer is reached yet."""
+        """Note that a forward begins; no layer is reached yet."""
 
     def arrives(self, step: int, *, marked: bool) -> None:
-        """Tell that a step has come to its first layer; if not ``marked``, nobody told its beginning: it is this."""
+        """Note that a step has reached its first layer. If not ``marked``, this is also the step's beginning."""
 
     def ends(self) -> None:
-        """Tell that the forward is over. Not told where nobody marked the end: it is that of the last wait then."""
+        """Note that the forward has ended. Not called for an unmarked end, which is the end of the last wait."""
 
     def stepped(self, step: int, **fields: int) -> None:
-        """Tell a finished step, after all of its broadcasts.
+        """Record a finished step, after all of its broadcasts.
 
         Args:
-            step: Its number.
-            fields: What else is known of it, by the names of :meth:`~swtrace.trace.recorder.SeriesRecorder.step`.
+            step: its number.
+            fields: further fields of its record; see :meth:`~swtrace.trace.recorder.SeriesRecorder.step`.
         """
 
     def closes(self) -> None:
-        """Tell that the run is over: what has not been written yet, is now or never."""
+        """Write all remaining records, because the run has ended."""
 
-    # On a device only: what is put into the current stream while a graph is captured, happens at every replay.
+    # On a device only: work put into the current stream during a capture runs at every replay.
 
     def captures_issue(self, layer: SeriesLayer) -> None:
-        """Tell that a broadcast is captured next; current is the stream that issues it."""
+        """Note that a broadcast is captured next; the current stream issues it."""
 
     def captures_ready(self, layer: SeriesLayer) -> None:
-        """Tell that a broadcast was captured; current is the prefetch stream."""
+        """Note that a broadcast was captured; the current stream is the prefetch stream."""
 
     def captures_wait(self, layer: SeriesLayer) -> None:
-        """Tell that the wait for a layer is captured next; current is the stream that reads it."""
+        """Note that the wait for a layer is captured next; the current stream reads the layer."""
 
     def captures_waited(self, layer: SeriesLayer) -> None:
-        """Tell that a receiver's wait was captured, or that its layer will have been waited for before the graph."""
+        """Note that a receiver's wait was captured, or will come before each replay of the graph."""
 
     def replays(self, transfers: tuple[Entry, ...]) -> None:
-        """Tell that a graph with these transfers was replayed in this step."""
+        """Note that a graph with these transfers was replayed in this step."""
 
     def unobserved(self) -> None:
-        """Tell that this step's replay is noticed only now: none of its instants is known."""
+        """Note that this step's replay was detected only afterwards, so none of its instants is known."""
 
 
 class RecordingJournal(Journal):
-    """The journal of a traced series whose waits block the host: writes into the rank's ring as things happen."""
+    """The journal of a traced series whose waits block the host; writes to the rank's ring at once."""
 
     def __init__(self, series: SeriesRecorder, transport: Transport, *, every: int = 1) -> None:
         """Begin before the first step.
 
         Args:
-            series: where records go.
+            series: the recorder of the series.
             transport: the series' own.
-            every: how many steps there are for each timed one; see :class:`Sampling`.
+            every: one step in so many is timed; see :class:`Sampling`.
         """
         self._series = series
         self._times = Sampling(every if transport.clock is Clock.HOST else 1).times
@@ -144,14 +144,14 @@ class RecordingJournal(Journal):
         self._begin_ns = 0
         self._arrival_ns = 0
         self._end_ns = 0
-        """The last wait's, until the forward's own is told."""
+        """The end of the last wait, until the end of the forward is marked."""
 
     def issues(self, layer: SeriesLayer) -> OnReady | None:
-        """Enter the broadcast into the window table; if it is timed, its ready instant will follow from any thread."""
+        """Enter the broadcast in the window table; if it is timed, return what adds its ready instant."""
         step = layer.step
         layer.timed = timed = self._times(step)
         if layer.owned:
-            # Nobody asks when a send is complete: that says nothing about the receivers.
+            # A send is not observed: its completion says nothing about the receivers.
             if timed:
                 layer.issued_ns = self._now()
             return None
@@ -161,7 +161,7 @@ class RecordingJournal(Journal):
         return partial(self._series.window_ready, index, generation) if timed else None
 
     def waits(self, layer: SeriesLayer) -> None:
-        """Keep the instant for the record."""
+        """Keep the instant for the layer's record."""
         if layer.timed:
             layer.wait_ns = self._end_ns = self._now()
 
@@ -215,7 +215,7 @@ class RecordingJournal(Journal):
             self._unattended(layer, operation, wait_ns, flags)
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
-        """Write the record of a broadcast that is under way as the run ends: open, not lost."""
+        """Write the record of a broadcast that is still under way when the run ends, flagged as open."""
         if layer.timed:
             self._unattended(layer, operation, 0, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
 
@@ -256,7 +256,7 @@ class RecordingJournal(Journal):
         """Keep the instant for the step's record."""
         self._begin_ns = self._now()
 
-    def arrives(self, step: int, *, marked: bool) -> None:  # noqa: ARG002 (the step's record will tell)
+    def arrives(self, step: int, *, marked: bool) -> None:  # noqa: ARG002 (the step's record has it)
         """Keep the instant for the step's record."""
         self._arrival_ns = self._end_ns = self._now()
         if not marked:
@@ -267,7 +267,7 @@ class RecordingJournal(Journal):
         self._end_ns = self._now()
 
     def stepped(self, step: int, **fields: int) -> None:
-        """Write the step's record, with what the machine took from it."""
+        """Write the step's record, with its run delay and steal time."""
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
             begin_ns=self._begin_ns,

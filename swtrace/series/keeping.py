@@ -1,10 +1,10 @@
-"""Memory for whoever holds a received weight, or a view of it, beyond the layer's turn.
+"""Keeps the memory of a received weight that is still held, or viewed, after the layer's turn.
 
-A hook that collects weights, a module that caches a transpose, a graph of autograd: what they hold must stay true when
-its window goes to the next layer. So that memory is left to them, and the window takes new memory. The layer is
-*kept*: its tensors stay where they are, for as long as something holds them.
+A hook that collects weights, a module that caches a transpose and an autograd graph hold weights whose values must
+not change when the window goes to the next layer. So the holder gets the memory, and the window takes new memory. The
+layer is *kept*: its tensors stay where they are for as long as something holds them.
 
-Plain torch only. A framework's code and compiled code rely on constant pointers, and hold on to what they do not read.
+Plain torch only. Frameworks and compiled code rely on constant pointers, and hold weights that they do not read.
 """
 
 from __future__ import annotations
@@ -26,38 +26,39 @@ logger = logging.getLogger(__name__)
 
 _HELD = (
     "swtrace: %s, layer %d: something holds its weight, or a view of it, beyond the layer's turn, so its memory is "
-    "kept for as long. To save that memory, read the weight from its module in each step, under torch.no_grad()"
+    "kept until that reference is gone. To save memory, read the weight from its module in each step, under "
+    "torch.no_grad()"
 )
 _uses = torch._C._storage_Use_Count  # noqa: SLF001 (there is no public way)
 
 
 class Keeper:
-    """Watches who else holds the received layers of one series on one rank."""
+    """Detects references to the received layers of one series on one rank."""
 
     def __init__(self, where: str, layers: Sequence[SeriesLayer], windows: Sequence[Window]) -> None:
-        """Take who holds what now for nobody else.
+        """Count the present references, which do not keep a layer.
 
         Args:
             where: names series and rank in the log.
             layers: all of the series, each in its place.
-            windows: of this rank.
+            windows: this rank's.
         """
         self._where = where
         self._received = tuple(layer for layer in layers if not layer.owned)
         self._references = {layer: list(_references(layer)) for layer in self._received}
-        """How many references Python counts to each tensor, at the least."""
+        """The fewest references that Python has counted to each tensor."""
         self._storages = {window: storage_of(window.buffer) for window in windows}
         self._tensors = {window: _uses(storage) for window, storage in self._storages.items()}
-        """How many tensors lie in each window's memory, if nobody else holds one."""
-        # (How torch counts depends on its version: see what it counts for one tensor.)
+        """How many tensors use each window's memory if nothing else holds one."""
+        # (How torch counts depends on its version, so measure what it counts for one tensor.)
         self._alone = _uses(storage_of(lone := torch.empty(1, device="cpu"))) - 1
         del lone
-        self._told = False
+        self._warned = False
         self.paused = False
-        """Whoever holds weights now, a compiled graph, reads no others than in their turn."""
+        """Set during reaches of compiled code, whose references read weights only in their turn."""
 
     def leave(self, layer: SeriesLayer) -> None:
-        """Be done with a layer in its window: if something holds it, leave its memory to that."""
+        """Finish with a layer in its window; if something holds it, leave the memory to the holder."""
         window = layer.window
         if window is None or layer.kept or self.paused or not (self._referred_to(layer) or self._viewed(window)):
             return
@@ -69,18 +70,18 @@ class Keeper:
             if other.window is window and not other.kept:
                 other.lie_in(window)
                 self._tensors[window] += len(other.tensors)
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             logger.warning(_HELD, self._where, layer.layer_idx)
 
     def keeps(self, layer: SeriesLayer) -> bool:
-        """Return whether a layer is kept, and something holds it still."""
+        """Return whether a layer is kept and still held."""
         if not layer.kept or self.paused:
             return False
         return self._referred_to(layer) or _uses(storage_of(layer.tensors[0])) > self._alone + len(layer.tensors)
 
     def moved(self, layer: SeriesLayer, window: Window) -> None:
-        """Take into account that a layer is about to go to another window, or back to one."""
+        """Count a layer that is about to move to another window, or back to one."""
         if not layer.kept and layer.window is not None:
             self._tensors[layer.window] -= len(layer.tensors)
         self._tensors[window] += len(layer.tensors)

@@ -1,7 +1,7 @@
-"""One layer of a series on one rank, and the window that it borrows: module, tensors, and its broadcast's state.
+"""One layer of a series on one rank, with its broadcast's state, and the window that it borrows.
 
-Ownership is simple and total: the source keeps the layer's bytes for ever and only sends them. Any
-other rank borrows a window, from the issue of the layer's broadcast until that window is issued again.
+The source keeps the layer's bytes forever and only sends them. Every other rank borrows a window, from
+the issue of the layer's broadcast until that window is issued again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 NEVER = -1
 """No step yet."""
 SAMPLES = 64
-"""Words of a payload that are compared in each step: 1 us, whatever the payload's size."""
+"""Words of a payload that are compared in each step. This takes 1 us, whatever the payload's size."""
 _WORD = torch.int64.itemsize
 
 
 class SeriesLayer:
-    """Everything the forward needs of one layer, prepared beforehand and changed only by its own thread."""
+    """Everything that the forward needs of one layer, prepared in advance and changed only by its thread."""
 
     __slots__ = (
         "buffer",
@@ -63,44 +63,44 @@ class SeriesLayer:
         self.layer_idx = layer_idx
         self.module = module
         self.source = source
-        """Group rank that keeps the layer."""
+        """Source rank, numbered in the group."""
         self.owned = owned
 
         self.tensors: tuple[Tensor, ...] = ()
-        """What the module reads, in payload order; re-pointed when the layer changes its window."""
+        """The tensors that the module reads, in payload order; re-pointed when the layer changes its window."""
         self.names: tuple[str, ...] = ()
-        """Of the tensors, in the module."""
+        """The tensors' names in the module."""
         self.memory: tuple[tuple[Tensor, int, int | None], ...] = ()
-        """Each tensor with the address and the version that it must have whenever it is read."""
+        """Each tensor, with the address and version that it must have when it is read."""
         self.sample: Tensor | None = None
-        """A few words of the payload, spread over it, where this rank is the source and the host can look at it."""
+        """A few words spread over the payload, if this rank is the source and the payload is in host memory."""
         self.sampled: Tensor | None = None
-        """What they were when the payload was complete."""
+        """Their values when the payload was complete."""
         self.kept = False
-        """Its tensors lie in memory of their own, because something else holds them."""
+        """Whether its tensors have memory of their own, because something else holds them."""
         self.in_autograd = False
-        """Somebody read a tensor from the window with gradients enabled, and may have kept it for a backward."""
+        """Whether a tensor was read from the window with gradients enabled, and may be kept for a backward."""
         self.buffer: Tensor | None = None
-        """The payload, where this rank is the source."""
+        """The payload, if this rank is the source."""
         self.window: Window | None = None
-        """The window that the layer has (static) or had last (rolling), where it is not."""
+        """The window that the layer has (static) or had last (rolling), if this rank is not the source."""
 
         self.operation: Operation | None = None
-        """The last broadcast, until somebody waited for it: its buffer must not be used before."""
+        """The last broadcast, until it was waited for; its buffer must not be used earlier."""
         self.operation_number = 0
         self.generation = 0
-        """Of the window's entry in the window table, for the last broadcast."""
+        """Generation of the window table's entry for the last broadcast."""
         self.timed = True
-        """The instants of the step that the last broadcast is for are recorded."""
+        """Whether the last broadcast belongs to a timed step."""
         self.issued_ns = 0
         self.issued_step = NEVER
         """Step whose forward issued the last broadcast."""
         self.step = NEVER
         """Step that the last broadcast is for."""
         self.reach_position = 0
-        """Position at which the forward was when it issued the last broadcast."""
+        """Position of the forward when it issued the last broadcast."""
         self.prefilled = False
-        """The bytes came from post-processing: no broadcast belongs to them."""
+        """Whether the bytes came from post-processing, without a broadcast."""
 
         self.waited_step = NEVER
         """Last step that waited for the layer."""
@@ -110,7 +110,7 @@ class SeriesLayer:
         """Last step whose record was written."""
 
     def remember_memory(self) -> None:
-        """Take the tensors' present place and contents for the right ones."""
+        """Remember the tensors' present addresses and contents, as those that they must keep."""
         names = {id(tensor): name for name, tensor in payload_tensors(self.module).items()}
         self.names = tuple(names[id(tensor)] for tensor in self.tensors)
         self.memory = tuple((tensor, tensor.data_ptr(), version_of(tensor)) for tensor in self.tensors)
@@ -129,7 +129,7 @@ class SeriesLayer:
         self.kept = False
 
     def outdate(self) -> None:
-        """Let autograd refuse a backward with tensors that it kept: their window goes to another broadcast."""
+        """Make autograd refuse a backward with tensors that it kept, because their window is reused."""
         self.in_autograd = False
         for tensor, _, version in self.memory:
             if version is not None:
@@ -140,8 +140,8 @@ class SeriesLayer:
 class Window:
     """One buffer that holds a layer's weight on ranks that are not its source.
 
-    The bytes of one payload and the views into them, made once (or anew, where somebody holds on to a weight:
-    :mod:`swtrace.series.keeping`).
+    The bytes of one payload and the views into them. They are made once, or again if something holds a weight; see
+    :mod:`swtrace.series.keeping`.
     """
 
     __slots__ = ("buffer", "index", "layout", "occupant", "pointers", "tag", "views")
@@ -150,7 +150,7 @@ class Window:
         self.index = index
         self.layout = layout
         self.occupant: SeriesLayer | None = None
-        """The layer that its bytes belong to, or will once its broadcast is complete."""
+        """The layer that the window holds, or will hold once its broadcast is complete."""
         self._lie_in(new_buffer(layout, device))
 
     def _lie_in(self, buffer: Tensor) -> None:
@@ -161,7 +161,7 @@ class Window:
         self.tag: Tensor | None = layout.tag(buffer) if layout.tagged else None
 
     def renew(self) -> None:
-        """Leave the present memory to whoever holds it, and lie in new memory with the same tag."""
+        """Leave the present memory to its holders, and take new memory with the same tag."""
         tag = self.tag
         with torch.inference_mode(self.buffer.is_inference()):
             self._lie_in(new_buffer(self.layout, self.buffer.device))
@@ -176,10 +176,10 @@ def sample(payload: Tensor) -> Tensor:
 
 
 class WindowPool:
-    """All windows of one rank, each allocated when it is first asked for.
+    """All windows of one rank, each allocated when first requested.
 
-    Under ``static`` each position has its window for life; under ``rolling`` every issue takes the next one, whoever it
-    is for, so that all ranks roll alike.
+    Under ``static``, each position has a fixed window. Under ``rolling``, every issue takes the next window, even for
+    a layer that this rank owns, so that all ranks roll alike.
     """
 
     def __init__(self, policy: str, num_layers: int, prefetch_step: int, owned: frozenset[int]) -> None:
@@ -192,19 +192,19 @@ class WindowPool:
     def landing(self, position: int) -> int:
         """Return the window that receives ``position`` during post-processing.
 
-        The first ``k`` positions come last and stay where the first forward will look for them.
+        The first ``k`` positions are placed last, and stay in the windows where the first forward reads them.
         """
         return min(position, self._prefetch_step) if self.rolling else self._static[position]
 
     def window(self, index: int, layout: PayloadLayout, device: torch.device) -> Window:
-        """Return a window, allocating it if this is the first time."""
+        """Return a window, allocated on the first call."""
         window = self._windows[index]
         if window is None:
             window = self._windows[index] = Window(index, layout, device)
         return window
 
     def take_out(self, index: int) -> Window:
-        """Give an allocated window away: it was not laid out as windows turned out to be."""
+        """Remove and return an allocated window whose layout is not the final one."""
         window = self._windows[index]
         if window is None:
             raise KeyError(index)
@@ -212,5 +212,5 @@ class WindowPool:
         return window
 
     def complete(self, layout: PayloadLayout, device: torch.device) -> tuple[Window, ...]:
-        """Allocate what is missing and return all windows."""
+        """Return all windows, allocating those that are missing."""
         return tuple(self.window(index, layout, device) for index in range(self.count))

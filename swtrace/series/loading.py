@@ -1,10 +1,9 @@
 """What happens to a layer between its construction and post-processing.
 
-The aim is that no rank ever holds all layers: a layer's bytes are freed the moment it is registered
-on a rank that is not its source. All such layers then lie in one and the same memory, the *landing*, so that
-whatever loads a model by copying finds tensors to copy to; what it puts there, nobody reads. A parameter's
-``weight_loader`` is spared the work. The layer's post-processing, which needs the true bytes, is put off until
-they can be broadcast.
+No rank ever holds all layers: a layer's bytes are freed as soon as it is registered on a rank that is not its
+source. All such layers then share the same memory, the *landing*, so that code that loads a model by copying finds
+tensors to copy to; the bytes there are never read. A parameter's ``weight_loader`` is replaced by one that does
+nothing. The layer's post-processing, which needs the true bytes, is deferred until they can be broadcast.
 """
 
 from __future__ import annotations
@@ -26,24 +25,24 @@ _ABSENT = object()
 
 
 class Landing:
-    """The memory that stands in for all layers of a series that this rank does not keep, until post-processing."""
+    """The memory of all layers of a series that this rank does not own, until post-processing."""
 
     def __init__(self) -> None:
         self._views: tuple[torch.Tensor, ...] = ()
 
     def views(self, layout: PayloadLayout, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Return a view per tensor of a layer; of all layers the same."""
+        """Return one view per tensor of a layer; the same for all layers."""
         if not self._views:
             self._views = layout.views(new_buffer(layout, device))
         return self._views
 
     def release(self) -> None:
-        """Hold the memory no longer than the tensors that lie in it."""
+        """Drop the views, so that the memory lives only as long as tensors use it."""
         self._views = ()
 
 
 class PendingLayer:
-    """A registered layer's loading: begun by the constructor, ended by :meth:`process` and :meth:`finish`."""
+    """The loading of a registered layer, from the constructor to :meth:`process` and :meth:`finish`."""
 
     def __init__(
         self,
@@ -54,28 +53,28 @@ class PendingLayer:
         owned: bool,
         asked: Callable[[], None],
     ) -> None:
-        """Take the layer in hand.
+        """Prepare the layer: free it unless this rank owns it, and defer its post-processing.
 
         Args:
-            layer: the linear, with its parameters made but not loaded.
+            layer: the linear, with its parameters constructed but not loaded.
             layout: of its tensors.
-            landing: where it lies if this rank is not its source.
+            landing: the memory that it uses if this rank is not its source.
             owned: whether this rank is the layer's source.
-            asked: called when the model's loader asks for the layer's post-processing, which is put off.
+            asked: called when the model's loader requests the layer's post-processing, which is deferred.
         """
         self._layer = layer
         self._owned = owned
         self._loaders: dict[str, Any] = {}
         self.layout = layout
-        """Of the tensors as they were registered, before post-processing."""
+        """The tensors' layout at registration, or as loaded once post-processing has begun."""
         self.other_memory: list[torch.UntypedStorage] = []
-        """What the tensors lay in before, where somebody else holds on to it."""
+        """The tensors' former storages that something else still holds."""
         if not owned:
             tensors = payload_tensors(layer)
             self.other_memory = held_by_others(tensors.values())
             self._free(tensors, landing)
         self._versions = self._written()
-        self._restore, self._process = self._put_off(asked)
+        self._restore, self._process = self._defer_processing(asked)
 
     def _free(self, tensors: dict[str, torch.Tensor], landing: Landing) -> None:
         device = next(iter(tensors.values())).device
@@ -87,7 +86,7 @@ class PendingLayer:
                 parameter.weight_loader = _load_nothing
         return_freed()
 
-    def _put_off(self, asked: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
+    def _defer_processing(self, asked: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
         """Replace the layer's post-processing; return how to restore it, and how to run it."""
         layer = self._layer
         arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -125,11 +124,11 @@ class PendingLayer:
         return {name: version_of(tensor) for name, tensor in own_tensors(self._layer).items()}
 
     def loaded(self) -> bool:
-        """Return whether somebody wrote to the layer's tensors since, or gave it others."""
+        """Return whether the layer's tensors were written to or replaced since registration."""
         return self._written() != self._versions
 
     def give_back(self) -> None:
-        """Make the layer as if it had never been taken in hand; its weights must not have been loaded yet."""
+        """Restore the layer as it was before registration; its weights must not have been loaded yet."""
         tensors = own_tensors(self._layer)
         for place in self.layout.places if not self._owned else ():
             tensor = tensors[place.name]
@@ -137,11 +136,11 @@ class PendingLayer:
         self.finish()
 
     def process(self) -> None:
-        """Run the layer's own post-processing, on the bytes that its tensors now hold."""
+        """Run the layer's own post-processing on the bytes that its tensors hold now."""
         self._process()
 
     def finish(self) -> None:
-        """Take every replacement back."""
+        """Undo every replacement."""
         self._restore()
         parameters: dict[str, Any] = dict(self._layer.named_parameters())
         for name, loader in self._loaders.items():
@@ -155,15 +154,14 @@ class PendingLayer:
 
 
 def _load_nothing(*_args: Any, **_kwargs: Any) -> None:
-    """Stand in for a parameter's ``weight_loader`` on ranks that do not keep the layer."""
+    """Replace a parameter's ``weight_loader`` on ranks that do not own the layer."""
 
 
 def return_freed() -> None:
-    """Return what is free in this process's heap to the system; does nothing where the C library has no way to.
+    """Return this process's free heap to the system; do nothing if the C library has no way to.
 
     glibc keeps freed blocks of a layer's size in its heap, and torch's aligned requests of the same size do not fit
-    into them again. A rank that freed a layer for every one it kept would grow to the size of all layers, and stay
-    there.
+    into them. A rank that freed a layer for every one it kept would grow to the size of all layers and stay there.
     """
     trim = _trim()
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Name the rank that died, wherever this rank was held. Runs once, when nothing is urgent any more."""
+"""Names the rank that died, after an error in a collective. Runs once, when time no longer matters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
 
 PATIENCE_S = 3.0
-"""A dying process closes its sockets and its ring one after the other, so look for this long. A rank that a peer's
-death has ended already has nothing better to do."""
+"""How long to look for the dead rank, because a dying process does not close its sockets and its ring at once. The
+series has ended anyway, so waiting costs nothing."""
 
-_OF_A_COLLECTIVE = re.compile(r"gloo|nccl|connection|socket|store|peer|time(d )?out", re.IGNORECASE)
-"""In the words of errors that a peer's death may have caused. All other errors come out without a look at the peers."""
+_COLLECTIVE_WORDS = re.compile(r"gloo|nccl|connection|socket|store|peer|time(d )?out", re.IGNORECASE)
+"""Words in errors that a peer's death may have caused. For all other errors the peers are not checked."""
 
 
 def describe_loss(
@@ -29,32 +29,33 @@ def describe_loss(
     *,
     untraced: Collection[int] = (),
 ) -> str:
-    """Return what happened, on which layer, and which ranks are known to be dead: of the untraced, nothing is."""
+    """Return what happened, on which layer, and which ranks are known to be dead; ``untraced`` ranks never are."""
     if layer is None:
-        what = f"{where}: the group could not agree"
+        what = f"{where}: the ranks could not agree"
     elif layer.owned:
-        what = f"{where}, layer {layer.layer_idx}: could not be sent"
+        what = f"{where}, layer {layer.layer_idx}: its broadcast could not be sent"
     else:
-        what = f"{where}, layer {layer.layer_idx}: did not come from rank {ranks[layer.source]}, its source"
+        what = f"{where}, layer {layer.layer_idx}: did not arrive from rank {ranks[layer.source]}, its source"
     dead = _dead(ranks, recorder)
     if dead:
         what += f" ({dead} died)"
     elif recorder is not None and untraced:
-        numbers = ", ".join(map(str, sorted(untraced)))
-        what += f" (whether rank {numbers}, which runs untraced, is alive is not known; all others are)"
+        several = len(untraced) > 1
+        runs = f"rank{'s' if several else ''} {', '.join(map(str, sorted(untraced)))} run{'' if several else 's'}"
+        what += f" ({runs} untraced and may have died; no other rank on this host has)"
     elif recorder is not None:
-        what += " (all ranks' rings are still held by their writers)"
+        what += " (no rank on this host is known to have died)"
     return f"{what}: {_reason(error)}"
 
 
 def describe_death(
     where: str, ranks: Sequence[int], layer_idx: int, error: RuntimeError, recorder: Recorder | None
 ) -> str:
-    """Return which ranks died while this one was in a collective that is not the series' own; empty if none is known.
+    """Return which ranks died while this one was in another collective than the series'; empty if none is known.
 
-    ``error`` is what that collective raised, ``layer_idx`` the layer that the forward had reached.
+    ``error`` is the collective's error, ``layer_idx`` the layer that the forward had reached.
     """
-    if recorder is None or not _OF_A_COLLECTIVE.search(f"{type(error).__name__} {error}"):
+    if recorder is None or not _COLLECTIVE_WORDS.search(f"{type(error).__name__} {error}"):
         return ""
     dead = _dead(ranks, recorder)
     return dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
@@ -68,7 +69,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:
-    """Return the dead among ``ranks`` in words; empty if none is known to be."""
+    """Return the dead ranks among ``ranks`` in words; empty if none is known."""
     if recorder is None:
         return ""
     from swtrace.trace.liveness import dead_ranks

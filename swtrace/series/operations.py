@@ -1,17 +1,17 @@
-"""reach and wait as opaque custom operators, which ``torch.compile`` neither looks into nor moves.
+"""reach and wait as opaque custom operators, which ``torch.compile`` neither inspects nor moves.
 
-Each claims to mutate a tensor: what produces it stays before them, what reads it after. Where the caller has the
-activation at hand (vLLM's decoder layers), that is the whole order a forward needs, because a linear reads its window
-only together with its activation.
+Each claims to mutate a tensor, so code that produces the tensor stays before it, and code that reads the tensor after.
+If the caller has the activation (vLLM's decoder layers), that is all the order a forward needs, because a linear reads
+its window only together with its activation.
 
-:meth:`Series.reach` has no activation. There, a *thread* takes its place: one number that belongs to the series and
-that nobody reads. ``follow`` ties it to the activation before a linear's wait and to its result afterwards, so that
-the next reach, which may give the window away, stays behind the matmul that reads it.
+:meth:`Series.reach` has no activation. It uses the series' *thread* instead: a tensor of one number that is never
+read. ``follow`` ties it to the activation before a linear's wait and to the result afterwards. So the next reach,
+which may give the window away, stays behind the matmul that reads the window.
 
-The operators carry plain numbers, which a compiled model, possibly one from a cache of an earlier run, can hold: the
-series' number in this process, and the layer.
+The operators carry plain numbers, the series' number in this process and the layer. A compiled model can hold these,
+even one from a cache of an earlier run.
 
-What must not be recorded to run elsewhere, because the waits would be left out, is recognised and kept out here, too.
+This module also detects recording for use elsewhere (torch.jit, make_fx), which would leave out the waits.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ if TYPE_CHECKING:
 
     from swtrace.series.series import Series
 
-TRACED = "traced by torch.jit or make_fx, which records no waits; use torch.compile"
+TRACED = "traced by torch.jit or make_fx, which do not record waits; use torch.compile"
 _is_tracing = torch._C._is_tracing  # noqa: SLF001 (torch.jit.is_tracing costs twice as much)
 _mode = torch._C._get_dispatch_mode  # noqa: SLF001 (there is no public way)
 _MAKE_FX = torch._C._TorchDispatchModeKey.PROXY  # noqa: SLF001
 _numbered: list[weakref.ref[Series]] = []
 """The series of this process, by number."""
 _arrived: list[int] = []
-"""By number: the layer that a forward reached last through the operator."""
+"""By number, the layer that a forward last reached through the operator."""
 
 
 def number(series: Series) -> int:
-    """Return the number under which the operators know a new series: 0, 1, ... in the order of construction."""
+    """Return the number by which the operators identify a new series: 0, 1, ... in the order of construction."""
     _numbered.append(weakref.ref(series))
     _arrived.append(-1)
     return len(_numbered) - 1
 
 
 def numbered() -> tuple[Series, ...]:
-    """Return the series of this process that are neither closed nor gone."""
+    """Return the series of this process that exist and are not closed."""
     return tuple(series for known in _numbered if (series := known()) is not None and not series.closed)
 
 
 def arrived(number: int) -> int:
-    """Return the layer that the forward reached last in a series; -1 before the first step."""
+    """Return the layer that the forward last reached in a series; -1 before the first step."""
     return _arrived[number] if number < len(_arrived) else -1
 
 
 def forget() -> None:
-    """Close every series and start counting anew: another model is about to be built in this process."""
+    """Close every series and restart the numbers, because this process is about to build another model."""
     with ExitStack() as stack:
-        for series in reversed(numbered()):  # each is closed, whatever the others raise
+        for series in reversed(numbered()):  # each is closed, even if others raise
             stack.callback(series.close)
         _numbered.clear()
         _arrived.clear()
@@ -83,11 +83,11 @@ def _wait(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001
 
 
 def _follow(order: torch.Tensor, other: torch.Tensor) -> None:
-    """Do nothing: what is done to either tensor afterwards stays behind what was done to both before."""
+    """Do nothing. Later uses of either tensor stay behind earlier uses of both."""
 
 
 def _trace(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG001 (no shape depends on it)
-    """Stand in while a model is traced.
+    """Replace the operator while a model is traced.
 
     Raises:
         OrderError: the compiler would copy weights into the compiled code.
@@ -97,7 +97,7 @@ def _trace(order: torch.Tensor, series: int, layer: int) -> None:  # noqa: ARG00
     if inductor.freezing:
         raise OrderError(
             f"{_series(series).where}, layer {layer}: torch._inductor.config.freezing copies weights into the "
-            f"compiled code, which would then not read the windows; turn it off"
+            f"compiled code, which then does not read the windows; set it to False"
         )
 
 
@@ -113,22 +113,22 @@ for _name, _arguments, _implementation, _fake in (
     torch.library.register_fake(f"swtrace::{_name}", _fake, lib=_library)
 
 reach = torch.ops.swtrace.reach.default
-"""``reach(order, series number, layer)``: start the broadcasts that belong to the arrival at ``layer``."""
+"""``reach(order, series number, layer)``: start the broadcast that belongs to the arrival at ``layer``."""
 wait = torch.ops.swtrace.wait.default
-"""``wait(order, series number, layer)``: hold the forward until the window holds the weight of ``layer``."""
+"""``wait(order, series number, layer)``: block until the window holds the weight of ``layer``."""
 follow = torch.ops.swtrace.follow.default
-"""``follow(order, other)``: order what uses either tensor from here on behind what used both before."""
+"""``follow(order, other)``: order later uses of either tensor behind earlier uses of both."""
 
 
 def records_operations() -> bool:
-    """Return whether operations are being recorded one by one, and what waits between them is not."""
+    """Return whether operations are being recorded one by one, without the waits between them."""
     return _is_tracing() or _mode(_MAKE_FX) is not None
 
 
 def run_outside(function: Callable[..., Any], reason: str) -> None:
-    """Let a function run eagerly, also where compiled code calls it: there a graph ends, or an error gives ``reason``.
+    """Make a function run eagerly even in compiled code, where it breaks the graph or raises an error with ``reason``.
 
-    ``torch.compiler.disable`` does this, too, and imports the compiler.
+    ``torch.compiler.disable`` does the same, but imports the compiler.
     """
     skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.SKIP)  # noqa: SLF001
     eval_frame.set_code_exec_strategy(function.__code__, skip)

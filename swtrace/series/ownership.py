@@ -1,17 +1,16 @@
-"""The ownership check, a debug mode: every window says which layer it holds, and every reader looks.
+"""The ownership check, a debug mode: every window carries its layer's tag, and every reader checks the tag.
 
-A tag travels behind the weight, in the same buffer and the same broadcast: the source writes it once, when
-its layer is placed. A receiver looks at it twice, in the order of the stream that reads the weight: behind the
-wait (is it there, and is it the right layer's?), and just before the window is given to the next broadcast
-(has it stayed the same until the last reader was done?). So what is checked is what the device has in memory
-when it reads, under graph replay too, and not what the host believes.
+The tag follows the weight, in the same buffer and broadcast. The source writes it once, when its layer is placed. A
+receiver checks it twice, in the order of the stream that reads the weight. After the wait, it must be the right
+layer's. Just before the window is given to the next broadcast, it must be unchanged. So the check sees what the
+device has in memory when it reads, under graph replay as well, and not what the host believes.
 
-A look is two operations on single numbers that were allocated beforehand: it allocates nothing, synchronises nothing
-and can be captured into a graph. A step's looks are added up at its end. The sums are read at once where they are
-in host memory. On a device they are copied without blocking, and read at the first step's end at which the copy
-is complete: a step late, if the device keeps up with the host.
+A check is two operations on single numbers that were allocated in advance. It allocates nothing, synchronises nothing
+and can be captured into a graph. A step's checks are added up when it ends. Sums in host memory are read at once. On
+a device they are copied without blocking, and read at the end of the first step that finds the copy complete: one
+step late, if the device keeps up with the host.
 
-What it cannot see: a broadcast that is under way and has not come to the tag, which is at the payload's end.
+The check cannot see a broadcast that is under way and has not reached the tag, which is at the payload's end.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ if TYPE_CHECKING:
     from swtrace.series.transport import Operation
 
 MAGIC = 0x53775461
-"""The upper half of every tag. What a window holds before its first layer (0) or by accident is none."""
+"""The upper half of every tag, which neither an empty window (0) nor arbitrary bytes have."""
 _LAYER_BITS = 32
 _READ, _FREED, _READ_IN_GRAPH, _FREED_IN_GRAPH = range(4)
-"""The two looks, when a layer is about to be read and when its window is about to be given away; and those that were
-captured into a graph: each replay makes them anew, whatever is looked at outside."""
-_SAID = ("when it was read", "before it was free", "when it was read", "before it was free")
-_TOLD_AT_MOST = 8
-"""Findings in one error: more would make a message that nobody reads."""
+"""The two checks: before a layer is read, and before its window is reused. Each exists again for captured graphs,
+where every replay repeats it, independently of the checks outside."""
+_WHEN = ("when it was read", "before it was freed", "when it was read", "before it was freed")
+_MOST_FINDINGS = 8
+"""Findings in one error, which keeps the message readable."""
 FINISH_PATIENCE_S = 10.0
 """How long :meth:`OwnershipCheck.finish` waits for the device."""
 _FINISH_POLL_S = 0.001
@@ -56,39 +55,39 @@ def tag_of(layer_idx: int) -> int:
 
 
 def _numbers(row: Tensor) -> tuple[Tensor, ...]:
-    """Return a view of each number."""
+    """Return a view of each element."""
     return tuple(row[position : position + 1] for position in range(row.numel()))
 
 
 def holder(tag: int) -> str:
-    """Say what a window with this tag holds."""
+    """Return what a window with this tag holds, in words."""
     if tag >> _LAYER_BITS == MAGIC:
         return f"layer {tag & ((1 << _LAYER_BITS) - 1)}"
-    return "no layer yet" if tag == 0 else f"no layer's tag ({tag & ((1 << 64) - 1):#018x})"
+    return "no layer yet" if tag == 0 else f"an unknown tag ({tag & ((1 << 64) - 1):#018x})"
 
 
 class _Reader(NamedTuple):
-    """Who was looked at in a window."""
+    """The layer whose tag was checked in a window."""
 
     position: int
     found: Tensor
-    """The tag that it had before it."""
+    """The tag that was found."""
 
 
 class OwnershipCheck:
-    """Looks at the tags of one series' windows on one rank."""
+    """Checks the tags of one series' windows on one rank."""
 
     def __init__(
         self, where: str, layers: Sequence[SeriesLayer], windows: Sequence[Window], device: Device | None = None
     ) -> None:
-        """Prepare everything that a look needs.
+        """Allocate everything that a check needs.
 
         Args:
             where: names series and rank in errors.
             layers: by position.
-            windows: of this rank, tagged.
-            device: what the windows' memory belongs to, where work on it is done in streams; by default what
-                torch knows of it, or nothing for host memory.
+            windows: this rank's, tagged.
+            device: owns the windows' memory, if work on it runs in streams; by default torch's device, or None for
+                host memory.
         """
         memory = windows[0].buffer.device
         if device is None and memory.type != "cpu":
@@ -97,39 +96,39 @@ class OwnershipCheck:
         self._layers = tuple(layer.layer_idx for layer in layers)
         self._device = device
         count = len(layers)
-        with torch.inference_mode(mode=False):  # inference tensors could not be changed outside of that mode
+        with torch.inference_mode(mode=False):  # inference tensors cannot be changed outside inference mode
             expected = torch.tensor([tag_of(layer_idx) for layer_idx in self._layers], device=memory)
-            self._found = torch.zeros(len(_SAID), count, dtype=torch.int64, device=memory)
-            """``[look, position]``: the tag that was there, at the last look."""
-            self._differences = torch.zeros(len(_SAID), count, dtype=torch.int64, device=memory)
-            """``[look, position]``: that ^ the tag that should have been there; each look is made once in a step."""
-            self._differing = torch.zeros(len(_SAID), count, dtype=torch.bool, device=memory)
-            self._sums = torch.zeros(2, len(_SAID), count, dtype=torch.int64, device=memory)
-            """``[0, look, position]``: how many looks differed; ``[1, ...]``: the last tag of these."""
-            self._landing = torch.zeros(2, len(_SAID), count, dtype=torch.int64, pin_memory=memory.type != "cpu")
-            """The sums as they come to the host."""
+            self._found = torch.zeros(len(_WHEN), count, dtype=torch.int64, device=memory)
+            """``[look, position]``: the tag that the last check found."""
+            self._differences = torch.zeros(len(_WHEN), count, dtype=torch.int64, device=memory)
+            """``[look, position]``: found tag ^ expected tag; each check runs once per step."""
+            self._differing = torch.zeros(len(_WHEN), count, dtype=torch.bool, device=memory)
+            self._sums = torch.zeros(2, len(_WHEN), count, dtype=torch.int64, device=memory)
+            """``[0, look, position]``: number of checks that differed; ``[1, ...]``: the last tag among them."""
+            self._landing = torch.zeros(2, len(_WHEN), count, dtype=torch.int64, pin_memory=memory.type != "cpu")
+            """The sums' copy on the host."""
             self._expected = _numbers(expected)
             self._tags_found = tuple(_numbers(row) for row in self._found)
             self._tags_differing = tuple(_numbers(row) for row in self._differences)
         self._readers: list[_Reader | None] = [None] * (1 + max(window.index for window in windows))
-        """By window: who was looked at there once and not yet again."""
+        """By window: the reader whose first check has run, but not its second."""
         self._captured_readers = list(self._readers)
         """The same, in the graph that is being captured."""
         self._reader_at, self._captured_reader_at = (
             tuple(_Reader(p, self._tags_found[look][p]) for p in range(count)) for look in (_READ, _READ_IN_GRAPH)
         )
         self._captured_issue = -1
-        """The last position that a broadcast was captured for."""
+        """Position of the last captured broadcast."""
         self._landed = device.event(timed=False) if device is not None else None
-        """Behind the last copy of the sums; without it, they are read where they are."""
+        """Recorded after the last copy of the sums; None if they are in host memory and read directly."""
         self._shipped_step: int | None = None
-        """The step whose end the last copy was made at."""
+        """The step at whose end the last copy was made."""
         self._last_step: int | None = None
-        self._told = [[0] * count for _ in _SAID]
-        """``[look][position]``: how many differences an error has stated."""
+        self._reported = [[0] * count for _ in _WHEN]
+        """``[look][position]``: differences that an error has reported."""
 
     def verify(self, layer: SeriesLayer, *, captured: bool = False) -> None:
-        """Look, behind a receiver's wait and on the stream that will read the weight."""
+        """Check a window's tag, after a receiver's wait and on the stream that will read the weight."""
         window = layer.window
         if window is None or window.tag is None:
             return
@@ -141,10 +140,10 @@ class OwnershipCheck:
         self._look(_READ_IN_GRAPH if captured else _READ, position, window.tag, self._expected[position])
 
     def verify_again(self, window: Window, *, captured: bool = False) -> None:
-        """Look once more, after the last reader and before the window is given to the next broadcast.
+        """Check a window's tag again, after the last reader and before the window goes to the next broadcast.
 
-        Only where the layer in it was waited for: nobody has read anything else. What was wrong already when it
-        was read, is not found a second time.
+        Only if its layer was waited for: nothing else was read. The tag is compared with the first one found, so that
+        an error is not reported twice.
         """
         readers = self._captured_readers if captured else self._readers
         reader = readers[window.index]
@@ -154,19 +153,19 @@ class OwnershipCheck:
         self._look(_FREED_IN_GRAPH if captured else _FREED, reader.position, window.tag, reader.found)
 
     def issue_captured(self, layer: SeriesLayer) -> None:
-        """Look once more at who was in the window, whenever the graph is replayed."""
-        if layer.position <= self._captured_issue:  # another capture: who read in the last one is not in this one
+        """Check the window's last reader again, in every replay of the graph."""
+        if layer.position <= self._captured_issue:  # another capture began, without the last one's readers
             self._captured_readers = [None] * len(self._captured_readers)
         self._captured_issue = layer.position
         if not layer.owned and layer.window is not None:
             self.verify_again(layer.window, captured=True)
 
     def replayed(self, window: int, position: int) -> None:
-        """Take into account that a replayed graph looked at a window's reader."""
+        """Note that a replayed graph made the first check of a window's reader."""
         self._readers[window] = self._captured_reader_at[position]
 
     def disregard_first_looks(self) -> None:
-        """Forget the step's first looks outside of the graph: they came after the graph that they should have led."""
+        """Forget the step's first checks outside the graph, which ran after the replay instead of before it."""
         self._differences[_READ].zero_()
 
     def _look(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
@@ -175,7 +174,7 @@ class OwnershipCheck:
         torch.bitwise_xor(found, should_be, out=self._tags_differing[look][position])
 
     def collect(self, step: int) -> None:
-        """Add up a finished step's looks, and read what has come to the host. Never blocks; not in a capture.
+        """Add up a finished step's checks, and read those that have reached the host. Never blocks; not in a capture.
 
         Raises:
             StaleWindowError: a window did not hold its layer.
@@ -197,7 +196,7 @@ class OwnershipCheck:
             self._judge(found, until)
 
     def finish(self) -> None:
-        """Read the last step's looks, when the series ends: waits for the device, but not for ever.
+        """Read the last step's checks when the series ends; wait for the device, up to :data:`FINISH_PATIENCE_S`.
 
         Raises:
             StaleWindowError: a window did not hold its layer.
@@ -221,7 +220,7 @@ class OwnershipCheck:
         self._differences.zero_()
 
     def _ship(self, step: int) -> None:
-        """Send the sums to the host."""
+        """Copy the sums to the host, without blocking."""
         if self._device is None or self._landed is None:
             return
         self._copy_out()
@@ -232,32 +231,32 @@ class OwnershipCheck:
         self._landing.copy_(self._sums, non_blocking=True)
 
     def _judge(self, sums: list[list[list[int]]], step: int) -> None:
-        """Raise if anything differed that has not been told."""
+        """Raise one error with all differences not reported yet, if there are any."""
         counts, last = sums
-        if counts == self._told:
+        if counts == self._reported:
             return
         findings = [
             f"layer {layer_idx}: its window held {holder(last[look][position])} "
-            f"{_SAID[look]}, {counts[look][position]} times so far"
+            f"{_WHEN[look]}, {counts[look][position]} time{'s' * (counts[look][position] > 1)} so far"
             for position, layer_idx in enumerate(self._layers)
-            for look in range(len(_SAID))
-            if counts[look][position] > self._told[look][position]
+            for look in range(len(_WHEN))
+            if counts[look][position] > self._reported[look][position]
         ]
-        self._told = counts
-        more = len(findings) - _TOLD_AT_MOST
+        self._reported = counts
+        more = len(findings) - _MOST_FINDINGS
         raise StaleWindowError(
             f"{self._where}: the ownership check found, by the end of step {step}: "
-            + "; ".join(findings[:_TOLD_AT_MOST])
+            + "; ".join(findings[:_MOST_FINDINGS])
             + (f"; and {more} more" if more > 0 else "")
         )
 
 
 PASSED_ON = ("waits", "settled", "left_open", "begins", "arrives", "ends", "captures_ready", "captures_wait")
-"""Calls of a journal that the check has nothing to do with."""
+"""Calls of a journal that the check does not need."""
 
 
 class CheckingJournal(Journal):
-    """Stands in front of a series' journal and looks at the windows; what is journalled stays the same."""
+    """Wraps a series' journal and checks the windows; what is recorded stays the same."""
 
     def __init__(self, inner: Journal, check: OwnershipCheck) -> None:
         self._inner = inner
@@ -266,23 +265,23 @@ class CheckingJournal(Journal):
             setattr(self, name, getattr(inner, name))
 
     def issues(self, layer: SeriesLayer) -> object:
-        """Look once more at who was in the window."""
+        """Check the window's last reader again."""
         if not layer.owned and layer.window is not None:
             self._check.verify_again(layer.window)
         return self._inner.issues(layer)
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Look into the window; the wait's end is journalled before, as without the check."""
+        """Check the window, after the wait's end was recorded as without the check."""
         self._inner.waited(layer, operation)
         self._check.verify(layer)
 
     def freed(self, window: Window) -> None:
-        """Look once more at who was in the window."""
+        """Check the window's last reader again."""
         self._check.verify_again(window)
         self._inner.freed(window)
 
     def stepped(self, step: int, **fields: int) -> None:
-        """Pass it on, then read what was found.
+        """Pass it on, then read the checks.
 
         Raises:
             StaleWindowError: a window did not hold its layer.
@@ -291,29 +290,29 @@ class CheckingJournal(Journal):
         self._check.collect(step)
 
     def captures_issue(self, layer: SeriesLayer) -> None:
-        """Look once more at who was in the window, at every replay."""
+        """Check the window's last reader again, in every replay."""
         self._check.issue_captured(layer)
         self._inner.captures_issue(layer)
 
     def captures_waited(self, layer: SeriesLayer) -> None:
-        """Look into the window, at every replay."""
+        """Check the window, in every replay."""
         self._inner.captures_waited(layer)
         self._check.verify(layer, captured=True)
 
     def replays(self, transfers: tuple[Entry, ...]) -> None:
-        """Note who was looked at in the graph."""
+        """Note which readers the graph has checked."""
         self._inner.replays(transfers)
         for transfer in transfers:
             if transfer.window != NO_WINDOW:
                 self._check.replayed(transfer.window, transfer.position)
 
     def unobserved(self) -> None:
-        """Forget looks that came too late."""
+        """Forget the checks that ran too late."""
         self._inner.unobserved()
         self._check.disregard_first_looks()
 
     def closes(self) -> None:
-        """Pass it on, then read what was found last.
+        """Pass it on, then read the last checks.
 
         Raises:
             StaleWindowError: a window did not hold its layer.

@@ -1,11 +1,11 @@
 """A layer's weight as one contiguous run of bytes.
 
 A quantised linear is a *set* of tensors (weights, scales, zero points) of several dtypes, shapes and
-strides. One broadcast moves them all: each has its place in one byte buffer, and the parameters are
-views into it, so that nothing is packed or unpacked while the model runs. Bytes also spare the
-transport from knowing the dtypes: gloo would refuse float8.
+strides. One broadcast moves them all. Each has its place in one byte buffer, and the parameters are
+views into it, so that nothing is packed or unpacked while the model runs. The transport moves bytes and
+need not know the dtypes; gloo would refuse float8.
 
-Where the ownership check is on, a tag follows the bytes in the same buffer, so that it moves with them.
+If the ownership check is on, a tag follows in the same buffer, so that it moves with the bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and the alignment that torch gives to a tensor of its own."""
+"""Bytes: a cache line, and the alignment that torch gives to a separate tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class TensorPlace:
     stride: tuple[int, ...]
     dtype: torch.dtype
     offset: int
-    """Bytes from the payload's beginning."""
+    """Bytes from the beginning of the payload."""
 
     @property
     def nbytes(self) -> int:
@@ -43,14 +43,14 @@ class TensorPlace:
         return size
 
     def __str__(self) -> str:
-        """Return the tensor as people write it, e.g. ``weight bfloat16[256, 64] stride (1, 256)``."""
+        """Return the tensor for messages, e.g. ``weight bfloat16[256, 64] stride (1, 256)``."""
         stride = "" if self.stride == _contiguous_stride(self.shape) else f" stride {self.stride}"
         return f"{self.name} {str(self.dtype).removeprefix('torch.')}{list(self.shape)}{stride}"
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadLayout:
-    """Where each tensor of a layer lies in the layer's payload: the same for all layers and ranks."""
+    """Each tensor's place in a layer's payload; the same for all layers and ranks."""
 
     places: tuple[TensorPlace, ...]
     tagged: bool = False
@@ -58,16 +58,16 @@ class PayloadLayout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one layer's payload: its tensors."""
+        """Bytes of one layer's tensors, without the tag."""
         return self.places[-1].offset + self.places[-1].nbytes if self.places else 0
 
     @property
     def tag_bytes(self) -> int:
-        """Bytes of a buffer behind the tensors: the tag's own aligned place, or none."""
+        """Bytes of a buffer after the tensors, for the aligned tag; 0 without one."""
         return _aligned(self.nbytes) + ALIGNMENT - self.nbytes if self.tagged else 0
 
     def __str__(self) -> str:
-        """Return the tensors as people write them."""
+        """Return the tensors for messages."""
         return ", ".join(map(str, self.places)) or "no tensors"
 
     @classmethod
@@ -108,19 +108,19 @@ def payload_tensors(layer: nn.Module) -> dict[str, Tensor]:
 
 
 def unsuitable(tensor: Tensor) -> str:
-    """Return why a tensor's values are not the bytes of plain memory that can be written, or an empty text."""
+    """Return why a tensor's values are not plain, writable memory; empty if they are."""
     kind = type(tensor)
     problem = ""
     if is_lazy(tensor):
-        problem = "has no shape yet; give it one before it is registered"
+        problem = "has no shape yet; initialise it before the layer is registered"
     elif kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        told = getattr(tensor, "_told", "")  # of one that a series stood in for
-        problem = f"has no values: {told}" if told else f"is a {kind.__name__}, which has no memory of its own"
-        problem += "; load it anew, by assignment" if told else "; register plain tensors"
+        absence = getattr(tensor, "_absence", "")  # of an AbsentTensor
+        problem = f"has no values: {absence}" if absence else f"is a {kind.__name__}, which has no memory of its own"
+        problem += "; load it again, by assignment" if absence else "; register plain tensors"
     elif tensor.is_nested or tensor.layout is not torch.strided:
         problem = f"has layout {tensor.layout}; register dense tensors"
     elif tensor.is_quantized:
-        problem = f"is a {tensor.dtype} tensor, whose scale is no part of its memory; register plain tensors"
+        problem = f"is a {tensor.dtype} tensor, whose scale is not part of its memory; register plain tensors"
     elif tensor.is_inference() and not torch.is_inference_mode_enabled():
         problem = (
             "was made in inference mode and cannot be used outside of it; make it under torch.no_grad(), or register "
@@ -132,7 +132,7 @@ def unsuitable(tensor: Tensor) -> str:
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """Return how often a tensor was written to, or None where torch does not count that (made in inference mode)."""
+    """Return how often a tensor was written to; None for one made in inference mode, where torch does not count."""
     try:
         return int(tensor._version)  # noqa: SLF001
     except RuntimeError:
@@ -140,17 +140,17 @@ def version_of(tensor: Tensor) -> int | None:
 
 
 def new_buffer(layout: PayloadLayout, device: torch.device) -> Tensor:
-    """Return a byte buffer for one payload: uninitialised, but for a tag, which says that nothing is held."""
+    """Return an uninitialised byte buffer for one payload; a tag is 0, for no layer."""
     buffer = torch.empty(layout.nbytes + layout.tag_bytes, dtype=torch.uint8, device=device)
     buffer[layout.nbytes :].zero_()
     return buffer
 
 
 def packed(layout: PayloadLayout, tensors: dict[str, Tensor]) -> Tensor:
-    """Return the payload of ``tensors`` as one byte buffer that they are views of.
+    """Return the payload of ``tensors`` as one byte buffer, of which they are views.
 
-    A single tensor that fills its storage is that already. Otherwise the bytes are copied once, and
-    ``data`` of each tensor is pointed at its place; the old storage goes.
+    The storage of a single tensor that fills it is used as it is. Otherwise the bytes are copied once, and
+    each tensor's ``data`` is pointed at its place, which releases the old storage.
     """
     if len(tensors) == 1 and not layout.tagged:
         (tensor,) = tensors.values()
@@ -162,7 +162,7 @@ def packed(layout: PayloadLayout, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def move_into(views: tuple[Tensor, ...], tensors: dict[str, Tensor]) -> None:
-    """Copy each tensor into its view, unless it lies there already, and point it there."""
+    """Copy each tensor into its view, unless it is there already, and point the tensor at the view."""
     for view, tensor in zip(views, tensors.values(), strict=True):
         if tensor.data_ptr() != view.data_ptr():
             view.copy_(tensor.detach())
@@ -183,7 +183,7 @@ def _contiguous_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _dense(tensor: Tensor) -> bool:
-    """Whether the tensor's elements fill one run of memory, each exactly once, in whatever order."""
+    """Return whether the tensor's elements fill one run of memory, each exactly once, in any order."""
     step = 1
     for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if length == 1:

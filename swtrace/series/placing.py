@@ -1,17 +1,16 @@
-"""Post-processing: from loaded (source) and freed (other) layers to owned payloads and filled windows.
+"""Turns loaded (source) and freed (other) layers into owned payloads and filled windows.
 
-Layer by layer, all ranks alike, the true bytes are broadcast and every rank runs the layer's own
-post-processing on them; the source keeps the result, the others hold it in the layer's window, where
+Layer by layer, on all ranks alike, the true bytes are broadcast and every rank runs the layer's own
+post-processing on them. The source keeps the result. The others hold it in the layer's window, where
 a later layer overwrites it. The first ``k`` layers come last, so that the first forward finds them.
 
-The bytes are received in the very window they belong to, so that no rank ever holds more than what it
-will hold while it serves. Only where post-processing changes the layout (a transpose, a repack, a
-quantisation) one buffer of the old layout is kept until the end.
+The bytes are received in their final window, so that no rank ever holds more than it does while serving.
+If post-processing changes the layout (a transpose, a repack, a quantisation), one buffer of the old layout
+is kept until the end.
 
-Where there is a proof, two layers are tried before any is moved: what their post-processing made of them
-stays where it wants it, in memory of its own. Where it turns out that they cannot be shared, nothing is
-lost: these two are whole on every rank, and so is every other, once its true bytes were brought and its
-post-processing was run.
+With a proof, two layers are tried before any is moved, while their post-processing's results are in memory
+of their own. If they cannot be shared, nothing is lost: these two are whole on every rank. Every other
+layer is too, once its true bytes are broadcast and its post-processing has run.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ if TYPE_CHECKING:
 
 
 class Unshareable(Exception):  # noqa: N818 (not an error: the layers can still be used whole)
-    """What post-processing made of a layer cannot be shared; the message says why."""
+    """A post-processed layer cannot be shared; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What post-processing leaves behind."""
+    """The result of placing."""
 
     layout: PayloadLayout
     windows: tuple[Window, ...]
     holders: dict[int, SeriesLayer]
-    """By window index, the layer whose bytes it holds; other windows hold nothing yet."""
+    """By window index, the layer whose bytes the window holds; other windows hold nothing yet."""
     moved: frozenset[int]
-    """Positions that were processed in other memory than where they lie now."""
+    """Positions that were processed in different memory than where they are now."""
 
 
 class Placing:
-    """One series' post-processing on one rank."""
+    """Places the layers of one series on one rank."""
 
     def __init__(
         self,
@@ -70,12 +69,12 @@ class Placing:
 
         Args:
             where: names series and rank in errors.
-            layers: the series.
-            pending: their loading.
+            layers: all of the series.
+            pending: their loading state.
             pool: this rank's windows, none allocated yet.
             broadcast: fills a byte buffer from a layer's source; blocking.
-            proof: tries each layer out as soon as it is processed.
-            joint: returns the first refusal of any rank; collective.
+            proof: tries each layer as soon as it is processed.
+            joint: returns the first refusal in rank order; collective.
         """
         self._where = where
         self._layers = layers
@@ -86,22 +85,22 @@ class Placing:
         self._joint = joint
         self._moved: set[int] = set()
         self._untouched: set[int] = set()
-        """Positions that lie where their post-processing left them."""
+        """Positions that are still where their post-processing left them."""
         self._processed: set[int] = set()
         self._holders: dict[int, SeriesLayer] = {}
         self._raw = pending[0].layout
         self._layout: PayloadLayout | None = None
         self._scratch: Window | None = None
-        """Receives the bytes where windows have another layout than they."""
+        """Receives the bytes if the windows' layout differs from theirs."""
         self.left_behind = ""
-        """What still lies where a layer was processed, once the layer has left."""
+        """Which attribute still views memory that its layer has left; empty if none does."""
 
     def run(self, prefetch_step: int) -> Placement:
         """Place every layer; collective.
 
         Raises:
-            Unshareable: on all ranks at the same layer; :meth:`replicate` helps.
-            RegistrationError: on this rank alone perhaps: a layer's own post-processing raised an error.
+            Unshareable: on all ranks at the same layer; call :meth:`replicate` then.
+            RegistrationError: a layer's own post-processing raised an error, perhaps on this rank only.
         """
         count = len(self._layers)
         order = (*range(prefetch_step, count), *range(prefetch_step))
@@ -111,7 +110,7 @@ class Placing:
             try:
                 self._place(position)
             except (Unshareable, RegistrationError):
-                self._follow(order[at + 1 :])
+                self._join_broadcasts(order[at + 1 :])
                 raise
         layout = self._layout or self._raw
         windows = self._pool.complete(layout, self._device(self._layers[0]))
@@ -131,8 +130,8 @@ class Placing:
         else:
             self._place_received(position)
 
-    def _follow(self, positions: Sequence[int]) -> None:
-        """Take part in what is left of the broadcasts, for the sake of ranks that can place these layers."""
+    def _join_broadcasts(self, positions: Sequence[int]) -> None:
+        """Take part in the remaining broadcasts, for ranks that can place these layers."""
         for position in positions:
             layer = self._layers[position]
             if position in self._untouched:
@@ -143,7 +142,7 @@ class Placing:
                 self._broadcast(layer, new_buffer(self._raw, self._device(layer)))
 
     def _try(self, proof: Proof, *positions: int) -> None:
-        """Process two layers in memory of their own, and prove on them that all can be shared."""
+        """Process two layers in memory of their own, and prove with them that all can be shared."""
         for position in positions:
             layer, pending = self._layers[position], self._pending[position]
             if layer.owned:
@@ -166,7 +165,7 @@ class Placing:
             raise Unshareable(refusal)
 
     def _move(self, position: int) -> None:
-        """Move a tried layer where it belongs."""
+        """Move a tried layer to its place."""
         layer = self._layers[position]
         tensors = self._tensors(layer)
         self._untouched.discard(position)
@@ -177,7 +176,7 @@ class Placing:
             self._receive(layer, tensors)
 
     def _send(self, layer: SeriesLayer) -> None:
-        """Broadcast the bytes that were loaded."""
+        """Broadcast a layer's loaded bytes."""
         self._broadcast(layer, packed(self._raw, payload_tensors(layer.module)))
 
     def _fresh(self, layer: SeriesLayer, layout: PayloadLayout) -> Tensor:
@@ -224,19 +223,19 @@ class Placing:
 
     @staticmethod
     def _left_in(receiver: Window, layer: SeriesLayer, tensors: dict[str, Tensor]) -> str:
-        """Return which attribute of a layer is a view of memory that the layer leaves; empty if none is."""
+        """Return which attribute views memory that the layer leaves, and what to do; empty if none does."""
         memory, moving = storage_of(receiver.buffer), set(map(id, tensors.values()))
         for part in layer.module.modules():
             for name, tensor in held_tensors(part):
                 if id(tensor) not in moving and storage_of(tensor) == memory:
                     return (
                         f"{method_name(layer.module)} of layer {layer.layer_idx} keeps {type(part).__name__}.{name}, a "
-                        f"view of the weight, which would show other layers'; make it a parameter, a buffer or a copy"
+                        f"view of the weight, which would later show other layers; make it a parameter, buffer or copy"
                     )
         return ""
 
     def _receive(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
-        """Move a processed layer into its window, and its tag with it."""
+        """Move a processed layer into its window, with its tag."""
         landing = self._pool.landing(layer.position)
         layer.window = self._pool.window(landing, self._layout_now(), self._device(layer))
         move_into(layer.window.views, tensors)
@@ -253,7 +252,7 @@ class Placing:
             processed = layer.position in self._processed
             tensors = payload_tensors(layer.module)
             if processed and not tensors:
-                continue  # all of it lies elsewhere, on every rank
+                continue  # its weight is elsewhere, on every rank
             layout = self._layout_of(tensors) if processed else self._raw
             if layer.owned:
                 layer.buffer = packed(layout, tensors)
@@ -268,7 +267,7 @@ class Placing:
                     self._proof.processed(layer)
 
     def _process(self, layer: SeriesLayer, pending: PendingLayer) -> dict[str, Tensor]:
-        """Return the processed layer's tensors, fetched by name anew: any of them may have been replaced."""
+        """Process a layer; return its tensors, looked up again because any of them may have been replaced."""
         try:
             pending.process()
         except Exception as error:
@@ -282,20 +281,20 @@ class Placing:
         return self._tensors(layer)
 
     def _tensors(self, layer: SeriesLayer) -> dict[str, Tensor]:
-        """Return a processed layer's tensors, all layouts being equal."""
+        """Return a processed layer's tensors, after checking that its layout equals the others'."""
         tensors = payload_tensors(layer.module)
         layout = self._layout_of(tensors)
         if not tensors:
             raise Unshareable(
-                f"{method_name(layer.module)} left layer {layer.layer_idx} no tensor that could be shared: "
+                f"{method_name(layer.module)} left layer {layer.layer_idx} without a tensor to share: "
                 f"it keeps the weight elsewhere"
             )
         if self._layout is None:
             self._layout = layout
         elif layout != self._layout:
             raise Unshareable(
-                f"layer {layer.layer_idx} is unequal to the others after post-processing: "
-                f"{layout}; the others have {self._layout}"
+                f"layer {layer.layer_idx} differs from the others after post-processing: "
+                f"it has {layout}; the others have {self._layout}"
             )
         return tensors
 

@@ -1,45 +1,45 @@
-"""Who keeps which layer, and which window each other layer gets: pure arithmetic.
+"""Which rank owns each layer, and which window every other layer gets: pure arithmetic.
 
 Positions lie on a circle, because the last layers of a step prefetch the first layers of the next.
-A position's window is written when the forward is up to ``k`` positions before it and read when the
-forward is at it; so any ``k + 1`` neighbours on the circle need different windows, and two positions
-may share one exactly if more than ``k`` steps lie between them either way round.
+A position's window is written when the forward is up to ``k`` positions before it, and read when the
+forward is at it. So any ``k + 1`` neighbours on the circle need different windows, and two positions
+may share a window exactly if they are more than ``k`` positions apart in both directions.
 """
 
 from __future__ import annotations
 
 OWNED = -1
-"""In a list of windows: this rank keeps the layer itself."""
+"""In a list of windows: this rank owns the layer."""
 
 
 def source_rank(layer: int, world_size: int) -> int:
-    """Return the group rank that keeps ``layer`` (an absolute index): round robin over the group."""
+    """Return the group rank that owns ``layer`` (an absolute index): round robin over the group."""
     return layer % world_size
 
 
 def prefetch_target(position: int, prefetch_step: int, num_layers: int) -> int:
     """Return the position whose broadcast starts when the forward reaches ``position``.
 
-    Counted in positions, not in absolute layers: ``(layer + k) mod L`` would be another layer
-    whenever the series does not start at a multiple of L.
+    Positions are counted, not absolute layers: ``(layer + k) mod L`` would be a different layer
+    if the series does not start at a multiple of L.
     """
     return (position + prefetch_step) % num_layers
 
 
 def rolling_window_count(prefetch_step: int) -> int:
-    """Return the number of windows of the rolling policy: the layer in use, and ``k`` ahead of it."""
+    """Return the number of windows of the rolling policy: one for the layer in use, and ``k`` for those ahead."""
     return prefetch_step + 1
 
 
 def static_windows(num_layers: int, prefetch_step: int, owned: frozenset[int]) -> tuple[int, ...]:
-    """Give every position that is not owned one window for life, with as few windows as possible.
+    """Assign every position that is not owned one fixed window, with as few windows as possible.
 
-    Number the positions that need a window in rising order round the circle, leaving out numbers where
-    that helps, so that the circle's length is a whole multiple of the window count; a position's window
+    Number the positions that need a window in rising order round the circle, skipping numbers where
+    that helps, so that the circle's length is a multiple of the window count. A position's window
     is its number modulo that count. Neighbours within ``k`` get different windows if their numbers
-    differ by less than the count. These are difference constraints, solved by relaxation; the first
-    count and multiple that can be solved are the least. (The minimum is proven by brute force in the
-    tests; see Orlin, Bonuccelli and Bovet 1981 on colouring proper circular-arc graphs.)
+    differ by less than the count. These are difference constraints, solved by relaxation. The first
+    count and multiple with a solution are the least. (The tests check the minimum by brute force;
+    see Orlin, Bonuccelli and Bovet 1981 on colouring proper circular-arc graphs.)
 
     Returns:
         For each position its window, or :data:`OWNED`.
@@ -61,7 +61,7 @@ def static_windows(num_layers: int, prefetch_step: int, owned: frozenset[int]) -
 
 
 def _last_neighbours(wanted: list[int], num_layers: int, prefetch_step: int) -> list[int]:
-    """Return for each wanted position the last one within ``k`` after it, as indices that count on round the circle."""
+    """Return for each wanted position the index of the last one within ``k`` after it; indices go on past the end."""
     count = len(wanted)
     last = []
     end = 0
@@ -77,10 +77,10 @@ def _last_neighbours(wanted: list[int], num_layers: int, prefetch_step: int) -> 
 
 
 def _number(last: list[int], count: int, length: int) -> list[int] | None:
-    """Number the wanted positions round a circle of ``length``; None if it cannot be.
+    """Number the wanted positions round a circle of ``length``; return None if there is no solution.
 
     Each number is above the one before, and a position's last neighbour is less than ``count`` above
-    it. Numbers are only ever raised, as little as a violated constraint demands; a solution, if there is
+    it. Numbers are only raised, by as little as a violated constraint demands. A solution, if there is
     one, is reached in as many rounds as there are positions.
     """
     size = len(last)

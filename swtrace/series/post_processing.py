@@ -1,6 +1,6 @@
-"""From registered layers to a series that runs: agree, place, prove, open the ring.
+"""Turns registered layers into a running series: agree, place, prove, open the ring.
 
-Collective: what one rank finds out in here, all do, and either all have a running series or all have every
+Collective: all ranks learn what any rank finds, and either all end with a running series or all have every
 layer whole.
 """
 
@@ -65,7 +65,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunningSeries:
-    """What post-processing makes of a series that can be shared."""
+    """The result of post-processing, if the series can be shared."""
 
     info: SeriesInfo
     layers: tuple[SeriesLayer, ...]
@@ -73,11 +73,11 @@ class RunningSeries:
     windows: tuple[Window, ...]
     circle: Circle
     describe_death: Callable[[int, RuntimeError], str]
-    """Says which peers died, given a layer and an error of a collective that is not the series' own."""
+    """Returns which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
 def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, timeout_s: float) -> Transport:
-    """Return a transport for where the weights are: gloo's broadcasts block the host, others run on streams.
+    """Return a transport for the group's backend: gloo's broadcasts block the host, others run on streams.
 
     Args:
         constants: of the series.
@@ -98,7 +98,7 @@ def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], 
 
 
 class PostProcessing:
-    """Once per series."""
+    """Runs the post-processing of one series, once."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class PostProcessing:
         proof: Proof | None,
         settings: Settings,
     ) -> None:
-        """Prepare; nobody is talked to.
+        """Prepare, without communication.
 
         Args:
             constants: of the series.
@@ -119,9 +119,9 @@ class PostProcessing:
             pending: how far they are loaded, by layer.
             transport: no operation issued yet.
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
-            tracing: what this rank tells the others about that, should nothing go wrong.
-            proof: tries the weights, where there is a way to.
-            settings: say under which run id to record, and where.
+            tracing: what this rank reports to the others about its tracing, unless opening the ring fails.
+            proof: tries the weights, if there is a way to.
+            settings: the run id and the place of the ring.
         """
         self._constants = constants
         self._modules = modules
@@ -130,21 +130,21 @@ class PostProcessing:
         self._recorder = recorder
         self._tracing = tracing
         self._untraced: frozenset[int] = frozenset()
-        """Ranks without a ring that would tell whether they live."""
+        """Ranks without a ring, whose death cannot be detected."""
         self._proof = proof
         self._settings = settings
         self._own_views: list[tuple[int, nn.Module, str]] = []
-        """Attributes of layers that are views of their own tensors, by layer, module and name."""
+        """Attributes of layers that are views of the layer's own tensors: layer, module and name."""
 
     def run(self) -> RunningSeries | str:
-        """Bring every layer where it belongs.
+        """Move every layer to its place.
 
         Returns:
-            The running series; or on all ranks the same reason why it cannot be shared, every layer whole again.
+            The running series; or, on all ranks, the same reason why it cannot be shared, with every layer whole.
 
         Raises:
             DisagreementError: the ranks describe different series.
-            RegistrationError: layers are missing, or don't compute the same any more.
+            RegistrationError: layers are missing, unsuitable, or no longer compute the same.
             RingCreateError: some rank cannot be traced, and ``SWTRACE_STRICT=1``.
             PeerLostError: a rank died.
         """
@@ -194,8 +194,8 @@ class PostProcessing:
             tag_bytes=placement.layout.tag_bytes,
         )
         recorder, tracing = self._open_ring(run_id, info)
-        told: Any = self._gather(tracing)
-        info = replace(info, untraced=settle_tracing(constants.where, constants.ranks, told))
+        outcomes: Any = self._gather(tracing)
+        info = replace(info, untraced=settle_tracing(constants.where, constants.ranks, outcomes))
         self._untraced = frozenset(rank.rank for rank in info.untraced)
         journal = self._journal(recorder, info)
         if constants.tagged:
@@ -233,14 +233,14 @@ class PostProcessing:
             self._lose(None, error)
 
     def _problem(self) -> str:
-        """Return what loading did to this rank's layers that a series cannot bear, or an empty text."""
+        """Return what loading did to this rank's layers that a series does not support; empty if nothing."""
         constants, first = self._constants, -1
         for layer_idx, module in sorted(self._modules.items()):
             where = f"{constants.where}, layer {layer_idx}"
             for name, tensor in own_tensors(module).items():
                 problem = unsuitable(tensor)
                 if not problem and tensor.is_meta:
-                    problem = "is on the meta device still; load it, or give it memory with to_empty()"
+                    problem = "is still on the meta device; load it, or give it memory with to_empty()"
                 if problem:
                     return f"{where}: {name} {problem}"
             pending = self._pending[layer_idx]
@@ -256,12 +256,12 @@ class PostProcessing:
         return ""
 
     def _other_owner(self) -> str:
-        """Return which module outside of a layer has a tensor of it, or an empty text.
+        """Return which module outside a layer has one of its tensors; empty if none has.
 
-        It would read whatever layer the window holds, or what nobody loaded.
+        Such a module would read an arbitrary layer from the window, or memory that was never loaded.
         """
         if not any(map(self._referred_to, self._modules)):
-            return ""  # almost always, and long before all objects of the process are gone through
+            return ""  # almost always, without the search through all objects of the process
         tensors: dict[int, tuple[int, str]] = {}
         storages: dict[int, int] = {}
         inside: dict[int, int] = {}
@@ -292,27 +292,27 @@ class PostProcessing:
         return ""
 
     def _hide_own_views(self) -> None:
-        """Let views that layers had of their weights say that they show other bytes now, until they are made anew."""
+        """Replace views that layers had of their weights with absent tensors, because they would show other bytes."""
         for layer_idx, module, name in self._own_views:
-            told = (
+            reason = (
                 f"{self._constants.where}, layer {layer_idx}: {type(module).__name__}.{name} was a view of the weight "
-                f"before post-processing; make it in forward, or make it a parameter or a buffer"
+                f"before post-processing and is no longer valid; make it in forward, or make it a parameter or a buffer"
             )
-            vars(module)[name] = AbsentTensor(vars(module)[name], told)
+            vars(module)[name] = AbsentTensor(vars(module)[name], reason)
 
     def _referred_to(self, layer_idx: int) -> bool:
-        """Whether anything but a layer refers to its tensors, or to memory that they lie in or lay in before."""
+        """Return whether anything but a layer refers to its tensors, or to their present or former memory."""
         module, pending = self._modules[layer_idx], self._pending[layer_idx]
         if pending.other_memory or referred_to_by_others(module):
             return True
         return self._constants.owns(layer_idx) and bool(held_by_others(payload_tensors(module).values()))
 
     def _place(self, placing: Placing, layers: Sequence[SeriesLayer]) -> tuple[Placement | None, str]:
-        """Return where everything is; or None, and on every rank the same reason why it cannot be shared.
+        """Return the placement; or None and, on every rank, the same reason why the series cannot be shared.
 
         Raises:
             RegistrationError: a layer's own post-processing raised an error on this rank.
-            DisagreementError: or on others; or it made other tensors there.
+            DisagreementError: it raised an error on other ranks, or made different tensors there.
         """
         try:
             placement = placing.run(self._constants.prefetch_step)
@@ -328,14 +328,14 @@ class PostProcessing:
         except RegistrationError as error:
             self._gather((str(error), ""))
             raise
-        told: Any = self._gather((layout, refusal))
-        layouts = [layout for layout, _ in told]
+        answers: Any = self._gather((layout, refusal))
+        layouts = [layout for layout, _ in answers]
         require_equal(self._constants.where, self._constants.ranks, "tensors after post-processing", layouts)
-        refusal = next((refusal for _, refusal in told if refusal), "")
+        refusal = next((refusal for _, refusal in answers if refusal), "")
         return (None, refusal) if refusal else (placement, "")
 
     def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, TracingOutcome]:
-        """Return where to record, and what to tell the others about it: a rank that cannot is no reason to stop."""
+        """Return the recorder and what to report about it; a rank that cannot record does not stop the series."""
         recorder, tracing = self._recorder, self._tracing
         if recorder is None:
             return None, tracing
@@ -369,7 +369,7 @@ class PostProcessing:
             return DeviceCircle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
         return Circle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
 
-    # ---- talking to the other ranks ----------------------------------------------------------
+    # ---- communication with the other ranks --------------------------------------------------
 
     def _broadcast(self, layer: SeriesLayer, buffer: Tensor) -> None:
         try:
@@ -384,9 +384,9 @@ class PostProcessing:
             self._lose(None, error)
 
     def _joint(self, refusal: str) -> str:
-        """Return the first rank's refusal that has one, or an empty text."""
-        told: Any = self._gather(refusal)
-        return next((refusal for refusal in told if refusal), "")
+        """Return the first refusal, in rank order; empty if no rank has one."""
+        refusals: Any = self._gather(refusal)
+        return next((refusal for refusal in refusals if refusal), "")
 
     def _describe_loss(self, layer: SeriesLayer | None, error: RuntimeError) -> str:
         recorder = self._opened_recorder

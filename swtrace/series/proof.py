@@ -1,15 +1,15 @@
-"""Proof that a layer's matmul reads the tensors it has, and nothing else that differs between layers.
+"""Proof that a layer's matmul reads the layer's tensors, and nothing else that differs between layers.
 
-A quant method may leave parameters in place and multiply with a private copy made from them; sharing
-such a layer would give wrong results, or save nothing. Reading its code cannot tell, trying does:
+A quant method may leave parameters in place and multiply with a private copy made from them. Sharing
+such a layer would give wrong results, or save nothing. So three properties are tried:
 
-- The tensors decide the result: with another layer's in their place, it is that layer's.
-- They count: once the elements of a tensor have changed places, the result is another one.
-- They may lie elsewhere: in its window a layer gives what it gave before it was moved.
+- The tensors decide the result: with another layer's tensors, a layer gives that layer's result.
+- The tensors are read: with the elements of a tensor rearranged, the result differs.
+- The tensors may move: in its window, a layer gives the same result as before it was moved.
 
-The first two are tried on two layers that nothing has been done to yet, so that a method which fails
-leaves every weight where it wants it. What is changed is put back. All of it is local to the rank, a few
-small matmuls per layer.
+The first two are tried on two layers before any is moved, so that a method which fails them leaves
+every weight where it wants it. All changes are undone. Everything is local to the rank: a few small
+matmuls per layer.
 """
 
 from __future__ import annotations
@@ -28,62 +28,62 @@ if TYPE_CHECKING:
     from swtrace.series.layer import SeriesLayer
 
 TryOut = Callable[["nn.Module"], "Tensor"]
-"""Multiplies a fixed input with a layer's weight, without waiting; the same input each time."""
+"""Multiplies the same fixed input with a layer's weight each time, without waiting."""
 
 TOLERANCE = 1e-2
-"""Largest difference between equal results, in units of the largest element: kernels may sum in another order."""
+"""Largest difference between equal results, relative to the largest element. Kernels may sum in another order."""
 
 
 class Proof:
-    """Tries the layers of one series on one rank: while they are placed, and once they are."""
+    """Tries the layers of one series on one rank, during their placement and after it."""
 
     def __init__(self, try_out: TryOut) -> None:
         self._try_out = try_out
         self._results: dict[int, Tensor] = {}
-        """By position, of the layer's true weight: each rank has had it in its hands for a moment."""
+        """By position, the result with the layer's true weight, which each rank has held for a moment."""
         self._problem = ""
 
     def processed(self, layer: SeriesLayer) -> None:
-        """Remember what the layer gives, while it is as its own post-processing left it."""
+        """Record the layer's result while the layer is as its own post-processing left it."""
         try:
             self._results[layer.position] = self._try_out(layer.module).detach().clone()
-        except Exception as error:  # noqa: BLE001 (a quant method's own; the ranks must go on together)
+        except Exception as error:  # noqa: BLE001 (any error of a quant method; the ranks must stay together)
             self._problem = self._problem or (
                 f"{method_name(layer.module)} could not be tried out on layer {layer.layer_idx}: "
                 f"{type(error).__name__}: {error}"
             )
 
     def refute(self, first: SeriesLayer, second: SeriesLayer) -> str:
-        """Return why these two layers, where their own post-processing left them, show that none can be shared."""
+        """Return why these two layers, as their own post-processing left them, cannot be shared; empty if they can."""
         return self._attempt(lambda: self._refute_deciding(first, second) or self._refute_counting(first))
 
     def refute_placed(
         self, layers: Sequence[SeriesLayer], holders: Mapping[int, SeriesLayer], moved: Collection[int]
     ) -> str:
-        """Return which layer does not give what the bytes of its place gave before.
+        """Return which layer does not give the result of the bytes in its place; empty if all do.
 
         Args:
             layers: all of them.
-            holders: by window index, the layer whose bytes it holds.
-            moved: positions that were processed in other memory than where they lie now.
+            holders: by window index, the layer whose bytes the window holds.
+            moved: positions that were processed in different memory than where they are now.
         """
 
         def refute() -> str:
             for layer in layers:
                 holder = layer if layer.window is None else holders[layer.window.index]
                 if not self._gives(layer, holder) or (layer.position in moved and self._unread(layer, holder)):
-                    return f"{method_name(layer.module)} reads memory where layer {layer.layer_idx} is no more"
+                    return f"{method_name(layer.module)} reads memory that layer {layer.layer_idx} no longer uses"
             return ""
 
         return self._attempt(refute)
 
     def mismatch(self, layers: Sequence[SeriesLayer]) -> str:
-        """Return which layer does not give what its true weight gave; empty where all do."""
+        """Return which layer does not give the result of its true weight; empty if all do."""
 
         def mismatch() -> str:
             for layer in layers:
                 if not self._gives(layer, layer):
-                    return f"layer {layer.layer_idx} gives another result than its weight gave when it was loaded"
+                    return f"layer {layer.layer_idx} gives a different result than its weight gave when it was loaded"
             return ""
 
         return self._attempt(mismatch)
@@ -104,48 +104,48 @@ class Proof:
                 return ""
         return (
             f"{method_name(first.module)} does not give layer {first.layer_idx} the result of layer "
-            f"{second.layer_idx} when it has that layer's tensors: it multiplies with a private copy"
+            f"{second.layer_idx} when it is given that layer's tensors: it multiplies with a private copy"
         )
 
     def _refute_counting(self, layer: SeriesLayer) -> str:
         unread = self._unread(layer, layer)
-        return f"{method_name(layer.module)} {unread}: the weight may lie elsewhere" if unread else ""
+        return f"{method_name(layer.module)} {unread}: the weight may be elsewhere" if unread else ""
 
     def _unread(self, layer: SeriesLayer, holder: SeriesLayer) -> str:
-        """Disturb one tensor after the other; return what is wrong unless those that make up most bytes are read.
+        """Disturb one tensor after the other; return what is wrong unless most of their bytes are read.
 
         ``holder`` is the layer whose weight the tensors hold.
         """
-        told, read = 0, 0
+        disturbed_bytes, read_bytes = 0, 0
         unread = []
         for name, tensor in payload_tensors(layer.module).items():
             with _disturbed(tensor) as disturbed:
                 if not disturbed:
                     continue
-                told += tensor.nbytes
+                disturbed_bytes += tensor.nbytes
                 if self._gives(layer, holder):
                     unread.append(name)
                 else:
-                    read += tensor.nbytes
-        if 2 * read > told:
+                    read_bytes += tensor.nbytes
+        if 2 * read_bytes > disturbed_bytes:
             return ""
-        return f"does not read {', '.join(unread)}" if unread else "has nothing but zeros to multiply with"
+        return f"does not read {', '.join(unread)}" if unread else "has only zeros to multiply with"
 
     def _gives(self, layer: SeriesLayer, other: SeriesLayer) -> bool:
-        """Whether ``layer`` now gives what ``other`` gave with its true weight."""
+        """Return whether ``layer`` now gives the result that ``other`` gave with its true weight."""
         result, expected = self._try_out(layer.module).float(), self._results[other.position].float()
         return bool((result - expected).abs().max() <= TOLERANCE * expected.abs().max())
 
 
 def method_name(module: nn.Module) -> str:
-    """Name what multiplies a layer, as its author named it."""
+    """Return the class names of what multiplies a layer."""
     parts = (getattr(module, "quant_method", None), getattr(module, "scheme", None))
     return "/".join(type(part).__name__ for part in parts if part is not None) or type(module).__name__
 
 
 @contextmanager
 def _exchanged(some: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """Exchange the contents of tensors for a while."""
+    """Exchange the contents of tensors inside the block."""
     _exchange(some, others)
     try:
         yield
@@ -162,10 +162,10 @@ def _exchange(some: Sequence[Tensor], others: Sequence[Tensor]) -> None:
 
 @contextmanager
 def _disturbed(tensor: Tensor) -> Iterator[bool]:
-    """Give a tensor other contents for a while; yields whether it has any that differ.
+    """Change a tensor's contents inside the block; yield whether they could be made to differ.
 
-    Its halves change places, so that every element is one that the kernel knows: group indices stay indices.
-    Where that changes nothing, floating-point numbers change their sign.
+    Its halves are swapped, so that every element stays valid for the kernel: group indices stay indices.
+    If that changes nothing, floating-point numbers change their sign.
     """
     kept = tensor.detach().clone()
     size = tensor.element_size()

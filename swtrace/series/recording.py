@@ -1,12 +1,12 @@
-"""The one ring of this process: which series write into it, where it lies, under which run id.
+"""The one ring of this process: when it is made, where, and under which run id.
 
-It is made by the first traced series, when the group has agreed on a run id, and closed in good order
-when the process ends. A process that is killed leaves it readable. Where it cannot be made the process
-runs untraced: that is said once, in its log, and to the other ranks.
+The first traced series makes it, once the group has agreed on a run id. It is closed when the process
+ends. A process that is killed leaves it readable. If it cannot be made, the process runs untraced, logs
+that once, and reports it to the other ranks.
 
-Groups may be disjoint at first and meet in a later series, so a run id that was made up must be the
-same in the whole torch world: whoever asks first writes its own into the world's store, and all others
-find it there. Nobody waits for anybody, so a rank that shares nothing can ask, too.
+Groups may be disjoint at first and meet in a later series, so a generated run id must be the same in the
+whole torch world. The first rank to ask writes its own id to the world's store, and all others read it
+there. No rank waits for another, so a rank that shares nothing can ask as well.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RecorderSource = Callable[[str, int, Settings], "Recorder"]
-"""Makes, or finds, the recorder of this process from (run id, global rank, settings of the series); raises
-RingCreateError where it cannot."""
+"""Returns the recorder of this process, given run id, global rank and the settings of the series; raises
+RingCreateError if it cannot make one."""
 
 
 class _Process:
-    """What this process records into."""
+    """The recorder of this process, and what is known about it."""
 
     recorder: Recorder | None = None
     failure: RingCreateError | None = None
-    """Why there is none, though a series asked for it."""
+    """Why there is none, although a series asked for one."""
     model: str = ""
     rings: int = 0
-    """Made or tried so far. A later ring of this process belongs to another run, on every rank alike."""
+    """Attempts to make a ring so far. A later ring belongs to another run, on every rank alike."""
 
 
 def describe_model(model: str) -> None:
-    """Say which model this process runs; shown to people. Before the first traced series is post-processed."""
+    """Set the name of the model, for display. Call it before the first traced series is post-processed."""
     _Process.model = model
 
 
 def propose_run_id(given: str = "") -> RunIdProposal:
-    """Return the run id that this process writes under, was given to use, or would make up."""
+    """Return the run id that this process uses, was given, or would generate."""
     if _Process.recorder is not None:
         return RunIdProposal(_Process.recorder.identity.run_id, fixed=True)
     if given:
         return RunIdProposal(given, fixed=True)
-    made_up = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    return RunIdProposal(_first_in_the_world(made_up), fixed=False)
+    generated = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return RunIdProposal(_first_in_the_world(generated), fixed=False)
 
 
 def _first_in_the_world(run_id: str) -> str:
-    """Return the run id that the first rank of this torch world made up: this one, where it is alone or the first."""
+    """Return the run id of the first rank of this torch world that asked; ``run_id`` if this is the first."""
     from torch import distributed as dist
 
     if not dist.is_available() or not dist.is_initialized():
@@ -70,15 +70,15 @@ def _first_in_the_world(run_id: str) -> str:
 
 
 def process_recorder(run_id: str, rank: int, settings: Settings | None = None) -> Recorder:
-    """Return this process's recorder, making its ring the first time.
+    """Return this process's recorder; make its ring on the first call.
 
     Args:
-        run_id: what all ranks agreed on.
-        rank: this process's.
-        settings: say where the ring lies, and its size; by default the environment's.
+        run_id: the id that all ranks agreed on.
+        rank: of this process.
+        settings: the ring's place and size; by default from the environment.
 
     Raises:
-        RingCreateError: it cannot be made. This is tried, and said in the log, once.
+        RingCreateError: the ring cannot be made. It is tried, and the failure logged, only once.
     """
     if _Process.failure is not None:
         raise _Process.failure
@@ -88,12 +88,12 @@ def process_recorder(run_id: str, rank: int, settings: Settings | None = None) -
             _Process.recorder = _make(run_id, rank, settings)
         except RingCreateError as failure:
             _Process.failure = failure
-            if not settings.strict:  # else it ends in an error
+            if not settings.strict:  # otherwise it becomes an error
                 logger.warning("swtrace: rank %d runs untraced: %s", rank, failure)
             raise
         finally:
             _Process.rings += 1
-        # Runs at the end of multiprocessing's children, too, which skip atexit.
+        # Unlike atexit, this also runs at the end of multiprocessing's children.
         Finalize(None, close, exitpriority=0)
     return _Process.recorder
 
@@ -115,22 +115,22 @@ def _make(run_id: str, rank: int, settings: Settings) -> Recorder:
 
 
 def exchange(recorder: Recorder | None) -> Recorder | None:
-    """Put another ring in the place of this process's, and return that one: it stays open.
+    """Replace this process's recorder; return the previous one, which stays open.
 
-    With None the next traced series makes a ring as its settings say. For tests, that each want their own.
+    With None, the next traced series makes a ring from its settings. For tests, which each need their own ring.
     """
     before, _Process.recorder, _Process.failure = _Process.recorder, recorder, None
     return before
 
 
 def announce_close() -> None:
-    """Mark the process's ring as closed before the last records are in it: the process may be killed meanwhile."""
+    """Mark the process's ring as closed before its last records, because the process may be killed meanwhile."""
     if _Process.recorder is not None:
         _Process.recorder.announce_close()
 
 
 def close() -> None:
-    """Close the process's ring in good order. Its records stay readable."""
+    """Close the process's ring. Its records stay readable."""
     recorder, _Process.recorder, _Process.failure = _Process.recorder, None, None
     if recorder is not None:
         recorder.close()

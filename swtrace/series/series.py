@@ -1,6 +1,6 @@
 """A shared-weight series on one rank, as its user sees it: register, post-process, then reach and wait.
 
-This file is the life of a series up to its first step; :mod:`swtrace.series.circle` is what runs from then on.
+This module covers a series up to its first step; :mod:`swtrace.series.circle` runs the steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
 from swtrace.series import operations
-from swtrace.series.agreement import TracingOutcome
+from swtrace.series.agreement import TracingOutcome, never_registered
 from swtrace.series.circle import Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.device_circle import DeviceCircle
@@ -40,38 +40,37 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import Recorder
 
 NOT_TRACED = "SWTRACE_TRACE=0"
-"""Why a rank that was told so records nothing."""
-
+"""Why a rank with this setting records nothing."""
 
 _ROLLING = (
-    "swtrace: rolling windows move weights at every reach, so a graph ends there; "
-    "set SWTRACE_WINDOWS=static to compile a forward as one graph"
+    "swtrace: rolling windows move weights at every reach, which breaks the graph; "
+    "set SWTRACE_WINDOWS=static to compile the forward as one graph"
 )
-_STEPS = "swtrace: steps are marked outside of compiled code; call the compiled forward within series.step()"
+_STEPS = "swtrace: a step cannot begin or end inside a graph; call the compiled forward within series.step()"
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesStatistics:
-    """A series on one rank, in numbers."""
+    """Counters and sizes of a series on one rank."""
 
     steps: int
     aborted_steps: int
     most_unwaited: int
-    """Of a step that did not die: how many layers nobody waited for, at most."""
+    """The most layers that a step left without a wait; aborted steps do not count."""
     operations: int
     """Broadcasts issued; ``steps * layers`` between steps."""
     in_flight: int
-    """Broadcasts issued and not complete."""
+    """Broadcasts issued and not yet complete."""
     owned_layers: int
     windows: int
     owned_bytes: int
-    """Bytes really held for the layers that this rank keeps."""
+    """Bytes allocated for the layers that this rank owns."""
     window_bytes: int
-    """Bytes really held by its windows."""
+    """Bytes allocated for its windows."""
     kept_layers: int
-    """Received layers that have memory of their own besides, because something else holds their weights."""
+    """Received layers that also have memory of their own, because something else holds their weights."""
     replicated_bytes: int
-    """What every rank would hold without the series."""
+    """Bytes that every rank would hold without the series."""
 
 
 class Series:
@@ -97,36 +96,36 @@ class Series:
         time_every: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        """Describe the series; nothing is allocated and nobody is talked to before :meth:`post_process`.
+        """Describe the series. Nothing is allocated or communicated before :meth:`post_process`.
 
         Args:
-            name: the same on all ranks; names it in records and errors.
+            name: identifies the series in records and errors; the same on all ranks.
             group: the ranks that share it, at least two.
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
             prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
             windows: ``static`` (constant pointers, for compiled code), ``rolling`` (the fewest windows, eager
                 only) or ``auto``, which is ``static``.
-            check: compare, at every wait, what the window holds with what it should; by default ``SWTRACE_CHECK``.
-            transport: what moves the bytes; by default a communicator of its own over the group's ranks.
-            recorder: where to record: a recorder, a function that finds it once the run id is agreed
-                (``recording.process_recorder``; not asked where ``SWTRACE_TRACE=0``), or None for an untraced series.
-                Where it cannot make a ring this rank runs untraced, unless ``SWTRACE_STRICT=1``.
-            hook_forward: wait by itself when a layer's ``forward`` or its quant method's ``apply`` is called.
+            check: compare what each window holds with what it should hold; by default ``SWTRACE_CHECK``.
+            transport: moves the bytes; by default a new communicator over the group's ranks.
+            recorder: where to record: a recorder, a function that returns it once the run id is agreed
+                (``recording.process_recorder``; not called if ``SWTRACE_TRACE=0``), or None for an untraced series.
+                If it cannot make a ring, this rank runs untraced, unless ``SWTRACE_STRICT=1``.
+            hook_forward: wait automatically when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process when the model's loader has asked for it on the last layer.
             try_out: multiplies a fixed input with a layer's weight. With it, post-processing proves that the
                 weight is read from its window.
-            withdrawn: called with the reason, on all ranks, when the layers turn out to be none that can be
-                shared. They are whole then, on every rank, and the series is over. Without it that is an error.
-            run_ranks: how the run numbers the group's ranks, in group order, where that is not how torch does: in
-                a run of several torch worlds. Records and errors name ranks by these numbers.
-            time_every: how many steps there are for each timed one; the others are counted. 0 times the first 64,
-                then one in 32. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
-            settings: what is not an argument here; by default the environment's, read now.
+            withdrawn: called with the reason, on all ranks, if the layers turn out not to be shareable. By then
+                every rank has every layer whole, and the series has ended. Without it, that is an error.
+            run_ranks: the run's numbers of the group's ranks, in group order, if they differ from torch's: in
+                a run of several torch worlds. Records and errors use these numbers.
+            time_every: time one step in so many and only count the others. 0 times the first 64 steps, then
+                one in 32 on average. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
+            settings: everything that is not an argument; by default read from the environment now.
 
         Raises:
-            RegistrationError: such a series cannot be.
-            SettingsError: no such window policy.
+            RegistrationError: the group, the layers or the prefetch step cannot form a series.
+            SettingsError: the window policy is unknown.
         """
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
@@ -145,7 +144,7 @@ class Series:
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
-        # A recorder that is there already was made for this series; else whoever runs it decides.
+        # A recorder that exists already was made for this series; otherwise the settings decide.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
         self._tracing = TracingOutcome(
             "" if self._recorder_source is not None else "made without a recorder" if settings.trace else NOT_TRACED,
@@ -158,9 +157,9 @@ class Series:
         self._withdrawn = False
         self._closed = False
         self.number = operations.number(self)
-        """By which compiled code knows the series."""
+        """Identifies the series in compiled code."""
         self.thread = torch.zeros(1, dtype=torch.uint8)
-        """Orders reaches in compiled code with what they must stay behind; nobody reads it."""
+        """Orders reaches in compiled code behind the work that must come first; its value is never read."""
 
         self._pending: dict[int, PendingLayer] = {}
         self._modules: dict[int, nn.Module] = {}
@@ -168,9 +167,8 @@ class Series:
         self._landing = Landing()
 
         self._running_series: RunningSeries | None = None
-        """From post-processing on."""
+        """Set by post-processing, as is its circle."""
         self._circle: Circle | None = None
-        """Its circle."""
         self._refusal: type[PeerLostError | OrderError] = OrderError
         self._refusal_text = f"{self.where}: used before post-processing"
 
@@ -178,7 +176,7 @@ class Series:
 
     @property
     def info(self) -> SeriesInfo:
-        """The series' constants; known from post-processing on."""
+        """The series' constants; available after post-processing."""
         if self._running_series is None:
             raise OrderError(f"{self.where}: not post-processed yet{self._missing_text()}")
         return self._running_series.info
@@ -195,22 +193,22 @@ class Series:
 
     @property
     def withdrawn(self) -> bool:
-        """Whether the series is over before its first step, and every rank has every layer whole."""
+        """Whether the series ended before its first step, so that every rank has every layer whole."""
         return self._withdrawn
 
     def described_by(self, group: Group, start_layer: int, end_layer: int, prefetch_step: int) -> bool:
-        """Whether these arguments describe this series."""
+        """Return whether these arguments describe this series."""
         mine = tuple(self._constants.group.ranks), self._constants.layers, self._constants.prefetch_step
         return mine == (tuple(group.ranks), range(start_layer, end_layer), prefetch_step)
 
     def register(self, layer_idx: int, layer: nn.Module) -> None:
-        """Take a linear into the series, while the model is built and before its weight is loaded.
+        """Add a linear to the series, while the model is built and before its weight is loaded.
 
-        On ranks that are not its source the weight is freed at once and will not be loaded; everywhere its
-        ``process_weights_after_loading`` is put off until :meth:`post_process`.
+        On ranks that are not its source, the weight is freed at once and will not be loaded. On all ranks, its
+        ``process_weights_after_loading`` is deferred to :meth:`post_process`.
 
         Raises:
-            RegistrationError: not a layer of this series, registered before, or unlike the others.
+            RegistrationError: not a layer of this series, already registered, or different from the others.
         """
         where, layers = f"{self.where}, layer {layer_idx}", self._constants.layers
         if self.post_processed:
@@ -220,13 +218,13 @@ class Series:
         if layer_idx in self._modules:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
-            raise RegistrationError(f"{where}: its module is registered as another layer already")
+            raise RegistrationError(f"{where}: its module is already registered as another layer")
         if any(map(in_a_series, layer.modules())):
-            raise RegistrationError(f"{where}: its module, or a part of it, is registered in another series")
+            raise RegistrationError(f"{where}: its module or one of its submodules is registered in another series")
         for part in layer.modules():
             leave_ended_series(part)
         if isinstance(layer, torch.jit.ScriptModule):
-            raise RegistrationError(f"{where}: is a torch.jit module, whose code records no waits; use torch.compile")
+            raise RegistrationError(f"{where}: is a torch.jit module, which does not record waits; use torch.compile")
         layout = self._layout_of(where, layer)
         self._pending[layer_idx] = PendingLayer(
             layer,
@@ -240,10 +238,10 @@ class Series:
             self._hooks.append(WaitingLayer(self, layer_idx, layer))
 
     def _layout_of(self, where: str, layer: nn.Module) -> PayloadLayout:
-        """Return how a layer's tensors lie in its payload.
+        """Return the layout of a layer's tensors in its payload.
 
         Raises:
-            RegistrationError: they are none that can be shared, or unlike those of the other layers.
+            RegistrationError: they cannot be shared, or differ from those of the other layers.
         """
         for name, tensor in own_tensors(layer).items():
             problem = unsuitable(tensor)
@@ -254,23 +252,26 @@ class Series:
             theirs = {id(tensor) for tensor in payload_tensors(other_layer).values()}
             tied = [name for name, tensor in tensors.items() if id(tensor) in theirs]
             if tied:
-                raise RegistrationError(f"{where}: {tied[0]} is tied to layer {other_idx}; give each layer its own")
+                raise RegistrationError(
+                    f"{where}: {tied[0]} is tied to layer {other_idx}; give each layer a tensor of its own"
+                )
         layout = PayloadLayout.of(tensors, tagged=self._constants.tagged)
         if not layout.places:
             raise RegistrationError(f"{where}: the module has no tensors")
         for other_idx, other in self._pending.items():
             if other.layout != layout:
                 raise RegistrationError(
-                    f"{where}: unequal layers: it has {layout}; layer {other_idx} has {other.layout}"
+                    f"{where}: its tensors differ from those of layer {other_idx}: it has {layout}; "
+                    f"layer {other_idx} has {other.layout}"
                 )
             break
         return layout
 
     def withdraw(self) -> None:
-        """Undo every registration, before the weights are loaded: every rank will load all of them itself.
+        """Undo every registration before the weights are loaded, so that every rank loads all of them.
 
         Raises:
-            OrderError: too late: this rank has thrown away what was loaded into layers that it is not the source of.
+            OrderError: weights were loaded already, and this rank discarded those of layers it is not the source of.
         """
         if self.post_processed:
             raise OrderError(f"{self.where}: withdrawn after post-processing")
@@ -301,13 +302,13 @@ class Series:
             self.post_process()
 
     def _missing_text(self) -> str:
-        missing = ", ".join(map(str, self._constants.missing(self._modules)))
-        return f" (never registered: layers {missing})" if missing else ""
+        missing = self._constants.missing(self._modules)
+        return f" ({never_registered(missing)})" if missing else ""
 
     # ---- post-processing ---------------------------------------------------------------------
 
     def post_process(self) -> None:
-        """Agree with all ranks, bring every layer where it belongs, open the ring. Collective; once per series.
+        """Agree with all ranks, move every layer to its place and open the ring. Collective; once per series.
 
         Raises:
             DisagreementError: the ranks describe different series.
@@ -350,12 +351,12 @@ class Series:
         return_freed()
 
     def _watch(self, running: RunningSeries) -> None:
-        """From now on, notice who reads or changes the layers' tensors, and how."""
+        """Start to intercept reads and changes of the layers' tensors."""
         for layer in running.layers:
             layer.remember_memory()
         if self._hooks is None:
             return
-        shown = not isinstance(running.circle, DeviceCircle)  # in a captured graph nobody waits twice
+        shown = not isinstance(running.circle, DeviceCircle)  # a captured graph holds one wait per layer
         for hook in self._hooks:
             hook.look_at_forward(shown=shown)
         if shown:
@@ -366,12 +367,12 @@ class Series:
     # ---- forward -----------------------------------------------------------------------------
 
     def reach(self, layer_idx: int) -> None:
-        """Tell that the forward has arrived at a layer: start the broadcast of the layer ``k`` ahead.
+        """Start the broadcast of the layer ``k`` ahead, because the forward has arrived at ``layer_idx``.
 
         Reaching the first layer begins a step, unless :meth:`begin_step` did.
 
         Raises:
-            OrderError: not the layer that comes next.
+            OrderError: the layer is not the next one.
             PeerLostError: a broadcast failed.
         """
         if is_compiling():
@@ -385,7 +386,7 @@ class Series:
         circle.reach(layer_idx)
 
     def reach_from_graph(self, layer_idx: int) -> None:
-        """Reach in compiled code: the step must then wait for every layer, unless a framework sees to the waits."""
+        """Reach in compiled code. The step must then wait for every layer, unless a framework handles the waits."""
         circle = self._circle
         if circle is None or circle.keeper is None:
             self.reach(layer_idx)
@@ -397,18 +398,18 @@ class Series:
             circle.keeper.paused = False
 
     def _trace_reach(self, layer_idx: int) -> None:
-        """Put a reach into the graph that is being traced, as an operator."""
+        """Add a reach operator to the graph that is being traced."""
         operations.reach(self.thread, self.number, layer_idx)
         if self._constants.windows == "rolling":
-            # The reach moves weights, and a graph holds on to those that it was called with.
+            # The reach moves weights, but a graph keeps using those that it was called with.
             torch._dynamo.graph_break(msg=_ROLLING)  # noqa: SLF001 (the documented name)
 
     def wait(self, layer_idx: int) -> None:
-        """Block until a layer's weight may be read. Again in the same step, it returns at once.
+        """Block until a layer's weight may be read. A second wait in the same step returns at once.
 
         Raises:
             OrderError: the forward has not reached the layer in this step.
-            StaleWindowError: the layer's window has gone to another layer since, or is being filled anew.
+            StaleWindowError: the layer's window was given to another layer, or is being filled again.
             PeerLostError: its broadcast failed.
         """
         circle = self._circle
@@ -425,16 +426,16 @@ class Series:
         self._running().require_unwritten(layer_idx)
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
-        """Mark the beginning of a forward. A step that was not ended is ended first."""
+        """Mark the beginning of a forward. A step that is still open is ended first."""
         if is_compiling():
             torch._dynamo.graph_break(msg=_STEPS)  # noqa: SLF001
         self._running().begin_step(phase=phase, tokens=tokens, requests=requests)
 
     def end_step(self, *, aborted: bool = False) -> None:
-        """Mark the end of a forward, and make good what it left out.
+        """Mark the end of a forward, and issue its remaining broadcasts.
 
-        A forward that was begun, reached no layer and was not aborted was none: it is not counted. One that
-        died before its first layer must be marked as aborted, so that its ranks stay in step.
+        A forward that began but reached no layer is not counted, unless it was aborted. One that fails before its
+        first layer must be marked as aborted, so that the ranks stay in step.
         """
         if is_compiling():
             torch._dynamo.graph_break(msg=_STEPS)  # noqa: SLF001
@@ -442,10 +443,10 @@ class Series:
 
     @contextmanager
     def step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> Iterator[None]:
-        """Mark a forward: its beginning, its end, and whether it died.
+        """Mark a forward: its beginning, its end, and whether it failed.
 
         Raises:
-            PeerLostError: the forward died in a collective of its own, because a peer did.
+            PeerLostError: the forward failed in another collective because a peer died.
         """
         self.begin_step(phase=phase, tokens=tokens, requests=requests)
         try:
@@ -456,16 +457,16 @@ class Series:
                 try:
                     self.end_step(aborted=True)
                 except (PeerLostError, StaleWindowError) as another:
-                    error.add_note(f"After that, {another}")
+                    error.add_note(f"Ending the step then failed: {another}")
             raise
         self.end_step()
 
     @contextmanager
     def peers_named(self) -> Iterator[None]:
-        """Stand around collectives that are not the series' own, where a step does not: whoever dies there is named.
+        """Wrap collectives outside of steps that are not the series' own, so that an error names the rank that died.
 
         Raises:
-            PeerLostError: the collective failed and a peer has died. Any other error comes out as it is.
+            PeerLostError: the collective failed and a peer has died. Any other error passes unchanged.
         """
         try:
             yield
@@ -479,9 +480,9 @@ class Series:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Stand around the replay of a graph that was captured from a whole forward: the replay is a step.
+        """Wrap the replay of a graph that was captured from a whole forward: the replay is one step.
 
-        The forward is captured as it is, and ends with :meth:`join`::
+        The forward is captured unchanged, and ends with :meth:`join`::
 
             with torch.cuda.graph(graph):
                 forward()
@@ -496,30 +497,30 @@ class Series:
             yield
 
     def join(self) -> None:
-        """End the capture of a forward into a graph; does nothing outside of one.
+        """End the capture of a forward into a graph; do nothing outside a capture.
 
         Raises:
-            OrderError: the graph holds a part of a forward only.
+            OrderError: the graph holds only part of a forward.
         """
         if isinstance(self._circle, DeviceCircle):
             self._circle.join()
 
     def graph_follows(self) -> None:
-        """Tell that a graph of a whole forward is captured or replayed next, where nobody can tell its end.
+        """Announce that a graph of a whole forward is captured or replayed next, if its end cannot be marked.
 
-        For frameworks that replay by themselves. Within a marked step the replay is taken to end with the step.
+        For frameworks that run replays on their own. In a marked step, the replay is assumed to end with the step.
         """
         self._device_circle("graph_follows").graph_follows()
 
     def _device_circle(self, call: str) -> DeviceCircle:
         circle = self._running()
         if not isinstance(circle, DeviceCircle):
-            raise OrderError(f"{self.where}: {call}: its broadcasts block the host, which no graph can do")
+            raise OrderError(f"{self.where}: {call}() needs a series on a device: this one's broadcasts block the host")
         return circle
 
     @property
     def most_unwaited(self) -> int:
-        """Of a step that did not die: how many layers nobody waited for, at most; 0 before the first step."""
+        """The most layers that a step left without a wait; aborted steps do not count. 0 before the first step."""
         return self._circle.most_unwaited if self._circle is not None else 0
 
     def _running(self) -> Circle:
@@ -534,13 +535,13 @@ class Series:
     # ---- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the series on this rank, once its sends of the last step are taken (or their takers seem gone).
+        """End the series on this rank, once its sends of the last step are complete or a timeout has passed.
 
-        What is still under way then, is recorded as open. A rank that ends without it may cut its peers' last
-        broadcasts off.
+        Broadcasts still under way are recorded as open. A rank that exits without closing may cut off its peers'
+        last broadcasts.
 
         Raises:
-            StaleWindowError: the ownership check found in the last step what it could not tell before.
+            StaleWindowError: the ownership check found an error whose result arrived only now.
         """
         self._closed = True
         try:
@@ -553,7 +554,7 @@ class Series:
                 self._transport.close()
 
     def statistics(self) -> SeriesStatistics:
-        """Return the series in numbers."""
+        """Return the series' counters and sizes."""
         circle = self._running()
         layers, windows = (running.layers, running.windows) if (running := self._running_series) else ((), ())
         return SeriesStatistics(

@@ -3,16 +3,17 @@
 ``module.weight`` is a look-up in ``module._parameters``. In a running series that dict is a :class:`TensorTable`,
 which knows whether the layer's bytes are there:
 
-- in a step that has reached the layer, whoever reads the tensor waits first, be it ``forward``, a pre-hook, or a
-  parent module that computes with ``out_proj.weight``;
-- at any other time a tensor that lies in a window is shown as :class:`AbsentTensor`: it has a shape, a dtype and a
-  device, and no values. Whoever reads or writes it gets an error that names series, layer and rank.
+- In a step that has reached the layer, every read of the tensor waits first: in ``forward``, in a pre-hook, or in a
+  parent module that computes with ``out_proj.weight``.
+- At any other time, a tensor in a window is shown as an :class:`AbsentTensor`, which has a shape, a dtype and a
+  device, but no values. Reading or writing it is an error that names series, layer and rank.
 
-So loops over ``parameters()`` that look at shapes go on; ``model.double()`` or ``copy.deepcopy(model)`` is refused.
+So loops over ``parameters()`` that look at shapes still work. ``model.double()`` or ``copy.deepcopy(model)`` is
+refused.
 
-Code that ``torch.compile`` traces reads the dict without asking it. But it runs properties: so the module gets a class
-whose attributes are looked up here, outside of the graph. Only the forward of a plain linear needs no look-up: its
-wait is an operator in the graph (:mod:`swtrace.series.waiting`).
+Code that ``torch.compile`` traces reads the dict directly, but it does run properties. So the module gets a class whose
+attributes are properties that look up here, outside the graph. Only the forward of a plain linear needs no look-up:
+its wait is an operator in the graph (:mod:`swtrace.series.waiting`).
 """
 
 from __future__ import annotations
@@ -38,27 +39,27 @@ if TYPE_CHECKING:
 
 
 class AbsentTensor(Tensor):
-    """Stands for a tensor whose window holds other bytes, or none yet: has a shape, and values only in its turn."""
+    """Stands for a tensor whose window holds other bytes, or none yet. Has a shape, but values only in its turn."""
 
     _is_param: bool
-    """What makes ``isinstance(tensor, nn.Parameter)`` true."""
-    _told: str
+    """Makes ``isinstance(tensor, nn.Parameter)`` true."""
+    _absence: str
     """Why it has no values."""
     _tensor: weakref.ref[Tensor]
-    """What it stands for."""
+    """The tensor that it stands for."""
     _look_up: Callable[[], Tensor] | None
-    """Returns that, if it may be read by now, or another absent one."""
+    """Returns that tensor if it may be read now, otherwise another absent one."""
 
     @staticmethod
     def __new__(
         cls: type[Self],
         tensor: Tensor,
-        told: str,
+        reason: str,
         look_up: Callable[[], Tensor] | None = None,
         *,
         data: bool = False,
     ) -> Self:
-        """Stand for ``tensor``, or for its ``data``, and say ``told`` to whoever asks for values out of turn."""
+        """Stand for ``tensor``, or for its ``data``; a read out of turn is an error with ``reason``."""
         absent: Self = Tensor._make_wrapper_subclass(  # noqa: SLF001
             cls,
             tensor.shape,
@@ -69,7 +70,7 @@ class AbsentTensor(Tensor):
         )
         vars(absent).update(vars(tensor))
         absent._tensor = weakref.ref(tensor)
-        absent._told = told
+        absent._absence = reason
         absent._look_up = look_up
         absent._is_param = isinstance(tensor, nn.Parameter) and not data
         return absent
@@ -87,8 +88,8 @@ class AbsentTensor(Tensor):
 
     @property
     def data(self) -> Tensor:
-        """As absent as this, but not asked for gradients."""
-        return AbsentTensor(self._real(), self._told, self._look_up, data=True)
+        """The same absent tensor, without gradients."""
+        return AbsentTensor(self._real(), self._absence, self._look_up, data=True)
 
     @data.setter
     def data(self, value: Tensor) -> None:
@@ -102,22 +103,22 @@ class AbsentTensor(Tensor):
         return tensor
 
     def _value(self) -> Tensor:
-        """Return what this stands for, waiting for it if its turn has come."""
+        """Return the tensor that this stands for, after waiting for it if its turn has come."""
         found = self._look_up() if self._look_up is not None else self
         if isinstance(found, AbsentTensor):
-            raise StaleWindowError(found._told)  # noqa: SLF001 (its own kind)
+            raise StaleWindowError(found._absence)  # noqa: SLF001 (its own kind)
         return found
 
     def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise StaleWindowError(self._told)
+        raise StaleWindowError(self._absence)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:  # noqa: FBT001, FBT002
-        """Set it for what this stands for."""
+        """Set it on the tensor that this stands for."""
         self._real().requires_grad_(requires_grad)
         return super().requires_grad_(requires_grad)
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        """Return the memory in which the values will be, for whoever adds memory up."""
+        """Return the memory that will hold the values, for code that adds up memory."""
         return self._real().untyped_storage()
 
     def numpy(self, *, force: bool = False) -> Any:
@@ -129,18 +130,18 @@ class AbsentTensor(Tensor):
         return self._value().tolist()
 
     def data_ptr(self) -> int:
-        """Return where the values are."""
+        """Return the address of the values."""
         return self._value().data_ptr()
 
     share_memory_ = __deepcopy__ = __reduce_ex__ = __array__ = __dlpack__ = _refuse
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        """Return what is known of it."""
-        return f"AbsentTensor({list(self.shape)}, {self.dtype}; {self._told})"
+        """Return shape, dtype and the reason why there are no values."""
+        return f"AbsentTensor({list(self.shape)}, {self.dtype}; {self._absence})"
 
 
 def _with_values(arguments: Any) -> Any:
-    """Return arguments with what absent tensors stand for."""
+    """Return arguments with absent tensors replaced by the tensors that they stand for."""
     if isinstance(arguments, AbsentTensor):
         return arguments._value()  # noqa: SLF001 (its own kind)
     if isinstance(arguments, dict):
@@ -160,11 +161,11 @@ class TensorTable(dict[str, Any]):
         self._circle = circle
 
     def __getitem__(self, name: str) -> Any:
-        """Return the same as :meth:`look_up`; a compiler that asks gets the tensor itself."""
+        """Return the same as :meth:`look_up`; a compiler gets the tensor itself."""
         return dict.__getitem__(self, name) if is_compiling() else self.look_up(name)
 
     def look_up(self, name: str) -> Any:
-        """Return a tensor that may be read now, waiting for it if its turn has come; or one that says it may not."""
+        """Return the tensor, after waiting for it if its turn has come, or an absent one if it may not be read now."""
         tensor = dict.__getitem__(self, name)
         if name not in self._shared:
             return tensor
@@ -177,25 +178,25 @@ class TensorTable(dict[str, Any]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        """Return the names; being Python, it keeps ``dict(table)`` and ``{**table}`` from going round look-ups."""
+        """Return the names; because this is Python, ``dict(table)`` and ``{**table}`` do not bypass look-ups."""
         return super().__iter__()
 
     def copy(self) -> dict[str, Any]:
-        """Return a dict of what may be read now."""
+        """Return a dict of the tensors as :meth:`look_up` returns them."""
         return dict(self)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the same, or ``default``."""
+        """Return the same as :meth:`look_up`, or ``default``."""
         if name in self:
             return self[name]
         return default
 
     def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        """Return all, without waiting."""
+        """Return all tensors, without waiting."""
         return {name: self._shown(name, tensor) for name, tensor in dict.items(self)}.items()
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        """Return all, without waiting."""
+        """Return all tensors, without waiting."""
         return dict(self.items()).values()
 
     def _shown(self, name: str, tensor: Any) -> Any:
@@ -204,54 +205,54 @@ class TensorTable(dict[str, Any]):
         return self._absent(name, tensor)
 
     def _absent(self, name: str, tensor: Tensor) -> AbsentTensor:
-        told = f"{self._circle.describe(self._layer)}: {name} {self._circle.absence(self._layer)}"
-        return AbsentTensor(tensor, told, functools.partial(self.look_up, name))
+        reason = f"{self._circle.describe(self._layer)}: {name} {self._circle.absence(self._layer)}"
+        return AbsentTensor(tensor, reason, functools.partial(self.look_up, name))
 
     def __setitem__(self, name: str, tensor: Any) -> None:
-        """Take a tensor that is not of the series."""
-        self._keep((name,))
+        """Set a tensor that is not part of the series."""
+        self._refuse_shared((name,))
         super().__setitem__(name, tensor)
 
     def __delitem__(self, name: str) -> None:
-        """Drop a tensor that is not of the series."""
-        self._keep((name,))
+        """Remove a tensor that is not part of the series."""
+        self._refuse_shared((name,))
         super().__delitem__(name)
 
     def pop(self, name: str, *default: Any) -> Any:
-        """Drop a tensor that is not of the series."""
-        self._keep((name,))
+        """Remove a tensor that is not part of the series."""
+        self._refuse_shared((name,))
         return super().pop(name, *default)
 
     def update(self, *others: Any, **tensors: Any) -> None:
-        """Take tensors that are not of the series."""
+        """Set tensors that are not part of the series."""
         more = dict(*others, **tensors)
-        self._keep(more)
+        self._refuse_shared(more)
         super().update(more)
 
-    def _keep(self, names: Iterable[str]) -> None:
+    def _refuse_shared(self, names: Iterable[str]) -> None:
         for name in self._shared.intersection(names):
             if self._circle.closed:
-                self._shared -= {name}  # nobody's any more: the model may be loaded anew
+                self._shared -= {name}  # the series has ended, so the model may be loaded again
             else:
                 raise OrderError(
-                    f"{self._circle.describe(self._layer)}: {name} is replaced or deleted in a running series; "
+                    f"{self._circle.describe(self._layer)}: {name} cannot be replaced or deleted in a running series; "
                     f"do it before post-processing"
                 )
 
     def __deepcopy__(self, _memo: Any) -> NoReturn:
-        """Refuse: a copy would have some layer's bytes for ever."""
+        """Refuse, because a copy would keep the bytes of an arbitrary layer."""
         raise OrderError(
-            f"{self._circle.describe(self._layer)}: copied or pickled in a running series; "
+            f"{self._circle.describe(self._layer)}: cannot be copied or pickled in a running series; "
             f"copy or save the model before it is registered"
         )
 
     def __reduce_ex__(self, _protocol: Any) -> NoReturn:
-        """Refuse, as for a deep copy."""
+        """Refuse, as in :meth:`__deepcopy__`."""
         self.__deepcopy__(None)
 
 
 def watch(layer: SeriesLayer, circle: Circle) -> None:
-    """Show a layer's tensors through tables from now on."""
+    """Replace the dicts that hold a layer's tensors with tables."""
     shared = {id(tensor) for tensor in layer.tensors}
     for module in layer.module.modules():
         for table_name in TABLES:
@@ -263,7 +264,7 @@ def watch(layer: SeriesLayer, circle: Circle) -> None:
 
 
 def unwatch(module: nn.Module) -> None:
-    """Let the parts of a layer's module be of their own classes again."""
+    """Restore the original classes of a layer's module and its submodules."""
     for part in module.modules():
         while (kind := vars(type(part)).get(_OWN_CLASS)) is not None:
             part.__class__ = kind
@@ -274,10 +275,10 @@ _OWN_CLASS = "_swtrace_own_class"
 
 @functools.cache
 def _looking_up(kind: Any, names: frozenset[str], table_name: str) -> Any:
-    """Return a subclass whose attributes of these names are looked up in a table, also by code that is compiled.
+    """Return a subclass whose attributes of these names are looked up in a table, even by compiled code.
 
-    A compiler reads a module's parameters without asking the table, but runs properties. (torch parametrizes
-    modules in this way.)
+    A compiler reads a module's parameters without the table's methods, but runs properties. (torch parametrizes
+    modules in the same way.)
     """
     known = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, _OWN_CLASS: kind}
     return type(kind.__name__, (kind,), {**known, **{name: _property(name, table_name) for name in names}})
@@ -298,8 +299,8 @@ def _look_up_outside(module: nn.Module, name: str, table_name: str) -> Any:
 
 
 _OUTSIDE = (
-    "swtrace: a shared weight that is read without calling its linear is waited for outside of the graph; "
-    "without fullgraph=True that happens by itself"
+    "swtrace: a shared weight that is read without calling its linear must be waited for outside the graph; "
+    "compile without fullgraph=True to allow that"
 )
 for _function in (_look_up_outside, AbsentTensor.__new__, AbsentTensor.__torch_dispatch__.__func__):  # type: ignore[attr-defined]
     run_outside(_function, _OUTSIDE)

@@ -1,8 +1,8 @@
 """Broadcasts through gloo, whose ``wait`` blocks the host.
 
-So host time is the right clock for it. A completion callback stamps the ready instant, which a wait that
-returns at once could not tell. It runs Python on gloo's thread and takes the GIL from the forward, which is
-most of what tracing costs. So only broadcasts that somebody wants to observe have one.
+Because the host blocks, host time is the right clock. A completion callback stamps the ready instant, which a wait
+that returns at once cannot observe. It runs Python on gloo's thread and takes the GIL from the forward, which is
+most of the cost of tracing. So only timed broadcasts have a callback.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TorchOperation:
         try:
             future.wait()
         except RuntimeError:
-            return  # failed: the consumer's own wait raises it
+            return  # failed: the consumer's wait raises the error
         self.observed = Observed.CALLBACK
         self.ready_ns = now_ns
         self._on_ready(now_ns)
@@ -58,12 +58,12 @@ class TorchTransport:
     now = staticmethod(time.monotonic_ns)
 
     def __init__(self, group: Group, *, description: str, timeout_s: float) -> None:
-        """Make the communicator; all ranks must make theirs in the same order.
+        """Make the communicator; all ranks must do so in the same order.
 
         Args:
-            group: its ranks.
+            group: the ranks.
             description: names the communicator in torch's own diagnostics.
-            timeout_s: after which a broadcast that does not arrive fails.
+            timeout_s: how long a broadcast waits before it fails.
 
         Raises:
             RegistrationError: the group's backend cannot be timed by host clocks.
@@ -92,5 +92,5 @@ class TorchTransport:
         return TorchOperation(work, on_ready)
 
     def close(self) -> None:
-        """Let go of the communicator; torch destroys it with the last operation that is under way."""
+        """Release the communicator; torch destroys it once no operation is under way."""
         self._process_group = None

@@ -1,7 +1,7 @@
-"""The seam between a series and whatever moves its bytes.
+"""The interface between a series and what moves its bytes.
 
-A transport belongs to one series: its operations are numbered from 0 in the order of their issue, and
-all ranks must issue the same ones in the same order.
+A transport belongs to one series. Its operations are numbered from 0 in the order of their issue, and
+all ranks must issue the same operations in the same order.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ OnReady = Callable[[int], None]
 
 
 class TransportError(RuntimeError):
-    """A transport cannot complete an operation, most often because a peer left."""
+    """A transport cannot complete an operation, usually because a peer left."""
 
 
 class Operation(Protocol):
     """One broadcast under way."""
 
     ready_ns: int
-    """The instant its bytes were there, on the transport's clock; 0 until observed."""
+    """The ready instant, on the transport's clock; 0 until observed."""
     observed: Observed
     """How ``ready_ns`` is known; ``NEVER`` until it is."""
 
     def wait(self) -> None:
-        """Block until the buffer may be used; raise RuntimeError if it never will be."""
+        """Block until the buffer may be used; raise RuntimeError if the operation failed."""
 
     def done(self) -> bool:
-        """Whether ``wait`` would return at once."""
+        """Return whether ``wait`` would return at once."""
 
 
 class Transport(Protocol):
@@ -47,10 +47,10 @@ class Transport(Protocol):
     queue: str
     """What a delivery queues behind: ``serial`` or ``receiver`` (see ``SeriesInfo``)."""
     clock: Clock
-    """The clock of all its instants."""
+    """The clock of all instants."""
 
     def now(self) -> int:
-        """Return the instant on the transport's clock, in ns."""
+        """Return the present instant on the transport's clock, in ns."""
 
     def gather(self, item: object) -> list[object]:
         """Return every rank's item, by group rank. Blocking; all ranks take part."""
@@ -59,11 +59,11 @@ class Transport(Protocol):
         """Fill ``buffer`` (uint8, one dimension) from group rank ``source``. Blocking; not numbered."""
 
     def issue(self, buffer: Tensor, source: int, observer: Any = None) -> Operation:
-        """Start to fill ``buffer`` from group rank ``source``; nobody may touch it until the operation's wait.
+        """Start to fill ``buffer`` from group rank ``source``; it must not be used before the operation's wait.
 
-        ``observer`` is what the journal of this transport's clock returns from ``issues``: an :data:`OnReady` for a
-        host's clock, the events to record for a device's.
+        ``observer`` is what the journal for this transport's clock returns from ``issues``: an :data:`OnReady` for a
+        host clock, the events to record for a device clock.
         """
 
     def close(self) -> None:
-        """Let go of the communicator. Waits for nothing."""
+        """Release the communicator, without waiting."""

@@ -1,12 +1,12 @@
 """Waiting where the weight is read, without touching the model's code.
 
-A linear's weight is read in its ``forward``; but adapters (LoRA) call the quant method's ``apply``
-directly, and some fused linears bypass it. So both are hooked, and the second wait of a step is free.
+A linear's weight is read in its ``forward``. But adapters (LoRA) call the quant method's ``apply``
+directly, and some fused linears bypass it. So both are hooked; the second wait of a step is free.
 
-What runs before ``forward`` (a pre-hook that makes the weight) and what never calls it (a parent that reads
-``out_proj.weight``) is served by :mod:`swtrace.series.tensor_table`.
+Code that runs before ``forward`` (a pre-hook that makes the weight) or never calls it (a parent that reads
+``out_proj.weight``) waits through :mod:`swtrace.series.tensor_table`.
 
-The hooks outlive the series: a linear that is used after ``close`` says so.
+The hooks outlive the series, so that using a linear after ``close`` is an error.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ if TYPE_CHECKING:
 FORWARD = "forward"
 _LINEAR_FORWARD = nn.Linear.forward
 _BEFORE_SCRIPTING = "__prepare_scriptable__"
-"""What torch.jit.script asks a module for, before it reads its code."""
+"""The attribute that torch.jit.script requests from a module before it reads the module's code."""
 _BEFORE_COPYING = "__getstate__"
-"""What copy and pickle ask an object for."""
+"""The method that copy and pickle call on an object."""
 APPLY = "apply"
 
 
 class WaitingLayer:
-    """Stands in for one layer's ``forward``, and waits first."""
+    """Replaces one layer's ``forward`` with one that waits first."""
 
     def __init__(self, series: Series, layer_idx: int, layer: nn.Module) -> None:
         self._series: Series | None = series
         self._layer_idx = layer_idx
         self._layer = layer
         self._has_buffers = next(layer.buffers(), None) is not None
-        """Forward may keep something in them."""
+        """Whether the layer has buffers, which its forward may write to."""
         self._shadowed: Callable[..., Any] | None = vars(layer).get(FORWARD)
         layer.forward = self._hook = self.forward
         vars(layer).update({_BEFORE_SCRIPTING: self._refuse_script, _BEFORE_COPYING: self._refuse_copy})
         self._interception: Interception | None = None
         self._plain = False
-        """Forward reads the weight only together with the activation, if it is ``nn.Linear``'s."""
+        """Whether the forward, if it is ``nn.Linear``'s, reads the weight only together with the activation."""
         self._shown = False
-        """Whoever reads the weight as an attribute waits for it, in compiled code, too."""
+        """Whether reading the weight as an attribute waits for it, even in compiled code."""
         self._weight: Any = None
         self._bias: Any = None
-        """What ``nn.Linear``'s forward reads."""
+        """Both are what ``nn.Linear``'s forward reads."""
         self._handles = [
             layer.register_load_state_dict_pre_hook(self._before_loading),  # type: ignore[no-untyped-call]
         ]
@@ -91,28 +91,28 @@ class WaitingLayer:
         return result
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer's own forward: its class's, which may have changed since it was registered."""
+        """Run the layer's own forward; its class may have changed since it was registered."""
         if self._shadowed is not None:
             return self._shadowed(*args, **kwargs)
         layer: Any = self._layer
         return type(layer).forward(layer, *args, **kwargs)
 
     def _forward_in_graph(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Put the wait and the layer's own forward into the graph that is being traced, or end the graph for them."""
-        if not self._belongs_into_a_graph(args, kwargs):
+        """Add the wait and the layer's own forward to the traced graph, or break the graph for them."""
+        if not self._fits_in_graph(args, kwargs):
             return self._run_outside(*args, **kwargs)
-        # Of the caller's own tensor the graph would say that it writes to it. (Its memory may be read-only, or shared.)
+        # A clone, because the graph claims to write to this tensor; the caller's memory may be read-only or shared.
         x = (args[0] if args else kwargs["input"]).clone()
         self._trace_wait(series, (x,), {})
         result = nn.functional.linear(x, self._weight, self._bias)
         operations.follow(result, series.thread)
         return result
 
-    def _belongs_into_a_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a compiler keeps this forward behind its wait, because it reads the weight only with the activation.
+    def _fits_in_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether a compiler keeps this forward behind its wait, since it reads weight and activation together.
 
-        A forward of the linear's own, a parametrization, a pre-hook, or autocast may compute with the weight alone, and
-        nothing ties that to the wait. With gradients, the backward would be part of the graph, too.
+        A custom forward, a parametrization, a pre-hook or autocast may compute with the weight alone, and nothing
+        ties that to the wait. With gradients, the backward would be part of the graph.
         """
         if not self._plain or type(self._layer).forward is not _LINEAR_FORWARD:
             return False
@@ -137,10 +137,10 @@ class WaitingLayer:
         return interception.original(layer, *args, **kwargs)  # type: ignore[union-attr]
 
     def look_at_forward(self, *, shown: bool) -> None:
-        """See, once the layer is in its place, what its forward reads.
+        """Find out what the forward reads, once the layer is in its place.
 
         Args:
-            shown: whether whoever reads the layer's tensors as attributes waits for them.
+            shown: whether reading the layer's tensors as attributes waits for them.
         """
         layer = self._layer
         tables = vars(layer)["_parameters"]
@@ -152,16 +152,16 @@ class WaitingLayer:
             self._handles.append(layer.register_forward_pre_hook(self.before_forward, prepend=True))
 
     def before_forward(self, _layer: nn.Module, _args: tuple[Any, ...]) -> None:
-        """Wait before other pre-hooks, which may make the weight that ``forward`` reads."""
+        """Wait before the other pre-hooks, which may make the weight that ``forward`` reads."""
         if self._series is not None:
             self._wait_outside(self._series)
 
     def _wait_outside(self, series: Series) -> None:
-        """Wait eagerly: what follows belongs to another graph."""
+        """Wait eagerly, between two graphs."""
         series.wait(self._layer_idx)
 
     def release(self) -> None:
-        """Leave the layer as it was; where another has wrapped it since, just pass calls on."""
+        """Restore the layer; if its forward was wrapped since, only pass calls on."""
         self._series = None
         if vars(self._layer).get(FORWARD) is self._hook:
             if self._shadowed is None:
@@ -176,28 +176,30 @@ class WaitingLayer:
             self._handles.pop().remove()
 
     def _trace_wait(self, series: Series, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Put the wait into the graph that is being traced."""
+        """Add a wait operator to the graph that is being traced."""
         if torch.compiler.is_exporting():
-            self._refuse("exported: the program would not reach and wait elsewhere; export the model first")
+            self._refuse(
+                "exported: the program could not reach and wait elsewhere; export the model before it is registered"
+            )
         for activation in _tensors((*args, *kwargs.values())):
             operations.follow(activation, series.thread)
             operations.wait(activation, series.number, self._layer_idx)
             return
-        self._refuse("compiled, and called without a tensor that its wait could be ordered with")
+        self._refuse("compiled, but called without a floating-point tensor to order its wait with")
 
     def _before_loading(self, module: nn.Module, values: dict[str, Any], prefix: str, *_args: Any) -> None:
         series = self._series
         if series is None or series.closed or not series.post_processed:
             return
         if any(prefix + name in values for name in own_tensors(module)):
-            self._refuse("load_state_dict after post-processing; load the weights before it")
+            self._refuse("load_state_dict() called after post-processing; load the weights before it")
 
     def _refuse_script(self) -> NoReturn:
         self._refuse(TRACED)
 
     def _refuse_backward(self, _gradient: Tensor) -> NoReturn:
         self._refuse(
-            "backward: by now its window holds another layer; a series serves inference only, "
+            "backward: its window may hold another layer by now; a series serves inference only: "
             "run the model under torch.no_grad()"
         )
 
@@ -206,15 +208,15 @@ class WaitingLayer:
         raise OrderError(f"{where}layer {self._layer_idx}: {problem}")
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> NoReturn:
-        """Refuse: a copy of the layer would run this one."""
+        """Refuse, because a copy of the layer would run this one's forward."""
         self._refuse_copy()
 
     def __reduce_ex__(self, _protocol: Any) -> NoReturn:
-        """Refuse, as for a deep copy."""
+        """Refuse, as in :meth:`__deepcopy__`."""
         self._refuse_copy()
 
     def _refuse_copy(self) -> NoReturn:
-        self._refuse("copied or pickled; copy the model before it is registered")
+        self._refuse("cannot be copied or pickled; copy the model before it is registered")
 
 
 def in_a_series(module: nn.Module) -> bool:
@@ -224,7 +226,7 @@ def in_a_series(module: nn.Module) -> bool:
 
 
 def leave_ended_series(module: nn.Module) -> None:
-    """Free a module of a series that has ended."""
+    """Remove the hooks of an ended series from a module."""
     hook = _hook_of(module)
     if hook is not None and not hook.of_a_series:
         hook.release()
@@ -236,7 +238,7 @@ def _hook_of(module: nn.Module) -> WaitingLayer | None:
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors among arguments or results, however deep they lie."""
+    """Yield the floating-point tensors in arguments or results, at any depth."""
     if isinstance(values, torch.Tensor):
         if values.is_floating_point():
             yield values
@@ -250,8 +252,8 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 _BETWEEN_GRAPHS = (
     "swtrace: this linear's forward may compute with its weight alone (a forward of its own, a parametrization, a "
-    "pre-hook, autocast), or keep it for a backward, so it runs outside of the graph, where it waits first; without "
-    "fullgraph=True it does so by itself"
+    "pre-hook, autocast) or keep it for a backward, so it must wait and run outside the graph; compile without "
+    "fullgraph=True to allow that"
 )
 for _method in (WaitingLayer._run_outside, WaitingLayer._wait_outside):  # noqa: SLF001
     run_outside(_method, _BETWEEN_GRAPHS)

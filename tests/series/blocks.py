@@ -1,4 +1,4 @@
-"""Blocks around a linear: a real rank's series of them, beside the same blocks with resident weights."""
+"""Blocks around a linear: shared as a series on a real rank, and the same blocks with resident weights."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Block(nn.Module):
 
 
 def stack_of(make: Callable[[], nn.Module]) -> Any:
-    """Return blocks with the same weights at every call."""
+    """Return blocks with the same weights on every call."""
     torch.manual_seed(7)
     return nn.ModuleList(make() for _ in range(LAYERS)).eval()
 
 
 class Case:
-    """Blocks of one kind on this rank, and the same resident."""
+    """Blocks of one kind on this rank, shared and resident."""
 
     def __init__(self, name: str, make: Callable[[], nn.Module], windows: str, *, start: bool = True) -> None:
         with torch.no_grad():
@@ -60,7 +60,7 @@ class Case:
         return x
 
     def run(self, steps: int = STEPS) -> str:
-        """Return whether so many steps give what resident weights give."""
+        """Return whether so many steps give the results of resident weights."""
         for _ in range(steps):
             got, x = self.forward(), self.x
             with torch.no_grad():
@@ -72,7 +72,7 @@ class Case:
 
 
 def outcome(program: Callable[[], str | None]) -> str:
-    """Return what a program returned, or the error of swtrace that it ended with."""
+    """Return the program's result, or the swtrace error that ended it."""
     try:
         return program() or RIGHT
     except SeriesError as error:

@@ -1,4 +1,4 @@
-"""Quant methods that do to a layer's tensors what vLLM's do, and the linear they belong to."""
+"""Quant methods that change a layer's tensors as vLLM's do, and the linear that they belong to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from series.stacks import WIDTH
 
 
 class QuantMethod:
-    """As vLLM's: one object, which may serve many layers."""
+    """Like vLLM's, one object that may serve many layers."""
 
     def __init__(self) -> None:
         self.processed: list[int] = []
@@ -22,12 +22,12 @@ class QuantMethod:
         self.processed.append(id(layer))
 
     def apply(self, layer: Any, x: Tensor) -> Tensor:
-        """Compute with whatever the layer holds."""
+        """Compute with what the layer holds."""
         return nn.functional.linear(x, layer.weight)
 
 
 class Replacing(QuantMethod):
-    """Puts a new Parameter of equal layout in the old one's place."""
+    """Replaces the Parameter with a new one of the same layout."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """See the class."""
@@ -85,7 +85,7 @@ class Float8(QuantMethod):
 
 
 class QuantisedLinear(nn.Module):
-    """As vLLM's linears: computes through its quant method."""
+    """Like vLLM's linears, computes through its quant method."""
 
     def __init__(self, quant_method: QuantMethod, *, bias: bool = False) -> None:
         super().__init__()

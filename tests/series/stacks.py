@@ -14,13 +14,13 @@ WIDTH = 16
 
 
 def true_weights(num_layers: int, seed: int = 0) -> list[Tensor]:
-    """Return the weights that a checkpoint holds: different in every layer."""
+    """Return the weights of a checkpoint, different in every layer."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(WIDTH, WIDTH, generator=generator) for _ in range(num_layers)]
 
 
 def load(parameter: nn.Parameter, weight: Tensor) -> None:
-    """Load a weight as vLLM does: by the parameter's loader where it has one."""
+    """Load a weight as vLLM does: through the parameter's loader if it has one."""
     loader = getattr(parameter, "weight_loader", None)
     if loader is None:
         parameter.data.copy_(weight)

@@ -64,14 +64,14 @@ def load_in_many_ways(_rank: int) -> dict[str, str]:
 
 
 def test_weights_load_as_usual_before_post_processing() -> None:
-    """load_state_dict, also strict or by assignment, copies into parameters and conversions all work."""
+    """load_state_dict (also strict or by assignment), copies into parameters and conversions all work."""
     for told in run_ranks(2, load_in_many_ways):
         assert told == dict.fromkeys(told, RIGHT)
         assert len(told) == 2 * len(LOADED)
 
 
 class Wrapped(Tensor):
-    """A tensor without memory of its own."""
+    """A tensor that wraps another and has no memory of its own."""
 
     @staticmethod
     def __new__(cls: type[Self], kept: Tensor) -> Self:
@@ -86,7 +86,7 @@ class Wrapped(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, _types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute with what is inside."""
+        """Compute with the wrapped tensor."""
         arguments = [one.kept if isinstance(one, cls) else one for one in args]
         return operation(*arguments, **(kwargs or {}))
 
@@ -219,7 +219,7 @@ SPOILT: dict[str, Callable[[Case], None]] = {
 
 
 def refuse_tensors(rank: int) -> dict[str, str]:
-    """Register tensors that are no plain memory; spoil layers, on both ranks or one, before post-processing."""
+    """Register tensors that are not plain memory; spoil layers before post-processing, on both ranks or one."""
 
     def spoilt(name: str, program: Callable[[Case], None], where: Sequence[int]) -> str:
         case = Case(name, Block, "static", start=False)
@@ -237,7 +237,7 @@ def refuse_tensors(rank: int) -> dict[str, str]:
 
 
 class TiedLayers:
-    """Makes blocks that have one weight in common."""
+    """Makes blocks that share one weight."""
 
     def __init__(self) -> None:
         self._weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
@@ -250,7 +250,7 @@ class TiedLayers:
 
 
 def test_tensors_that_are_not_the_layers_own_plain_memory_are_refused_on_all_ranks() -> None:
-    """Subclasses, sparse and lazily changed tensors; ties; layers that loading made unequal, if only on one rank."""
+    """Subclasses, sparse and lazily changed tensors, ties, and layers that loading made unequal, even on one rank."""
     for told in run_ranks(2, refuse_tensors):
         assert len(told) == len(ODD) + 2 * len(SPOILT) + 1
         for case, text in told.items():
@@ -280,7 +280,7 @@ def views_of_one_buffer(_rank: int) -> str:
 
 
 def test_a_flat_buffer_may_be_loaded_before_post_processing_and_not_written_after() -> None:
-    """Weights that are views of one buffer have what was loaded into it; a later write to it is refused by name."""
+    """Weights that are views of one buffer hold what was loaded into it; a later write is refused by name."""
     for rank, told in enumerate(run_ranks(2, views_of_one_buffer)):
         assert told.startswith(f"right; StaleWindowError: series 'flat', rank {rank}, layer 0: weight was written to")
 
@@ -311,13 +311,13 @@ def buffers_that_forward_writes(_rank: int) -> str:
 
 
 def test_buffers_that_forward_writes_are_refused_by_name() -> None:
-    """What forward writes into a layer's buffer would be lost, or sent to the peers meanwhile: refused at once."""
+    """A forward's write to a layer's buffer would be lost, or sent to the peers, so it is refused at once."""
     for rank, told in enumerate(run_ranks(2, buffers_that_forward_writes)):
         assert told.startswith(f"StaleWindowError: series 'counting', rank {rank}, layer 0: scale was written to")
 
 
 class Caching(nn.Module):
-    """A linear that computes with something that its post-processing or its first forward made of the weight."""
+    """A linear that computes with something that its post-processing or first forward made from the weight."""
 
     def __init__(self, make: Callable[[Any], object], *, late: bool) -> None:
         super().__init__()
@@ -380,7 +380,7 @@ CACHED: dict[str, tuple[Callable[[Any], object], str]] = {
 
 
 def cache(_rank: int) -> dict[str, str]:
-    """Share linears that keep something."""
+    """Share linears that keep something made from their weight."""
 
     def program(name: str, make: Callable[[Any], object]) -> str:
         def block() -> CachingBlock:
@@ -397,8 +397,8 @@ def cache(_rank: int) -> dict[str, str]:
     return {name: outcome(lambda name=name, make=make: program(name, make)) for name, (make, _) in CACHED.items()}  # type: ignore[misc]
 
 
-def test_what_a_linear_keeps_of_its_weight_stays_true_or_is_refused() -> None:
-    """A view of memory that the layer leaves is found in the attribute that keeps it, before it shows other bytes."""
+def test_what_a_linear_keeps_of_its_weight_stays_right_or_is_refused() -> None:
+    """An attribute that views memory that the layer leaves is found before it shows other bytes."""
     for rank, told in enumerate(run_ranks(2, cache)):
         assert len(told) == len(CACHED)
         for name, text in told.items():
@@ -408,11 +408,11 @@ def test_what_a_linear_keeps_of_its_weight_stays_true_or_is_refused() -> None:
 
 
 def views_of_their_own(_rank: int) -> tuple[str, str]:
-    """Let linears have a view of their weight as an attribute; compute with it, or make it anew in each forward."""
+    """Let linears keep a view of their weight as an attribute; compute with it, or make it again in each forward."""
 
-    def program(*, anew: bool) -> str:
+    def program(*, again: bool) -> str:
         def compute(linear: Any, x: Tensor) -> Tensor:
-            if anew:
+            if again:
                 linear.transposed = linear.weight.detach().T
             out: Tensor = x @ linear.transposed
             return out
@@ -424,14 +424,14 @@ def views_of_their_own(_rank: int) -> tuple[str, str]:
 
         return Case("s", block, "static").run()
 
-    return outcome(lambda: program(anew=False)), outcome(lambda: program(anew=True))
+    return outcome(lambda: program(again=False)), outcome(lambda: program(again=True))
 
 
-def test_a_view_that_a_linear_has_of_its_weight_is_made_anew_or_refused() -> None:
-    """As spectral_norm makes its weight; whoever reads the old one is told by name."""
-    for rank, (kept, anew) in enumerate(run_ranks(2, views_of_their_own)):
+def test_a_view_that_a_linear_has_of_its_weight_is_made_again_or_refused() -> None:
+    """As spectral_norm makes its weight; reading the old view is refused by name."""
+    for rank, (kept, again) in enumerate(run_ranks(2, views_of_their_own)):
         assert kept.startswith(f"StaleWindowError: series 's', rank {rank}, layer 0: Linear.transposed was a view of")
-        assert anew == RIGHT
+        assert again == RIGHT
 
 
 def used_again(_rank: int) -> list[str]:
@@ -457,15 +457,15 @@ def used_again(_rank: int) -> list[str]:
     return [outcome(lambda c=c, load=load: program(close=c, load=load)) for c, load in ((0, 0), (1, 0), (1, 1))]  # type: ignore[misc]
 
 
-def test_a_linear_of_another_series_is_refused_until_that_is_closed_and_the_weight_is_loaded_anew() -> None:
+def test_a_linear_of_another_series_is_refused_until_that_is_closed_and_the_weight_is_loaded_again() -> None:
     """Each refusal says why; then the linear may be shared again."""
     for rank, (shared, gone, loaded) in enumerate(run_ranks(2, used_again)):
         where = f"RegistrationError: series 'second', rank {rank}, layer"
-        assert shared == f"{where} 0: its module, or a part of it, is registered in another series"
+        assert shared == f"{where} 0: its module or one of its submodules is registered in another series"
         assert gone.startswith(
             f"{where} {1 - rank}: weight has no values: series 'first', rank {rank}, layer {1 - rank}"
         )
-        assert gone.endswith("weight is gone: the series was closed; load it anew, by assignment")
+        assert gone.endswith("weight is gone: the series was closed; load it again, by assignment")
         assert loaded == RIGHT
 
 
@@ -487,7 +487,7 @@ def end_early(_rank: int) -> dict[str, str]:
 
 
 def test_a_series_that_has_ended_is_not_post_processed() -> None:
-    """Nor is one withdrawn whose weights were loaded, because a rank has thrown most of them away."""
+    """A series whose weights were loaded is not withdrawn either, because each rank has discarded most of them."""
     for rank, told in enumerate(run_ranks(2, end_early)):
         assert told == {
             "closed": f"OrderError: series 'closed', rank {rank}: post-processed after it was closed",
@@ -514,7 +514,7 @@ def one_never_comes(rank: int, dies: bool) -> str:  # noqa: FBT001 (passed by po
 
 @pytest.mark.parametrize("dies", [False, True])
 def test_a_peer_that_never_comes_is_named_within_the_timeout(dies: bool) -> None:  # noqa: FBT001 (pytest's way)
-    """``SWTRACE_TIMEOUT`` holds before the first broadcast, too, and the error says who is missing."""
+    """``SWTRACE_TIMEOUT`` also applies before the first broadcast, and the error names the missing rank."""
     told, _ = run_ranks(2, one_never_comes, dies, environment={"SWTRACE_TIMEOUT": "1"})
-    assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not come to post-processing within 1 s")
+    assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not start post-processing within 1 s")
     assert told.endswith("soon")

@@ -81,7 +81,7 @@ def _vmapped(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 class Changed(Block):
-    """A linear that something was done to before it is shared."""
+    """A linear that was changed before it is shared."""
 
     def __init__(self, change: Callable[[nn.Linear], object]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Changed(Block):
 
 
 class BuffersOnly(nn.Module):
-    """A quantised linear as AutoGPTQ makes it: there is no Parameter."""
+    """A quantised linear as AutoGPTQ makes it, without a Parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ MADE: dict[str, Callable[[], nn.Module]] = {
 
 
 def read(_rank: int) -> dict[str, str]:
-    """Share layers that are read in many ways."""
+    """Share layers whose weights are read in many ways."""
     return with_both_windows(MADE, lambda make, windows: Case("s", make, windows).run())
 
 
@@ -348,7 +348,7 @@ REFUSED: dict[str, Callable[[Case], str | None]] = {
 
 
 def refuse(_rank: int) -> dict[str, str]:
-    """Do to running series what they cannot bear."""
+    """Do to running series what they refuse."""
     told = {}
     for windows in ("static", "rolling"):
         for name, program in REFUSED.items():
@@ -356,8 +356,8 @@ def refuse(_rank: int) -> dict[str, str]:
     return told
 
 
-def test_what_a_running_series_cannot_bear_is_refused_by_name() -> None:
-    """Conversions, writes, copies, training and use after close: an error that names series, rank and layer."""
+def test_what_a_running_series_does_not_support_is_refused_by_name() -> None:
+    """Conversions, writes, copies, training and use after close raise an error that names series, rank and layer."""
     for rank, told in enumerate(run_ranks(2, refuse)):
         assert len(told) == 2 * len(REFUSED)
         for case, text in told.items():
@@ -367,7 +367,7 @@ def test_what_a_running_series_cannot_bear_is_refused_by_name() -> None:
 
 
 class Doubling(nn.Linear):
-    """What another library makes of a linear by giving it another class."""
+    """A linear whose class another library has replaced."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return twice as much."""
@@ -399,7 +399,7 @@ def _of_another_class(case: Case) -> str:
 
 
 def _adapted(case: Case) -> str:
-    """Save and load what is not shared, as adapters are."""
+    """Save and load tensors that are not shared, such as adapters."""
     case.blocks.adapter = nn.Linear(WIDTH, WIDTH)
     kept = {name: value for name, value in case.blocks.state_dict().items() if "adapter" in name}
     case.blocks.load_state_dict(kept, strict=False)
@@ -441,19 +441,19 @@ HARMLESS: dict[str, Callable[[Case], str]] = {
 
 
 def harmless(_rank: int) -> dict[str, str]:
-    """Do to running series what changes nothing."""
+    """Do to running series what changes no weight."""
     return {name: outcome(lambda p=program: p(Case("s", Block, "static"))) for name, program in HARMLESS.items()}  # type: ignore[misc]
 
 
-def test_what_changes_nothing_is_let_through() -> None:
-    """Shapes, dtypes and conversions to what is there already; a later wrapper of forward outlives the series."""
+def test_what_changes_no_weight_is_allowed() -> None:
+    """Shapes, dtypes and conversions that change nothing; a later wrapper of forward outlives the series."""
     for told in run_ranks(2, harmless):
         assert told == dict.fromkeys(told, RIGHT)
         assert len(told) == len(HARMLESS)
 
 
 def looked_at_by_a_thread(_rank: int) -> tuple[str, int]:
-    """Let another thread read all weights while steps run; return how that went, and how often it read something."""
+    """Let another thread read all weights while steps run; return the outcome, and how often it read a weight."""
     case = Case("s", Block, "static")
     done = threading.Event()
     read = 0
@@ -475,8 +475,8 @@ def looked_at_by_a_thread(_rank: int) -> tuple[str, int]:
         thread.join()
 
 
-def test_a_thread_that_looks_on_does_not_wait_for_the_forward() -> None:
-    """It reads what is there, or is refused; steps go on, and the ownership check finds nothing."""
+def test_another_thread_does_not_wait_for_the_forward() -> None:
+    """It reads weights that are there, or is refused; steps go on, and the ownership check finds nothing."""
     for told, read in run_ranks(2, looked_at_by_a_thread, environment={"SWTRACE_CHECK": "1"}):
         assert told == RIGHT
         assert read

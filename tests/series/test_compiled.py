@@ -1,4 +1,4 @@
-"""Compiled forwards in plain torch: reaches and waits are operators in the graph, where they belong."""
+"""Compiled forwards in plain torch: reaches and waits are operators in the graph."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from swtrace.series.functions import close_all
 
 LAYERS = 5
 FEW = 3
-"""Layers where each is a graph of its own: compiling takes its time."""
+"""Fewer layers for forwards that compile each layer separately, which is slow."""
 START = 2
 STEPS = 4
 
@@ -51,7 +51,7 @@ class Model(nn.Module):
 
 
 def _made(windows: str, k: int, count: int, *, original: bool) -> tuple[Any, nn.Module, Any]:
-    """Return a shared model, the same resident, and how to end the series."""
+    """Return a shared model, a resident one, and how to end the series."""
     weights = true_weights(count)
     layers: list[Any] = [plain_linear(position) for position in range(count)]
     if original:
@@ -120,7 +120,7 @@ def compiled_steps(_rank: int, *cases: tuple[str, int, str, bool, bool]) -> list
 
 
 def test_compiled_forwards_give_what_resident_weights_give() -> None:
-    """As one graph or in pieces, bit by bit; as one graph with rolling windows they are refused, with what helps."""
+    """As one graph or in pieces, bit by bit. One graph with rolling windows is refused, with the setting to change."""
     for *told, refused in run_ranks(2, compiled_steps, *CASES, REFUSED):
         assert told == ["right, 1 graphs", "right, 1 graphs", "right, 1 graphs", "right"]
         assert "swtrace: rolling windows move weights" in refused
@@ -134,7 +134,7 @@ GAIN = torch.rand(WIDTH, generator=torch.Generator().manual_seed(5))
 
 
 class Scaled(nn.Linear):
-    """A forward that computes with the weight alone, by an operand that all layers share."""
+    """A forward that computes with the weight alone, and an operand that all layers share."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the scaled weight."""
@@ -142,7 +142,7 @@ class Scaled(nn.Linear):
 
 
 class Applied(nn.Linear):
-    """A forward by way of a quant method of the program's own."""
+    """A forward through a quant method of the program."""
 
     class Method:
         """Computes with the weight alone."""
@@ -244,17 +244,17 @@ def own_forwards(rank: int) -> dict[str, str]:
 
 
 def scaled_by_inductor(rank: int) -> str:
-    """Run one kind with generated code. With three layers inductor would leave the arithmetic where it is."""
+    """Run one kind with generated code. With three layers inductor would not move the arithmetic."""
     return _own_forward(rank, "scaled", "inductor", count=LAYERS)
 
 
 def own_forwards_as_one_graph(rank: int) -> list[str]:
-    """Ask for what can't be: such a forward within one graph."""
+    """Request the impossible: such a forward within one graph."""
     return [_own_forward(rank, kind, "eager", fullgraph=True) for kind in ("scaled", "applied")]
 
 
-def test_a_forward_that_computes_with_its_weight_alone_runs_outside_of_the_graph() -> None:
-    """No compiler can move that in front of the wait; as one graph it is refused, with the reason."""
+def test_a_forward_that_computes_with_its_weight_alone_runs_outside_the_graph() -> None:
+    """So no compiler can move that before the wait. As one graph it is refused, with the reason."""
     assert run_ranks(2, own_forwards) == [dict.fromkeys(OWN, "right")] * 2
     for told in run_ranks(2, own_forwards_as_one_graph):
         assert len(told) == 2
@@ -263,8 +263,8 @@ def test_a_forward_that_computes_with_its_weight_alone_runs_outside_of_the_graph
 
 
 @NEEDS_COMPILER
-def test_inductor_moves_no_weight_arithmetic_in_front_of_a_wait() -> None:
-    """Layers that share an operand are computed together by it, which once was before the waits."""
+def test_inductor_moves_no_weight_arithmetic_before_a_wait() -> None:
+    """Inductor computes layers that share an operand together, and once did so before the waits."""
     assert run_ranks(2, scaled_by_inductor) == ["right"] * 2
 
 
@@ -353,12 +353,12 @@ def reads_around_the_linear(rank: int) -> dict[str, str]:
 
 
 def reads_around_in_one_graph(rank: int) -> str:
-    """Ask for what can't be."""
+    """Request such a read within one graph."""
     return _around(rank, ReadsAround, "model", fullgraph=True)
 
 
-def test_whoever_reads_a_weight_in_compiled_code_waits_for_it() -> None:
-    """Outside of the graph, be the model compiled or its blocks; as one graph it is refused, with the reason."""
+def test_every_read_of_a_weight_in_compiled_code_waits_for_it() -> None:
+    """Outside the graph, if the model or its blocks are compiled. As one graph it is refused, with the reason."""
     for told in run_ranks(2, reads_around_the_linear):
         assert told == dict.fromkeys(told, "right")
         assert len(told) == 2 * len(AROUND)
@@ -395,15 +395,15 @@ def reads_parameters(_rank: int) -> tuple[str, str]:
 
 
 def test_compiled_code_that_reads_weights_by_parameters_is_refused() -> None:
-    """A compiler does not ask what may be read, so the step ends with an error; eagerly it is right."""
+    """A compiler bypasses the table, so the step ends with an error; eagerly the result is right."""
     for refused, eagerly in run_ranks(2, reads_parameters):
-        assert f"{FEW} layers were not waited for in compiled code" in refused
+        assert f"compiled code did not wait for {FEW} of {FEW} layers" in refused
         assert "call the linear itself, or read the attribute" in refused
         assert eagerly == "right"
 
 
 def out_of_turn(_rank: int) -> list[str]:
-    """Read all weights in a compiled function, after a step; first only what is known of them."""
+    """Read all weights in a compiled function, after a step; first only their dtype."""
     torch._dynamo.reset()
     shared = Shared(ReadsAround, lambda layer: layer.linear, count=LAYERS)
     with torch.no_grad(), shared.series.step():
@@ -429,7 +429,7 @@ def out_of_turn(_rank: int) -> list[str]:
 
 
 def test_compiled_code_that_reads_weights_out_of_turn_is_refused_as_eager_code_is() -> None:
-    """Their dtype may be asked for at any time."""
+    """Their dtype may be read at any time."""
     for rank, (known, refused) in enumerate(run_ranks(2, out_of_turn)):
         assert known == "right"
         assert refused.startswith(f"series 's', rank {rank}, layer ")
@@ -477,12 +477,12 @@ def inputs_of_others(_rank: int) -> dict[str, str]:
 
 
 def test_compiled_code_does_not_write_to_its_input() -> None:
-    """It may be shared, read-only, or needed by somebody else."""
+    """It may be shared, read-only, or in use elsewhere."""
     assert run_ranks(2, inputs_of_others) == [dict.fromkeys(INPUTS, "right")] * 2
 
 
 def backward(_rank: int) -> str:
-    """Compile with gradients, and ask for them."""
+    """Compile with gradients, and request them."""
     torch._dynamo.reset()
     shared = Shared(lambda: nn.Linear(WIDTH, WIDTH))
     compiled: Any = torch.compile(shared.model, backend="aot_eager")
@@ -498,7 +498,7 @@ def backward(_rank: int) -> str:
 
 
 def test_gradients_of_compiled_code_are_refused_as_those_of_eager_code_are() -> None:
-    """They would be made of the weights that lie in the windows by then."""
+    """They would be computed from the weights that the windows hold by then."""
     for refused in run_ranks(2, backward):
         assert "a series serves inference only" in refused
 

@@ -1,4 +1,4 @@
-"""The original's three functions, on top of the series."""
+"""The original implementation's three functions, on top of the series."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def use_as_the_original(_rank: int) -> tuple[bool, str, int]:
 
 @pytest.mark.parametrize(("windows", "policy"), [("", "static"), ("rolling", "rolling")])
 def test_code_written_against_the_original_can_switch(tmp_path: Path, windows: str, policy: str) -> None:
-    """Same names and arguments, right results; the environment decides about policy and tracing."""
+    """Same names and arguments, right results; the environment sets policy and tracing."""
     environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE": "1", "SWTRACE_WINDOWS": windows}
     assert run_ranks(2, use_as_the_original, environment=environment) == [(True, policy, 2)] * 2
 
@@ -63,7 +63,9 @@ def test_a_series_is_described_the_same_by_all_its_layers() -> None:
     group = RankGroup((0, 1), 0)
     try:
         register_layer_to_shared_weight_series("s", group, 0, 4, 0, plain_linear(0))
-        with pytest.raises(RegistrationError, match=r"series 's', layer 1: registered with another group, range or"):
+        with pytest.raises(
+            RegistrationError, match=r"series 's', layer 1: registered with a different group, range or"
+        ):
             register_layer_to_shared_weight_series("s", group, 0, 4, 1, plain_linear(1), prefetch_step=2)
         with pytest.raises(RegistrationError, match=r"Linear at 0x\w+ was never registered"):
             reach_layer_for_shared_weight_series(plain_linear(2))

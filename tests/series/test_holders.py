@@ -17,7 +17,7 @@ LOOKS = 5
 
 
 def test_looking_for_modules_disturbs_no_other_thread() -> None:
-    """Every living module is found, while other threads build tuples, which fails where somebody refers to them."""
+    """Every living module is found while other threads build tuples, which fails if anything refers to them."""
     mine = nn.Sequential(nn.Linear(2, 2), nn.MultiheadAttention(4, 2))
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -47,8 +47,8 @@ def test_looking_for_modules_disturbs_no_other_thread() -> None:
     assert built
 
 
-def test_whoever_else_refers_to_a_tensor_is_noticed_without_a_search() -> None:
-    """A module's own tensors, those of its parts too, are referred to by it alone, until anything else does."""
+def test_another_reference_to_a_tensor_is_noticed_without_a_search() -> None:
+    """Only the module refers to its tensors and those of its submodules, until something else does."""
     for alone in (nn.Linear(2, 2), nn.MultiheadAttention(4, 2), nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))):
         assert not referred_to_by_others(alone)
         last = list(alone.parameters())[-1]

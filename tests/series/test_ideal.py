@@ -120,7 +120,7 @@ def test_bytes_arrive_at_the_wait_and_not_before() -> None:
 
 
 def test_a_rank_that_leaves_is_named_to_those_that_wait_for_it() -> None:
-    """Nobody waits for ever for a rank that has gone, in a broadcast or in a meeting."""
+    """No rank waits forever for a rank that has left, in a broadcast or in a gather."""
 
     def program(transport: IdealTransport) -> None:
         if transport.rank == 1:
@@ -133,7 +133,7 @@ def test_a_rank_that_leaves_is_named_to_those_that_wait_for_it() -> None:
     IdealChannel(2).run(program)
 
 
-def test_ranks_that_issue_in_another_order_are_told() -> None:
+def test_ranks_that_issue_in_another_order_get_an_error() -> None:
     """All ranks must issue the same operations in the same order: the first that differs is an error."""
     channel = IdealChannel(2)
     barrier = threading.Barrier(2)

@@ -93,14 +93,14 @@ def combinations(layers: Sequence[int]) -> int:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_outputs_equal_resident_weights_bit_by_bit(world_size: int) -> None:
-    """For every L, k, start layer and policy, all steps equal resident weights, also after a forward that died."""
+    """For every L, k, start layer and policy, all steps equal resident weights, even after a forward that failed."""
     for count, wrong in run_ranks(world_size, matrix):
         assert wrong == []
         assert count == combinations(LAYERS)
 
 
 def two_series(_rank: int) -> list[bool]:
-    """Two series in the same layers, with other shapes, steps and policies, used in turn."""
+    """Two series in the same layers, with different shapes, steps and policies, used in turn."""
     group = RankGroup.world()
     first = Series("attention", group, 2, 8, prefetch_step=1)
     second = Series("mlp", group, 2, 8, prefetch_step=2, windows="rolling")

@@ -20,7 +20,7 @@ Forward = Callable[[Any, Callable[[int], object], Tensor], Tensor]
 
 
 def _collected(blocks: Any, reach: Callable[[int], object], x: Tensor) -> Tensor:
-    """Look at the weights when all layers have run."""
+    """Use the weights when all layers have run."""
     weights = []
     for layer_idx, block in enumerate(blocks):
         reach(layer_idx)
@@ -94,7 +94,7 @@ def within_a_step(_rank: int) -> dict[str, str]:
     return with_both_windows(WITHIN_A_STEP, program)
 
 
-def test_what_a_step_holds_until_its_end_stays_true() -> None:
+def test_what_a_step_holds_until_its_end_stays_right() -> None:
     """Weights that are collected, compared or returned are those of their layers."""
     for told in run_ranks(2, within_a_step):
         assert told == dict.fromkeys(told, RIGHT)
@@ -114,7 +114,7 @@ def _numpy(linear: nn.Linear) -> Tensor:
 
 
 def for_ever(_rank: int) -> dict[str, str]:
-    """Hold what the first step read, and compute with that from then on; then let go of it."""
+    """Hold the first step's weights and compute with them from then on; then release them."""
 
     def program(keep: Callable[[nn.Linear], Tensor], windows: str) -> str:
         kept: dict[nn.Linear, Tensor] = {}
@@ -142,8 +142,8 @@ def for_ever(_rank: int) -> dict[str, str]:
     return with_both_windows({keep.__name__: keep for keep in (_parameter, _view, _numpy)}, program)
 
 
-def test_what_is_held_from_step_to_step_stays_true_and_is_let_go() -> None:
-    """Each received layer has memory of its own as long as its weight, or a view of it, is held, and no longer."""
+def test_what_is_held_from_step_to_step_stays_right_and_is_released() -> None:
+    """Each received layer has memory of its own while its weight, or a view of it, is held, and no longer."""
     for told in run_ranks(2, for_ever):
         assert told == dict.fromkeys(told, RIGHT)
         assert len(told) == 6
@@ -167,7 +167,7 @@ def held_by_a_frame(_rank: int) -> list[int]:
 
 
 def test_a_variable_that_a_loop_leaves_costs_one_layer() -> None:
-    """Not more with every step, and nothing once it is gone."""
+    """No more with every step, and nothing once it is gone."""
     for kept in run_ranks(2, held_by_a_frame):
         assert max(kept) <= 2
         assert kept[-1] <= 1
@@ -184,7 +184,7 @@ def _scaled(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 def in_a_backward(_rank: int) -> dict[str, str]:
-    """Compute with weights without calling their linears, and ask for gradients when their windows have gone."""
+    """Compute with weights without calling their linears, and request gradients once their windows are reused."""
 
     def gradient(blocks: Any, x: Tensor, reach: Callable[[int], object]) -> Tensor:
         x = start = x.clone().requires_grad_()
@@ -205,7 +205,7 @@ def in_a_backward(_rank: int) -> dict[str, str]:
 
 
 def test_gradients_through_what_was_read_from_a_window_are_right() -> None:
-    """A graph of autograd holds what it needs. Where that cannot be seen, as in older torch, torch refuses itself."""
+    """An autograd graph holds what it needs. If swtrace cannot see that, as in older torch, torch refuses."""
     for told in run_ranks(2, in_a_backward):
         assert len(told) == 4
         for name, text in told.items():
@@ -229,10 +229,10 @@ def told_once(_rank: int) -> list[str]:
     return messages
 
 
-def test_whoever_holds_weights_is_told_once_what_that_costs() -> None:
+def test_holding_weights_is_logged_once_with_its_cost() -> None:
     """The log names series, rank and the first layer, and says what helps."""
     for rank, messages in enumerate(run_ranks(2, told_once)):
         (message,) = messages
         assert message.startswith(f"swtrace: series 's', rank {rank}, layer ")
-        assert "its memory is kept for as long" in message
+        assert "its memory is kept until that reference is gone" in message
         assert "read the weight from its module in each step" in message

@@ -25,7 +25,7 @@ LAYERS = 5
 def test_post_processing_may_replace_transpose_or_repack(
     make: Callable[[], QuantMethod], sharing: str, windows: str
 ) -> None:
-    """Whatever post-processing does to the tensors, every step computes what a resident layer computes.
+    """Whatever post-processing does to the tensors, every step computes the same as a resident layer.
 
     One quant method instance may serve all layers, and outsiders: none is processed twice, none chains into another.
     """
@@ -103,7 +103,7 @@ def test_biases_travel_with_their_weights() -> None:
 
 
 def test_a_rank_that_is_not_the_source_loads_nothing() -> None:
-    """Its bytes are freed at registration, its loader is a no-op, and is as before after post-processing."""
+    """Its bytes are freed at registration. Its loader is a no-op, and is restored after post-processing."""
 
     def program(transport: IdealTransport) -> None:
         series = Series("l", transport.group, 0, 2, prefetch_step=0, transport=transport)
@@ -124,7 +124,7 @@ def test_a_rank_that_is_not_the_source_loads_nothing() -> None:
 
 
 def test_a_weight_that_moves_into_the_kernel_is_refused() -> None:
-    """A quant method that leaves no tensor on the layer keeps the weight elsewhere: nothing could be shared."""
+    """A quant method that leaves no tensor on the layer keeps the weight elsewhere, so nothing can be shared."""
 
     class Packing(QuantMethod):
         def process_weights_after_loading(self, layer: Any) -> None:
@@ -134,7 +134,7 @@ def test_a_weight_that_moves_into_the_kernel_is_refused() -> None:
         series = Series("p", transport.group, 0, 2, prefetch_step=0, transport=transport)
         for position in range(2):
             series.register(position, QuantisedLinear(Packing()))
-        said = r"series 'p', rank \d: cannot be shared: Packing left layer 0 no tensor"
+        said = r"series 'p', rank \d: cannot be shared: Packing left layer 0 without a tensor"
         with pytest.raises(RegistrationError, match=said):
             series.post_process()
 

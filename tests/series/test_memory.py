@@ -1,4 +1,4 @@
-"""Held bytes, as a series states them, beside what the kernel says that the process has."""
+"""The bytes that a series reports, against the memory that the kernel reports for the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS, COLUMNS = 2048, 4096
 LAYER_BYTES = ROWS * COLUMNS * 2
 """Of a bfloat16 weight: 16 MiB."""
 TOLERANCE = 12 << 20
-"""Bytes: communicator, allocator and interpreter. A layer more or less would be 16 MiB."""
+"""Bytes of communicator, allocator and interpreter. One layer more or less would be 16 MiB."""
 
 
 def _anonymous() -> int:
@@ -35,7 +35,7 @@ def _try_out(linear: Any) -> Tensor:
 
 
 def _hold(_rank: int, proved: bool) -> tuple[int, int, int]:  # noqa: FBT001 (passed by position)
-    """Load a series; return what it says that it holds, by how much the process has grown, and the most it had."""
+    """Load a series; return the bytes that it reports, by how much the process has grown, and its peak."""
     torch.set_num_threads(1)
     _try_out(nn.Linear(COLUMNS, ROWS, bias=False, dtype=torch.bfloat16))  # the kernel's own memory
     gc.collect()

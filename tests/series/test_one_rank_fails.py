@@ -1,4 +1,4 @@
-"""What goes wrong on one rank while layers are put in their places: every rank ends with an error at once."""
+"""Failures of one rank during post-processing end every rank with an error at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPOILT = 3
 
 
 class Processed(nn.Linear):
-    """A linear with a post-processing of its own, which may fail or give the weight another type."""
+    """A linear whose post-processing may fail or change the weight's type."""
 
     def __init__(self, how: str) -> None:
         super().__init__(4, 4, bias=False)
@@ -35,7 +35,7 @@ class Processed(nn.Linear):
 
 
 def post_process(rank: int, how: str, where: tuple[int, ...]) -> tuple[str, str]:
-    """Share layers of which one fails or differs, on some of the ranks; return the error."""
+    """Share layers of which one fails or differs on some ranks; return the error."""
     series = Series("s", RankGroup.world(), 0, LAYERS)
     for layer_idx in range(LAYERS):
         series.register(layer_idx, Processed(how if layer_idx == SPOILT and rank in where else ""))
@@ -48,7 +48,7 @@ def post_process(rank: int, how: str, where: tuple[int, ...]) -> tuple[str, str]
 
 @pytest.mark.parametrize("where", [(0,), (1,), (0, 1)])
 def test_a_layer_whose_post_processing_raises_is_an_error_on_all_ranks(where: tuple[int, ...]) -> None:
-    """Where it is raised, with series, rank and layer; elsewhere as a disagreement that quotes it."""
+    """With series, rank and layer where it is raised; elsewhere as a disagreement that quotes it."""
     for rank, (kind, told) in enumerate(run_ranks(2, post_process, "fails", where)):
         assert kind == (RegistrationError if rank in where else DisagreementError).__name__
         assert f", layer {SPOILT}: Processed raised ValueError: no room for the scales" in told
@@ -60,7 +60,7 @@ def test_a_layer_that_differs_on_one_rank_is_named_on_all(where: tuple[int, ...]
     """Post-processing that leaves other tensors on one rank is a disagreement that says which."""
     for kind, told in run_ranks(2, post_process, "differs", where):
         assert kind == DisagreementError.__name__
-        assert f"layer {SPOILT} is unequal to the others after post-processing" in told
+        assert f"layer {SPOILT} differs from the others after post-processing" in told
 
 
 def script(_rank: int) -> str:
@@ -80,7 +80,7 @@ def test_a_torch_jit_module_is_refused() -> None:
 
 
 class Several(nn.Linear):
-    """A linear that returns its result deep within others."""
+    """A linear that returns its result deep inside other objects."""
 
     def forward(self, x: Tensor) -> dict[str, tuple[Tensor, list[Tensor]]]:  # type: ignore[override]
         """See the class."""
@@ -89,7 +89,7 @@ class Several(nn.Linear):
 
 
 def train(_rank: int) -> str:
-    """Ask for the gradient of what such a linear gave."""
+    """Request the gradient of such a linear's result."""
     series = Series("s", RankGroup.world(), 0, LAYERS)
     layers = [Several(4, 4) for _ in range(LAYERS)]
     for layer_idx, layer in enumerate(layers):
@@ -114,8 +114,8 @@ def test_a_gradient_is_refused_however_deep_the_result_lies() -> None:
         assert "backward" in told
 
 
-def test_a_layer_that_the_model_leaves_out_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A step may skip a linear that it has reached; whoever did not mean to, is told."""
+def test_a_layer_that_the_model_skips_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A step may skip a linear that it has reached; a warning says so, in case it was a mistake."""
 
     def program(transport: IdealTransport) -> int:
         series = Series("s", transport.group, 0, LAYERS, transport=transport)
@@ -129,7 +129,7 @@ def test_a_layer_that_the_model_leaves_out_is_told_once(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "swtrace"):
         assert IdealChannel(2).run(program) == [1, 1]
     told = sorted(record.getMessage() for record in caplog.records)
-    assert [text.partition(":")[2].partition(" were")[0] for text in told] == [
-        " series 's', rank 0: 1 layers",
-        " series 's', rank 1: 1 layers",
+    assert [text.partition(":")[2].partition(" layers")[0] for text in told] == [
+        f" series 's', rank 0: a step did not wait for 1 of {LAYERS}",
+        f" series 's', rank 1: a step did not wait for 1 of {LAYERS}",
     ]

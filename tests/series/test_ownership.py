@@ -29,7 +29,7 @@ ON, OFF = True, False
 
 
 def checked_matrix(rank: int) -> tuple[list[str], int]:
-    """Run the matrix of the identity tests; return what went wrong, and how often a window was looked at."""
+    """Run the matrix of the identity tests; return what went wrong, and how often a window was checked."""
     looks = 0
     look: Any = OwnershipCheck._look
 
@@ -44,7 +44,7 @@ def checked_matrix(rank: int) -> tuple[list[str], int]:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_no_alarm_where_nothing_is_wrong(world_size: int) -> None:
-    """With the check on, all that is bit-identical without it still is, after aborted forwards too, and it looks."""
+    """With the check on, results stay bit-identical, even after aborted forwards, and windows are checked."""
     for wrong, looks in run_ranks(world_size, checked_matrix, environment={"SWTRACE_CHECK": "1"}):
         assert wrong == []
         assert looks > 1_000
@@ -53,7 +53,7 @@ def test_no_alarm_where_nothing_is_wrong(world_size: int) -> None:
 @pytest.mark.parametrize("windows", POLICIES)
 @pytest.mark.parametrize("make", [QuantMethod, Replacing, Transposing, Quantising, Float8])
 def test_quantised_sets_carry_their_tag(make: Callable[[], QuantMethod], windows: str) -> None:
-    """Whatever post-processing does to the tensors, the tag lies behind them, on sources and in prefilled windows."""
+    """Whatever post-processing does to the tensors, the tag follows them, on sources and in prefilled windows."""
     weights = true_weights(LAYERS)
     x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
     expected = [resident(make, weight)(x) for weight in weights]
@@ -80,7 +80,7 @@ def test_quantised_sets_carry_their_tag(make: Callable[[], QuantMethod], windows
 
 @pytest.mark.parametrize("windows", POLICIES)
 def test_bytes_are_exact(windows: str) -> None:
-    """A layer is as large as its weight; what is held is that and a tag per buffer, in the info and in truth."""
+    """A layer is as large as its weight. Held bytes, reported and real, are the weights and a tag per buffer."""
 
     def held(check: bool) -> list[tuple[int, ...]]:  # noqa: FBT001 (a case)
         def program(transport: IdealTransport) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ def laid_out(series: Series) -> dict[int, SeriesLayer]:
     return layers
 
 
-# ---- faults: bytes that are not there, or not there any more --------------------------------------
+# ---- faults: bytes that are not there yet, or no longer there -------------------------------------
 
 
 def overwrite(series: Series, layer_idx: int) -> int:
@@ -140,7 +140,7 @@ def overwrite(series: Series, layer_idx: int) -> int:
 
 
 class Sabotaged(nn.Module):
-    """A linear whose window is overwritten once, when its bytes have come: before or after the check looks."""
+    """A linear whose window is overwritten once after its bytes have arrived, before or after the check runs."""
 
     def __init__(self, stack: Stack, position: int, *, before_look: bool) -> None:
         super().__init__()
@@ -198,24 +198,24 @@ def test_overwritten_windows_are_found(windows: str, prefetch_step: int, before_
     (healthy, fine, *_), (told, equal, layer, holds) = run_ranks(2, sabotage, windows, prefetch_step, ON, before_look)
     assert (healthy, fine) == ("", [True] * 5)
     assert equal == [True, True, False, True, True]
-    when = "when it was read" if before_look else "before it was free"
+    when = "when it was read" if before_look else "before it was freed"
     said = (
         f"series 'faulty', rank 1: the ownership check found, by the end of step {{step}}: "
-        f"layer {layer}: its window held layer {holds} {when}, 1 times so far"
+        f"layer {layer}: its window held layer {holds} {when}, 1 time so far"
     )
     assert told in {f"in step {step}: {said.format(step=step)}\n" for step in (2, 3)}
 
 
 @pytest.mark.parametrize("before_look", [True, False])
-def test_without_the_check_nobody_notices(before_look: bool) -> None:  # noqa: FBT001 (pytest's way)
-    """The same fault gives a wrong result and no error: it is the check that finds it."""
+def test_without_the_check_the_fault_is_not_noticed(before_look: bool) -> None:  # noqa: FBT001 (pytest's way)
+    """Without the check, the same fault gives a wrong result and no error."""
     _, (told, equal, *_) = run_ranks(2, sabotage, "static", 1, OFF, before_look)
     assert equal == [True, True, False, True, True]
     assert told == ""
 
 
 def test_a_wait_that_does_not_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a transport's wait returns before the bytes are there, every receiver is told what it read instead."""
+    """If a transport's wait returns before the bytes are there, every receiver's error says what it read instead."""
 
     def program(transport: IdealTransport) -> str:
         stack = make_stack(transport)
@@ -232,7 +232,7 @@ def test_a_wait_that_does_not_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         # Position 0 was prefilled; of the others each rank receives those that it does not keep.
         received = [START + p for p in range(1, LAYERS) if (START + p) % 2 != rank]
         for layer in received:
-            assert f"layer {layer}: its window held no layer's tag (0xa5a5a5a5a5a5a5a5) when it was read" in said
+            assert f"layer {layer}: its window held an unknown tag (0xa5a5a5a5a5a5a5a5) when it was read" in said
         assert said.count("when it was read") == len(received)
 
 
@@ -255,7 +255,7 @@ def test_many_findings_are_counted_not_listed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ranks_must_agree_on_the_check() -> None:
-    """A rank that checks beside one that does not would move buffers of another size: nothing is moved."""
+    """A rank that checks and one that does not would move buffers of different sizes, so nothing is moved."""
 
     def program(transport: IdealTransport) -> None:
         with pytest.raises(
@@ -266,8 +266,8 @@ def test_ranks_must_agree_on_the_check() -> None:
     IdealChannel(2).run(program)
 
 
-def test_the_environment_asks_for_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``SWTRACE_CHECK=1`` turns the check on where the program says nothing, and not where it says no."""
+def test_the_environment_turns_the_check_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``SWTRACE_CHECK=1`` turns the check on, unless the program turns it off."""
     monkeypatch.setenv("SWTRACE_CHECK", "1")
 
     def tag_bytes(check: bool | None) -> list[int]:  # noqa: FBT001 (a case)
@@ -284,7 +284,7 @@ def test_the_environment_asks_for_the_check(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def switch_modes(_rank: int, windows: str) -> bool:
-    """Place series in inference mode and outside of it, and run each in both."""
+    """Place series in inference mode and outside it, and run each in both."""
     equal = []
     for number, placed in enumerate((True, False)):
         series = Series(f"s{number}", RankGroup.world(), START, START + LAYERS, windows=windows, check=True)
@@ -308,7 +308,7 @@ def test_inference_mode_may_come_and_go(windows: str) -> None:
 
 
 def test_a_step_that_died_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a forward dies and a window was stale, the forward's own error comes, with a note of the other."""
+    """If a forward fails and a window was stale, the forward's own error is raised, with a note about the other."""
 
     def program(transport: IdealTransport) -> None:
         stack = make_stack(transport)
@@ -316,14 +316,14 @@ def test_a_step_that_died_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(ForwardDiedError) as caught, stack.series.step():
             stack.forward(0, stop_at=4)
         (note,) = caught.value.__notes__
-        assert note.startswith("After that, series 's', rank")
+        assert note.startswith("Ending the step then failed: series 's', rank")
         assert "the ownership check found" in note
 
     IdealChannel(2).run(program)
 
 
-def test_closing_tells_what_the_last_step_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A last step whose end nobody marked is judged by close, and the series is closed all the same."""
+def test_closing_reports_what_the_last_step_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close reports the errors of a last step without a marked end, and still closes the series."""
 
     def program(transport: IdealTransport) -> None:
         stack = make_stack(transport)
@@ -380,19 +380,19 @@ def compiled_steps(rank: int) -> tuple[list[bool], str, str]:
         except StaleWindowError as error:
             told += str(error)
     series.close()
-    return equal, told, f"layer {victim}: its window held layer {holds} before it was free, 1 times so far"
+    return equal, told, f"layer {victim}: its window held layer {holds} before it was freed, 1 time so far"
 
 
 def test_compiled_forwards_are_checked() -> None:
-    """Inside a compiled forward, windows are looked at all the same."""
+    """Windows are also checked in a compiled forward."""
     (equal, told, _), (wrong, found, expected) = run_ranks(2, compiled_steps)
     assert (equal, told) == ([True] * 5, "")
     assert wrong == [True, True, True, False, True]
     assert found.endswith(expected)
 
 
-def test_the_check_passes_everything_on_to_the_journal_behind_it() -> None:
-    """Nothing that a journal can be told ends at the check: it answers every call, or the journal does."""
+def test_the_check_passes_everything_on_to_the_wrapped_journal() -> None:
+    """The check handles or passes on every call of a journal."""
     calls = {name for name in vars(Journal) if not name.startswith("_")}
     assert len(calls) > 10
     assert set(PASSED_ON) == calls - set(vars(CheckingJournal))

@@ -1,4 +1,4 @@
-"""When a rank dies, its group ends with an error that names it: not a hang, and not wrong bytes."""
+"""When a rank dies, its group ends with an error that names it, not with a hang or wrong bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYERS = 6
 
 
 def run_until_lost(rank: int, folder: str, tracing: str) -> Any:
-    """Step for ever; return the error that ends it and whether it comes again at once."""
+    """Step forever; return the error that ends this, and whether the next call raises it again at once."""
     series = Series(
         "s", RankGroup.world(), 2, 2 + LAYERS, recorder=recording.process_recorder if tracing == "traced" else None
     )
@@ -51,7 +51,7 @@ def run_until_lost(rank: int, folder: str, tracing: str) -> Any:
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path, world_size: int) -> None:
-    """SIGKILL of one rank: every other gets an error within seconds, with series, layer, rank and who died."""
+    """After SIGKILL of one rank, every other gets an error within seconds, with series, layer, rank and who died."""
     folder = tmp_path / "state"
     folder.mkdir()
     environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
@@ -71,7 +71,7 @@ def test_a_killed_rank_ends_its_group_with_an_error_that_names_it(tmp_path: Path
 
 
 def held_elsewhere(rank: int, where: str, folder: str) -> str:
-    """Let rank 1 be killed while rank 0 is in a collective of its own; return the error that rank 0 ends with."""
+    """Let rank 1 be killed while rank 0 is in another collective; return the error that ends rank 0."""
     series = Series("s", RankGroup.world(), 2, 2 + LAYERS, recorder=recording.process_recorder)
     stack = Stack(series, 2, true_weights(LAYERS))
     series.post_process()
@@ -105,7 +105,7 @@ def _stay(rank: int, total: torch.Tensor, here: Path) -> None:
 
 @pytest.mark.parametrize(("where", "layer"), [("amid a step", 4), ("between steps", 7)])
 def test_a_death_met_in_another_collective_is_named(tmp_path: Path, where: str, layer: int) -> None:
-    """A survivor that a collective of torch's held names series, layer, itself and the dead rank, and why."""
+    """A survivor that was blocked in torch's collective names series, layer, itself, the dead rank and the reason."""
     folder = tmp_path / "state"
     folder.mkdir()
     environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
@@ -119,7 +119,7 @@ def test_a_death_met_in_another_collective_is_named(tmp_path: Path, where: str, 
 
 
 def fail_by_itself(_rank: int) -> list[str]:
-    """Raise errors that have nothing to do with peers in steps; return what comes out."""
+    """Raise errors that are unrelated to peers in steps; return the resulting errors."""
     series = Series("s", RankGroup.world(), 2, 2 + LAYERS, recorder=recording.process_recorder)
     Stack(series, 2, true_weights(LAYERS))
     series.post_process()
@@ -135,15 +135,15 @@ def fail_by_itself(_rank: int) -> list[str]:
     return came
 
 
-def test_an_error_without_a_death_comes_out_as_it_is(tmp_path: Path) -> None:
-    """Where all peers live, a forward's error is not changed, whatever it says."""
+def test_an_error_without_a_death_is_unchanged(tmp_path: Path) -> None:
+    """While all peers live, a forward's error is not changed, whatever its text."""
     environment = {"SWTRACE_DIR": str(tmp_path / "rings")}
     expected = ["RuntimeError: shapes differ", "RuntimeError: Connection closed by peer", "ValueError: gives up"]
     assert run_ranks(2, fail_by_itself, environment=environment) == [expected, expected]
 
 
 def test_an_untraced_series_names_the_source_at_least(tmp_path: Path) -> None:
-    """Without rings nobody can tell who died, but the layer and its source are known."""
+    """Without rings it is unknown who died, but the layer and its source are known."""
     with ranks(2, run_until_lost, str(tmp_path), "untraced") as started:
         deadline = time.monotonic() + patience()
         while len(list(tmp_path.iterdir())) < 2:
@@ -167,8 +167,8 @@ def disagree(rank: int) -> str:
     return "agreed"
 
 
-def test_real_ranks_that_disagree_are_told() -> None:
-    """On gloo, too, ranks that describe different series all fail before the first broadcast."""
+def test_real_ranks_that_disagree_get_an_error() -> None:
+    """On gloo as well, ranks that describe different series all fail before the first broadcast."""
     for rank, message in enumerate(run_ranks(2, disagree)):
         assert message == (f"series 's', rank {rank}: the ranks disagree on prefetch step: rank 0 has 0; rank 1 has 1")
 
@@ -183,5 +183,5 @@ def leave_in_flight(_rank: int) -> int:
 
 
 def test_a_process_may_end_with_broadcasts_under_way() -> None:
-    """The last k broadcasts are never waited for; ranks that simply end do so in good order."""
+    """The last k broadcasts are never waited for; ranks that just exit do so cleanly."""
     assert run_ranks(2, leave_in_flight) == [LAYERS, LAYERS]

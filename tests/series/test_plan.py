@@ -1,4 +1,4 @@
-"""Who keeps which layer, and how many windows it takes: against brute force."""
+"""Which rank owns each layer, and how many windows that takes, against brute force."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from swtrace.series import plan
 
 
 def owned_positions(start_layer: int, num_layers: int, world_size: int, rank: int) -> frozenset[int]:
-    """Return the positions that group rank ``rank`` keeps."""
+    """Return the positions that group rank ``rank`` owns."""
     return frozenset(p for p in range(num_layers) if plan.source_rank(start_layer + p, world_size) == rank)
 
 

@@ -1,4 +1,4 @@
-"""The proof that a matmul reads its window: whom it clears, whom it catches, and what is left behind."""
+"""The proof that a matmul reads its window: what it accepts, what it rejects, and what remains afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PrivateCopy(QuantMethod):
 
 
 class PrivateScale(QuantMethod):
-    """Reads its weight where it is, but keeps a number that belongs to it: a small private copy."""
+    """Reads its weight in place, but keeps a small private copy: its scale."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """See the class."""
@@ -60,7 +60,7 @@ class Packing(QuantMethod):
 
 
 class Swallowing(Packing):
-    """Leaves nothing at all on the layer."""
+    """Leaves no tensor on the layer."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """See the class."""
@@ -81,7 +81,7 @@ class Breaking(QuantMethod):
 
 
 class Aliasing(Packing):
-    """Moves nothing: reads for ever where the weight lay, which only memory of its own can serve."""
+    """Moves nothing, but always reads the weight's first address, which works only for memory of its own."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """See the class."""
@@ -92,7 +92,7 @@ class Aliasing(Packing):
 
 
 class Remembering(QuantMethod):
-    """Reads its weight, but through a view of its own: what is moved away is lost to it."""
+    """Reads its weight through a view of its own, so it does not see where the weight is moved."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """See the class."""
@@ -143,8 +143,8 @@ def _shared(
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
 @pytest.mark.parametrize("make", [QuantMethod, Replacing, Transposing, Quantising, Float8])
-def test_methods_that_read_the_window_are_cleared(make: Callable[[], QuantMethod], windows: str) -> None:
-    """Whoever multiplies with what lies in the window is shared, and every weight is as it was."""
+def test_methods_that_read_the_window_are_accepted(make: Callable[[], QuantMethod], windows: str) -> None:
+    """Methods that multiply with the window's bytes are shared, and every weight is unchanged."""
     weights = true_weights(LAYERS)
     expected = [resident(make, weight)(X) for weight in weights]
 
@@ -169,7 +169,7 @@ def test_methods_that_read_the_window_are_cleared(make: Callable[[], QuantMethod
         (PrivateScale, "PrivateScale does not give layer . the result of layer .* a private copy"),
         (Packing, "Packing does not give layer . the result of layer .* a private copy"),
         (Aliasing, "Aliasing does not give layer . the result of layer .* a private copy"),
-        (Swallowing, "Swallowing left layer . no tensor that could be shared"),
+        (Swallowing, "Swallowing left layer . without a tensor to share"),
     ],
 )
 def test_private_copies_are_found_and_nothing_is_lost(
@@ -192,37 +192,37 @@ def test_private_copies_are_found_and_nothing_is_lost(
 
 
 def test_equal_layers_hide_nothing() -> None:
-    """Where all layers have equal weights, as dummy ones do, a private copy is found because the window is unread."""
+    """If all layers have equal weights, as dummy weights do, a private copy is found because the window is unread."""
     weights = true_weights(1) * LAYERS
     for reasons, _ in _shared(PrivateCopy, weights):
-        assert reasons == ["PrivateCopy does not read weight: the weight may lie elsewhere"]
+        assert reasons == ["PrivateCopy does not read weight: the weight may be elsewhere"]
 
 
 def test_a_weight_of_zeros_proves_nothing() -> None:
-    """Where no disturbance could show, the series is refused rather than believed."""
+    """If no disturbance can show, the series is refused."""
     for reasons, _ in _shared(QuantMethod, [torch.zeros(WIDTH, WIDTH)] * LAYERS):
-        assert reasons == ["QuantMethod has nothing but zeros to multiply with: the weight may lie elsewhere"]
+        assert reasons == ["QuantMethod has only zeros to multiply with: the weight may be elsewhere"]
 
 
 def test_two_layers_on_two_ranks_are_enough() -> None:
-    """A rank that receives one layer only finds a private copy by the layer that it owns."""
+    """A rank that receives only one layer finds a private copy through the layer that it owns."""
     assert all("a private copy" in reasons[0] for reasons, _ in _shared(PrivateScale, true_weights(3)))
 
 
 def test_a_method_that_cannot_be_tried_stops_start_up() -> None:
-    """Without a way to prove that the weights are whole there is an error, on every rank, and no guess."""
+    """If it cannot be proved that the weights are whole, every rank gets an error."""
     with pytest.raises(RegistrationError, match=r"Breaking could not be tried out on layer 1: NotImplementedError"):
         _shared(Breaking, true_weights(LAYERS))
 
 
 def test_weights_that_cannot_be_restored_stop_start_up() -> None:
     """A method that reads where its weight lay before it was moved is found: an error, not a wrong result."""
-    said = r"Remembering reads memory where layer \d is no more; and layer \d gives another result"
+    said = r"Remembering reads memory that layer \d no longer uses; and layer \d gives a different result"
     with pytest.raises(RegistrationError, match=said):
         _shared(Remembering, true_weights(LAYERS + 2), windows="rolling")
 
 
-def test_a_withdrawn_series_is_over() -> None:
+def test_a_withdrawn_series_has_ended() -> None:
     """Its reach says why nothing is shared."""
 
     def look(series: Series, _layers: list[QuantisedLinear]) -> None:
@@ -233,7 +233,7 @@ def test_a_withdrawn_series_is_over() -> None:
 
 
 def test_registrations_can_be_undone_before_loading() -> None:
-    """A series that is withdrawn while the model is built leaves every layer to be loaded as if it had not been."""
+    """After a series is withdrawn while the model is built, every layer can be loaded as if it was never shared."""
     weights = true_weights(LAYERS)
 
     def program(transport: IdealTransport) -> bool:

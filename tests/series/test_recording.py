@@ -1,4 +1,4 @@
-"""The one ring of a process: however Python ends the process, the ring says that the end was planned."""
+"""The one ring of a process: however Python ends the process, the ring is marked as closed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ for pid in children:
 
 
 def test_every_end_that_python_sees_closes_the_ring(tmp_path: Path) -> None:
-    """Only a process that is ended by the system, as by SIGTERM where nobody handles it, leaves a dead ring."""
+    """Only a process that the system ends, as by SIGTERM without a handler, leaves a dead ring."""
     subprocess.run(
         [sys.executable, "-c", SCRIPT, *ENDS.values()],
         env={"SWTRACE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -1,4 +1,4 @@
-"""What a traced series writes: every operation once, with instants that are true."""
+"""The records of a traced series: every operation once, with true instants."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def stepped(records: Any) -> Any:
 @pytest.mark.parametrize("windows", ["static", "rolling"])
 @pytest.mark.parametrize("prefetch_step", [0, 1, 3])
 def test_records_equal_the_channels_own_schedule(tmp_path: Path, prefetch_step: int, windows: str) -> None:
-    """On the ideal channel, issued, ready, source and operation number of every record are the truth, exactly."""
+    """On the ideal channel, issued, ready, source and operation number of every record are exact."""
     channel = IdealChannel(2, latency_ns=3, occupancy_ns=180)
 
     def program(transport: IdealTransport) -> SeriesInfo:
@@ -166,7 +166,7 @@ def test_the_first_layers_are_prefilled_and_the_last_broadcasts_open(tmp_path: P
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
 def test_an_aborted_step_accounts_for_every_layer(tmp_path: Path, windows: str) -> None:
-    """After a forward that died, the step still has L records: those nobody waited for say so."""
+    """After a failed forward, the step still has L records, and those without a wait are flagged."""
 
     def program(transport: IdealTransport) -> None:
         traced = Traced(transport, tmp_path, windows=windows)
@@ -190,7 +190,7 @@ def test_an_aborted_step_accounts_for_every_layer(tmp_path: Path, windows: str) 
 
 
 def test_a_step_without_marks_ends_with_its_last_wait(tmp_path: Path) -> None:
-    """Where nobody marks the end, the step record says so and ends where the last wait ended."""
+    """Without a marked end, the step record says so and ends when the last wait ended."""
 
     def program(transport: IdealTransport) -> None:
         traced = Traced(transport, tmp_path)
@@ -260,7 +260,7 @@ def traced_on_gloo(_rank: int, steps: int = 50) -> None:
 
 
 def traced_as_given(_rank: int, folder: Path) -> None:
-    """Make the ring of a series that is given its settings."""
+    """Make the ring of a series with explicit settings."""
     settings = Settings(directory=folder, run_id="given", ring_records=128, time_every=3)
     series = Series(
         "g", RankGroup.world(), 0, 2, prefetch_step=0, recorder=recording.process_recorder, settings=settings
@@ -341,8 +341,8 @@ def test_on_gloo_only_timed_steps_have_records_of_their_waits(tmp_path: Path, ev
         assert totals.sent + totals.received == 130 * LAYERS
 
 
-def test_on_gloo_nobody_asks_when_a_send_is_complete(tmp_path: Path) -> None:
-    """A source's records have no ready instant, and are not open for that."""
+def test_on_gloo_the_completion_of_sends_is_not_observed(tmp_path: Path) -> None:
+    """A source's records have no ready instant, but are not open for that reason."""
     run_ranks(2, traced_on_gloo, environment={"SWTRACE_DIR": str(tmp_path)})
     for rank in range(2):
         sent = transfers(read(tmp_path, rank)[1])
@@ -353,7 +353,7 @@ def test_on_gloo_nobody_asks_when_a_send_is_complete(tmp_path: Path) -> None:
 
 
 def test_what_the_program_keeps_counts_as_held(tmp_path: Path) -> None:
-    """Layers that somebody holds beyond their turn cost memory: as long as they do, they are in what the rank holds."""
+    """Layers that are held after their turn cost memory, and count as held by the rank for as long."""
 
     def program(transport: IdealTransport) -> int:
         traced = Traced(transport, tmp_path)

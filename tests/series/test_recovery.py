@@ -1,4 +1,4 @@
-"""A forward that dies, or never waits, does not poison the next one; and the ranks stay in step."""
+"""A forward that fails, or never waits, does not break the next one, and the ranks stay in step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(transport: IdealTransport, prefetch_step: int, windows: str, num_layers
 @pytest.mark.parametrize("prefetch_step", [0, 1, 2, 4])
 @pytest.mark.parametrize("who", [[0], [1], [0, 1]])
 def test_the_step_after_an_aborted_one_is_right(who: list[int], prefetch_step: int, windows: str) -> None:
-    """Wherever a forward dies, on one rank or on all, marked or not, every later step computes what it should."""
+    """Wherever a forward fails, on one rank or on all, marked or not, every later step is right."""
 
     def program(transport: IdealTransport) -> list[bool]:
         stack = make(transport, prefetch_step, windows)

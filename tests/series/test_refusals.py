@@ -1,4 +1,4 @@
-"""What a series refuses: with an error that has a name and says which series, layer and rank."""
+"""What a series refuses, with a named error that says which series, layer and rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def with_series(program: Callable[[Series], None], prefetch_step: int = 1, windo
 
 
 def test_a_group_of_one_rank_has_nothing_to_share() -> None:
-    """World size 1 is refused when the series is made, as are dense replicas, which are groups of one."""
+    """World size 1 is refused at construction, as are dense replicas, which are groups of one."""
     with pytest.raises(RegistrationError, match=r"series 's', rank 0: a group of 1 rank has nothing to share"):
         Series("s", RankGroup((0,), 0), 0, 4)
 
@@ -51,19 +51,19 @@ def test_a_group_of_one_rank_has_nothing_to_share() -> None:
 @pytest.mark.parametrize("prefetch_step", [-1, 3, 4])
 def test_the_prefetch_step_is_bounded(prefetch_step: int) -> None:
     """The prefetch step must be within 0 and L - 2; the message names the setting."""
-    with pytest.raises(RegistrationError, match=rf"{WHERE}: prefetch step {prefetch_step} .* SWTRACE_PREFETCH_STEP"):
+    with pytest.raises(RegistrationError, match=rf"{WHERE}: prefetch step {prefetch_step}: .* SWTRACE_PREFETCH_STEP"):
         Series("s", PAIR, 0, 4, prefetch_step=prefetch_step)
 
 
 def test_one_layer_is_no_series() -> None:
-    """A series has two layers at least."""
-    with pytest.raises(RegistrationError, match=r"layers \[3, 4\) are no series"):
+    """A series has at least two layers."""
+    with pytest.raises(RegistrationError, match=r"layers \[3, 4\) are not a series"):
         Series("s", PAIR, 3, 4, prefetch_step=0)
 
 
 def test_an_unknown_policy_is_a_wrong_setting() -> None:
-    """A window policy that does not exist is named, with those that do."""
-    with pytest.raises(SettingsError, match=r"'both' is none of auto, rolling, static"):
+    """The error names the unknown window policy, and those that exist."""
+    with pytest.raises(SettingsError, match=r"'both': must be one of: auto, rolling, static"):
         Series("s", PAIR, 0, 4, windows="both")
 
 
@@ -76,11 +76,16 @@ def test_layers_are_registered_once_in_range_and_alike() -> None:
         series.register(6, plain_linear(0))
     with pytest.raises(RegistrationError, match=rf"{WHERE}, layer 3: registered twice"):
         series.register(3, plain_linear(0))
-    with pytest.raises(RegistrationError, match=rf"{WHERE}, layer 4: its module is registered as another layer"):
+    with pytest.raises(
+        RegistrationError, match=rf"{WHERE}, layer 4: its module is already registered as another layer"
+    ):
         series.register(4, first)
-    with pytest.raises(RegistrationError, match=r"layer 4: unequal layers: it has weight float32\[3, 2\]; layer 3 has"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"layer 4: its tensors differ from those of layer 3: it has weight float32\[3, 2\]; layer 3 has",
+    ):
         series.register(4, nn.Linear(2, 3, bias=False))
-    with pytest.raises(RegistrationError, match=r"layer 4: unequal layers"):
+    with pytest.raises(RegistrationError, match=r"layer 4: its tensors differ from those of layer 3"):
         series.register(4, plain_linear(0).to(torch.float64))
 
 
@@ -103,7 +108,7 @@ def test_missing_layers_are_named_on_all_ranks() -> None:
         series = Series("s", transport.group, 0, 4, transport=transport)
         for layer_idx in (0, 2):
             series.register(layer_idx, plain_linear(0))
-        with pytest.raises(OrderError, match=r"never registered: layers 1, 3"):
+        with pytest.raises(OrderError, match=r"layers 1, 3 were never registered"):
             series.reach(0)
         with pytest.raises(RegistrationError, match=r"layers 1, 3 were never registered"):
             series.post_process()
@@ -147,13 +152,13 @@ def test_reaching_out_of_order_is_refused() -> None:
     """A layer reached twice, skipped, or not of the series is named, and the step can go on."""
 
     def program(series: Series) -> None:
-        with pytest.raises(OrderError, match=r"layer 4: reached where layer 3 comes next"):
+        with pytest.raises(OrderError, match=r"layer 4: reached out of order; layer 3 comes next"):
             series.reach(4)
         series.reach(3)
         series.reach(4)
         with pytest.raises(OrderError, match=r"series 's', rank \d, layer 4: reached twice in step 0; layer 5 comes"):
             series.reach(4)
-        with pytest.raises(OrderError, match=r"layer 7: reached where layer 5 comes next"):
+        with pytest.raises(OrderError, match=r"layer 7: reached out of order; layer 5 comes next"):
             series.reach(7)
         with pytest.raises(OrderError, match=r"layer 8: not within \[3, 8\)"):
             series.reach(8)
@@ -178,7 +183,7 @@ def test_the_first_layer_reached_twice_in_a_marked_step_is_refused() -> None:
 
 
 def test_waiting_without_reaching_is_refused() -> None:
-    """A wait for a layer that the forward has not reached in this step would read anything."""
+    """A wait for a layer that the forward has not reached in this step would read arbitrary bytes."""
 
     def program(series: Series) -> None:
         with pytest.raises(OrderError, match=r"layer 3: waited for outside a step"):
@@ -196,7 +201,7 @@ def test_waiting_without_reaching_is_refused() -> None:
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
 def test_a_linear_that_runs_too_late_does_not_read_another_layer(windows: str) -> None:
-    """When a layer's window has gone to a later one, its wait is refused instead of returning wrong bytes."""
+    """If a layer's window was given to a later layer, its wait is refused instead of returning wrong bytes."""
 
     def program(series: Series) -> None:
         rank = series.info.rank_in_group
@@ -242,7 +247,7 @@ def test_post_processing_happens_once() -> None:
 
 
 def test_a_rank_that_runs_fewer_steps_is_named() -> None:
-    """Ranks that do not run the same number of steps cannot share: who goes on is told, and told again at once."""
+    """If a rank runs fewer steps, the ranks that go on get an error, and the same error again on the next call."""
 
     def program(transport: IdealTransport) -> None:
         series = Series("s", transport.group, 0, 4, transport=transport)
@@ -253,7 +258,7 @@ def test_a_rank_that_runs_fewer_steps_is_named() -> None:
                 return
             for layer_idx in range(4):
                 if step == 2 and layer_idx == 1:
-                    message = r"series 's', rank 0, layer 1: did not come from rank 1, its source.*rank 1 left"
+                    message = r"series 's', rank 0, layer 1: did not arrive from rank 1, its source.*rank 1 left"
                     series.reach(1)
                     for _ in range(2):
                         with pytest.raises(PeerLostError, match=message):

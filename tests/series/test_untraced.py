@@ -1,4 +1,4 @@
-"""A rank that cannot make its ring, or is told not to, shares all the same: it says so, and so do its peers."""
+"""A rank that cannot make its ring, or is set not to trace, still shares; it and its peers report that."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def share(rank: int, name: str = "s") -> tuple[bool, Series]:
     return right, series
 
 
-# ---- what can be wrong with the place of the rings; each is real ---------------------------------
+# ---- real faults of the rings' folder --------------------------------------------------------------
 
 
 def a_file(rings: Path) -> None:
@@ -106,7 +106,7 @@ FAULTS = {
 
 
 def suffer(rank: int, rings: Path, fault: Callable[[Path], None] | None) -> tuple[bool, SeriesInfo, list[str]]:
-    """Share, with a fault on one rank or, where it is told by the environment, on both."""
+    """Share, with a fault on one rank or, if the environment sets it, on both."""
     said = Said()
     if rank == VICTIM and fault is not None:
         fault(rings)
@@ -137,7 +137,7 @@ def test_a_rank_that_cannot_make_its_ring_runs_untraced(fault: Callable[[Path], 
 
 
 def test_a_full_tmpfs_leaves_its_rank_untraced(tmp_path: Path) -> None:
-    """The case of a container's small /dev/shm: too little room is known at the start, not by a signal in a step."""
+    """As with a container's small /dev/shm: too little room is found at start-up, not by a signal in a step."""
     rings, small = tmp_path / "rings", tmp_path / "small"
     small.mkdir()
     with tmpfs(small, 3 << 20):
@@ -153,7 +153,7 @@ def in_small(rings: Path) -> None:
 
 
 def test_steps_finish_without_the_untraced_rank(tmp_path: Path) -> None:
-    """Nobody waits for its records, and nothing is made up for it: what depends on it has no known cause."""
+    """Its records are neither awaited nor invented; what depends on them has no known cause."""
     run_ranks(2, suffer, tmp_path / "rings", below_a_file, environment={"SWTRACE_DIR": str(tmp_path / "rings")})
     with watch_rings(tmp_path / "rings", rescan_s=3600.0) as watch:
         watch.drain()
@@ -192,7 +192,7 @@ def test_strict_makes_it_an_error_on_all_ranks(strict: int, tmp_path: Path) -> N
     """Whichever rank is strict, every rank raises, and names the one that has no ring."""
     rings = tmp_path / "rings"
     for rank, error in enumerate(run_ranks(2, refuse, rings, strict, environment={"SWTRACE_DIR": str(rings)})):
-        assert error.startswith(f"series 's', rank {rank}: SWTRACE_STRICT=1, and not every rank can be traced: ")
+        assert error.startswith(f"series 's', rank {rank}: SWTRACE_STRICT=1, but not every rank can be traced: ")
         assert f"rank {VICTIM}: cannot make a ring of" in error
         assert "Not a directory" in error
         assert "SWTRACE_DIR" in error
@@ -217,11 +217,11 @@ def test_ranks_without_any_ring_serve(tmp_path: Path) -> None:
         assert untraced == [2, 2]
 
 
-# ---- told not to trace ---------------------------------------------------------------------------
+# ---- set not to trace ----------------------------------------------------------------------------
 
 
 def choose(rank: int, silent: tuple[int, ...]) -> tuple[bool, tuple[UntracedRank, ...], list[str], Any]:
-    """Share while some ranks are told not to trace."""
+    """Share while some ranks are set not to trace."""
     said = Said()
     os.environ["SWTRACE_TRACE"] = "0" if rank in silent else "1"
     right, series = share(rank)
@@ -244,8 +244,8 @@ def test_sharing_without_tracing_is_a_setting(tmp_path: Path) -> None:
     assert not rings.exists()
 
 
-def test_one_rank_may_be_told_alone(tmp_path: Path) -> None:
-    """Ranks need not agree on SWTRACE_TRACE: those that record know who does not, also where strict."""
+def test_one_rank_may_be_set_not_to_trace(tmp_path: Path) -> None:
+    """Ranks need not agree on SWTRACE_TRACE: those that record know which do not, even if strict."""
     rings = tmp_path / "rings"
     environment = {"SWTRACE_DIR": str(rings), "SWTRACE_STRICT": "1"}
     for right, untraced, lines, _ in run_ranks(2, choose, (0,), environment=environment):

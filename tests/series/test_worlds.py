@@ -48,12 +48,12 @@ def test_disjoint_groups_agree_on_one_run(tmp_path: Path) -> None:
 
 
 def second_of_two_worlds(_rank: int) -> None:
-    """Share in a torch world that stands behind another one in its run."""
+    """Share in a torch world that follows another one in its run."""
     steps("s", RankGroup.world(), run_ranks=(2, 3))
 
 
-def test_rings_bear_the_runs_numbers(tmp_path: Path) -> None:
-    """Where torch numbers the ranks of each world from 0, ring and group speak of the numbers of the run."""
+def test_rings_use_the_runs_numbers(tmp_path: Path) -> None:
+    """Torch numbers the ranks of each world from 0, but ring and group use the numbers of the run."""
     run_ranks(2, second_of_two_worlds, environment={"SWTRACE_DIR": str(tmp_path), "SWTRACE_RUN_ID": "two-worlds"})
     rings = [RingReader.open(path) for path in tmp_path.iterdir()]
     assert sorted((ring.identity.run_id, ring.identity.rank) for ring in rings) == [
@@ -105,5 +105,5 @@ def test_uneven_stages_prefetch_as_far_as_asked(tmp_path: Path) -> None:
 
 def test_every_rank_has_a_number() -> None:
     """A group of two with one number is refused."""
-    with pytest.raises(RegistrationError, match="1 run ranks for a group of 2"):
+    with pytest.raises(RegistrationError, match="run_ranks has length 1, but the group's size is 2"):
         Series("s", RankGroup((0, 1), 0), 0, LAYERS, run_ranks=(7,))

@@ -62,7 +62,7 @@ def test_a_layer_that_is_never_waited_for_is_told(seen: Ranks, odd: Path) -> Non
     """A layer whose linear nobody read in a step is one warning per series, of which two have one, not one per step."""
     for rank in range(len(seen)):
         said = (odd / f"rank-{rank}.log").read_text()
-        assert said.count("1 layers were not waited for in a step") == 2
+        assert said.count("a step did not wait for 1 of ") == 2
 
 
 def test_a_layer_without_the_linear_withdraws_the_series(seen: Ranks, odd: Path) -> None:

@@ -26,4 +26,4 @@ def test_the_check_in_vllm(workload: Workload, control: tuple[RankResult, ...], 
         assert tag_bytes == 64
         assert said.count("the ownership check found") == 1
         assert f"series '{SERIES}', rank {rank.rank}: " in said
-        assert f": layer {layer}: its window held layer {holds} before it was free, 1 times so far" in said
+        assert f": layer {layer}: its window held layer {holds} before it was freed, 1 time so far" in said

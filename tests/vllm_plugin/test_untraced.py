@@ -45,7 +45,7 @@ def test_strict_ends_every_rank(workload: Workload, folder: Path) -> None:
     with pytest.raises(RankFailedError) as error:
         _run(workload, folder / "strict", SWTRACE_DIR=str(folder / "strict-file" / "rings"), SWTRACE_STRICT="1")
     for rank in range(2):
-        assert f"rank {rank}: SWTRACE_STRICT=1, and not every rank can be traced: rank 0: " in str(error.value)
+        assert f"rank {rank}: SWTRACE_STRICT=1, but not every rank can be traced: rank 0: " in str(error.value)
 
 
 def test_sharing_without_tracing(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:

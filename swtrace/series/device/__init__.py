@@ -1,1 +1,1 @@
-"""A series whose broadcasts and waits run on a device's streams, timed by the device itself."""
+"""A series whose broadcasts and waits run on a device's streams, timed by the device's clock."""

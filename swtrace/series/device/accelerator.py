@@ -1,8 +1,8 @@
-"""The few things that a series asks of a device: streams, events, and whether a graph is being captured.
+"""What a series needs from a device: streams, events, and whether a graph is being captured.
 
-Everything goes through torch's accelerator-neutral API, so that what runs on CUDA runs on ROCm and on
-other accelerators that implement it. Nothing here blocks the host. A test's simulated device has the
-same shape.
+Everything but stamps goes through torch's accelerator-neutral API, so that code for CUDA also runs on ROCm and
+other accelerators that implement it. Nothing here blocks the host. The tests' simulated device has the
+same interface.
 """
 
 from __future__ import annotations
@@ -23,63 +23,63 @@ class Event(Protocol):
     """A point in a stream's work."""
 
     def record(self, stream: Any) -> None:
-        """Put the point behind all work that ``stream`` has been given so far."""
+        """Put the point after all work that was enqueued on ``stream`` so far."""
 
     def query(self) -> bool:
-        """Whether the stream has come to the point. True for an event that was never recorded."""
+        """Return whether the stream has reached the point; True for an event that was never recorded."""
 
     def elapsed_time(self, end: Self) -> float:
-        """Return the time from this point to ``end``, both passed, in ms; negative if ``end`` came first."""
+        """Return the time from this point to ``end`` in ms; negative if ``end`` came first. Both must be passed."""
 
 
 class Stream(Protocol):
-    """Work in order."""
+    """A queue of work that runs in order."""
 
     def wait_event(self, event: Any) -> None:
-        """Let all further work wait until ``event``, as recorded last, has come."""
+        """Make all further work wait for the last recording of ``event``."""
 
 
 class Device(Protocol):
-    """What the series' streams, events and graphs belong to."""
+    """A device with streams, events and graphs."""
 
     name: str
     """``cuda:0``, ..."""
 
     def current_stream(self) -> Stream:
-        """Return the stream that the caller's work goes into."""
+        """Return the stream that receives the caller's work."""
 
     def prefetch_stream(self) -> Stream:
-        """Return a new stream whose work goes before other streams' where both could run."""
+        """Return a new stream whose work has priority over other streams'."""
 
     def on(self, stream: Any) -> AbstractContextManager[object]:
-        """Make ``stream`` the current one, for a while."""
+        """Make ``stream`` the current stream inside the block."""
 
     def event(self, *, timed: bool) -> Event:
-        """Return a new event; only a timed one can be asked for elapsed time."""
+        """Return a new event; only a timed one measures elapsed time."""
 
     def capturing(self) -> bool:
-        """Whether the current stream's work is being captured into a graph, not run."""
+        """Return whether the current stream's work is being captured into a graph instead of run."""
 
     def host_ns(self) -> int:
         """Return the host's CLOCK_MONOTONIC in ns."""
 
     def hold(self, tensor: Any, stream: Any) -> None:
-        """Tell the allocator that ``stream`` uses the tensor's memory: nobody may get it before that is done."""
+        """Tell the allocator not to reuse the tensor's memory before ``stream`` has finished with it."""
 
     def stamps(self, slots: int) -> Any:
-        """Return what times captured work (:class:`~swtrace.series.device.stamps.Stamps`); None where nothing can."""
+        """Return :class:`~swtrace.series.device.stamps.Stamps`, which time captured work; None if unavailable."""
 
 
 class TorchDevice:
-    """A device that torch drives."""
+    """A :class:`Device` of torch."""
 
     host_ns = staticmethod(time.monotonic_ns)
 
     def __init__(self, device: torch.device) -> None:
-        """Take one device in use.
+        """Use one device.
 
         Raises:
-            RegistrationError: torch has no streams and events for such a device.
+            RegistrationError: torch has no streams and timed events for such a device.
         """
         self.name = str(device)
         self._device = device
@@ -89,7 +89,7 @@ class TorchDevice:
                 f"device {device}: torch {torch.__version__} has no accelerator of that kind here, "
                 "so broadcasts on it can be neither ordered nor timed"
             )
-        # torch finds a stream by a number four times as fast as by a device.
+        # torch looks up a stream by number four times as fast as by device.
         self._index = torch.accelerator.current_device_index() if device.index is None else device.index
         module = torch.get_device_module(device)
         self._is_capturing: Any = getattr(module, "is_current_stream_capturing", None)
@@ -100,15 +100,15 @@ class TorchDevice:
             raise RegistrationError(f"device {device}: its events cannot be timed: {error}") from error
 
     def current_stream(self) -> torch.Stream:
-        """Return the stream that the caller's work goes into."""
+        """Return the stream that receives the caller's work."""
         return torch.accelerator.current_stream(self._index)
 
     def prefetch_stream(self) -> torch.Stream:
-        """Return a new stream of high priority, where the device has priorities."""
+        """Return a new stream, with high priority if the device has priorities."""
         return torch.Stream(self._device, priority=-1)
 
     def on(self, stream: torch.Stream) -> AbstractContextManager[object]:
-        """Make ``stream`` the current one, for a while."""
+        """Make ``stream`` the current stream inside the block."""
         return stream
 
     def event(self, *, timed: bool) -> torch.Event:
@@ -116,7 +116,7 @@ class TorchDevice:
         return torch.Event(self._device, enable_timing=timed)
 
     def capturing(self) -> bool:
-        """Whether the current stream is being captured into a graph; a device without graphs never is."""
+        """Return whether the current stream is being captured into a graph; False on a device without graphs."""
         return self._is_capturing is not None and bool(self._is_capturing())
 
     def hold(self, tensor: torch.Tensor, stream: torch.Stream) -> None:
@@ -124,7 +124,7 @@ class TorchDevice:
         tensor.record_stream(stream)
 
     def stamps(self, slots: int) -> Any:
-        """Return device-side time stamps, where the device has a clock that its kernels can read."""
+        """Return device-side time stamps, or None if kernels cannot read the device's clock."""
         from swtrace.series.device.stamps import Stamps, StampsUnavailable
 
         try:

@@ -1,9 +1,9 @@
-"""From a device's clock to the host's: pure arithmetic over anchors.
+"""Maps a device's clock to the host's: pure arithmetic over anchors.
 
 An anchor is one instant read on both clocks: the device showed ``device_ns`` while the host's
-CLOCK_MONOTONIC was within ``error_ns`` of ``host_ns``. Drift is taken to change by no more than
-:data:`WANDER`; then an anchor and what the earlier ones lead to expect both bound the truth, and the map
-keeps what both allow: a bad anchor that says so widens nothing, and every bound is one of the truth.
+CLOCK_MONOTONIC was within ``error_ns`` of ``host_ns``. Drift is assumed to change by at most :data:`WANDER`.
+Then a new anchor and the prediction from earlier ones each bound the true instant, and the map keeps the
+intersection. So an imprecise anchor never widens a bound, and every bound holds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections import deque
 from dataclasses import dataclass
 
 DRIFT_LIMIT = 200e-6
-"""Drift of a device that nothing is known about yet, at most; 10 to 100 us per second are usual."""
+"""Largest drift of a device before any is measured; 10 to 100 us per second are usual."""
 WANDER = 0.5e-6 * 1e-9
-"""By how much drift changes, at most, per ns: half a microsecond per second, each second."""
+"""Largest change of drift per ns: half a microsecond per second, each second."""
 
 _POINTS = 16
 _HORIZON_NS = 1_000_000_000
@@ -24,7 +24,7 @@ _HORIZON_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """An instant on both clocks, after what earlier anchors had to say about it."""
+    """An instant on both clocks, narrowed by the earlier anchors."""
 
     device_ns: int
     host_ns: int
@@ -32,13 +32,13 @@ class _Point:
 
 
 class HostMap:
-    """Host time of a device's instants."""
+    """Maps a device's instants to host time."""
 
     def __init__(self) -> None:
         self.drift = 0.0
-        """Seconds that the host's clock gains on the device's in a second of the device's."""
+        """Seconds that the host's clock gains on the device's per device second."""
         self.passed_over = 0
-        """Anchors that contradicted what the others say, and were left out."""
+        """Number of anchors that were skipped because they contradict the others."""
         self._drift_error = DRIFT_LIMIT
         self._doubted = False
         self._points: deque[_Point] = deque(maxlen=_POINTS)
@@ -50,14 +50,14 @@ class HostMap:
 
     @property
     def error_ns(self) -> int:
-        """How far off :meth:`to_host` can be until a second after the newest anchor."""
+        """Largest error of :meth:`to_host` until one second after the newest anchor."""
         return self._newest().error_ns + self._growth(_HORIZON_NS)
 
     def add(self, device_ns: int, host_ns: int, error_ns: int) -> None:
-        """Take an anchor, newer than the others.
+        """Add an anchor that is newer than the others.
 
-        One that contradicts the others is passed over; if the next does as well, the clocks are not what
-        they were (a suspended machine, a host clock that is being slewed), and the map starts over from it.
+        An anchor that contradicts the others is skipped. If the next one does too, the clocks have changed (a
+        suspended machine, a host clock that is being slewed), and the map restarts from it.
         """
         if self._points:
             newest = self._points[-1]
@@ -79,12 +79,12 @@ class HostMap:
         self._points.append(_Point(device_ns, host_ns, error_ns))
 
     def restart(self) -> None:
-        """Forget all anchors. The drift stays, as a guess."""
+        """Forget all anchors. The drift is kept as an estimate."""
         self._points.clear()
         self._drift_error = DRIFT_LIMIT
 
     def to_host(self, device_ns: int) -> int:
-        """Return the host's CLOCK_MONOTONIC at a device instant, also between and before the anchors.
+        """Return the host's CLOCK_MONOTONIC at a device instant, even between or before the anchors.
 
         Raises:
             ValueError: there is no anchor yet.
@@ -99,7 +99,7 @@ class HostMap:
                 since_ns = device_ns - point.device_ns
                 return point.host_ns + since_ns + gained_ns * since_ns // span_ns
             after = point
-        # Whole instants are too long for a float; only what drift adds goes through one.
+        # Whole instants exceed a float's precision, so only the drift's part is computed in one.
         since_ns = device_ns - after.device_ns
         return after.host_ns + since_ns + round(since_ns * self.drift)
 
@@ -109,11 +109,11 @@ class HostMap:
         return self._points[-1]
 
     def _growth(self, age_ns: int) -> int:
-        """Return what the map's error grows by within ``age_ns`` after the newest anchor."""
+        """Return by how much the map's error grows in ``age_ns`` after the newest anchor."""
         return math.ceil(age_ns * self._drift_error + WANDER * age_ns * age_ns / 2)
 
     def _learn(self, point: _Point, age_ns: int) -> None:
-        """Take the drift over the span that bounds it best: short ones suffer from errors, long ones from wander."""
+        """Estimate the drift over the span with the best bound: errors spoil short spans, and wander long ones."""
         drift, drift_error = self.drift, self._drift_error + WANDER * age_ns
         for old in self._points:
             span_ns = point.device_ns - old.device_ns
@@ -125,20 +125,20 @@ class HostMap:
 
 
 FIRST_NS = 10_000_000
-"""From the first anchor to the second."""
+"""Time from the first anchor to the second."""
 USUAL_NS = 1_000_000_000
-"""Between anchors, once the drift is known."""
+"""Time between anchors, once the drift is known."""
 RETRY_NS = 100_000_000
-"""After an attempt that brought no anchor."""
+"""Time until the next try, after one without an anchor."""
 FORGET_NS = 8_000_000_000
-"""After so long without an anchor, what is known about the drift has to be learnt again."""
+"""After so long without an anchor, the drift must be measured again."""
 
 
 class Renewals:
-    """When to take the next anchor.
+    """Decides when to take the next anchor.
 
-    Spans double until they are :data:`USUAL_NS`: while nothing is known about the drift, the map is only
-    as good as its newest anchor is young.
+    Spans double up to :data:`USUAL_NS`: until the drift is known, the map is accurate only shortly after
+    its newest anchor.
     """
 
     def __init__(self) -> None:
@@ -147,15 +147,15 @@ class Renewals:
         self._taken_ns = 0
 
     def due(self, host_ns: int) -> bool:
-        """Whether it is time."""
+        """Return whether the next anchor is due."""
         return host_ns >= self._due_ns
 
     def lapsed(self, host_ns: int) -> bool:
-        """Whether the last anchor is too old to tell anything about the drift since."""
+        """Return whether the last anchor is too old to measure the drift since."""
         return host_ns - self._taken_ns > FORGET_NS
 
     def taken(self, host_ns: int) -> None:
-        """Tell that an anchor was taken."""
+        """Note that an anchor was taken."""
         if self.lapsed(host_ns):
             self._span_ns = FIRST_NS
         self._taken_ns = host_ns
@@ -163,34 +163,34 @@ class Renewals:
         self._span_ns = min(2 * self._span_ns, USUAL_NS)
 
     def failed(self, host_ns: int) -> None:
-        """Tell that none could be had."""
+        """Note that taking an anchor failed."""
         self._due_ns = host_ns + min(RETRY_NS, self._span_ns)
 
 
 class Tightness:
-    """How closely an instant can be told here: a try that is about as good as the best ones makes more needless."""
+    """Tracks how narrow a try for an anchor can be, so that a try that is about as good as the best ends the search."""
 
     def __init__(self) -> None:
         self._best_ns = 0
 
     def good_enough(self, width_ns: int) -> bool:
-        """Whether a better try is hardly to be had. Never of the first: nothing to compare it with."""
+        """Return whether a better try is unlikely; False for the first ones, which have nothing to compare with."""
         return 4 * width_ns <= 5 * self._best_ns
 
     def taken(self, width_ns: int) -> None:
-        """Tell the width of the best of several tries. The best of all fades, since machines change their pace."""
+        """Record the width of the best of several tries. The overall best fades, because machines change speed."""
         faded_ns = self._best_ns + self._best_ns // 64
         self._best_ns = min(width_ns, faded_ns) if faded_ns else width_ns
 
 
 class AnchoredClock(ABC):
-    """A device's clock in the host's time, by anchors that are renewed about once a second."""
+    """A device's clock in host time, by anchors that are renewed about once a second."""
 
     def __init__(self, reading_error_ns: int) -> None:
         """Begin without an anchor.
 
         Args:
-            reading_error_ns: how far off an instant of the device itself can be.
+            reading_error_ns: largest error of the device's own instants.
         """
         self._reading_error_ns = reading_error_ns
         self._renewals = Renewals()
@@ -204,16 +204,16 @@ class AnchoredClock(ABC):
 
     @property
     def error_ns(self) -> int:
-        """How far off ``to_host`` can be, for instants until a second after the newest anchor."""
+        """Largest error of ``to_host``, for instants until one second after the newest anchor."""
         return self._map.error_ns + self._reading_error_ns
 
     @property
     def passed_over(self) -> int:
-        """Anchors that contradicted what the others say, and were left out."""
+        """Number of anchors that were skipped because they contradict the others."""
         return self._map.passed_over
 
     def renew_if_due(self, host_ns: int) -> None:
-        """Renew the anchor if that was not done for about a second. Call it once a step, before instants are mapped."""
+        """Renew the anchor if it is about a second old. Call this once per step, before mapping instants."""
         if self._renewals.due(host_ns):
             self.renew()
 

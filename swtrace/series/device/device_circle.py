@@ -1,15 +1,15 @@
-"""The circle on a device: as on a host, and through graphs that were captured from whole forwards.
+"""The circle on a device: eagerly as on a host, and through graphs that were captured from whole forwards.
 
-A graph replays what a forward launched, without any of its Python. So what the graph contains and what the
-circle does around each replay must together be one step of the circle, in the circle's order:
+A graph replays what a forward launched, without its Python. So the graph's work and the circle's work around
+each replay must together be one step of the circle, in the circle's order:
 
-- before the replay, the stream waits for the first ``k`` layers, whose broadcasts the step before issued;
-- in the graph, the other ``L - k`` layers are issued and waited for, on the same two streams as ever;
-- after the replay, the first ``k`` layers are issued for the next step. In the graph they would hold its end
-  back, for a graph is over only when all of its work is.
+- Before the replay, the stream waits for the first ``k`` layers, which the previous step issued.
+- In the graph, the other ``L - k`` layers are issued and waited for, on the same two streams as in eager mode.
+- After the replay, the first ``k`` layers are issued for the next step. In the graph they would delay its end,
+  because a graph ends only when all of its work has.
 
-So the broadcasts of a replayed step come in the order of an eager one. (Whether a communicator lets one rank
-replay what another runs eagerly is its own matter: NCCL does not promise it.)
+So the broadcasts of a replayed step have the same order as in an eager step. Whether one rank may replay what
+another runs eagerly depends on the communicator; NCCL does not promise it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class DeviceCircle(Circle):
-    """The layers of a series on a device, going round."""
+    """Runs the steps of a series on a device."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class DeviceCircle(Circle):
         for buffer in (*(window.buffer for window in self._windows), *(layer.buffer for layer in self._ordered)):
             if buffer is not None:
                 device.hold(buffer, transport.stream)
-        # Of captured work only: an event that was captured means nothing outside its graph.
+        # For captured work only, because a captured event has no meaning outside its graph.
         self._fork = device.event(timed=False)
         self._done = tuple(device.event(timed=False) for _ in self._ordered)
         self._joined = device.event(timed=False)
@@ -61,40 +61,40 @@ class DeviceCircle(Circle):
 
         self._capturing = False
         self._captured_next = 0
-        """While capturing: the position that is reached next."""
+        """While capturing, the position that is reached next."""
         self._captured_waits: set[int] = set()
         self._next_outside = 0
-        """While capturing or replaying: what the next position was."""
+        """While capturing, the next position from before the capture."""
         self._replaying = False
         self._graph_ahead = False
-        """A graph was announced outside of a marked step: it may be captured next, or replayed unseen."""
+        """Whether a graph was announced outside a marked step; it may be captured next, or replayed without notice."""
         self.captures = 0
-        """Graphs captured from a whole forward."""
+        """Number of graphs captured from a whole forward."""
         self._graph_waits = 0
-        """Waits in each of them, or in the one that has the fewest: which one is replayed, nobody tells."""
+        """The fewest waits in any of them, because it is unknown which one is replayed."""
 
     # ---- capture -------------------------------------------------------------------------------
 
     def _enter(self, position: int) -> bool:
         self._drop_broken_capture()
         if self._capturing and position == 0 and self._captured_next < self._num_layers:
-            self._end_capture()  # it broke off, too, and another one has begun
+            self._end_capture()  # it broke off, and another one has begun
         if self._capturing or (position == 0 and not self._refusal and not self._closed and self._device.capturing()):
             self._capture_reach(position)
             return False
         if self._replaying:
-            raise OrderError(f"{self._where}: layer {self._start_layer + position} reached while a graph is replayed")
+            raise OrderError(f"{self._where}, layer {self._start_layer + position}: reached while a graph is replayed")
         self._settle_graph()
         return super()._enter(position)
 
     def _begin_capture(self) -> None:
         if self._rolling:
             raise OrderError(
-                f"{self._where}: rolling windows change their pointers from step to step, so a graph would read stale "
+                f"{self._where}: the pointers of rolling windows change from step to step, so a graph would read stale "
                 f"weights; set SWTRACE_WINDOWS=static"
             )
         if 0 < self._next < self._num_layers or self._replaying:
-            raise OrderError(f"{self._where}: a graph is captured amid step {self._step}")
+            raise OrderError(f"{self._where}: a graph was captured in the middle of step {self._step}")
         self._graph_ahead = False
         self._capturing = True
         self._captured_next = 0
@@ -102,7 +102,7 @@ class DeviceCircle(Circle):
         self._next_outside, self._next = self._next, NOT_RUNNING
 
     def _drop_broken_capture(self) -> None:
-        """Notice a capture that broke off: whatever was captured is never replayed."""
+        """Detect a capture that broke off, whose work is never replayed."""
         if self._capturing and not self._device.capturing():
             self._end_capture()
 
@@ -115,7 +115,7 @@ class DeviceCircle(Circle):
             self._begin_capture()
         if position != self._captured_next:
             raise OrderError(
-                f"{self._where}, layer {self._start_layer + position}: reached during the capture of a graph, where "
+                f"{self._where}, layer {self._start_layer + position}: reached out of order while a graph is captured; "
                 f"layer {self._start_layer + self._captured_next % self._num_layers} comes next"
             )
         self._captured_next = position + 1
@@ -129,7 +129,7 @@ class DeviceCircle(Circle):
         stream.wait_event(self._fork)
         with self._device.on(stream):
             self._transport.move(buffer, layer.source)  # type: ignore[arg-type]
-            # The consumer waits for the bytes, not for whatever tells when they came.
+            # The consumer waits for the bytes, not for the stamp that times them.
             self._done[layer.position].record(stream)
             self._journal.captures_ready(layer)
 
@@ -151,10 +151,10 @@ class DeviceCircle(Circle):
             self._journal.captures_waited(layer)
 
     def join(self) -> None:
-        """End the capture of a forward: let the captured stream take the prefetch stream in. Else do nothing.
+        """End the capture of a forward: join the prefetch stream to the captured one. Do nothing outside a capture.
 
         Raises:
-            OrderError: the graph holds a part of a forward only.
+            OrderError: the graph holds only part of a forward.
         """
         if not self._capturing:
             return
@@ -166,7 +166,7 @@ class DeviceCircle(Circle):
         if reached != self._num_layers:
             raise OrderError(
                 f"{self._where}: a graph was captured from {reached} of {self._num_layers} layers: capture whole "
-                f"forwards, or leave reach and wait between the graphs (as splitting ops of torch.compile)"
+                f"forwards, or keep reach and wait between the graphs (as splitting ops of torch.compile)"
             )
         self.captures += 1
         waits = sum(position >= self._prefetch_step for position in self._captured_waits)
@@ -176,20 +176,20 @@ class DeviceCircle(Circle):
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Stand around the replay of a graph that was captured from a whole forward: it is one step."""
+        """Wrap the replay of a graph that was captured from a whole forward: the replay is one step."""
         self._begin_replay()
         try:
             yield
         except BaseException:
             self._replaying = False
-            self._next = 0  # nothing of this step is known to be issued
+            self._next = 0  # it is unknown which broadcasts of this step were issued
             raise
         self._end_replay()
 
     def graph_follows(self) -> None:
-        """Tell that a graph of a whole forward is captured or replayed next, and nobody will tell its end.
+        """Announce that a graph of a whole forward is captured or replayed next, if its end cannot be marked.
 
-        In a marked step it is a replay, and ends with the step. Elsewhere it shows by what comes next.
+        In a marked step it is a replay, which ends with the step. Elsewhere the next call decides which it was.
         """
         self._drop_broken_capture()
         self._require_running()
@@ -202,35 +202,35 @@ class DeviceCircle(Circle):
 
     @property
     def running(self) -> bool:
-        """Whether steps can still be taken."""
+        """Whether steps can still be run."""
         return self._replaying or self._capturing or super().running
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
-        """Mark the beginning of a forward. A step that was not ended is ended first."""
-        self._settle_untold()
+        """Mark the beginning of a forward. A step that is still open is ended first."""
+        self._settle_unmarked()
         super().begin_step(phase=phase, tokens=tokens, requests=requests)
 
     def end_step(self, *, aborted: bool = False) -> None:
-        """Mark the end of a forward, and make good what it left out."""
-        self._settle_untold()
+        """Mark the end of a forward, and issue its remaining broadcasts."""
+        self._settle_unmarked()
         super().end_step(aborted=aborted)
 
     def close(self) -> None:
-        """Be done; see :meth:`~swtrace.series.circle.Circle.close`."""
+        """End the series; see :meth:`~swtrace.series.circle.Circle.close`."""
         if self._capturing:
             self._end_capture()
-        self._settle_untold()
+        self._settle_unmarked()
         super().close()
 
-    def _settle_untold(self) -> None:
-        """Make good what only this call tells: that a capture broke off, that a replay is over, or that one was."""
+    def _settle_unmarked(self) -> None:
+        """Account for what had no mark of its own: a capture that broke off, or a replay that has ended."""
         self._drop_broken_capture()
         if self._replaying:
             self._end_replay()
         self._settle_graph()
 
     def _settle_graph(self) -> None:
-        """Make good for a graph that was announced, not captured, and so replayed since."""
+        """Account for a graph that was announced but not captured, and so has been replayed."""
         if not self._graph_ahead:
             return
         self._graph_ahead = False
@@ -244,9 +244,9 @@ class DeviceCircle(Circle):
         self._drop_broken_capture()
         self._require_running()
         if not self.captures:
-            raise OrderError(f"{self._where}: a graph is replayed, but none was captured from a whole forward")
+            raise OrderError(f"{self._where}: a graph was replayed, but none was captured from a whole forward")
         if self._replaying or 0 < self._next < self._num_layers:
-            raise OrderError(f"{self._where}: a graph is replayed amid step {self._step}")
+            raise OrderError(f"{self._where}: a graph was replayed in the middle of step {self._step}")
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
         self._open_step()
@@ -258,16 +258,17 @@ class DeviceCircle(Circle):
         self._next = NOT_RUNNING
 
     def _order_leftovers(self) -> None:
-        """Let the stream wait for every broadcast under way, before a graph is launched on it.
+        """Make the stream wait for every broadcast under way, before a graph is launched on it.
 
-        A graph's broadcasts are ordered with the caller's stream only. Those of this rank's own layers, and of a
-        forward that died, nobody has waited for; but a communicator runs one at a time, in one order on all ranks.
+        A graph's broadcasts are ordered only with the caller's stream, which has not waited for the sends of this
+        rank's own layers or those of a failed forward. But a communicator runs one operation at a time, in the same
+        order on all ranks.
         """
         self._drained.record(self._transport.stream)
         self._device.current_stream().wait_event(self._drained)
 
     def _end_replay(self) -> None:
-        """Take what the graph did for done by this step, and issue what it left to us."""
+        """Account for the graph's broadcasts in this step, and issue the remaining ones."""
         k, step = self._prefetch_step, self._step
         self._replaying = False
         transfers = []

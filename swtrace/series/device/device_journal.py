@@ -1,12 +1,13 @@
-"""The journal of a series on a device: what happens is launched now, known later, and told in order.
+"""The journal of a series on a device, which records a step when the device has finished it.
 
 The host launches a forward long before the device runs it, and a device's instants can be read only
-when it has passed them. So a step is put down on a *sheet* of events as it is launched, and its records
-are written when the device is done with it: by the launching thread, at the end of a later step, without
-ever waiting. Steps are told in their order, each whole.
+once the device has passed them. So a step's events are noted on a *sheet* while it is launched. Its records
+are written when the device has finished it: by the launching thread, at the end of a later step, without
+ever waiting. Steps are recorded whole and in order.
 
-A step that is not timed, or whose instants cannot be had, has its STEP record, which counts it and says why,
-and no TRANSFER records. Of the first kind it is known when it ran. No instant of any record is made up.
+A step that is not timed, or whose instants are unavailable, has only its STEP record, which counts it and gives the
+reason. If it was left out by sampling, or because the device was too far behind, the record also says when it ran,
+as far as that is known. No instant is invented.
 
 The window table is the exception: it shows what the host has launched, by the host's clock.
 """
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import SeriesRecorder
 
 SHEETS = 8
-"""Steps that the host may be ahead of the device before one goes untimed."""
+"""Steps that the host may be ahead of the device before a step is left untimed."""
 CLOSE_PATIENCE_S = 10.0
-"""How long :meth:`DeviceJournal.closes` waits for the device to pass what it was given."""
+"""How long :meth:`DeviceJournal.closes` waits for the device to finish its work."""
 _CLOSE_POLL_S = 0.001
 
 ISSUED, READY, WAIT_BEGIN = range(3)
-"""Of a captured transfer: which of its three stamps."""
+"""Indexes of the three stamps of a captured transfer."""
 STAMPS = 3
 
 _OWN = int(TransferFlag.OWN)
@@ -51,25 +52,25 @@ _UPPER_BOUND = int(Observed.UPPER_BOUND)
 _NEVER = int(Observed.NEVER)
 _DEVICE = int(Clock.DEVICE)
 _DATED = {Untimed.SAMPLED, Untimed.BUSY}
-"""Reasons to leave a step untimed that don't keep the events around it from telling when it ran."""
+"""Reasons to leave a step untimed whose events still show when it ran."""
 
 
 class _Ended(NamedTuple):
-    """A step that was launched whole."""
+    """A step that was launched completely."""
 
     step: int
     fields: dict[str, int]
-    """Of its record."""
+    """Further fields of its record."""
     marks: Marks | None
     untimed: Untimed
     shipment: Shipment | None
-    """The stamps of a replayed graph."""
+    """The stamps of the replayed graph."""
     stamped: tuple[Entry, ...]
     """The transfers in that graph."""
 
 
 class DeviceJournal(Journal):
-    """Writes a series' records into the rank's ring, by the device's own instants."""
+    """Writes a series' records to the rank's ring, with the device's own instants."""
 
     def __init__(
         self,
@@ -80,15 +81,15 @@ class DeviceJournal(Journal):
         every: int,
         stamps: Stamps | None,
     ) -> None:
-        """Make every event that will be needed.
+        """Create all events in advance.
 
         Args:
-            series: where records go.
-            device: what the series runs on.
+            series: the recorder of the series.
+            device: the device that the series runs on.
             num_layers: L.
-            every: how many steps there are for each timed one; see :class:`~swtrace.series.journal.Sampling`.
-            stamps: what times the transfers of captured graphs, ``STAMPS`` slots per position; None leaves the
-                steps that replay one untimed.
+            every: one step in so many is timed; see :class:`~swtrace.series.journal.Sampling`.
+            stamps: times the transfers of captured graphs, with ``STAMPS`` slots per position; None leaves steps
+                that replay a graph untimed.
         """
         self._series = series
         self._device = device
@@ -99,24 +100,24 @@ class DeviceJournal(Journal):
         self.stamps = stamps
         self._machine = MachineNoise()
         self._open: dict[int, Marks | None] = {}
-        """By number, the steps that something was issued for and that are not over: two at most."""
+        """By number, the unfinished steps that a broadcast was issued for, at most two."""
         self._reasons: dict[int, Untimed] = {}
-        """Why those of them without a sheet have none."""
+        """Why those without a sheet have none."""
         self._launched: deque[_Ended] = deque()
-        """Steps over for the host, oldest first."""
+        """Steps that the host has finished, oldest first."""
         self._step = -1
-        """Last step that has arrived."""
+        """The last step that has arrived."""
         self._replayed: tuple[Entry, ...] = ()
-        """The transfers in the graph that the step under way replayed,"""
+        """The transfers in the graph that the present step replayed."""
         self._shipment: Shipment | None = None
-        """their stamps,"""
+        """Their stamps."""
         self._unobserved = False
-        """and whether that was noticed only afterwards."""
+        """Whether the replay was detected only afterwards."""
 
     # ---- while the forward is launched ---------------------------------------------------------
 
     def issues(self, layer: SeriesLayer) -> TransferEvents | None:
-        """Enter the broadcast into the window table; return the events to record around it."""
+        """Enter the broadcast in the window table; return the events to record around it."""
         layer.issued_ns = self._now()
         window = layer.window
         if not layer.owned and window is not None:
@@ -125,14 +126,14 @@ class DeviceJournal(Journal):
         return sheet.transfer(layer.position) if sheet is not None else None
 
     def waits(self, layer: SeriesLayer) -> None:
-        """Record on the caller's stream that it has come to the layer."""
+        """Record on the caller's stream that it needs the layer."""
         sheet = self._sheet(self._step)
         if sheet is not None:
             layer.wait_ns = self._now()
             sheet.wait(layer.position, self._device.current_stream())
 
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
-        """Note a receiver's transfer; its instants will follow."""
+        """Note a receiver's transfer, whose instants follow later."""
         window = layer.window
         if window is None:
             return
@@ -142,15 +143,15 @@ class DeviceJournal(Journal):
         self._series.window_in_use(window.index, layer.generation, self._now())
         self._note(layer, 0)
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet knows)
+    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet has it)
         """Note a source's transfer, or one without a wait."""
         flags = _OWN if layer.owned else 0
         if not (layer.owned and layer.waited_step == layer.step):
             flags |= _UNWAITED
         self._note(layer, flags | (_PREFILLED if layer.prefilled else 0))
 
-    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:  # noqa: ARG002 (the sheet knows)
-        """Note a transfer of a step that will never come: told when the journal closes."""
+    def left_open(self, layer: SeriesLayer, operation: Operation) -> None:  # noqa: ARG002 (the sheet has it)
+        """Note a transfer of a step that will never run, which is recorded when the journal closes."""
         self._note(layer, _UNWAITED | _OPEN | (_OWN if layer.owned else 0))
 
     def _note(self, layer: SeriesLayer, flags: int) -> None:
@@ -178,7 +179,7 @@ class DeviceJournal(Journal):
         self._series.window_freed(window.index)
 
     def begins(self) -> None:
-        """Record the beginning of the step to come."""
+        """Record the beginning of the next step."""
         marks = self._marks(self._step + 1)
         if marks is not None:
             marks.record(marks.begin, self._device.current_stream())
@@ -199,7 +200,7 @@ class DeviceJournal(Journal):
             marks.record(marks.end, self._device.current_stream())
 
     def stepped(self, step: int, **fields: int) -> None:
-        """Keep the step until the device is through with it, and write those that it is through with."""
+        """Keep the step until the device has finished it; write the steps that the device has finished."""
         marks = self._marks(step)
         del self._open[step]
         untimed = self._reasons.pop(step, Untimed.TIMED)
@@ -231,23 +232,23 @@ class DeviceJournal(Journal):
             self.stamps.stamp(layer.position * STAMPS + which)
 
     def replays(self, transfers: tuple[Entry, ...]) -> None:
-        """Have the stamps of the graph that was just replayed sent to the host, and the row cleared."""
+        """Ship the stamps of the graph that was just replayed to the host, and clear the row."""
         self._replayed = transfers
         if self.stamps is None:
             return
         shipment = self.stamps.ship()
         if self._unobserved or self._sheet(self._step) is None:
             if shipment is not None:
-                shipment.release()  # nobody will read it; but what it holds must not be taken for the next one's
+                shipment.release()  # unread; but its values must not be taken for the next replay's
             return
         self._shipment = shipment
 
     def unobserved(self) -> None:
-        """Leave this step untimed: its events were recorded after the fact."""
+        """Leave this step untimed, because its events were recorded too late."""
         self._unobserved = True
 
     def _sheet(self, step: int) -> Sheet | None:
-        """Return the sheet of a step, taking one at the first question; None if the step is not timed."""
+        """Return the sheet of a step, taking one on the first call; None if the step is not timed."""
         marks = self._marks(step)
         return marks if isinstance(marks, Sheet) else None
 
@@ -269,29 +270,29 @@ class DeviceJournal(Journal):
         self._open[step] = marks
         return marks
 
-    # ---- when the device is through ------------------------------------------------------------
+    # ---- when the device has finished a step ---------------------------------------------------
 
     def harvest(self) -> None:
-        """Write all leading steps that the device has passed. Never waits; does nothing during a capture."""
+        """Write all leading steps that the device has finished. Never waits; does nothing during a capture."""
         if self._device.capturing():
             return
         self._clock.renew_if_due(self._now())
         if self.stamps is not None:
             self.stamps.clock.renew_if_due(self._now())
         while self._launched and self._passed(self._launched[0]):
-            self._tell(self._launched.popleft())
+            self._write(self._launched.popleft())
 
     def closes(self) -> None:
-        """Write all that is left, as far as the device gets in a while: the run is over."""
+        """Write all remaining steps; wait for the device up to :data:`CLOSE_PATIENCE_S`."""
         deadline = time.monotonic() + CLOSE_PATIENCE_S
         self.harvest()
         while self._launched and time.monotonic() < deadline:
             time.sleep(_CLOSE_POLL_S)
             self.harvest()
         while self._launched:
-            self._tell(self._launched.popleft()._replace(untimed=Untimed.UNFINISHED, marks=None, shipment=None))
+            self._write(self._launched.popleft()._replace(untimed=Untimed.UNFINISHED, marks=None, shipment=None))
         for step in sorted(self._open):
-            self._tell_open(step, self._open[step])
+            self._write_open(step, self._open[step])
         self._open.clear()
 
     @staticmethod
@@ -300,16 +301,16 @@ class DeviceJournal(Journal):
             return False
         return ended.shipment is None or ended.shipment.done()
 
-    def _tell(self, ended: _Ended) -> None:
+    def _write(self, ended: _Ended) -> None:
         marks, untimed = ended.marks, ended.untimed
         if untimed is Untimed.TIMED and not self._anchored(ended):
             untimed = Untimed.NO_ANCHOR
         if untimed is Untimed.TIMED and not self._stamps_written(ended):
             untimed = Untimed.REPLAY
         if untimed is Untimed.TIMED and isinstance(marks, Sheet):
-            self._tell_timed(ended, marks)
+            self._write_timed(ended, marks)
         elif untimed in _DATED and marks is not None and self._clock.ready:
-            self._step_record(ended, marks, self._clock.to_host(marks.arrival), 0, untimed)
+            self._write_step(ended, marks, self._clock.to_host(marks.arrival), 0, untimed)
         else:
             self._record_step(ended, 0, 0, 0, untimed)
         if ended.shipment is not None:
@@ -318,14 +319,14 @@ class DeviceJournal(Journal):
             self._pool.give_back(marks)
 
     def _anchored(self, ended: _Ended) -> bool:
-        """Whether the clocks that the step was timed with are tied to the host's."""
+        """Return whether the clocks that timed the step are mapped to the host's."""
         if ended.shipment is not None and self.stamps is not None and not self.stamps.clock.ready:
             return False
         return self._clock.ready
 
     @staticmethod
     def _stamps_written(ended: _Ended) -> bool:
-        """Whether a graph that stamps was replayed: another one, or none, leaves the row cleared."""
+        """Return whether a graph with stamps was replayed; otherwise the row stays cleared."""
         if ended.shipment is None:
             return True
         instants = ended.shipment.instants()
@@ -334,14 +335,14 @@ class DeviceJournal(Journal):
             for entry in ended.stamped
         )
 
-    def _tell_timed(self, ended: _Ended, sheet: Sheet) -> None:
+    def _write_timed(self, ended: _Ended, sheet: Sheet) -> None:
         arrival_ns = self._clock.to_host(sheet.arrival)
         end_ns = arrival_ns
         for entry in sheet.entries:
             end_ns = max(end_ns, self._transfer(ended.step, sheet, entry, arrival_ns))
         if ended.shipment is not None and self.stamps is not None:
             end_ns = max(end_ns, self._stamped(ended.step, ended.shipment.instants(), ended.stamped, self.stamps))
-        self._step_record(ended, sheet, arrival_ns, end_ns, Untimed.TIMED)
+        self._write_step(ended, sheet, arrival_ns, end_ns, Untimed.TIMED)
 
     def _transfer(self, step: int, sheet: Sheet, entry: Entry, arrival_ns: int) -> int:
         """Write the record of a transfer that was timed by events; return when its wait ended."""
@@ -357,7 +358,7 @@ class DeviceJournal(Journal):
         if flags & _UNWAITED:
             begin_ns = end_ns = 0
         self._record(step, entry, issued_ns, ready_ns, begin_ns, end_ns, _EVENT)
-        if end_ns > begin_ns:  # held: was it launched too late?
+        if end_ns > begin_ns:  # stalled: was it launched too late?
             self._series.launch(
                 entry.issue_launched_ns, entry.wait_launched_ns, step, entry.operation, position, entry.source
             )
@@ -372,15 +373,15 @@ class DeviceJournal(Journal):
             at = entry.position * STAMPS
             issued_ns, ready_ns, begin_ns = (instant + offset_ns for instant in instants[at : at + STAMPS])
             end_ns = begin_ns if entry.flags & _OWN else max(begin_ns, ready_ns)
-            if not instants[at + WAIT_BEGIN]:  # the captured forward passed the linear by
+            if not instants[at + WAIT_BEGIN]:  # the captured forward skipped the linear
                 entry = entry._replace(flags=entry.flags | _UNWAITED)  # noqa: PLW2901
                 begin_ns = end_ns = 0
             self._record(step, entry, issued_ns, ready_ns, begin_ns, end_ns, _STAMP)
             last_ns = max(last_ns, end_ns)
         return last_ns
 
-    def _tell_open(self, step: int, sheet: Marks | None) -> None:
-        """Write the transfers of a step that will never come, as open as the device left them."""
+    def _write_open(self, step: int, sheet: Marks | None) -> None:
+        """Write the transfers of a step that will never run, as far as the device got."""
         if not isinstance(sheet, Sheet) or not sheet.entries or not self._clock.ready:
             return
         passed = sheet.passed()
@@ -409,8 +410,8 @@ class DeviceJournal(Journal):
             _DEVICE,
         )
 
-    def _step_record(self, ended: _Ended, marks: Marks, arrival_ns: int, waited_ns: int, untimed: Untimed) -> None:
-        """Write a step by what marks it; nobody has marked an implicit end, so that is when the last wait was over."""
+    def _write_step(self, ended: _Ended, marks: Marks, arrival_ns: int, waited_ns: int, untimed: Untimed) -> None:
+        """Write a step from its marks; an implicit end has no mark and counts as the end of the last wait."""
         begin_ns = arrival_ns + marks.since_arrival(marks.begin) if marks.marked else arrival_ns
         end_ns = max(arrival_ns, waited_ns)
         if not ended.fields["flags"] & StepFlag.IMPLICIT_END:

@@ -1,13 +1,13 @@
-"""Broadcasts on a stream of their own, ordered with the caller's streams by events and never by the host.
+"""Broadcasts on their own stream, ordered with the caller's streams by events and never by the host.
 
-Two orders keep the weights right, whatever the device's pace:
+Two orders keep the weights right, however fast the device is:
 
-- a broadcast begins only when the stream that issued it has come to the issue: by then every reader of
-  the window's last layer was given to that stream, so the window is free;
-- the stream that waits for a layer runs nothing further before the broadcast is complete.
+- A broadcast begins only when the stream that issued it has reached the issue. Every reader of the window's
+  last layer was enqueued on that stream before, so the window is free.
+- The stream that waits for a layer runs no further work before the broadcast is complete.
 
-The events that make these orders are the ones that time the broadcast, where it is timed. Nothing relies on
-the default stream: what is current where the caller issues or waits is what gets ordered.
+The same events time the broadcast, if it is timed. Nothing relies on the default stream: the order applies to
+the stream that is current when the caller issues or waits.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Mover(Protocol):
         """Return every rank's item, by group rank. Blocks the host; all ranks take part."""
 
     def move(self, buffer: Tensor, source: int) -> None:
-        """Fill ``buffer`` from group rank ``source``: put it into the current stream, which may be under capture."""
+        """Enqueue a fill of ``buffer`` from group rank ``source`` on the current stream, which may be under capture."""
 
     def close(self) -> None:
-        """Let go of the communicator. Waits for nothing."""
+        """Release the communicator, without waiting."""
 
 
 class StreamOperation:
@@ -52,15 +52,15 @@ class StreamOperation:
         self._device = device
         self._event = event
         self.ready_ns = 0
-        """Always: the device's instants come later, by the journal."""
+        """Always 0: the journal gets the device's instants later."""
         self.observed = Observed.NEVER
 
     def wait(self) -> None:
-        """Let the current stream go on only when the buffer is filled. The host does not wait."""
+        """Make the current stream wait until the buffer is filled. The host does not wait."""
         self._device.current_stream().wait_event(self._event)
 
     def done(self) -> bool:
-        """Whether the device is through with it."""
+        """Return whether the device has completed it."""
         return self._event.query()
 
 
@@ -70,12 +70,12 @@ class DeviceTransport:
     clock = Clock.DEVICE
 
     def __init__(self, device: Device, mover: Mover, num_layers: int) -> None:
-        """Take a stream; nothing is moved yet.
+        """Make the prefetch stream, without moving anything.
 
         Args:
-            device: where the windows are.
-            mover: what moves the bytes.
-            num_layers: L: as many operations are under way at most.
+            device: holds the windows.
+            mover: moves the bytes.
+            num_layers: L, the most operations that are under way at once.
         """
         self.device = device
         self.name = mover.name
@@ -86,22 +86,22 @@ class DeviceTransport:
         self.gather = mover.gather
         self.move = mover.move
         self._mover = mover
-        # For broadcasts that nobody times. One fork is enough: a wait holds on to what was recorded last before it.
+        # For untimed broadcasts. One fork is enough, because a wait refers to the last record before it.
         fork = device.event(timed=False)
         self._plain = tuple(TransferEvents(fork, device.event(timed=False)) for _ in range(num_layers))
         self._turn = 0
 
     def broadcast(self, buffer: Tensor, source: int) -> None:
-        """Fill ``buffer`` in the order of the current stream; whoever reads it there reads the bytes."""
+        """Fill ``buffer`` in the order of the current stream, so that later reads on that stream see the bytes."""
         self._mover.move(buffer, source)
 
     def issue(self, buffer: Tensor, source: int, events: TransferEvents | None = None) -> StreamOperation:
-        """Start to fill ``buffer`` when the current stream has come to here.
+        """Start to fill ``buffer`` once the current stream has reached this point.
 
         Args:
-            buffer: bytes, one dimension, kept for the life of the series.
+            buffer: bytes, one dimension; it must live as long as the series.
             source: group rank.
-            events: what to record; without them the broadcast is not timed.
+            events: the events to record; without them the broadcast is not timed.
         """
         device = self.device
         if events is None:
@@ -116,20 +116,20 @@ class DeviceTransport:
         return StreamOperation(device, events.ready)
 
     def close(self) -> None:
-        """Let go of the communicator."""
+        """Release the communicator."""
         self._mover.close()
 
 
 class CollectiveMover:
-    """Broadcasts of a ``torch.distributed`` communicator that puts them into the current stream, such as NCCL's."""
+    """Broadcasts of a ``torch.distributed`` communicator that enqueues on the current stream, such as NCCL's."""
 
     rendezvous = "group"
 
     def __init__(self, group: Group, *, description: str, timeout_s: float) -> None:
-        """Make the communicator; all ranks must make theirs in the same order.
+        """Make the communicator; all ranks must do so in the same order.
 
         Args:
-            group: its ranks.
+            group: the ranks.
             description: names the communicator in torch's own diagnostics.
             timeout_s: how long an operation waits for a peer.
         """
@@ -144,5 +144,5 @@ class CollectiveMover:
         self._process_group.broadcast([buffer], self._options[source])
 
     def close(self) -> None:
-        """Let go of the communicator; torch destroys it with the last operation that is under way."""
+        """Release the communicator; torch destroys it once no operation is under way."""
         self._process_group = None

@@ -1,8 +1,8 @@
-"""Host time of timing events, without waiting for the device.
+"""Maps timing events to host time, without blocking on the device.
 
-Events tell nothing but time elapsed between two of them, and that in float32 ms. So the clock keeps an
-event of its own, the anchor, whose host instant it knows, and measures from there. Anchors are renewed
-about once a second: over more than 8 s, elapsed times are coarser than half a microsecond.
+Events give only the time elapsed between two of them, in float32 ms. So the clock keeps an event of
+its own, the anchor, whose host instant it knows, and measures from there. Anchors are renewed about
+once a second, because elapsed times over 8 s are coarser than half a microsecond.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from swtrace.series.device.accelerator import Device, Event
 from swtrace.series.device.anchors import FORGET_NS, AnchoredClock
 
 TRIES = 16
-"""Attempts at an anchor, of which the best is taken."""
+"""Tries for an anchor, of which the best is used."""
 PATIENCE_NS = 50_000
-"""For the device to pass an event on an idle stream. It takes about a tenth of that unless the device is stuck."""
+"""Longest wait for an event on an idle stream. Usually it takes a tenth of that, unless the device is stuck."""
 VISIBLE_NS = 2_000
-"""From a point's instant until the host can see that it was passed, at most: a write over the bus takes about one."""
+"""Longest delay until the host sees that an event was passed. A write over the bus takes about 1 us."""
 ELAPSED_ERROR_NS = 750
-"""Of an elapsed time: events have a resolution of 0.5 us (CUDA's documentation), float32 ms round by 0.25 us at 8 s."""
+"""Error of an elapsed time: CUDA documents a resolution of 0.5 us; float32 ms round by 0.25 us at 8 s."""
 
 _FAR_MS = FORGET_NS / 1e6
 
 
 class _Anchor:
-    """An event of the clock's own."""
+    """An event that the clock recorded itself."""
 
     __slots__ = ("device_ns", "event", "host_ns")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.device_ns = 0
-        """On a clock that starts with the first anchor: elapsed times, added up."""
+        """Sum of the elapsed times since the first anchor."""
         self.host_ns = 0
 
 
@@ -43,7 +43,7 @@ class EventClock(AnchoredClock):
         self._stream = device.prefetch_stream()
         self._newest: _Anchor | None = None
         self._older: _Anchor | None = None
-        # The two anchors that are kept, the best try so far, and the one under way.
+        # For the two anchors that are kept, the best try so far, and the current try.
         self._free = [_Anchor(device.event(timed=True)) for _ in range(4)]
         self._stuck: _Anchor | None = None
 
@@ -88,7 +88,7 @@ class EventClock(AnchoredClock):
         elapsed_ms = anchor.event.elapsed_time(event)
         older = self._older
         if abs(elapsed_ms) > _FAR_MS and older is not None:
-            # The event is from before a pause, and so is the older anchor.
+            # The event is from before a pause, as is the older anchor.
             from_older_ms = older.event.elapsed_time(event)
             if abs(from_older_ms) < abs(elapsed_ms):
                 anchor, elapsed_ms = older, from_older_ms
@@ -96,13 +96,13 @@ class EventClock(AnchoredClock):
         return anchor.host_ns + elapsed_ns + round(elapsed_ns * self._map.drift)
 
     def _best(self) -> tuple[_Anchor | None, int, int]:
-        """Return the try whose instant is known best, and the host instants that it lies between."""
+        """Return the try with the narrowest bounds, and the host instants that bound it."""
         best, best_low_ns, best_high_ns = None, 0, 0
         for _ in range(TRIES):
             trial = self._free.pop()
             low_ns, high_ns = self._try(trial.event)
             if not high_ns:
-                self._stuck = trial  # a new record before it is passed would only queue behind
+                self._stuck = trial  # recording it again before it is passed would only queue behind
                 break
             if best is not None and high_ns - low_ns >= best_high_ns - best_low_ns:
                 self._free.append(trial)
@@ -111,13 +111,13 @@ class EventClock(AnchoredClock):
                 self._free.append(best)
             best, best_low_ns, best_high_ns = trial, low_ns, high_ns
             if self._tightness.good_enough(high_ns - low_ns):
-                break  # as good as they come here: the launching thread has better things to do
+                break  # a better one is unlikely, and the launching thread must not spend more time
         if best is not None:
             self._tightness.taken(best_high_ns - best_low_ns)
         return best, best_low_ns, best_high_ns
 
     def _try(self, event: Event) -> tuple[int, int]:
-        """Record and watch an event; return the host instants that it lies between, (0, 0) if it did not come."""
+        """Record and poll an event; return the host instants that bound it, or (0, 0) if it was not passed in time."""
         now = self._device.host_ns
         low_ns = began_ns = now()
         event.record(self._stream)

@@ -1,9 +1,9 @@
 """The timing events of a step, from a pool that never grows.
 
-A *sheet* holds every event that one step can record; *marks* hold those that say when it ran. Both are made
-once, because making an event can stall a device and destroying one waits for it. A sheet goes round: taken when
-the first broadcast of its step is issued, filled while the forward is launched, read when the device has passed
-every event on it, then free again. An event is never recorded anew before it was passed and read.
+A *sheet* holds every event that one step can record; *marks* hold only those that show when the step ran. Both are
+made once, because creating an event can stall a device and destroying one waits for it. A sheet is reused: it is taken
+when the first broadcast of its step is issued, filled while the forward is launched, read when the device has passed
+all of its events, and then given back. An event is never recorded again before it was passed and read.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ NS_PER_MS = 1_000_000
 
 
 class TransferEvents(NamedTuple):
-    """The events that order a broadcast and, by the way, time it."""
+    """The events that order a broadcast and also time it."""
 
     issued: Event
-    """On the caller's stream: from here the broadcast may begin."""
+    """On the caller's stream: the broadcast may begin."""
     ready: Event
     """On the prefetch stream: the bytes are there."""
 
 
 class Entry(NamedTuple):
-    """What a transfer's record says besides its instants."""
+    """The fields of a transfer's record, without its instants."""
 
     position: int
     operation: int
@@ -35,31 +35,31 @@ class Entry(NamedTuple):
     window: int
     flags: int
     issue_launched_ns: int = 0
-    """When the host launched its issue; 0 for work in a graph."""
+    """When the host launched the issue; 0 for work in a graph."""
     wait_launched_ns: int = 0
 
 
 class Marks:
-    """The events that say when a step was run, and nothing of what happened in it."""
+    """The events that show when a step ran, but not what happened in it."""
 
     __slots__ = ("_armed", "_passed", "arrival", "begin", "end", "marked")
 
     def __init__(self, device: Device) -> None:
-        """Make the events."""
+        """Create the events."""
         self.begin = device.event(timed=True)
         self.arrival = device.event(timed=True)
         self.end = device.event(timed=True)
         self.clear()
 
     def clear(self) -> None:
-        """Be empty: no event counts as recorded."""
+        """Count no event as recorded."""
         self.marked = False
-        """The step's beginning was recorded apart from its arrival."""
+        """Whether the step's beginning was recorded separately from its arrival."""
         self._armed: list[Event] = []
         self._passed = 0
 
     def rehearse(self, stream: Stream) -> None:
-        """Record every event once, so that the device makes them now and not in a step."""
+        """Record every event once, so that the device creates them now and not in a step."""
         for event in (self.begin, self.arrival, self.end):
             event.record(stream)
 
@@ -69,7 +69,7 @@ class Marks:
         self._armed.append(event)
 
     def passed(self) -> bool:
-        """Whether the device has passed every event that was recorded. Asks from where it last stopped."""
+        """Return whether the device has passed every recorded event, querying from where the last call stopped."""
         armed = self._armed
         while self._passed < len(armed):
             if not armed[self._passed].query():
@@ -83,12 +83,12 @@ class Marks:
 
 
 class Sheet(Marks):
-    """The events and the notes of one step."""
+    """The events and the entries of one step."""
 
     __slots__ = ("_ready", "_transfers", "_waits", "entries", "waited")
 
     def __init__(self, device: Device, num_layers: int) -> None:
-        """Make all events of a step of ``num_layers`` layers."""
+        """Create all events of a step with ``num_layers`` layers."""
         super().__init__(device)
         self._transfers = tuple(
             TransferEvents(device.event(timed=True), device.event(timed=True)) for _ in range(num_layers)
@@ -96,7 +96,7 @@ class Sheet(Marks):
         self._waits = tuple(device.event(timed=True) for _ in range(num_layers))
 
     def clear(self) -> None:
-        """Be empty: no event counts as recorded."""
+        """Count no event as recorded."""
         super().clear()
         self.entries: list[Entry] = []
         self.waited: set[int] = set()
@@ -104,7 +104,7 @@ class Sheet(Marks):
         self._ready: Event | None = None
 
     def rehearse(self, stream: Stream) -> None:
-        """Record every event once, so that the device makes them now and not in a step."""
+        """Record every event once, so that the device creates them now and not in a step."""
         super().rehearse(stream)
         for event in self._waits:
             event.record(stream)
@@ -113,10 +113,10 @@ class Sheet(Marks):
             events.ready.record(stream)
 
     def transfer(self, position: int) -> TransferEvents:
-        """Return the events that the broadcast of ``position`` will record, which is issued now.
+        """Return the events for the broadcast of ``position``, which is issued now.
 
-        The prefetch stream passes broadcasts one by one, and none before its issue: once it has passed the last one's
-        *ready*, it has passed every event of them all.
+        The prefetch stream runs broadcasts one by one, each after its issue. So once it has passed *ready* of the last
+        one, it has passed the events of all.
         """
         events = self._transfers[position]
         self._ready = events.ready
@@ -127,32 +127,32 @@ class Sheet(Marks):
         return self._transfers[position]
 
     def wait(self, position: int, stream: Stream) -> None:
-        """Record that the forward has come to where it needs ``position``."""
+        """Record that the forward needs ``position``."""
         self.waited.add(position)
         self.record(self._waits[position], stream)
 
     def passed(self) -> bool:
-        """Whether the device has passed every event that was recorded."""
+        """Return whether the device has passed every recorded event."""
         return super().passed() and (self._ready is None or self._ready.query())
 
     def issued_ns(self, position: int) -> int:
-        """Return the issue of ``position``, from the arrival, in ns."""
+        """Return the time from the arrival to the issue of ``position``, in ns."""
         return self.since_arrival(self._transfers[position].issued)
 
     def ready_ns(self, position: int) -> int:
-        """Return when the bytes of ``position`` were there, from the arrival, in ns."""
+        """Return the time from the arrival to *ready* of ``position``, in ns."""
         return self.since_arrival(self._transfers[position].ready)
 
     def wait_ns(self, position: int) -> int:
-        """Return when the forward needed ``position``, from the arrival, in ns."""
+        """Return the time from the arrival to the wait for ``position``, in ns."""
         return self.since_arrival(self._waits[position])
 
 
 class SheetPool:
-    """All sheets of a series, and as many marks for steps that are not timed."""
+    """All sheets of a series, and as many marks for untimed steps."""
 
     def __init__(self, device: Device, num_layers: int, count: int) -> None:
-        """Make ``count`` of each, and let the device make their events."""
+        """Create ``count`` of each, and have the device create their events."""
         stream = device.current_stream()
         self._sheets = [Sheet(device, num_layers) for _ in range(count)]
         self._marks = [Marks(device) for _ in range(count)]
@@ -160,15 +160,15 @@ class SheetPool:
             each.rehearse(stream)
 
     def take_sheet(self) -> Sheet | None:
-        """Return an empty sheet; None where the device has not passed any of those in use."""
+        """Return an empty sheet; None if all are in use."""
         return self._sheets.pop() if self._sheets else None
 
     def take_marks(self) -> Marks | None:
-        """Return empty marks; None where the device has not passed any of those in use."""
+        """Return empty marks; None if all are in use."""
         return self._marks.pop() if self._marks else None
 
     def give_back(self, marks: Marks) -> None:
-        """Take a sheet or marks back whose events were all passed, and read as far as anybody wants."""
+        """Take back a sheet or marks, once all events were passed and the needed ones read."""
         marks.clear()
         if isinstance(marks, Sheet):
             self._sheets.append(marks)

@@ -1,7 +1,7 @@
-"""Host time of stamps: the host asks a running kernel for the time, and watches its own clock meanwhile.
+"""Maps stamps to host time: the host asks a running kernel for the time, and reads its own clock meanwhile.
 
-The device's answer was read between the question and the instant when the host saw the answer, whatever
-else went on: that bounds it on both sides, to about a bus's round trip. All waiting has an end, on both sides.
+The device's answer was read between the question and the instant at which the host saw the answer. This bounds
+it on both sides, to about one round trip on the bus. Every wait has a limit, on both sides.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Protocol
 from swtrace.series.device.anchors import AnchoredClock
 
 EXCHANGES = 16
-"""Questions per renewal, of which the one that is answered fastest is taken."""
+"""Questions per renewal; the one that is answered fastest is used."""
 PATIENCE_NS = 200_000
-"""For all of them together, and for the kernel to wait for questions."""
+"""Limit for all questions together, and for the kernel's wait for them."""
 
 
 class Words(Protocol):
-    """64-bit words that two sides can see."""
+    """64-bit words that host and device share."""
 
     def __getitem__(self, index: int, /) -> int:
-        """Return what a word is now."""
+        """Return the present value of a word."""
 
     def __setitem__(self, index: int, word: int, /) -> None:
         """Set a word."""
@@ -32,14 +32,14 @@ class Correspondent(Protocol):
     """A device that can be asked for the time."""
 
     tick_ns: int
-    """The smallest step that its clock was seen to take."""
+    """The smallest observed step of its clock."""
     question: Words
-    """One word: the number of the question that is asked, from 1 on."""
+    """One word: the number of the present question, from 1."""
     answers: Words
     """:data:`EXCHANGES` words: 0 until answered, then the device's time; negative if the device gave up."""
 
     def listen(self) -> bool:
-        """Clear all words and let the device listen; False if it can't now. Never waits."""
+        """Clear all words and let the device listen; return False if it cannot now. Never waits."""
 
 
 class StampClock(AnchoredClock):
@@ -48,7 +48,7 @@ class StampClock(AnchoredClock):
     def __init__(self, correspondent: Correspondent, host_ns: Callable[[], int] = time.monotonic_ns) -> None:
         super().__init__(correspondent.tick_ns // 2)
         self.tick_ns = correspondent.tick_ns
-        """The smallest step that the device's clock was seen to take."""
+        """The smallest observed step of the device's clock."""
         self._correspondent = correspondent
         self._host_ns = host_ns
 
@@ -67,13 +67,13 @@ class StampClock(AnchoredClock):
             self._renewals.failed(self._host_ns())
             return False
         low_ns, high_ns, device_ns = answered
-        # What the clock shows is up to a tick old, here as for the stamps: half a tick either way.
+        # A reading is up to one tick old, here and in stamps: half a tick either way.
         self._map.add(device_ns, (low_ns + high_ns) // 2, (high_ns - low_ns + 1) // 2 + self.tick_ns // 2)
         self._renewals.taken(high_ns)
         return True
 
     def _ask(self) -> tuple[int, int, int] | None:
-        """Return the device's time, and the closest host instants that it was read between."""
+        """Return the narrowest host bounds and the device time between them: low, high, device."""
         now, question, answers = self._host_ns, self._correspondent.question, self._correspondent.answers
         best = None
         narrowest_ns = 0
@@ -92,7 +92,7 @@ class StampClock(AnchoredClock):
                 best, narrowest_ns = (low_ns, high_ns, device_ns), high_ns - low_ns
                 if self._tightness.good_enough(narrowest_ns):
                     break
-        question[0] = EXCHANGES  # nothing more will be asked: the kernel may end
+        question[0] = EXCHANGES  # no more questions: the kernel may end
         if best is not None:
             self._tightness.taken(narrowest_ns)
         return best

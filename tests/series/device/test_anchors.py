@@ -80,8 +80,8 @@ def test_the_map_stays_within_five_microseconds(truth: Clocks, seed: int, distur
 
 @settings(max_examples=150, deadline=None)
 @given(truth=clocks(), seed=st.integers(0, 2**32))
-def test_the_bound_is_one(truth: Clocks, seed: int) -> None:
-    """Whatever honest anchors say, and however they are spaced, no instant of the next second is off by more."""
+def test_the_bound_holds(truth: Clocks, seed: int) -> None:
+    """For any honest anchors at any spacing, no instant of the next second is off by more than the bound."""
     noise = random.Random(seed)  # noqa: S311 (repeatable, not secret)
     host_map = HostMap()
     now_ns = 0
@@ -93,7 +93,7 @@ def test_the_bound_is_one(truth: Clocks, seed: int) -> None:
 
 
 @pytest.mark.parametrize("lie_ns", [-400_000, -40_000, 40_000, 400_000])
-def test_one_anchor_that_lies_is_passed_over(lie_ns: int) -> None:
+def test_one_wrong_anchor_is_skipped(lie_ns: int) -> None:
     """An anchor that contradicts all others, and claims to be as good as they are, changes nothing; it is counted."""
     truth = Clocks(60e-6, 0, 1)
     host_map = HostMap()
@@ -106,7 +106,7 @@ def test_one_anchor_that_lies_is_passed_over(lie_ns: int) -> None:
 
 
 def test_a_clock_that_was_set_is_believed_at_the_second_anchor() -> None:
-    """After a jump, one anchor is passed over, the next one is taken, and the map is right again."""
+    """After a jump, one anchor is skipped, the next one is used, and the map is right again."""
     truth = Clocks(30e-6, 0, 1)
     host_map = HostMap()
     for second in range(20):
@@ -119,7 +119,7 @@ def test_a_clock_that_was_set_is_believed_at_the_second_anchor() -> None:
 
 
 def test_a_device_clock_that_goes_back_is_doubted_first() -> None:
-    """Anchors out of order contradict: the first is passed over, and the second starts the map anew."""
+    """Anchors out of order contradict: the first is skipped, and the second restarts the map."""
     host_map = HostMap()
     host_map.add(1_000_000, 1_000_000, 10)
     host_map.add(900_000, 1_100_000, 10)
@@ -130,7 +130,7 @@ def test_a_device_clock_that_goes_back_is_doubted_first() -> None:
 
 
 def test_instants_between_anchors_are_interpolated() -> None:
-    """What happened between two anchors is told by these two, not by the drift that came later."""
+    """An instant between two anchors is mapped by these two, not by later drift."""
     truth = Clocks(55e-6, 45e-6, 2 * math.pi * 45e-6 / (anchors.WANDER * 1e9))
     host_map = HostMap()
     for second in range(100, 114):
@@ -139,7 +139,7 @@ def test_instants_between_anchors_are_interpolated() -> None:
 
 
 def test_whole_instants_lose_no_nanosecond() -> None:
-    """Clocks that agree map without any rounding, although both count more ns than a float can tell apart."""
+    """Clocks that agree map without rounding, although both count more ns than a float can represent."""
     host_map = HostMap()
     for second in range(4):
         host_map.add(EPOCH_NS + 1 + second * SECOND_NS, BOOT_NS + second * SECOND_NS, 0)
@@ -147,8 +147,8 @@ def test_whole_instants_lose_no_nanosecond() -> None:
     assert [host_map.to_host(EPOCH_NS + 1 + ns) - BOOT_NS for ns in later] == later
 
 
-def test_without_an_anchor_nothing_is_told() -> None:
-    """An empty map says that it is not ready, and refuses to make an instant up."""
+def test_without_an_anchor_nothing_is_mapped() -> None:
+    """An empty map is not ready, and refuses to map."""
     host_map = HostMap()
     assert not host_map.ready
     with pytest.raises(ValueError, match="no anchor"):

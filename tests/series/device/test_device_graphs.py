@@ -45,7 +45,7 @@ def finish(program: Program, reads: int) -> None:
 
 
 def launch(program: Program) -> None:
-    """Replay the graph as a framework does, which tells nobody."""
+    """Replay the graph as a framework does, without a notification."""
     program.rig.replay(program.graph)
     program.mover.next = 0
 
@@ -68,7 +68,7 @@ def test_a_graph_announced_in_a_marked_step_is_that_steps_replay(program: Progra
 
 
 def test_replays_outside_of_steps_are_counted_and_untimed(program: Program) -> None:
-    """Where nobody marks steps, a replay shows when the next one is announced: each is a step, none has instants."""
+    """Without marked steps, a replay is detected when the next one is announced: a step without instants."""
     program.series.graph_follows()
     program.capture()
     assert program.series.statistics().steps == 0, "what was announced was captured: no step"
@@ -102,7 +102,7 @@ def test_a_capture_that_breaks_off_leaves_everything_as_it_was(program: Program)
 
 
 def break_off(program: Program) -> None:
-    """Let a forward die amid its capture."""
+    """Let a forward fail during its capture."""
     moved_next = program.mover.next
     with pytest.raises(ForwardDiedError), program.rig.capture(program.rig.graph()):
         program.forward(stop_at=4)
@@ -110,7 +110,7 @@ def break_off(program: Program) -> None:
 
 
 def test_a_capture_right_after_one_that_broke_off_is_whole(program: Program) -> None:
-    """Nothing of the first attempt is left in the second one, and its replays are steps as ever."""
+    """Nothing of the first attempt remains in the second one, and its replays are ordinary steps."""
     program.eager(1)
     break_off(program)
     program.capture()
@@ -120,7 +120,7 @@ def test_a_capture_right_after_one_that_broke_off_is_whole(program: Program) -> 
 
 
 def test_a_marked_step_right_after_a_capture_that_broke_off_is_whole(program: Program) -> None:
-    """A step that nobody had ended is ended as usual, and no broadcast is made up."""
+    """An open step is ended as usual, and no broadcast is invented."""
     program.forward()
     program.truth.eager(launched_ns=0)
     break_off(program)
@@ -135,13 +135,13 @@ def test_two_forwards_in_one_graph_are_refused(program: Program) -> None:
         for position in range(LAYERS):
             program.series.reach(position)
             program.series.wait(position)
-        with pytest.raises(OrderError, match="reached during the capture"):
+        with pytest.raises(OrderError, match="reached out of order while a graph is captured"):
             program.series.reach(0)
         program.series.join()
 
 
 def test_a_graph_that_passes_a_linear_by_says_so_in_its_steps(program: Program) -> None:
-    """Its replays count the waits that are in it, and the series tells how many layers nobody waited for."""
+    """Its replays count its waits, and the series reports how many layers had none."""
     moved_next = program.mover.next
     program.graph = program.rig.graph()
     with program.rig.capture(program.graph):
@@ -206,7 +206,7 @@ def test_a_graph_of_a_part_of_a_forward_is_refused(program: Program) -> None:
 
 
 def test_a_replay_that_fails_is_an_aborted_step(program: Program) -> None:
-    """Its broadcasts are made good, and the next steps are right, eager and replayed."""
+    """Its remaining broadcasts are issued, and the next steps are right, eager and replayed."""
     program.capture()
     program.replay(1)
     program.rig.pause(STEP)
@@ -219,13 +219,13 @@ def test_a_replay_that_fails_is_an_aborted_step(program: Program) -> None:
     assert steps(program)["flags"].tolist() == [0, StepFlag.ABORTED, 0, 0]
 
 
-def test_graphs_amid_a_step_are_refused(program: Program) -> None:
+def test_graphs_within_a_step_are_refused(program: Program) -> None:
     """Neither a capture nor a replay begins within a forward that has begun: the error says so."""
     program.capture()
     program.series.reach(0)
-    with pytest.raises(OrderError, match="replayed amid step 0"), program.series.replay():
+    with pytest.raises(OrderError, match="replayed in the middle of step 0"), program.series.replay():
         pass
-    with pytest.raises(OrderError, match="captured amid step 0"), program.rig.capture(program.rig.graph()):
+    with pytest.raises(OrderError, match="captured in the middle of step 0"), program.rig.capture(program.rig.graph()):
         program.series.reach(0)
 
 

@@ -69,7 +69,7 @@ def transfers(program: Program, step: int | None = None) -> Any:
 
 
 def reasons(program: Program) -> list[Untimed]:
-    """Return why each step is untimed, in the order in which the steps were told; they must be told in theirs."""
+    """Return why each step is untimed, in the order of the records, which must be the steps' order."""
     steps = stepped(program)
     assert steps["step"].tolist() == list(range(len(steps)))
     for step in steps:
@@ -79,7 +79,7 @@ def reasons(program: Program) -> list[Untimed]:
             assert step["begin_ns"] <= step["arrival_ns"] < step["end_ns"]
         else:
             assert len(moved) == 0, "no instant is made up"
-            # Of a step that was merely left out it is known when it ran.
+            # A step that was only left out by sampling still has the time when it ran.
             dated = step["untimed"] in {Untimed.SAMPLED, Untimed.BUSY} and step["begin_ns"]
             assert bool(dated) == any(step[instant] for instant in ("begin_ns", "arrival_ns", "end_ns"))
             assert step["begin_ns"] <= step["arrival_ns"] <= step["end_ns"]
@@ -107,7 +107,7 @@ def step_costs(program: Program, steps: int, *, replayed: bool = False, pause_ns
 def test_a_device_that_hangs_never_blocks_the_host_and_every_step_is_counted(
     tmp_path: Path, at: SimulatedRig, *, replayed: bool
 ) -> None:
-    """Steps beyond the pool go untimed, at no greater cost; let go, the device is told of in order, and timed again."""
+    """Steps beyond the pool are untimed, at no greater cost; once it goes on, steps are in order and timed again."""
     program = Program(at, tmp_path, DURATIONS)
     if replayed:
         program.capture()
@@ -132,11 +132,11 @@ def test_a_device_that_hangs_never_blocks_the_host_and_every_step_is_counted(
     assert 50 - SHEETS <= busy <= 50 - SHEETS + 3
     assert set(why) == {Untimed.TIMED, Untimed.BUSY}
     assert why[-5:] == [Untimed.TIMED] * 5
-    assert at.device.lost_instants == 0, "no event was recorded anew before it was passed"
+    assert at.device.lost_instants == 0, "no event was recorded again before it was passed"
     assert at.readings()[1] == 0
 
 
-def test_a_device_that_never_comes_back_is_given_up_at_the_close(tmp_path: Path, at: SimulatedRig) -> None:
+def test_closing_gives_up_on_a_device_that_never_comes_back(tmp_path: Path, at: SimulatedRig) -> None:
     """Closing waits as long as it says, then every step is there, those without instants saying why."""
     program = Program(at, tmp_path, DURATIONS)
     step_costs(program, 3, pause_ns=STEP)
@@ -158,7 +158,7 @@ def reasons_but_open(program: Program) -> list[Untimed]:
     return [Untimed(int(untimed)) for untimed in stepped(program)["untimed"]]
 
 
-def test_what_completes_out_of_order_is_told_in_order(tmp_path: Path, at: SimulatedRig) -> None:
+def test_what_completes_out_of_order_is_recorded_in_order(tmp_path: Path, at: SimulatedRig) -> None:
     """A send that hangs while the forward goes on holds its step back, and those after it, until it ends."""
     durations = Durations.even(2, before=20_000, linear=30_000, transfer=10_000)
     program = Program(at, tmp_path, durations, prefetch_step=0, ranks=3, rank=0)  # owns layer 0 of 2
@@ -181,7 +181,7 @@ def test_what_completes_out_of_order_is_told_in_order(tmp_path: Path, at: Simula
 
 
 def test_chance_never_loses_or_repeats_a_record(tmp_path: Path, at: SimulatedRig) -> None:
-    """Hangs, lateness, deaths and replays by chance: each step is told once, in order, whole or untimed."""
+    """Hangs, lateness, deaths and replays by chance: each step is recorded once, in order, whole or untimed."""
     chance = random.Random(0)  # noqa: S311 - reproducible
     program = Program(at, tmp_path, DURATIONS, prefetch_step=2)
     program.capture()
@@ -222,7 +222,7 @@ def test_chance_never_loses_or_repeats_a_record(tmp_path: Path, at: SimulatedRig
 
 
 def test_a_capture_with_steps_under_way_asks_nothing(tmp_path: Path, at: SimulatedRig) -> None:
-    """Sheets that are not harvested yet stay as they are during a capture, and are told after it."""
+    """Sheets that are not harvested yet stay as they are during a capture, and are recorded after it."""
     program = Program(at, tmp_path, DURATIONS)
     program.eager(3)
     queries = at.device.calls["query"]
@@ -267,7 +267,7 @@ def test_a_replay_that_never_was_has_no_instants(tmp_path: Path, at: SimulatedRi
 def test_a_layer_that_the_captured_forward_passes_by_is_unwaited(
     tmp_path: Path, at: SimulatedRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its linear never read it, in any replay: its transfers are timed and say that nobody waited."""
+    """Its linear never read it, in any replay: its transfers are timed and flagged as without a wait."""
     program = Program(at, tmp_path, DURATIONS, prefetch_step=0)
     passed_by = 3
     wait = program.series.wait
@@ -329,8 +329,8 @@ def test_a_device_is_sampled_as_gloo_is(tmp_path: Path, at: SimulatedRig) -> Non
     assert timed == [*range(64), 128, 129, 130, 131, 256, 257, 258, 259]
 
 
-def test_a_close_with_steps_under_way_tells_them_all(tmp_path: Path, at: SimulatedRig) -> None:
-    """The host is far ahead when the series closes: it waits for the device, and tells every step's instants."""
+def test_a_close_with_steps_under_way_records_them_all(tmp_path: Path, at: SimulatedRig) -> None:
+    """The host is far ahead when the series closes: it waits for the device, and records every step's instants."""
     program = Program(at, tmp_path, DURATIONS, prefetch_step=2)
     program.eager(SHEETS - 2)
     assert len(stepped(program)) < SHEETS - 2
@@ -342,7 +342,7 @@ def test_a_close_with_steps_under_way_tells_them_all(tmp_path: Path, at: Simulat
 
 
 def test_an_aborted_step_accounts_for_every_layer(tmp_path: Path, at: SimulatedRig) -> None:
-    """After a forward that died, its step has L records: those that nobody waited for say so; the next is whole."""
+    """After a failed forward, its step has L records, with missing waits flagged; the next step is whole."""
     program = Program(at, tmp_path, DURATIONS)
     program.eager(1)
     with pytest.raises(ForwardDiedError), program.series.step():

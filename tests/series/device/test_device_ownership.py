@@ -1,4 +1,4 @@
-"""The ownership check on a device: what it looks at is what the device has in memory when it comes to the look."""
+"""The ownership check on a device checks what the device has in memory at the time of the check."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TRANSFERS = {"slow": 200_000, "about as long as a linear": 27_000, "fast": 500}
 
 
 class TaggedPeerMover(LonePeerMover):
-    """Its peers send their tags, too."""
+    """Simulates peers that also send their tags."""
 
     def describe(self, start_layer: int, ranks: int) -> None:
-        """Take in which layers these are."""
+        """Set the layers, for their tags."""
         super().describe(start_layer, ranks)
         self._contents = [
             torch.cat([content, _tail(tag_of(start_layer + position))])
@@ -165,7 +165,7 @@ def unordered_broadcast(program: Program) -> Callable[[SimulatedStream, Simulate
     ("fault", "pace", "when"),
     [
         (unordered_reader, "slow", "when it was read"),
-        (unordered_broadcast, "about as long as a linear", "before it was free"),
+        (unordered_broadcast, "about as long as a linear", "before it was freed"),
     ],
 )
 def test_stale_reads_in_a_replayed_graph_are_found(
@@ -191,7 +191,7 @@ def test_stale_reads_in_a_replayed_graph_are_found(
 
 
 def test_without_the_check_a_replay_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same graph reads stale weights in every replay, and no error tells."""
+    """The same graph reads stale weights in every replay, without an error."""
     monkeypatch.setattr(device_scenarios, "LonePeerMover", LonePeerMover)
     program = make(tmp_path, "slow", check=False)
     with deaf(monkeypatch, unordered_reader(program)):
@@ -202,7 +202,7 @@ def test_without_the_check_a_replay_says_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_it_never_waits_for_the_device(tmp_path: Path) -> None:
-    """While the device hangs, steps are launched and nothing is read; what happened is told when it goes on."""
+    """While the device hangs, steps are launched and nothing is read; findings are reported once it goes on."""
     program = make(tmp_path, "slow", traced=False)
     device: Any = program.rig.device
     program.eager(1)

@@ -45,7 +45,7 @@ def passed_event(device: SimulatedDevice) -> tuple[SimulatedEvent, int]:
 
 
 def run_steps(device: SimulatedDevice, clock: EventClock, seconds: float) -> list[int]:
-    """Run short steps; return how far off each one's event was told."""
+    """Run short steps; return the mapping error of each one's event."""
     errors = []
     for _ in range(round(seconds * SECOND_NS / STEP_NS)):
         event, true_ns = passed_event(device)
@@ -57,7 +57,7 @@ def run_steps(device: SimulatedDevice, clock: EventClock, seconds: float) -> lis
 
 @pytest.mark.parametrize("drift_ppb", [10_000, 100_000, -100_000])
 @pytest.mark.parametrize("seed", range(5))
-def test_events_are_told_within_five_microseconds(seed: int, drift_ppb: int) -> None:
+def test_events_are_mapped_within_five_microseconds(seed: int, drift_ppb: int) -> None:
     """Coarse events, float32 ms and an interrupted host, for a minute: no event is off by 5 us or by more than said."""
     device = InterruptedDevice(seed, DeviceClock(drift_ppb=drift_ppb))
     clock = EventClock(device)
@@ -109,7 +109,7 @@ def test_the_best_of_several_tries_is_taken() -> None:
     assert device.calls["record"] == event_clock.TRIES
 
 
-def test_before_the_first_anchor_nothing_is_told() -> None:
+def test_before_the_first_anchor_nothing_is_mapped() -> None:
     """A clock without an anchor is not ready, and refuses to map."""
     device = SimulatedDevice()
     clock = EventClock(device)
@@ -177,8 +177,8 @@ def test_a_failed_attempt_is_not_repeated_at_every_step() -> None:
 
 
 @pytest.mark.parametrize("pause_s", [5, 60, 3_600])
-def test_events_before_and_after_a_pause_are_told_alike(pause_s: int) -> None:
-    """An idle engine's last step is told from the anchor before the pause, its next from the one after."""
+def test_events_before_and_after_a_pause_are_mapped_alike(pause_s: int) -> None:
+    """An idle engine's last step is mapped by the anchor before the pause, its next by the one after."""
     device = SimulatedDevice(clock=DeviceClock(drift_ppb=70_000), call_ns=600, exact_events=False)
     clock = EventClock(device)
     run_steps(device, clock, 5)

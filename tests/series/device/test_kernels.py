@@ -52,7 +52,7 @@ def body(compiled: Any) -> str:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_a_kernel_is_one_warp_without_a_barrier(compile_kernel: Compile, name: str, capability: int) -> None:
-    """Each kernel reads the device's clock, waits for nobody in its block, and is assembled for Ampere to Blackwell."""
+    """Each kernel reads the device's clock, waits for no other warp, and is assembled for Ampere to Blackwell."""
     compiled = compile_kernel(name, capability)
     code = body(compiled)
     assert CLOCK.search(code)
@@ -76,7 +76,7 @@ def test_a_stamp_is_one_read_and_one_store(compile_kernel: Compile, capability: 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_an_answer_goes_past_every_cache(compile_kernel: Compile, capability: int) -> None:
-    """Questions are loaded anew each time, answers written through; the clock is read once the question is seen."""
+    """Questions are loaded again each time, answers written through; the clock is read once the question is seen."""
     code = body(compile_kernel("answer", capability))
     loads = re.findall(r"\bld\.\S*global\S*", code)
     stores = re.findall(r"\bst\.\S*", code)
@@ -90,7 +90,7 @@ def test_an_answer_goes_past_every_cache(compile_kernel: Compile, capability: in
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_a_spin_reads_the_clock_in_its_loop(compile_kernel: Compile, capability: int) -> None:
-    """The loop of the spin contains a read of its own: a hoisted one would spin for ever."""
+    """The loop of the spin contains a read of its own: a hoisted one would spin forever."""
     code = body(compile_kernel("spin", capability))
     loop = re.search(r"(\$L__BB0_\d+):((?:(?!\$L__BB)[\s\S])*)@%p\d+ bra\s+\1;", code)
     assert loop

@@ -145,7 +145,7 @@ def test_an_event_is_passed_when_the_work_before_it_has_ended(device: SimulatedD
     assert event.query()
     device.compute(10_000)
     event.record(device.current_stream())
-    assert not event.query(), "recorded anew, it is to be passed anew"
+    assert not event.query(), "recorded again, it must be passed again"
 
 
 def test_elapsed_time_is_the_devices_and_signed() -> None:
@@ -332,7 +332,7 @@ def test_what_only_eager_code_may_do_spoils_a_capture(device: SimulatedDevice, f
 
 
 def test_work_that_hangs_holds_what_comes_after_it_and_nothing_else(device: SimulatedDevice) -> None:
-    """Behind it nothing happens, on another stream everything; once let go, all goes on from that instant."""
+    """Behind it nothing happens, on another stream everything; once released, all goes on from that instant."""
     log = Log()
     side = device.prefetch_stream()
     hung = side.hang()

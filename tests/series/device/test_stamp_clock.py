@@ -28,7 +28,7 @@ class DeafCorrespondent:
 
 
 class BusyCorrespondent(DeafCorrespondent):
-    """A device that can't listen now."""
+    """A device that cannot listen now."""
 
     def listen(self) -> bool:
         """Refuse."""
@@ -37,7 +37,7 @@ class BusyCorrespondent(DeafCorrespondent):
 
 @pytest.mark.parametrize("tick_ns", [1, 32, 1_024])
 @pytest.mark.parametrize("drift_ppb", [10_000, 100_000, -100_000])
-def test_stamps_are_told_within_five_microseconds(tick_ns: int, drift_ppb: int) -> None:
+def test_stamps_are_mapped_within_five_microseconds(tick_ns: int, drift_ppb: int) -> None:
     """For a minute, with the coarsest clocks that are known, no stamp is off by 5 us or by more than said."""
     device = SimulatedDevice(clock=DeviceClock(drift_ppb=drift_ppb, tick_ns=tick_ns))
     clock = StampClock(SimulatedCorrespondent(device), device.host_ns)
@@ -98,14 +98,14 @@ def test_a_device_that_does_not_answer_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("correspondent", [DeafCorrespondent(), BusyCorrespondent()])
-def test_no_answer_is_made_up(correspondent: DeafCorrespondent) -> None:
+def test_no_answer_is_invented(correspondent: DeafCorrespondent) -> None:
     """A kernel that gave up, or could not be launched, leaves no anchor."""
     clock = StampClock(correspondent)
     assert not clock.renew()
     assert not clock.ready
 
 
-def test_the_kernel_is_let_go_when_the_host_has_seen_enough() -> None:
+def test_the_kernel_is_released_when_the_host_has_seen_enough() -> None:
     """The last question is asked in any case, so that the kernel does not wait for it."""
     correspondent = DeafCorrespondent()
     StampClock(correspondent).renew()

@@ -1,4 +1,4 @@
-"""Stamps where there can be none: what they need is told, not stumbled over."""
+"""Stamps where they are unavailable: the error names what they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swtrace.series.device.stamps import Stamps, StampsUnavailable
 
 
 def test_only_cuda_devices_have_stamps() -> None:
-    """On another device the error says so, and is one that whoever asks for series can catch."""
+    """On another device the error says so, and callers that make series can catch it."""
     with pytest.raises(StampsUnavailable, match=r"device cpu: only CUDA devices have a %globaltimer"):
         Stamps(torch.device("cpu"), 4)
     assert issubclass(StampsUnavailable, SeriesError)
