@@ -313,7 +313,7 @@ def test_the_verdict_says_how_many_steps_it_is_not_about() -> None:
     said = said_of(every(4))
     (about,) = (finding for finding in said.findings if finding.kind == "untimed")
     assert about.level is Level.NOTE
-    assert about.sentence.startswith("18 of 24 steps have no instants: 18 as SWTRACE_TIME_EVERY asks")
+    assert about.sentence.startswith("18 of 24 steps are untimed: 18 not sampled (SWTRACE_TIME_EVERY=1")
     assert about.numbers["sampled"] == 18
     assert said.headline.kind == "hidden"
     assert "untimed" not in {finding.kind for finding in said_of(every(1)).findings}

@@ -58,7 +58,7 @@ def test_a_channel_slower_than_compute_cannot_be_hidden() -> None:
     bound = finding(said, "channel_bound")
     assert bound.numbers["transfer_ns_per_layer"] == pytest.approx(2_100_000, rel=0.01)
     assert bound.numbers["compute_ns_per_layer"] == pytest.approx(900_000, rel=0.01)
-    assert "no prefetch step can hide this, at least 14.4 ms per step" in bound.sentence
+    assert "no prefetch step can hide this. At least 14.4 ms per step" in bound.sentence
     assert "prefetch_step" not in kinds(said)
 
 
@@ -138,7 +138,7 @@ def test_a_finding_says_what_to_do_and_survives_json() -> None:
     """Where there is something to do the finding itself says it, also as JSON; elsewhere its advice is empty."""
     said = judged(compute=lambda rank, _step, _position: 1_000_000 + 400_000 * (rank == 2))
 
-    assert finding(said, "straggler").advice.startswith("Look at that rank's host")
+    assert finding(said, "straggler").advice.startswith("Check that rank's host")
     assert not said.headline.advice
     documents = json.loads(json.dumps([each.to_json() for each in said.findings]))
     assert tuple(map(Finding.from_json, documents)) == said.findings
