@@ -457,7 +457,7 @@ def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
     )
     done.stdout.fnmatch_lines(
         [
-            "swtrace: prefetch breaks a limit of swtrace(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', *=3)",
+            "swtrace: prefetch breaks a limit of*(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)",
             "series o_proj, 27 steps after 3 warm-up steps",
             "rank     step    stall  stall ratio  efficiency  on time",
             "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % > 5.0 %; efficiency 25.0 % *",
