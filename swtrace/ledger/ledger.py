@@ -338,7 +338,7 @@ class Ledger:
         return theirs
 
     def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
-        """Return whether a rank returns, as another process, to a series that it left: it belongs to a new life then."""
+        """Return whether a rank comes back, as another process, to a series that it left and so begins a new life."""
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
 
@@ -407,9 +407,9 @@ class Ledger:
         return ranked.take(~wild)
 
     def _take_in(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
-        """Lay out records of one series and finish what they complete.
+        """Store records of one series and finish the steps that they complete.
 
-        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
+        If there is no room for all, the oldest steps of all ranks go first, because finished steps make room.
         """
         series.stated = None
         launched = ranked.of_kind(Kind.LAUNCH)
