@@ -162,10 +162,8 @@ def _table(facts: SeriesFacts) -> str:
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     heads = ("rank", "step", "stall", "stall ratio", "on time", "efficiency", "held", "replicated")
     head = "".join(f"<th>{head}</th>" for head in heads)
-    steps = units.counted(facts.steps, "timed step" if _untimed(facts) else "step")
-    return (
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div><p class="dim">Means over {steps}.</p>'
-    )
+    covered = units.counted(facts.steps, "timed step" if _untimed(facts) else "step")
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div><p class="dim">Means over {covered}.</p>'
 
 
 def _untimed(facts: SeriesFacts) -> int:

@@ -92,11 +92,11 @@ REFUSED = {
     "steps=slice(0, 9, 0)": "steps=slice(0, 9, 0): must be a range of step numbers, or a slice that*",
     "tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
 }
-"""What a marker may not say, and how it is told so."""
+"""Invalid markers and their errors."""
 
 
 def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
-    """What is not as asked for is a failure that names limit, value, rank and layer, without a traceback."""
+    """A broken limit is a failure that names limit, value, rank and layer, without a traceback."""
     code = "".join(
         f"\n@pytest.mark.swtrace({limit})\ndef test_{number}(swtrace): run(swtrace)\n"
         for number, limit in enumerate(LIMITS)
@@ -123,7 +123,7 @@ def test_straggler(swtrace):
 
 
 def test_a_marker_that_cannot_be_meant_is_refused_before_the_test_begins(suite: pytest.Pytester) -> None:
-    """A value that says nothing, or that anything would meet, is an error with file and line; the test never runs."""
+    """A meaningless value, or one that is always met, is an error with file and line; the test never runs."""
     code = "".join(
         f"\n@pytest.mark.swtrace({argument})\ndef test_{number}(): raise AssertionError('it ran')\n"
         for number, argument in enumerate(REFUSED)
@@ -230,7 +230,7 @@ pytest.hookimpl = hookimpl
     ],
 )
 def test_ini_options_that_cannot_be_used_are_one_line(suite: pytest.Pytester, option: str, message: str) -> None:
-    """An ini option that says nothing is named with what it must be, without a traceback."""
+    """An invalid ini option is an error that says what it must be, without a traceback."""
     result = outcomes(
         suite, "\n@pytest.mark.swtrace(max_stall_ratio=1.0)\ndef test_it(swtrace): run(swtrace)\n", "-o", option
     )
@@ -276,8 +276,8 @@ def test_none(swtrace): sampled(swtrace, 0)
     )
 
 
-def test_a_failing_test_is_told_for_its_own_reason(suite: pytest.Pytester) -> None:
-    """A test that fails by itself is not overlaid by what its marker asks for."""
+def test_a_failing_test_reports_its_own_reason(suite: pytest.Pytester) -> None:
+    """If a test fails, its marker's limits are not checked on top."""
     result = outcomes(suite, "\n@pytest.mark.swtrace(max_stall_ratio=0.0)\ndef test_it(): assert 1 == 2\n")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*assert 1 == 2*"])
