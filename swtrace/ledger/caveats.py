@@ -139,7 +139,7 @@ def unattributed(facts: SeriesFacts) -> Finding | None:
     if any(rank.info.untraced for rank in facts.ranks):
         why = "not every rank of the group is traced"
     elif read < group:
-        why = f"only {read} of the group's {group} ranks are read here"
+        why = f"only {read} of the group's {group} ranks {'is' if read == 1 else 'are'} read here"
     elif facts.clocks > 1:
         why = f"the ranks use {facts.clocks} clocks (several hosts or time namespaces) that are not aligned"
     elif facts.impossible_steps:

@@ -164,7 +164,7 @@ class Ledger:
         """Add batches of any number of ranks, as :meth:`add` does for one.
 
         Raises:
-            IntakeError: the records of some ranks could not be taken in; those of all others were.
+            IntakeError: The records of some ranks could not be processed. Those of all others were.
         """
         for each in rounds(batches, _TOGETHER):
             for rank, records in each.items():
@@ -178,7 +178,7 @@ class Ledger:
         """Process all added records.
 
         Raises:
-            IntakeError: the records of some ranks could not be taken in; those of all others were.
+            IntakeError: The records of some ranks could not be processed. Those of all others were.
         """
         collected, self._collected, self._collected_records = self._collected, [], 0
         reasons: dict[tuple[str, int], Exception] = {}

@@ -312,7 +312,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
         "channel_share",
         Level.NOTE,
         f"Transfer {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: the channel is busy for "
-        f"{units.ratio(per_layer / computed)} of the compute time, so every broadcast can be hidden.",
+        f"{units.ratio(per_layer / computed)} of the compute time, so there is time to hide every broadcast.",
         numbers,
     )
 
@@ -362,7 +362,7 @@ def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Find
         "slack_ns_per_wait": best.other.slack_per_wait_ns,
         "replayed_steps": float(len(best.other.stall_ns)),
     }
-    replay = f"from a replay of {units.counted(len(best.other.stall_ns), 'step')}"
+    replay = f"from a replay of the last {units.counted(len(best.other.stall_ns), 'step')}"
     if left > _WORTH * exposed:
         return Finding(
             "prefetch_step_no_help",
@@ -397,7 +397,7 @@ def _worst_layer(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "worst_layer",
         Level.NOTE,
-        f"The longest stall is on rank {rank} at layer {layer} (source: rank {source}): {milliseconds(mean)} per step.",
+        f"The largest stall is on rank {rank} at layer {layer} (source: rank {source}): {milliseconds(mean)} per step.",
         {"stall_ns_per_step": mean},
         rank=rank,
         layer=layer,

@@ -163,7 +163,8 @@ def _table(facts: SeriesFacts) -> str:
     heads = ("rank", "step", "stall", "stall ratio", "on time", "efficiency", "held", "replicated")
     head = "".join(f"<th>{head}</th>" for head in heads)
     covered = units.counted(facts.steps, "timed step" if _untimed(facts) else "step")
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div><p class="dim">Means over {covered}.</p>'
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f'{table}<p class="dim">Means over {covered}.</p>'
 
 
 def _untimed(facts: SeriesFacts) -> int:

@@ -76,7 +76,7 @@ def test_a_straggler_is_named(slow: int, k: int) -> None:
 
 
 def test_the_root_is_named_not_the_messenger() -> None:
-    """Rank 1 issues late only because it waited for rank 0: rank 2's stall says skew of rank 1, the path names rank 0."""
+    """Rank 1 issues late only because it waited for rank 0: rank 2's stall is skew of rank 1, the path names rank 0."""
     facts, steps = run(lambda rank, _s, p: 6 * MS if (rank, p) == (0, 2) else MS, k=0)
     last = steps[-1]
     skew = last.cause_ns[CAUSES.index(Cause.SKEW)]
