@@ -6,9 +6,9 @@
               that were there before this one
 ============  ==========================================================================================
 
-A device stream is ``serial``. gloo runs operations in parallel and is ``receiver``. A source receives nothing from
-its own operation. It then knows about the channel only its peers' ready instants (``serial``), or nothing
-(``receiver``).
+A device stream is ``serial``. gloo runs operations in parallel and is ``receiver``. A rank that was the source of the
+previous operation received nothing from it. Only the peers' ready instants then show when the channel was free
+(``serial``), or nothing does (``receiver``).
 
 Operations are numbered on their communicator. The numbers are consecutive along a step's positions and into the next
 step. Where they are not, records are missing, and the previous operation is unknown.

@@ -8,7 +8,7 @@ and then ::
     ready    = max(last issue, before) + time on the channel
     wait end = max(wait begin, ready) + cost of the wait
 
-On an ideal channel this is exact. On a real one it is a model, which leaves out that compute may change with traffic.
+On an ideal channel this is exact. On a real one it is a model, which assumes that compute does not change with traffic.
 So a replay with the configured ``k`` is compared with the measurement, and only a model that :attr:`WhatIf.fits` is
 used.
 """
