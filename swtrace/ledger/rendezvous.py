@@ -1,10 +1,10 @@
 """When a broadcast can move: whose issues a rank's delivery waits for.
 
-==========  =========================================================================
+==========  ========================================================================================
 ``source``  the source and this rank: the source sends to each receiver separately
-``tree``    the ranks on the way from the source to this one, and those it sends to
+``tree``    the ranks on the way from the source to this one, both included, and those it sends to
 ``group``   all ranks: a collective that starts when all ranks have issued
-==========  =========================================================================
+==========  ========================================================================================
 
 ``tree`` is gloo's broadcast: a binomial tree over the ranks, counted from the source. The ``v``-th rank receives from
 ``v`` without its highest bit, and is done only when the ranks that it sends to have received the bytes. Up to three
