@@ -90,6 +90,11 @@ def count(value: int) -> str:
     return f"{value}" if not suffix else f"{_digits(amount)}{suffix}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 step``, ``12 steps``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def words(name: str) -> str:
     """Return a name that scripts know as people read it: ``entry skew`` for ``entry_skew``."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""What is reported against what is known: the whole way from the runtime through a ring to the ledger's facts."""
+"""Reported facts against known truth, all the way from the runtime through a ring to the ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LAYERS = 6
 
 
 def read(directory: Path) -> tuple[SeriesFacts, tuple[StepFacts, ...]]:
-    """Return what the rings of a finished run amount to."""
+    """Return the facts of the rings of a finished run."""
     with watch_rings(directory, keep_steps=True) as watch:
         watch.drain()
         watch.ledger.flush()
@@ -50,7 +50,7 @@ class Waited:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a run on the ideal channel."""
+    """The truth about a run on the ideal channel."""
 
     waits: list[list[Waited]]
     schedule: tuple[ScheduledOperation, ...]

@@ -1,4 +1,4 @@
-"""Records in, facts out: stall, slack, transfer, skew, efficiency. Pure; needs numpy and :mod:`swtrace.trace`."""
+"""Turn records into facts: stall, slack, transfer, skew, efficiency. Needs only numpy and :mod:`swtrace.trace`."""
 
 from __future__ import annotations
 

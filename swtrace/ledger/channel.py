@@ -1,4 +1,4 @@
-"""What a delivery queues behind: the end of what the channel carried to its receiver before.
+"""What a delivery queues behind: the end of the previous delivery on the channel to its receiver.
 
 ============  ==========================================================================================
 ``serial``    one operation at a time on the communicator: the latest receiver's ready of the operation before
@@ -6,12 +6,12 @@
               that were there before this one
 ============  ==========================================================================================
 
-An operation in a device's stream is ``serial``, gloo runs operations side by side and is ``receiver``. A rank that
-was the source of the operation before received nothing from it: what it learns about the channel then is
-the peers' ready (``serial``), or nothing (``receiver``).
+A device stream is ``serial``. gloo runs operations in parallel and is ``receiver``. A rank that was the source of the
+previous operation received nothing from it. Only the peers' ready instants then show when the channel was free
+(``serial``), or nothing does (``receiver``).
 
-Operations are numbered on their communicator. Along a step's positions and over to the next step the numbers
-follow each other; where they do not, records are missing, and what came before is not known.
+Operations are numbered on their communicator. The numbers are consecutive along a step's positions and into the next
+step. Where they are not, records are missing, and the previous operation is unknown.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _NUMBERS = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """What a channel carried last: one row for all ranks (``serial``), or one for each."""
+    """The last operation on a channel: one row for all ranks (``serial``), or one for each."""
 
     number: _Int
-    """Of the operation, or of the last one to each rank."""
+    """Number of the last operation, overall or to each rank."""
     ready_ns: _Int
     known: _Bool
     since: _Int
-    """Operations since that one."""
+    """Operations since the last one."""
     tail_ns: _Int
     """``[rank, position]``: ready instants of the last step's deliveries; 0 for other positions."""
 
 
 class Channel:
-    """The channel of one series. It carries over from one block of steps to the next.
+    """The channel of one series. Its state is kept from one block of steps to the next.
 
     Args:
-        kind: ``serial`` or ``receiver``; anything else is taken as ``receiver``, which compares fewer ranks.
+        kind: ``serial`` or ``receiver``; anything else counts as ``receiver``, which compares fewer ranks.
         ranks: Size of the group.
         layers: Number of positions.
     """
@@ -69,12 +69,12 @@ class Channel:
         )
 
     def carry(self, block: Block, broadcast: _Bool, own: _Bool) -> Carried:
-        """Return what it carried in some steps.
+        """Return what the channel carried in some steps.
 
         Args:
-            block: Steps ascending, following those of the call before; at least one.
-            broadcast: ``[step, rank, position]``: a record of a broadcast is at hand.
-            own: The rank is its source.
+            block: Steps ascending, following those of the previous call; at least one.
+            broadcast: ``[step, rank, position]``: a record of a broadcast is available.
+            own: ``[step, rank, position]``: the rank is the source.
         """
         carried = Carried(
             serial=self.serial, block=block, broadcast=broadcast, delivery=broadcast & ~own, before=self._last
@@ -84,7 +84,7 @@ class Channel:
 
 
 class Carried:
-    """What a channel carried in some steps, and before them.
+    """Operations of a channel in some steps, and the last one before them.
 
     Columns are ``[step, row, position]``, with one row for all ranks (``serial``) or one for each.
     """
@@ -108,18 +108,18 @@ class Carried:
 
     @cached_property
     def _by_row(self) -> _Bool:
-        """``[row, operation]``: which to look for; where no record of one is at hand, what follows it is not known."""
+        """``[row, operation]``: operations that others may queue behind, including those whose records are missing."""
         return np.asarray(self._expected.transpose(1, 0, 2).reshape(self._expected.shape[1], -1), np.bool_)
 
     def _latest(self) -> _Int:
-        """Return the latest one to look for before each, ``[row, operation]``; -1 where it is not of these steps."""
+        """Return the latest operation to queue behind, ``[row, operation]``; -1 where it is not in these steps."""
         rows, operations = self._by_row.shape
         latest = np.full((rows, operations + 1), -1, np.int64)
         np.maximum.accumulate(np.where(self._by_row, np.arange(operations), -1), axis=1, out=latest[:, 1:])
         return latest
 
     def last(self) -> _Last:
-        """Return what is carried last, after these steps."""
+        """Return the last operation as of the end of these steps."""
         before, (steps, rows, layers) = self._before, self._expected.shape
         operations = steps * layers
         behind = self._by_row[:, ::-1].argmax(axis=1)
@@ -135,18 +135,18 @@ class Carried:
         )
 
     def before(self, waits: Waits) -> tuple[_Int, _Bool]:
-        """Return the end of what was carried before the deliveries waited for, and where it is known.
+        """Return the end of the previous delivery for each wait, and where it is known.
 
-        0 where nothing was carried before.
+        The end is 0 where nothing was carried before.
         """
         if self._serial:
-            # All ranks ask about the same few operations.
+            # The answer is the same for all ranks: compute it once per operation.
             operations = Waits.where(np.ones_like(self._there))
             of_all = self._follow(operations.step, operations.rank, operations.position)
             end, known = (column[waits.step * self._there.shape[2] + waits.position] for column in of_all)
             return end, known
         end, known = self._follow(waits.step, waits.rank, waits.position)
-        # Nearly always, none overtook any other.
+        # Deliveries rarely overtake each other.
         if self._overtaken.any():
             which = np.flatnonzero(self._overtaken.reshape(-1)[waits.row])
             by_time = self._by_time()[waits.row[which], waits.position[which]]
@@ -154,12 +154,12 @@ class Carried:
         return end, known
 
     def _follow(self, step: _Int, row: _Int, position: _Int) -> tuple[_Int, _Bool]:
-        """Return the ready of the last expected operation before some, and where it is known."""
+        """Return the ready instant of the last expected operation before each one, and where it is known."""
         before, (steps, rows, layers) = self._before, self._expected.shape
         operation = step * layers + position
         previous = self._latest().reshape(-1)[row * (steps * layers + 1) + operation]
         inside = previous >= 0
-        # The last one before these steps stands in front.
+        # Others are preceded by the last operation before these steps.
         step_before = previous // layers
         at = (step_before * rows + row) * layers + (previous - step_before * layers)
         at[~inside] = 0
@@ -175,18 +175,18 @@ class Carried:
             ready_ns[~inside] = before.ready_ns[of_row]
         number_now, there_now = number[cell].astype(np.int64), there[cell]
         known = there_now & known_before & (((number_now - number_before) & _NUMBERS) == distance)
-        # Nothing came before operation 0, nor before those of a rank that was the source of all before.
+        # Nothing precedes operation 0, nor the first delivery to a rank that was the source of all earlier operations.
         first = there_now & ~known & (self._block.step[step] <= 1) & (number_now < distance)
         return np.where(known, ready_ns, 0), np.asarray(known | first, np.bool_)
 
     @cached_property
     def _deliveries_ns(self) -> _Int:
-        """``[1 + step, rank, position]``: ready instants of deliveries, those of the step before first; 0 elsewhere."""
+        """``[1 + step, rank, position]``: ready instants of deliveries, starting with the step before; 0 elsewhere."""
         return np.concatenate((self._before.tail_ns[np.newaxis], self._block.ready_ns * self._delivery))
 
     @cached_property
     def _overtaken(self) -> _Bool:
-        """``[step, rank]``: in this step and the one before, some delivery overtook one that was issued earlier."""
+        """``[step, rank]``: in this step or the one before, a delivery overtook one that was issued earlier."""
         ready = self._deliveries_ns
         highest = np.maximum.accumulate(ready, axis=2)
         disordered = np.asarray(((ready > 0) & (ready < highest)).any(axis=2), np.bool_)
@@ -194,10 +194,10 @@ class Carried:
         return np.asarray(disordered[1:] | disordered[:-1] | (lowest[1:] < highest[:-1, :, -1]), np.bool_)
 
     def _by_time(self) -> _Int:
-        """Return ``[step and rank, position]``: the ready of the delivery that was there before, where some overtook.
+        """Return the ready instant of the delivery that completed before, ``[step and rank, position]``.
 
-        They are put in the order in which they were there, within a step and the one before: what was there later
-        than a delivery did not hold it up.
+        Only rows with overtaking have values. Deliveries of a step and the one before are sorted by ready instant,
+        because a delivery does not queue behind one that completes later.
         """
         ready = self._deliveries_ns
         layers = ready.shape[2]

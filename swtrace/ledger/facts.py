@@ -1,7 +1,7 @@
-"""The facts a ledger states, as frozen data. Integers are nanoseconds; ratios are floats in [0, 1].
+"""The facts of a ledger, as frozen data. Integers are nanoseconds; ratios are floats in [0, 1].
 
-Arrays are indexed ``[group rank, position]`` or ``[group rank]``. Words are those of the field:
-``docs/concepts.md`` defines each one; :mod:`swtrace.ledger.step` computes them.
+Arrays are indexed ``[group rank, position]`` or ``[group rank]``. ``docs/concepts.md`` defines the terms, and
+:mod:`swtrace.ledger.step` computes the values.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Cause(StrEnum):
-    """The proximate cause of a part of a stall, in the order in which they follow each other."""
+    """Proximate causes of parts of a stall, in the order in which the parts follow each other."""
 
     ENTRY_SKEW = "entry_skew"
-    """A peer entered the step later: imbalance from outside the series."""
+    """A peer entered the step later: the imbalance comes from outside the series."""
     SKEW = "skew"
     """A peer issued the broadcast later than this rank did."""
     BACKLOG = "backlog"
@@ -33,15 +33,15 @@ class Cause(StrEnum):
     TRANSFER = "transfer"
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
-    """What it takes to know is not at hand: the peers' records are lost or on a host that this ledger does not read,
-    the ranks' clocks differ, or nobody saw when the delivery before was ready."""
+    """The cause is unknown: the peers' records are lost or on a host that this ledger does not read, the ranks' clocks
+    differ, or the ready instant of the previous delivery was not observed."""
 
 
 CAUSES = tuple(Cause)
 
 
 class Outcome(StrEnum):
-    """What a wait found."""
+    """Outcome of a wait."""
 
     ON_TIME = "on_time"
     STALLED = "stalled"
@@ -50,11 +50,11 @@ class Outcome(StrEnum):
     PREFILLED = "prefilled"
     """First step, first k layers: the window was filled at post-processing. Not part of the on-time rate."""
     UNTIMED = "untimed"
-    """Any wait of a step without instants: whether it stalled is not known. Not part of the on-time rate."""
+    """Any wait of an untimed step: whether it stalled is unknown. Not part of the on-time rate."""
 
 
 class SeriesKey(NamedTuple):
-    """Names a series across ranks. Pipeline stages share a name and differ in ``start_layer``."""
+    """Identity of a series across ranks. Pipeline stages share a name and differ in ``start_layer``."""
 
     run_id: str
     name: str
@@ -71,9 +71,10 @@ class CriticalPath:
     compute_ns: Nanoseconds
     """``[rank]``: compute of this rank that lies on the path."""
     excess_ns: Nanoseconds
-    """``[rank]``: how much longer these stretches took than the other ranks' median for the same; may be negative."""
+    """``[rank]``: how much longer this compute took than the other ranks' median for the same stretches; may be
+    negative."""
     entry_ns: Nanoseconds
-    """``[rank]``: how much later than the first rank the path's first rank entered the step; 0 for others."""
+    """``[rank]``: how long after the first rank the path's first rank entered the step; 0 for others."""
     transfer_ns: int
     wake_ns: int
     length_ns: int
@@ -81,7 +82,7 @@ class CriticalPath:
 
 
 class StepColumns(Protocol):
-    """Finished steps of one series, as columns that are computed when they are looked at."""
+    """Finished steps of one series, as columns that are computed on access."""
 
     @property
     def sums(self) -> Nanoseconds:
@@ -92,7 +93,7 @@ class StepColumns(Protocol):
 
 
 class _LazyFacts:
-    """Facts that come out of columns, each when it is first looked at."""
+    """Facts that are read from columns on first access."""
 
     __slots__ = ("columns", "row")
 
@@ -101,13 +102,13 @@ class _LazyFacts:
 
     @property
     def summed(self) -> Nanoseconds | None:
-        """``[row, rank]``: sums over positions, where columns have them."""
+        """``[row, rank]``: sums over positions; None if the facts have no columns."""
         return self.columns.sums[:, self.row] if hasattr(self, "columns") else None
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Look up a field that has no value yet."""
+            """Read a field that has no value yet from the columns."""
             if name not in self.__dataclass_fields__:
                 raise AttributeError(name)
             value = self.columns.fact(name, self.row)
@@ -117,9 +118,9 @@ class _LazyFacts:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts(_LazyFacts):
-    """One finished step of one series, on all ranks whose records are at hand.
+    """One finished step of one series, on all ranks whose records are available.
 
-    A rank that left the step untimed has no record in it and counts as not ended.
+    A rank that left the step untimed has no record here and counts as not ended.
     """
 
     series: SeriesKey
@@ -129,11 +130,11 @@ class StepFacts(_LazyFacts):
     infos: tuple[SeriesInfo | None, ...]
     """By group rank; None for a rank that this ledger never saw."""
     present: Mask
-    """``[rank, position]``: a record is at hand."""
+    """``[rank, position]``: a record is available."""
     ended: Mask
-    """``[rank]``: the step record is at hand."""
+    """``[rank]``: the step record is available."""
     complete: bool
-    """Every rank of the group ended the step and every record of it is at hand."""
+    """Every rank of the group ended the step, and all their records are available."""
 
     issued_ns: Nanoseconds
     ready_ns: Nanoseconds
@@ -142,12 +143,12 @@ class StepFacts(_LazyFacts):
     observed: npt.NDArray[np.uint8]
     clock: npt.NDArray[np.uint8]
     launched_ns: Nanoseconds
-    """``[rank, position]``: when the host launched the issue of a wait that stalled on a device; 0 where not known."""
+    """``[rank, position]``: when the host launched the issue of a wait that stalled on a device; 0 where unknown."""
     flags: npt.NDArray[np.uint8]
     window: npt.NDArray[np.uint16]
     reach_position: npt.NDArray[np.uint16]
     source: npt.NDArray[np.uint16]
-    """``[position]``: group rank that keeps the layer."""
+    """``[position]``: group rank that stores the layer."""
 
     receiver: Mask
     """``[rank, position]``: a wait that counts for stall, on-time rate and efficiency."""
@@ -159,10 +160,10 @@ class StepFacts(_LazyFacts):
     """``[rank, position]``: last issue, backlog and transfer are known."""
     last_issue_ns: Nanoseconds
     late_rank: npt.NDArray[np.int32]
-    """Group rank whose issue was the last one; -1 where not known."""
+    """Group rank that issued last; -1 where unknown."""
     backlog_ns: Nanoseconds
     transfer_ns: Nanoseconds
-    """This receiver's own time on the channel: up to ``ready_ns``. What deliveries to it share counts once."""
+    """This receiver's own time on the channel, up to ``ready_ns``. Time shared by deliveries to it counts once."""
     cause_ns: Nanoseconds
     """``[cause, rank, position]`` in the order of :data:`CAUSES`; sums to ``stall_ns`` over causes."""
 
@@ -179,11 +180,11 @@ class StepFacts(_LazyFacts):
     step_flags: npt.NDArray[np.uint8]
     waits: npt.NDArray[np.uint16]
     comparable: bool
-    """All ranks' instants can be of one clock."""
+    """Whether all ranks' instants can be from one clock."""
     entry_skew_ns: Nanoseconds
-    """``[rank]``: arrival minus the group's first arrival; 0 where that is not known (:attr:`entry_known`)."""
+    """``[rank]``: arrival minus the group's first arrival; 0 where unknown (:attr:`entry_known`)."""
     path: CriticalPath | None
-    """None where the step is not complete or was aborted."""
+    """None if the step has no critical path, for example because it is incomplete or was aborted."""
 
     @classmethod
     def of(cls, columns: StepColumns, row: int) -> Self:
@@ -200,32 +201,32 @@ class StepFacts(_LazyFacts):
 
     @property
     def aborted(self) -> bool:
-        """Some rank ended it early."""
+        """Whether some rank ended the step early."""
         return bool((self.step_flags[self.ended] & StepFlag.ABORTED).any())
 
     @property
     def whole(self) -> Mask:
-        """``[rank]``: it ended the step, and no record of it is missing: its stall is all that there was."""
+        """``[rank]``: the rank ended the step and no record is missing, so its stall is complete."""
         return np.asarray(self.ended & self.present.all(axis=1), np.bool_)
 
     @property
     def partial(self) -> bool:
-        """Of some rank that ended it, records are missing."""
+        """Whether some rank that ended the step lacks records of it."""
         return not np.array_equal(self.whole, self.ended)
 
     @property
     def entry_known(self) -> bool:
-        """Whether the ranks' arrivals can be compared: all are at hand, and of one clock."""
+        """Whether the ranks' arrivals can be compared: all are available and from one clock."""
         return self.comparable and bool(self.ended.all())
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A histogram of durations: ``counts[i]`` of them were at most ``bounds_ns[i]`` and above the bound before."""
+    """A histogram of durations: ``counts[i]`` were at most ``bounds_ns[i]`` and above the previous bound."""
 
     bounds_ns: tuple[int, ...]
     counts: tuple[int, ...]
-    """One more than bounds: the last one has no upper bound."""
+    """One more than bounds: the last count has no upper bound."""
     sum_ns: int
 
     @property
@@ -236,43 +237,43 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Everything counted for one rank of one series since the ledger began to read it. Only ever grows."""
+    """All counts for one rank of one series since the ledger began to read it. They only grow."""
 
     waits: dict[Outcome, int]
     unwaited: int
-    """Broadcasts that no linear waited for: their forward was aborted, or bypassed the linear."""
+    """Broadcasts that no linear waited for, because the forward was aborted or bypassed the linear."""
     open: int
-    """Broadcasts under way as the run ended: its last k."""
+    """Broadcasts in flight when the run ended: its last k."""
     sent: int
     """Broadcasts whose source this rank was."""
     received: int
     bytes: int
     """Bytes of all broadcasts this rank took part in."""
     upper_bounds: int
-    """Waits whose ready instant was not observed: their stall is an upper bound."""
+    """Waits whose ready instant was not observed, so that their stall is an upper bound."""
     stall_ns: int
     cause_ns: dict[Cause, int]
     """Sums to the stall of all finished steps."""
     steps: int
     untimed_steps: dict[str, int]
-    """Steps without instants, by reason (:class:`~swtrace.trace.schema.Untimed`): they are in all counts, and in no
+    """Untimed steps, by reason (:class:`~swtrace.trace.schema.Untimed`). They are part of all counts, but of no
     duration."""
     aborted_steps: int
     unwaited_steps: int
-    """Steps of which not one layer was waited for: the series linear is bypassed."""
+    """Steps that waited for no layer: the series linear is bypassed."""
     stall: Distribution
     slack: Distribution
     sent_duration: Distribution
     """Issued to ready, at the source."""
     received_duration: Distribution
-    """Issued to ready, at a receiver: queue and transfer."""
+    """Issued to ready, at a receiver: includes queueing and transfer."""
     step_duration: dict[str, Distribution]
     """By phase."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """One rank of one series over the last timed steps (64 unless told otherwise)."""
+    """One rank of one series over the last timed steps (64 by default)."""
 
     steps: int
     step_ns: int
@@ -286,7 +287,7 @@ class Recent:
     attributed_stall_ns: int
     """Stall of the waits whose transfer is known."""
     skew_ns: int
-    """Skew and entry skew parts of it."""
+    """Skew and entry skew parts of :attr:`attributed_stall_ns`."""
     transfer_ns: int
     """Sum over the same waits."""
     transfer_bytes: int
@@ -321,7 +322,7 @@ class Recent:
 
 @dataclass(frozen=True, slots=True)
 class SeriesRankFacts:
-    """What is known of one rank of one series."""
+    """Facts of one rank of one series."""
 
     rank: RankKey
     info: SeriesInfo
@@ -330,20 +331,20 @@ class SeriesRankFacts:
     last_step: int | None
     """Number of the last finished step that was timed; None before the first."""
     last_stall_ns: int | None
-    """Stall of the last such step of which every record is at hand; None before the first."""
+    """Stall of the last such step without missing records; None before the first."""
     effective_prefetch_step: int | None
-    """Smallest number of positions between reach and layer in that step; None before the first broadcast."""
+    """Smallest number of positions between reach and layer in the last timed step; None before the first broadcast."""
     last_record: Mapping[str, int]
     """Fields of the newest STEP record, timed or not, by the names in ``schema.STEP_FIELDS``; 0 before the first."""
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of received layers that the program keeps by holding them, as of the last step."""
+        """Bytes of received layers that stay in memory because the program holds references, as of the last step."""
         return self.last_record["kept_layers"] * self.info.layer_bytes
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of weights that the rank holds, and would hold ``info.replicated_bytes`` without a series."""
+        """Bytes of weights that the rank holds. Without a series it would hold ``info.replicated_bytes``."""
         return self.info.owned_bytes + self.info.window_bytes + self.kept_bytes
 
 
@@ -353,11 +354,11 @@ class Straggler:
 
     rank: RankKey
     excess_ns: int
-    """In the typical (median) step."""
+    """Median over the steps."""
     next_excess_ns: int
     """The second highest rank's."""
     share: float
-    """Excess per step time."""
+    """Excess divided by step time."""
     consistency: float
     """Share of the steps in which its excess was the highest."""
 
@@ -368,16 +369,16 @@ class SeriesFacts:
 
     key: SeriesKey
     ranks: tuple[SeriesRankFacts, ...]
-    """Only ranks that this ledger reads, in group order."""
+    """The ranks that this ledger reads, in group order."""
     steps: int
-    """Steps in :attr:`Recent` (finished ones, newest last)."""
+    """Number of finished steps that :class:`Recent` covers."""
     straggler: Straggler | None
     pending_steps: int
     """Steps that some rank has not ended yet."""
     clocks: int
-    """By how many clocks the ranks read here were timed. More than one: several hosts, or several time namespaces."""
+    """Number of clocks that timed the ranks read here. More than one means several hosts or time namespaces."""
     impossible_steps: int
-    """Steps in which a broadcast was ready before its source issued it: the ranks' clocks differ, whatever they say."""
+    """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,38 +386,38 @@ class Oddities:
     """Records that could not be used as they were. All zero on a healthy run without lost records."""
 
     duplicate: int
-    """A second record for the same rank, series, layer and step: ignored."""
+    """Repeated records for the same rank, series, layer and step: ignored."""
     late: int
-    """For a step already finished without it: counted in :class:`Totals`, absent from cross-rank facts."""
+    """Records for a step that was already finished: counted in :class:`Totals`, absent from cross-rank facts."""
     missing: int
-    """Absent from a step that was finished without them."""
+    """Records absent from a step when it was finished."""
     unknown: int
-    """Of a kind, series or position that the ring's tables do not name: ignored."""
+    """Records of an unknown kind, or of a series or position that is not in the ring's tables: ignored."""
     wild: int
-    """With a step number that cannot be: ignored."""
+    """Records with an impossible step number: ignored."""
     impossible: int
-    """Steps in which this rank had a broadcast before its source issued it: not compared with the other ranks."""
+    """Steps in which this rank had a broadcast before its source issued it: ranks are not compared in them."""
     evicted_steps: int
     """Finished early because a rank fell too far behind."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankFacts:
-    """What the ledger knows of a rank beside its series."""
+    """Facts of a rank that do not belong to one series."""
 
     identity: RankIdentity
     records: int
-    """Records taken in."""
+    """Records added."""
     last_record_ns: int
-    """The newest instant in them, CLOCK_MONOTONIC of the rank's host; 0 before the first."""
+    """The newest instant in the records, in CLOCK_MONOTONIC of the rank's host; 0 before the first."""
     oddities: Oddities
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerFacts:
-    """Everything a ledger states, at one moment. Same records, same facts, for every view."""
+    """All facts of a ledger at one moment. The same records give the same facts in every view."""
 
     ranks: tuple[RankFacts, ...]
     series: tuple[SeriesFacts, ...]
     steps_untaken: int
-    """Finished steps that left the queue of :meth:`Ledger.take_steps` before anybody took them."""
+    """Finished steps dropped from the queue of :meth:`Ledger.take_steps` before they were taken."""

@@ -1,7 +1,7 @@
-"""Batches of any number of ranks become one, rank by rank, so that the overhead is paid once.
+"""Merge batches of any number of ranks, rank by rank, so that the overhead is paid once.
 
-A batch of records names its series by index in its rank's own table. A :class:`Routes` is that table
-as arrays, so that the records of all ranks find their series, group rank and number of layers together.
+Records refer to their series by index in their rank's own table. A :class:`Routes` is that table as arrays. With it,
+series, group rank and number of layers are looked up for the records of all ranks at once.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ Round = Mapping[RankKey, Records]
 """At most one batch of each rank."""
 
 CELL = np.dtype((np.void, RECORD_BYTES))
-"""A record as mere bytes: numpy moves a structured value field by field."""
+"""A record as raw bytes, because numpy copies structured values field by field."""
 _TRANSFER, _STEP, _LAUNCH = int(Kind.TRANSFER), int(Kind.STEP), int(Kind.LAUNCH)
 _INDEXES = 256
-"""What a record's series index can be."""
+"""Number of possible series indexes in a record."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Records of one series, of any number of ranks: side by side, each rank's in the order in which it wrote them."""
+    """Records of one series from any number of ranks, grouped by rank, each rank's in the order of writing."""
 
     records: Records
     group_rank: _Int
     origin: _Int
-    """Index of the rank among those whose records were taken in together."""
+    """Index of the rank among those whose records are processed together."""
     step: _Int
-    """As recorded, until :class:`~swtrace.ledger.numbering.Numbering` has made it a number that does not wrap."""
+    """As recorded, until :class:`~swtrace.ledger.numbering.Numbering` turns it into a number that does not wrap."""
     place: _Int
     """Position, or the number of layers for a STEP record."""
     in_order: bool = False
-    """Each follows its rank's one before, and all have room: none is odd, late or a duplicate."""
+    """Each record follows the previous one of its rank, and all have room: none is odd, late or a duplicate."""
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -52,14 +52,14 @@ class Ranked:
 
     @cached_property
     def starts(self) -> npt.NDArray[np.intp]:
-        """Where the records of each rank begin."""
+        """Index of the first record of each rank."""
         begins = np.ones(len(self), np.bool_)
         np.not_equal(self.origin[1:], self.origin[:-1], out=begins[1:])
         return np.flatnonzero(begins)
 
     @property
     def ends(self) -> npt.NDArray[np.intp]:
-        """Where the last record of each rank is."""
+        """Index of the last record of each rank."""
         return np.append(self.starts[1:], len(self)) - 1
 
     def take(self, which: _Bool) -> Ranked:
@@ -84,25 +84,25 @@ class Ranked:
 
 
 class Routes:
-    """Where a rank's records go, by the series index that they carry. An index without a route goes nowhere."""
+    """The series of a rank's records, by series index. Records of an index without a route are ignored."""
 
     def __init__(self) -> None:
         self.table = np.zeros((3, _INDEXES), np.int64)
         """``[series number, layers, group rank]`` by index; the number is -1 where there is no route."""
         self.table[0] = -1
         self.numbers: tuple[int, ...] = ()
-        """Numbers of all series that are routed to."""
+        """Numbers of all routed series."""
         self.group_rank: int | None = None
-        """The rank's own, if it is the same in all of them."""
+        """The rank's group rank, if it is the same in all routed series."""
 
     def set(self, index: int, number: int, group_rank: int, layers: int) -> None:
         """Route records of an index to a series.
 
         Args:
-            index: In the rank's table of series.
+            index: Index in the rank's table of series.
             number: The ledger's number of the series.
-            group_rank: The rank's own, in that series.
-            layers: Records of positions beyond belong to nothing.
+            group_rank: The rank's group rank in that series.
+            layers: Number of layers. Records of later positions are ignored.
         """
         self.table[:, index] = number, layers, group_rank
         routed = self.table[0] >= 0
@@ -114,13 +114,13 @@ class Routes:
         """Return series number, layers and group rank of records.
 
         Args:
-            several: Of each rank.
-            series: The series index of each record; those of each rank stand side by side.
+            several: The routes of each rank.
+            series: The series index of each record, grouped by rank.
             lengths: How many records each rank has.
         """
         one = several[0].table[:2]
         if all(routes.group_rank is not None and (routes.table[:2] == one).all() for routes in several):
-            # Nearly always, all ranks have the same series.
+            # Usually, all ranks have the same series.
             own = np.array([routes.group_rank for routes in several], np.int64)
             return one[0][series], one[1][series], np.repeat(own, lengths)
         tables = np.stack([routes.table for routes in several], axis=1).reshape(3, -1)
@@ -133,20 +133,20 @@ class Sorted:
     """Records of some ranks, sorted by series."""
 
     of_series: tuple[tuple[int, Ranked], ...]
-    """Number of the series, and its records."""
+    """Number and records of each series."""
     unknown: _Int
-    """``[rank]``: records that the tables do not name."""
+    """``[rank]``: number of records without an entry in the tables."""
 
     @classmethod
     def of(cls, routes: Sequence[Routes], batches: Sequence[Sequence[Records]], layers: Mapping[int, int]) -> Sorted:
         """Sort the batches of some ranks, in one pass over all of them.
 
         Args:
-            routes: Of each rank.
-            batches: Of each rank, in the order in which it wrote them; at least one.
-            layers: Of each series.
+            routes: Routes of each rank.
+            batches: Batches of each rank, in the order in which it wrote them; at least one.
+            layers: Number of layers of each series.
         """
-        # As words: numpy would compare the fields of every two batches.
+        # As words, because numpy would compare the fields of every pair of batches.
         records = np.concatenate([batch.view(WORDS) for theirs in batches for batch in theirs]).view(TRANSFER)
         lengths = [sum(map(len, theirs)) for theirs in batches]
         origin = np.repeat(np.arange(len(batches)), lengths)
@@ -169,7 +169,7 @@ class Sorted:
 
 
 def rounds(batches: Sequence[Batch], most: int) -> Iterator[Round]:
-    """Yield the batches in order, in rounds in which no rank has two, and all ranks about ``most`` records at most."""
+    """Yield the batches in order, in rounds with at most one batch per rank and about ``most`` records in total."""
     taken: dict[RankKey, Records] = {}
     for rank, records in batches:
         if rank in taken:
@@ -187,7 +187,7 @@ def _cut(whole: Round, most: int) -> Iterator[Round]:
 
 
 def by_rank(several: Iterable[Round]) -> dict[RankKey, list[Records]]:
-    """Return each rank's batches of several rounds, in their order."""
+    """Return each rank's batches of several rounds, in order."""
     theirs: dict[RankKey, list[Records]] = {}
     for each in several:
         for rank, records in each.items():

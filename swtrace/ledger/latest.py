@@ -1,4 +1,4 @@
-"""What each rank of a series did in the last step that it ended."""
+"""Facts of the last step that each rank of a series ended."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Latest:
         self._effective = np.full(ranks, _NONE, np.int64)
 
     def forget(self, rank: int) -> None:
-        """Know nothing of a rank."""
+        """Forget a rank."""
         self._step[rank] = self._stall_ns[rank] = self._effective[rank] = _NONE
 
     def add(self, steps: Steps) -> None:
-        """Take in finished steps."""
+        """Add finished steps."""
         block = steps.block
         rows, ranks = at = _last(block.whole)
         self._stall_ns[ranks] = steps.stall_ns[at].sum(axis=1)
@@ -43,12 +43,12 @@ class Latest:
         self._effective[ranks[known]] = smallest[known]
 
     def step(self, rank: int) -> int | None:
-        """Return its number; None before the first."""
+        """Return the number of the rank's last step; None before the first."""
         step = int(self._step[rank])
         return None if step == _NONE else step
 
     def stall_ns(self, rank: int) -> int | None:
-        """Return the stall of the last one of which every record is at hand; None before the first."""
+        """Return the stall of the rank's last step without missing records; None before the first."""
         stall_ns = int(self._stall_ns[rank])
         return None if stall_ns == _NONE else stall_ns
 
@@ -59,6 +59,6 @@ class Latest:
 
 
 def _last(these: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the last row of each rank that has one among these, ``[step, rank]``: rows, and ranks."""
+    """Return the last row of each rank that is set in ``[step, rank]``: rows, and ranks."""
     ranks = np.flatnonzero(these.any(axis=0))
     return len(these) - 1 - these[::-1].argmax(axis=0)[ranks], ranks

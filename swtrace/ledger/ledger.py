@@ -1,10 +1,10 @@
-"""Records in, facts out. No I/O and no clock: the same records give the same facts, for every view.
+"""Turn records into facts, without I/O or a clock: the same records give the same facts in every view.
 
-Records are collected until there are many, or somebody asks: what taking them in costs, it costs once. Then
-each is counted (:mod:`~swtrace.ledger.totals`) and laid out with those of the other
-ranks (:mod:`~swtrace.ledger.pending`). A step that every rank has ended is finished: its facts are
-known, and computed where they are looked at (:mod:`~swtrace.ledger.step`, :mod:`~swtrace.ledger.path`) or summed
-up over the last steps (:mod:`~swtrace.ledger.recent`). A step that no rank timed is counted, and has no facts.
+Records are collected until there are many or facts are requested, so that the overhead is paid once. Then each
+record is counted (:mod:`~swtrace.ledger.totals`) and stored beside those of the other ranks
+(:mod:`~swtrace.ledger.pending`). A step is finished when every rank has ended it. Its facts are computed on access
+(:mod:`~swtrace.ledger.step`, :mod:`~swtrace.ledger.path`) or when they are summed over the last steps
+(:mod:`~swtrace.ledger.recent`). A step that no rank timed is counted, but has no facts.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ DEFAULT_RECENT_STEPS = 64
 DEFAULT_MAX_CELLS = 1 << 21
 
 _TOGETHER = 1 << 16
-"""So many records are taken in together, up to twice as many: overhead is small beside them, and their columns still
-fit a cache."""
+"""This many records are processed together, at most twice as many: the overhead per record is small, and the columns
+still fit into a cache."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class _Series:
     constants: Constants
     number: int
     untraced: frozenset[RankKey]
-    """Those of its ranks that record nothing of it, whatever else they record."""
+    """Ranks that do not record this series, even if they record others."""
     layers: int
     pending: PendingSteps
     totals: TotalsCounter
@@ -91,9 +91,9 @@ class _Series:
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
     stated: SeriesFacts | None = None
-    """What was stated last, until something comes in."""
+    """Cached facts, until a record arrives."""
     left: dict[int, int] = field(default_factory=dict)
-    """When those started that were forgotten, by group rank: one that started at another time begins a new life."""
+    """Start times of forgotten members, by group rank. One with another start time begins a new life of the series."""
 
     @property
     def ranks(self) -> tuple[RankKey, ...]:
@@ -102,22 +102,21 @@ class _Series:
 
     @property
     def infos(self) -> tuple[SeriesInfo | None, ...]:
-        """Constants of its members, by group rank."""
+        """Constants of the members, by group rank."""
         return tuple(self.members[rank].info if rank in self.members else None for rank in range(len(self.ranks)))
 
 
 class Ledger:
     """Turns the records of any number of ranks into facts.
 
-    What is added may be taken in later, at the latest when anything is asked or said: an
-    :class:`~swtrace.errors.IntakeError` comes then. :meth:`settle` takes it in at once. The arrays belong to the
-    ledger from then on.
+    Added records may be processed later, at the latest on the next call of any other method. That call then raises any
+    :class:`~swtrace.errors.IntakeError`. :meth:`settle` processes them at once. Added arrays belong to the ledger.
 
     Args:
         epsilon_ns: A wait is on time if its stall is below this.
         recent_steps: How many finished steps :class:`~swtrace.ledger.facts.Recent` covers.
         max_cells: Bound of ``steps x ranks x layers`` of unfinished steps held per series.
-        keep_untaken: How many finished steps wait for :meth:`take_steps`. 0: none, nobody will ask.
+        keep_untaken: How many finished steps are kept for :meth:`take_steps`; 0 for none.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Ledger:
     # -- what goes in ------------------------------------------------------------------------------
 
     def add_rank(self, identity: RankIdentity) -> None:
-        """Introduce a rank. Its steps are waited for from now on, until :meth:`rank_ended`."""
+        """Add a rank. Steps wait for it from now on, until :meth:`rank_ended`."""
         self.settle()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
@@ -152,20 +151,20 @@ class Ledger:
         self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
-        """Set the series table of a rank's ring: records name their series by index in it. It only grows."""
+        """Set the series table of a rank's ring. Records refer to their series by index in it. It only grows."""
         self.settle()
         self._ranks[rank].series = series
         self._route(rank)
 
     def add(self, rank: RankKey, records: Records) -> None:
-        """Take in a batch of one rank's records, in the order in which the rank wrote them."""
+        """Add a batch of one rank's records, in the order in which the rank wrote them."""
         self.add_batches(((rank, records),))
 
     def add_batches(self, batches: Sequence[Batch]) -> None:
-        """Take in batches of any number of ranks, as :meth:`add` takes in one.
+        """Add batches of any number of ranks, as :meth:`add` does for one.
 
         Raises:
-            IntakeError: the records of some ranks could not be taken in; those of all others were.
+            IntakeError: The records of some ranks could not be processed. Those of all others were.
         """
         for each in rounds(batches, _TOGETHER):
             for rank, records in each.items():
@@ -176,10 +175,10 @@ class Ledger:
             self.settle()
 
     def settle(self) -> None:
-        """Take in all that was added.
+        """Process all added records.
 
         Raises:
-            IntakeError: the records of some ranks could not be taken in; those of all others were.
+            IntakeError: The records of some ranks could not be processed. Those of all others were.
         """
         collected, self._collected, self._collected_records = self._collected, [], 0
         reasons: dict[tuple[str, int], Exception] = {}
@@ -196,14 +195,14 @@ class Ledger:
             raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
-        """Say that a rank will write no more and that all it wrote was added: steps no longer wait for it."""
+        """Mark a rank as ended, with all its records added. Steps no longer wait for it."""
         self.settle()
         self._ranks[rank].ended = True
         for series in self._expect(rank, expected=False):
             self._finish(series, series.pending.pop_finished())
 
     def flush(self) -> None:
-        """Finish everything pending: there will be no more records."""
+        """Finish all pending steps, because no more records will follow."""
         self.settle()
         for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
@@ -225,7 +224,7 @@ class Ledger:
         return tuple(self._series[key].recent.history)
 
     def facts(self) -> LedgerFacts:
-        """Return everything this ledger states, as it stands."""
+        """Return all facts as of now."""
         self.settle()
         return LedgerFacts(
             ranks=tuple(
@@ -250,10 +249,10 @@ class Ledger:
         )
 
     def forget(self, rank: RankKey) -> None:
-        """Drop a rank that ended, and every series of which it was the last rank.
+        """Drop a rank that ended, and every series that has no other rank.
 
-        If it comes back with another start, its series begin a new life: their group was formed anew. Members that
-        have not come back by then stay with the life before, which is not stated any more.
+        If the rank comes back with another start time, its series begin a new life, because their group was formed
+        again. Members that have not come back by then stay in the old life, which is no longer reported.
         """
         self.rank_ended(rank)
         start_ns = self._ranks.pop(rank).identity.start_time_ns
@@ -265,7 +264,7 @@ class Ledger:
                 del self._by_number[series.number]
                 if self._series.get(series.constants.series) is series:
                     del self._series[series.constants.series]
-                # Two ranks that claim one place in a group are one member: the other one's claim is good now.
+                # If another rank claimed the same place in the group, its claim is valid now.
                 for other, known in self._ranks.items():
                     if series.number in known.routes.numbers:
                         self._route(other)
@@ -326,7 +325,7 @@ class Ledger:
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
-        """Let the steps of a rank's series wait for it, or no longer. It need not have told its series yet.
+        """Set whether the steps of a rank's series wait for it. Its series table may still be unknown.
 
         Returns:
             The series whose group the rank belongs to.
@@ -339,25 +338,25 @@ class Ledger:
         return theirs
 
     def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
-        """Whether a rank comes back to a series that it left, in another process: it has no part in that life of it."""
+        """Return whether a rank comes back, as another process, to a series that it left and so begins a new life."""
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
 
     def _settle(self, several: list[Round], reasons: dict[tuple[str, int], Exception]) -> None:
-        """Take in rounds together, or in halves where something between them is odd, down to one by one."""
+        """Process rounds together. If their records are not in order, process them in halves, down to single rounds."""
         if not self._add(several, reasons, only_in_order=len(several) > 1):
             middle = len(several) // 2
             self._settle(several[:middle], reasons)
             self._settle(several[middle:], reasons)
 
     def _add(self, several: Sequence[Round], reasons: dict[tuple[str, int], Exception], *, only_in_order: bool) -> bool:
-        """Take in rounds together; what those raise whose records cannot be, goes to ``reasons``.
+        """Process rounds together, and put errors into ``reasons``.
 
         Args:
             several: The rounds.
-            reasons: By run id and rank.
-            only_in_order: Take in nothing and return False, unless that gives the facts that one round after the
-                other gives.
+            reasons: Errors by run id and rank.
+            only_in_order: Process nothing and return False, unless the facts are the same as from one round after the
+                other.
         """
         theirs = by_rank(several)
         ranks = [self._ranks[rank] for rank in theirs]
@@ -381,16 +380,16 @@ class Ledger:
         for series, ranked in numbered:
             try:
                 self._take_in(ranks, series, ranked)
-            except Exception:  # noqa: BLE001 (whose records raise it is found rank by rank: no other loses its own)
+            except Exception:  # noqa: BLE001 (retry rank by rank, so that only the faulty rank loses records)
                 for origin, rank in enumerate(ranks):
                     try:
                         self._take_in(ranks, series, ranked.take(ranked.origin == origin))
-                    except Exception as error:  # noqa: BLE001 (it goes to the caller, once all others are taken in)
+                    except Exception as error:  # noqa: BLE001 (raised to the caller after all others are processed)
                         reasons[rank.identity.key] = error
         return True
 
     def _following(self, series: _Series, ranked: Ranked) -> Ranked | None:
-        """Return records with their full step numbers, if it is no matter how they are cut into batches."""
+        """Return records with their full step numbers; None if the facts depend on how the records are batched."""
         if not len(ranked):
             return ranked
         following = series.numbering.follow(ranked)
@@ -399,7 +398,7 @@ class Ledger:
         return following
 
     def _numbered(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> Ranked:
-        """Return the records with step numbers that do not wrap, without those whose number cannot be."""
+        """Return the records with step numbers that do not wrap, without those that have impossible numbers."""
         ranked, wild = series.numbering.number(ranked)
         if not wild.any():
             return ranked
@@ -408,9 +407,9 @@ class Ledger:
         return ranked.take(~wild)
 
     def _take_in(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
-        """Lay out records of one series and finish what they complete.
+        """Store records of one series and finish the steps that they complete.
 
-        Where there is no room for all, the oldest steps go first, of all ranks: what they finish makes room.
+        If there is no room for all, the oldest steps of all ranks go first, because finished steps make room.
         """
         series.stated = None
         launched = ranked.of_kind(Kind.LAUNCH)
@@ -434,7 +433,7 @@ class Ledger:
         _note(ranks, ranked, accepted, series.layers)
 
     def _evict(self, series: _Series, step: int) -> None:
-        """Finish the oldest steps early, to make room; the ranks that are behind are the ones that lose."""
+        """Finish the oldest steps early to make room. The ranks that are behind lose them."""
         block = series.pending.evict_for(step)
         for group_rank, member in series.members.items():
             self._ranks[member.rank].evicted += int((~block.ended[:, group_rank]).sum())
@@ -464,7 +463,7 @@ class Ledger:
         series.latest.add(steps)
 
     def _one_clock(self, series: _Series, block: Block) -> bool:
-        """Whether all ranks say that their instants are of one clock: one host, or one simulation."""
+        """Return whether all ranks declare one clock: one host or one simulation."""
         return len(self._clocks(series)) == 1 or bool((block.clock[block.present] == Clock.VIRTUAL).all())
 
     def _clocks(self, series: _Series) -> set[str]:
@@ -502,7 +501,7 @@ class Ledger:
 
 
 def _without_open_tail(block: Block) -> Block:
-    """Drop the step that never came: a run ends with its first k broadcasts under way."""
+    """Drop the step that never began: a run ends with its first k broadcasts in flight."""
     unended = ~block.ended.any(axis=1)
     if not unended.any():
         return block
@@ -511,9 +510,9 @@ def _without_open_tail(block: Block) -> Block:
 
 
 def _without_transfers(block: Block) -> npt.NDArray[np.bool_]:
-    """Return which ranks' steps have no TRANSFER records to miss, ``[step, rank]``.
+    """Return which ranks' steps never had TRANSFER records, ``[step, rank]``.
 
-    What one rank left out as one of those between every n-th, all ranks leave out: also one whose STEP record is lost.
+    A step that one rank left out by sampling was left out by all ranks, including those whose STEP record is lost.
     """
     untimed = block.ended & (block.untimed != Untimed.TIMED)
     sampled = (untimed & (block.untimed == Untimed.SAMPLED)).any(axis=1, keepdims=True)
@@ -521,7 +520,7 @@ def _without_transfers(block: Block) -> npt.NDArray[np.bool_]:
 
 
 def _timed(block: Block) -> Block:
-    """Return what has instants: in an untimed step, a rank counts as not ended; without any other, the step goes."""
+    """Return the timed steps. A rank that left a step untimed counts as not ended; a step without others is dropped."""
     untimed = block.ended & (block.untimed != Untimed.TIMED)
     if not untimed.any():
         return block
@@ -531,7 +530,7 @@ def _timed(block: Block) -> Block:
 
 
 def _note(ranks: list[_Rank], ranked: Ranked, accepted: Accepted, layers: int) -> None:
-    """Note each rank's last instant, and which of its records came late or twice."""
+    """Update each rank's last instant and its counts of late and duplicate records."""
     records = ranked.records
     ends_ns = np.maximum(records["wait_end_ns"], records["ready_ns"])
     is_step = ranked.place == layers

@@ -1,8 +1,8 @@
-"""Step numbers as ranks record them, 32 bits wide, made into numbers that never wrap; wild ones are told apart.
+"""Convert recorded 32-bit step numbers into numbers that never wrap, and detect wild ones.
 
-A rank's step numbers go up by one. A record whose number is far from those of its rank, of the group and of the
-records beside it was damaged, or written by something else: one such record must not make everybody else's
-look old. Where a rank really leaps (it was not read for a while), its next record is beside the first one.
+A rank's step numbers increase by one. A record is wild if its number is far from those of its rank, of the group and
+of the neighbouring records: it was damaged, or written by something else. One such record must not make all others
+look old. If a rank really jumps, because it was not read for a while, its next record is near the first one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
 
 NEAR = 64
-"""Steps further apart than this are far from one another."""
+"""Steps further apart than this count as far from each other."""
 _WRAP = 1 << 32
 _UNKNOWN = -1
 
@@ -35,21 +35,21 @@ class Numbering:
         self._at = np.full(ranks, _UNKNOWN, np.int64)
         """The last step of each rank."""
         self._claimed = np.full(ranks, _UNKNOWN, np.int64)
-        """The step of its last record, where that was taken for a wild one."""
+        """The step of each rank's last record, if that record counted as wild."""
         self._newest = _UNKNOWN
         self._cells = layers + 1
         self._last = np.full(ranks, _UNKNOWN, np.int64)
         """The furthest record of each rank: ``step * (layers + 1) + place``."""
 
     def forget(self, rank: int) -> None:
-        """Know nothing of a rank's steps. How far its records reach stays known: some may be pending."""
+        """Forget a rank's steps, but not how far its records reach, because some may be pending."""
         self._at[rank] = self._claimed[rank] = _UNKNOWN
 
     def follow(self, ranked: Ranked) -> Ranked | None:
-        """Return records with their full step numbers, if each follows its rank's one before: none is missing or odd.
+        """Return records with their full step numbers if each directly follows its rank's previous one, else None.
 
-        Position by position, then the STEP record, then the next step; untimed steps have the STEP record only, and a
-        LAUNCH record stands behind the TRANSFER record that it is about. Nothing is noted: see :meth:`note`.
+        The order is: position by position, then the STEP record, then the next step. Untimed steps have only the STEP
+        record. A LAUNCH record comes after its TRANSFER record. No state changes: see :meth:`note`.
         """
         group_rank = ranked.group_rank[ranked.starts]
         before = self._last[group_rank]
@@ -66,13 +66,13 @@ class Numbering:
             launched = records["kind"] == Kind.LAUNCH
             if not np.where(launched, ahead == 0, untimed & (ahead == self._cells)).all():
                 return None
-            # A LAUNCH record that stands alone is taken for a wild one if it is far.
+            # A LAUNCH record without neighbours counts as wild if it is far.
             if launched.any() and max(self._newest, int(step.max())) - int(step.min()) > NEAR:
                 return None
         return ranked.numbered(step, in_order=True)
 
     def note(self, ranked: Ranked) -> None:
-        """Note how far records of known step numbers reach."""
+        """Remember how far records with full step numbers reach."""
         rank, last = ranked.group_rank[ranked.starts], ranked.step[ranked.ends]
         self._at[rank], self._claimed[rank] = last, _UNKNOWN
         self._last[rank] = last * self._cells + ranked.place[ranked.ends]
@@ -90,19 +90,19 @@ class Numbering:
 
     @property
     def _begun(self) -> int:
-        """What to add to a number as recorded, where it did not wrap since the newest one."""
+        """Offset to add to a recorded number that has not wrapped since the newest one."""
         return self._newest // _WRAP * _WRAP
 
     def _number(self, raw: _Int, rank: _Int) -> tuple[_Int, _Bool]:
-        """Return the full numbers of records of one kind, and which are wild; each rank's own stand side by side."""
+        """Return the full numbers of records of one kind, grouped by rank, and which of them are wild."""
         if not len(raw):
             return raw, np.zeros(0, np.bool_)
         begun = self._begun
         if self._newest != _UNKNOWN and self._newest - NEAR <= raw.min() + begun <= raw.max() + begun <= (
             self._newest + NEAR
-        ):  # nearly always: nothing wraps, nobody is far
+        ):  # the usual case: no number wraps or is far
             step = raw + begun
-            self._at[rank] = step  # of each rank the last one stays
+            self._at[rank] = step  # keeps the last one of each rank
             self._claimed[rank] = _UNKNOWN
             self._newest = max(self._newest, int(step.max()))
             return step, np.zeros(len(raw), np.bool_)
@@ -125,7 +125,7 @@ class Numbering:
 
     @staticmethod
     def _beside(raw: _Int, rank: _Int) -> _Bool:
-        """Return which records have one of their rank's next or next but one beside them that is near."""
+        """Return which records are near one of the two records before or after them, of the same rank."""
         near = np.zeros(len(raw), np.bool_)
         for apart in (1, 2):
             if len(raw) > apart:
@@ -145,5 +145,5 @@ class Numbering:
 
 
 def _apart(one: _Int, other: _Int) -> _Int:
-    """Return ``one - other`` as the numbers wrap: the shorter way round."""
+    """Return ``one - other`` modulo the wrap, as the value closest to 0."""
     return np.asarray((one - other + _WRAP // 2) % _WRAP - _WRAP // 2, np.int64)

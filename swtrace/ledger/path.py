@@ -1,20 +1,18 @@
-"""The critical path of a step: which stretch of which rank, or of the channel, the step's end waited for.
+"""The critical path of a step: the stretches of ranks and of the channel that determined when the step ended.
 
-The split of a stall by cause is proximate: a peer that issued late was often late only because it
-had been held up itself. So the path is walked back from the end of the rank that ended last. On a
-rank, it runs back through compute to the latest wait that stalled; from there over the wake and the
-transfer to whatever the transfer waited for: the rank that issued last, or the delivery that the channel
-carried before, and on from there, to the first position.
+The split of a stall by cause is proximate: a peer often issues late only because it stalled itself. So the path is
+walked back from the end of the rank that ended last. On a rank, it goes back through compute to the latest wait that
+stalled, then over the wake and the transfer. From there it goes to what the transfer waited for: the rank that issued
+last, or the previous delivery on the channel. This repeats until the first position.
 
-The walk stands at one moment, which only moves back, and every part is a difference of two moments: so the parts
-sum up to the step whatever the instants are.
+The walk has one current instant, which only moves back. Every part is a difference of two such instants, so the
+parts always sum to the length of the step.
 
-A stretch of compute on the path has an excess: what it took beyond the other ranks' median for the
-same stretch, negative where it took less. (Counting only what is above would charge every rank that
-stays on the path for its noise.)
+A stretch of compute on the path has an excess: the time beyond the other ranks' median for the same stretch. It is
+negative if the stretch was faster. (Counting only positive excess would charge every rank on the path for its noise.)
 
-All steps are walked at once, and in two passes: first which way each one leads, from wait to wait and
-over the channel; then what the walk came by, as columns.
+All steps are walked at once, in two passes. The first finds the stops of each walk, from wait to wait and over the
+channel. The second computes the parts between the stops, as columns.
 """
 
 from __future__ import annotations
@@ -34,14 +32,14 @@ _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
 
 _TRANSFER, _WAKE, _COMPUTE, _ENTRY = range(4)
-"""What a part of a path is."""
+"""Kinds of path parts."""
 _HOPS = 4
-"""So many hops are taken before it is looked whether all walks are at their end, or wait for one to be found."""
+"""Number of hops between checks whether all walks have ended or wait for a delivery to be found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The critical paths of some steps, ``[step]`` or ``[step, rank]``; zeros for a step that has none."""
+    """The critical paths of some steps, ``[step]`` or ``[step, rank]``; zeros for a step without one."""
 
     known: _Bool
     last_rank: _Int
@@ -53,7 +51,7 @@ class Paths:
     length_ns: _Int
 
     def path(self, row: int) -> CriticalPath | None:
-        """Return the critical path of a step, if it has one."""
+        """Return the critical path of a step, or None."""
         if not self.known[row]:
             return None
         return CriticalPath(
@@ -72,9 +70,9 @@ def critical_paths(steps: Steps, known: _Bool, *, prefetch_step: int, stalled: _
 
     Args:
         steps: Finished steps.
-        known: ``[step]``: it has a path; it is complete and was not aborted.
+        known: ``[step]``: the step has a path; it is complete and was not aborted.
         prefetch_step: k.
-        stalled: ``[step, rank, position]``: the wait stalled for long enough to be followed.
+        stalled: ``[step, rank, position]``: the wait stalled long enough for the path to follow it.
         serial: The channel carries one operation at a time.
     """
     count, ranks, _ = steps.receiver.shape
@@ -97,10 +95,10 @@ def critical_paths(steps: Steps, known: _Bool, *, prefetch_step: int, stalled: _
 
 
 class _Walk:
-    """Where a walk stops, numbered through.
+    """The stops of a walk, numbered consecutively.
 
-    First each wait, ``[step, rank, position]``; then each delivery, likewise; then each rank's entry into a step; the
-    last number is the end of every walk.
+    First come the waits, ``[step, rank, position]``, then the deliveries in the same order, then each rank's entry
+    into each step. The last number is the end of every walk.
     """
 
     def __init__(self, steps: Steps, prefetch_step: int, stalled: _Bool, *, serial: bool) -> None:
@@ -111,11 +109,11 @@ class _Walk:
         self._queued = steps.before_ns > steps.last_issue_ns
 
     def stops(self, row: _Int, last: _Int) -> _Int:
-        """Return where the walk of each step stops, ``[stop, step]``, until all are at the end; some stops twice.
+        """Return the stops of each step's walk, ``[stop, step]``, until all walks end. Some stops appear twice.
 
         Args:
             row: The steps to walk.
-            last: The rank of each that ended last.
+            last: The rank that ended last, for each step.
         """
         layers = self._shape[2]
         following = self._following()
@@ -133,14 +131,14 @@ class _Walk:
                 return np.array(stops)
 
     def _following(self) -> _Int:
-        """Return the stop after each one; a delivery itself, where what it queued behind is yet to be found."""
+        """Return the stop after each stop. A delivery points to itself until what it queued behind is found."""
         steps, (count, ranks, layers) = self._steps, self._shape
         cell: npt.NDArray[np.int64] = np.arange(self._stalled.size).reshape(self._shape)
         entry = self._entries + cell[:, :, 0] // layers
         before = cell - 1
         before[:, :, 0] = entry
         of_waits = np.where(self._stalled, self._stalled.size + cell, before)
-        # A delivery that did not queue leads to the rank that issued last, and to its wait before the reach.
+        # A delivery that did not queue leads to the rank that issued last, to its wait before the reach.
         k = self._k
         issued_at = np.full(self._shape, self._end, np.int64)
         late = steps.late_rank[:, :, k:].astype(np.int64)
@@ -154,7 +152,7 @@ class _Walk:
         return np.concatenate((of_waits, of_deliveries, np.full_like(entry, self._end), [self._end]), axis=None)
 
     def _one_behind(self) -> _Int:
-        """Return the delivery before each, to whichever rank it was there last; the end: it is of another step."""
+        """Return the previous operation's latest delivery for each delivery; the end if it is in another step."""
         steps, (_, ranks, layers) = self._steps, self._shape
         ready = steps.block.ready_ns * steps.receiver
         latest, rank = ready.max(axis=1)[:, np.newaxis, :-1], ready.argmax(axis=1)
@@ -165,7 +163,7 @@ class _Walk:
         return one
 
     def _behind(self, cell: _Int) -> _Int:
-        """Return the stop after deliveries that queued behind another one to the same rank."""
+        """Return the stop after each of these deliveries, which queued behind another one to the same rank."""
         steps, layers = self._steps, self._shape[2]
         position = cell % layers
         row = cell // layers
@@ -176,15 +174,15 @@ class _Walk:
         there[np.arange(len(cell)), position] = False
         first = there.argmax(axis=1)
         behind = np.where(there.any(axis=1), self._stalled.size + row * layers + first, self._end)
-        # What was issued later and overtook it is not followed.
+        # A delivery that was issued later and overtook this one is not followed.
         overtook = (behind < self._end) & (first > position)
         self._queued.reshape(-1)[cell[overtook]] = False
         return np.where(overtook, self._issued_at.reshape(-1)[cell], behind)
 
     def parts(self, row: _Int, last: _Int, stops: _Int) -> tuple[_Int, _Int]:
-        """Return what the walks came by, ``[step, part, rank]``, and the excess of their compute, ``[step, rank]``.
+        """Return the parts of the walks, ``[step, part, rank]``, and the excess of their compute, ``[step, rank]``.
 
-        Each stop moves a walk back to one instant or two, as far as these are back and in the step.
+        Each stop moves a walk back to one or two instants, if these are earlier and inside the step.
         """
         steps, block, (_, ranks, layers) = self._steps, self._steps.block, self._shape
         size, waits = self._stalled.size, stops < self._stalled.size
@@ -228,11 +226,11 @@ class _Walk:
         return parts, excess
 
     def _took(self, row: _Int, stops: _Int, computes: _Bool, cell: _Int, rank: _Int) -> _Int:
-        """Return how long the stretches of compute before stops took, the median of the other ranks."""
+        """Return the other ranks' median for each stretch of compute before a stop."""
         block, (_, ranks, layers) = self._steps.block, self._shape
         which, walk = np.nonzero(computes)
         step, come = row[walk], which > 0
-        # Of each stop, and of the one it was reached from, the row of all ranks at its position.
+        # For each stop and the stop before it: the cells of all ranks at its position.
         of_all = np.arange(0, ranks * layers, layers)
         position, before = cell[which, walk] % layers, cell[which - come, walk] % layers
         at = (step * (ranks * layers) + position)[:, np.newaxis] + of_all

@@ -1,10 +1,10 @@
-"""Steps that are not finished yet: records of any number of ranks, in any interleaving, each in its own cell.
+"""Unfinished steps: records of any number of ranks, in any interleaving, each in its own cell.
 
 A :class:`PendingSteps` holds one series. Each (step, group rank, position) has a cell for its TRANSFER record, and each
-(step, group rank) has one more, behind the last position, for its STEP record. Steps live in slots
-``step & (capacity - 1)``. Capacity grows while ranks are apart and stops at a bound, so that
-neither a hung rank nor a hostile ring makes a reader allocate without end: beyond it, the oldest
-steps are finished with what is there and counted as evicted.
+(step, group rank) has one more, behind the last position, for its STEP record. A step uses slot
+``step & (capacity - 1)``. The capacity grows while ranks are apart, up to a bound, so that neither a hung rank nor a
+hostile ring makes a reader allocate without limit. Beyond the bound, the oldest steps are finished with the available
+records and counted as evicted.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _Bool = npt.NDArray[np.bool_]
 
 _INITIAL_STEPS = 8
 _GRACE = 1
-"""A rank whose records reach this many steps further has nothing more to say about a step, even if records
-of it are missing. One step of grace absorbs records that arrive slightly out of order."""
+"""A rank whose records are this many steps ahead is done with a step, even if records of the step are missing. One
+step of grace allows for records that arrive slightly out of order."""
 
 _EVICTED_AT_ONCE = 8
-"""Where steps have to give way, this part of all pending ones does."""
+"""An eviction finishes one in this many of all pending steps."""
 _REMEMBERED_BYTES = 4 << 20
 _REMEMBERED_STEPS = 1024
-"""Of finished steps it is known for so many, in at most so many bytes, which records they had."""
+"""Bounds, in bytes and steps, of what is remembered about which records finished steps had."""
 
 
 def _of_transfers(name: str) -> Any:
@@ -46,13 +46,13 @@ def _of_steps(name: str) -> Any:
 
 
 class Block:
-    """Records of some steps of one series, ascending. Columns are copied out of them when they are looked at.
+    """Records of some steps of one series, ascending. Columns are copied from the records on access.
 
     Args:
         step: ``[step]``, their numbers.
         cells: ``[step, rank, position]``, with the STEP record behind the last position.
-        seen: Of the same shape: the record is at hand.
-        launched_ns: ``[step, rank, position]``; None where no LAUNCH record came.
+        seen: The same shape: the record is available.
+        launched_ns: ``[step, rank, position]``; None if there is no LAUNCH record.
     """
 
     def __init__(self, step: _Int, cells: npt.NDArray[np.void], seen: _Bool, launched_ns: _Int | None) -> None:
@@ -78,33 +78,33 @@ class Block:
     requests: npt.NDArray[np.uint32] = _of_steps("requests")
     phase: npt.NDArray[np.uint8] = _of_steps("phase")
     untimed: npt.NDArray[np.uint8] = _of_steps("untimed")
-    """``[step, rank]``: why an ended step has no instants and no TRANSFER records; 0 where it has."""
+    """``[step, rank]``: why an ended step has no instants and no TRANSFER records; 0 if it has them."""
     waits: npt.NDArray[np.uint16] = _of_steps("waits")
     step_flags: npt.NDArray[np.uint8] = _of_steps("flags")
     _observed_clock: npt.NDArray[np.uint8] = _of_transfers("observed_clock")
 
     @cached_property
     def observed(self) -> npt.NDArray[np.uint8]:
-        """``[step, rank, position]``: how the ready instant is known."""
+        """``[step, rank, position]``: how the ready instant was observed."""
         return np.asarray(self._observed_clock & 0x0F, np.uint8)
 
     @cached_property
     def clock(self) -> npt.NDArray[np.uint8]:
-        """``[step, rank, position]``: the clock that it was timed with."""
+        """``[step, rank, position]``: the clock of the instants."""
         return np.asarray(self._observed_clock >> 4, np.uint8)
 
     @cached_property
     def launched_ns(self) -> _Int:
-        """``[step, rank, position]``: when the host launched it; 0 where that was not recorded."""
+        """``[step, rank, position]``: when the host launched the issue; 0 if not recorded."""
         return np.zeros(self.present.shape, np.int64) if self._launched_ns is None else self._launched_ns
 
     @cached_property
     def whole(self) -> _Bool:
-        """``[step, rank]``: it ended the step and every record of it is at hand."""
+        """``[step, rank]``: the rank ended the step and no record is missing."""
         return np.asarray(self.seen.all(axis=2), np.bool_)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Block:
-        """Return some of the steps, in that order."""
+        """Return some of the steps, in the given order."""
         launched_ns = None if self._launched_ns is None else self._launched_ns[rows]
         return Block(self.step[rows], self.cells.take(rows, axis=0), self.seen[rows], launched_ns)
 
@@ -122,16 +122,16 @@ class Waits(NamedTuple):
     """Some waits of a block, ascending, ``[wait]``."""
 
     cell: _Int
-    """Index of ``[step, rank, position]``, counted through."""
+    """Flat index into ``[step, rank, position]``."""
     row: _Int
-    """Index of ``[step, rank]``, counted through."""
+    """Flat index into ``[step, rank]``."""
     step: _Int
     rank: _Int
     position: _Int
 
     @classmethod
     def where(cls, chosen: npt.NDArray[Any]) -> Self:
-        """Return those that are not 0 in a column, ``[step, rank, position]``."""
+        """Return the waits whose values in a column, ``[step, rank, position]``, are not 0."""
         _, ranks, layers = chosen.shape
         cell = np.flatnonzero(chosen)
         row = cell // layers
@@ -139,20 +139,20 @@ class Waits(NamedTuple):
         return cls(cell, row, step, row - step * ranks, cell - row * layers)
 
     def firsts(self) -> npt.NDArray[np.intp]:
-        """Return where the waits of each step and rank begin."""
+        """Return the index of the first wait of each step and rank."""
         return np.flatnonzero(np.diff(self.row, prepend=-1))
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of records: masks over them. The others were stored."""
+    """Masks over records that were not stored."""
 
     late: _Bool
     duplicate: _Bool
 
 
 class _FinishedRecords:
-    """Which records the last finished steps had: one that comes again must not count again."""
+    """Which records the last finished steps had, so that repeated records do not count twice."""
 
     def __init__(self, ranks: int, layers: int) -> None:
         self._layers = layers
@@ -178,9 +178,9 @@ class _FinishedRecords:
             np.maximum(self._last, np.stack((transfer, end)), out=self._last)
 
     def again(self, step: _Int, rank: _Int, position: _Int) -> _Bool:
-        """Return which records of finished steps were there before, and remember them all.
+        """Return which records of finished steps are repeated, and remember them all.
 
-        Of steps too old to be remembered: what is not behind all that its rank has recorded.
+        In steps too old to be remembered, a record counts as repeated unless it is ahead of all records of its rank.
         """
         kind = (position == self._layers).astype(np.int64)
         key = np.where(kind, step, step * self._layers + position)
@@ -194,7 +194,7 @@ class _FinishedRecords:
         return np.asarray(there | ~first, np.bool_)
 
     def forget(self, rank: int) -> None:
-        """A rank begins anew."""
+        """Forget a rank, because it begins again."""
         self._seen[:, rank] = False
         self._last[:, rank] = -1
 
@@ -215,30 +215,30 @@ class PendingSteps:
         self._first: int | None = None
         self._popped_until = 0
         self._newest = -1
-        self._frontier = np.zeros(ranks, np.int64)  # every record of earlier steps has been seen
+        self._frontier = np.zeros(ranks, np.int64)  # all records of earlier steps have been seen
         self._expected = np.zeros(ranks, np.bool_)
         self._order = np.empty(0, np.int32)
         self._finished = _FinishedRecords(ranks, layers)
 
     def _allocate(self, capacity: int) -> None:
-        """Make room for so many steps; only cells that are marked as seen are ever read."""
+        """Allocate this many steps. Only cells marked as seen are ever read."""
         self._step = np.full(capacity, -1, np.int64)
         self._cells = np.empty((capacity, self._ranks, self._layers + 1), CELL)
         self._seen = np.zeros((capacity, self._ranks, self._layers + 1), np.bool_)
         self._launched_ns: _Int | None = None
 
     def __len__(self) -> int:
-        """Return how many steps are pending."""
+        """Return the number of pending steps."""
         return int((self._step >= 0).sum())
 
     def expect(self, rank: int, *, expected: bool) -> None:
-        """Say whether steps wait for this group rank before they are finished."""
+        """Set whether steps wait for this group rank before they are finished."""
         self._expected[rank] = expected
 
     def takes_all(self, ranked: Ranked) -> bool:
-        """Return whether none of these records is late, and all have room, however they are cut into batches.
+        """Return whether no record is late and all have room, no matter how they are split into batches.
 
-        Given that each rank's records follow one another: a step then waits for all that its ranks record of it.
+        The records of each rank must follow each other. A step then waits for all its ranks' records.
         """
         first, last = int(ranked.step.min()), int(ranked.step.max())
         return (
@@ -251,13 +251,13 @@ class PendingSteps:
     def room(self, steps: _Int) -> _Bool:
         """Return which of these steps can be stored now, after growing as far as the bound allows.
 
-        Where the answer is False, the caller has to evict: see :meth:`evict_for`.
+        Where the result is False, the caller must evict: see :meth:`evict_for`.
         """
         lowest, highest = int(steps.min()), int(steps.max())
         if self._first is None:
             self._first = lowest
         elif self._popped_until == 0:
-            # Nothing is finished yet: a rank whose ring reaches further back may still come.
+            # No step is finished yet, so a rank whose ring reaches further back may still come.
             self._first = min(self._first, max(lowest, self._newest - self._max_steps + 1))
         span = max(highest, self._newest) - self._first + 1
         if span > len(self._step) and len(self._step) < self._max_steps:
@@ -265,12 +265,12 @@ class PendingSteps:
         return np.asarray(steps < self._first + len(self._step), np.bool_)
 
     def evict_for(self, step: int) -> Block:
-        """Make room for ``step`` by finishing the oldest steps as they are, several at once: each time costs."""
+        """Make room for ``step`` by finishing the oldest steps, several at once because each eviction costs time."""
         first = 0 if self._first is None else self._first
         return self._pop_before(max(step - len(self._step) + 1, first + len(self._step) // _EVICTED_AT_ONCE))
 
     def forget(self, rank: int) -> None:
-        """Know nothing of what a rank recorded in finished steps."""
+        """Forget what a rank recorded in finished steps."""
         self._finished.forget(rank)
 
     def put(self, ranked: Ranked) -> Accepted:
@@ -298,7 +298,7 @@ class PendingSteps:
         return Accepted(late, duplicate)
 
     def put_launches(self, ranked: Ranked) -> None:
-        """Store LAUNCH records, each behind the TRANSFER record that it is about; without that it says nothing."""
+        """Store LAUNCH records beside their TRANSFER records. Those without a TRANSFER record are ignored."""
         if self._first is None or not len(ranked):
             return
         at = self._at(ranked)
@@ -308,14 +308,14 @@ class PendingSteps:
         self._launched_ns.reshape(-1)[at[known]] = ranked.records["issued_ns"][known]
 
     def _at(self, ranked: Ranked) -> _Int:
-        """Return the cell of each record, counted through: one index is much faster than two or three."""
+        """Return the flat cell index of each record, because one index is much faster than two or three."""
         slot = ranked.step & (len(self._step) - 1)
         return (slot * self._ranks + ranked.group_rank) * (self._layers + 1) + ranked.place
 
     def _known_or_repeated(self, at: _Int, late: _Bool) -> _Bool:
-        """Return which records are for a cell that is filled, or already occur earlier among these.
+        """Return which records are for a filled cell, or repeat an earlier one of these records.
 
-        Repeats are those that are not the last to be stored backwards.
+        Indexes are stored in reverse order, so that each cell keeps its first record. All others are repeats.
         """
         duplicate = np.zeros(len(at), np.bool_)
         if late.any():
@@ -328,23 +328,23 @@ class PendingSteps:
         return duplicate
 
     def pop_finished(self) -> Block:
-        """Take out the leading steps of which every expected rank has told all it will."""
+        """Remove and return the leading steps that are finished by every expected rank."""
         if self._first is None or self._newest < self._first:
             return self._take(np.empty(0, np.int64))
         expected = self._expected
         until = int(self._frontier[expected].min(initial=self._newest + 1 + _GRACE)) - _GRACE
         until = max(self._first, min(until, self._newest + 1))
-        while until <= self._newest and self._is_told(until & (len(self._step) - 1))[expected].all():
+        while until <= self._newest and self._has_all(until & (len(self._step) - 1))[expected].all():
             until += 1
         return self._pop_before(until)
 
-    def _is_told(self, slot: int) -> _Bool:
-        """Return whose records of a step are all at hand, ``[rank]``; an untimed step has no transfers."""
+    def _has_all(self, slot: int) -> _Bool:
+        """Return which ranks' records of a step are complete, ``[rank]``. An untimed step has no transfers."""
         seen, untimed = self._seen[slot], self._cells[slot, :, -1].view(STEP)["untimed"] != Untimed.TIMED
         return np.asarray(seen[:, -1] & (seen.all(axis=1) | untimed), np.bool_)
 
     def pop_all(self) -> Block:
-        """Take out everything."""
+        """Remove and return all steps."""
         return self._pop_before(self._newest + 1)
 
     def _pop_before(self, step: int) -> Block:
@@ -361,7 +361,7 @@ class PendingSteps:
         return popped
 
     def _take(self, slots: _Int) -> Block:
-        """Return a copy of some slots, with zeros where no record is at hand."""
+        """Return a copy of some slots, with zeros where records are missing."""
         cells, seen = self._cells.take(slots, axis=0), self._seen[slots]
         if not seen.all():
             cells.view(WORDS).reshape(*seen.shape, -1)[~seen] = 0

@@ -1,6 +1,6 @@
-"""Sums over steps of one series, and what follows from them: efficiency, stall ratio, the straggler.
+"""Sums over steps of one series, and what they imply: efficiency, stall ratio, the straggler.
 
-Each step is summed up over its positions first: a column with a row for each figure, for every rank.
+Each step is first summed over its positions, into an array with a row for each figure and a column for each rank.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Sums = npt.NDArray[np.int64]
 """``[row, ...]`` in the order of the rows below."""
 
 STRAGGLER_SHARE = 0.05
-"""A rank is named only if its excess takes at least this share of the typical step ..."""
+"""A rank is named only if its excess is at least this share of the median step ..."""
 STRAGGLER_FACTOR = 3.0
 """... is at least this many times that of the rank with the next highest excess ..."""
 STRAGGLER_CONSISTENCY = 0.9
-"""... and is the highest in at least this share of the steps. Of two equal ranks, either is the slower one in
+"""... and is the highest in at least this share of the steps. If two ranks are equal, each is the slower one in
 about half of the steps."""
 STRAGGLER_STEPS = 16
-"""Fewer steps prove nothing: equal ranks pass the test above in 16 steps with a chance below 0.1 %."""
+"""Fewer steps prove nothing. In 16 steps, equal ranks pass the test above with a probability below 0.1 %."""
 
 
 _COUNTED = ("step_ns", "stall_ns", "wake_ns", "slack_ns", "waits", "on_time", "attributed_stall_ns", "transfer_ns")
 """Rows that :class:`~swtrace.ledger.facts.Recent` has under the same name, and ..."""
 _ROWS = (*_COUNTED, "steps", "excess_ns", "path_steps", *CAUSES, "transfers", "whole")
-"""... those that it is made of, too; *whole* is 1 where the rank ended the step and no record of it is missing."""
+"""... other rows that it is computed from. *whole* is 1 where the rank ended the step and no record is missing."""
 _STEP_NS, _EXCESS_NS, _PATH_STEPS, _TRANSFERS, _WHOLE = (
     _ROWS.index(name) for name in ("step_ns", "excess_ns", "path_steps", "transfers", "whole")
 )
@@ -54,9 +54,9 @@ def sum_positions(
     Args:
         of: The step or steps.
         causes: Stall by cause, over the same positions.
-        excess_ns: Of the critical path.
-        path_known: Whether there is one.
-        positions: Which ones are meant; None: all. Step time and path are always of the whole step.
+        excess_ns: Excess of the critical path.
+        path_known: Whether there is a critical path.
+        positions: Selected positions; None for all. Step time and path always cover the whole step.
     """
 
     def over(column: npt.NDArray[np.generic]) -> Sums:
@@ -96,19 +96,19 @@ def sums_of(step: StepFacts, positions: Mask | None = None) -> Sums:
 
 
 class Total:
-    """Sums over steps, of one rank or of several."""
+    """Sums over steps, of one or several ranks."""
 
     def __init__(self) -> None:
         self._sums = np.zeros(len(_ROWS), np.int64)
         self._bytes = 0
 
     def add(self, sums: Sums, layer_bytes: int) -> None:
-        """Add a rank's sums, ``[row]``, of broadcasts of so many bytes."""
+        """Add a rank's sums, ``[row]``. ``layer_bytes`` is the size of one broadcast."""
         self._sums += sums
         self._bytes += int(sums[_TRANSFERS]) * layer_bytes
 
     def recent(self) -> Recent:
-        """Return the sums, with their ratios."""
+        """Return the sums, which provide the ratios."""
         rows = dict(zip(_ROWS, self._sums.tolist(), strict=True))
         return Recent(
             **{name: rows[name] for name in (*_COUNTED, "steps", "excess_ns", "path_steps")},
@@ -134,7 +134,7 @@ class RecentSteps:
         self._steps, self._ranks, self._layer_bytes = steps, ranks, layer_bytes
 
     def add(self, steps: Iterable[StepFacts], aborted: Iterable[bool]) -> None:
-        """Take in finished steps. Aborted ones stay in the history and out of the sums."""
+        """Add finished steps. Aborted ones are kept in the history, but left out of the sums."""
         for step, is_aborted in zip(steps, aborted, strict=True):
             self.history.append(step)
             if not is_aborted:
@@ -145,7 +145,7 @@ class RecentSteps:
         return min(len(self._summed) + len(self._unsummed), self._steps)
 
     def facts(self) -> tuple[Recent, ...]:
-        """Return the sums of each group rank, over its whole steps: where records are missing, so is stall."""
+        """Return the sums of each group rank, over steps without missing records: these would hide stall."""
         sums = self._sums()
         of_ranks = (sums * sums[:, _WHOLE, np.newaxis]).sum(axis=0)
         totals = [Total() for _ in range(self._ranks)]
@@ -154,9 +154,9 @@ class RecentSteps:
         return tuple(total.recent() for total in totals)
 
     def straggler(self, ranks: tuple[RankKey, ...]) -> Straggler | None:
-        """Return the rank whose excess stands clearly above all others' in the typical step, if one does.
+        """Return the rank whose excess is clearly above all others' in the median step, if there is one.
 
-        Medians over the steps: one slow step names nobody.
+        The median is used so that a single slow step names no rank.
         """
         sums = self._sums()
         sums = sums[(sums[:, _WHOLE] & sums[:, _PATH_STEPS]).all(axis=1)]

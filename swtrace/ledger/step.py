@@ -1,8 +1,7 @@
-"""Every formula of a shared-weight series, in one place, over blocks of steps at once.
+"""All formulas of a shared-weight series, for blocks of steps at once.
 
-The consumer's side needs one rank only: stall, wake, slack, on time. The channel's side compares
-ranks: last issue, backlog, transfer, cause. All arrays are ``[step, rank, position]``; each row of the table is
-about one delivery, to one receiver.
+Stall, wake, slack and on time need one rank only. Last issue, backlog, transfer and cause compare ranks. All arrays are
+``[step, rank, position]``. Each row of the table is about one delivery to one receiver.
 
 ===============  =====================================================================
 stall            ``max(0, ready - wait begin)``
@@ -14,16 +13,16 @@ backlog          ``max(0, before - last issue)``
 transfer         ``ready - max(last issue, before)``
 ===============  =====================================================================
 
-Whose issues the last issue is the last of, and what a delivery queues behind, depends on the transport
-(:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap,
-the time they share counts once: the sum of its transfers is how long the channel was busy for it.
+Which ranks' issues count for the last issue, and what a delivery queues behind, depends on the transport
+(:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap, the
+shared time counts once. So the sum of its transfers is how long the channel was busy for it.
 
-A source never waits, and its own completion says nothing: all of these are facts about receivers.
+A source never waits, and its own completion is meaningless: all of these are facts about receivers.
 
-Ranks are compared only where their instants can be of one clock. A broadcast that is ready before its source
-issued it shows that they are not: such a step is not compared.
+Ranks are compared only if their instants can be from one clock. If a broadcast is ready before its source issued it,
+they are not, and the step is not compared.
 
-A :class:`Steps` computes a column when it is looked at, for all of its steps at once, and keeps it.
+A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """
 
 from __future__ import annotations
@@ -53,13 +52,13 @@ _ENTRY, _SKEW, _BACKLOG, _TRANSFER, _UNATTRIBUTED = (
 
 
 CLOCK_TOLERANCE_NS = 1_000_000
-"""By how much a broadcast may seem to be ready before its source issued it: device time that is mapped to host time is
-some microseconds off."""
+"""How long before its issue a broadcast may seem to be ready: the mapping from device time to host time is some
+microseconds off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What the steps of a series have in common."""
+    """Constants of a series, shared by all its steps."""
 
     series: SeriesKey
     ranks: tuple[RankKey, ...]
@@ -70,16 +69,16 @@ class Constants:
 
 
 class _Compared(NamedTuple):
-    """What comparing ranks says about some waits of receivers, ``[wait]``."""
+    """Results of comparing ranks, for some waits of receivers, ``[wait]``."""
 
     last_issue_ns: _Int
     late_rank: npt.NDArray[np.int32]
     before_ns: _Int
     attributed: _Bool
-    """The others mean nothing where this is False."""
+    """The other fields are meaningless where this is False."""
 
     def of(self, waits: Waits) -> _Compared:
-        """Return what columns say about some waits."""
+        """Return the results for some waits, from columns."""
         cell = waits.cell
         return _Compared(
             self.last_issue_ns.reshape(-1)[cell],
@@ -90,14 +89,14 @@ class _Compared(NamedTuple):
 
 
 class Steps:
-    """Finished steps of one series: the columns of :class:`~swtrace.ledger.facts.StepFacts`, with a step in front.
+    """Finished steps of one series: the columns of :class:`~swtrace.ledger.facts.StepFacts`, with a leading step axis.
 
     Args:
-        constants: Of the series.
-        infos: Of its members, by group rank.
+        constants: Constants of the series.
+        infos: Constants of its members, by group rank.
         block: The steps' records, ascending.
-        channel: What a delivery queues behind; moved on by these steps.
-        one_clock: Whether all ranks say that their instants are of one clock.
+        channel: What a delivery queues behind. These steps advance it.
+        one_clock: Whether all ranks declare one clock.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Steps:
         delivery = self._broadcast & ~own
         self.receiver: _Bool = delivery & ~self._flagged(TransferFlag.UNWAITED | TransferFlag.OPEN)
         self.impossible = self._before_its_issue(delivery)
-        """``[step, rank]``: some delivery was ready before its source issued it."""
+        """``[step, rank]``: a delivery was ready before its source issued it."""
         self.comparable: _Bool = np.asarray(~self.impossible.any(axis=1) & one_clock, np.bool_)
         self._carried = channel.carry(block, self._broadcast, own)
 
@@ -125,7 +124,7 @@ class Steps:
         return len(self.block)
 
     def facts(self) -> list[StepFacts]:
-        """Return the steps one by one."""
+        """Return the facts of each step."""
         return [StepFacts.of(self, row) for row in range(len(self))]
 
     def fact(self, name: str, row: int) -> Any:
@@ -141,12 +140,12 @@ class Steps:
 
     @cached_property
     def complete(self) -> _Bool:
-        """``[step]``: every rank ended it, and every record of it is at hand."""
+        """``[step]``: every rank ended the step, and no record is missing."""
         return np.asarray(self.block.seen.all(axis=(1, 2)), np.bool_)
 
     @cached_property
     def aborted(self) -> _Bool:
-        """``[step]``: some rank ended it early."""
+        """``[step]``: some rank ended the step early."""
         return np.asarray((self.block.ended & ((self.block.step_flags & StepFlag.ABORTED) != 0)).any(axis=1), np.bool_)
 
     @cached_property
@@ -179,11 +178,11 @@ class Steps:
 
     @cached_property
     def _broadcast_everywhere(self) -> _Bool:
-        """``[step, position]``: every rank's record is at hand, and their instants can be compared."""
+        """``[step, position]``: every rank's record is available, and their instants can be compared."""
         return np.asarray(self._broadcast.all(axis=1) & self.comparable[:, np.newaxis], np.bool_)
 
     def _compare(self, waits: Waits) -> _Compared:
-        """Compare ranks, about some waits of receivers."""
+        """Compare ranks for some waits of receivers."""
         block = self.block
         last_issue_ns, late_rank = self._constants.rendezvous.last_issue(block.issued_ns, waits)
         before_ns, known = self._carried.before(waits)
@@ -193,7 +192,7 @@ class Steps:
 
     @cached_property
     def _compared(self) -> _Compared:
-        """Of all receivers' waits, as columns ``[step, rank, position]``; -1 for the late rank of all other waits."""
+        """All receivers' waits, as columns ``[step, rank, position]``; late rank is -1 for all waits not attributed."""
         waits = Waits.where(self.receiver)
         compared = self._compare(waits)
 
@@ -211,17 +210,17 @@ class Steps:
 
     @property
     def attributed(self) -> _Bool:
-        """Last issue, backlog and transfer are known: every rank's record is at hand, and what was carried before."""
+        """Where last issue, backlog and transfer are known, from every rank's record and the previous delivery."""
         return self._compared.attributed
 
     @property
     def last_issue_ns(self) -> _Int:
-        """From when on the broadcast could move to this receiver; 0 where that is not known."""
+        """The instant from which the broadcast could move to this receiver; 0 where unknown."""
         return self._compared.last_issue_ns
 
     @property
     def late_rank(self) -> npt.NDArray[np.int32]:
-        """Whose issue was the last one; -1 where that is not known."""
+        """Group rank that issued last; -1 where unknown."""
         return self._compared.late_rank
 
     @property
@@ -236,13 +235,13 @@ class Steps:
 
     @cached_property
     def transfer_ns(self) -> _Int:
-        """From both on to ready."""
+        """From last issue and previous end to ready."""
         moving = self.block.ready_ns - np.maximum(self.last_issue_ns, self.before_ns)
         return np.maximum(0, moving) * self.attributed
 
     @cached_property
     def entry_skew_ns(self) -> _Int:
-        """``[step, rank]``; 0 where it is not known."""
+        """``[step, rank]``: arrival minus the first arrival; 0 where unknown."""
         entered = (self.block.ended.all(axis=1) & self.comparable)[:, np.newaxis]
         arrival = self.block.arrival_ns
         return np.where(entered, arrival - arrival.min(axis=1, keepdims=True), 0)
@@ -250,13 +249,13 @@ class Steps:
     def _split_stalls(self) -> tuple[Waits, _Int]:
         """Return the waits that stalled, and their ``[wait begin, ready]`` by cause, ``[cause, wait]``.
 
-        That is skew up to the last issue, then backlog, then transfer. Of the skew, what the late rank's later entry
-        into the step explains is entry skew, as far as earlier stalls of this step have not already evened it out. An
-        operation issued in the step before is no matter of entry.
+        The causes are skew up to the last issue, then backlog, then transfer. The part of the skew that the late
+        rank's later entry into the step explains is entry skew, less the earlier stalls of this step. An operation
+        issued in the step before has no entry skew.
         """
         block, waits = self.block, Waits.where(self.stall_ns)
         cell, row = waits.cell, waits.row
-        # If they are most waits: all of them are compared anyway, once somebody looks at the steps.
+        # If most waits stalled, compare all of them at once: the columns are needed on any later access.
         few = 2 * len(cell) < np.count_nonzero(self.receiver)
         compared = self._compare(waits) if few else self._compared.of(waits)
         attributed, late = compared.attributed, row - waits.rank + compared.late_rank
@@ -297,7 +296,7 @@ class Steps:
 
     @property
     def whole(self) -> _Bool:
-        """``[step, rank]``: it ended the step and every record of it is at hand."""
+        """``[step, rank]``: the rank ended the step and no record is missing."""
         return self.block.whole
 
     @cached_property
@@ -307,7 +306,7 @@ class Steps:
 
     @cached_property
     def paths(self) -> Paths:
-        """Critical paths, of the steps that have one."""
+        """Critical paths of the steps that have one."""
         stalled = self.stall_ns >= self._constants.epsilon_ns
         explained = (self.attributed | ~stalled).all(axis=(1, 2))
         waited = ~self._flagged(TransferFlag.UNWAITED).any(axis=(1, 2))
@@ -318,14 +317,14 @@ class Steps:
         )
 
     def path(self, row: int) -> CriticalPath | None:
-        """Return the critical path of a step, if it has one."""
+        """Return the critical path of a step, or None."""
         return self.paths.path(row)
 
     def _flagged(self, flag: int) -> _Bool:
         return np.asarray((self.block.flags & np.uint8(flag)) != 0, np.bool_)
 
     def _before_its_issue(self, delivery: _Bool) -> _Bool:
-        """Return ``[step, rank]``: a delivery was ready before its source issued it, which no clock can show twice."""
+        """Return ``[step, rank]``: a delivery was ready before its source issued it, impossible with one clock."""
         block, source = self.block, self._constants.source
         positions = np.arange(len(source))
         sent = self._broadcast[:, source, positions]

@@ -1,10 +1,10 @@
 """Counters that only grow: one :class:`TotalsCounter` for the ranks of one series.
 
-They count every record once, whether or not the peers' records are at hand; only the split by
-cause waits for the step to be finished.
+They count every record once, even if the peers' records are missing. Only the split by cause waits until the step is
+finished.
 
-An untimed step has no TRANSFER records. What these would have counted follows from its STEP record: every
-step broadcasts every layer, except that the first ``k`` of step 0 were there already.
+An untimed step has no TRANSFER records. Their counts follow from its STEP record: every step broadcasts every layer,
+except the first ``k`` layers of step 0, which were filled before.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ STEP_BOUNDS_NS: tuple[int, ...] = (
 
 
 _REASONS = 256
-"""What a step's reason to be untimed can be, known or not."""
+"""Number of possible reasons for an untimed step, known or not."""
 
 
 class _Histograms:
     """Counts of integers by bucket, one histogram for each row.
 
     Args:
-        edges: Ascending; a value counts for the first one that it is at most, or for the bucket above the last.
-        rows: How many histograms.
+        edges: Ascending. A value counts for the first edge that is not below it, else for the bucket above the last.
+        rows: Number of histograms.
     """
 
     def __init__(self, edges: Iterable[int], rows: int) -> None:
@@ -54,34 +54,34 @@ class _Histograms:
         self._counts = np.zeros((rows, len(self._edges) + 1), np.int64)
 
     def add(self, row: _Int, values: _Int) -> None:
-        """Count values; those of row -1 not."""
+        """Count values, except those of row -1."""
         rows, buckets = self._counts.shape
         at = (row + 1) * buckets + np.searchsorted(self._edges, values, side="left")
         self._counts += np.bincount(at, minlength=(rows + 1) * buckets).reshape(rows + 1, buckets)[1:]
 
     def forget(self, rows: slice) -> None:
-        """Count some rows from zero again."""
+        """Reset some rows to zero."""
         self._counts[rows] = 0
 
     def at_most(self, edges: _Int) -> _Int:
-        """Return how many values are at most each of some of the edges, and how many there are, ``[row, edge]``."""
+        """Return how many values are at most each given edge, and the number of all values last, ``[row, edge]``."""
         reached = self._counts.cumsum(axis=1)
         return np.concatenate((reached[:, self._edges.searchsorted(edges)], reached[:, -1:]), axis=1)
 
 
 def _distributions(bounds_ns: tuple[int, ...], at_most: _Int, sums_ns: _Int) -> list[Distribution]:
-    """Return histograms of what was at most each bound, and of all that there was, ``[row, bound]``."""
+    """Return a histogram per row, from the counts of values at most each bound and of all values, ``[row, bound]``."""
     counts = np.diff(at_most, axis=1, prepend=0).tolist()
     return [Distribution(bounds_ns, tuple(row), sum_ns) for row, sum_ns in zip(counts, sums_ns.tolist(), strict=True)]
 
 
 class TotalsCounter:
-    """Counts what the ranks of one series did.
+    """Counters of the ranks of one series.
 
     Args:
         ranks: Size of the group.
         epsilon_ns: A wait is on time if its stall is below this.
-        source: ``[position]``, group rank that keeps the layer.
+        source: ``[position]``: group rank that stores the layer.
         prefetch_step: k.
     """
 
@@ -89,12 +89,12 @@ class TotalsCounter:
         self._ranks, self._epsilon_ns = ranks, epsilon_ns
         self._layers = len(source)
         self._owned = np.bincount(source, minlength=ranks)
-        """``[rank]``: broadcasts of a step whose source the rank is."""
+        """``[rank]``: broadcasts per step whose source the rank is."""
         self._prefilled = min(prefetch_step, self._layers)
         self._owned_prefilled = np.bincount(source[:prefetch_step], minlength=ranks)
-        """``[rank]``: how many fewer they are in step 0."""
+        """``[rank]``: how many of these step 0 does not have."""
         self._transfers = np.zeros((ranks, _CLASSES), np.int64)
-        """Transfers by their class: most of what is counted is a sum over some of them."""
+        """Transfers by class. Most counts are sums over some classes."""
         self._upper_bounds = np.zeros(ranks, np.int64)
         self._cause_ns = np.zeros((len(CAUSES), ranks), np.int64)
         self._steps = np.zeros(ranks, np.int64)
@@ -110,7 +110,7 @@ class TotalsCounter:
         self._stall_ns = np.zeros(ranks, np.int64)
         self._slack_ns = np.zeros(ranks, np.int64)
         self._duration = _Histograms(DURATION_BOUNDS_NS, 2 * ranks)
-        """Issued to ready: of what a rank sent, then of what it received."""
+        """Issued to ready, for each rank: broadcasts sent, then received."""
         self._duration_ns = np.zeros((ranks, 2), np.int64)
         self._step_duration = _Histograms(STEP_BOUNDS_NS, len(Phase) * ranks)
         """By phase, then by rank."""
@@ -119,7 +119,7 @@ class TotalsCounter:
         """The newest STEP record of each rank."""
 
     def forget(self, rank: int) -> None:
-        """Count a rank from zero again."""
+        """Reset a rank to zero."""
         for counts in (
             *(self._transfers, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps),
             *(self._untimed_steps, self._untimed_waits, self._untimed_unwaited),
@@ -139,7 +139,7 @@ class TotalsCounter:
         self._add_steps(ranked.records.view(CELL)[is_step].view(STEP), ranked.group_rank[is_step])
 
     def _add_transfers(self, ranked: Ranked, is_step: _Bool) -> None:
-        """Count TRANSFER records among others. Durations are summed up rank by rank, as they stand side by side."""
+        """Count the TRANSFER records. Durations are summed rank by rank, because records are grouped by rank."""
         records, rank = ranked.records, ranked.group_rank
         starts = ranked.starts
         its = rank[starts]
@@ -170,7 +170,7 @@ class TotalsCounter:
     def _add_steps(self, records: Records, rank: _Int) -> None:
         if not len(records):
             return
-        self._last_step.view(CELL)[rank] = records.view(CELL)  # of each rank the last one stays
+        self._last_step.view(CELL)[rank] = records.view(CELL)  # keeps the last one of each rank
         self._count(self._steps, rank)
         self._count(self._aborted, rank[(records["flags"] & StepFlag.ABORTED) != 0])
         self._count(self._unwaited_steps, rank[records["waits"] == 0])
@@ -194,18 +194,18 @@ class TotalsCounter:
         np.add.at(self._untimed_received, rank, self._layers - np.where(first, self._prefilled, 0) - sent)
 
     def add_causes(self, cause_ns: _Int) -> None:
-        """Count the stall of finished steps by cause, ``[cause, rank]``."""
+        """Add the stall of finished steps by cause, ``[cause, rank]``."""
         self._cause_ns += cause_ns
 
     def last_step(self, rank: int) -> Mapping[str, int]:
         """Return the fields of a rank's newest STEP record, all 0 before the first."""
-        return dict(zip(_STEP_FIELDS, self._last_step[rank].item(), strict=False))  # what follows is the tail
+        return dict(zip(_STEP_FIELDS, self._last_step[rank].item(), strict=False))  # the rest is the record tail
 
     def facts(self, layer_bytes: Mapping[int, int]) -> dict[int, Totals]:
-        """Return the counts of ranks as they stand.
+        """Return the current counts of ranks.
 
         Args:
-            layer_bytes: Bytes that one broadcast moves, by group rank.
+            layer_bytes: Bytes of one broadcast, by group rank.
         """
         meanings = (self._transfers @ _MEANINGS).tolist()
         on_time = self._late.at_most(np.array([self._epsilon_ns - 1]))[:, 0] * (self._epsilon_ns > 0)
@@ -261,7 +261,7 @@ def _by_reason(counts: _Int) -> dict[str, int]:
 
 
 def _having(flag: TransferFlag) -> _Bool:
-    """Return which bytes of flags have a flag."""
+    """Return which of the 256 flag bytes have a flag."""
     return np.asarray((np.arange(256) & int(flag)) != 0, np.bool_)
 
 
@@ -273,7 +273,7 @@ _COUNTED = (TransferFlag.OWN, TransferFlag.PREFILLED, TransferFlag.UNWAITED, Tra
 _CLASSES = 1 << len(_COUNTED)
 _NO_TRANSFER = _CLASSES
 _CLASS = sum((_having(flag).astype(np.int64) << bit for bit, flag in enumerate(_COUNTED)), np.zeros(256, np.int64))
-"""By the flags of a transfer: which of those that count it has, as bits of a number."""
+"""Class of a transfer by its flags: the counted flags as bits of a number."""
 _OWN, _PREFILLED, _UNWAITED, _OPEN = (
     np.append((np.arange(_CLASSES) >> bit) & 1 == 1, False) for bit in range(len(_COUNTED))
 )
@@ -288,4 +288,4 @@ _MEANINGS = np.stack(
     ),
     axis=1,
 )[:_CLASSES].astype(np.int64)
-"""``[class, meaning]``: which classes of transfers make up each count."""
+"""``[class, meaning]``: which classes are part of each count."""

@@ -1,8 +1,8 @@
-"""Plain words about one series, from the ledger's facts and nothing else.
+"""Explain one series in plain words, from the ledger's facts only.
 
-Every sentence is a :class:`Finding`, which carries what to do and the numbers that it was made of. What the
-facts do not show is not said: no cause without attributed waits, no straggler that the ledger does not name, no
-other prefetch step unless its replay (:mod:`swtrace.ledger.what_if`) reproduces what was measured.
+Every sentence is a :class:`Finding` with advice and the numbers behind it. A finding never goes beyond the facts. It
+gives a cause only for attributed waits and calls a rank the straggler only if the ledger does. It proposes another
+prefetch step only if the replay (:mod:`swtrace.ledger.what_if`) reproduces what was measured.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from swtrace.units import milliseconds
 
 _LOW_EFFICIENCY = 0.5
 _LATE_SHARE = 0.6
-"""A rank is said to issue last only if it does in this share of the waits that a late issue held up."""
+"""A rank is named as the last to issue only if it causes at least this share of the skew."""
 _ENTRY_SHARE = 0.05
 _TIGHT = 1.1
-"""Transfer and compute that differ by less are spoken of as equal."""
+"""Transfer and compute that differ by a smaller factor count as equal."""
 _FURTHER = 3
-"""How many prefetch steps beyond the configured one are tried."""
+"""How many prefetch steps above the configured one are replayed."""
 _WORTH = 0.8
-"""A larger prefetch step is proposed only if it leaves at most this part of the stall."""
+"""A larger prefetch step is proposed only if at most this share of the stall remains."""
 DRY_BELOW_NS = 30_000
-"""A device that comes to an issue within this time of its launch was waiting for it: a launch itself takes some 5 to
-10 us, and mapping device time to host time adds up to 5."""
+"""A device that starts an issue within this time of its launch was idle before. The launch itself takes about 5 to
+10 us, and the mapping from device time to host time is off by up to 5 us."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What there is to say about one series: the headline, then the rest, what matters most first."""
+    """All findings about one series: the headline first, then the others, most important first."""
 
     headline: Finding
     findings: tuple[Finding, ...]
@@ -51,11 +51,11 @@ class Verdict:
 
 
 def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collection[RankKey] = ()) -> Verdict:
-    """Say what the facts of a series say.
+    """Return the findings about a series.
 
     Args:
-        facts: The series, summed up over the last steps.
-        steps: Those steps, oldest first (:meth:`Ledger.history`); without them only sums are spoken about.
+        facts: The series, summed over the last steps.
+        steps: Those steps, oldest first (:meth:`Ledger.history`). Without them, findings are about the sums only.
         died: Ranks that died, of any series.
     """
     said = _verdict(facts, steps)
@@ -67,9 +67,9 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collectio
 
 
 def _died(dead: Sequence[int]) -> Finding:
-    """Put a death before everything else: whatever the figures say, they are of the time before it."""
+    """Return the headline for dead ranks. It comes first, because all figures are from before the death."""
     ranks = f"Rank {dead[0]}" if len(dead) == 1 else f"Ranks {', '.join(map(str, dead))}"
-    return Finding("died", Level.BAD, f"{ranks} died. All figures are of the steps before.", rank=dead[0])
+    return Finding("died", Level.BAD, f"{ranks} died. All figures are from the steps before.", rank=dead[0])
 
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
@@ -104,7 +104,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
 
 
 def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
-    """Return group rank, position and mean stall per step of the wait that stalls most; None where none does."""
+    """Return group rank, position and mean stall per step of the wait that stalls most; None if no wait stalls."""
     whole = [step for step in steps if step.receiver.any()]
     if not whole:
         return None
@@ -127,31 +127,32 @@ def _headline(facts: SeriesFacts) -> Finding:
         return Finding(
             "bypassed",
             Level.BAD,
-            "No layer was ever waited for: the model's forward bypasses the series linear.",
+            "No step ever waited for a layer: the model's forward bypasses the series linear.",
             advice="Check that the model's forward calls the series linear; `swtrace doctor` shows how it is hooked.",
         )
     judged = [rank for rank in ranks if rank.recent.stall_ratio is not None]
     if not judged:
         if any(rank.last_step is not None for rank in ranks):
             return Finding(
-                "nothing", Level.WARNING, "Of every finished step some records are missing: nothing to judge."
+                "nothing", Level.WARNING, "Every finished step lacks some records, so there is nothing to judge."
             )
         untimed = any(sum(rank.totals.untimed_steps.values()) for rank in ranks)
-        return Finding("nothing", Level.NOTE, f"No finished step{' was timed' if untimed else ''}: nothing to judge.")
+        none = "No finished step was timed" if untimed else "No step has finished"
+        return Finding("nothing", Level.NOTE, f"{none}, so there is nothing to judge.")
     worst = max(judged, key=lambda rank: rank.recent.stall_ratio or 0.0)
     ratio = float(worst.recent.stall_ratio or 0.0)
     if ratio < HIDDEN_BELOW:
-        kind, extent, level = "hidden", "Hidden", Level.GOOD
+        kind, level = "hidden", Level.GOOD
     elif ratio > STALLED_ABOVE:
-        kind, extent, level = "stalled", "Not hidden", Level.BAD
+        kind, level = "stalled", Level.BAD
     else:
-        kind, extent, level = "partly_hidden", "Partly hidden", Level.WARNING
+        kind, level = "partly_hidden", Level.WARNING
     cause = _main_cause(worst) if ratio >= HIDDEN_BELOW else ""
     return Finding(
         kind,
         level,
-        f"{extent}: the most stalled rank ({worst.rank.rank}) stood still for its weights {units.ratio(ratio)} of its "
-        f"step time{cause}.",
+        f"The most stalled rank ({worst.rank.rank}) waits for weights {units.ratio(ratio)} of its step time (below "
+        f"{100 * HIDDEN_BELOW:.0f} % counts as hidden).{cause}",
         {"stall_ratio": ratio},
         rank=worst.rank.rank,
     )
@@ -162,7 +163,10 @@ def _main_cause(rank: SeriesRankFacts) -> str:
     if total <= 0:
         return ""
     cause, value = max(rank.recent.cause_ns.items(), key=lambda item: item[1])
-    return f", mostly {units.words(cause)} ({100 * value / total:.0f} % of the stall)"
+    share = f"{100 * value / total:.0f} % of the stall"
+    if cause is Cause.UNATTRIBUTED:
+        return f" The cause is unknown for {share}."
+    return f" {units.words(cause).capitalize()} is the largest cause, {share}."
 
 
 def _straggler(facts: SeriesFacts) -> Finding | None:
@@ -172,8 +176,8 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "straggler",
         Level.BAD,
-        f"Rank {straggler.rank.rank} holds the others up: {milliseconds(straggler.excess_ns)} of excess compute per "
-        f"step on the critical path ({units.ratio(straggler.share)} of step time); the next rank has "
+        f"Rank {straggler.rank.rank} is the straggler: {milliseconds(straggler.excess_ns)} of excess compute per step "
+        f"on the critical path ({units.ratio(straggler.share)} of step time); the next rank has "
         f"{milliseconds(straggler.next_excess_ns)}.",
         {
             "excess_ns": straggler.excess_ns,
@@ -182,12 +186,12 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
             "consistency": straggler.consistency,
         },
         rank=straggler.rank.rank,
-        advice="Look at that rank's host: clocks, thermals, neighbours, its share of requests.",
+        advice="Check that rank's host: clock speed, temperature, other processes, and the rank's share of requests.",
     )
 
 
 def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
-    """Name the rank whose late issues the others waited for: a proximate cause, said as such."""
+    """Name the rank that causes most of the skew. This is a proximate cause, and the advice says so."""
     skew = np.zeros(0)
     blamed: dict[int, list[float]] = {}
     waits = 0
@@ -212,17 +216,18 @@ def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "late_issue",
         Level.WARNING,
-        f"Rank {rank} issues last: {units.ratio(held_ns / total)} of the skew that others stall on is for it, "
-        f"{milliseconds(held_ns / count)} a wait ({milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per "
-        "step and rank).",
+        f"Rank {rank} issues last and causes {units.ratio(held_ns / total)} of the skew: "
+        f"{milliseconds(held_ns / count)} per delayed wait, "
+        f"{milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per step on each other rank.",
         {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
         rank=rank,
-        advice="This is the proximate cause. Only the critical path shows whether that rank itself is slow.",
+        advice="This is the proximate cause: the rank may be late only because it stalled. If it is slow itself, the "
+        "critical path names it as the straggler.",
     )
 
 
 def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
-    """Name the rank whose host launches broadcasts so late that its device had nothing left to do until then."""
+    """Name the rank whose host launches broadcasts so late that its device is idle before."""
     if not steps:
         return None
     bound, stalled = np.zeros((2, len(steps[-1].ranks)), np.int64)
@@ -241,8 +246,8 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "launch_bound",
         Level.WARNING,
-        f"Rank {number} is bound by its host: {units.ratio(share)} of its stall is for broadcasts that the device "
-        f"began {milliseconds(float(np.median(lags)))} after their launch, so it had run out of work before.",
+        f"Rank {number} is bound by its host: {units.ratio(share)} of its stall is on broadcasts that the device "
+        f"started {milliseconds(float(np.median(lags)))} (median) after launch, so it had run out of work.",
         {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
         rank=number,
         advice="CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the problem; a "
@@ -264,16 +269,16 @@ def _entry(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "entry_skew",
         Level.WARNING,
-        f"Rank {number} enters the step {milliseconds(lateness)} after the first rank in the typical step: imbalance "
+        f"Rank {number} enters the step {milliseconds(lateness)} (median) after the first rank: the imbalance comes "
         "from outside the series.",
         {"entry_skew_ns": lateness, "stall_ns_per_step": held / len(complete)},
         rank=number,
-        advice="Compare the ranks' work between steps: sampling, scheduling, input, other collectives.",
+        advice="Compare what the ranks do between steps: sampling, scheduling, input, other collectives.",
     )
 
 
 def _channel(steps: Sequence[StepFacts]) -> Finding | None:
-    """Compare a step's transfers with its compute: what the channel needs beyond it, no prefetch step can hide."""
+    """Compare a step's transfers with its compute. No prefetch step can hide transfers that take longer."""
     known = [step for step in steps if step.complete and step.path is not None and step.receiver.any()]
     if not known:
         return None
@@ -281,7 +286,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
     channel = [_busy_ns(step) for step in known]
     compute = [float((step.duration_ns - step.stall_ns.sum(axis=1) - step.wake_ns.sum(axis=1)).max()) for step in known]
     per_layer, computed = float(np.median(channel)) / layers, float(np.median(compute)) / layers
-    # What was issued ahead moves between the steps, too: only what does not fit there either must stay exposed.
+    # Broadcasts issued ahead also move between steps. Only what does not fit there either stays exposed.
     exposed = float(np.median(channel)) - float(np.median(_free_ns(known)))
     numbers = {"transfer_ns_per_layer": per_layer, "compute_ns_per_layer": computed}
     if per_layer <= 0 or computed <= 0:
@@ -291,7 +296,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
             "channel_bound",
             Level.BAD,
             f"Transfer {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
-            f"hide this, at least {milliseconds(exposed)} per step stay exposed.",
+            f"hide this. At least {milliseconds(exposed)} per step stays exposed.",
             numbers,
             advice="Share fewer layers or a smaller linear, or use a faster transport.",
         )
@@ -300,20 +305,20 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
             "channel_tight",
             Level.WARNING,
             f"Transfer {milliseconds(per_layer)} is about as long as compute {milliseconds(computed)} per layer: any "
-            "jitter of either shows as a stall.",
+            "jitter in either becomes a stall.",
             numbers,
         )
     return Finding(
         "channel_share",
         Level.NOTE,
-        f"Transfer {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: the channel is busy "
-        f"{units.ratio(per_layer / computed)} of the compute time, so there is room to hide every broadcast.",
+        f"Transfer {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: the channel is busy for "
+        f"{units.ratio(per_layer / computed)} of the compute time, so there is time to hide every broadcast.",
         numbers,
     )
 
 
 def _free_ns(steps: Sequence[StepFacts]) -> list[float]:
-    """Return for how long a step and the gap after it went on without stalls, on the rank with most of that."""
+    """Return, per step, the time without stalls and wakes in the step and the gap after it, on the rank with most."""
     free = []
     for step, following in pairwise(steps):
         if following.step == step.step + 1:
@@ -323,7 +328,7 @@ def _free_ns(steps: Sequence[StepFacts]) -> list[float]:
 
 
 def _busy_ns(step: StepFacts) -> float:
-    """Return for how long the channel was busy with a step: with all of it, or for the receiver that took longest."""
+    """Return how long a step kept the channel busy: in total on a serial queue, else for the slowest receiver."""
     if any(info is not None and info.queue == SERIAL for info in step.infos):
         known = step.attributed.any(axis=0)
         shortest = np.where(step.attributed, step.transfer_ns, np.iinfo(np.int64).max).min(axis=0)
@@ -332,7 +337,7 @@ def _busy_ns(step: StepFacts) -> float:
 
 
 def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
-    """Replay the steps with larger prefetch steps; name the smallest that hides, else the best if it is worth it."""
+    """Replay the steps with larger prefetch steps. Propose the first that hides, or else the best if it is worth it."""
     info = facts.ranks[0].info
     worst = max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=0.0)
     if worst < HIDDEN_BELOW:
@@ -357,24 +362,23 @@ def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Find
         "slack_ns_per_wait": best.other.slack_per_wait_ns,
         "replayed_steps": float(len(best.other.stall_ns)),
     }
+    replay = f"from a replay of the last {units.counted(len(best.other.stall_ns), 'step')}"
     if left > _WORTH * exposed:
         return Finding(
             "prefetch_step_no_help",
             Level.NOTE,
-            f"k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not help: with "
-            f"k={best.other.prefetch_step} it would be {milliseconds(left)} (the last "
-            f"{len(best.other.stall_ns)} steps replayed).",
+            f"k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not help: "
+            f"k={best.other.prefetch_step} would leave {milliseconds(left)} ({replay}).",
             numbers,
         )
     return Finding(
         "prefetch_step",
         Level.WARNING,
         f"k={k} leaves {milliseconds(exposed)} per step exposed; k={best.other.prefetch_step} would leave "
-        f"{milliseconds(left)} ({units.ratio(best.other.stall_ratio)} of step time) and "
-        f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait (the last {len(best.other.stall_ns)} steps "
-        "replayed).",
+        f"{milliseconds(left)} ({units.ratio(best.other.stall_ratio)} of step time), with "
+        f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait ({replay}).",
         numbers,
-        advice=f"Set SWTRACE_PREFETCH_STEP={best.other.prefetch_step}; each step ahead costs one more window.",
+        advice=f"Set SWTRACE_PREFETCH_STEP={best.other.prefetch_step}; each step ahead takes one more window.",
     )
 
 
@@ -393,8 +397,7 @@ def _worst_layer(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "worst_layer",
         Level.NOTE,
-        f"The wait that stalls most is rank {rank}'s for layer {layer} (source: rank {source}): {milliseconds(mean)} "
-        "per step.",
+        f"The largest stall is on rank {rank} at layer {layer} (source: rank {source}): {milliseconds(mean)} per step.",
         {"stall_ns_per_step": mean},
         rank=rank,
         layer=layer,
@@ -402,7 +405,7 @@ def _worst_layer(steps: Sequence[StepFacts]) -> Finding | None:
 
 
 def _efficiency(facts: SeriesFacts) -> Finding | None:
-    """Say when a bad efficiency does not matter: it is what people would chase in vain."""
+    """Report a low efficiency that does not matter, so that nobody spends time on it."""
     measured = [(rank.recent.efficiency, rank.recent.stall_ratio) for rank in facts.ranks]
     known = [(efficiency, ratio) for efficiency, ratio in measured if efficiency is not None and ratio is not None]
     if not known:
@@ -413,7 +416,7 @@ def _efficiency(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "efficiency_moot",
         Level.NOTE,
-        f"Prefetch efficiency is only {units.ratio(efficiency)}, and it does not matter: "
-        f"stalls are {units.ratio(ratio)} of step time.",
+        f"Prefetch efficiency is only {units.ratio(efficiency)}, but it does not matter: "
+        f"stalls take {units.ratio(ratio)} of step time.",
         {"efficiency": efficiency, "stall_ratio": ratio},
     )

@@ -1,16 +1,16 @@
-"""What another prefetch step would have given: a replay of measured steps, with one thing changed.
+"""The effect of another prefetch step: a replay of measured steps with only the prefetch step changed.
 
-Kept as measured, per rank: the compute before each reach and between reach and wait, the gap between
-steps, what each wait cost beside its stall, each receiver's time on the channel, and which delivery it queues behind
-(:mod:`~swtrace.ledger.channel`). Replayed: the broadcast of a layer is issued at the reach ``k`` positions earlier,
+These stay as measured, per rank: the compute before each reach and between reach and wait, the gap between steps, the
+cost of each wait beside its stall, each receiver's time on the channel, and which delivery it queues behind
+(:mod:`~swtrace.ledger.channel`). In the replay, a layer's broadcast is issued at the reach ``k`` positions earlier,
 and then ::
 
     ready    = max(last issue, before) + time on the channel
-    wait end = max(wait begin, ready) + what the wait cost
+    wait end = max(wait begin, ready) + cost of the wait
 
-On an ideal channel this is exact. On a real one it is a model: compute that shrinks or grows with
-the traffic is not in it. So a replay with the ``k`` that was really used is compared with what was
-measured, and only a model that :attr:`WhatIf.fits` may be quoted.
+On an ideal channel this is exact. On a real one it is a model, which assumes that compute does not change with traffic.
+So a replay with the configured ``k`` is compared with the measurement, and only a model that :attr:`WhatIf.fits` is
+used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from swtrace.trace.schema import TransferFlag
 _Int = npt.NDArray[np.int64]
 
 FIT_RATIO = 0.02
-"""A replay with the real prefetch step fits if its stall ratio is this close to the measured one ..."""
+"""A replay with the configured prefetch step fits if its stall ratio is this close to the measured one ..."""
 FIT_SHARE = 0.15
 """... or within this share of it."""
 
@@ -42,38 +42,38 @@ class Rerun:
     stall_ns: _Int
     slack_ns: _Int
     step_ns: _Int
-    """Begin to end, as everywhere: what comes before the arrival and after the last wait takes what it took."""
+    """Begin to end. The times before the arrival and after the last wait stay as measured."""
     waits: int
     """Receivers' waits of all replayed steps."""
 
     @property
     def stall_ratio(self) -> float:
-        """Stall per time of the most stalled rank."""
+        """Stall ratio of the most stalled rank."""
         return float((self.stall_ns.sum(axis=0) / np.maximum(1, self.step_ns.sum(axis=0))).max())
 
     @property
     def stall_per_step_ns(self) -> float:
-        """Mean stall of the most stalled rank."""
+        """Mean stall per step of the most stalled rank."""
         return float(self.stall_ns.mean(axis=0).max())
 
     @property
     def slack_per_wait_ns(self) -> float:
-        """Mean slack of a wait."""
+        """Mean slack per wait."""
         return float(self.slack_ns.sum() / max(1, self.waits))
 
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """The same steps with the real prefetch step and with another one."""
+    """The same steps, replayed with the configured prefetch step and with another one."""
 
     measured_stall_ratio: float
-    """Of the most stalled rank, over the steps replayed."""
+    """Of the most stalled rank, over the replayed steps."""
     real: Rerun
     other: Rerun
 
     @property
     def fits(self) -> bool:
-        """Whether the model reproduces what was measured well enough to be quoted."""
+        """Whether the model reproduces the measurement well enough to be used."""
         error = abs(self.real.stall_ratio - self.measured_stall_ratio)
         return error <= max(FIT_RATIO, FIT_SHARE * self.measured_stall_ratio)
 
@@ -83,7 +83,7 @@ class _Measured:
     """Consecutive steps as durations; ``[step, rank, position]`` unless said otherwise."""
 
     gap: _Int
-    """``[step, rank]``: last wait end of the step before to the arrival; the arrival itself for the first step."""
+    """``[step, rank]``: last wait end of the previous step to the arrival; the arrival itself for the first step."""
     before_reach: _Int
     after_reach: _Int
     moving: _Int
@@ -91,13 +91,13 @@ class _Measured:
     receiver: npt.NDArray[np.bool_]
     rendezvous: Rendezvous
     behind: _Int | None
-    """By how many operations the delivery that each one queues behind comes before it; 0: behind none.
-    None: operations move one at a time."""
+    """How many operations back the delivery is that each one queues behind; 0 if there is none. None: operations move
+    one at a time."""
     stall: _Int
     length: _Int
     """``[step, rank]``: begin to end."""
     besides: _Int
-    """``[step, rank]``: of the length, what comes before the arrival and after the last wait."""
+    """``[step, rank]``: the part of the length before the arrival and after the last wait."""
 
 
 def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -> WhatIf | None:
@@ -105,11 +105,12 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
 
     Args:
         steps: Finished steps of one series, oldest first.
-        prefetch_step: The one to try.
-        most: At most so many steps are replayed.
+        prefetch_step: The prefetch step to try.
+        most: Replay at most this many steps.
 
     Returns:
-        None where fewer than three consecutive steps are complete, with every transfer attributed.
+        None if fewer than four consecutive steps are complete with every transfer attributed, or if the prefetch step
+        is larger than the number of layers minus 2.
     """
     run = _consecutive(steps)[-(most + 2) :]
     info = next((info for step in run for info in step.infos if info is not None), None)
@@ -117,7 +118,7 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
         return None
     rendezvous = Rendezvous(info.rendezvous, len(run[0].ranks), run[0].source.astype(np.int64))
     measured = _measure(run, info.prefetch_step, rendezvous, serial=info.queue == SERIAL)
-    # The first step's first broadcasts were issued before the replay begins: it only warms up.
+    # The first step only warms up, because its first broadcasts were issued before the replay begins.
     stall, length = measured.stall[1:].sum(axis=0), np.maximum(1, measured.length[1:].sum(axis=0))
     return WhatIf(
         measured_stall_ratio=float((stall / length).max()),
@@ -127,7 +128,7 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
 
 
 def _consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
-    """Return the newest run of consecutive steps that say everything a replay needs."""
+    """Return the newest run of consecutive steps that have everything a replay needs."""
     run: list[StepFacts] = []
     for step in reversed(steps):
         if run and step.step != run[-1].step - 1:
@@ -153,7 +154,7 @@ def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous, *, serial: bo
     issued, begin, end, ready = (stack(name) for name in ("issued_ns", "wait_begin_ns", "wait_end_ns", "ready_ns"))
     receiver = np.stack([step.receiver for step in run])
     arrival = stack("arrival_ns")
-    # The broadcast k ahead is issued at the reach; the last k of a step belong to the next one.
+    # A reach issues the broadcast k ahead. The last k broadcasts of a step belong to the next step.
     reach = np.concatenate((issued[:-1, :, k:], issued[1:, :, :k]), axis=2)
     issued, begin, end, ready, receiver = issued[:-1], begin[:-1], end[:-1], ready[:-1], receiver[:-1]
     before = np.concatenate((arrival[:-1, :, np.newaxis], end[:, :, :-1]), axis=2)
@@ -178,7 +179,7 @@ def _measure(run: list[StepFacts], k: int, rendezvous: Rendezvous, *, serial: bo
 
 
 def _behind(ready: _Int) -> _Int:
-    """Return how many operations back the last delivery is that was there before each one, to the same receiver."""
+    """Return how many operations back the last delivery is that was ready before each one, on the same receiver."""
     steps, ranks, layers = ready.shape
     by_operation = ready.transpose(0, 2, 1).reshape(-1, ranks)
     behind = np.zeros_like(by_operation)
@@ -194,7 +195,7 @@ def _behind(ready: _Int) -> _Int:
 def _replay(measured: _Measured, k: int) -> Rerun:
     steps, ranks, layers = measured.receiver.shape
     total = steps * layers
-    ready = np.full((total + k, ranks), np.iinfo(np.int64).min // 2, np.int64)  # the first k are there
+    ready = np.full((total + k, ranks), np.iinfo(np.int64).min // 2, np.int64)  # the first k are ready
     now = np.zeros(ranks, np.int64)
     free_at = 0
     stall = np.zeros((steps, ranks), np.int64)

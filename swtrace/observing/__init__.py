@@ -1,6 +1,6 @@
-"""From rings, recordings and daemons to one observation: the way of every record to every view.
+"""Turn events of rings, recordings and daemons into one observation, which every view uses.
 
-An :class:`Origin` yields events, a :class:`Roster` folds them, an :class:`Observation` is what is known at one moment.
+An :class:`Origin` yields events, a :class:`Roster` folds them, and an :class:`Observation` is the state at one moment.
 """
 
 from __future__ import annotations

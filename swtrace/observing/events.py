@@ -1,7 +1,7 @@
-"""What happens to ranks and their rings, as events: the one vocabulary of everything that reads.
+"""Events about ranks and their rings, shared by all readers.
 
 An :class:`~swtrace.observing.origin.Origin` yields events, a :class:`~swtrace.observing.roster.Roster` folds them into
-an observation, a recording keeps them.
+an observation, and a recording stores them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RankJoined:
 
 @dataclass(frozen=True, slots=True)
 class SeriesListed:
-    """A rank's series table, as it now stands. It only grows."""
+    """A rank's current series table. It only grows."""
 
     rank: RankKey
     series: tuple[SeriesInfo, ...]
@@ -50,14 +50,14 @@ class RecordsRead:
 
 @dataclass(frozen=True, slots=True)
 class RankEnded:
-    """A rank's writer is gone, and everything it wrote was read."""
+    """A rank's writer is gone, and all its records were read."""
 
     rank: RankKey
 
 
 @dataclass(frozen=True, slots=True)
 class RankForgotten:
-    """A rank's ring was removed, cannot be used any longer, or was replaced by another one."""
+    """A rank's ring was removed, became unusable or was replaced by another one."""
 
     rank: RankKey
 
@@ -68,25 +68,25 @@ class RingState:
 
     rank: RankKey
     alive: bool
-    """The writer holds its lock."""
+    """Whether the writer holds its lock."""
     closed: bool
-    """The writer ended in an orderly way."""
+    """Whether the writer closed the ring."""
     statistics: RingStatistics
     anchor: ClockAnchor = NO_ANCHOR
     windows: tuple[tuple[WindowState, ...], ...] = ()
     """By series, in the order of the rank's table."""
     path: str = ""
-    """The ring's file; empty where it is on another host or in a recording."""
+    """The ring's file; empty if it is on another host or in a recording."""
     taken_ns: int = 0
-    """CLOCK_MONOTONIC of the rank's host at this moment; 0 where it is long past."""
+    """CLOCK_MONOTONIC of the rank's host at this moment; 0 for a state of long ago."""
     down_since_ns: int = 0
     """CLOCK_MONOTONIC at which the reader first saw the writer gone; 0 while it lives."""
     lag_ns: int = 0
-    """How far what was read is behind what is written; 0: everything is read."""
+    """How far reading is behind writing; 0 if everything was read."""
 
     @classmethod
     def unseen(cls, rank: RankKey, records: int, *, live: bool) -> RingState:
-        """Return the state of a ring that was never reported: only its records are known."""
+        """Return the state of a ring that was never reported. Only its records are known."""
         return cls(rank, alive=live, closed=not live, statistics=RingStatistics(records, records, 0, 0, 0))
 
 
@@ -96,9 +96,9 @@ class RingsSeen:
 
     rings: tuple[RingState, ...]
     problems: Mapping[str, str] = field(default_factory=dict)
-    """Files that cannot be read or are not shown, by path, and why."""
+    """Reasons why files cannot be read or are not shown, by path."""
     caught_up: bool = True
-    """Everything that was committed has been read."""
+    """Whether all committed records were read."""
 
 
 Event = RankJoined | SeriesListed | RecordsRead | RankEnded | RankForgotten | RingsSeen

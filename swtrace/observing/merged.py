@@ -1,4 +1,4 @@
-"""Several origins as one: the ranks of a run that spans hosts, each host with a daemon of its own."""
+"""Several origins joined into one, for the ranks of a run on several hosts, each with its own daemon."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from swtrace.trace.identity import RankKey
 
 
 class Merged:
-    """Joins origins.
+    """Several origins as one.
 
-    A rank belongs to the first origin that reports it: two daemons may watch one folder. Nothing is passed on before
-    every origin has answered or is lost, and then the ranks of all of them come first: a step must not be finished
-    without the ranks of a host that is only slower to answer.
+    A rank belongs to the first origin that reports it, because two daemons may watch the same folder. Events are held
+    until every origin has answered or is lost. Then the ranks of all origins come first, so that no step is finished
+    without the ranks of a host that only answers more slowly.
     """
 
     def __init__(self, origins: Sequence[Origin]) -> None:
-        """Take over the origins; none of them may block when it is polled."""
+        """Take ownership of the origins. None of them may block when polled."""
         self._origins = tuple(origins)
         self._owner: dict[RankKey, int] = {}
         self._held: list[Event] | None = []
-        """Events that wait for an origin that has not answered yet; None once all have."""
+        """Events held until all origins have answered; None after that."""
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Return what is new in any of them."""
+        """Return the new events of all origins."""
         share = None if limit is None else max(1, limit // len(self._origins))
         polls = [origin.poll(share) for origin in self._origins]
         events = tuple(
@@ -52,7 +52,7 @@ class Merged:
         )
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
-        """Return the newest pair of clocks of each rank."""
+        """Return the newest clock anchor of each rank."""
         return {
             rank: anchor
             for index, origin in enumerate(self._origins)
@@ -61,22 +61,22 @@ class Merged:
         }
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Let the origin that reported a rank let go of it."""
+        """Refuse a rank at the origin that reported it."""
         owner = self._owner.get(rank)
         events = () if owner is None else self._origins[owner].refuse(rank, why)
         return tuple(event for each in events if owner is not None and (event := self._of(owner, each)))
 
     def status(self) -> tuple[OriginStatus, ...]:
-        """Return how each of them stands."""
+        """Return the status of each origin."""
         return tuple(status for origin in self._origins for status in origin.status())
 
     def close(self) -> None:
-        """Close each."""
+        """Close all origins."""
         for origin in self._origins:
             origin.close()
 
     def _of(self, index: int, event: Event) -> Event | None:
-        """Return what of an event is about ranks of this origin; None if nothing is."""
+        """Return the part of an event about ranks of this origin; None if there is none."""
         if isinstance(event, RingsSeen):
             return event
         if isinstance(event, RecordsRead):
@@ -92,7 +92,7 @@ class Merged:
 
 
 def _ranks_first(events: Sequence[Event]) -> tuple[Event, ...]:
-    """Return the events with the first joining of each rank in front."""
+    """Return the events, with the first :class:`RankJoined` of each rank moved to the front."""
     first: dict[RankKey, Event] = {}
     for event in events:
         if isinstance(event, RankJoined):

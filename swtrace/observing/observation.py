@@ -1,4 +1,4 @@
-"""What is known at one moment, as frozen data: all that metrics, API, screens, reports and tests are made from."""
+"""The observed state at one moment, as frozen data, from which metrics, API, screens, reports and tests are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_FACTS = LedgerFacts(ranks=(), series=(), steps_untaken=0)
 
 @dataclass(frozen=True, slots=True)
 class SeriesEntry:
-    """One entry of a rank's series table, with the state of its windows."""
+    """One entry of a rank's series table, with the states of its windows."""
 
     index: int
     info: SeriesInfo
@@ -29,15 +29,15 @@ class ObservedRank:
 
     identity: RankIdentity
     series: tuple[SeriesInfo, ...]
-    """In the order of the ring's table, refused ones included."""
+    """In the order of the ring's table, including refused series."""
     ring: RingState
     died: bool
-    """The writer neither lives nor ended in an orderly way nor was stopped together with all other ranks of its run."""
+    """The writer is gone, did not close its ring and was not stopped together with all other ranks of its run."""
     before: int
-    """Records overwritten or skipped before the observer began to read: not its loss."""
+    """Records overwritten or skipped before the observer began to read. They do not count as lost."""
     run_began_ns: int
-    """UNIX time at which the first ring of the run was made. Simulated time is shown as beginning there: back ends
-    refuse or hide what seems to come from the time of the machine's start."""
+    """UNIX time at which the first ring of the run was created. Simulated time is shown as starting then, because back
+    ends refuse or hide data that seem to be from the time of boot."""
 
     @property
     def key(self) -> RankKey:
@@ -46,21 +46,21 @@ class ObservedRank:
 
     @property
     def unix_offset_ns(self) -> int:
-        """UNIX time minus CLOCK_MONOTONIC of the rank's host; 0 where it is unknown."""
+        """UNIX time minus CLOCK_MONOTONIC of the rank's host; 0 if unknown."""
         return self.ring.anchor.realtime_ns - self.ring.anchor.monotonic_ns
 
     @property
     def simulated(self) -> bool:
-        """Every series of the rank runs on simulated time."""
+        """Whether every series of the rank runs on simulated time."""
         return bool(self.series) and all(info.clock == "virtual" for info in self.series)
 
     @property
     def lost(self) -> int:
-        """Records overwritten, damaged, or skipped to keep up since the observer began to read."""
+        """Records overwritten, damaged, or skipped to keep up, since the observer began to read."""
         return max(0, self.ring.statistics.lost + self.ring.statistics.skipped - self.before)
 
     def entries(self) -> Iterator[SeriesEntry]:
-        """Yield every entry of the series table, refused ones included."""
+        """Yield every entry of the series table, including refused series."""
         windows = self.ring.windows
         for index, info in enumerate(self.series):
             yield SeriesEntry(index, info, windows[index] if index < len(windows) else ())
@@ -72,7 +72,7 @@ class ObservedRank:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Observation:
-    """Everything, at one moment. Rings, windows and facts were taken together: sums across them hold exactly."""
+    """Everything at one moment. Rings, windows and facts are taken together, so that sums across them match exactly."""
 
     taken_ns: int
     """CLOCK_MONOTONIC of the observer's host."""
@@ -83,14 +83,14 @@ class Observation:
     history: Mapping[SeriesKey, tuple[StepFacts, ...]]
     """The last finished steps of each series, oldest first."""
     problems: Mapping[str, str] = field(default_factory=dict)
-    """Files that cannot be read or are not shown, by path, and why."""
+    """Reasons why files cannot be read or are not shown, by path."""
     caught_up: bool = True
-    """Everything that was committed is in here; otherwise the ranks say how far it is behind."""
+    """Whether all committed records are included; if not, each rank's ring says how far it is behind."""
     clock_offsets: Mapping[RankKey, int] = field(default_factory=dict)
-    """What to add to a rank's instants to compare them with the others'; empty where all share one clock."""
+    """Offset to add to a rank's instants to compare them with other ranks'; empty if all share one clock."""
 
     def __repr__(self) -> str:
-        """Return a short text: frameworks describe what they are handed, and these are thousands of numbers."""
+        """Return a short text, because frameworks print their arguments and an observation has thousands of numbers."""
         return f"Observation({len(self.ranks)} ranks, {len(self.facts.series)} series)"
 
     @property
@@ -104,7 +104,7 @@ class Observation:
         return sum(rank.ring.statistics.lost for rank in self.ranks)
 
     def stragglers(self) -> dict[tuple[RankKey, SeriesKey], float]:
-        """Return the stragglers that the ledger names, with their excess as a share of the step time."""
+        """Return the stragglers named by the ledger, with their excess as a share of step time."""
         return {
             (series.straggler.rank, series.key): series.straggler.share
             for series in self.facts.series
@@ -121,12 +121,12 @@ class Observation:
 
 
 def series_key(rank: RankKey, info: SeriesInfo) -> SeriesKey:
-    """Return the name under which the ledger keeps a series of a rank."""
+    """Return the ledger's key for a series of a rank."""
     return SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
 
 
 def run_begins(identities: Iterable[RankIdentity]) -> dict[str, int]:
-    """Return when the first ring of each run was made, UNIX time."""
+    """Return when the first ring of each run was created, as UNIX time."""
     begins: dict[str, int] = {}
     for identity in identities:
         begins[identity.run_id] = min(begins.get(identity.run_id, identity.start_time_ns), identity.start_time_ns)

@@ -1,4 +1,4 @@
-"""Where events come from: the rings of this host, a recording, a daemon, or several of these."""
+"""Origins of events: the rings of this host, a recording, a daemon, or several of these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swtrace.trace.identity import RankKey
 
 
 class Link(StrEnum):
-    """How an origin stands."""
+    """Connection state of an origin."""
 
     LIVE = "live"
     RECORDED = "recording"
@@ -23,12 +23,12 @@ class Link(StrEnum):
     ASKED = "asked"
     """It has not answered yet."""
     LOST = "lost"
-    """It no longer answers: what is shown is the last it reported."""
+    """It no longer answers. Views show its last report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Playhead:
-    """Where the playing of a recording stands."""
+    """Playback position of a recording."""
 
     at_ns: int
     """From the recording's beginning."""
@@ -40,55 +40,55 @@ class Playhead:
 
 @dataclass(frozen=True, slots=True)
 class OriginStatus:
-    """How one origin stands, for people."""
+    """Status of one origin, for people."""
 
     name: str
     link: Link
     detail: str = ""
-    """Why it is lost; what cannot be read."""
+    """Why it is lost, or what cannot be read."""
     playhead: Playhead | None = None
-    """Of a recording that is played."""
+    """Set for a recording that is played."""
 
 
 class Polled(NamedTuple):
-    """What an origin has to say since it was last polled."""
+    """Events of an origin since the last poll."""
 
     events: tuple[Event, ...]
     """In the order in which they happened."""
     more: bool
-    """There is more to take at once."""
+    """Whether more can be read immediately."""
     ended: bool = False
-    """There will never be more."""
+    """Whether no more events will ever follow."""
 
 
 class Origin(Protocol):
-    """A place that events come from. It belongs to one thread."""
+    """A source of events. It belongs to one thread."""
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Return what is new.
+        """Return new events.
 
         Args:
-            limit: About how many records to return at most, of all ranks together; None: as many as is sensible.
+            limit: Approximate maximum of records, over all ranks; None for a sensible default.
 
         Raises:
-            RecordingFormatError: the origin is a recording, and damaged.
+            RecordingFormatError: The origin is a damaged recording.
         """
 
     def look(self) -> RingsSeen:
-        """Return the state of all rings now; of a recording or a daemon, as it was last reported."""
+        """Return the current state of all rings; for a recording or a daemon, the last reported state."""
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
-        """Return the newest pair of clocks of each rank; cheaper than :meth:`look`."""
+        """Return the newest clock anchor of each rank. This is cheaper than :meth:`look`."""
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Let go of a rank whose events cannot be used, and name it among the problems.
+        """Drop a rank whose events cannot be used, and report it among the problems.
 
         Returns:
-            What follows from that, and must be taken in at once.
+            The resulting events, which must be processed at once.
         """
 
     def status(self) -> tuple[OriginStatus, ...]:
-        """Return how this origin stands; several, where it joins several."""
+        """Return the status of this origin, or of each origin that it joins."""
 
     def close(self) -> None:
-        """Let go of all files and connections; idempotent."""
+        """Close all files and connections. Idempotent."""

@@ -1,10 +1,9 @@
 """The rings of this host as an origin: which ring counts for a rank, and what happens to it.
 
-A :class:`~swtrace.trace.tail.Tail` says which files there are and what is new in them; this says what that means for
-the ranks. It never disturbs the ranks, and any number of readers may watch at once.
+A :class:`~swtrace.trace.tail.Tail` finds the files and reads new records; this module turns them into events about
+ranks. It never disturbs the ranks, and any number of readers may watch at once.
 
-Whatever is wrong with one ring costs that ring its place and nothing else: it is dropped, its rank is forgotten, and
-the problems say why.
+A fault in one ring affects only that ring: it is dropped, its rank is forgotten, and the problems say why.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ class HostRings:
         directory: The folder of rings; it may not exist yet.
         run_id: Only this run; None for all.
         rescan_s: How often to look for new files, in seconds.
-        newest_steps: For views of what is going on now: begin about so many steps before a ring's end, and return to
-            there when ranks write faster than this reads. What is left out is counted as skipped.
-            None: read everything.
+        newest_steps: For live views: begin about this many steps before a ring's end, and jump back there when ranks
+            write faster than this reads. Records left out count as skipped. None: read everything.
         every: Only steps whose number is a multiple of this.
     """
 
@@ -61,25 +59,25 @@ class HostRings:
         self._rings: dict[RankKey, RingReader] = {}
         self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
         self._named: set[RankKey] = set()
-        """Ranks that some series names as part of its group."""
+        """Ranks that are in the group of a known series."""
         self._events: list[Event] = []
         self._more = False
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Return what is new.
+        """Return new events.
 
         Args:
-            limit: About how many records to return, of all ranks together; None: some 16 000 of each.
+            limit: Approximate number of records, over all ranks; None for about 16,000 per rank.
         """
         per_ring = LIMIT_PER_RING if limit is None else max(1, limit // max(1, len(self._rings)))
         poll = self._tail.poll(per_ring)
         for reader in {id(reader): reader for reader, _ in poll.batches if self._reads(reader)}.values():
             self._try(reader, self._read_table)
-        # A rank that had a part in what was just read made its ring before: it joins before these records.
+        # A rank that took part in these records created its ring earlier, so it joins before them.
         found = poll.joined + (self._tail.rescan() if self._awaits_ranks() else ())
-        # Of rings of one rank that are found together one counts, before any of them makes a series.
+        # If several rings of one rank are found together, choose one before any of them creates a series.
         joined = _youngest(found)
-        # Of ranks that were started again, first everything that they wrote in the life before.
+        # For restarted ranks, first pass on all records of the previous life.
         before = [
             other
             for reader in joined
@@ -103,22 +101,22 @@ class HostRings:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Files that look like rings and cannot be read or are not shown, by path, and why; also the folder itself."""
+        """Reasons why ring files, or the folder itself, cannot be read or are not shown, by path."""
         return {str(path): text for path, text in sorted(self._tail.problems.items())}
 
     def look(self) -> RingsSeen:
-        """Return the state of all rings now, by run and rank."""
+        """Return the current state of all rings, by run and rank."""
         states = (self._try(self._rings[key], self._state) for key in sorted(self._rings))
         found = tuple(state for state in states if state is not None)
         return RingsSeen(found, self.problems, caught_up=not self._more)
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
-        """Return the newest pair of clocks of each rank."""
+        """Return the newest clock anchor of each rank."""
         pairs = ((key, self._try(reader, RingReader.anchor)) for key, reader in tuple(self._rings.items()))
         return {key: anchor for key, anchor in pairs if anchor is not None}
 
     def refuse(self, rank: RankKey, why: str) -> tuple[Event, ...]:
-        """Drop a rank's ring, and name it among the problems. It is tried again later."""
+        """Drop a rank's ring and report it among the problems. It is tried again later."""
         if rank in self._rings:
             self._drop(self._rings[rank], why)
         return self._take_events()
@@ -134,13 +132,13 @@ class HostRings:
         self._tail.close()
 
     def _reads(self, reader: RingReader) -> bool:
-        """Whether this is its rank's ring: not one of a predecessor that died."""
+        """Return whether this is the ring that counts for its rank, not that of a dead predecessor."""
         return self._rings.get(reader.key) is reader
 
     def _awaits_ranks(self) -> bool:
-        """Whether a series names ranks that may come: a step must not be finished without them.
+        """Return whether a series has ranks that may still join. No step must be finished without them.
 
-        Their rings were not found yet; or they are down, and may be started again, while others of their run live.
+        Either their rings were not found yet, or they are down and may restart while others of their run live.
         """
         living = {key.run_id for key, reader in self._rings.items() if not reader.down_since_ns}
         return any(
@@ -160,15 +158,15 @@ class HostRings:
         return records if self._every == 1 else records[step_numbers(records) % self._every == 0]
 
     def _try(self, reader: RingReader, action: Callable[[RingReader], _Answer]) -> _Answer | None:
-        """Do something with a rank's ring; whatever it raises, the ring is dropped and the answer is None."""
+        """Run an action on a rank's ring. On any exception, drop the ring and return None."""
         try:
             return action(reader)
-        except Exception as error:  # noqa: BLE001 (one ring must not end the reading of all others)
+        except Exception as error:  # noqa: BLE001 (a fault in one ring must not stop reading the others)
             self._drop(reader, f"{type(error).__name__}: {error}")
             return None
 
     def _drop(self, reader: RingReader, why: str) -> None:
-        self._tail.drop(reader, f"cannot be made use of: {why}")
+        self._tail.drop(reader, f"cannot be used: {why}")
         if self._reads(reader):
             self._forget(reader)
 
@@ -176,11 +174,11 @@ class HostRings:
         key = reader.key
         del self._rings[key]
         self._tables.pop(key, None)
-        self._named = {rank for told, table in self._tables.items() for rank in _named(told, table)}
+        self._named = {rank for owner, table in self._tables.items() for rank in _named(owner, table)}
         self._events.append(RankForgotten(key))
 
     def _join(self, reader: RingReader) -> None:
-        """Take up a ring. Of two rings of one rank (it was restarted under its old run id) the younger one counts."""
+        """Start using a ring. If a rank has two (it was restarted under its old run id), the younger one counts."""
         key = reader.key
         other = self._rings.get(key)
         if other is not None:
@@ -193,9 +191,9 @@ class HostRings:
         self._read_table(reader)
 
     def _review_displaced(self, reader: RingReader) -> None:
-        """Name a ring that another one displaced although its writer lives; take it up again once that one has ended.
+        """Report a ring that another one displaced although its writer lives. Use it again once the other has ended.
 
-        A writer that closed its ring is only about to end.
+        A writer that closed its ring is about to end and is not reported.
         """
         self._tail.problems.pop(reader.path, None)
         if not reader.alive() or reader.closed():
@@ -206,15 +204,15 @@ class HostRings:
             self._join(reader)
         elif other.alive() and other.identity != reader.identity:
             self._tail.problems[reader.path] = (
-                f"{reader.path}: not shown: rank {rank} of another living job (pid {other.identity.pid}) uses the same "
-                f"run id {run_id!r}; give each job its own SWTRACE_RUN_ID"
+                f"{reader.path}: not shown: rank {rank} of another running job (pid {other.identity.pid}) uses "
+                f"the same run id {run_id!r}; give each job its own SWTRACE_RUN_ID"
             )
 
     def _end(self, reader: RingReader) -> None:
         self._events.append(RankEnded(reader.key))
 
     def _take_rest(self, reader: RingReader) -> None:
-        """Take in what is left in the ring of a dead writer, if its reading had begun."""
+        """Read the rest of a dead writer's ring, if reading had begun."""
         if reader.alive() or not reader.statistics().delivered or reader.released:
             return
         while len(records := reader.read()):
@@ -244,7 +242,7 @@ class HostRings:
 
 
 def _youngest(readers: Sequence[RingReader]) -> list[RingReader]:
-    """Return each rank's ring that counts, in the order of the ranks' first ones."""
+    """Return the ring that counts for each rank, in the order of the ranks' first rings."""
     chosen: dict[RankKey, RingReader] = {}
     for reader in readers:
         other = chosen.setdefault(reader.key, reader)
@@ -254,15 +252,15 @@ def _youngest(readers: Sequence[RingReader]) -> list[RingReader]:
 
 
 def _is_younger(reader: RingReader, other: RingReader) -> bool:
-    """Whether a ring takes the place of another one of its rank; a mere copy of a living ring does not.
+    """Return whether a ring replaces another one of its rank. A copy of a living ring does not.
 
-    One that is written to comes first: the wall clock may have been set back since a dead one began.
+    A ring with a living writer wins, because the wall clock may have been set back since a dead one began.
     """
     return (reader.alive(), reader.identity.start_time_ns) > (other.alive(), other.identity.start_time_ns)
 
 
 def _named(key: RankKey, table: tuple[SeriesInfo, ...]) -> set[RankKey]:
-    """Return the ranks that a rank's series name as part of their groups, and that record them."""
+    """Return the ranks that are in the groups of a rank's series and record them."""
     return {
         RankKey(key.run_id, rank)
         for info in table

@@ -1,8 +1,8 @@
-"""Fold an origin's events into observations: who the ranks are, what they wrote, what it means.
+"""Fold an origin's events into observations of the ranks, their records and their facts.
 
 A :class:`Roster` keeps the ledger of an origin's records beside the ranks' identities and tables. It belongs to one
-thread, and any number of rosters may watch the same ranks. A rank whose events cannot be used costs no other rank
-anything: the origin is told to let go of it.
+thread, and any number of rosters may watch the same ranks. If a rank's events cannot be used, the roster makes the
+origin drop that rank. Other ranks are not affected.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
 
 TOGETHER_NS = 2_000_000_000
-"""Ranks that end within this time of one another without closing their rings were stopped together."""
+"""Ranks that end within this time of each other without closing their rings were stopped together."""
 
 UNTAKEN_STEPS = 1 << 16
-"""Finished steps that wait for whoever takes them: more than one poll can finish of any sensible series."""
+"""Finished steps kept until they are taken. One poll of any sensible series finishes fewer."""
 
 
 class Roster(Closing):
-    """Everything that an origin reports, folded.
+    """The folded events of an origin.
 
     Args:
-        origin: Where events come from; the roster closes it.
-        keep_steps: Whether somebody will :meth:`take_steps`.
-        ledger: Where records go; one of its own unless given.
+        origin: Source of the events; the roster closes it.
+        keep_steps: Whether finished steps are kept for :meth:`take_steps`.
+        ledger: Ledger for the records; by default, a new one.
     """
 
     def __init__(self, origin: Origin, *, keep_steps: bool = False, ledger: Ledger | None = None) -> None:
@@ -59,19 +59,19 @@ class Roster(Closing):
 
     @property
     def identities(self) -> Mapping[RankKey, RankIdentity]:
-        """Who the ranks are."""
+        """Identities of the ranks."""
         return self._identities
 
     # -- what goes in ------------------------------------------------------------------------------
 
     def poll(self, limit: int | None = None) -> bool:
-        """Take in what is new and return whether there is more to read at once.
+        """Process new events and return whether more can be read immediately.
 
         Args:
-            limit: About how many records to take in at most, of all ranks together.
+            limit: Approximate maximum of records, over all ranks.
 
         Raises:
-            RecordingFormatError: the origin is a recording, and damaged.
+            RecordingFormatError: The origin is a damaged recording.
         """
         polled = self.origin.poll(limit)
         self._take(polled.events)
@@ -81,14 +81,14 @@ class Roster(Closing):
         return polled.more
 
     def drain(self) -> None:
-        """Take in everything that there is now."""
+        """Process all events available now."""
         while self.poll():
             pass
 
     # -- what comes out ----------------------------------------------------------------------------
 
     def steps(self) -> Iterator[StepFacts]:
-        """Take in everything that there is now, and yield every finished step as it comes: in bounded memory."""
+        """Process all events available now, and yield finished steps one by one, in bounded memory."""
         more = True
         while more:
             more = self.poll()
@@ -102,8 +102,8 @@ class Roster(Closing):
         """Return everything that is known now.
 
         Args:
-            facts_every_s: Facts that are younger than this may be used again: sums over the last steps change slower
-                than the eye sees. Rings, windows and steps are always those of now.
+            facts_every_s: Reuse facts that are younger than this, because sums over the last steps change slowly.
+                Rings, windows and steps are always current.
         """
         seen = self.origin.look()
         now_s = time.monotonic()
@@ -124,7 +124,7 @@ class Roster(Closing):
         )
 
     def close(self) -> None:
-        """Let go of the origin."""
+        """Close the origin."""
         self.origin.close()
 
     # -- how ---------------------------------------------------------------------------------------
@@ -151,12 +151,12 @@ class Roster(Closing):
                 self.ledger.add_rank(identity)
             case RecordsRead(batches):
                 self.ledger.add_batches([batch for batch in batches if batch[0] in self._identities])
-                # At once: whatever it raises is the fault of one of these ranks, and of none that is asked about later.
+                # At once, so that errors are raised here, where the faulty rank is among these batches.
                 self.ledger.settle()
             case RingsSeen():
-                pass  # of an origin that was told: it says so when it is asked to look
+                pass  # the state of the rings is read by look()
             case _ if event.rank not in self._identities:
-                pass  # refused meanwhile
+                pass  # the rank was refused meanwhile
             case SeriesListed(rank, series):
                 self._tables[rank] = series
                 self.ledger.set_series(rank, series)
@@ -169,12 +169,13 @@ class Roster(Closing):
 
     def _ranks(self, seen: RingsSeen, facts: LedgerFacts, *, live: bool) -> tuple[ObservedRank, ...]:
         rings = {ring.rank: ring for ring in seen.rings}
-        told = {rank.identity.key: rank for rank in facts.ranks}
+        ledger_ranks = {rank.identity.key: rank for rank in facts.ranks}
         known = []
         for key in sorted(self._identities):
-            records, last_ns = (told[key].records, told[key].last_record_ns) if key in told else (0, 0)
+            facts_of = ledger_ranks.get(key)
+            records, last_ns = (facts_of.records, facts_of.last_record_ns) if facts_of is not None else (0, 0)
             ring = rings.get(key) or RingState.unseen(key, records, live=live)
-            # Of a ring that was looked at long ago, what ages are counted from is the newest record.
+            # For a ring state of long ago, count ages from the newest record.
             known.append((self._identities[key], ring if ring.taken_ns else replace(ring, taken_ns=last_ns)))
         died = _died([ring for _, ring in known])
         began = run_begins(identity for identity, _ in known)
@@ -205,7 +206,7 @@ def watch_rings(
 
 
 def _gathered(events: Iterable[Event]) -> Iterator[Event]:
-    """Yield events with the records of neighbours together: taking in one large batch costs less than many small."""
+    """Yield events with adjacent records merged, because one large batch costs less than many small ones."""
     batches: list[tuple[RankKey, Records]] = []
     for event in events:
         if isinstance(event, RecordsRead):
@@ -220,10 +221,10 @@ def _gathered(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def _died(rings: Sequence[RingState]) -> set[RankKey]:
-    """Return the ranks that are down without having closed their ring, unless their run was stopped with them.
+    """Return the ranks that ended without closing their ring, unless their run was stopped with them.
 
-    A rank that dies leaves others of its run behind: they go on, hang, or end after it. Ranks that are all killed at
-    once were stopped from outside; so was a rank that had to be killed after the others had closed their rings.
+    If a rank dies, others of its run continue, hang or end later. If all ranks are killed at once, they were stopped
+    from outside. The same is true for a rank that is killed after the others have closed their rings.
     """
     died = set()
     grace_ns = {True: 0, False: TOGETHER_NS}

@@ -1,4 +1,4 @@
-"""What a report shows, gathered from a recording's steps in one pass and bounded memory."""
+"""Data of a report, gathered from a recording's steps in one pass with bounded memory."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ class SeriesDigest:
     """One series of one run."""
 
     first: StepFacts
-    """Any of its steps: names and numbers."""
+    """Any of its steps, as the source of names and numbers."""
     time: BlockMeans
-    """``[quantity, rank]`` over time: step time, stall; in blocks of steps."""
+    """``[quantity, rank]`` over time, averaged over blocks of steps. Quantities: step time, stall."""
     causes: _Int
-    """``[cause, rank]``"""
+    """``[cause, rank]``: stall, summed."""
     stall: _Int
-    """``[rank, position]``, sums."""
+    """``[rank, position]``: stall, summed."""
     waits: _Int
-    """``[rank, position]``, receivers' waits."""
+    """``[rank, position]``: receivers' waits, counted."""
     slack: _Int
-    """``[rank, bucket]``: waits by slack, and by stall below; buckets of :data:`DURATION_BOUNDS_NS`."""
+    """``[rank, bucket]``: on-time waits by slack, in buckets of :data:`DURATION_BOUNDS_NS`."""
     held: _Int
+    """``[rank, bucket]``: other waits by stall, in the same buckets."""
     ended: _Int
-    """``[rank]``: how many steps they are over; a rank may have left some untimed."""
+    """``[rank]``: how many steps the sums cover. A rank may have left some steps untimed."""
     steps: int = 0
     slowest: list[tuple[int, int, StepFacts]] = field(default_factory=list)
     """A heap of the longest steps."""
 
 
 def digest(steps: Iterable[StepFacts]) -> dict[SeriesKey, SeriesDigest]:
-    """Gather everything a report shows, by series. Aborted and partial steps are none of its business."""
+    """Gather the data of a report by series. Partial steps are left out; the caller leaves out aborted ones."""
     found: dict[SeriesKey, SeriesDigest] = {}
     for step in steps:
         into = found.get(step.series)

@@ -1,4 +1,4 @@
-"""A recording as one HTML page that needs nothing else: verdicts, tables, charts. Readable on a phone and on paper."""
+"""A recording as one self-contained HTML page with verdicts, tables and charts, readable on phones and on paper."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ rect.exposed { fill: var(--exposed); } rect.own { fill: var(--own); }
 
 
 def page(session: RecordingSession, selection: Selection) -> str:
-    """Return the page, all of it over the steps that are selected.
+    """Return the page over the selected steps.
 
     Raises:
-        EmptySelectionError: none of the recording's steps is.
-        RecordingFormatError: the recording is damaged.
+        EmptySelectionError: No step of the recording is selected.
+        RecordingFormatError: The recording is damaged.
     """
     chosen = Chosen(selection)
     found = digest(chosen.among(session.steps()))
@@ -77,7 +77,7 @@ def page(session: RecordingSession, selection: Selection) -> str:
         if series.key in found
     ]
     if not sections:
-        sections = ['<p class="dim">No step of any series was recorded.</p>']
+        sections = ['<p class="dim">No steps were recorded.</p>']
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -102,8 +102,8 @@ def _head(session: RecordingSession) -> str:
     models = sorted({identity.model for identity in identities if identity.model})
     hosts = sorted({identity.host for identity in identities})
     about = (
-        f"run {', '.join(runs) or '-'}, {len(identities)} ranks on {', '.join(hosts)}; "
-        f"recorded {when}, {recording.records} records; swtrace {__version__}"
+        f"run {', '.join(runs) or '-'}, {units.counted(len(identities), 'rank')} on {', '.join(hosts)}; "
+        f"recorded {when}, {units.counted(recording.records, 'record')}; swtrace {__version__}"
     )
     parts = [
         f"<h1>{escape(', '.join(models) or 'Shared-weight series')}</h1>",
@@ -116,7 +116,7 @@ def _head(session: RecordingSession) -> str:
 
 
 def _missing(missing: Missing, lost: int) -> str:
-    overwritten = (f"{lost} records were overwritten before they could be recorded.",) if lost else ()
+    overwritten = (f"Records overwritten before they could be recorded: {lost}.",) if lost else ()
     return " ".join((*overwritten, *missing.sentences))
 
 
@@ -125,10 +125,11 @@ def _series(facts: SeriesFacts, found: SeriesDigest, chosen: Chosen, *, first: b
     aborted = max(rank.totals.aborted_steps for rank in facts.ranks)
     info = facts.ranks[0].info
     last_layer = info.start_layer + info.num_layers - 1
+    steps = f"{units.counted(found.steps, 'step')} {chosen}".rstrip()
     title = (
         f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2><p class="dim">layers {info.start_layer} '
-        f"to {last_layer} on {len(facts.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, "
-        f"{escape(info.windows)} windows, {escape(info.transport)}; {escape(f'{found.steps} steps {chosen}'.rstrip())}"
+        f"to {last_layer} on {units.counted(len(facts.key.group_ranks), 'rank')}, prefetch step {info.prefetch_step}, "
+        f"{escape(info.windows)} windows, {escape(info.transport)}; {escape(steps)}"
         f"{f', {aborted} aborted' if aborted else ''}"
         f"{f', {_untimed(facts)} untimed' if _untimed(facts) else ''}</p>"
     )
@@ -161,11 +162,9 @@ def _table(facts: SeriesFacts) -> str:
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     heads = ("rank", "step", "stall", "stall ratio", "on time", "efficiency", "held", "replicated")
     head = "".join(f"<th>{head}</th>" for head in heads)
-    return (
-        f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        f'<p class="dim">Means over these {facts.steps} steps'
-        f"{', all that were timed' if _untimed(facts) else ''}.</p>"
-    )
+    covered = units.counted(facts.steps, "timed step" if _untimed(facts) else "step")
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    return f'{table}<p class="dim">Means over {covered}.</p>'
 
 
 def _untimed(facts: SeriesFacts) -> int:
@@ -174,13 +173,13 @@ def _untimed(facts: SeriesFacts) -> int:
 
 def _over_time(found: SeriesDigest) -> str:
     means = found.time.means()
-    if len(means) < 2:  # noqa: PLR2004 - a point is no curve
+    if len(means) < 2:  # noqa: PLR2004 - one point makes no curve
         return ""
     curves = [
         ("step time of the slowest rank", "step", means[:, 0].max(axis=1)),
         ("stall of the most stalled rank", "stall", means[:, 1].max(axis=1)),
     ]
-    every = f" Each point: the mean of {found.time.block_steps} steps." if found.time.block_steps > 1 else ""
+    every = f" Each point is the mean of {found.time.block_steps} steps." if found.time.block_steps > 1 else ""
     return (
         "<h3>Step time and stall</h3>"
         f'<p class="dim">{_key("hidden", "step time of the slowest rank")}'
@@ -215,7 +214,7 @@ def _heat(found: SeriesDigest) -> str:
     return (
         "<h3>Stall by rank and layer</h3>"
         f'<p class="dim">Mean per step, up to {milliseconds(float(mean.max(initial=0)))}; '
-        f"{_key('own', 'layers that the rank keeps itself')}</p>"
+        f"{_key('own', 'layers that the rank stores itself')}</p>"
         + _scroll(svg_charts.heat_map(mean, known, ranks, found.first.series.start_layer))
     )
 
@@ -235,8 +234,8 @@ def _slack(found: SeriesDigest) -> str:
             groups.append((f"up to {_short(bound)}", [(css, float(table[index]))]))
             labels.append(_short(bound))
     return (
-        "<h3>How early, how late</h3>"
-        f'<p class="dim">Waits by {_key("stall", "stall")} and {_key("hidden", "slack")}: up to the time below.</p>'
+        "<h3>Slack and stall of the waits</h3>"
+        f'<p class="dim">Waits by {_key("stall", "stall")} and {_key("hidden", "slack")}. Labels are upper bounds.</p>'
         + _scroll(svg_charts.bars(groups, labels=labels))
     )
 
@@ -255,14 +254,14 @@ def _slowest(found: SeriesDigest) -> str:
     for duration, _, step in steps:
         stall = int(step.stall_ns.sum(axis=1).max())
         parts.append(
-            f'<div class="keep"><p class="dim">step {step.step}: {milliseconds(duration)}, {milliseconds(stall)} of '
-            f"it stalled</p>{_scroll(svg_charts.lanes(step))}</div>"
+            f'<div class="keep"><p class="dim">step {step.step}: {milliseconds(duration)}, stall of the most stalled '
+            f"rank {milliseconds(stall)}</p>{_scroll(svg_charts.lanes(step))}</div>"
         )
     return "".join(parts)
 
 
 def _scroll(chart: str) -> str:
-    """Let a chart be wider than a phone."""
+    """Wrap a chart so that it scrolls on a narrow screen."""
     return f'<div class="scroll">{chart}</div>'
 
 

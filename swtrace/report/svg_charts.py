@@ -1,7 +1,7 @@
-"""Charts as inline SVG: lines, bars, a heat map, lanes. No script, no font, no network; prints well.
+"""Charts as inline SVG: lines, bars, a heat map, lanes. They need no script, font or network, and can be printed.
 
-By hand, because a charting library would bring megabytes of script for four pictures that never move. Colours
-are CSS classes, so that the page's style decides about light, dark and paper.
+A charting library would add megabytes of script for four static charts. Colours are CSS classes, so that the style of
+the page decides about light, dark and print.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LABEL_WIDTH = 48
 
 
 def lines(series: Sequence[tuple[str, str, npt.NDArray[np.float64]]], *, x_label: str, x_end: int) -> str:
-    """Return curves over steps. ``series``: label, CSS class, values in ns (one per block of steps)."""
+    """Return curves over steps. ``series``: label, CSS class and values in ns, one per block of steps."""
     height = 200
     inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
     top = max((float(values.max(initial=0)) for _, _, values in series), default=0.0) or 1.0
@@ -43,7 +43,7 @@ def lines(series: Sequence[tuple[str, str, npt.NDArray[np.float64]]], *, x_label
 
 
 def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, labels: Sequence[str]) -> str:
-    """Return stacked bars. ``groups``: label of the bar and its (CSS class, value) parts; ``labels``: below."""
+    """Return stacked bars. ``groups``: each bar's label and its (CSS class, value) parts; ``labels``: text below."""
     height = 190
     inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM - 14
     top = max((sum(value for _, value in parts) for _, parts in groups), default=0.0) or 1.0
@@ -65,7 +65,7 @@ def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, labels: S
 
 
 def heat_map(values: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], ranks: Sequence[int], first: int) -> str:
-    """Return rank x layer, mean stall per step in ns; cells that never wait stay empty."""
+    """Return a heat map of mean stall per step in ns, by rank and layer. Cells that never wait look like own layers."""
     rows, columns = values.shape
     cell = min(26.0, max(12.0, 320 / rows))
     width = (WIDTH - _LEFT - _RIGHT) / columns
@@ -93,7 +93,7 @@ def heat_map(values: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], rank
 
 
 def lanes(step: StepFacts) -> str:
-    """Return one step to scale: per rank, where it computed, where it stalled, and when broadcasts moved."""
+    """Return one step to scale: for each rank, when it computed, stalled and received broadcasts."""
     ranks = len(step.ranks)
     lane, gap = 34, 10
     height = _TOP + ranks * (lane + gap) + _BOTTOM

@@ -1,6 +1,6 @@
-"""Assert on prefetch in tests: the pytest plugin's fixture and marker, and helpers to go with them.
+"""Assertions about prefetch in tests: the pytest plugin's fixture and marker, and helpers.
 
-``docs/testing.md`` shows how. Importing this loads nothing heavy.
+See ``docs/testing.md``. Importing this package loads no heavy dependency.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HOMES = {"MetricsFacts": "metrics", "read_metrics": "metrics", "Tracing": "trac
 
 
 def __getattr__(name: str) -> Any:
-    """Load on first use: the plugin is imported by every pytest run."""
+    """Load names on first use, because every pytest run imports the plugin."""
     import importlib
 
     if name not in _HOMES:

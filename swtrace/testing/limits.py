@@ -1,6 +1,6 @@
-"""What a marker asks for, whether it was met, and the words when it was not.
+"""The limits of a marker, the check against them, and the failure message.
 
-Baselines are what tests measured last time, in one JSON file that belongs under version control.
+Baselines are what tests measured last time. They are in one JSON file, which belongs under version control.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from swtrace.units import milliseconds
 
 WORST_LAYERS = 8
 _FORMAT = 1
-"""Of the file of baselines."""
+"""Format of the baseline file."""
 _MOST_DIGITS = 9
 RATIO_FLOOR = 0.005
-"""Half a per cent of the step time more or less is never a regression."""
+"""A change of at most half a percent of the step time is never a regression."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The arguments of ``@pytest.mark.swtrace``. Each limit holds for every rank of every series meant."""
+    """The arguments of ``@pytest.mark.swtrace``. Each limit holds for every rank of every selected series."""
 
     min_efficiency: float | None = None
     max_stall_ratio: float | None = None
@@ -41,27 +41,29 @@ class Limits:
     max_stall_seconds: float | None = None
     """Per step."""
     min_steps: int = 1
-    """Fewer finished steps than this are a failure: a test that measured nothing must not pass."""
+    """Fewer finished steps fail the test: a test that measured nothing must not pass."""
     baseline: bool = False
-    """Compare with what was saved by ``--swtrace-save-baseline``."""
+    """Compare with the baseline that ``--swtrace-save-baseline`` saved."""
     tolerance: float | None = None
-    """How much worse than the baseline is still accepted; 0.1: 10 %."""
+    """How much worse than the baseline is accepted: 0.1 is 10 %."""
     selection: Selection = field(default_factory=Selection)
-    """What is meant; a marker has its fields as arguments."""
+    """Which waits the limits are about. Its fields are arguments of the marker."""
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
         """Read a marker's arguments.
 
         Raises:
-            SettingsError: one of them does not exist, or has a value that says nothing.
+            SettingsError: An argument does not exist, or its value is not allowed.
         """
         chosen = {field.name: arguments[field.name] for field in fields(Selection) if field.name in arguments}
         limits = {name: value for name, value in arguments.items() if name not in chosen}
         for name, value in limits.items():
             if name not in _LIMITS:
                 known = sorted((*_LIMITS, *(field.name for field in fields(Selection))))
-                raise SettingsError(f"@pytest.mark.swtrace has no argument {name!r}: it has {', '.join(known)}")
+                raise SettingsError(
+                    f"@pytest.mark.swtrace has no argument {name!r}: must be one of: {', '.join(known)}"
+                )
             must_be, fits = _LIMITS[name]
             if not fits(value):
                 raise SettingsError(f"@pytest.mark.swtrace: {name}={value!r}: must be {must_be}")
@@ -71,7 +73,7 @@ class Limits:
             raise SettingsError(f"@pytest.mark.swtrace: {error}") from None
 
     def __str__(self) -> str:
-        """Return the marker's arguments: limits, then what they are about."""
+        """Return the marker's arguments: limits, then selection."""
         given = {name: getattr(self, name) for name in _LIMITS}
         defaults = {field.name: field.default for field in fields(self)}
         limits = (f"{name}={value!r}" for name, value in given.items() if value != defaults[name])
@@ -92,12 +94,12 @@ _LIMITS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "baseline": ("True or False", lambda value: isinstance(value, bool)),
     "tolerance": ("a number from 0: 0.1 is 10 %", lambda value: value is None or _number(value)),
 }
-"""What each limit must be. One of None or NaN would be met by anything."""
+"""Allowed values of each limit. A limit of None or NaN would always be met."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a baseline keeps of one rank of one series."""
+    """The values that a baseline stores for one rank of one series."""
 
     steps: int
     stall_ratio: float | None
@@ -108,7 +110,7 @@ class Measurement:
 
     @classmethod
     def of(cls, recent: Recent) -> Self:
-        """Return what is kept of sums."""
+        """Return the values to store."""
         return cls(
             steps=recent.steps,
             stall_ratio=recent.stall_ratio,
@@ -118,7 +120,7 @@ class Measurement:
         )
 
     def worse(self, now: Recent, tolerance: float) -> str:
-        """Say in what ``now`` is worse; empty if in nothing."""
+        """Describe how ``now`` is worse; return an empty string if it is not."""
         ratio, efficiency = now.stall_ratio, now.efficiency
         if ratio is not None and self.stall_ratio is not None:
             allowed = self.stall_ratio * (1 + tolerance) + RATIO_FLOOR
@@ -138,29 +140,29 @@ Baseline = dict[str, Measurement]
 
 
 def place(key: SeriesKey, rank: RankKey) -> str:
-    """Return the name of a rank of a series that is the same in every run."""
+    """Return a name for a rank of a series that is the same in every run."""
     return f"{key.name}@{key.start_layer}/rank {rank.rank}"
 
 
 def measured(tracing: Tracing, limits: Limits) -> dict[tuple[SeriesKey, RankKey], Recent]:
-    """Return the sums of what a marker means, by series and rank."""
+    """Return the sums over a marker's selection, by series and rank."""
     return tracing.sums_by_rank(**asdict(limits.selection))
 
 
 def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, tolerance: float = 0.0) -> str:
-    """Return why a marker's limits are not met, as a text for people; empty if they are."""
+    """Return the failure message for a marker's limits; an empty string if they are met."""
     sums = measured(tracing, limits)
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
         return _nothing(tracing, limits, steps)
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
-        return f"nothing that was recorded says anything about {' or '.join(unjudged)} of swtrace({limits})"
+        return f"no recorded step has a value for {' or '.join(unjudged)}: swtrace({limits})"
     lost = tracing.lost
     if lost:
         return (
-            f"{lost} records were lost before they could be read, so that nothing can be said: give the rings more "
-            "room with the ini option swtrace_ring_records, or take fewer steps"
+            f"{units.counted(lost, 'record')} {'was' if lost == 1 else 'were'} lost before being read, so the limits "
+            "cannot be checked: set a larger ini option swtrace_ring_records, or run fewer steps"
         )
     broken: dict[tuple[SeriesKey, RankKey], list[str]] = {}
     for at, recent in sums.items():
@@ -174,7 +176,7 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
 
 
 def _unjudged(limits: Limits, sums: Collection[Recent]) -> list[str]:
-    """Return the limits that no rank has a value for: of a rank's own layer, say, nothing was ever waited for."""
+    """Return the limits that no rank has a value for. For example, a rank never waits for its own layer."""
     values: Mapping[str, list[float | None]] = {
         "max_stall_ratio": [recent.stall_ratio for recent in sums],
         "min_efficiency": [recent.efficiency for recent in sums],
@@ -204,7 +206,7 @@ def _broken(limits: Limits, recent: Recent) -> list[str]:
 
 
 def _beside(value: float, sign: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1) -> str:
-    """Return a value beside the limit that it broke, with as many digits as it takes to see that."""
+    """Return a value and the limit that it breaks, with enough digits to tell them apart."""
     while digits < _MOST_DIGITS and (
         f"{value * factor:.{digits}f}" == f"{limit * factor:.{digits}f}"
         or abs(round(limit * factor, digits) - limit * factor) > limit * factor * 1e-6
@@ -216,21 +218,20 @@ def _beside(value: float, sign: str, limit: float, factor: float = 100.0, unit: 
 def _nothing(tracing: Tracing, limits: Limits, steps: int) -> str:
     untimed = max((_untimed(rank.totals) for series in tracing.facts().series for rank in series.ranks), default=0)
     if steps:
-        beside = f" with instants (and {untimed} without)" if untimed else ""
-        were = "step{} was" if steps == 1 else "steps{} were"
-        return f"only {steps} finished {were.format(beside)} recorded, {limits.min_steps} are needed"
+        timed = f"{units.counted(steps, 'timed step')} (and {untimed} untimed)" if untimed else ""
+        return f"only {timed or units.counted(steps, 'step')} finished, {limits.min_steps} are needed"
     refused = tracing.refused()
     if refused:
         return "nothing is shared: " + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     names = sorted({series.key.name for series in tracing.facts().series})
     if names:
-        without = "1 step has" if untimed == 1 else f"{untimed} steps have"
-        why = f"{without} no instants" if untimed else "its selection leaves everything out"
-        return f"no finished step matches swtrace({limits}): {why}; recorded: {', '.join(names)}"
+        matches = f" matches {limits.selection}" if str(limits.selection) else ""
+        why = f": {units.counted(untimed, 'step')} {'is' if untimed == 1 else 'are'} untimed" if untimed else ""
+        return f"no {'timed' if untimed else 'finished'} step{matches}{why}; recorded: {', '.join(names)}"
     return (
-        "no series recorded anything. Was it post-processed inside the test, by this process or one that inherits its "
-        "environment (SWTRACE=1, SWTRACE_DIR)? Processes of an older fork server do not: hand them "
-        "swtrace.environment"
+        "no series recorded anything. Create the series and call post_process() inside the test, in this process or in "
+        "one that inherits its environment (SWTRACE=1, SWTRACE_DIR). A fork server started earlier does not pass it "
+        "on: set swtrace.environment there"
     )
 
 
@@ -244,12 +245,13 @@ def _report(
     sums: Mapping[tuple[SeriesKey, RankKey], Recent],
     broken: Mapping[tuple[SeriesKey, RankKey], list[str]],
 ) -> str:
-    lines = [f"prefetch is not as swtrace({limits}) asks for"]
+    lines = [f"prefetch breaks a limit of swtrace({limits})"]
     for key in dict.fromkeys(key for key, _ in broken):
         ranks = {rank: recent for (series, rank), recent in sums.items() if series == key}
         steps = max(recent.steps for recent in ranks.values())
-        left_out = f" after {limits.selection.warmup} of warm-up" if limits.selection.warmup else ""
-        lines += ["", f"series {key.name}, {steps} steps{left_out}"]
+        warmup = limits.selection.warmup
+        left_out = f" after {units.counted(warmup, 'warm-up step')}" if warmup else ""
+        lines += ["", f"series {key.name}, {units.counted(steps, 'step')}{left_out}"]
         rows = [("rank", "step", "stall", "stall ratio", "efficiency", "on time", "")]
         for rank, recent in ranks.items():
             count = max(1, recent.steps)
@@ -270,21 +272,21 @@ def _report(
         facts = next((series for series in seen.facts.series if series.key == key), None)
         if facts is not None:
             said = verdict(facts, seen.history[key], seen.died)
-            lines += ["", f"over the last {facts.steps} steps:"]
+            lines += ["", f"verdict over the last {units.counted(facts.steps, 'step')}:"]
             for finding in said.findings[:4]:
                 lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
 
 
 def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> list[str]:
-    """Return the layers that stall most, with what they mostly waited for."""
+    """Return a table of the layers that stall most, each with its largest cause."""
     picked = [each for each in limits.selection.pick(tracing.steps()) if each.step.series == key]
     stall = np.asarray(sum(np.where(each.cells, each.step.stall_ns, 0) for each in picked))
     cause = np.asarray(sum(np.where(each.cells, each.step.cause_ns, 0) for each in picked))
     if not stall.any():
         return []
     ranks, source = picked[-1].step.ranks, picked[-1].step.source
-    rows = [("rank", "layer", "source", "stall", "of the rank's", "mostly")]
+    rows = [("rank", "layer", "source", "stall", "of rank's stall", "largest cause")]
     for at in np.argsort(stall, axis=None)[::-1][:WORST_LAYERS].tolist():
         rank, position = divmod(at, stall.shape[1])
         if not stall[rank, position]:
@@ -300,7 +302,7 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> lis
                 units.words(why),
             )
         )
-    return ["", "layers that stall most, per step", *_columns(rows)]
+    return ["", "layers that stall most, mean per step", *_columns(rows)]
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -316,10 +318,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def load_baselines(path: Path) -> dict[str, Baseline]:
-    """Return the baselines by test; none if there is no file.
+    """Return the baselines by test; an empty dict if there is no file.
 
     Raises:
-        SettingsError: the file holds something else.
+        SettingsError: The file is not a baseline file, or has another format.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -328,14 +330,14 @@ def load_baselines(path: Path) -> dict[str, Baseline]:
     try:
         document = json.loads(text)
         if document["swtrace_baseline"] != _FORMAT:
-            raise SettingsError(f"{path}: baseline format {document['swtrace_baseline']}, this swtrace has {_FORMAT}")
+            raise SettingsError(f"{path}: baseline format {document['swtrace_baseline']}: must be {_FORMAT}")
         return {test: decode_baseline(places) for test, places in document["tests"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SettingsError(f"{path} is no baseline of swtrace: {error!r}") from error
+        raise SettingsError(f"{path} is not a baseline file of swtrace: {error!r}") from error
 
 
 def save_baselines(path: Path, fresh: dict[str, Baseline]) -> None:
-    """Write baselines; those of tests that did not run stay."""
+    """Write baselines. Those of tests that did not run are kept."""
     tests = {**load_baselines(path), **fresh}
     document = {
         "swtrace_baseline": _FORMAT,
@@ -350,5 +352,5 @@ def encode_baseline(baseline: Baseline) -> dict[str, Any]:
 
 
 def decode_baseline(places: dict[str, Any]) -> Baseline:
-    """Return what :func:`encode_baseline` was given."""
+    """Return the baseline that :func:`encode_baseline` encoded."""
     return {place: Measurement(**values) for place, values in places.items()}

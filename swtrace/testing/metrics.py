@@ -1,4 +1,4 @@
-"""The facts of a running daemon, read from its ``/metrics``: for tests against a deployment."""
+"""Facts of a running daemon, read from its ``/metrics``, for tests against a deployment."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _TIMEOUT_S = 10.0
 
 
 class MetricsError(SwtraceError):
-    """A daemon's metrics cannot be read."""
+    """A daemon's metrics could not be read, or lack a sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsFacts:
-    """What one scrape says. Counters are of all time since the ranks began; subtract two scrapes for a part of it."""
+    """Facts of one scrape. Counters start when the ranks start; subtract two scrapes for the time between them."""
 
     samples: tuple[Sample, ...]
 
     def value(self, name: str, **labels: str | int) -> float | None:
-        """Return the sum of all samples of this name with these labels; None if there is none."""
+        """Return the sum of all samples with this name and these labels; None if there are none."""
         found = self._values(name, labels)
         return sum(found) if found else None
 
@@ -34,32 +34,32 @@ class MetricsFacts:
         """Return the stall of all waits so far (labels: ``series``, ``rank``).
 
         Raises:
-            MetricsError: there is no such series or rank. A sum of nothing would pass for 0.
+            MetricsError: There is no such series or rank. A sum over nothing would look like 0.
         """
         return self._known("swtrace_wait_stall_seconds_sum", **labels)
 
     def stall_ratio(self, **labels: str | int) -> float | None:
-        """Return stall per step time so far; None before the first step."""
+        """Return stall divided by step time so far; None before the first step."""
         elapsed = self.value("swtrace_step_duration_seconds_sum", **labels)
         return self.stall_seconds(**labels) / elapsed if elapsed else None
 
     def on_time_rate(self, **labels: str | int) -> float | None:
-        """Return on-time waits per wait so far; None before the first."""
+        """Return the share of waits that were on time so far; None before the first wait."""
         on_time = self.value("swtrace_waits_total", outcome="on_time", **labels) or 0.0
         waits = on_time + (self.value("swtrace_waits_total", outcome="stalled", **labels) or 0.0)
         return on_time / waits if waits else None
 
     def efficiency(self, **labels: str | int) -> float | None:
-        """Return the prefetch efficiency over the last 64 steps, of the rank where it is lowest."""
+        """Return the prefetch efficiency over the last 64 timed steps, of the rank with the lowest."""
         return min(self._values("swtrace_prefetch_efficiency_ratio", labels), default=None)
 
     def occupancy(self, **labels: str | int) -> dict[str, float]:
-        """Return the windows by state, right now, summed over the ranks."""
+        """Return the current number of windows by state, summed over the ranks."""
         states = ("free", "inflight", "ready", "in_use")
         return {state: self._known("swtrace_window_occupancy", state=state, **labels) for state in states}
 
     def lost(self, **labels: str | int) -> float:
-        """Return the records lost so far."""
+        """Return the number of records lost so far."""
         return self._known("swtrace_ring_lost_records_total", **labels)
 
     def _values(self, name: str, labels: Mapping[str, str | int]) -> list[float]:
@@ -74,7 +74,7 @@ class MetricsFacts:
                 f"{label}: {', '.join(sorted({each[label] for each in there if label in each}))}" for label in labels
             )
             asked = ", ".join(f"{label}={wanted!r}" for label, wanted in labels.items())
-            raise MetricsError(f"no sample of {name}{f' with {asked}' if asked else ''}. There is {known or 'none'}")
+            raise MetricsError(f"no sample of {name}{f' with {asked}' if asked else ''}; found: {known or 'none'}")
         return value
 
 
@@ -82,10 +82,10 @@ def read_metrics(url: str) -> MetricsFacts:
     """Scrape a daemon.
 
     Args:
-        url: The daemon's, as it prints it at its start; ``/metrics`` is added where it is missing.
+        url: The daemon's URL as printed at its start, with or without ``/metrics``.
 
     Raises:
-        MetricsError: it does not answer, or with something else.
+        MetricsError: The daemon does not answer, or not with metrics.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -97,5 +97,5 @@ def read_metrics(url: str) -> MetricsFacts:
     try:
         families = text_string_to_metric_families(text.decode())
         return MetricsFacts(tuple(sample for family in families for sample in family.samples))
-    except Exception as error:  # (the parser raises whatever its input makes it)
-        raise MetricsError(f"{address}/metrics: what answers is no metrics: {error!r}") from error
+    except Exception as error:  # (the parser may raise any error on bad input)
+        raise MetricsError(f"{address}/metrics: the answer is not Prometheus metrics: {error!r}") from error

@@ -1,7 +1,7 @@
-"""The pytest plugin's door: every pytest run of an environment that has swtrace imports it.
+"""Entry point of the pytest plugin: every pytest run in an environment with swtrace installed imports it.
 
-It imports nothing but pytest. With a pytest that is too old it does nothing, and says so in one line: nobody's tests
-may fail because swtrace is installed beside them.
+It imports nothing but pytest. With a pytest that is too old it does nothing but print one line, because tests must not
+fail just because swtrace is installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 OLDEST = 7
-"""The first major version that has stashes."""
+"""The first major version with ``pytest.Stash``."""
 
 if TYPE_CHECKING or int(pytest.__version__.partition(".")[0]) >= OLDEST:
     from swtrace.testing.pytest_hooks import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING or int(pytest.__version__.partition(".")[0]) >= OLDEST:
 else:
 
     def pytest_terminal_summary(terminalreporter: Any) -> None:
-        """Say why the fixture and the marker are not there."""
+        """Print why the fixture and the marker are missing."""
         terminalreporter.write_line(
-            f"swtrace: the plugin is off, because it needs pytest {OLDEST}.0 or newer, and this is {pytest.__version__}"
+            f"swtrace: the plugin is off: it needs pytest {OLDEST}.0 or newer, this is {pytest.__version__}"
         )

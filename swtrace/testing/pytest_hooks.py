@@ -1,6 +1,6 @@
 """The pytest plugin: a fixture and a marker, both called ``swtrace``.
 
-It imports nothing but pytest, and does nothing until a test asks for the fixture or carries the marker.
+It imports only pytest, and does nothing until a test uses the fixture or the marker.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 _MARKER = (
     "swtrace(min_efficiency, max_stall_ratio, min_on_time_rate, max_stall_seconds, series, rank, layer, phase, steps, "
-    "warmup, min_steps, baseline, tolerance): record the series that run in this test, in any process, and fail where "
-    "prefetch does not hide as asked for."
+    "warmup, min_steps, baseline, tolerance): record the series that run in this test, in any process, and fail the "
+    "test if a limit is broken."
 )
 
 
 class _State:
-    """What one process of pytest has collected."""
+    """Results collected by one pytest process."""
 
     def __init__(self) -> None:
         self.fresh: dict[str, Baseline] = {}
         self.known: dict[str, Baseline] | None = None
-        # Keys only, in order: a test that is run again is still one test.
+        # Ordered sets: a test that runs again still counts once.
         self.without: dict[str, None] = {}
         self.checked: dict[str, None] = {}
 
@@ -39,19 +39,19 @@ _STATE = pytest.StashKey[_State]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
+    """Add command-line and ini options."""
     group = parser.getgroup("swtrace", "prefetch of shared-weight series")
-    group.addoption(
-        "--swtrace-baseline", metavar="FILE", default=None, help="File of baselines (ini: swtrace_baseline)."
-    )
+    group.addoption("--swtrace-baseline", metavar="FILE", default=None, help="Baseline file (ini: swtrace_baseline).")
     group.addoption(
         "--swtrace-save-baseline",
         action="store_true",
-        help="Save what this run measures, instead of comparing with it.",
+        help="Save this run's measurements as baselines instead of comparing with them.",
     )
-    parser.addini("swtrace_baseline", "File of baselines.", default="swtrace-baseline.json")
+    parser.addini("swtrace_baseline", "Baseline file.", default="swtrace-baseline.json")
     parser.addini("swtrace_tolerance", "How much worse than the baseline is accepted: 0.1 is 10 %.", default="0.1")
-    parser.addini("swtrace_ring_records", "Capacity of a rank's ring during a test.", default="")
+    parser.addini(
+        "swtrace_ring_records", "Capacity of each rank's ring during a test, in records; a power of two.", default=""
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -62,9 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def swtrace(request: pytest.FixtureRequest) -> Iterator[Tracing]:
-    """Record the series that run in this test: in this process, in its children, in vLLM's workers.
+    """Record the series that run in this test: in this process, its children and vLLM's workers.
 
-    Offers ``stall_seconds()``, ``stall_ratio()``, ``efficiency()``, ``on_time_rate()``, ``occupancy()``, ``waits()``,
+    Provides ``stall_seconds()``, ``stall_ratio()``, ``efficiency()``, ``on_time_rate()``, ``occupancy()``, ``waits()``,
     ``spans()`` and more, each with ``series=``, ``rank=``, ``layer=``, ``phase=``, ``steps=`` and ``warmup=``.
     """
     from swtrace.testing.tracing import DEFAULT_RECORDS, Tracing
@@ -78,33 +78,33 @@ def swtrace(request: pytest.FixtureRequest) -> Iterator[Tracing]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test that carries the marker the fixture, before any other: what others start is recorded, too."""
+    """Put the fixture first in every marked test, so that processes started by other fixtures are recorded."""
     for item in items:
         names: list[str] | None = getattr(item, "fixturenames", None)
         if names is not None and item.get_closest_marker("swtrace") is not None:
-            # A list of its own: the cases of a parametrized test share one, and not all need carry the marker.
+            # Copy the list: the cases of a parametrized test share one, and only some may be marked.
             item.fixturenames = ["swtrace", *(name for name in names if name != "swtrace")]  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse a marker that cannot be meant, before any fixture is made."""
+    """Reject an invalid marker before any fixture is set up."""
     marker = item.get_closest_marker("swtrace")
     if marker is not None:
         _limits(item, marker)
 
 
-# Last, and no wrapper: it is reached only when the test has passed, and old versions of pytest can do that, too.
+# Runs last and is not a wrapper, so it is reached only if the test has passed. Old versions of pytest support this.
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Check what the marker of a test that has passed asks for."""
+    """Check the limits of a marked test that has passed."""
     marker = item.get_closest_marker("swtrace")
     if marker is not None:
         _check(item, _limits(item, marker))
 
 
 def _limits(item: pytest.Item, marker: pytest.Mark) -> Limits:
-    """Return what a marker asks for, or fail with the place of the test that carries it."""
+    """Return the limits of a marker, or fail with the file and line of the test."""
     from swtrace.errors import SettingsError
     from swtrace.testing.limits import Limits
 
@@ -125,14 +125,14 @@ def _check(item: pytest.Item, limits: Limits) -> None:
 
     state, tracing = item.config.stash[_STATE], getattr(item, "funcargs", {}).get("swtrace")
     if tracing is None:
-        pytest.fail("@pytest.mark.swtrace needs a test function: this item has no fixtures", pytrace=False)
+        pytest.fail("@pytest.mark.swtrace works only on test functions: this item has no fixtures", pytrace=False)
     state.checked[item.nodeid] = None
     try:
         baseline = _baseline(item, limits, state)
         why = judge(tracing, limits, baseline, _tolerance(item.config, limits))
     except SettingsError as error:
         why = str(error)
-    # Not in the handler above: pytest would show the error beside the failure.
+    # Not in the handler above, because pytest would also show the original error.
     if why:
         pytest.fail(f"swtrace: {why}", pytrace=False)
     if limits.baseline:
@@ -142,7 +142,7 @@ def _check(item: pytest.Item, limits: Limits) -> None:
 
 
 def _baseline(item: pytest.Item, limits: Limits, state: _State) -> Baseline | None:
-    """Return what this test is compared with."""
+    """Return the baseline of this test, if it is compared with one."""
     if not limits.baseline or item.config.getoption("--swtrace-save-baseline"):
         return None
     if state.known is None:
@@ -165,7 +165,7 @@ def _tolerance(config: pytest.Config, limits: Limits) -> float:
     except ValueError:
         tolerance = -1.0
     if not 0 <= tolerance < float("inf"):
-        raise SettingsError(f"ini option swtrace_tolerance: must be a number from 0, not {text!r}")
+        raise SettingsError(f"ini option swtrace_tolerance: must be a number of at least 0, not {text!r}")
     return tolerance
 
 
@@ -174,12 +174,12 @@ def _path(config: pytest.Config) -> Path:
     return Path(given) if given else config.rootpath / str(config.getini("swtrace_baseline"))
 
 
-# Under xdist every worker checks its own tests; the controller writes the file.
+# Under xdist, every worker checks its own tests, and the controller writes the file.
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Save baselines, or hand them to the process that will."""
+    """Save baselines, or pass them to the xdist controller."""
     config = session.config
     state = config.stash[_STATE]
     output: dict[str, Any] | None = getattr(config, "workeroutput", None)
@@ -196,30 +196,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what an xdist worker collected."""
+    """Merge the results of an xdist worker."""
     text = getattr(node, "workeroutput", {}).get("swtrace")
     if text is None:
         return
     from swtrace.testing.limits import decode_baseline
 
     state: _State = node.config.stash[_STATE]
-    told = json.loads(text)
-    state.fresh.update((test, decode_baseline(places)) for test, places in told["fresh"].items())
-    state.without.update(dict.fromkeys(told["without"]))
-    state.checked.update(dict.fromkeys(told["checked"]))
+    results = json.loads(text)
+    state.fresh.update((test, decode_baseline(places)) for test, places in results["fresh"].items())
+    state.without.update(dict.fromkeys(results["without"]))
+    state.checked.update(dict.fromkeys(results["checked"]))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what was saved, and which tests have nothing to be compared with."""
+    """Print what was saved, or which tests have no baseline."""
     state = config.stash[_STATE]
     if state.fresh and config.getoption("--swtrace-save-baseline"):
         terminalreporter.write_sep("-", "swtrace")
-        terminalreporter.write_line(f"baselines of {len(state.fresh)} tests saved in {_path(config)}")
+        tests = f"{len(state.fresh)} test{'' if len(state.fresh) == 1 else 's'}"
+        terminalreporter.write_line(f"baselines of {tests} saved in {_path(config)}")
     elif state.without:
         terminalreporter.write_sep("-", "swtrace")
         terminalreporter.write_line(
-            f"{len(state.without)} of {len(state.checked)} checked tests have no baseline yet: run with "
-            "--swtrace-save-baseline"
+            f"{len(state.without)} of {len(state.checked)} checked test{'s' if len(state.checked) > 1 else ''} "
+            f"{'has' if len(state.without) == 1 else 'have'} no baseline yet: run with --swtrace-save-baseline"
         )
         for test in state.without:
             terminalreporter.write_line(f"  {test}")

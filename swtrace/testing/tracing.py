@@ -1,8 +1,7 @@
-"""What the fixture ``swtrace`` is: everything that series record while a test runs, in any process.
+"""The fixture ``swtrace``: everything that series record while a test runs, in any process.
 
-Ranks are told by environment variables, so that processes which the test starts record as well. Rings
-lie in a folder of their own, are read when the test asks, and are gone when it ends. No thread and no
-process runs beside the test.
+Environment variables switch recording on, so that processes started by the test record, too. The rings are in a
+folder of their own. They are read on demand and removed when the test ends. No extra thread or process runs.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ DEFAULT_RECORDS = 1 << 17
 
 
 class Tracing(RingsSession):
-    """A session over a folder of its own, into which every series records while this is entered.
+    """A session over a temporary folder, into which every series records inside the ``with`` block.
 
-    A series reads its settings when it is made: one that a wider fixture made before the test began is not recorded.
+    A series reads its settings when it is created. One that a wider fixture created before the test is not recorded.
 
     Args:
         records: Capacity of each rank's ring.
-        environment: Further variables for the ranks.
+        environment: Additional variables for the ranks.
     """
 
     def __init__(self, *, records: int = DEFAULT_RECORDS, environment: dict[str, str] | None = None) -> None:
@@ -47,15 +46,15 @@ class Tracing(RingsSession):
             "SWTRACE_RING_RECORDS": str(records),
             **(environment or {}),
         }
-        """What makes a process record here: for processes that do not inherit this one's environment."""
+        """Variables that make a process record here, for processes that do not inherit this one's environment."""
         self._before: dict[str, str | None] = {}
         self._recorder: Recorder | None = None
         self._simulated: list[Recorder] = []
         super().__init__(self.directory)
 
     def __enter__(self) -> Self:
-        """Turn recording on."""
-        # Every run makes up its own id: two runs in one test must not take each other's place.
+        """Start recording."""
+        # Each run generates its own id, so that two runs in one test do not replace each other.
         changed: dict[str, str | None] = {**self.environment, "SWTRACE_RUN_ID": None}
         self._before = {name: os.environ.get(name) for name in changed}
         _set(changed)
@@ -65,7 +64,7 @@ class Tracing(RingsSession):
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Turn recording off, and remove the rings."""
+        """Stop recording and remove the rings."""
         series = _series_recording()
         if series is not None:
             mine = series.exchange(self._recorder)
@@ -78,7 +77,7 @@ class Tracing(RingsSession):
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def recorder(self, rank: int, run_id: str = "simulated") -> Recorder:
-        """Return a ring for one of several ranks that are threads of this process, as on an ideal channel."""
+        """Return a ring for one of several ranks that run as threads of this process, as on an ideal channel."""
         from swtrace.trace.recorder import Recorder, identity_of_this_process
 
         identity = identity_of_this_process(run_id, rank, "simulated")
@@ -87,11 +86,11 @@ class Tracing(RingsSession):
         return recorder
 
     def refused(self) -> dict[str, str]:
-        """Return what was asked for and is not shared, with the reason."""
+        """Return the series that were requested but are not shared, with the reason."""
         return {info.name: info.refused for rank in self.observe().ranks for info in rank.series if info.refused}
 
     def span_exporter(self, **selection: Any) -> InMemorySpanExporter:
-        """Return OpenTelemetry's in-memory exporter with the spans of the steps meant."""
+        """Return OpenTelemetry's in-memory exporter with the spans of the selected steps."""
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
         exporter = InMemorySpanExporter()
@@ -99,7 +98,7 @@ class Tracing(RingsSession):
         return exporter
 
     def registry(self) -> CollectorRegistry:
-        """Return a Prometheus registry with what the daemon would serve at ``/metrics`` now."""
+        """Return a Prometheus registry with the metrics that a daemon would serve now."""
         from prometheus_client import CollectorRegistry
 
         from swtrace.daemon.collector import SnapshotCollector
@@ -122,7 +121,7 @@ class Tracing(RingsSession):
 
 
 def _series_recording() -> ModuleType | None:
-    """Return the runtime's module of this process's ring, if this process has loaded the runtime."""
+    """Return the runtime's module for this process's ring, if the runtime is loaded."""
     return sys.modules.get("swtrace.series.recording")
 
 

@@ -1,4 +1,4 @@
-"""Ranks whose clocks differ, or whose peers' instants are not known: what depends on them is not stated."""
+"""If clocks differ or peers' instants are unknown, facts that depend on them are not stated."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def test_instants_that_cannot_be_are_distrusted() -> None:
 
 
 def test_one_clock_stays_one() -> None:
-    """Where the instants can be, nothing is distrusted."""
+    """Possible instants are trusted."""
     schedule = make()
     facts = fed(schedule, [schedule.identity(0), schedule.identity(1)]).facts()
     assert (facts.series[0].clocks, facts.series[0].impossible_steps) == (1, 0)
 
 
 def test_what_follows_an_unknown_ready_is_unknown() -> None:
-    """A delivery after one that nobody saw complete has no transfer, and states none from the peers' instants."""
+    """A delivery after one whose completion was not observed has no transfer, not even from the peers' instants."""
     for queue in ("serial", "receiver"):
         schedule = simulate(
             ranks=4, layers=6, k=1, steps=4, compute=lambda _r, _s, _p: MS, occupancy=3 * MS, queue=queue

@@ -55,7 +55,7 @@ def same(a: StepFacts, b: StepFacts) -> bool:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 30), largest=st.sampled_from([1, 3, 20, 200]))
 def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
-    """How the ranks' batches are cut and interleaved changes no fact."""
+    """Splitting and interleaving the ranks' batches changes no fact."""
     schedule = make()
     whole = feeding.ledger(schedule)
     feeding.feed(whole, schedule)
@@ -70,7 +70,7 @@ def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 30))
 def test_batches_of_many_ranks_at_once_give_the_same_facts(seed: int) -> None:
-    """Taking in the ranks' batches together states the same facts as one after the other."""
+    """Processing the ranks' batches together gives the same facts as one after the other."""
     chance = random.Random(seed)  # noqa: S311 - reproducible schedules
     schedule = make(steps=30)
     together, apart = feeding.ledger(schedule), feeding.ledger(schedule)
@@ -186,7 +186,7 @@ def test_missing_records_are_counted_and_leave_the_rest_right() -> None:
 
 @pytest.mark.parametrize("kept", [0.5, 0.95])
 def test_lost_records_do_not_lower_the_stall_ratio(kept: float) -> None:
-    """Ratios are of whole steps: part of a step's stall beside all of its duration would flatter."""
+    """Ratios use whole steps only: a part of the stall over the whole duration would look too good."""
     chance = np.random.default_rng(7)
     schedule = simulate(ranks=2, layers=9, k=1, steps=60, compute=lambda _r, _s, _p: 1_000_000, occupancy=5_000_000)
     ledger = feeding.ledger(schedule)
@@ -222,7 +222,7 @@ def test_a_dead_rank_holds_nobody_up() -> None:
 
 
 def test_out_of_order_within_a_step_is_harmless() -> None:
-    """Records of a rank that arrive shuffled by up to a step are laid out right."""
+    """Records of a rank that arrive shuffled by up to a step are stored correctly."""
     schedule = make(steps=5)
     expected = feeding.ledger(schedule)
     feeding.feed(expected, schedule)
@@ -309,7 +309,7 @@ def test_a_step_jump_costs_no_time() -> None:
 @pytest.mark.parametrize("number", [(1 << 32) - 16, 1_000_000, 300])
 @pytest.mark.parametrize("at", [0, 96])
 def test_a_wild_step_number_is_ignored_and_counted(number: int, at: int) -> None:
-    """One record with a step number that cannot be, wherever it stands, changes no fact but the count of such."""
+    """One record with an impossible step number, at any place, changes only the count of such records."""
     schedule = make(steps=20)
     wild = transfer_record(step=number, position=1, wait_begin_ns=5)
     for largest in (7, 50):
@@ -352,7 +352,7 @@ def test_step_numbers_wrap(largest: int) -> None:
 
 
 def test_duplicates_of_finished_steps_count_once() -> None:
-    """Records that come again after their step is finished, in whatever order, are duplicates: no total changes."""
+    """Records repeated after their step is finished, in any order, are duplicates and change no total."""
     schedule = make(steps=12)
     ledger = feeding.ledger(schedule)
     feeding.feed(ledger, schedule)
@@ -378,7 +378,7 @@ def test_late_records_that_come_twice_count_once() -> None:
 
 
 def test_one_large_batch_of_all_ranks_evicts_nothing() -> None:
-    """More steps at once than can be pending are taken in step by step: no rank is behind, so none is evicted."""
+    """More steps at once than can be pending are processed step by step: no rank is behind, so none is evicted."""
     schedule = make(steps=100)
     whole, bounded = feeding.ledger(schedule), feeding.ledger(schedule, max_cells=3 * 7 * 8)
     batches = [(key(rank), schedule.records[rank]) for rank in range(3)]
@@ -389,7 +389,7 @@ def test_one_large_batch_of_all_ranks_evicts_nothing() -> None:
 
 
 def test_a_silent_rank_is_evicted_many_steps_at_a_time() -> None:
-    """Steps that a silent rank holds up are finished in bulk, an eighth of them at once: each finishing costs."""
+    """Steps that wait for a silent rank are finished in bulk, an eighth at once, because each eviction costs time."""
     schedule = make(steps=400, ranks=2)
     ledger = feeding.ledger(schedule, max_cells=2 * 7 * 64)
     finished = []
@@ -402,7 +402,7 @@ def test_a_silent_rank_is_evicted_many_steps_at_a_time() -> None:
 
 
 def test_broadcasts_under_way_at_the_end_are_open_not_missing() -> None:
-    """The broadcasts for a step that never came make no step, and nothing of it is missing."""
+    """Broadcasts for a step that never began create no step, and none of its records count as missing."""
     schedule = make(steps=3, ranks=2)
     ledger = feeding.ledger(schedule)
     for rank in range(2):
@@ -424,7 +424,7 @@ def test_broadcasts_under_way_at_the_end_are_open_not_missing() -> None:
 
 
 def test_forgetting_the_last_rank_drops_the_series() -> None:
-    """A series goes when its last rank is forgotten."""
+    """A series is removed when its last rank is forgotten."""
     schedule = make(steps=2, ranks=2)
     ledger: Ledger = feeding.ledger(schedule)
     feeding.feed(ledger, schedule)
@@ -436,7 +436,7 @@ def test_forgetting_the_last_rank_drops_the_series() -> None:
 
 
 def test_records_of_pending_steps_that_come_again_from_a_rank_that_came_back_are_duplicates() -> None:
-    """A rank that was forgotten and joins again may record anew what is pending: it counts once."""
+    """A rank that was forgotten and joins again may record pending steps again: they count once."""
     schedule = make(steps=2, ranks=2)
     ledger = feeding.ledger(schedule)
     ledger.add(key(0), schedule.records[0])

@@ -1,4 +1,4 @@
-"""When the host launched what stalled: kept beside the transfer, and spoken of where it explains the stall."""
+"""Launch instants of stalled broadcasts are kept beside the transfer and reported where they explain the stall."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swtrace.trace.schema import NO_WINDOW, Kind
 
 LAYERS, STEPS = 8, 24
 SLOW = 1
-"""The rank of which launches are told."""
+"""The rank with LAUNCH records."""
 
 
 def with_launches(lag_ns: int) -> Schedule:
@@ -75,7 +75,7 @@ def test_launches_stand_beside_the_waits_that_were_held(largest: int) -> None:
 
 
 def test_a_launch_without_its_transfer_says_nothing() -> None:
-    """Launches of steps that were never told, or long ago, change no fact and are no error."""
+    """Launches of unknown or long finished steps change no fact and raise no error."""
     schedule = with_launches(7_000)
     plain, strewn = fed(schedule), ledger(schedule)
     stray: Records = np.concatenate(
@@ -91,8 +91,8 @@ def test_a_launch_without_its_transfer_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(("lag_ns", "bound"), [(7_000, True), (DRY_BELOW_NS, False), (4_000_000, False)])
-def test_a_rank_that_runs_dry_is_said_to_be_bound_by_its_host(lag_ns: int, *, bound: bool) -> None:
-    """Where the device came to the issues right after their launch, that is the sentence; where it was behind, not."""
+def test_a_rank_whose_device_runs_out_of_work_is_bound_by_its_host(lag_ns: int, *, bound: bool) -> None:
+    """The verdict says launch-bound if the device starts issues right after their launch, and not if it is behind."""
     made = fed(with_launches(lag_ns))
     facts = made.facts().series[0]
     said = {finding.kind: finding for finding in verdict(facts, made.history(facts.key)).findings}
@@ -100,4 +100,4 @@ def test_a_rank_that_runs_dry_is_said_to_be_bound_by_its_host(lag_ns: int, *, bo
     if bound:
         assert said["launch_bound"].rank == SLOW
         assert said["launch_bound"].numbers["share"] == pytest.approx(1.0)
-        assert "7.00 us after their launch" in said["launch_bound"].sentence
+        assert "7.00 us (median) after launch" in said["launch_bound"].sentence

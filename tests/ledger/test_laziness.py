@@ -1,4 +1,4 @@
-"""What is put off changes nothing: records that are collected first, and facts that are computed where looked at."""
+"""Lazy work changes no fact: records are collected first, and facts are computed on access."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def step_by_step(ledger: Ledger, schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("queue", ["serial", "receiver", "none"])
 def test_steps_finished_together_are_those_finished_one_by_one(queue: str) -> None:
-    """Whether anybody asks after each step or only at the end, steps, paths and facts are the same."""
+    """Steps, paths and facts are the same if they are read after each step or only at the end."""
     schedule = make(steps=40, queue=queue)
     asked, unasked = feeding.ledger(schedule), feeding.ledger(schedule)
     one_by_one: list[StepFacts] = []
@@ -57,7 +57,7 @@ def test_steps_finished_together_are_those_finished_one_by_one(queue: str) -> No
 
 
 def test_a_step_made_of_values_is_as_good_as_one_that_computes_them() -> None:
-    """Facts that are looked at in any order are those of a step constructed from them, and so are their sums."""
+    """Facts that are read in any order equal those of a step constructed from them, and so do their sums."""
     ledger = feeding.ledger(make())
     feeding.feed(ledger, make())
     for step in ledger.take_steps():
@@ -81,7 +81,7 @@ def test_a_step_has_no_other_attributes() -> None:
 
 
 def test_what_is_collected_is_bounded() -> None:
-    """Unasked, a ledger holds at most some records beyond those that it has laid out; it counts them all."""
+    """Between reads, a ledger holds only a bounded number of unprocessed records, and it counts them all."""
     schedule = make(steps=2500, ranks=2)
     ledger = feeding.ledger(schedule)
     most = 0
@@ -97,7 +97,7 @@ def test_what_is_collected_is_bounded() -> None:
 
 
 def test_whose_records_raise_is_named_when_they_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error names exactly the ranks whose records raise, at the call that takes them in; the others' are kept."""
+    """An error names exactly the ranks whose records raise, at the call that processes them; the others' are kept."""
     schedule, other = make(), make(ranks=2)
     ledger, expected = feeding.ledger(schedule), feeding.ledger(schedule)
     for rank in range(2):

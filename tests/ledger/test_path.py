@@ -1,4 +1,4 @@
-"""The critical path: its parts sum up, and the excess names the rank that is at the root."""
+"""The critical path: its parts sum to its length, and the excess names the rank at the root."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_straggler_is_named(slow: int, k: int) -> None:
 
 
 def test_the_root_is_named_not_the_messenger() -> None:
-    """Rank 1 issues late only because rank 0 held it up: rank 2's stall says skew of rank 1, the path names rank 0."""
+    """Rank 1 issues late only because it waited for rank 0: rank 2's stall is skew of rank 1, the path names rank 0."""
     facts, steps = run(lambda rank, _s, p: 6 * MS if (rank, p) == (0, 2) else MS, k=0)
     last = steps[-1]
     skew = last.cause_ns[CAUSES.index(Cause.SKEW)]
@@ -91,7 +91,7 @@ def test_the_root_is_named_not_the_messenger() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1 << 30), ranks=st.integers(2, 4))
 def test_balanced_ranks_name_nobody(seed: int, ranks: int) -> None:
-    """Ranks whose computes vary alike leave nobody named, however much they stall."""
+    """If all ranks' computes vary alike, no rank is named, even with much stall."""
     chance = random.Random(seed)  # noqa: S311
     facts, _ = run(
         lambda _r, _s, _p: chance.randrange(MS, 2 * MS),
@@ -103,7 +103,7 @@ def test_balanced_ranks_name_nobody(seed: int, ranks: int) -> None:
 
 
 def test_one_slow_step_names_nobody() -> None:
-    """A single pause, however long, is no straggler."""
+    """A single pause, however long, makes no straggler."""
     facts, steps = run(lambda rank, step, p: 500 * MS if (rank, step, p) == (1, 7, 3) else MS)
     assert steps[7].path is not None
     assert steps[7].path.excess_ns[1] > 400 * MS
@@ -111,7 +111,7 @@ def test_one_slow_step_names_nobody() -> None:
 
 
 def test_a_slow_channel_is_no_ranks_fault() -> None:
-    """Where transfers are longer than computes, the path is transfer, and nobody is named."""
+    """Where transfers are longer than computes, the path is transfer, and no rank is named."""
     facts, steps = run(lambda _r, _s, _p: MS, occupancy=4 * MS)
     assert facts.series[0].straggler is None
     path = steps[-1].path

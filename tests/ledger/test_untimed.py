@@ -1,4 +1,4 @@
-"""Steps without instants: counted in full, in no duration, and no cause is claimed for what follows them."""
+"""Untimed steps are counted in full but are part of no duration, and the first stall after them has no cause."""
 
 from __future__ import annotations
 
@@ -309,18 +309,18 @@ def said_of(*which: Callable[[int], Untimed], steps: int = 24) -> Verdict:
 
 
 def test_the_verdict_says_how_many_steps_it_is_not_about() -> None:
-    """Sampled steps are a note that names the setting, and what is judged are the timed ones."""
+    """Sampled steps give a note that names the setting, and the verdict is about the timed steps."""
     said = said_of(every(4))
     (about,) = (finding for finding in said.findings if finding.kind == "untimed")
     assert about.level is Level.NOTE
-    assert about.sentence.startswith("18 of 24 steps have no instants: 18 as SWTRACE_TIME_EVERY asks")
+    assert about.sentence.startswith("18 of 24 steps are untimed: 18 not sampled (SWTRACE_TIME_EVERY=1")
     assert about.numbers["sampled"] == 18
     assert said.headline.kind == "hidden"
     assert "untimed" not in {finding.kind for finding in said_of(every(1)).findings}
 
 
 def test_the_verdict_warns_of_untimed_steps_that_nobody_asked_for() -> None:
-    """Steps that went untimed by themselves are a warning, once they are more than a few."""
+    """Steps that are untimed for other reasons than sampling give a warning if they are more than a few."""
     warned = said_of(lambda step: Untimed.BUSY if step % 2 else Untimed.TIMED)
     assert next(finding for finding in warned.findings if finding.kind == "untimed").level is Level.WARNING
     ended = said_of(lambda step: Untimed.UNFINISHED if step == 23 else Untimed.TIMED)

@@ -1,4 +1,4 @@
-"""The verdict says what the facts show, names the right rank, and keeps silent where nothing is known."""
+"""The verdict says what the facts show, names the right rank, and claims nothing that is unknown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def finding(said: Verdict, kind: str) -> Any:
     return next(finding for finding in said.findings if finding.kind == kind)
 
 
-def test_hidden_broadcasts_are_called_hidden_and_nobody_is_blamed() -> None:
+def test_hidden_broadcasts_are_called_hidden_and_no_rank_is_blamed() -> None:
     """With compute longer than transfer, the headline is good and no sentence is worse than a note."""
     said = judged()
 
@@ -58,7 +58,7 @@ def test_a_channel_slower_than_compute_cannot_be_hidden() -> None:
     bound = finding(said, "channel_bound")
     assert bound.numbers["transfer_ns_per_layer"] == pytest.approx(2_100_000, rel=0.01)
     assert bound.numbers["compute_ns_per_layer"] == pytest.approx(900_000, rel=0.01)
-    assert "no prefetch step can hide this, at least 14.4 ms per step" in bound.sentence
+    assert "no prefetch step can hide this. At least 14.4 ms per step" in bound.sentence
     assert "prefetch_step" not in kinds(said)
 
 
@@ -70,8 +70,8 @@ def test_the_rank_that_computes_longer_is_the_straggler() -> None:
     assert finding(said, "straggler").numbers["excess_ns"] == pytest.approx(12 * 400_000, rel=0.05)
 
 
-def test_a_late_entry_is_told_from_a_slow_rank() -> None:
-    """A rank that begins 4 ms later and computes like the others is entry skew, and no straggler."""
+def test_a_late_entry_is_distinguished_from_a_slow_rank() -> None:
+    """A rank that begins 4 ms later and computes like the others has entry skew and is not a straggler."""
     said = judged(gap=lambda rank, _step: 1_000_000 + 4_000_000 * (rank == 1))
 
     assert finding(said, "entry_skew").rank == 1
@@ -94,7 +94,7 @@ def test_a_larger_prefetch_step_is_proposed_where_it_helps() -> None:
     assert f"Set SWTRACE_PREFETCH_STEP={k};" in proposed.advice
 
 
-def test_without_steps_only_sums_are_spoken_about() -> None:
+def test_without_steps_findings_are_about_sums_only() -> None:
     """Nothing about layers, causes or other prefetch steps is said without the steps themselves."""
     said = judged(compute=even(300_000), occupancy=900_000, steps_known=False)
 
@@ -102,7 +102,7 @@ def test_without_steps_only_sums_are_spoken_about() -> None:
 
 
 def test_a_stall_of_unknown_cause_is_called_that() -> None:
-    """With one rank of three at hand, the verdict says that causes are not known, instead of naming one."""
+    """With one rank of three available, the verdict says that causes are unknown instead of naming one."""
     said = judged(ranks=[0], compute=even(300_000), occupancy=900_000)
 
     assert "only 1 of the group's 3 ranks" in finding(said, "unattributed").sentence
@@ -135,10 +135,10 @@ def test_no_finished_step_judges_nothing() -> None:
 
 
 def test_a_finding_says_what_to_do_and_survives_json() -> None:
-    """Where there is something to do the finding itself says it, also as JSON; elsewhere its advice is empty."""
+    """A finding carries its advice, also as JSON; without anything to do the advice is empty."""
     said = judged(compute=lambda rank, _step, _position: 1_000_000 + 400_000 * (rank == 2))
 
-    assert finding(said, "straggler").advice.startswith("Look at that rank's host")
+    assert finding(said, "straggler").advice.startswith("Check that rank's host")
     assert not said.headline.advice
     documents = json.loads(json.dumps([each.to_json() for each in said.findings]))
     assert tuple(map(Finding.from_json, documents)) == said.findings
@@ -150,19 +150,19 @@ def test_a_finding_says_what_to_do_and_survives_json() -> None:
     [(0, "0"), (7_820, "7.82 us"), (99_999, "100 us"), (421_000, "0.42 ms"), (14_400_000, "14.4 ms"), (2e9, "2000 ms")],
 )
 def test_durations_have_three_digits(ns: float, text: str) -> None:
-    """Sentences write durations with two or three digits that mean something."""
+    """Sentences write durations with two or three significant digits."""
     assert milliseconds(ns) == text
 
 
 def test_steps_without_a_stall_and_without_length_are_no_error() -> None:
-    """Where nothing took any time, nothing is divided by it."""
+    """Steps that took no time cause no division by zero."""
     said = judged(occupancy=0, compute=even(0))
     assert "launch_bound" not in kinds(said)
     assert said.headline.kind in {"nothing", "hidden"}
 
 
-def test_a_death_stands_before_what_the_figures_say() -> None:
-    """After a rank died the headline is that, in red, however well its steps had hidden their broadcasts."""
+def test_a_death_comes_before_all_other_findings() -> None:
+    """If a rank died, that is the headline, at level bad, even if its steps hid their broadcasts."""
     schedule = simulate(ranks=3, layers=12, k=1, steps=24, occupancy=300_000, compute=even(1_000_000))
     made = ledger(schedule)
     feed(made, schedule)

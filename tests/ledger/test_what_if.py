@@ -87,12 +87,12 @@ def test_a_share_of_step_time_is_of_the_whole_step() -> None:
 
 
 def test_too_few_steps_are_not_replayed() -> None:
-    """Nothing is said from three steps: two warm up, one looks ahead."""
+    """Three steps give no replay: two warm up, one looks ahead."""
     assert what_if(history(1)[-3:], 2) is None
 
 
 def test_a_hole_in_the_steps_ends_the_replay() -> None:
-    """Only consecutive steps are replayed: over a missing one, no gap is known."""
+    """Only consecutive steps are replayed, because the gap across a missing one is unknown."""
     steps = history(1)
 
     replayed = what_if((*steps[:-6], *steps[-5:]), 2)

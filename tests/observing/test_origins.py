@@ -1,4 +1,4 @@
-"""Whatever records come through, they amount to the same; an origin that goes away says so, and is taken up again."""
+"""All origins give the same facts for the same records; a lost origin says so and is used again when it is back."""
 
 from __future__ import annotations
 
@@ -257,6 +257,6 @@ def test_addresses_are_read_as_people_write_them(address: str, expected: str) ->
     "address", ["", "ftp://host:1", "host:port", "host:0", "http://host:1/api", "http://", "a://b://c"]
 )
 def test_addresses_that_cannot_be_meant_are_refused(address: str) -> None:
-    """What is no address is a readable error."""
+    """An invalid address is a readable error."""
     with pytest.raises(SettingsError, match="HOST:PORT"):
         asking.address(address)

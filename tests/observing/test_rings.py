@@ -1,4 +1,4 @@
-"""Rings of a folder and the roster of their ranks, whatever comes and goes."""
+"""Rings of a folder and the roster of their ranks, while rings appear and disappear."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def expected(schedule: Schedule) -> Ledger:
 
 
 def test_rings_in_any_order_give_the_facts_of_their_records(tmp_path: Path) -> None:
-    """What a watch states of two rings is what a ledger states of their records."""
+    """A watch over two rings gives the same facts as a ledger over their records."""
     schedule = made()
     with watch_rings(tmp_path) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
@@ -237,7 +237,7 @@ def test_a_second_series_of_a_name_has_facts_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:
-    """When a dead rank's file is removed, the rank and its series go from the facts."""
+    """When a dead rank's file is removed, the rank and its series are removed from the facts."""
     schedule = made()
     with watch_rings(tmp_path, run_id=RUN, rescan_s=0.0) as watch:
         recorder = Recorder.create(tmp_path, schedule.identity(0))
@@ -332,7 +332,7 @@ def test_the_last_steps_of_a_life_are_taken_in_before_the_next_one_begins(tmp_pa
 
 
 def test_a_ring_read_again_after_a_problem_goes_on_in_its_series(tmp_path: Path) -> None:
-    """A ring that is let go and taken up again is the same life: its group's other ranks stay where they are."""
+    """A ring that is dropped and used again is the same life: the group's other ranks stay in it."""
     schedule = made()
     with watch_rings(tmp_path, rescan_s=0.0) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
@@ -358,7 +358,7 @@ def test_a_ring_read_again_after_a_problem_goes_on_in_its_series(tmp_path: Path)
 def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is raised because of one rank's records, the others' are taken in, and the problem is named."""
+    """If one rank's records raise an error, the others' are processed, and the problem is reported."""
     schedule, other = made(), simulate(ranks=2, layers=3, k=1, steps=20, compute=lambda _r, _s, _p: 1, occupancy=1)
     room = PendingSteps.room
 
@@ -384,7 +384,7 @@ def test_records_that_the_ledger_cannot_take_cost_their_own_rank_its_place(
 
 
 def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: Path) -> None:
-    """The rank makes its ring again: whoever watched on counts each record once, whoever comes later sees it all."""
+    """The rank creates its ring again: a running watch counts each record once, and a later one sees all of them."""
     schedule = made()
     with watch_rings(tmp_path, rescan_s=0.0) as watch:
         recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""What a roster makes of events that do not fit, and of origins that answer at different times."""
+"""A roster handles events that do not fit and origins that answer at different times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swtrace.trace.identity import RankKey
 
 
 def events(*ranks: int) -> list[Event]:
-    """Return what happens to some ranks of a schedule, in its order."""
+    """Return the events of some ranks of a schedule, in order."""
     wanted = {key(rank) for rank in ranks}
     found: list[Event] = []
     for event in events_of(schedule(), random.Random(1), 50):  # noqa: S311 - reproducible
@@ -33,7 +33,7 @@ def events(*ranks: int) -> list[Event]:
 
 
 class Refusing(Told):
-    """An origin that lets go of a rank when it is told to."""
+    """An origin that drops a rank when asked to."""
 
     def __init__(self, *ranks: int) -> None:
         super().__init__(events(*ranks))
@@ -51,7 +51,7 @@ class Late(Told):
     polls = 0
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Return nothing until then."""
+        """Return nothing before the third poll."""
         self.polls += 1
         return super().poll(limit) if self.polls >= 3 else Polled((), more=False)
 
@@ -61,7 +61,7 @@ class Late(Told):
 
 
 def test_a_rank_whose_table_cannot_be_used_costs_no_other_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The origin is told to let go of it, what it says later is left out, and the others' steps are finished."""
+    """The origin drops the rank, later events of the rank are ignored, and the others' steps are finished."""
     origin = Refusing(0, 1, 2)
     roster = Roster(origin)
     set_series = roster.ledger.set_series

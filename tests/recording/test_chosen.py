@@ -68,7 +68,7 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
     swtrace("report", path, "-o", tmp_path / "report.html")
     text = re.sub(r"<[^>]*>", " ", (tmp_path / "report.html").read_text())
     assert f"{STEPS - 3} steps after 3 warm-up steps" in text
-    assert f"Means over these {STEPS - 3} steps" in text
+    assert f"Means over {STEPS - 3} steps." in text
     (series,) = json.loads(swtrace("stats", path, "--json").stdout)["summary"]["series"]
     words = " ".join(unescape(text).split())
     for finding in series["findings"]:
@@ -76,7 +76,7 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
     slowest = [int(step) for step in re.findall(r"step (\d+): [\d.]+ ms, ", text)]
     assert len(slowest) == 3
     assert min(slowest) >= 3
-    headline = re.search(r"the most stalled rank \((\d)\) stood still for its weights ([\d.]+ %)", text)
+    headline = re.search(r"The most stalled rank \((\d)\) waits for weights ([\d.]+ %)", text)
     assert headline
     assert re.search(rf"\b{headline[1]} +[\d.]+ ms +[\d.]+ ms +{re.escape(headline[2])} ", text)
     swtrace("report", path, "-o", tmp_path / "report.html", "--warmup", "0")

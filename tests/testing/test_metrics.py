@@ -30,7 +30,7 @@ def test_a_daemons_facts_are_those_of_the_rings() -> None:
         assert facts.lost() == 0
         assert sum(facts.occupancy(rank=1).values()) == 2
         for question in (facts.stall_seconds, facts.occupancy, facts.lost):
-            with pytest.raises(MetricsError, match=r"rank=7\. There is (state: .*; )?rank: 0, 1"):
+            with pytest.raises(MetricsError, match=r"rank=7; found: (state: .*; )?rank: 0, 1"):
                 question(rank=7)
         run.close()
 

@@ -66,11 +66,11 @@ LIMITS = {
     "max_stall_seconds=0.0001": ["*stall 0.30 ms > 0.10 ms per step*"],
     "min_on_time_rate=0.99": ["*on time * < 99.0 %*"],
     "min_efficiency=0.99": ["*efficiency * < 99.0 %*"],
-    "min_steps=50": ["*only 10 finished steps were recorded, 50 are needed*"],
+    "min_steps=50": ["*only 10 steps finished, 50 are needed*"],
     "max_stall_ratio=0.0001": ["*stall ratio 5.00 % > 0.01 %*"],
     "max_stall_ratio=0.04999": ["*stall ratio 5.000 % > 4.999 %*"],
-    "series='mlp'": ["*no finished step matches swtrace(series='mlp')*; recorded: self_attn.o_proj*"],
-    "min_efficiency=0.5, rank=0, layer=0": ["*nothing that was recorded says anything about min_efficiency of*"],
+    "series='mlp'": ["*no finished step matches series='mlp'; recorded: self_attn.o_proj*"],
+    "min_efficiency=0.5, rank=0, layer=0": ["*no recorded step has a value for min_efficiency*"],
 }
 
 REFUSED = {
@@ -92,11 +92,11 @@ REFUSED = {
     "steps=slice(0, 9, 0)": "steps=slice(0, 9, 0): must be a range of step numbers, or a slice that*",
     "tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
 }
-"""What a marker may not say, and how it is told so."""
+"""Invalid markers and their errors."""
 
 
 def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
-    """What is not as asked for is a failure that names limit, value, rank and layer, without a traceback."""
+    """A broken limit is a failure that names limit, value, rank and layer, without a traceback."""
     code = "".join(
         f"\n@pytest.mark.swtrace({limit})\ndef test_{number}(swtrace): run(swtrace)\n"
         for number, limit in enumerate(LIMITS)
@@ -119,11 +119,11 @@ def test_straggler(swtrace):
 """
     result = outcomes(suite, code)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["- Rank 3 holds the others up: *", "  Look at that rank's host: *"])
+    result.stdout.fnmatch_lines(["- Rank 3 is the straggler: *", "  Check that rank's host: *"])
 
 
 def test_a_marker_that_cannot_be_meant_is_refused_before_the_test_begins(suite: pytest.Pytester) -> None:
-    """A value that says nothing, or that anything would meet, is an error with file and line; the test never runs."""
+    """A meaningless value, or one that is always met, is an error with file and line; the test never runs."""
     code = "".join(
         f"\n@pytest.mark.swtrace({argument})\ndef test_{number}(): raise AssertionError('it ran')\n"
         for number, argument in enumerate(REFUSED)
@@ -177,7 +177,7 @@ def pytest_runtest_protocol(item, nextitem):
     result = outcomes(suite, "\n@pytest.mark.swtrace(baseline=True)\ndef test_it(request):\n"
                       "    run(request.getfixturevalue('swtrace'))\n")  # fmt: skip
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*1 of 1 checked tests have no baseline yet*"])
+    result.stdout.fnmatch_lines(["*1 of 1 checked test has no baseline yet*"])
     assert [line for line in result.outlines if line.strip().endswith("::test_it")] == [
         "  test_a_test_that_is_run_again_counts_once.py::test_it"
     ]
@@ -204,7 +204,7 @@ def test_a_pytest_that_is_too_old_is_left_alone(suite: pytest.Pytester, monkeypa
     result.assert_outcomes(passed=2)
     said = [line for line in result.outlines if "swtrace: the plugin is off" in line]
     assert len(said) == 1
-    assert said[0].startswith("swtrace: the plugin is off, because it needs pytest 7.0 or newer")
+    assert said[0].startswith("swtrace: the plugin is off: it needs pytest 7.0 or newer")
 
 
 def test_a_pytest_without_new_style_wrappers_is_served(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,12 +225,12 @@ pytest.hookimpl = hookimpl
     [
         ("swtrace_ring_records=abc", "ini option swtrace_ring_records: must be a power of two, not 'abc'"),
         ("swtrace_ring_records=1000", "ini option swtrace_ring_records: must be a power of two, not '1000'"),
-        ("swtrace_tolerance=nan", "ini option swtrace_tolerance: must be a number from 0, not 'nan'"),
-        ("swtrace_tolerance=5%", "ini option swtrace_tolerance: must be a number from 0, not '5%'"),
+        ("swtrace_tolerance=nan", "ini option swtrace_tolerance: must be a number of at least 0, not 'nan'"),
+        ("swtrace_tolerance=5%", "ini option swtrace_tolerance: must be a number of at least 0, not '5%'"),
     ],
 )
 def test_ini_options_that_cannot_be_used_are_one_line(suite: pytest.Pytester, option: str, message: str) -> None:
-    """An ini option that says nothing is named with what it must be, without a traceback."""
+    """An invalid ini option is an error that says what it must be, without a traceback."""
     result = outcomes(
         suite, "\n@pytest.mark.swtrace(max_stall_ratio=1.0)\ndef test_it(swtrace): run(swtrace)\n", "-o", option
     )
@@ -272,12 +272,12 @@ def test_none(swtrace): sampled(swtrace, 0)
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
-        ["*only 3 finished steps with instants (and 9 without) were recorded, 5*", "*1 step has no instants*"]
+        ["*only 3 timed steps (and 9 untimed) finished, 5*", "*no timed step: 1 step is untimed; recorded: *"]
     )
 
 
-def test_a_failing_test_is_told_for_its_own_reason(suite: pytest.Pytester) -> None:
-    """A test that fails by itself is not overlaid by what its marker asks for."""
+def test_a_failing_test_reports_its_own_reason(suite: pytest.Pytester) -> None:
+    """If a test fails, its marker's limits are not checked on top."""
     result = outcomes(suite, "\n@pytest.mark.swtrace(max_stall_ratio=0.0)\ndef test_it(): assert 1 == 2\n")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*assert 1 == 2*"])
@@ -393,10 +393,10 @@ def test_it(swtrace): run(swtrace)
 """
     missing = outcomes(suite, code)
     missing.assert_outcomes(passed=1)
-    missing.stdout.fnmatch_lines(["*1 of 1 checked tests have no baseline yet*", "*::test_it"])
+    missing.stdout.fnmatch_lines(["*1 of 1 checked test has no baseline yet*", "*::test_it"])
     saved = outcomes(suite, code, "--swtrace-save-baseline")
     saved.assert_outcomes(passed=1)
-    saved.stdout.fnmatch_lines(["*baselines of 1 tests saved in*swtrace-baseline.json"])
+    saved.stdout.fnmatch_lines(["*baselines of 1 test saved in*swtrace-baseline.json"])
     outcomes(suite, code).assert_outcomes(passed=1)
     path = suite.path / "swtrace-baseline.json"
     document = json.loads(path.read_text())
@@ -409,7 +409,7 @@ def test_it(swtrace): run(swtrace)
     worse.stdout.fnmatch_lines(["*stall ratio 5.0 %, baseline 1.0 % (+10.0 %)*"])
     outcomes(suite, code, "-o", "swtrace_tolerance=4.0").assert_outcomes(passed=1)
     path.write_text("[]")
-    outcomes(suite, code).stdout.fnmatch_lines(["*is no baseline of swtrace*"])
+    outcomes(suite, code).stdout.fnmatch_lines(["*is not a baseline file of swtrace*"])
 
 
 def test_under_xdist_workers_measure_and_the_controller_saves(suite: pytest.Pytester) -> None:
@@ -457,12 +457,12 @@ def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
     )
     done.stdout.fnmatch_lines(
         [
-            "swtrace: prefetch is not as swtrace(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)*",
-            "series o_proj, 27 steps after 3 of warm-up",
+            "swtrace: prefetch breaks a limit of*(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)",
+            "series o_proj, 27 steps after 3 warm-up steps",
             "rank     step    stall  stall ratio  efficiency  on time",
             "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % > 5.0 %; efficiency 25.0 % *",
-            "layers that stall most, per step",
-            "   1     10       0  0.60 ms         16.7 %  transfer",
+            "layers that stall most, mean per step",
+            "   1     10       0  0.60 ms           16.7 %  transfer",
             "*Transfer 0.80 ms > compute 0.50 ms per layer: no prefetch step can hide this*",
             "1 failed, 2 passed*",
         ]

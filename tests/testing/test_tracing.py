@@ -1,4 +1,4 @@
-"""What the fixture records: this process, its children, and nothing that belongs to somebody else."""
+"""The fixture records this process and its children, and nothing else."""
 
 from __future__ import annotations
 

@@ -215,7 +215,7 @@ def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: app.picture)
             overview = app.screen.query_one(Overview)
-            await until(pilot, lambda: "holds the others up" in shown(app))
+            await until(pilot, lambda: "is the straggler" in shown(app))
             begin = next(begin for begin, _, column in overview._header if column.title == "stall ratio")
             await pilot.click(Overview, offset=(begin + 2, overview._first_row - 1))
             await settled(pilot)

@@ -192,7 +192,7 @@ def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -
 
 def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
     """A headline about a rank that died is not announced as a word about hiding, in neither view."""
-    died = Finding("died", Level.BAD, "Rank 1 died. All figures are of the steps before.", rank=1)
+    died = Finding("died", Level.BAD, "Rank 1 died. All figures are from the steps before.", rank=1)
     seen = pictured("hidden")
     (series,) = seen.series
     vars(series)["headline"] = died

@@ -24,7 +24,7 @@ NEWEST = 72
 
 
 def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
-    """The overview counts the steps of a device's run that have no instants."""
+    """The overview counts the untimed steps of a device's run."""
     run = RecordedRun(tmp_path, clock=Clock.DEVICE)
     run.write_every(4, 12)
     with watch_rings(tmp_path) as roster:
@@ -33,7 +33,7 @@ def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
 
     words = " ".join(overview(seen, 160).split())
     assert "steps 12 untimed 9 held" in words
-    assert "9 of 12 steps have no instants: 9 as SWTRACE_TIME_EVERY asks" in words
+    assert "9 of 12 steps are untimed: 9 not sampled (SWTRACE_TIME_EVERY=1" in words
     assert [row.facts.recent.steps for row in seen.rows] == [3, 3]
 
 
