@@ -190,7 +190,7 @@ def test_run_and_series_select(client: httpx.Client) -> None:
     for parameter, known in (("series", "self_attn.o_proj"), ("run", "run-1")):
         refused = client.get("/api/v1/snapshot", params={parameter: "other"})
         assert refused.status_code == 404
-        assert refused.json() == {"error": f"{parameter}='other' does not exist: there are {known}"}
+        assert refused.json() == {"error": f"{parameter}='other' does not exist; must be one of: {known}"}
 
 
 def test_fields_narrow_the_cells(client: httpx.Client) -> None:
