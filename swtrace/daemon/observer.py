@@ -93,7 +93,7 @@ class Observer:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Drain once more, finish and export all pending steps, and end the thread. Return False if it took too long."""
+        """Drain once more, finish and export all pending steps, and end the thread. Return False on timeout."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()

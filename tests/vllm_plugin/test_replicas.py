@@ -15,7 +15,7 @@ from vllm_runs import SERIES, refusals, warnings
 
 from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
 
-REASON = "data-parallel replicas of a dense model are engines of their own that run when they please"
+REASON = "data-parallel replicas of a dense model are independent engines that do not run in lockstep"
 
 pytestmark = pytest.mark.slow
 

@@ -49,11 +49,11 @@ def test_lists_of_layers(folder: Path) -> None:
     assert two.startswith(
         "Model does not build its decoder layers through vLLM's make_layers, so swtrace looks for one "
     )
-    assert "and this model has several (fast, slow); unset SWTRACE" in two
+    assert "but this model has several (fast, slow); unset SWTRACE" in two
     assert none.startswith(
         "vLLM runs this model through its Transformers backend (Backed), so swtrace looks for one list"
     )
-    assert "list of 3 decoder layers, and this model has none; unset SWTRACE" in none
+    assert "list of 3 decoder layers, but this model has none; unset SWTRACE" in none
 
 
 def test_phases_of_a_schedule(folder: Path) -> None:
@@ -82,7 +82,7 @@ def test_unknown_vllm_is_named(folder: Path) -> None:
 def test_versions_out_of_range_are_refused(folder: Path, version: str) -> None:
     """A version that is not supported is left alone, whatever shape it has, and told the range."""
     environment = {"SWTRACE": "1", "SWTRACE_STRICT": "1"}
-    with pytest.raises(RankFailedError, match=rf"SeamError: vLLM {re.escape(version)} is not supported: .*<0\.34"):
+    with pytest.raises(RankFailedError, match=rf"SeamError: vLLM {re.escape(version)} is not supported; .*<0\.34"):
         fork_ranks(inspections.other_version, (version,), folder, environment=environment)
 
 

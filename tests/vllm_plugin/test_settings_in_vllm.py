@@ -106,7 +106,7 @@ def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, .
             {},
             "LlamaDecoderLayer\\) has no linear self_attn.z_proj; .* it has: self_attn.qkv_proj, self_attn.o_proj, mlp",
         ),
-        ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, this rank has 7"),
+        ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, but this rank has 7"),
         ({"SWTRACE_GROUP": "dp"}, {}, "the dp group has one rank"),
     ],
 )

@@ -134,7 +134,7 @@ def test_the_choice_is_explained(folder: Path) -> None:
     (line,) = [line for line in said if "swtrace shares" in line]
     assert line.endswith(
         "swtrace shares self_attn.o_proj over the world group (ranks 0, 1): "
-        "who launched its ranks runs all of them on the same prompts"
+        "the external launcher runs all of its ranks on the same prompts"
     )
 
 
