@@ -1,9 +1,9 @@
-"""What watching through a daemon costs: bytes on the network and the daemon's CPU, for documents and for the stream.
+"""Cost of viewing through a daemon: network bytes and the daemon's CPU, for documents and for the stream.
 
-``python -m benchmarks.streaming``: simulated ranks write at the given rate, and one daemon reads their rings. It is
-watched in turns by what asks for ``/api/v1/snapshot`` four times a second (gzip, only steps it has not seen), by what
-reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and by nobody. Bytes are those of bodies.
-CPU is the daemon's own, less that of the turns with nobody.
+``python -m benchmarks.streaming``. Simulated ranks write at the given rate, and one daemon reads their rings. Three
+clients take turns: one requests ``/api/v1/snapshot`` four times a second (gzip, only new steps), one
+reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and "nobody" requests nothing. Bytes are those
+of bodies. CPU is that of the daemon, minus that of the turns with nobody.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NEWEST_STEPS = 72
 
 
 def documents(host: str, seconds: float) -> int:
-    """Ask for the steps since the last answer; return the bytes of all answers but the first."""
+    """Request the steps since the last answer. Return the bytes of all answers but the first."""
     connection, cursor, received = HTTPConnection(host), 0, 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -44,7 +44,7 @@ def documents(host: str, seconds: float) -> int:
 
 
 def stream(host: str, seconds: float) -> int:
-    """Read the stream; return its bytes after the first half second, in which the newest steps arrive."""
+    """Read the stream. Return its bytes after the first half second, in which the newest steps arrive."""
     connection, received = HTTPConnection(host), 0
     connection.request("GET", f"/api/v1/recording?newest={NEWEST_STEPS}")
     answer = connection.getresponse()
