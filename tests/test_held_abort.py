@@ -22,7 +22,7 @@ class ForwardDiedError(Exception):
 
 
 def program(rank: int, windows: str) -> tuple[list[bool], int]:
-    """Let rank 0's forward fail at layer 2 while rank 1 waits for the report of it, then take two more steps."""
+    """Let rank 0's forward fail at layer 2 while rank 1 is held there until that has happened; then take two steps."""
     circle.ABORT_PATIENCE_S = 0.2
     store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
     series = Series("o_proj", RankGroup.world(), 0, LAYERS, prefetch_step=1, windows=windows)

@@ -45,19 +45,19 @@ CASES: dict[str, tuple[Layout, str]] = {
 
 @pytest.fixture(scope="module")
 def chosen(folder: Path) -> dict[str, str]:
-    """Return what is chosen for each case: one process looks at all of them."""
+    """Return the choice for each case, all made in one process."""
     (answers,) = fork_ranks(choices, ({name: layout for name, (layout, _) in CASES.items()},), folder)
     return answers
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_group_choice(chosen: dict[str, str], case: str) -> None:
-    """The largest group whose ranks hold equal weights and run in lockstep is chosen, and the reason is said."""
+    """The largest group whose ranks hold equal weights and run in lockstep is chosen, with the reason."""
     assert re.match(CASES[case][1], chosen[case]), chosen[case]
 
 
 def test_all_ranks_share_or_none(folder: Path) -> None:
-    """What one rank refuses, was not asked for, or would share over another group, nobody shares; the rank is named."""
+    """If one rank refuses, was not asked, or would use another group, no rank shares and that rank is named."""
     rank_0 = {"a": "tp", "b": "tp", "c": "tp", "d": "tp"}
     decisions = {0: rank_0, 1: {"a": "tp", "b": "", "d": "dp"}}
     first, second = fork_ranks(decided, (folder / "decided", decisions, 60.0), folder, ranks=2)
@@ -75,7 +75,7 @@ def test_all_ranks_share_or_none(folder: Path) -> None:
 
 
 def test_a_rank_that_does_not_answer_is_named(folder: Path) -> None:
-    """Where SWTRACE=1 is missing on one rank, the other ends with an error that says so, and does not hang."""
+    """If SWTRACE=1 is missing on one rank, the other ends with an error that says so instead of hanging."""
     first, second = fork_ranks(decided, (folder / "silent", {0: {"a": "tp"}}, 0.5), folder, ranks=2)
     said = "refused: rank 0: no answer from rank 1 on what to share within 0.5 s; set SWTRACE=1"
     assert first["error"].startswith(said)
@@ -83,7 +83,7 @@ def test_a_rank_that_does_not_answer_is_named(folder: Path) -> None:
 
 
 def test_refused_engine_is_a_metric(folder: Path) -> None:
-    """An engine that cannot share keeps its offloader, and every linear asked for is told with the engine's reason."""
+    """An engine that cannot share keeps its offloader, and every requested linear is refused with its reason."""
     rings = folder / "rings-engine"
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": "a.b,c"}
     assert fork_ranks(engine_refused, (folder / "refused", environment), folder) == ("UVAOffloader",)

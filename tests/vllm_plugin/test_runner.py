@@ -1,4 +1,4 @@
-"""A runner that asks for no offloader, a rank that takes no part: nobody gets a silent nothing from SWTRACE=1."""
+"""Runners without an offloader and ranks that do not share: SWTRACE=1 never fails silently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REASON = "vLLM's model runner vllm.v1.worker.cpu_model_runner.CPUModelRunner cre
 def test_a_runner_that_never_asks_is_a_refusal(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:
-    """VLLM runs as if nobody had asked to share; each rank warns once, and a metric gives the reason."""
+    """VLLM runs as without swtrace; each rank warns once, and a metric gives the reason."""
     here = folder / "unasked"
     here.mkdir()
     ranks = fork_ranks(
