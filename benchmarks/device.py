@@ -92,8 +92,8 @@ def timings(new_rig: NewRig, folder: Path) -> tuple[Table, bool]:
 def holds(found: Timing) -> bool:
     """Return whether a run is within 5 us or 1 %, with no untimed step and no stale read."""
     reads, failed = found.readings
-    told = all(wait.close_enough for wait in found.waits)
-    return told and not found.untimed and reads == 2 * STEPS * LAYERS and not failed
+    within = all(wait.close_enough for wait in found.waits)
+    return within and not found.untimed and reads == 2 * STEPS * LAYERS and not failed
 
 
 def bytes_read(new_rig: NewRig, folder: Path, replays: int) -> tuple[Table, bool]:

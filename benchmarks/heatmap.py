@@ -128,7 +128,7 @@ def compare(ranks: int, layers: int, rate: float, seconds: float, beside: Path |
         kinds.append((f"heat map of {beside}", "--ours", beside))
     kinds += [("reading alone", "--reading", None), ("DataTable", "--naive", None)]
     print(f"{ranks} ranks x {layers} layers x {rate:g} steps/s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    told: dict[str, list[dict[str, float]]] = {name: [] for name, _, _ in kinds}
+    reports_by_name: dict[str, list[dict[str, float]]] = {name: [] for name, _, _ in kinds}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ranks_process = writer(Path(folder), ranks, layers, rate, 10 * len(kinds) * (seconds + 10))
         time.sleep(2)
@@ -139,11 +139,11 @@ def compare(ranks: int, layers: int, rate: float, seconds: float, beside: Path |
                     if report is None:
                         print(f"  {name} showed no steps in time: the machine is too busy")
                     else:
-                        told[name].append(report)
+                        reports_by_name[name].append(report)
         finally:
             ranks_process.terminate()
             ranks_process.wait()
-    for name, reports in told.items():
+    for name, reports in reports_by_name.items():
         if reports:
             print(
                 f"  {name}: CPU {shares(reports, 'cpu_s')} % of a core, screen alone {shares(reports, 'screen_s')} %,"
@@ -181,9 +181,9 @@ def measure(folder: str, kind: str, seconds: float, checkout: Path | None) -> di
         viewer.stop()
     if not report.exists():
         return None
-    told: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
+    figures: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
-    return told
+    return figures
 
 
 def watch_memory(ranks: int, layers: int, rate: float, seconds: float) -> None:
@@ -238,7 +238,7 @@ class Meter:
         if now - began_s < self._seconds:
             return False
         cpu_s = time.process_time() - cpu_s
-        told = {
+        figures = {
             "frames": self._frames,
             "wall_s": now - began_s,
             "cpu_s": cpu_s,
@@ -247,7 +247,7 @@ class Meter:
             "read": read - read_before,
         }
         partial = self._report.with_suffix(".partial")
-        partial.write_text(json.dumps(told), encoding="utf-8")
+        partial.write_text(json.dumps(figures), encoding="utf-8")
         partial.rename(self._report)
         return True
 

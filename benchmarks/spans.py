@@ -97,10 +97,10 @@ def _measure(way: str, endpoint: str) -> float:
             sink.offer(step, known)
         while sink.statistics().queued:
             time.sleep(0.01)
-        told = sink.statistics()
-        if any(told.dropped.values()):
-            raise SystemExit(f"spans were dropped: {told}")
-        return int(told.exported)
+        outcome = sink.statistics()
+        if any(outcome.dropped.values()):
+            raise SystemExit(f"spans were dropped: {outcome}")
+        return int(outcome.exported)
 
     first = last = export()  # connects, and imports lazily loaded modules
     begin = time.process_time()

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.streaming``. Simulated ranks write at the given rate, and one daemon reads their rings. Three
 clients take turns: one requests ``/api/v1/snapshot`` four times a second (gzip, only new steps), one
-reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and "nobody" requests nothing. Bytes are those
-of bodies. CPU is that of the daemon, minus that of the turns with nobody.
+reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and "unwatched" requests nothing. Bytes are those
+of bodies. CPU is that of the daemon, minus that of the unwatched turns.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def stream(host: str, seconds: float) -> int:
     return received
 
 
-def nobody(_host: str, seconds: float) -> int:
+def unwatched(_host: str, seconds: float) -> int:
     """Wait."""
     time.sleep(seconds)
     return 0
 
 
-WAYS: dict[str, Callable[[str, float], int]] = {"nobody": nobody, "documents": documents, "stream": stream}
+WAYS: dict[str, Callable[[str, float], int]] = {"unwatched": unwatched, "documents": documents, "stream": stream}
 
 
 def main() -> None:
@@ -96,8 +96,8 @@ def main() -> None:
                 process.terminate()
                 process.wait(30)
     print(f"{arguments.ranks} ranks x {arguments.layers} layers x {arguments.rate:g} steps/s, {rounds} rounds")
-    alone = statistics.median(shares["nobody"])
-    print(f"  nobody      daemon {100 * alone:5.1f} % of a core")
+    alone = statistics.median(shares["unwatched"])
+    print(f"  unwatched   daemon {100 * alone:5.1f} % of a core")
     for way in ("documents", "stream"):
         size, share = statistics.median(sizes[way]), statistics.median(shares[way])
         print(

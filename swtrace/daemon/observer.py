@@ -70,7 +70,7 @@ class Observer:
         self._polled_realtime_ns = self._started_realtime_ns
         self._poll_errors = 0
         self._last_error = ""
-        self._said_errors: set[str] = set()
+        self._logged_errors: set[str] = set()
         self._problems: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="swtrace-observer", daemon=True)
 
@@ -143,7 +143,7 @@ class Observer:
             while more and (last or (ticket > self._answered and time.monotonic() < give_up_s)):
                 more = self._roster.poll()
                 self._take_steps()
-            self._say_problems()
+            self._log_problems()
             if last:
                 self._roster.ledger.flush()
                 self._take_steps()
@@ -158,8 +158,8 @@ class Observer:
 
     def _fail(self, ticket: int, error: str) -> None:
         """Count and log a failed poll, and answer requests without a snapshot, because the last one is outdated."""
-        if error not in self._said_errors:
-            self._said_errors.add(error)
+        if error not in self._logged_errors:
+            self._logged_errors.add(error)
             _log.exception("cannot read the rings; trying again")
         with self._changed:
             self._poll_errors += 1
@@ -168,7 +168,7 @@ class Observer:
             self._answered = max(self._answered, ticket)
             self._changed.notify_all()
 
-    def _say_problems(self) -> None:
+    def _log_problems(self) -> None:
         """Log each ring once when it becomes unreadable."""
         problems = self._rings.problems
         new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
