@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.streaming``. Simulated ranks write at the given rate, and one daemon reads their rings. Three
 clients take turns: one requests ``/api/v1/snapshot`` four times a second (gzip, only new steps), one
-reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and "unwatched" requests nothing. Bytes are those
+reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and one requests nothing. Bytes are those
 of bodies. CPU is that of the daemon, minus that of the unwatched turns.
 """
 
