@@ -1,1 +1,1 @@
-"""What things cost, each beside what it would cost otherwise: ratios in one run (`make bench`)."""
+"""Benchmarks. Each compares alternatives within one run and reports ratios (`make bench`)."""

@@ -1,9 +1,9 @@
-"""What the ledger states of simulated channels, beside the truth: efficiency and bandwidth.
+"""Efficiency and bandwidth that the ledger reports for simulated channels, compared with the truth.
 
 ``python -m benchmarks.channels``. One rank of the group computes 30 % longer than the others. The simulation
-(``tests/ledger/channels.py``) shares no arithmetic with the ledger; its figures are the truth, and time is
-virtual: the table does not depend on the machine. ``--json`` prints the figures for a later ``--before FILE``, which
-puts those of another version of the ledger beside this one's.
+(``tests/ledger/channels.py``) shares no arithmetic with the ledger, so its figures are the truth. Time is
+virtual, so the table does not depend on the machine. ``--json`` prints the figures. A later run with
+``--before FILE`` prints them beside its own, to compare two versions of the ledger.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ledger.test_channels import of_group, stated, true_of_group
 
 RANKS = (2, 4, 8, 16)
 LOADS = ((1, 800_000), (1, 1_500_000))
-"""Prefetch step, and nominal ns per delivery beside computes of 1 ms."""
+"""Prefetch step and nominal ns per delivery, with computes of 1 ms."""
 
 Figures = dict[str, list[float]]
 
 
 def measure() -> Figures:
-    """Return stated efficiency, true efficiency, and stated by true bandwidth, by channel, ranks and load."""
+    """Return the stated and true efficiency, and the ratio of stated to true bandwidth, by channel, ranks and load."""
     figures = {}
     for prefetch_step, transfer in LOADS:
         for kind in KINDS:
@@ -43,7 +43,7 @@ def measure() -> Figures:
 
 
 def table(figures: Figures, before: Figures | None) -> Table:
-    """Return the figures for people."""
+    """Return the figures as a table."""
     made = Table(title="stated and true, one rank 30 % slower, computes of 1 ms")
     columns = ("channel", "ranks", "k", "transfer ms", "true efficiency", "stated", "bandwidth, stated / true")
     for column in columns:
@@ -62,7 +62,7 @@ def table(figures: Figures, before: Figures | None) -> Table:
 
 
 def main() -> None:
-    """Print the table, or the figures."""
+    """Print the table, or the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the figures for --before")
     parser.add_argument("--before", type=Path, metavar="FILE", help="figures that another version printed")

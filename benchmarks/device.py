@@ -1,12 +1,12 @@
-"""A series on a GPU against injected durations, as one table: ``make test-gpu`` prints it after the tests.
+"""Tables of a series on a GPU with known durations. ``make test-gpu`` prints them after the tests.
 
 ``python -m benchmarks.device``. Transfers of 0.1, 1 and 10 ms run beside computes of 1 ms per layer, eagerly and
-in replayed graphs. Kernels that spin write down by themselves when they began and ended: that is the truth that
-recorded stalls and slacks are compared with. A host timer around the same waits is printed beside it. Further: what
-every linear really read, many replays of a 61-layer graph, what timing costs, and how well the clocks are known.
+in replayed graphs. Spinning kernels record when they began and ended. These instants are the truth with which
+recorded stalls and slacks are compared, beside a host timer around the same waits. Further tables show what every
+linear read, many replays of a 61-layer graph, the cost of timing, and the uncertainty of the clocks.
 
-``--simulated`` runs the same on a simulated device in virtual time. Its figures say that the program is right, and
-nothing about any GPU; its costs are a count of calls at a price that was made up.
+``--simulated`` runs the same on a simulated device in virtual time. Its figures show that the program is correct and
+say nothing about any GPU. Its costs count calls at an invented price.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ S = 1_000_000_000
 
 
 def simulated() -> Rig:
-    """Return a simulated device that drifts, and tells time as coarsely as a GPU."""
+    """Return a simulated device whose clock drifts and is as coarse as that of a GPU."""
     return SimulatedRig(SimulatedDevice(clock=DeviceClock(tick_ns=32), exact_events=False, call_ns=5 * US))
 
 
 def milliseconds(ns: float) -> str:
-    """Return a duration for people."""
+    """Return a duration as text, in ms."""
     return f"{ns / MS:.3f}"
 
 
 def microseconds(ns: float) -> str:
-    """Return a short duration for people."""
+    """Return a short duration as text, in us."""
     return f"{ns / US:.2f}"
 
 
@@ -60,7 +60,7 @@ def mean(values: list[int]) -> float:
 
 
 def timings(new_rig: NewRig, folder: Path) -> tuple[Table, bool]:
-    """Return recorded and true stalls and slacks, side by side."""
+    """Return a table of recorded and true stalls and slacks."""
     table = Table(title=f"stall and slack of a wait, mean, in ms ({LAYERS} layers of 1 ms, {STEPS} steps)")
     for column in ("transfer", "k", "how", "stall", "true", "slack", "true", "worst error us", "host timer", "verdict"):
         table.add_column(column, justify="right")
@@ -90,14 +90,14 @@ def timings(new_rig: NewRig, folder: Path) -> tuple[Table, bool]:
 
 
 def holds(found: Timing) -> bool:
-    """Whether a run keeps its promises: 5 us or 1 %, no step untimed, no read stale."""
+    """Return whether a run is within 5 us or 1 %, with no untimed step and no stale read."""
     reads, failed = found.readings
-    told = all(wait.close_enough for wait in found.waits)
-    return told and not found.untimed and reads == 2 * STEPS * LAYERS and not failed
+    within = all(wait.close_enough for wait in found.waits)
+    return within and not found.untimed and reads == 2 * STEPS * LAYERS and not failed
 
 
 def bytes_read(new_rig: NewRig, folder: Path, replays: int) -> tuple[Table, bool]:
-    """Return how often linears read what was theirs."""
+    """Return a table of how often linears read their own weight."""
     table = Table(title="bytes that linears read, compared on the device")
     for column in ("scenario", "comparisons", "failed", "verdict"):
         table.add_column(column, justify="right")
@@ -130,7 +130,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def costs(new_rig: NewRig, folder: Path) -> Table:
-    """Return what timing costs, with its spread."""
+    """Return a table of the cost of timing, with its spread."""
     table = Table(title="cost of a series in us: median (least to most), 61 layers, k = 1, 12 rounds in turn")
     for column in ("", "eager, a layer", "eager, a step besides", "replay, a step", "replay, a layer in all"):
         table.add_column(column, justify="right")
@@ -140,7 +140,7 @@ def costs(new_rig: NewRig, folder: Path) -> Table:
 
 
 def calls() -> Table:
-    """Return what single calls cost the launching thread, each many times in a loop."""
+    """Return a table of what single calls, timed in loops, cost the launching thread."""
     device = TorchDevice(torch.device("cuda", torch.cuda.current_device()))
     stream, side = device.current_stream(), device.prefetch_stream()
     timed, plain = device.event(timed=True), device.event(timed=False)
@@ -175,7 +175,7 @@ def calls() -> Table:
 
 
 def clocks() -> Table:
-    """Return how well both clocks of the device are known after four seconds."""
+    """Return a table of the uncertainty of both device clocks after four seconds."""
     device = TorchDevice(torch.device("cuda", torch.cuda.current_device()))
     stamps, events = device.stamps(1).clock, EventClock(device)
     until_ns = device.host_ns() + 4 * S
@@ -192,13 +192,13 @@ def clocks() -> Table:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return a median and its range, in us."""
+    """Return a median and its range as text, in us."""
     low, middle, high = (value / US for value in (min(values), statistics.median(values), max(values)))
     return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
 def main() -> int:
-    """Print the tables; return 1 if a promise was not kept."""
+    """Print the tables. Return 1 if a run missed its limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulated", action="store_true", help="on a simulated device: says nothing about a GPU")
     parser.add_argument("--replays", type=int, default=10_000, help="of the 61-layer graph (default: %(default)s)")

@@ -1,13 +1,13 @@
-"""What the terminal's heat map costs while ranks write, beside the naive version of it: a DataTable, every cell anew.
+"""Cost of the terminal's heat map while ranks write, compared with a naive one that updates every cell of a DataTable.
 
-``python -m benchmarks.heatmap``: ranks are simulated (:mod:`benchmarks.simulated_ranks`), records made ahead and
-copied into rings at the given rate by another process, whose own share of a core is printed. Each viewer runs in a
-terminal of its own (a pty) and reads the same rings. CPU shares are of one core, frames those that were drawn, and
-what is read is the share of the records that were written meanwhile: a viewer that cannot keep up leaves some out,
-says so, and goes on drawing. "Screen alone" is everything but the thread that reads rings and keeps the ledger; a
-process with that thread alone runs beside it. All run in turns, so that all see the same machine.
+``python -m benchmarks.heatmap``. Ranks are simulated (:mod:`benchmarks.simulated_ranks`): another process copies
+prepared records into rings at the given rate, and its share of a core is printed. Each viewer runs in its own
+terminal (a pty) and reads the same rings. CPU shares are of one core. Frames are those that were drawn. The share of
+records read is of those written in the meantime: a viewer that cannot keep up skips some, says so, and keeps drawing.
+"Screen alone" excludes the thread that reads rings and keeps the ledger; a process with only that thread is measured
+for comparison. All of them take turns, so that they see the same machine.
 ``--beside FOLDER`` also runs the heat map of another checkout, to compare before and after.
-``--memory 600`` watches the resident memory of the viewer instead.
+``--memory 600`` measures the resident memory of the viewer instead.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from swtrace.trace.directory import ring_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (150, 84)
-"""Columns and lines: 64 ranks as rows of a DataTable fit in."""
+"""Columns and lines. A DataTable with 64 rows fits."""
 ROUNDS = 3
 NEWEST_STEPS = 72
 SETTLE_S = 3.0
-"""After its first steps, a viewer has so long to read up before it is measured."""
+"""Time for a viewer to catch up after its first steps, before it is measured."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Viewer:
-    """A program in a terminal; its output is read and thrown away, as a fast terminal would."""
+    """A program in a terminal. Its output is read and discarded at once, like by a fast terminal."""
 
     arguments: list[str]
     checkout: Path | None = None
-    """Whose terminal to run; None: this one's."""
+    """The checkout whose terminal to run; None for this one."""
     pid: int = 0
     descriptor: int = -1
     written: int = 0
@@ -78,19 +78,19 @@ class Viewer:
         fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", SIZE[1], SIZE[0], 0, 0))
 
     def read(self) -> None:
-        """Take what it has drawn."""
+        """Read and discard its output."""
         try:
             self.written += len(os.read(self.descriptor, 1 << 20))
         except OSError:
             return
 
     def cpu(self) -> float:
-        """Return the CPU seconds that it has used."""
+        """Return the CPU seconds used so far."""
         numbers = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rsplit(") ", 1)[1].split()
         return (int(numbers[11]) + int(numbers[12])) / _TICKS
 
     def resident(self) -> int:
-        """Return its resident memory, bytes."""
+        """Return the resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ class Viewer:
 
 
 def serve(viewers: list[Viewer], seconds: float) -> None:
-    """Read the viewers' output for some time."""
+    """Read the viewers' output for a while."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         ready, _, _ = select.select([viewer.descriptor for viewer in viewers], [], [], left)
@@ -122,13 +122,13 @@ def writer(directory: Path, ranks: int, layers: int, rate: float, seconds: float
 
 
 def compare(ranks: int, layers: int, rate: float, seconds: float, beside: Path | None) -> None:
-    """Print what each viewer took."""
+    """Print the cost of each viewer."""
     kinds: list[tuple[str, str, Path | None]] = [("heat map", "--ours", None)]
     if beside is not None:
         kinds.append((f"heat map of {beside}", "--ours", beside))
     kinds += [("reading alone", "--reading", None), ("DataTable", "--naive", None)]
     print(f"{ranks} ranks x {layers} layers x {rate:g} steps/s, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    told: dict[str, list[dict[str, float]]] = {name: [] for name, _, _ in kinds}
+    reports_by_name: dict[str, list[dict[str, float]]] = {name: [] for name, _, _ in kinds}
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         ranks_process = writer(Path(folder), ranks, layers, rate, 10 * len(kinds) * (seconds + 10))
         time.sleep(2)
@@ -139,11 +139,11 @@ def compare(ranks: int, layers: int, rate: float, seconds: float, beside: Path |
                     if report is None:
                         print(f"  {name} showed no steps in time: the machine is too busy")
                     else:
-                        told[name].append(report)
+                        reports_by_name[name].append(report)
         finally:
             ranks_process.terminate()
             ranks_process.wait()
-    for name, reports in told.items():
+    for name, reports in reports_by_name.items():
         if reports:
             print(
                 f"  {name}: CPU {shares(reports, 'cpu_s')} % of a core, screen alone {shares(reports, 'screen_s')} %,"
@@ -158,7 +158,7 @@ def compare(ranks: int, layers: int, rate: float, seconds: float, beside: Path |
 
 
 def shares(reports: list[dict[str, float]], of: str) -> str:
-    """Return the median share of a core, and the spread of the turns."""
+    """Return the median share of a core and its range over the turns."""
     share = [100 * each[of] / each["wall_s"] for each in reports]
     return f"{statistics.median(share):.1f} ({min(share):.1f} to {max(share):.1f})"
 
@@ -169,7 +169,7 @@ def cpu_ms_a_frame(reports: list[dict[str, float]], of: str = "cpu_s") -> float:
 
 
 def measure(folder: str, kind: str, seconds: float, checkout: Path | None) -> dict[str, float] | None:
-    """Run a viewer and return what it tells about itself."""
+    """Run a viewer and return its report."""
     report = Path(folder) / "report.json"
     viewer = Viewer([__file__, kind, folder, "--seconds", str(seconds), "--report", str(report)], checkout)
     viewer.start()
@@ -181,9 +181,9 @@ def measure(folder: str, kind: str, seconds: float, checkout: Path | None) -> di
         viewer.stop()
     if not report.exists():
         return None
-    told: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
+    figures: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
-    return told
+    return figures
 
 
 def watch_memory(ranks: int, layers: int, rate: float, seconds: float) -> None:
@@ -209,11 +209,11 @@ def watch_memory(ranks: int, layers: int, rate: float, seconds: float) -> None:
 
 
 class Meter:
-    """Counts frames, CPU and records once the viewer has read up, and then ends the application.
+    """Counts frames, CPU and records once the viewer has caught up, and then ends the application.
 
     Args:
         seconds: How long to count.
-        report: Where to write what was counted.
+        report: Where to write the counts.
     """
 
     def __init__(self, seconds: float, report: Path) -> None:
@@ -223,7 +223,7 @@ class Meter:
         self._began: tuple[float, float, float, int, int] | None = None
 
     def frame(self, observation: Observation) -> bool:
-        """Count a frame; True when it was the last one."""
+        """Count a frame. Return whether it was the last one."""
         now = time.monotonic()
         statistics = [rank.ring.statistics for rank in observation.ranks]
         written, read = sum(each.written for each in statistics), sum(each.delivered for each in statistics)
@@ -238,7 +238,7 @@ class Meter:
         if now - began_s < self._seconds:
             return False
         cpu_s = time.process_time() - cpu_s
-        told = {
+        figures = {
             "frames": self._frames,
             "wall_s": now - began_s,
             "cpu_s": cpu_s,
@@ -247,7 +247,7 @@ class Meter:
             "read": read - read_before,
         }
         partial = self._report.with_suffix(".partial")
-        partial.write_text(json.dumps(told), encoding="utf-8")
+        partial.write_text(json.dumps(figures), encoding="utf-8")
         partial.rename(self._report)
         return True
 
@@ -259,7 +259,7 @@ def reading_s() -> float:
 
 
 def reading(directory: Path, meter: Meter) -> None:
-    """Read and keep the ledger as the terminal does, and show nothing."""
+    """Read the rings and keep the ledger as the terminal does, without a screen."""
     arrived: queue.SimpleQueue[Observation] = queue.SimpleQueue()
     feed = Feed(lambda: watch_rings(directory, newest_steps=NEWEST_STEPS), arrived.put, print)
     feed.start()
@@ -269,11 +269,11 @@ def reading(directory: Path, meter: Meter) -> None:
 
 
 def ours(directory: Path, meter: Meter) -> None:
-    """Run the terminal on its heat map, and count its frames."""
+    """Run the terminal with its heat map and count frames."""
 
     class Counted(TopApp):
         def on_top_app_arrived(self, message: TopApp.Arrived) -> None:
-            # Textual calls the handlers of every class: no super.
+            # No super(): Textual calls the handlers of every class.
             if meter.frame(message.observation):
                 self.exit()
 
@@ -281,7 +281,7 @@ def ours(directory: Path, meter: Meter) -> None:
 
 
 class Naive(App[None]):
-    """The naive viewer: the same source and values, and a DataTable whose every cell is updated every frame."""
+    """The naive viewer. It has the same source and values, but updates every cell of a DataTable in every frame."""
 
     def __init__(self, directory: Path, meter: Meter) -> None:
         super().__init__()
@@ -294,7 +294,7 @@ class Naive(App[None]):
         )
 
     def compose(self) -> ComposeResult:
-        """Show a table."""
+        """Show the table."""
         yield DataTable(show_header=False)
 
     def on_mount(self) -> None:

@@ -1,8 +1,7 @@
-"""How many records a ledger takes in per CPU second: live, in big batches, and from a recording.
+"""Records per CPU second that a ledger ingests: live, in big batches, and from a recording.
 
-``python -m benchmarks.ledger``. With ``--before CHECKOUT``, another version's ledger is measured in turn with this
-one's, and ratios are those of neighbouring runs: other work on the machine slows down both. Each run is a process of
-its own.
+``python -m benchmarks.ledger``. With ``--before CHECKOUT``, runs alternate with those of another version's ledger.
+Ratios compare neighbouring runs, because other work on the machine slows down both. Each run is its own process.
 """
 
 from __future__ import annotations
@@ -39,18 +38,18 @@ CASES: dict[str, tuple[int, int, int, str]] = {
     "daemon, 64 x 128": (64, 128, 240, "12 steps at once, asked after 240: at 50 steps/s, a scrape every 5 s"),
     "big, 8 x 61": (8, 61, 400, "100 steps at once, asked after each batch"),
     "big, 64 x 128": (64, 128, 80, "20 steps at once, asked after each batch"),
-    "replay, 8 x 61": (8, 61, 400, "a recording, read and taken in, steps handed out"),
+    "replay, 8 x 61": (8, 61, 400, "a recording, read and ingested, steps returned"),
     "read, 8 x 61": (8, 61, 400, "the same recording, only read"),
 }
 """Ranks, layers, steps, and what is done with them."""
 PACE = {"live": (1, ASKED_EVERY), "every step": (1, 1), "daemon": (12, 240)}
-"""Steps added at once, and after how many facts are asked for."""
+"""Steps added at once, and the number of steps after which facts are requested."""
 
 Feed = Callable[[Ledger, list[Records]], None]
 
 
 def in_pieces(layers: int, steps: int, at_once: int, asked_every: int) -> Feed:
-    """Return what feeds so many steps at once and asks for steps and facts every so many."""
+    """Return a function that adds this many steps at once, and requests steps and facts after so many."""
 
     def feed(ledger: Ledger, records: list[Records]) -> None:
         for first in range(0, steps, at_once):
@@ -64,7 +63,7 @@ def in_pieces(layers: int, steps: int, at_once: int, asked_every: int) -> Feed:
 
 
 def measure(case: str, folder: Path) -> float:
-    """Return records per CPU second, the second time: the first one warms up."""
+    """Return the records per CPU second of the second run; the first one warms up."""
     ranks, layers, steps, _ = CASES[case]
     records = [np.load(folder / f"{ranks}-{layers}-{rank}.npy")[: steps * (layers + 1)] for rank in range(ranks)]
     kind = case.split(",", maxsplit=1)[0]
@@ -107,7 +106,7 @@ def prepare(folder: Path) -> None:
 
 
 def measured_elsewhere(case: str, folder: Path, checkout: Path) -> float:
-    """Return what a process that imports swtrace from a checkout measures."""
+    """Return the measurement of a process that imports swtrace from a checkout."""
     command = [sys.executable, __file__, "--measure", case, "--folder", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -115,7 +114,7 @@ def measured_elsewhere(case: str, folder: Path, checkout: Path) -> float:
 
 
 def stated(values: list[float], unit: float = 1e6) -> str:
-    """Return median and range."""
+    """Return the median and range as text."""
     return f"{statistics.median(values) / unit:6.2f} ({min(values) / unit:.2f} .. {max(values) / unit:.2f})"
 
 

@@ -1,18 +1,18 @@
-"""What recording costs: one series' events with recording off, on, and as OpenTelemetry SDK spans.
+"""Cost of recording: the events of one series without recording, with it, and as OpenTelemetry SDK spans.
 
-One step is the same sequence of events for all: per layer the broadcast is issued, becomes ready and
-is waited for, then the step ends. Off means the same code without a recorder: what it takes is
-subtracted from the others. The contestants take turns in short batches within one run, and medians
-are compared, so that a noisy machine disturbs all alike.
+All contestants see the same events in a step: for each layer the broadcast is issued, becomes ready and
+is waited for; then the step ends. Off is the same code without a recorder, and its time is
+subtracted from the others. The contestants take turns in short batches within one run, and their
+medians are compared, so that a noisy machine affects all of them equally.
 
 - `recording`: clock reads, window table and one binary record per layer, one per step;
 - `checked`: the same with check words, as on machines that reorder stores;
 - `opentelemetry`: one span for the broadcast, one for the wait, with the attributes that a record
-  carries, and one for the step; batch processor, an exporter that discards, flushed outside of the
-  measured time. No `recording` number includes reading: that is another process.
+  carries, and one for the step; batch processor, an exporter that discards, flushed outside
+  the measured time. No `recording` figure includes reading, which happens in another process.
 
-All contestants run in a loop that does nothing else, so caches are warm, and nothing here observes when a broadcast is
-complete. What a rank pays beside a real forward is measured by ``benchmarks/tracing.py``.
+The loops do nothing else, so caches are warm, and nothing here observes when a broadcast is complete.
+``benchmarks/tracing.py`` measures the cost beside a real forward.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ Batch = Callable[[int, int], None]
 
 
 class Discard(SpanExporter):
-    """Takes spans and forgets them."""
+    """An exporter that discards spans."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Forget the spans."""
+        """Discard the spans."""
         del spans
         return SpanExportResult.SUCCESS
 
 
 def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
-    """Return the events of a series of which this rank receives all layers, as the runtime records them."""
+    """Return a function that records steps of a series as the runtime does. This rank receives all layers."""
     how = 0 if series is None else series.how(Observed.CALLBACK, Clock.HOST, 0)
-    # The runtime has these at hand.
+    # The runtime has these available.
     places = [(position, (position - 1) % layers, position & 1) for position in range(layers)]
 
     def run(first: int, count: int) -> None:
@@ -98,7 +98,7 @@ def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
 
 
 def span_batch(tracer: Tracer, layers: int) -> Batch:
-    """Return the same events as spans."""
+    """Return a function that records the same events as spans."""
 
     def run(first: int, count: int) -> None:
         for step in range(first, first + count):
@@ -129,7 +129,7 @@ def span_batch(tracer: Tracer, layers: int) -> Batch:
 def measure(
     contestants: dict[str, Batch], *, batches: int, steps: int, flush: Callable[[], object]
 ) -> dict[str, float]:
-    """Return the median time of a step in ns of each contestant, taken in turns."""
+    """Return each contestant's median time per step in ns. The contestants take turns."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for batch in range(-2, batches):  # two rounds to warm up
         for name, run in contestants.items():
@@ -152,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
 
     provider = TracerProvider(resource=Resource({"service.name": "swtrace"}), shutdown_on_exit=False)
-    # Room for a whole batch: a dropped span would be a cheap one.
+    # Room for a whole batch, because a dropped span would look cheap.
     room = 4 * options.steps * (2 * options.layers + 1)
     provider.add_span_processor(BatchSpanProcessor(Discard(), max_queue_size=room, max_export_batch_size=512))
 

@@ -1,6 +1,6 @@
-"""What recordings cost: records per second written and replayed, bytes per record, memory for an hour of eight ranks.
+"""Cost of recordings: records per second written and replayed, bytes per record, memory for an hour of eight ranks.
 
-Prints one table. An hour is simulated: instants of a real schedule, shifted step by step; nothing waits.
+Prints one table. The hour is simulated: the instants of a schedule are shifted step by step, and nothing waits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RANKS, LAYERS, STEPS_PER_SECOND = 8, 61, 50
 def batch(
     rank: int, first: int, steps: int, chance: np.random.Generator, ranks: int = RANKS, layers: int = LAYERS
 ) -> Records:
-    """Return a rank's records of some steps: a fifth of the waits stall, all instants jitter."""
+    """Return a rank's records of some steps. A fifth of the waits stall, and all instants jitter."""
     records = np.zeros((steps, layers + 1), TRANSFER)
     period = max(10**9 // STEPS_PER_SECOND, layers * 320_000)
     begin = 10**12 + (first + np.arange(steps))[:, np.newaxis] * period
@@ -67,12 +67,12 @@ def batch(
 
 
 def identity(rank: int) -> RankIdentity:
-    """Return a rank."""
+    """Return the identity of a rank."""
     return RankIdentity(run_id="bench", rank=rank, host="host", boot_id="boot", pid=rank + 1, start_time_ns=1)
 
 
 def info(rank: int, ranks: int = RANKS, layers: int = LAYERS) -> SeriesInfo:
-    """Return the series as a rank describes it."""
+    """Return the series as described by a rank."""
     return SeriesInfo(
         name="o_proj",
         start_layer=0,
@@ -100,7 +100,7 @@ def main() -> None:
     chance = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "hour.swrec")
-        # A poll of 50 ms brings 2 or 3 steps per rank; 4 of these templates are shifted in time over and over.
+        # A poll of 50 ms returns 2 or 3 steps per rank. 4 such templates are shifted in time repeatedly.
         templates = [[batch(rank, at * 5, 5, chance) for rank in range(RANKS)] for at in range(4)]
         begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         spent = 0.0

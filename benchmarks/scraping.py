@@ -1,10 +1,10 @@
-"""What a scrape costs the daemon: CPU, bytes and waiting for 8 and 64 ranks with 4 series each (`make bench-scrape`).
+"""Cost of a scrape: CPU, bytes and latency for 8 and 64 ranks with 4 series each (`make bench-scrape`).
 
-Rings are written by real recorders: groups of eight ranks, 61 layers per series, some steps of one phase. The daemon is
-a process of its own, asked as Prometheus asks it (OpenMetrics, gzip, one connection). `cpu ms` is what the daemon's
-process spent from request to answer, compression included; `ms` is the client's wait. Before each "busy" scrape every
-rank wrote a step that the daemon had time to read, so that every value changes; before an "idle" one nothing happened.
-Median, lowest and highest of all scrapes but the first.
+Real recorders write the rings: groups of eight ranks, 61 layers per series, some steps of one phase. The daemon is
+its own process and is scraped as by Prometheus (OpenMetrics, gzip, one connection). `cpu ms` is the CPU time of the
+daemon's process from request to answer, compression included; `ms` is the client's wait. Before each "busy" scrape
+every rank writes a step and the daemon has time to read it, so every value changes. Before an "idle" one nothing
+happens. The table shows the median, lowest and highest of all scrapes but the first.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LAYERS = 61
 GROUP = 8
 LAYER_NS = 300_000
 STEP_NS = LAYERS * LAYER_NS
-MEMORY = "/dev/shm"  # noqa: S108 (a folder of random name is made inside)
+MEMORY = "/dev/shm"  # noqa: S108 (a folder with a random name is made inside)
 READ_S = 1.0
-"""Within this time the daemon has read a step of all ranks."""
+"""Time within which the daemon reads a step of all ranks."""
 HEADERS = {"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "gzip"}
 
 
@@ -155,9 +155,9 @@ def measure(ranks: int, scrapes: int) -> dict[str, float]:
 
 
 def _scrape(connection: HTTPConnection, pid: int) -> tuple[bytes, float, float]:
-    """Return the answer, the CPU time that it took the daemon, and how long it took to come.
+    """Return the answer, the daemon's CPU time for it, and its latency.
 
-    On a machine that is too busy the daemon cannot read its rings in time, and says so: that answer is not counted.
+    If the machine is too busy, the daemon reports that it cannot read its rings in time. Such answers do not count.
     """
     while True:
         cpu, began = cpu_s(pid), time.perf_counter()
@@ -169,7 +169,7 @@ def _scrape(connection: HTTPConnection, pid: int) -> tuple[bytes, float, float]:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process so far, by the clock that clock_getcpuclockid(3) names."""
+    """Return the CPU time of a process so far, from the clock of clock_getcpuclockid(3)."""
     return time.clock_gettime(~pid << 3 | 2)
 
 

@@ -1,11 +1,11 @@
-"""Rings of simulated ranks for benchmarks of what reads them: records made ahead, copied in at the asked rate.
+"""Rings of simulated ranks, to benchmark readers: prepared records are copied in at a given rate.
 
 ``python -m benchmarks.simulated_ranks FOLDER --ranks 64 --layers 128 --rate 50 --seconds 60``
 
-Header, lock and windows are the real recorder's. The records of a few steps of a simulated schedule are made before
-the clock starts, and every step is one copy per rank, so that 64 ranks cost a few per cent of one core and not the
-several cores that 64 processes of real ranks would bring with them. A copy commits as a rank does: sequence number 0,
-the other words, then the number. All of a step's records come at its end, not one by one.
+Header, lock and windows are those of the real recorder. The records of a few steps of a simulated schedule are made
+in advance, and every step is one copy per rank. So 64 ranks cost a few per cent of one core, instead of the several
+cores of 64 real processes. A copy is committed as by a rank: sequence number 0, the other words, then the number.
+All records of a step appear at its end, not one by one.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from swtrace.trace.recorder import STORES_IN_ORDER, Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, TRANSFER, WORDS
 
 _STEPS = 9
-"""Steps made ahead: the first one alone has prefilled windows, the others are written over and over."""
+"""Steps made in advance. Only the first has prefilled windows; the others are written repeatedly."""
 _BUSY = 0.85
-"""Share of the time between two steps that a step takes."""
+"""Duration of a step as a share of the interval between steps."""
 
 _Words = npt.NDArray[np.uint64]
 
@@ -45,18 +45,18 @@ class SimulatedRanks:
 
     Args:
         directory: Where the rings go.
-        ranks: How many.
-        layers: Of the series.
-        rate: Steps per second that :meth:`write_step` will be called at: instants are scaled to it.
+        ranks: Number of ranks.
+        layers: Number of layers of the series.
+        rate: Calls of :meth:`write_step` per second. Instants are scaled to it.
         ring_records: Capacity of each ring.
-        name: Of the schedule.
+        name: Name of the schedule.
     """
 
     def __init__(
         self, directory: Path, *, ranks: int, layers: int, rate: float, ring_records: int, name: str = "stalled"
     ) -> None:
         if not STORES_IN_ORDER:
-            raise SystemExit("these rings carry no check words: they need a machine that stores in order")
+            raise SystemExit("these rings have no check words, so they need a machine that does not reorder stores")
         schedule = scenario(name, ranks=ranks, layers=layers, steps=_STEPS)
         self._layers = layers
         records = np.stack(schedule.records).reshape(ranks, _STEPS, layers + 1)
@@ -78,7 +78,7 @@ class SimulatedRanks:
         self.step = 0
 
     def write_step(self) -> None:
-        """Write the next step of every rank, as if it had ended just now."""
+        """Write the next step of every rank, as if it had just ended."""
         inner = self.step if self.step < _STEPS else 1 + (self.step - 1) % (_STEPS - 1)
         later = self.step - inner
         words = self._words[:, inner].copy()
@@ -98,7 +98,7 @@ class SimulatedRanks:
         self.step += 1
 
     def _show_windows(self, series: SeriesRecorder, records: npt.NDArray[np.void]) -> None:
-        """Let the windows hold the last layers of the step."""
+        """Mark the windows as holding the last layers of the step."""
         windows = series.info.window_count
         for window in range(windows):
             record = records[self._layers - windows + window]
@@ -107,7 +107,7 @@ class SimulatedRanks:
             series.window_in_use(window, token, int(record["wait_end_ns"]))
 
     def close(self) -> None:
-        """Close every ring in an orderly way."""
+        """Close every ring."""
         for recorder in self._recorders:
             recorder.close()
 

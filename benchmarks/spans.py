@@ -1,10 +1,10 @@
-"""What a span costs the daemon: spans per CPU second, made, encoded and sent to a receiver on this machine.
+"""Cost of spans in the daemon: spans per CPU second, made, encoded and sent to a receiver on this machine.
 
-``python -m benchmarks.spans [--beside FOLDER]``, where FOLDER is a checkout to compare with, measured in turns.
+``python -m benchmarks.spans [--beside FOLDER]``, where FOLDER is another checkout to measure in turns with this one.
 
-Steps are those of a simulated schedule of eight ranks and 61 layers: 984 spans each. They go through the daemon's own
-queue and OpenTelemetry's exporters. The receiver discards what it gets; it is a process of its own, so that its CPU
-time does not count.
+Steps come from a simulated schedule of eight ranks and 61 layers and have 984 spans each. They pass through the
+daemon's queue and OpenTelemetry's exporters. The receiver discards them in its own process, so that its CPU time
+does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 RANKS, LAYERS, STEPS = 8, 61, 8
 CPU_S = 1.0
-"""Each measurement takes at least so much CPU time."""
+"""Least CPU time of a measurement."""
 WAYS = {
     "http/protobuf": ("http/protobuf", "none"),
     "http/protobuf, gzip": ("http/protobuf", "gzip"),
@@ -38,7 +38,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Measure in turns, and print medians."""
+    """Measure in turns and print medians."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--beside", type=Path, help="another checkout, measured in turns with this one")
     parser.add_argument("--rounds", type=int, default=7)
@@ -71,7 +71,7 @@ def _compare(trees: dict[str, Path], rounds: int) -> None:
 
 
 def _measure(way: str, endpoint: str) -> float:
-    """Return how many spans a CPU second of this process exports."""
+    """Return the number of spans that this process exports per CPU second."""
     protocol, compression = WAYS[way]
     os.environ.update({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_COMPRESSION": compression})
     os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "600"  # a busy machine is no failure
@@ -97,12 +97,12 @@ def _measure(way: str, endpoint: str) -> float:
             sink.offer(step, known)
         while sink.statistics().queued:
             time.sleep(0.01)
-        told = sink.statistics()
-        if any(told.dropped.values()):
-            raise SystemExit(f"spans were dropped: {told}")
-        return int(told.exported)
+        outcome = sink.statistics()
+        if any(outcome.dropped.values()):
+            raise SystemExit(f"spans were dropped: {outcome}")
+        return int(outcome.exported)
 
-    first = last = export()  # connects, and loads what is loaded once
+    first = last = export()  # connects, and imports lazily loaded modules
     begin = time.process_time()
     while (spent := time.process_time() - begin) < CPU_S:
         last = export()
@@ -111,7 +111,7 @@ def _measure(way: str, endpoint: str) -> float:
 
 
 def _modules() -> tuple[Any, Any, Any]:
-    """Return where the sink, its settings and the origins of ranks are, in this checkout or one of before."""
+    """Return the sink, its settings and the origins of ranks, in this checkout or an older one."""
     try:
         from swtrace.spans import delivery, environment, origins
     except ImportError:  # commit e961698
@@ -124,7 +124,7 @@ def _modules() -> tuple[Any, Any, Any]:
 
 @contextlib.contextmanager
 def _receiver(protocol: str) -> Iterator[str]:
-    """Run a receiver in a process of its own; yield its endpoint."""
+    """Run a receiver in another process and yield its endpoint."""
     command = [sys.executable, "-P", __file__, "--receive", protocol]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101
@@ -135,7 +135,7 @@ def _receiver(protocol: str) -> Iterator[str]:
 
 
 def _receive(protocol: str) -> None:
-    """Take requests and discard them, for ever."""
+    """Accept and discard requests forever."""
     if protocol == "grpc":
         import grpc
 

@@ -1,9 +1,9 @@
-"""What watching through a daemon costs: bytes on the network and the daemon's CPU, for documents and for the stream.
+"""Cost of viewing through a daemon: network bytes and the daemon's CPU, for documents and for the stream.
 
-``python -m benchmarks.streaming``: simulated ranks write at the given rate, and one daemon reads their rings. It is
-watched in turns by what asks for ``/api/v1/snapshot`` four times a second (gzip, only steps it has not seen), by what
-reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and by nobody. Bytes are those of bodies.
-CPU is the daemon's own, less that of the turns with nobody.
+``python -m benchmarks.streaming``. Simulated ranks write at the given rate, and one daemon reads their rings. Three
+clients take turns: one requests ``/api/v1/snapshot`` four times a second (gzip, only new steps), one
+reads ``/api/v1/recording?newest=72`` as ``swtrace top --connect`` does, and one requests nothing. Bytes are those
+of bodies. CPU is that of the daemon, minus that of the unwatched turns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NEWEST_STEPS = 72
 
 
 def documents(host: str, seconds: float) -> int:
-    """Ask for the steps since the last answer; return the bytes of all answers but the first."""
+    """Request the steps since the last answer. Return the bytes of all answers but the first."""
     connection, cursor, received = HTTPConnection(host), 0, 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -44,7 +44,7 @@ def documents(host: str, seconds: float) -> int:
 
 
 def stream(host: str, seconds: float) -> int:
-    """Read the stream; return its bytes after the first half second, in which the newest steps arrive."""
+    """Read the stream. Return its bytes after the first half second, in which the newest steps arrive."""
     connection, received = HTTPConnection(host), 0
     connection.request("GET", f"/api/v1/recording?newest={NEWEST_STEPS}")
     answer = connection.getresponse()
@@ -56,13 +56,13 @@ def stream(host: str, seconds: float) -> int:
     return received
 
 
-def nobody(_host: str, seconds: float) -> int:
+def unwatched(_host: str, seconds: float) -> int:
     """Wait."""
     time.sleep(seconds)
     return 0
 
 
-WAYS: dict[str, Callable[[str, float], int]] = {"nobody": nobody, "documents": documents, "stream": stream}
+WAYS: dict[str, Callable[[str, float], int]] = {"unwatched": unwatched, "documents": documents, "stream": stream}
 
 
 def main() -> None:
@@ -96,8 +96,8 @@ def main() -> None:
                 process.terminate()
                 process.wait(30)
     print(f"{arguments.ranks} ranks x {arguments.layers} layers x {arguments.rate:g} steps/s, {rounds} rounds")
-    alone = statistics.median(shares["nobody"])
-    print(f"  nobody      daemon {100 * alone:5.1f} % of a core")
+    alone = statistics.median(shares["unwatched"])
+    print(f"  unwatched   daemon {100 * alone:5.1f} % of a core")
     for way in ("documents", "stream"):
         size, share = statistics.median(sizes[way]), statistics.median(shares[way])
         print(

@@ -1,12 +1,12 @@
-"""What tracing costs a rank: real vLLM on two gloo ranks, with tracing switched step by step within one run.
+"""Cost of tracing in a rank: real vLLM on two gloo ranks, with tracing switched step by step within one run.
 
-Each decode step runs untraced, as a timed step, or as one that is counted only. Steps are taken in groups of three,
-one of each kind in random order, the same on both ranks. What is compared is the time from one step's beginning to
-the next one's, with everything in it: records, window table, and the completion callbacks on gloo's thread. Of each
-group the difference to its untraced step is taken, the mean of both ranks; of all groups the mean without the upper
-and lower tenth, with a bootstrap interval of 95 %.
+Each decode step runs untraced, timed, or only counted. Steps form groups of three, one of each kind in random
+order, which is the same on both ranks. The benchmark compares the time from the beginning of one step to that of
+the next, with everything in it: records, window table, and the completion callbacks on gloo's thread. For each group
+it computes the difference to the untraced step, as the mean of both ranks. The result is the mean over all groups
+without the upper and lower tenth, with a 95 % bootstrap interval.
 
-A run that times one step in n costs (timed + (n - 1) x counted) / n: that is the curve. Needs vLLM:
+A run that times one step in n costs (timed + (n - 1) x counted) / n, which gives the curve. Needs vLLM:
 ``make bench-tracing``. The result is written to ``benchmarks/results/tracing.txt``.
 """
 
@@ -34,13 +34,13 @@ REQUESTS = 3
 RESULT = Path(__file__).parent / "results" / "tracing.txt"
 
 Step = tuple[str, int]
-"""Kind, and when it began in ns; the kind is empty where nothing is measured."""
+"""Kind and beginning in ns. The kind is empty if the step is not measured."""
 Group = dict[str, float]
 """Duration by kind, in ns."""
 
 
 def measure(llm: Any) -> list[Step]:
-    """Generate in a rank that shares and traces one series; return its steps."""
+    """Generate in a rank that shares and traces one series, and return its steps."""
     from vllm import SamplingParams
 
     from swtrace.series.journal import Journal
@@ -48,7 +48,7 @@ def measure(llm: Any) -> list[Step]:
     from swtrace.trace.schema import Phase
 
     (series,) = numbered()
-    circle: Any = series._circle  # noqa: SLF001 - a switch that nobody else needs
+    circle: Any = series._circle  # noqa: SLF001 - no public switch exists
     traced, untraced, begin = circle._journal, Journal(), circle.begin_step  # noqa: SLF001
     chance = random.Random(1)  # noqa: S311 - the same order on both ranks
     steps: list[Step] = []
@@ -77,7 +77,7 @@ def measure(llm: Any) -> list[Step]:
 
 
 def groups(ranks: list[list[Step]]) -> list[Group]:
-    """Return the whole groups, each a mean over the ranks."""
+    """Return the complete groups, each as a mean over the ranks."""
     kinds = [kind for kind, _ in ranks[0]]
     found, at = [], 0
     while at + len(KINDS) < len(kinds):
@@ -97,7 +97,7 @@ def trimmed(values: list[float]) -> float:
 
 
 def with_interval(found: list[Group], value: Callable[[Group], float], resamples: int = 2000) -> str:
-    """Return what a value is over all groups, and between which limits, for people."""
+    """Return the trimmed mean of a value over all groups, with its interval, as text."""
     values = [value(group) for group in found]
     chance = random.Random(2)  # noqa: S311 - a bootstrap
     means = sorted(trimmed(chance.choices(values, k=len(values))) for _ in range(resamples))
@@ -106,7 +106,7 @@ def with_interval(found: list[Group], value: Callable[[Group], float], resamples
 
 
 def report(found: list[Group], layers: int) -> list[str]:
-    """Return the result, line by line."""
+    """Return the lines of the result."""
     base = statistics.median(group[UNTRACED] for group in found)
 
     def cost(every: int) -> Callable[[Group], float]:
@@ -127,7 +127,7 @@ def report(found: list[Group], layers: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print and store."""
+    """Measure, print and save the result."""
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,9 +1,9 @@
-"""Whether ranks notice being watched: the demo's step time with 0, 1 and 5 terminals on its rings, in one run.
+"""Effect of viewers on ranks: the demo's step time with 0, 1 and 5 terminals on its rings, in one run.
 
-``python -m benchmarks.viewers``: turns of a few seconds with each number of viewers, several times round, over one
-demo that hides its broadcasts behind sleeping compute. Step times are medians per turn; the figures are ratios to the
-turns without viewers just before them. Viewers that want more cores than the machine has left take them from
-everybody: the share of CPU that they used is printed beside.
+``python -m benchmarks.viewers``. Turns of a few seconds with each number of viewers alternate for several rounds, over
+one demo that hides its broadcasts behind sleeping compute. Step times are medians per turn, and the figures are ratios
+to the preceding turns without viewers. Viewers that need more cores than are free slow down all processes, so their
+CPU use is printed too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ COUNTS = (0, 1, 5)
 
 
 def main() -> None:
-    """Run the demo, and viewers over it."""
+    """Run the demo, with viewers on its rings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turn", type=float, default=6.0, help="seconds of a turn")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    # Starting a viewer costs CPU of its own: a turn begins when all of them have settled.
+    # Starting viewers costs CPU, so a turn begins once all of them have settled.
     settle = arguments.turn / 2
     duration = arguments.rounds * len(COUNTS) * (arguments.turn + settle) + 20
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
@@ -62,7 +62,7 @@ def _measure(directory: Path, turn_s: float, settle_s: float, rounds: int) -> No
     deadline = time.monotonic() + 60
     while not watch.take_steps():
         if time.monotonic() > deadline:
-            raise SystemExit("the demo made no step")
+            raise SystemExit("the demo finished no step")
         watch.drain()
         time.sleep(0.2)
     medians: dict[int, list[float]] = {count: [] for count in COUNTS}

@@ -1,7 +1,7 @@
 """Checks that need npm: dashboards against Grafana's TypeScript schema, two manifests against their operator's.
 
-``make check-schemas``. Everything is installed into a temporary folder. Each check is also shown something wrong,
-which it must refuse.
+``make check-schemas``. Everything is installed into a temporary folder. Each check must also refuse an invalid
+example.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PANELS = {
     "table": "Table",
     "timeseries": "TimeSeries",
 }
-"""Kinds of panels, and what Grafana's schema calls their files."""
+"""Kinds of panels, and the names of their files in Grafana's schema."""
 
 TYPES = """
 import type { Dashboard, DataQuery } from "@grafana/schema";
@@ -61,7 +61,7 @@ Json = dict[str, Any]
 
 
 def main() -> int:
-    """Run every check; 0 if all hold."""
+    """Run every check. Return 0 if all hold."""
     with tempfile.TemporaryDirectory(prefix="swtrace-schemas-") as name:
         folder = Path(name)
         (folder / "package.json").write_text('{"private": true, "type": "module"}', encoding="utf-8")
@@ -113,12 +113,12 @@ def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) ->
 
 
 def _custom(name: str) -> str:
-    """Return the type of a panel's own field settings; some kinds have none."""
+    """Return the type of a panel's custom field settings. Some kinds have none."""
     return "Record<string, never>" if name in {"BarGauge", "Stat"} else f"{name}.FieldConfig"
 
 
 def _wrong() -> list[tuple[str, Json]]:
-    """Return dashboards that Grafana's schema must refuse, each wrong in one thing."""
+    """Return dashboards that Grafana's schema must refuse, each with one mistake."""
     dashboard = _load(DASHBOARDS[0])
     index = next(i for i, panel in enumerate(dashboard["panels"]) if panel["type"] == "timeseries")
 

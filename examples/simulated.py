@@ -1,4 +1,4 @@
-"""Two ranks of a series on an ideal channel: real runtime, real weights, simulated time. Same figures every time."""
+"""Two ranks of a series on an ideal channel: real runtime and weights, simulated time, reproducible figures."""
 
 from __future__ import annotations
 

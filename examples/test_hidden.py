@@ -1,4 +1,4 @@
-"""Prefetch hides here: these tests pass."""
+"""Prefetch hides the broadcasts here, so these tests pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_broadcasts_hide_behind_compute(swtrace: Tracing) -> None:
 
 
 def test_the_facts_can_be_asserted_on(swtrace: Tracing) -> None:
-    """The fixture alone checks nothing, and answers questions."""
+    """Without the marker the fixture checks nothing; it provides facts for assertions."""
     forwards(swtrace, compute_ms=1.0, transfer_ms=0.4, steps=20)
     assert swtrace.on_time_rate(warmup=3) == 1.0
     assert swtrace.stall_seconds(layer=4, warmup=3) == 0.0

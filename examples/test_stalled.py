@@ -1,4 +1,4 @@
-"""Prefetch does not hide here: this test must fail. ``pytest examples/test_stalled.py --runxfail`` shows how."""
+"""Prefetch cannot hide the broadcasts here, so this test must fail. To see it fail, pass ``--runxfail`` to pytest."""
 
 from __future__ import annotations
 

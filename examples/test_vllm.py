@@ -1,4 +1,4 @@
-"""Real vLLM: two ranks on this machine's CPU share `o_proj`, and the test asserts on what their prefetch did."""
+"""Real vLLM: two ranks on this machine's CPU share `o_proj`, and the test checks their prefetch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SERIES = "self_attn.o_proj"
 @pytest.mark.vllm
 @pytest.mark.swtrace(series=SERIES, warmup=2, min_steps=10, max_stall_ratio=0.9)
 def test_prefetch_in_vllm_workers(swtrace: Tracing, tmp_path: Path) -> None:
-    """Whatever vLLM's ranks record is at hand: every wait of every layer, on both ranks.
+    """Everything that vLLM's ranks record is available: every wait of every layer, on both ranks.
 
-    The limit is wide because two ranks, gloo and the model compete for the same few cores here; on your hosts it is
-    the line to tighten.
+    The limit is wide because two ranks, gloo and the model compete for the same few cores here. Tighten it on your
+    hosts.
     """
     TinyLlama(layers=LAYERS, hidden=128).save(tmp_path / "model")
     environment = {**swtrace.environment, "SWTRACE_SERIES": SERIES, "SWTRACE_GROUP": "world"}

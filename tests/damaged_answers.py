@@ -1,4 +1,4 @@
-"""Servers whose answers are damaged, or no daemon's at all."""
+"""Servers whose answers are damaged, or not those of a daemon."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DAMAGED = {
     "an error in deep JSON": _answer(b"[" * 200_000, "Content-Type: application/json", status="503 Busy"),
     "an error in broken gzip": _answer(b"x", "Content-Type: application/json", _GZIP, status="500 Error"),
 }
-"""What a server sends, by what is wrong with it."""
+"""Damaged answers of a server, by kind of damage."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a series on a device claims about itself, put to the test on any rig: a simulated one and a GPU alike.
+"""Tests of what a series on a device claims about itself, for a simulated rig and a GPU alike.
 
 Each function runs a scenario and returns what was found, next to what must be found. The judgement is the
 caller's: a simulated device is exact, a GPU is held to :func:`close_enough`.
@@ -32,13 +32,13 @@ TOLERANCE = 0.01
 
 
 def close_enough(told_ns: int, true_ns: int) -> bool:
-    """Whether a duration is told within 5 us or 1 %."""
+    """Return whether a duration is recorded within 5 us or 1 %."""
     return abs(told_ns - true_ns) <= max(TOLERANCE_NS, TOLERANCE * true_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One wait, as it was recorded and as it was."""
+    """One wait, as recorded and as it really was."""
 
     step: int
     position: int
@@ -301,7 +301,7 @@ def cost(
 
 
 def _round(program: Program, steps: int = 4) -> Cost:
-    """Measure one variant: each step is over on the device before the next, which writes its records, is launched."""
+    """Measure one variant. Each step ends on the device before the next, which writes its records, is launched."""
     rig, layers = program.rig, len(program.layers)
 
     def launched(run: Callable[[int], None]) -> tuple[float, float]:

@@ -61,11 +61,11 @@ class LonePeerMover:
         self._start = 0
 
     def describe(self, start_layer: int, ranks: int) -> None:
-        """Take in which layers these are."""
+        """Remember the layers."""
         self._start, self._ranks = start_layer, ranks
 
     def gather(self, item: object) -> list[object]:
-        """Return what peers that agree would say."""
+        """Return the answers of peers that agree."""
         return [item] * self._ranks
 
     def move(self, buffer: Tensor, source: int) -> None:
@@ -83,7 +83,7 @@ class LonePeerMover:
         self.launch_ns += self._rig.device.host_ns() - begun_ns
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to release."""
 
 
 class Program:
@@ -263,4 +263,4 @@ class Program:
 
 
 class ForwardDiedError(Exception):
-    """The forward ended early."""
+    """Raised to end a forward early."""

@@ -79,7 +79,7 @@ class Rank:
 def ranks(
     world_size: int, program: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None
 ) -> Iterator[list[Rank]]:
-    """Start one process per rank and hand them out; whatever still runs at the end is killed."""
+    """Start one process per rank and yield them. Kill those that still run at the end."""
     context = fork_server()
     with tempfile.TemporaryDirectory() as folder:
         started: list[Rank] = []

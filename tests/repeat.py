@@ -1,4 +1,4 @@
-"""Run a test command again and again, and say which tests ever failed: ``make test-repeat RUNS=20 LOAD=2``."""
+"""Run a test command repeatedly, and report all tests that ever failed: ``make test-repeat RUNS=20 LOAD=2``."""
 
 from __future__ import annotations
 

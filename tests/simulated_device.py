@@ -1,7 +1,7 @@
 """A device in virtual time: streams, events and graphs as CUDA has them, exact to the nanosecond.
 
 It has the shape of :class:`swtrace.series.device.accelerator.Device`. One thread drives it. True time is the
-host's CLOCK_MONOTONIC; it moves only when the host is told to do something else for a while, and by
+host's CLOCK_MONOTONIC; it moves only while the host is made to do something else, and by
 ``call_ns`` with each call into the device. Work that the host enqueues at instant *t* runs
 
     from ``max(t, end of the work before it on its stream, ends of what its stream was told to wait for)``
@@ -145,7 +145,7 @@ class SimulatedDevice:
         Args:
             clock: the device's own.
             call_ns: what each call into the device costs the host.
-            exact_events: events tell time to the ns; otherwise to 0.5 us, and in float32 as CUDA's do.
+            exact_events: whether events show time to the ns; otherwise to 0.5 us, and in float32 as CUDA's do.
             name: as the device calls itself.
         """
         self.name = name
@@ -155,7 +155,7 @@ class SimulatedDevice:
         self.session: Session | None = None
         """The capture under way. There is one at a time, and it is as strict as CUDA's default (global) mode."""
         self.lost_instants = 0
-        """Timed events that were recorded anew before they were passed: nobody can have read them."""
+        """Timed events that were recorded again before they were passed, so their times were never read."""
         self._joined: list[tuple[SimulatedStream, tuple[Work, ...], tuple[Work, ...]]] = []
         self._call_ns = call_ns
         self._exact_events = exact_events
@@ -196,11 +196,11 @@ class SimulatedDevice:
         return SimulatedEvent(self, timed=timed)
 
     def capturing(self) -> bool:
-        """Whether the current stream's work is being captured."""
+        """Return whether the current stream's work is being captured."""
         return self.current_stream().session is not None
 
     def hold(self, tensor: object, stream: SimulatedStream) -> None:
-        """Tell that ``stream`` uses a tensor's memory. Nothing frees memory here."""
+        """Record that ``stream`` uses a tensor's memory. Nothing frees memory here."""
 
     def stamps(self, slots: int) -> SimulatedStamps:
         """Return what times captured work."""
@@ -233,7 +233,7 @@ class SimulatedDevice:
         return work
 
     def release(self, work: Work) -> None:
-        """Let a work end that was without an end: now, or when it comes to be its turn."""
+        """Let a work without an end finish now, or when its turn comes."""
         now_ns, started_ns = self.host.now_ns, work.start_ns
         work.duration = 0 if started_ns is None else max(0, now_ns - started_ns)
         self._unsettled = [unsettled for unsettled in self._unsettled if not self._settle(unsettled)]
@@ -250,7 +250,7 @@ class SimulatedDevice:
         self.called("synchronise")
         self.refuse_in_capture("a synchronisation")
         if self._unsettled:
-            raise RuntimeError("the host would wait for ever: work does not end")
+            raise RuntimeError("the host would wait forever: work does not end")
         ends = [work.end_ns for stream in self._streams for work in stream.tail() if work.end_ns is not None]
         self.host.now_ns = max([self.host.now_ns, *ends]) + 1
         self.catch_up()
@@ -320,7 +320,7 @@ class SimulatedDevice:
         self.host.now_ns += self._call_ns
 
     def milliseconds(self, begin: Work, end: Work) -> float:
-        """Return the device's time between the ends of two works, both past, as events tell it."""
+        """Return the device's time between the ends of two finished works, as shown by events."""
         now_ns = self.host.now_ns
         if begin.end_ns is None or end.end_ns is None or max(begin.end_ns, end.end_ns) > now_ns:
             raise RuntimeError("device not ready")

@@ -1,6 +1,6 @@
 """Time stamps that a simulated device writes: the same interface as ``swtrace.series.device.stamps``.
 
-A stamp is work like any other: captured into a graph it is written anew at each launch. The row it is written
+A stamp is work like any other: captured into a graph, it is written again at each launch. The row it is written
 into is the device's; the host sees a copy that was shipped, once the copying is over. The host's map of the
 device's clock is the real one, fed by a simulated device that answers questions.
 """
@@ -84,7 +84,7 @@ class SimulatedShipment:
         self._copy = copy
 
     def done(self) -> bool:
-        """Whether the row has arrived."""
+        """Return whether the row has arrived."""
         device = self._stamps.device
         device.called("query")
         device.refuse_in_capture("the query of a shipment")

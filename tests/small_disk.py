@@ -14,7 +14,7 @@ import pytest
 
 @contextmanager
 def tmpfs(folder: Path, nbytes: int) -> Iterator[None]:
-    """Mount a tmpfs of ``nbytes`` at ``folder`` meanwhile; skip the test where this user may not mount one."""
+    """Mount a tmpfs of ``nbytes`` at ``folder`` during the block. Skip the test if this user may not mount one."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={nbytes}", "swtrace-test", str(folder)]
     if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, check=False).returncode != 0:
         pytest.skip("this user may not mount a tmpfs")

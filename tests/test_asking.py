@@ -1,4 +1,4 @@
-"""Asking a daemon: every damaged answer is one line, and one rule says what goes through a proxy."""
+"""Requests to a daemon: every damaged answer gives a one-line error, and one rule decides on proxies."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TRANSFERRED = (
     "an error in deep JSON",
     "an error in broken gzip",
 )
-"""What is wrong with an answer whatever it should have held."""
+"""Answers that are damaged whatever was requested."""
 
 
 @pytest.mark.parametrize("damage", TRANSFERRED)
 def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
-    """Whatever is wrong with an answer is an error of one line that names who was asked."""
+    """A damaged answer is a one-line error that names the daemon."""
     with answering(DAMAGED[damage]) as address, pytest.raises(AnswerError) as caught:
         asking.text(address, "/api/v1/snapshot", timeout_s=10)
     assert str(caught.value).startswith(address)
@@ -48,13 +48,13 @@ def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
     ],
 )
 def test_an_answer_that_comes_byte_by_byte_is_given_up(at_once: bytes) -> None:
-    """No part of it is ever late, and yet it would never be there."""
+    """Every byte arrives in time, but the whole answer never would."""
     with dripping(at_once) as address, pytest.raises(AnswerError, match="too slowly"):
         asking.text(address, "/api/v1/snapshot", timeout_s=2)
 
 
 def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
-    """What it would have said is not waited for."""
+    """The body of an error answer is not waited for."""
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 1048576\r\n\r\n"
     with dripping(head) as address, pytest.raises(AnswerError, match=r"503 Service Unavailable$"):
         asking.text(address, "/api/v1/snapshot", timeout_s=2)
@@ -62,14 +62,14 @@ def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
 
 @pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
 def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
-    """Facts for tests are read from sound metrics only."""
+    """Facts for tests are read only from valid metrics."""
     with answering(DAMAGED[damage]) as address, pytest.raises(MetricsError, match=address):
         read_metrics(address)
 
 
 @pytest.mark.parametrize("damage", ["cut gzip", "no HTTP", "cut body", "nothing", "a list", "no text"])
 def test_doctor_says_what_answers_in_a_daemons_place(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where something answers that is no sound daemon, it is a finding and no traceback."""
+    """An answer from something that is not a working daemon is a finding and not a traceback."""
     with answering(DAMAGED[damage]) as address:
         monkeypatch.setenv("SWTRACE_LISTEN", address)
         (finding,) = daemon()
@@ -79,7 +79,7 @@ def test_doctor_says_what_answers_in_a_daemons_place(damage: str, monkeypatch: p
 
 @pytest.mark.parametrize("damage", ["cut gzip", "a list", "no text"])
 def test_record_from_a_damaged_stream_fails_with_its_reason(tmp_path: Path, damage: str) -> None:
-    """A stream that is no recording is named on one line, and the command fails."""
+    """A stream that is not a recording is named on one line, and the command fails."""
     with answering(DAMAGED[damage]) as address:
         done = swtrace("record", "--connect", address, "-o", tmp_path / "x.swrec", "--duration", "20", code=1)
     assert f"{address}: " in done.stderr
@@ -88,7 +88,7 @@ def test_record_from_a_damaged_stream_fails_with_its_reason(tmp_path: Path, dama
 
 
 def listening() -> socket.socket:
-    """Return a socket that stands for a proxy: who connects to it went through it."""
+    """Return a socket that acts as a proxy: a connection to it went through the proxy."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.2)
     return listener
@@ -96,7 +96,7 @@ def listening() -> socket.socket:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])  # noqa: S104 (asked, not bound)
 def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """Every reader goes to a loopback address directly, whatever HTTP_PROXY says."""
+    """Every reader connects to a loopback address directly, whatever HTTP_PROXY says."""
     with listening() as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.delenv("no_proxy", raising=False)
@@ -112,7 +112,7 @@ def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(monkeypatch: pytes
 
 
 def test_a_daemon_elsewhere_is_asked_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another host is asked through the proxy of the environment."""
+    """Requests to another host go through the proxy of the environment."""
     with answering(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"proxied":1}') as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
         monkeypatch.delenv("no_proxy", raising=False)

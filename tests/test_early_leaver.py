@@ -1,4 +1,4 @@
-"""A rank that is done first does not take its peers' last weights with it."""
+"""A rank that finishes first still sends its peers their last weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 2048
 
 
 def program(rank: int) -> bool:
-    """Run one step of big layers; rank 0 leaves the moment it is done, rank 1 is slow."""
+    """Run one step of big layers. Rank 0 exits as soon as it is done; rank 1 is slow."""
     series = Series("o_proj", RankGroup.world(), 0, LAYERS, prefetch_step=1)
     layers = [nn.Linear(SIZE, SIZE, bias=False) for _ in range(LAYERS)]
     with torch.no_grad():
@@ -39,7 +39,7 @@ def program(rank: int) -> bool:
 
 
 def test_a_rank_that_closes_first_has_sent_what_its_peers_wait_for() -> None:
-    """A source that leaves as soon as its series is closed leaves no peer without the last step's layers."""
+    """A source may exit once its series is closed, and its peers still receive the layers of the last step."""
     with ranks(2, program) as (leaver, follower):
         assert follower.result() is True
         leaver.process.join(patience())

@@ -1,4 +1,4 @@
-"""Who waits for whose issue on gloo: the ledger's model against ranks that issue late on purpose."""
+"""Which ranks wait for which issue on gloo: the ledger's model compared with ranks that issue late on purpose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from swtrace.series import RankGroup
 from swtrace.series.torch_transport import TorchTransport
 
 MARGIN_S = 0.1
-"""Between the end of those who are not held and the late rank's issue: time for the others to end, if they could."""
+"""Time between the end of the ranks that are not held and the late issue, in which the others could end too."""
 
 
 def held_ranks(size: int, source: int, late: int) -> set[int]:
@@ -59,7 +59,7 @@ def program(rank: int, size: int, folder: str) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_a_late_rank_holds_up_whom_the_model_says(size: int, tmp_path: Path) -> None:
-    """For every source and every late rank, exactly the ranks are held whose last issue is the late rank's."""
+    """For every source and late rank, exactly those ranks are held whose last issue is that of the late rank."""
     moments = [
         {(source, late): moment_ns for source, late, moment_ns in told}
         for told in run_ranks(size, program, size, str(tmp_path))

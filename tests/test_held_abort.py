@@ -1,4 +1,4 @@
-"""A forward that dies while its peers are held elsewhere: what it died of is told, and the next steps are right."""
+"""A forward that fails while its peers are held elsewhere: its error is raised, and the next steps are correct."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ForwardDiedError(Exception):
 
 
 def program(rank: int, windows: str) -> tuple[list[bool], int]:
-    """Let rank 0's forward die at layer 2, where rank 1 waits until rank 0 has told so; then take two more steps."""
+    """Let rank 0's forward fail at layer 2 while rank 1 is held there until that has happened; then take two steps."""
     circle.ABORT_PATIENCE_S = 0.2
     store = dist.group.WORLD.get_group_store()  # type: ignore[union-attr]
     series = Series("o_proj", RankGroup.world(), 0, LAYERS, prefetch_step=1, windows=windows)
@@ -55,7 +55,7 @@ def program(rank: int, windows: str) -> tuple[list[bool], int]:
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
 def test_a_dead_forward_does_not_wait_for_peers_that_are_held(windows: str) -> None:
-    """Its error comes out while they are held, and what it left out is made good when its next step begins."""
+    """Its error is raised while they are held, and its remaining broadcasts are issued when its next step begins."""
     died, held = run_ranks(2, program, windows, environment={"SWTRACE_TIMEOUT": "40"})
     assert died == ([True] * 3, 1)
     assert held == ([True] * 4, 0)

@@ -1,4 +1,4 @@
-"""A peer that lives and does nothing: the others do not wait for it for ever."""
+"""A peer that is alive but hangs: the others do not wait for it forever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from swtrace.series import RankGroup, Series
 
 
 def program(rank: int, folder: str) -> str:
-    """Let rank 0 stop reaching until rank 1 has given it up; return what rank 1 is told."""
+    """Let rank 0 stop reaching until rank 1 gives up, and return the error of rank 1."""
     given_up = Path(folder, "given up")
     group = RankGroup.world()
     series = Series("o_proj", group, 0, 4, prefetch_step=1)
@@ -38,7 +38,7 @@ def program(rank: int, folder: str) -> str:
 
 def test_a_rank_gives_a_hung_peer_up_after_the_timeout_set(tmp_path: Path) -> None:
     """SWTRACE_TIMEOUT bounds a wait, and the error names series, layer and source rank."""
-    # Long enough for a peer that does not hang: the same timeout bounds what comes before.
+    # Long enough for a peer that does not hang, because the same timeout bounds the earlier waits.
     timeout = f"{patience(1):.1f}"
     _, told = run_ranks(2, program, str(tmp_path), environment={"SWTRACE_TIMEOUT": timeout})
     assert "'o_proj'" in told

@@ -1,7 +1,7 @@
-"""What importing a part of swtrace loads, seen from outside: each claim holds in a fresh interpreter.
+"""Modules that are loaded by importing a part of swtrace, checked in a fresh interpreter.
 
-The import contracts in pyproject.toml hold the same line statically; this catches what only shows at
-run time, and what a dependency drags in.
+The import contracts in pyproject.toml check the same statically. These tests catch imports that happen only at
+run time or through a dependency.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ def loaded(statement: str) -> set[str]:
     ["swtrace.trace.ring_reader", "swtrace.trace.tail", "swtrace.ledger", "swtrace.observing", "swtrace.daemon.server"],
 )
 def test_readers_load_neither_torch_nor_vllm(module: str) -> None:
-    """Everything that reads works on a host without torch, and starts without its import."""
+    """All readers work on a host without torch, and start without importing it."""
     assert not loaded(f"import {module}") & RUNTIME
 
 
 def test_recorder_loads_no_numpy() -> None:
-    """A rank records with the standard library alone."""
+    """A rank records with only the standard library."""
     assert "numpy" not in loaded("import swtrace.trace.recorder")
 
 
 def test_series_loads_no_exporter_and_no_reader() -> None:
-    """A rank carries neither the web stack nor OpenTelemetry, and none of the code that reads rings."""
+    """A rank loads neither the web stack nor OpenTelemetry, and no code that reads rings."""
     assert not loaded("import swtrace.series") & (EXPORTERS | READERS)
 
 
 def test_series_loads_numpy_only_where_torch_does() -> None:
-    """The runtime brings no numpy of its own: with it, no more is loaded than with torch."""
+    """The runtime does not load numpy unless torch does."""
     assert ("numpy" in loaded("import swtrace.series")) <= ("numpy" in loaded("import torch.distributed"))
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """``swtrace --help`` answers at once: no torch, vLLM, numpy, OpenTelemetry, Prometheus or web stack."""
+    """``swtrace --help`` is fast because it loads no torch, vLLM, numpy, OpenTelemetry, Prometheus or web stack."""
     statement = "from swtrace.cli import main\ntry: main(['--help'])\nexcept SystemExit as end: assert end.code == 0"
     assert not loaded(statement) & (RUNTIME | EXPORTERS | READERS | {"numpy"})
 
 
 def test_plugin_entry_point_loads_nothing_without_swtrace() -> None:
-    """Called by vLLM in every process, the plugin without ``SWTRACE=1`` loads no torch and none of our runtime."""
+    """Without ``SWTRACE=1``, the plugin that vLLM calls in every process loads neither torch nor our runtime."""
     statement = "import os; os.environ.pop('SWTRACE', None); import swtrace.vllm; swtrace.vllm.register()"
     assert not loaded(statement) & (RUNTIME | EXPORTERS | {"swtrace.series"})

@@ -1,4 +1,4 @@
-"""A rank that is held somewhere in vLLM when a peer dies still says who died, and where it was."""
+"""A rank that is blocked in vLLM when a peer dies still logs which peer died, and where it was itself."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Said(logging.Handler):
 
 
 def program(rank: int, end: str, folder: str) -> list[str]:
-    """Let rank 1 end while rank 0 does something else, amid a step; return what rank 0 logged."""
+    """Let rank 1 end while rank 0 is busy in the middle of a step, and return the log of rank 0."""
     said = Said()
     logging.getLogger("vllm.swtrace").addHandler(said)
     series = Series("o_proj", RankGroup.world(), 3, 3 + LAYERS, recorder=process_recorder)
@@ -76,9 +76,9 @@ def program(rank: int, end: str, folder: str) -> list[str]:
 
 @pytest.mark.parametrize("end", ["killed", "removed, then killed", "closed"])
 def test_a_peer_that_dies_is_named_though_nobody_waits_for_it(end: str, tmp_path: Path) -> None:
-    """Killed, it is named with the series and the layer reached last; one that ends in good order is not.
+    """A killed rank is named with the series and the last layer reached; one that ends cleanly is not.
 
-    One whose ring was removed, and which made it again, is named once it dies, and not before.
+    A rank that made its ring again after its removal is named only once it dies.
     """
     with ranks(2, program, end, str(tmp_path), environment={"SWTRACE_DIR": str(tmp_path / "rings")}) as (survivor, _):
         said = survivor.result()

@@ -1,4 +1,4 @@
-"""What the engine's core refuses while weights are shared, and what it lets through."""
+"""Calls that the engine's core refuses while weights are shared, and calls that it passes on."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from swtrace.vllm.engine import FORBIDDEN, RPC, guarded
 
 
 class Core:
-    """Of vLLM's engine: what the guard looks at."""
+    """The part of vLLM's engine core that the guard uses."""
 
     def __init__(self, *shared: list[str]) -> None:
         self.called: list[str] = []
         self.model_executor = SimpleNamespace(collective_rpc=lambda _function: [*shared])
 
     def call(self, *args: Any, **kwargs: Any) -> str:
-        """Be any method of the core."""
+        """Stand in for any method of the core."""
         self.called.append(f"{args} {kwargs}")
         return "done"
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_calls_by_name_and_by_rpc_are_refused(name: str) -> None:
-    """If one worker shares, each forbidden call is refused before it begins, by whatever way it comes."""
+    """If one worker shares, each forbidden call is refused before it begins, however it is made."""
     core = Core([], ["self_attn.o_proj"])
     said = f"{name}: the weights of self_attn.o_proj are shared between ranks"
     ways: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
@@ -41,7 +41,7 @@ def test_calls_by_name_and_by_rpc_are_refused(name: str) -> None:
 
 
 def test_other_calls_go_through() -> None:
-    """A pause without sleep, another worker's method, a function: none of them touches the weights."""
+    """A pause without sleep, another method of the worker and a function do not touch the weights."""
     core = Core(["self_attn.o_proj"])
     assert guarded("sleep", Core.call)(core, 0) == "done"
     assert guarded("sleep", Core.call)(core, mode="abort", level=0) == "done"
@@ -52,7 +52,7 @@ def test_other_calls_go_through() -> None:
 
 
 def test_nothing_is_refused_where_nothing_is_shared() -> None:
-    """Without series the call reaches vLLM as it was made."""
+    """Without series, the call reaches vLLM unchanged."""
     core = Core([], [])
     assert guarded("sleep", Core.call)(core, 1, mode="wait") == "done"
     assert core.called == ["(1,) {'mode': 'wait'}"]

@@ -1,4 +1,4 @@
-"""Settings: what may be set, where it is read from, and what is said when it cannot be used."""
+"""Settings: valid values, their sources, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_empty_environment_gives_the_defaults() -> None:
 
 
 def test_overlay_wins_over_the_environment() -> None:
-    """What ``--additional-config`` gives replaces the environment's value; the rest stays."""
+    """Values in ``--additional-config`` override those of the environment; the rest stays."""
     settings = Settings.from_environment(ENVIRONMENT).overlay({"prefetch_step": 2, "series": ["mlp.gate_up_proj"]})
     assert settings == replace(SETTINGS, prefetch_step=2, series=("mlp.gate_up_proj",))
 
 
 def test_shape_round_trip() -> None:
-    """What is written into vLLM's config survives JSON, and restores all that shapes the model."""
+    """The settings written into vLLM's config survive JSON and restore everything that shapes the model."""
     shape = json.loads(json.dumps(SETTINGS.shape()))
     assert Settings().overlay(shape).shape() == SETTINGS.shape()
 
@@ -90,7 +90,7 @@ def test_shape_is_always_stated_in_full() -> None:
 
 
 def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
-    """A run id or a folder of rings must not make a model compile anew."""
+    """A run id or a folder of rings must not cause another compilation."""
     recording = replace(Settings(), directory=SETTINGS.directory, run_id="x", ring_records=1024, strict=True)
     assert recording.shape() == Settings().shape()
 
@@ -173,7 +173,7 @@ def test_bad_config_values_are_named(values: Any, said: str) -> None:
     ],
 )
 def test_flags_are_read_the_same_everywhere(text: str, *, on: bool) -> None:
-    """Every flag takes the same words, whatever white space a file or a shell left around them."""
+    """Every flag takes the same words, with any surrounding white space."""
     variables = [VARIABLES[field] for field in ("enabled", "check", "strict", "experimental")]
     settings = Settings.from_environment(dict.fromkeys(variables, text))
     assert [settings.enabled, settings.check, settings.strict, settings.experimental] == [on] * 4
@@ -191,13 +191,13 @@ def test_flags_are_read_the_same_everywhere(text: str, *, on: bool) -> None:
     ],
 )
 def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(name: str, meant: str) -> None:
-    """A variable that nobody reads is told, with the setting whose name is nearest."""
+    """An unknown variable is reported, with the setting whose name is nearest."""
     (sentence,) = unknown_variables({name: "2", "PATH": "/bin", **ENVIRONMENT})
     assert sentence == f"{name} is not a setting and has no effect: did you mean {meant}?"
 
 
 def test_an_unknown_variable_without_a_near_name_comes_with_all_names() -> None:
-    """Where no name is near, all of them are listed."""
+    """If no name is near, all of them are listed."""
     (sentence,) = unknown_variables({"SWTRACE_COLOUR": "red"})
     assert all(variable in sentence for variable in VARIABLES.values())
 
@@ -215,7 +215,7 @@ def test_an_unknown_variable_without_a_near_name_comes_with_all_names() -> None:
     ],
 )
 def test_the_folder_of_rings_is_resolved_in_one_place(monkeypatch: pytest.MonkeyPatch, text: str, folder: str) -> None:
-    """Readers find the folder where ranks, which read all settings, make it; an option is resolved alike."""
+    """Readers resolve the folder of rings as ranks do, from the environment or from an option."""
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("SWTRACE_DIR", text)
     monkeypatch.chdir("/tmp")
@@ -226,7 +226,7 @@ def test_the_folder_of_rings_is_resolved_in_one_place(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("folder", ["", "~nobody-of-this-name/rings"])
 def test_a_folder_that_cannot_be_resolved_is_refused(folder: str) -> None:
-    """Nothing, and the home of nobody, are no folders, wherever they are given."""
+    """An empty value and an unknown user's home are refused as folders, wherever they are given."""
     with pytest.raises(SettingsError, match="must be the path of a folder"):
         swtrace.open(folder)
     with pytest.raises(SettingsError, match="must be the path of a folder"):
@@ -248,7 +248,7 @@ def test_workers_of_vllm_inherit_a_resolved_folder(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return a list that grows with every time the plugin takes hold of vLLM."""
+    """Return a list that grows each time the plugin is installed in vLLM."""
     calls: list[bool] = []
     monkeypatch.setattr("swtrace.vllm.replacements.install", lambda: calls.append(True))
     for variable in VARIABLES.values():
@@ -262,7 +262,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def test_the_plugin_reads_the_switch_as_all_others(
     monkeypatch: pytest.MonkeyPatch, installed: list[bool], text: str | None, times: int
 ) -> None:
-    """What counts as on for a rank makes the plugin take hold of vLLM, and nothing else does."""
+    """The plugin is installed in vLLM if ``SWTRACE`` has a value that means on, and not otherwise."""
     if text is not None:
         monkeypatch.setenv("SWTRACE", text)
     register()
@@ -272,7 +272,7 @@ def test_the_plugin_reads_the_switch_as_all_others(
 def test_the_plugin_warns_of_a_switch_it_cannot_read(
     monkeypatch: pytest.MonkeyPatch, installed: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody knows whether sharing was asked for: vLLM goes on without it, and the log says so."""
+    """It is unknown whether sharing was requested, so vLLM runs without it and the log says so."""
     monkeypatch.setenv("SWTRACE", "2")
     register()
     assert not installed
@@ -294,7 +294,7 @@ def test_a_strict_plugin_raises_on_a_switch_it_cannot_read(
 def test_the_plugin_warns_of_misspelt_variables(
     monkeypatch: pytest.MonkeyPatch, installed: list[bool], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A misspelt setting is told in vLLM's log, whether or not swtrace is on."""
+    """A misspelt setting is reported in vLLM's log, whether or not swtrace is on."""
     monkeypatch.setenv("SWTRACE_PREFETCH", "2")
     register()
     assert not installed

@@ -40,7 +40,7 @@ def read(directory: Path) -> tuple[SeriesFacts, tuple[StepFacts, ...]]:
 
 @dataclass(frozen=True)
 class Waited:
-    """One wait as the rank's own program saw it, in virtual time."""
+    """One wait as the rank's program saw it, in virtual time."""
 
     step: int
     position: int
@@ -128,18 +128,18 @@ def test_facts_on_an_ideal_channel_are_the_channels_own(
 def test_ratios_on_an_ideal_channel_are_the_analytic_ones(
     tmp_path: Path, compute_ms: float, transfer_ms: float, k: int
 ) -> None:
-    """Stall ratio, efficiency and step time are what arithmetic says of known transfers and computes, within 2 %."""
+    """Stall ratio, efficiency and step time match the arithmetic of known transfers and computes within 2 %."""
     compute, transfer = round(compute_ms * MS), round(transfer_ms * MS)
     run_ideal(tmp_path, compute_ns=(compute, compute), transfer_ns=transfer, k=k)
     series, _ = read(tmp_path)
-    bound = max(compute, transfer)  # per layer, in the steady state: whichever is slower
+    bound = max(compute, transfer)  # per layer in the steady state: the slower of the two
     exposed = max(0.0, (transfer - compute) / bound)
     for rank in series.ranks:
         recent = rank.recent
         assert recent.steps == STEPS
         assert recent.step_ns / STEPS == pytest.approx(LAYERS * bound, rel=0.02)
         assert recent.stall_ratio == pytest.approx(exposed, rel=0.02, abs=1e-9)
-        # All stall falls on the half of the layers that this rank does not keep.
+        # All stall is on the half of the layers that this rank does not keep.
         assert recent.efficiency == pytest.approx(max(0.0, 1 - 2 * (bound - compute) / transfer), rel=0.02, abs=0.02)
         assert rank.effective_prefetch_step == k
     assert series.straggler is None
@@ -159,7 +159,7 @@ def test_an_aborted_forward_leaves_the_next_steps_facts_right(tmp_path: Path) ->
             series.register(index, nn.Linear(4, 4, bias=False))
         series.post_process()
         for step in range(6):
-            # Ranks die at different layers of step 2.
+            # Ranks abort at different layers of step 2.
             dies_at = 1 + 2 * transport.rank if step == 2 else LAYERS
             series.begin_step()
             for position in range(dies_at):
@@ -176,7 +176,7 @@ def test_an_aborted_forward_leaves_the_next_steps_facts_right(tmp_path: Path) ->
     assert all(facts.complete for facts in steps)
     assert (steps[2].flags & TransferFlag.UNWAITED).any()
     assert steps[2].path is None
-    # When the last broadcast of the aborted step was ready, nobody was there to see: its successor has no R_prev.
+    # No rank observed when the last broadcast of the aborted step was ready, so its successor has no R_prev.
     assert facts_without_cause(steps[3]) in ([], [(1, 0)])
     for facts in steps[4:]:
         assert facts_without_cause(facts) == []
@@ -195,7 +195,7 @@ GLOO_STEPS = 12
 
 
 def gloo_rank(rank: int) -> list[tuple[int, int, int]]:
-    """Run a series whose every broadcast stalls; return (step, position, ns held), timed outside of the runtime."""
+    """Run a series whose broadcasts all stall. Return (step, position, ns held), timed outside the runtime."""
     group = RankGroup.world()
     series = Series("o_proj", group, 0, GLOO_LAYERS, prefetch_step=0, recorder=process_recorder)
     for index in range(GLOO_LAYERS):
@@ -216,7 +216,7 @@ def gloo_rank(rank: int) -> list[tuple[int, int, int]]:
 
 
 def test_stall_on_gloo_agrees_with_a_timer_around_the_wait(tmp_path: Path) -> None:
-    """Where every 16 MiB broadcast stalls, the reported stall is what a timer outside the runtime saw, within 3 %."""
+    """If every 16 MiB broadcast stalls, the reported stall matches a timer outside the runtime within 3 %."""
     environment = {"SWTRACE_DIR": str(tmp_path), "SWTRACE_RUN_ID": "gloo"}
     measured = run_ranks(2, gloo_rank, environment=environment)
     _, steps = read(tmp_path)

@@ -1,6 +1,6 @@
-"""The daemon: watches the rings of one host and serves what the ledger states.
+"""The daemon: reads the rings of one host and serves the ledger's facts.
 
-One thread owns the watch (:mod:`~swtrace.daemon.observer`): it drains the rings and publishes immutable
-snapshots. Everything else only reads them: the Prometheus collector, the live API and the span export.
+One thread (:mod:`~swtrace.daemon.observer`) drains the rings, publishes immutable snapshots and hands finished
+steps to the span export. The Prometheus collector and the live API only read snapshots.
 Nothing here ever makes a rank wait, and nothing here loads torch or vLLM.
 """

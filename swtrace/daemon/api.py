@@ -1,8 +1,8 @@
-"""A snapshot as JSON documents: the live API, version 1, of ``docs/api.md``.
+"""The live API, version 1: snapshots as JSON documents, described in ``docs/api.md``.
 
-Field names are the ledger's and stay what they are; fields may be added. Instants and durations are integers in
-nanoseconds (``*_ns``), instants on the clock of the rank that recorded them. Arrays are indexed
-``[group rank][position]`` or ``[group rank]``; what is not known is null.
+Field names are those of the ledger and do not change; fields may be added. Instants and durations are integers in
+nanoseconds (``*_ns``), and instants are on the clock of the rank that recorded them. Arrays are indexed
+``[group rank][position]`` or ``[group rank]``; unknown values are null.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CELL_FIELDS = (
     "on_time",
     "attributed",
 )
-"""Fields of a step that are arrays of ``[group rank][position]``; a request may name those it wants."""
+"""Fields of a step that are arrays of ``[group rank][position]``. A request may select some of them."""
 
 RANK_FIELDS = (
     "begin_ns",
@@ -78,7 +78,7 @@ RANK_FIELDS = (
 
 
 class QueryError(SwtraceError):
-    """A request asks for something that the API does not have."""
+    """A request has an unknown parameter or an invalid value."""
 
 
 class UnknownError(SwtraceError):
@@ -87,15 +87,15 @@ class UnknownError(SwtraceError):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What of a snapshot is asked for."""
+    """The part of a snapshot that a request asks for."""
 
     run: str | None = None
     series: str | None = None
     """Id or name of a series."""
     since: int = 0
-    """Only steps with a higher number."""
+    """Return only steps with a higher number."""
     limit: int = DEFAULT_LIMIT
-    """At most so many steps per series, the newest ones."""
+    """Return at most this many steps per series, the newest ones."""
     fields: tuple[str, ...] = CELL_FIELDS
 
     @classmethod
@@ -105,7 +105,7 @@ class Query:
         fields = tuple(name for name in parameters.get("fields", "").split(",") if name) or CELL_FIELDS
         for name in fields:
             if name not in CELL_FIELDS:
-                raise QueryError(f"fields={name!r}: known are {', '.join(CELL_FIELDS)}")
+                raise QueryError(f"fields={name!r}: must be one of: {', '.join(CELL_FIELDS)}")
         return cls(
             run=parameters.get("run"),
             series=parameters.get("series"),
@@ -115,10 +115,10 @@ class Query:
         )
 
     def check(self, snapshot: Snapshot) -> None:
-        """Check that what is selected exists.
+        """Check that the selected run and series exist.
 
         Raises:
-            UnknownError: it does not; the message lists what does.
+            UnknownError: one of them does not. The message lists those that do.
         """
         observation = snapshot.observation
         keys = {facts.key for facts in observation.facts.series}
@@ -131,25 +131,25 @@ class Query:
             ("series", self.series, names | ids, names),
         ):
             if asked is not None and asked not in known:
-                there = f"there are {', '.join(sorted(shown))}" if shown else "there is none"
-                raise UnknownError(f"{parameter}={asked!r} does not exist: {there}")
+                there = f"must be one of: {', '.join(sorted(shown))}" if shown else "there are none"
+                raise UnknownError(f"{parameter}={asked!r} does not exist; {there}")
 
     def wants_run(self, run_id: str) -> bool:
-        """Tell whether the run is asked for."""
+        """Return whether the run is selected."""
         return self.run in {None, run_id}
 
     def wants(self, key: SeriesKey) -> bool:
-        """Tell whether the series is asked for."""
+        """Return whether the series is selected."""
         return self.wants_run(key.run_id) and self.series in {None, key.name, series_id(key)}
 
 
 def series_id(key: SeriesKey) -> str:
-    """Return the text that names a series in this API, the same in every daemon and after a restart."""
+    """Return the id of a series in this API. It is the same in every daemon and after a restart."""
     return f"{key.run_id}/{key.name}@{key.start_layer}/{ranks_text(key.group_ranks)}"
 
 
 def everything(snapshot: Snapshot, query: Query) -> Document:
-    """Return all that a live view needs, of one moment."""
+    """Return all documents of one snapshot, which is what a live view needs."""
     return {
         **moment(snapshot),
         **ranks(snapshot, query),
@@ -172,7 +172,7 @@ def moment(snapshot: Snapshot) -> Document:
 
 
 def health(snapshot: Snapshot) -> Document:
-    """Return what is odd, and what became of the spans."""
+    """Return unreadable rings, odd records, and the statistics of the span export."""
     return {
         "problems": [{"path": path, "message": text} for path, text in sorted(snapshot.observation.problems.items())],
         "oddities": [
@@ -220,12 +220,12 @@ def windows(snapshot: Snapshot, query: Query) -> Document:
 
 
 def series(snapshot: Snapshot, query: Query) -> Document:
-    """Return every series with what is known of each of its ranks."""
+    """Return every series with the facts of each of its ranks."""
     return {"series": [_series(facts) for facts in snapshot.observation.facts.series if query.wants(facts.key)]}
 
 
 def steps(snapshot: Snapshot, query: Query) -> Document:
-    """Return the last finished steps in the order in which they finished, and how many newer ones were left out."""
+    """Return the last finished steps in the order in which they finished, and how many the limit left out."""
     chosen: list[NumberedStep] = []
     skipped = 0
     for key, finished in snapshot.steps.items():
@@ -278,7 +278,7 @@ def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None)
 
 
 def _windows(entry: SeriesEntry) -> list[Document]:
-    """Return the windows of a series; a layer only for those that hold one."""
+    """Return the windows of a series. Free windows have no step, position or layer."""
     return [
         {
             "window": window.window,
@@ -372,7 +372,7 @@ _NAMED = {
     "clock": {value.value: value.name.lower() for value in Clock},
     "phase": {value.value: value.name.lower() for value in Phase},
 }
-"""Fields whose numbers belong to the ring's format: the API gives their names."""
+"""Fields with numbers that only the ring's format defines. The API returns their names instead."""
 
 
 def _by_rank(step: StepFacts, name: str) -> list[Any]:
@@ -381,7 +381,7 @@ def _by_rank(step: StepFacts, name: str) -> list[Any]:
 
 
 def _by_cell(step: StepFacts, name: str) -> list[Any]:
-    """Return a cell field; unknown where there is no record, or where the record or its peers do not tell."""
+    """Return a cell field. A value is null without a record, or if the records do not determine it."""
     column = getattr(step, name)
     if name == "cause_ns":
         return [_masked(by_cause, step.present) for by_cause in column]
@@ -398,7 +398,7 @@ def _by_cell(step: StepFacts, name: str) -> list[Any]:
 
 
 def _masked(column: npt.NDArray[Any], known: npt.NDArray[np.bool_]) -> list[Any]:
-    """Return an array as lists, null where not known."""
+    """Return an array as lists, with None for unknown values."""
     values = column.astype(object)
     values[~known] = None
     return list(values.tolist())
@@ -410,25 +410,25 @@ def _named(name: str, values: list[Any]) -> list[Any]:
 
 
 def check_names(parameters: Mapping[str, str], *known: str) -> None:
-    """Refuse a request with a parameter that there is not.
+    """Refuse unknown parameters of a request.
 
     Raises:
-        QueryError: there is one; the message lists those that there are.
+        QueryError: a parameter is unknown. The message lists the known ones.
     """
     for name in parameters:
         if name not in known:
-            raise QueryError(f"unknown parameter {name!r}: known are {', '.join(known)}")
+            raise QueryError(f"unknown parameter {name!r}; must be one of: {', '.join(known)}")
 
 
 def whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int, *, lowest: int = 0) -> int:
     """Return a parameter of a request that is a whole number.
 
     Raises:
-        QueryError: it is none, or out of range.
+        QueryError: the parameter is not a whole number, or is out of range.
     """
     text = parameters.get(name)
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
-        raise QueryError(f"{name}={text!r} is not a whole number from {lowest} to {highest}")
+        raise QueryError(f"{name}={text!r}: must be a whole number from {lowest} to {highest}")
     return int(text)

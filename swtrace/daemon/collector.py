@@ -1,8 +1,8 @@
-"""Every Prometheus metric of the daemon, declared once: ``docs/metrics.md`` as code.
+"""Declarations of all Prometheus metrics of the daemon, which ``docs/metrics.md`` documents.
 
-:data:`METRICS` says of each metric what it is called, and where its value is read. Both ways out are made from it:
+:data:`METRICS` defines the name of each metric and where its value is read. Both outputs are made from it:
 :class:`SnapshotCollector` for a registry of ``prometheus_client``, and :mod:`swtrace.daemon.exposition` for a scrape.
-Neither counts anything: counters are the ledger's and the rings' own totals, so that a scrape is as exact as they are.
+Neither counts anything. Counters are the totals of the ledger and the rings, so a scrape is exactly as accurate.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from swtrace.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One label set, and what the samples that carry it are read from."""
+    """One label set, and the source of the samples that carry it."""
 
     labels: Labels
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonRow(MetricRow):
-    """The daemon itself: one row without labels."""
+    """The daemon. There is one such row, without labels."""
 
     health: Health
     snapshot: Snapshot | None
@@ -51,7 +51,7 @@ class RingRow(MetricRow):
     last_record_ns: int
 
     def last_record_s(self) -> float | None:
-        """UNIX time of the newest instant that the rank recorded; None before the first."""
+        """Return the UNIX time of the newest instant that the rank recorded; None before the first."""
         offset_ns = self.rank.run_began_ns if self.rank.simulated else self.rank.unix_offset_ns
         return (self.last_record_ns + offset_ns) / 1e9 if self.last_record_ns > 0 else None
 
@@ -70,19 +70,19 @@ class SeriesRow(MetricRow):
         return {state: states.count(state) for state in Occupancy}
 
     def prefetch_step(self) -> dict[str, int]:
-        """Return the configured prefetch step, and the effective one once it is known."""
+        """Return the configured prefetch step and, once known, the effective one."""
         effective = self.facts.effective_prefetch_step if self.facts else None
         return {"configured": self.entry.info.prefetch_step} | ({} if effective is None else {"effective": effective})
 
     def bytes(self) -> dict[str, int]:
-        """Return the weight bytes held on the rank, and what holding all layers would take."""
+        """Return the weight bytes held on the rank, and the bytes that all layers would take."""
         info = self.entry.info
         kept = self.facts.kept_bytes if self.facts else 0
         held = {"owned": info.owned_bytes, "windows": info.window_bytes, "kept": kept}
         return held | {"replicated": info.replicated_bytes}
 
     def about(self) -> Labels:
-        """Return what the series is, and where it runs."""
+        """Return labels that describe the series and where it runs."""
         info, identity = self.entry.info, self.rank.identity
         return {
             "run_id": identity.run_id,
@@ -102,29 +102,29 @@ class SeriesRow(MetricRow):
 
 @dataclass(frozen=True, slots=True)
 class FactsRow(MetricRow):
-    """A series of a rank, as the ledger knows it."""
+    """A series of a rank, with the ledger's facts about it."""
 
     facts: SeriesRankFacts
     slowest: BucketExemplars
     excess_share: float
 
     def step_duration(self) -> dict[str, Distribution]:
-        """Return step durations by phase. Five phases would be half of an exposition, and most ranks run two."""
+        """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
         return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
 
 
 @dataclass(frozen=True, slots=True)
 class UntracedRow(MetricRow):
-    """A rank that records nothing of a series, by what its peers say."""
+    """A rank that does not record a series, according to its peers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow(MetricRow):
-    """Something that was asked for and is not shared."""
+    """A linear that was requested but is not shared."""
 
 
 Rows = Mapping[type[MetricRow], list[MetricRow]]
-"""Every label set of a moment, by what it is about."""
+"""All label sets of one snapshot, by type of row."""
 R = TypeVar("R", bound=MetricRow)
 Value = float | Distribution | dict[Any, Any]
 
@@ -133,23 +133,23 @@ _SUFFIXES = {"counter": "_total", "info": "_info"}
 
 @dataclass(frozen=True, slots=True)
 class Metric(Generic[R]):
-    """What a metric is called, and where its value is read."""
+    """The name of a metric, and where its value is read."""
 
     kind: Literal["gauge", "counter", "histogram", "info"]
     name: str
-    """As queries and ``docs/metrics.md`` have it."""
+    """As written in queries and in ``docs/metrics.md``."""
     about: type[R]
     value: Callable[[R], Value | None]
-    """A number, or of a histogram a distribution; None: no sample. With :attr:`by`, one for each value of that label.
-    Of an info, its labels."""
+    """Returns a number, a distribution for a histogram, or labels for an info. None means no sample.
+    With :attr:`by`, it returns a dict with one of these for each value of that label."""
     help: str
     by: str = ""
-    """The label that the metric adds to those of the row."""
+    """The label that the metric adds to the labels of the row."""
     exemplars: Callable[[R], BucketExemplars] | None = None
-    """Of a histogram without :attr:`by`."""
+    """Only for a histogram without :attr:`by`."""
 
     def family(self, rows: Iterable[R]) -> Family:
-        """Return the samples of these rows as ``prometheus_client`` has them."""
+        """Return the samples of these rows as a ``prometheus_client`` family."""
         family = Family(self.name.removesuffix(_SUFFIXES.get(self.kind, "")), self.help, self.kind)
         for row in rows:
             value = self.value(row)
@@ -189,11 +189,11 @@ class Metric(Generic[R]):
 
 
 def as_exemplar(wait: WaitExemplar) -> Exemplar:
-    """Return a wait as OpenMetrics carries it; the text format has no place for it."""
+    """Return a wait as an OpenMetrics exemplar. The Prometheus text format cannot carry exemplars."""
     return Exemplar({"layer": str(wait.layer), "trace_id": wait.trace_id}, wait.stall_ns / 1e9, wait.unix_ns / 1e9)
 
 
-# Without an annotation, so that each entry is of its own type, and its value is checked against its rows.
+# Not annotated, so that mypy infers the type of each entry and checks its value function against its rows.
 _DECLARED = (
     Metric(
         "gauge",
@@ -208,14 +208,14 @@ _DECLARED = (
         "swtrace_stall_seconds",
         FactsRow,
         lambda row: None if row.facts.last_stall_ns is None else row.facts.last_stall_ns / 1e9,
-        "Stall of the last step that was timed, summed over its layers.",
+        "Stall of the last timed step, summed over its layers.",
     ),
     Metric(
         "histogram",
         "swtrace_wait_stall_seconds",
         FactsRow,
         lambda row: row.facts.totals.stall,
-        "How long a receiver's wait was held for its weight. One per wait.",
+        "How long a receiver's wait was blocked for its weight. One observation per wait.",
         exemplars=lambda row: row.slowest,
     ),
     Metric(
@@ -223,14 +223,14 @@ _DECLARED = (
         "swtrace_prefetch_slack_seconds",
         FactsRow,
         lambda row: row.facts.totals.slack,
-        "How long before a receiver's wait its weight was there. One per wait.",
+        "How long a receiver's weight was ready before its wait began. One observation per wait.",
     ),
     Metric(
         "histogram",
         "swtrace_broadcast_duration_seconds",
         FactsRow,
         lambda row: {"source": row.facts.totals.sent_duration, "receiver": row.facts.totals.received_duration},
-        "From issued to ready: queue and transfer. By role of the rank.",
+        "Time from issued to ready, queueing included, by role of the rank.",
         by="role",
     ),
     Metric(
@@ -245,7 +245,7 @@ _DECLARED = (
         "swtrace_stall_cause_seconds_total",
         FactsRow,
         lambda row: {cause: cause_ns / 1e9 for cause, cause_ns in row.facts.totals.cause_ns.items()},
-        "Stall by proximate cause. Sums to all stall.",
+        "Stall by proximate cause. The causes sum to the total stall.",
         by="cause",
     ),
     Metric(
@@ -253,7 +253,7 @@ _DECLARED = (
         "swtrace_waits_total",
         FactsRow,
         lambda row: row.facts.totals.waits,
-        "Waits by outcome. Sums to all waits.",
+        "Waits by outcome. The outcomes sum to all waits.",
         by="outcome",
     ),
     Metric(
@@ -261,15 +261,15 @@ _DECLARED = (
         "swtrace_prefetch_efficiency_ratio",
         FactsRow,
         lambda row: row.facts.recent.efficiency,
-        "1 - (stall without its skew) / transfer over the last 64 steps: 1 means that all transfer was hidden.",
+        "1 - (stall without its skew) / transfer, over the last 64 steps. 1 means that all transfer was hidden.",
     ),
     Metric(
         "gauge",
         "swtrace_straggler_excess_ratio",
         FactsRow,
-        # Across hosts no critical path is known.
+        # The critical path is unknown where the group spans hosts.
         lambda row: row.excess_share if row.facts.recent.path_steps else None,
-        "Critical-path excess of the rank named as straggler, per step time; 0 for all others.",
+        "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
     ),
     Metric("counter", "swtrace_steps_total", FactsRow, lambda row: row.facts.totals.steps, "Finished forward passes."),
     Metric(
@@ -277,7 +277,7 @@ _DECLARED = (
         "swtrace_untimed_steps_total",
         FactsRow,
         lambda row: row.facts.totals.untimed_steps,
-        "Finished forward passes without instants, by reason: in no duration, in all counts.",
+        "Finished forward passes that were not timed, by reason. They are in all counts and in no duration.",
         by="reason",
     ),
     Metric(
@@ -285,7 +285,7 @@ _DECLARED = (
         "swtrace_step_duration_seconds",
         FactsRow,
         FactsRow.step_duration,
-        "Forward begin to forward end, by phase.",
+        "Time from forward begin to forward end, by phase.",
         by="phase",
     ),
     Metric(
@@ -293,7 +293,7 @@ _DECLARED = (
         "swtrace_prefetch_step",
         SeriesRow,
         SeriesRow.prefetch_step,
-        "How many layers ahead broadcasts start: as configured, and as seen in the last step.",
+        "How many layers ahead broadcasts start: as configured, and as observed in the last step.",
         by="kind",
     ),
     Metric(
@@ -309,21 +309,21 @@ _DECLARED = (
         "swtrace_rank_up",
         RingRow,
         lambda row: row.rank.ring.alive,
-        "1 while the rank's process lives. Gone some minutes after it went down.",
+        "1 while the rank's process is alive, 0 once it has ended. The sample disappears some minutes later.",
     ),
     Metric(
         "gauge",
         "swtrace_rank_died",
         RingRow,
         lambda row: row.rank.died,
-        "1 if the rank's process is gone, did not close its ring, and was not stopped together with its run.",
+        "1 if the rank's process ended without closing its ring and was not stopped together with its run.",
     ),
     Metric(
         "info",
         "swtrace_rank_untraced_info",
         UntracedRow,
         lambda _: {},
-        "Shares the series and records nothing of it, as its peers were told, and why.",
+        "Rank that shares the series but does not record it, as reported by its peers, with the reason.",
     ),
     Metric(
         "gauge",
@@ -344,7 +344,7 @@ _DECLARED = (
         "swtrace_ring_lost_records_total",
         RingRow,
         lambda row: {"lapped": row.rank.ring.statistics.lapped, "damaged": row.rank.ring.statistics.damaged},
-        "Records that this daemon came too late for, or found damaged.",
+        "Records overwritten before they were read (lapped), or found damaged.",
         by="reason",
     ),
     Metric(
@@ -352,28 +352,28 @@ _DECLARED = (
         "swtrace_ring_pending_records",
         RingRow,
         lambda row: row.rank.ring.statistics.pending,
-        "Records written and not yet read.",
+        "Records written but not yet read.",
     ),
     Metric(
         "gauge",
         "swtrace_ring_lag_seconds",
         RingRow,
         lambda row: row.rank.ring.lag_ns / 1e9,
-        "How far what this daemon has read is behind what the rank has written.",
+        "How much newer the rank's newest record is than the last one read; 0 when all are read.",
     ),
     Metric(
         "gauge",
         "swtrace_ring_problems",
         DaemonRow,
         lambda row: None if row.snapshot is None else len(row.snapshot.observation.problems),
-        "Files in the folder of rings that cannot be read, or that another ring hides.",
+        "Files in the ring folder that cannot be read, or that another ring hides.",
     ),
     Metric(
         "gauge",
         "swtrace_daemon_ready",
         DaemonRow,
         lambda row: row.snapshot is not None and not row.health.trouble,
-        "1 while the daemon can read its rings; 0: see /healthz. No old figure is served.",
+        "1 while the daemon can read its rings. If 0, see /healthz. Outdated figures are never served.",
     ),
     Metric(
         "gauge",
@@ -387,21 +387,21 @@ _DECLARED = (
         "swtrace_daemon_poll_errors_total",
         DaemonRow,
         lambda row: row.health.poll_errors,
-        "How often reading all rings failed.",
+        "Polls that failed as a whole.",
     ),
     Metric(
         "counter",
         "swtrace_spans_exported_total",
         DaemonRow,
         lambda row: None if row.snapshot is None else row.snapshot.spans.exported,
-        "Spans that a collector took.",
+        "Spans that a collector accepted.",
     ),
     Metric(
         "counter",
         "swtrace_spans_dropped_total",
         DaemonRow,
         lambda row: None if row.snapshot is None else row.snapshot.spans.dropped,
-        "Spans of sampled steps that no collector took, by reason.",
+        "Spans of sampled steps that no collector accepted, by reason.",
         by="reason",
     ),
     Metric(
@@ -409,33 +409,33 @@ _DECLARED = (
         "swtrace_build_info",
         DaemonRow,
         lambda _: {"version": __version__, "python_version": platform.python_version()},
-        "The daemon's version.",
+        "Versions of the daemon and of its Python.",
     ),
     Metric("info", "swtrace_series_info", SeriesRow, SeriesRow.about, "What a series is, and where it runs."),
     Metric(
-        "info", "swtrace_series_refused_info", RefusedRow, lambda _: {}, "Asked for and not shared, with the reason."
+        "info", "swtrace_series_refused_info", RefusedRow, lambda _: {}, "Requested but not shared, with the reason."
     ),
 )
 METRICS: tuple[Metric[Any], ...] = _DECLARED
-"""In the order of an exposition."""
+"""In the order in which they are exposed."""
 
 
 class SnapshotCollector(Collector):
-    """Collects from the newest snapshot."""
+    """Collects metrics from the newest snapshot."""
 
     def __init__(self, snapshot: Callable[[], Snapshot | None], health: Callable[[], Health]) -> None:
-        """Ask ``snapshot`` at every scrape, and then ``health``."""
+        """Call ``snapshot`` and then ``health`` at every scrape."""
         self._snapshot = snapshot
         self._health = health
         self._labelling = Labelling()
 
     def collect(self) -> Iterable[Family]:
-        """Return every metric family; those of ranks are empty while no rank is known, or none can be read."""
+        """Return all metric families. Those of ranks are empty while no rank is known or readable."""
         rows = self.rows()
         return [metric.family(rows.get(metric.about, ())) for metric in METRICS]
 
     def rows(self) -> Rows:
-        """Read the newest snapshot."""
+        """Return the rows of the newest snapshot."""
         rows: dict[type[MetricRow], list[MetricRow]] = defaultdict(list)
         for row in self._read():
             rows[type(row)].append(row)
@@ -447,9 +447,9 @@ class SnapshotCollector(Collector):
         if snapshot is None:
             return
         ranks = self._labelling.assign(snapshot.observation.ranks)
-        # Every peer names a rank without records: one sample is enough.
-        for told in {tuple(labels.items()): labels for rank in ranks for labels in rank.untraced()}.values():
-            yield UntracedRow(told)
+        # Every peer reports an untraced rank; one sample is enough.
+        for untraced in {tuple(labels.items()): labels for rank in ranks for labels in rank.untraced()}.values():
+            yield UntracedRow(untraced)
         observation = snapshot.observation
         known, series_facts = observation.rank_facts(), observation.series_rank_facts()
         stragglers = observation.stragglers()

@@ -1,4 +1,4 @@
-"""What the daemon is told: where the rings are, where to serve, and which spans to export."""
+"""Settings of the daemon: where the rings are, where to serve, and which spans to export."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Listen:
 
     @classmethod
     def parse(cls, text: str, name: str = "SWTRACE_LISTEN") -> Listen:
-        """Read ``host:port``, ``[v6 address]:port`` or ``:port``, which was given as ``name``."""
+        """Parse ``host:port``, ``[v6 address]:port`` or ``:port``. Errors quote it as the value of ``name``."""
         host, colon, port = text.strip().rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         is_port = _PORT.fullmatch(port) is not None and int(port) <= _MAX_PORT
@@ -37,30 +37,30 @@ class Listen:
         return cls(host[1:-1] if bracketed else host, int(port))
 
     def __str__(self) -> str:
-        """Return the address as it is written."""
+        """Return the address in the form that :meth:`parse` reads."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def problem(self) -> str | None:
-        """Return why nobody could serve there now; None if it can be done."""
+        """Return why a daemon could not serve there now; None if it could."""
         with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.host, self.port))
-            except (OSError, UnicodeError) as error:  # UnicodeError: of a host name that is none
+            except (OSError, UnicodeError) as error:  # UnicodeError: the host name is malformed
                 return getattr(error, "strerror", None) or str(error)
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSettings:
-    """Everything the daemon is told."""
+    """All settings of the daemon."""
 
     directory: Path
     """Where the rings are."""
     listen: Listen
     spans: SpanSettings
     run_id: str | None = None
-    """Watch this run only; None: every run in the directory."""
+    """Watch only this run; None for every run in the directory."""
 
     @classmethod
     def from_environment(
@@ -71,7 +71,7 @@ class DaemonSettings:
         listen: str | None = None,
         run_id: str | None = None,
     ) -> DaemonSettings:
-        """Read the environment; what is given here, as options of the command, wins over it."""
+        """Read the environment. Options of the command, given as arguments, take precedence."""
         return cls(
             directory=directory,
             listen=listen_address(environ) if listen is None else Listen.parse(listen, "--listen"),

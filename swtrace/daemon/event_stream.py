@@ -1,7 +1,7 @@
-"""Events as a stream: ``/api/v1/recording`` sends every record of this host to whoever keeps or watches them.
+"""The stream of events: ``/api/v1/recording`` sends every record of this host to clients that record or view them.
 
-Each client has readers of its own, so that none slows the daemon, its other clients or a rank. The stream begins
-with what the rings still hold, or near their end, and never ends by itself.
+Each client has its own ring readers, so a slow client slows neither the daemon, other clients nor a rank. The stream
+begins with the oldest records that the rings hold, or near their end, and lasts until the daemon or the client stops.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/vnd.swtrace.recording"
 _MOST_STEPS = 1 << 20
-"""No request may name more steps."""
+"""Upper bound of the numbers in a request."""
 _POLL_S = 0.1
 _WATCHED_STATUS_S = 0.25
-"""How often a viewer is sent the state of rings and windows."""
+"""Interval at which the state of rings and windows is sent to viewers."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamQuery:
-    """What a client asks for."""
+    """The parameters of a request for the stream."""
 
     run_id: str | None = None
     """Only this run; None for all."""
     newest_steps: int | None = None
-    """Begin about so many steps before each ring's end, and leave steps out rather than fall behind: for viewers.
-    None: everything."""
+    """For viewers: begin about this many steps before each ring's end, and skip steps rather than fall behind.
+    None sends everything."""
     every: int = 1
     """Only steps whose number is a multiple of this."""
 
@@ -44,7 +44,7 @@ class StreamQuery:
         """Read the query string of a request.
 
         Raises:
-            QueryError: it asks for something that there is not.
+            QueryError: a parameter is unknown or has an invalid value.
         """
         check_names(parameters, "run", "newest", "every")
         if parameters.get("run") == "":
@@ -57,9 +57,9 @@ class StreamQuery:
 
 
 def stream(directory: Path, wanted: StreamQuery, serving: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield a recording of a folder of rings, as long as the daemon serves and somebody listens.
+    """Yield a recording of a folder of rings until the daemon stops or the client disconnects.
 
-    When the daemon ends, what is committed by then is sent first.
+    When the daemon stops, the records that are committed by then are still sent.
     """
     watched = wanted.newest_steps is not None
     writer = StreamWriter(flush_s=_POLL_S if watched else FLUSH_S)

@@ -1,7 +1,7 @@
-"""The slowest waits of late, each with the trace that tells its story: what histograms carry as exemplars.
+"""Exemplars for the stall histogram: recent slow waits, each with the id of its trace.
 
-Only steps whose spans are exported have exemplars, so that the link from a bar in a dashboard leads to a trace
-that exists. Of each rank and series every bucket of the stall histogram keeps one wait: the slowest in about a minute.
+Only steps whose spans are exported have exemplars, so every link from a dashboard leads to an existing trace.
+For each rank and series, every bucket keeps one wait: the slowest in about a minute.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from swtrace.trace.identity import RankKey
 
 KEPT_NS = 60_000_000_000
-"""After this long the next wait of its bucket replaces one, however fast: several scrapes have seen it."""
+"""After this time, any newer wait of the bucket replaces the kept one, which several scrapes have seen by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitExemplar:
-    """One wait that stalled, and where its spans are."""
+    """One wait that stalled, and the trace of its step."""
 
     stall_ns: int
     unix_ns: int
     """When the wait ended."""
     trace_id: str
-    """32 hexadecimal digits, as back ends show it."""
+    """32 hexadecimal digits, as tracing backends show it."""
     layer: int
 
 
 BucketExemplars = dict[int, WaitExemplar]
-"""By index of the bucket in :data:`~swtrace.ledger.totals.DURATION_BOUNDS_NS`; one more for what lies above."""
+"""By index in :data:`~swtrace.ledger.totals.DURATION_BOUNDS_NS`; the index after the last is the overflow bucket."""
 
 
 class SlowestWaits:
-    """Keeps the exemplars of every rank and series."""
+    """The exemplars of all ranks and series."""
 
     def __init__(self) -> None:
-        """Start with none."""
+        """Start without exemplars."""
         self._kept: dict[tuple[RankKey, SeriesKey], BucketExemplars] = {}
 
     def add(self, step: StepFacts, origins: Origins) -> None:
-        """Take the slowest wait of each rank in a step whose spans are exported."""
+        """Consider the slowest wait of each rank in a step whose spans are exported."""
         stalls = np.where(step.receiver, step.stall_ns, 0)
         identifier = f"{trace_id(step.series.run_id, step.step):032x}"
         for rank, position in enumerate(stalls.argmax(axis=1).tolist()):
@@ -67,7 +67,7 @@ class SlowestWaits:
             buckets = self._kept.setdefault((step.ranks[rank], step.series), {})
             bucket = bisect_left(DURATION_BOUNDS_NS, stall_ns)
             kept = buckets.get(bucket)
-            # Never an older one: Prometheus takes a series' exemplars in the order of time only.
+            # Never replace it by an older one: Prometheus accepts the exemplars of a series only in order of time.
             if kept is None or (
                 exemplar.unix_ns > kept.unix_ns
                 and (stall_ns > kept.stall_ns or exemplar.unix_ns - kept.unix_ns > KEPT_NS)
@@ -75,6 +75,6 @@ class SlowestWaits:
                 buckets[bucket] = exemplar
 
     def of(self, ranks: Collection[RankKey]) -> dict[tuple[RankKey, SeriesKey], BucketExemplars]:
-        """Return a copy of what is kept of these ranks, and forget all others."""
+        """Return a copy of the exemplars of these ranks, and discard those of all others."""
         self._kept = {key: buckets for key, buckets in self._kept.items() if key[0] in ranks}
         return {key: dict(buckets) for key, buckets in self._kept.items()}

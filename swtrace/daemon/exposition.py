@@ -1,8 +1,8 @@
-"""Renders a scrape: the text that ``prometheus_client`` makes, at a small part of its cost.
+"""Rendering of a scrape: the same text as ``prometheus_client``, at a fraction of its cost.
 
-An exposition is mostly names and labels, and these hardly ever change. ``prometheus_client`` renders the lines of each
-metric and label set once, when they first appear, with placeholders for the numbers. From then on only numbers are
-filled in, and lines whose values did not change are kept as they are. Lines of a label set that is gone are dropped.
+An exposition is mostly names and labels, which rarely change. When a metric and label set first appears,
+``prometheus_client`` renders its lines once, with placeholders for the numbers. After that only numbers are
+filled in, and lines whose values did not change are reused. Lines of a label set that has disappeared are dropped.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 _NO_EXEMPLARS: BucketExemplars = {}
 _EXPONENT_FROM = 10**6
 _EXACT_BELOW = 10**15
-"""Whole numbers below this have the same digits as floats."""
+"""Whole numbers below this have the same digits when written as floats."""
 
 
 @dataclass(slots=True)
 class _Lines:
-    """The lines of one metric and label set, and the values they show."""
+    """The rendered lines of one metric and label set, and their values."""
 
     keys: object
-    """What the template has a line for."""
+    """Labels or label values for which the template has lines."""
     template: str
     value: Value
     exemplars: BucketExemplars
@@ -38,11 +38,11 @@ class _Lines:
 
 
 class Exposition:
-    """Renders one format.
+    """Renders all metrics in one format.
 
     Args:
-        encode: How ``prometheus_client`` renders that format.
-        exemplars: Whether the format has exemplars.
+        encode: The ``prometheus_client`` encoder of that format.
+        exemplars: Whether the format can carry exemplars.
     """
 
     def __init__(self, encode: Callable[[Collector], bytes], *, exemplars: bool) -> None:
@@ -91,7 +91,7 @@ class Exposition:
         return shown
 
     def _template(self, metric: Metric[Any], row: MetricRow) -> str:
-        """Return the lines of a metric and label set, ``%s`` in place of each number."""
+        """Return the lines of a metric and label set, with ``%s`` in place of each number."""
         family = metric.family((row,))
         family.samples = [sample._replace(value=nan, exemplar=None) for sample in family.samples]
         lines = self._body(family).removeprefix(self._headers[metric.name]).decode()
@@ -102,7 +102,7 @@ class Exposition:
 
 
 class _Families(Collector):
-    """These families, as an encoder takes them."""
+    """A collector of fixed families, which is what an encoder takes."""
 
     def __init__(self, *families: Family) -> None:
         self._families = families
@@ -112,7 +112,7 @@ class _Families(Collector):
 
 
 def _texts(numbers: Iterable[float]) -> list[str]:
-    """Return numbers as text; what is empty in a histogram repeats the number before."""
+    """Return numbers as text. Equal neighbours, as for empty buckets of a histogram, are formatted once."""
     texts: list[str] = []
     last: float | None = None
     text = ""
@@ -124,7 +124,7 @@ def _texts(numbers: Iterable[float]) -> list[str]:
 
 
 def number_text(number: float) -> str:
-    """Return what ``floatToGoString`` returns, for most whole numbers in a third of its time."""
+    """Return the same text as ``floatToGoString``, for most whole numbers in a third of its time."""
     if type(number) is not int or not 0 <= number < _EXACT_BELOW:
         return str(floatToGoString(number))  # type: ignore[no-untyped-call]
     if number < _EXPONENT_FROM:

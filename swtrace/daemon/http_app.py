@@ -1,4 +1,4 @@
-"""The daemon's HTTP surface: which path serves what. Handlers run in threads and only read snapshots."""
+"""The daemon's HTTP endpoints. Handlers run in threads and only read snapshots."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 _REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
 KEPT_EXPOSITIONS = 2
-"""Formats of which prepared lines are kept."""
+"""How many formats keep their rendered lines."""
 
 DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] = {
-    "snapshot": ("everything below, of one moment", api.everything),
+    "snapshot": ("all documents below but windows, from one snapshot", api.everything),
     "ranks": ("ranks, their rings, series tables and windows", api.ranks),
-    "series": ("series: totals, recent steps summed up, stragglers", api.series),
-    "windows": ("windows by state, and what is in flight", api.windows),
+    "series": ("series: totals, sums over recent steps, stragglers", api.series),
+    "windows": ("windows by state, with the layers they hold", api.windows),
     "steps": ("recent steps with all instants", api.steps),
-    "health": ("files that are no rings, odd records, spans", lambda snapshot, _query: api.health(snapshot)),
+    "health": ("files that cannot be read, odd records, spans", lambda snapshot, _query: api.health(snapshot)),
 }
 
 
 def make_app(observer: Observer) -> Starlette:
-    """Return the application that serves what the observer sees."""
+    """Return the application that serves the observer's snapshots."""
     handlers = _Handlers(observer)
     return Starlette(
         routes=[
@@ -68,14 +68,14 @@ class _Handlers:
         self._observer = observer
         self._collector = SnapshotCollector(observer.snapshot, observer.health)
         self._expositions: dict[str, Exposition] = {}
-        # Rendering is pure Python: two scrapes at once would only take turns on the interpreter's lock.
+        # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
         self._rendering = threading.Lock()
 
     def index(self, _request: Request) -> Response:
-        rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or what is wrong")]
+        rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or the reason why rings cannot be read")]
         rows += [(f"/api/v1/{name}", about) for name, (about, _make) in DOCUMENTS.items()]
         links = "".join(f'<li><a href="{path}">{path}</a> {html.escape(about)}</li>' for path, about in rows)
-        links += "<li>/api/v1/recording every record, as a stream without end: swtrace record --connect</li>"
+        links += "<li>/api/v1/recording every record, as an endless stream (swtrace record --connect)</li>"
         return HTMLResponse(
             "<!doctype html><html lang=en><meta charset=utf-8><title>swtrace</title>"
             f"<h1>swtrace {__version__}</h1><ul>{links}</ul></html>\n"
@@ -88,7 +88,7 @@ class _Handlers:
         return Response(body, headers={"content-type": content_type})
 
     def _exposition(self, encode: Callable[[Collector], bytes], content_type: str) -> Exposition:
-        """Return what renders this type. The types asked for last are kept: each holds a whole exposition."""
+        """Return the renderer of this type. Only the most recent ones are kept: each holds a whole exposition."""
         exposition = self._expositions.pop(content_type, None)
         if exposition is None:
             exposition = Exposition(encode, exemplars=content_type.startswith("application/openmetrics-text"))
@@ -115,7 +115,9 @@ class _Handlers:
     def document(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in DOCUMENTS:
-            return _json({"error": f"no document {name!r}: there are {', '.join(DOCUMENTS)}"}, status_code=404)
+            return _json(
+                {"error": f"unknown document {name!r}; must be one of: {', '.join(DOCUMENTS)}"}, status_code=404
+            )
         query = api.Query.parse(request.query_params)
         snapshot = self._observer.snapshot()
         if snapshot is None:
@@ -128,7 +130,7 @@ class _Handlers:
 
 
 class _Refusals:
-    """Takes what a client refuses (``q=0``) out of its headers: what answers below looks at names only."""
+    """Removes refused choices (``q=0``) from the Accept headers, because the handlers look at names only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -148,7 +150,7 @@ def _accepted(header: bytes) -> bytes:
 
 
 def _refusing(status_code: int) -> Callable[[Request, Exception], Response]:
-    """Return what answers a request that asks for what there is not."""
+    """Return an exception handler that answers with the error and this status code."""
     return lambda _request, error: _json({"error": str(error)}, status_code)
 
 

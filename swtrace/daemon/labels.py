@@ -1,9 +1,9 @@
-"""Which labels a rank's and a series' samples carry: never the same ones twice in one exposition.
+"""Labels of the samples of ranks and series, unique within one exposition.
 
-A rank is known to Prometheus by ``rank`` alone, like a process by its instance: a run that is started again
-continues the series of the run before, its counters beginning at 0. Only where two runs *live* at once on one host
-and share a rank number does the younger one carry ``run_id`` as well. It keeps that label for as long as it is
-seen, and the older one never gets it, so that no counter changes its name half-way.
+Prometheus identifies a rank by ``rank`` alone, as it identifies a process by its instance. A run that is started again
+continues the time series of the run before, with counters that begin at 0. Only if two runs are *alive* at once on one
+host and share a rank number does the younger one also carry ``run_id``. It keeps that label for as long as it is
+seen, and the older one never gets it, so that no counter changes its labels half-way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class LabelledRank:
-    """A rank, with the labels that tell it from every other one."""
+    """A rank, with labels that distinguish it from all others."""
 
     rank: ObservedRank
     labels: Labels
@@ -35,7 +35,7 @@ class LabelledRank:
     """The ``series`` label of every series."""
 
     def series(self) -> Iterator[tuple[SeriesEntry, Labels]]:
-        """Yield the series that are shared, each with the labels that tell it from every other one."""
+        """Yield the shared series, each with labels that distinguish it from all others."""
         seen, key = set(), self.rank.key
         for entry in self.rank.entries():
             if entry.info.refused:
@@ -46,29 +46,29 @@ class LabelledRank:
                 yield entry, {**self.labels, "series": label}
 
     def refused(self) -> Iterator[Labels]:
-        """Yield the labels of what was asked for and is not shared."""
+        """Yield the labels of linears that were requested but are not shared."""
         pairs = {(e.info.name, e.info.refused) for e in self.rank.entries() if e.info.refused}
         for name, reason in sorted(pairs):
             yield {**self.labels, "series": name, "reason": reason}
 
     def untraced(self) -> Iterator[Labels]:
-        """Yield the labels of the ranks that this one knows to record nothing of a series they share."""
+        """Yield labels for the ranks that, according to this one, do not record a series they share."""
         for entry, labels in self.series():
             for untraced in entry.info.untraced:
                 yield {**labels, "rank": str(untraced.rank), "reason": untraced.reason}
 
 
 class Labelling:
-    """Remembers which runs carry their id."""
+    """Assigns labels, and remembers which runs carry their id."""
 
     def __init__(self) -> None:
-        """Start with no run known."""
+        """Start without any such run."""
         self._labelled: set[str] = set()
 
     def assign(self, ranks: tuple[ObservedRank, ...]) -> tuple[LabelledRank, ...]:
-        """Return the ranks to show, each label set once.
+        """Return the ranks to show, one for each label set.
 
-        Of several rings with one label set, that of a living writer is shown, else the youngest.
+        Of several rings with the same label set, one with a living writer is preferred, then the youngest.
         """
         self._labelled &= {rank.identity.run_id for rank in ranks}
         holders: dict[int, str] = {}
@@ -88,16 +88,16 @@ class Labelling:
 
 
 def ranks_text(ranks: tuple[int, ...]) -> str:
-    """Return ranks in their order, those that follow each other as a range: ``0-3,8``."""
+    """Return the ranks in their given order, with consecutive ones as a range: ``0-3,8``."""
     runs = [[rank for _, rank in run] for _, run in groupby(enumerate(ranks), lambda item: item[1] - item[0])]
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:
-    """Return the label of every series, the same on all of its ranks.
+    """Return the label of every series, which is the same on all of its ranks.
 
-    A name that one rank uses twice is followed by the start layer: ``o_proj@30``. If the start layer is the same, too,
-    the group's ranks follow: ``o_proj@0/0-3``.
+    If a rank uses a name twice, the start layer is appended: ``o_proj@30``. If the start layer is the same too,
+    the ranks of the group are appended: ``o_proj@0/0-3``.
     """
     labels: dict[SeriesKey, str] = {}
     twice: set[tuple[object, ...]] = set()
@@ -116,5 +116,5 @@ def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:
 
 
 def _age(rank: ObservedRank) -> tuple[int, str, str]:
-    """Sort the oldest run first, the same way in every daemon."""
+    """Return a sort key that puts the oldest run first and is the same in every daemon."""
     return rank.identity.start_time_ns, rank.identity.run_id, rank.ring.path

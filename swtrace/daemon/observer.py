@@ -1,10 +1,10 @@
-"""The thread that reads the rings: drains the rings, numbers finished steps, publishes snapshots.
+"""The observer thread: drains the rings, numbers finished steps and publishes snapshots.
 
-Rings, ledger and readers are touched by this thread alone. HTTP handlers ask for a snapshot and get one that
-was taken after they asked, or none: an old one is never shown as if it were new. A scrape sees everything that was
-committed before it, unless the daemon comes so late that this takes too long; then the snapshot says so. While they
-wait and render, the thread goes on draining. No exception ends the thread: it is logged and counted, ``/healthz`` says
-what is wrong, and the next poll tries again.
+Only this thread touches rings, ledger and readers. HTTP handlers ask for a snapshot and get one that was taken after
+they asked, or none; an old one is never served as if it were new. A scrape sees everything that was committed before
+it. If the daemon is too far behind to read all that in time, the snapshot says so. The thread keeps draining while
+handlers wait and render. No exception ends the thread: it is logged and counted, ``/healthz`` reports it, and the
+next poll tries again.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-"""Between polls, unless there is more to read at once: a ring of default size lasts for 21 s, and a request polls
-anyway, so this only bounds how long finished steps wait for their export."""
+"""Interval between polls, unless there is more to read at once. A ring of default size lasts for 21 s and every
+request polls anyway, so this only bounds how long finished steps wait for their export."""
 DOWN_SHOWN_S = 300.0
-"""How long a rank stays in snapshots once its writer is gone: long enough for several scrapes to see it down."""
+"""How long a rank stays in snapshots after its writer is gone, so that several scrapes see it down."""
 KEPT_STEPS = 64
 """Finished steps kept for the API, per series."""
 STALE_S = 5.0
-"""Without a successful poll for this long, the daemon calls itself unhealthy; nobody waits longer for a snapshot."""
+"""After this long without a successful poll the daemon is unhealthy. It also limits the wait for a snapshot."""
 CATCH_UP_S = 1.0
-"""As long may a request take to read what was committed before it. What is left then is said."""
+"""Most time that a request may spend on reading earlier records. The snapshot reports how many remain."""
 SAID_PROBLEMS = 20
-"""More rings that cannot be read are logged as a number: the API names them all."""
+"""Unreadable rings that are logged one by one. Further ones are logged as a number; the API names them all."""
 
 
 class Observer:
-    """Reads rings in a thread of its own."""
+    """Reads the rings in its own thread."""
 
     def __init__(self, rings: HostRings, spans: SpanSink, *, down_shown_s: float = DOWN_SHOWN_S) -> None:
-        """Take over the rings; nothing else may touch them until :meth:`stop` has returned."""
+        """Take over the rings. Nothing else may touch them until :meth:`stop` has returned."""
         self._rings = rings
         self._roster = Roster(rings, keep_steps=True)
         self._spans = spans
@@ -70,7 +70,7 @@ class Observer:
         self._polled_realtime_ns = self._started_realtime_ns
         self._poll_errors = 0
         self._last_error = ""
-        self._said_errors: set[str] = set()
+        self._logged_errors: set[str] = set()
         self._problems: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="swtrace-observer", daemon=True)
 
@@ -81,19 +81,19 @@ class Observer:
 
     @property
     def streaming(self) -> bool:
-        """Whether streams of records may go on."""
+        """Whether streams of records may continue."""
         return not (self._streams_end or self._stopping)
 
     def end_streams(self) -> None:
-        """Let every stream of records end: the server waits for them before it stops. Safe in a signal handler."""
+        """End all streams of records, because the server waits for them before it stops. Safe in a signal handler."""
         self._streams_end = True
 
     def start(self) -> None:
-        """Begin to drain."""
+        """Start draining."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Drain once more, finish every pending step, hand its spans on, and end the thread; False: not in time."""
+        """Drain once more, finish and export all pending steps, and end the thread. Return False on timeout."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -101,7 +101,7 @@ class Observer:
         return not self._thread.is_alive()
 
     def snapshot(self) -> Snapshot | None:
-        """Return a snapshot taken after this call; None if there is none in time: :meth:`health` says why."""
+        """Return a snapshot taken after this call. None if there is none in time; :meth:`health` gives the reason."""
         with self._changed:
             self._asked += 1
             ticket = self._asked
@@ -110,7 +110,7 @@ class Observer:
             return self._snapshot if answered else None
 
     def health(self) -> Health:
-        """Return whether the rings are read."""
+        """Return whether reading the rings works."""
         return Health(self._trouble(), self._polled_realtime_ns, self._poll_errors)
 
     def _trouble(self) -> str:
@@ -118,9 +118,9 @@ class Observer:
         if not self._thread.is_alive():
             return "the observer thread has ended"
         if self._last_error:
-            return f"reading the rings fails: {self._last_error}"
+            return f"cannot read the rings: {self._last_error}"
         if silent_s > STALE_S:
-            return f"no ring was read for {silent_s:.0f} s: the poll does not return"
+            return f"no ring was read for {silent_s:.0f} s because the poll has not returned"
         return self._problems.get(str(self.directory), "")
 
     def _run(self) -> None:
@@ -133,7 +133,7 @@ class Observer:
                 self._changed.wait_for(lambda: self._asked > self._answered or self._stopping, 0 if more else POLL_S)
 
     def _poll(self, *, last: bool) -> bool:
-        """Drain, hand on what finished, publish if someone asked; tell whether there is more to drain at once."""
+        """Drain, export finished steps, and publish if asked. Return whether there is more to drain at once."""
         with self._changed:
             ticket = self._asked
         try:
@@ -143,13 +143,13 @@ class Observer:
             while more and (last or (ticket > self._answered and time.monotonic() < give_up_s)):
                 more = self._roster.poll()
                 self._take_steps()
-            self._say_problems()
+            self._log_problems()
             if last:
                 self._roster.ledger.flush()
                 self._take_steps()
             if last or ticket > self._answered:
                 self._publish(ticket)
-        except Exception as error:  # noqa: BLE001 (the daemon outlives whatever a ring contains)
+        except Exception as error:  # noqa: BLE001 (the daemon must survive anything a ring contains)
             self._fail(ticket, str(error) or type(error).__name__)
             return False
         self._polled_ns, self._polled_realtime_ns = time.monotonic_ns(), time.time_ns()
@@ -157,10 +157,10 @@ class Observer:
         return more
 
     def _fail(self, ticket: int, error: str) -> None:
-        """Count and log that reading failed, and let requests go without a snapshot: what there is is old."""
-        if error not in self._said_errors:
-            self._said_errors.add(error)
-            _log.exception("reading the rings failed; trying again")
+        """Count and log a failed poll, and answer requests without a snapshot, because the last one is outdated."""
+        if error not in self._logged_errors:
+            self._logged_errors.add(error)
+            _log.exception("cannot read the rings; trying again")
         with self._changed:
             self._poll_errors += 1
             self._last_error = error
@@ -168,8 +168,8 @@ class Observer:
             self._answered = max(self._answered, ticket)
             self._changed.notify_all()
 
-    def _say_problems(self) -> None:
-        """Log every ring that has come to be unreadable, once."""
+    def _log_problems(self) -> None:
+        """Log each ring once when it becomes unreadable."""
         problems = self._rings.problems
         new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
         for text in new[:SAID_PROBLEMS]:
@@ -187,7 +187,7 @@ class Observer:
             self._cursor += 1
             kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
             if kept and step.step <= kept[-1].step.step:
-                kept.clear()  # The group was started again.
+                kept.clear()  # The group was restarted.
             kept.append(NumberedStep(self._cursor, step))
             if self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
@@ -211,7 +211,7 @@ class Observer:
             self._changed.notify_all()
 
     def _shown(self, observation: Observation) -> Observation:
-        """Return what is to be shown: ranks whose writer lives, and those gone for a short while only."""
+        """Return the observation with only the ranks whose writer is alive or has been gone for a short time."""
         ranks = tuple(
             rank
             for rank in observation.ranks

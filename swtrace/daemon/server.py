@@ -1,9 +1,9 @@
-"""The life of a daemon: bind, watch, serve until told to stop, then drain and export what there is.
+"""The daemon's life cycle: bind, observe, serve until stopped, then drain and export what remains.
 
-The port is bound before anything else is opened, so that a second daemon on it fails at once and has touched
-nothing. SIGTERM and SIGINT end it in order: no more requests, a last drain, the spans, the rings. Nothing is written
-to the rings at any time, so that killing a daemon loses only what it had not yet sent, and the next one reads
-again what is still there.
+The port is bound before anything else is opened, so a second daemon on it fails at once without touching
+anything. On SIGTERM or SIGINT the daemon stops serving, drains once more, exports spans and closes the rings, in that
+order. It never writes to the rings. Killing it loses only what it had not yet sent, and the next daemon reads
+again what the rings still hold.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _log = logging.getLogger(__name__)
 REQUESTS_END_S = 2
 DRAIN_END_S = 3.0
 EXPORT_END_S = 4.0
-"""With requests and drain, most of the ten seconds that container runtimes give between SIGTERM and SIGKILL."""
+"""Together the three use most of the ten seconds that container runtimes allow between SIGTERM and SIGKILL."""
 
 
 def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
-    """Run a daemon in the main thread until SIGTERM or SIGINT; ``announce`` is given its URL once it serves.
+    """Run a daemon in the main thread until SIGTERM or SIGINT. Call ``announce`` with its URL before serving.
 
     Raises:
-        ListenError: The address cannot be served on.
+        ListenError: The address cannot be bound.
         SettingsError: An OpenTelemetry setting cannot be used.
     """
     allow_open_files()
     if settings.directory.exists() and not os.access(settings.directory, os.R_OK | os.X_OK):
-        _log.warning("%s cannot be read by this user: no rank will be seen", settings.directory)
+        _log.warning("%s cannot be read by this user, so no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
         rings = HostRings(settings.directory, run_id=settings.run_id)
@@ -61,15 +61,15 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
             observer.start()
             announce(url(listener))
             asyncio.run(server.serve(sockets=[listener]))
-            _log.info("stopping: draining the rings and exporting what there is")
+            _log.info("stopping: draining the rings and exporting the remaining spans")
             drained = observer.stop(DRAIN_END_S)
             spans.close(EXPORT_END_S)
-            if drained:  # Else its thread still reads them; they close with the process.
+            if drained:  # Otherwise the thread still reads them; they are closed when the process exits.
                 rings.close()
 
 
 def server_config(app: Starlette) -> uvicorn.Config:
-    """Return how the application is served: no access log, and an end that waits for nobody's next request."""
+    """Return the server's configuration: no access log, and at most ``REQUESTS_END_S`` for requests at shutdown."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -98,17 +98,17 @@ def bind(listen: Listen) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except (OSError, UnicodeError) as error:  # UnicodeError: of a host name that is none
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host name is malformed
         taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         raise ListenError(
             f"cannot listen on {listen}: {getattr(error, 'strerror', None) or error}. "
-            f"{'Is another daemon running? ' if taken else ''}Set another address with --listen or SWTRACE_LISTEN."
+            f"{'Is another daemon running? ' if taken else ''}Choose another address with --listen or SWTRACE_LISTEN."
         ) from error
     return listener
 
 
 def url(listener: socket.socket) -> str:
-    """Return the URL under which a listening socket is reached from this host."""
+    """Return the URL at which this host reaches a listening socket."""
     host, port = listener.getsockname()[:2]
     if host in {"0.0.0.0", "::"}:  # noqa: S104 (read, not bound)
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
@@ -116,7 +116,7 @@ def url(listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals alone: uvicorn's own handling raises them again once it has shut down."""
+    """A server that does not handle signals, because uvicorn's handling raises them again after its shutdown."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,14 +125,14 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _stopped_by_signals(server: uvicorn.Server, stopping: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT stop the server, which looks ten times a second; ``stopping`` is called first."""
+    """Stop the server on SIGTERM and SIGINT, after calling ``stopping``. The server checks ten times a second."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopping()
         server.force_exit = server.should_exit
         server.should_exit = True
 
-    # A shell ignores SIGINT on behalf of what it runs in the background: it stays ignored.
+    # Shells ignore SIGINT in background jobs; leave it ignored there.
     handled = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in handled}
     try:

@@ -1,4 +1,4 @@
-"""What the daemon serves at one moment, as frozen data: the only thing that metrics and API are made from."""
+"""Frozen snapshots of what the daemon serves. Metrics and API are made from nothing else."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the daemon reads its rings."""
+    """Whether the daemon can read its rings."""
 
     trouble: str
-    """What is wrong; empty if nothing is."""
+    """The current problem; empty if there is none."""
     polled_realtime_ns: int
-    """When it last read all that it could, UNIX time."""
+    """UNIX time of the last successful poll."""
     poll_errors: int
-    """How often reading failed as a whole. A ring that cannot be read is a problem of its own, and no error."""
+    """Polls that failed as a whole. A single unreadable ring is a problem of the observation and not counted here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class NumberedStep:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An observation, with what the daemon adds to it."""
+    """An observation, with the additions of the daemon."""
 
     observation: Observation
     """Without ranks that have been down for long."""
     taken_realtime_ns: int
     started_realtime_ns: int
-    """When this daemon began: numbers of steps begin anew with it."""
+    """When this daemon started. Step numbers start again with each daemon."""
     steps: Mapping[SeriesKey, tuple[NumberedStep, ...]]
     """The last finished steps of each series, oldest first."""
     cursor: int
     """Number of the newest finished step of any series; 0 before the first."""
     spans: ExportStatistics
     exemplars: Mapping[tuple[RankKey, SeriesKey], BucketExemplars]
-    """The slowest waits of late whose spans are exported."""
+    """The slowest recent waits whose spans are exported."""

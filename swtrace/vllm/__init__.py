@@ -1,6 +1,6 @@
 """The vLLM plugin. vLLM calls :func:`register` in each of its processes: front end, engine core, workers.
 
-Without ``SWTRACE=1`` no object of vLLM is touched; where no ``SWTRACE`` variable is set at all, nothing is imported.
+Without ``SWTRACE=1`` no object of vLLM is touched. If no ``SWTRACE`` variable is set at all, nothing is imported.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import os
 
 
 def register() -> None:
-    """Entry point of ``vllm.general_plugins``: put the series runtime behind vLLM's offloader seam.
+    """Install the series runtime behind vLLM's offloader seam. Entry point of ``vllm.general_plugins``.
 
-    Where ``SWTRACE`` itself cannot be read, nobody knows whether sharing was asked for: vLLM goes on without, and the
-    log says so, unless ``SWTRACE_STRICT=1``.
+    If the value of ``SWTRACE`` itself is invalid, it is unknown whether sharing was requested. vLLM then runs without
+    it and the log says so, unless ``SWTRACE_STRICT=1``.
 
     Raises:
-        SettingsError: a ``SWTRACE_*`` variable has a value that cannot be used.
-        SeamError: this vLLM does not have the seam, and ``SWTRACE_STRICT=1``.
+        SettingsError: a ``SWTRACE_*`` variable has an invalid value.
+        SeamError: this vLLM lacks the seam, and ``SWTRACE_STRICT=1``.
     """
     if not any(name.startswith("SWTRACE") for name in os.environ):
         return

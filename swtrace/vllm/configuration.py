@@ -1,9 +1,9 @@
-"""Our settings inside vLLM's config, where its compile cache key sees them.
+"""Our settings in vLLM's config, so that its compile cache key covers them.
 
-A model compiled with waits and one compiled without must never be taken for each other, and vLLM's
-key covers its config, not our environment. So ``additional_config["swtrace"]`` always holds the
-settings in force that shape the model, and ``additional_config["swtrace_outcome"]`` what a worker made of them:
-the same settings share weights on two ranks and nothing on one.
+A model compiled with waits must never be confused with one compiled without, and vLLM's
+key covers its config but not our environment. So ``additional_config["swtrace"]`` always holds the
+effective settings that shape the model. ``additional_config["swtrace_outcome"]`` holds what a worker shares under
+them, because the same settings share weights on two ranks and nothing on one.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ OUTCOME_KEY = f"{CONFIG_KEY}_outcome"
 
 
 def settle(vllm_config: Any) -> Settings:
-    """Return the settings in force, ``--additional-config`` over environment, and write them into the config.
+    """Return the effective settings and write them into the config. ``--additional-config`` overrides the environment.
 
     Raises:
-        SettingsError: a setting cannot be used, or ``additional_config`` is no dict.
+        SettingsError: a setting is invalid, or ``additional_config`` is not a dict.
     """
     additional = vllm_config.additional_config
     if not isinstance(additional, dict):
         raise SettingsError(
-            f"additional_config is a {type(additional).__name__}: swtrace can state its settings only in a dict; "
-            "pass one, or unset SWTRACE"
+            f"additional_config is a {type(additional).__name__}, but swtrace can store its settings only in a dict; "
+            "pass a dict, or unset SWTRACE"
         )
     given = additional.get(CONFIG_KEY, {})
     settings = Settings.from_environment().overlay(given)
-    # What else the user gave stays: it has to reach the workers, too.
+    # Keep the other keys that the user gave, because they have to reach the workers.
     vllm_config.additional_config = {**additional, CONFIG_KEY: {**given, **settings.shape()}}
     return settings
 
 
 def state_outcome(vllm_config: Any, shared: Mapping[str, object]) -> None:
-    """Write what is shared, by series name; empty where nothing is. Must come before the model is compiled."""
+    """Write what is shared, by series name; empty if nothing is. Call before the model is compiled."""
     vllm_config.additional_config = {**vllm_config.additional_config, OUTCOME_KEY: dict(shared)}

@@ -1,10 +1,10 @@
-"""Refuse in the engine's core what a shared model cannot bear, before any worker hears of it.
+"""Refusal, in the engine's core, of calls that a shared model does not support, before they reach a worker.
 
-Each of these calls would read windows as if they were the layers' own weights, or write weights behind the series'
-back. Refused by the workers alone they do harm: vLLM pauses its scheduler before it lets the workers sleep, and of
-several workers that raise it takes one answer, so that the others' answer its next calls.
+These calls would read windows as if they were the layers' own weights, or write weights without the series noticing.
+Refusing them only in the workers does harm. vLLM pauses its scheduler before it lets the workers sleep. And if
+several workers raise, it reads one answer and takes those of the others as answers to its next calls.
 
-Imported by every process of vLLM: by itself it loads neither torch nor the runtime.
+All processes of vLLM import this module, so importing it loads neither torch nor the runtime.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RPC = "collective_rpc"
 
 
 def handed_through(name: str) -> Callable[..., Any]:
-    """Return what stands in for a method that a worker's wrapper has not: a call of the worker's own."""
+    """Return a method for a worker's wrapper that calls the worker's method of this name."""
 
     def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.worker, name)(*args, **kwargs)
@@ -47,15 +47,15 @@ def handed_through(name: str) -> Callable[..., Any]:
 
 
 def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of the engine's core that refuses before it does anything.
+    """Return a method of the engine's core that may refuse before it calls the original.
 
-    ``name`` is one of :data:`FORBIDDEN`, or :data:`RPC`, which carries the name of a worker's method.
+    ``name`` is one of :data:`FORBIDDEN`, or :data:`RPC`, whose arguments name a method of the worker.
     """
 
     @functools.wraps(call)
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         asked = kwargs.get("method", args[0] if args else None) if name == RPC else name
-        # In later versions level 0 only pauses the scheduler, and leaves the weights alone.
+        # In later versions, level 0 only pauses the scheduler and leaves the weights alone.
         pausing_only = name == "sleep" and kwargs.get("level", args[0] if args else 1) == 0
         if asked in FORBIDDEN and not pausing_only:
             for shared in self.model_executor.collective_rpc(shared_series):
@@ -66,16 +66,16 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shared_series(_worker: object) -> list[str]:
-    """Return the names of the series that this process's model shares."""
+    """Return the names of the series that the model of this process shares."""
     from swtrace.series.operations import numbered
 
     return [series.name for series in numbered() if not series.withdrawn]
 
 
 def refuse(name: str, shared: list[str]) -> None:
-    """Raise RefusedError for a call of this name where these series are shared."""
+    """Raise RefusedError for a call of this name if any series is shared."""
     if shared:
         raise RefusedError(
-            f"{name}: the weights of {', '.join(shared)} are shared between ranks, so this rank has not all of them; "
-            "unset SWTRACE to use it"
+            f"{name}: the weights of {', '.join(shared)} are shared between ranks, so this rank does not hold all of "
+            "them; unset SWTRACE to use this call"
         )

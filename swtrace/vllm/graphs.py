@@ -1,12 +1,12 @@
-"""How a series and vLLM's CUDA graphs get on.
+"""Series under vLLM's CUDA graphs.
 
-A graph replays kernels, and reach and wait are Python. Two ways lead out, and vLLM uses both:
+A graph replays kernels, but reach and wait are Python. vLLM has two kinds of graphs, which solve this differently:
 
 - a graph of a whole forward (``FULL``) is captured with its broadcasts and waits, and counts as one step;
-- piecewise graphs leave reach and wait out: as *splitting ops* they run between the pieces, as in eager mode.
+- piecewise graphs exclude reach and wait, which run between the pieces as *splitting ops*, as in eager mode.
 
-What vLLM calls ``sync_prev_onload`` comes before every capture and replay, of pieces, too; its
-``join_after_forward`` ends every capture.
+vLLM calls ``sync_prev_onload`` before every capture and replay, also of pieces, and ``join_after_forward``
+at the end of every capture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SPLITTING_OPS = ("swtrace::reach", "swtrace::wait")
 
 
 def split_graphs(vllm_config: Any) -> None:
-    """Let vLLM split its piecewise graphs at reach and wait. Before the model is compiled.
+    """Let vLLM split its piecewise graphs at reach and wait. Call before the model is compiled.
 
     Raises:
         Refused: vLLM captures pieces that cannot be split there.
@@ -30,7 +30,7 @@ def split_graphs(vllm_config: Any) -> None:
         return
     if _breakable():
         raise Refused(
-            "breakable CUDA graphs capture reach and wait in pieces; set VLLM_USE_BREAKABLE_CUDAGRAPH=0, or "
+            "breakable CUDA graphs capture reach and wait in their pieces; set VLLM_USE_BREAKABLE_CUDAGRAPH=0, or "
             "cudagraph_mode FULL_DECODE_ONLY"
         )
     if not compilation.splitting_ops:
@@ -43,11 +43,11 @@ def split_graphs(vllm_config: Any) -> None:
 
 
 def whole_forward() -> bool:
-    """Return whether the graph that vLLM captures or replays next is one of a whole forward."""
+    """Return whether the next graph that vLLM captures or replays is of a whole forward."""
     from vllm.config import CUDAGraphMode
     from vllm.forward_context import get_forward_context, is_forward_context_available
 
-    # The newer model runner captures and replays whole forwards outside of a forward context, pieces inside of one.
+    # The newer model runner captures and replays whole forwards outside a forward context, and pieces inside one.
     if not is_forward_context_available():
         return True
     return bool(get_forward_context().cudagraph_runtime_mode == CUDAGraphMode.FULL)
@@ -56,6 +56,6 @@ def whole_forward() -> bool:
 def _breakable() -> bool:
     try:
         from vllm.compilation.breakable_cudagraph import is_breakable_cudagraph_enabled
-    except ImportError:  # older versions have none
+    except ImportError:  # missing in older versions
         return False
     return bool(is_breakable_cudagraph_enabled())

@@ -1,16 +1,15 @@
-"""Which ranks may share a linear, and which engines can share nothing: every refusal has its home here.
+"""Which ranks may share a linear, and which engines cannot share at all.
 
-A group is legal if each of its ranks holds the same weights and runs the same number of forwards.
+A group is legal if all of its ranks hold the same weights and run the same number of forwards.
 
-Equal weights follow from how the linear is laid out: a linear that tensor parallelism does not split
-is whole on every rank of a pipeline stage; one that it splits is the same on ranks with the same place
-in their tensor parallel group. Stages of a pipeline hold different layers.
+Whether weights are equal depends on the layout of the linear. A linear that tensor parallelism does not split
+is whole on every rank of a pipeline stage. A split one is equal on ranks with the same position
+in their tensor parallel group. Pipeline stages hold different layers.
 
-Equal numbers follow from who drives the ranks. Those of one engine always run together. The
-data-parallel engines of an MoE model meet in its experts, so vLLM gives an idle one dummy batches.
-Those of a dense model run when they please, and a broadcast between them would hang at the first idle
-one. With ``external_launcher`` the caller runs all ranks of the world on the same prompts, and vouches
-for it.
+Whether forwards are equally many depends on who drives the ranks. Those of one engine always run together. The
+data-parallel engines of an MoE model exchange tokens for its experts, so vLLM gives an idle one dummy batches.
+Those of a dense model run independently, and a broadcast between them would hang at the first idle one.
+With ``external_launcher`` the caller is responsible for running all ranks of the world on the same prompts.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Refused(Exception):  # noqa: N818 (not an error: the caller decides whether it becomes one)
-    """Something asked for cannot be shared; the message says why and what would change it."""
+class Refused(Exception):  # noqa: N818 (the caller decides whether it becomes an error)
+    """A requested linear cannot be shared. The message says why, and what would change that."""
 
 
 class _Alone(Refused):
-    """The group has one rank: there is nothing to explain to somebody who got another."""
+    """The group has one rank. The reason for another choice does not mention it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,46 +40,46 @@ class Choice:
     coordinator: Any
     """vLLM's ``GroupCoordinator``."""
     reason: str
-    """Why this group is legal, and why no other was taken that is there."""
+    """Why this group is legal, and why other existing groups were not chosen."""
 
     def __str__(self) -> str:
-        """Return the choice in a line, for a log."""
+        """Return the choice as one line for the log."""
         ranks = ", ".join(map(str, self.coordinator.ranks))
         return f"the {self.name} group (ranks {ranks}): {self.reason}"
 
 
 def refuse_engine(vllm_config: Any, offloader: Any) -> None:
-    """Raise :class:`Refused` where the engine as a whole rules sharing out."""
+    """Raise :class:`Refused` if nothing can be shared in this engine."""
     from vllm.model_executor.offloader import NoopOffloader
 
     model, parallel = vllm_config.model_config, vllm_config.parallel_config
     if not isinstance(offloader, NoopOffloader):
         raise Refused(f"vLLM offloads weights itself ({type(offloader).__name__}); turn its weight offloading off")
     if getattr(parallel, "use_ubatching", False):
-        raise Refused("micro-batches interleave two forwards in one step; turn ubatching (DBO) off")
+        raise Refused("micro-batches interleave two forwards in one step; turn off ubatching (DBO)")
     if getattr(parallel, "enable_elastic_ep", False):
         raise Refused("elastic expert parallelism changes the ranks while serving; turn it off")
     if getattr(model, "enable_sleep_mode", False):
-        raise Refused("sleep mode discards and reloads weights behind the windows; turn it off")
+        raise Refused("sleep mode discards and reloads weights that the series manages; turn it off")
     if getattr(vllm_config, "weight_transfer_config", None) is not None:
         raise Refused("weights that are updated while serving cannot be shared; remove the weight transfer config")
     if vllm_config.load_config.load_format == "sharded_state":
         raise Refused("sharded_state checkpoints hold processed weights; use another load format")
     if getattr(model, "is_encoder_decoder", False):
-        raise Refused("an encoder does not run in every step; encoder-decoder models cannot share")
+        raise Refused("encoder-decoder models cannot be shared, because the encoder does not run in every step")
     inductor = vllm_config.compilation_config.inductor_compile_config
     if inductor.get("max_autotune") or inductor.get("freezing"):
-        raise Refused("freezing copies weights into the compiled model; remove max_autotune and freezing")
+        raise Refused("inductor's freezing copies weights into the compiled model; remove max_autotune and freezing")
 
 
 def choose_group(setting: str, path: str, linear: Any, vllm_config: Any, *, experimental: bool = False) -> Choice:
-    """Return the largest group over which ``linear`` is replicated and that runs in lockstep.
+    """Return the largest group that runs in lockstep and whose ranks all hold ``linear``.
 
     ``setting`` is one of :data:`swtrace.settings.GROUPS`; all but ``auto`` leave one candidate. ``experimental``
     allows groups whose broadcasts run on a device.
 
     Raises:
-        Refused: there is none, or the one asked for is not legal.
+        Refused: no group is legal, or the requested one is not.
     """
     legal: list[Choice] = []
     refused: list[Refused] = []
@@ -90,13 +89,13 @@ def choose_group(setting: str, path: str, linear: Any, vllm_config: Any, *, expe
         except Refused as refusal:
             refused.append(refusal)
     if not legal:
-        raise Refused("; ".join(dict.fromkeys(map(str, refused))))  # several may say the same
-    choice = max(legal, key=lambda one: one.coordinator.world_size)  # of equal ones the first: the narrower idea
-    talks_through = backend(choice.coordinator)
-    if talks_through != GLOO and not experimental:
+        raise Refused("; ".join(dict.fromkeys(map(str, refused))))  # several may give the same reason
+    choice = max(legal, key=lambda one: one.coordinator.world_size)  # of equally large ones the first
+    transport = backend(choice.coordinator)
+    if transport != GLOO and not experimental:
         raise Refused(
-            f"the {choice.name} group talks through {talks_through}, between devices, where swtrace is not proven; set "
-            "SWTRACE_EXPERIMENTAL=1 to try it"
+            f"the {choice.name} group communicates through {transport}, and swtrace is not yet proven between devices; "
+            "set SWTRACE_EXPERIMENTAL=1 to try it"
         )
     others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))
     return Choice(choice.name, choice.coordinator, "; ".join((choice.reason, *others)))
@@ -127,7 +126,7 @@ def _tensor_and_data_parallel(path: str, linear: Any, vllm_config: Any) -> Choic
 
     _data_parallel(path, linear, vllm_config)
     _tensor_parallel(path, linear, vllm_config)
-    # vLLM has no group of this name, but the experts of a stage are spread over just these ranks.
+    # vLLM has no group of this name, but the experts of a stage are spread over exactly these ranks.
     return Choice("tp x dp", get_ep_group(), f"tensor parallelism does not split the linear, and {_IN_LOCKSTEP}")
 
 
@@ -145,7 +144,7 @@ def _world(path: str, linear: Any, vllm_config: Any) -> Choice:
         raise Refused("the ranks of the world are pipeline stages and hold different layers")
     _require_whole(path, linear, get_tp_group().world_size)
     if parallel.distributed_executor_backend == "external_launcher":
-        return Choice("world", group, "who launched its ranks runs all of them on the same prompts")
+        return Choice("world", group, "the external launcher runs all of its ranks on the same prompts")
     return Choice("world", group, "every rank holds the linear whole and runs in lockstep")
 
 
@@ -160,13 +159,13 @@ _CANDIDATES: dict[str, tuple[Callable[[str, Any, Any], Choice], ...]] = {
 
 
 def _require_whole(path: str, linear: Any, ranks: int) -> None:
-    """Raise :class:`Refused` where each of ``ranks`` tensor parallel ranks holds a part of the linear only."""
+    """Raise :class:`Refused` if each of ``ranks`` tensor parallel ranks holds only a part of the linear."""
     from vllm.model_executor.layers.linear import ReplicatedLinear
 
     whole = isinstance(linear, ReplicatedLinear) or getattr(linear, "tp_size", None) == 1
     if ranks > 1 and not whole:
         raise Refused(
-            f"{path} is split over the {ranks} ranks of the tp group, so no two hold the same weight; "
+            f"{path} is split over the {ranks} ranks of the tp group, so no two of them hold the same weight; "
             "name a replicated linear in SWTRACE_SERIES"
         )
 
@@ -174,8 +173,8 @@ def _require_whole(path: str, linear: Any, ranks: int) -> None:
 def _refuse_dense_replicas(vllm_config: Any) -> None:
     """Raise :class:`Refused` on a data-parallel replica of a dense model."""
     parallel = vllm_config.parallel_config
-    # vLLM makes each replica believe that it is alone. What it was asked for still shows in its index and, on the
-    # first one, in the limit that elastic expert parallelism would grow to.
+    # vLLM configures each replica as if it were alone. The requested number still shows in its index and, on the
+    # first replica, in the size up to which elastic expert parallelism could grow.
     replicas = max(
         parallel.data_parallel_size,
         getattr(parallel, "data_parallel_index", 0) + 1,
@@ -183,6 +182,6 @@ def _refuse_dense_replicas(vllm_config: Any) -> None:
     )
     if replicas > 1 and not vllm_config.model_config.is_moe:
         raise Refused(
-            "data-parallel replicas of a dense model are engines of their own that run when they please, and a "
+            "data-parallel replicas of a dense model are independent engines that do not run in lockstep, so a "
             "broadcast between them would hang; use tensor parallelism with a replicated linear"
         )

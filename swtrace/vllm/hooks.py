@@ -1,4 +1,4 @@
-"""Where reach and wait stand in vLLM's modules, and how they are taken out again."""
+"""Insertion of reach and wait into vLLM's modules, and their removal."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ABSENT = object()
 
 
 class Hooks:
-    """Replacements on modules, in the order in which they were made."""
+    """Reversible replacements of attributes of modules."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
 
     def reach_before_forward(self, module: nn.Module, series: tuple[int, ...], layer: int) -> None:
-        """Start the broadcasts that belong to the arrival at ``layer``, first thing in its forward."""
+        """Reach for ``layer`` in all ``series`` at the beginning of its forward."""
         forward = module.forward
 
         def forward_after_reach(*args: Any, **kwargs: Any) -> Any:
@@ -38,10 +38,10 @@ class Hooks:
         self._replace(module, "forward", forward_after_reach)
 
     def wait_before_reading(self, linear: Any, series: int, layer: int) -> None:
-        """Wait in the linear's forward, and where others apply its weights without calling its forward.
+        """Wait in the linear's forward, and wherever other code applies its weights without calling its forward.
 
-        LoRA calls ``quant_method.apply`` itself, some fused linears read their weight without it; a second wait in
-        a step does nothing. The quant method must serve this linear alone.
+        LoRA calls ``quant_method.apply`` directly, and some fused linears read their weight without it. A second wait
+        in a step does nothing. The quant method must belong to this linear alone.
         """
         from vllm.model_executor.layers import linear as linears
 
@@ -55,7 +55,7 @@ class Hooks:
         self._replace(method, "apply", apply_after_wait)
         plain = (linears.ReplicatedLinear, linears.ColumnParallelLinear, linears.RowParallelLinear)
         if any(type(linear).forward is one.forward for one in plain):
-            return  # known to read its weight through apply and nowhere else
+            return  # these read their weight only through apply
         forward = linear.forward
 
         def forward_after_wait(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -65,9 +65,9 @@ class Hooks:
         self._replace(linear, "forward", forward_after_wait)
 
     def keep_plain(self, linear: Any) -> None:
-        """On CPU, keep the plain Parameter, where vLLM would pack a copy for oneDNN.
+        """On CPU, keep the plain Parameter instead of letting vLLM pack a copy for oneDNN.
 
-        As vLLM does for some of its MLA layers, from 0.29 on. The quant method must serve this linear alone.
+        vLLM itself does so for some MLA layers from 0.29 on. The quant method must belong to this linear alone.
         """
         from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 
@@ -75,7 +75,7 @@ class Hooks:
             self._replace(linear.quant_method, "process_weights_after_loading", _multiply_plainly)
 
     def remove(self) -> None:
-        """Take everything back."""
+        """Undo all replacements, the last one first."""
         while self._undo:
             self._undo.pop()()
 
@@ -97,11 +97,11 @@ def _multiply_plainly(linear: Any) -> None:
 
 
 def try_out(linear: Any) -> torch.Tensor:
-    """Multiply a fixed input with the linear's weight, as its forward does, but without waiting."""
+    """Multiply a fixed input with the linear's weight as its forward does, but without waiting."""
     size = getattr(linear, "input_size_per_partition", None) or linear.input_size
     device = next(_tensors(linear)).device
-    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (there is no public way)
-        # Kernels use AMX tiles where the CPU has them, but leave it to others to ask the system for them.
+    if device.type == "cpu" and torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (no public API)
+        # Kernels use AMX tiles where the CPU has them, but rely on the caller to request them from the system.
         torch.cpu._init_amx()  # noqa: SLF001
     generator = torch.Generator("cpu").manual_seed(1)
     x = torch.randn(TRIAL_TOKENS, size, generator=generator, device="cpu").to(device, linear.params_dtype)
@@ -112,9 +112,9 @@ def try_out(linear: Any) -> torch.Tensor:
 
 
 def read_while_loading(module: nn.Module, linear: Any) -> str:
-    """Return which part of a decoder layer makes something of its own of the linear's weight after loading.
+    """Return which part of a decoder layer derives its own tensors from the linear's weight after loading; else ''.
 
-    MLA's attention does so with ``kv_b_proj``: it would read a window that holds another layer by then.
+    MLA's attention does so from ``kv_b_proj``. It would read a window that may hold another layer by then.
     """
     for name, part in module.named_modules():
         if part is linear or not callable(getattr(part, "process_weights_after_loading", None)):
@@ -136,7 +136,7 @@ def _tensors(linear: Any) -> Iterator[torch.Tensor]:
 
 
 def _activation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """Return the hidden states among a decoder layer's arguments: positions are integers."""
+    """Return the hidden states among a decoder layer's arguments. Unlike positions, they are floating point."""
     named = kwargs.get("hidden_states")
     if named is not None:
         return named  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""Where a model keeps its decoder layers, and their linears, if nobody says so.
+"""How to find a model's decoder layers and their linears.
 
-A model that vLLM implements builds its layers by ``make_layers``, which hands them over. One that vLLM runs through its
-Transformers backend, and a few others, keep them in a module list of their own. That list is known by its length:
-it has as many modules as the model's config has layers.
+Most models that vLLM implements build their layers through ``make_layers``, which passes them to the offloader. Models
+that vLLM runs through its Transformers backend, and a few others, keep their own module list. That list is recognized
+by its length: it has as many modules as the model's config has layers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SHOWN = 12
-"""Linears named in a refusal, at most."""
+"""Upper bound of the linears that a refusal names."""
 
 
 def find_linear(module: nn.Module, path: str) -> Any:
@@ -31,7 +31,7 @@ def find_linear(module: nn.Module, path: str) -> Any:
 
 
 def linear_paths(layer: nn.Module) -> list[str]:
-    """Return the paths of a decoder layer's linears, as ``SWTRACE_SERIES`` takes them, the first dozen."""
+    """Return the paths of a decoder layer's first dozen linears, in the form that ``SWTRACE_SERIES`` takes."""
     from vllm.model_executor.layers.linear import LinearBase
 
     paths = [name for name, module in layer.named_modules() if isinstance(module, LinearBase)]
@@ -39,13 +39,13 @@ def linear_paths(layer: nn.Module) -> list[str]:
 
 
 def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list[nn.Module]:
-    """Return all decoder layers of a model that keeps them in a module list of its own, by absolute index.
+    """Return all decoder layers of a model that keeps its own module list, by absolute index.
 
-    Of several lists of that length the one is meant whose layers have the linears asked for: a tower of another
-    modality may be as deep.
+    If several lists have the right length, choose the one whose layers have the requested linears: the tower of
+    another modality may have as many layers.
 
     Raises:
-        Refused: there is no such list, or no telling which.
+        Refused: there is no such list, or more than one.
     """
     total = vllm_config.model_config.get_total_num_hidden_layers()
     lists = {
@@ -63,7 +63,7 @@ def own_layers(model: nn.Module, vllm_config: Any, paths: Iterable[str]) -> list
     if len(lists) != 1:
         found = f"has several ({', '.join(lists)})" if lists else "has none"
         raise Refused(
-            f"{_how_run(model)}, so swtrace looks for one list of {total} decoder layers, and this model {found}; "
+            f"{_how_run(model)}, so swtrace looks for one list of {total} decoder layers, but this model {found}; "
             "unset SWTRACE, or run a model that vLLM builds through make_layers"
         )
     (layers,) = lists.values()

@@ -1,8 +1,8 @@
-"""The life of a worker's weights outside of steps: how they are loaded, and who may touch them afterwards.
+"""A worker's weights outside of steps: how they are loaded, and which later calls are refused.
 
-vLLM's executors call every worker through ``WorkerWrapperBase``, which hands most calls through by name.
-So what a shared model cannot bear is refused there, too, whatever kind of worker it is and whoever calls it;
-:mod:`swtrace.vllm.engine` refuses it before.
+vLLM's executors call every worker through ``WorkerWrapperBase``, which forwards most calls by name.
+So calls that a shared model does not support are also refused there, for every kind of worker and caller.
+:mod:`swtrace.vllm.engine` refuses them earlier.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ LOAD_FORMATS = (
     "runai_streamer",
     "safetensors",
 )
-"""Those that hand each tensor to its parameter's ``weight_loader`` and post-process afterwards."""
+"""Formats that pass each tensor to its parameter's ``weight_loader`` and post-process afterwards."""
 
 _WATCHED = "_swtrace_watched"
 
 
 def refuse_loading(vllm_config: Any) -> None:
-    """Raise :class:`Refused` where the weights are not loaded in a way that a series can follow."""
+    """Raise :class:`Refused` if a series cannot follow the way in which the weights are loaded."""
     load_format = str(getattr(vllm_config.load_config.load_format, "value", vllm_config.load_config.load_format))
     if load_format not in LOAD_FORMATS:
         raise Refused(
             f"load format {load_format} does not load weights one by one into their layers, or is unknown; "
-            f"use one of {', '.join(LOAD_FORMATS)}"
+            f"use one of: {', '.join(LOAD_FORMATS)}"
         )
 
 
 def watch_worker() -> None:
-    """Make every worker of this process check its model when it is loaded, and refuse what it cannot bear; idempotent.
+    """Make the workers of this process check loaded models and refuse unsupported calls; idempotent.
 
     Raises:
-        Refused: vLLM's worker wrapper has another shape than the one known.
+        Refused: vLLM's worker wrapper has an unknown shape.
     """
     from vllm.v1.worker import worker_base
 
     wrapper: Any = getattr(worker_base, "WorkerWrapperBase", None)
     if wrapper is None or not hasattr(wrapper, "__getattr__"):
-        raise Refused("vLLM's WorkerWrapperBase, which hands calls through to the worker, is gone")
+        raise Refused("this vLLM has no WorkerWrapperBase that forwards calls to the worker")
     if hasattr(wrapper, _WATCHED):
         return
     load_model = getattr(wrapper, "load_model", handed_through("load_model"))
@@ -73,14 +73,14 @@ def watch_worker() -> None:
     _watch_construction()
     for name in FORBIDDEN:
         setattr(wrapper, name, _refusing(name, getattr(wrapper, name, handed_through(name))))
-    # An engine in the worker's own process may end without a word to the worker: vLLM 0.27 never calls shutdown
-    # there. Before the ring is closed, which has exit priority 0; where all was said already, there is nothing left.
+    # An engine in the worker's own process may end without notifying the worker: vLLM 0.27 never calls shutdown
+    # there. Runs before the ring is closed, which has exit priority 0, and does nothing after a proper shutdown.
     Finalize(None, forget, exitpriority=1)
     setattr(wrapper, _WATCHED, True)
 
 
 def _watch_construction() -> None:
-    """Show every model to the offloader when it is built, before its weights are loaded."""
+    """Pass every model to the offloader once it is built, before its weights are loaded."""
     from vllm.model_executor.model_loader import base_loader
 
     initialize_model: Callable[..., Any] = base_loader.initialize_model

@@ -1,11 +1,10 @@
-"""The series behind vLLM's offloader seam: takes decoder layers in hand while the model builds them.
+"""The series offloader: registers decoder layers through vLLM's offloader seam while the model builds them.
 
-``make_layers`` hands over a lazy generator, so one decoder layer exists at a time and its weights
-are freed before the next is made: no rank ever holds all layers. Some models keep a list of layers of
-their own, among them all that vLLM runs through its Transformers backend. Their layers are taken when
-the model is built, before its weights are loaded. vLLM calls ``post_init`` on some platforms only; so a
-series is finished by the last of its linears, when vLLM asks for its post-processing: every rank walks
-the modules of its model in the same order.
+``make_layers`` passes a lazy generator, so each decoder layer is built and its weights are freed before the
+next is built: no rank ever holds all layers. Some models keep their own list of layers, among them all that vLLM
+runs through its Transformers backend. Their layers are registered when the model is built, before its weights are
+loaded. vLLM calls ``post_init`` only on some platforms. So the last linear of a series finishes it, when vLLM
+post-processes that linear; every rank walks the modules of its model in the same order.
 """
 
 from __future__ import annotations
@@ -44,22 +43,22 @@ logger = logging.getLogger("vllm.swtrace")
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One series and where its linears are."""
+    """One series and the place of its linears."""
 
     path: str
-    """Of the linear, inside a decoder layer."""
+    """Path of the linear inside a decoder layer."""
     series: Series
     number: int
     group: str
     hooks: Hooks
-    """Of its linears' waits."""
+    """The waits of its linears."""
 
 
 class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent where types are checked
-    """Shares the linears that the settings name; leaves everything else of the model alone."""
+    """Shares the linears that the settings name, and leaves the rest of the model alone."""
 
     def __init__(self, settings: Settings, vllm_config: Any) -> None:
-        """Start anew: an earlier model's series in this process are closed."""
+        """Start without series, and close those of an earlier model in this process."""
         self._settings = settings
         self._vllm_config = vllm_config
         self._tracks: tuple[Track, ...] | None = None
@@ -68,7 +67,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._layers: list[nn.Module] = []
         self._reaches = Hooks()
         self._watched = False
-        """Whether somebody looks after the peers."""
+        """Whether a thread monitors the peers."""
         forget()
         announce(vllm_config)
 
@@ -77,15 +76,17 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         modules_generator: Generator[nn.Module, None, None],
         prefix: str = "",  # noqa: ARG002 (vLLM's signature)
     ) -> list[nn.Module]:
-        """Build the decoder layers one by one and take their linears into the series.
+        """Build the decoder layers one by one and register their linears in the series.
 
         Raises:
-            RegistrationError: the layers do not form a series, and other ranks may not know.
-            RefusedError: something cannot be shared, and ``SWTRACE_STRICT=1``.
+            RegistrationError: the layers do not form a series, and other ranks may not see that.
+            RefusedError: a linear cannot be shared, and ``SWTRACE_STRICT=1``.
         """
         if self._tracks is not None:
-            # A draft model's layers run a different number of times per step than the model's.
-            logger.warning("swtrace leaves a second stack of layers alone: only the model's first one is shared")
+            # The layers of a draft model run a different number of times per step than those of the model.
+            logger.warning(
+                "swtrace shares only the first stack of decoder layers; another one, as of a draft model, is not shared"
+            )
             return list(modules_generator)
         self._tracks = ()
         modules: list[nn.Module] = []
@@ -95,13 +96,13 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 self._tracks = self._begin(module)
             self._take(module, self._start_layer + len(modules))
             modules.append(module)
-        if not modules:  # the other ranks want to hear that
+        if not modules:  # the other ranks wait for this rank's decision
             self._tracks = self._begin(None)
         self._finish(len(modules))
         return modules
 
     def built(self, model: nn.Module) -> None:
-        """Take the layers of a model that did not come to :meth:`wrap_modules`, before its weights are loaded.
+        """Register the layers of a model that bypassed :meth:`wrap_modules`, before its weights are loaded.
 
         Raises:
             As :meth:`wrap_modules`.
@@ -121,23 +122,23 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._finish(len(modules))
 
     def _finish(self, count: int) -> None:
-        """Let the layers that were taken reach for their series, if they are all that the model's config promises."""
+        """Make the registered layers reach. Withdraw all series if their number is not the one in the config."""
         found = self._start_layer + count
         if found != self._end_layer:
             for track in self._tracks or ():
                 self._withdraw(
                     track,
-                    f"the model built layers {self._start_layer} to {found}, its config says up to {self._end_layer}: "
-                    "which layers a series has cannot be told",
+                    f"the model built layers [{self._start_layer}, {found}), but its config says up to "
+                    f"{self._end_layer}, so the layers of a series are unknown",
                     unloaded=True,
                 )
         self._mark_reaches()
 
     def loaded(self) -> None:
-        """Check, when the model is loaded, that every series was finished.
+        """Check, once the model is loaded, that every series was finished.
 
         Raises:
-            RegistrationError: this rank has not all weights, and nobody will bring them.
+            RegistrationError: this rank lacks weights that it will never receive.
             RefusedError: nothing was shared, and ``SWTRACE_STRICT=1``.
         """
         if self._tracks is None:
@@ -146,7 +147,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             for path in self._settings.series:
                 self._refuse(
                     path,
-                    f"load format {self._vllm_config.load_config.load_format} builds the model where swtrace does not "
+                    f"load format {self._vllm_config.load_config.load_format} builds the model where swtrace cannot "
                     "see it; use another load format",
                 )
         for track in self._tracks:
@@ -161,17 +162,17 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             start_peer_monitor(recorder)
 
     def post_init(self) -> None:
-        """Check, where vLLM calls this after loading; other platforms ask for it by themselves."""
+        """Check the series after loading, on platforms where vLLM calls this; ``lifecycle.py`` covers the others."""
         self.loaded()
 
     def sync_prev_onload(self) -> None:
-        """Hear that vLLM captures or replays a CUDA graph, or a piece of one, next."""
+        """Prepare for the CUDA graph, or piece of one, that vLLM captures or replays next."""
         if whole_forward():
             for series in self._running():
                 series.graph_follows()
 
     def join_after_forward(self) -> None:
-        """Hear that what vLLM captures ends here."""
+        """End the capture of a graph in every series."""
         for series in self._running():
             series.join()
 
@@ -182,7 +183,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """Choose the group of each series by its first linear, and make the series that all ranks agree on.
 
         Args:
-            module: the first decoder layer of this rank; None where it has none; or why its layers are unknown.
+            module: the first decoder layer of this rank; None if it has none; or the reason why its layers are unknown.
         """
         tracks = []
         decisions = {path: self._decide(module, path) for path in self._settings.series}
@@ -199,7 +200,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 prefetch_step=self._settings.prefetch_step,
                 windows=self._settings.windows,
                 recorder=process_recorder,
-                hook_forward=False,  # a compiler must find opaque operators there
+                hook_forward=False,  # a compiler must find opaque operators instead
                 auto_post_process=True,
                 run_ranks=run_ranks(group.ranks, self._vllm_config),
                 try_out=try_out,
@@ -230,15 +231,18 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 f"set SWTRACE_SERIES to one that it has: {', '.join(linear_paths(module)) or 'none'}"
             )
         if any(parameter.is_meta or is_lazy(parameter) for parameter in linear.parameters(recurse=False)):
-            raise Refused(f"{path} gets its weights while it is loaded (online quantisation), not before")
+            raise Refused(f"the weights of {path} are created only while they are loaded (online quantization)")
         reader = read_while_loading(module, linear)
         if reader:
-            raise Refused(f"{reader} makes something of its own of {path} after loading, as MLA does with kv_b_proj")
+            raise Refused(
+                f"{reader} derives tensors of its own from {path} after loading, as MLA does from kv_b_proj; "
+                "name another linear in SWTRACE_SERIES"
+            )
         layers = self._end_layer - self._start_layer
         if self._settings.prefetch_step > layers - 2:
             raise Refused(
                 f"prefetch step {self._settings.prefetch_step} needs at least {self._settings.prefetch_step + 2} "
-                f"layers, this rank has {layers}; lower SWTRACE_PREFETCH_STEP"
+                f"layers, but this rank has {layers}; lower SWTRACE_PREFETCH_STEP"
             )
         if self._settings.windows == "rolling" and not self._vllm_config.model_config.enforce_eager:
             raise Refused(
@@ -250,7 +254,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         )
 
     def _take(self, module: nn.Module, layer: int) -> None:
-        """Take a decoder layer's linears into their series; a series that it has no linear for is withdrawn."""
+        """Register a decoder layer's linears in their series. Withdraw a series if the layer has no linear for it."""
         for track in self._tracks or ():
             linear = find_linear(module, track.path)
             if linear is None:
@@ -258,7 +262,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                     track, f"layer {layer} has no such linear, and a series needs one in every layer", unloaded=True
                 )
                 continue
-            # Others may share the instance; ours is changed below.
+            # Other linears may use the same instance, and ours is changed below.
             linear.quant_method = copy.copy(linear.quant_method)
             track.hooks.keep_plain(linear)
             try:
@@ -275,7 +279,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 self._withdraw(track, reason, unloaded=False)
 
     def _mark_reaches(self) -> None:
-        """Let the decoder layers reach for the series that there are now."""
+        """Make the decoder layers reach for the current series."""
         self._reaches.remove()
         numbers = tuple(track.number for track in self._tracks or ())
         if not numbers:
@@ -284,12 +288,12 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             self._reaches.reach_before_forward(module, numbers, layer)
 
     def _withdraw(self, track: Track, reason: str, *, unloaded: bool) -> None:
-        """Let vLLM run as if nobody had asked to share this linear. Must come before the model is compiled.
+        """Withdraw a series, so that vLLM runs as if its linear had not been requested. Call before compilation.
 
-        Its weights are either not loaded yet, or whole again on every rank.
+        The weights are either not loaded yet, or whole again on every rank.
 
         Raises:
-            RegistrationError: other ranks may not see the reason, and would wait for this one.
+            RegistrationError: other ranks may not see the reason, and would wait for this rank.
             RefusedError: ``SWTRACE_STRICT=1``.
         """
         if unloaded:
@@ -312,7 +316,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
 
 
 def _layer_range(vllm_config: Any) -> tuple[int, int]:
-    """Return the absolute layers that this rank builds: as ``make_layers`` reckons them."""
+    """Return the absolute range of layers that this rank builds, computed as in ``make_layers``."""
     from vllm.distributed.parallel_state import get_pp_group
     from vllm.distributed.utils import get_pp_indices
 

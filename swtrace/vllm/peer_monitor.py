@@ -1,11 +1,11 @@
-"""A peer that died is named in this rank's log, wherever this rank is held just then.
+"""Monitoring of peers: if one dies, this rank's log names it, wherever this rank is blocked.
 
-A broadcast that a dead peer owes fails by itself, with an error that names it. But a rank may be held
-elsewhere: vLLM's tensor parallel reduction on CPU waits for ever when a peer is gone, until vLLM kills
-the rank, which then says nothing. So a thread looks once a second whether the peers still hold the locks
-of their rings: two system calls each, on descriptors opened once. It shares no lock with the forward.
+A broadcast from a dead peer fails with an error that names it. But a rank may be blocked elsewhere: vLLM's tensor
+parallel reduction on CPU waits forever once a peer is gone, until vLLM kills the rank, which then reports
+nothing. So a thread checks once a second whether the peers still hold the locks of their rings. This takes two
+system calls per peer, on descriptors opened once, and shares no lock with the forward.
 
-Peers on other hosts have no ring here; of their loss only the broadcast tells.
+Peers on other hosts have no ring here. Their loss shows only when a broadcast fails.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ logger = logging.getLogger("vllm.swtrace")
 
 PERIOD_S = 1.0
 SEARCHES = 10
-"""How often peers' rings are looked for. All are made before the model is loaded; the rest is on other hosts."""
+"""How often to search for peers' rings. All are made before the model is loaded; missing ones are on other hosts."""
 
 
 def start_peer_monitor(recorder: Recorder) -> PeerMonitor:
-    """Watch the peers of this process's series until these are forgotten. Must come when all are finished."""
+    """Monitor the peers of this process's series until these are closed. Call once all series are finished."""
     monitor = PeerMonitor(numbered(), recorder)
     threading.Thread(target=monitor.watch, name="swtrace-peer-monitor", daemon=True).start()
     return monitor
 
 
 class PeerMonitor:
-    """What one thread watches: the locks of the rings of this process's peers."""
+    """Checks, in one thread, the locks of the rings of this process's peers."""
 
     def __init__(self, numbered_series: tuple[Series, ...], recorder: Recorder) -> None:
         self._series = {one.number: one for one in numbered_series if one.post_processed}
@@ -56,15 +56,15 @@ class PeerMonitor:
         """Descriptors by rank."""
 
     def watched(self) -> dict[int, str]:
-        """Return the peers watched just now, each with the file that is held open: ``... (deleted)`` if removed."""
+        """Return the watched peers, each with its open ring file. A removed file ends in `` (deleted)``."""
         files = {}
         for rank, descriptor in tuple(self._rings.items()):
-            with suppress(OSError):  # let go of meanwhile
+            with suppress(OSError):  # closed in the meantime
                 files[rank] = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         return files
 
     def watch(self) -> None:
-        """Look until all peers are gone, or nobody asks any more."""
+        """Check the peers until all of them are gone, or all series are closed."""
         try:
             while not all(one.closed for one in self._series.values()) and (self._rings or self._searches):
                 if self._missing and self._searches:
@@ -73,11 +73,11 @@ class PeerMonitor:
                 for rank, descriptor in tuple(self._rings.items()):
                     if not writer_lives(descriptor):
                         if any(os.pread(descriptor, 8, schema.CLOSED_OFFSET)):
-                            # Gone in good order; or the file had been removed, and the rank made its ring again.
+                            # The rank stopped cleanly, or its ring file was removed and it made a new one.
                             self._missing.add(rank)
                             self._searches += 1
                         else:
-                            self._tell(rank)
+                            self._log_death(rank)
                         os.close(self._rings.pop(rank))
                 time.sleep(PERIOD_S)
         finally:
@@ -85,22 +85,22 @@ class PeerMonitor:
                 os.close(descriptor)
 
     def _search(self) -> None:
-        """Open the peers' rings that are there by now."""
+        """Open the rings of missing peers that exist by now."""
         for path in ring_paths(self._directory):
             with suppress(OSError, RingFormatError), opened(path) as descriptor:
                 header = os.pread(descriptor, schema.SERIES_TABLE_OFFSET, 0)
                 identity = decode_header(header, os.fstat(descriptor).st_size).identity
-                # A rank that was started again under the same run id has a dead ring, too.
+                # A rank that was restarted under the same run id also has a dead ring.
                 if identity.run_id == self._run_id and identity.rank in self._missing and writer_lives(descriptor):
                     self._rings[identity.rank] = os.dup(descriptor)
                     self._missing.discard(identity.rank)
 
-    def _tell(self, rank: int) -> None:
+    def _log_death(self, rank: int) -> None:
         for number, series in self._series.items():
             if rank in series.info.group_ranks:
                 logger.error(
-                    "swtrace: series %r, rank %d, layer %d: rank %d died; what this rank still needs of it, here or in "
-                    "a collective of vLLM's, will not come",
+                    "swtrace: series %r, rank %d, layer %d: rank %d died; its broadcasts will not arrive, and "
+                    "collectives of vLLM that include it cannot complete",
                     series.name,
                     self._rank,
                     max(arrived(number), series.info.start_layer),

@@ -1,8 +1,8 @@
-"""Which ranks of the world run with swtrace, known before anybody waits for one that does not.
+"""Which ranks of the world run with swtrace, known before any rank waits for one that does not.
 
-A rank without ``SWTRACE=1`` does nothing at all, so it cannot say so. But every rank, with or without, makes vLLM's
-groups, and none has made one before all have begun to. So a rank with swtrace writes its name into the
-world's store before it makes a group; whose name is not there when a group is made runs without.
+A rank without ``SWTRACE=1`` does nothing, so it cannot announce that. But all ranks make vLLM's groups, and no
+group is complete before all ranks have begun to make it. So a rank with swtrace writes a key into the world's
+store before it makes a group. A rank whose key is missing once a group exists runs without swtrace.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def announcing(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def ranks_without() -> list[int]:
-    """Return the ranks of the world that run without swtrace; none where this rank could not announce itself."""
+    """Return the ranks of the world that run without swtrace. Empty if this rank could not announce itself."""
     import torch.distributed as dist
 
     if not dist.is_initialized() or not world_store().check([_key(dist.get_rank())]):

@@ -1,13 +1,15 @@
-"""What the plugin replaces in vLLM, and when: a few functions, everything else follows from them.
+"""The vLLM functions that the plugin replaces, and when it replaces them.
 
-``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's
-compile cache tells a model with waits from one without. ``create_offloader`` runs in workers only,
-when a model runner is made and before the model is built; it answers with the series offloader.
-``WorkerWrapperBase.load_model`` notices a runner that never asked for one. ``EngineCore`` refuses what a
-shared model cannot bear. Whatever only a worker needs
-is imported and put in place there, so that front-end processes load nothing they would not load anyway.
+- ``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's compile cache
+  distinguishes a model with waits from one without.
+- ``create_offloader`` runs only in workers, after the model runner exists and before the model is built. It returns
+  the series offloader.
+- ``WorkerWrapperBase.load_model`` notices a model runner that never requested an offloader.
+- ``EngineCore`` refuses calls that a shared model does not support.
+- ``GroupCoordinator`` announces this rank to the others.
 
-Everything is looked for before anything is replaced: a vLLM of another shape is left as it is.
+Code that only workers need is imported and installed there, so front-end processes load nothing extra.
+All functions are looked up before any is replaced, so an incompatible vLLM stays unchanged.
 """
 
 from __future__ import annotations
@@ -30,21 +32,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Replacement = tuple[Any, str, Any]
-"""Of an attribute: who has it, its name, what it becomes."""
+"""An attribute to replace: its holder, its name, its new value."""
 
 logger = logging.getLogger("vllm.swtrace")
 
 RUNNERS = ("vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner")
-"""Modules that import ``create_offloader`` by name, and may have done so before the plugin was called."""
+"""Modules that import ``create_offloader`` by name, maybe before the plugin is called."""
 
 _REPLACED = "_swtrace_original"
-"""Attribute of each of our replacements; makes :func:`install` idempotent."""
+"""Attribute that marks each of our replacements and makes :func:`install` idempotent."""
 
 
 def install() -> None:
-    """Replace the functions, once per process."""
+    """Replace the functions once per process."""
     settings = Settings.from_environment()
-    if settings.directory is not None:  # workers inherit the variable, and maybe another working directory
+    if settings.directory is not None:  # workers inherit the variable, maybe with another working directory
         os.environ[VARIABLES["directory"]] = str(settings.directory)
     try:
         _require_supported()
@@ -63,9 +65,7 @@ def _require_supported() -> None:
 
     version = str(getattr(vllm, "__version__", ""))
     if not supported(version):
-        raise SeamError(
-            f"vLLM {version} is not supported: swtrace knows {RANGE}; install one of these, or unset SWTRACE"
-        )
+        raise SeamError(f"vLLM {version} is not supported; install {RANGE}, or unset SWTRACE")
 
 
 def _create_offloader() -> list[Replacement]:
@@ -90,14 +90,14 @@ def _create_offloader() -> list[Replacement]:
 
     setattr(create_offloader, _REPLACED, original)
     runners = [sys.modules.get(name) for name in RUNNERS]
-    # A runner that does not know the function is noticed when it has loaded a model.
+    # A runner that does not use the function is noticed once it has loaded a model.
     holders = [base, package, *(runner for runner in runners if hasattr(runner, "create_offloader"))]
     return [(holder, "create_offloader", create_offloader) for holder in holders]
 
 
 def _create_engine_config() -> list[Replacement]:
-    # A process that has not imported the module makes no config. Should one import it later all the same,
-    # the worker still settles its own copy, before anything is compiled.
+    # A process without this module makes no config. If it imports the module later after all, the worker still
+    # settles its own copy before anything is compiled.
     module = sys.modules.get("vllm.engine.arg_utils")
     if module is None:
         return []
@@ -119,21 +119,21 @@ def _create_engine_config() -> list[Replacement]:
 
 
 def _load_model() -> list[Replacement]:
-    # A worker calls the plugin from this module; elsewhere no model is loaded.
+    # Workers call the plugin from this module. Processes without it load no model.
     module = sys.modules.get("vllm.v1.worker.worker_base")
     if module is None:
         return []
     wrapper = getattr(module, "WorkerWrapperBase", None)
     if wrapper is None:
         raise SeamError(_seam_message("WorkerWrapperBase"))
-    if hasattr(wrapper, _REPLACED):  # on the class: lifecycle.py wraps the function once more
+    if hasattr(wrapper, _REPLACED):  # on the class, because lifecycle.py wraps the function again
         return []
     original = vars(wrapper).get("load_model", handed_through("load_model"))
     return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
 
 
 def _engine_core() -> list[Replacement]:
-    # Where a process imports the core later, its workers still refuse by themselves.
+    # If a process imports the core later, its workers still refuse these calls.
     core = getattr(sys.modules.get("vllm.v1.engine.core"), "EngineCore", None)
     if core is None or hasattr(core, _REPLACED):
         return []
@@ -142,7 +142,7 @@ def _engine_core() -> list[Replacement]:
 
 
 def _group() -> list[Replacement]:
-    # Where a process makes groups that did not know the plugin, it asks nobody whether they are there.
+    # A process that made its groups before the plugin was called does not check which ranks are present.
     coordinator = getattr(sys.modules.get("vllm.distributed.parallel_state"), "GroupCoordinator", None)
     if coordinator is None or hasattr(coordinator, _REPLACED):
         return []
@@ -151,7 +151,7 @@ def _group() -> list[Replacement]:
 
 
 def _offloader(chosen: Any) -> Any:
-    """Return the series offloader, or the one that vLLM chose where nothing can be shared."""
+    """Return the series offloader, or the one that vLLM chose if nothing can be shared."""
     from vllm.config import get_current_vllm_config
 
     vllm_config = get_current_vllm_config()
@@ -159,7 +159,7 @@ def _offloader(chosen: Any) -> Any:
     from swtrace.vllm.startup_agreement import decline
 
     if not settings.enabled:
-        decline("additional_config turns swtrace off there")
+        decline("its additional_config disables swtrace")
         return chosen
     from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, refuse_engine
@@ -184,7 +184,7 @@ def _offloader(chosen: Any) -> Any:
 
 
 def _refuse_shape() -> None:
-    """Refuse where anything that a worker's part of the plugin holds on to is gone."""
+    """Refuse if this vLLM lacks anything that the plugin uses in a worker."""
     from swtrace.vllm.groups import Refused
 
     lacking = missing()
@@ -193,13 +193,13 @@ def _refuse_shape() -> None:
 
 
 def _refuse_company() -> None:
-    """Refuse where a rank of the world runs without swtrace: it would be waited for in vain."""
+    """Refuse if a rank of the world runs without swtrace, because the others would wait for it in vain."""
     from swtrace.vllm.groups import Refused
 
     without = ranks_without()
     if without:
         ranks = f"rank{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
-        raise Refused(f"swtrace is off on {ranks}; set SWTRACE=1 for all ranks alike")
+        raise Refused(f"swtrace is off on {ranks}; set SWTRACE=1 on all ranks")
 
 
 def _seam_message(missing: str) -> str:
@@ -207,6 +207,6 @@ def _seam_message(missing: str) -> str:
 
     version = getattr(vllm, "__version__", "of unknown version")
     return (
-        f"vLLM {version} does not have {missing}, through which weights are shared; "
-        f"swtrace knows {RANGE}: install one of these, or unset SWTRACE"
+        f"vLLM {version} does not have {missing}, which swtrace needs to share weights; "
+        f"install {RANGE}, or unset SWTRACE"
     )

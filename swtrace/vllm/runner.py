@@ -1,8 +1,8 @@
-"""A model runner that never asks for an offloader shares nothing, and that is told.
+"""Detection of model runners that never request an offloader, and so share nothing.
 
-``SWTRACE=1`` takes effect when a runner makes its offloader. Runners that make none exist: the second
-one of vLLM 0.27, or one of a platform plugin. Where a worker has loaded its model and nobody has asked,
-the reason goes the way of every refusal: an error with ``SWTRACE_STRICT=1``, else a warning and a metric.
+``SWTRACE=1`` takes effect when a runner creates its offloader. Some runners create none: the second
+one of vLLM 0.27, or one of a platform plugin. If a worker has loaded its model without such a request,
+that is reported like any refusal: as an error with ``SWTRACE_STRICT=1``, else as a warning and a metric.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 
 class _Process:
-    """Whether a runner of this process has asked for an offloader since a model was last loaded."""
+    """Whether a runner of this process has requested an offloader since the last model was loaded."""
 
     asked = False
 
 
 def asked() -> None:
-    """Note that the runner of the model that is about to be loaded has asked."""
+    """Record that the runner of the next model to be loaded has requested an offloader."""
     _Process.asked = True
 
 
 def load_and_notice(load_model: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a worker wrapper's ``load_model`` that tells where its runner never asked."""
+    """Return a worker wrapper's ``load_model`` that reports a runner without such a request."""
 
     @functools.wraps(load_model)
     def noticing_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         was_asked, _Process.asked = _Process.asked, False
         result = load_model(self, *args, **kwargs)
         if not was_asked:
-            _tell(self)
+            _report(self)
         return result
 
     return noticing_load_model
 
 
-def _tell(wrapper: Any) -> None:
+def _report(wrapper: Any) -> None:
     from swtrace.vllm.configuration import settle
     from swtrace.vllm.worker_identity import share_nothing
 
@@ -49,7 +49,7 @@ def _tell(wrapper: Any) -> None:
         return
     runner = type(getattr(wrapper.worker, "model_runner", None))
     reason = (
-        f"vLLM's model runner {runner.__module__}.{runner.__qualname__} asks for no offloader, through which weights "
-        "are shared; run with VLLM_USE_V2_MODEL_RUNNER=0 or another vLLM"
+        f"vLLM's model runner {runner.__module__}.{runner.__qualname__} creates no offloader, which swtrace needs to "
+        "share weights; set VLLM_USE_V2_MODEL_RUNNER=0, or use another version of vLLM"
     )
     share_nothing(reason, settings, vllm_config)

@@ -1,9 +1,9 @@
-"""All ranks of the world share a linear, or none does.
+"""Agreement of all ranks of the world on what to share: all of them share a linear, or none does.
 
-A rank may see a reason against it that the others do not: a pipeline stage with too few layers, another
-environment. Were the others to go on, they would wait for it in a collective that it never joins. So
-before any series is made each rank writes its decisions into the world's store and reads everybody
-else's. That wait has an end, and what it says names the ranks that did not answer.
+One rank may have a reason to refuse that the others do not see, such as a pipeline stage with too few layers or
+a different environment. If the others went ahead, they would wait for it in a collective that it never joins.
+So each rank writes its decisions into the world's store before any series is made, and reads those of all others.
+The wait for them has a time limit, and its error names the ranks that did not answer.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _ALL = "*"
-"""In the place of a path: a rank that takes part in nothing."""
+"""Stands in for a path if a rank shares nothing at all."""
 
 Decisions = dict[str, Choice | Refused]
-"""By the path of the linear."""
+"""By path of the linear."""
 
 
 class _Process:
-    """How many models this process has decided about: each has keys of its own in the store."""
+    """How many models this process has decided about. Each has its own keys in the store."""
 
     models = 0
 
 
 def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
-    """Return these decisions with everybody's refusals among them.
+    """Return this rank's decisions, merged with the refusals of all ranks.
 
     Args:
         mine: what this rank would do.
-        timeout_s: how long the other ranks may take to build up to here.
+        timeout_s: how long the other ranks may take to get here.
 
     Raises:
         DisagreementError: a rank did not answer.
@@ -49,17 +49,17 @@ def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
     except RuntimeError as error:
-        silent = ", ".join(str(other) for other in world if not store.check([keys[other]]))
+        silent = [str(other) for other in world if not store.check([keys[other]])]
         raise DisagreementError(
-            f"rank {rank}: no word from rank {silent} on what to share within {timeout_s:g} s; "
-            "SWTRACE=1 must be set for all ranks alike (SWTRACE_TIMEOUT sets how long to wait)"
+            f"rank {rank}: no answer from rank{'s' if len(silent) > 1 else ''} {', '.join(silent)} on what to share "
+            f"within {timeout_s:g} s; set SWTRACE=1 on all ranks, or raise SWTRACE_TIMEOUT"
         ) from error
     answers: list[dict[str, dict[str, str]]] = [json.loads(store.get(key)) for key in keys]
     return {path: _joint(path, decision, answers) for path, decision in mine.items()}
 
 
 def decline(reason: str) -> None:
-    """Let the other ranks know that this one shares nothing of the model that is built next; waits for nobody."""
+    """Record for the other ranks that this one shares nothing of the next model. Does not wait for any rank."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -67,7 +67,7 @@ def decline(reason: str) -> None:
 
 
 def _state(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
-    """Write this rank's decisions about a model into the world's store; return it, and all ranks' keys in it."""
+    """Write this rank's decisions about a model into the world's store. Return the store and the keys of all ranks."""
     import torch.distributed as dist
 
     store = world_store()
@@ -88,7 +88,7 @@ def _joint(path: str, mine: Choice | Refused, answers: list[dict[str, dict[str, 
         if _ALL in answer:
             return Refused(f"rank {rank} shares nothing: {answer[_ALL]['refused']}")
         if path not in answer:
-            return Refused(f"rank {rank} was not asked to share it; set SWTRACE_SERIES alike on all ranks")
+            return Refused(f"rank {rank} was not asked to share it; set the same SWTRACE_SERIES on all ranks")
         theirs = answer[path]
         if "refused" in theirs:
             return Refused(f"rank {rank} refuses: {theirs['refused']}")

@@ -1,7 +1,7 @@
-"""A step begins and ends with the worker's call to run the model, whatever kind of worker it is.
+"""Boundaries of steps: a step begins and ends with the call of the worker that runs the model.
 
-``WorkerWrapperBase`` stands in front of every worker, and every executor calls through it. An orderly
-shutdown comes the same way; a killed worker's ring needs none to be read.
+Every executor calls every kind of worker through ``WorkerWrapperBase``. An orderly shutdown takes the same path.
+The ring of a killed worker can be read without one.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _MARKED = "_swtrace_marked"
 
 
 def mark_steps() -> None:
-    """Make every worker of this process tell its series where steps begin and end, and when all is over; idempotent.
+    """Make the workers of this process begin and end steps of their series, and close them at shutdown; idempotent.
 
     Raises:
-        Refused: vLLM's worker wrapper has another shape than the one known.
+        Refused: vLLM's worker wrapper has an unknown shape.
     """
     from vllm.v1.worker import worker_base
 
     wrapper = getattr(worker_base, "WorkerWrapperBase", None)
     execute_model: Callable[..., Any] | None = getattr(wrapper, "execute_model", None)
     if wrapper is None or execute_model is None:
-        raise Refused("vLLM's WorkerWrapperBase.execute_model, where steps begin and end, is gone")
+        raise Refused("this vLLM has no WorkerWrapperBase.execute_model, where steps begin and end")
     if hasattr(wrapper, _MARKED):
         return
     shutdown = getattr(wrapper, "shutdown", None)
-    # Most versions define this one on the worker only; the wrapper then hands it through.
+    # Most versions define this one only on the worker; the wrapper then forwards it.
     execute_dummy_batch = getattr(wrapper, "execute_dummy_batch", handed_through("execute_dummy_batch"))
 
     @functools.wraps(execute_model)
     def marked_execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         tokens = scheduler_output.total_num_scheduled_tokens
-        if tokens == 0:  # no forward: requests are only being cleaned up
+        if tokens == 0:  # no forward, only the cleanup of requests
             return execute_model(self, scheduler_output, *args, **kwargs)
         requests = len(scheduler_output.num_scheduled_tokens)
         return _step(phase(scheduler_output), tokens, requests, execute_model, self, scheduler_output, *args, **kwargs)
@@ -52,7 +52,7 @@ def mark_steps() -> None:
         return _step(Phase.DUMMY, 1, 0, execute_dummy_batch, self, *args, **kwargs)
 
     def closing_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # vLLM kills a worker that takes long, and peers may take long to receive what this one still sends.
+        # vLLM kills a worker whose shutdown takes long, and peers may take long to receive its last broadcasts.
         recording.announce_close()
         try:
             forget()
@@ -67,9 +67,9 @@ def mark_steps() -> None:
 
 
 def phase(scheduler_output: Any) -> Phase:
-    """Tell whether the scheduled tokens belong to prompts, to generation, or to both.
+    """Return whether the scheduled tokens belong to prompts, to generation, or to both.
 
-    A request works on its prompt until it has its first output token; one that was preempted and resumes
+    A request works on its prompt until it has its first output token. One that resumes after preemption
     works on it again.
     """
     cached = scheduler_output.scheduled_cached_reqs
@@ -88,7 +88,7 @@ def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], 
             stack.enter_context(series.step(phase=kind, tokens=tokens, requests=requests))
         try:
             result = forward(*args, **kwargs)
-        except SystemExit:  # that is how vLLM's signal handler ends a worker
+        except SystemExit:  # raised by vLLM's signal handler to end a worker
             recording.announce_close()
             raise
     return result

@@ -1,4 +1,4 @@
-"""Which vLLM is supported, and what of it is held on to: stated here, enforced by the plugin, shown by the doctor."""
+"""Supported versions of vLLM and the parts of it that swtrace uses. The plugin enforces both, the doctor shows them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ SEAM = (
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.__getattr__"),
     ("vllm.v1.worker.worker_base", "WorkerWrapperBase.execute_model"),
 )
-"""Module and attribute path of everything that the plugin calls or replaces."""
+"""Module and attribute path of everything in vLLM that the plugin calls or replaces."""
 
 
 def supported(version: str) -> bool:
-    """Whether a vLLM of this version is supported. One that does not say its version, as a bare checkout, may be."""
+    """Return whether this version of vLLM is supported. One without numbers, as of a bare checkout, passes."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
     return not numbers or OLDEST <= numbers < BEYOND
 
 
 def missing() -> list[str]:
-    """Return what of :data:`SEAM` is not there. Imports what a worker has imported anyway."""
+    """Return the missing entries of :data:`SEAM`. Imports only modules that a worker imports anyway."""
     lacks = []
     for module, path in SEAM:
         try:

@@ -1,4 +1,4 @@
-"""Who this worker is and what it does not share, told to the recording."""
+"""Records of this worker's identity and of what it does not share."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _REASON_CHARACTERS = 500
 
 
 def announce(vllm_config: Any) -> None:
-    """State which model this process runs, before its ring is made."""
+    """Record which model this process runs. Call before its ring is made."""
     served = vllm_config.model_config.served_model_name
     describe_model(str(served[0] if isinstance(served, list) else served or vllm_config.model_config.model))
 
 
 def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
-    """Return what the run calls these ranks of the torch world.
+    """Return the numbers that these ranks of the torch world have in the run.
 
-    Usually the same. But each data-parallel replica of a dense model is a torch world of its own, with its own
-    rank 0; where ``SWTRACE_RUN_ID`` makes one run of them, their ranks follow each other.
+    They are usually the same. But each data-parallel replica of a dense model is its own torch world, with its own
+    rank 0. If ``SWTRACE_RUN_ID`` combines them into one run, the ranks of the replicas are numbered consecutively.
     """
     parallel = vllm_config.parallel_config
-    # Each such replica is told that it is alone, but keeps its index.
+    # vLLM configures each such replica as if it were alone, but keeps its index.
     alone = parallel.data_parallel_size == 1
     first = getattr(parallel, "data_parallel_index", 0) * parallel.world_size if alone else 0
     return tuple(first + rank for rank in torch_ranks)
 
 
 def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
-    """Say to the log, the config and readers that nothing that was asked for is shared, and why.
+    """Report to the log, the config and the ring that none of the requested linears is shared, and why.
 
     Raises:
         RefusedError: ``SWTRACE_STRICT=1``.
@@ -57,10 +57,10 @@ def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
 def state_refused(
     path: str, reason: str, settings: Settings, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0
 ) -> None:
-    """Write into this rank's ring that ``path`` is not shared, and why.
+    """Record in this rank's ring that ``path`` is not shared, and why.
 
-    Nobody is waited for: the other ranks may share, refuse or never ask. Where there is no ring, and none can be
-    made, the log has said so.
+    Does not wait for the other ranks, which may share, refuse or never ask. If the ring cannot be made, the log
+    already says so.
     """
     if not settings.trace:
         return
@@ -88,4 +88,4 @@ def state_refused(
     except RingCreateError:
         return
     except TraceError as problem:
-        logger.warning("swtrace cannot tell readers that %s is not shared: %s", path, problem)
+        logger.warning("swtrace cannot record that %s is not shared: %s", path, problem)

@@ -23,12 +23,12 @@ STALL_NS = 300_000
 STALLED_POSITION = 2
 LAYER_BYTES = 4096
 REACH_NS = 10_000
-"""From a layer's begin to its reach; its wait begins as much later."""
+"""Time from the beginning of a layer to its reach, and from there to its wait."""
 _OBSERVED = {Clock.HOST: Observed.CALLBACK, Clock.VIRTUAL: Observed.EXACT, Clock.DEVICE: Observed.EVENT}
 
 
 def series_info(rank: int, ranks: int = 2, **changes: object) -> SeriesInfo:
-    """Return a series of five layers with prefetch step 1, as a rank describes it."""
+    """Return a rank's description of a series of five layers with prefetch step 1."""
     layers = 5
     owned = len([layer for layer in range(layers) if layer % ranks == rank])
     info = SeriesInfo(
@@ -50,7 +50,7 @@ def series_info(rank: int, ranks: int = 2, **changes: object) -> SeriesInfo:
 
 
 def identity(run_id: str, rank: int, start_time_ns: int | None = None) -> RankIdentity:
-    """Return who this process is as a rank."""
+    """Return the identity of this process as a rank."""
     return RankIdentity(
         run_id=run_id,
         rank=rank,
@@ -65,7 +65,7 @@ def identity(run_id: str, rank: int, start_time_ns: int | None = None) -> RankId
 
 @dataclass
 class RecordedRun:
-    """The ranks of one run, all written by this process."""
+    """The ranks of one run. This process writes all of them."""
 
     directory: Path
     run_id: str = "run-1"
@@ -80,7 +80,7 @@ class RecordedRun:
     series: list[SeriesRecorder] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Make a ring per rank, with one series each."""
+        """Make one ring per rank, with one series each."""
         if self.clock is Clock.VIRTUAL:
             self.base_ns = 0
         for rank in range(self.ranks):
@@ -89,11 +89,11 @@ class RecordedRun:
 
     @property
     def step_ns(self) -> int:
-        """Return how long a step takes."""
+        """Return the duration of a step."""
         return 6 * LAYER_NS
 
     def info(self, rank: int) -> SeriesInfo:
-        """Return the series as a rank describes it."""
+        """Return the series as described by a rank."""
         return series_info(rank, self.ranks, clock=self.clock.name.lower())
 
     def begin_ns(self, step: int) -> int:
@@ -109,14 +109,14 @@ class RecordedRun:
             self.written += self.info(0).num_layers + 1
 
     def write_untimed(self, reason: Untimed = Untimed.SAMPLED) -> None:
-        """Write a step without instants on all ranks."""
+        """Write an untimed step on all ranks."""
         for rank in range(self.ranks):
             self.write_rank_untimed(rank, reason)
         self.steps += 1
         self.written += 1
 
     def write_rank_untimed(self, rank: int, reason: Untimed) -> None:
-        """Write one rank's record of the next step, without instants."""
+        """Write one rank's record of the next step, untimed."""
         self.series[rank].step(
             step=self.steps,
             tokens=64,
@@ -130,7 +130,7 @@ class RecordedRun:
         )
 
     def write_every(self, n: int, steps: int) -> None:
-        """Write steps of which every n-th has instants."""
+        """Write steps of which every n-th is timed."""
         for _ in range(steps):
             if self.steps % n:
                 self.write_untimed()
@@ -192,6 +192,6 @@ class RecordedRun:
         )
 
     def close(self) -> None:
-        """End all ranks in good order."""
+        """Close the rings of all ranks."""
         for recorder in self.recorders:
             recorder.close()

@@ -24,7 +24,7 @@ from swtrace.spans.delivery import NoSpans, SpanSink
 def serving(
     directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | None = None, port: int = 0
 ) -> Iterator[httpx.Client]:
-    """Serve a folder of rings, on a free port unless one is given; yield a client of it."""
+    """Serve a folder of rings, on a free port unless one is given, and yield a client."""
     rings = HostRings(directory, rescan_s=0)
     observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))

@@ -60,7 +60,7 @@ def get(client: httpx.Client, path: str, **parameters: str | int) -> dict[str, o
 
 
 def test_snapshot_holds_every_document_of_one_moment(client: httpx.Client) -> None:
-    """One call gives all that the others give."""
+    """One call returns what all the others return."""
     snapshot = get(client, "snapshot")
     for name in ("ranks", "series", "steps", "health"):
         document = get(client, name)
@@ -71,7 +71,7 @@ def test_snapshot_holds_every_document_of_one_moment(client: httpx.Client) -> No
 
 
 def test_ranks_carry_identity_ring_and_anchor(client: httpx.Client, run: RecordedRun) -> None:
-    """A rank says who it is, whether it lives, and what became of its records, which add up."""
+    """A rank has its identity, whether it is alive, and counts of its records that add up."""
     ranks = client.get("/api/v1/ranks").json()["ranks"]
     assert [rank["rank"] for rank in ranks] == [0, 1]
     rank = ranks[1]
@@ -87,7 +87,7 @@ def test_ranks_carry_identity_ring_and_anchor(client: httpx.Client, run: Recorde
 
 
 def test_windows_tell_layer_and_step(client: httpx.Client, run: RecordedRun) -> None:
-    """A window says its state and what it holds; a free one holds nothing."""
+    """A window has its state and what it holds; a free one holds nothing."""
     windows = client.get("/api/v1/windows").json()["windows"]
     (of_rank_1,) = (entry for entry in windows if entry["rank"] == 1)
     assert of_rank_1["series"] == SERIES
@@ -98,7 +98,7 @@ def test_windows_tell_layer_and_step(client: httpx.Client, run: RecordedRun) -> 
 
 
 def test_series_carry_totals_and_recent_steps(client: httpx.Client) -> None:
-    """A series says per rank what was counted, and the ratios over the recent steps."""
+    """A series has totals and the ratios over recent steps, per rank."""
     (series,) = client.get("/api/v1/series").json()["series"]
     assert series["id"] == SERIES
     assert series["group_ranks"] == [0, 1]
@@ -113,7 +113,7 @@ def test_series_carry_totals_and_recent_steps(client: httpx.Client) -> None:
 
 
 def test_straggler_is_named(run: RecordedRun) -> None:
-    """A series with a straggler names its global rank and how far it stands out."""
+    """A series with a straggler names its global rank and its excess."""
     with watch_rings(run.directory) as watch:
         watch.drain()
         (facts,) = watch.ledger.facts().series
@@ -150,7 +150,7 @@ def test_steps_carry_all_instants(client: httpx.Client, run: RecordedRun) -> Non
 
 
 def test_unknown_cells_are_null(tmp_path: Path) -> None:
-    """What was not recorded is null, never a number that looks like one."""
+    """Unrecorded values are null, never a number that looks valid."""
     run = RecordedRun(tmp_path)
     run.write_rank(0, 0)
     run.write_rank(1, 0, ended=False)
@@ -170,7 +170,7 @@ def test_unknown_cells_are_null(tmp_path: Path) -> None:
 
 
 def test_since_and_limit_select_steps(client: httpx.Client, run: RecordedRun) -> None:
-    """A reader that asks since its cursor sees every step once; a limit keeps the newest and tells what it left out."""
+    """A reader that passes its cursor sees every step once. A limit keeps the newest and counts the skipped."""
     first = client.get("/api/v1/steps", params={"limit": 64}).json()
     assert [step["step"] for step in first["steps"]] == list(range(10))
     assert (first["cursor"], first["skipped"]) == (10, 0)
@@ -183,18 +183,18 @@ def test_since_and_limit_select_steps(client: httpx.Client, run: RecordedRun) ->
 
 
 def test_run_and_series_select(client: httpx.Client) -> None:
-    """A document can be narrowed to a run and to a series, by id or by name; one that does not exist is named."""
+    """A document can be limited to a run and a series, by id or name. A missing one is named in the error."""
     for series in (SERIES, "self_attn.o_proj"):
         assert len(client.get("/api/v1/series", params={"series": series}).json()["series"]) == 1
         assert len(client.get("/api/v1/windows", params={"series": series}).json()["windows"]) == 2
     for parameter, known in (("series", "self_attn.o_proj"), ("run", "run-1")):
         refused = client.get("/api/v1/snapshot", params={parameter: "other"})
         assert refused.status_code == 404
-        assert refused.json() == {"error": f"{parameter}='other' does not exist: there are {known}"}
+        assert refused.json() == {"error": f"{parameter}='other' does not exist; must be one of: {known}"}
 
 
 def test_fields_narrow_the_cells(client: httpx.Client) -> None:
-    """A view that shows stall only can ask for stall only."""
+    """A view that shows only stall can request only stall."""
     step = client.get("/api/v1/steps", params={"fields": "stall_ns,slack_ns", "limit": 1}).json()["steps"][0]
     assert {"stall_ns", "slack_ns"} <= set(step)
     assert not (set(CELL_FIELDS) - {"stall_ns", "slack_ns"}) & set(step)
@@ -217,14 +217,14 @@ def test_fields_narrow_the_cells(client: httpx.Client) -> None:
     ],
 )
 def test_refusals_say_why(client: httpx.Client, path: str, status: int) -> None:
-    """What the API does not have is refused with a sentence."""
+    """Unknown documents, parameters and values are refused with a message."""
     response = client.get(path)
     assert response.status_code == status
     assert response.json()["error"]
 
 
 def test_refused_series_is_listed_without_an_id(tmp_path: Path) -> None:
-    """A rank lists what was asked for and is not shared, with the reason."""
+    """A rank lists requested linears that are not shared, with the reason."""
     run = RecordedRun(tmp_path)
     run.recorders[0].add_series(series_info(0, name="x", refused="too odd", window_count=0, owned_layers=0))
     with serving(tmp_path) as client:
@@ -234,7 +234,7 @@ def test_refused_series_is_listed_without_an_id(tmp_path: Path) -> None:
 
 
 def test_garbage_is_told_and_harms_nobody(client: httpx.Client, run: RecordedRun) -> None:
-    """Files that are no rings are named with what is wrong; the ranks beside them are served."""
+    """Files that are not rings are named with the problem, and the other ranks are served."""
     (run.directory / "ring-garbage-0-00000000.swt").write_bytes(b"\xff" * 300_000)
     (run.directory / "ring-short-0-00000000.swt").write_bytes(b"")
     problems = client.get("/api/v1/health").json()["problems"]
@@ -246,13 +246,13 @@ def test_garbage_is_told_and_harms_nobody(client: httpx.Client, run: RecordedRun
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents_are_plain_json(client: httpx.Client, name: str) -> None:
-    """No document holds a number that JSON does not have."""
+    """No document contains NaN or an infinity, which JSON lacks."""
     text = client.get(f"/api/v1/{name}").text
     json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in {name}"))
 
 
 def test_index_links_to_everything(client: httpx.Client) -> None:
-    """The page at / links to what is served, and every link answers."""
+    """The page at / links to all endpoints, and every link answers."""
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     links = re.findall(r'href="([^"]+)"', page.text)
@@ -271,7 +271,7 @@ def test_documentation_names_every_field(client: httpx.Client) -> None:
 
 
 def fields(document: object) -> Iterator[str]:
-    """Yield the names of all fields of a document, but for those of tables by cause, outcome, phase and reason."""
+    """Yield the names of all fields of a document, except in tables by cause, outcome, phase and reason."""
     if isinstance(document, dict):
         for name, part in document.items():
             yield name

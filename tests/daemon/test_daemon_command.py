@@ -66,7 +66,7 @@ def receiver() -> Iterator[SpanReceiver]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RecordedRun]:
-    """A run of two ranks, nothing written yet."""
+    """A run of two ranks without records yet."""
     run = RecordedRun(tmp_path / "rings")
     yield run
     run.close()
@@ -74,7 +74,7 @@ def run(tmp_path: Path) -> Iterator[RecordedRun]:
 
 @contextmanager
 def ranks_process(directory: Path, steps: int) -> Iterator[subprocess.Popen[str]]:
-    """Run a process that writes two ranks; it has written ``steps``, and goes on until it is killed."""
+    """Run a process that writes two ranks. It has written ``steps`` and continues until it is killed."""
     process = subprocess.Popen(
         [sys.executable, "-c", RANK, str(directory), "run-1", str(steps)],
         env=environment(),
@@ -104,7 +104,7 @@ def test_a_real_collector_gets_a_step_of_all_ranks_as_one_trace(
         ) as command:
             sent = 3 * SPANS_PER_STEP - 2  # layer 0 of the first step was prefilled
             spans = receiver.wait_for(sent)
-            # The receiver has them before the daemon hears that it has.
+            # The receiver has them before the daemon gets the acknowledgement.
             eventually(lambda: command.metric("swtrace_spans_exported_total") == sent, "all spans are counted")
     assert len(spans) == sent
     assert_one_trace(spans, step=2)
@@ -142,7 +142,7 @@ def assert_one_trace(received: tuple[ReceivedSpan, ...], step: int) -> None:
 
 
 def test_sigterm_exports_what_there_is(run: RecordedRun, receiver: SpanReceiver) -> None:
-    """Spans that wait for a batch to fill, and steps that a rank has not ended, leave before the daemon ends."""
+    """Spans of an incomplete batch, and steps that a rank has not ended, are exported before the daemon ends."""
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
     with daemon(run.directory, **settings) as command:
         eventually(lambda: command.metric("swtrace_rank_up") == 2, "the ranks")
@@ -165,7 +165,7 @@ def test_daemon_ends_in_order(run: RecordedRun, number: int) -> None:
 
 
 def test_dead_collector_slows_nothing(run: RecordedRun) -> None:
-    """With nobody behind the endpoint, draining and scraping go on, drops are counted, and the end is bounded."""
+    """Without a collector, draining and scraping continue, drops are counted, and shutdown is bounded."""
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
         "OTEL_BSP_MAX_QUEUE_SIZE": "100",
@@ -183,7 +183,7 @@ def test_dead_collector_slows_nothing(run: RecordedRun) -> None:
 
 
 def test_killed_daemon_loses_nothing_that_is_in_the_rings(tmp_path: Path) -> None:
-    """A daemon that is killed and started again counts every record, while the ranks write on."""
+    """A daemon that is killed and restarted counts every record, while the ranks keep writing."""
     with ranks_process(tmp_path, 50):
         with daemon(tmp_path) as first:
             assert first.metric("swtrace_steps_total", rank="0") >= 50
@@ -212,7 +212,7 @@ def test_killed_rank_is_down_and_its_records_are_counted(tmp_path: Path) -> None
 
 
 def test_two_daemons_at_once_see_the_same(run: RecordedRun) -> None:
-    """Readers do not disturb each other: two daemons over one folder tell the same."""
+    """Readers do not disturb each other: two daemons over one folder report the same."""
     with daemon(run.directory) as one, daemon(run.directory) as other:
         for _ in range(5):
             run.write(10)
@@ -232,7 +232,7 @@ def test_daemons_agree_on_ids_without_talking(run: RecordedRun, receiver: SpanRe
 
 
 def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
-    """A daemon that cannot have its port says which, and how to choose another, with exit code 1."""
+    """A daemon whose port is taken names it, says how to choose another, and exits with code 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path)]
@@ -252,7 +252,7 @@ def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
 
 
 def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
-    """A setting of an export that is on and that cannot be used ends the command with exit code 2, naming it."""
+    """An invalid setting of an enabled export is named, and ends the command with exit code 2."""
     command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path), "--listen", "127.0.0.1:0"]
     failed = subprocess.run(
         command,
@@ -267,7 +267,7 @@ def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
-    """Stdout carries the URL, and spans where the console exporter was asked for; nothing else."""
+    """Stdout carries only the URL, and spans if the console exporter is selected."""
     run.write(1)
     process = subprocess.Popen(
         [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(run.directory), "-v"],
@@ -289,7 +289,7 @@ def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
 
 
 def test_daemon_survives_hostile_rings(run: RecordedRun) -> None:
-    """Rings damaged at random, before and while they are read, harm neither the daemon nor the sound ranks."""
+    """Rings damaged at random, before and while they are read, harm neither the daemon nor the intact ranks."""
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # noqa: T201 (pytest shows it when the test fails)
     chance = random.Random(seed)  # noqa: S311
@@ -318,7 +318,7 @@ def test_daemon_survives_hostile_rings(run: RecordedRun) -> None:
 
 
 def test_daemon_loads_neither_torch_nor_vllm() -> None:
-    """Everything that a daemon loads, exporters included, leaves torch and vLLM alone."""
+    """A daemon loads neither torch nor vLLM, exporters included."""
     code = (
         "import sys, swtrace.cli.daemon, swtrace.daemon.server\n"
         "from swtrace.spans.delivery import make_span_sink\n"
@@ -332,7 +332,7 @@ def test_daemon_loads_neither_torch_nor_vllm() -> None:
 
 
 def test_daemon_needs_no_folder_yet(tmp_path: Path) -> None:
-    """A daemon started before its ranks finds them as soon as they are there."""
+    """A daemon started before its ranks finds them as soon as they exist."""
     with daemon(tmp_path / "later") as command:
         assert command.metric("swtrace_rank_up") == 0
         run = RecordedRun(tmp_path / "later")
@@ -341,7 +341,7 @@ def test_daemon_needs_no_folder_yet(tmp_path: Path) -> None:
 
 
 def test_daemon_changes_nothing_in_the_folder(run: RecordedRun) -> None:
-    """Bytes and time stamps of the rings stay what they are."""
+    """Reading changes neither bytes nor time stamps of the rings."""
     run.write(3)
     before = folder(run.directory)
     with daemon(run.directory) as command:
@@ -351,7 +351,7 @@ def test_daemon_changes_nothing_in_the_folder(run: RecordedRun) -> None:
 
 
 def folder(directory: Path) -> list[tuple[str, int, bytes]]:
-    """Return all there is to know of the files of a folder."""
+    """Return the contents and metadata of the files of a folder."""
     return sorted((path.name, path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir())
 
 
@@ -359,7 +359,7 @@ def folder(directory: Path) -> list[tuple[str, int, bytes]]:
 def test_spans_that_a_collector_redirects_are_dropped_and_counted(
     run: RecordedRun, receiver: SpanReceiver, status: int, *, somewhere: bool
 ) -> None:
-    """A redirect delivers nothing: its spans are dropped with a reason, not exported, and it is said where to."""
+    """A redirect delivers nothing: spans are dropped with a reason, and the log names the target."""
     redirecting = SpanReceiver(status, f"{receiver.endpoint}/v1/traces" if somewhere else None)
     try:
         with daemon(run.directory, OTEL_EXPORTER_OTLP_ENDPOINT=redirecting.endpoint) as running:

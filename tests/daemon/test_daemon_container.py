@@ -21,7 +21,7 @@ from daemon.daemon_command import LIMITS, ROOT, environment
 from daemon.recorded_run import RecordedRun
 
 USER = 9465
-"""The image's user and group: no user of this machine, and not the ranks'."""
+"""User and group of the image: neither a user of this machine nor that of the ranks."""
 ENTER = """
 mount --make-rprivate / && mount --bind "$1" /mnt && mount -o remount,bind,ro /mnt &&
 shift && exec "$@" -m swtrace daemon --listen 127.0.0.1:0 --dir /mnt --json
@@ -31,7 +31,7 @@ AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "-
 
 
 def can_be_another_user() -> bool:
-    """Tell whether this process can make namespaces, and another user can run this interpreter."""
+    """Return whether this process can make namespaces and another user can run this interpreter."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "setpriv"))):
         return False
     command = ["unshare", "--pid", "--fork", "--mount", *AS_USER, sys.executable, "-c", "import swtrace, starlette"]
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.skipif(
 
 @contextmanager
 def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
-    """Run a daemon in namespaces of its own, as another user, that sees the rings read-only."""
+    """Run a daemon as another user in its own namespaces, with the rings mounted read-only."""
     namespaces = ("unshare", "--pid", "--fork", "--mount", "--mount-proc")
     process = subprocess.Popen(
         [*namespaces, "sh", "-c", ENTER, "sh", str(directory), *AS_USER, sys.executable],
@@ -74,7 +74,7 @@ def samples(client: httpx.Client, name: str) -> dict[str, float]:
 
 
 def test_daemon_of_another_user_reads_a_folder_of_its_group() -> None:
-    """Across users, pid namespaces and a read-only mount, records are read and it is known who lives."""
+    """Across users, pid namespaces and a read-only mount, records are read and living ranks recognized."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         directory = Path(name)
         os.chown(directory, 0, USER)
@@ -91,7 +91,7 @@ def test_daemon_of_another_user_reads_a_folder_of_its_group() -> None:
 
 
 def test_daemon_of_another_user_sees_nothing_of_rings_that_are_not_shared() -> None:
-    """Rings of a folder that everybody may list, and that was given to no group, stay their user's own."""
+    """Rings in a folder that all users may list, but that was given to no group, stay private to their user."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         Path(name).chmod(0o755)
         run = RecordedRun(Path(name))

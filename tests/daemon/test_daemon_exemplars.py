@@ -30,14 +30,14 @@ def exporting(directory: Path, share: float = 1.0) -> Iterator[httpx.Client]:
 
 
 def exemplars(client: httpx.Client) -> list[Sample]:
-    """Return every sample of the exposition that carries an exemplar."""
+    """Return all samples of the exposition with an exemplar."""
     text = client.get("/metrics", headers={"accept": OPENMETRICS}).text
     families = parse_openmetrics(text)  # type: ignore[no-untyped-call]
     return [sample for family in families for sample in family.samples if sample.exemplar]
 
 
 def test_slowest_wait_carries_the_trace_of_its_step(tmp_path: Path) -> None:
-    """The exemplar is the stalled wait: in its bucket, with its stall, layer, end, and its step's trace id."""
+    """The exemplar is the stalled wait, in its bucket, with its stall, layer, end, and the trace id of its step."""
     run = RecordedRun(tmp_path)
     run.write()
     with exporting(tmp_path) as client:
@@ -71,7 +71,7 @@ def test_equally_slow_wait_replaces_only_an_old_one(tmp_path: Path) -> None:
 
 
 def test_steps_without_spans_have_no_exemplar(tmp_path: Path) -> None:
-    """No exemplar names a trace that is not exported, be it for want of a collector or by sampling."""
+    """No exemplar names a trace that is not exported, because of a missing collector or of sampling."""
     run = RecordedRun(tmp_path)
     run.write(10)
     with serving(tmp_path) as client:
@@ -82,7 +82,7 @@ def test_steps_without_spans_have_no_exemplar(tmp_path: Path) -> None:
 
 
 def test_text_format_carries_none(tmp_path: Path) -> None:
-    """The older text format, which has no place for exemplars, is what it was."""
+    """The older text format, which cannot carry exemplars, is unchanged."""
     run = RecordedRun(tmp_path)
     run.write()
     with exporting(tmp_path) as client:

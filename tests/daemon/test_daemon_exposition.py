@@ -1,4 +1,4 @@
-"""A rendered scrape is, byte for byte, what ``prometheus_client`` makes of the same moment."""
+"""A rendered scrape equals, byte for byte, what ``prometheus_client`` renders for the same snapshot."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ACCEPTED = (
 
 
 class Renderers:
-    """One long-lived exposition for each format, beside the encoder that it has to equal."""
+    """One long-lived exposition for each format, and the encoder that it has to match."""
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Callable[[Collector], bytes], Exposition]] = []
@@ -49,7 +49,7 @@ class Renderers:
             self.pairs.append((encode, Exposition(encode, exemplars="openmetrics" in content_type)))
 
     def check(self, rows: Rows) -> str:
-        """Fail if some format differs; return the text of the last one."""
+        """Fail if any format differs. Return the text of the last one."""
         expected = b""
         for encode, exposition in self.pairs:
             expected = encode(_Families(*(metric.family(rows.get(metric.about, ())) for metric in METRICS)))
@@ -59,7 +59,7 @@ class Renderers:
 
 @contextmanager
 def observed(directory: Path, *, down_shown_s: float = 300.0) -> Iterator[Callable[[], Rows]]:
-    """Observe a folder of rings; yield what reads the rows of one moment."""
+    """Observe a folder of rings and yield a function that reads the rows of one snapshot."""
     spans = SpanExport([InMemorySpanExporter()], Sampling(share=1.0))
     rings = HostRings(directory, rescan_s=0)
     observer = Observer(rings, spans, down_shown_s=down_shown_s)
@@ -71,7 +71,7 @@ def observed(directory: Path, *, down_shown_s: float = 300.0) -> Iterator[Callab
 
 
 def test_every_moment_of_a_folder_is_the_same_text(tmp_path: Path) -> None:
-    """Ranks come, are refused, run, write untimed steps, meet another run and go: one exposition follows them all."""
+    """One exposition follows ranks that appear, are refused, run, write untimed steps, meet another run and end."""
     renderers = Renderers()
     odd = 'a"b\\c\nd %s {é} NaN\u2028\x85'
     with observed(tmp_path) as rows:
@@ -100,14 +100,14 @@ def test_every_moment_of_a_folder_is_the_same_text(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_cannot_read_is_the_same_text() -> None:
-    """Without a snapshot only the daemon's own metrics have samples."""
+    """Without a snapshot, only the metrics of the daemon have samples."""
     collector = SnapshotCollector(lambda: None, lambda: Health("no folder", 1_700_000_000_123_456_789, 3))
     text = Renderers().check(collector.rows())
     assert "swtrace__daemon__ready 0.0\n" in text
 
 
 def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
-    """An exposition holds the label sets of the last moment alone."""
+    """An exposition keeps only the label sets of the last snapshot."""
     _encode, exposition = Renderers().pairs[0]
     run = RecordedRun(tmp_path)
     with observed(tmp_path) as rows:
@@ -118,7 +118,7 @@ def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_only_the_formats_asked_for_last_are_kept() -> None:
-    """Each format costs the memory of an exposition: who asks for ever new ones fills nothing."""
+    """Each format costs the memory of an exposition, so requests for ever new formats do not accumulate."""
     handlers = _Handlers(Observer(HostRings(Path("nowhere")), NoSpans()))
     for version in range(9):
         content_type = f"application/openmetrics-text; version=1.0.{version}"
@@ -147,7 +147,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> SeriesRankFacts:
 
 @st.composite
 def changes(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw totals that no run has had."""
+    """Draw arbitrary totals."""
     bounds = (1_000, 5_000_000, 10**10)
     distributions = st.builds(Distribution, st.just(bounds), st.tuples(*[COUNTS] * 4), COUNTS)
     return {
@@ -171,7 +171,7 @@ LABELS = st.dictionaries(st.sampled_from(["rank", "series", "run_id"]), st.text(
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_numbers_and_labels_are_the_same_text(facts: SeriesRankFacts, data: st.DataObject) -> None:
-    """Huge, tiny, negative and odd numbers, unknown keys and any text in labels, three moments in a row."""
+    """Huge, tiny, negative and odd numbers, unknown keys and any text in labels, in three successive snapshots."""
     renderers = Renderers()
     labels = data.draw(LABELS)
     for _ in range(3):
@@ -186,5 +186,5 @@ def test_any_numbers_and_labels_are_the_same_text(facts: SeriesRankFacts, data: 
 
 @given(st.one_of(NUMBERS, st.booleans(), st.integers(10**5, 10**17)))
 def test_a_number_is_the_same_text(number: float) -> None:
-    """Whole numbers are formatted here, and as there."""
+    """Whole numbers are formatted as by ``prometheus_client``."""
     assert number_text(number) == floatToGoString(number)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The exposition: exactly the documented names and labels, in both formats, and sums that hold."""
+"""The exposition has exactly the documented names and labels in both formats, and its sums hold."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ NAMES = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RecordedRun]:
-    """Two ranks that ran ten steps, and one that something was refused on."""
+    """Two ranks that ran ten steps, and one with a refusal."""
     run = RecordedRun(tmp_path)
     run.recorders[0].add_series(
         series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)
@@ -95,7 +95,7 @@ def run(tmp_path: Path) -> Iterator[RecordedRun]:
 
 
 def scrape(client: httpx.Client) -> dict[str, Metric]:
-    """Return the metric families of a scrape in the text format, by the names that a query uses."""
+    """Return the metric families of a scrape in the text format, by their names in queries."""
     response = client.get("/metrics")
     assert response.status_code == 200
     assert_no_duplicates(response.text)
@@ -114,14 +114,14 @@ def assert_no_duplicates(text: str) -> None:
 
 
 def value(families: dict[str, Metric], name: str, **labels: str) -> float:
-    """Return the one sample that has at least these labels."""
+    """Return the only sample with at least these labels."""
     family = next(family for known, family in families.items() if name.startswith(known))
     (sample,) = (s for s in family.samples if s.name == name and labels.items() <= s.labels.items())
     return float(sample.value)
 
 
 def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun) -> None:
-    """Every documented metric is there with exactly its type and labels, and no other metric is."""
+    """Every documented metric is exposed with exactly its type and labels, and no other metric is."""
     run.recorders[1].add_series(series_info(1, name="mlp.up_proj", untraced=(UntracedRank(0, "no room"),)))
     with serving(run.directory) as client:
         families = scrape(client)
@@ -172,7 +172,7 @@ def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
 
 @pytest.mark.prometheus
 def test_promtool_accepts_the_exposition(run: RecordedRun) -> None:
-    """Prometheus' own linter finds nothing to say about the exposition."""
+    """Prometheus' own linter accepts the exposition."""
     promtool = shutil.which("promtool")
     assert promtool is not None, "promtool is missing: install Prometheus (Debian: apt-get install prometheus)"
     with serving(run.directory) as client:
@@ -182,7 +182,7 @@ def test_promtool_accepts_the_exposition(run: RecordedRun) -> None:
 
 
 def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> None:
-    """Per rank there is one wait per layer and step, and one broadcast per layer and step but the prefilled ones."""
+    """Each rank has one wait per layer and step, and one broadcast per layer and step except the prefilled ones."""
     with serving(run.directory) as client:
         families = scrape(client)
     for rank in ("0", "1"):
@@ -202,7 +202,7 @@ def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> No
 
 
 def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> None:
-    """A device's steps without instants count as steps, waits and bytes, by reason, and no histogram knows them."""
+    """Untimed steps of a device count as steps, waits and bytes, by reason, and are in no histogram."""
     run = RecordedRun(tmp_path, clock=Clock.DEVICE)
     for number in range(12):
         run.write() if number % 4 == 0 else run.write_untimed(Untimed.BUSY if number == 1 else Untimed.SAMPLED)
@@ -235,7 +235,7 @@ def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> 
 
 
 def test_causes_sum_to_the_stall(run: RecordedRun) -> None:
-    """The causes of a rank's stall sum to its stall, which is what its waits were held."""
+    """The causes of a rank's stall sum to its stall, which is the time that its waits were blocked."""
     with serving(run.directory) as client:
         families = scrape(client)
     for rank, stall in (("0", 0.0), ("1", 10 * STALL_NS / 1e9)):
@@ -247,7 +247,7 @@ def test_causes_sum_to_the_stall(run: RecordedRun) -> None:
 
 
 def test_histograms_are_cumulative_and_in_seconds(run: RecordedRun) -> None:
-    """Buckets grow up to the count, which is the number of receivers' waits."""
+    """Buckets increase up to the count, which is the number of receivers' waits."""
     with serving(run.directory) as client:
         families = scrape(client)
     family = families["swtrace_wait_stall_seconds"]
@@ -267,7 +267,7 @@ def test_histograms_are_cumulative_and_in_seconds(run: RecordedRun) -> None:
 
 
 def test_occupancy_sums_to_the_windows(run: RecordedRun) -> None:
-    """The states of a rank's windows add up to its windows."""
+    """The windows of a rank in all states add up to its windows."""
     with serving(run.directory) as client:
         families = scrape(client)
     for rank in ("0", "1"):
@@ -303,7 +303,7 @@ def occupied(client: httpx.Client) -> str:
 
 
 def test_bytes_held_and_replicated(run: RecordedRun) -> None:
-    """What is held is told apart by owned layers, windows and kept layers, beside what replication would hold."""
+    """Held bytes are split into owned layers, windows and kept layers, beside the bytes that replication would take."""
     run.series[0].step(step=run.steps, tokens=64, requests=4, waits=5, kept_layers=2, untimed=Untimed.SAMPLED)
     with serving(run.directory) as client:
         families = scrape(client)
@@ -314,7 +314,7 @@ def test_bytes_held_and_replicated(run: RecordedRun) -> None:
 
 
 def test_effective_prefetch_step_equals_the_configured_one(run: RecordedRun) -> None:
-    """On a run that works, the prefetch step seen is the one configured."""
+    """In a working run, the effective prefetch step is the configured one."""
     with serving(run.directory) as client:
         families = scrape(client)
     for kind in ("configured", "effective"):
@@ -322,7 +322,7 @@ def test_effective_prefetch_step_equals_the_configured_one(run: RecordedRun) -> 
 
 
 def test_refusal_is_an_info_with_its_reason(run: RecordedRun) -> None:
-    """What was asked for and is not shared is told with the reason, and has no other metric."""
+    """A requested linear that is not shared is exposed with the reason, and has no other metric."""
     with serving(run.directory) as client:
         families = scrape(client)
     (sample,) = families["swtrace_series_refused_info"].samples
@@ -332,7 +332,7 @@ def test_refusal_is_an_info_with_its_reason(run: RecordedRun) -> None:
 
 
 def test_last_record_is_told_in_unix_time(run: RecordedRun) -> None:
-    """The last record's time is the end of the last step, by the ring's anchor."""
+    """The time of the last record is the end of the last step, converted with the ring's anchor."""
     with serving(run.directory) as client:
         families = scrape(client)
         anchor = client.get("/api/v1/ranks").json()["ranks"][0]["anchor"]
@@ -341,7 +341,7 @@ def test_last_record_is_told_in_unix_time(run: RecordedRun) -> None:
 
 
 def test_scrape_sees_everything_committed_before_it(tmp_path: Path) -> None:
-    """Records committed before a scrape are in it, and written = delivered + lost + pending at every one."""
+    """A scrape includes all records committed before it, and written = delivered + lost + pending in each."""
     run = RecordedRun(tmp_path)
     with serving(tmp_path) as client:
         for _ in range(5):
@@ -354,7 +354,7 @@ def test_scrape_sees_everything_committed_before_it(tmp_path: Path) -> None:
 
 
 def test_lost_records_are_counted(tmp_path: Path) -> None:
-    """A daemon that comes when the ring has been overwritten tells how many records it will never see."""
+    """A daemon that starts after the ring was overwritten reports how many records it will never see."""
     run = RecordedRun(tmp_path, records=64)
     run.write(100)
     with serving(tmp_path) as client:
@@ -369,7 +369,7 @@ def test_lost_records_are_counted(tmp_path: Path) -> None:
 
 
 def test_rank_that_ended_is_down_and_then_gone(tmp_path: Path) -> None:
-    """A rank that ended stays in the exposition as down, with its totals, and disappears later."""
+    """A rank that ended is exposed as down, with its totals, and disappears later."""
     run = RecordedRun(tmp_path)
     run.write(3)
     with serving(tmp_path) as client:
@@ -387,7 +387,7 @@ def test_rank_that_ended_is_down_and_then_gone(tmp_path: Path) -> None:
 
 
 def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
-    """Without a rank, every metric is announced, and those of the daemon itself have values."""
+    """Without ranks, every metric is declared, and those of the daemon have values."""
     with serving(tmp_path / "not-there-yet") as client:
         families = scrape(client)
     assert set(families) == set(NAMES)
@@ -396,7 +396,7 @@ def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
 
 
 def test_restarted_run_continues_its_series(tmp_path: Path) -> None:
-    """A run that follows one that ended takes over its labels: one exposition never holds both."""
+    """A run that follows an ended one takes over its labels, and one exposition never holds both."""
     first = RecordedRun(tmp_path, run_id="first")
     first.write(3)
     first.close()
@@ -411,7 +411,7 @@ def test_restarted_run_continues_its_series(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
-    """Of two runs that live at once the younger carries its id, until the end; the older keeps its plain labels."""
+    """Of two runs alive at once, the younger carries its id until its end, and the older keeps its plain labels."""
     old = RecordedRun(tmp_path, run_id="old")
     young = RecordedRun(tmp_path, run_id="young")
     old.write(3)
@@ -426,7 +426,7 @@ def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
-    """Two ranks know of a third without records: one sample has its number and the reason, no other metric has it."""
+    """If two ranks report a third as untraced, one sample has its number and the reason, and no other metric has it."""
     untraced = (UntracedRank(2, "cannot make a ring: No space left on device"),)
     recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(2)]
     for rank, recorder in enumerate(recorders):
@@ -446,7 +446,7 @@ def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
 
 
 def test_one_name_for_two_series_of_a_rank_is_told_apart(tmp_path: Path) -> None:
-    """A rank that uses one name for two ranges of layers has both, by name and start layer."""
+    """A rank that uses one name for two ranges of layers exposes both, by name and start layer."""
     recorder = Recorder.create(tmp_path, identity("run-1", 0))
     recorder.add_series(series_info(0))
     recorder.add_series(series_info(0, start_layer=30))
@@ -477,7 +477,7 @@ def test_one_name_for_two_groups_of_a_rank_is_told_apart(tmp_path: Path) -> None
 
 
 def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
-    """Quotes and backslashes in names end up in label values as they were."""
+    """Quotes and backslashes in names reach label values unchanged."""
     odd = 'a"b\\c'
     recorder = Recorder.create(tmp_path, identity("run-1", 0))
     recorder.add_series(series_info(0, name=odd))
@@ -502,7 +502,7 @@ def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
     ],
 )
 def test_a_refused_compression_is_not_used(run: RecordedRun, header: str, *, compressed: bool) -> None:
-    """Gzip is sent to who accepts it, and not where its weight is 0."""
+    """Gzip is sent to clients that accept it, and not if its weight is 0."""
     with serving(run.directory) as client:
         response = client.get("/metrics", headers={"accept-encoding": header})
     assert (response.headers.get("content-encoding") == "gzip") is compressed
@@ -519,7 +519,7 @@ def test_a_refused_compression_is_not_used(run: RecordedRun, header: str, *, com
     ],
 )
 def test_a_refused_format_is_not_used(run: RecordedRun, header: str, *, openmetrics: bool) -> None:
-    """OpenMetrics is sent to who accepts it, and not where its weight is 0."""
+    """OpenMetrics is sent to clients that accept it, and not if its weight is 0."""
     with serving(run.directory) as client:
         response = client.get("/metrics", headers={"accept": header})
     assert response.headers["content-type"].startswith("application/openmetrics-text") is openmetrics

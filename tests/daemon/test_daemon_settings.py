@@ -1,4 +1,4 @@
-"""Settings of the daemon: what the environment says, and what is refused."""
+"""Settings of the daemon: what is read from the environment, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from swtrace.errors import SettingsError
     ],
 )
 def test_listen_is_read(text: str, host: str, port: int) -> None:
-    """An address is a host and a port, an IPv6 one in brackets, and is written as it was read."""
+    """An address is a host and a port, with IPv6 in brackets, and is written as it was read."""
     listen = Listen.parse(text)
     assert (listen.host, listen.port) == (host, port)
     assert str(listen) == text
@@ -30,7 +30,7 @@ def test_listen_is_read(text: str, host: str, port: int) -> None:
     "text", ["", "9465", "localhost", "localhost:", "localhost:x", "::1:9465", "a:65536", "a:-1", f"a:{'9' * 5000}"]
 )
 def test_unusable_listen_is_refused(text: str) -> None:
-    """What is no address is refused with the name of the setting or option that gave it."""
+    """An invalid address is refused with the name of its setting or option."""
     with pytest.raises(SettingsError, match=r"^SWTRACE_LISTEN="):
         Listen.parse(text)
     with pytest.raises(SettingsError, match=r"^--listen="):
@@ -38,14 +38,14 @@ def test_unusable_listen_is_refused(text: str) -> None:
 
 
 def test_defaults() -> None:
-    """Without settings the daemon binds to loopback and contacts nobody."""
+    """Without settings, the daemon binds to loopback and contacts no other host."""
     settings = DaemonSettings.from_environment({}, directory=Path("/rings"))
     assert str(settings.listen) == "127.0.0.1:9465"
     assert settings.spans.exporters == ()
 
 
 def test_argument_wins_over_environment() -> None:
-    """An address on the command line wins over the environment's."""
+    """An address on the command line overrides that of the environment."""
     environ = {"SWTRACE_LISTEN": "127.0.0.1:1"}
     settings = DaemonSettings.from_environment(environ, directory=Path("/rings"), listen="127.0.0.1:2")
     assert settings.listen.port == 2

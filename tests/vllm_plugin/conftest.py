@@ -13,7 +13,7 @@ from vllm_runs import SERIES, Run, share
 from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks
 
 BACKSTOP_S = 7200
-"""For a test that hangs where nobody looks."""
+"""Upper limit for a test that hangs where no other limit applies."""
 
 
 @pytest.fixture(scope="session")

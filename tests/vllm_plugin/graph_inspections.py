@@ -8,7 +8,7 @@ from typing import Any
 
 
 def graphs() -> dict[str, Any]:
-    """Return what becomes of each mode of CUDA graphs, and which graphs a series hears of."""
+    """Return the effective configuration of each mode of CUDA graphs, and the graphs that a series is notified of."""
     import torch
     from vllm.config import CompilationConfig, CompilationMode, CUDAGraphMode, VllmConfig
     from vllm.forward_context import set_forward_context

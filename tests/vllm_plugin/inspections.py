@@ -30,7 +30,7 @@ def untouched(llm: Any) -> dict[str, Any]:
 
 
 def shared(llm: Any) -> dict[str, Any]:
-    """Return what the worker made of its settings."""
+    """Return the worker's effective settings."""
     from torch._dynamo.utils import counters
 
     from swtrace.series.operations import numbered

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What one rank, rank 0, is told about all."""
+    """A layout of all ranks, as seen by rank 0."""
 
     tensor: int = 1
     data: int = 1
@@ -70,7 +70,7 @@ def _choice(layout: Layout) -> str:
 
 
 def decided(rendezvous: Path, decisions: dict[int, dict[str, str]], timeout_s: float) -> dict[str, str]:
-    """Return what all ranks agree on when each would share over the groups given; an empty name refuses."""
+    """Return the agreement of all ranks if each would share over the given groups; an empty name refuses."""
     from types import SimpleNamespace as Namespace
 
     from torch import distributed as dist

@@ -23,7 +23,7 @@ LONG = 200
 
 
 def end(model: Path, name: str, how: str) -> dict[int, str]:
-    """Serve in a process of its own, end it, and return by rank how its ring was left, once nobody holds one."""
+    """Serve in another process and end it. Return the state of each rank's ring once none is locked any more."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(model, name, how, theirs))
@@ -48,7 +48,7 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
 
 
 def _close_for_ever(_worker: Any) -> None:
-    """Let this worker wait for peers that never take what it sends, as if they were gone."""
+    """Let this worker wait for peers that never receive its broadcasts, as if they were gone."""
     from swtrace.vllm import steps
 
     patch.object(steps, "forget", lambda: time.sleep(patience())).start()

@@ -21,7 +21,7 @@ import pytest
 from swtrace.cli.vllm_ranks import CPU_ENVIRONMENT, Patience
 
 PATIENCE_S = 300.0
-"""How long a server may be idle, or take for an answer; as long as it gets on, its start takes what it takes."""
+"""Time limit for an answer, and for a start without progress. A start that progresses is not limited."""
 PROMPTS = ((186, 398, 163), (170, 296), (317,), (73, 142, 455, 129, 135, 1, 5, 214, 220))
 """Of many random ones some whose next tokens lie far apart: however they meet in a batch, rounding decides nothing."""
 TOKENS = 12
@@ -119,7 +119,7 @@ def temporary_folder() -> Iterator[Path]:
 def serving(
     model: Path, folder: Path, environment: dict[str, str], *, plain_linears: str = "", options: tuple[str, ...] = ()
 ) -> Iterator[Server]:
-    """Start a server on two tensor parallel ranks; whatever is left of it at the end is killed."""
+    """Start a server on two tensor parallel ranks. Kill its remaining processes at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""vLLM's compile cache once it is full: what was compiled with waits and what without are never mistaken."""
+"""A filled compile cache of vLLM: code compiled with waits is never confused with code without."""
 
 from __future__ import annotations
 

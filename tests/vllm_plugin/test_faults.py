@@ -1,4 +1,4 @@
-"""A forward raises, or a worker dies, in an engine over two worker processes: it ends as vLLM's do, and says why."""
+"""If a forward raises or a worker dies in an engine with two workers, it ends as in plain vLLM, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM's CUDA graphs and the series, as far as that shows without a GPU: what is captured where, what is refused."""
+"""Series under vLLM's CUDA graphs, as far as testable without a GPU: what is captured, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHOLE = ("NONE", "FULL", "FULL_DECODE_ONLY")
 
 @pytest.fixture(scope="module")
 def seen(folder: Path) -> dict[str, Any]:
-    """Return what one process of vLLM made of all of it."""
+    """Return the findings of one vLLM process."""
     (seen,) = fork_ranks(graph_inspections.graphs, (), folder)
     return dict(seen)
 
@@ -43,13 +43,13 @@ def test_graphs_of_whole_forwards_are_not_split(seen: dict[str, Any]) -> None:
 
 
 def test_pieces_that_cannot_be_split_are_refused(seen: dict[str, Any]) -> None:
-    """Piecewise graphs without splitting ops, and breakable ones, are refused with the setting that mends it."""
+    """Piecewise graphs without splitting ops, and breakable ones, are refused with the setting that fixes it."""
     assert "FULL_DECODE_ONLY" in seen["without"]
     assert "VLLM_USE_BREAKABLE_CUDAGRAPH=0" in seen["breakable"]
 
 
 def test_a_series_hears_of_graphs_of_whole_forwards_only(seen: dict[str, Any]) -> None:
-    """A piece is none of the series' business; a whole forward is a step, whichever runner replays it."""
+    """A series ignores pieces; a whole forward is a step, whichever runner replays it."""
     assert seen["whole"] == {"FULL": True, "PIECEWISE": False, "newer runner": True}
 
 

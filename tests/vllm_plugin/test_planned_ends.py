@@ -1,4 +1,4 @@
-"""Whoever ends a server on purpose leaves rings that say so: closed, not dead."""
+"""A server that is stopped on purpose leaves closed rings, and none of its ranks counts as dead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data-parallel replicas of a dense model, for real: engines of their own, so nothing is shared and everybody is told.
+"""Data-parallel replicas of a dense model are independent engines, so nothing is shared and each one says so.
 
 Slow: a server with two engines.
 """
@@ -15,14 +15,14 @@ from vllm_runs import SERIES, refusals, warnings
 
 from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
 
-REASON = "data-parallel replicas of a dense model are engines of their own that run when they please"
+REASON = "data-parallel replicas of a dense model are independent engines that do not run in lockstep"
 
 pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """What the replicas said."""
+    """The answers, logs and refusals of the replicas."""
 
     answers: dict[int, tuple[int, ...]]
     served: Served
@@ -74,7 +74,7 @@ def test_nothing_is_left(dense: Dense) -> None:
 
 
 def test_strict_ends_the_start(model: Path) -> None:
-    """With SWTRACE_STRICT=1 the server does not come up, and says why."""
+    """With SWTRACE_STRICT=1 the server does not start, and says why."""
     environment = {"SWTRACE": "1", "SWTRACE_STRICT": "1", "SWTRACE_SERIES": SERIES}
     folder = model.parent / "strict"
     with pytest.raises(pytest.fail.Exception, match="the server is not up"):

@@ -1,4 +1,4 @@
-"""A runner that asks for no offloader, a rank that takes no part: nobody gets a silent nothing from SWTRACE=1."""
+"""Runners without an offloader and ranks that do not share: SWTRACE=1 never fails silently."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vllm_runs import SERIES, refusals, warnings
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks
 
-REASON = "vLLM's model runner vllm.v1.worker.cpu_model_runner.CPUModelRunner asks for no offloader"
+REASON = "vLLM's model runner vllm.v1.worker.cpu_model_runner.CPUModelRunner creates no offloader"
 
 
 def test_a_runner_that_never_asks_is_a_refusal(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:
-    """VLLM runs as if nobody had asked to share; each rank warns once, and a metric gives the reason."""
+    """VLLM runs as without swtrace; each rank warns once, and a metric gives the reason."""
     here = folder / "unasked"
     here.mkdir()
     ranks = fork_ranks(
@@ -56,11 +56,11 @@ def test_a_runner_that_never_asks_ends_a_strict_start(workload: Workload, folder
 @pytest.mark.parametrize(
     ("second", "config", "said"),
     [
-        ({}, {}, "swtrace shares nothing: swtrace is off on rank 1; set SWTRACE=1 for all ranks alike"),
+        ({}, {}, "swtrace shares nothing: swtrace is off on rank 1; set SWTRACE=1 on all ranks"),
         (
             {"SWTRACE": "1"},
             {"swtrace": {"enabled": False}},
-            f"swtrace does not share {SERIES}: rank 1 shares nothing: additional_config turns swtrace off there",
+            f"swtrace does not share {SERIES}: rank 1 shares nothing: its additional_config disables swtrace",
         ),
         (
             {"SWTRACE": "1"},

@@ -1,4 +1,4 @@
-"""What the plugin does with its settings inside vLLM, and what it leaves alone."""
+"""The plugin's settings inside vLLM, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_settings_enter_the_compile_cache_key(workload: Workload, folder: Path) 
 
 
 def test_other_additional_config_stays(workload: Workload, folder: Path) -> None:
-    """What others keep in additional_config is not touched, and what the user gave us reaches the workers."""
+    """Other keys of additional_config stay unchanged, and the user's settings reach the workers."""
     given = {"other": {"a": 1}, "swtrace": {"run_id": "mine"}}
     config, _ = _config(workload, folder, given, SWTRACE="1")
     assert config["other"] == {"a": 1}
@@ -72,13 +72,13 @@ def test_other_additional_config_stays(workload: Workload, folder: Path) -> None
 
 
 def test_bad_settings_stop_vllm(workload: Workload, folder: Path) -> None:
-    """A setting that cannot be used is an error that names it, before any model is loaded."""
+    """An invalid setting is an error that names it, before any model is loaded."""
     with pytest.raises(RankFailedError, match=r"SettingsError: SWTRACE_GROUP='pp': must be one of: auto, tp"):
         _config(workload, folder, {}, SWTRACE="1", SWTRACE_GROUP="pp")
 
 
 def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
-    """Where nothing can be shared vLLM runs as it is, after one warning with the reason, which is a metric, too."""
+    """If nothing can be shared, vLLM runs unchanged after one warning, and a metric gives the reason."""
     log = folder / "alone"
     log.mkdir()
     alone = replace(workload, plain_linears=(), inspect=inspections.outcome)
@@ -106,7 +106,7 @@ def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, .
             {},
             "LlamaDecoderLayer\\) has no linear self_attn.z_proj; .* it has: self_attn.qkv_proj, self_attn.o_proj, mlp",
         ),
-        ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, this rank has 7"),
+        ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, but this rank has 7"),
         ({"SWTRACE_GROUP": "dp"}, {}, "the dp group has one rank"),
     ],
 )

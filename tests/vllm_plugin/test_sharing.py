@@ -37,7 +37,7 @@ def test_compiled_run_was_compiled(eager: Run, compiled: Run) -> None:
 
 
 def test_compiled_artifacts_are_kept_apart(compiled: Run, folder: Path) -> None:
-    """With the same model, what is compiled without a series has another key than what is compiled with one."""
+    """For the same model, code compiled without a series has another key than code compiled with one."""
     assert compiled.ranks
     off, on = artifact_keys(folder / "compiled-control"), artifact_keys(folder / "compiled")
     assert off
@@ -129,12 +129,12 @@ def test_series_says_what_it_is(run: Run) -> None:
 
 @pytest.mark.usefixtures("eager")
 def test_the_choice_is_explained(folder: Path) -> None:
-    """The first rank of a group says in one line what is shared over which ranks, and why over these."""
+    """The first rank of a group logs in one line what is shared over which ranks, and why."""
     said = [line for rank in (0, 1) for line in (folder / f"eager/rank-{rank}.log").read_text().splitlines()]
     (line,) = [line for line in said if "swtrace shares" in line]
     assert line.endswith(
         "swtrace shares self_attn.o_proj over the world group (ranks 0, 1): "
-        "who launched its ranks runs all of them on the same prompts"
+        "the external launcher runs all of its ranks on the same prompts"
     )
 
 

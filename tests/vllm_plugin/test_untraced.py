@@ -1,4 +1,4 @@
-"""Real vLLM where rings cannot be made, or are not wanted: the same tokens, and the log says why there are none."""
+"""Real vLLM if rings cannot be made or are switched off: the tokens are equal, and the log gives the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _tokens(results: tuple[RankResult, ...]) -> list[tuple[tuple[int, ...], ...]
 def test_ranks_that_cannot_make_their_rings_serve(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:
-    """With a file in the place of the folder all ranks run untraced, and say so once, with what helps."""
+    """If a file takes the place of the folder, all ranks run untraced, and say once why and what to do."""
     (folder / "file").touch()
     results, logs = _run(workload, folder / "no-rings", SWTRACE_DIR=str(folder / "file" / "rings"))
     assert _tokens(results) == _tokens(control)

@@ -1,4 +1,4 @@
-"""A shared run of real vLLM beside the daemon, and what both made of it."""
+"""A shared run of real vLLM beside the daemon, and the results of both."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def watch(
 
 
 def artifact_keys(log: Path) -> set[str]:
-    """Return the keys under which a rank saved what it compiled, loaded it, or tried to: it tells each of these."""
+    """Return the keys under which a rank saved compiled code, loaded it, or tried to. It logs each of these."""
     return set(re.findall(r"/torch_aot_compile/(\w+)/rank_0_0", (log / "rank-0.log").read_text()))
 
 
 def warnings(log: str) -> list[str]:
-    """Return what swtrace warned of in a log of vLLM's, however the folders are called that other lines name."""
+    """Return the warnings of swtrace in a vLLM log, not confused by folder names in other lines."""
     return re.findall(r"WARNING [^\]\n]*\] (swtrace .*)", log)
 
 
@@ -96,7 +96,7 @@ def by_rank(samples: Samples, name: str, **labels: str) -> dict[int, float]:
 
 
 def refusals(rings: Path, *, ranks: int) -> dict[int, dict[str, str]]:
-    """Return what a daemon beside these rings says is not shared, and why, by rank."""
+    """Return the refusals that a daemon reports for these rings, with their reasons, by rank."""
     daemon = DaemonProcess(rings)
     name = "swtrace_series_refused_info"
     try:
@@ -125,7 +125,7 @@ def _scrape(daemon: DaemonProcess, done: Callable[[Samples], bool]) -> Samples:
 
 
 def _stepped(samples: Samples, *, ranks: int, steps: int) -> bool:
-    """Tell whether all ranks have ended after so many steps, and everything is read."""
+    """Return whether all ranks have ended after so many steps, and everything is read."""
     read = [value for _, value in samples.get("swtrace_steps_total", [])]
     unread = sum(value for _, value in samples.get("swtrace_ring_pending_records", []))
     up = sum(value for _, value in samples.get("swtrace_rank_up", []))
