@@ -69,7 +69,7 @@ def test_a_daemon_whose_reading_fails_shows_no_figure_of_any_rank(
         assert answer.status_code == 503
         assert "the disk is on fire" in answer.text
     assert after['swtrace_steps_total{rank="0",series="self_attn.o_proj"}'] == 11
-    assert [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()] == [
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
         "cannot read the rings; trying again"
     ]
 
