@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,20 @@ class StageResult:
     """That the rank built."""
     infos: tuple[Any, ...]
     outcome: dict[str, str]
+
+
+@contextmanager
+def unique_rendezvous(folder: Path) -> Iterator[Path]:
+    """Yield a rendezvous file with a name that no other run on this host has; then remove the memory named after it.
+
+    vLLM's CPU build leaves that memory behind, and a run that finds it cannot start (see ``name_shared_memory``).
+    """
+    rendezvous = folder / f"meet-{secrets.token_hex(4)}"
+    try:
+        yield rendezvous
+    finally:
+        for left in Path("/dev/shm").glob(f"{rendezvous.name}-*"):
+            left.unlink()
 
 
 def generate(model: Path, rendezvous: Path, *, shared: bool) -> StageResult:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-from pipeline import PARTITION, PREFETCH_STEP, SERIES, TOKENS, StageResult, generate
+from pipeline import PARTITION, PREFETCH_STEP, SERIES, TOKENS, StageResult, generate, unique_rendezvous
 from tiny_models import TinyDeepSeek
 from vllm_runs import Samples, by_rank, watch
 
@@ -52,8 +51,7 @@ def pipeline(folder: Path) -> Pipeline:
 
 
 def _run(here: Path, environment: dict[str, str], *, shared: bool) -> tuple[StageResult, ...]:
-    rendezvous = here / f"meet-{secrets.token_hex(4)}"
-    try:
+    with unique_rendezvous(here) as rendezvous:
         return fork_ranks(
             partial(generate, shared=shared),
             (here / "model", rendezvous),
@@ -61,10 +59,6 @@ def _run(here: Path, environment: dict[str, str], *, shared: bool) -> tuple[Stag
             ranks=RANKS,
             environment=environment,
         )
-    finally:
-        # vLLM's CPU build forgets these, sharing or not.
-        for left in Path("/dev/shm").glob(f"{rendezvous.name}-*"):
-            left.unlink()
 
 
 def test_tokens_are_identical(pipeline: Pipeline) -> None:

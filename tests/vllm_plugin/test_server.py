@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from pipeline import generate_one_by_one
+from pipeline import generate_one_by_one, unique_rendezvous
 from server import PROMPTS, TOKENS, answers, serving, temporary_folder
 from tiny_models import TinyDeepSeek
 from vllm_runs import Samples, by_rank, watch
@@ -72,8 +72,9 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
     options = MODES[request.param]
     control = None
     if request.param == "eager":
-        generate = partial(generate_one_by_one, here / "model", here / "rendezvous", PROMPTS, TOKENS, MODEL.layers)
-        first, second = fork_ranks(generate, (), here, ranks=2)
+        with unique_rendezvous(here) as rendezvous:
+            generate = partial(generate_one_by_one, here / "model", rendezvous, PROMPTS, TOKENS, MODEL.layers)
+            first, second = fork_ranks(generate, (), here, ranks=2)
         assert first == second
         expected = {"alone": list(first), "streamed": list(first)}
     else:
