@@ -22,15 +22,15 @@ def open(  # noqa: A001 - swtrace.open reads like the builtin
     run_id: str | None = None,
     salvage: bool = False,
 ) -> Session:
-    """Return the facts of a run, live from a folder of rings or from a recording (:mod:`swtrace.session`).
+    """Open a session on a folder of rings or on a recording (:mod:`swtrace.session`).
 
     Args:
-        source: A recording; the parts of one; a folder of rings; None: where the ranks of this user put them.
-        run_id: With a folder, only this run.
-        salvage: With a recording, read around damage instead of raising.
+        source: A recording, the parts of one, or a folder of rings. None: the ring folder of this user.
+        run_id: With a folder, read only this run.
+        salvage: With a recording, skip damaged parts instead of raising.
 
     Raises:
-        RecordingFormatError: the file is no recording, or is damaged.
+        RecordingFormatError: the file is not a recording, or is damaged.
     """
     from swtrace.errors import SettingsError
     from swtrace.session import RecordingSession, RingsSession
@@ -40,7 +40,9 @@ def open(  # noqa: A001 - swtrace.open reads like the builtin
         return RingsSession(ring_directory(), run_id=run_id)
     if isinstance(source, (str, os.PathLike)):
         if str(source).startswith(("http://", "https://")):
-            raise SettingsError(f"{source}: a daemon's facts are at /api/v1; open a folder of rings or a recording")
+            raise SettingsError(
+                f"{source} is a URL; open a folder of rings or a recording, or query the daemon at /api/v1"
+            )
         path = setting("directory", os.fspath(source), "swtrace.open")
         return RingsSession(path, run_id=run_id) if path.is_dir() else RecordingSession(path, salvage=salvage)
     return RecordingSession([Path(part) for part in source], salvage=salvage)

@@ -1,7 +1,7 @@
-"""Ask a daemon over HTTP: one way for every reader, whatever answers.
+"""Query a daemon over HTTP, for all readers.
 
-A daemon on this host is asked directly; for any other the environment decides on a proxy (``HTTP_PROXY``,
-``NO_PROXY``). Whatever is wrong with an answer is an :class:`~swtrace.errors.AnswerError` of one line.
+A daemon on this host is queried directly. For others, ``HTTP_PROXY`` and ``NO_PROXY`` apply. Any problem with an
+answer raises an :class:`~swtrace.errors.AnswerError` of one line.
 
 Standard library only.
 """
@@ -23,24 +23,24 @@ from contextlib import suppress
 from swtrace.errors import AnswerError, SettingsError
 
 DEFAULT_PORT = 9465
-"""Of a daemon."""
+"""Default port of a daemon."""
 MOST_BYTES = 1 << 28
-"""No answer is larger, compressed or not."""
+"""Limit of an answer in bytes, both compressed and decompressed."""
 MOST_TEXT = 1000
-"""No error is longer."""
+"""Limit of an error message in characters."""
 _GZIP_WINDOW = 31
 _PART_BYTES = 1 << 16
-_TOO_SLOW = "it comes too slowly"
+_TOO_SLOW = "the answer arrives too slowly"
 
 
 def address(text: str) -> str:
-    """Return a daemon's address as ``host:port``, with ``https://`` in front where it was given so.
+    """Return a daemon's address as ``host:port``, prefixed with ``https://`` if the text is.
 
     Args:
         text: ``host``, ``host:port``, ``[v6]:port``, or one of these as a URL without a path.
 
     Raises:
-        SettingsError: it is none of these.
+        SettingsError: the text has none of these forms.
     """
     scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
     host, colon, port = rest.rpartition(":")
@@ -49,30 +49,30 @@ def address(text: str) -> str:
     host = host.strip("[]")
     whole = (separator and scheme in {"http", "https"}) or not (separator or scheme)
     if not whole or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise SettingsError(f"--connect {text!r}: expected HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+        raise SettingsError(f"--connect={text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return f"{'https://' if scheme == 'https' else ''}{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def url(address: str) -> str:
-    """Return the URL of ``host:port``; one that is given as a URL stays what it is."""
+    """Return the URL of ``host:port``, or the address itself if it is a URL."""
     return (address if address.startswith(("http://", "https://")) else f"http://{address}").rstrip("/")
 
 
 def stream(address: str, path: str, *, timeout_s: float) -> http.client.HTTPResponse:
-    """Return an answer to be read by whoever asks, byte by byte.
+    """Return an open answer, for the caller to read.
 
     Raises:
-        AnswerError: nothing answers, or with an error.
+        AnswerError: nothing answers, or the answer is an error.
     """
     request = urllib.request.Request(f"{url(address)}{path}", headers={"Accept-Encoding": "gzip"})  # noqa: S310 - http(s), see url
     return _open(address, request, timeout_s)
 
 
 def text(address: str, path: str, *, timeout_s: float) -> bytes:
-    """Return the body of an answer, uncompressed; within ``timeout_s`` for each of its parts, and twice that for all.
+    """Return the decompressed body of an answer. Each part may take ``timeout_s``, the whole body twice that.
 
     Raises:
-        AnswerError: nothing answers, or with an error, or the answer is damaged.
+        AnswerError: nothing answers, or the answer is an error or damaged.
     """
     deadline_s = time.monotonic() + 2 * timeout_s
     try:
@@ -86,7 +86,7 @@ def text(address: str, path: str, *, timeout_s: float) -> bytes:
 
 
 class _Connection(http.client.HTTPConnection):
-    """Gives up an answer whose head takes longer than twice the timeout, even if none of its bytes is late."""
+    """Gives up on an answer whose headers take more than twice the timeout, even if bytes keep arriving."""
 
     def getresponse(self) -> http.client.HTTPResponse:
         if self.timeout is None:
@@ -140,20 +140,20 @@ def _open(address: str, request: urllib.request.Request, timeout_s: float) -> ht
     except urllib.error.URLError as error:
         raise _failed(address, error.reason) from error
     except http.client.BadStatusLine as error:
-        raise _failed(address, f"what answers does not speak HTTP: {error}") from error
+        raise _failed(address, f"the answer is not HTTP: {error}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _failed(address, error) from error
     return answer
 
 
 def _failed(where: str, what: object) -> AnswerError:
-    """Return the error, as one line that a terminal can show, whatever was sent."""
+    """Return the error as one printable line, whatever the peer sent."""
     said = " ".join("".join(each if each.isprintable() else " " for each in str(what)).split())
     return AnswerError(f"{where}: {said or type(what).__name__}"[:MOST_TEXT])
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a host is this one, by the name that it was given."""
+    """Return whether a host name or address means this host."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -164,7 +164,7 @@ def _is_here(host: str) -> bool:
 
 
 def _said(error: urllib.error.HTTPError, deadline_s: float) -> str:
-    """Return what a daemon says is wrong, if it says it in time."""
+    """Return a daemon's error message, or only the HTTP status if the message is late or unreadable."""
     status = f"{error.code} {error.reason}"
     try:
         body = _all(error, deadline_s)
@@ -180,7 +180,7 @@ def _said(error: urllib.error.HTTPError, deadline_s: float) -> str:
 def _all(answer: http.client.HTTPResponse | urllib.error.HTTPError, deadline_s: float) -> bytes:
     parts = []
     size = 0
-    # One receive at a time: an answer that comes byte by byte never lets a longer read run into its timeout.
+    # One receive at a time: with an answer that trickles in, a longer read would never time out.
     while size <= MOST_BYTES and (part := answer.read1(_PART_BYTES)):
         parts.append(part)
         size += len(part)
@@ -196,5 +196,5 @@ def _inflated(body: bytes) -> bytes:
     inflate = zlib.decompressobj(_GZIP_WINDOW)
     plain = inflate.decompress(body, MOST_BYTES)
     if not inflate.eof:
-        raise ValueError("too large" if inflate.unconsumed_tail else "its compression is cut short")
+        raise ValueError("too large" if inflate.unconsumed_tail else "the compressed data is cut short")
     return plain

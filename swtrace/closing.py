@@ -1,4 +1,4 @@
-"""What holds files, threads or shared memory is closed at the end of a ``with`` block."""
+"""A base class for objects that hold files, threads or shared memory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Self
 
 
 class Closing(ABC):
-    """Something with a :meth:`close`, as a context manager that calls it."""
+    """A context manager that calls :meth:`close` at its end."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything that is held; idempotent."""
+        """Release all resources. Idempotent."""
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Close it, whatever happened in between."""
+        """Close, even after an error."""
         self.close()

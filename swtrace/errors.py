@@ -1,4 +1,4 @@
-"""Errors of swtrace: one named class per kind of failure, all below :class:`SwtraceError`."""
+"""Errors of swtrace: one class per kind of failure, all derived from :class:`SwtraceError`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ class SwtraceError(Exception):
 
 
 class SettingsError(SwtraceError):
-    """A setting has a value that cannot be used."""
+    """A setting has an invalid value."""
 
 
 class EmptySelectionError(SwtraceError):
-    """Nothing that was recorded is what was asked for. The message says what there is instead."""
+    """Nothing that was recorded matches a selection. The message says what was recorded."""
 
 
 class SeamError(SwtraceError):
-    """This vLLM does not have the places where swtrace takes hold of it."""
+    """This vLLM lacks the places that swtrace hooks into."""
 
 
 class RefusedError(SwtraceError):
-    """Something asked for cannot be shared, and ``SWTRACE_STRICT=1`` asks for an error."""
+    """Something requested cannot be shared, and ``SWTRACE_STRICT=1`` makes this an error."""
 
 
 class TraceError(SwtraceError):
@@ -32,23 +32,23 @@ class RingFormatError(TraceError):
 
 
 class RingCreateError(TraceError):
-    """A ring could not be made: its rank runs untraced, unless ``SWTRACE_STRICT=1`` asks for an error."""
+    """A ring could not be created. Its rank runs untraced unless ``SWTRACE_STRICT=1``, which makes this an error."""
 
     def __init__(self, reason: str, remedy: str = "") -> None:
-        """Say what happened and, apart from it, which settings help: peers show the reason only."""
+        """Keep the reason apart from the remedy, because peers show only the reason."""
         super().__init__(f"{reason}. {remedy}" if remedy else reason)
         self.reason = reason
 
 
 class RingFullError(TraceError):
-    """A ring's series table or window table has no room left."""
+    """A ring's series table or window table is full."""
 
 
 class IntakeError(TraceError):
-    """A ledger could not take in the records of some ranks; it took in those of all others."""
+    """A ledger could not ingest the records of some ranks. It ingested those of all others."""
 
     def __init__(self, reasons: dict[tuple[str, int], Exception]) -> None:
-        """Carry what was raised, by run id and rank."""
+        """Store the errors by run id and rank."""
         super().__init__(
             "; ".join(f"rank {rank} of run {run_id}: {error}" for (run_id, rank), error in reasons.items())
         )
@@ -56,9 +56,9 @@ class IntakeError(TraceError):
 
 
 class RecordingError(TraceError):
-    """A recording could not be written any further, for lack of room or permission, or was read after it was closed.
+    """A recording could not be extended, for lack of room or permission, or was read after it was closed.
 
-    What it holds is sound.
+    Its existing content is intact.
     """
 
 
@@ -67,27 +67,27 @@ class RecordingFormatError(TraceError):
 
 
 class SeriesError(SwtraceError):
-    """Base of errors of the series runtime. The message names series, layer and rank."""
+    """Base of errors in the series runtime. The message names series, layer and rank."""
 
 
 class RegistrationError(SeriesError):
-    """A series was asked for that cannot exist, or its layers do not fit together."""
+    """A series cannot be built as requested, or its layers do not fit together."""
 
 
 class DisagreementError(SeriesError):
-    """The ranks of a group do not describe the same series."""
+    """The ranks of a group describe different series."""
 
 
 class OrderError(SeriesError):
-    """reach or wait was called in an order that the series cannot serve."""
+    """reach or wait was called in an order that the series does not support."""
 
 
 class StaleWindowError(SeriesError):
     """A linear was about to read a window that does not hold its layer."""
 
 
-class StampsUnavailable(SeriesError):  # noqa: N818 (of a device, not of a call: whoever asks goes on without)
-    """A device cannot write down instants by itself. The message says why."""
+class StampsUnavailable(SeriesError):  # noqa: N818 (of a device, not of a call: callers continue without)
+    """A device cannot record instants itself. The message says why."""
 
 
 class PeerLostError(SeriesError):
@@ -95,7 +95,7 @@ class PeerLostError(SeriesError):
 
 
 class ListenError(SwtraceError):
-    """The daemon cannot serve on the address that it was told to."""
+    """The daemon cannot serve on its address."""
 
 
 class AnswerError(SwtraceError):

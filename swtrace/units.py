@@ -1,4 +1,4 @@
-"""Numbers as people read them, the same in every command, view and report. A dash stands for what is not known."""
+"""Formats of numbers, the same in every command, view and report. A dash means unknown."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def duration(nanoseconds: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration that is given in seconds."""
+    """Return a duration given in seconds."""
     return UNKNOWN if value is None else duration(1e9 * value)
 
 
 def milliseconds(nanoseconds: float) -> str:
-    """Return a duration as sentences write it, so that two are easily compared: three digits, ms or us."""
+    """Return a duration for a sentence, in ms or us with three digits, so that two are easy to compare."""
     if not nanoseconds:
         return "0"
     if abs(nanoseconds) >= _SHORT_NS:
@@ -44,7 +44,7 @@ def age(nanoseconds: int | None) -> str:
     if nanoseconds is None or nanoseconds < 0:
         return UNKNOWN
     seconds = nanoseconds / 1e9
-    if seconds < 0.1:  # noqa: PLR2004 - below a tenth of a second, milliseconds say more
+    if seconds < 0.1:  # noqa: PLR2004 - below a tenth of a second, use milliseconds
         return duration(nanoseconds)
     if seconds < 10:  # noqa: PLR2004 - as a person would say it
         return f"{seconds:.1f} s"
@@ -54,12 +54,12 @@ def age(nanoseconds: int | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Return a ratio as per cent, one digit behind the point: ``30.8 %``."""
+    """Return a ratio as a percentage with one decimal: ``30.8 %``."""
     return UNKNOWN if value is None else f"{100 * value:.1f} %"
 
 
 def rate(value: float | None) -> str:
-    """Return something per second with three digits."""
+    """Return a rate per second with three digits."""
     return UNKNOWN if value is None else _digits(value)
 
 
@@ -90,13 +90,13 @@ def count(value: int) -> str:
     return f"{value}" if not suffix else f"{_digits(amount)}{suffix}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 step``, ``12 steps``."""
+def counted(number: int | str, noun: str) -> str:
+    """Return a count with its noun: ``1 step``, ``2 steps``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def words(name: str) -> str:
-    """Return a name that scripts know as people read it: ``entry skew`` for ``entry_skew``."""
+    """Return a name for scripts as words: ``entry skew`` for ``entry_skew``."""
     return name.replace("_", " ")
 
 

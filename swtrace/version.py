@@ -1,3 +1,3 @@
-"""The version, for all that states it: importing this loads nothing else."""
+"""The version of swtrace. Importing this module loads nothing else."""
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
 """The ``swtrace`` command: one small module per subcommand.
 
-Three rules hold for all of them. stdout is data, stderr is narration. Importing a subcommand's
-module loads nothing heavy, so that ``swtrace --help`` answers at once on a host without torch. What
-a user or a peer can cause ends in one readable line and an exit code, never in a traceback.
+Three rules hold for all of them. stdout carries data, stderr carries narration. Importing a
+subcommand's module loads nothing heavy, so ``swtrace --help`` is fast and needs no torch. An error
+that a user or a peer can cause ends in one readable line and an exit code, never in a traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line, and leave the process with an :class:`~swtrace.cli.exit_codes.ExitCode`."""
+    """Run the command line, and exit with an :class:`~swtrace.cli.exit_codes.ExitCode`."""
     from swtrace.cli.exit_codes import ExitCode, exit_code
     from swtrace.cli.streams import prepare
     from swtrace.errors import SwtraceError

@@ -1,4 +1,4 @@
-"""What several commands take as arguments, and check: phases, empty values, rivals, addresses, an input as output."""
+"""Options and checks that several commands share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PhaseName(StrEnum):
 
 
 def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]:
-    """Return a parser for an option that needs a value: ``Path("")`` would be the working directory."""
+    """Return a parser that refuses an empty value: ``Path("")`` would be the working directory."""
 
     def parse(text: str | Path) -> _Value:
         if not str(text).strip():
@@ -38,12 +38,12 @@ def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]
 
 
 def run_option(text: str) -> Any:
-    """Return ``--run``, with this help."""
+    """Return the option ``--run`` with ``text`` as its help."""
     return typer.Option("--run", help=text, metavar="ID", parser=not_empty("--run", str))
 
 
 def file_option(*names: str, text: str) -> Any:
-    """Return an option that names a file, with this help."""
+    """Return an option that names a file, with ``text`` as its help."""
     return typer.Option(*names, help=text, metavar="FILE", parser=not_empty(names[0], Path))
 
 
@@ -55,29 +55,29 @@ def exclusive(options: Mapping[str, object]) -> None:
     """
     given = [option for option, value in options.items() if value is not None]
     if len(given) > 1:
-        raise CommandError(f"{' and '.join(given)} exclude each other", ExitCode.USAGE)
+        raise CommandError(f"{' and '.join(given)} cannot be used together", ExitCode.USAGE)
 
 
 def addresses(connect: str) -> list[str]:
     """Return the addresses that ``--connect`` lists.
 
     Raises:
-        CommandError: there is none.
+        CommandError: the list is empty.
     """
     found = [each.strip() for each in connect.split(",") if each.strip()]
     if not found:
-        raise CommandError(f"--connect={connect!r}: must be HOST:PORT, or several of them with commas", ExitCode.USAGE)
+        raise CommandError(
+            f"--connect={connect!r}: must be HOST:PORT, or a comma-separated list of them", ExitCode.USAGE
+        )
     return found
 
 
 def refuse_own_input(output: Path, files: Sequence[Path]) -> None:
-    """Refuse an output that is one of the files to read, under whatever name.
+    """Refuse an output that is one of the input files, even under another name.
 
     Raises:
-        CommandError: it is one of them.
+        CommandError: it is an input file.
     """
     for file in files:
         if output.exists() and file.exists() and output.samefile(file):
-            raise CommandError(
-                f"--output {output} is the recording to read, {file}: choose another file", ExitCode.USAGE
-            )
+            raise CommandError(f"--output {output} is an input file ({file}); choose another file", ExitCode.USAGE)

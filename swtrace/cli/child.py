@@ -1,8 +1,8 @@
-"""A process that a command starts beside itself: its lines are read without blocking, and it never outlives us.
+"""Child processes of a command: their output is read without blocking, and they never outlive the command.
 
-Two things make sure of that. It runs in a session of its own, so that Ctrl-C reaches only the
-command, which then ends its children in order. And it runs below ``python -m swtrace.cli.child PARENT MODULE ...``,
-which asks the kernel to end it when the command dies without a chance to clean up.
+A child runs in its own session, so Ctrl-C reaches only the command, which then ends its children in
+order. It is started through ``python -m swtrace.cli.child PARENT MODULE ...``, which asks the kernel
+to end it if the command dies without cleaning up.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _URL = re.compile(r"https?://\S+:\d+")
 
 
 class Child(Closing):
-    """A running child. As a context manager it is ended, whatever happened in between."""
+    """A running child. Leaving its ``with`` block ends it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        """Take over a process whose stdout is a pipe; :meth:`start` makes one."""
+        """Take over a process whose stdout is a pipe; :meth:`start` creates one."""
         if process.stdout is None:
             raise ValueError("the child's stdout must be a pipe")
         self._process = process
@@ -55,15 +55,15 @@ class Child(Closing):
         environment: Mapping[str, str] | None = None,
         stderr_too: bool = False,
     ) -> Child:
-        """Run ``python -m module arguments`` with ``environment`` laid over ours.
+        """Run ``python -m module arguments`` with ``environment`` added to this process's.
 
         Args:
             module: Dotted name of the module to run as a program.
             arguments: Its arguments.
             environment: Variables to set in addition.
-            stderr_too: Read its stderr as lines, too, instead of letting it through.
+            stderr_too: Read its stderr as lines instead of passing it through.
         """
-        # The child is bound to the life of the thread that starts it: call this from the main thread.
+        # The child ends with the thread that starts it, so call this from the main thread.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "swtrace.cli.child", str(os.getpid()), module, *arguments],
             stdin=subprocess.PIPE,
@@ -76,7 +76,7 @@ class Child(Closing):
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Process id of the child."""
         return self._process.pid
 
     @property
@@ -90,7 +90,7 @@ class Child(Closing):
         return not self._ended
 
     def fileno(self) -> int:
-        """The pipe its lines come through, for ``select``."""
+        """Return the descriptor of its output pipe, for ``select``."""
         return self._output
 
     def lines(self) -> list[str]:
@@ -108,12 +108,12 @@ class Child(Closing):
         return [line.decode(errors="replace") for line in whole]
 
     def close_input(self) -> None:
-        """Close its stdin: children that read it take this as the order to finish."""
+        """Close its stdin, which tells children that read it to finish."""
         if self._process.stdin is not None:
             self._process.stdin.close()
 
     def close(self, grace_s: float = _GRACE_S) -> None:
-        """End it: politely, and after ``grace_s`` by force. Idempotent."""
+        """Send SIGTERM, and SIGKILL after ``grace_s``. Idempotent."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -129,7 +129,7 @@ class Child(Closing):
 
 
 def wait_for_lines(children: Iterable[Child], timeout_s: float) -> None:
-    """Return when any of the children has something to say, or after ``timeout_s``."""
+    """Wait until any child has written output, at most ``timeout_s``."""
     readable = [child for child in children if child.readable]
     if readable:
         select.select(readable, [], [], timeout_s)
@@ -138,7 +138,7 @@ def wait_for_lines(children: Iterable[Child], timeout_s: float) -> None:
 
 
 class DaemonProcess(Closing):
-    """The daemon that ``demo`` and ``run`` start beside their ranks; given a run id, over that run alone."""
+    """The daemon that ``demo`` and ``run`` start beside their ranks. With a run id, it watches only that run."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class DaemonProcess(Closing):
         *,
         listen: str = ANY_PORT,
     ) -> None:
-        """Start it; it serves a moment later, then :attr:`url` is known."""
+        """Start the daemon; :attr:`url` is known once it serves."""
         self.child = Child.start(
             "swtrace",
             ["daemon", "--listen", listen, *([] if run_id is None else ["--run", run_id])],
@@ -159,7 +159,7 @@ class DaemonProcess(Closing):
         """The last lines of its output."""
 
     def poll(self) -> bool:
-        """Take in its output; True at the one call that learns the URL."""
+        """Read its output; return True from the one call that learns the URL."""
         known = self.url is not None
         for line in self.child.lines():
             self.said.append(line)
@@ -169,22 +169,22 @@ class DaemonProcess(Closing):
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the daemon is still running."""
         return self.child.status is None
 
     def close(self) -> None:
-        """End it; it exports what it has first."""
+        """End the daemon, which exports its remaining data first."""
         self.child.close()
 
 
 def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
-    """Ask the kernel to send us signal ``number`` when the thread that started us ends.
+    """Ask the kernel to send this process signal ``number`` when the thread that started it ends.
 
-    Leaves at once if the parent is already gone: then the kernel has nothing to report any more.
+    Exit at once if the parent is already gone, because then the kernel sends no signal.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(f"swtrace: the process that started this one ({parent}) is gone")
+        sys.exit(f"swtrace: the parent process ({parent}) has already ended")
 
 
 def _main() -> None:

@@ -1,4 +1,4 @@
-"""The ``swtrace`` command line: every subcommand by name, in the order in which people meet them."""
+"""The ``swtrace`` command line: every subcommand by name, in the order in which users need them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("demo-vllm")(demo_vllm)
-# The first word that is not an option begins the command: its own options are not ours, with or without `--`.
+# Everything from the first word that is not an option belongs to the command, with or without `--`.
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("top")(top)
 app.command("daemon")(daemon)
@@ -45,8 +45,8 @@ app.command("doctor")(doctor)
 app.add_typer(dashboards, name="dashboards")
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 (typer's callback)
-    if asked:
+def _version(requested: bool) -> None:  # noqa: FBT001 (typer's callback)
+    if requested:
         data().print(f"swtrace {swtrace.__version__}")
         raise typer.Exit
 
@@ -60,5 +60,5 @@ def _about(
 ) -> None:
     """Shared-weight series for vLLM, traced: see every broadcast, every wait, every stall.
 
-    `swtrace demo` shows a series on this machine, `swtrace run -- vllm serve MODEL` traces yours.
+    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` to trace your own.
     """

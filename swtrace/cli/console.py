@@ -1,4 +1,4 @@
-"""Where output goes: stdout carries data and nothing else, stderr tells people what happens."""
+"""Where output goes: stdout carries only data, stderr tells people what happens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_WIDTH = 100
-"""Columns where no terminal tells how wide it is: wide enough for every table."""
+"""Columns where there is no terminal: wide enough for every table."""
 
 
 def narration() -> Console:
-    """Return a console on stderr: progress, warnings, summaries for people."""
+    """Return a console on stderr, for progress, warnings and summaries."""
     return _console(stderr=True)
 
 
 def data() -> Console:
-    """Return a console on stdout, for what a command was asked to print."""
+    """Return a console on stdout, for the data a command prints."""
     return _console(stderr=False)
 
 
@@ -43,7 +43,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 def table(*columns: str, caption: str | None = None, padding: tuple[int, int] = (0, 1)) -> Table:
-    """Return a table without rows, as every command lays out figures."""
+    """Return an empty table in the layout that all commands share."""
     from rich import box
     from rich.table import Table
 

@@ -1,6 +1,6 @@
 """``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans.
 
-What it says on stderr while something lasts, it says once a minute, not once per attempt.
+Repeated messages of a library appear on stderr once a minute, not once per attempt.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ def daemon(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Address to serve on; port 0 lets the system choose. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465.",
+            help="Address to serve on; port 0 picks a free port. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465.",
         ),
     ] = None,
     directory: FolderOption = None,
-    run_id: Annotated[str | None, run_option("Watch this run only. Default: every run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Announce URL, pid and folder as one line of JSON.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on stderr.")] = False,
+    run_id: Annotated[str | None, run_option("Watch only this run. Default: every run.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print URL, pid and ring folder as one line of JSON.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on stderr.")] = False,
 ) -> None:
-    """Watch this host's ranks; serve /metrics, /healthz and /api/v1, export spans as OTEL_* says.
+    """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export spans as set by OTEL_*.
 
-    Prints its URL on stdout once it serves. SIGTERM and Ctrl-C end it after it has exported what it has.
+    Prints its URL on stdout once it serves. On SIGTERM or Ctrl-C it exports its remaining spans and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
     from swtrace.spans.environment import tidy
@@ -63,29 +65,29 @@ def daemon(
 
 
 class Seldom(logging.Filter):
-    """Lets each message of a library through once a minute, whatever its arguments, and says how many it held back.
+    """Logs each message template of a library at most once a minute, with the number of suppressed messages.
 
-    An exporter whose collector is away would write a line per attempt, for hours.
+    An exporter that cannot reach its collector would otherwise log every attempt, for hours.
     """
 
     def __init__(self, library: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Apply to the loggers of ``library`` and leave all others alone."""
+        """Filter only the loggers of ``library``."""
         super().__init__()
         self._library = library
         self._clock = clock
-        self._said: dict[str, tuple[float, int]] = {}
-        """By message template: when it was last said, and how often it was held back since."""
+        self._logged: dict[str, tuple[float, int]] = {}
+        """By message template: when it was last logged, and how often it was suppressed since."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is said."""
+        """Return whether to log the record."""
         if record.name != self._library and not record.name.startswith(f"{self._library}."):
             return True
         now, template = self._clock(), str(record.msg)
-        said, held_back = self._said.get(template, (-REPEAT_S, 0))
-        if now - said < REPEAT_S:
-            self._said[template] = (said, held_back + 1)
+        logged, suppressed = self._logged.get(template, (-REPEAT_S, 0))
+        if now - logged < REPEAT_S:
+            self._logged[template] = (logged, suppressed + 1)
             return False
-        if held_back:
-            record.msg, record.args = f"{record.getMessage()} [{held_back} more like this in the last minute]", ()
-        self._said[template] = (now, 0)
+        if suppressed:
+            record.msg, record.args = f"{record.getMessage()} [{suppressed} more like this in the last minute]", ()
+        self._logged[template] = (now, 0)
         return True

@@ -1,4 +1,4 @@
-"""``swtrace dashboards``: the dashboards, rules and provisioning, for a Grafana and a Prometheus of one's own."""
+"""``swtrace dashboards``: export dashboards, rules and provisioning for existing Grafana and Prometheus servers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError
 
 dashboards = typer.Typer(
-    no_args_is_help=True, help="Grafana dashboards and Prometheus rules, for those who have their own."
+    no_args_is_help=True, help="Export Grafana dashboards and Prometheus rules for your own servers."
 )
 
 _PROMETHEUS = "http://prometheus:9090"
 _TEMPO = "http://tempo:3200"
 _DASHBOARDS = "/etc/grafana/dashboards"
-"""What stands in the files as compose mounts them."""
+"""The paths and URLs in the files as docker-compose.yml uses them."""
 _RULES = ("swtrace.rules.yml", "swtrace.alerts.yml")
 _PROMETHEUS_RULE = """\
 apiVersion: monitoring.coreos.com/v1
@@ -35,27 +35,31 @@ spec:
 
 @dashboards.callback()
 def _about() -> None:
-    """Grafana dashboards and Prometheus rules, for those who have their own."""
+    """Export Grafana dashboards and Prometheus rules for your own servers."""
 
 
 @dashboards.command("export")
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; made if it is missing.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if missing.")],
     *,
-    prometheus: Annotated[str, typer.Option(metavar="URL", help="Prometheus, as Grafana reaches it.")] = _PROMETHEUS,
-    tempo: Annotated[str, typer.Option(metavar="URL", help="Tempo, as Grafana reaches it.")] = _TEMPO,
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Address of Prometheus as seen by Grafana.")
+    ] = _PROMETHEUS,
+    tempo: Annotated[str, typer.Option(metavar="URL", help="Address of Tempo as seen by Grafana.")] = _TEMPO,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="List what was written as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="List the written files as JSON.")] = False,
 ) -> None:
     """Write dashboards, provisioning and rules to DIR.
 
-    `grafana/dashboards` can be imported as it is, or provisioned by `grafana/provisioning`; `prometheus` holds the
-    rules, `kubernetes` the same for the Prometheus Operator. The names of what was written go to stdout.
+    Import `grafana/dashboards`, or let `grafana/provisioning` load it. `prometheus` holds the rules, `kubernetes` the
+    same rules for the Prometheus Operator. Prints the names of the written files on stdout.
     """
     documents = _documents(directory, prometheus=prometheus, tempo=tempo)
     differing = [path for path, text in documents.items() if path.exists() and path.read_text("utf-8") != text]
     if differing and not force:
-        raise CommandError(f"{differing[0]} exists and differs: use --force to overwrite, or choose another folder")
+        raise CommandError(
+            f"{differing[0]} already exists and differs; use --force to overwrite it, or choose another folder"
+        )
     try:
         for path, text in documents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,13 +72,14 @@ def export(
         for path in documents:
             data().print(str(path), soft_wrap=True, markup=False)
     narration().print(
-        "Import grafana/dashboards, or provision Grafana by grafana/provisioning; load prometheus/*.yml as rule_files.",
+        "Import grafana/dashboards, or provision Grafana with grafana/provisioning. "
+        "Load prometheus/*.yml as rule_files.",
         soft_wrap=True,
     )
 
 
 def _documents(directory: Path, *, prometheus: str, tempo: str) -> dict[Path, str]:
-    """Return the text of every file, by where it goes."""
+    """Return the text of every file, by its path."""
     source = _source()
     grafana = directory.absolute() / "grafana"
     documents = {
@@ -97,13 +102,13 @@ def _documents(directory: Path, *, prometheus: str, tempo: str) -> dict[Path, st
 
 
 def _prometheus_rule(files: Iterable[str]) -> str:
-    """Return the rules as the Prometheus Operator takes them: the files' groups, one level deeper."""
+    """Return the rules for the Prometheus Operator: the files' groups, one level deeper."""
     groups = "".join(text.partition("groups:\n")[2] for text in files)
     return _PROMETHEUS_RULE + textwrap.indent(groups, "  ")
 
 
 def _source() -> Path:
-    """Return where the files are: within the installed package, or beside it in a checkout."""
+    """Return the folder of the files: in the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     packaged = package / "_dashboards"
     return packaged if packaged.is_dir() else package.parent / "dashboards"

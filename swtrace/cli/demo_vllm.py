@@ -1,7 +1,7 @@
-"""``swtrace demo-vllm``: real vLLM on this machine's CPU, without and with sharing, and what differs.
+"""``swtrace demo-vllm``: run real vLLM on this machine's CPU, without and with sharing, and compare the tokens.
 
-Nothing of the tokens may. Both runs multiply with the same kernel: vLLM would pack the linear's
-weight for oneDNN where it is not shared, and rounding would then tell the runs apart.
+The tokens must be the same. Both runs use the same matmul kernel: without sharing, vLLM would pack
+the linear's weight for oneDNN, whose rounding differs.
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ SERIES = "self_attn.o_proj"
 def demo_vllm(
     *,
     layers: Annotated[int, typer.Option(help="Decoder layers of the random model.", metavar="N")] = 12,
-    hidden: Annotated[int, typer.Option(help="Its width.", metavar="N")] = 512,
+    hidden: Annotated[int, typer.Option(help="Hidden size of the model.", metavar="N")] = 512,
     tokens: Annotated[int, typer.Option(help="Tokens to generate for each prompt.", metavar="N")] = 48,
     prefetch_step: Annotated[int, typer.Option(help="How many layers ahead a broadcast starts.", metavar="K")] = 1,
     compiled: Annotated[bool, typer.Option("--compiled/--eager", help="Compile the model, as vLLM does.")] = False,
     with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run real vLLM on two CPU ranks, without and with sharing, and compare the tokens.
 
-    Makes a tiny random Llama. Both ranks generate the same tokens from full copies of its weights, and again with
-    `SWTRACE=1`, each holding half of `self_attn.o_proj`. Needs a vLLM for CPU: `make demo-vllm` brings one.
+    Creates a tiny random Llama. Both ranks generate tokens from full copies of its weights, then again with
+    `SWTRACE=1`, each holding half of `self_attn.o_proj`. Needs a CPU build of vLLM, which `make demo-vllm` installs.
     """
     from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks, start_fork_server
 
     if importlib.util.find_spec("vllm") is None:
-        raise CommandError("demo-vllm needs vLLM beside swtrace: `make demo-vllm` makes an environment that has it")
+        raise CommandError(
+            "demo-vllm needs vLLM in this environment; `make demo-vllm` creates an environment that has it"
+        )
     console = narration()
     run_id = f"demo-vllm-{secrets.token_hex(3)}"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-vllm-")))
         rings = folder / "rings"
         rings.mkdir(mode=0o700)
-        console.print("vLLM is being imported, which takes a while.")
+        console.print("Importing vLLM, which takes a while.")
         start_fork_server()
         model = TinyLlama(layers=layers, hidden=hidden)
         model.save(folder / "model")
@@ -82,7 +84,7 @@ def demo_vllm(
     equal = all(one.tokens == control[0].tokens for one in (*control, *shared))
     if as_json:
         write_json(_document(shared, summary, equal=equal, url=url))
-    _tell(workload, shared, summary, narration() if as_json else data(), equal=equal)
+    _report(workload, shared, summary, narration() if as_json else data(), equal=equal)
     raise typer.Exit(ExitCode.SUCCESS if equal else ExitCode.OUTPUT_DIFFERS)
 
 
@@ -91,9 +93,9 @@ def _url(daemon: DaemonProcess | None, console: Console) -> str | None:
         return None
     daemon.poll()
     if daemon.url is not None:
-        console.print(f"daemon: served {daemon.url}/metrics while they ran", soft_wrap=True)
+        console.print(f"The daemon served {daemon.url}/metrics during the run.", soft_wrap=True)
     elif not daemon.alive:
-        console.print("The daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
+        console.print("The daemon ended early. Its output:", *daemon.said, sep="\n  ", markup=False)
     return daemon.url
 
 
@@ -106,7 +108,7 @@ def _document(shared: tuple[RankResult, ...], summary: Summary, *, equal: bool, 
     }
 
 
-def _tell(
+def _report(
     workload: Workload, shared: tuple[RankResult, ...], summary: Summary, console: Console, *, equal: bool
 ) -> None:
     for prompt, tokens in zip(workload.prompts, shared[0].tokens, strict=True):

@@ -1,4 +1,4 @@
-"""``swtrace diff A B``: what got better or worse from one recorded run to another, beyond chance."""
+"""``swtrace diff A B``: compare two recorded runs, and report statistically significant changes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from swtrace.cli.arguments import PhaseName, not_empty
 from swtrace.cli.console import data, narration, table, write_json
 from swtrace.cli.exit_codes import CommandError
 from swtrace.cli.recorded import Salvage, opened, say_missing
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,28 +28,34 @@ _STYLE = {"better": "green", "worse": "bold red", "same": "dim", "unknown": "dim
 
 def diff(
     a: Annotated[
-        Path, typer.Argument(help="The recording to compare with.", show_default=False, parser=not_empty("A", Path))
+        Path,
+        typer.Argument(
+            help="The recording to compare with.", metavar="A", show_default=False, parser=not_empty("A", Path)
+        ),
     ],
-    b: Annotated[Path, typer.Argument(help="The recording to judge.", show_default=False, parser=not_empty("B", Path))],
+    b: Annotated[
+        Path,
+        typer.Argument(help="The recording to judge.", metavar="B", show_default=False, parser=not_empty("B", Path)),
+    ],
     *,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     phase: Annotated[
         PhaseName | None, typer.Option(help="Only steps of this phase.", metavar="|".join(PhaseName))
     ] = None,
-    warmup: Annotated[int, typer.Option(help="Leave out so many first steps.", metavar="N", min=0)] = 3,
+    warmup: Annotated[int, typer.Option(help="Skip the first N steps.", metavar="N", min=0)] = 3,
     salvage: Salvage = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if step time or stall got worse, or could not be compared.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two recordings, per series, rank and layer.
 
-    A change is one only if a rank test (Mann-Whitney over blocks of steps, corrected for the number of comparisons)
-    finds it beyond chance, and if it is large enough to matter. That the runs differ does not say why: compare runs
-    made under equal conditions.
+    Reports a change only if it is statistically significant (Mann-Whitney over blocks of steps, corrected for the
+    number of comparisons) and large enough to matter. It does not say why the runs differ: compare runs made under
+    the same conditions.
 
-    It is an error if there is nothing to compare: no finished step, no such series or phase, no series in common.
+    Fails if there is nothing to compare: no finished step, no such series or phase, or no series in common.
     """
     from swtrace.recording.difference import difference
     from swtrace.trace.schema import Phase
@@ -63,7 +70,7 @@ def diff(
         for recording in (first, second):
             say_missing(recording, narration())
     if not found.series:
-        raise CommandError("the recordings have no series in common: nothing was compared")
+        raise CommandError("nothing was compared: the recordings have no series in common")
     if check and found.failures:
         raise CommandError(f"--check failed: {'; '.join(found.failures)}")
 
@@ -81,7 +88,8 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
 
     console.print()
     console.print(
-        f"[bold]series {escape(each.series.name)}[/]: A {each.a_steps} steps, B {each.b_steps} steps, "
+        f"[bold]series {escape(each.series.name)}[/]: "
+        f"A {counted(each.a_steps, 'step')}, B {counted(each.b_steps, 'step')}, "
         f"in blocks of {each.a_block_steps} and {each.b_block_steps}",
         soft_wrap=True,
     )
@@ -104,7 +112,7 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
     changed.sort(key=lambda one: -abs(one.shift_ns))
     if changed:
         console.print()
-        more = f"; {len(changed) - _LAYERS} more layers changed" if len(changed) > _LAYERS else ""
+        more = f"; {counted(len(changed) - _LAYERS, 'more layer')} changed" if len(changed) > _LAYERS else ""
         layers = _table("rank", "layer", "stall A", "B", "shift", "", "", caption=f"medians over blocks of steps{more}")
         for one in changed[:_LAYERS]:
             layers.add_row(str(one.rank), str(one.layer), *_medians(one), *_shift(one))
@@ -114,23 +122,23 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
 
 
 def _conclusion(each: SeriesDifference) -> str:
-    """Say what became of step time and of stall, each by its own name."""
-    said = []
+    """Return a sentence about the changes of step time and of stall."""
+    changes = []
     for quantity in ("step time", "stall"):
         for change, words in (("worse", "higher"), ("better", "lower")):
             of = [one for one in each.judged if one.quantity == quantity and one.change.value == change]
             if of:
                 most = max(of, key=lambda one: abs(one.shift_ns))
                 where = f"on rank {most.rank}" if len(of) == 1 else f"on {len(of)} ranks, most on rank {most.rank}"
-                said.append(f"{quantity} is {words} {where} ({', '.join(filter(None, _shift(most)[:2]))})")
+                changes.append(f"{quantity} is {words} {where} ({', '.join(filter(None, _shift(most)[:2]))})")
     sentence = {
         "worse": "[bold red]B is worse:[/] ",
         "better": "[bold green]B is better:[/] ",
         "mixed": "[bold yellow]B is better and worse:[/] ",
-        "same": "[bold]No difference in step time or stall that is beyond chance and large enough to matter.[/]",
-        "unknown": "[bold]Too few steps to tell.[/]",
+        "same": "[bold]No significant difference in step time or stall that is large enough to matter.[/]",
+        "unknown": "[bold]Too few steps to compare.[/]",
     }[each.change.value]
-    return sentence + (f"{'; '.join(said)}." if said else "")
+    return sentence + (f"{'; '.join(changes)}." if changes else "")
 
 
 def _medians(one: Difference) -> tuple[str, str]:
@@ -138,7 +146,7 @@ def _medians(one: Difference) -> tuple[str, str]:
 
 
 def _shift(one: Difference) -> tuple[str, str, str]:
-    """Return the shift as a time, as a share, and what it is called."""
+    """Return the shift as a time, as a share, and as a word."""
     style = _STYLE[one.change.value]
     return _signed(one.shift_ns), _share(one.share), f"[{style}]{one.change.value}[/]"
 

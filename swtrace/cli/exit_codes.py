@@ -1,4 +1,4 @@
-"""What the exit status of ``swtrace`` means. Scripts rely on these numbers: they are never re-used."""
+"""Exit statuses of ``swtrace``. Scripts rely on these numbers: they are never reused."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from swtrace.errors import PeerLostError, SettingsError, SwtraceError
 
 
 class ExitCode(IntEnum):
-    """Exit status of every subcommand; ``swtrace run`` hands through its command's own."""
+    """Exit status of every subcommand; ``swtrace run`` returns that of its command."""
 
     SUCCESS = 0
-    """All went well."""
+    """The command succeeded."""
     FAILED = 1
-    """An error was named on stderr, or ``doctor`` found something broken."""
+    """An error was reported on stderr, or ``doctor`` found something broken."""
     USAGE = 2
-    """The command line or a setting cannot be used as it is."""
+    """The command line or a setting is invalid."""
     RANK_LOST = 3
-    """A rank died, and with it its group."""
+    """A rank died, which ended its group."""
     OUTPUT_DIFFERS = 4
-    """A step's output was not bit-identical to the one with resident weights."""
+    """A step's output was not bit-identical to that of resident weights."""
     NOT_EXECUTABLE = 126
-    """``swtrace run``: the command exists and cannot be executed."""
+    """``swtrace run``: the command exists but cannot be executed."""
     NOT_FOUND = 127
-    """``swtrace run``: there is no such command."""
+    """``swtrace run``: the command was not found."""
     INTERRUPTED = 130
     """Ctrl-C."""
     PIPE_CLOSED = 141
-    """Whoever read stdout closed it, as ``head`` does: 128 + SIGPIPE, as a shell shows it."""
+    """The reader of stdout closed it, as ``head`` does: 128 + SIGPIPE, as in a shell."""
 
 
 class CommandError(SwtraceError):
-    """A command cannot do what it was asked. The message says why, and what to change."""
+    """A command cannot do what it was asked to do. The message says why, and what to change."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
-        """Carry the exit status beside the message."""
+        """Store the exit status with the message."""
         super().__init__(message)
         self.code = code
 
 
 def exit_code(error: SwtraceError) -> ExitCode:
-    """Return the exit status that belongs to an error."""
+    """Return the exit status for an error."""
     if isinstance(error, CommandError):
         return error.code
     if isinstance(error, SettingsError):

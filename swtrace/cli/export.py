@@ -1,4 +1,4 @@
-"""``swtrace export FILE``: a recorded run in the formats of other tools."""
+"""``swtrace export FILE``: convert a recorded run to the formats of other tools."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
 from swtrace.errors import SettingsError
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ STDOUT = Path("-")
 
 
 class Format(StrEnum):
-    """What to make."""
+    """The output format."""
 
     PERFETTO = "perfetto"
     OTLP = "otlp"
@@ -43,7 +44,7 @@ class Rows(StrEnum):
 
 
 class Protocol(StrEnum):
-    """How to speak to a collector."""
+    """The OTLP protocol."""
 
     HTTP = "http/protobuf"
     GRPC = "grpc"
@@ -52,32 +53,33 @@ class Protocol(StrEnum):
 def export(
     files: Files,
     *,
-    to: Annotated[Format, typer.Option("--format", "-f", help="The format.", metavar="|".join(Format))],
+    to: Annotated[Format, typer.Option("--format", "-f", help="Output format.", metavar="|".join(Format))],
     output: Annotated[
         Path | None,
-        file_option("--output", "-o", text="The file to make, or - for stdout (not for otlp)."),
+        file_option("--output", "-o", text="File to write, or - for stdout (not for otlp)."),
     ] = None,
     table: Annotated[
         Rows | None,
-        typer.Option(help="parquet, csv: a row per wait, or per step. Default: waits.", metavar="|".join(Rows)),
+        typer.Option(help="parquet, csv: one row per wait or per step. Default: waits.", metavar="|".join(Rows)),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="otlp: the collector. Default: OTEL_EXPORTER_OTLP_ENDPOINT.", metavar="URL")
+        str | None, typer.Option(help="otlp: collector to send to. Default: from OTEL_*.", metavar="URL")
     ] = None,
     protocol: Annotated[
         Protocol | None,
-        typer.Option(help="otlp: how to speak to it. Default: http/protobuf.", metavar="|".join(Protocol)),
+        typer.Option(help="otlp: protocol of the collector. Default: http/protobuf.", metavar="|".join(Protocol)),
     ] = None,
     sample: Annotated[
-        float | None, typer.Option(help="otlp: share of the steps. Default: all.", min=0.0, max=1.0)
+        float | None,
+        typer.Option(help="otlp: share of the steps to send. Default: all.", metavar="SHARE", min=0.0, max=1.0),
     ] = None,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     salvage: Salvage = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Say on stdout what was written, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Write a recorded run as a Perfetto trace, as spans to a collector, or as a table.
+    """Export a recording as a Perfetto trace, as spans to a collector, or as a table.
 
-    perfetto opens in ui.perfetto.dev; parquet and csv in pandas, polars and spreadsheets.
+    Open perfetto files in ui.perfetto.dev, and parquet and csv files in pandas, polars or spreadsheets.
     """
     from swtrace.spans.environment import tidy
 
@@ -96,51 +98,47 @@ def export(
         if series is not None:
             _require_series(series, sorted({facts.key.name for facts in session.facts().series}))
         if to is Format.OTLP:
-            said = _send(session, endpoint, protocol or Protocol.HTTP, 1.0 if sample is None else sample, series)
-            sentence = f"Sent {_count(said['spans'], 'span')} of {_count(said['steps'], 'step')} to the collector"
+            result = _send(session, endpoint, protocol or Protocol.HTTP, 1.0 if sample is None else sample, series)
+            sentence = f"Sent {counted(result['spans'], 'span')} of {counted(result['steps'], 'step')} to the collector"
         else:
             path = output or Path()
-            said = _write(session, to, path, table or Rows.WAITS, series)
-            rows = _count(said["rows"], "row") if "rows" in said else _count(said["steps"], "step slice")
+            result = _write(session, to, path, table or Rows.WAITS, series)
+            rows = counted(result["rows"], "row") if "rows" in result else counted(result["steps"], "step slice")
             sentence = f"Wrote {rows} to {'stdout' if path == STDOUT else path}"
-            if left_out := said.get("left_out"):
-                sentence += f"; left out {_count(left_out, 'row')} of aborted or unfinished steps"
+            if left_out := result.get("left_out"):
+                sentence += f"; left out {counted(left_out, 'row')} of aborted or unfinished steps"
     narration().print(sentence, soft_wrap=True, markup=False)
     if as_json:
-        write_json(said)
+        write_json(result)
 
 
 def _require_series(series: str, known: Sequence[str]) -> None:
     """Refuse a series that was not recorded.
 
     Raises:
-        SettingsError: there is none of that name; the message lists those there are.
+        SettingsError: no series has that name; the message lists those that were recorded.
     """
     if series not in known:
-        choices = f"must be one of: {', '.join(known)}" if known else "there is none to choose from"
+        choices = f"must be one of: {', '.join(known)}" if known else "no series was recorded"
         raise SettingsError(f"--series={series!r}: {choices}")
 
 
-def _count(number: int | str, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _refuse_beside(to: Format, options: dict[str, object]) -> None:
-    """Refuse options that a format has no use for.
+    """Refuse options that do not apply to a format.
 
     Raises:
         CommandError: one of them was given.
     """
     for option, value in options.items():
         if value is not None:
-            raise CommandError(f"{option} does not go with --format {to.value}", ExitCode.USAGE)
+            raise CommandError(f"{option} cannot be used with --format {to.value}", ExitCode.USAGE)
 
 
 def _check_output(to: Format, output: Path | None, files: Sequence[Path], *, as_json: bool) -> None:
-    """Refuse what cannot be written where it is asked to go.
+    """Refuse an output that cannot be written.
 
     Raises:
-        CommandError: there is no file, or it is the recording, or stdout cannot take the format.
+        CommandError: no output is given, it is an input file, or the format cannot go to stdout.
     """
     if output is None:
         raise CommandError(f"--format {to.value} needs --output FILE", ExitCode.USAGE)
@@ -148,15 +146,15 @@ def _check_output(to: Format, output: Path | None, files: Sequence[Path], *, as_
         refuse_own_input(output, files)
         return
     if to is Format.PARQUET:
-        raise CommandError("--format parquet cannot be written to stdout: --output needs a file", ExitCode.USAGE)
+        raise CommandError("--format parquet cannot be written to stdout; --output must be a file", ExitCode.USAGE)
     if to is Format.PERFETTO and sys.stdout.isatty():
-        raise CommandError("--format perfetto is binary: send stdout to a file, not a terminal", ExitCode.USAGE)
+        raise CommandError("--format perfetto is binary; redirect stdout to a file", ExitCode.USAGE)
     if as_json:
-        raise CommandError("--json and --output - both write to stdout: leave one out", ExitCode.USAGE)
+        raise CommandError("--json and --output - both write to stdout; use only one of them", ExitCode.USAGE)
 
 
 def _check_collector(endpoint: str | None, protocol: Protocol) -> None:
-    """Refuse to guess where a collector is: nothing is sent anywhere that was not named.
+    """Refuse to send anything unless a collector was named.
 
     Raises:
         CommandError: no collector is named.
@@ -168,7 +166,7 @@ def _check_collector(endpoint: str | None, protocol: Protocol) -> None:
         check_endpoint("--endpoint", endpoint, protocol.value)
     elif not otlp_variable(os.environ, "ENDPOINT")[1]:
         raise CommandError(
-            "--format otlp needs a collector: give --endpoint URL, or set OTEL_EXPORTER_OTLP_ENDPOINT", ExitCode.USAGE
+            "--format otlp needs a collector: use --endpoint URL or set OTEL_EXPORTER_OTLP_ENDPOINT", ExitCode.USAGE
         )
     check_otlp(os.environ, protocol.value)
 

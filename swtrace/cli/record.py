@@ -1,4 +1,4 @@
-"""``swtrace record -o FILE``: keep everything that ranks write, to be looked at later."""
+"""``swtrace record -o FILE``: record everything that ranks write, for later analysis."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.cli.signals import heeded
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,37 +38,35 @@ _LINE_S = 5.0
 
 def record(
     *,
-    output: Annotated[Path, file_option("--output", "-o", text="The file to make.")],
+    output: Annotated[Path, file_option("--output", "-o", text="File to write.")],
     directory: FolderOption = None,
     connect: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
     ] = None,
-    run_id: Annotated[str | None, run_option("Record this run only. Default: every run.")] = None,
-    duration: Annotated[float | None, typer.Option(help="End after this long.", metavar="SECONDS")] = None,
-    until_end: Annotated[
-        bool, typer.Option("--until-end", help="End when every rank that was seen has ended.")
-    ] = False,
+    run_id: Annotated[str | None, run_option("Record only this run. Default: every run.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Stop after this time.", metavar="SECONDS")] = None,
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop when every rank has ended.")] = False,
     max_size: Annotated[
-        str | None, typer.Option(help="End before the files are larger: 500M, 2G; at least 64K.", metavar="SIZE")
+        str | None,
+        typer.Option(help="Stop before the files exceed this size, such as 500M or 2G; at least 64K.", metavar="SIZE"),
     ] = None,
     rotate: Annotated[
         str | None,
         typer.Option(
-            help="Begin another file (FILE.1, FILE.2, ...) before one is larger; at least 64K.", metavar="SIZE"
+            help="Start a new file (FILE.1, FILE.2, ...) before one exceeds this size; at least 64K.", metavar="SIZE"
         ),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(help="With --rotate: keep only the newest so many files.", metavar="N", min=1)
+        int | None, typer.Option(help="With --rotate: keep only the newest N files.", metavar="N", min=1)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Say on stdout what was recorded, as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
 ) -> None:
-    """Record every rank of this host, or of several through their daemons, until Ctrl-C.
+    """Record every rank of this host, or of several hosts through their daemons, until Ctrl-C.
 
-    Begins with what the rings still hold, so that a run that has just ended can be recorded, too. Killed at any
-    moment, the file can be read up to the last half second. Without any rank nothing is left behind, and the exit
-    status is 1.
+    Starts with what the rings still hold, so a run that has just ended can be recorded. If the recorder is killed,
+    the file is readable up to the last half second. If no rank is seen, no file is left and the exit status is 1.
     """
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.tail import allow_open_files
@@ -76,9 +75,9 @@ def record(
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
     if duration is not None and not 0 <= duration < math.inf:
-        raise CommandError(f"--duration must be a number of seconds from 0, not {duration:g}", ExitCode.USAGE)
+        raise CommandError(f"--duration={duration:g}: must be a number of seconds, 0 or more", ExitCode.USAGE)
     if str(output) == "-":
-        raise CommandError("a recording cannot be written to stdout: --output needs a file", ExitCode.USAGE)
+        raise CommandError("a recording cannot be written to stdout; --output must be a file", ExitCode.USAGE)
     allow_open_files()
     where = folder_to_read(directory) if connect is None else connect
     daemons = [] if connect is None else _daemons(connect, run_id)
@@ -95,7 +94,7 @@ def record(
         try:
             with writer:
                 capture = Capture(_origin(where, daemons, run_id), daemons, writer)
-                console.print(f"swtrace: recording {where} into {output}", soft_wrap=True, markup=False)
+                console.print(f"Recording {where} to {output}", soft_wrap=True, markup=False)
                 try:
                     reason = _follow(capture, duration=duration, until_end=until_end, console=console)
                 finally:
@@ -103,17 +102,17 @@ def record(
             _conclude(capture, reason, console, as_json=as_json)
         finally:
             if capture is not None and writer.ranks:
-                if output.exists():  # and nobody has removed it
+                if output.exists():  # it may have been removed meanwhile
                     replaced()
-            elif output.is_file():  # and no device
-                output.resolve().unlink()  # a retry must find its place free
+            elif output.is_file():  # not a device
+                output.resolve().unlink()  # so that a retry is not refused
 
 
 class Capture:
-    """A recording under way."""
+    """A recording in progress."""
 
     def __init__(self, origin: Origin, daemons: Sequence[DaemonStream], writer: RecordingWriter) -> None:
-        """Record what an origin reports; ``daemons`` are those it consists of, if any."""
+        """Record what an origin reports; ``daemons`` are its daemons, if any."""
         from swtrace.observing import Roster
         from swtrace.recording.tee import Tee
 
@@ -124,11 +123,11 @@ class Capture:
 
     @property
     def rings(self) -> tuple[RingState, ...]:
-        """The state of all rings."""
+        """States of all rings."""
         return self.tee.look().rings
 
     def finish(self) -> None:
-        """Record what is committed now and the rings' state, as far as there is room, and close the recording.
+        """Record what is committed now and the state of the rings, as space permits, and close the recording.
 
         Raises:
             RecordingError: it cannot be written.
@@ -141,7 +140,7 @@ class Capture:
 
 
 def _origin(where: Path | str, daemons: Sequence[DaemonStream], run_id: str | None) -> Origin:
-    """Return what to record.
+    """Return the origin to record.
 
     Raises:
         RecordingError: a daemon does not answer, or has no such stream.
@@ -156,7 +155,7 @@ def _origin(where: Path | str, daemons: Sequence[DaemonStream], run_id: str | No
 
 @contextmanager
 def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
-    """Set a recording aside; it comes back unless the function that is handed out was called: it is replaced then."""
+    """Move a recording aside and yield a function that deletes it. Unless that is called, it is restored at the end."""
     if old is None or not old.is_file():
         yield lambda: None
         return
@@ -172,7 +171,7 @@ def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
 
 
 def _refuse_a_ring(file: Path) -> None:
-    """Refuse to replace what a rank writes.
+    """Refuse to replace a ring that a rank writes.
 
     Raises:
         CommandError: the file is a ring.
@@ -181,15 +180,15 @@ def _refuse_a_ring(file: Path) -> None:
 
     with file.open("rb") as opened:
         if opened.read(len(MAGIC)) == MAGIC:
-            raise CommandError(f"{file} is a ring, not a recording: --force does not replace it", ExitCode.USAGE)
+            raise CommandError(f"{file} is a ring, not a recording; --force does not replace rings", ExitCode.USAGE)
 
 
 def _daemons(connect: str, run_id: str | None) -> list[DaemonStream]:
-    """Return the daemons to record, each address checked before any file is made.
+    """Return the daemons to record. Check every address before a file is created.
 
     Raises:
-        CommandError: there is none.
-        SettingsError: one of them is no address.
+        CommandError: no address is given.
+        SettingsError: an address is invalid.
     """
     from swtrace.recording.remote import DaemonStream
 
@@ -197,7 +196,7 @@ def _daemons(connect: str, run_id: str | None) -> list[DaemonStream]:
 
 
 def _follow(capture: Capture, *, duration: float | None, until_end: bool, console: Console) -> str:
-    """Record until it is time to end; return why."""
+    """Record until a reason to stop occurs, and return it."""
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
@@ -241,7 +240,7 @@ def _progress(capture: Capture, elapsed_s: float) -> str:
     lost = sum(ring.statistics.lost for ring in rings)
     alive = sum(ring.alive for ring in rings)
     return (
-        f"{elapsed_s:.0f} s: {alive} of {len(rings)} ranks alive, {statistics.records} records, "
+        f"{elapsed_s:.0f} s: {alive} of {counted(len(rings), 'rank')} alive, {counted(statistics.records, 'record')}, "
         f"{units.size(statistics.bytes)}, {lost} lost, stall {units.ratio(stall)}"
     )
 
@@ -249,21 +248,19 @@ def _progress(capture: Capture, elapsed_s: float) -> str:
 def _conclude(capture: Capture, reason: str, console: Console, *, as_json: bool) -> None:
     statistics = capture.writer.statistics()
     ranks = capture.writer.ranks
-    for complaint in _complaints(capture):
-        console.print(complaint, markup=False, soft_wrap=True)
+    for problem in _problems(capture):
+        console.print(problem, markup=False, soft_wrap=True)
     if not ranks:
-        raise CommandError(
-            f"{reason}, and no rank was seen: nothing was recorded. `swtrace doctor` says what may be missing"
-        )
-    files = "1 file" if statistics.parts == 1 else f"{statistics.parts} files"
+        raise CommandError(f"{reason}, but no rank was seen and nothing was recorded; `swtrace doctor` may show why")
     console.print(
-        f"swtrace: {reason}. {statistics.records} records of {ranks} ranks, {units.size(statistics.bytes)} in {files}.",
+        f"{reason.capitalize()}. Recorded {counted(statistics.records, 'record')} of {counted(ranks, 'rank')}, "
+        f"{units.size(statistics.bytes)} in {counted(statistics.parts, 'file')}.",
         soft_wrap=True,
     )
     if statistics.lost:
-        console.print(f"{statistics.lost} more records were overwritten in their rings before they were read.")
+        console.print(f"Lost {counted(statistics.lost, 'record')}, overwritten in the rings before being read.")
     if statistics.left_out:
-        console.print(f"{statistics.left_out} more records had been read, and were left out.")
+        console.print(f"Left out {counted(statistics.left_out, 'record')} that had been read.")
     if as_json:
         write_json(
             {
@@ -279,7 +276,7 @@ def _conclude(capture: Capture, reason: str, console: Console, *, as_json: bool)
         )
 
 
-def _complaints(capture: Capture) -> list[str]:
+def _problems(capture: Capture) -> list[str]:
     """Return what could not be recorded, and why."""
     return [
         *(f"{daemon.address}: {daemon.lost}" for daemon in capture.daemons if daemon.damaged),

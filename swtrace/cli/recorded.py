@@ -1,4 +1,4 @@
-"""What commands about recordings share: opening the files, and saying what is missing in them."""
+"""Options and helpers of the commands that read recordings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from swtrace import units
 from swtrace.cli.arguments import not_empty
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,37 +22,37 @@ if TYPE_CHECKING:
 Files = Annotated[
     list[Path],
     typer.Argument(
-        help="A recording; or all parts of a rotated one.",
-        metavar="FILE...",
+        help="A recording, or all parts of a rotated one.",
+        metavar="FILE",
         show_default=False,
         parser=not_empty("FILE", Path),
     ),
 ]
-Salvage = Annotated[bool, typer.Option("--salvage", help="Read around damage, and count it.")]
+Salvage = Annotated[bool, typer.Option("--salvage", help="Skip damaged parts, and count them.")]
 
 
 Steps = Annotated[
-    str | None, typer.Option("--steps", help="Only these steps, by number: 100:200, 100:, :200.", metavar="FROM:TO")
+    str | None, typer.Option("--steps", help="Only steps with these numbers: 100:200, 100: or :200.", metavar="FROM:TO")
 ]
-Warmup = Annotated[int, typer.Option(help="Leave out so many first steps.", metavar="N", min=0)]
+Warmup = Annotated[int, typer.Option(help="Skip the first N steps.", metavar="N", min=0)]
 WARMUP = 3
-"""As many as ``swtrace diff`` leaves out."""
+"""The default of ``swtrace diff``."""
 
 
 def step_range(text: str | None) -> slice | None:
-    """Return the step numbers that ``FROM:TO`` means.
+    """Return the steps of ``FROM:TO``.
 
     Raises:
-        CommandError: it means none.
+        CommandError: the text is invalid or selects no step.
     """
     if text is None:
         return None
     first, colon, last = (part.strip() for part in text.partition(":"))
     if not colon or not all(part.isdecimal() or not part for part in (first, last)):
-        raise CommandError(f"--steps {text!r}: must be FROM:TO, such as 100:200, 100: or :200", ExitCode.USAGE)
+        raise CommandError(f"--steps={text!r}: must be FROM:TO, such as 100:200, 100: or :200", ExitCode.USAGE)
     wanted = slice(int(first or 0), int(last) if last else None)
     if wanted.stop is not None and wanted.stop <= wanted.start:
-        raise CommandError(f"--steps {text!r} holds no step: TO must be greater than FROM", ExitCode.USAGE)
+        raise CommandError(f"--steps={text!r}: TO must be greater than FROM", ExitCode.USAGE)
     return wanted
 
 
@@ -67,7 +68,7 @@ def opened(paths: Sequence[Path], *, salvage: bool) -> Recording:
 
 
 def say_missing(recording: Recording, console: Console) -> None:
-    """Say what the recording lacks, if anything."""
+    """Print what is missing from the recording, if anything."""
     for sentence in recording.missing().sentences:
         console.print(sentence, markup=False, soft_wrap=True)
 
@@ -76,7 +77,7 @@ def size(text: str, option: str, *, least: int = 1) -> int:
     """Return a size in bytes: ``500M``, ``2GiB``, ``1000``.
 
     Raises:
-        CommandError: it is none, or smaller than ``least``.
+        CommandError: the text is no size, or it is smaller than ``least``.
     """
     number = text.strip().rstrip("iB")
     factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(number[-1:].upper(), 1)
@@ -85,12 +86,12 @@ def size(text: str, option: str, *, least: int = 1) -> int:
     except ValueError:
         value = 0.0
     if not 1 <= value < 1 << 60:
-        raise CommandError(f"{option} {text!r} is no size: write 500M or 2G", ExitCode.USAGE)
+        raise CommandError(f"{option}={text!r}: must be a size, such as 500M or 2G", ExitCode.USAGE)
     if value < least:
-        raise CommandError(f"{option} must be at least {least // 1024}K, not {text!r}", ExitCode.USAGE)
+        raise CommandError(f"{option}={text!r}: must be at least {least // 1024}K", ExitCode.USAGE)
     return int(value)
 
 
 def described(recording: Recording, ranks: int) -> str:
-    """Return a recording in a few words."""
-    return f"{recording.records} records of {ranks} ranks, {units.size(recording.size)}"
+    """Return a short description of a recording."""
+    return f"{counted(recording.records, 'record')} of {counted(ranks, 'rank')}, {units.size(recording.size)}"

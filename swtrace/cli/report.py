@@ -1,4 +1,4 @@
-"""``swtrace report FILE -o report.html``: a recorded run as one page, to send to somebody."""
+"""``swtrace report FILE -o report.html``: a recorded run as one HTML page."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from swtrace.cli.recorded import WARMUP, Files, Salvage, Steps, Warmup, step_ran
 def report(
     files: Files,
     *,
-    output: Annotated[Path, file_option("--output", "-o", text="The page to make.")] = Path("swtrace-report.html"),
+    output: Annotated[Path, file_option("--output", "-o", text="HTML file to write.")] = Path("swtrace-report.html"),
     steps: Steps = None,
     warmup: Warmup = WARMUP,
     salvage: Salvage = False,
 ) -> None:
-    """Make a page of a recording: verdicts, step time and stall, heat map, slack, the slowest steps.
+    """Write an HTML page about a recording: verdicts, step time and stall, heat map, slack, the slowest steps.
 
-    All of it is over the same steps: those that --steps and --warmup leave. One file that needs no network, readable
-    on a phone and on paper.
+    Every part covers the same steps, as selected by --steps and --warmup. The page is a single file that needs no
+    network, readable on a phone and on paper.
     """
     from swtrace.export.files import opened
     from swtrace.report.page import page
@@ -35,4 +35,4 @@ def report(
         text = page(session, wanted).encode()
     with opened(output) as out:
         out.write(text)
-    narration().print(f"swtrace: {output}, {units.size(len(text))}", soft_wrap=True, markup=False)
+    narration().print(f"Wrote {units.size(len(text))} to {output}", soft_wrap=True, markup=False)

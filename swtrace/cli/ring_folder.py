@@ -1,4 +1,4 @@
-"""The folder of rings as every command takes it: one option, one resolution, one sentence for what is wrong with it."""
+"""The ring folder, for every command: its option, how it is resolved, and its errors."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FolderOption = Annotated[
     typer.Option(
         "--dir",
         metavar="FOLDER",
-        help="Folder of the rings. Default: `SWTRACE_DIR`, else the per-user one on tmpfs.",
+        help="Folder of the rings. Default: `SWTRACE_DIR`, else a per-user folder on tmpfs.",
         parser=not_empty("--dir", Path),
     ),
 ]
 
 
 def folder_to_read(given: Path | None = None) -> Path:
-    """Return the folder to look for rings in; it may not exist yet, because the first rank makes it.
+    """Return the folder to read rings from. It may not exist yet, because the first rank creates it.
 
     Raises:
-        SettingsError: no folder can ever be there.
+        SettingsError: the path cannot be a folder.
     """
     from swtrace.settings import ring_directory
 
@@ -38,27 +38,27 @@ def folder_to_read(given: Path | None = None) -> Path:
     except OSError as error:
         raise _unusable(directory, error) from error
     if not is_folder:
-        raise SettingsError(f"{directory} is not a folder: {_REMEDY}")
+        raise SettingsError(f"{directory} is not a folder; {_REMEDY}")
     return directory
 
 
 def make_folder(directory: Path) -> Path:
-    """Make the folder that ranks are about to write into, readable by this user alone, and return it.
+    """Create the folder for the ranks' rings, readable only by this user, and return it.
 
     Raises:
-        SettingsError: it cannot be made.
+        SettingsError: it cannot be created.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError:
-        raise SettingsError(f"{directory} is not a folder: {_REMEDY}") from None
+        raise SettingsError(f"{directory} is not a folder; {_REMEDY}") from None
     except OSError as error:
         raise _unusable(directory, error) from error
     return directory
 
 
-_REMEDY = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
+_REMEDY = "set SWTRACE_DIR to a folder that you own on a tmpfs, the same for ranks and readers"
 
 
 def _unusable(directory: Path, error: OSError) -> SettingsError:
-    return SettingsError(f"{directory} cannot be the folder of rings: {error.strerror}; {_REMEDY}")
+    return SettingsError(f"{directory} cannot be used as the ring folder: {error.strerror}; {_REMEDY}")

@@ -1,7 +1,6 @@
-"""``swtrace run -- COMMAND``: any command with tracing on, a daemon beside it, and a summary at its end.
+"""``swtrace run -- COMMAND``: run a command with tracing on and a daemon beside it, and print a summary at its end.
 
-The command keeps the terminal, its stdin, its stdout and its exit status; everything that swtrace
-says goes to stderr.
+The command keeps the terminal, its stdin, its stdout and its exit status. Output of swtrace goes to stderr.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.1
 
 
-_SETTINGS = "Settings (over the environment's)"
+_SETTINGS = "Settings (override the environment)"
 
 
 def _setting(text: str, metavar: str) -> Any:
@@ -48,28 +47,31 @@ def run(
         list[str], typer.Argument(help="The command and its arguments.", show_default=False, metavar="COMMAND")
     ],
     *,
-    series: Annotated[str | None, _setting("Linears to share, by their path in a decoder layer.", "PATH,...")] = None,
+    series: Annotated[str | None, _setting("Linears to share, by path in a decoder layer.", "PATH,...")] = None,
     prefetch_step: Annotated[int | None, _setting("How many layers ahead a broadcast starts.", "K")] = None,
-    group: Annotated[str | None, _setting("Which ranks share.", "|".join(GROUPS))] = None,
+    group: Annotated[str | None, _setting("Group of ranks that share weights.", "|".join(GROUPS))] = None,
     windows: Annotated[str | None, _setting("Window policy.", "|".join(WINDOWS))] = None,
     strict: Annotated[
         bool | None,
-        typer.Option("--strict/--no-strict", help="Fail where nothing can be shared.", rich_help_panel=_SETTINGS),
+        typer.Option("--strict/--no-strict", help="Fail if something cannot be shared.", rich_help_panel=_SETTINGS),
     ] = None,
-    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
+    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and a live API.")] = True,
     listen: Annotated[
         str | None,
-        typer.Option(help="Where the daemon serves: `SWTRACE_LISTEN`, else any free port.", metavar="HOST:PORT"),
+        typer.Option(
+            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465; any free port if taken.",
+            metavar="HOST:PORT",
+        ),
     ] = None,
     json_file: Annotated[
         Path | None,
-        file_option("--json", text="Write the summary to this file as JSON, too."),
+        file_option("--json", text="Also write the summary to this file as JSON."),
     ] = None,
 ) -> None:
     """Run a command with tracing on: `swtrace run -- vllm serve MODEL`.
 
-    Sets `SWTRACE=1` and a fresh run id in the command's environment. Signals are passed on, and the command's exit
-    status is returned. The summary goes to stderr.
+    Sets `SWTRACE=1` and a new run id in the command's environment, passes signals on, and exits with the command's
+    status. The summary goes to stderr.
     """
     given = {
         "series": series,
@@ -81,8 +83,8 @@ def run(
     for field, value in given.items():
         if value is not None:
             setting(field, value, f"--{field.replace('_', '-')}")
-    asked = {VARIABLES[field]: str(value) for field, value in given.items() if value is not None}
-    environment, settings = _environment(asked)
+    options = {VARIABLES[field]: str(value) for field, value in given.items() if value is not None}
+    environment, settings = _environment(options)
     program = _program(command[0])
     if json_file is not None:
         _check_json_file(json_file)
@@ -117,34 +119,34 @@ def run(
 
 
 def _check_json_file(file: Path) -> None:
-    """Refuse a file that could not be written after the command has ended.
+    """Refuse a file that could not be written at the end.
 
     Raises:
         CommandError: it is a folder, or it or its folder is not writable.
     """
     if file.is_dir():
-        raise CommandError(f"--json {file} is a folder: it must be a file", ExitCode.USAGE)
+        raise CommandError(f"--json {file} is a folder; it must be a file", ExitCode.USAGE)
     if not os.access(file if file.exists() else file.absolute().parent, os.W_OK):
         raise CommandError(
-            f"--json {file} cannot be written: its folder must exist, and both must be writable", ExitCode.USAGE
+            f"--json {file} cannot be written; its folder must exist, and both must be writable", ExitCode.USAGE
         )
 
 
-def _environment(asked: Mapping[str, str]) -> tuple[dict[str, str], Settings]:
-    """Return the command's environment, and the settings in it, every one checked.
+def _environment(options: Mapping[str, str]) -> tuple[dict[str, str], Settings]:
+    """Return the command's environment and the checked settings in it.
 
     Raises:
-        SettingsError: a setting, asked for or already in the environment, has a value that cannot be used.
+        SettingsError: an option or a variable of the environment has an invalid value.
     """
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    environment = {**os.environ, **asked, "SWTRACE": "1", "SWTRACE_RUN_ID": run_id}
+    environment = {**os.environ, **options, "SWTRACE": "1", "SWTRACE_RUN_ID": run_id}
     settings = Settings.from_environment(environment)
     environment["SWTRACE_DIR"] = str(make_folder(settings.ring_directory()))
     return environment, settings
 
 
 def _why_nothing(directory: Path, since_ns: int, *, traced: bool) -> str:
-    """Say why nothing is summed up: no rank wrote a ring, or they wrote under a run id of their own."""
+    """Return why there is no summary: no rank wrote a ring, or the ranks used another run id."""
     from swtrace.trace.tail import Tail
 
     tail = Tail(directory)
@@ -153,14 +155,14 @@ def _why_nothing(directory: Path, since_ns: int, *, traced: bool) -> str:
     others = sorted({identity.run_id for identity in found if identity.start_time_ns >= since_ns})
     if others:
         return (
-            f"the command's ranks wrote under a run id of their own, {', '.join(others)}, because it was changed on "
-            f"the way (SWTRACE_RUN_ID). See it with: swtrace top --once --run {others[-1]}"
+            f"the command's ranks used another run id, {', '.join(others)}, because SWTRACE_RUN_ID was changed before "
+            f"they started. Show it with: swtrace top --once --run {others[-1]}"
         )
     if not traced:
         return "no rank of this run wrote a ring because SWTRACE_TRACE=0."
     return (
-        "no rank of this run wrote a ring. `swtrace doctor` says what may be missing; a rank that could not make its "
-        "ring said why in its log."
+        "no rank of this run wrote a ring. `swtrace doctor` may show why; a rank that could not create its ring says "
+        "why in its log."
     )
 
 
@@ -170,16 +172,18 @@ def _program(name: str) -> str:
         return found
     if Path(name).exists():
         raise CommandError(f"{name} cannot be executed", ExitCode.NOT_EXECUTABLE)
-    raise CommandError(f"there is no command {name!r}", ExitCode.NOT_FOUND)
+    raise CommandError(f"command {name!r} not found", ExitCode.NOT_FOUND)
 
 
 def _free_listen(console: Console) -> str:
-    """Return the address that the environment or the default names, or any free port if something serves there."""
+    """Return the address from the environment or the default, or any free port if it cannot be used."""
     listen = listen_address(os.environ)
     why = listen.problem()
     if why is None:
         return str(listen)
-    console.print(f"swtrace: {listen}: {why}. The daemon takes any free port.", soft_wrap=True, markup=False)
+    console.print(
+        f"swtrace: cannot serve on {listen} ({why}); the daemon uses a free port.", soft_wrap=True, markup=False
+    )
     return ANY_PORT
 
 
@@ -193,7 +197,7 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
 def _attend(
     process: subprocess.Popen[bytes], signals: PassOn, reader: Reader, daemon: DaemonProcess | None, console: Console
 ) -> None:
-    """Wait for the command, pass signals on, and say what becomes of the daemon."""
+    """Wait for the command, pass signals on, and report the daemon's URL or its early end."""
     lost = False
     while process.poll() is None:
         signals.wait(_POLL_S)
@@ -204,4 +208,4 @@ def _attend(
             console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True, markup=False)
         if not daemon.alive and not daemon.child.readable and not lost:
             lost = True
-            console.print("swtrace: the daemon ended early. It said:", *daemon.said, sep="\n  ", markup=False)
+            console.print("swtrace: the daemon ended early. Its output:", *daemon.said, sep="\n  ", markup=False)

@@ -1,4 +1,4 @@
-"""Signals, for commands that have children: they end in order, and pass on what was meant for the child."""
+"""Signals, for commands with children: orderly exit, and passing signals on to a child."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ PASSED_ON = frozenset(
 )
 _SHELL_OFFSET = 128
 _SI_KERNEL = 0x80
-"""``si_code`` of a signal that a terminal sent: its whole foreground group has it already."""
+"""``si_code`` of a signal from a terminal, which the whole foreground group has already received."""
 
 
 def heeded(*numbers: signal.Signals) -> tuple[signal.Signals, ...]:
-    """Return those signals that this process was not told to ignore, as ``nohup`` tells it of SIGHUP."""
+    """Return the signals that this process does not ignore; ``nohup`` makes it ignore SIGHUP."""
     return tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
 
 
 def exit_in_order() -> None:
-    """Let SIGTERM and SIGHUP end this process through every ``finally``, as Ctrl-C does; ignored ones stay ignored."""
+    """Make SIGTERM and SIGHUP unwind every ``finally``, as Ctrl-C does. Ignored signals stay ignored."""
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _exit)
 
 
 def exit_status(returncode: int) -> int:
-    """Return the status a shell would show: 128 + n for a child that signal n ended."""
+    """Return the status that a shell would show: 128 + n for a child ended by signal n."""
     return returncode if returncode >= 0 else _SHELL_OFFSET - returncode
 
 
 class PassOn:
-    """Collects the signals of :data:`PASSED_ON` from its ``with`` on, and sends them on to a process.
+    """Collects the signals of :data:`PASSED_ON` while its ``with`` block runs, and sends them to a process.
 
-    First by handlers, because a blocked signal would stay blocked in every process that is started
-    meanwhile; from :meth:`attach` on by blocking and waiting for them, because only then the kernel
-    says where a signal came from. What a terminal sent is not sent on: the process, of the same
-    foreground group, got it itself, and for many programs a second Ctrl-C means to give up cleaning up.
-    What this process was started to ignore stays ignored, for the process as well.
+    Until :meth:`attach` it uses handlers, because processes started meanwhile would inherit blocked
+    signals. Afterwards it blocks the signals and waits for them, because only then does the kernel say
+    where a signal came from. Signals from a terminal are not sent on: the process is in the same
+    foreground group and already received them, and many programs skip cleanup on a second Ctrl-C.
+    Signals that this process was started to ignore stay ignored, in the process too.
     """
 
     def __init__(self) -> None:
-        """Do nothing yet."""
+        """Prepare without changing any signal."""
         self._early: list[int] = []
         self._heeded = heeded(*PASSED_ON)
         self._handlers: dict[signal.Signals, Any] = {}
@@ -53,26 +53,26 @@ class PassOn:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Begin to collect."""
+        """Start to collect signals."""
         for number in self._heeded:
             self._handlers[number] = signal.signal(number, lambda received, _frame: self._early.append(received))
         return self
 
     def attach(self, process: subprocess.Popen[bytes]) -> None:
-        """Send what came so far to ``process``, and from now on what comes. No process is started after this."""
+        """Send collected and later signals to ``process``. Start no other process after this."""
         self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._heeded))
         self._process = process
         for number in self._early:
             process.send_signal(number)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for one signal for at most ``timeout_s``, and send it on."""
+        """Wait up to ``timeout_s`` for one signal, and send it on."""
         received = signal.sigtimedwait(self._heeded, timeout_s)
         if received is not None and received.si_code != _SI_KERNEL and self._process is not None:
             self._process.send_signal(received.si_signo)
 
     def __exit__(self, *_error: object) -> None:
-        """Let signals do what they did before."""
+        """Restore the previous handlers and mask."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._mask is not None:

@@ -1,4 +1,4 @@
-"""``swtrace stats FILE``: what a recorded run amounts to, as ``swtrace run`` would have said it."""
+"""``swtrace stats FILE``: summarise a recorded run, as ``swtrace run`` does."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def stats(
     steps: Steps = None,
     warmup: Warmup = WARMUP,
     salvage: Salvage = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Sum up a recording: the tables and the verdict of `swtrace run`, over all steps after warm-up."""
+    """Summarise a recording: the tables and the verdict of `swtrace run`, over all steps after warm-up."""
     from dataclasses import asdict, replace
 
     from swtrace.cli.summary import summarise

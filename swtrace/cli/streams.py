@@ -1,7 +1,7 @@
-"""stdout and stderr, whatever they are connected to: a full disk, a pipe that closed, a terminal without UTF-8.
+"""stdout and stderr on a full disk, a closed pipe or a terminal without UTF-8.
 
-What a command was asked to print must arrive, so stdout that cannot be written to is an error. Narration is for
-people who may have left: stderr that cannot be written to stops nobody.
+The data that a command prints must arrive, so a failed write to stdout is an error. Narration is for people who
+may have left, so a failed write to stderr is ignored.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _PLAIN = {
     "—": "-",
     "\u2013": "-",
 }
-"""What stands for a character where the terminal's encoding has none; `?` for all others."""
+"""Replacements for characters that the terminal's encoding lacks; `?` for all others."""
 _PLAIN_ERRORS = "swtrace.plain"
 
 
 class OutputError(CommandError):
-    """stdout cannot be written to. No message: the reader has closed its end and wants no more."""
+    """stdout cannot be written to. The message is empty if the reader closed the pipe."""
 
 
 def prepare() -> None:
-    """Replace ``sys.stdout`` and ``sys.stderr`` by streams that fail in one line, or not at all."""
+    """Replace ``sys.stdout`` by a stream whose errors are one line, and ``sys.stderr`` by one that never fails."""
     codecs.register_error(_PLAIN_ERRORS, _plain)
     _open_closed_descriptors()
     sys.stdout = _stream(sys.stdout, 1, _Data)
     sys.stderr = _stream(sys.stderr, 2, _Narration)
-    # Textual writes to the original one.
+    # Textual writes to the original stderr.
     if isinstance(sys.__stderr__, io.TextIOWrapper):
         sys.__stderr__.reconfigure(errors=_PLAIN_ERRORS)
 
 
 class _Data(io.FileIO):
-    """Descriptor 1. After the first failure it swallows what is left, which the interpreter flushes at its end."""
+    """Descriptor 1. After the first failure it discards the rest, which the interpreter flushes at exit."""
 
     _failed = False
 
@@ -67,7 +67,7 @@ class _Data(io.FileIO):
             raise OutputError("", ExitCode.PIPE_CLOSED) from error
         except OSError as error:
             self._failed = True
-            raise OutputError(f"stdout cannot be written to: {error.strerror}") from error
+            raise OutputError(f"cannot write to stdout: {error.strerror}") from error
 
 
 class _Narration(io.FileIO):
@@ -92,12 +92,12 @@ def _stream(before: TextIO | None, descriptor: int, kind: type[io.FileIO]) -> Te
 
 
 def _open_closed_descriptors() -> None:
-    """Let no file that is opened later take the place of a standard stream that was closed (``>&-``)."""
+    """Occupy the descriptors of closed standard streams (``>&-``), so that no file opened later takes them."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # Opened the wrong way round on purpose: what is written to a closed stdout is an error, not lost.
+            # Deliberately opened in the wrong mode: writing to a closed stdout must fail, not vanish.
             os.open(os.devnull, os.O_WRONLY if descriptor == 0 else os.O_RDONLY)
 
 

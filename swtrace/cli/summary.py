@@ -1,8 +1,7 @@
-"""What a run amounts to: a :class:`Summary` made from the ledger's facts, and its text.
+"""The summary of a run: a :class:`Summary` of the ledger's facts.
 
-Nothing is computed here that the ledger does not state: a summary selects, puts ns into seconds, and
-carries the verdict. Same facts, same summary, whether they come
-from ``demo``, ``run`` or a script.
+It selects facts, converts ns to seconds and adds the verdict. It computes nothing else, so the same
+facts give the same summary in ``demo``, ``run`` and scripts.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class SeriesRankSummary:
     rank: int
     steps: int
     untimed_steps: dict[str, int]
-    """Those of them without instants, by reason; the recent steps are none of these."""
+    """Steps without instants, by reason; not counted in the recent steps."""
     aborted_steps: int
     unwaited_steps: int
     recent_steps: int
@@ -41,23 +40,23 @@ class SeriesRankSummary:
     efficiency: float | None
     bandwidth_bytes_per_second: float | None
     cause_seconds: dict[str, float]
-    """Stall of the recent steps by proximate cause."""
+    """Total stall of the recent steps, by proximate cause."""
     excess_seconds: float | None
     """Mean per step: this rank's compute on the critical path beyond the ranks' median."""
     broadcast_bytes: int
-    """Bytes of every broadcast since the start that this rank took part in."""
+    """Bytes of all broadcasts since the start in which this rank took part."""
     owned_bytes: int
     window_bytes: int
     held_bytes: int
-    """Owned layers, windows and layers that the program keeps, together."""
+    """Sum of owned layers, windows and layers that the program keeps."""
     replicated_bytes: int
     saved_ratio: float | None
-    """Part of the replicated bytes that sharing saves on this rank."""
+    """Fraction of the replicated bytes that sharing saves on this rank."""
 
 
 @dataclass(frozen=True, slots=True)
 class StragglerSummary:
-    """The rank that holds the others up, when one clearly does."""
+    """The rank that clearly delays the others, if there is one."""
 
     rank: int
     excess_seconds: float
@@ -69,7 +68,7 @@ class StragglerSummary:
 
 @dataclass(frozen=True, slots=True)
 class SeriesSummary:
-    """One series over all the ranks whose records were read."""
+    """One series, over all ranks whose records were read."""
 
     run_id: str
     name: str
@@ -82,12 +81,12 @@ class SeriesSummary:
     ranks: tuple[SeriesRankSummary, ...]
     straggler: StragglerSummary | None
     findings: tuple[Finding, ...]
-    """The verdict, its headline first."""
+    """The verdict, headline first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedSummary:
-    """Something that was asked for and is not shared."""
+    """A series that was requested but is not shared."""
 
     run_id: str
     rank: int
@@ -97,7 +96,7 @@ class RefusedSummary:
 
 @dataclass(frozen=True, slots=True)
 class RingSummary:
-    """What became of one rank's records: ``written == delivered + lost + pending``."""
+    """Counts of one rank's records: ``written == delivered + lost + pending``."""
 
     run_id: str
     rank: int
@@ -110,7 +109,7 @@ class RingSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything ``swtrace`` says at the end of a run."""
+    """Everything that ``swtrace`` reports at the end of a run."""
 
     series: tuple[SeriesSummary, ...]
     refused: tuple[RefusedSummary, ...]
@@ -134,12 +133,12 @@ class Summary:
 
 
 def summarise(observation: Observation, *, in_depth: bool = True) -> Summary:
-    """Select from an observation what people ask at the end of a run.
+    """Return the summary of an observation.
 
     Args:
-        observation: What is known.
-        in_depth: Whether the verdict goes into layers, causes and other prefetch steps, which takes a while; otherwise
-            it speaks of sums only.
+        observation: The observation.
+        in_depth: Whether the verdict covers layers, causes and other prefetch steps, which is slow; otherwise it
+            covers sums only.
     """
     return Summary(
         series=tuple(

@@ -1,12 +1,12 @@
-"""Reads a run's rings in a process of its own, and writes what it sees to stdout, one summary per line.
+"""Read a run's rings in a separate process, and write summaries to stdout, one per line.
 
-``python -m swtrace.cli.summary_process DIRECTORY RUN_ID``: a JSON line whenever the summary changed, at most
-four a second. The end of stdin says that the run is over: then everything left in the rings is
-read, the last line carries ``"final": true``, and the process ends.
+``python -m swtrace.cli.summary_process DIRECTORY RUN_ID`` writes a JSON line when the summary has
+changed, at most four per second. The end of stdin means that the run has ended. The process then reads
+the remaining records, writes a last line with ``"final": true``, and exits.
 
-A process of its own, because then it can be killed, stopped or slow, and neither the ranks nor the
-command that waits for them notice. What it had read is not lost with it: the records are still in
-the rings, and another reader begins at their start.
+It is a separate process so that it can be killed, stopped or slow without affecting the ranks or the
+command. If it dies, no records are lost: they are still in the rings, and another reader starts from
+their beginning.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from swtrace.closing import Closing
 POLL_S = 0.1
 REPORT_S = 0.25
 FINISH_S = 30.0
-"""How long the last records may take to be read."""
+"""Time limit for reading the last records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One line of the reader."""
+    """One line from the reader."""
 
     summary: Summary
     final: bool
@@ -47,7 +47,7 @@ class Report:
 
 
 class Reader(Closing):
-    """The reader as its command sees it: the newest summary, and at the end the final one."""
+    """The command's side of the reader: the newest summary, and the final one at the end."""
 
     def __init__(self, directory: Path, run_id: str) -> None:
         """Start reading the rings of ``run_id`` in ``directory``."""
@@ -57,7 +57,7 @@ class Reader(Closing):
         self._final = False
 
     def poll(self) -> bool:
-        """Take in what the reader has written; True if there is a newer summary."""
+        """Read the reader's output; return whether there is a newer summary."""
         fresh = False
         for line in self.child.lines():
             report = Report.parse(line)
@@ -65,7 +65,7 @@ class Reader(Closing):
         return fresh
 
     def finish(self) -> Summary:
-        """The run is over: return its final summary. If the reader died, another one reads the rings again."""
+        """End the run and return its final summary. If the reader died, another one reads the rings again."""
         for _ in range(2):
             self.child.close_input()
             deadline = time.monotonic() + FINISH_S
@@ -90,13 +90,13 @@ def _read(directory: Path, run_id: str) -> None:
     from swtrace.cli.summary import summarise
     from swtrace.observing import watch_rings
 
-    # Looks at the folder every time: the last look must find a ring that a short run made a moment ago.
+    # Rescan the folder every time: the last scan must find the ring of a run that has only just started.
     with watch_rings(directory, run_id=run_id, rescan_s=0.0) as roster:
-        summary, reported, over = Summary((), (), ()), 0.0, False
-        while not over:
-            over = bool(select.select([sys.stdin], [], [], POLL_S)[0])
+        summary, reported, ended = Summary((), (), ()), 0.0, False
+        while not ended:
+            ended = bool(select.select([sys.stdin], [], [], POLL_S)[0])
             roster.drain()
-            if not over and time.monotonic() - reported >= REPORT_S:
+            if not ended and time.monotonic() - reported >= REPORT_S:
                 reported, before = time.monotonic(), summary
                 summary = summarise(roster.observe(), in_depth=False)
                 if summary != before:

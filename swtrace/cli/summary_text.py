@@ -24,12 +24,12 @@ _STYLES = {"good": "green", "note": "", "warning": "yellow", "bad": "bold red"}
 
 
 def print_summary(summary: Summary, console: Console, *, over: str = "the last {steps} steps") -> None:
-    """Print every series of a run, or say that there is none.
+    """Print every series of a run, or that there is none.
 
     Args:
-        summary: What to print.
-        console: Where to.
-        over: What its means and ratios are taken over, ``{steps}`` of them.
+        summary: The summary to print.
+        console: The console to print to.
+        over: The steps that means and ratios cover; ``{steps}`` is replaced by their number.
     """
     if not summary.series and not summary.refused:
         console.print("No series was recorded.")
@@ -90,9 +90,9 @@ def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], Ring
 
 
 def _verdict(series: SeriesSummary) -> Table:
-    said = Table.grid(padding=(0, 1))
+    sentences = Table.grid(padding=(0, 1))
     for finding in series.findings:
-        said.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level.word]))
+        sentences.add_row(Text("•"), Text(finding.sentence, style=_STYLES[finding.level.word]))
         if finding.advice:
-            said.add_row("", Text(finding.advice, style="dim"))
-    return said
+            sentences.add_row("", Text(finding.advice, style="dim"))
+    return sentences

@@ -1,6 +1,6 @@
-"""``swtrace top``: the terminal over local rings, daemons or a recording; or what it shows, as text or JSON.
+"""``swtrace top``: the terminal view of local rings, daemons or a recording, or its content as text or JSON.
 
-``swtrace replay`` is the same terminal over a recording alone, with the keys that play it.
+``swtrace replay`` is the same view of a recording, with playback keys.
 """
 
 from __future__ import annotations
@@ -50,43 +50,48 @@ def top(
     ] = None,
     replay: Annotated[
         Path | None,
-        file_option("--replay", text="Play a recording; with --once and --json as it stood at its end."),
+        file_option("--replay", text="Play a recording; with --once or --json, show its end."),
     ] = None,
     run_id: Annotated[
         str | None,
-        run_option("Show this run. Default: the newest that lives and shares something."),
+        run_option("Show this run. Default: the newest live run that shares weights."),
     ] = None,
-    series: Annotated[str | None, typer.Option(metavar="NAME", help="Show this series only.")] = None,
-    rank: Annotated[int | None, typer.Option(min=0, help="Show this rank only.")] = None,
-    phase: Annotated[PhaseName | None, typer.Option(help="Sum up steps of this phase only.")] = None,
-    view: Annotated[ViewName, typer.Option(help="View to begin with.")] = ViewName.OVERVIEW,
+    series: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this series.")] = None,
+    rank: Annotated[int | None, typer.Option(metavar="N", min=0, help="Show only this rank.")] = None,
+    phase: Annotated[
+        PhaseName | None, typer.Option(metavar="|".join(PhaseName), help="Sum only steps of this phase.")
+    ] = None,
+    view: Annotated[ViewName, typer.Option(metavar="|".join(ViewName), help="First view to show.")] = ViewName.OVERVIEW,
     theme: Annotated[
-        str | None, typer.Option(help="swtrace-dark, -light, -colour-blind, -mono, or one of Textual's.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="swtrace-dark, swtrace-light, swtrace-colour-blind, swtrace-mono or a Textual theme."
+        ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print the overview as text, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what is known as JSON, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the overview as text and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON and exit.")] = False,
     wait_s: Annotated[
         float,
         typer.Option(
             "--wait",
             min=0,
             metavar="SECONDS",
-            help="With --once and --json: wait so long for every daemon to answer, and for a step.",
+            help="With --once or --json: wait this long for every daemon to answer, and for a step.",
         ),
     ] = 2.0,
     salvage: Salvage = False,
 ) -> None:
-    """Watch shared-weight series live: does prefetch hide, on which rank and layer does it not, and why.
+    """Watch live whether prefetch hides the broadcasts; if not, on which rank and layer, and why.
 
-    Without --connect or --replay it reads the rings of this host; no daemon is needed, and the ranks do not notice.
-    Press ? for the keys. Theme and keys can be set for good in ~/.config/swtrace/top.toml.
+    Without --connect or --replay, reads the rings of this host. This needs no daemon and does not affect the ranks.
+    Press ? for the keys. Set theme and keys permanently in ~/.config/swtrace/top.toml.
     """
     try:
         from swtrace_tui.picture import Filter
     except ModuleNotFoundError as error:
         if error.name != "textual":
             raise
-        raise CommandError("the terminal needs textual, which is missing here: install swtrace again") from error
+        raise CommandError("swtrace top needs textual, which is not installed; reinstall swtrace") from error
     from swtrace.trace.schema import Phase
 
     exclusive({"--dir": directory, "--connect": connect, "--replay": replay})
@@ -101,18 +106,18 @@ def top(
         return
     # textual-serve sets the driver: then a browser is the terminal.
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise CommandError("swtrace top needs a terminal; --once prints the overview as text, --json as JSON")
+        raise CommandError("swtrace top needs a terminal; use --once to print the overview as text, or --json for JSON")
     _run(make, replay, selection, view.value, theme, salvage=salvage)
 
 
 def replay(files: Files, *, salvage: Salvage = False) -> None:
     """Play a recording in the terminal, with the views of `swtrace top`.
 
-    Space pauses, n goes on by one step, ctrl with left and right seeks by 5 s, ctrl with up and down changes the
-    speed, ctrl with home and end goes to the start and the end. `swtrace stats` prints what it amounts to.
+    Space pauses, n advances one step, ctrl+left and ctrl+right seek by 5 s, ctrl+up and ctrl+down change the speed,
+    ctrl+home and ctrl+end go to the start and the end. `swtrace stats` prints a summary instead.
     """
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise CommandError("swtrace replay needs a terminal; swtrace stats prints what a recording amounts to")
+        raise CommandError("swtrace replay needs a terminal; swtrace stats prints a summary of a recording")
     opened(files, salvage=salvage).close()
     from swtrace_tui.replay_app import ReplayApp
 
@@ -122,12 +127,12 @@ def replay(files: Files, *, salvage: Salvage = False) -> None:
 def _roster(
     directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool, salvage: bool
 ) -> Callable[[], Roster]:
-    """Return what makes the roster; what is wrong with the arguments is said here, not in the reader's thread."""
+    """Return a function that creates the roster. Bad arguments raise here, not in the reader's thread."""
     from swtrace.ledger.ledger import DEFAULT_RECENT_STEPS
     from swtrace.observing import HostRings, Roster
     from swtrace.observing.merged import Merged
 
-    # What is printed once counts all that the rings hold; a screen shows what goes on, whatever its past.
+    # A printout covers everything that the rings hold; a live view shows only recent steps.
     newest = None if whole else DEFAULT_RECENT_STEPS + 8
     if connect is not None:
         from swtrace.asking import address
@@ -145,10 +150,10 @@ def _roster(
 
 
 def _check_theme(make: Callable[[], Roster], theme: str) -> None:
-    """Refuse a theme that does not exist, as the terminal does.
+    """Refuse an unknown theme, as the terminal view does.
 
     Raises:
-        SettingsError: there is no such theme.
+        SettingsError: the theme is unknown.
     """
     from swtrace_tui.app import TopApp
     from swtrace_tui.preferences import Configuration
@@ -161,11 +166,11 @@ def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -
 
     with roster:
         seen = read(roster, selection, wait_s)
-    # Half of the ranks must not pass for all of them.
+    # A part of the ranks must not look like all of them.
     if len(seen.observation.origins) > 1 and (missing := silent(seen)):
         raise CommandError(
-            f"no answer within {wait_s:g} s from {', '.join(missing)}; --wait sets how long to wait,"
-            " and what --connect does not name is not waited for"
+            f"no answer within {wait_s:g} s from {', '.join(missing)};"
+            " wait longer with --wait, or leave them out of --connect"
         )
     if seen.unmatched:
         raise CommandError(seen.unmatched, ExitCode.USAGE)
@@ -236,7 +241,7 @@ def _run(
 
 
 def _configuration() -> Configuration:
-    """Return what the person has set for good."""
+    """Return the user's saved configuration."""
     from swtrace_tui.preferences import default_path, load
 
     return load(Path(os.environ.get("SWTRACE_TOP_CONFIG") or default_path()))

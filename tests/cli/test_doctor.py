@@ -44,7 +44,7 @@ def doctor(swtrace: Swtrace) -> Doctor:
 
 def test_nothing_is_broken_before_the_first_rank(doctor: Doctor, rings: Path) -> None:
     """A folder that does not exist yet is no fault, and looking at it does not make it."""
-    assert "will be made" in doctor()["ring folder"]["detail"]
+    assert "will be created" in doctor()["ring folder"]["detail"]
     assert not rings.exists()
 
 

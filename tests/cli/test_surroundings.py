@@ -130,7 +130,7 @@ def test_a_terminal_without_utf_8_shows_everything(recording: Path) -> None:
         (("run", "--series", "", "--", sys.executable, "-V"), ("--series=''",)),
         (("run", "--listen", "127.0.0.1:99999", "--", sys.executable, "-V"), ("--listen='127.0.0.1:99999'",)),
         (("daemon", "--listen", "bogus"), ("--listen='bogus'",)),
-        (("record", "--connect", "foo:bar", "-o", "y.swrec"), ("--connect 'foo:bar'",)),
+        (("record", "--connect", "foo:bar", "-o", "y.swrec"), ("--connect='foo:bar'",)),
         (("record", "-o", "-"), ("stdout",)),
         (("export", "-f", "parquet", "-o", "-", "FILE"), ("parquet", "stdout")),
         (("export", "-f", "csv", "-o", "t.csv", "--sample", "0.5", "FILE"), ("--sample", "--format csv")),

@@ -55,7 +55,7 @@ def test_export_overwrites_only_when_told(tmp_path: Path) -> None:
     changed.write_text("groups: []\n")
     refused = export(str(tmp_path))
     assert isinstance(refused.exception, CommandError)
-    assert f"{changed} exists and differs: use --force" in str(refused.exception)
+    assert f"{changed} already exists and differs; use --force" in str(refused.exception)
     assert refused.stdout == ""
     assert changed.read_text() == "groups: []\n"
     assert export(str(tmp_path), "--force").exit_code == 0

@@ -177,7 +177,7 @@ def test_an_output_that_is_the_recording_is_refused(
     (tmp_path / "hard.swrec").hardlink_to(file)
     (tmp_path / "folder").mkdir()
     done = swtrace(*command, file, "-o", tmp_path / name, code=2)
-    assert "is the recording to read" in done.stderr
+    assert "is an input file" in done.stderr
     assert file.read_bytes() == recording.read_bytes()
 
 

@@ -89,8 +89,8 @@ def test_the_report_is_of_one_choice_and_its_slowest_steps_are_not_the_warm_up(p
     [
         (["--steps", "900:"], 1, f"none of the {STEPS} finished steps is selected"),
         (["--warmup", "300"], 1, "after 300 warm-up steps"),
-        (["--steps", "5"], 2, "--steps '5': must be FROM:TO"),
-        (["--steps", "9:3"], 2, "holds no step"),
+        (["--steps", "5"], 2, "--steps='5': must be FROM:TO"),
+        (["--steps", "9:3"], 2, "TO must be greater than FROM"),
     ],
 )
 def test_a_choice_of_no_step_is_an_error(path: Path, arguments: list[str], code: int, message: str) -> None:

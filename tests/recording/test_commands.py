@@ -63,7 +63,7 @@ def test_records_that_were_overwritten_are_told_at_the_end(tmp_path: Path) -> No
     said = json.loads(done.stdout)
     assert said["records"] + said["lost"] == 2 * run.written
     assert said["lost"] >= 2 * (run.written - 1024)
-    assert f"{said['lost']} more records were overwritten" in done.stderr
+    assert f"Lost {said['lost']} records, overwritten" in done.stderr
 
 
 @pytest.mark.parametrize("source", [("--dir", "EMPTY"), ("--connect", "127.0.0.1:1")], ids=["no rank", "no daemon"])
@@ -150,7 +150,7 @@ def test_without_ranks_nothing_is_left_behind(tmp_path: Path) -> None:
     rings, path = tmp_path / "rings", tmp_path / "run.swrec"
     for _ in range(2):
         done = swtrace("record", "--dir", rings, "-o", path, "--duration", "0", "--json", code=1)
-        assert "time is up, and no rank was seen: nothing was recorded" in done.stderr
+        assert "time is up, but no rank was seen and nothing was recorded" in done.stderr
         assert done.stdout == ""
         assert not path.exists()
     run = RecordedRun(rings)
@@ -168,10 +168,10 @@ def test_without_ranks_nothing_is_left_behind(tmp_path: Path) -> None:
         (["stats", "nowhere.swrec"], 1, "No such file"),
         (["record", "-o", "/nowhere/x.swrec"], 1, "No such file"),
         (["record", "-o", "x.swrec", "--keep", "3"], 2, "--keep needs --rotate"),
-        (["record", "-o", "x.swrec", "--max-size", "much"], 2, "is no size"),
-        (["record", "-o", "x.swrec", "--max-size", "1"], 2, "--max-size must be at least 64K"),
-        (["record", "-o", "x.swrec", "--rotate", "1"], 2, "--rotate must be at least 64K"),
-        (["record", "-o", "x.swrec", "--rotate", ""], 2, "--rotate '' is no size"),
+        (["record", "-o", "x.swrec", "--max-size", "much"], 2, "--max-size='much': must be a size"),
+        (["record", "-o", "x.swrec", "--max-size", "1"], 2, "--max-size='1': must be at least 64K"),
+        (["record", "-o", "x.swrec", "--rotate", "1"], 2, "--rotate='1': must be at least 64K"),
+        (["record", "-o", "x.swrec", "--rotate", ""], 2, "--rotate='': must be a size"),
         (["record", "-o", "x.swrec", "--duration", "-1"], 2, "--duration must be"),
         (["record", "-o", "x.swrec", "--duration", "nan"], 2, "--duration must be"),
     ],

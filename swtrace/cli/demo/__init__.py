@@ -1,6 +1,6 @@
-"""``swtrace demo``: the main job in miniature, on this machine, with real ranks and a real series.
+"""``swtrace demo``: a small shared-weight series on this machine, with real ranks.
 
-:mod:`~swtrace.cli.demo.scenarios` says what is run, :mod:`~swtrace.cli.demo.model` is what each rank
-computes, :mod:`~swtrace.cli.demo.demo_rank` one rank, :mod:`~swtrace.cli.demo.launcher` the process that
-forks them, :mod:`~swtrace.cli.demo.demo` puts daemon, reader and ranks together.
+:mod:`~swtrace.cli.demo.scenarios` defines what to run, :mod:`~swtrace.cli.demo.model` what each rank computes.
+:mod:`~swtrace.cli.demo.demo_rank` is one rank, :mod:`~swtrace.cli.demo.launcher` the process that forks the ranks.
+:mod:`~swtrace.cli.demo.demo` runs daemon, reader and ranks together.
 """

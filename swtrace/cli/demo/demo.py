@@ -1,7 +1,7 @@
-"""``swtrace demo``: starts ranks, daemon and reader, watches over them, and says what it all came to.
+"""``swtrace demo``: start ranks, daemon and reader, watch them, and print the summary.
 
-The four kinds of process do not depend on each other: daemon and reader may die, and the ranks go
-on; a rank's death ends its group with an error that names it; and nothing outlives the command.
+If the daemon or the reader dies, the ranks continue. If a rank dies, its group ends with an error that
+names it. No process outlives the command.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.settings import Settings
 from swtrace.trace.directory import memory_folder
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -47,16 +48,16 @@ def _dial(text: str, metavar: str) -> Any:
     return typer.Option(help=text, metavar=metavar, show_default=False, rich_help_panel=_DIALS)
 
 
-_Count = Annotated[int | None, _dial("Real gloo ranks (2).", "N")]
-_Layers = Annotated[int | None, _dial("Layers of the series (60).", "N")]
+_Count = Annotated[int | None, _dial("Number of gloo ranks (2).", "N")]
+_Layers = Annotated[int | None, _dial("Number of layers (60).", "N")]
 _Mib = Annotated[float | None, _dial("Size of one layer's weight (1).", "MIB")]
 _Compute = Annotated[float | None, _dial("Compute per layer.", "MS")]
 _PrefetchStep = Annotated[int | None, _dial("How many layers ahead a broadcast starts.", "K")]
 _Windows = Annotated[Windows | None, _dial("Window policy (auto).", "|".join(Windows))]
-_Late = Annotated[float | None, _dial("What the last rank computes longer per layer.", "MS")]
-_Jitter = Annotated[float | None, _dial("Mean of a random extra on every layer's compute.", "MS")]
-_Steps = Annotated[int | None, _dial("Run this many steps, instead of for a time.", "N")]
-_Duration = Annotated[float | None, _dial("Run for this long (8).", "SECONDS")]
+_Late = Annotated[float | None, _dial("Extra compute per layer on the last rank.", "MS")]
+_Jitter = Annotated[float | None, _dial("Mean of the random extra compute per layer.", "MS")]
+_Steps = Annotated[int | None, _dial("Run this many steps instead of a duration.", "N")]
+_Duration = Annotated[float | None, _dial("Run for this many seconds (8).", "SECONDS")]
 
 
 def demo(
@@ -64,7 +65,7 @@ def demo(
     scenario: Annotated[
         Scenario,
         typer.Option(
-            help=f"What to show: {', '.join(Scenario)}. Sets the dials; a dial given beside it wins.", metavar="NAME"
+            help=f"What to show: {', '.join(Scenario)}. Sets the dials; explicit dials override it.", metavar="NAME"
         ),
     ] = Scenario.HIDDEN,
     ranks: _Count = None,
@@ -78,29 +79,29 @@ def demo(
     steps: _Steps = None,
     duration: _Duration = None,
     seed: Annotated[
-        int, typer.Option(help="Makes weights, inputs and jitter.", metavar="N", rich_help_panel=_DIALS)
+        int, typer.Option(help="Seed of weights, inputs and jitter.", metavar="N", rich_help_panel=_DIALS)
     ] = 0,
-    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")] = False,
+    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and a live API.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     tui: Annotated[
         bool | None,
         typer.Option(
             "--tui/--no-tui",
-            help="Watch it in `swtrace top`: by default where the output is a terminal.",
+            help="Watch the run in `swtrace top`. Default: on in a terminal, unless --json.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Run a shared-weight series on real ranks of this machine, and say what it cost.
+    """Run a shared-weight series on real ranks on this machine, and print what it cost.
 
-    N processes on gloo run a stack of real linear layers through the runtime that vLLM runs. Each holds only its own
-    layers, and receives the others' weights just in time. Every layer's output of every step is compared, bit for
-    bit, with that of resident weights.
+    N gloo processes run a stack of real linear layers through the same runtime as vLLM. Each holds only its own layers,
+    and receives the others' weights just in time. Every layer's output in every step is compared, bit for bit, with
+    that of resident weights.
 
-    In a terminal, `swtrace top` opens on it; it stays open when the run is over, until you quit it, and the summary
+    In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
     follows.
 
-    Rings lie in a temporary folder, or in `SWTRACE_DIR` where it is set. Ctrl-C ends the run early, with its summary.
+    The rings are in `SWTRACE_DIR` if set, else in a temporary folder. Ctrl-C ends the run early, with a summary.
     """
     given: dict[str, Any] = {
         "ranks": ranks,
@@ -118,7 +119,7 @@ def demo(
     if prefetch_step is None:
         dials = dials.fitting()
     if importlib.util.find_spec("torch") is None:
-        raise CommandError("the demo's ranks need torch, which is not installed here: pip install torch")
+        raise CommandError("the demo needs torch, which is not installed; pip install torch")
     dials.check()
     settings = Settings.from_environment()
     if tui is None:
@@ -135,7 +136,7 @@ def demo(
 
 @dataclass(slots=True)
 class _Ranks:
-    """What the ranks have told so far."""
+    """What the ranks have reported so far."""
 
     steps: int = 0
     checked: int = 0
@@ -205,7 +206,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
             _watch_over(launcher, reader, daemon, ranks, console)
         except KeyboardInterrupt:
             interrupted = True
-            console.print("Interrupted: ending the ranks.")
+            console.print("Interrupted; stopping the ranks.")
             launcher.close()
         return _Result(
             scenario,
@@ -226,16 +227,18 @@ def _watch_in_terminal(
     daemon: DaemonProcess | None,
     ranks: _Ranks,
 ) -> None:
-    """Leave the terminal to `swtrace top` until it is quit; what there was to tell meanwhile is told then."""
+    """Run `swtrace top` until the user quits it, then print the messages that arrived meanwhile."""
     terminal = subprocess.Popen(
         [sys.executable, "-P", "-m", "swtrace", "top", "--run", run_id],
         env={**os.environ, "SWTRACE_DIR": str(directory)},
     )
     stack.callback(terminal.wait)
     stack.callback(terminal.terminate)
-    told = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
-    _watch_over(launcher, reader, daemon, ranks, told, while_=lambda: terminal.poll() is None)
-    sys.stderr.write(told.file.getvalue())  # type: ignore[attr-defined]
+    deferred = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
+    _watch_over(launcher, reader, daemon, ranks, deferred, while_=lambda: terminal.poll() is None)
+    sys.stderr.write(deferred.file.getvalue())  # type: ignore[attr-defined]
+    if launcher.readable:
+        sys.stderr.write("The run continues; press Ctrl-C to end it early.\n")
 
 
 def _watch_over(
@@ -247,36 +250,36 @@ def _watch_over(
     *,
     while_: Callable[[], bool] | None = None,
 ) -> None:
-    """Return when every rank is gone, or no longer ``while_``."""
+    """Watch until every rank has ended, or until ``while_`` returns False."""
     progress = Progress(console)
-    missed: set[str] = set()
+    reported: set[str] = set()
 
-    def miss(name: str, text: str) -> None:
-        if name not in missed:
-            missed.add(name)
+    def report_once(name: str, text: str) -> None:
+        if name not in reported:
+            reported.add(name)
             console.print(text)
 
     try:
         while while_() if while_ is not None else launcher.readable:
             wait_for_lines([launcher, reader.child, *([daemon.child] if daemon is not None else [])], _POLL_S)
             for line in launcher.lines():
-                _take(line, ranks, console)
+                _handle(line, ranks, console)
             if reader.poll() and reader.summary is not None:
                 progress.show(reader.summary)
             if not reader.child.readable:
-                miss("reader", "The reader ended. The ranks go on; their rings are read again at the end.")
+                report_once("reader", "The reader ended. The ranks go on, and their rings are read again at the end.")
             if daemon is None:
                 continue
             if daemon.poll():
-                console.print(f"daemon: {daemon.url}/metrics (live API below {daemon.url}/api/v1/)", soft_wrap=True)
+                console.print(f"daemon: {daemon.url}/metrics, live API at {daemon.url}/api/v1/", soft_wrap=True)
             if not daemon.child.readable:
                 said = daemon.said[-1] if daemon.said else "no output"
-                miss("daemon", f"The daemon ended ({said}). The ranks go on.")
+                report_once("daemon", f"The daemon ended ({said}). The ranks go on.")
     finally:
         progress.close()
 
 
-def _take(line: str, ranks: _Ranks, console: Console) -> None:
+def _handle(line: str, ranks: _Ranks, console: Console) -> None:
     try:
         event = RankReport.parse(line)
     except ValueError:
@@ -306,20 +309,20 @@ def _conclude(result: _Result, console: Console) -> None:
     console.print()
     if result.code is ExitCode.SUCCESS:
         console.print(
-            f"{result.ranks.checked} layer outputs of {result.ranks.steps} steps compared with resident weights: "
-            "all bit-identical."
+            f"Compared {counted(result.ranks.checked, 'layer output')} of {counted(result.ranks.steps, 'step')} with "
+            "resident weights: all bit-identical."
         )
     elif result.code is ExitCode.OUTPUT_DIFFERS:
-        console.print("[bold red]Outputs differ from those with resident weights.[/]")
+        console.print("[bold red]Outputs differ from those of resident weights.[/]")
     elif result.code is ExitCode.RANK_LOST:
         console.print("[bold red]The group ended because a rank was lost.[/]")
 
 
 def _describe(dials: Dials, directory: Path) -> str:
-    extent = f"{dials.steps} steps" if dials.steps is not None else f"{dials.seconds:g} s"
-    late = f", the last rank {dials.late_ms:g} ms later" if dials.late_ms else ""
+    extent = counted(dials.steps, "step") if dials.steps is not None else f"{dials.seconds:g} s"
+    late = f", the last rank computes {dials.late_ms:g} ms longer per layer" if dials.late_ms else ""
     jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
     return (
-        f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute each"
+        f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute per layer"
         f"{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
     )

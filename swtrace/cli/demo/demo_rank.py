@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SERIES = "demo.linear"
 _AGREE_EVERY = 4
-"""Steps between two questions whether to go on: all ranks must run the same number of them."""
+"""The ranks agree on whether to continue once every so many steps: all must run the same number of steps."""
 _PR_SET_TIMERSLACK = 29
 _TIMERSLACK_NS = 1000
 """The default of 50 us would lengthen every layer's compute by about 100 us."""
@@ -31,11 +31,11 @@ _RENDEZVOUS = timedelta(seconds=120)
 
 
 class OutputDiffersError(SwtraceError):
-    """A layer's output was not what its true weight gives."""
+    """A layer's output differs from that of its true weight."""
 
 
 def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
-    """Be rank ``rank`` until all steps are done. Errors are told as events; the exit status says which kind."""
+    """Run as rank ``rank`` until all steps are done. Report errors as events; return the exit status."""
     import torch.distributed as dist
 
     from swtrace.series import recording
@@ -51,7 +51,7 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         RankReport(What.FAILED, rank, text=str(error)).tell()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
-        # Before there is a series torch.distributed's own calls, such as the rendezvous, fail with bare RuntimeErrors.
+        # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
         RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
         return ExitCode.FAILED
     finally:
@@ -95,15 +95,15 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
         dist.barrier()
         RankReport(What.READY, rank).tell()
         step = _run_steps(dials, rank, series, layers, check)
-        # A rank that leaves takes its connections with it, and so what the others still receive of the last step.
+        # A rank that exits closes its connections, and the others may still be receiving data of the last step.
         dist.barrier()
     series.close()
     return step, step * dials.layers
 
 
 def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear], check: Check) -> int:
-    """Run steps until all ranks agree that it is enough; return how many."""
-    random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, not a secret)
+    """Run steps until all ranks agree to stop; return the number of steps."""
+    random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
     while _go_on(dials, rank, step, time.monotonic() - begin):
         _run_step(dials, rank, step, series, layers, check, random_source)
@@ -127,14 +127,14 @@ def _run_step(
     with series.step(tokens=1, requests=1):
         for layer, linear in enumerate(layers):
             series.reach(layer)
-            # The linear would wait by itself; compute is timed from where its weight is there.
+            # The linear would wait anyway; waiting here times its compute from when the weight is ready.
             series.wait(layer)
             begin_ns = time.monotonic_ns()
             output = linear(activation)
             if not torch.equal(output, expected[layer]):
                 raise OutputDiffersError(
-                    f"series {SERIES}, layer {layer}, rank {rank}, step {step}: the output differs from the one "
-                    "with resident weights"
+                    f"series {SERIES}, layer {layer}, rank {rank}, step {step}: the output differs from that "
+                    "of resident weights"
                 )
             activation = following(output)
             left_ns = begin_ns + dials.compute_ns(rank, random_source) - time.monotonic_ns()
@@ -143,7 +143,7 @@ def _run_step(
 
 
 def _go_on(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
-    """Whether to run another step. By the clock, only rank 0 decides: the ranks' clocks would not agree."""
+    """Return whether to run another step. With a duration, rank 0 decides for all, because clocks differ."""
     if dials.steps is not None:
         return step < dials.steps
     if step % _AGREE_EVERY:

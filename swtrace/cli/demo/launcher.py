@@ -1,7 +1,7 @@
-"""Forks the demo's ranks: ``python -m swtrace.cli.demo.launcher DIALS RENDEZVOUS``.
+"""Fork the demo's ranks: ``python -m swtrace.cli.demo.launcher DIALS RENDEZVOUS``.
 
-torch is imported once, here, before the forks: on a busy machine its import costs seconds for every
-process. No process of the demo outlives the one that started it.
+torch is imported once, before the forks, because on a busy machine every import takes seconds. No
+process of the demo outlives the one that started it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from swtrace.cli.demo.scenarios import Dials
 from swtrace.cli.exit_codes import ExitCode
 
 _GRACE_S = 20.0
-"""How long the others may take to notice that a rank is lost. gloo notices a closed connection at once."""
+"""Time for the other ranks to notice that a rank is lost. gloo notices a closed connection at once."""
 _POLL_S = 0.02
 
 
@@ -61,7 +61,7 @@ def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
 
 
 def _wait(ranks: dict[int, int]) -> None:
-    """Reap every rank, and drop it from ``ranks``. Once one failed, the others have a while to end by themselves."""
+    """Reap every rank and remove it from ``ranks``. After a failure, give the others time to exit."""
     deadline = float("inf")
     while ranks and time.monotonic() < deadline:
         pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -73,7 +73,9 @@ def _wait(ranks: dict[int, int]) -> None:
         if status:
             deadline = min(deadline, time.monotonic() + _GRACE_S)
     for pid, rank in ranks.items():
-        RankReport(What.FAILED, rank, pid=pid, text="did not notice that a rank of its group is lost: killed").tell()
+        RankReport(
+            What.FAILED, rank, pid=pid, text="killed, because it did not notice that a rank of its group was lost"
+        ).tell()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a rank of the demo computes: a stack of real linears whose every output can be checked bit for bit.
+"""The computation of a demo rank: a stack of real linears whose outputs can be checked bit for bit.
 
-Weights and activations are small whole numbers kept as floats, so a matmul's sums are exact whatever
-their order, and any wrong byte of a weight changes the output. A rank makes any layer's weight from
-the seed: it needs no copy of it to know what the output must be.
+Weights and activations are small whole numbers stored as floats. A matmul's sums are therefore exact in
+any order, and any wrong byte of a weight changes the output. A rank generates any layer's weight from
+the seed, so it can compute the expected output without keeping a copy.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _BYTES_PER_ROW = COLUMNS * 4
 _WEIGHTS = 8
 """Weights are whole numbers of at most this magnitude."""
 _ACTIVATIONS = 7
-"""Activations, too: 512 products of 8 * 7 stay far below 2**24, where float32 is exact."""
+"""Activations are at most this: 512 products of 8 * 7 stay far below 2**24, where float32 is exact."""
 _INPUTS = 4
-"""Different inputs, used in turn: a stale window cannot pass by repeating the step before."""
+"""Different inputs, used in turn, so that a stale window cannot pass by repeating the previous step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What each layer must put out, ``[input][layer]``."""
+    """Expected output of each layer, ``[input][layer]``."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[tuple[Tensor, ...], ...]
 
 
 def build(dials: Dials, layer: int) -> nn.Linear:
-    """Return one linear of the stack with its true weight."""
+    """Return a linear of the stack with its true weight."""
     from torch import nn
 
     linear = nn.Linear(COLUMNS, _rows(dials), bias=False, device="meta")
@@ -43,7 +43,7 @@ def build(dials: Dials, layer: int) -> nn.Linear:
 
 
 def expect(dials: Dials) -> Check:
-    """Compute every layer's output for every input, with weights fresh from the seed."""
+    """Compute every layer's output for every input, with weights generated from the seed."""
     import torch
 
     generator = torch.Generator().manual_seed(dials.seed)
@@ -59,7 +59,7 @@ def expect(dials: Dials) -> Check:
 
 
 def following(output: Tensor) -> Tensor:
-    """Return the next layer's input: the output folded back into small whole numbers."""
+    """Return the next layer's input: the output reduced to small whole numbers."""
     import torch
 
     folded = torch.remainder(output, 2 * _ACTIVATIONS + 1) - _ACTIVATIONS

@@ -1,4 +1,4 @@
-"""The demo while it runs: a live table on a terminal, one plain line a second anywhere else."""
+"""Progress of the demo: a live table on a terminal, otherwise one line per second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BAR_CELLS = 24
 
 
 class Progress:
-    """Shows the newest summary of a run that is not over yet."""
+    """Shows the newest summary of an unfinished run."""
 
     def __init__(self, console: Console) -> None:
         """Show nothing until the first summary."""
@@ -30,7 +30,7 @@ class Progress:
         self._last_line = 0.0
 
     def show(self, summary: Summary) -> None:
-        """Replace what is shown."""
+        """Show a summary in place of the last one."""
         if not any(rank.steps for series in summary.series for rank in series.ranks):
             return
         if self._console.is_terminal:
@@ -44,7 +44,7 @@ class Progress:
                 self._console.print(_line(series), soft_wrap=True)
 
     def close(self) -> None:
-        """Take the live table off the screen."""
+        """Remove the live table from the screen."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -53,7 +53,8 @@ class Progress:
 def _line(series: SeriesSummary) -> str:
     worst = _most_stalled(series)
     return (
-        f"{series.name}: step {max(rank.steps for rank in series.ranks)}, {units.seconds(worst.step_seconds)} a step, "
+        f"{series.name}: step {max(rank.steps for rank in series.ranks)}, "
+        f"{units.seconds(worst.step_seconds)} per step, "
         f"stall {units.ratio(worst.stall_ratio)} (rank {worst.rank}), efficiency {units.ratio(worst.efficiency)}, "
         f"on time {units.ratio(worst.on_time_rate)}"
     )
@@ -83,6 +84,6 @@ def _table(summary: Summary) -> Table:
 
 
 def _bar(stall_ratio: float) -> Text:
-    """A step's time: what was stall, and the rest."""
+    """Return a bar of step time, split into stall and the rest."""
     stalled = round(min(1.0, stall_ratio) * _BAR_CELLS)
     return Text.assemble(("━" * stalled, "red"), ("━" * (_BAR_CELLS - stalled), "green"))

@@ -1,6 +1,6 @@
-"""What ranks and their launcher tell the command: one JSON line per event, through one pipe.
+"""Events that ranks and their launcher report to the command: one JSON line each, through one pipe.
 
-A line is shorter than ``PIPE_BUF``, so that lines of different ranks never mix.
+A line is shorter than ``PIPE_BUF``, so lines of different ranks never interleave.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class What(StrEnum):
 
     STARTED = "started"
     READY = "ready"
-    """Post-processing is done: the first step begins."""
+    """Post-processing is done, and the first step begins."""
     FINISHED = "finished"
-    """All steps done, every output as expected."""
+    """All steps are done, and every output was as expected."""
     FAILED = "failed"
     """An error, in :attr:`RankReport.text`."""
     EXITED = "exited"
-    """The process is gone; :attr:`RankReport.status` is its exit status, negative for a signal."""
+    """The process has ended; :attr:`RankReport.status` is its exit status, negative for a signal."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankReport:
-    """What one rank says about itself."""
+    """One event of a rank."""
 
     what: What
     rank: int
@@ -43,13 +43,13 @@ class RankReport:
     text: str = ""
 
     def tell(self) -> None:
-        """Write it to stdout, whole."""
+        """Write the report to stdout in one write."""
         fields = asdict(self)
         fields["text"] = self.text.encode()[: _PIPE_BUF // 2 - _ROOM_FOR_REST].decode(errors="ignore")
         os.write(sys.stdout.fileno(), json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 
     @classmethod
     def parse(cls, line: str) -> RankReport:
-        """Return what :meth:`tell` wrote."""
+        """Return the report that :meth:`tell` wrote."""
         fields = json.loads(line)
         return cls(**{**fields, "what": What(fields["what"])})

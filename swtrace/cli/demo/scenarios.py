@@ -1,4 +1,4 @@
-"""The demo's dials, and the scenarios that set them: pure data, imported by the command and by every rank."""
+"""The demo's dials and the scenarios that set them. The command and every rank import this."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Scenario(StrEnum):
 
 
 DESCRIPTIONS: dict[Scenario, str] = {
-    Scenario.HIDDEN: "enough compute per layer for every broadcast to hide behind.",
+    Scenario.HIDDEN: "enough compute per layer to hide every broadcast.",
     Scenario.STALLED: "compute is much shorter than a broadcast, so every layer waits for its weight.",
-    Scenario.STRAGGLER: "the last rank computes longer than the others, which wait for what it sends late.",
-    Scenario.JITTER: "every rank's compute varies at random: stalls everywhere, and nobody to blame.",
+    Scenario.STRAGGLER: "the last rank computes longer, so the others wait for its late broadcasts.",
+    Scenario.JITTER: "compute varies randomly on every rank: stalls everywhere, and no rank to blame.",
 }
 
 
@@ -49,27 +49,27 @@ class Windows(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dials:
-    """Everything that shapes a demo run. The same on all ranks."""
+    """All parameters of a demo run, the same on all ranks."""
 
     ranks: int = 2
     layers: int = 60
     mib: float = 1.0
     """Size of one layer's weight."""
     compute_ms: float = 1.0
-    """Compute per layer: a real matmul, filled up by a sleep that leaves the cores to the transport."""
+    """Compute per layer: a real matmul, then a sleep that leaves the cores to the transport."""
     prefetch_step: int = 1
     windows: Windows = Windows.AUTO
     late_ms: float = 0.0
-    """What the last rank computes longer per layer."""
+    """Extra compute per layer on the last rank."""
     jitter_ms: float = 0.0
-    """Mean of an exponentially distributed extra on every layer of every rank."""
+    """Mean of the exponentially distributed extra compute of every layer on every rank."""
     steps: int | None = None
     seconds: float = 8.0
-    """How long to run where the number of steps is not given."""
+    """How long to run if the number of steps is not given."""
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse what no run could be made of.
+        """Refuse dials that no run can use.
 
         Raises:
             SettingsError: a dial is out of range; the message names its option.
@@ -93,7 +93,7 @@ class Dials:
                 raise SettingsError(f"{option} must be {span}{here}")
 
     def fitting(self) -> Dials:
-        """Return these dials with a prefetch step that their layers have room for."""
+        """Return these dials with a prefetch step that fits their number of layers."""
         return replace(self, prefetch_step=max(0, min(self.prefetch_step, self.layers - 2)))
 
     def compute_ns(self, rank: int, random_source: random.Random) -> int:
@@ -103,12 +103,12 @@ class Dials:
         return round((self.compute_ms + late + jitter) * 1e6)
 
     def to_json(self) -> str:
-        """Return the dials as the argument of another process."""
+        """Return the dials as an argument for another process."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Dials:
-        """Return what :meth:`to_json` was called on."""
+        """Return the dials from the text of :meth:`to_json`."""
         fields = json.loads(text)
         return cls(**{**fields, "windows": Windows(fields["windows"])})
 

@@ -1,5 +1,5 @@
-"""``swtrace doctor``: what is right and wrong with this installation and this host, and how to mend it.
+"""``swtrace doctor``: check this installation and this host, and say how to fix what is wrong.
 
-One module per thing that is looked at; each returns :class:`~swtrace.cli.doctor.diagnosis.Diagnosis`
-tuples and never raises for what it looks at. :mod:`~swtrace.cli.doctor.doctor` puts them together.
+One module per check. Each returns a tuple of :class:`~swtrace.cli.doctor.diagnosis.Diagnosis` and never
+raises for what it checks. :mod:`~swtrace.cli.doctor.doctor` combines them.
 """

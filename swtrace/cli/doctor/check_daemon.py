@@ -1,4 +1,4 @@
-"""Is a daemon answering where one is expected, and if not, could one start there?"""
+"""Check whether a daemon answers at the expected address, and if not, whether one could start there."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _TIMEOUT_S = 2.0
 
 
 def daemon() -> tuple[Diagnosis, ...]:
-    """Ask the address that ``SWTRACE_LISTEN`` or the default names."""
+    """Check the address from ``SWTRACE_LISTEN``, or the default."""
     try:
         listen = listen_address(os.environ)
     except SettingsError as error:
-        return (Diagnosis("daemon", State.BROKEN, str(error), "set or unset SWTRACE_LISTEN"),)
+        return (Diagnosis("daemon", State.BROKEN, str(error), "correct or unset SWTRACE_LISTEN"),)
     problem = listen.problem()
     if problem is None:
-        return (Diagnosis("daemon", State.ABSENT, f"none at {listen}; the port is free", "swtrace daemon"),)
+        return (Diagnosis("daemon", State.ABSENT, f"none at {listen}; the port is free", "run swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
     try:
         said = asking.text(str(reached), "/healthz", timeout_s=_TIMEOUT_S).strip()
-        wrong = "" if said == b"ok" else f"it says {said[:_MOST_SAID].decode(errors='replace')!r}"
+        wrong = "" if said == b"ok" else f"answer: {said[:_MOST_SAID].decode(errors='replace')!r}"
     except AnswerError as error:
         wrong = str(error)
     if wrong:
@@ -33,8 +33,8 @@ def daemon() -> tuple[Diagnosis, ...]:
             Diagnosis(
                 "daemon",
                 State.BROKEN,
-                f"{listen}: {problem}, and what is there does not say ok at /healthz ({wrong})",
-                "set SWTRACE_LISTEN to another port, or mend what that daemon says",
+                f"cannot serve on {listen} ({problem}), and /healthz there does not answer ok ({wrong})",
+                "set SWTRACE_LISTEN to another address, or fix the daemon that is there",
             ),
         )
     return (Diagnosis("daemon", State.GOOD, f"answers at http://{reached}"),)

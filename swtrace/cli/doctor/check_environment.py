@@ -1,8 +1,8 @@
-"""What ranks would run with: Python, swtrace, torch, vLLM, and the variables that are set. Do they fit together?
+"""Check what ranks would run with: Python, swtrace, torch, vLLM, and the environment variables.
 
-Nothing heavy is imported here. Whether vLLM has what the plugin holds on to is looked at by this file as a program of
-its own, which prints what is missing as a JSON list: importing vLLM takes long, and may fail in ways that no
-``except`` catches.
+Nothing heavy is imported here. Run as a program, this file imports vLLM and prints the attributes that the plugin
+needs and vLLM lacks, as a JSON list. That is a separate process because importing vLLM is slow and may fail in ways
+that no ``except`` catches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SEAM_TIMEOUT_S = 120
 
 
 def versions(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
-    """Look at every package that matters; with ``import_vllm``, also into vLLM, in a process of its own."""
+    """Check every relevant package; with ``import_vllm``, also vLLM's internals, in a separate process."""
     vllm = _vllm()
     return (
         Diagnosis("python", State.GOOD, f"{platform.python_version()} at {sys.executable}"),
@@ -40,7 +40,7 @@ def versions(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
 
 
 def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
-    """Read every setting as a rank and as a daemon would; return the ranks', or the defaults where one is unusable."""
+    """Read every setting as ranks and the daemon would; return the ranks', or the defaults if one is invalid."""
     found, problems = Settings(), []
     try:
         found = Settings.from_environment()
@@ -50,7 +50,7 @@ def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
         SpanSettings.from_environment(os.environ)
     except SettingsError as error:
         problems.append(str(error))
-    diagnoses = [Diagnosis("settings", State.BROKEN, problem, "set or unset the variable") for problem in problems]
+    diagnoses = [Diagnosis("settings", State.BROKEN, problem, "correct or unset it") for problem in problems]
     diagnoses += [
         Diagnosis("settings", State.DOUBTFUL, sentence, "correct or unset it") for sentence in unknown_variables()
     ]
@@ -68,7 +68,10 @@ def _torch() -> Diagnosis:
     version = _version_of("torch")
     if version is None:
         return Diagnosis(
-            "torch", State.ABSENT, "not installed: daemon and readers work, ranks do not", "pip install torch"
+            "torch",
+            State.ABSENT,
+            "not installed; the daemon and readers work without it, ranks do not",
+            "pip install torch",
         )
     if _numbers(version) < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
@@ -79,15 +82,15 @@ def _torch() -> Diagnosis:
 def _vllm() -> Diagnosis:
     version = _version_of("vllm")
     if version is None:
-        return Diagnosis("vllm", State.ABSENT, "not installed: the demo works without", f"install {support.RANGE}")
+        return Diagnosis("vllm", State.ABSENT, "not installed; the demo works without it", f"install {support.RANGE}")
     if not support.supported(version):
         return Diagnosis(
             "vllm",
             State.DOUBTFUL,
-            f"{version} is not supported: swtrace leaves it alone",
+            f"{version} is not supported, so swtrace does nothing in it",
             f"install {support.RANGE}",
         )
-    return Diagnosis("vllm", State.GOOD, f"{version}; supported is {support.RANGE}")
+    return Diagnosis("vllm", State.GOOD, f"{version} (supported: {support.RANGE})")
 
 
 def _plugin() -> Diagnosis:
@@ -96,20 +99,20 @@ def _plugin() -> Diagnosis:
         return Diagnosis(
             "vllm plugin",
             State.BROKEN,
-            "vLLM does not see swtrace's entry point",
-            "install swtrace where vLLM is",
+            "vLLM cannot find swtrace's entry point",
+            "install swtrace in the environment of vLLM",
         )
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "swtrace" not in [name.strip() for name in allowed.split(",")]:
         return Diagnosis(
             "vllm plugin", State.BROKEN, f"VLLM_PLUGINS={allowed!r} leaves swtrace out", "add swtrace to VLLM_PLUGINS"
         )
-    return Diagnosis("vllm plugin", State.GOOD, "vLLM loads it; it does nothing without SWTRACE=1")
+    return Diagnosis("vllm plugin", State.GOOD, "loaded by vLLM; does nothing without SWTRACE=1")
 
 
 def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     if not import_vllm:
-        return (Diagnosis("vllm seam", State.ABSENT, "not looked at", "leave --quick away"),)
+        return (Diagnosis("vllm seam", State.ABSENT, "not checked", "run without --quick"),)
     command = [sys.executable, "-P", "-m", "swtrace.cli.doctor.check_environment"]
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "SWTRACE": "0"}
     try:
@@ -123,7 +126,7 @@ def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
         missing = json.loads(lines[-1])
     except (IndexError, ValueError):
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return (Diagnosis("vllm seam", State.BROKEN, f"vLLM cannot be imported: {said}", "mend the vLLM installation"),)
+        return (Diagnosis("vllm seam", State.BROKEN, f"vLLM cannot be imported: {said}", "fix the vLLM installation"),)
     if missing:
         return (
             Diagnosis(
@@ -133,11 +136,11 @@ def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
                 f"install {support.RANGE}",
             ),
         )
-    return (Diagnosis("vllm seam", State.GOOD, "offloader and worker have the shape that the plugin needs"),)
+    return (Diagnosis("vllm seam", State.GOOD, "vLLM has everything that the plugin needs"),)
 
 
 def _version_of(module: str) -> str | None:
-    """The version of whichever distribution brings ``module``: several of them bring ``vllm``."""
+    """Return the version of the distribution that provides ``module``; several provide ``vllm``."""
     if importlib.util.find_spec(module) is None:
         return None
     for distribution in importlib.metadata.packages_distributions().get(module, [module]):
@@ -153,7 +156,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _print_seam() -> None:
-    import vllm  # noqa: F401 (its own failure to import is another finding)
+    import vllm  # noqa: F401 (a failure to import is another finding)
 
     sys.stdout.write(json.dumps(support.missing()) + "\n")
 

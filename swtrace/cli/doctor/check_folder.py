@@ -1,4 +1,4 @@
-"""The folder of rings: can ranks write there, is it memory, and is there room?"""
+"""Check the ring folder: whether ranks can write there, whether it is in memory, and whether it has room."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from swtrace.trace.header import file_bytes
 _UNTRACED = "ranks would run untraced, or not at all with SWTRACE_STRICT=1"
 _COMFORTABLE_RINGS = 8
 _KERNEL_ONLY = ("proc", "sysfs", "cgroup2")
-"""File systems that take no files of ours, whatever their permissions say."""
+"""File systems in which no files can be created, whatever their permissions."""
 _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
-_MOVE = "set SWTRACE_DIR to a folder of yours on a tmpfs, the same for ranks and readers"
+_MOVE = "set SWTRACE_DIR to a folder that you own on a tmpfs, the same for ranks and readers"
 
 
 def folder(directory: Path, ring_records: int) -> tuple[Diagnosis, ...]:
-    """Look at the folder, or at where it would be made, for rings of so many records."""
+    """Check the folder, or where it would be created, for rings of ``ring_records`` records."""
     if not os.path.exists(directory):  # noqa: PTH110 (Path.exists raises where a parent cannot be searched)
         parent = next(parent for parent in directory.parents if os.path.exists(parent))  # noqa: PTH110
         if not parent.is_dir():
-            return (Diagnosis("ring folder", State.BROKEN, f"{directory} cannot be made: {parent} is a file", _MOVE),)
+            return (
+                Diagnosis("ring folder", State.BROKEN, f"{directory} cannot be created: {parent} is a file", _MOVE),
+            )
         if _filesystem(parent) in _KERNEL_ONLY or not os.access(parent, os.W_OK | os.X_OK):
             return (
                 Diagnosis(
                     "ring folder",
                     State.BROKEN,
-                    f"{directory} cannot be made: {parent} is not writable; {_UNTRACED}",
+                    f"{directory} cannot be created: {parent} is not writable; {_UNTRACED}",
                     _MOVE,
                 ),
             )
         return (
-            Diagnosis("ring folder", State.GOOD, f"{directory} will be made by the first rank"),
+            Diagnosis("ring folder", State.GOOD, f"{directory} will be created by the first rank"),
             *_place(parent, ring_records),
         )
     if not directory.is_dir():
@@ -48,20 +50,20 @@ def _permissions(directory: Path) -> Diagnosis:
     mode = stat.S_IMODE(directory.stat().st_mode)
     if not os.access(directory, os.R_OK | os.X_OK):
         return Diagnosis(
-            "ring folder", State.BROKEN, f"{directory} ({mode:04o}) cannot be read", f"read it as its owner, or {_MOVE}"
+            "ring folder", State.BROKEN, f"{directory} ({mode:04o}) cannot be read", f"run as its owner, or {_MOVE}"
         )
     if not os.access(directory, os.W_OK):
         return Diagnosis(
             "ring folder",
             State.DOUBTFUL,
-            f"{directory} ({mode:04o}) can be read, and not written: no rank of this user can trace",
+            f"{directory} ({mode:04o}) is readable but not writable, so no rank of this user can trace",
             _MOVE,
         )
     if mode & 0o022 and not mode & stat.S_ISVTX:
         return Diagnosis(
             "ring folder",
             State.DOUBTFUL,
-            f"{directory} ({mode:04o}): others may remove rings",
+            f"{directory} ({mode:04o}): other users may remove rings",
             f"chmod go-w {directory}",
         )
     return Diagnosis("ring folder", State.GOOD, f"{directory} ({mode:04o})")
@@ -73,18 +75,18 @@ def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
         Diagnosis("ring file system", State.GOOD, kind)
         if kind in _MEMORY
         else Diagnosis(
-            "ring file system", State.DOUBTFUL, f"{kind}: writing records back to a disk costs the ranks time", _MOVE
+            "ring file system", State.DOUBTFUL, f"{kind}: writing records to disk slows the ranks down", _MOVE
         )
     )
     free, ring = shutil.disk_usage(existing).free, file_bytes(ring_records)
     detail = f"{units.size(free)} free; a ring takes {units.size(ring)}"
     if free < ring:
-        detail += f": unless rings of dead ranks can give way, {_UNTRACED}"
-        state, mend = State.BROKEN, "free memory there, set a smaller SWTRACE_RING_RECORDS, or another SWTRACE_DIR"
+        detail += f"; unless rings of dead ranks can be removed, {_UNTRACED}"
+        state, mend = State.BROKEN, "free memory there, or set a smaller SWTRACE_RING_RECORDS or another SWTRACE_DIR"
     elif free < _COMFORTABLE_RINGS * ring:
         state, mend = (
             State.DOUBTFUL,
-            f"room for fewer than {_COMFORTABLE_RINGS} ranks: set a smaller SWTRACE_RING_RECORDS",
+            f"room for fewer than {_COMFORTABLE_RINGS} ranks; set a smaller SWTRACE_RING_RECORDS",
         )
     else:
         state, mend = State.GOOD, ""
@@ -92,14 +94,14 @@ def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
 
 
 def _filesystem(path: Path) -> str:
-    """The kind of the file system that holds ``path``, from the kernel's table of mounts."""
+    """Return the type of the file system that holds ``path``, from the kernel's mount table."""
     resolved = str(path.resolve())
     best, kind = "", "unknown"
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         before, _, after = line.partition(" - ")
         mount = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
         inside = resolved == mount or resolved.startswith(mount.rstrip("/") + "/")
-        # A later mount over the same point hides the earlier one.
+        # A later mount on the same point hides the earlier one.
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split()[0]
     return kind

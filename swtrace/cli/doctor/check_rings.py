@@ -1,4 +1,4 @@
-"""The rings that can be seen: whose they are, whether they live, and which files are none."""
+"""Check the rings in the folder: who wrote them, whether the writer is alive, and which files are not rings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.errors import TraceError
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from swtrace.trace.identity import SeriesInfo
@@ -15,16 +16,18 @@ _SHOWN = 16
 
 
 def rings(directory: Path) -> tuple[Diagnosis, ...]:
-    """Open every ring of the folder once."""
+    """Check every ring of the folder."""
     from swtrace.trace.directory import ring_paths
 
     try:
         paths = ring_paths(directory)
     except OSError as error:
-        return (Diagnosis("rings", State.BROKEN, f"{directory}: {error.strerror}", "read the folder as its owner"),)
+        return (Diagnosis("rings", State.BROKEN, f"{directory}: {error.strerror}", "run as the owner of the folder"),)
     if not paths:
-        return (Diagnosis("rings", State.ABSENT, "none: no rank has traced here yet", "swtrace demo, or SWTRACE=1"),)
-    # All peers say the same of an untraced rank.
+        return (
+            Diagnosis("rings", State.ABSENT, "none; no rank has traced here yet", "run swtrace demo, or set SWTRACE=1"),
+        )
+    # All peers report the same about an untraced rank.
     diagnoses = tuple(dict.fromkeys(diagnosis for path in paths[:_SHOWN] for diagnosis in _ring(path)))
     if len(paths) > _SHOWN:
         diagnoses += (Diagnosis("rings", State.GOOD, f"{len(paths) - _SHOWN} more are not shown"),)
@@ -46,7 +49,7 @@ def _ring(path: Path) -> tuple[Diagnosis, ...]:
         diagnosis = Diagnosis(
             path.name,
             State.GOOD,
-            f"run {identity.run_id} rank {identity.rank}, {life}, {written} records; {names} "
+            f"run {identity.run_id} rank {identity.rank}, {life}, {counted(written, 'record')}; {names} "
             f"(pid {identity.pid} on {identity.host})",
         )
     finally:
@@ -57,7 +60,7 @@ def _ring(path: Path) -> tuple[Diagnosis, ...]:
 
 
 def _unreadable(path: Path) -> str:
-    """Return what to do about a file that is no ring that this version reads. A living writer's is never removed."""
+    """Return what to do about a file that this version cannot read. Never advise to remove that of a live writer."""
     from swtrace.trace.directory import opened
     from swtrace.trace.header import writer_lives
 
@@ -65,23 +68,23 @@ def _unreadable(path: Path) -> str:
         with opened(path) as descriptor:
             alive = writer_lives(descriptor)
     except PermissionError:
-        return f"read it as its owner, user {path.lstat().st_uid}"
+        return f"run as its owner, user {path.lstat().st_uid}"
     except OSError:
         return f"remove it: {path}"
     if alive:
-        return "a living process holds it: leave it, and read it with the swtrace that writes it"
-    return f"remove it, no process holds it: {path}"
+        return "a live process is writing it: leave it, and read it with the swtrace version that writes it"
+    return f"remove it, because no process uses it: {path}"
 
 
 def _untraced(run_id: str, info: SeriesInfo) -> tuple[Diagnosis, ...]:
-    """Return what a ring says about peers that have none."""
+    """Return a diagnosis for each peer without a ring that this ring names."""
     return tuple(
         Diagnosis(
             f"rank {untraced.rank}",
             State.DOUBTFUL,
             f"run {run_id}, series {info.name}: runs untraced: {untraced.reason}",
-            "set SWTRACE_DIR to a folder with room that every rank can write, or a smaller SWTRACE_RING_RECORDS; then "
-            "restart the run",
+            "set SWTRACE_DIR to a folder with room that every rank can write to, or lower SWTRACE_RING_RECORDS; "
+            "then restart the run",
         )
         for untraced in info.untraced
     )

@@ -1,4 +1,4 @@
-"""One thing that the doctor looked at."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How a thing was found."""
+    """The outcome of a check."""
 
     GOOD = "good"
     ABSENT = "absent"
-    """Not there, and not needed by everyone."""
+    """Missing, but not needed by everyone."""
     DOUBTFUL = "doubtful"
-    """Works now, and may not when it matters."""
+    """Works now, but may fail when it matters."""
     BROKEN = "broken"
-    """Something that was asked for cannot work."""
+    """Something that was requested cannot work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was looked at, how it was found, and how to mend it."""
+    """What was checked, the outcome, and how to fix it."""
 
     subject: str
     state: State
     detail: str
     mend: str = ""
-    """What to do; empty where nothing is to be done."""
+    """How to fix it; empty if there is nothing to do."""

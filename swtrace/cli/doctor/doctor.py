@@ -1,4 +1,4 @@
-"""``swtrace doctor``: looks at everything, prints one line each, and fails if something is broken."""
+"""``swtrace doctor``: run all checks, print their results, and fail if something is broken."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MARKS = {
 
 def doctor(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Do not import vLLM to look into it.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Write the findings to stdout as JSON.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the checks that import vLLM.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say what is right and wrong here, and how to mend it.
+    """Check this installation and this host, and say how to fix what is wrong.
 
-    Looks at versions, at vLLM and what the plugin needs of it, at the settings, the folder of rings, the rings in it,
-    and the daemon. Exits with 1 if something is broken.
+    Checks versions, vLLM and what the plugin needs from it, settings, the ring folder, the rings in it, and the
+    daemon. Exits with 1 if something is broken.
     """
     diagnoses = _look(import_vllm=not quick)
     broken = any(diagnosis.state is State.BROKEN for diagnosis in diagnoses)
@@ -56,7 +56,7 @@ def _look(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     try:
         directory = ring_directory()
     except SettingsError as error:
-        return (*here, Diagnosis("ring folder", State.BROKEN, str(error), "set or unset SWTRACE_DIR"), *daemon())
+        return (*here, Diagnosis("ring folder", State.BROKEN, str(error), "correct or unset SWTRACE_DIR"), *daemon())
     return (*here, *folder(directory, found.ring_records), *daemon(), *(rings(directory) if directory.is_dir() else ()))
 
 
