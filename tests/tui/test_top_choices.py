@@ -66,7 +66,7 @@ def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool
     assert seen.run == whole.ranks[0].identity.run_id
     assert "There are other runs: newer. --run shows one." in overview(seen, 120)
     other = overview(picture(whole, Filter(run="newer")), 120)
-    assert ("Run newer shares nothing." if reason else "4 ranks are there; none has made its series yet.") in other
+    assert ("Run newer shares nothing." if reason else "4 ranks found, but no series yet.") in other
     assert f"There are other runs: {seen.run}." in other
     assert "Press" not in other
     assert "This screen" not in other
@@ -87,8 +87,8 @@ def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool
     [
         (Filter(run="bogus"), "There is no run 'bogus'. Runs: "),
         (Filter(series="nope"), "has no series 'nope'. Series: o_proj."),
-        (Filter(rank=9), "Rank 9 has no such series. Ranks: 0, 1, 2, 3."),
-        (Filter(phase=Phase.PREFILL), "None of the last steps is of phase prefill. Phases: decode ("),
+        (Filter(rank=9), "Rank 9 is not in the selected series. Ranks: 0, 1, 2, 3."),
+        (Filter(phase=Phase.PREFILL), "None of the last steps has phase prefill. Phases (steps): decode ("),
     ],
 )
 def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection: Filter, message: str) -> None:
@@ -122,7 +122,7 @@ def test_once_fails_over_a_choice_that_nothing_matches(tmp_path: Path) -> None:
 
 def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
     """A theme that does not exist, from the command line or the file, is not ignored."""
-    with pytest.raises(SettingsError, match=r"no theme 'nope': there are swtrace-dark.*textual-dark"):
+    with pytest.raises(SettingsError, match=r"no theme 'nope'; must be one of: swtrace-dark.*textual-dark"):
         app_over(Still(empty()), configuration=Configuration(theme="nope"))
 
 
@@ -181,12 +181,12 @@ def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -
     seen = picture(whole, Filter())
     (series,) = seen.series
     lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 60)]
-    assert any(line.split()[-1:] == ["mean"] for line in lines)
+    assert any(line.split()[-2:] == ["row", "mean"] for line in lines)
     shown_values, waited = values(series, METRICS[0], "mean")
     assert not waited.all()
     for row in series.rows:
         mean = shown_values[row.group_rank][waited[row.group_rank]].mean()
-        line = next(line for line in lines if line.startswith(f"{row.rank:>5} "))
+        line = next(line for line in lines if line.startswith(f"  rank {row.rank} "))
         assert f" {units.duration(float(mean))} " in line
 
 

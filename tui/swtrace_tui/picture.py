@@ -49,7 +49,7 @@ class RankState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """The selection that the views show; None selects all (as ``run``: the newest that is alive and shares something)."""
+    """The selection that the views show; None selects all, or as ``run`` the newest that is alive and shares."""
 
     run: str | None = None
     series: SeriesKey | str | None = None
@@ -288,7 +288,7 @@ class _Past:
 
     @cached_property
     def number(self) -> npt.NDArray[np.int64]:
-        """``[step]``: the step's number, or with a phase selected, how many steps of that phase this view saw before."""
+        """``[step]``: the step's number; with a phase selected, its index among the seen steps of that phase."""
         return np.arange(len(self._steps)) if self._counted else np.array([step.step for step in self._steps], np.int64)
 
     @cached_property

@@ -360,7 +360,8 @@ def step_sentences(step: StepFacts) -> list[str]:
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
     about = (
-        f"Duration {units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; rank {name[worst]} stalled most, "
+        f"Duration {units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; "
+        f"rank {name[worst]} stalled most, "
         f"{units.duration(int(stall[worst]))} in {counted(stalled, 'wait')}."
     )
     late = int(step.entry_skew_ns.argmax())

@@ -38,7 +38,7 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
     blank = Line(width).strip(plain)
     title = Line(width).put(f" {series.title} ", palette.style(palette.text, bold=True))
     title.put(
-        f" {len(series.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, {counted(info.windows, 'window')}, "
+        f" {len(series.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, {info.windows} windows, "
         f"{info.transport}; last {counted(series.facts.steps, 'step')}",
         dim,
     )

@@ -8,7 +8,7 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
-from swtrace_tui.canvas import Line, counted
+from swtrace_tui.canvas import Line
 from swtrace_tui.palette import WINDOW_ABOUT, WINDOW_GLYPHS, WINDOW_NAMES, WINDOW_STATES, Palette
 from swtrace_tui.picture import RankRow, SeriesView
 from swtrace_tui.views.view import Scene, View
@@ -125,7 +125,7 @@ def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
     info = series.facts.ranks[0].info
     launched = ", as launched by the host" if info.clock == "device" else ""
     line = Line(width).put(
-        f" {counted(info.windows, 'window')}{launched}, prefetch step {info.prefetch_step}   ",
+        f" {info.windows} windows{launched}, prefetch step {info.prefetch_step}   ",
         palette.style(palette.text),
     )
     for state in WINDOW_STATES:
