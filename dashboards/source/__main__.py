@@ -1,4 +1,4 @@
-"""Writes the JSON of every dashboard: ``python -m dashboards.source``."""
+"""Write the JSON of every dashboard: ``python -m dashboards.source``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all dashboards have in common: variables, links between them and to traces, and the grid."""
+"""What all dashboards share: variables, links between them and to traces, and the grid."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Panel = bargauge.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | tabl
 
 
 class Row:
-    """A titled row: panels side by side, each with its share of the 24 columns."""
+    """A titled row: panels side by side, whose widths add up to 24 columns."""
 
     def __init__(self, title: str, height: int, widths: Sequence[int], *panels: Panel) -> None:
         if sum(widths) != COLUMNS:
-            raise ValueError(f"the panels of row {title!r} do not fill its {COLUMNS} columns")
+            raise ValueError(f"the panels of row {title!r} must add up to {COLUMNS} columns, not {sum(widths)}")
         self.title = title
         self.height = height
         self.panels = tuple(zip(widths, panels, strict=True))
 
 
 def board(uid: str, title: str, description: str, *rows: Row) -> models.Dashboard:
-    """Lay out a dashboard: rows below each other, panels numbered in reading order."""
+    """Return a dashboard: rows below each other, panels numbered in reading order."""
     made = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -67,10 +67,10 @@ def board(uid: str, title: str, description: str, *rows: Row) -> models.Dashboar
 
 
 def to_json(made: models.Dashboard) -> str:
-    """Return a dashboard as the text of its file, the same at every run."""
+    """Return the text of a dashboard's file, the same at every run."""
     document = json.loads(JSONEncoder(sort_keys=True).encode(made))
-    # The SDK moves every link into a menu by default, gives a field's links what only a dashboard's have, and writes
-    # defaults that Grafana's own schema does not know.
+    # The SDK moves every link into a menu by default, gives a field's links properties of a dashboard's links, and
+    # writes defaults that Grafana's own schema lacks.
     for link in document["links"]:
         del link["placement"]
     for variable in document["templating"]["list"]:
@@ -85,7 +85,7 @@ def to_json(made: models.Dashboard) -> str:
 
 
 def rank_link() -> dashboard.DashboardLink:
-    """Return the link from a rank's number on one dashboard to everything about it on another."""
+    """Return the link from a rank's value to the Rank dashboard."""
     return (
         dashboard.DashboardLink("Rank ${__field.labels.rank} on ${__field.labels.instance}")
         .type(models.DashboardLinkType.LINK)
@@ -97,7 +97,7 @@ def rank_link() -> dashboard.DashboardLink:
 
 
 def rank_traces_link() -> dashboard.DashboardLink:
-    """Return the link from a rank's number to the traces in which it waited long."""
+    """Return the link from a rank's value to the traces with its slow waits."""
     return (
         dashboard.DashboardLink("Traces with slow waits of rank ${__field.labels.rank}")
         .type(models.DashboardLinkType.LINK)
@@ -106,7 +106,7 @@ def rank_traces_link() -> dashboard.DashboardLink:
 
 
 def _explore(condition: str) -> str:
-    """Return the address of Explore with a TraceQL query. What Grafana fills in stays unescaped."""
+    """Return the address of Explore with a TraceQL query; Grafana's placeholders stay unescaped."""
     query = {
         "refId": "A",
         "datasource": {"type": "tempo", "uid": "${traces}"},
@@ -130,7 +130,7 @@ def _links() -> tuple[dashboard.DashboardLink, ...]:
         dashboard.DashboardLink("Traces with slow waits")
         .type(models.DashboardLinkType.LINK)
         .icon("external link")
-        .tooltip("Steps in which a rank stood still for more than a millisecond for one weight")
+        .tooltip("Steps in which a rank stalled for more than a millisecond on one weight")
         .url(_explore(f"span.swtrace.stall_ns > {SLOW_WAIT_NS}")),
     )
 

@@ -1,4 +1,4 @@
-"""How panels look: one function per kind, so that a colour or a legend is decided once."""
+"""How panels look: one function per kind, so that colours and legends are defined once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dashboards.source.board import PROMETHEUS
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 
 STALL_STEPS = ((GREEN, None), (ORANGE, 0.05), (RED, 0.30))
-"""Stall ratio: the broadcasts are hidden below 5 % of step time, and cost more than anyone would pay above 30 %."""
+"""Stall ratio: broadcasts are hidden below 5 % of step time, and above 30 % sharing costs more than it is worth."""
 STRAGGLER_STEPS = ((GREEN, None), (RED, 0.05))
-"""A rank is only ever named from 5 % of step time on."""
+"""A straggler is named only from 5 % of step time on."""
 NONE_STEPS = ((GREEN, None), (RED, 1e-9))
-"""Green exactly at zero."""
+"""Green at zero only."""
 NEUTRAL = ((BLUE, None),)
 
 Steps = Sequence[tuple[str, float | None]]
@@ -34,7 +34,7 @@ AnyPanel = TypeVar(
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A query of a panel, and what its results are called."""
+    """A query of a panel, and the legend of its results."""
 
     expr: str
     legend: str = ""
@@ -47,7 +47,7 @@ def _titled(panel: AnyPanel, title: str, description: str) -> AnyPanel:
 
 
 def number(title: str, description: str, ask: Ask, *, unit: str = "none", steps: Steps = NEUTRAL) -> stat.Panel:
-    """Return one large number over its own course: a count, unless it has a unit."""
+    """Return one large number over its graph: a count, unless it has a unit."""
     panel = (
         _titled(stat.Panel(), title, description)
         .unit(unit)
@@ -112,7 +112,7 @@ def bars(
     steps: Steps,
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> bargauge.Panel:
-    """Return the newest values as horizontal bars, for "who is worst"."""
+    """Return the newest values as horizontal bars, for ranking."""
     return (
         _titled(bargauge.Panel(), title, description)
         .unit(unit)

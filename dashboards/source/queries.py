@@ -1,7 +1,7 @@
-"""What the panels ask for, in PromQL. Pure text: no Grafana here.
+"""The panels' queries in PromQL, as plain text without Grafana.
 
-A rank is told by (instance, rank), a series on it by (instance, rank, series). Where two runs live at once on one
-host the younger one's samples carry ``run_id`` as well, so sums keep it.
+(instance, rank) identifies a rank, (instance, rank, series) a series on it. If two runs are alive on one host, the
+younger one's samples also carry ``run_id``, so sums keep it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ RANK_LEGEND = "{{instance}} rank {{rank}} {{series}}"
 
 
 def of_series(metric: str, *matchers: str) -> str:
-    """Return a selector of a metric that has a series."""
+    """Return a selector of a metric with a series label."""
     return f"{metric}{{{', '.join((SERIES_SCOPE, *matchers))}}}"
 
 
 def of_rank(metric: str, *matchers: str) -> str:
-    """Return a selector of a metric that has a rank and no series."""
+    """Return a selector of a metric with a rank label and no series label."""
     return f"{metric}{{{', '.join((RANK_SCOPE, *matchers))}}}"
 
 
@@ -32,7 +32,7 @@ def of_host(metric: str, *matchers: str) -> str:
 
 
 def total(selector: str, by: str = "", *, per: str = "rate") -> str:
-    """Return the sum of counters' rates over the interval that Grafana chooses."""
+    """Return the sum of counters' rates, or with ``per`` increases, over Grafana's rate interval."""
     return f"sum{f' by ({by}) ' if by else ''}({per}({selector}[$__rate_interval]))"
 
 
@@ -56,12 +56,12 @@ _HELD = of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"')
 _REPLICATED = of_series("swtrace_series_bytes", 'kind="replicated"')
 
 STALL_RATIO = f"{total(_STALL, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"
-"""Per rank: share of step time in which it stood still for its weights."""
+"""Per rank: the share of step time in which it stood still for its weights."""
 WORST_STALL_RATIO = f"max({STALL_RATIO})"
 SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"
 ON_TIME_RATE = f"{total(_ON_TIME)} / {total(_WAITS)}"
 CAUSE_RATIO = f"{total(_CAUSE, 'cause')} / on () group_left () {total(_STEP)}"
-"""By cause: share of all ranks' step time. Its sum is their mean stall ratio."""
+"""By cause: the share of all ranks' step time. The sum over causes is their mean stall ratio."""
 EFFICIENCY = of_series("swtrace_prefetch_efficiency_ratio")
 WORST_EFFICIENCY = f"min({EFFICIENCY})"
 STRAGGLER = of_series("swtrace_straggler_excess_ratio")

@@ -1,4 +1,4 @@
-"""What stands in the committed dashboards: panels, queries and variables."""
+"""The contents of the committed dashboards: panels, queries and variables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PanelQuery:
     legend: str
 
     def __str__(self) -> str:
-        """Name it in a failure."""
+        """Return its name for failures."""
         return f"{self.dashboard} / {self.panel}: {self.expr}"
 
     def filled(self, **variables: str) -> str:
@@ -45,7 +45,7 @@ def load(path: Path) -> Json:
 
 
 def panels(dashboard: Json) -> Iterator[Json]:
-    """Yield the panels that are no rows."""
+    """Yield the panels, without the rows."""
     yield from (panel for panel in dashboard["panels"] if panel["type"] != "row")
 
 

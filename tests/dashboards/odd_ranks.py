@@ -1,4 +1,4 @@
-"""Ranks of which everything is odd that an alert exists for, written by real recorders."""
+"""Ranks with every fault that an alert looks for, written by real recorders."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.schema import Observed, Phase
 
 STALL_RATIO = 0.125
-"""Of the rank that is not hidden and not critical."""
+"""The stall of the rank that is neither hidden nor critical."""
 _STEP_NS = 80_000_000
 _RUN = "odd"
 
 
 class OddRanks:
-    """Writes until it is closed, from a thread of its own."""
+    """Writes until closed, in a separate thread."""
 
     def __init__(self, directory: Path) -> None:
-        """Make the rings, and leave each rank in its oddity."""
+        """Create the rings, and give each rank its fault."""
         self._recorders: list[Recorder] = []
         self._stop = threading.Event()
         self._stalling = self._series(directory, 0, "odd.stalling", prefetch_step=2)
@@ -76,7 +76,7 @@ class OddRanks:
 
 
 def _write(series: SeriesRecorder, step: int, begin: int, stall_ns: int | None) -> None:
-    """Write one step, with one wait that stalls this long, or no wait at all."""
+    """Write one step, with one wait that stalls for this long, or without a wait."""
     if stall_ns is not None:
         wait_begin = begin + 1_000_000
         instants = (begin + 10_000, wait_begin + stall_ns, wait_begin, wait_begin + stall_ns + 5_000)

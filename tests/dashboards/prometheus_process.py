@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Prometheus:
-    """A running server, and a client of its API."""
+    """A running server and a client of its API."""
 
     client: httpx.Client
     log: Path
@@ -51,7 +51,7 @@ class Prometheus:
         return [Sample(result["metric"], float(result["value"][1])) for result in data["result"]]
 
     def scrapes(self, selector: str, seconds: int) -> list[tuple[float, float]]:
-        """Return the samples, (time, value), of one series as they were scraped; none if there is no such series."""
+        """Return the scraped samples of one series as (time, value); none if there is no such series."""
         results = self.get("query", query=f"{selector}[{seconds}s]")["result"]
         assert len(results) <= 1, selector
         return [(float(time), float(value)) for result in results for time, value in result["values"]]
@@ -67,7 +67,7 @@ class Prometheus:
 
 
 def compose_command(service: str) -> list[str]:
-    """Return what compose gives a container as its arguments."""
+    """Return the arguments that compose passes to a container."""
     command: list[str] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"][service]["command"]
     return command
 
@@ -76,7 +76,7 @@ def compose_command(service: str) -> list[str]:
 def prometheus(
     directory: Path, targets: Sequence[str], *, scrape_s: int | None = None, evaluate_s: int | None = None
 ) -> Iterator[Prometheus]:
-    """Run Prometheus over a copy of its files in ``directory``, in which only targets and intervals are others."""
+    """Run Prometheus over a copy of its files in ``directory``, with only targets and intervals changed."""
     binary = shutil.which("prometheus")
     assert binary is not None, "prometheus is missing: install it (Debian: apt-get install prometheus)"
     files = directory / "prometheus"

@@ -1,4 +1,4 @@
-"""The dashboards: what is committed is what the code makes, fits its grid, and asks for metrics that exist."""
+"""The committed dashboards are what the code makes, fit their grid, and query metrics that exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ every_dashboard = pytest.mark.parametrize("path", FILES, ids=lambda path: path.s
 
 
 def test_committed_json_is_what_the_code_makes() -> None:
-    """Nobody edits the JSON: ``python -m dashboards.source`` writes exactly what is committed."""
+    """``python -m dashboards.source`` writes exactly the committed JSON: nobody edits it by hand."""
     assert {path.name: path.read_text(encoding="utf-8") for path in FILES} == documents()
 
 
@@ -52,7 +52,7 @@ def test_panels_neither_overlap_nor_overflow(path: Path) -> None:
 
 @every_dashboard
 def test_every_panel_explains_itself(path: Path) -> None:
-    """A panel has a number of its own, a title, a description that says what good looks like, and a unit."""
+    """A panel has a unique number, a title, a description that says what good looks like, and a unit."""
     dashboard = load(path)
     numbers = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(numbers)) == len(numbers)
@@ -68,7 +68,7 @@ def test_every_panel_explains_itself(path: Path) -> None:
 
 @every_dashboard
 def test_variables_are_the_same_everywhere_and_all_that_queries_use(path: Path) -> None:
-    """Each dashboard has the variables by which the others link to it, and no query uses another."""
+    """Each dashboard has the variables that links from the others set, and queries use no other variable."""
     dashboard = load(path)
     variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert list(variables) == VARIABLES
@@ -92,13 +92,13 @@ def test_queries_ask_for_documented_metrics_only() -> None:
 
 
 def test_every_daemon_metric_is_on_a_dashboard() -> None:
-    """What is worth serving is worth showing: no metric of the daemon is without a panel."""
+    """Every metric of the daemon has a panel."""
     text = " ".join(query.expr for query in queries())
     assert {name for name in NAMES if name not in text} == set()
 
 
 def test_thresholds_are_those_of_the_verdict() -> None:
-    """Colours change where the verdict's words change, and where a straggler is named."""
+    """Colours change at the verdict's thresholds, and where a straggler is named."""
     assert [value for _, value in looks.STALL_STEPS] == [None, HIDDEN_BELOW, STALLED_ABOVE]
     assert [value for _, value in looks.STRAGGLER_STEPS] == [None, STRAGGLER_SHARE]
     alerts = yaml.safe_load((ROOT / "dashboards/prometheus/swtrace.alerts.yml").read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def test_thresholds_are_those_of_the_verdict() -> None:
 
 @every_dashboard
 def test_links_lead_to_dashboards_and_traces_that_exist(path: Path) -> None:
-    """Links between dashboards name an existing one; links to traces are a TraceQL query on the traces variable."""
+    """Links between dashboards name existing ones; links to traces are a TraceQL query on the traces variable."""
     dashboard = load(path)
     uids = {load(file)["uid"] for file in FILES}
     links = [*dashboard["links"], *(link for panel in panels(dashboard) for link in _data_links(panel))]
@@ -149,7 +149,7 @@ def _data_links(panel: Json) -> list[Json]:
 
 
 def _check_explore(address: str) -> None:
-    """Read the address as Grafana does: fill in the variables, then decode."""
+    """Decode the address as Grafana does, after filling in the variables."""
     filled = re.sub(r"\$\{__(from|to)\}", "0", address)
     filled = filled.replace("${traces}", "swtrace-tempo").replace("${__field.labels.rank}", "3")
     assert "$" not in filled

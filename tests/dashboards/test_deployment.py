@@ -1,4 +1,4 @@
-"""What a deployment is given: compose, image, Prometheus, Kubernetes, read by every tool that needs no engine."""
+"""The deployment files (compose, image, Prometheus, Kubernetes), checked by every tool that needs no engine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BIN = Path(sys.executable).parent
 
 
 def read(path: Path) -> Any:
-    """Return a YAML file."""
+    """Return the contents of a YAML file."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
@@ -39,7 +39,7 @@ def services() -> dict[str, Any]:
 
 
 def run(*command: str) -> str:
-    """Run a checker; return what it said, or fail with it."""
+    """Run a checker and return its output, or fail with it."""
     program = shutil.which(command[0], path=f"{BIN}:{os.environ['PATH']}")
     assert program is not None, f"{command[0]} is missing: install the test dependencies, and Prometheus for promtool"
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False, timeout=patience())
@@ -53,13 +53,13 @@ def test_compose_file_fits_its_schema() -> None:
 
 
 def test_dockerfile_passes_hadolint() -> None:
-    """Hadolint finds nothing to say about the Dockerfile."""
+    """Hadolint reports nothing about the Dockerfile."""
     assert run("hadolint", str(DOCKERFILE)) == ""
 
 
 @pytest.mark.prometheus
 def test_promtool_accepts_configuration_and_rules() -> None:
-    """The configuration, the rules that it names and the targets are what Prometheus reads."""
+    """Prometheus can read the configuration, the rules that it names, and the targets."""
     said = run("promtool", "check", "config", str(FILES / "prometheus.yml"))
     assert "swtrace.rules.yml" in said
     assert "swtrace.alerts.yml" in said
@@ -67,7 +67,7 @@ def test_promtool_accepts_configuration_and_rules() -> None:
 
 @pytest.mark.prometheus
 def test_rules_do_what_their_tests_say() -> None:
-    """Every recording rule has its value, and every alert fires when it should and not when it should not."""
+    """Every recording rule has its value, and every alert fires when it should, and only then."""
     run("promtool", "test", "rules", *map(str, sorted((FILES / "tests").glob("*_test.yml"))))
     alerts = [rule["alert"] for group in read(FILES / "swtrace.alerts.yml")["groups"] for rule in group["rules"]]
     tests = (FILES / "tests" / "alerts_test.yml").read_text(encoding="utf-8")
@@ -85,7 +85,7 @@ def test_every_alert_says_what_to_do() -> None:
 
 
 def test_compose_mounts_what_exists_and_pins_what_it_pulls() -> None:
-    """Every file that is mounted is there, every image has a version, every port is on loopback."""
+    """Every mounted file exists, every image has a version, every port is on loopback."""
     compose = read(COMPOSE)
     for name, service in compose["services"].items():
         assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
@@ -112,7 +112,7 @@ def test_containers_are_confined() -> None:
 
 
 def test_grafana_is_provisioned_with_what_compose_starts() -> None:
-    """Data sources have fixed ids and point at compose's services; dashboards lie where the provider looks."""
+    """Data sources have fixed ids and point at compose's services; dashboards are where the provider looks."""
     sources = {source["uid"]: source for source in read(PROVISIONING / "datasources/swtrace.yml")["datasources"]}
     assert set(sources) == {"swtrace-prometheus", "swtrace-tempo"}
     listening = {"prometheus": ":9090", "tempo": ":3200"}
@@ -132,7 +132,7 @@ def test_grafana_is_provisioned_with_what_compose_starts() -> None:
 
 
 def test_daemon_exports_to_the_collector_that_compose_starts() -> None:
-    """The daemon's endpoint is Tempo's OTLP receiver, as its configuration opens it."""
+    """The daemon exports to the OTLP receiver that Tempo's configuration opens."""
     endpoint = services()["daemon"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
     assert endpoint.endswith(":-http://tempo:4318}")
     receivers = read(DEPLOY / "tempo.yml")["distributor"]["receivers"]["otlp"]["protocols"]
@@ -140,12 +140,12 @@ def test_daemon_exports_to_the_collector_that_compose_starts() -> None:
 
 
 def succeeds(command: list[str]) -> bool:
-    """Tell whether a command ends with status 0."""
+    """Return whether a command ends with status 0."""
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def image_settings(stage: str) -> tuple[dict[str, str], list[str], list[str]]:
-    """Return environment, command and healthcheck that the Dockerfile gives a stage, those of its base included."""
+    """Return a Dockerfile stage's environment, command and healthcheck, including those of its base."""
     text = DOCKERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
     stages = dict(re.findall(r"^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL))
     lines = stages["run"] + stages[stage]
@@ -198,7 +198,7 @@ def test_image_starts_a_daemon_that_its_healthcheck_finds_well(tmp_path: Path) -
 
 @pytest.mark.prometheus
 def test_prometheus_starts_with_the_very_files_and_flags(tmp_path: Path) -> None:
-    """Compose's command line and files, but for targets, start Prometheus, with all rules loaded and exemplars kept."""
+    """Prometheus starts with compose's command line and files, except targets, loads all rules and keeps exemplars."""
     with prometheus(tmp_path, ["127.0.0.1:1"]) as server:
         assert len(server.rules()) == 22
         assert server.get("status/flags")["enable-feature"] == "exemplar-storage"
@@ -211,7 +211,7 @@ def _looked_up(server: Prometheus) -> bool:
 
 @pytest.mark.parametrize("name", ["daemonset.yaml", "sidecar.yaml"])
 def test_kubernetes_manifests_fit_the_schema(name: str) -> None:
-    """Kubernetes' own schema accepts every document, and refuses one with a misspelt field."""
+    """Kubernetes' schema accepts every document, and rejects one with a misspelt field."""
     for document in yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text(encoding="utf-8")):
         kubernetes_validate.validate(document, "1.33", strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):

@@ -1,4 +1,4 @@
-"""``swtrace dashboards export``: what people with a Grafana of their own get."""
+"""``swtrace dashboards export``: the files for an existing Grafana."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def export(*arguments: str) -> Result:
 
 
 def test_export_writes_dashboards_provisioning_and_rules(tmp_path: Path) -> None:
-    """The committed files are written, provisioning points at where they are, and stdout lists them."""
+    """The committed files are written, provisioning points at them, and stdout lists them."""
     done = export(str(tmp_path), "--prometheus", "http://p:1", "--tempo", "http://t:2", "--json")
     assert done.exit_code == 0, done.output
     written = [Path(name) for name in json.loads(done.stdout)["written"]]
@@ -48,7 +48,7 @@ def test_export_writes_dashboards_provisioning_and_rules(tmp_path: Path) -> None
 
 
 def test_export_overwrites_only_when_told(tmp_path: Path) -> None:
-    """What was exported before may be exported again; what somebody changed needs --force."""
+    """Unchanged files may be exported again; overwriting a changed file needs --force."""
     assert export(str(tmp_path)).exit_code == 0
     assert export(str(tmp_path)).exit_code == 0
     changed = tmp_path / "prometheus/swtrace.rules.yml"
@@ -63,7 +63,7 @@ def test_export_overwrites_only_when_told(tmp_path: Path) -> None:
 
 
 def test_wheel_carries_what_the_export_writes(tmp_path: Path) -> None:
-    """An installed package finds the files within itself: the wheel holds them, and an export from it is the same."""
+    """The wheel contains the files, and an export from the installed package is the same."""
     uv = Path(sys.executable).parent / "uv"
     if not uv.exists():
         pytest.skip("builds a wheel with uv, which is not in this environment")

@@ -35,9 +35,9 @@ from swtrace.ledger.finding import STALLED_ABOVE
 SERIES = "demo.linear"
 COMPARED_STEPS = 10
 TOGETHER_S = 10.0
-"""Both demos run until they have been seen side by side for so long, however long either takes to start."""
+"""Both demos run side by side for at least this long, however long either takes to start."""
 RECALL_S = 3600
-"""Further back than any of this began, however slow."""
+"""A time range that covers the whole test, however slow."""
 SCOPE = {"job": ".*", "host": ".*", "series": ".*", "rank": ".*", "__rate_interval": "10s", "__range": "60s"}
 SERIES_LABELS = {"job", "series"}
 RANK_LABELS = {"job", "instance", "rank", "series"}
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.prometheus
 
 @dataclass
 class Host:
-    """One daemon, as Prometheus and as the live API know it, and the steps that the ledger has told of."""
+    """One daemon, as Prometheus and the live API see it, and the steps that its ledger has reported."""
 
     daemon: DaemonCommand
     steps: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Host:
 
     @property
     def instance(self) -> str:
-        """Return the label that Prometheus gives it."""
+        """Return its instance label in Prometheus."""
         return f"{self.daemon.client.base_url.host}:{self.daemon.client.base_url.port}"
 
     def api(self, document: str, **parameters: str) -> Any:
@@ -71,7 +71,7 @@ class Host:
 
 @dataclass
 class Wall:
-    """Everything that runs."""
+    """All running processes."""
 
     prometheus: Prometheus
     stalled: Host
@@ -87,7 +87,7 @@ class Wall:
 
 @pytest.fixture(scope="module")
 def wall() -> Iterator[Wall]:
-    """Run all of it until both demos have ended and the last scrape has seen that."""
+    """Run everything until both demos have ended and the last scrape has seen their end."""
     # Let Ctrl-C reach the demos, also where a shell ignores it on behalf of a job in its background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with ExitStack() as stack:
@@ -154,7 +154,7 @@ def _demo(directory: Path, scenario: str, *dials: str) -> subprocess.Popen[str]:
 
 
 def _output_of(demo: subprocess.Popen[str]) -> str:
-    """Return what an interrupted demo said; one that does not end says, too, where it is."""
+    """Return the output of an interrupted demo; a demo that does not end also reports where it is."""
     try:
         return demo.communicate(timeout=patience())[0]
     except subprocess.TimeoutExpired:
@@ -169,7 +169,7 @@ def _follow(hosts: tuple[Host, ...], ended: threading.Event) -> None:
 
 
 def _settle(wall: Wall, host: Host) -> None:
-    """Wait until Prometheus has scraped what the ledger says now that the ranks have ended."""
+    """Wait until Prometheus has scraped the ledger's state after the ranks ended."""
     total = sum(rank["totals"]["steps"] for rank in _rank_facts(host).values())
 
     def scraped() -> bool:
@@ -188,7 +188,7 @@ def _rank_facts(host: Host) -> dict[str, Any]:
 
 @pytest.mark.parametrize("query", queries(), ids=lambda query: f"{query.dashboard}: {query.panel}")
 def test_every_panel_query_returns_series_with_its_labels(wall: Wall, query: PanelQuery) -> None:
-    """A panel has numbers to show, with every label that its legend names, and of every host where it tells hosts."""
+    """A panel has values with every label of its legend, and from every host if the legend names hosts."""
     # In the middle of the demos: rates at the end of time are of ranks that have ended.
     samples = wall.prometheus.query(query.filled(**SCOPE), _busy(wall))
     assert samples, query
@@ -201,7 +201,7 @@ def test_every_panel_query_returns_series_with_its_labels(wall: Wall, query: Pan
 
 
 def _busy(wall: Wall) -> float:
-    """Return a moment at which both demos had run for a while, and every daemon had just answered."""
+    """Return a time at which both demos had run for a while, and every daemon had just answered."""
     moment = _busy_moment(wall)
     assert moment is not None
     return moment
@@ -298,7 +298,7 @@ def test_totals_are_the_ledgers(wall: Wall) -> None:
 
 
 def test_every_recording_rule_has_its_labels_and_the_panels_value(wall: Wall) -> None:
-    """Each recorded series is there, per rank or per series of a job as its name says, and no rule fails."""
+    """Each recording rule has its series, per rank or per series of a job as its name says, and no rule fails."""
     rules = [rule for rule in wall.prometheus.rules() if rule["type"] == "recording"]
     assert len(rules) == 8
     busy = _busy(wall)
@@ -340,10 +340,10 @@ def test_scenarios_can_be_told_from_their_numbers(wall: Wall) -> None:
 
 
 def test_every_alert_finds_its_trouble(wall: Wall) -> None:
-    """Each alert's expression has returned series here, and its summary tells them with numbers and names.
+    """Each alert's expression returns series here, and its summary has their numbers and names.
 
-    But for the one of a daemon that cannot read, which nothing here can bring about: promtool tries its expression, and
-    tests/daemon/test_daemon_blindness.py its metric.
+    The exception is the alert for a daemon that cannot read, which nothing here can cause: promtool tests its
+    expression, and tests/daemon/test_daemon_blindness.py its metric.
     """
     alerts = {rule["name"]: rule for rule in wall.prometheus.rules() if rule["type"] == "alerting"}
     assert len(alerts) == 14
@@ -359,10 +359,10 @@ def test_every_alert_finds_its_trouble(wall: Wall) -> None:
     for summary in summaries:
         assert "<no value>" not in summary
         assert "<error" not in summary
-    told = "\n".join(summaries)
-    assert re.search(r"Series odd\.stalling: rank 0 on \S+ stands still for its weights 12\.5% of its step time", told)
-    assert "does not share odd.refused: different shapes" in told
-    assert "broadcasts start 1 layers ahead, not 2 as configured" in told
+    text = "\n".join(summaries)
+    assert re.search(r"Series odd\.stalling: rank 0 on \S+ stands still for its weights 12\.5% of its step time", text)
+    assert "does not share odd.refused: different shapes" in text
+    assert "the effective prefetch step is 1, not 2 as configured" in text
 
 
 def test_slowest_waits_lead_to_traces_that_were_exported(wall: Wall) -> None:

@@ -1,6 +1,6 @@
-"""Writes rings with the real recorder: a simulated schedule, once or for ever, as ranks would write it.
+"""Write rings with the real recorder: a simulated schedule, once or forever, as ranks would write it.
 
-Run as a program it keeps rings alive for a viewer to look at::
+Run as a program it keeps rings alive for a viewer::
 
     python tests/tui/ring_writer.py FOLDER --ranks 8 --layers 61 --rate 50 --seconds 60
 """
@@ -34,10 +34,10 @@ class RingWriter:
     """The rings of a schedule's ranks, written step by step.
 
     Args:
-        directory: Where the rings go.
-        schedule: What is written.
+        directory: Folder of the rings.
+        schedule: The schedule to write.
         run_id: Name of the run.
-        phases: Phases of the steps, in turn.
+        phases: Phases of the steps, cycled.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class RingWriter:
         return self._period
 
     def end_ns(self, step: int) -> int:
-        """Return the schedule's own instant at which a step has ended on every rank."""
+        """Return the schedule's instant at which a step has ended on every rank."""
         last = (step + 1) * (self._layers + 1) - 1
         return max([int(rows[last][2]) for rows in self._at])
 
     def write_step(self, step: int, shift_ns: int = 0) -> None:
-        """Write one step of every rank, its instants moved by ``shift_ns``. Beyond the schedule's end it repeats."""
+        """Write one step of every rank, its instants moved by ``shift_ns``. The schedule repeats at its end."""
         lap, inner = divmod(step, self._period)
         if lap:
             lap, inner = divmod(step - self._period, self._period - 1)
@@ -121,7 +121,7 @@ class RingWriter:
         )
 
     def close(self) -> None:
-        """Close every ring in an orderly way."""
+        """Close every ring, as ranks that end do."""
         for recorder in self.recorders:
             recorder.close()
 
@@ -137,7 +137,7 @@ class RingWriter:
 
 
 def _rows(records: Records) -> list[Any]:
-    """Return a rank's records as plain numbers, steps last of each step."""
+    """Return a rank's records as plain numbers; each step's own record comes last."""
     rows: list[Any] = []
     seen, tick, as_steps = observed(records), clock(records), records.view(STEP)
     for i, record in enumerate(records):
@@ -176,7 +176,7 @@ def scenario(name: str, *, ranks: int = 4, layers: int = 24, steps: int = 24, k:
 
 
 def write(directory: Path, name: str, **shape: Any) -> RingWriter:
-    """Write all steps of a scenario, so that they ended just now, and return the open writer."""
+    """Write all steps of a scenario, ending now, and return the open writer."""
     phases = shape.pop("phases", (Phase.DECODE,))
     run_id = shape.pop("run_id", "run")
     writer = RingWriter(directory, scenario(name, **shape), phases=phases, run_id=run_id)
@@ -203,7 +203,7 @@ def _main() -> None:
         while (now := time.monotonic()) < begin + arguments.seconds:
             due = int((now - begin) * arguments.rate)
             while step <= due:
-                # The schedule's own pace is kept within a step; its steps are placed at the asked rate.
+                # Within a step the schedule keeps its pace; steps follow at the requested rate.
                 lap_free = time.monotonic_ns() - _end_of(writer, step)
                 writer.write_step(step, lap_free)
                 step += 1

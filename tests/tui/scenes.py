@@ -1,4 +1,4 @@
-"""Observations without rings and clocks, for tests that must see the same pixels every time."""
+"""Observations without rings and clocks, for tests that need the same pixels every time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tui.ring_writer import scenario
 
 
 class Still:
-    """Stands for a roster that always knows the same; a test may put another observation in its place."""
+    """A roster that always returns the same observation; a test may replace it."""
 
     def __init__(self, observation: Observation) -> None:
         self.now = observation
@@ -36,7 +36,7 @@ class Still:
         return False
 
     def observe(self, *, facts_every_s: float = 0.0) -> Observation:  # noqa: ARG002 (nothing changes)
-        """Return the one there is."""
+        """Return the observation."""
         return self.now
 
     def __enter__(self) -> Self:
@@ -44,7 +44,7 @@ class Still:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Remember it."""
+        """Record that it was closed."""
         self.closed = True
 
 
@@ -54,7 +54,7 @@ def empty(*origins: OriginStatus) -> Observation:
 
 
 def observation_of(schedule: Schedule) -> Observation:
-    """Return what is known at the end of a schedule."""
+    """Return the observation at the end of a schedule."""
     made = ledger(schedule)
     feed(made, schedule)
     facts = made.facts()
@@ -93,17 +93,17 @@ def _windows(end: int) -> tuple[WindowState, ...]:
 
 
 def pictured(name: str = "stalled", selection: Filter | None = None, **shape: Any) -> Picture:
-    """Return a scenario as the views see it."""
+    """Return the picture of a scenario."""
     return picture(observation_of(scenario(name, **shape)), selection or Filter())
 
 
 FRAME_S = 0.05
-"""Between frames the process must be idle for a moment: that is what Textual's pilot waits for after every key, for
+"""Time between frames. Textual's pilot waits after every key until the process is idle for a moment, for
 up to a second."""
 
 
 def app_over(still: Still, **settings: Any) -> TopApp:
-    """Return an application over what never changes."""
+    """Return an application over a roster that never changes."""
     return TopApp(lambda: cast("Roster", still), frame_s=FRAME_S, **settings)
 
 
@@ -124,13 +124,13 @@ async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:
 
 
 _QUEUES = 12
-"""More than a key passes one after the other: from the application down to what has the focus, and up again."""
+"""More than the number of queues that a key passes: from the application to the focused widget, and back."""
 
 
 async def press(pilot: Pilot[Any], *keys: str) -> None:
-    """Press keys one by one, each handled to its end before the next.
+    """Press keys one by one, each fully handled before the next.
 
-    Textual's pilot takes a process that gets no core for one that has nothing left to do, and returns too early.
+    Textual's pilot mistakes a process that gets no core for an idle one, and returns too early.
     """
     for name in keys:
         await pilot.press(name)
@@ -138,13 +138,13 @@ async def press(pilot: Pilot[Any], *keys: str) -> None:
 
 
 async def settled(pilot: Pilot[Any]) -> None:
-    """Wait until what has been sent is handled and drawn, and what was sent in handling it."""
+    """Wait until all messages are handled and drawn, including those sent while handling them."""
     for _ in range(_QUEUES):
         await pilot.pause(0)
 
 
 def shown(app: TopApp) -> str:
-    """Return everything on the screen, as text."""
+    """Return the screen as text."""
     lines = app.screen._compositor.render_strips()
     return "\n".join(strip.text for strip in lines)
 

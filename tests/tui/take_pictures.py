@@ -1,6 +1,6 @@
 """Take screenshots of every view over a folder of rings, for the documentation.
 
-Run it over what a real demo left behind (the longer runs sit in ``docs/images``)::
+Run it over the rings of a real demo (the longer runs are in ``docs/images``)::
 
     SWTRACE_DIR=/dev/shm/look swtrace demo --scenario straggler --ranks 4
     python tests/tui/take_pictures.py /dev/shm/look docs/images --prefix top-straggler --size 120x36
@@ -23,7 +23,7 @@ async def take(directory: Path, target: Path, prefix: str, size: tuple[int, int]
     """Open each view, wait for its verdicts, and save it."""
     app = TopApp(lambda: watch_rings(directory), configuration=Configuration(theme=theme))
     async with app.run_test(size=size) as pilot:
-        # The first verdict may be over the first steps that were read.
+        # The first verdict may cover only the first steps that were read.
         while all(len(said.findings) < 2 for said in app._verdicts.values()):
             await pilot.pause(0.1)
         for view in views:

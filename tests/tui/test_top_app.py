@@ -1,24 +1,28 @@
-"""The application, driven by keys and mouse as a person would."""
+"""The application, driven by keys and mouse."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from rich.console import Console
 from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
 from swtrace_tui.app import TopApp
 from swtrace_tui.feed import Feed
-from swtrace_tui.help import Help
-from swtrace_tui.palette import THEMES
-from swtrace_tui.picture import Filter, picture
+from swtrace_tui.help import Help, help_text
+from swtrace_tui.palette import MONO, SPAN_NAMES, THEMES, WINDOW_NAMES
+from swtrace_tui.picture import Filter, RankState, picture
 from swtrace_tui.preferences import Configuration, load
 from swtrace_tui.views.heat_map import HeatMap
-from swtrace_tui.views.overview import Overview
+from swtrace_tui.views.overview import COLUMNS, Overview
 from swtrace_tui.views.timeline import Timeline
 
+from swtrace import units
+from swtrace.ledger.facts import CAUSES
 from swtrace.observing import Link, OriginStatus, watch_rings
 from swtrace.trace.schema import Phase
 from tui.ring_writer import scenario, write
@@ -35,7 +39,7 @@ def stalled() -> Still:
 
 
 def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Path) -> None:
-    """The empty screen names commands; as soon as ranks make rings, it becomes the table of these ranks."""
+    """The empty screen names commands; once ranks create rings, it shows the table of these ranks."""
 
     async def test() -> None:
         app = TopApp(lambda: watch_rings(tmp_path / "rings", newest_steps=72), frame_s=FRAME_S)
@@ -52,7 +56,7 @@ def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Pa
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_a_long_folder_cuts_no_command_off(width: int) -> None:
-    """A command that is wider than the screen goes on in the next line, as a shell reads it."""
+    """A command that is wider than the screen continues in the next line, as a shell reads it."""
     folder = "/dev/shm/" + 44 * "x"
 
     async def test() -> None:
@@ -66,7 +70,7 @@ def test_a_long_folder_cuts_no_command_off(width: int) -> None:
 
 
 def test_number_keys_and_tab_open_every_view() -> None:
-    """1 to 5 open the views, tab goes round them."""
+    """1 to 5 open the views, tab cycles through them."""
 
     async def test() -> None:
         app = app_over(stalled())
@@ -106,7 +110,7 @@ def test_every_view_draws_at_every_size_and_after_every_resize(size: tuple[int, 
 
 
 def test_pause_freezes_the_screen_and_not_the_source() -> None:
-    """While paused, new facts are read and not shown; going on shows them."""
+    """While paused, new facts are read but not shown; resuming shows them."""
 
     async def test() -> None:
         source = stalled()
@@ -126,7 +130,7 @@ def test_pause_freezes_the_screen_and_not_the_source() -> None:
 
 
 def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
-    """``d`` closes the roster and keeps the picture; again, a new one is made."""
+    """``d`` closes the roster and keeps the picture; a second ``d`` makes a new roster."""
 
     async def test() -> None:
         made: list[Still] = []
@@ -151,7 +155,7 @@ def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
 
 
 def test_a_lost_origin_is_shown_as_such_over_its_last_facts() -> None:
-    """When an origin says that it is lost, the title says why and the table stays."""
+    """When an origin is lost, the title says why and the table stays."""
 
     async def test() -> None:
         source = stalled()
@@ -229,7 +233,7 @@ def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
 
 
 def test_heat_map_cursor_begins_at_the_worst_cell_and_enter_opens_it_in_the_timeline() -> None:
-    """The cursor stands on the highest value until it is moved; Enter zooms the timeline to that wait."""
+    """The cursor follows the highest value until it is moved; Enter zooms the timeline to that wait."""
 
     async def test() -> None:
         app = app_over(stalled())
@@ -251,7 +255,7 @@ def test_heat_map_cursor_begins_at_the_worst_cell_and_enter_opens_it_in_the_time
 
 
 def test_heat_map_metric_and_span_go_round() -> None:
-    """``m`` and ``w`` change what cells mean, and the legend says so."""
+    """``m`` and ``w`` change the metric and the steps of the cells, and the legend says so."""
 
     async def test() -> None:
         app = app_over(stalled())
@@ -293,7 +297,7 @@ def test_timeline_zooms_holds_the_step_and_follows_again() -> None:
 
 
 def test_copy_gives_the_view_as_plain_text() -> None:
-    """``y`` copies what is shown, with glyphs for colours."""
+    """``y`` copies the view, with glyphs instead of colours."""
 
     async def test() -> None:
         app = app_over(stalled())
@@ -309,7 +313,7 @@ def test_copy_gives_the_view_as_plain_text() -> None:
 
 
 def test_screenshots_are_saved_as_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``x`` writes an SVG, and never over an older one."""
+    """``x`` writes an SVG, and never overwrites an older one."""
     monkeypatch.setenv("SWTRACE_SCREENSHOTS", str(tmp_path))
 
     async def test() -> None:
@@ -320,6 +324,18 @@ def test_screenshots_are_saved_as_svg(tmp_path: Path, monkeypatch: pytest.Monkey
 
     run(test())
     assert {path.name for path in tmp_path.iterdir()} == {"swtrace-overview-1.svg", "swtrace-overview-2.svg"}
+
+
+def test_help_explains_every_key_column_and_symbol() -> None:
+    """The help says how to close it, and lists each action, column, rank state, cause, stretch and window state."""
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(help_text({}, (), {}, "swtrace top", MONO))
+    text = console.export_text()
+    assert "Esc, q or ? closes this help" in text
+    words = [action.help for action in ACTIONS] + [units.words(cause) for cause in CAUSES] + [*SPAN_NAMES.values()]
+    columns = [part for column in COLUMNS for part in column.title.split(" of ")]
+    for word in (*words, *columns, *(str(state) for state in RankState), *WINDOW_NAMES.values()):
+        assert word in text
 
 
 def test_help_and_palette_offer_every_action() -> None:
@@ -344,7 +360,7 @@ def test_help_and_palette_offer_every_action() -> None:
 
 
 def test_palette_commands_act_on_their_view() -> None:
-    """A command of the heat map, chosen elsewhere, opens the heat map and acts there."""
+    """A command of the heat map, run from another view, opens the heat map and acts there."""
 
     async def test() -> None:
         app = app_over(stalled())
@@ -361,7 +377,7 @@ def test_palette_commands_act_on_their_view() -> None:
 
 
 def test_ids_and_keys_of_actions_are_unambiguous() -> None:
-    """No id is used twice, and within a view no key stands for two actions."""
+    """No id is used twice, and within a view no key has two actions."""
     assert len({action.id for action in ACTIONS}) == len(ACTIONS)
     everywhere = [key for action in ACTIONS if action.view is None for key in action.keys.split(",")]
     for view in (None, *VIEWS):
@@ -389,7 +405,7 @@ def test_keys_are_remapped_by_the_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["keys = 1", "[keys]\nfly = 'x'", "colour = 'red'", "theme = 3", "= nonsense"])
 def test_a_configuration_that_cannot_be_used_is_a_readable_error(tmp_path: Path, text: str) -> None:
-    """What the file says wrong is named with the file."""
+    """An error in the file is reported with the file's name."""
     from swtrace.errors import SettingsError
 
     path = tmp_path / "top.toml"
@@ -399,13 +415,13 @@ def test_a_configuration_that_cannot_be_used_is_a_readable_error(tmp_path: Path,
 
 
 def test_no_file_is_the_built_in_configuration(tmp_path: Path) -> None:
-    """Without a file, theme and keys are those built in; so too where HOME is no folder, as a service's often is."""
+    """Without a file, theme and keys are the defaults, even if HOME is not a folder, as for many services."""
     assert load(tmp_path / "top.toml") == Configuration()
     assert load(Path("/dev/null/.config/swtrace/top.toml")) == Configuration()
 
 
 def test_themes_change_every_colour_and_lose_nothing() -> None:
-    """In each of our themes the text on the screen is the same, but for the glyphs of the one without colour."""
+    """All our themes show the same text, except for the glyphs of the one without colour."""
 
     async def test() -> None:
         app = app_over(stalled())
@@ -422,7 +438,7 @@ def test_themes_change_every_colour_and_lose_nothing() -> None:
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With NO_COLOR set, glyphs say what colours would."""
+    """With NO_COLOR set, glyphs replace colours."""
     monkeypatch.setenv("NO_COLOR", "1")
 
     async def test() -> None:
@@ -438,7 +454,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_roster_that_raises_ends_the_application_with_that_error() -> None:
-    """An error while reading is never swallowed: the screen would stand still and look alive."""
+    """An error while reading is never swallowed: the screen would freeze and look alive."""
 
     class Broken(Still):
         def poll(self, limit: int | None = None) -> bool:  # noqa: ARG002 (as the real one)
@@ -454,14 +470,14 @@ def test_a_roster_that_raises_ends_the_application_with_that_error() -> None:
 
 
 def test_observations_describe_themselves_in_a_line() -> None:
-    """Frameworks make texts of what they are handed; an observation's thousands of numbers must not be among them."""
+    """Frameworks take reprs of their arguments; these must not contain an observation's thousands of numbers."""
     source = stalled()
     assert len(repr(source.now)) < 100
     assert len(repr(picture(source.now, Filter()))) < 200
 
 
 def test_a_slow_screen_gets_fewer_observations_not_a_queue_of_them() -> None:
-    """The feed hands over the next observation only when the last one was taken."""
+    """The feed delivers the next observation only after the last one was drawn."""
     source = Still(empty())
     arrived: list[object] = []
     polled = threading.Event()

@@ -1,4 +1,4 @@
-"""Which run, which series, which daemons: what is asked for is shown, or what there is instead is said."""
+"""Selecting runs, series and daemons: the selection is shown, or the choices that exist are named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
 
 
 def beside(seen: Observation, run_id: str, *, alive: bool, reason: str = "") -> Observation:
-    """Return an observation with a later run beside: it has made no series, or one that is not shared."""
+    """Return an observation with a second, later run that has no series, or one that is not shared."""
     series = tuple(replace(info, refused=reason) for info in seen.ranks[0].series) if reason else ()
     later = tuple(
         replace(
@@ -60,13 +60,13 @@ def beside(seen: Observation, run_id: str, *, alive: bool, reason: str = "") -> 
 
 @pytest.mark.parametrize(("alive", "reason"), [(True, "dense model"), (True, ""), (False, "dense model")])
 def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool, reason: str) -> None:  # noqa: FBT001
-    """The newest living run does not hide one that shares; screen, text and JSON's source name the other one."""
+    """The newest live run does not hide one that shares; screen, text and the JSON's source name the other run."""
     whole = beside(observation_of(scenario("stalled")), "newer", alive=alive, reason=reason)
     seen = picture(whole, Filter())
     assert seen.run == whole.ranks[0].identity.run_id
     assert "There are other runs: newer. --run shows one." in overview(seen, 120)
     other = overview(picture(whole, Filter(run="newer")), 120)
-    assert ("Run newer shares nothing." if reason else "4 ranks are there; none has made its series yet.") in other
+    assert ("Run newer shares nothing." if reason else "4 ranks found, but no series yet.") in other
     assert f"There are other runs: {seen.run}." in other
     assert "Press" not in other
     assert "This screen" not in other
@@ -87,12 +87,12 @@ def test_a_run_that_shares_is_shown_before_a_newer_one_that_does_not(alive: bool
     [
         (Filter(run="bogus"), "There is no run 'bogus'. Runs: "),
         (Filter(series="nope"), "has no series 'nope'. Series: o_proj."),
-        (Filter(rank=9), "Rank 9 has no such series. Ranks: 0, 1, 2, 3."),
-        (Filter(phase=Phase.PREFILL), "None of the last steps is of phase prefill. Phases: decode ("),
+        (Filter(rank=9), "Rank 9 is not in the selected series. Ranks: 0, 1, 2, 3."),
+        (Filter(phase=Phase.PREFILL), "None of the last steps has phase prefill. Phases (steps): decode ("),
     ],
 )
 def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection: Filter, message: str) -> None:
-    """A run, series, rank or phase that is not there shows no other one's figures, on no view of the screen either."""
+    """For a run, series, rank or phase that does not exist, no view shows another one's figures."""
     whole = observation_of(scenario("stalled"))
     seen = picture(whole, selection)
     assert message in seen.unmatched
@@ -112,7 +112,7 @@ def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection:
 
 
 def test_once_fails_over_a_choice_that_nothing_matches(tmp_path: Path) -> None:
-    """``--once`` and ``--json`` print no figures then, and end with 2."""
+    """``--once`` and ``--json`` then print no figures and exit with 2."""
     with write(tmp_path, "stalled", ranks=2, layers=4, steps=20, run_id="the-run"):
         for choice, message in ((["--run", "bogus"], "Runs: the-run."), (["--series", "nope"], "Series: o_proj.")):
             done = top("--dir", tmp_path, "--json", "--wait", "0", *choice, code=2)
@@ -122,7 +122,7 @@ def test_once_fails_over_a_choice_that_nothing_matches(tmp_path: Path) -> None:
 
 def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
     """A theme that does not exist, from the command line or the file, is not ignored."""
-    with pytest.raises(SettingsError, match=r"no theme 'nope': there are swtrace-dark.*textual-dark"):
+    with pytest.raises(SettingsError, match=r"no theme 'nope'; must be one of: swtrace-dark.*textual-dark"):
         app_over(Still(empty()), configuration=Configuration(theme="nope"))
 
 
@@ -136,7 +136,7 @@ class Half(Told):
         self._left = 10 if answers else -1
 
     def poll(self, limit: int | None = None) -> Polled:
-        """Return nothing until then."""
+        """Return no events until it answers."""
         self._left -= 1
         return super().poll(limit) if self._left == 0 else Polled((), more=False)
 
@@ -155,7 +155,7 @@ def _of(ranks: set[int], event: Event) -> Event | None:
 
 
 def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
-    """The ranks of a daemon that answers later are in the picture; one that never does is named when the time is up."""
+    """The picture includes the ranks of a daemon that answers late; one that never answers is named at the timeout."""
     seen = read(Roster(Merged([Half({0, 1}), Half({2, 3})])), Filter(), 60)
     assert [row.rank for row in seen.rows] == [0, 1, 2, 3]
     assert silent(seen) == []
@@ -165,7 +165,7 @@ def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
 
 
 def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path) -> None:
-    """With one of two daemons missing, ``--once`` prints no half of a picture, names the missing one, and fails."""
+    """With one of two daemons missing, ``--once`` prints no partial picture, names the missing one, and fails."""
     with write(tmp_path, "stalled", ranks=2, layers=4, steps=20), serving(tmp_path) as client:
         address = f"127.0.0.1:{client.base_url.port}"
         done = top("--connect", f"{address},127.0.0.1:1", "--once", "--wait", "0.5", code=1)
@@ -181,17 +181,17 @@ def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -
     seen = picture(whole, Filter())
     (series,) = seen.series
     lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 60)]
-    assert any(line.split()[-1:] == ["mean"] for line in lines)
+    assert any(line.split()[-2:] == ["row", "mean"] for line in lines)
     shown_values, waited = values(series, METRICS[0], "mean")
     assert not waited.all()
     for row in series.rows:
         mean = shown_values[row.group_rank][waited[row.group_rank]].mean()
-        line = next(line for line in lines if line.startswith(f"{row.rank:>5} "))
+        line = next(line for line in lines if line.startswith(f"  rank {row.rank} "))
         assert f" {units.duration(float(mean))} " in line
 
 
 def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
-    """A headline about a rank that died is not announced as a word about hiding, in neither view."""
+    """A headline about a dead rank has its own badge, not one about hiding, in both views."""
     died = Finding("died", Level.BAD, "Rank 1 died. All figures are from the steps before.", rank=1)
     seen = pictured("hidden")
     (series,) = seen.series
@@ -216,7 +216,7 @@ def test_the_verdict_view_shows_each_finding_with_its_advice() -> None:
 
 @pytest.mark.parametrize("before", [[], ["question_mark"]])
 def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
-    """Ctrl-C leaves at once, from a view and from the help."""
+    """Ctrl-C exits at once, from a view and from the help."""
 
     async def test() -> None:
         app = app_over(Still(observation_of(scenario("stalled"))))

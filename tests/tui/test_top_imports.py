@@ -1,4 +1,4 @@
-"""The terminal is light: what it loads, seen from outside."""
+"""The terminal loads only light modules."""
 
 from __future__ import annotations
 

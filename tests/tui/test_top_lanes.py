@@ -1,4 +1,4 @@
-"""Stretches of time as cells: nothing that matters is rounded away, and nothing is counted that is not there."""
+"""Stretches of time as cells: rounding removes nothing that matters and adds nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_stall_of_a_third_of_a_cell_is_seen() -> None:
 
 
 def test_outside_the_step_nothing_is_shown() -> None:
-    """Cells before the begin and after the end of a rank's step are empty: a late rank is seen at a glance."""
+    """Cells before the begin and after the end of a rank's step are empty, so that a late rank is visible."""
     lane = {Span.COMPUTE: (np.array([40]), np.array([60]))}
 
     kinds = rasterised([lane], 0, 100, 10)
@@ -50,7 +50,7 @@ def test_outside_the_step_nothing_is_shown() -> None:
 
 
 def test_levels_are_logarithmic_and_on_time_is_the_lowest() -> None:
-    """What is on time has level 0, the top of the scale the highest level, equal factors equal distances."""
+    """On-time values have level 0, the top of the scale has the highest level, and the scale is logarithmic."""
     shown = np.array([0.0, 19_999.0, 20_000.0, 200_000.0, 2_000_000.0, 9e9])
 
     levels = level(shown, 2_000_000.0).tolist()
@@ -61,7 +61,7 @@ def test_levels_are_logarithmic_and_on_time_is_the_lowest() -> None:
 
 
 def test_folded_columns_show_the_worst_and_own_only_if_all_are() -> None:
-    """With more layers than columns, a column is as hot as its hottest layer."""
+    """With more layers than columns, a column shows its hottest layer."""
     cells = np.array([[1, 5, 16, 2, 16, 16, 3]])
 
     assert folded(cells, 2, own=16).tolist() == [[5, 2, 16, 3]]
@@ -89,7 +89,7 @@ def test_lines_are_never_wider_than_told(text: str, width: int) -> None:
 
 
 def test_small_values_never_vanish_from_charts() -> None:
-    """What is more than nothing has at least the smallest mark in bars, sparklines and columns."""
+    """A value above 0 has at least the smallest mark in bars, sparklines and columns."""
     assert bar(1e-6, 6) == "╸"
     assert sparkline([0.0, 1e-6, 1.0], 3, 1.0) == " ▁▇"
     assert column_chart([0.0, 1e-6, 1.0], 2, 1.0) == ["  █", " ▁█"]
@@ -97,7 +97,7 @@ def test_small_values_never_vanish_from_charts() -> None:
 
 @pytest.mark.parametrize("palette", [DARK, LIGHT, COLOUR_BLIND], ids=lambda palette: palette.name)
 def test_ramps_go_one_way_in_lightness(palette: object) -> None:
-    """Within a ramp, more is always lighter (or always darker): readable without telling colours apart."""
+    """Within a ramp, higher values are always lighter (or always darker), so that hue is not needed to read it."""
     chosen = next(each for each in (DARK, LIGHT, COLOUR_BLIND) if each is palette)
     for metric in chosen.ramps:
         light = [
@@ -109,7 +109,7 @@ def test_ramps_go_one_way_in_lightness(palette: object) -> None:
 
 
 def test_without_colour_every_kind_has_its_own_glyph() -> None:
-    """The palette without colour tells all kinds of stretches and all levels of heat apart by glyphs."""
+    """The palette without colour has a different glyph for each kind of stretch and each level of heat."""
     lanes = {MONO.lane_segments[kind][kind].text for kind in Span}
     heat = [segment.text for segment in MONO.heat_segments("stall", 1)]
 

@@ -1,4 +1,4 @@
-"""What the screen says is what the ledger states, on the same records."""
+"""The screen shows the ledger's numbers, on the same records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tui.scenes import pictured
 
 
 def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:
-    """Each rank's stall ratio, efficiency, on-time rate and bandwidth stand in its line of the text overview."""
+    """Each rank's stall ratio, efficiency, on-time rate and bandwidth are in its line of the text overview."""
     with write(tmp_path, "stalled"), watch_rings(tmp_path) as watch:
         watch.drain()
         with watch_rings(tmp_path) as roster:
@@ -68,7 +68,7 @@ def test_json_carries_the_ledgers_numbers_exactly(tmp_path: Path) -> None:
 
 
 def test_once_without_rings_says_what_to_do_next(tmp_path: Path) -> None:
-    """With nothing to watch, ``--once`` prints no table but the next commands, on stderr, and fails."""
+    """With nothing to watch, ``--once`` prints no table, names the next commands on stderr, and fails."""
     done = subprocess.run(
         [sys.executable, "-m", "swtrace", "top", "--dir", str(tmp_path), "--once", "--wait", "0"],
         capture_output=True,
@@ -83,7 +83,7 @@ def test_once_without_rings_says_what_to_do_next(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_top_says_how_to_go_on(tmp_path: Path) -> None:
-    """In a pipe, ``swtrace top`` ends with one line that names ``--once`` instead of drawing into the pipe."""
+    """In a pipe, ``swtrace top`` draws nothing and exits with one line that names ``--once``."""
     done = subprocess.run(
         [sys.executable, "-m", "swtrace", "top", "--dir", str(tmp_path)],
         capture_output=True,
@@ -99,7 +99,7 @@ def test_without_a_terminal_top_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_the_phases_sums_are_the_ledgers_over_those_steps(tmp_path: Path) -> None:
-    """Narrowed to decode, stall and steps are the sums over the decode steps of the history, and of no other."""
+    """Narrowed to decode, stall and steps are the sums over the decode steps of the history only."""
     phases = (Phase.PREFILL, Phase.DECODE, Phase.DECODE)
     with write(tmp_path, "stalled", phases=phases), watch_rings(tmp_path) as roster:
         read(roster, Filter(), 5)
@@ -137,7 +137,7 @@ def test_skew_cells_are_both_kinds_of_skew() -> None:
 
 
 def test_timeline_stalls_add_up_to_the_ledgers() -> None:
-    """The stall stretches of a rank's lane are as long together as the ledger's stall of that step."""
+    """The stall stretches of a rank's lane add up to the ledger's stall of that step."""
     for step in pictured("straggler").series[0].steps[1:]:
         for rank in range(len(step.ranks)):
             begins, ends = compute_lane(step, rank)[Span.STALL]
@@ -145,7 +145,7 @@ def test_timeline_stalls_add_up_to_the_ledgers() -> None:
 
 
 def test_exposed_transfer_is_the_transfer_part_of_the_stall() -> None:
-    """What the channel lane shows as exposed is what the ledger attributes to transfer."""
+    """The exposed transfer of the channel lane is the stall that the ledger attributes to transfer."""
     for step in pictured("stalled").series[0].steps[1:]:
         for rank in range(len(step.ranks)):
             begins, ends = channel_lane(step, rank)[Span.EXPOSED]
@@ -153,7 +153,7 @@ def test_exposed_transfer_is_the_transfer_part_of_the_stall() -> None:
 
 
 def test_a_cell_is_explained_with_its_own_numbers() -> None:
-    """The explanation under the heat map names rank, layer, source, and the stall of the last step."""
+    """The description under the heat map names rank, layer, source, and the stall of the last step."""
     series = pictured("stalled").series[0]
     step = series.steps[-1]
 

@@ -1,4 +1,4 @@
-"""What is kept from frame to frame, so that little is drawn again, changes nothing that is seen."""
+"""The caches between frames change nothing on the screen."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def _assert_drawn_as_new(app: TopApp) -> None:
 
 
 def _cells(segments: object) -> list[tuple[str, object]]:
-    """Return each character and its style, however the segments are cut."""
+    """Return each character and its style, independent of segment boundaries."""
     return [(char, style) for text, style, _ in segments for char in text]  # type: ignore[attr-defined]
 
 
 def _sliding(last: Observation, chance: random.Random) -> list[Observation]:
-    """Return views of a run as steps come and go, with other stalls in each step."""
+    """Return views of a run as steps come and go, with different stalls in each step."""
     ((key, steps),) = last.history.items()
     numbers = np.random.default_rng(chance.randrange(1 << 32))
     jittered = tuple(
@@ -93,7 +93,7 @@ def _sliding(last: Observation, chance: random.Random) -> list[Observation]:
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_sums_kept_between_frames_are_those_of_all_steps(metric: heat_map.CellMetric) -> None:
-    """Steps that came and went, in any order, leave the sums of the steps that are there."""
+    """However steps come and go, the sums are those of the current steps."""
     observation = observation_of(scenario("stalled", ranks=3, layers=10, steps=20))
     (steps,) = observation.history.values()
     chance, kept = random.Random(5), StepSums()  # noqa: S311 - which steps, not a secret
@@ -128,7 +128,7 @@ def test_a_map_line_has_the_cell_of_every_column(palette: Palette) -> None:
 
 
 def test_nothing_is_sent_to_the_terminal_for_lines_that_stay() -> None:
-    """The same picture again refreshes no line of any widget; another metric refreshes the map alone."""
+    """Showing the same picture again refreshes no line; another metric refreshes only the map."""
     asyncio.run(_still())
 
 
@@ -151,7 +151,7 @@ async def _still() -> None:
 
 
 def test_verdicts_are_reached_for_the_views_that_show_them() -> None:
-    """The heat map costs no verdict each second; the overview asks for one when it opens."""
+    """The open heat map computes no verdicts; the overview asks for them when it opens."""
     asyncio.run(_judged())
 
 

@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def head(app: ReplayApp) -> Playhead:
-    """Return where it stands."""
+    """Return its position."""
     assert app.head is not None
     return app.head
 
@@ -48,7 +48,7 @@ def steps(app: ReplayApp) -> int:
 
 
 def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
-    """It plays from its begin; space stands still however long; n finishes a step; seeking goes there and back."""
+    """It plays from the start; space pauses it for any time; n finishes a step; seeking goes both ways."""
 
     async def test() -> None:
         app = ReplayApp([path])
@@ -88,7 +88,7 @@ def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
 
 
 def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Path) -> None:
-    """At the end the screen says so, and each rank's line carries what a replay of the file states."""
+    """At the end the screen says so, and each rank's line has the numbers of a replay of the file."""
     truth = replayed(path).facts.series
 
     async def test() -> None:
@@ -115,7 +115,7 @@ def test_a_recording_played_to_its_end_shows_the_figures_of_its_ledger(path: Pat
 
 
 def test_what_the_recorder_had_not_read_yet_holds_up_no_replay(tmp_path: Path) -> None:
-    """A recording begun on full rings does not make the replay look as if it were behind."""
+    """A replay of a recording that began on full rings does not look behind."""
     with write(tmp_path / "rings", "stalled", ranks=2, layers=6, steps=1800):
         recorded = tmp_path / "run.swrec"
         with RecordingWriter(recorded, flush_s=0.0) as writer:

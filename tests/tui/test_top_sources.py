@@ -1,4 +1,4 @@
-"""What the terminal makes of rings: which run is shown, what it says of ranks, and of what it could not read."""
+"""The terminal over rings: which run it shows, and what it says about ranks and unread records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
 
 
 class WithoutRank2(RecordedRun):
-    """Two ranks of three: the third could not make its ring."""
+    """Two of three ranks; the third could not create its ring."""
 
     def info(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it."""
@@ -56,7 +56,7 @@ def test_an_untraced_rank_is_named(tmp_path: Path) -> None:
 
 
 def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
-    """What a device has in flight for long is not shown as an alarm: until the next step it looks so by itself."""
+    """A device's window that is in flight for long is not marked: it normally is until the next step."""
     styles = {}
     for clock in (Clock.HOST, Clock.DEVICE):
         folder = tmp_path / clock.name
@@ -76,7 +76,7 @@ def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
 
 
 def test_a_dead_rank_and_an_ended_one_are_told_apart(tmp_path: Path) -> None:
-    """A ring that was closed says ended; one whose writer let go of its lock without that says died."""
+    """A rank that closed its ring is ended; one that released its lock without closing it died."""
     writer = write(tmp_path, "hidden")
     writer.recorders[0].close()
     writer.recorders[1]._detach()
@@ -88,7 +88,7 @@ def test_a_dead_rank_and_an_ended_one_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
-    """Rings of an ended run in the same folder do not hide the run that lives."""
+    """Rings of an ended run in the same folder do not hide the live run."""
     write(tmp_path, "hidden", run_id="old").close()
     with write(tmp_path, "stalled", run_id="new") as writer:
         write(tmp_path, "hidden", run_id="newer-and-over").close()
@@ -102,7 +102,7 @@ def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
 
 
 def test_a_view_begins_near_the_end_of_full_rings_and_says_what_came_before(tmp_path: Path) -> None:
-    """A long past is counted as before this view, not as lost; the last steps' sums are those of who read it all."""
+    """Old records count as before this view, not as lost; the last steps' sums are those of a complete reading."""
     with write(tmp_path, "stalled", ranks=2, layers=6, steps=200) as writer, watch_rings(tmp_path) as whole:
         whole.drain()
         with watch_rings(tmp_path, newest_steps=NEWEST) as roster:
@@ -121,7 +121,7 @@ def test_a_view_begins_near_the_end_of_full_rings_and_says_what_came_before(tmp_
 
 
 def test_a_view_that_cannot_keep_up_counts_what_it_left_out_as_lost(tmp_path: Path) -> None:
-    """Ranks that write faster than the view reads are shown as they are now, at their true rate, with the loss."""
+    """Ranks that write faster than the view reads are shown at their newest steps and true rate, with the loss."""
     schedule = scenario("stalled", ranks=2, layers=6, steps=1200)
     with RingWriter(tmp_path, schedule, ring_records=1 << 14) as writer:
         roster = watch_rings(tmp_path, newest_steps=NEWEST)

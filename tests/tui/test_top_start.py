@@ -1,4 +1,4 @@
-"""The terminal is there at once: how much it does before its first table, in CPU time beside that of its libraries."""
+"""Start-up: the CPU time until the first table, compared with importing the libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TURNS = 3
 
 
 def cpu_s(arguments: list[str], awaited: bytes) -> float:
-    """Run Python in a terminal until it has written something, press q, and return the CPU seconds of it all."""
+    """Run Python in a terminal until it has written something, press q, and return its total CPU seconds."""
     pid, descriptor = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm-256color", COLUMNS="120", LINES="40")

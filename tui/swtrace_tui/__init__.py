@@ -1,4 +1,4 @@
-"""The terminal of swtrace: a live view of what the ledger states, over local rings or daemons.
+"""The terminal of swtrace: a live view of the ledger's facts, over local rings or daemons.
 
-It computes no fact of its own, never disturbs a rank, and loads neither torch nor vLLM.
+It computes no facts, never disturbs a rank, and loads neither torch nor vLLM.
 """

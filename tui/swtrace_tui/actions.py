@@ -1,6 +1,6 @@
-"""Every action, once: keys, footer, command palette and help are all made from this table.
+"""The one table of actions: keys, footer, command palette and help are all made from it.
 
-An action's ``id`` is also the name under which a key is remapped in the configuration file.
+The configuration file remaps keys by an action's ``id``.
 """
 
 from __future__ import annotations
@@ -15,44 +15,53 @@ TITLES = dict(zip(VIEWS, ("Overview", "Heat map", "Timeline", "Windows", "Verdic
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something a person can do."""
+    """Something that a user can do."""
 
     id: str
     keys: str
     """Comma-separated, as Textual names them."""
     call: str
-    """Textual action; those of a view are methods of its widget."""
+    """The Textual action; for actions of a view, a method of its widget."""
     title: str
     help: str
     view: str | None = None
-    """The view it belongs to; None: everywhere."""
+    """The view it belongs to; None if it works everywhere."""
     footer: bool = False
     label: str = ""
-    """Shorter title, for the footer."""
+    """A shorter title for the footer."""
 
 
 ACTIONS: tuple[Action, ...] = (
     *(
-        Action(f"view-{view}", str(number), f"app.show('{view}')", TITLES[view], f"Show: {TITLES[view].lower()}.")
+        Action(f"view-{view}", str(number), f"app.show('{view}')", TITLES[view], f"Open the view {TITLES[view]}.")
         for number, view in enumerate(VIEWS, 1)
     ),
-    Action("next-view", "tab", "app.next_view(1)", "Next view", "Show the next view."),
-    Action("previous-view", "shift+tab", "app.next_view(-1)", "Previous view", "Show the previous view."),
+    Action("next-view", "tab", "app.next_view(1)", "Next view", "Open the next view."),
+    Action("previous-view", "shift+tab", "app.next_view(-1)", "Previous view", "Open the previous view."),
     Action("pause", "space", "app.pause", "Pause", "Freeze the screen; reading continues.", footer=True),
-    Action("series", "s", "app.cycle_series", "Series", "Narrow to one series, then the next, then all.", footer=True),
-    Action("rank", "r", "app.cycle_rank", "Rank", "Narrow to one rank, then the next, then all.", footer=True),
-    Action("phase", "p", "app.cycle_phase", "Phase", "Narrow to prefill, decode, ... then all phases.", footer=True),
-    Action("run", "R", "app.cycle_run", "Run", "Show another run of the same source."),
-    Action("clear", "escape", "app.clear", "Clear filters", "Show every series, rank and phase; go on if paused."),
-    Action("copy", "y", "app.copy_view", "Copy", "Copy what is shown, as text (by the terminal, OSC 52).", footer=True),
-    Action("screenshot", "x", "app.save_svg", "Screenshot", "Save what is shown as SVG in this folder."),
-    Action("detach", "d", "app.detach", "Detach", "Let go of the source and keep what is shown; again: reattach."),
-    Action("theme", "t", "app.next_theme", "Theme", "Dark, light, colour-blind safe, without colour."),
-    Action("help", "question_mark,f1", "app.help", "Help", "Show every key.", footer=True),
-    Action("quit", "q,ctrl+q", "app.quit", "Quit", "Leave. The ranks do not notice.", footer=True),
+    Action("series", "s", "app.cycle_series", "Series", "Show one series only, then the next, then all.", footer=True),
+    Action("rank", "r", "app.cycle_rank", "Rank", "Show one rank only, then the next, then all.", footer=True),
+    Action(
+        "phase",
+        "p",
+        "app.cycle_phase",
+        "Phase",
+        "Show one phase only (prefill, decode, ...), then the next, then all.",
+        footer=True,
+    ),
+    Action("run", "R", "app.cycle_run", "Run", "Show the next run of this source."),
+    Action("clear", "escape", "app.clear", "Clear filters", "Show every series, rank and phase; end a pause."),
+    Action(
+        "copy", "y", "app.copy_view", "Copy", "Copy the view as text, if the terminal supports OSC 52.", footer=True
+    ),
+    Action("screenshot", "x", "app.save_svg", "Screenshot", "Save the screen as SVG in the current folder."),
+    Action("detach", "d", "app.detach", "Detach", "Stop reading and keep the screen; press again to reattach."),
+    Action("theme", "t", "app.next_theme", "Theme", "Change the theme: dark, light, colour-blind safe, no colour."),
+    Action("help", "question_mark,f1", "app.help", "Help", "Show this help: keys, columns and symbols.", footer=True),
+    Action("quit", "q,ctrl+q", "app.quit", "Quit", "Quit, as does Ctrl-C. The ranks are not affected.", footer=True),
     # -- overview
-    Action("down", "down,j", "move(1)", "Next rank", "Move down.", OVERVIEW),
-    Action("up", "up,k", "move(-1)", "Previous rank", "Move up.", OVERVIEW),
+    Action("down", "down,j", "move(1)", "Next rank", "Select the next rank.", OVERVIEW),
+    Action("up", "up,k", "move(-1)", "Previous rank", "Select the previous rank.", OVERVIEW),
     Action("page-down", "pagedown", "move(10)", "Page down", "Move down ten rows.", OVERVIEW),
     Action("page-up", "pageup", "move(-10)", "Page up", "Move up ten rows.", OVERVIEW),
     Action("sort", "greater_than_sign,full_stop", "sort(1)", "Sort", "Sort by the next column.", OVERVIEW, footer=True),
@@ -60,18 +69,38 @@ ACTIONS: tuple[Action, ...] = (
     Action("reverse", "i", "reverse", "Reverse", "Reverse the order.", OVERVIEW),
     Action("open-rank", "enter", "open", "Timeline", "Show the rank's timeline.", OVERVIEW),
     # -- heat map
-    Action("metric", "m", "metric(1)", "Metric", "Colour by stall, slack, transfer or skew.", HEAT_MAP, footer=True),
     Action(
-        "span", "w", "span(1)", "Over", "Mean of the last steps, their worst, or the last one.", HEAT_MAP, footer=True
+        "metric",
+        "m",
+        "metric(1)",
+        "Metric",
+        "Colour by the next metric: stall, slack, transfer, skew.",
+        HEAT_MAP,
+        footer=True,
     ),
-    Action("cell-left", "left,h", "move(0, -1)", "Left", "Move to the layer before.", HEAT_MAP),
-    Action("cell-right", "right,l", "move(0, 1)", "Right", "Move to the next layer.", HEAT_MAP),
-    Action("cell-up", "up,k", "move(-1, 0)", "Up", "Move to the rank above.", HEAT_MAP),
-    Action("cell-down", "down,j", "move(1, 0)", "Down", "Move to the rank below.", HEAT_MAP),
-    Action("cell-first", "home", "move(0, -4096)", "First layer", "Move to the first layer.", HEAT_MAP),
-    Action("cell-last", "end", "move(0, 4096)", "Last layer", "Move to the last layer.", HEAT_MAP),
     Action(
-        "cell-worst", "g", "worst", "Go to worst", "Stay on the cell with the highest value.", HEAT_MAP, footer=True
+        "span",
+        "w",
+        "span(1)",
+        "Steps",
+        "Show the mean of the last steps, the worst of them, or the last step.",
+        HEAT_MAP,
+        footer=True,
+    ),
+    Action("cell-left", "left,h", "move(0, -1)", "Left", "Select the previous layer.", HEAT_MAP),
+    Action("cell-right", "right,l", "move(0, 1)", "Right", "Select the next layer.", HEAT_MAP),
+    Action("cell-up", "up,k", "move(-1, 0)", "Up", "Select the rank above.", HEAT_MAP),
+    Action("cell-down", "down,j", "move(1, 0)", "Down", "Select the rank below.", HEAT_MAP),
+    Action("cell-first", "home", "move(0, -4096)", "First layer", "Select the first layer.", HEAT_MAP),
+    Action("cell-last", "end", "move(0, 4096)", "Last layer", "Select the last layer.", HEAT_MAP),
+    Action(
+        "cell-worst",
+        "g",
+        "worst",
+        "Go to worst",
+        "Select the cell with the highest value, and follow it.",
+        HEAT_MAP,
+        footer=True,
     ),
     Action("open-cell", "enter", "open", "Timeline", "Show the cell in the timeline.", HEAT_MAP, footer=True),
     # -- timeline
@@ -80,7 +109,7 @@ ACTIONS: tuple[Action, ...] = (
         "plus,equals_sign",
         "zoom(0.5)",
         "Zoom in",
-        "Show half of the time.",
+        "Show half as much time.",
         TIMELINE,
         footer=True,
         label="In",
@@ -90,17 +119,22 @@ ACTIONS: tuple[Action, ...] = (
         "minus,underscore",
         "zoom(2)",
         "Zoom out",
-        "Show twice the time.",
+        "Show twice as much time.",
         TIMELINE,
         footer=True,
         label="Out",
     ),
-    Action("pan-left", "left,h", "pan(-0.25)", "Earlier", "Move to earlier.", TIMELINE),
-    Action("pan-right", "right,l", "pan(0.25)", "Later", "Move to later.", TIMELINE),
+    Action("pan-left", "left,h", "pan(-0.25)", "Earlier", "Move to an earlier time.", TIMELINE),
+    Action("pan-right", "right,l", "pan(0.25)", "Later", "Move to a later time.", TIMELINE),
     Action(
-        "step-before", "left_square_bracket", "step(-1)", "Step before", "Show the step before, and stay.", TIMELINE
+        "step-before",
+        "left_square_bracket",
+        "step(-1)",
+        "Previous step",
+        "Show the previous step and hold it.",
+        TIMELINE,
     ),
-    Action("step-after", "right_square_bracket", "step(1)", "Step after", "Show the next step.", TIMELINE),
+    Action("step-after", "right_square_bracket", "step(1)", "Next step", "Show the next step and hold it.", TIMELINE),
     Action("fit", "0,home", "fit", "Fit", "Show the whole step.", TIMELINE, footer=True),
     Action("newest", "f,end", "newest", "Follow", "Follow the newest step.", TIMELINE, footer=True),
     Action(
@@ -113,8 +147,8 @@ ACTIONS: tuple[Action, ...] = (
         footer=True,
         label="Worst",
     ),
-    Action("lanes-down", "down,j", "scroll(1)", "Lanes down", "Scroll the lanes.", TIMELINE),
-    Action("lanes-up", "up,k", "scroll(-1)", "Lanes up", "Scroll the lanes.", TIMELINE),
+    Action("lanes-down", "down,j", "scroll(1)", "Lanes down", "Scroll the lanes down.", TIMELINE),
+    Action("lanes-up", "up,k", "scroll(-1)", "Lanes up", "Scroll the lanes up.", TIMELINE),
     # -- windows
     Action("windows-down", "down,j", "scroll(1)", "Down", "Scroll down.", WINDOWS),
     Action("windows-up", "up,k", "scroll(-1)", "Up", "Scroll up.", WINDOWS),
@@ -125,7 +159,7 @@ ACTIONS: tuple[Action, ...] = (
 
 
 def bindings(view: str | None) -> list[BindingType]:
-    """Return the key bindings of a view, or those that hold everywhere."""
+    """Return the key bindings of a view; for None, those that work everywhere."""
     return [
         Binding(
             action.keys,

@@ -1,4 +1,4 @@
-"""The application: one feed, one picture, five views of it."""
+"""The application: one feed, one picture, five views."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ _SHELL_OFFSET = 128
 _FONT_FACE = re.compile(r"\s*@font-face\s*\{[^}]*\}")
 _FAMILY = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 _JUDGE_REST = 20
-"""Times as long as the verdicts took, they stand: large series are judged less often."""
+"""Keep verdicts for this many times the CPU time that they took: large series are judged less often."""
 
 
 class Views(ContentSwitcher):
-    """The views, of which one is open and covers it."""
+    """The views, of which one is open and fills the area."""
 
     BLANK = True
 
 
 class MainScreen(Screen[None]):
-    """The only screen besides help and palette; its keys hold in every view."""
+    """The only screen besides help and palette; its keys work in every view."""
 
     BLANK = True
     BINDINGS: ClassVar[list[BindingType]] = bindings(None)
@@ -69,7 +69,7 @@ class MainScreen(Screen[None]):
         self.switcher = Views(*self.views, initial=OVERVIEW)
 
     def compose(self) -> ComposeResult:
-        """Two bars, the views, the footer."""
+        """Yield two bars, the views and the footer."""
         yield self.title_bar
         yield self.view_bar
         yield self.switcher
@@ -80,20 +80,20 @@ class TopApp(App[None]):
     """``swtrace top``.
 
     Args:
-        make_roster: Makes what reads; called in the feed's thread, again after each reattaching.
+        make_roster: Makes the roster to read; called in the feed's thread at the start and after each reattaching.
         configuration: Theme and keys.
-        view: The view to begin with.
-        selection: What to narrow the views to.
+        view: The view to open first.
+        selection: What to show.
         frame_s: Shortest time between two pictures.
     """
 
     TITLE = "swtrace top"
     ENABLE_COMMAND_PALETTE = True
     OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Keys beyond the registry's, and what they do, for the help."""
+    """Keys in addition to the registry's, with their help."""
     OWN_HELP: ClassVar[dict[str, str]] = {}
-    """What actions of the registry do here, by id, where it is something else."""
-    # Every terminal program ends at Ctrl-C. `y` copies.
+    """Help of the registry's actions that do something else here, by id."""
+    # Ctrl-C quits, as in every terminal program; `y` copies.
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", "Quit", show=False, priority=True)]
     CSS = """
     Screen { layout: vertical; background: $background; }
@@ -116,7 +116,7 @@ class TopApp(App[None]):
             self.selection, self.verdicts = selection, verdicts
 
     class Failed(Message):
-        """The feed came to an end that it should not have come to."""
+        """The feed ended with an error."""
 
         def __init__(self, error: Exception) -> None:
             super().__init__()
@@ -146,7 +146,7 @@ class TopApp(App[None]):
             self.register_theme(theme)
         if self._configuration.theme not in self.available_themes:
             known = ", ".join((*THEMES, *sorted(self.available_themes.keys() - set(THEMES))))
-            raise SettingsError(f"there is no theme {self._configuration.theme!r}: there are {known}")
+            raise SettingsError(f"no theme {self._configuration.theme!r}; must be one of: {known}")
         self.theme = THEMES[-1] if self.no_color else self._configuration.theme
 
     # -- life ----------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class TopApp(App[None]):
         return MainScreen(id="_default")
 
     def on_ready(self) -> None:
-        """Begin to watch, now that the views are there."""
+        """Start to watch, now that the views exist."""
         if self._configuration.keys:
             self.set_keymap(self._configuration.keys)
         self.theme_changed_signal.subscribe(self, lambda _theme: self._show())
@@ -170,16 +170,16 @@ class TopApp(App[None]):
             self.set_interval(_TERMINAL_EVERY_S, self._end_without_terminal)
 
     def on_unmount(self) -> None:
-        """Let go of the source."""
+        """Stop reading the source."""
         if self._feed is not None:
             self._feed.stop()
 
     def _signalled(self, number: int) -> None:
-        """Give the terminal back before ending, with the status that a shell shows for the signal."""
+        """Restore the terminal and exit with the status that a shell shows for the signal."""
         self.exit(return_code=_SHELL_OFFSET + number)
 
     def _end_without_terminal(self) -> None:
-        """End once the terminal is gone: where SIGHUP is ignored nothing else says so, and reading it would spin."""
+        """Exit once the terminal is gone: if SIGHUP is ignored nothing else reports it, and reading it would spin."""
         terminal = select.poll()
         terminal.register(sys.__stdin__, 0)  # type: ignore[arg-type]
         if any(events & (select.POLLHUP | select.POLLERR) for _, events in terminal.poll(0)):
@@ -200,17 +200,17 @@ class TopApp(App[None]):
         self._feed = Feed(self._make_roster, deliver, failed, frame_s=self._frame_s)
         self._feed.start()
 
-    # -- what comes in -------------------------------------------------------------------------------
+    # -- messages -----------------------------------------------------------------------------------
 
     def on_top_app_arrived(self, message: Arrived) -> None:
-        """Show an observation, unless the screen is to stand still."""
+        """Show an observation, unless paused or detached."""
         first = self._observation is None or not self._observation.history
         if not self._paused and self._feed is not None:
             self._observation = message.observation
             if first and message.observation.history:
                 self._judge()
             self._show()
-        # Only when it is drawn may the next one come: a slow terminal gets fewer frames, not older ones.
+        # The next one may come once this is drawn: a slow terminal shows fewer frames, not older ones.
         self.call_after_refresh(self._taken)
 
     def on_top_app_judged(self, message: Judged) -> None:
@@ -220,7 +220,7 @@ class TopApp(App[None]):
             self._show()
 
     def on_top_app_failed(self, message: Failed) -> None:
-        """End: a source must not raise, so this is an error of ours that nobody should overlook."""
+        """Exit with the error: sources must not raise, so this is a bug."""
         raise message.error
 
     def on_view_open(self, message: View.Open) -> None:
@@ -238,13 +238,13 @@ class TopApp(App[None]):
             self._feed.taken()
 
     def _judge(self) -> None:
-        if self._verdicts and self.view not in {OVERVIEW, VERDICT}:  # The other views show no sentence.
+        if self._verdicts and self.view not in {OVERVIEW, VERDICT}:  # The other views show no findings.
             return
         if self._observation is not None and not self._paused and time.monotonic() >= self._judge_at:
             self._reach_verdicts(self._observation, self._selection)
 
     def _reach_verdicts(self, observation: Observation, selection: Filter) -> None:
-        # Not the decorator: it would make a description out of the arguments' reprs.
+        # Without the decorator, which would build a description from the arguments' reprs.
         self.run_worker(
             partial(self._judged, observation, selection), thread=True, exclusive=True, description="verdicts"
         )
@@ -272,7 +272,7 @@ class TopApp(App[None]):
 
     def _note(self, shown: Picture) -> str:
         if self._feed is None:
-            return "DETACHED, d reattaches"
+            return "DETACHED: d reattaches"
         if self._paused:
             return "PAUSED"
         if worst_link(shown) is Link.LOST:
@@ -287,7 +287,7 @@ class TopApp(App[None]):
 
     @property
     def view(self) -> str:
-        """The view that is open."""
+        """The open view."""
         main = self._main
         return (main.switcher.current if main is not None else None) or OVERVIEW
 
@@ -302,16 +302,16 @@ class TopApp(App[None]):
         self._show()
 
     def action_next_view(self, by: int) -> None:
-        """Open the next view."""
+        """Open the view ``by`` places further."""
         self.action_show(VIEWS[(VIEWS.index(self.view) + by) % len(VIEWS)])
 
     def action_pause(self) -> None:
-        """Let the screen stand still, or go on."""
+        """Freeze the screen, or update it again."""
         self._paused = not self._paused
         self._show()
 
     def action_clear(self) -> None:
-        """Show everything, and go on."""
+        """Clear the filter, and end a pause."""
         self._paused = False
         self._select(Filter(run=self._selection.run))
 
@@ -355,10 +355,10 @@ class TopApp(App[None]):
         main = self._main
         if main is not None:
             self.copy_to_clipboard(main.query_one(f"#{self.view}", View).as_text())
-            self.notify("Copied, if this terminal takes OSC 52.", timeout=2)
+            self.notify("Copied, if this terminal supports OSC 52.", timeout=2)
 
     def action_save_svg(self) -> None:
-        """Save a screenshot in the working directory, or where SWTRACE_SCREENSHOTS says."""
+        """Save a screenshot in SWTRACE_SCREENSHOTS, or else in the working directory."""
         folder = Path(os.environ.get("SWTRACE_SCREENSHOTS") or Path.cwd())
         number = 1
         while (path := folder / f"swtrace-{self.view}-{number}.svg").exists():
@@ -366,12 +366,14 @@ class TopApp(App[None]):
         try:
             path.write_text(screenshot(self, f"swtrace top: {self.view}"), encoding="utf-8")
         except OSError as error:
-            self.notify(f"Not saved: {error}. SWTRACE_SCREENSHOTS sets the folder.", severity="error")
+            self.notify(
+                f"Could not save the screenshot: {error}. SWTRACE_SCREENSHOTS sets the folder.", severity="error"
+            )
             return
         self.notify(f"Saved {path}", timeout=4)
 
     def action_detach(self) -> None:
-        """Let go of the source, or take it up again."""
+        """Stop reading the source, or start again."""
         if self._feed is not None:
             feed, self._feed = self._feed, None
             feed.stop()
@@ -380,13 +382,21 @@ class TopApp(App[None]):
         self._show()
 
     def action_next_theme(self) -> None:
-        """Take the next of our themes."""
+        """Switch to the next of our themes."""
         at = THEMES.index(self.theme) if self.theme in THEMES else -1
         self.theme = THEMES[(at + 1) % len(THEMES)]
 
     def action_help(self) -> None:
-        """Show every key."""
-        self.push_screen(Help(self._configuration.keys, self.OWN_KEYS, self.OWN_HELP))
+        """Show the help."""
+        self.push_screen(
+            Help(
+                self._configuration.keys,
+                self.OWN_KEYS,
+                self.OWN_HELP,
+                title=self.TITLE,
+                palette=palette_of(self.current_theme),
+            )
+        )
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every action by name, and Textual's themes."""
@@ -420,8 +430,8 @@ __all__ = ["HEAT_MAP", "VERDICT", "WINDOWS", "MainScreen", "TopApp"]
 
 
 def screenshot(app: App[None], title: str) -> str:
-    """Return what is on the screen as a self-contained SVG: text stays text, and no font is fetched from anywhere."""
+    """Return the screen as a self-contained SVG: text stays text, and no font is downloaded."""
     svg = _FONT_FACE.sub("", app.export_screenshot(title=title))
     svg = svg.replace("Fira Code, monospace", _FAMILY).replace("font-family: Fira Code", f"font-family: {_FAMILY}")
-    # Names of classes and clips carry a hash of the content; without it, the same picture is the same file.
+    # Class and clip names contain a hash of the content; without it, equal pictures are equal files.
     return re.sub(r"terminal-\d+", "terminal", svg) + "\n"

@@ -1,4 +1,4 @@
-"""The two lines at the top: what is watched and how the source stands; and the views by number."""
+"""The two lines at the top: what is watched and the state of its source, then the numbered views."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from swtrace_tui.picture import Picture
 from swtrace_tui.views.view import Drawn, Scene
 
 _BEHIND = 20_000
-"""Records not read yet that are worth a word."""
-_LINKS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.ASKED: "◌", Link.LOST: "✗"}
+"""Unread records from which on the title bar says so."""
+LINK_GLYPHS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.ASKED: "◌", Link.LOST: "✗"}
 
 
 class TitleBar(Drawn):
-    """Run, series, model and source, one line."""
+    """One line: series, run, model and source."""
 
     DEFAULT_CSS = "TitleBar { height: 1; width: 1fr; background: $panel; }"
 
@@ -30,7 +30,7 @@ class TitleBar(Drawn):
         self._note = ""
 
     def show(self, scene: Scene, note: str) -> None:
-        """Show what is watched; ``note`` says why the screen stands still, if it does."""
+        """Show what is watched; ``note`` says why the screen does not change, or is empty."""
         self.scene, self._note = scene, note
         self.redraw()
 
@@ -48,8 +48,8 @@ class TitleBar(Drawn):
         names = ", ".join(origin.name for origin in picture.observation.origins)
         behind = sum(rank.ring.statistics.pending for rank in picture.observation.ranks)
         if behind > _BEHIND:
-            right.put(f"catching up, {units.count(behind)} records  ", palette.style(palette.note, on=on))
-        right.put(f"{_LINKS[link]} {link} ", palette.style(colour, on=on))
+            right.put(f"catching up: {units.count(behind)} records unread  ", palette.style(palette.note, on=on))
+        right.put(f"{LINK_GLYPHS[link]} {link} ", palette.style(colour, on=on))
         right.put(f"{clip(names, max(10, width // 3))} ", dim)
         line = Line(width).put(" swtrace ", palette.style(palette.note, on=on, bold=True))
         for part, style in about(picture, palette, on):
@@ -61,7 +61,7 @@ class TitleBar(Drawn):
 
 
 def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]]:
-    """Return what is watched, the most important part first."""
+    """Return what is watched, most important part first."""
     dim, text = palette.style(palette.dim, on=on), palette.style(palette.text, on=on)
     focus = picture.focus
     if focus is None:
@@ -73,8 +73,8 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
     )
     parts: list[tuple[str, Style]] = [(f" {info.name}", palette.style(palette.text, on=on, bold=True))]
     parts.append((f"  {len(focus.key.group_ranks)} ranks x {info.num_layers} layers", text))
-    parts.append((f"  k={info.prefetch_step}", text))
-    parts.append((f"  {units.size(info.layer_bytes)} each", dim))
+    parts.append((f"  prefetch step {info.prefetch_step}", text))
+    parts.append((f"  {units.size(info.layer_bytes)} per layer", dim))
     parts.append((f"  {info.transport}", dim))
     parts.append((f"  {picture.run}", dim))
     if model:
@@ -83,13 +83,13 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
 
 
 def worst_link(picture: Picture) -> Link:
-    """Return the worst state of any source."""
+    """Return the worst state of all sources."""
     links = {origin.link for origin in picture.observation.origins}
     return next((link for link in (Link.LOST, Link.ASKED, Link.LIVE, Link.RECORDED) if link in links), Link.WAITING)
 
 
 class ViewBar(Drawn):
-    """The views, by number; and the filter that is on."""
+    """The numbered views, and the current filter."""
 
     DEFAULT_CSS = "ViewBar { height: 1; width: 1fr; background: $background; }"
 
@@ -106,7 +106,7 @@ class ViewBar(Drawn):
         self._spans: list[tuple[int, int, str]] = []
 
     def show(self, scene: Scene, view: str) -> None:
-        """Show which view is open and what it is narrowed to."""
+        """Show which view is open, and the filter."""
         self.scene, self._view = scene, view
         self.redraw()
 
@@ -138,7 +138,7 @@ class ViewBar(Drawn):
 
 
 def other_runs(picture: Picture) -> str:
-    """Say which runs there are beside the one that is shown, and how to see them."""
+    """Return which other runs there are, and the key that shows them."""
     others = [run for run in reversed(picture.runs) if run != picture.run]
     if not others:
         return ""
@@ -147,7 +147,7 @@ def other_runs(picture: Picture) -> str:
 
 
 def narrowed(picture: Picture) -> str:
-    """Say what the selection leaves."""
+    """Return the filter in words."""
     selection = picture.selection
     parts = []
     if selection.series is not None:

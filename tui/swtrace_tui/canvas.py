@@ -1,4 +1,4 @@
-"""Lines of cells that are drawn piece by piece, then handed over as strips."""
+"""Lines of cells, drawn piece by piece and returned as strips."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from textual.strip import Strip
 from swtrace_tui.palette import BLOCKS
 
 _UNITS = re.compile(r"(?<=\d) (?=(?:%|ns|us|ms|s|min|h|B|[KMGT]iB)(?!\w))")
-"""A number is not torn from its unit."""
+"""A space between a number and its unit, where a line must not break."""
 _COLUMNS = np.array(list(BLOCKS))
 _RUNS = re.compile("█+|[^█]+")
 
 
 class Line:
-    """One line, drawn from left to right. What does not fit is cut off."""
+    """One line, drawn from left to right and cut off at its width."""
 
     __slots__ = ("_width", "segments", "used")
 
     def __init__(self, width: int) -> None:
         self._width = width
         self.segments: list[Segment] = []
-        """What was drawn so far."""
+        """The segments drawn so far."""
         self.used = 0
 
     @property
     def room(self) -> int:
-        """Columns left."""
+        """Remaining columns."""
         return self._width - self.used
 
     def put(self, text: str, style: Style) -> Line:
@@ -50,7 +50,7 @@ class Line:
         return self
 
     def blocks(self, text: str, style: Style, *, solid: bool = True) -> Line:
-        """Append a bar or chart. Whole blocks become blanks of their colour, which leave no seam between lines."""
+        """Append a bar or chart. Full blocks become blanks on their colour, which leave no seam between lines."""
         if not solid:
             return self.put(text, style)
         whole = style + Style(bgcolor=style.color)
@@ -60,30 +60,30 @@ class Line:
         return self
 
     def field(self, text: str, width: int, style: Style, *, right: bool = False) -> Line:
-        """Append text in a field of its own: cut off or filled up to ``width``."""
+        """Append text, cut off or padded to ``width``."""
         text = clip(text, width)
         gap = " " * (width - cell_len(text))
         return self.put(gap + text if right else text + gap, style)
 
     def cells(self, segments: Iterable[Segment], width: int) -> Line:
-        """Append prebuilt segments that are ``width`` columns wide together."""
+        """Append prebuilt segments with a total width of ``width`` columns."""
         self.segments.extend(segments)
         self.used += width
         return self
 
     def to(self, column: int, style: Style) -> Line:
-        """Fill up with blanks to a column."""
+        """Append blanks up to a column."""
         return self.put(" " * (column - self.used), style) if column > self.used else self
 
     def strip(self, style: Style) -> Strip:
-        """Return the line, filled up with blanks."""
+        """Return the line, padded with blanks."""
         if self.room > 0:
             self.put(" " * self.room, style)
         return Strip(self.segments, self.used)
 
 
 def clip(text: str, width: int) -> str:
-    """Return text cut off to ``width`` columns, with an ellipsis."""
+    """Return text of at most ``width`` columns, cut off with an ellipsis."""
     if cell_len(text) <= width:
         return text
     if width <= 1:
@@ -93,6 +93,11 @@ def clip(text: str, width: int) -> str:
     return f"{text}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, in the plural unless the number is 1."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Return text in lines of at most ``width`` columns."""
     bound = _UNITS.sub("\u00a0", text)
@@ -100,9 +105,9 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def sparkline(values: Sequence[float], width: int, top: float) -> str:
-    """Return the newest values as blocks, oldest first; what is not nothing shows at least the lowest block.
+    """Return the newest values as blocks, oldest first; a value above 0 shows at least the lowest block.
 
-    The highest block leaves a gap, so that lines below each other stay apart.
+    The full block is not used, so that a gap separates lines below each other.
     """
     shown = values[-width:] if width > 0 else ()
     text = "".join(
@@ -113,7 +118,7 @@ def sparkline(values: Sequence[float], width: int, top: float) -> str:
 
 
 def bar(share: float, width: int) -> str:
-    """Return a horizontal bar, to half a column; what is not nothing shows at least that."""
+    """Return a horizontal bar in half columns; a share above 0 shows at least one."""
     halves = max(1 if share > 0 else 0, min(2 * width, round(2 * width * share)))
     whole, rest = divmod(halves, 2)
     return "━" * whole + "╸" * rest

@@ -1,4 +1,4 @@
-"""The thread between a roster and the screen: it polls, and hands over frozen observations."""
+"""The thread between a roster and the screen: it polls the roster and delivers frozen observations."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from collections.abc import Callable
 from swtrace.observing import Observation, Roster
 
 _REST = 2
-"""Times as long as a poll took, the feed rests: reading takes a third of a core at most, once it has read up."""
+"""Rest per poll, in multiples of its CPU time: once caught up, reading takes at most a third of a core."""
 _LONGEST_REST_S = 0.25
 POLL_S = 0.05
-"""A poll takes in as many records as it can in about this time: between two of them a frame can be drawn."""
+"""Target duration of a poll, by its limit of records: a frame can be drawn between two polls."""
 _FEWEST, _MOST = 1 << 13, 1 << 17
-"""Records per poll."""
+"""Bounds of a poll's limit, in records."""
 FACTS_EVERY_S = 0.25
-"""Sums over the last steps change slower than the eye sees; windows and steps are taken anew each time."""
+"""Recompute sums over the last steps this often: they change slowly. Windows and steps are read for each frame."""
 _IDLE_S = 0.02
-"""While the last frame is still being drawn, so often is looked whether it is."""
+"""How often to check whether the last frame has been drawn."""
 
 
 class Feed:
-    """Polls a roster in a thread of its own.
+    """Poll a roster in a separate thread.
 
-    At most one observation waits for the screen at a time: a slow terminal sees fewer frames, not older ones.
+    At most one observation waits for the screen, so a slow terminal shows fewer frames, not older ones.
 
     Args:
         make: Makes the roster; called in the feed's thread, which owns it.
-        deliver: Called in the feed's thread with each observation; the receiver calls :meth:`taken` when it is done.
-        failed: Called there if reading raises, which it must not.
+        deliver: Called in the feed's thread with each observation; the receiver calls :meth:`taken` once it is drawn.
+        failed: Called in the feed's thread if reading raises, which it must not.
         frame_s: Shortest time between two observations.
     """
 
@@ -49,15 +49,15 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name="swtrace-feed", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def taken(self) -> None:
-        """Say that the last observation was drawn: the next one may come."""
+        """Report that the last observation was drawn, so that the next one may be delivered."""
         self._free.set()
 
     def stop(self, timeout_s: float = 0.5) -> None:
-        """End the thread, and with it the roster: at once, or when what it reads answers."""
+        """Stop the thread and close its roster, waiting up to ``timeout_s`` for a pending read."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -66,7 +66,7 @@ class Feed:
         try:
             with self._make() as roster:
                 self._poll(roster)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the screen must say so instead of standing still
+        except Exception as error:  # noqa: BLE001 - the screen must report any error instead of freezing
             if not self._stop.is_set():
                 self._failed(error)
 
@@ -83,17 +83,17 @@ class Feed:
                 elif more and took < POLL_S / 2:
                     limit = min(_MOST, limit * 2)
                 rested = time.monotonic() + min(_LONGEST_REST_S, _REST * (time.thread_time() - before))
-                # More often than once a frame nobody sees, and small batches cost the ledger more.
+                # Polls between frames would show nothing, and small batches cost the ledger more.
                 poll_at = 0.0 if more else max(began + self._frame_s, rested)
             now = time.monotonic()
             if now >= frame_at and self._free.is_set() and not self._stop.is_set():
                 self._free.clear()
-                # In step with the clock, not with how late this one is; but frames that were missed stay missed.
+                # Frames follow the clock, whatever the delay of this one; missed frames are skipped.
                 frame_at = max(frame_at, now - self._frame_s) + self._frame_s
                 self._deliver(roster.observe(facts_every_s=FACTS_EVERY_S))
             wait_until = min(poll_at, max(frame_at, now + _IDLE_S))
             if wait_until > time.monotonic():
                 self._stop.wait(wait_until - time.monotonic())
             elif not self._free.is_set():
-                # There is more to read, and a frame is being drawn: it goes first, both need the interpreter.
+                # Drawing and reading share the interpreter; the frame goes first.
                 self._free.wait(self._frame_s)

@@ -1,8 +1,8 @@
-"""The help screen, made from the registry of actions."""
+"""The help screen: every key, from the registry of actions, and every column, glyph and colour."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from rich.table import Table
@@ -13,7 +13,27 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from swtrace import units
+from swtrace.ledger.facts import CAUSES, Cause
+from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Level
+from swtrace.observing import Link
 from swtrace_tui.actions import ACTIONS, TITLES, VIEWS, Action
+from swtrace_tui.bars import LINK_GLYPHS
+from swtrace_tui.palette import (
+    RAMP_GLYPHS,
+    SPAN_GLYPHS,
+    SPAN_NAMES,
+    WINDOW_ABOUT,
+    WINDOW_GLYPHS,
+    WINDOW_NAMES,
+    WINDOW_STATES,
+    Palette,
+    Span,
+)
+from swtrace_tui.picture import RankState
+from swtrace_tui.views.overview import COLUMNS, STATE_GLYPHS
+from swtrace_tui.views.overview_charts import CAUSE_GLYPHS
+from swtrace_tui.views.verdict_view import LEVEL_GLYPHS
 
 _NAMES = {
     "question_mark": "?",
@@ -32,23 +52,81 @@ _NAMES = {
     "up": "↑",
     "down": "↓",
 }
+_LINKS = {
+    Link.LIVE: "The source delivers live records.",
+    Link.RECORDED: "The source is a recording.",
+    Link.WAITING: "The source answers; there is nothing to watch yet.",
+    Link.ASKED: "The source has not answered yet.",
+    Link.LOST: "The source no longer answers; the screen shows what it last sent.",
+}
+_COLUMNS = {
+    "series": "Name of the series; shown if there are several.",
+    "rank": "Global rank.",
+    "host": "Host of the rank; shown if there are several.",
+    "state": "State of the rank (below).",
+    "step/s": "Steps per second.",
+    "step": "Mean step time.",
+    "stall ratio": "Share of step time in which the rank stood still for its weights.",
+    "effic.": "Prefetch efficiency: share of the transfer time that was hidden.",
+    "on time": "Share of waits that found their weight ready.",
+    "bandwidth": "Bytes per second while transferring.",
+    "lost": "Records that this view missed: overwritten, damaged, or skipped to keep up.",
+    "windows": "One symbol per window: its state (see Windows).",
+    "stall ratio of the last steps": "One bar per step, oldest first.",
+}
+_STATES = {
+    RankState.LIVE: "The rank runs steps.",
+    RankState.BEHIND: "Many of its records are still unread.",
+    RankState.JOINED: "It has a ring and no finished step yet.",
+    RankState.IDLE: "It is alive but has written nothing for the time shown: no requests, or it hangs.",
+    RankState.ENDED: "It closed its ring and ended.",
+    RankState.DIED: "Its process is gone without closing its ring.",
+}
+_CAUSES = {
+    Cause.ENTRY_SKEW: "A peer entered the step later.",
+    Cause.SKEW: "A peer issued the broadcast later.",
+    Cause.BACKLOG: "The broadcast queued behind earlier ones.",
+    Cause.TRANSFER: "The bytes were moving.",
+    Cause.UNATTRIBUTED: "Unknown: the records that would show the cause are missing.",
+}
+_SPANS = {
+    Span.COMPUTE: "The rank computes (upper lane).",
+    Span.STALL: "The rank waits for a weight (upper lane).",
+    Span.WAKE: "What a wait cost after its weight was ready (upper lane).",
+    Span.HIDDEN: "A weight arrives while the rank computes (lower lane).",
+    Span.EXPOSED: "A weight arrives while the rank waits for it (lower lane).",
+    Span.QUEUED: "The broadcast is issued, but nothing moves yet (lower lane).",
+    Span.SENT: "The rank's own layers go to the others (lower lane).",
+}
+_LEVELS = {
+    Level.GOOD: "Good.",
+    Level.NOTE: "Worth knowing.",
+    Level.WARNING: "A problem.",
+    Level.BAD: "A serious problem.",
+}
 
 
 class Help(ModalScreen[None]):
-    """Every key, by view."""
+    """Every key by view, then every symbol."""
 
     DEFAULT_CSS = """
     Help { align: center middle; background: $background 60%; }
-    Help VerticalScroll { width: 78; max-width: 96%; height: auto; max-height: 92%; background: $panel; padding: 1 2; }
+    Help VerticalScroll { width: 96; max-width: 96%; height: auto; max-height: 92%; background: $panel; padding: 1 2; }
     Help Static { width: 1fr; height: auto; background: $panel; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
 
     def __init__(
-        self, keymap: dict[str, str], own: tuple[tuple[str, str], ...] = (), own_help: Mapping[str, str] | None = None
+        self,
+        keymap: dict[str, str],
+        own: tuple[tuple[str, str], ...] = (),
+        own_help: Mapping[str, str] | None = None,
+        *,
+        title: str,
+        palette: Palette,
     ) -> None:
         super().__init__()
-        self._table = help_text(keymap, own, own_help or {})
+        self._table = help_text(keymap, own, own_help or {}, title, palette)
 
     def compose(self) -> ComposeResult:
         """Show the table."""
@@ -56,33 +134,126 @@ class Help(ModalScreen[None]):
             yield Static(self._table)
 
 
-def help_text(keymap: dict[str, str], own: tuple[tuple[str, str], ...], own_help: Mapping[str, str]) -> Table:
-    """Return every action with its keys, as they are mapped now.
+def help_text(
+    keymap: dict[str, str],
+    own: tuple[tuple[str, str], ...],
+    own_help: Mapping[str, str],
+    title: str,
+    palette: Palette,
+) -> Table:
+    """Return every action with its current keys, then what the columns, glyphs and colours mean.
 
     Args:
-        keymap: Keys by action, where they are not the registry's.
-        own: Keys that this program adds, with their help; they stand first.
+        keymap: Keys by action, where they differ from the registry's.
+        own: Keys that this program adds, with their help; they come first.
         own_help: What an action of the registry does in this program, by its id.
+        title: Name of the program.
+        palette: Colours of the symbols.
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", no_wrap=True, style="bold")
     table.add_column()
+    table.add_row("", Text(f"{title}: keys, columns and symbols", style="bold"))
+    table.add_row("", "Esc, q or ? closes this help; arrow keys and the wheel scroll it.")
     if own:
-        table.add_row("", Text("The recording", style="bold underline"))
+        _section(table, "The recording")
         for key, text in own:
             table.add_row("+".join(_NAMES.get(part, part) for part in key.split("+")), text)
-        table.add_row("", "")
     for view in (None, *VIEWS):
-        of_view = [action for action in ACTIONS if action.view == view]
-        if not of_view:
-            continue
-        table.add_row("", Text(TITLES[view] if view else "Everywhere", style="bold underline"))
-        for action in of_view:
-            table.add_row(keys(action, keymap), own_help.get(action.id, action.help))
-        table.add_row("", "")
-    table.add_row("^p", "Command palette: all of this by name, and Textual's own themes.")
-    table.add_row("mouse", "Click a view, a column, a rank, a cell; twice to open it; the wheel zooms the timeline.")
+        _section(table, TITLES[view] if view else "Everywhere")
+        for action in ACTIONS:
+            if action.view == view:
+                table.add_row(keys(action, keymap), own_help.get(action.id, action.help))
+    table.add_row("", "")
+    table.add_row("^p", "Command palette: find any of these actions by name, and Textual's own themes.")
+    table.add_row(
+        "mouse", "Click a view to open it, a column to sort by it, a rank or cell to select it (again: to open it)."
+    )
+    table.add_row(
+        "wheel", "Zooms the timeline (ctrl or shift: pans it); moves through ranks or windows in other views."
+    )
+    for heading, rows in _symbols(palette):
+        _section(table, heading)
+        for symbol, text in rows:
+            table.add_row(symbol, text)
     return table
+
+
+def _section(table: Table, heading: str) -> None:
+    table.add_row("", "")
+    table.add_row("", Text(heading, style="bold underline"))
+
+
+def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str]]]]:
+    """Yield headings, each with its symbols and what they mean."""
+
+    def inked(glyph: str, colour: str, name: str = "") -> Text:
+        return Text.assemble((f"{name} ", "not bold"), (glyph, palette.style(colour, on=palette.surface)))
+
+    def stretch(span: Span) -> Text:
+        glyph = SPAN_GLYPHS[span] if palette.mono else "█"
+        return inked(2 * glyph, palette.text if palette.mono else palette.spans[span], SPAN_NAMES[span])
+
+    colours = (palette.good, palette.note, palette.warning, palette.bad)
+    hidden, stalled = units.ratio(HIDDEN_BELOW), units.ratio(STALLED_ABOVE)
+    yield "Top line: the source", [(f"{link} {glyph}", _LINKS[link]) for link, glyph in LINK_GLYPHS.items()]
+    yield (
+        "Overview: columns (means and ratios over the last steps)",
+        [(each.title.replace(" of ", "\nof "), _COLUMNS[each.title]) for each in COLUMNS],
+    )
+    yield (
+        "Overview: colour of the stall ratio",
+        [
+            (inked("━━", palette.good), f"Below {hidden}: the broadcasts are hidden."),
+            (inked("━━", palette.warning), f"{hidden} to {stalled}: partly hidden."),
+            (inked("━━", palette.bad), f"Above {stalled}: not hidden."),
+        ],
+    )
+    yield "Overview: state of a rank", [(f"{state} {glyph}", _STATES[state]) for state, glyph in STATE_GLYPHS.items()]
+    bars = zip(CAUSES, CAUSE_GLYPHS if palette.mono else "━" * len(CAUSES), palette.causes, strict=True)
+    yield (
+        "Overview: cause of a stall",
+        [(inked(2 * glyph, colour, units.words(cause)), _CAUSES[cause]) for cause, glyph, colour in bars],
+    )
+    ramp = Text(RAMP_GLYPHS) if palette.mono else Text.assemble(*(("█", colour) for colour in palette.ramp("stall")))
+    yield (
+        "Heat map",
+        [
+            (ramp, "From 20 us or less (left) to the value at the right of the scale; the scale is logarithmic."),
+            ("·", "The rank keeps this layer and does not wait for it."),
+            ("[ ] ▣", "The selected cell (▀ or ▄ where a line shows two ranks); the text at the bottom describes it."),
+            ("row mean", "At the right: mean over the rank's waits, and a bar that compares the ranks."),
+            ("mean, max", "At the bottom: mean of each column; max is the highest column."),
+            ("▂▅█", "Beside the selected cell's name: its value in each of the last steps, oldest first."),
+        ],
+    )
+    yield (
+        "Timeline (two lanes per rank)",
+        [
+            *((stretch(span), _SPANS[span]) for span in SPAN_NAMES),
+            ("12", "Layer number, over the time up to the end of its wait."),
+            ("▸12◂", "The layer that you opened from the heat map."),
+        ],
+    )
+    yield (
+        "Windows",
+        [
+            *(
+                (
+                    inked(WINDOW_GLYPHS[state], palette.window(state), WINDOW_NAMES[state]),
+                    f"{WINDOW_ABOUT[state].capitalize()}.",
+                )
+                for state in WINDOW_STATES
+            ),
+            ("━", "Own layer: the rank keeps it and needs no window."),
+            ("· (layers)", "The rank holds nothing of this layer now."),
+            ("▓ w0 L12", "A window's state, its number, and the layer that it holds; then how long it has been so."),
+        ],
+    )
+    yield (
+        "Verdict",
+        [(inked(glyph, colours[level]), _LEVELS[level]) for level, glyph in LEVEL_GLYPHS.items()],
+    )
 
 
 def keys(action: Action, keymap: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""``swtrace top --once``: the overview as text, the same lines that the screen shows."""
+"""``swtrace top --once``: the overview as text, in the same lines as on the screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHARTS = 40
 
 
 def read(roster: Roster, selection: Filter, wait_s: float) -> Picture:
-    """Read until all of it has answered and it has a finished step that is meant, or ``wait_s`` is over."""
+    """Read until every origin has answered and a selected series has a finished step, for at most ``wait_s``."""
     deadline = time.monotonic() + wait_s
     while True:
         more = roster.poll()
@@ -28,7 +28,7 @@ def read(roster: Roster, selection: Filter, wait_s: float) -> Picture:
 
 
 def silent(seen: Picture) -> list[str]:
-    """Return the origins that do not answer, each with what is known of that."""
+    """Return the origins that do not answer, each with the reason if it is known."""
     return [
         f"{origin.name} ({origin.detail or 'no answer yet'})"
         for origin in seen.observation.origins
@@ -37,7 +37,7 @@ def silent(seen: Picture) -> list[str]:
 
 
 def overview(seen: Picture, width: int) -> str:
-    """Return the overview as plain text, ``width`` columns wide; what to do next where there is nothing to show."""
+    """Return the overview as plain text, ``width`` columns wide; without ranks, return what to do next."""
     if not seen.rows:
         return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen, screen=False))
     scene = Scene(seen, MONO, {series.key: series.verdict for series in seen.series})

@@ -1,8 +1,7 @@
-"""Colours with a meaning, per theme: what a stall looks like, and how much of it. A palette is one Textual theme.
+"""The colours and glyphs of the views. A palette is one Textual theme.
 
-Every meaning has a glyph as well, so that nothing is lost without colour (``NO_COLOR``, the ``mono``
-palette) or to an eye that does not tell red from green. Styles and segments are built once here and
-shared by every cell that is ever drawn.
+Every meaning has a glyph too, so that nothing is lost without colour (``NO_COLOR``, the ``mono`` palette) or to a
+user who cannot distinguish red from green. Styles and segments are built once and shared by all cells.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from rich.style import Style
 from textual.theme import Theme
 
 LEVELS = 16
-"""Steps of a heat ramp; 0 is nothing."""
+"""Levels of a heat ramp; 0 is below the scale."""
 RAMP_GLYPHS = " .,:;~+=xX%#&@██"
-"""The ramp without colour: ink instead of heat."""
+"""The ramp without colour: the more ink, the higher the value."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Span(IntEnum):
-    """What a stretch of a lane of the timeline is."""
+    """The kind of a stretch of a timeline lane."""
 
     OUTSIDE = 0
     """Before the rank entered the step, or after it left."""
@@ -34,11 +33,11 @@ class Span(IntEnum):
     HIDDEN = 4
     """Bytes moved while the receiver computed."""
     EXPOSED = 5
-    """Bytes moved while the receiver stood still for them."""
+    """Bytes moved while the receiver waited for them."""
     QUEUED = 6
-    """Issued, and not moving: a peer had not issued, or the channel was busy."""
+    """Issued and not moving: a peer had not issued, or the channel was busy."""
     SENT = 7
-    """Bytes of a layer that this rank keeps moved to the others."""
+    """Bytes of this rank's own layer moved to the others."""
 
 
 SPAN_GLYPHS = {
@@ -60,15 +59,22 @@ SPAN_NAMES = {
     Span.QUEUED: "queued",
     Span.SENT: "sent",
 }
-"""In the order in which a legend names them."""
+"""In the order of the legend."""
 
 WINDOW_STATES = ("free", "inflight", "ready", "in_use")
 WINDOW_GLYPHS = {"free": "·", "inflight": "▒", "ready": "▓", "in_use": "█"}
+WINDOW_NAMES = {"free": "free", "inflight": "in flight", "ready": "ready", "in_use": "in use"}
+WINDOW_ABOUT = {
+    "free": "holds nothing",
+    "inflight": "issued, not ready",
+    "ready": "ready, not yet waited for",
+    "in_use": "waited for, not yet issued again",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Palette:
-    """The colours of one theme. All of them are ``#rrggbb``."""
+    """The colours of one theme, all as ``#rrggbb``."""
 
     name: str
     background: str
@@ -87,14 +93,14 @@ class Palette:
     causes: tuple[str, ...]
     """By :data:`~swtrace.ledger.facts.CAUSES`."""
     ramps: dict[str, tuple[str, ...]]
-    """Anchors of the heat ramp of each metric, from nothing to much."""
+    """Anchors of each metric's heat ramp, from low to high."""
     cursor: tuple[str, str] = ("#c4c5b5", "#1a1a1a")
-    """The mark of the chosen cell, on dark and on light cells."""
+    """The mark of the selected cell, on dark and on light cells."""
     mono: bool = False
-    """Without colour: glyphs carry everything."""
+    """Whether glyphs replace colours."""
 
     def style(self, colour: str, *, bold: bool = False, on: str | None = None) -> Style:
-        """Return a style with the theme's background behind it."""
+        """Return a style on the theme's background, or on another one."""
         return _style(colour, on or self.background, bold)
 
     def window(self, state: str) -> str:
@@ -107,7 +113,7 @@ class Palette:
         return tuple(self.style(colour, bold=True) for colour in (self.good, self.note, self.warning, self.bad))
 
     def ramp(self, metric: str) -> tuple[str, ...]:
-        """Return the colours of a metric's ramp, nothing first."""
+        """Return the colours of a metric's ramp, lowest first."""
         return _ramp(self.ramps[metric])
 
     def heat_segments(self, metric: str, width: int) -> tuple[Segment, ...]:
@@ -224,7 +230,7 @@ LIGHT = Palette(
     },
     cursor=("#f7f7f7", "#000000"),
 )
-# Okabe and Ito's colours, and ramps that only get lighter (cividis): told apart by lightness, too.
+# Okabe and Ito's colours, and ramps that only get lighter (cividis), so that lightness alone distinguishes them.
 _CIVIDIS = ("#10182b", "#123570", "#575d6d", "#948e76", "#d3c163", "#fee838")
 COLOUR_BLIND = Palette(
     name="colour-blind",
@@ -270,7 +276,7 @@ def themes() -> tuple[Theme, ...]:
 
 
 def palette_of(theme: Theme) -> Palette:
-    """Return the palette of a theme; Textual's own themes take the dark or the light one."""
+    """Return the palette of a theme: the dark or the light one for Textual's own themes."""
     return _PALETTES.get(theme.name, DARK if theme.dark else LIGHT)
 
 

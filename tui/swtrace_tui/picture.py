@@ -1,8 +1,7 @@
-"""An observation seen through a selection: what the views draw, and what ``--once`` prints.
+"""An observation narrowed to a selection: what the views draw, and what ``--once`` prints.
 
-The numbers are the ledger's. With a phase selected, the ledger's own sums
-(:class:`~swtrace.ledger.recent.RecentSteps`) are taken over those of the last steps that are of this
-phase; nothing here has a formula of its own but the step rate, which is a count over a time.
+The numbers are the ledger's. If a phase is selected, its sums (:class:`~swtrace.ledger.recent.RecentSteps`)
+are taken over the last steps of this phase. Only the step rate, a count over a time, is computed here.
 """
 
 from __future__ import annotations
@@ -38,28 +37,28 @@ class RankState(StrEnum):
 
     LIVE = "live"
     BEHIND = "behind"
-    """It is read faster than it writes, and much of its past is still to be read."""
+    """Many of its records are still unread."""
     JOINED = "joined"
-    """Its ring is there; no step has finished."""
+    """It has a ring, and no step has finished."""
     IDLE = "idle"
-    """It lives and writes nothing: no requests, or it hangs."""
+    """It is alive and writes nothing: no requests, or it hangs."""
     ENDED = "ended"
     DIED = "died"
-    """It let go of its lock without a good-bye."""
+    """It released its lock without closing its ring."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What the views are narrowed to; None: everything (for the run: the newest that lives and shares something)."""
+    """The selection that the views show; None selects all, or as ``run`` the newest that is alive and shares."""
 
     run: str | None = None
     series: SeriesKey | str | None = None
-    """A series, or the name of some."""
+    """One series, or a name that several may have."""
     rank: int | None = None
     phase: Phase | None = None
 
     def wants(self, key: SeriesKey) -> bool:
-        """Tell whether a series is selected."""
+        """Return whether a series is selected."""
         return self.series is None or self.series in {key, key.name}
 
 
@@ -73,7 +72,7 @@ class RankRow:
     observed: ObservedRank | None
     state: RankState
     idle_ns: int
-    """For how long it has written nothing; 0 where that is not known."""
+    """For how long it has written nothing; 0 if that is unknown."""
     windows: tuple[WindowState, ...]
     past: _Past
 
@@ -89,10 +88,10 @@ class RankRow:
 
     @cached_property
     def step_rate(self) -> float | None:
-        """Steps per second, between the ends of the first and the last of the recent ones."""
+        """Steps per second, from the end of the first to the end of the last recent step."""
         past, rank = self.past, self.group_rank
         ended = np.flatnonzero(past.ended[:, rank])
-        if len(ended) < 2:  # noqa: PLR2004 - between two ends
+        if len(ended) < 2:  # noqa: PLR2004 - a rate needs two ends
             return None
         first, last = ended[0], ended[-1]
         elapsed = int(past.end_ns[last, rank] - past.end_ns[first, rank])
@@ -100,7 +99,7 @@ class RankRow:
 
     @cached_property
     def stall_ratios(self) -> tuple[float, ...]:
-        """Stall per step time of the last steps of which no record is missing, oldest first."""
+        """Stall ratio of each recent step that is whole and was not aborted, oldest first."""
         return tuple(self.past.stall_ratio[self.past.regular[:, self.group_rank], self.group_rank].tolist())
 
     @property
@@ -110,13 +109,13 @@ class RankRow:
 
     @property
     def lost(self) -> int:
-        """Records that this view did not see since it began: overwritten, damaged, or left out to keep up."""
+        """Records that this view missed since it began: overwritten, damaged, or skipped to keep up."""
         return 0 if self.observed is None else self.observed.lost
 
 
 @dataclass(frozen=True, repr=False)
 class SeriesView:
-    """One series as selected."""
+    """One selected series."""
 
     facts: SeriesFacts
     steps: tuple[StepFacts, ...]
@@ -124,12 +123,12 @@ class SeriesView:
 
     @property
     def key(self) -> SeriesKey:
-        """The name of the series."""
+        """The key of the series."""
         return self.facts.key
 
     @property
     def layers(self) -> int:
-        """Layers of the series."""
+        """Number of layers."""
         return self.facts.ranks[0].info.num_layers
 
     @property
@@ -140,12 +139,12 @@ class SeriesView:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """What there is to say about it. Takes some milliseconds."""
+        """All findings about it. Computing them takes some milliseconds."""
         return verdict(self.facts, self.steps, self._died)
 
     @cached_property
     def headline(self) -> Finding:
-        """The first sentence alone: always of the same facts as the rows."""
+        """The headline alone, always from the same facts as the rows."""
         return verdict(self.facts, died=self._died).headline
 
     @property
@@ -168,22 +167,22 @@ class SeriesView:
 
 @dataclass(frozen=True, repr=False)
 class Picture:
-    """Everything that is drawn."""
+    """Everything that the views draw."""
 
     observation: Observation
     selection: Filter
     runs: tuple[str, ...]
-    """Runs there are, newest last."""
+    """All runs, newest last."""
     run: str | None
-    """The run that is shown; None where there is none, or not the one that is selected."""
+    """The run that is shown; None if there is no run, or not the selected one."""
     all_series: tuple[SeriesKey, ...]
-    """Every series of that run, for choosing."""
+    """Every series of that run, to choose from."""
     series: tuple[SeriesView, ...]
-    """Those selected."""
+    """The selected series."""
 
     @cached_property
     def focus(self) -> SeriesView | None:
-        """The series that heat map, timeline and windows show: the one that stalls most of those selected."""
+        """The series that heat map, timeline and windows show: of the selected ones, the one that stalls most."""
         return max(self.series, key=attrgetter("stall_ratio"), default=None)
 
     @cached_property
@@ -193,7 +192,7 @@ class Picture:
 
     @property
     def unmatched(self) -> str:
-        """Say what is selected and is not there, and what there is instead; empty if nothing is amiss."""
+        """What is selected but missing, and what there is instead; empty if nothing is missing."""
         wanted = self.selection
         if wanted.run is not None and wanted.run not in self.runs:
             return f"There is no run {wanted.run!r}. Runs: {', '.join(self.runs)}." if self.runs else ""
@@ -203,17 +202,21 @@ class Picture:
             return f"Run {self.run} has no series {name!r}. Series: {', '.join(names)}."
         if wanted.rank is not None and self.series and not self.rows:
             ranks = sorted({rank.rank.rank for series in self.series for rank in series.facts.ranks})
-            return f"Rank {wanted.rank} has no such series. Ranks: {', '.join(map(str, ranks))}."
+            return f"Rank {wanted.rank} is not in the selected series. Ranks: {', '.join(map(str, ranks))}."
         if wanted.phase is not None and self.series and not any(series.steps for series in self.series):
             steps = [step for series in self.series for step in self.observation.history.get(series.key, ())]
             seen = Counter(phase_of(step) for step in steps)
             there = ", ".join(f"{phase.name.lower()} ({seen[phase]})" for phase in sorted(seen))
-            return f"None of the last steps is of phase {wanted.phase.name.lower()}. Phases: {there}." if there else ""
+            return (
+                f"None of the last steps has phase {wanted.phase.name.lower()}. Phases (steps): {there}."
+                if there
+                else ""
+            )
         return ""
 
 
 def picture(observation: Observation, selection: Filter) -> Picture:
-    """Return what a selection leaves of an observation."""
+    """Return an observation narrowed to a selection."""
     observed = {rank.key: rank for rank in observation.ranks}
     runs = _runs(observation)
     run = _preferred(observation, runs) if selection.run is None else selection.run if selection.run in runs else None
@@ -234,7 +237,7 @@ def picture(observation: Observation, selection: Filter) -> Picture:
 
 
 def phase_of(step: StepFacts) -> Phase:
-    """Return a step's phase: that of its ranks, mixed where they differ. A dummy rank takes no part in that."""
+    """Return the phase of a step's ranks, or mixed if they differ. Dummy ranks do not count, unless all are."""
     phases = set(step.phase[step.ended].tolist())
     real = phases - {int(Phase.DUMMY)} or phases
     return Phase(real.pop()) if len(real) == 1 else Phase.MIXED if real else Phase.OTHER
@@ -249,7 +252,7 @@ def _runs(observation: Observation) -> tuple[str, ...]:
 
 
 def _preferred(observation: Observation, runs: Sequence[str]) -> str | None:
-    """Return the newest run that lives and shares something; else that lives; else that shared; else the newest."""
+    """Return the newest run that is alive and shares; else that is alive; else that shared; else the newest."""
     alive = {rank.identity.run_id for rank in observation.ranks if rank.ring.alive}
     shares = {facts.key.run_id for facts in observation.facts.series if facts.ranks}
     return max(runs, key=lambda run: (run in alive, run in shares, runs.index(run)), default=None)
@@ -264,7 +267,7 @@ def _series(
 ) -> SeriesView:
     if selection.phase is not None:
         steps = [step for step in steps if phase_of(step) is selection.phase]
-        facts = _summed_again(facts, steps)
+        facts = _resummed(facts, steps)
     past = _Past(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
     return SeriesView(
         facts=facts,
@@ -278,14 +281,14 @@ def _series(
 
 
 class _Past:
-    """The last steps of a series, ``[step, rank]``, put together when a view asks."""
+    """Columns ``[step, rank]`` of the last steps of a series, built when a view asks for them."""
 
     def __init__(self, steps: Sequence[StepFacts], ranks: int, *, counted: bool) -> None:
         self._steps, self._ranks, self._counted = steps, ranks, counted
 
     @cached_property
     def number(self) -> npt.NDArray[np.int64]:
-        """``[step]``: steps before it, also those that this view did not see; with a phase, those of it that it saw."""
+        """``[step]``: the step's number; with a phase selected, its index among the seen steps of that phase."""
         return np.arange(len(self._steps)) if self._counted else np.array([step.step for step in self._steps], np.int64)
 
     @cached_property
@@ -311,7 +314,7 @@ class _Past:
         return np.array([of(step) for step in self._steps], kind).reshape(len(self._steps), self._ranks)
 
 
-def _summed_again(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
+def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
     recent = RecentSteps(max(1, len(steps)), len(facts.key.group_ranks), facts.ranks[0].info.layer_bytes)
     recent.add(steps, (step.aborted for step in steps))
     sums = recent.facts()
@@ -358,14 +361,14 @@ def _state(facts: SeriesRankFacts, observed: ObservedRank | None, idle_ns: int) 
         return RankState.BEHIND
     if facts.last_step is None:
         return RankState.JOINED
-    # Of a device, only timed steps tell when they were.
+    # On a device, only timed steps have instants.
     timed = max(1, facts.totals.steps - sum(facts.totals.untimed_steps.values()))
     step_ns = facts.recent.step_ns // max(1, facts.recent.steps) * facts.totals.steps // timed
     return RankState.IDLE if idle_ns > max(_IDLE_NS, _IDLE_STEPS * step_ns) else RankState.LIVE
 
 
 def layer_profile(series: SeriesView) -> npt.NDArray[np.float64]:
-    """Return each position's mean stall per step and receiver, ns."""
+    """Return each position's mean stall per wait, in ns."""
     steps = series.steps
     if not steps:
         return np.zeros(series.layers)

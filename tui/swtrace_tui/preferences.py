@@ -1,10 +1,10 @@
-"""What a person may set for good: theme and keys, in ``$XDG_CONFIG_HOME/swtrace/top.toml``.
+"""A user's settings: theme and keys, in ``$XDG_CONFIG_HOME/swtrace/top.toml``.
 
 ::
 
     theme = "swtrace-light"
 
-    [keys]              # id of the action = keys, as Textual names them
+    [keys]              # action = keys, as Textual names them
     pause = "space,P"
 """
 
@@ -29,15 +29,15 @@ class Configuration:
 
 
 def default_path() -> Path:
-    """Return where the file is looked for."""
+    """Return the path of the configuration file."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "swtrace" / "top.toml"
 
 
 def load(path: Path) -> Configuration:
-    """Read the file; without one, what is built in.
+    """Read the file; without one, return the defaults.
 
     Raises:
-        SettingsError: the file says something that cannot be used.
+        SettingsError: the file cannot be read, or has an unknown or invalid setting.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -47,15 +47,15 @@ def load(path: Path) -> Configuration:
         raise SettingsError(f"{path}: {error}") from error
     for name in document:
         if name not in {"theme", "keys"}:
-            raise SettingsError(f"{path}: unknown setting {name!r}; there are theme and [keys]")
+            raise SettingsError(f"{path}: unknown setting {name!r}; must be one of: theme, [keys]")
     theme = document.get("theme", THEMES[0])
     if not isinstance(theme, str):
-        raise SettingsError(f"{path}: theme is {theme!r}, not a name such as {', '.join(THEMES)}")
+        raise SettingsError(f"{path}: theme={theme!r}: must be a name, for example {', '.join(THEMES)}")
     given = document.get("keys", {})
     known = {action.id for action in ACTIONS}
     if not isinstance(given, dict) or not all(isinstance(keys, str) for keys in given.values()):
-        raise SettingsError(f"{path}: [keys] maps names of actions to keys, as text")
+        raise SettingsError(f"{path}: [keys]: must map names of actions to keys, as text")
     for name in given:
         if name not in known:
-            raise SettingsError(f"{path}: no action {name!r}; there are {', '.join(sorted(known))}")
+            raise SettingsError(f"{path}: unknown action {name!r}; must be one of: {', '.join(sorted(known))}")
     return Configuration(theme=theme, keys=dict(given))

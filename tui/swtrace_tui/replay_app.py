@@ -1,6 +1,6 @@
-"""``swtrace replay`` and ``swtrace top --replay``: the terminal over a recording that plays.
+"""``swtrace replay`` and ``swtrace top --replay``: the terminal plays a recording.
 
-Space pauses the recording, not only the screen; there are keys to step, to seek and to change the speed.
+Space pauses the recording, not only the screen. Further keys step, seek and change the speed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from swtrace_tui.preferences import Configuration
 
 _SEEK_S = 5.0
 _KEYS = (
-    ("n", "one_step", "One step", "Pause, and go on by one step."),
+    ("n", "one_step", "One step", "Play one step, then pause."),
     ("ctrl+right", f"seek({_SEEK_S})", "Forward 5 s", "Go forward by 5 s."),
     ("ctrl+left", f"seek(-{_SEEK_S})", "Back 5 s", "Go back by 5 s."),
     ("ctrl+up", "speed(1)", "Faster", "Play faster."),
@@ -34,13 +34,13 @@ _KEYS = (
 
 
 class ReplayApp(TopApp):
-    """A recording that plays.
+    """The application over a recording.
 
     Args:
-        path: The recording, or the parts of one.
+        path: The recording, or its parts.
         configuration: Theme and keys.
-        view: The view to begin with.
-        selection: What to narrow the views to.
+        view: The view to open first.
+        selection: What to show.
         salvage: Read around damage, and say how much is missing.
     """
 
@@ -71,7 +71,7 @@ class ReplayApp(TopApp):
 
     @property
     def head(self) -> Playhead | None:
-        """Where the playing stands, as it is shown."""
+        """The shown position in the recording."""
         seen = self._observation
         return None if seen is None else seen.origins[0].playhead
 
@@ -80,19 +80,19 @@ class ReplayApp(TopApp):
         self.controls.toggle()
 
     def action_seek(self, seconds: float) -> None:
-        """Go forward, or back."""
+        """Seek forward, or back if ``seconds`` is negative."""
         self.controls.seek_by(seconds)
 
     def action_speed(self, by: int) -> None:
-        """Play faster, or slower."""
+        """Play faster, or slower if ``by`` is negative."""
         self.controls.faster(by)
 
     def action_one_step(self) -> None:
-        """Pause, and go on by one step."""
+        """Play one step, then pause."""
         self.controls.step()
 
     def action_jump(self, percent: int) -> None:
-        """Go to the begin or the end."""
+        """Go to a position, in per cent of the recording."""
         self.controls.seek(percent / 100)
 
     def _note(self, shown: Picture) -> str:

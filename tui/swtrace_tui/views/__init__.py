@@ -1,1 +1,1 @@
-"""The five views. Each draws lines of cells from a picture; none asks a source for anything."""
+"""The five views. Each draws lines of cells from a picture; none reads a source."""

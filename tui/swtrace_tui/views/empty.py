@@ -1,4 +1,4 @@
-"""What to say when there is nothing to show: why, and what to do next."""
+"""The advice that a view shows when it has no data: why, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import textwrap
 from textual.strip import Strip
 
 from swtrace.observing import Link
-from swtrace_tui.canvas import Line, wrap
+from swtrace_tui.canvas import Line, counted, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
 
 
 def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
-    """Return lines as ``(kind, text)``; kinds are title, text, command, problem and nothing.
+    """Return lines as ``(kind, text)``; the kind is title, text, command, problem or empty.
 
     Args:
-        picture: What there is.
-        screen: It is shown by a screen that has keys and changes; otherwise it is printed once.
+        picture: What is known.
+        screen: Whether a screen shows it, with keys and updates; otherwise it is printed once.
     """
     seen = picture.observation
     lost = [origin for origin in seen.origins if origin.link is Link.LOST]
     problems = [("problem", f"{origin.name}: {origin.detail}") for origin in seen.origins if origin.detail]
     if picture.unmatched:
-        keys = [("text", "Press Esc to show everything again, R for another run.")] if screen else []
+        keys = [("text", "Press Esc to clear the filter, R for another run.")] if screen else []
         return [("title", "Nothing matches the filter."), ("problem", picture.unmatched), *keys]
     others = [run for run in picture.runs if run != picture.run]
     choose = "Press R to show one." if screen else "--run shows one."
     other_runs = [("", ""), ("text", f"There are other runs: {', '.join(others)}. {choose}")] if others else []
     if lost and not seen.ranks:
+        retrying = "swtrace asks again every second. " if screen else ""
         return [
             ("title", "No answer yet."),
             *problems,
             ("", ""),
-            ("text", "It is asked again every second. On the host of the ranks, start a daemon:"),
+            ("text", f"{retrying}On the host of the ranks, start a daemon:"),
             ("command", "swtrace daemon --listen 0.0.0.0:9465"),
-            ("text", "or watch this host's own rings, without a daemon:"),
+            ("text", "Or watch the rings of this host, without a daemon:"),
             ("command", "swtrace top"),
         ]
     of_run = [rank for rank in seen.ranks if rank.identity.run_id == picture.run]
@@ -45,39 +46,39 @@ def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
             ("title", f"Run {picture.run} shares nothing."),
             *(("problem", f"{name}: {reason}") for name, reason in refused),
             ("", ""),
-            ("text", "What would share it, and what else this machine lacks:"),
+            ("text", "Run this to see what this machine lacks and how to fix it:"),
             ("command", "swtrace doctor"),
             *other_runs,
         ]
     if of_run:
-        then = " This screen changes by itself then." if screen else ""
-        count = "1 rank is" if len(of_run) == 1 else f"{len(of_run)} ranks are"
+        then = " This screen then updates." if screen else ""
+        count = counted(len(of_run), "rank")
         return [
-            ("title", f"{count} there; none has made its series yet."),
-            ("text", f"A series is made when the model's weights are loaded.{then}"),
+            ("title", f"{count} found, but no series yet."),
+            ("text", f"The series appears once the model's weights are loaded.{then}"),
             *problems,
             *other_runs,
         ]
     where = ", ".join(origin.name for origin in seen.origins)
     return [
         ("title", "Nothing to watch yet."),
-        ("text", f"No ring in {where}.{' This screen changes by itself when a rank makes one.' if screen else ''}"),
+        ("text", f"No ring in {where}.{' This screen updates when a rank creates one.' if screen else ''}"),
         *problems,
         ("", ""),
-        ("text", "See a series at work on this machine, in another terminal:"),
+        ("text", "To see a series at work, run this in another terminal:" if screen else "To see a series at work:"),
         ("command", f"SWTRACE_DIR={where} swtrace demo --scenario stalled"),
-        ("text", "Trace your own model:"),
+        ("text", "To trace your own model:"),
         ("command", "swtrace run -- vllm serve MODEL"),
-        ("text", "Ranks elsewhere? Watch another folder, or daemons on other hosts:"),
+        ("text", "To watch another folder, or daemons on other hosts:"),
         ("command", "swtrace top --dir FOLDER"),
         ("command", "swtrace top --connect HOST:9465"),
-        ("text", "Expected ranks here, and see none? This says what is missing:"),
+        ("text", "If ranks should be here, find out what is missing:"),
         ("command", "swtrace doctor"),
     ]
 
 
 def continued(command: str, width: int) -> list[str]:
-    """Return a command in lines of at most ``width`` columns, as a shell reads them; a longer word stays whole."""
+    """Return a command as shell lines of at most ``width`` columns; a longer word stays whole."""
     rows = textwrap.wrap(command, max(8, width - 2), break_long_words=False, break_on_hyphens=False)
     return [*(f"{row} \\" for row in rows[:-1]), *rows[-1:]] if len(command) > width else [command]
 

@@ -1,4 +1,4 @@
-"""Heat map: rank by layer, coloured by what a wait cost. Only rows that changed are drawn."""
+"""Heat map: ranks by layers, coloured by stall, slack, transfer or skew. Only changed rows are drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
 from swtrace_tui.actions import HEAT_MAP
-from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
+from swtrace_tui.canvas import Line, bar, column_chart, counted, sparkline, wrap
 from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette
 from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.view import Scene, View
@@ -31,10 +31,10 @@ _Cell = TypeVar("_Cell", np.int64, np.float64)
 
 _SKEWS = [CAUSES.index(Cause.ENTRY_SKEW), CAUSES.index(Cause.SKEW)]
 _FLOOR_NS = 20_000.0
-"""What is below is one colour: a wait that stalls less is on time."""
+"""Values below this share one colour: a wait that stalls less is on time."""
 _OWN = LEVELS
-"""Level of a cell that is no wait: the rank keeps the layer."""
-_LABEL = 6
+"""Level of a cell without a wait: the rank keeps the layer."""
+_LABEL = 9
 _MARGIN = 19
 _PROFILE = 12
 _NICE = (1, 2, 5)
@@ -44,21 +44,21 @@ _INSTANTS = ("ready_ns", "wait_begin_ns", "wait_end_ns")
 
 @dataclass(frozen=True, slots=True)
 class CellMetric:
-    """What cells can be coloured by."""
+    """A quantity that cells can be coloured by."""
 
     name: str
     about: str
     of: Callable[..., Counts]
-    """Its values in a step; with ``[group rank, position]`` as the second argument, of that cell alone."""
+    """Its values in a step; with ``[group rank, position]`` as the second argument, that cell's value."""
 
 
 METRICS: tuple[CellMetric, ...] = (
     CellMetric("stall", "time that a wait was held for its weight", lambda step, at=...: step.stall_ns[at]),
-    CellMetric("slack", "how early the weight was there", lambda step, at=...: step.slack_ns[at]),
-    CellMetric("transfer", "time on the channel", lambda step, at=...: step.transfer_ns[at]),
+    CellMetric("slack", "how early the weight was ready", lambda step, at=...: step.slack_ns[at]),
+    CellMetric("transfer", "time that the weight moved on the channel", lambda step, at=...: step.transfer_ns[at]),
     CellMetric(
         "skew",
-        "stall because a peer issued or entered later",
+        "part of the stall because a peer issued or entered later",
         lambda step, at=...: sum(step.cause_ns[cause][at] for cause in _SKEWS),
     ),
 )
@@ -66,7 +66,7 @@ SPANS = ("mean", "worst", "last")
 
 
 class StepSums:
-    """A metric summed over the last steps: from frame to frame, only steps that came or went are counted."""
+    """A metric summed over the last steps, updated by the steps that came or went between two frames."""
 
     def __init__(self) -> None:
         self._metric: CellMetric | None = None
@@ -75,7 +75,7 @@ class StepSums:
         self._waits = self._total
 
     def over(self, steps: tuple[StepFacts, ...], metric: CellMetric) -> tuple[Counts, Counts]:
-        """Return the sum over all waits that count, and their number, ``[group rank, position]``."""
+        """Return the sum over all receivers' waits, and their number, ``[group rank, position]``."""
         known, wanted = set(map(id, self._steps)), set(map(id, steps))
         if metric is not self._metric or known.isdisjoint(wanted):
             shape = steps[0].receiver.shape
@@ -93,7 +93,7 @@ class StepSums:
 
 
 class _Runs(dict[tuple[int, int], Segment]):
-    """Equal cells side by side as one segment, by their code and number; made when first drawn."""
+    """Runs of equal cells as one segment each, by code and length; built when first drawn."""
 
     def __init__(self, cells: Sequence[Segment]) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class _Runs(dict[tuple[int, int], Segment]):
 
 
 class Look(NamedTuple):
-    """What all rows of a map have in common."""
+    """The parameters that all rows of a map share."""
 
     palette: Palette
     metric: str
     wide: int
     paired: bool
-    """Two ranks in each line: a code is the upper one's level times the number of levels, plus the lower one's."""
+    """Whether each line shows two ranks: a code is the upper level times the number of levels, plus the lower level."""
     width: int
 
 
@@ -126,7 +126,7 @@ class HeatMap(View, view=HEAT_MAP):
         self._cursor = (0, 0)
         """Row among the ranks shown, and position."""
         self._untouched = True
-        """Nobody has moved the cursor: it shows the worst cell."""
+        """Whether the cursor was not moved: it then follows the worst cell."""
         self._top_row = 0
         self._scale = _FLOOR_NS
         self._sums = StepSums()
@@ -137,7 +137,7 @@ class HeatMap(View, view=HEAT_MAP):
     # -- drawing -------------------------------------------------------------------------------------
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
-        """Draw legend, map and the explanation of the cell under the cursor."""
+        """Draw the legend, the map, the profile and the description of the selected cell."""
         series, palette = scene.picture.focus, scene.palette
         if series is None:
             return []
@@ -165,7 +165,7 @@ class HeatMap(View, view=HEAT_MAP):
         return lines + explained
 
     def _fit(self, width: int, height: int, ranks: int, layers: int, palette: Palette) -> None:
-        margin = _MARGIN if width >= 120 else 0  # noqa: PLR2004 - where there is room for it
+        margin = _MARGIN if width >= 120 else 0  # noqa: PLR2004 - enough room
         room = max(8, width - _LABEL - margin - 1)
         self._fold = -(-layers // room)
         self._wide = max(1, min(6, room // -(-layers // self._fold)))
@@ -173,7 +173,7 @@ class HeatMap(View, view=HEAT_MAP):
         self._tall = max(1, min(4, (height - _PROFILE) // max(1, ranks)))
 
     def _rescale(self, most: float) -> None:
-        """Let the scale grow at once and shrink late: colours must not dance."""
+        """Grow the scale at once and shrink it late, so that colours stay steady."""
         top = nice(max(most, _FLOOR_NS * 5))
         if top > self._scale or top < 0.3 * self._scale:
             self._scale = top
@@ -205,8 +205,8 @@ class HeatMap(View, view=HEAT_MAP):
         lines: list[Strip] = []
         for begin in range(self._top_row, min(len(ranks), self._top_row + rows_shown), per_line):
             mean = float(means[begin : begin + per_line].max())
-            chosen = begin <= self._cursor[0] < begin + per_line
-            cursor = (self._cursor[1] // self._fold, self._cursor[0] == begin) if chosen else None
+            selected = begin <= self._cursor[0] < begin + per_line
+            cursor = (self._cursor[1] // self._fold, self._cursor[0] == begin) if selected else None
             margin = (units.duration(mean), bar(mean / top if top else 0.0, 8))
             name, row = str(series.key.group_ranks[ranks[begin]]), codes[begin].tobytes()
             lines.append(map_line(look, row, name, cursor, margin))
@@ -217,9 +217,10 @@ class HeatMap(View, view=HEAT_MAP):
     def _legend(self, metric: CellMetric, series: SeriesView, width: int, palette: Palette) -> Strip:
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
         line = Line(width).put(f" {metric.name} ", palette.style(palette.text, bold=True))
+        steps = counted(len(series.steps), "step")
         over = {
-            "mean": f"mean of {len(series.steps)} steps",
-            "worst": f"worst of {len(series.steps)} steps",
+            "mean": f"mean of {steps}",
+            "worst": f"worst of {steps}",
             "last": f"step {series.steps[-1].step}" if series.steps else "last step",
         }[SPANS[self._span]]
         line.put(f"{over}  ", plain)
@@ -246,13 +247,13 @@ class HeatMap(View, view=HEAT_MAP):
             line.field(str(series.layer(position)), every * self._wide, dim)
         line.to(_LABEL + -(-series.layers // self._fold) * self._wide, dim)
         if line.room >= _MARGIN:
-            line.put("  ", dim).field("worse mean" if self._paired else "mean", 8, dim, right=True)
+            line.field("worse mean" if self._paired else "row mean", 10, dim, right=True)
         return line.strip(dim)
 
     def _profile(
         self, shown: Values, levels: npt.NDArray[np.int64], width: int, height: int, palette: Palette
     ) -> list[Strip]:
-        """Draw the mean of each column below it."""
+        """Draw each column's mean below the map."""
         waited = levels < _OWN
         mean = np.where(waited, shown, 0.0).sum(axis=0) / np.maximum(1, waited.sum(axis=0))
         top = float(mean.max(initial=0.0))
@@ -262,8 +263,9 @@ class HeatMap(View, view=HEAT_MAP):
         for i, row in enumerate(column_chart(np.repeat(mean, self._wide).tolist(), height, top)):
             line = Line(width).field("mean " if i == 0 else "", _LABEL, dim, right=True)
             line.blocks(row, palette.style(colour), solid=not palette.mono)
-            if i == 0 and line.room > _MARGIN - 8:
-                line.put("  ", plain).field(units.duration(top), 8, dim, right=True)
+            highest = f"  max {units.duration(top)}"
+            if i == 0 and line.room > len(highest):
+                line.put(highest, dim)
             lines.append(line.strip(plain))
         return lines
 
@@ -276,7 +278,7 @@ class HeatMap(View, view=HEAT_MAP):
         title, *sentences = explanation(series, group_rank, position)
         line = Line(width).put(f" {title}  ", palette.style(palette.note, bold=True))
         past = [float(METRICS[self._metric].of(step, (group_rank, position))) for step in series.steps]
-        if any(past) and line.room > 20:  # noqa: PLR2004 - some steps to see
+        if any(past) and line.room > 20:  # noqa: PLR2004 - room for some steps
             shown = min(len(past), line.room - 1)
             line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
         lines = [line.strip(plain)]
@@ -293,7 +295,7 @@ class HeatMap(View, view=HEAT_MAP):
         self.redraw()
 
     def action_span(self, by: int) -> None:
-        """Show mean, worst or last."""
+        """Show the mean or the worst of the steps, or the last step."""
         self._span = (self._span + by) % len(SPANS)
         self._scale = _FLOOR_NS
         self.redraw()
@@ -325,7 +327,7 @@ class HeatMap(View, view=HEAT_MAP):
             self.post_message(self.Open(rank=series.rows[self._cursor[0]].rank, position=self._cursor[1]))
 
     def on_click(self, event: events.Click) -> None:
-        """Choose a cell; a second click opens it."""
+        """Select a cell; open it on a second click."""
         cell = self._cell_at(event.x, event.y)
         if cell is None:
             return
@@ -367,14 +369,14 @@ def _runs(palette: Palette, metric: str, wide: int, paired: bool) -> _Runs:  # n
 def map_line(
     look: Look, codes: bytes, name: str, cursor: tuple[int, bool] | None, margin: tuple[str, str] | None
 ) -> Strip:
-    """Return a line of the map: what is drawn twice in a row is the same strip.
+    """Return a line of the map; equal arguments return the same strip.
 
     Args:
-        look: What it has in common with the others.
-        codes: What each column shows, as 16-bit numbers.
-        name: Of its first rank.
-        cursor: The chosen column, and whether it is the upper rank's.
-        margin: Mean, and a bar as long as it, where there is room for them.
+        look: What all lines share.
+        codes: The code of each column, as 16-bit numbers.
+        name: Name of the line's first rank; empty to repeat a rank.
+        cursor: The selected column, and whether its upper rank is selected.
+        margin: Mean and its bar, drawn if there is room.
     """
     palette = look.palette
     dim, plain = palette.style(palette.dim), palette.style(palette.text)
@@ -391,7 +393,9 @@ def map_line(
         at = starts.index(cursor[0])
         cells[at] = _cursor_cell(cells[at], look, upper_half=cursor[1])
     label = palette.style(palette.text, bold=True) if cursor is not None else dim
-    line = Line(look.width).put(f"{name:>{_LABEL - 1}} ", label).cells(cells, len(row) * look.wide)
+    line = (
+        Line(look.width).field(name and f"rank {name} ", _LABEL, label, right=True).cells(cells, len(row) * look.wide)
+    )
     if margin is not None and line.room >= _MARGIN:
         line.put("  ", plain).field(margin[0], 8, plain, right=True).put(" ", plain).put(margin[1], dim)
     return line.strip(plain)
@@ -422,7 +426,7 @@ def _argmax(shown: Values) -> tuple[int, int]:
 def values(
     series: SeriesView, metric: CellMetric, span: str, sums: StepSums | None = None
 ) -> tuple[Values, npt.NDArray[np.bool_]]:
-    """Return ``[group rank, position]`` values in ns, and which cells are waits that count."""
+    """Return ``[group rank, position]`` values in ns, and which cells are receivers' waits."""
     shape = (len(series.key.group_ranks), series.layers)
     if not series.steps:
         return np.zeros(shape), np.zeros(shape, np.bool_)
@@ -436,12 +440,12 @@ def values(
 
 
 def row_means(shown: Values, waited: npt.NDArray[np.bool_]) -> Values:
-    """Return the mean of each row over its waits: a layer that the rank keeps is none."""
+    """Return the mean of each row over its waits, without the layers that the rank keeps."""
     return np.asarray(np.where(waited, shown, 0.0).sum(axis=1) / np.maximum(1, waited.sum(axis=1)), np.float64)
 
 
 def level(shown: Values, top: float) -> npt.NDArray[np.int64]:
-    """Return each value's step on the ramp: logarithmic from the floor to ``top``, 0 below the floor."""
+    """Return each value's level on the ramp: logarithmic from the floor to ``top``, 0 below the floor."""
     with np.errstate(divide="ignore"):
         share = np.log(np.maximum(shown, 1.0) / _FLOOR_NS) / np.log(max(top / _FLOOR_NS, 1.001))
     steps = 1 + np.floor(share * (LEVELS - 1))
@@ -449,7 +453,7 @@ def level(shown: Values, top: float) -> npt.NDArray[np.int64]:
 
 
 def folded(cells: npt.NDArray[_Cell], fold: int, *, own: int | None) -> npt.NDArray[_Cell]:
-    """Return the worst of each ``fold`` columns; own cells count only where all of them are."""
+    """Return the worst of each ``fold`` columns; the result is an own cell only where all of them are."""
     columns = -(-cells.shape[1] // fold)
     padded = np.full((cells.shape[0], columns * fold), -1 if own is not None else 0, cells.dtype)
     padded[:, : cells.shape[1]] = cells if own is None else np.where(cells == own, -1, cells)
@@ -458,13 +462,13 @@ def folded(cells: npt.NDArray[_Cell], fold: int, *, own: int | None) -> npt.NDAr
 
 
 def nice(value: float) -> float:
-    """Return the next of 1, 2, 5, 10, ... that is not below ``value``."""
+    """Return the lowest of 1, 2, 5, 10, ... that is at least ``value``."""
     magnitude = 10.0 ** np.floor(np.log10(max(value, 1.0)))
     return float(next((each * magnitude for each in _NICE if each * magnitude >= value), 10 * magnitude))
 
 
 def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]:
-    """Say what is known of one rank's wait for one layer: a title, then sentences."""
+    """Return a title, then sentences about one rank's waits for one layer."""
     rank = series.key.group_ranks[group_rank]
     layer = series.layer(position)
     steps = [step for step in series.steps if step.present[group_rank, position]]
@@ -473,20 +477,21 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     if source == group_rank:
         return [
             f"Rank {rank}, layer {layer}",
-            "Its own layer: it reads its own copy and waits for nothing. Its broadcasts serve the others.",
+            "Its own layer: the rank reads its own copy, waits for nothing, and broadcasts it to the others.",
         ]
     title = f"Rank {rank}, layer {layer}, from rank {source_rank}"
     waits = [step for step in steps if step.receiver[group_rank, position]]
     if not waits:
-        return [title, "No broadcast of it was waited for in these steps."]
+        return [title, "The rank waited for no broadcast of this layer in these steps."]
     cell = (group_rank, position)
     stalls = np.array([int(step.stall_ns[cell]) for step in waits])
     slack = np.array([int(step.slack_ns[cell]) for step in waits])
     transfer = [int(step.transfer_ns[cell]) for step in waits if step.attributed[cell]]
     on_time = sum(bool(step.on_time[cell]) for step in waits)
     over = (
-        f"Last {len(waits)} steps: on time in {on_time}; stall {units.duration(float(stalls.mean()))} mean, "
-        f"{units.duration(float(stalls.max()))} worst; slack {units.duration(float(slack.mean()))}; transfer "
+        f"Last {counted(len(waits), 'step')}: on time in {on_time}; stall {units.duration(float(stalls.mean()))} mean, "
+        f"{units.duration(float(stalls.max()))} worst; mean slack "
+        f"{units.duration(float(slack.mean()))}; mean transfer "
         f"{units.duration(float(np.mean(transfer)) if transfer else None)}."
     )
     sentences = [over]
@@ -499,26 +504,25 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         skewed = [step for step in waits if step.cause_ns[_SKEWS, group_rank, position].any()]
         late = [int(step.late_rank[cell]) for step in skewed if step.late_rank[cell] >= 0]
         latest = series.key.group_ranks[max(set(late), key=late.count)] if late else None
-        named = "" if latest is None else f" It waits most often for rank {latest} to issue."
-        sentences.append(f"Its stall is {split}.{named}")
+        named = "" if latest is None else f" The rank waits most often for rank {latest} to issue."
+        sentences.append(f"Stall by cause: {split}.{named}")
     sentences.append(_last(series, waits[-1], group_rank, position))
     return [title, *sentences]
 
 
 def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -> str:
-    """Tell the four instants of the last step, relative to issue."""
+    """Return the last step's ready, wait begin and wait end, relative to issued, in words."""
     cell = (group_rank, position)
     issued = int(step.issued_ns[cell])
     flags = int(step.flags[cell])
     ahead = (position - int(step.reach_position[cell])) % series.layers
-    layers = f"{ahead} layer{'s' * (ahead != 1)}"
-    bound = " at the latest" if step.observed[cell] == Observed.UPPER_BOUND else ""
+    bound = "at most " if step.observed[cell] == Observed.UPPER_BOUND else ""
     window = int(step.window[cell])
     where = f" into window {window}" if window != NO_WINDOW else ""
-    crosses = " in the step before" if flags & TransferFlag.CROSSES_STEPS else ""
+    crosses = " in the previous step" if flags & TransferFlag.CROSSES_STEPS else ""
     since = {name: units.duration(int(getattr(step, name)[cell]) - issued) for name in _INSTANTS}
     return (
-        f"Step {step.step}: issued {layers} ahead{crosses}{where}; ready {since['ready_ns']} later{bound}, wait "
-        f"begun {since['wait_begin_ns']} after the issue, over {since['wait_end_ns']} after it: stall "
+        f"Step {step.step}: issued {counted(ahead, 'layer')} ahead{crosses}{where}; ready {bound}{since['ready_ns']} "
+        f"after issue; wait: began {since['wait_begin_ns']} and ended {since['wait_end_ns']} after issue; stall "
         f"{units.duration(int(step.stall_ns[cell]))}, slack {units.duration(int(step.slack_ns[cell]))}."
     )

@@ -1,4 +1,4 @@
-"""A rank's step as stretches of time, and stretches as cells: the arithmetic of the timeline."""
+"""The arithmetic of the timeline: a rank's step as stretches of time, and stretches as cells."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Stretches = dict[Span, tuple[Ns, Ns]]
 """Begins and ends, by kind."""
 
 _VISIBLE = 0.3
-"""A stall counts in a cell from this share of it on, even if more of it is compute."""
+"""A prominent kind wins a cell from this share on, even if another kind covers more."""
 _PROMINENT = {Span.SENT, Span.HIDDEN, Span.EXPOSED, Span.STALL}
-"""What lies upon something else: bytes that move while further broadcasts queue, stalls in a step."""
+"""Kinds that overlap others: bytes that move while further broadcasts queue, stalls within compute."""
 
 
 def compute_lane(step: StepFacts, rank: int) -> Stretches:
-    """Return what a rank did: stalls and what waits cost stand out of its compute."""
+    """Return what a rank did: compute, with stalls and wakes on top."""
     if not step.ended[rank]:
         return {}
     receiver = step.receiver[rank]
@@ -37,10 +37,10 @@ def compute_lane(step: StepFacts, rank: int) -> Stretches:
 
 
 def channel_lane(step: StepFacts, rank: int) -> Stretches:
-    """Return what moved into a rank's windows: hidden up to its wait, exposed from there; and what it sent.
+    """Return what moved into a rank's windows, hidden up to its wait and exposed from there, and what the rank sent.
 
-    A delivery moves for as long as the ledger's transfer, up to its ready; before that it was queued. Where the peers'
-    records are not at hand, all of issued to ready counts as transfer.
+    A delivery moves for the ledger's transfer time, up to its ready; before that it was queued. Where the peers'
+    records are missing, all the time from issued to ready counts as transfer.
     """
     broadcast = step.present & ((step.flags & (TransferFlag.PREFILLED | TransferFlag.OPEN)) == 0)
     receiver = step.receiver[rank]
@@ -61,10 +61,10 @@ def channel_lane(step: StepFacts, rank: int) -> Stretches:
 
 
 def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, offset: int = 0) -> list[Span]:
-    """Return the kind that each of ``cells`` equal parts of ``[begin, end)`` shows.
+    """Return the kind to show for each of ``cells`` equal parts of ``[begin, end)``.
 
-    The kind that covers most of a cell wins; a stall or a transfer wins from a third of it on, an exposed one over a
-    hidden one, so that what matters is never rounded away by its neighbours.
+    The kind that covers most of a cell wins. A stall or a transfer already wins with 30 % of the cell, and an exposed
+    transfer wins over a hidden one, so that rounding never removes them.
     """
     edges = np.linspace(begin, end, cells + 1)
     size = max(1e-9, (end - begin) / cells)
@@ -78,10 +78,10 @@ def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, off
         if kind in _PROMINENT:
             wins = share >= np.minimum(best, _VISIBLE)
         elif kind is Span.WAKE:
-            wins = share >= 0.5  # noqa: PLR2004 - most of the cell: it lies upon the compute, which covers all
+            wins = share >= 0.5  # noqa: PLR2004 - most of the cell; compute covers all of it
         else:
             wins = share > best
-        wins &= share > 1e-3  # noqa: PLR2004 - nothing is nothing
+        wins &= share > 1e-3  # noqa: PLR2004 - rounding errors
         shown[wins] = kind
         best = np.where(wins, np.maximum(best, share), best)
     return [Span(each) for each in shown.tolist()]

@@ -1,4 +1,4 @@
-"""Overview: one row per rank, the verdict above, and what the rest of the screen has room for."""
+"""Overview: the verdict, one row per rank, and charts where there is room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from swtrace_tui.views.view import Scene, View
 
 _BAR = 6
 _WINDOWS = 8
-_MARKS = {
+STATE_GLYPHS = {
     RankState.LIVE: "●",
     RankState.BEHIND: "»",
     RankState.JOINED: "◌",
@@ -29,6 +29,7 @@ _MARKS = {
     RankState.ENDED: "○",
     RankState.DIED: "✗",
 }
+_BADGES_BY_KIND = {"died": "RANK DIED", "bypassed": "BYPASSED", "nothing": "NOTHING YET"}
 _BADGES = {Level.GOOD: "HIDDEN", Level.NOTE: "NOTHING YET", Level.WARNING: "PARTLY HIDDEN", Level.BAD: "NOT HIDDEN"}
 
 
@@ -39,7 +40,7 @@ class Column:
     title: str
     width: int
     rank: int
-    """Columns with the lowest number stay longest when the terminal gets narrow."""
+    """In a narrow terminal the columns with the highest number are dropped first."""
     sort: Callable[[RankRow], float | str]
     text: Callable[[RankRow], str]
     right: bool = True
@@ -52,7 +53,7 @@ def _known(value: float | None) -> float:
 
 def _state_text(row: RankRow) -> str:
     since = f" {units.age(row.idle_ns)}" if row.state is RankState.IDLE else ""
-    return f"{_MARKS[row.state]} {row.state}{since}"
+    return f"{STATE_GLYPHS[row.state]} {row.state}{since}"
 
 
 def _host(row: RankRow) -> str:
@@ -66,7 +67,7 @@ def _windows_text(row: RankRow) -> str:
 def _figure(
     title: str, width: int, rank: int, name: str, text: Callable[[float | None], str], *, worst: int = 1
 ) -> Column:
-    """Return a column of a row's figure, by its attribute; ``worst`` is -1 where the lowest one is the worst."""
+    """Return a column of a row's attribute ``name``; ``worst`` is -1 where the lowest value is the worst."""
     of = attrgetter(name)
     return Column(title, width, rank, lambda row: worst * _known(of(row)), lambda row: text(of(row)))
 
@@ -91,7 +92,7 @@ _GAP = 1
 
 
 class Overview(View, view=OVERVIEW):
-    """The table of ranks."""
+    """Verdict, table of ranks, charts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +107,7 @@ class Overview(View, view=OVERVIEW):
         """Draw verdict, table, totals and charts."""
         palette, picture = scene.palette, scene.picture
         text = palette.style(palette.text)
-        # Sentences come before charts: they take a third of what the rows leave.
+        # Sentences get a third of the lines that the rows leave.
         lines = headline(scene, width, most=max(3, min(8, (height - len(picture.rows)) // 3)))
         lines.append(Line(width).strip(text))
         columns = fitting(picture, width)
@@ -121,7 +122,7 @@ class Overview(View, view=OVERVIEW):
             lines.append(_row_line(row, columns, width, palette, selected=self._is_cursor(row), top=max(top, 0.1)))
         lines.append(_totals_line(self._rows, self._top, len(shown), width, palette))
         left = height - len(lines)
-        if left >= 7:  # noqa: PLR2004 - a chart that says something
+        if left >= 7:  # noqa: PLR2004 - the smallest useful chart
             lines.append(Line(width).strip(text))
             lines += charts(scene, width, left - 1)
         return lines
@@ -144,7 +145,7 @@ class Overview(View, view=OVERVIEW):
             self.redraw()
 
     def action_sort(self, by: int) -> None:
-        """Sort by another column."""
+        """Sort by the column ``by`` columns further."""
         titles = [column.title for column in COLUMNS[:-2] if self._fits(column)]
         at = titles.index(self._sort) if self._sort in titles else 0
         self._sort, self._reversed = titles[(at + by) % len(titles)], False
@@ -162,7 +163,7 @@ class Overview(View, view=OVERVIEW):
             self.post_message(self.Open(rank=row.rank))
 
     def on_click(self, event: events.Click) -> None:
-        """A header sorts, a row is chosen; a second click opens it."""
+        """Sort by a clicked header; select a clicked row, and open it on a second click."""
         if event.y == self._first_row - 1:
             for begin, end, column in self._header:
                 if begin <= event.x < end:
@@ -187,7 +188,7 @@ class Overview(View, view=OVERVIEW):
         """Move up."""
         self.action_move(-1)
 
-    # -- how -----------------------------------------------------------------------------------------
+    # -- cursor, scrolling and header --------------------------------------------------------------
 
     def _is_cursor(self, row: RankRow) -> bool:
         return self._cursor == (row.series, row.rank)
@@ -218,7 +219,7 @@ class Overview(View, view=OVERVIEW):
 
 
 def fitting(picture: Picture, width: int) -> list[tuple[Column, int]]:
-    """Return the columns that fit, with their widths; the trend takes what is left."""
+    """Return the columns that fit, with their widths; the trend takes the remaining width."""
     hosts = {rank.identity.host for rank in picture.observation.ranks}
     columns = [
         column
@@ -236,7 +237,7 @@ def _wide(column: Column) -> int:
 
 
 def headline(scene: Scene, width: int, most: int) -> list[Strip]:
-    """Return the verdict in at most ``most`` lines: the worst series first, then what else there is to say."""
+    """Return the verdict in at most ``most`` lines: headlines, worst series first, then the other findings."""
     palette = scene.palette
     text = palette.style(palette.text)
     findings: list[tuple[str, Finding, bool]] = []
@@ -252,7 +253,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
         style = palette.levels[finding.level]
         badge = f" {badge_of(finding)} " if first else " · "
         indent = len(badge) + 1 if first else 3
-        rows = wrap(name + finding.sentence, width - indent - 1)
+        rows = wrap(name + (sentence_of(finding) if first else finding.sentence), width - indent - 1)
         if len(lines) + len(rows) > most and lines:
             break
         for i, row in enumerate(rows[:most]):
@@ -269,8 +270,14 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
 
 
 def badge_of(finding: Finding) -> str:
-    """Return the word before a headline."""
-    return "RANK DIED" if finding.kind == "died" else _BADGES[finding.level]
+    """Return the words before a headline."""
+    return _BADGES_BY_KIND.get(finding.kind) or _BADGES[finding.level]
+
+
+def sentence_of(headline: Finding) -> str:
+    """Return a headline's sentence, without the words that its badge already says."""
+    first, _, rest = headline.sentence.partition(": ")
+    return rest[0].upper() + rest[1:] if rest and first.upper() == badge_of(headline) else headline.sentence
 
 
 def _row_line(

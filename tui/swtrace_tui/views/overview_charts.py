@@ -1,4 +1,4 @@
-"""What an overview shows below its table when there is room: layers, causes, steps."""
+"""The charts below the overview's table: stall by layer, stall by cause, step time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import CAUSES
-from swtrace_tui.canvas import Line, column_chart
+from swtrace_tui.canvas import Line, column_chart, counted
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import RankRow, SeriesView, layer_profile
 from swtrace_tui.views.view import Scene
 
-_GLYPHS = "><=━·"
+CAUSE_GLYPHS = "><=━·"
 _LABELS = 10
 _CAUSE_LABEL = 8
 
 
 def charts(scene: Scene, width: int, height: int) -> list[Strip]:
-    """Return at most ``height`` lines."""
+    """Return the charts that fit into ``height`` lines."""
     focus = scene.picture.focus
     if focus is None:
         return []
@@ -41,7 +41,7 @@ def _title(text: str, note: str, width: int, palette: Palette) -> Strip:
 
 
 def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
-    """Draw the mean stall of each layer's wait as columns."""
+    """Draw each layer's mean stall per wait as columns."""
     profile = layer_profile(series)
     room = width - _LABELS - 1
     wide = max(1, min(6, room // len(profile)))
@@ -52,7 +52,8 @@ def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> li
     shades = palette.ramp("stall")
     rows = column_chart(np.repeat(profile, wide).tolist(), height - 2, top)
     plain = palette.style(palette.text)
-    note = f"mean per wait, {len(series.steps)} steps" + (f", the worst of {fold} layers each" if fold > 1 else "")
+    note = f"mean per wait, last {counted(len(series.steps), 'step')}"
+    note += f"; a column shows the worst of {fold} layers" if fold > 1 else ""
     lines = [_title("Stall by layer", note, width, palette)]
     for i, row in enumerate(rows):
         label = units.duration(top) if i == 0 else "0" if i == len(rows) - 1 else ""
@@ -64,7 +65,7 @@ def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> li
             .blocks(row, palette.style(colour), solid=not palette.mono)
             .strip(plain)
         )
-    axis = Line(width).to(_LABELS + 1, plain)
+    axis = Line(width).field("layer ", _LABELS + 1, palette.style(palette.dim), right=True)
     every = max(1, -(-8 // wide))
     for position in range(0, len(profile), every):
         axis.field(str(series.layer(position * fold)), every * wide, palette.style(palette.dim))
@@ -77,7 +78,7 @@ def _causes(series: SeriesView, palette: Palette, width: int, height: int) -> li
     rows = sorted(series.rows, key=lambda row: -_per_step(row))[: max(1, height - 3)]
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     present = [i for i, cause in enumerate(CAUSES) if any(row.recent.cause_ns.get(cause) for row in series.rows)]
-    legend = Line(width).put(" Stall by cause ", palette.style(palette.text, bold=True)).put("per step  ", dim)
+    legend = Line(width).put(" Stall by cause ", palette.style(palette.text, bold=True)).put("mean per step  ", dim)
     for i in present:
         legend.put(_glyph(i, palette) + " ", palette.style(palette.causes[i])).put(f"{units.words(CAUSES[i])}  ", dim)
     lines = [Line(width).strip(plain), legend.strip(plain)]
@@ -98,11 +99,11 @@ def _per_step(row: RankRow) -> float:
 
 
 def _glyph(cause: int, palette: Palette) -> str:
-    return _GLYPHS[cause] if palette.mono else "━"
+    return CAUSE_GLYPHS[cause] if palette.mono else "━"
 
 
 def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
-    """Draw the last steps: their time, and the stalled part of it on the most stalled rank."""
+    """Draw the time of the last steps, and the part that the most stalled rank stalled."""
     room = width - _LABELS - 1
     steps = [step for step in series.steps if step.ended.any() and not step.partial]
     wide = max(1, min(4, room // max(1, len(steps))))
@@ -115,7 +116,7 @@ def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> lis
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     compute, stalled = palette.spans[1], palette.spans[2]
     legend = Line(width).put(" Step time ", palette.style(palette.text, bold=True))
-    legend.put(f"last {len(steps)} steps  ", dim)
+    legend.put(f"last {counted(len(steps), 'step')}  ", dim)
     legend.put("█ ", palette.style(palette.text if palette.mono else stalled)).put(
         "stall of the most stalled rank  ", dim
     )

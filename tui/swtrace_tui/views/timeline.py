@@ -1,4 +1,4 @@
-"""Timeline: one step on all ranks, to scale: what each rank did, what moved into its windows, hidden or exposed."""
+"""Timeline: one step on all ranks, to scale: what each rank did, and what moved into its windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.ledger.facts import StepFacts
 from swtrace_tui.actions import TIMELINE
-from swtrace_tui.canvas import Line, wrap
+from swtrace_tui.canvas import Line, counted, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
 from swtrace_tui.views.heat_map import nice
@@ -21,15 +21,15 @@ from swtrace_tui.views.view import Scene, View
 
 _LABEL = 9
 _HOLD_S = 0.5
-"""A followed step stays on the screen this long: the eye needs it."""
+"""How long a followed step stays on the screen, so that it can be read."""
 _CLOSEST_NS = 2_000
 _TALL = (5, 3, 2)
-"""Lines of a rank: both lanes twice and a gap, once and a gap, once. Else both lanes share one line."""
+"""Lines per rank: each lane twice and a gap; each once and a gap; each once. With less room both share one line."""
 
 
 @dataclass(slots=True)
 class _Where:
-    """What part of which step is shown; ns relative to the first arrival. No ``end``: all of it."""
+    """The shown part of a step, in ns from its first begin; all of it if ``end`` is None."""
 
     step: int | None = None
     begin: float = 0.0
@@ -45,7 +45,7 @@ class Timeline(View, view=TIMELINE):
         self._shown: StepFacts | None = None
         self._shown_at = 0.0
         self._mark: tuple[int, int | None] | None = None
-        """Global rank and position to point out."""
+        """Global rank and position to mark."""
         self._width = 80
         self._drawn: tuple[object, ...] = ()
         self._kept: list[Strip] = []
@@ -53,7 +53,7 @@ class Timeline(View, view=TIMELINE):
     # -- drawing -------------------------------------------------------------------------------------
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
-        """Draw legend, axis, lanes and what is known of the step."""
+        """Draw the legend, the axis, the lanes and the description of the step."""
         series, palette = scene.picture.focus, scene.palette
         plain = palette.style(palette.text)
         if series is None:
@@ -71,7 +71,7 @@ class Timeline(View, view=TIMELINE):
         room = height - len(lines) - len(about)
         drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, tuple(offsets))
         if (*drawn, *(row.rank for row in series.rows)) != self._drawn:
-            # A held step looks the same in every frame: its lanes are worked out once.
+            # A held step looks the same in every frame, so its lanes are drawn once.
             self._kept = self._lanes(scene, series, step, offsets, (origin + begin, origin + end), room, width)
             self._drawn = (*drawn, *(row.rank for row in series.rows))
         lines += self._kept
@@ -80,7 +80,7 @@ class Timeline(View, view=TIMELINE):
         return lines + about
 
     def _step(self, series: SeriesView) -> StepFacts | None:
-        """Return the step to show: the chosen one, or the newest complete one, held for a moment."""
+        """Return the step to show: the selected one, or the newest complete one, kept for a moment."""
         if self._where.step is not None:
             chosen = next((step for step in series.steps if step.step == self._where.step), None)
             if chosen is None and self._shown is not None and self._shown.step == self._where.step:
@@ -175,7 +175,7 @@ class Timeline(View, view=TIMELINE):
     def _labels(
         self, series: SeriesView, step: StepFacts, rank: int, offsets: list[int], window: tuple[float, float]
     ) -> dict[int, str]:
-        """Return where to write layer numbers: in the middle of what a layer took, if there is room."""
+        """Return the columns of layer numbers: each in the middle of its layer's time, if there is room."""
         per_cell = (window[1] - window[0]) / self._width
         ends = step.wait_end_ns[rank] + offsets[rank] - window[0]
         begins = np.concatenate(([step.begin_ns[rank] + offsets[rank] - window[0]], ends[:-1]))
@@ -224,10 +224,11 @@ class Timeline(View, view=TIMELINE):
     def _about(self, scene: Scene, step: StepFacts, width: int) -> list[Strip]:
         palette = scene.palette
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
-        mode = "following" if self._where.step is None else "held: f follows"
+        mode = "following" if self._where.step is None else "held; f follows the newest"
         offsets = scene.picture.observation.clock_offsets
         title = Line(width).put(f" Step {step.step} ", palette.style(palette.note, bold=True))
-        title.put(f"{str(phase_of(step).name).lower()}, {int(step.tokens.max(initial=0))} tokens  ({mode}) ", dim)
+        tokens = counted(int(step.tokens.max(initial=0)), "token")
+        title.put(f"{str(phase_of(step).name).lower()}, {tokens}  ({mode}) ", dim)
         if offsets:
             title.put(" hosts aligned by their wall clocks", palette.style(palette.warning))
         lines = [Line(width).strip(plain), title.strip(plain)]
@@ -238,7 +239,7 @@ class Timeline(View, view=TIMELINE):
     # -- keys and mouse --------------------------------------------------------------------------------
 
     def point_out(self, rank: int | None, position: int | None) -> None:
-        """Mark a rank, and zoom to its wait for a layer."""
+        """Mark a rank, and zoom to its wait for a layer if there is one."""
         self._mark = None if rank is None else (rank, position)
         series = self.focus_series
         step = self._step(series) if series is not None else None
@@ -262,13 +263,13 @@ class Timeline(View, view=TIMELINE):
         self._zoom(factor, 0.5)
 
     def action_pan(self, share: float) -> None:
-        """Move along."""
+        """Move by a share of the shown time."""
         begin, end = self._range()
         by = share * (end - begin)
         self._hold(begin + by, end + by)
 
     def action_step(self, by: int) -> None:
-        """Show the step before or after, and stay there."""
+        """Show the previous or next step, and hold it."""
         series = self.focus_series
         if series is None or self._shown is None:
             return
@@ -341,7 +342,7 @@ def _overlaps(step: StepFacts, offsets: list[int], window: tuple[float, float]) 
 
 
 def extent(step: StepFacts, offsets: list[int]) -> tuple[int, int]:
-    """Return the first begin of a step and its length, on the common clock."""
+    """Return the first begin of a step and its length, on the common clock, in ns."""
     shift = np.array(offsets, np.int64)
     ended = step.ended
     if not ended.any():
@@ -353,14 +354,15 @@ def extent(step: StepFacts, offsets: list[int]) -> tuple[int, int]:
 
 
 def step_sentences(step: StepFacts) -> list[str]:
-    """Say what the ledger knows of one step."""
+    """Return sentences about one step: its stalls, then its critical path."""
     name = [rank.rank for rank in step.ranks]
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
     about = (
-        f"{units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; rank {name[worst]} stalled most, "
-        f"{units.duration(int(stall[worst]))} in {stalled} waits."
+        f"Duration {units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; "
+        f"rank {name[worst]} stalled most, "
+        f"{units.duration(int(stall[worst]))} in {counted(stalled, 'wait')}."
     )
     late = int(step.entry_skew_ns.argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:
@@ -368,9 +370,9 @@ def step_sentences(step: StepFacts) -> list[str]:
     path = step.path
     if path is None:
         reason = (
-            "not every rank's records are at hand"
+            "records of some ranks are missing"
             if not step.complete
-            else "it was aborted, or a stall has no known cause"
+            else "the step was aborted, or the cause of a stall is unknown"
         )
         return [about, f"No critical path: {reason}."]
     most = np.argsort(-path.compute_ns).tolist()
@@ -381,8 +383,8 @@ def step_sentences(step: StepFacts) -> list[str]:
     ]
     shown = ", ".join(parts[:6]) or "no compute"
     critical = (
-        f"Critical path, back from rank {name[path.last_rank]}: {shown}, transfer {units.duration(path.transfer_ns)}, "
-        f"wake {units.duration(path.wake_ns)}, late entry {units.duration(int(path.entry_ns.sum()))}: "
-        f"{units.duration(path.length_ns)}."
+        f"Critical path, ending on rank {name[path.last_rank]}: {shown}, transfer {units.duration(path.transfer_ns)}, "
+        f"wake {units.duration(path.wake_ns)}, late entry {units.duration(int(path.entry_ns.sum()))}; "
+        f"total {units.duration(path.length_ns)}."
     )
     return [about, critical]

@@ -1,4 +1,4 @@
-"""Verdict: what the ledger's facts amount to, in plain words, worst first."""
+"""Verdict: the ledger's findings, worst first."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from textual.strip import Strip
 
 from swtrace.ledger.finding import Finding, Level
 from swtrace_tui.actions import VERDICT
-from swtrace_tui.canvas import Line, wrap
+from swtrace_tui.canvas import Line, counted, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import SeriesView
-from swtrace_tui.views.overview import badge_of
+from swtrace_tui.views.overview import badge_of, sentence_of
 from swtrace_tui.views.view import Scene, View
 
-_MARKS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
+LEVEL_GLYPHS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
 _WIDEST = 110
-"""Longer lines are hard to read."""
+"""Columns of text: longer lines are hard to read."""
 
 
 class VerdictView(View, view=VERDICT):
@@ -31,7 +31,7 @@ class VerdictView(View, view=VERDICT):
 
 
 def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
-    """Return what there is to say about one series."""
+    """Return the findings of one series."""
     palette = scene.palette
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     info = series.facts.ranks[0].info
@@ -39,7 +39,7 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
     title = Line(width).put(f" {series.title} ", palette.style(palette.text, bold=True))
     title.put(
         f" {len(series.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, {info.windows} windows, "
-        f"{info.transport}; the last {series.facts.steps} steps",
+        f"{info.transport}; last {counted(series.facts.steps, 'step')}",
         dim,
     )
     lines = [blank, title.strip(plain), blank]
@@ -53,7 +53,7 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
 
 
 def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool) -> list[Strip]:
-    """Return a finding: its mark, its sentence, and what to do."""
+    """Return a finding: its mark, its sentence and its advice."""
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     style = palette.levels[finding.level]
     room = min(_WIDEST, width - 8)
@@ -61,8 +61,8 @@ def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool
     if first:
         badge = Style(color=style.color, bgcolor=style.bgcolor, reverse=True, bold=True)
         lines.append(Line(width).put("   ", plain).put(f" {badge_of(finding)} ", badge).strip(plain))
-    for i, row in enumerate(wrap(finding.sentence, room)):
-        mark = _MARKS[finding.level] if i == 0 else " "
+    for i, row in enumerate(wrap(sentence_of(finding) if first else finding.sentence, room)):
+        mark = LEVEL_GLYPHS[finding.level] if i == 0 else " "
         lines.append(
             Line(width)
             .put("   ", plain)

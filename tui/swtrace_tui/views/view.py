@@ -1,4 +1,4 @@
-"""What the views have in common: lines of cells, of which only the changed ones are drawn again."""
+"""The base of all views: lines of cells, of which only changed ones are sent to the terminal."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Scene:
 
 
 class Drawn(Widget):
-    """A widget of whole lines, drawn once per change. Lines that stay as they were are not sent to the terminal again.
+    """A widget of whole lines, drawn once per change. Only lines that changed are sent to the terminal.
 
-    Its lines take every column and are final: a palette's styles hold true colours only, no border or opacity is
-    added. So they go to the compositor as they are, not through Textual's restyling of every segment.
+    Its lines fill every column and are final: they have true colours only, and no border or opacity. So they go
+    straight to the compositor, without Textual's restyling of every segment.
     """
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 - Textual's name for it
         super().__init__(id=id)
         self.scene: Scene | None = None
-        """What is drawn."""
+        """The scene to draw."""
         self._strips: list[Strip] = []
         self._stale = True
         self._drawn_for = Size(0, 0)
@@ -52,7 +52,7 @@ class Drawn(Widget):
         raise NotImplementedError
 
     def redraw(self) -> None:
-        """Draw again, at once if the widget is on the screen, and send the lines that changed."""
+        """Draw again, now if the widget is on the screen, and send the lines that changed."""
         self._stale = True
         if not self.display or self.scene is None or not self.size:
             return
@@ -75,7 +75,7 @@ class Drawn(Widget):
         return self.render_lines(Region(0, y, self.size.width, 1))[0]
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """Return lines as they were drawn; without colour (``NO_COLOR``), through the filters that remove it."""
+        """Return the drawn lines, through the filters that remove colour if ``NO_COLOR`` is set."""
         if self._stale or self._drawn_for != self.size:
             self._update()
         strips = self._strips[crop.y : crop.bottom] or [Strip.blank(self.size.width, self.rich_style)] * crop.height
@@ -89,7 +89,7 @@ class Drawn(Widget):
         self.redraw()
 
     def on_show(self, _event: events.Show) -> None:
-        """Draw what came in while the widget was hidden."""
+        """Draw what arrived while the widget was hidden."""
         self.redraw()
 
     def _update(self) -> None:
@@ -99,21 +99,21 @@ class Drawn(Widget):
 
 
 class View(Drawn, can_focus=True):
-    """A view: :meth:`draw` makes its lines from the scene, the size and what its keys have set."""
+    """A view: :meth:`draw` makes its lines from the scene, the size and the state that its keys set."""
 
     DEFAULT_CSS = "View { height: 1fr; width: 1fr; background: $background; }"
     BINDINGS: ClassVar[list[BindingType]] = []
     VIEW: ClassVar[str]
 
     class Open(Message):
-        """Somebody wants to see this in the timeline."""
+        """The user wants to see this in the timeline."""
 
         def __init__(self, *, rank: int | None, position: int | None = None) -> None:
             super().__init__()
             self.rank, self.position = rank, position
 
     _top = 0
-    """First line, lane or row that is shown, of a view that scrolls."""
+    """First line, lane or row that a scrolling view shows."""
 
     def __init_subclass__(cls, *, view: str, **widget: Any) -> None:
         """Give a view its name and the keys of its actions (:mod:`swtrace_tui.actions`)."""
@@ -142,19 +142,19 @@ class View(Drawn, can_focus=True):
     # -- for the application -------------------------------------------------------------------------
 
     def show(self, scene: Scene) -> None:
-        """Take over a new scene; it is drawn at once if the view is on the screen."""
+        """Set a new scene, and draw it now if the view is on the screen."""
         self.scene = scene
         self.redraw()
 
     def as_text(self) -> str:
-        """Return what is shown, as text: glyphs say what colours say on the screen."""
+        """Return what is shown, as text: glyphs replace the colours."""
         if self.scene is None:
             return ""
         lines = self.lines(replace(self.scene, palette=MONO))
         return "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
 
     def lines(self, scene: Scene) -> list[Strip]:
-        """Return the drawn lines, or what to do where there is nothing to draw, down to the bottom."""
+        """Return the drawn lines, or advice if there are no data, padded to the bottom."""
         width, height = self.size
         picture, palette = scene.picture, scene.palette
         if picture.rows and not picture.unmatched:

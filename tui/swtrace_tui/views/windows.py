@@ -1,4 +1,4 @@
-"""Windows: what every window of every rank holds right now, and where that is on the circle of layers."""
+"""Windows: what every window of every rank holds now, and where it is among the layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ from swtrace import units
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line
-from swtrace_tui.palette import WINDOW_GLYPHS, WINDOW_STATES, Palette
+from swtrace_tui.palette import WINDOW_ABOUT, WINDOW_GLYPHS, WINDOW_NAMES, WINDOW_STATES, Palette
 from swtrace_tui.picture import RankRow, SeriesView
 from swtrace_tui.views.view import Scene, View
 
-_NAMES = {"free": "free", "inflight": "in flight", "ready": "ready", "in_use": "in use"}
-_ABOUT = {
-    "free": "holds nothing",
-    "inflight": "issued, not ready",
-    "ready": "ready, not yet waited for",
-    "in_use": "waited for, not yet issued again",
-}
 _LABEL = 10
 _CARD = 30
 _LONG_NS = 1_000_000_000
@@ -29,7 +22,7 @@ class WindowsView(View, view=WINDOWS):
     """The windows of one series."""
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
-        """Draw legend, then per rank its circle of layers and its windows."""
+        """Draw the legend, then each rank's layers and windows."""
         series, palette = scene.picture.focus, scene.palette
         if series is None:
             return []
@@ -56,21 +49,21 @@ class WindowsView(View, view=WINDOWS):
 
 
 def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
-    """Return a rank's circle of layers and the cards of its windows."""
+    """Return a rank's row of layers and the cards of its windows."""
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     info = row.facts.info
     counts = {state: sum(str(window.state) == state for window in row.windows) for state in WINDOW_STATES}
-    summary = ", ".join(f"{count} {_NAMES[state]}" for state, count in counts.items() if count)
+    summary = ", ".join(f"{count} {WINDOW_NAMES[state]}" for state, count in counts.items() if count)
     title = Line(width).field(f"rank {row.rank} ", _LABEL, palette.style(palette.text, bold=True), right=True)
     step = max((window.step for window in row.windows), default=None)
     title.put(f"{row.state}, {summary or 'no windows'}", dim)
     if step is not None:
         title.put(f", step {step}", dim)
-    kept = f", {units.size(row.facts.held_bytes)} held instead of {units.size(info.replicated_bytes)}"
+    kept = f", holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}"
     if len(kept) <= title.room:
         title.put(kept, dim)
     lines = [title.strip(plain)]
-    lines += _circle(row, series, palette, width)
+    lines += _layer_row(row, series, palette, width)
     per_line = max(1, (width - _LABEL) // _CARD)
     for begin in range(0, len(row.windows), per_line):
         line = Line(width).to(_LABEL, plain)
@@ -81,8 +74,8 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -
     return lines
 
 
-def _circle(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
-    """Draw the layers in a row, each as what this rank has of it: its own, a window's state, or nothing."""
+def _layer_row(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
+    """Draw the layers in a row, each by what this rank holds of it: its own, a window in some state, or nothing."""
     occupant = {window.position: str(window.state) for window in row.windows if str(window.state) != "free"}
     room = width - _LABEL - 1
     wide = max(1, min(3, room // series.layers))
@@ -108,20 +101,20 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
     colour = palette.window(state)
     since = age_ns(window, row)
     alive = row.observed is not None and row.observed.ring.alive
-    # A device's windows are in flight from the launch on, and until the next step's while it idles.
+    # On a device a window is in flight from its launch, and while the device idles until the next step.
     on_device = row.facts.info.clock == "device"
     alarming = alive and not on_device and state == "inflight" and since is not None and since > _LONG_NS
     line.put(f"{WINDOW_GLYPHS[state]} ", palette.style(colour))
-    line.field(str(window.window), 3, palette.style(palette.dim))
+    line.field(f"w{window.window}", 4, palette.style(palette.dim))
     layer = "" if state == "free" else f"L{series.layer(window.position)}"
-    line.field(layer, 6, palette.style(palette.text, bold=True))
-    line.field(_NAMES[state], 10, palette.style(colour))
+    line.field(layer, 5, palette.style(palette.text, bold=True))
+    line.field(WINDOW_NAMES[state], 10, palette.style(colour))
     style = palette.style(palette.bad if alarming else palette.dim, bold=alarming)
     line.field(units.age(since) if since is not None else "", _CARD - 20, style, right=False)
 
 
 def age_ns(window: WindowState, row: RankRow) -> int | None:
-    """Return for how long a window has been in its state; None where no clock tells."""
+    """Return for how long a window has been in its state; None if no clock says so."""
     if row.observed is None or not window.since_ns or row.facts.info.clock == "virtual":
         return None
     return max(0, row.observed.ring.taken_ns - window.since_ns)
@@ -132,11 +125,12 @@ def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
     info = series.facts.ranks[0].info
     launched = ", as launched by the host" if info.clock == "device" else ""
     line = Line(width).put(
-        f" {info.windows} windows{launched}, prefetch step {info.prefetch_step}   ", palette.style(palette.text)
+        f" {info.windows} windows{launched}, prefetch step {info.prefetch_step}   ",
+        palette.style(palette.text),
     )
     for state in WINDOW_STATES:
         line.put(WINDOW_GLYPHS[state], palette.style(palette.window(state)))
-        about = f" {_NAMES[state]}: {_ABOUT[state]}  " if width >= 140 else f" {_NAMES[state]}  "  # noqa: PLR2004 - room
+        about = f" {WINDOW_NAMES[state]}: {WINDOW_ABOUT[state]}  " if width >= 140 else f" {WINDOW_NAMES[state]}  "  # noqa: PLR2004 - room
         line.put(about, dim)
     if line.room > len("━ own layer"):
         line.put("━", palette.style(palette.dim)).put(" own layer", dim)
