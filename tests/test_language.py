@@ -15,7 +15,7 @@ CODE = sorted(
 )
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 SAY = {
-    r"\b(tell|tells|told|telling)\b": "say, report, record, show",
+    r"\b(tells|told|telling)\b": "say, report, record, show",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\banew\b": "again",
     r"\bfor ever\b": "forever",

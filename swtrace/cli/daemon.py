@@ -42,7 +42,7 @@ def daemon(
 ) -> None:
     """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export spans as set by OTEL_*.
 
-    Prints its URL on stdout once it serves. On SIGTERM or Ctrl-C it exports its remaining spans and exits.
+    Prints its URL on stdout once it serves. On SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
     from swtrace.spans.environment import tidy

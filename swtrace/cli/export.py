@@ -63,7 +63,7 @@ def export(
         typer.Option(help="parquet, csv: one row per wait or per step. Default: waits.", metavar="|".join(Rows)),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="otlp: collector to send to. Default: from OTEL_*.", metavar="URL")
+        str | None, typer.Option(help="otlp: the collector. Default: OTEL_EXPORTER_OTLP_ENDPOINT.", metavar="URL")
     ] = None,
     protocol: Annotated[
         Protocol | None,

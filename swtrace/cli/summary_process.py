@@ -90,7 +90,7 @@ def _read(directory: Path, run_id: str) -> None:
     from swtrace.cli.summary import summarise
     from swtrace.observing import watch_rings
 
-    # Rescan the folder every time: the last scan must find the ring of a run that has only just started.
+    # Rescan the folder every time: the last scan must find the ring of a short run.
     with watch_rings(directory, run_id=run_id, rescan_s=0.0) as roster:
         summary, reported, ended = Summary((), (), ()), 0.0, False
         while not ended:

@@ -95,4 +95,4 @@ def test_an_orphan_does_not_start(modules: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "is gone" in done.stderr
+    assert "has already ended" in done.stderr

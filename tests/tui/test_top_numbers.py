@@ -64,7 +64,7 @@ def test_json_carries_the_ledgers_numbers_exactly(tmp_path: Path) -> None:
     assert facts.straggler is not None
     assert series["straggler"]["rank"] == facts.straggler.rank.rank == 3
     advice = {finding["kind"]: finding["advice"] for finding in series["findings"]}
-    assert advice["straggler"].startswith("Look at that rank's host")
+    assert advice["straggler"].startswith("Check that rank's host")
 
 
 def test_once_without_rings_says_what_to_do_next(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ WINDOW_NAMES = {"free": "free", "inflight": "in flight", "ready": "ready", "in_u
 WINDOW_ABOUT = {
     "free": "holds nothing",
     "inflight": "issued, not ready",
-    "ready": "ready, not yet waited for",
+    "ready": "arrived, not yet waited for",
     "in_use": "waited for, not yet issued again",
 }
 

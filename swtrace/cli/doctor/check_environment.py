@@ -136,7 +136,7 @@ def _seam(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
                 f"install {support.RANGE}",
             ),
         )
-    return (Diagnosis("vllm seam", State.GOOD, "vLLM has everything that the plugin needs"),)
+    return (Diagnosis("vllm seam", State.GOOD, "vLLM's offloader and worker fit the plugin"),)
 
 
 def _version_of(module: str) -> str | None:

@@ -53,7 +53,7 @@ class CellMetric:
 
 
 METRICS: tuple[CellMetric, ...] = (
-    CellMetric("stall", "time that a wait was held for its weight", lambda step, at=...: step.stall_ns[at]),
+    CellMetric("stall", "time that a wait stood still for its weight", lambda step, at=...: step.stall_ns[at]),
     CellMetric("slack", "how early the weight was ready", lambda step, at=...: step.slack_ns[at]),
     CellMetric("transfer", "time that the weight moved on the channel", lambda step, at=...: step.transfer_ns[at]),
     CellMetric(
@@ -216,7 +216,7 @@ class HeatMap(View, view=HEAT_MAP):
 
     def _legend(self, metric: CellMetric, series: SeriesView, width: int, palette: Palette) -> Strip:
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
-        line = Line(width).put(f" {metric.name} ", palette.style(palette.text, bold=True))
+        line = Line(width).put(f" {metric.name}: ", palette.style(palette.text, bold=True))
         steps = counted(len(series.steps), "step")
         over = {
             "mean": f"mean of {steps}",

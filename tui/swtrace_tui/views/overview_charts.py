@@ -36,7 +36,7 @@ def charts(scene: Scene, width: int, height: int) -> list[Strip]:
 
 
 def _title(text: str, note: str, width: int, palette: Palette) -> Strip:
-    line = Line(width).put(f" {text} ", palette.style(palette.text, bold=True)).put(note, palette.style(palette.dim))
+    line = Line(width).put(f" {text}: ", palette.style(palette.text, bold=True)).put(note, palette.style(palette.dim))
     return line.strip(palette.style(palette.text))
 
 
@@ -78,7 +78,7 @@ def _causes(series: SeriesView, palette: Palette, width: int, height: int) -> li
     rows = sorted(series.rows, key=lambda row: -_per_step(row))[: max(1, height - 3)]
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     present = [i for i, cause in enumerate(CAUSES) if any(row.recent.cause_ns.get(cause) for row in series.rows)]
-    legend = Line(width).put(" Stall by cause ", palette.style(palette.text, bold=True)).put("mean per step  ", dim)
+    legend = Line(width).put(" Stall by cause: ", palette.style(palette.text, bold=True)).put("mean per step  ", dim)
     for i in present:
         legend.put(_glyph(i, palette) + " ", palette.style(palette.causes[i])).put(f"{units.words(CAUSES[i])}  ", dim)
     lines = [Line(width).strip(plain), legend.strip(plain)]
@@ -115,7 +115,7 @@ def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> lis
     part = column_chart(np.repeat(np.minimum(stall, total), wide).tolist(), height - 3, top)
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     compute, stalled = palette.spans[1], palette.spans[2]
-    legend = Line(width).put(" Step time ", palette.style(palette.text, bold=True))
+    legend = Line(width).put(" Step time: ", palette.style(palette.text, bold=True))
     legend.put(f"last {counted(len(steps), 'step')}  ", dim)
     legend.put("█ ", palette.style(palette.text if palette.mono else stalled)).put(
         "stall of the most stalled rank  ", dim

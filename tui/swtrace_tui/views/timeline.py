@@ -226,7 +226,7 @@ class Timeline(View, view=TIMELINE):
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         mode = "following" if self._where.step is None else "held; f follows the newest"
         offsets = scene.picture.observation.clock_offsets
-        title = Line(width).put(f" Step {step.step} ", palette.style(palette.note, bold=True))
+        title = Line(width).put(f" Step {step.step}: ", palette.style(palette.note, bold=True))
         tokens = counted(int(step.tokens.max(initial=0)), "token")
         title.put(f"{str(phase_of(step).name).lower()}, {tokens}  ({mode}) ", dim)
         if offsets:

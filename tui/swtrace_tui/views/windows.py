@@ -130,7 +130,7 @@ def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
     )
     for state in WINDOW_STATES:
         line.put(WINDOW_GLYPHS[state], palette.style(palette.window(state)))
-        about = f" {WINDOW_NAMES[state]}: {WINDOW_ABOUT[state]}  " if width >= 140 else f" {WINDOW_NAMES[state]}  "  # noqa: PLR2004 - room
+        about = f" {WINDOW_NAMES[state]}: {WINDOW_ABOUT[state]}  " if width >= 184 else f" {WINDOW_NAMES[state]}  "  # noqa: PLR2004 - room
         line.put(about, dim)
     if line.room > len("━ own layer"):
         line.put("━", palette.style(palette.dim)).put(" own layer", dim)
