@@ -75,7 +75,7 @@ def fleet() -> Dashboard:
             ),
             panels.bars(
                 "Highest stall ratio",
-                "The ten ranks that stall most. A rank that stalls is the victim; Stall by cause shows what it waits for.",
+                "The ten ranks that stall most. A rank that stalls is the victim; its cause is in Stall by cause.",
                 Ask(f"topk(10, {queries.STALL_RATIO})", queries.RANK_LEGEND, instant=True),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
