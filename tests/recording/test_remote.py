@@ -92,7 +92,7 @@ def test_the_command_ends_when_its_daemon_goes(tmp_path: Path) -> None:
         daemon.close()
     _, said = process.communicate(timeout=patience())
     assert process.returncode == 0, said
-    assert "every daemon has gone" in said
+    assert "Every daemon has gone" in said
     with Recording.open(path) as recording:
         assert recording.missing().finished
         assert recording.records == 2 * run.written

@@ -53,7 +53,7 @@ class CellMetric:
 
 
 METRICS: tuple[CellMetric, ...] = (
-    CellMetric("stall", "time that a wait stood still for its weight", lambda step, at=...: step.stall_ns[at]),
+    CellMetric("stall", "time that a wait was blocked for its weight", lambda step, at=...: step.stall_ns[at]),
     CellMetric("slack", "how early the weight was ready", lambda step, at=...: step.slack_ns[at]),
     CellMetric("transfer", "time that the weight moved on the channel", lambda step, at=...: step.transfer_ns[at]),
     CellMetric(
