@@ -21,7 +21,7 @@ def fleet() -> Dashboard:
             (4,) * 6,
             panels.number(
                 "Stall ratio, worst rank",
-                "Share of step time in which the rank stood still for its weights. Good: below 5 %, where broadcasts "
+                "Share of step time in which the rank waited for weights. Good: below 5 %, where broadcasts "
                 "are hidden. Above 30 %, sharing costs more time than it is worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",

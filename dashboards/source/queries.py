@@ -56,7 +56,7 @@ _HELD = of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"')
 _REPLICATED = of_series("swtrace_series_bytes", 'kind="replicated"')
 
 STALL_RATIO = f"{total(_STALL, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"
-"""Per rank: the share of step time in which it stood still for its weights."""
+"""Per rank: the share of step time in which it waited for weights."""
 WORST_STALL_RATIO = f"max({STALL_RATIO})"
 SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"
 ON_TIME_RATE = f"{total(_ON_TIME)} / {total(_WAITS)}"

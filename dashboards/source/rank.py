@@ -21,7 +21,7 @@ def rank() -> Dashboard:
             (5, 5, 5, 9),
             panels.number(
                 "Stall ratio",
-                "Share of step time in which the rank stood still for its weights; the highest of the selected ranks. "
+                "Share of step time in which the rank waited for weights; the highest of the selected ranks. "
                 "Good: below 5 %. Above 30 %, sharing costs more time than it is worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
@@ -73,8 +73,8 @@ def rank() -> Dashboard:
             (12, 12),
             panels.heat(
                 "Stall per wait",
-                "How long waits stood still for their weight. Good: all in the lowest rows, up to 20 microseconds. The "
-                "dots are the slowest waits; each one links to the trace of its step.",
+                "How long waits were blocked because the weight had not arrived. Good: all in the lowest rows, up to "
+                "20 microseconds. The dots are the slowest waits; each one links to the trace of its step.",
                 Ask(queries.STALL_HEAT, "{{le}}", exemplars=True),
                 scheme="Reds",
             ),

@@ -66,7 +66,7 @@ _COLUMNS = {
     "state": "State of the rank (below).",
     "step/s": "Steps per second.",
     "step": "Mean step time.",
-    "stall ratio": "Share of step time in which the rank stood still for its weights.",
+    "stall ratio": "Share of step time in which the rank waited for weights.",
     "effic.": "Prefetch efficiency: share of the transfer time that was hidden.",
     "on time": "Share of waits that found their weight ready.",
     "bandwidth": "Bytes per second while transferring.",
