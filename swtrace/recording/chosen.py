@@ -16,6 +16,7 @@ from swtrace.ledger.facts import LedgerFacts, SeriesFacts, SeriesKey, StepFacts
 from swtrace.ledger.recent import RecentSteps, Total
 from swtrace.selection import Selection
 from swtrace.trace.identity import RankKey
+from swtrace.units import counted
 
 _KEPT_CELLS = 1 << 19
 """Most ranks times layers times steps to keep: 90 MB."""
@@ -90,7 +91,7 @@ class Chosen:
         if wanted is not None:
             parts.append(f"of steps {wanted.start or 0}:{'' if wanted.stop is None else wanted.stop}")
         if self.selection.warmup:
-            parts.append(f"after {self.selection.warmup} warm-up step{'s' if self.selection.warmup > 1 else ''}")
+            parts.append(f"after {counted(self.selection.warmup, 'warm-up step')}")
         return ", ".join(parts)
 
     def _counted(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:

@@ -32,6 +32,7 @@ from swtrace.trace import header
 from swtrace.trace.identity import RankKey, SeriesInfo
 from swtrace.trace.records import Records
 from swtrace.trace.schema import SERIES_ENTRY
+from swtrace.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +56,14 @@ class Missing:
         """Sentences for people about what is missing; none for a complete recording."""
         sentences = []
         if self.tail_bytes:
-            records = f" ({_records(self.tail_records)})" if self.tail_records else ""
+            records = f" ({counted(self.tail_records, 'record')})" if self.tail_records else ""
             sentences.append(f"The recording ends within a frame: its last {self.tail_bytes} bytes{records} are lost.")
         elif not self.finished:
             sentences.append("The recording was not closed, so its last records may be missing.")
         if self.damaged_frames:
             frames = "1 frame" if self.damaged_frames == 1 else f"{self.damaged_frames} frames"
             sentences.append(
-                f"Damaged: {frames} ({self.damaged_bytes} bytes, {_records(self.damaged_records)}) skipped."
+                f"Damaged: {frames} ({self.damaged_bytes} bytes, {counted(self.damaged_records, 'record')}) skipped."
                 " Figures for that time are incomplete."
             )
         return tuple(sentences)
@@ -221,7 +222,7 @@ class Recording(Closing):
             other.header.records for other in self._frames if (other.file, other.offset) < (frame.file, frame.offset)
         )
         return RecordingFormatError(
-            f"{self._files[frame.file].path}: {error} at byte {frame.offset}, after {_records(before)}."
+            f"{self._files[frame.file].path}: {error} at byte {frame.offset}, after {counted(before, 'record')}."
             " --salvage reads around the damage and counts it."
         )
 
@@ -249,10 +250,6 @@ class _Known:
                 return False
             self._tables[event.rank] = event
         return True
-
-
-def _records(count: int) -> str:
-    return "1 record" if count == 1 else f"{count} records"
 
 
 def _opened(file: _File) -> int:
@@ -310,7 +307,7 @@ def _scan(file: _File, *, salvage: bool) -> list[tuple[int, FrameHeader]]:
         except RecordingFormatError as error:
             if not salvage:
                 raise RecordingFormatError(
-                    f"{error} at byte {offset}, after {_records(sum(each.records for _, each in frames))}."
+                    f"{error} at byte {offset}, after {counted(sum(each.records for _, each in frames), 'record')}."
                     " --salvage reads around the damage and counts it."
                 ) from error
             following = _next_marker(file.descriptor, offset + 1, size)

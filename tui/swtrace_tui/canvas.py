@@ -93,11 +93,6 @@ def clip(text: str, width: int) -> str:
     return f"{text}…"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number and its noun, in the plural unless the number is 1."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def wrap(text: str, width: int) -> list[str]:
     """Return text in lines of at most ``width`` columns."""
     bound = _UNITS.sub("\u00a0", text)

@@ -7,7 +7,8 @@ import textwrap
 from textual.strip import Strip
 
 from swtrace.observing import Link
-from swtrace_tui.canvas import Line, counted, wrap
+from swtrace.units import counted
+from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
 

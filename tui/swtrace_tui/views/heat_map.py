@@ -19,8 +19,9 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
+from swtrace.units import counted
 from swtrace_tui.actions import HEAT_MAP
-from swtrace_tui.canvas import Line, bar, column_chart, counted, sparkline, wrap
+from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
 from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette
 from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.view import Scene, View

@@ -9,7 +9,8 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import CAUSES
-from swtrace_tui.canvas import Line, column_chart, counted
+from swtrace.units import counted
+from swtrace_tui.canvas import Line, column_chart
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import RankRow, SeriesView, layer_profile
 from swtrace_tui.views.view import Scene

@@ -11,8 +11,9 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import StepFacts
+from swtrace.units import counted
 from swtrace_tui.actions import TIMELINE
-from swtrace_tui.canvas import Line, counted, wrap
+from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
 from swtrace_tui.views.heat_map import nice

@@ -6,8 +6,9 @@ from rich.style import Style
 from textual.strip import Strip
 
 from swtrace.ledger.finding import Finding, Level
+from swtrace.units import counted
 from swtrace_tui.actions import VERDICT
-from swtrace_tui.canvas import Line, counted, wrap
+from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.overview import badge_of, sentence_of
