@@ -1,7 +1,7 @@
 """Efficiency and bandwidth that the ledger reports for simulated channels, compared with the truth.
 
 ``python -m benchmarks.channels``. One rank of the group computes 30 % longer than the others. The simulation
-(``tests/ledger/channels.py``) shares no arithmetic with the ledger, so its figures are the truth. Time is
+(``tests/support/simulated_channels.py``) shares no arithmetic with the ledger, so its figures are the truth. Time is
 virtual, so the table does not depend on the machine. ``--json`` prints the figures. A later run with
 ``--before FILE`` prints them beside its own, to compare two versions of the ledger.
 """
@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from ledger.channels import KINDS, Load
-from ledger.test_channels import of_group, stated, true_of_group
+from tests.ledger.test_channels import of_group, stated, true_of_group
+from tests.support.simulated_channels import KINDS, Load
 
 RANKS = (2, 4, 8, 16)
 LOADS = ((1, 800_000), (1, 1_500_000))

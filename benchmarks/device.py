@@ -24,16 +24,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from cuda_rig import CudaRig
-from device_claims import LAYERS, MS, STEPS, US, Timing, cost, long_run, mixture, timing
-from device_rig import Rig, SimulatedRig
-from simulated_device import SimulatedDevice
-from simulated_work import DeviceClock
-
 from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.event_clock import EventClock
+from tests.support.device.claims import LAYERS, MS, STEPS, US, Timing, cost, long_run, mixture, timing
+from tests.support.device.cuda_rig import CudaRig
+from tests.support.device.rig import Rig, SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.device.simulated_work import DeviceClock
 
 NewRig = Callable[[], Rig]
 S = 1_000_000_000

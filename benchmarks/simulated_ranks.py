@@ -22,15 +22,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from tui.ring_writer import scenario
-
 from swtrace.trace import schema
 from swtrace.trace.clocks import boot_id
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import STORES_IN_ORDER, Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, TRANSFER, WORDS
+from tests.support.simulated_rings import scenario
 
 _STEPS = 9
 """Steps made in advance. Only the first has prefilled windows; the others are written repeatedly."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.append(str(ROOT))  # for `tests.support`; swtrace itself comes from PYTHONPATH
 
 RANKS, LAYERS, STEPS = 8, 61, 8
 CPU_S = 1.0
@@ -75,9 +75,10 @@ def _measure(way: str, endpoint: str) -> float:
     protocol, compression = WAYS[way]
     os.environ.update({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_COMPRESSION": compression})
     os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "600"  # a busy machine is no failure
-    from ledger.feeding import feed, ledger
     from opentelemetry.sdk.resources import Resource
-    from tui.ring_writer import scenario
+
+    from tests.support.feeding import feed, ledger
+    from tests.support.simulated_rings import scenario
 
     delivery, environment, origins = _modules()
     schedule = scenario("stalled", ranks=RANKS, layers=LAYERS, steps=STEPS)

@@ -6,8 +6,6 @@ import socket
 from pathlib import Path
 
 import pytest
-from damaged_answers import DAMAGED, answering, dripping
-from recording.test_commands import swtrace
 
 from swtrace import asking
 from swtrace.cli.doctor.check_daemon import daemon
@@ -15,6 +13,8 @@ from swtrace.cli.doctor.diagnosis import State
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream
 from swtrace.testing.metrics import MetricsError, read_metrics
+from tests.recording.test_commands import swtrace
+from tests.support.damaged_answers import DAMAGED, answering, dripping
 
 TRANSFERRED = (
     "cut gzip",

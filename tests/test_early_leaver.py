@@ -6,11 +6,11 @@ import os
 import time
 
 import torch
-from patience import patience
-from ranks import ranks
 from torch import nn
 
 from swtrace.series import RankGroup, Series
+from tests.support.patience import patience
+from tests.support.ranks import ranks
 
 LAYERS = 3
 SIZE = 2048

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from patience import eventually
-from ranks import run_ranks
 from torch import distributed as dist
 
 from swtrace.ledger.pending import Waits
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.series import RankGroup
 from swtrace.series.torch_transport import TorchTransport
+from tests.support.patience import eventually
+from tests.support.ranks import run_ranks
 
 MARGIN_S = 0.1
 """Time between the end of the ranks that are not held and the late issue, in which the others could end too."""

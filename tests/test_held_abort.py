@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import distributed as dist
 from torch import nn
 
 from swtrace.series import RankGroup, Series, circle
+from tests.support.ranks import run_ranks
 
 LAYERS = 12
 SIZE = 16

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from patience import eventually, patience
-from ranks import run_ranks
 from torch import nn
 
 from swtrace.errors import PeerLostError
 from swtrace.series import RankGroup, Series
+from tests.support.patience import eventually, patience
+from tests.support.ranks import run_ranks
 
 
 def program(rank: int, folder: str) -> str:

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from patience import patience
+
+from tests.support.patience import patience
 
 RUNTIME = {"torch", "vllm"}
 EXPORTERS = {"opentelemetry", "prometheus_client", "starlette", "uvicorn", "textual"}

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from patience import eventually
-from ranks import ranks
 from torch import nn
 
 from swtrace.series import RankGroup, Series
@@ -18,6 +16,8 @@ from swtrace.series.operations import forget, reach, wait
 from swtrace.series.recording import close, process_recorder, propose_run_id
 from swtrace.trace.directory import SUFFIX
 from swtrace.vllm.peer_monitor import start_peer_monitor
+from tests.support.patience import eventually
+from tests.support.ranks import ranks
 
 LAYERS = 4
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ranks import run_ranks
 from torch import distributed as dist
 
 from swtrace.vllm.presence import announcing, ranks_without
+from tests.support.ranks import run_ranks
 
 
 class Group:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import nn
 
 from swtrace.ledger.facts import SeriesFacts, StepFacts
@@ -20,6 +19,7 @@ from swtrace.series.recording import process_recorder
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import TransferFlag
+from tests.support.ranks import run_ranks
 
 MS = 1_000_000
 STEPS = 24

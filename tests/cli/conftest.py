@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from patience import patience
+
+from tests.support.patience import patience
 
 Swtrace = Callable[..., "subprocess.CompletedProcess[str]"]
 StartSwtrace = Callable[..., "subprocess.Popen[str]"]
 
-FAKE_RANK = (sys.executable, str(Path(__file__).with_name("fake_rank.py")))
+FAKE_RANK = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_rank.py"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,10 +10,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from patience import eventually, patience
 
-from cli.processes import runs
 from swtrace.cli.child import Child, wait_for_lines
+from tests.support.patience import eventually, patience
+from tests.support.processes import runs
 
 
 @pytest.fixture

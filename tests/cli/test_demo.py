@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
-from patience import eventually, patience
 
-from cli.conftest import StartSwtrace, Swtrace, clean_environment, run_swtrace
-from cli.processes import command_line, descendant, descendants, runs
 from swtrace.cli.demo.model import build, expect
 from swtrace.cli.demo.scenarios import PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.errors import SettingsError
+from tests.cli.conftest import StartSwtrace, Swtrace, clean_environment, run_swtrace
+from tests.support.patience import eventually, patience
+from tests.support.processes import command_line, descendant, descendants, runs
 
 SMALL = ("--layers", "8", "--mib", "0.125")
 STEPPING = r"demo\.linear: step [1-9]"

@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from patience import patience
-
-from cli.conftest import clean_environment
+from tests.cli.conftest import clean_environment
+from tests.support.patience import patience
 
 
 def read_until(descriptor: int, seen: Callable[[str], bool]) -> str:

@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from daemon.recorded_run import identity, series_info
-from patience import patience
 
-from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
 from swtrace import units
 from swtrace.cli.doctor.check_environment import _numbers
 from swtrace.cli.doctor.check_folder import _filesystem, folder
@@ -22,6 +19,9 @@ from swtrace.cli.exit_codes import ExitCode
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import DEFAULT_RECORDS
+from tests.cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
+from tests.support.patience import patience
+from tests.support.recorded_run import identity, series_info
 
 Findings = dict[str, dict[str, str]]
 Doctor = Callable[..., Findings]

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 import swtrace as package
-from cli.conftest import Swtrace
 from swtrace.cli.commands import app
 from swtrace.cli.exit_codes import CommandError, ExitCode, exit_code
 from swtrace.errors import PeerLostError, RingFormatError, SettingsError
+from tests.cli.conftest import Swtrace
 
 
 def help_text(*arguments: str) -> str:

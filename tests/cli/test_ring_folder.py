@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from patience import patience
 
-from cli.conftest import StartSwtrace, Swtrace
+from tests.cli.conftest import StartSwtrace, Swtrace
+from tests.support.patience import patience
 
 RANK = """
 import swtrace.series.recording as recording

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from patience import eventually, patience
 
-from cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
-from cli.processes import descendant, runs
 from swtrace.cli.exit_codes import ExitCode
+from tests.cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
+from tests.support.patience import eventually, patience
+from tests.support.processes import descendant, runs
 
 PYTHON = (sys.executable, "-c")
 TRAP = """

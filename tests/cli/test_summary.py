@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli import fake_rank
 from swtrace import units
 from swtrace.cli.summary import (
     RefusedSummary,
@@ -21,6 +20,7 @@ from swtrace.cli.summary import (
 from swtrace.cli.summary_text import print_summary
 from swtrace.ledger.finding import Finding, Level
 from swtrace.observing import watch_rings
+from tests.support import fake_rank
 
 
 @pytest.fixture

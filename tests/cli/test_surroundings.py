@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from daemon.recorded_run import RecordedRun
-from patience import eventually, patience
-from recording.made import record_rings
 
-from cli.conftest import StartSwtrace, clean_environment, run_swtrace
-from cli.test_demo_terminal import read_until
 from swtrace.cli.exit_codes import ExitCode
+from tests.cli.conftest import StartSwtrace, clean_environment, run_swtrace
+from tests.cli.test_demo_terminal import read_until
+from tests.support.patience import eventually, patience
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record_rings
 
 ENDLESS = (sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)")
 READERS = (("top", "--once", "--wait", "0"), ("record", "-o", "x.swrec"), ("daemon",), ("doctor", "--quick"))

@@ -10,9 +10,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from patience import eventually
 
-from daemon.recorded_run import (
+from swtrace.daemon import api
+from swtrace.daemon.api import CELL_FIELDS, RANK_FIELDS
+from swtrace.daemon.http_app import DOCUMENTS
+from swtrace.ledger.facts import Straggler
+from swtrace.observing import watch_rings
+from swtrace.trace.identity import RankKey
+from tests.support.daemon_threads import serving
+from tests.support.patience import eventually
+from tests.support.recorded_run import (
     LAYER_BYTES,
     LAYER_NS,
     REACH_NS,
@@ -22,13 +29,6 @@ from daemon.recorded_run import (
     RecordedRun,
     series_info,
 )
-from daemon.serving import serving
-from swtrace.daemon import api
-from swtrace.daemon.api import CELL_FIELDS, RANK_FIELDS
-from swtrace.daemon.http_app import DOCUMENTS
-from swtrace.ledger.facts import Straggler
-from swtrace.observing import watch_rings
-from swtrace.trace.identity import RankKey
 
 SERIES = "run-1/self_attn.o_proj@0/0-1"
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
-from patience import eventually, patience
 
-from daemon.daemon_command import ROOT, daemon, environment
-from daemon.recorded_run import RecordedRun, identity, series_info
-from daemon.serving import serving
 from swtrace.observing import HostRings, watch_rings
 from swtrace.observing.origin import Polled
 from swtrace.trace import directory, tail
 from swtrace.trace.recorder import Recorder
+from tests.support.daemon_command import ROOT, daemon, environment
+from tests.support.daemon_threads import serving
+from tests.support.patience import eventually, patience
+from tests.support.recorded_run import RecordedRun, identity, series_info
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from patience import eventually, patience
-from spans.span_receiver import ReceivedSpan, SpanReceiver, collector, free_port
 
-from daemon.daemon_command import ROOT, daemon, environment
-from daemon.recorded_run import RecordedRun
 from swtrace.spans.step_spans import BROADCAST, STEP, WAIT
 from swtrace.spans.traces import trace_id
+from tests.support.daemon_command import ROOT, daemon, environment
+from tests.support.patience import eventually, patience
+from tests.support.recorded_run import RecordedRun
+from tests.support.span_receiver import ReceivedSpan, SpanReceiver, collector, free_port
 
 SPANS_PER_STEP = 22
 """Two ranks: one step, five broadcasts and five waits each."""
@@ -44,8 +44,7 @@ ATTRIBUTES = {
 RANK = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, "tests")
-from daemon.recorded_run import RecordedRun
+from tests.support.recorded_run import RecordedRun
 run = RecordedRun(Path(sys.argv[1]), run_id=sys.argv[2], ranks=2, records=1 << 17)
 for _ in range(int(sys.argv[3])):
     run.write()

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from patience import patience
 
-from daemon.daemon_command import LIMITS, ROOT, environment
-from daemon.recorded_run import RecordedRun
+from tests.support.daemon_command import LIMITS, ROOT, environment
+from tests.support.patience import patience
+from tests.support.recorded_run import RecordedRun
 
 USER = 9465
 """User and group of the image: neither a user of this machine nor that of the ranks."""

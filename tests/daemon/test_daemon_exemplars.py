@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.samples import Sample
 
-from daemon.recorded_run import STALL_NS, STALLED_POSITION, RecordedRun
-from daemon.serving import serving
 from swtrace.daemon.exemplars import KEPT_NS
 from swtrace.spans.delivery import SpanExport
 from swtrace.spans.traces import Sampling, trace_id
+from tests.support.daemon_threads import serving
+from tests.support.recorded_run import STALL_NS, STALLED_POSITION, RecordedRun
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -16,7 +16,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from daemon.recorded_run import RecordedRun, series_info
 from swtrace.daemon.collector import METRICS, FactsRow, MetricRow, Rows, SnapshotCollector
 from swtrace.daemon.exemplars import WaitExemplar
 from swtrace.daemon.exposition import Exposition, _Families, number_text
@@ -29,6 +28,7 @@ from swtrace.spans.delivery import NoSpans, SpanExport
 from swtrace.spans.traces import Sampling
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.schema import Untimed
+from tests.support.recorded_run import RecordedRun, series_info
 
 ACCEPTED = (
     "text/plain;version=0.0.4",

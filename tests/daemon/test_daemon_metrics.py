@@ -14,11 +14,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from daemon.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
-from daemon.serving import serving
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
+from tests.support.daemon_threads import serving
+from tests.support.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

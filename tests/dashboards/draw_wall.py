@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "dashboards"), str(ROOT / "tests"), str(ROOT)]
+sys.path.insert(0, str(ROOT))
 
-from daemon.daemon_command import daemon, environment  # noqa: E402
-from grafana_json import PanelQuery, queries  # noqa: E402
-from prometheus_process import Prometheus, prometheus  # noqa: E402
+from tests.support.daemon_command import daemon, environment  # noqa: E402
+from tests.support.grafana_json import PanelQuery, queries  # noqa: E402
+from tests.support.prometheus_process import Prometheus, prometheus  # noqa: E402
 
 SCENARIOS = ("hidden", "stalled", "straggler")
 SECONDS = 25

@@ -10,13 +10,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
-from daemon.test_daemon_metrics import NAMES
-from grafana_json import FILES, ROOT, Json, load, panels, queries
 
 from dashboards.source import panels as looks
 from dashboards.source.__main__ import documents
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE
 from swtrace.ledger.recent import STRAGGLER_SHARE
+from tests.daemon.test_daemon_metrics import NAMES
+from tests.support.grafana_json import FILES, ROOT, Json, load, panels, queries
 
 VARIABLES = ["datasource", "traces", "job", "host", "series", "rank"]
 BUILT_IN = {"__rate_interval", "__range"}

@@ -14,12 +14,13 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from daemon.daemon_command import environment
-from daemon.recorded_run import RecordedRun
-from grafana_json import DASHBOARDS, ROOT
-from patience import eventually, patience
-from prometheus_process import COMPOSE, FILES, Prometheus, prometheus
-from spans.span_receiver import SpanReceiver, collector, free_port
+
+from tests.support.daemon_command import environment
+from tests.support.grafana_json import DASHBOARDS, ROOT
+from tests.support.patience import eventually, patience
+from tests.support.prometheus_process import COMPOSE, FILES, Prometheus, prometheus
+from tests.support.recorded_run import RecordedRun
+from tests.support.span_receiver import SpanReceiver, collector, free_port
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILE = DEPLOY / "Dockerfile"

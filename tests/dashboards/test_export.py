@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from daemon.daemon_command import environment
-from grafana_json import DASHBOARDS, ROOT
-from patience import patience
 from typer.testing import CliRunner, Result
 
 from swtrace.cli.dashboards import dashboards
 from swtrace.cli.exit_codes import CommandError
+from tests.support.daemon_command import environment
+from tests.support.grafana_json import DASHBOARDS, ROOT
+from tests.support.patience import patience
 
 
 def export(*arguments: str) -> Result:

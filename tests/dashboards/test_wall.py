@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon.daemon_command import DaemonCommand, daemon, environment
-from grafana_json import PanelQuery, queries
-from odd_ranks import STALL_RATIO, OddRanks
-from patience import eventually, patience
-from prometheus_process import Prometheus, prometheus
-from spans.span_receiver import SpanReceiver, free_port
 
 from swtrace.cli.exit_codes import ExitCode
 from swtrace.ledger.finding import STALLED_ABOVE
+from tests.support.daemon_command import DaemonCommand, daemon, environment
+from tests.support.grafana_json import PanelQuery, queries
+from tests.support.odd_ranks import STALL_RATIO, OddRanks
+from tests.support.patience import eventually, patience
+from tests.support.prometheus_process import Prometheus, prometheus
+from tests.support.span_receiver import SpanReceiver, free_port
 
 SERIES = "demo.linear"
 COMPARED_STEPS = 10

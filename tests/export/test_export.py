@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon.recorded_run import RecordedRun
 from pyarrow import parquet
-from recording.made import record_rings
-from recording.test_commands import swtrace
-from spans.span_receiver import SpanReceiver
 
 import swtrace as public
-from export.perfetto_reader import read
 from swtrace.errors import SettingsError, SwtraceError
 from swtrace.export.files import opened
 from swtrace.session import Session
 from swtrace.spans.step_spans import span_count
 from swtrace.trace.schema import Clock
+from tests.recording.test_commands import swtrace
+from tests.support.perfetto_reader import read
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record_rings
+from tests.support.span_receiver import SpanReceiver
 
 STEPS = 25
 

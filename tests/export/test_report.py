@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from recording.test_commands import swtrace
 
-from export.test_export import STEPS, recording, session  # noqa: F401 - fixtures
 from swtrace.session import Session
+from tests.export.test_export import STEPS, recording, session  # noqa: F401 - fixtures
+from tests.recording.test_commands import swtrace
 
 
 class Checker(HTMLParser):

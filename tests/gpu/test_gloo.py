@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from ranks import run_ranks
-from series.test_identity_gloo import combinations, matrix
+
+from tests.series.test_identity_gloo import combinations, matrix
+from tests.support.ranks import run_ranks
 
 LAYERS = (2, 3, 5, 8)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from ranks import run_ranks
 from torch import distributed as dist
 
 from swtrace.series import RankGroup
 from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
+from tests.support.ranks import run_ranks
 
 SPIN_NS = 300_000_000
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_rig import CudaRig
-from device_claims import LAYERS, MS, STEPS, US, long_run, mixture, sampled, timing
+
+from tests.support.device.claims import LAYERS, MS, STEPS, US, long_run, mixture, sampled, timing
+from tests.support.device.cuda_rig import CudaRig
 
 
 @pytest.fixture

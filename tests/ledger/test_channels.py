@@ -7,9 +7,9 @@ import secrets
 
 import pytest
 
-from ledger import feeding
-from ledger.channels import KINDS, Load, Truth, run
 from swtrace.ledger.facts import Recent, SeriesFacts
+from tests.support import feeding
+from tests.support.simulated_channels import KINDS, Load, Truth, run
 
 QUEUES = {"serial", "receiver"}
 """Their truth is stated to the nanosecond. Where deliveries overlap it is not: a delivery that one of the next step

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ledger import feeding
-from ledger.schedules import Schedule, key, simulate
 from swtrace.ledger import Ledger
 from swtrace.ledger.caveats import unattributed
 from swtrace.ledger.facts import Cause
@@ -18,6 +16,8 @@ from swtrace.trace.header import decode_identity, encode_identity
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import Kind, Observed, TransferFlag
+from tests.support import feeding
+from tests.support.schedules import Schedule, key, simulate
 
 MS = 1_000_000
 AHEAD = 1_000_000 * MS

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import feeding
-from ledger.schedules import BYTES, Schedule, key, simulate
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, StepFacts
 from swtrace.trace.schema import TransferFlag
+from tests.support import feeding
+from tests.support.schedules import BYTES, Schedule, key, simulate
 
 
 def carried_before(schedule: Schedule, number: int, rank: int) -> int:

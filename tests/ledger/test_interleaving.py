@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import feeding
-from ledger.schedules import Schedule, key, simulate, step_record, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CriticalPath, StepFacts
 from swtrace.ledger.verdict import verdict
 from swtrace.selection import Selection, sum_up_by_rank
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import TransferFlag
+from tests.support import feeding
+from tests.support.schedules import Schedule, key, simulate, step_record, transfer_record
 
 
 def make(steps: int = 12, seed: int = 1, ranks: int = 3) -> Schedule:

@@ -7,12 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from ledger.feeding import feed, feed_interleaved, ledger
-from ledger.schedules import Schedule, key, simulate, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.verdict import DRY_BELOW_NS, verdict
 from swtrace.trace.records import Records
 from swtrace.trace.schema import NO_WINDOW, Kind
+from tests.support.feeding import feed, feed_interleaved, ledger
+from tests.support.schedules import Schedule, key, simulate, transfer_record
 
 LAYERS, STEPS = 8, 24
 SLOW = 1

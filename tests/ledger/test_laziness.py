@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ledger import feeding
-from ledger.schedules import Schedule, key, simulate
-from ledger.test_interleaving import same
 from swtrace.errors import IntakeError
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
@@ -19,6 +16,9 @@ from swtrace.ledger.ledger import _TOGETHER
 from swtrace.ledger.pending import PendingSteps
 from swtrace.ledger.recent import sums_of
 from swtrace.trace.identity import RankKey
+from tests.ledger.test_interleaving import same
+from tests.support import feeding
+from tests.support.schedules import Schedule, key, simulate
 
 
 def make(steps: int = 12, ranks: int = 3, seed: int = 1, queue: str = "serial") -> Schedule:

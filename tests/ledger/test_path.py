@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import feeding
-from ledger.schedules import key, simulate
 from swtrace.ledger.facts import CAUSES, Cause, LedgerFacts, StepFacts
+from tests.support import feeding
+from tests.support.schedules import key, simulate
 
 MS = 1_000_000
 

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import feeding
-from ledger.schedules import BYTES, Schedule, info, key, simulate, step_record, transfer_record
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, StepFacts
 from swtrace.ledger.finding import Level
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
+from tests.support import feeding
+from tests.support.schedules import BYTES, Schedule, info, key, simulate, step_record, transfer_record
 
 LAYERS, K = 7, 2
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from ledger.feeding import feed, ledger
-from ledger.schedules import simulate
 from swtrace.ledger.finding import Finding, Level
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.identity import RankKey, UntracedRank
 from swtrace.units import milliseconds
+from tests.support.feeding import feed, ledger
+from tests.support.schedules import simulate
 
 Compute = Callable[[int, int, int], int]
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ledger.feeding import feed, ledger
-from ledger.schedules import simulate
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.what_if import what_if
+from tests.support.feeding import feed, ledger
+from tests.support.schedules import simulate
 
 LAYERS, STEPS = 12, 16
 

@@ -10,16 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon.recorded_run import RecordedRun, series_info
-from daemon.serving import serving
-from damaged_answers import DAMAGED, answering
-from ledger.feeding import feed, ledger
-from ledger.schedules import key
-from patience import patience
-from recording.made import Told, record_rings
-from tui.ring_writer import scenario, write
 
-from observing.settling import settled
 from swtrace import asking
 from swtrace.cli.summary import summarise
 from swtrace.errors import SettingsError
@@ -35,6 +26,15 @@ from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Clock
+from tests.support.daemon_threads import serving
+from tests.support.damaged_answers import DAMAGED, answering
+from tests.support.feeding import feed, ledger
+from tests.support.patience import patience
+from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.schedules import key
+from tests.support.settling import settled
+from tests.support.simulated_recordings import Told, record_rings
+from tests.support.simulated_rings import scenario, write
 
 
 def stalled(folder: Path) -> tuple[int, int]:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ledger import feeding
-from ledger.schedules import RUN, Schedule, key, simulate
 from numpy.typing import NDArray
 
 from swtrace.ledger import Ledger
@@ -19,6 +17,8 @@ from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import STEP_FIELDS, Kind
+from tests.support import feeding
+from tests.support.schedules import RUN, Schedule, key, simulate
 
 
 def write(series: SeriesRecorder, records: Records) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from ledger.schedules import key
-from recording.made import Told, events_of, schedule
 
 from swtrace.observing import Link, OriginStatus, Roster
 from swtrace.observing.events import Event, RankForgotten, RecordsRead, RingsSeen
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
 from swtrace.trace.identity import RankKey
+from tests.support.schedules import key
+from tests.support.simulated_recordings import Told, events_of, schedule
 
 
 def events(*ranks: int) -> list[Event]:

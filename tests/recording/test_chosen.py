@@ -8,12 +8,12 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from ledger.schedules import simulate
 
 import swtrace as api
-from recording.made import record
-from recording.test_commands import swtrace
 from swtrace.recording import chosen
+from tests.recording.test_commands import swtrace
+from tests.support.schedules import simulate
+from tests.support.simulated_recordings import record
 
 STEPS = 300
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from cli.conftest import clean_environment, run_swtrace
-from daemon.recorded_run import RecordedRun
-from patience import patience
 
-from recording.made import record, replayed, schedule
 from swtrace.observing import watch_rings
 from swtrace.recording import Recording
+from tests.cli.conftest import clean_environment, run_swtrace
+from tests.support.patience import patience
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record, replayed, schedule
 
 SWTRACE = [sys.executable, "-m", "swtrace"]
 

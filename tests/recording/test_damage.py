@@ -14,12 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon.recorded_run import RecordedRun
-from patience import patience
-from ranks import fork_server
-from small_disk import tmpfs
 
-from recording.made import record, replay, replayed, schedule, write
 from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
 from swtrace.observing import HostRings
 from swtrace.observing.events import RecordsRead
@@ -27,6 +22,11 @@ from swtrace.recording import Recording
 from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, FrameKind
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
+from tests.support.patience import patience
+from tests.support.ranks import fork_server
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record, replay, replayed, schedule, write
+from tests.support.small_disk import tmpfs
 
 KILLS = 15
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from recording.made import record, schedule
-from recording.test_commands import swtrace
 from swtrace.recording.difference import Change, Difference, _judged
 from swtrace.recording.writer import RecordingWriter
+from tests.recording.test_commands import swtrace
+from tests.support.simulated_recordings import record, schedule
 
 UNITS = {"": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
 

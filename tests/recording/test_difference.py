@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recording.made import record, schedule
 from swtrace.recording import Recording
 from swtrace.recording.blocks import MAX_BLOCKS, BlockMeans
 from swtrace.recording.difference import Change, RecordingDifference, difference
 from swtrace.recording.significance import compare, holm
+from tests.support.simulated_recordings import record, schedule
 
 
 def compared(tmp_path: Path, a: dict[str, int], b: dict[str, int]) -> RecordingDifference:

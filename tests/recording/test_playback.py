@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from recording.made import record, replayed, schedule
 from swtrace.errors import RecordingError
 from swtrace.observing import Roster
 from swtrace.recording import Recording
 from swtrace.recording.playback import Controls, Playback
 from swtrace.session import RecordingSession
+from tests.support.simulated_recordings import record, replayed, schedule
 
 
 class Wall:

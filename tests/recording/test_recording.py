@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon.recorded_run import RecordedRun
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger.schedules import key
 
-from recording.made import Told, events_of, record, record_rings, replayed, schedule, write
 from swtrace.errors import RecordingError, RecordingFormatError
 from swtrace.observing import HostRings, Roster, watch_rings
 from swtrace.observing.events import RankEnded, RankForgotten, RankJoined, RecordsRead, SeriesListed
@@ -24,6 +21,9 @@ from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, LEAST_BYTES, RecordingWriter
 from swtrace.trace import records
 from swtrace.trace.schema import Clock, Untimed
+from tests.support.recorded_run import RecordedRun
+from tests.support.schedules import key
+from tests.support.simulated_recordings import Told, events_of, record, record_rings, replayed, schedule, write
 
 
 @pytest.mark.parametrize("largest", [1, 7, 5000])

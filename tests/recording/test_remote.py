@@ -8,12 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from daemon.recorded_run import RecordedRun
-from daemon.serving import serving
-from patience import patience
 
-from recording.made import replayed
-from recording.test_commands import SWTRACE, swtrace
 from swtrace.cli.child import DaemonProcess
 from swtrace.errors import RecordingError
 from swtrace.observing import Roster, watch_rings
@@ -22,6 +17,11 @@ from swtrace.recording import Recording
 from swtrace.recording.remote import DaemonStream
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import RecordingWriter
+from tests.recording.test_commands import SWTRACE, swtrace
+from tests.support.daemon_threads import serving
+from tests.support.patience import patience
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import replayed
 
 
 def until(condition: Callable[[], bool], step: Callable[[], object]) -> None:

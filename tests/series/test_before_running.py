@@ -12,12 +12,12 @@ from typing import Any, Self
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.blocks import LAYERS, RIGHT, WIDTH, Block, Case, With, outcome, with_both_windows
 from swtrace.errors import SwtraceError
 from swtrace.series import RankGroup, Series
+from tests.support.ranks import run_ranks
+from tests.support.shared_blocks import LAYERS, RIGHT, WIDTH, Block, Case, With, outcome, with_both_windows
 
 
 def _copied(case: Case, checkpoint: dict[str, Tensor]) -> None:

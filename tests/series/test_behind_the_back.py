@@ -15,13 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ranks import run_ranks
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune, vector_to_parameters
 
-from series.blocks import LAYERS, RIGHT, STEPS, WIDTH, Block, Case, With, outcome, with_both_windows
 from swtrace.errors import StaleWindowError
+from tests.support.ranks import run_ranks
+from tests.support.shared_blocks import LAYERS, RIGHT, STEPS, WIDTH, Block, Case, With, outcome, with_both_windows
 
 
 class Attention(nn.Module):

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
-from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.stacks import WIDTH, load, plain_linear, true_weights
 from swtrace.errors import OrderError, StaleWindowError
 from swtrace.series import (
     RankGroup,
@@ -25,6 +23,8 @@ from swtrace.series import (
     register_layer_to_shared_weight_series,
 )
 from swtrace.series.functions import close_all
+from tests.support.ranks import run_ranks
+from tests.support.stacks import WIDTH, load, plain_linear, true_weights
 
 LAYERS = 5
 FEW = 3

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import nn
 
-from series.stacks import load, plain_linear, true_weights
 from swtrace.errors import RegistrationError
 from swtrace.series import (
     RankGroup,
@@ -19,6 +17,8 @@ from swtrace.series import (
     register_layer_to_shared_weight_series,
 )
 from swtrace.series.functions import close_all, series_of
+from tests.support.ranks import run_ranks
+from tests.support.stacks import load, plain_linear, true_weights
 
 LAYERS = 5
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from series.stacks import Stack, true_weights
 from swtrace.series import Series, post_processing
 from swtrace.series.holders import living_modules, referred_to_by_others
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from tests.support.stacks import Stack, true_weights
 
 LOOKS = 5
 

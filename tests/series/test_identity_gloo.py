@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
-from ranks import run_ranks
 from torch import nn
 
-from series.stacks import ForwardDiedError, Stack, plain_linear, true_weights
 from swtrace.series import RankGroup, Series
+from tests.support.ranks import run_ranks
+from tests.support.stacks import ForwardDiedError, Stack, plain_linear, true_weights
 
 LAYERS = (*range(2, 10), 61)
 STEPS = 6

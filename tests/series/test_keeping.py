@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.blocks import LAYERS, RIGHT, Block, Case, With, with_both_windows
+from tests.support.ranks import run_ranks
+from tests.support.shared_blocks import LAYERS, RIGHT, Block, Case, With, with_both_windows
 
 Forward = Callable[[Any, Callable[[int], object], Tensor], Tensor]
 """Of blocks, with what to call on arrival at a layer."""

@@ -9,12 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from series.quantised import Float8, QuantisedLinear, Quantising, QuantMethod, Replacing, Transposing, resident
-from series.stacks import WIDTH, load, true_weights
 from swtrace.errors import OrderError, RegistrationError
 from swtrace.series import Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
 from swtrace.series.payload import ALIGNMENT, PayloadLayout
+from tests.support.quant_methods import (
+    Float8,
+    QuantisedLinear,
+    Quantising,
+    QuantMethod,
+    Replacing,
+    Transposing,
+    resident,
+)
+from tests.support.stacks import WIDTH, load, true_weights
 
 LAYERS = 5
 

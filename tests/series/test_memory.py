@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import Tensor, nn
 
 from swtrace.series import RankGroup, Series
+from tests.support.ranks import run_ranks
 
 LAYERS = 16
 ROWS, COLUMNS = 2048, 4096

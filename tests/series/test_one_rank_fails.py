@@ -6,13 +6,13 @@ import logging
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.stacks import Stack, true_weights
 from swtrace.errors import DisagreementError, RegistrationError, SeriesError
 from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from tests.support.ranks import run_ranks
+from tests.support.stacks import Stack, true_weights
 
 LAYERS = 5
 SPOILT = 3

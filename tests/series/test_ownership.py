@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
 from torch import Tensor, nn
 
-from series.quantised import Float8, QuantisedLinear, Quantising, QuantMethod, Replacing, Transposing, resident
-from series.stacks import WIDTH, ForwardDiedError, Stack, load, true_weights
-from series.test_identity_gloo import matrix
 from swtrace.errors import DisagreementError, StaleWindowError
 from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealOperation, IdealTransport
@@ -20,6 +16,18 @@ from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.ownership import PASSED_ON, CheckingJournal, OwnershipCheck
 from swtrace.series.payload import ALIGNMENT
+from tests.series.test_identity_gloo import matrix
+from tests.support.quant_methods import (
+    Float8,
+    QuantisedLinear,
+    Quantising,
+    QuantMethod,
+    Replacing,
+    Transposing,
+    resident,
+)
+from tests.support.ranks import run_ranks
+from tests.support.stacks import WIDTH, ForwardDiedError, Stack, load, true_weights
 
 LAYERS = 6
 START = 1

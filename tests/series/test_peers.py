@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from patience import eventually, patience
-from ranks import ranks, run_ranks
 from torch import distributed as dist
 
-from series.stacks import Stack, true_weights
 from swtrace.errors import DisagreementError, PeerLostError
 from swtrace.series import RankGroup, Series, recording
+from tests.support.patience import eventually, patience
+from tests.support.ranks import ranks, run_ranks
+from tests.support.stacks import Stack, true_weights
 
 LAYERS = 6
 

@@ -9,11 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from series.quantised import Float8, QuantisedLinear, Quantising, QuantMethod, Replacing, Transposing, resident
-from series.stacks import WIDTH, load, true_weights
 from swtrace.errors import OrderError, RegistrationError
 from swtrace.series import Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from tests.support.quant_methods import (
+    Float8,
+    QuantisedLinear,
+    Quantising,
+    QuantMethod,
+    Replacing,
+    Transposing,
+    resident,
+)
+from tests.support.stacks import WIDTH, load, true_weights
 
 LAYERS = 5
 X = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from patience import patience
-
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.ring_reader import RingReader
+from tests.support.patience import patience
 
 ENDS = {
     "by itself": "pass",

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranks import run_ranks
 
-from series.stacks import ForwardDiedError, Stack, true_weights
 from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series, recording
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
@@ -23,6 +21,8 @@ from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import Occupancy, RingReader
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
+from tests.support.ranks import run_ranks
+from tests.support.stacks import ForwardDiedError, Stack, true_weights
 
 LAYERS = 7
 START = 3

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from series.stacks import ForwardDiedError, Stack, true_weights
 from swtrace.series import Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from tests.support.stacks import ForwardDiedError, Stack, true_weights
 
 LAYERS = 6
 POLICIES = ["static", "rolling"]

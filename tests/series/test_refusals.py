@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import swtrace.series
-from series.stacks import Stack, plain_linear, true_weights
 from swtrace.errors import (
     DisagreementError,
     OrderError,
@@ -22,6 +21,7 @@ from swtrace.errors import (
 )
 from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from tests.support.stacks import Stack, plain_linear, true_weights
 
 LAYERS = 5
 PAIR = RankGroup((4, 6), 1)

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_ranks
-from small_disk import tmpfs
 
-from series.stacks import Stack, true_weights
 from swtrace.errors import RingCreateError
 from swtrace.ledger.facts import Cause
 from swtrace.ledger.verdict import verdict
@@ -26,6 +23,9 @@ from swtrace.trace.directory import ring_paths
 from swtrace.trace.identity import RankKey, SeriesInfo, UntracedRank
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import SERIES_SLOTS
+from tests.support.ranks import run_ranks
+from tests.support.small_disk import tmpfs
+from tests.support.stacks import Stack, true_weights
 
 LAYERS = 5
 STEPS = 6

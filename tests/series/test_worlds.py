@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ranks import run_ranks
 from torch import distributed as dist
 
-from series.stacks import Stack, true_weights
 from swtrace.errors import RegistrationError
 from swtrace.series import RankGroup, Series, recording
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, TransferFlag
+from tests.support.ranks import run_ranks
+from tests.support.stacks import Stack, true_weights
 
 LAYERS = 4
 

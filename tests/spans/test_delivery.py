@@ -9,19 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from daemon.recorded_run import RecordedRun, identity
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from patience import eventually, patience
 
-from spans.finished_steps import finished_steps, origins
-from spans.span_receiver import SpanReceiver, free_port
 from swtrace.ledger.facts import StepFacts
 from swtrace.spans.delivery import DropReason, NoSpans, SpanExport, make_span_sink
 from swtrace.spans.environment import SpanSettings
 from swtrace.spans.origins import rank_resource
 from swtrace.spans.step_spans import span_count
 from swtrace.spans.traces import Sampling
+from tests.support.finished_steps import finished_steps, origins
+from tests.support.patience import eventually, patience
+from tests.support.recorded_run import RecordedRun, identity
+from tests.support.span_receiver import SpanReceiver, free_port
 
 
 class KeepingExporter(SpanExporter):

@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from daemon.recorded_run import RecordedRun, series_info
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -21,14 +20,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from spans.finished_steps import finished_steps, origins
-from spans.span_receiver import SpanReceiver
 from swtrace.ledger.facts import StepFacts
 from swtrace.spans.delivery import make_span_sink
 from swtrace.spans.encoding import batches
 from swtrace.spans.environment import SpanSettings
 from swtrace.spans.step_spans import SpanTable, StepSpans, span_count
 from swtrace.trace.schema import Clock, StepFlag, Untimed
+from tests.support.finished_steps import finished_steps, origins
+from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.span_receiver import SpanReceiver
 
 SEEDS = range(20)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
-from spans.finished_steps import finished_steps, origins
 from swtrace.ledger.facts import CAUSES, StepFacts
 from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, StepSpans, span_count
 from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Clock, Untimed
+from tests.support.finished_steps import finished_steps, origins
+from tests.support.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
 
 COMMON = {"swtrace.run_id", "swtrace.rank", "swtrace.series", "swtrace.step", "swtrace.clock"}
 

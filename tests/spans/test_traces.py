@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daemon.recorded_run import RecordedRun
-
-from spans.finished_steps import finished_steps
 from swtrace.spans.step_spans import STEP, WAIT
 from swtrace.spans.traces import Sampling, position, span_ids, trace_id
+from tests.support.finished_steps import finished_steps
+from tests.support.recorded_run import RecordedRun
 
 
 def test_ids_are_what_the_documentation_says() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from daemon.recorded_run import STALL_NS, RecordedRun
 
 from swtrace.cli.child import DaemonProcess
 from swtrace.testing import read_metrics
 from swtrace.testing.metrics import MetricsError
 from swtrace.testing.tracing import Tracing
+from tests.support.recorded_run import STALL_NS, RecordedRun
 
 
 def test_a_daemons_facts_are_those_of_the_rings() -> None:

@@ -7,22 +7,22 @@ import os
 import sys
 from pathlib import Path
 
-import daemon.recorded_run
 import opentelemetry.sdk.trace.export.in_memory_span_exporter
 import pytest
-from patience import patience
 
 import swtrace.daemon.collector
 import swtrace.testing.limits
+from tests.support import recorded_run
+from tests.support.patience import patience
 
-LOADED_ONCE = (daemon, opentelemetry, swtrace)
+LOADED_ONCE = (recorded_run, opentelemetry, swtrace)
 """pytester forgets what an inner run imports, and numpy cannot be loaded twice: so it is loaded out here."""
 
 pytest_plugins = ["pytester"]
 
 PRELUDE = """
 import os, pytest
-from daemon.recorded_run import RecordedRun
+from tests.support.recorded_run import RecordedRun
 
 def run(swtrace, steps=10, run_id="run"):
     made = RecordedRun(swtrace.directory, run_id=run_id)
@@ -34,7 +34,7 @@ def run(swtrace, steps=10, run_id="run"):
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Return a suite whose tests can write rings: 0.3 ms of stall in a step of 6 ms, at position 2."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.delenv("SWTRACE", raising=False)
     return pytester
 
@@ -111,7 +111,7 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
 def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
     """Below the sentences of the verdict stands the ledger's advice."""
     code = """
-from tui.ring_writer import write
+from tests.support.simulated_rings import write
 
 @pytest.mark.swtrace(max_stall_ratio=0.0001)
 def test_straggler(swtrace):
@@ -305,7 +305,7 @@ def test_the_fixture_answers_questions(suite: pytest.Pytester) -> None:
     result = outcomes(
         suite,
         """
-from daemon.recorded_run import LAYER_NS, STALL_NS, TRANSFER_NS
+from tests.support.recorded_run import LAYER_NS, STALL_NS, TRANSFER_NS
 from swtrace.errors import EmptySelectionError
 
 def test_nothing_at_all(swtrace):

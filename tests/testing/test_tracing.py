@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from ranks import run_ranks
 from torch import nn
 
 from swtrace.observing import watch_rings
@@ -15,6 +14,7 @@ from swtrace.series.group import RankGroup
 from swtrace.series.recording import process_recorder
 from swtrace.series.series import Series
 from swtrace.testing.tracing import Tracing
+from tests.support.ranks import run_ranks
 
 LAYERS, STEPS = 4, 6
 

@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from ring_writer import Order, Writers
 
 from swtrace.observing.roster import TOGETHER_NS, watch_rings
+from tests.support.writer_process import Order, Writers
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from patience import patience
-from ring_writer import Order, Writers, identity, series_info, write
-from small_disk import tmpfs
 
 from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceError
 from swtrace.trace import schema
@@ -26,6 +23,9 @@ from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.records import STEP, checks_hold, clock, observed
 from swtrace.trace.ring_reader import Occupancy, RingReader
+from tests.support.patience import patience
+from tests.support.small_disk import tmpfs
+from tests.support.writer_process import Order, Writers, identity, series_info, write
 
 HOUR_S = 3600
 
@@ -301,7 +301,7 @@ def test_a_ring_is_complete_when_its_name_appears(tmp_path: Path, monkeypatch: p
 def test_no_room_is_an_error_that_names_the_settings(tmp_path: Path) -> None:
     """If the file cannot grow, creation fails with path, size and settings in the error, and leaves nothing behind."""
     code = (
-        "import resource, sys; from pathlib import Path; from ring_writer import identity\n"
+        "import resource, sys; from pathlib import Path; from tests.support.writer_process import identity\n"
         "from swtrace.trace.recorder import Recorder\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "Recorder.create(Path(sys.argv[1]), identity())\n"
@@ -309,7 +309,7 @@ def test_no_room_is_an_error_that_names_the_settings(tmp_path: Path) -> None:
     here = Path(__file__)
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": f"{here.parents[2]}:{here.parent}"},
+        env={**os.environ, "PYTHONPATH": str(here.parents[2])},
         capture_output=True,
         text=True,
         check=False,

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from patience import patience
-from ring_writer import Order, Writers, check, identity, series_info, until, write
 
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import RingReader, RingStatistics
+from tests.support.patience import patience
+from tests.support.writer_process import Order, Writers, check, identity, series_info, until, write
 
 _READ_ALL = """
 import json, sys

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ring_writer import check, identity, series_info, write
 
 from swtrace.errors import RingFormatError
 from swtrace.trace import schema
@@ -22,6 +21,7 @@ from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import RingReader, RingStatistics
 from swtrace.trace.tail import Tail
+from tests.support.writer_process import check, identity, series_info, write
 
 CAPACITY = 64
 

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from ring_writer import Order, Writers, check, until
 
 from swtrace.trace import schema
 from swtrace.trace.ring_reader import RingReader, RingStatistics
+from tests.support.writer_process import Order, Writers, check, until
 
 TRIALS = 200
 

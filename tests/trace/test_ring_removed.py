@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ring_writer import check, identity, series_info, write
 
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.ring_reader import Occupancy, RingReader, RingStatistics
+from tests.support.writer_process import check, identity, series_info, write
 
 
 def step(recorder: Recorder, series: SeriesRecorder) -> None:

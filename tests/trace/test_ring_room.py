@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ring_writer import Order, Writers, identity
-from small_disk import tmpfs
 
 from swtrace.errors import RingCreateError
 from swtrace.trace import directory as folder
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.header import file_bytes
 from swtrace.trace.recorder import Recorder
+from tests.support.small_disk import tmpfs
+from tests.support.writer_process import Order, Writers, identity
 
 RING_BYTES = file_bytes(64)
 ROOM = 3

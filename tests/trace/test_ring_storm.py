@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.daemon_command import DaemonCommand, daemon
-from daemon.recorded_run import RecordedRun
-from ring_writer import Order, Writers
-
 from swtrace.trace.schema import HEADER_BYTES
+from tests.support.daemon_command import DaemonCommand, daemon
+from tests.support.recorded_run import RecordedRun
+from tests.support.writer_process import Order, Writers
 
 DEFAULT_S = 4.0
 MOST_BAD = 12

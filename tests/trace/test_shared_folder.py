@@ -7,9 +7,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from daemon.recorded_run import identity
 
 from swtrace.trace.recorder import Recorder
+from tests.support.recorded_run import identity
 
 
 @pytest.mark.parametrize(

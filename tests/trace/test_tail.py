@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ring_writer import Order, Writers, check, identity, series_info, until, write
 
 from swtrace.observing import watch_rings
 from swtrace.trace.clocks import ClockAnchor, boot_id
@@ -16,6 +15,7 @@ from swtrace.trace.machine import MachineNoise
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.tail import SLICE, Tail
+from tests.support.writer_process import Order, Writers, check, identity, series_info, until, write
 
 
 def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:

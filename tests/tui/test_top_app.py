@@ -25,8 +25,8 @@ from swtrace import units
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing import Link, OriginStatus, watch_rings
 from swtrace.trace.schema import Phase
-from tui.ring_writer import scenario, write
-from tui.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
+from tests.support.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
+from tests.support.simulated_rings import scenario, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from daemon.serving import serving
-from patience import patience
-from recording.made import Told, events_of
 from swtrace_tui.once import overview, read, silent
 from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Filter, picture
@@ -30,8 +27,11 @@ from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Phase
-from tui.ring_writer import scenario, write
-from tui.scenes import Still, app_over, empty, observation_of, pictured, press, run, shown, until
+from tests.support.daemon_threads import serving
+from tests.support.patience import patience
+from tests.support.scenes import Still, app_over, empty, observation_of, pictured, press, run, shown, until
+from tests.support.simulated_recordings import Told, events_of
+from tests.support.simulated_rings import scenario, write
 
 
 def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:

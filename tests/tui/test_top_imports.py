@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from test_layering import EXPORTERS, RUNTIME, loaded
+from tests.test_layering import EXPORTERS, RUNTIME, loaded
 
 _RUN = """
 import asyncio, pathlib

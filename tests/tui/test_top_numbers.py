@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from patience import patience
 from swtrace_tui.once import overview, read
 from swtrace_tui.palette import Span
 from swtrace_tui.picture import Filter, phase_of, picture
@@ -20,8 +19,9 @@ from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.observing import watch_rings
 from swtrace.trace.schema import Phase
-from tui.ring_writer import write
-from tui.scenes import pictured
+from tests.support.patience import patience
+from tests.support.scenes import pictured
+from tests.support.simulated_rings import write
 
 
 def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:

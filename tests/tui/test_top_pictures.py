@@ -14,8 +14,8 @@ import pytest
 from swtrace_tui.app import screenshot
 from swtrace_tui.preferences import Configuration
 
-from tui.ring_writer import scenario
-from tui.scenes import Still, app_over, observation_of, settled, shown, until
+from tests.support.scenes import Still, app_over, observation_of, settled, shown, until
+from tests.support.simulated_rings import scenario
 
 PINNED = Path(__file__).parent / "pictures"
 

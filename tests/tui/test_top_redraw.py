@@ -17,8 +17,8 @@ from textual.geometry import Region
 from textual.widget import Widget
 
 from swtrace.observing import Observation
-from tui.ring_writer import scenario
-from tui.scenes import Still, app_over, observation_of, settled, until
+from tests.support.scenes import Still, app_over, observation_of, settled, until
+from tests.support.simulated_rings import scenario
 
 _KEYS = ("m", "w", "up", "down", "left", "right", "home", "end", "g", "1", "2", "2", "2")
 

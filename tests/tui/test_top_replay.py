@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from patience import patience
-from recording.made import record, replayed, schedule
 from swtrace_tui.picture import Filter, RankState, picture
 from swtrace_tui.replay_app import ReplayApp
 
@@ -25,8 +23,10 @@ from swtrace.recording.format import FRAME_BYTES, FrameKind
 from swtrace.recording.playback import Controls, Playback
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import RecordingWriter
-from tui.ring_writer import write
-from tui.scenes import press, run, shown, until
+from tests.support.patience import patience
+from tests.support.scenes import press, run, shown, until
+from tests.support.simulated_recordings import record, replayed, schedule
+from tests.support.simulated_rings import write
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from daemon.recorded_run import RecordedRun, series_info
-from observing.settling import settled
 from swtrace_tui.once import overview
 from swtrace_tui.palette import DARK
 from swtrace_tui.picture import Filter, RankState, picture
@@ -18,7 +16,9 @@ from swtrace import units
 from swtrace.observing import watch_rings
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.schema import Clock
-from tui.ring_writer import RingWriter, scenario, write
+from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.settling import settled
+from tests.support.simulated_rings import RingWriter, scenario, write
 
 NEWEST = 72
 

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from patience import patience
-
-from tui.ring_writer import write
+from tests.support.patience import patience
+from tests.support.simulated_rings import write
 
 _LIBRARIES = "import numpy, textual.app, textual.widgets, typer, pydantic, rich.console, rich.progress"
 _TURNS = 3

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from device_claims import mixture
-from device_rig import SimulatedRig
-from device_scenarios import Program
-from device_schedule import Durations
-from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 
 from swtrace.trace import records as columns
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, Untimed
+from tests.support.device.claims import mixture
+from tests.support.device.expected import Durations
+from tests.support.device.lone_rank import Program
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 
 LAYERS = 7
 REPLAYS = 1_000

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from device_claims import LAYERS, MS, STEPS, US, close_enough, cost, long_run, mixture, sampled, timing
-from device_rig import SimulatedRig
-from simulated_device import SimulatedDevice
-from simulated_work import DeviceClock
+
+from tests.support.device.claims import LAYERS, MS, STEPS, US, close_enough, cost, long_run, mixture, sampled, timing
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.device.simulated_work import DeviceClock
 
 
 @pytest.fixture

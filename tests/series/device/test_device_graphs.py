@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from device_rig import SimulatedRig
-from device_scenarios import ForwardDiedError, Program
-from device_schedule import Durations
-from simulated_device import SimulatedDevice
 
 from swtrace.errors import OrderError
 from swtrace.series.journal import RUN_STEPS
 from swtrace.trace import records as columns
 from swtrace.trace.schema import Kind, StepFlag, TransferFlag, Untimed
+from tests.support.device.expected import Durations
+from tests.support.device.lone_rank import ForwardDiedError, Program
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice
 
 LAYERS = 7
 STEP = 2_000_000

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_rig import SimulatedRig
-from device_scenarios import ForwardDiedError, Program
-from device_schedule import Durations
-from simulated_device import SimulatedDevice
-from simulated_work import DeviceClock
 
 from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
 from swtrace.series.journal import DEFAULT_EVERY, RUN_STEPS
 from swtrace.trace import records as columns
 from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
+from tests.support.device.expected import Durations
+from tests.support.device.lone_rank import ForwardDiedError, Program
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.device.simulated_work import DeviceClock
 
 LAYERS = 7
 CALL = 1_000

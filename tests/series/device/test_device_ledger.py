@@ -7,10 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device_rig import SimulatedRig
-from device_scenarios import ForwardDiedError, Program
-from device_schedule import Durations
-from simulated_device import SimulatedDevice
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, Oddities, Outcome
@@ -18,6 +14,10 @@ from swtrace.series.journal import RUN_STEPS
 from swtrace.trace.records import STEP
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, Untimed
+from tests.support.device.expected import Durations
+from tests.support.device.lone_rank import ForwardDiedError, Program
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice
 
 LAYERS = 7
 

@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import device_scenarios
 import pytest
 import torch
-from device_rig import SimulatedRig
-from device_scenarios import ForwardDiedError, LonePeerMover, Program
-from device_schedule import Durations
-from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 from torch import Tensor
 
 from swtrace.errors import StaleWindowError
 from swtrace.series import post_processing
 from swtrace.series.ownership import OwnershipCheck, tag_of
 from swtrace.series.payload import ALIGNMENT
+from tests.support.device import lone_rank
+from tests.support.device.expected import Durations
+from tests.support.device.lone_rank import ForwardDiedError, LonePeerMover, Program
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
 
 LAYERS = 7
 TRANSFERS = {"slow": 200_000, "about as long as a linear": 27_000, "fast": 500}
@@ -77,7 +77,7 @@ class SimulatedCheck(OwnershipCheck):
 def checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every series of these tests check on the simulated device."""
     monkeypatch.setattr(post_processing, "OwnershipCheck", SimulatedCheck)
-    monkeypatch.setattr(device_scenarios, "LonePeerMover", TaggedPeerMover)
+    monkeypatch.setattr(lone_rank, "LonePeerMover", TaggedPeerMover)
     monkeypatch.setattr(SimulatedCheck, "looks", 0)
 
 
@@ -192,7 +192,7 @@ def test_stale_reads_in_a_replayed_graph_are_found(
 
 def test_without_the_check_a_replay_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same graph reads stale weights in every replay, without an error."""
-    monkeypatch.setattr(device_scenarios, "LonePeerMover", LonePeerMover)
+    monkeypatch.setattr(lone_rank, "LonePeerMover", LonePeerMover)
     program = make(tmp_path, "slow", check=False)
     with deaf(monkeypatch, unordered_reader(program)):
         program.capture()

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device_rig import SimulatedRig
-from device_scenarios import Program
-from device_schedule import Durations, Schedule
-from simulated_device import SimulatedDevice
-from simulated_work import DeviceClock
 
 from swtrace.trace.schema import Clock, Observed, TransferFlag
+from tests.support.device.expected import Durations, Schedule
+from tests.support.device.lone_rank import Program
+from tests.support.device.rig import SimulatedRig
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.device.simulated_work import DeviceClock
 
 STEPS = 6
 """Fewer than there are sheets: the host may be as far ahead as it likes."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
-from simulated_work import DeviceClock, SimulatedGraph
 
 from swtrace.series.device import event_clock
 from swtrace.series.device.event_clock import EventClock
+from tests.support.device.simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
+from tests.support.device.simulated_work import DeviceClock, SimulatedGraph
 
 SECOND_NS = 1_000_000_000
 STEP_NS = 20_000_000

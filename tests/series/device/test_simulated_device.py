@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
-from simulated_stamps import ANSWER_NS, SimulatedStamps
-from simulated_work import DeviceClock, Effect, SimulatedGraph, Work
+
+from tests.support.device.simulated_device import SimulatedDevice, SimulatedEvent, SimulatedStream
+from tests.support.device.simulated_stamps import ANSWER_NS, SimulatedStamps
+from tests.support.device.simulated_work import DeviceClock, Effect, SimulatedGraph, Work
 
 CALL = 1_000
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from simulated_device import SimulatedDevice
-from simulated_stamps import ANSWER_NS, SimulatedCorrespondent
-from simulated_work import DeviceClock
 
 from swtrace.series.device import stamp_clock
 from swtrace.series.device.stamp_clock import StampClock, Words
+from tests.support.device.simulated_device import SimulatedDevice
+from tests.support.device.simulated_stamps import ANSWER_NS, SimulatedCorrespondent
+from tests.support.device.simulated_work import DeviceClock
 
 SECOND_NS = 1_000_000_000
 

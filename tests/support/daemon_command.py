@@ -1,0 +1,70 @@
+"""``swtrace daemon`` as a separate process, as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.support.patience import patience
+
+ROOT = Path(__file__).parents[2]
+LIMITS = httpx.Limits(keepalive_expiry=1.0)
+"""A client closes an idle connection well before the server does after five seconds. Otherwise a request of a slow
+process can meet a connection that is just being closed."""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment without settings of swtrace and OpenTelemetry, plus the given ones."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(("SWTRACE", "OTEL_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), **changes}
+
+
+@dataclass(frozen=True)
+class DaemonCommand:
+    """A running daemon, and a client of it."""
+
+    process: subprocess.Popen[str]
+    client: httpx.Client
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of all samples of this name with at least these labels."""
+        wanted = [f'{label}="{text}"' for label, text in labels.items()]
+        lines = self.client.get("/metrics").text.splitlines()
+        samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(float(line.rpartition(" ")[2]) for line in samples if all(label in line for label in wanted))
+
+    def end(self, number: int = signal.SIGTERM) -> str:
+        """Send the signal, wait for the daemon to end, and return its stderr."""
+        self.process.send_signal(number)
+        _out, err = self.process.communicate(timeout=patience())
+        return err
+
+
+@contextmanager
+def daemon(directory: Path, **settings: str) -> Iterator[DaemonCommand]:
+    """Run a daemon over a folder of rings. Kill it at the end if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(directory), "--json"],
+        env=environment(**settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate(timeout=patience())[1]
+        with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
+            yield DaemonCommand(process, client)
+    finally:
+        process.kill()
+        process.communicate(timeout=patience())

@@ -1,0 +1,44 @@
+"""A daemon inside the test process: the real observer, application and HTTP server, in threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from swtrace.daemon.daemon_settings import Listen
+from swtrace.daemon.http_app import make_app
+from swtrace.daemon.observer import Observer
+from swtrace.daemon.server import bind, server_config, url
+from swtrace.observing import HostRings
+from swtrace.spans.delivery import NoSpans, SpanSink
+from tests.support.daemon_command import LIMITS
+from tests.support.patience import patience
+
+
+@contextmanager
+def serving(
+    directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | None = None, port: int = 0
+) -> Iterator[httpx.Client]:
+    """Serve a folder of rings, on a free port unless one is given, and yield a client."""
+    rings = HostRings(directory, rescan_s=0)
+    observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
+    listener = bind(Listen("127.0.0.1", port))
+    server = uvicorn.Server(server_config(make_app(observer)))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    base_url = url(listener)
+    observer.start()
+    thread.start()
+    try:
+        with httpx.Client(base_url=base_url, timeout=patience(), limits=LIMITS) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(patience())
+        listener.close()
+        observer.stop(30)
+        rings.close()

@@ -1,0 +1,73 @@
+"""An engine over two workers that somebody ends on purpose, in each of the ways that vLLM knows. In a rank."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from swtrace.trace.directory import ring_paths
+from swtrace.trace.ring_reader import RingReader
+from tests.support.patience import patience
+from tests.support.vllm.faults import engine, generate
+
+LONG = 200
+"""Tokens of a generation that is amid its steps when the end comes."""
+
+
+def end(model: Path, name: str, how: str) -> dict[int, str]:
+    """Serve in another process and end it. Return the state of each rank's ring once none is locked any more."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(model, name, how, theirs))
+    process.start()
+    theirs.close()
+    workers: list[int] = mine.recv()
+    if how.startswith("workers"):
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+    elif how.startswith("all"):
+        for pid in (*workers, process.pid or 0):
+            os.kill(pid, signal.SIGTERM)
+    elif how.startswith("engine"):
+        os.kill(process.pid or 0, signal.SIGKILL)
+    rings = [RingReader.open(path) for path in ring_paths(Path(os.environ["SWTRACE_DIR"]))]
+    deadline = time.monotonic() + patience()
+    while any(ring.alive() for ring in rings) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    return {ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings}
+
+
+def _close_for_ever(_worker: Any) -> None:
+    """Let this worker wait for peers that never receive its broadcasts, as if they were gone."""
+    from swtrace.vllm import steps
+
+    patch.object(steps, "forget", lambda: time.sleep(patience())).start()
+
+
+def _serve(model: Path, name: str, how: str, pipe: Connection) -> None:
+    llm = engine(model, name)
+    generate(llm, 2)
+    executor: Any = llm.llm_engine.engine_core.engine_core.model_executor
+    pipe.send([handle.proc.pid for handle in executor.workers])
+    if how.endswith("amid a step"):
+        generate(llm, LONG)
+    elif how == "shutdown":
+        executor.shutdown()
+    elif how == "killed while closing":
+        executor.collective_rpc(_close_for_ever)
+        executor.shutdown()
+    elif how == "deleted":
+        del executor, llm
+        gc.collect()
+    elif how == "exit":
+        return
+    time.sleep(patience())

@@ -1,0 +1,57 @@
+"""A server that is stopped on purpose leaves closed rings, and none of its ranks counts as dead."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from swtrace.cli.vllm_ranks import fork_ranks
+from tests.support.patience import patience
+from tests.support.vllm.faults import LAYERS, SERIES
+from tests.support.vllm.planned_ends import end
+from tests.support.vllm.tiny_models import TinyDeepSeek
+
+pytestmark = [pytest.mark.mla, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    """Return a model of the kind that tensor parallel ranks can share."""
+    TinyDeepSeek(layers=LAYERS).save(folder / "ends")
+    return folder / "ends"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "shutdown",
+        "killed while closing",
+        "workers terminated amid a step",
+        "all terminated amid a step",
+        "engine killed",
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("deleted", "exit", "workers terminated", "all terminated")
+        ),
+    ],
+)
+def test_a_planned_end_closes_every_ring(how: str, model: Path, folder: Path) -> None:
+    """However vLLM ends its workers, each marks its ring as closed, before it can be killed for taking too long."""
+    here = folder / f"end-{how.replace(' ', '-')}"
+    here.mkdir()
+    name = f"end-{secrets.token_hex(4)}"
+    environment = {
+        "SWTRACE": "1",
+        "SWTRACE_DIR": str(here / "rings"),
+        "SWTRACE_SERIES": SERIES,
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1" if how == "killed while closing" else "5",
+    }
+    try:
+        (states,) = fork_ranks(end, (model, name, how), here, environment=environment, timeout_s=patience(240))
+    finally:
+        # vLLM's CPU build forgets these, sharing or not.
+        for left in Path("/dev/shm").glob(f"{name}-*"):
+            left.unlink()
+    assert states == {0: "closed", 1: "closed"}

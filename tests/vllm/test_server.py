@@ -1,0 +1,130 @@
+"""The OpenAI-compatible server on two tensor parallel ranks of an MLA model, whose first projection they share."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from swtrace.cli.vllm_ranks import fork_ranks
+from swtrace.trace.ring_reader import RingReader
+from tests.support.vllm.pipeline import generate_one_by_one, unique_rendezvous
+from tests.support.vllm.server import PROMPTS, TOKENS, answers, serving, temporary_folder
+from tests.support.vllm.tiny_models import TinyDeepSeek
+from tests.support.vllm.vllm_runs import Samples, by_rank, watch
+
+pytestmark = pytest.mark.mla
+
+SERIES = "self_attn.fused_qkv_a_proj"
+MODEL = TinyDeepSeek()
+LEFT_BY_VLLM = {"*", f"torchinductor_{getpass.getuser()}", "vllm_dist_*"}
+"""In ``TMPDIR``, by a server that does not share, eager."""
+MODES = {"eager": ("--enforce-eager",), "compiled": ()}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One server's answers and what was left when it had been interrupted."""
+
+    answers: dict[str, list[tuple[int, ...]]]
+    status: int
+    orphans: list[int]
+    left_files: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A server with sharing, and what comes without."""
+
+    answers: dict[str, list[tuple[int, ...]]]
+    """Without sharing. Eagerly they are an engine's without a server, which is started in a tenth of the time."""
+    control: Served | None
+    shared: Served
+    samples: Samples
+    rings: Path
+
+
+def _serve(folder: Path, environment: dict[str, str], options: tuple[str, ...], plain_linears: str = "") -> Served:
+    model = folder.parent / "model"
+    with temporary_folder() as temporary:
+        environment = {**environment, "TMPDIR": str(temporary)}
+        with serving(model, folder, environment, options=options, plain_linears=plain_linears) as server:
+            got = answers(server)
+            status = server.interrupt()
+            orphans = server.remaining_processes()
+        return Served(got, status, orphans, _kinds(temporary))
+
+
+def _kinds(folder: Path) -> set[str]:
+    """Return the names of what lies in a folder, without what makes each unique."""
+    return {re.sub(r"[0-9a-f-]{8,}", "*", path.name) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module", params=["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
+    """Return the answers with and without sharing, in both modes."""
+    here = folder / f"server-{request.param}"
+    MODEL.save(here / "model")
+    options = MODES[request.param]
+    control = None
+    if request.param == "eager":
+        with unique_rendezvous(here) as rendezvous:
+            generate = partial(generate_one_by_one, here / "model", rendezvous, PROMPTS, TOKENS, MODEL.layers)
+            first, second = fork_ranks(generate, (), here, ranks=2)
+        assert first == second
+        expected = {"alone": list(first), "streamed": list(first)}
+    else:
+        control = _serve(here / "control", {}, options, plain_linears=SERIES)
+        expected = control.answers
+    shared, samples = watch(
+        here / "shared",
+        TOKENS,
+        lambda environment: _serve(here / "shared", environment, options),
+        SWTRACE_SERIES=SERIES,
+    )
+    return Pair(expected, control, shared, samples, here / "shared" / "rings")
+
+
+def test_answers_are_equal(pair: Pair) -> None:
+    """Requests one by one, streamed, and several at once get the answers that come without sharing.
+
+    Where prompts meet in an eager batch, vLLM's MLA on CPU answers otherwise, sharing or not: those are not compared.
+    """
+    shared = pair.shared.answers
+    assert all(len(tokens) == TOKENS for way in shared.values() for tokens in way)
+    assert {way: shared[way] for way in pair.answers} == pair.answers
+    assert shared["streamed"] == shared["alone"]
+
+
+def test_the_tensor_parallel_group_shares(pair: Pair) -> None:
+    """The series holds the linear of every layer once over both ranks, beside their windows."""
+    infos = [labels for labels, _ in pair.samples["swtrace_series_info"]]
+    assert {(info["series"], info["rank"], info["group_size"], info["model"]) for info in infos} == {
+        (SERIES, "0", "2", "tiny"),
+        (SERIES, "1", "2", "tiny"),
+    }
+    owned = by_rank(pair.samples, "swtrace_series_bytes", kind="owned")
+    assert sum(owned.values()) == MODEL.layers * MODEL.layer_bytes
+
+
+def test_ranks_stay_in_lockstep(pair: Pair) -> None:
+    """Both ranks took the same steps, waited for each layer in each, and lost no record."""
+    steps = by_rank(pair.samples, "swtrace_steps_total")
+    assert steps[0] == steps[1] >= TOKENS
+    assert by_rank(pair.samples, "swtrace_waits_total") == {rank: MODEL.layers * count for rank, count in steps.items()}
+    assert sum(by_rank(pair.samples, "swtrace_ring_lost_records_total").values()) == 0
+
+
+def test_interrupt_ends_everything(pair: Pair) -> None:
+    """After Ctrl-C no process is left, and no file but the two rings, whose writers are gone."""
+    assert pair.shared.status == 0
+    assert pair.shared.orphans == []
+    assert pair.shared.left_files == (LEFT_BY_VLLM if pair.control is None else pair.control.left_files)
+    rings = [RingReader.open(path) for path in pair.rings.iterdir()]
+    assert sorted((ring.identity.rank, ring.alive()) for ring in rings) == [(0, False), (1, False)]
+    for ring in rings:
+        ring.close()
