@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from typing import Self
+
 
 class SwtraceError(Exception):
     """Base of every error that swtrace raises on purpose."""
 
 
 class SettingsError(SwtraceError):
-    """A setting has an invalid value."""
+    """A setting or an option has an invalid value."""
+
+    @classmethod
+    def of(cls, name: str, value: object, must_be: str) -> Self:
+        """Return the error about a value: the setting as the user wrote it, its value, and what it must be."""
+        shown = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
+        return cls(f"{name}={shown}: must be {must_be}")
 
 
 class EmptySelectionError(SwtraceError):

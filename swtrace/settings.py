@@ -9,7 +9,6 @@ Standard library only: launchers, readers and ranks all load this module.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -78,7 +77,7 @@ class Settings:
             SettingsError: ``values`` is not a mapping, has an unknown key, or a value that cannot be used.
         """
         if not isinstance(values, Mapping):
-            raise SettingsError(f"additional_config[{CONFIG_KEY!r}]={values!r}: must be a mapping of settings")
+            raise SettingsError.of(f"additional_config[{CONFIG_KEY!r}]", values, "a mapping of settings")
         changes = {}
         for key, value in values.items():
             known = _BY_KEY.get(key)
@@ -281,8 +280,7 @@ class _Setting:
         try:
             return self.parse(value)
         except (ValueError, OverflowError):  # OverflowError: a whole number too large for a float
-            shown = repr(value) if isinstance(value, str) else json.dumps(value, default=repr)
-            raise SettingsError(f"{name}={shown}: must be {self.must_be}") from None
+            raise SettingsError.of(name, value, self.must_be) from None
 
 
 _FLAG = "on (1, true, yes) or off (0, false, no)"

@@ -21,14 +21,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from swtrace.errors import SwtraceError
 
     prepare()
+    from typer import TyperException
+
     from swtrace.cli.commands import app
+    from swtrace.cli.usage import usage_error
 
     status: object = ExitCode.SUCCESS
     try:
         try:
-            app(args=arguments, prog_name="swtrace")
+            status = app(args=arguments, prog_name="swtrace", standalone_mode=False)
         except SystemExit as ended:
             status = ended.code
+        except TyperException as error:
+            raise usage_error(error) from error
         sys.stdout.flush()
     except SwtraceError as error:
         status = exit_code(error)

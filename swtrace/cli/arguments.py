@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _Value = TypeVar("_Value", str, Path)
+_Word = TypeVar("_Word", bound=StrEnum)
 
 
 class PhaseName(StrEnum):
@@ -31,10 +34,68 @@ def not_empty(option: str, kind: type[_Value]) -> Callable[[str | Path], _Value]
 
     def parse(text: str | Path) -> _Value:
         if not str(text).strip():
-            raise CommandError(f"{option}={str(text)!r}: must not be empty", ExitCode.USAGE)
+            raise SettingsError(f"{option}={str(text)!r}: must not be empty")
         return kind(text)
 
     return parse
+
+
+def whole_number(option: str, low: int, high: int | None = None) -> Callable[[str | int], int]:
+    """Return a parser of whole numbers from ``low`` to ``high``."""
+    must_be = f"a whole number, at least {low}" if high is None else f"a whole number from {low} to {high}"
+
+    def parse(text: str | int) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise SettingsError.of(option, text, must_be)
+        return value
+
+    return parse
+
+
+def number(option: str, low: float, high: float | None = None, *, of: str = "") -> Callable[[str | float], float]:
+    """Return a parser of finite numbers from ``low`` to ``high``; ``of`` names their unit, such as ``seconds``."""
+    must_be = f"a number of {of}" if of else "a number"
+    must_be += f", at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < low or (high is not None and value > high):
+            raise SettingsError.of(option, text, must_be)
+        return value
+
+    return parse
+
+
+def choice_option(*names: str, kind: type[_Word], metavar: str, text: str, panel: str | None = None) -> Any:
+    """Return an option that takes a word of ``kind``; its help is ``text`` and the words."""
+    *others, last = kind
+
+    def parse(word: str) -> _Word:
+        try:
+            return kind(word)
+        except ValueError:
+            raise SettingsError.of(names[0], word, f"one of: {', '.join(kind)}") from None
+
+    return typer.Option(
+        *names,
+        help=f"{text}: {', '.join(others)} or {last}.",
+        metavar=metavar,
+        parser=parse,
+        autocompletion=lambda: list(kind),
+        rich_help_panel=panel,
+    )
+
+
+def phase_option(text: str) -> Any:
+    """Return the option ``--phase`` with ``text`` as its help."""
+    return choice_option("--phase", kind=PhaseName, metavar="PHASE", text=text)
 
 
 def run_option(text: str) -> Any:
@@ -62,13 +123,11 @@ def addresses(connect: str) -> list[str]:
     """Return the addresses that ``--connect`` lists.
 
     Raises:
-        CommandError: the list is empty.
+        SettingsError: the list is empty.
     """
     found = [each.strip() for each in connect.split(",") if each.strip()]
     if not found:
-        raise CommandError(
-            f"--connect={connect!r}: must be HOST:PORT, or a comma-separated list of them", ExitCode.USAGE
-        )
+        raise SettingsError.of("--connect", connect, "HOST:PORT, or a comma-separated list of them")
     return found
 
 

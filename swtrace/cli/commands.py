@@ -20,8 +20,10 @@ from swtrace.cli.report import report
 from swtrace.cli.run import run
 from swtrace.cli.stats import stats
 from swtrace.cli.top import replay, top
+from swtrace.cli.usage import Command, Group
 
 app = typer.Typer(
+    cls=Group,
     name="swtrace",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -29,19 +31,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("demo")(demo)
-app.command("demo-vllm")(demo_vllm)
+app.command("demo", cls=Command)(demo)
+app.command("demo-vllm", cls=Command)(demo_vllm)
 # Everything from the first word that is not an option belongs to the command, with or without `--`.
-app.command("run", context_settings={"allow_interspersed_args": False})(run)
-app.command("top")(top)
-app.command("daemon")(daemon)
-app.command("record")(record)
-app.command("replay")(replay)
-app.command("stats")(stats)
-app.command("diff")(diff)
-app.command("export")(export)
-app.command("report")(report)
-app.command("doctor")(doctor)
+app.command("run", cls=Command, context_settings={"allow_interspersed_args": False})(run)
+for name, command in (
+    ("top", top),
+    ("daemon", daemon),
+    ("record", record),
+    ("replay", replay),
+    ("stats", stats),
+    ("diff", diff),
+    ("export", export),
+    ("report", report),
+    ("doctor", doctor),
+):
+    app.command(name, cls=Command)(command)
 app.add_typer(dashboards, name="dashboards")
 
 

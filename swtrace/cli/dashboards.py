@@ -11,9 +11,10 @@ import typer
 
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError
+from swtrace.cli.usage import Command, Group
 
 dashboards = typer.Typer(
-    no_args_is_help=True, help="Export Grafana dashboards and Prometheus rules for your own servers."
+    cls=Group, no_args_is_help=True, help="Export Grafana dashboards and Prometheus rules for your own servers."
 )
 
 _PROMETHEUS = "http://prometheus:9090"
@@ -38,7 +39,7 @@ def _about() -> None:
     """Export Grafana dashboards and Prometheus rules for your own servers."""
 
 
-@dashboards.command("export")
+@dashboards.command("export", cls=Command)
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if missing.")],
     *,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import PhaseName, not_empty
+from swtrace.cli.arguments import PhaseName, not_empty, phase_option
 from swtrace.cli.console import data, narration, table, write_json
 from swtrace.cli.exit_codes import CommandError
-from swtrace.cli.recorded import Salvage, opened, say_missing
+from swtrace.cli.recorded import WARMUP, Salvage, Warmup, opened, say_missing
 from swtrace.units import counted
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ def diff(
     ],
     *,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
-    phase: Annotated[
-        PhaseName | None, typer.Option(help="Only steps of this phase.", metavar="|".join(PhaseName))
-    ] = None,
-    warmup: Annotated[int, typer.Option(help="Skip the first N steps.", metavar="N", min=0)] = 3,
+    phase: Annotated[PhaseName | None, phase_option("Only steps of this phase")] = None,
+    warmup: Warmup = WARMUP,
     salvage: Salvage = False,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 1 if step time or stall got worse, or could not be compared.")

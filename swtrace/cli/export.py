@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli.arguments import file_option, refuse_own_input
+from swtrace.cli.arguments import choice_option, file_option, number, refuse_own_input
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
@@ -53,25 +53,35 @@ class Protocol(StrEnum):
 def export(
     files: Files,
     *,
-    to: Annotated[Format, typer.Option("--format", "-f", help="Output format.", metavar="|".join(Format))],
+    to: Annotated[Format, choice_option("--format", "-f", kind=Format, metavar="FORMAT", text="Format of the output")],
     output: Annotated[
         Path | None,
         file_option("--output", "-o", text="File to write, or - for stdout (not for otlp)."),
     ] = None,
     table: Annotated[
         Rows | None,
-        typer.Option(help="parquet, csv: one row per wait or per step. Default: waits.", metavar="|".join(Rows)),
+        choice_option("--table", kind=Rows, metavar="ROWS", text="parquet, csv: what a row is (default waits)"),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option(help="otlp: the collector. Default: OTEL_EXPORTER_OTLP_ENDPOINT.", metavar="URL")
+        str | None, typer.Option(help="otlp: the collector. Default: `OTEL_EXPORTER_OTLP_ENDPOINT`.", metavar="URL")
     ] = None,
     protocol: Annotated[
         Protocol | None,
-        typer.Option(help="otlp: protocol of the collector. Default: http/protobuf.", metavar="|".join(Protocol)),
+        choice_option(
+            "--protocol",
+            kind=Protocol,
+            metavar="PROTOCOL",
+            text="otlp: the collector's protocol (default http/protobuf)",
+        ),
     ] = None,
     sample: Annotated[
         float | None,
-        typer.Option(help="otlp: share of the steps to send. Default: all.", metavar="SHARE", min=0.0, max=1.0),
+        typer.Option(
+            "--sample",
+            help="otlp: share of the steps to send, from 0 to 1. Default: all.",
+            metavar="SHARE",
+            parser=number("--sample", 0, 1),
+        ),
     ] = None,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     salvage: Salvage = False,

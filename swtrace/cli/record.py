@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import addresses, exclusive, file_option, run_option
+from swtrace.cli.arguments import addresses, exclusive, file_option, number, run_option, whole_number
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -45,7 +44,15 @@ def record(
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
     ] = None,
     run_id: Annotated[str | None, run_option("Record only this run. Default: every run.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Stop after this time.", metavar="SECONDS")] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration",
+            help="Stop after this time.",
+            metavar="SECONDS",
+            parser=number("--duration", 0, of="seconds"),
+        ),
+    ] = None,
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop when every rank has ended.")] = False,
     max_size: Annotated[
         str | None,
@@ -58,7 +65,13 @@ def record(
         ),
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(help="With --rotate: keep only the newest N files.", metavar="N", min=1)
+        int | None,
+        typer.Option(
+            "--keep",
+            help="With --rotate: keep only the newest N files.",
+            metavar="N",
+            parser=whole_number("--keep", 1),
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
@@ -74,8 +87,6 @@ def record(
     exclusive({"--dir": directory, "--connect": connect})
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
-    if duration is not None and not 0 <= duration < math.inf:
-        raise CommandError(f"--duration={duration:g}: must be a number of seconds, 0 or more", ExitCode.USAGE)
     if str(output) == "-":
         raise CommandError("a recording cannot be written to stdout; --output must be a file", ExitCode.USAGE)
     allow_open_files()

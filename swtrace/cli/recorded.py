@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import not_empty
-from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.arguments import not_empty, whole_number
+from swtrace.errors import SettingsError
 from swtrace.units import counted
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ Salvage = Annotated[bool, typer.Option("--salvage", help="Skip damaged parts, an
 Steps = Annotated[
     str | None, typer.Option("--steps", help="Only steps with these numbers: 100:200, 100: or :200.", metavar="FROM:TO")
 ]
-Warmup = Annotated[int, typer.Option(help="Skip the first N steps.", metavar="N", min=0)]
+Warmup = Annotated[
+    int, typer.Option("--warmup", help="Skip the first N steps.", metavar="N", parser=whole_number("--warmup", 0))
+]
 WARMUP = 3
 """The default of ``swtrace diff``."""
 
@@ -43,16 +45,16 @@ def step_range(text: str | None) -> slice | None:
     """Return the steps of ``FROM:TO``.
 
     Raises:
-        CommandError: the text is invalid or selects no step.
+        SettingsError: the text is invalid or selects no step.
     """
     if text is None:
         return None
     first, colon, last = (part.strip() for part in text.partition(":"))
     if not colon or not all(part.isdecimal() or not part for part in (first, last)):
-        raise CommandError(f"--steps={text!r}: must be FROM:TO, such as 100:200, 100: or :200", ExitCode.USAGE)
+        raise SettingsError.of("--steps", text, "FROM:TO, such as 100:200, 100: or :200")
     wanted = slice(int(first or 0), int(last) if last else None)
     if wanted.stop is not None and wanted.stop <= wanted.start:
-        raise CommandError(f"--steps={text!r}: TO must be greater than FROM", ExitCode.USAGE)
+        raise SettingsError.of("--steps", text, "FROM:TO with TO greater than FROM")
     return wanted
 
 
@@ -77,7 +79,7 @@ def size(text: str, option: str, *, least: int = 1) -> int:
     """Return a size in bytes: ``500M``, ``2GiB``, ``1000``.
 
     Raises:
-        CommandError: the text is no size, or it is smaller than ``least``.
+        SettingsError: the text is no size, or it is smaller than ``least``.
     """
     number = text.strip().rstrip("iB")
     factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(number[-1:].upper(), 1)
@@ -86,9 +88,9 @@ def size(text: str, option: str, *, least: int = 1) -> int:
     except ValueError:
         value = 0.0
     if not 1 <= value < 1 << 60:
-        raise CommandError(f"{option}={text!r}: must be a size, such as 500M or 2G", ExitCode.USAGE)
+        raise SettingsError.of(option, text, "a size, such as 500M or 2G")
     if value < least:
-        raise CommandError(f"{option}={text!r}: must be at least {least // 1024}K", ExitCode.USAGE)
+        raise SettingsError.of(option, text, f"at least {least // 1024}K")
     return int(value)
 
 

@@ -42,15 +42,24 @@ def _setting(text: str, metavar: str) -> Any:
     return typer.Option(help=text, metavar=metavar, rich_help_panel=_SETTINGS)
 
 
+def _choice(text: str, metavar: str, words: tuple[str, ...]) -> Any:
+    return typer.Option(
+        help=f"{text}: {', '.join(words[:-1])} or {words[-1]}.",
+        metavar=metavar,
+        autocompletion=lambda: list(words),
+        rich_help_panel=_SETTINGS,
+    )
+
+
 def run(
     command: Annotated[
         list[str], typer.Argument(help="The command and its arguments.", show_default=False, metavar="COMMAND")
     ],
     *,
     series: Annotated[str | None, _setting("Linears to share, by path in a decoder layer.", "PATH,...")] = None,
-    prefetch_step: Annotated[int | None, _setting("How many layers ahead a broadcast starts.", "K")] = None,
-    group: Annotated[str | None, _setting("Group of ranks that share weights.", "|".join(GROUPS))] = None,
-    windows: Annotated[str | None, _setting("Window policy.", "|".join(WINDOWS))] = None,
+    prefetch_step: Annotated[str | None, _setting("How many layers ahead a broadcast starts.", "K")] = None,
+    group: Annotated[str | None, _choice("Group of ranks that share weights", "GROUP", GROUPS)] = None,
+    windows: Annotated[str | None, _choice("Window policy", "POLICY", WINDOWS)] = None,
     strict: Annotated[
         bool | None,
         typer.Option("--strict/--no-strict", help="Fail if something cannot be shared.", rich_help_panel=_SETTINGS),

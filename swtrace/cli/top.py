@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from swtrace.cli.arguments import PhaseName, addresses, exclusive, file_option, run_option
+from swtrace.cli.arguments import (
+    PhaseName,
+    addresses,
+    choice_option,
+    exclusive,
+    file_option,
+    number,
+    phase_option,
+    run_option,
+    whole_number,
+)
 from swtrace.cli.console import PIPE_WIDTH, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage, opened
@@ -57,11 +67,14 @@ def top(
         run_option("Show this run. Default: the newest live run that shares weights."),
     ] = None,
     series: Annotated[str | None, typer.Option(metavar="NAME", help="Show only this series.")] = None,
-    rank: Annotated[int | None, typer.Option(metavar="N", min=0, help="Show only this rank.")] = None,
-    phase: Annotated[
-        PhaseName | None, typer.Option(metavar="|".join(PhaseName), help="Sum only steps of this phase.")
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", metavar="N", help="Show only this rank.", parser=whole_number("--rank", 0)),
     ] = None,
-    view: Annotated[ViewName, typer.Option(metavar="|".join(ViewName), help="First view to show.")] = ViewName.OVERVIEW,
+    phase: Annotated[PhaseName | None, phase_option("Sum only steps of this phase")] = None,
+    view: Annotated[
+        ViewName, choice_option("--view", kind=ViewName, metavar="VIEW", text="First view to show")
+    ] = ViewName.OVERVIEW,
     theme: Annotated[
         str | None,
         typer.Option(
@@ -74,9 +87,9 @@ def top(
         float,
         typer.Option(
             "--wait",
-            min=0,
             metavar="SECONDS",
             help="With --once or --json: wait this long for every daemon to answer, and for a step.",
+            parser=number("--wait", 0, of="seconds"),
         ),
     ] = 2.0,
     salvage: Salvage = False,

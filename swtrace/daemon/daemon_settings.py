@@ -31,9 +31,7 @@ class Listen:
         bracketed = host.startswith("[") and host.endswith("]")
         is_port = _PORT.fullmatch(port) is not None and int(port) <= _MAX_PORT
         if not colon or not is_port or (":" in host) != bracketed:
-            raise SettingsError(
-                f"{name}={text!r}: must be HOST:PORT with a port from 0 to {_MAX_PORT}, such as {DEFAULT_LISTEN}"
-            )
+            raise SettingsError.of(name, text, f"HOST:PORT with a port from 0 to {_MAX_PORT}, such as {DEFAULT_LISTEN}")
         return cls(host[1:-1] if bracketed else host, int(port))
 
     def __str__(self) -> str:

@@ -23,11 +23,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from swtrace.cli.arguments import choice_option, number, whole_number
 from swtrace.cli.child import Child, DaemonProcess, wait_for_lines
 from swtrace.cli.console import PIPE_WIDTH, data, narration, write_json
 from swtrace.cli.demo.progress import Progress
 from swtrace.cli.demo.report_lines import RankReport, What
-from swtrace.cli.demo.scenarios import DESCRIPTIONS, PRESETS, Dials, Scenario, Windows
+from swtrace.cli.demo.scenarios import (
+    DESCRIPTIONS,
+    MAX_LAYERS,
+    MAX_MIB,
+    MAX_MS,
+    MAX_RANKS,
+    MAX_SEED,
+    MIN_MIB,
+    PRESETS,
+    Dials,
+    Scenario,
+    Windows,
+)
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.ring_folder import make_folder
 from swtrace.cli.signals import exit_in_order
@@ -41,32 +54,45 @@ if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
 
 _POLL_S = 0.1
-_DIALS = "Dials"
+_DIALS = "Dials (override the scenario)"
 
 
-def _dial(text: str, metavar: str) -> Any:
-    return typer.Option(help=text, metavar=metavar, show_default=False, rich_help_panel=_DIALS)
+def _dial(option: str, text: str, metavar: str, parser: Callable[[str], Any]) -> Any:
+    return typer.Option(option, help=text, metavar=metavar, parser=parser, show_default=False, rich_help_panel=_DIALS)
 
 
-_Count = Annotated[int | None, _dial("Number of gloo ranks (2).", "N")]
-_Layers = Annotated[int | None, _dial("Number of layers (60).", "N")]
-_Mib = Annotated[float | None, _dial("Size of one layer's weight (1).", "MIB")]
-_Compute = Annotated[float | None, _dial("Compute per layer.", "MS")]
-_PrefetchStep = Annotated[int | None, _dial("How many layers ahead a broadcast starts.", "K")]
-_Windows = Annotated[Windows | None, _dial("Window policy (auto).", "|".join(Windows))]
-_Late = Annotated[float | None, _dial("Extra compute per layer on the last rank.", "MS")]
-_Jitter = Annotated[float | None, _dial("Mean of the random extra compute per layer.", "MS")]
-_Steps = Annotated[int | None, _dial("Run this many steps instead of a duration.", "N")]
-_Duration = Annotated[float | None, _dial("Run for this many seconds (8).", "SECONDS")]
+def _count(option: str, text: str, metavar: str, low: int, high: int | None = None) -> Any:
+    return _dial(option, text, metavar, whole_number(option, low, high))
+
+
+def _amount(option: str, text: str, metavar: str, low: float, high: float | None = None) -> Any:
+    return _dial(option, text, metavar, number(option, low, high))
+
+
+_Count = Annotated[int | None, _count("--ranks", "Number of gloo ranks (2).", "N", 2, MAX_RANKS)]
+_Layers = Annotated[int | None, _count("--layers", "Number of layers (60).", "N", 2, MAX_LAYERS)]
+_Mib = Annotated[float | None, _amount("--mib", "Size of one layer's weight (1).", "MIB", MIN_MIB, MAX_MIB)]
+_Compute = Annotated[float | None, _amount("--compute-ms", "Compute per layer.", "MS", 0, MAX_MS)]
+_PrefetchStep = Annotated[
+    int | None, _count("--prefetch-step", "How many layers ahead a broadcast starts.", "K", 0, MAX_LAYERS - 2)
+]
+_Windows = Annotated[
+    Windows | None, choice_option("--windows", kind=Windows, metavar="POLICY", text="Window policy", panel=_DIALS)
+]
+_Late = Annotated[float | None, _amount("--late-ms", "Extra compute per layer on the last rank.", "MS", 0, MAX_MS)]
+_Jitter = Annotated[
+    float | None, _amount("--jitter-ms", "Mean of the random extra compute per layer.", "MS", 0, MAX_MS)
+]
+_Steps = Annotated[int | None, _count("--steps", "Run this many steps instead of a duration.", "N", 1)]
+_Duration = Annotated[float | None, _amount("--duration", "Run for this many seconds (8).", "SECONDS", 0)]
+_Seed = Annotated[int, _count("--seed", "Seed of weights, inputs and jitter (0).", "N", 0, MAX_SEED)]
 
 
 def demo(
     *,
     scenario: Annotated[
         Scenario,
-        typer.Option(
-            help=f"What to show: {', '.join(Scenario)}. Sets the dials; explicit dials override it.", metavar="NAME"
-        ),
+        choice_option("--scenario", kind=Scenario, metavar="NAME", text="Preset of the dials"),
     ] = Scenario.HIDDEN,
     ranks: _Count = None,
     layers: _Layers = None,
@@ -78,9 +104,7 @@ def demo(
     jitter_ms: _Jitter = None,
     steps: _Steps = None,
     duration: _Duration = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of weights, inputs and jitter.", metavar="N", rich_help_panel=_DIALS)
-    ] = 0,
+    seed: _Seed = 0,
     with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and a live API.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     tui: Annotated[
