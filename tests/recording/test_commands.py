@@ -172,8 +172,8 @@ def test_without_ranks_nothing_is_left_behind(tmp_path: Path) -> None:
         (["record", "-o", "x.swrec", "--max-size", "1"], 2, "--max-size='1': must be at least 64K"),
         (["record", "-o", "x.swrec", "--rotate", "1"], 2, "--rotate='1': must be at least 64K"),
         (["record", "-o", "x.swrec", "--rotate", ""], 2, "--rotate='': must be a size"),
-        (["record", "-o", "x.swrec", "--duration", "-1"], 2, "must be a number of seconds, 0 or more"),
-        (["record", "-o", "x.swrec", "--duration", "nan"], 2, "must be a number of seconds, 0 or more"),
+        (["record", "-o", "x.swrec", "--duration", "-1"], 2, "must be a number of seconds, at least 0"),
+        (["record", "-o", "x.swrec", "--duration", "nan"], 2, "must be a number of seconds, at least 0"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(arguments: list[str], code: int, message: str) -> None:
