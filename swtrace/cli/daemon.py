@@ -10,15 +10,20 @@ import logging
 import os
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swtrace import __version__
 from swtrace.cli.arguments import run_option
+from swtrace.cli.console import narration
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 REPEAT_S = 60.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -36,13 +41,14 @@ def daemon(
     directory: FolderOption = None,
     run_id: Annotated[str | None, run_option("Watch only this run. Default: every run.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print URL, pid and ring folder as one line of JSON.")
+        bool, typer.Option("--json", help="Print URL, version, pid, ring folder and ranks as one line of JSON.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on stderr.")] = False,
 ) -> None:
     """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export spans as set by OTEL_*.
 
-    Prints its URL on stdout once it serves. On SIGTERM or Ctrl-C it exports what it has read and exits.
+    Prints its URL on stdout once it serves, and on stderr its version, the ring folder and the ranks found there. On
+    SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
     from swtrace.spans.environment import tidy
@@ -57,11 +63,31 @@ def daemon(
     from swtrace.daemon.server import serve
 
     def announce(url: str) -> None:
-        about = {"url": url, "pid": os.getpid(), "directory": str(rings)}
+        alive, ended = _ranks(rings, run_id)
+        found = f"{counted(alive, 'rank')} alive, {ended} ended" if alive or ended else "no rank yet"
+        narration().print(
+            f"swtrace {__version__} watches {rings} ({found}) and serves {url}", soft_wrap=True, markup=False
+        )
+        about = {
+            "url": url,
+            "version": __version__,
+            "pid": os.getpid(),
+            "directory": str(rings),
+            "ranks": {"alive": alive, "ended": ended},
+        }
         sys.stdout.write(f"{json.dumps(about) if as_json else url}\n")
         sys.stdout.flush()
 
     serve(settings, announce)
+
+
+def _ranks(directory: Path, run_id: str | None) -> tuple[int, int]:
+    """Return how many ranks with rings in the folder are alive, and how many have ended."""
+    from swtrace.trace.tail import Tail
+
+    with closing(Tail(directory, run_id=run_id)) as tail:
+        alive = [reader.alive() for reader in tail.rescan()]
+    return sum(alive), len(alive) - sum(alive)
 
 
 class Seldom(logging.Filter):
