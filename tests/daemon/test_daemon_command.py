@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from swtrace import __version__
 from swtrace.spans.step_spans import BROADCAST, STEP, WAIT
 from swtrace.spans.traces import trace_id
 from tests.support.daemon_command import ROOT, daemon, environment
@@ -155,12 +156,29 @@ def test_sigterm_exports_what_there_is(run: RecordedRun, receiver: SpanReceiver)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_daemon_ends_in_order(run: RecordedRun, number: int) -> None:
-    """SIGTERM and Ctrl-C end the daemon with exit code 0 and nothing on stderr."""
+    """SIGTERM and Ctrl-C end the daemon with exit code 0 and nothing more on stderr."""
     run.write(1)
     with daemon(run.directory) as command:
         assert command.client.get("/healthz").text == "ok\n"
         assert command.end(number) == ""
         assert command.process.returncode == 0
+
+
+def test_start_up_names_folder_ranks_address_and_version(run: RecordedRun) -> None:
+    """One line on stderr says what the daemon watches and where it serves; --json has the same for scripts."""
+    run.write(1)
+    run.recorders[1].close()
+    command = [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(run.directory)]
+    process = subprocess.Popen(
+        [*command, "--json"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    about = json.loads(process.stdout.readline())
+    process.terminate()
+    _out, err = process.communicate(timeout=patience())
+    assert about["ranks"] == {"alive": 1, "ended": 1}
+    line = f"swtrace {__version__} watches {run.directory} (1 rank alive, 1 ended) and serves {about['url']}\n"
+    assert (err, about["version"], about["pid"]) == (line, __version__, process.pid)
 
 
 def test_dead_collector_slows_nothing(run: RecordedRun) -> None:

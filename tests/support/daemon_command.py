@@ -43,10 +43,10 @@ class DaemonCommand:
         return sum(float(line.rpartition(" ")[2]) for line in samples if all(label in line for label in wanted))
 
     def end(self, number: int = signal.SIGTERM) -> str:
-        """Send the signal, wait for the daemon to end, and return its stderr."""
+        """Send the signal, wait for the daemon to end, and return its stderr after the start-up line."""
         self.process.send_signal(number)
         _out, err = self.process.communicate(timeout=patience())
-        return err
+        return err.partition("\n")[2]
 
 
 @contextmanager
