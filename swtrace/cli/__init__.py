@@ -21,13 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from swtrace.errors import SwtraceError
 
     prepare()
-    from typer import TyperException
-
-    from swtrace.cli.commands import app
-    from swtrace.cli.usage import usage_error
-
     status: object = ExitCode.SUCCESS
     try:
+        from typer import TyperException
+
+        from swtrace.cli.commands import app
+        from swtrace.cli.usage import usage_error
+
         try:
             status = app(args=arguments, prog_name="swtrace", standalone_mode=False)
         except SystemExit as ended:
@@ -43,4 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = ExitCode.FAILED
         where = f"{error.filename}: " if error.filename is not None else ""
         sys.stderr.write(f"swtrace: {where}{error.strerror or error}\n")
+    except KeyboardInterrupt:  # while the commands were imported
+        status = ExitCode.INTERRUPTED
+        sys.stderr.write("swtrace: interrupted\n")
     sys.exit(status)  # type: ignore[arg-type]

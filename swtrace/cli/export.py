@@ -15,6 +15,7 @@ from swtrace.cli.arguments import choice_option, file_option, number, refuse_own
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
+from swtrace.cli.signals import exit_in_order
 from swtrace.errors import SettingsError
 from swtrace.units import counted
 
@@ -93,6 +94,7 @@ def export(
     """
     from swtrace.spans.environment import tidy
 
+    exit_in_order()
     if to not in {Format.PARQUET, Format.CSV}:
         _refuse_beside(to, {"--table": table})
     if to is Format.OTLP:

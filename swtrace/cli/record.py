@@ -1,7 +1,8 @@
-"""``swtrace record -o FILE``: record everything that ranks write, for later analysis."""
+"""``swtrace record``: record everything that ranks write, for later analysis."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from contextlib import contextmanager
@@ -37,7 +38,10 @@ _LINE_S = 5.0
 
 def record(
     *,
-    output: Annotated[Path, file_option("--output", "-o", text="File to write.")],
+    output: Annotated[
+        Path | None,
+        file_option("--output", "-o", text="File to write. Default: swtrace-DATE-TIME.swrec in this folder."),
+    ] = None,
     directory: FolderOption = None,
     connect: Annotated[
         str | None,
@@ -73,7 +77,7 @@ def record(
             parser=whole_number("--keep", 1),
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing recording.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
 ) -> None:
     """Record every rank of this host, or of several hosts through their daemons, until Ctrl-C.
@@ -87,6 +91,8 @@ def record(
     exclusive({"--dir": directory, "--connect": connect})
     if keep is not None and rotate is None:
         raise CommandError("--keep needs --rotate", ExitCode.USAGE)
+    if output is None:
+        output = _default_output(run_id)
     if str(output) == "-":
         raise CommandError("a recording cannot be written to stdout; --output must be a file", ExitCode.USAGE)
     allow_open_files()
@@ -148,6 +154,12 @@ class Capture:
             self.writer.close()
         finally:
             self.roster.close()
+
+
+def _default_output(run_id: str | None) -> Path:
+    """Return a name in the working directory that says when the recording began, and of which run it is, if given."""
+    run = f"{re.sub(r'[^A-Za-z0-9._-]', '-', run_id)}-" if run_id is not None else ""
+    return Path(f"swtrace-{run}{time.strftime('%Y%m%d-%H%M%S')}.swrec")
 
 
 def _origin(where: Path | str, daemons: Sequence[DaemonStream], run_id: str | None) -> Origin:

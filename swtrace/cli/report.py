@@ -9,6 +9,7 @@ from swtrace import units
 from swtrace.cli.arguments import file_option, refuse_own_input
 from swtrace.cli.console import narration
 from swtrace.cli.recorded import WARMUP, Files, Salvage, Steps, Warmup, step_range
+from swtrace.cli.signals import exit_in_order
 
 
 def report(
@@ -29,6 +30,7 @@ def report(
     from swtrace.selection import Selection
     from swtrace.session import RecordingSession
 
+    exit_in_order()
     refuse_own_input(output, files)
     wanted = Selection(steps=step_range(steps), warmup=warmup)
     with RecordingSession(files, salvage=salvage) as session:

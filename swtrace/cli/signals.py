@@ -1,9 +1,10 @@
-"""Signals, for commands with children: orderly exit, and passing signals on to a child."""
+"""Signals: orderly exit, and passing signals on to a child."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -66,10 +67,15 @@ class PassOn:
             process.send_signal(number)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait up to ``timeout_s`` for one signal, and send it on."""
-        received = signal.sigtimedwait(self._heeded, timeout_s)
-        if received is not None and received.si_code != _SI_KERNEL and self._process is not None:
-            self._process.send_signal(received.si_signo)
+        """Wait for ``timeout_s``, and send on the signals that have arrived.
+
+        ``signal.sigtimedwait`` would wake up earlier, but returns garbage if this process is stopped meanwhile.
+        """
+        time.sleep(timeout_s)
+        while signal.sigpending() & set(self._heeded):
+            received = signal.sigwaitinfo(self._heeded)
+            if received.si_code != _SI_KERNEL and self._process is not None:
+                self._process.send_signal(received.si_signo)
 
     def __exit__(self, *_error: object) -> None:
         """Restore the previous handlers and mask."""

@@ -19,6 +19,17 @@ class Command(TyperCommand):
         """Return the parameters, ready to be shown."""
         return [_without_type(each) for each in super().get_params(ctx)]
 
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            CommandError: it was interrupted by Ctrl-C.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise CommandError("interrupted", ExitCode.INTERRUPTED) from None
+
     def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:
         """Return the words of the usage line after the command's name."""
         arguments = [each for each in self.get_params(ctx) if isinstance(each, TyperArgument)]

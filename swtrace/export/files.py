@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,17 +60,39 @@ def opened(where: Path | BinaryIO) -> Iterator[BinaryIO]:
 def _temporary(where: Path) -> Iterator[BinaryIO]:
     """Open a temporary file in the same folder. Rename it to ``where`` when the block ends without an error."""
     file = Path(os.path.realpath(where))
-    part = file.with_name(f".swtrace-{secrets.token_hex(4)}.part")
+    _remove_abandoned(file.parent)
+    part, out = _locked_part(file.parent)
     try:
-        with part.open("xb") as out:
+        with out:
             if file.exists():
                 file.open("r+b").close()  # fails for a read-only file, which must not be replaced
                 shutil.copymode(file, part)
             yield out
-        part.replace(file)
+            out.flush()
+            part.replace(file)  # still locked, so that no other export takes it for abandoned
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _locked_part(folder: Path) -> tuple[Path, BinaryIO]:
+    """Create a temporary file and hold its lock."""
+    while True:
+        part = folder / f".swtrace-{secrets.token_hex(4)}.part"
+        out = part.open("xb")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(out, fcntl.LOCK_EX)
+        if part.exists():  # not taken for abandoned before it was locked
+            return part, out
+        out.close()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of exports that were killed: nobody holds their locks."""
+    for part in folder.glob(".swtrace-*.part"):
+        with suppress(OSError), part.open("r+b") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def write_csv(out: BinaryIO, steps: Iterable[StepFacts], table: str) -> TableStatistics:
