@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,29 @@ def test_signals_are_passed_on(start_swtrace: StartSwtrace, number: signal.Signa
     out, err = process.communicate(timeout=patience())
     assert out == f"caught {number.name}\n", err
     assert process.returncode == 5
+
+
+def test_a_stopped_run_continues(start_swtrace: StartSwtrace) -> None:
+    """After Ctrl-Z and `fg` the run goes on: the command still gets its signals, and its status is returned."""
+    process = start_swtrace("run", "--no-daemon", "--", *PYTHON, TRAP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(3):
+        process.send_signal(signal.SIGSTOP)
+        eventually(lambda: stopped(process.pid), "the run is stopped")
+        time.sleep(0.2)  # longer than the run waits for a signal at once
+        process.send_signal(signal.SIGCONT)
+        eventually(lambda: not stopped(process.pid), "the run continues")
+        time.sleep(0.2)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=patience())
+    assert (process.returncode, out) == (5, "caught SIGTERM\n"), err
+
+
+def stopped(pid: int) -> bool:
+    """Return whether a process is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].startswith("T")
 
 
 def test_the_command_outlives_its_daemon(start_swtrace: StartSwtrace) -> None:

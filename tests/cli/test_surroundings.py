@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,6 +193,31 @@ def test_ignored_hang_up_stays_ignored(
     process.communicate(timeout=patience())
     # A recording that saw no rank has failed.
     assert process.returncode == (128 + signal.SIGTERM if arguments[0] == "run" else ExitCode.FAILED)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_export_is_one_line(
+    recording: Path, start_swtrace: StartSwtrace, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C ends a command within its work in one line and status 130, SIGTERM in silence; neither in a traceback."""
+    fifo = tmp_path / "table.csv"
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)  # less than the table: the export has to wait
+    try:
+        process = start_swtrace("export", "-f", "csv", "-o", str(fifo), str(recording))
+        eventually(lambda: unread(reading) == 4096, "the pipe is full")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=patience())
+    finally:
+        os.close(reading)
+    assert (process.returncode, out) == (code, "")
+    assert err == ("swtrace: interrupted\n" if number is signal.SIGINT else "")
+
+
+def unread(pipe: int) -> int:
+    """Return how many bytes a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def start_top(rings: Path, *, ignore_hang_up: bool) -> tuple[int, subprocess.Popen[bytes]]:

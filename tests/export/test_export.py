@@ -8,6 +8,8 @@ import gzip
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +217,37 @@ def test_an_export_that_breaks_off_leaves_the_file_of_before(tmp_path: Path) -> 
         out.flush()
         assert reader.read() == b"whole"
     assert {each.name for each in tmp_path.iterdir()} == {"table.csv", "pipe"}
+
+
+EXPORTING = """
+import sys, time
+from pathlib import Path
+from swtrace.export.files import opened
+with opened(Path(sys.argv[1])) as out:
+    print("open", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """A temporary file that nobody writes any more is removed; that of an export in progress stays."""
+    exports = [
+        subprocess.Popen([sys.executable, "-c", EXPORTING, tmp_path / "x"], stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    try:
+        for export in exports:
+            assert export.stdout is not None
+            assert export.stdout.readline() == b"open\n"
+        assert len(list(tmp_path.iterdir())) == 2
+        exports[0].kill()
+        exports[0].wait()
+        with opened(tmp_path / "y") as out:
+            out.write(b"whole")
+        assert len(list(tmp_path.glob(".swtrace-*.part"))) == 1
+    finally:
+        for export in exports:
+            export.kill()
+            export.communicate()
 
 
 def test_open_gives_arrays_by_selection(session: Session) -> None:

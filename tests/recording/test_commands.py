@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,22 @@ def test_ctrl_c_ends_a_recording_in_good_order(tmp_path: Path) -> None:
     with Recording.open(path) as recording:
         assert recording.missing().finished
         assert recording.records == 2 * run.written
+    run.close()
+
+
+def test_a_recording_has_a_default_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --output the file is in the working directory, named by its time, and by the run that was asked for."""
+    monkeypatch.chdir(tmp_path)
+    run = RecordedRun(tmp_path / "rings", run_id="run/1")
+    run.write(3)
+    for extra, pattern in (
+        ((), r"swtrace-\d{8}-\d{6}\.swrec"),
+        (("--run", "run/1"), r"swtrace-run-1-\d{8}-\d{6}\.swrec"),
+    ):
+        done = swtrace("record", "--dir", tmp_path / "rings", "--duration", "0", "--json", *extra)
+        path = json.loads(done.stdout)["path"]
+        assert re.fullmatch(pattern, path)
+        assert (tmp_path / path).is_file()
     run.close()
 
 
