@@ -60,6 +60,8 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
         missing = [rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key])]
     except RuntimeError:  # in most torch worlds rank 0 hosts the store
         raise TransportError(f"torch's store is gone, and so is the rank that hosts it: {reason}") from None
+    if not missing:  # the last one came just now
+        return
     names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     raise TransportError(
         f"{names} did not start post-processing within {timeout_s:g} s (died, or never calls it); "

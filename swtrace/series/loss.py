@@ -45,7 +45,7 @@ def describe_loss(
         what += f" ({runs} untraced and may have died; no other rank on this host has)"
     elif recorder is not None:
         what += " (no rank on this host is known to have died)"
-    return f"{what}: {_reason(error)}"
+    return f"{what}: {reason(error)}"
 
 
 def describe_death(
@@ -58,14 +58,15 @@ def describe_death(
     if recorder is None or not _COLLECTIVE_WORDS.search(f"{type(error).__name__} {error}"):
         return ""
     dead = _dead(ranks, recorder)
-    return dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {_reason(error)}"
+    return dead and f"{where}, layer {layer_idx}: {dead} died; this rank was in another collective: {reason(error)}"
 
 
-def _reason(error: RuntimeError) -> str:
-    reason = str(error).strip().partition("\n")[0]
-    if re.search(r"time(d )?out", reason, re.IGNORECASE):
-        reason = f"{reason}; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
-    return reason
+def reason(error: RuntimeError) -> str:
+    """Return the first line of a collective's error, and which setting changes how long it waits."""
+    line = str(error).strip().partition("\n")[0]
+    if re.search(r"time(d )?out", line, re.IGNORECASE):
+        line = f"{line}; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
+    return line
 
 
 def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:

@@ -39,7 +39,7 @@ from swtrace.series.holders import (
 )
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.layer import SeriesLayer, Window, WindowPool
-from swtrace.series.loss import describe_death, describe_loss
+from swtrace.series.loss import describe_death, describe_loss, reason
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.placing import Placement, Placing, Unshareable
@@ -83,17 +83,23 @@ def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], 
         constants: of the series.
         modules: its linears.
         timeout_s: how long to wait for a peer.
+
+    Raises:
+        PeerLostError: ranks are missing, or cannot be connected to.
     """
     description = f"swtrace:{constants.name}"
     try:
         roll_call(constants.group, description, timeout_s)
     except TransportError as error:
         raise PeerLostError(f"{constants.where}: {error}") from error
-    if backend(constants.group) == GLOO:
-        return TorchTransport(constants.group, description=description, timeout_s=timeout_s)
+    try:
+        if backend(constants.group) == GLOO:
+            return TorchTransport(constants.group, description=description, timeout_s=timeout_s)
+        mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
+    except RuntimeError as error:
+        raise PeerLostError(f"{constants.where}: the ranks could not connect to each other: {reason(error)}") from error
     tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
     return DeviceTransport(TorchDevice(device), mover, constants.num_layers)
 
 
