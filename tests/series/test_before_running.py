@@ -518,3 +518,20 @@ def test_a_peer_that_never_comes_is_named_within_the_timeout(dies: bool) -> None
     told, _ = run_ranks(2, one_never_comes, dies, environment={"SWTRACE_TIMEOUT": "1"})
     assert told.startswith("PeerLostError: series 'lonely', rank 0: rank 1 did not start post-processing within 1 s")
     assert told.endswith("soon")
+
+
+def cannot_connect(_rank: int) -> str:
+    """Post-process a series whose ranks have one millisecond to connect."""
+    case = Case("hasty", Block, "static", start=False)
+    try:
+        case.series.post_process()
+    except SwtraceError as error:
+        return f"{type(error).__name__}: {error}"
+    return "not refused"
+
+
+def test_ranks_that_cannot_connect_in_time_are_told_the_setting() -> None:
+    """A timeout too short to make a communicator in ends in an error with series and rank, not in torch's own."""
+    for rank, told in enumerate(run_ranks(2, cannot_connect, environment={"SWTRACE_TIMEOUT": "0.001"})):
+        assert told.startswith(f"PeerLostError: series 'hasty', rank {rank}: "), told
+        assert "SWTRACE_TIMEOUT" in told or "Connection" in told, told
