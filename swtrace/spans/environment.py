@@ -93,11 +93,11 @@ class SpanSettings:
 def tidy(environ: MutableMapping[str, str]) -> None:
     """Remove variables from the environment that OpenTelemetry's code fails on, before any of it is imported.
 
-    These are empty variables, some of which it reads as values, and limits. It reads limits on import even if no spans
-    are exported, and they do not apply to the spans made here.
+    These are empty variables, some of which it reads as values, and variables that it reads on import even if no spans
+    are exported, but that do not apply to the spans made here: limits, and how an application's context travels.
     """
     for name, text in tuple(environ.items()):
-        if name.startswith("OTEL_") and (not text.strip() or name.endswith("_LIMIT")):
+        if name.startswith("OTEL_") and (not text.strip() or name.endswith(("_LIMIT", "_CONTEXT", "_PROPAGATORS"))):
             del environ[name]
 
 
