@@ -157,7 +157,14 @@ def test_an_empty_variable_counts_as_unset(name: str, text: str) -> None:
 
 
 def test_what_opentelemetry_trips_over_is_taken_away() -> None:
-    """Empty variables, and limits that its modules read on import, do not reach its code."""
-    environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "", "OTEL_SPAN_EVENT_COUNT_LIMIT": "x", "OTEL_SERVICE_NAME": "a", "A": ""}
+    """Empty variables, and limits and contexts that its modules read on import, do not reach its code."""
+    environ = {
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "",
+        "OTEL_SPAN_EVENT_COUNT_LIMIT": "x",
+        "OTEL_PYTHON_CONTEXT": "nope",
+        "OTEL_PROPAGATORS": "nope",
+        "OTEL_SERVICE_NAME": "a",
+        "A": "",
+    }
     tidy(environ)
     assert environ == {"OTEL_SERVICE_NAME": "a", "A": ""}
