@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -202,10 +204,36 @@ def _write(
 def _send(
     session: RecordingSession, endpoint: str | None, protocol: Protocol, sample: float, series: str | None
 ) -> dict[str, int | str]:
-    from swtrace.export.otlp import send
+    """Send spans to a collector.
+
+    Raises:
+        CommandError: the collector did not accept them.
+    """
+    from swtrace.export.otlp import CollectorError, send
     from swtrace.spans.exporters import otlp_exporter
     from swtrace.spans.traces import Sampling
 
+    heard = _Heard()
+    library = logging.getLogger("opentelemetry")
+    library.addHandler(heard)
+    library.propagate = False
     steps = (step for step in session.steps() if series in {None, step.series.name})
     exporter = otlp_exporter(endpoint, protocol.value)
-    return asdict(send(steps, session.origins(), exporter, Sampling(share=sample)))
+    try:
+        return asdict(send(steps, session.origins(), exporter, Sampling(share=sample)))
+    except CollectorError as error:
+        raise CommandError(f"{error}{f' ({heard.reason})' if heard.reason else ''}") from error
+
+
+class _Heard(logging.Handler):
+    """Keeps the reason for a failure from the many lines that OpenTelemetry logs about it."""
+
+    reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        found = re.search(r"\[Errno -?\d+\] ([^\"')]+)|code: \d+, reason: \S.*|\bFailed to connect .*", text)
+        if found is not None:
+            self.reason = found[1] or found[0]
+        elif not self.reason:
+            self.reason = text.partition("\n")[0]
