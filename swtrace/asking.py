@@ -148,7 +148,8 @@ def _open(address: str, request: urllib.request.Request, timeout_s: float) -> ht
 
 def _failed(where: str, what: object) -> AnswerError:
     """Return the error as one printable line, whatever the peer sent."""
-    said = " ".join("".join(each if each.isprintable() else " " for each in str(what)).split())
+    text = str((what.strerror if isinstance(what, OSError) else None) or what)
+    said = " ".join("".join(each if each.isprintable() else " " for each in text).split())
     return AnswerError(f"{where}: {said or type(what).__name__}"[:MOST_TEXT])
 
 

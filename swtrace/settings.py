@@ -296,7 +296,7 @@ _SETTINGS = (
         "series",
         "SWTRACE_SERIES",
         _read_paths,
-        "a comma list of different linear paths inside a decoder layer, such as self_attn.o_proj",
+        "a comma-separated list of different linear paths inside a decoder layer, such as self_attn.o_proj",
         write=list,
         shapes=True,
     ),

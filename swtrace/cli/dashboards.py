@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from swtrace.cli.arguments import not_empty
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError
 from swtrace.cli.usage import Command, Group
@@ -41,7 +42,10 @@ def _about() -> None:
 
 @dashboards.command("export", cls=Command)
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if missing.")],
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder to write to; created if missing.", parser=not_empty("DIR", Path)),
+    ],
     *,
     prometheus: Annotated[
         str, typer.Option(metavar="URL", help="Address of Prometheus as seen by Grafana.")

@@ -12,15 +12,18 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swtrace.cli.arguments import whole_number
 from swtrace.cli.child import DaemonProcess
 from swtrace.cli.console import data, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.signals import exit_in_order
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
+from swtrace.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,12 +34,20 @@ if TYPE_CHECKING:
 SERIES = "self_attn.o_proj"
 
 
+MAX_TOKENS = 240
+"""What fits behind the longest prompt into vLLM's context of 256 tokens here."""
+
+
+def _count(option: str, text: str, metavar: str, low: int, high: int | None = None) -> Any:
+    return typer.Option(option, help=text, metavar=metavar, parser=whole_number(option, low, high))
+
+
 def demo_vllm(
     *,
-    layers: Annotated[int, typer.Option(help="Decoder layers of the random model.", metavar="N")] = 12,
-    hidden: Annotated[int, typer.Option(help="Hidden size of the model.", metavar="N")] = 512,
-    tokens: Annotated[int, typer.Option(help="Tokens to generate for each prompt.", metavar="N")] = 48,
-    prefetch_step: Annotated[int, typer.Option(help="How many layers ahead a broadcast starts.", metavar="K")] = 1,
+    layers: Annotated[int, _count("--layers", "Decoder layers of the random model.", "N", 2, 512)] = 12,
+    hidden: Annotated[int, _count("--hidden", "Hidden size of the model, a multiple of 128.", "N", 128, 1024)] = 512,
+    tokens: Annotated[int, _count("--tokens", "Tokens to generate for each prompt.", "N", 1, MAX_TOKENS)] = 48,
+    prefetch_step: Annotated[int, _count("--prefetch-step", "How many layers ahead a broadcast starts.", "K", 0)] = 1,
     compiled: Annotated[bool, typer.Option("--compiled/--eager", help="Compile the model, as vLLM does.")] = False,
     with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -48,11 +59,16 @@ def demo_vllm(
     """
     from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks, start_fork_server
 
+    if hidden % 128:  # four heads, whose size vLLM's attention on CPUs takes in multiples of 32
+        raise SettingsError.of("--hidden", str(hidden), "a multiple of 128")
+    if prefetch_step > layers - 2:
+        raise SettingsError.of("--prefetch-step", str(prefetch_step), f"at most {layers - 2} with --layers {layers}")
     if importlib.util.find_spec("vllm") is None:
         raise CommandError(
             "demo-vllm needs vLLM in this environment; `make demo-vllm` creates an environment that has it"
         )
     console = narration()
+    exit_in_order()
     run_id = f"demo-vllm-{secrets.token_hex(3)}"
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-demo-vllm-")))

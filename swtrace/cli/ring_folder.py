@@ -37,6 +37,8 @@ def folder_to_read(given: Path | None = None) -> Path:
         return directory
     except OSError as error:
         raise _unusable(directory, error) from error
+    if not is_folder and given is not None:
+        raise SettingsError.of("--dir", str(given), "a folder")
     if not is_folder:
         raise SettingsError(f"{directory} is not a folder; {_REMEDY}")
     return directory

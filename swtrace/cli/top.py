@@ -104,7 +104,7 @@ def top(
     except ModuleNotFoundError as error:
         if error.name != "textual":
             raise
-        raise CommandError("swtrace top needs textual, which is not installed; reinstall swtrace") from error
+        raise CommandError("top needs textual, which is not installed; reinstall swtrace") from error
     from swtrace.trace.schema import Phase
 
     exclusive({"--dir": directory, "--connect": connect, "--replay": replay})
@@ -119,7 +119,7 @@ def top(
         return
     # textual-serve sets the driver: then a browser is the terminal.
     if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise CommandError("swtrace top needs a terminal; use --once to print the overview as text, or --json for JSON")
+        raise CommandError("top needs a terminal; use --once to print the overview as text, or --json for JSON")
     _run(make, replay, selection, view.value, theme, salvage=salvage)
 
 
@@ -130,7 +130,7 @@ def replay(files: Files, *, salvage: Salvage = False) -> None:
     ctrl+home and ctrl+end go to the start and the end. `swtrace stats` prints a summary instead.
     """
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise CommandError("swtrace replay needs a terminal; swtrace stats prints a summary of a recording")
+        raise CommandError("replay needs a terminal; swtrace stats prints a summary of a recording")
     opened(files, salvage=salvage).close()
     from swtrace_tui.replay_app import ReplayApp
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from swtrace.cli.exit_codes import CommandError, ExitCode
-
-if TYPE_CHECKING:
-    import typer
 
 
 class Command(TyperCommand):
@@ -18,6 +16,15 @@ class Command(TyperCommand):
     def get_params(self, ctx: typer.Context) -> list[Any]:
         """Return the parameters, ready to be shown."""
         return [_without_type(each) for each in super().get_params(ctx)]
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Parse the words after the command's name; an error about them names the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", None) is None:
+                vars(error)["ctx"] = ctx
+            raise
 
     def invoke(self, ctx: typer.Context) -> Any:
         """Run the command.

@@ -104,7 +104,7 @@ class DaemonStream:
         try:
             self._stream = self._open()
         except AnswerError as error:
-            raise RecordingError(f"{error}. Is it a daemon of the same version?") from error
+            raise RecordingError(f"{error}. Is a daemon of the same version running there?") from error
 
     def poll(self, limit: int | None = None) -> Polled:
         """Return what has arrived."""

@@ -74,8 +74,9 @@ class Dials:
             SettingsError: it is too large.
         """
         if self.prefetch_step > self.layers - 2:
-            must_be = f"a whole number from 0 to {self.layers - 2} with --layers {self.layers}"
-            raise SettingsError.of("--prefetch-step", str(self.prefetch_step), must_be)
+            largest = self.layers - 2
+            must_be = f"a whole number from 0 to {largest}" if largest else "0"
+            raise SettingsError.of("--prefetch-step", str(self.prefetch_step), f"{must_be} with --layers {self.layers}")
 
     def fitting(self) -> Dials:
         """Return these dials with a prefetch step that fits their number of layers."""
