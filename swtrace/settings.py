@@ -1,10 +1,10 @@
-"""What a user can set for the runtime, from the environment and from vLLM's ``--additional-config``.
+"""The runtime's settings, from the environment and from vLLM's ``--additional-config``.
 
-One table says of every setting which variable and key name it, how its text is read and what it must
-be; nothing else parses these variables. Whatever is wrong is a :class:`~swtrace.errors.SettingsError`
-that names the setting as the user wrote it, its value, and what it must be.
+One table defines every setting: its variable and key, how its text is read, and what it must be. Nothing else parses
+these variables. An invalid value raises a :class:`~swtrace.errors.SettingsError` that names the setting as the user
+wrote it, its value, and what it must be.
 
-Standard library only: launchers, readers and ranks all load this module.
+Launchers, readers and ranks all load this module, so it uses only the standard library.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ CONFIG_KEY = "swtrace"
 GROUPS = ("auto", "tp", "dp", "world")
 WINDOWS = ("auto", "rolling", "static")
 MIN_TIMEOUT_S = 0.001
-"""Sockets are polled with whole milliseconds: a shorter timeout would be 0 and expire at once."""
+"""Sockets are polled in whole milliseconds, so a shorter timeout would be 0 and expire at once."""
 MAX_TIMEOUT_S = 7 * 24 * 3600
-"""A week. Sockets are polled with a 32-bit number of milliseconds, so that timeouts beyond 24.8 days break."""
+"""A week. Sockets are polled with a 32-bit number of milliseconds, so timeouts above 24.8 days would fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting of the runtime, parsed and checked."""
+    """All settings of the runtime, parsed and checked."""
 
     enabled: bool = False
     series: tuple[str, ...] = ("self_attn.o_proj",)
-    """Paths of linears inside a decoder layer; each makes one series."""
+    """Paths of linears inside a decoder layer, one series each."""
     prefetch_step: int = 1
     group: str = "auto"
     windows: str = "auto"
     check: bool = False
-    """Debug mode: every window says which layer it holds, and every reader looks."""
+    """Debug mode: every weight carries a tag of its layer, and every reader checks it."""
     trace: bool = True
-    """Record what the series do; without it they are shared all the same, and no rank writes a ring."""
+    """Record what the series do. If off, weights are shared, but no rank writes a ring."""
     directory: Path | None = None
-    """Folder of the rings; None for the per-user folder on the local tmpfs."""
+    """Folder of the rings. None: the per-user folder on the local tmpfs."""
     strict: bool = False
-    """Raise where something asked for cannot be shared, instead of warning and leaving vLLM as it is."""
+    """Raise an error if something cannot be shared or traced. If off, warn and go on without it."""
     experimental: bool = False
-    """Share on devices, too, on which sharing is built but not proven."""
+    """Also share on devices on which sharing has not been tested yet."""
     run_id: str = ""
     """Empty: the ranks agree on one."""
     ring_records: int = DEFAULT_RECORDS
     ring_keep_s: float = 3600.0
-    """How long the ring of a dead rank stays."""
+    """How long the ring of a dead rank is kept, in seconds."""
     time_every: int = 0
-    """How many steps there are for each timed one; 0: what suits the clock. All steps are counted."""
+    """Time one in this many steps. 0: choose by the clock. All steps are counted."""
     timeout_s: float = 600.0
-    """How long a rank waits for a peer's broadcast before it gives the peer up."""
+    """How long a rank waits for a peer, in seconds, before it fails."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -71,7 +71,7 @@ class Settings:
         return cls(**{each.field: from_variable(each.field, environ) for each in _SETTINGS})
 
     def overlay(self, values: object) -> Settings:
-        """Return these settings with those of ``additional_config["swtrace"]`` put over them.
+        """Return these settings, overridden by those of ``additional_config["swtrace"]``.
 
         Raises:
             SettingsError: ``values`` is not a mapping, has an unknown key, or a value that cannot be used.
@@ -89,10 +89,10 @@ class Settings:
         return replace(self, **changes)
 
     def shape(self) -> dict[str, Any]:
-        """Return the settings that shape the model, as JSON values; ``Settings().overlay`` reads them back.
+        """Return the settings that affect the compiled model, as JSON values that :meth:`overlay` reads back.
 
-        They belong into vLLM's compile cache key. The others (where rings lie, the run's id) would only make
-        every run compile anew.
+        They belong in vLLM's compile cache key. With the others in it, such as the run id, every run would compile
+        again.
         """
         return {each.key: each.write(getattr(self, each.field)) for each in _SETTINGS if each.shapes}
 
@@ -106,7 +106,7 @@ class Settings:
 
 
 def setting(field: str, value: object, name: str) -> Any:
-    """Return the value of one setting that was given as ``name``, for instance as an option of a command.
+    """Return the parsed value of one setting. Errors quote it as the value of ``name``, such as an option.
 
     Raises:
         SettingsError: it cannot be used.
@@ -115,7 +115,7 @@ def setting(field: str, value: object, name: str) -> Any:
 
 
 def from_variable(field: str, environ: Mapping[str, str] | None = None) -> Any:
-    """Return the value of one setting as its ``SWTRACE_*`` variable gives it, or its default.
+    """Return one setting from its ``SWTRACE_*`` variable, or its default.
 
     Raises:
         SettingsError: it cannot be used.
@@ -126,7 +126,7 @@ def from_variable(field: str, environ: Mapping[str, str] | None = None) -> Any:
 
 
 def ring_directory(given: Path | None = None) -> Path:
-    """Return the folder of rings for a reader: ``given`` as ``--dir``, else the one that ranks write into.
+    """Return the folder of rings for a reader: ``given`` with ``--dir``, else that of the ranks.
 
     Raises:
         SettingsError: the path cannot be resolved, or another user made this user's folder.
@@ -136,10 +136,10 @@ def ring_directory(given: Path | None = None) -> Path:
 
 
 def absolute(text: str) -> Path:
-    """Return a path as every part of swtrace resolves it, always absolute.
+    """Return an absolute path, resolved alike in every part of swtrace.
 
-    A leading ``~`` or ``~user`` is a home folder, also where no shell has replaced it: in an env file, a systemd unit,
-    a compose file. A relative path begins at the working directory.
+    A leading ``~`` or ``~user`` means a home folder, also in env files, systemd units and compose files, where no shell
+    replaces it. A relative path starts at the working directory.
 
     Raises:
         ValueError: the path is empty, or there is no such user.
@@ -151,7 +151,7 @@ def absolute(text: str) -> Path:
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return a sentence about every ``SWTRACE_*`` variable that no part of swtrace reads: most likely misspelt."""
+    """Return a sentence for each ``SWTRACE_*`` variable that swtrace does not read; most are misspelt."""
     known = (*VARIABLES.values(), *OTHER_VARIABLES)
     guesses = {name.removeprefix(_PREFIX): name for name in known}
     guesses |= {word.upper(): each.variable for each in _SETTINGS for word in (each.field, each.key)}
@@ -261,7 +261,7 @@ def _as_is(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """How one setting is named and read."""
+    """The definition of one setting."""
 
     field: str
     variable: str
@@ -269,14 +269,15 @@ class _Setting:
     must_be: str
     write: Callable[[Any], Any] = _as_is
     shapes: bool = False
-    """Whether a model is built or compiled differently under another value."""
+    """Whether its value affects how a model is built or compiled."""
 
     @property
     def key(self) -> str:
-        """Its name in ``--additional-config``: the variable's, in lower case."""
+        """The setting's name in ``--additional-config``: that of the variable in lower case, without the prefix."""
         return self.variable.removeprefix(_PREFIX).lower() if self.variable != "SWTRACE" else self.field
 
     def read(self, value: object, name: str) -> Any:
+        """Return the parsed value, or raise an error that quotes it as the value of ``name``."""
         try:
             return self.parse(value)
         except (ValueError, OverflowError):  # OverflowError: a whole number too large for a float
@@ -330,7 +331,7 @@ _BY_KEY = {each.key: each for each in _SETTINGS}
 _BY_FIELD = {each.field: each for each in _SETTINGS}
 _DEFAULTS = {each.name: each.default for each in fields(Settings)}
 VARIABLES = {each.field: each.variable for each in _SETTINGS}
-"""The environment variable of each field, for messages that name the setting which fixes something."""
+"""The environment variable of each field, for messages that say which setting to change."""
 OTHER_VARIABLES = (
     "SWTRACE_LISTEN",
     "SWTRACE_TRACE_SAMPLE",
@@ -339,4 +340,4 @@ OTHER_VARIABLES = (
     "SWTRACE_SCREENSHOTS",
     "SWTRACE_DEMO",
 )
-"""Variables of the daemon, the terminal and docker-compose.yml; they are read there."""
+"""Variables that the daemon, the terminal and docker-compose.yml read."""

@@ -12,7 +12,7 @@ from swtrace import units
 from swtrace.cli.arguments import PhaseName, not_empty, phase_option
 from swtrace.cli.console import data, narration, table, write_json
 from swtrace.cli.exit_codes import CommandError
-from swtrace.cli.recorded import WARMUP, Salvage, Warmup, opened, say_missing
+from swtrace.cli.recorded import WARMUP, Salvage, Warmup, opened, print_missing
 from swtrace.units import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def diff(
         else:
             _print(found, data())
         for recording in (first, second):
-            say_missing(recording, narration())
+            print_missing(recording, narration())
     if not found.series:
         raise CommandError("nothing was compared: the recordings have no series in common")
     if check and found.failures:

@@ -69,7 +69,7 @@ def opened(paths: Sequence[Path], *, salvage: bool) -> Recording:
     return Recording.open(paths, salvage=salvage)
 
 
-def say_missing(recording: Recording, console: Console) -> None:
+def print_missing(recording: Recording, console: Console) -> None:
     """Print what is missing from the recording, if anything."""
     for sentence in recording.missing().sentences:
         console.print(sentence, markup=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from swtrace.cli.recorded import (
     Steps,
     Warmup,
     described,
-    say_missing,
+    print_missing,
     step_range,
 )
 
@@ -57,4 +57,4 @@ def stats(
         print_summary(summary, console, over=f"the {{steps}} steps {chosen}".rstrip())
         if chosen.partly():
             console.print(chosen.partly(), soft_wrap=True)
-        say_missing(recording, narration())
+        print_missing(recording, narration())

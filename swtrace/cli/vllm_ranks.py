@@ -1,8 +1,8 @@
 """Ranks of real vLLM on this machine's CPU, in one torch world: the workload of ``swtrace demo-vllm``.
 
-vLLM's ``external_launcher`` lets every rank run the same prompts in lockstep with its own full copy
-of a dense model: replicas of one world, which a shared-weight series can serve. A fork server
-imports vLLM once; every run forks its ranks from there, which saves the import each time.
+With vLLM's ``external_launcher``, every rank runs the same prompts in lockstep with its own full copy of a dense
+model. These replicas form one world, in which a series can share weights. A fork server imports vLLM once, and every
+run forks its ranks from it, which saves the import each time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""What small CPU ranks beside each other need; the environment's own values win."""
+"""Variables for small CPU ranks that share a machine. Values that the environment already has win."""
 
 PRELOAD = (
     "torch.distributed",
@@ -54,30 +54,29 @@ PRELOAD = (
     "vllm.model_executor.layers.quantization.online.base",
     "vllm.distributed.elastic_ep.elastic_execute",
 )
-"""What ranks would import, each for itself; what a version of vLLM does not have is left out."""
+"""Modules that every rank needs. The fork server imports them once, and skips those that this vLLM lacks."""
 
 _Result = TypeVar("_Result")
 
 _POLL_S = 1.0
 _GRACE_S = 5.0
-"""How long the other ranks may take to fail by themselves once one has ended badly."""
+"""How long the other ranks may take to fail on their own after one has failed."""
 
-
-_SIGN_OF_LIFE = 0.01
-"""Processes that use less of a core than this do nothing: they wait for each other."""
+_BUSY_SHARE = 0.01
+"""Processes that use a smaller share of a core than this are idle: they wait for each other."""
 _LIMIT = 10
-"""So many times their patience processes may take that do not rest: they may be spinning."""
+"""Busy processes may take at most this many times the idle limit, because they may be spinning."""
 
 
 class Patience:
-    """Wait for processes for as long as they get on, however slow the machine is: only their idle time counts."""
+    """Decides how long to wait for processes. Only their idle time counts, so a slow machine gets more time."""
 
     def __init__(self, idle_s: float, pids: Callable[[], Iterable[int]]) -> None:
-        """Begin to wait.
+        """Start the clock.
 
         Args:
-            idle_s: how long they may do nothing. Ten times as long is too long in any case.
-            pids: the processes that there are now.
+            idle_s: how long they may be idle. Ten times as long is the limit in any case.
+            pids: returns the processes that exist now.
         """
         self._idle_s = idle_s
         self._pids = pids
@@ -86,19 +85,19 @@ class Patience:
         self._limit = self._alive + _LIMIT * idle_s
 
     def over(self) -> bool:
-        """Look at the processes; return whether it is of no use to wait any longer."""
+        """Look at the processes; return whether to stop waiting."""
         now = time.monotonic()
         busy_s = sum(map(_processor_seconds, self._pids()))
         if now - self._looked >= 1.0:
-            # Less than before: some have ended, so something happened.
-            if not 0 <= busy_s - self._busy_s < _SIGN_OF_LIFE * (now - self._looked):
+            # Less time than before means that a process has ended, which is progress.
+            if not 0 <= busy_s - self._busy_s < _BUSY_SHARE * (now - self._looked):
                 self._alive = now
             self._looked, self._busy_s = now, busy_s
         return now > min(self._alive + self._idle_s, self._limit)
 
 
 def _processor_seconds(pid: int) -> float:
-    """Return the processor time that a process and its children that have ended used; 0 if it is gone."""
+    """Return the CPU seconds of a process and of its children that have ended; 0 if it is gone."""
     try:
         _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
@@ -107,7 +106,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def family(pid: int) -> set[int]:
-    """Return a process and those below it."""
+    """Return a process and its descendants."""
     below: set[int] = {pid}
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -117,12 +116,12 @@ def family(pid: int) -> set[int]:
 
 
 class RankFailedError(SwtraceError):
-    """A vLLM rank of the workload ended with an error; the message carries its traceback."""
+    """A vLLM rank failed. The message has its traceback."""
 
 
 @dataclass(frozen=True, slots=True)
 class TinyLlama:
-    """A dense Llama small enough to load in a second, with random weights and no tokenizer."""
+    """A dense Llama that loads in a second. It has random weights and no tokenizer."""
 
     layers: int = 12
     hidden: int = 256
@@ -130,7 +129,7 @@ class TinyLlama:
     vocabulary: int = 512
 
     def configuration(self) -> dict[str, Any]:
-        """Return its Hugging Face configuration."""
+        """Return the model's Hugging Face configuration."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -149,14 +148,14 @@ class TinyLlama:
         }
 
     def save(self, folder: Path) -> None:
-        """Write configuration and bfloat16 weights as a Hugging Face checkpoint. Same fields, same weights."""
+        """Write a Hugging Face checkpoint in bfloat16. Equal models get equal weights."""
         import torch
         from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]  # comes with vLLM
 
         generator = torch.Generator().manual_seed(20)
 
         def random(*shape: int) -> torch.Tensor:
-            # Wide enough that every layer matters to the tokens that come out.
+            # Large enough that every layer affects the generated tokens.
             wide = torch.randn(*shape, generator=generator) * (1.5 / math.sqrt(shape[-1]))
             return wide.to(torch.bfloat16)
 
@@ -182,7 +181,7 @@ class TinyLlama:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every rank generates, greedily, from token ids."""
+    """What every rank generates, greedily, from prompts of token ids."""
 
     model: Path
     prompts: tuple[tuple[int, ...], ...] = ((11, 7, 300, 42), (5, 17), (99, 98, 97, 96, 95, 94, 93))
@@ -190,10 +189,10 @@ class Workload:
     eager: bool = True
     additional_config: dict[str, Any] = field(default_factory=dict)
     plain_linears: tuple[str, ...] = ()
-    """Linears that keep their plain weight without swtrace. On CPU vLLM packs weights for oneDNN, which rounds
-    differently than the kernel that reads a window: a control must run the same kernel to compare tokens."""
+    """Linears whose weights vLLM must not pack. On the CPU it packs them for oneDNN, which rounds differently from the
+    kernel that reads a window. A run without sharing must use the same kernel, or its tokens would differ."""
     inspect: Callable[[Any], Any] | None = None
-    """Called with the ``vllm.LLM`` after generation, in the rank; its result comes back."""
+    """Called with the ``vllm.LLM`` in each rank after generation; see :attr:`RankResult.inspected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +202,9 @@ class RankResult:
     rank: int
     tokens: tuple[tuple[int, ...], ...]
     seconds: float
-    """Generation alone."""
+    """Time of the generation alone."""
     inspected: Any
+    """What :attr:`Workload.inspect` returned."""
 
 
 def run_ranks(
@@ -217,7 +217,8 @@ def run_ranks(
 ) -> tuple[RankResult, ...]:
     """Run ``workload`` on ``ranks`` ranks of one torch world and return their results by rank.
 
-    As :func:`fork_ranks`, whose errors it raises.
+    Raises:
+        RankFailedError: as in :func:`fork_ranks`.
     """
     rendezvous = folder / f"rendezvous-{time.monotonic_ns()}"
     return fork_ranks(
@@ -234,13 +235,14 @@ def fork_ranks(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 240.0,
 ) -> tuple[_Result, ...]:
-    """Return ``function(*arguments)`` of ``ranks`` processes that have vLLM imported, by rank.
+    """Call ``function(*arguments)`` in ``ranks`` processes that have imported vLLM, and return the results by rank.
 
-    Each finds itself in ``RANK`` and ``WORLD_SIZE``. ``environment`` is put over the fork server's own; every
-    other ``SWTRACE`` variable is removed. The processes append their output to ``folder`` (``rank-0.log``, ...).
+    Each process has its rank in ``RANK`` and their number in ``WORLD_SIZE``. Its environment is the fork server's,
+    without ``SWTRACE`` variables, plus ``environment``. Its output is appended to a log in ``folder``
+    (``rank-0.log``, ...).
 
     Raises:
-        RankFailedError: a rank failed, died, or did nothing for ``timeout_s``. No rank is left running.
+        RankFailedError: a rank failed, died, or was idle for ``timeout_s``. No rank is left running.
     """
     context = start_fork_server()
     processes: list[ForkServerProcess] = []
@@ -248,7 +250,7 @@ def fork_ranks(
     try:
         for rank in range(ranks):
             ours, theirs = context.Pipe(duplex=False)
-            # What torchrun would set; a rendezvous by file needs no port that somebody else could take.
+            # As torchrun sets them. The rendezvous is a file, because another process could take a port.
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             process = context.Process(
                 target=_rank,
@@ -273,13 +275,13 @@ def fork_ranks(
 
 
 def start_fork_server() -> ForkServerContext:
-    """Start the process that imports vLLM, unless it runs; the import goes on in the background."""
+    """Start the fork server unless it is running. It imports vLLM in the background."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     saved = dict(os.environ)
     try:
         for name, value in CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # the fork server takes its environment from here, once
+            os.environ.setdefault(name, value)  # the fork server copies them when it starts
         ensure_running()
     finally:
         for name in CPU_ENVIRONMENT.keys() - saved.keys():
@@ -307,7 +309,7 @@ def _collect(pipes: dict[Connection, int], ranks: int, folder: Path, patience: P
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
     if len(results) < ranks:
         for rank in set(waiting.values()):
-            problems.setdefault(rank, f"was not done in time. The end of its output:\n{_tail(_log(folder, rank))}")
+            problems.setdefault(rank, f"did not finish in time. The end of its output:\n{_tail(_log(folder, rank))}")
         raise RankFailedError("\n".join(f"vLLM rank {rank}: {text}" for rank, text in sorted(problems.items())))
     return results
 
@@ -331,20 +333,20 @@ def _rank(
     pipe: Connection,
 ) -> None:
     with log.open("ab") as output:
-        for stream in (1, 2):  # also what libraries write without Python
+        for stream in (1, 2):  # also catches what libraries write from C
             os.dup2(output.fileno(), stream)
     for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
         del os.environ[name]
     os.environ.update(environment)
-    # vLLM collects garbage often, also at its end, after it has unfrozen everything; each time it would go through all
-    # that the fork server imported. That takes half of a short run.
+    # vLLM often collects garbage, at its end after unfreezing everything. Each time it would visit all objects that the
+    # fork server imported, which takes half of a short run.
     gc.freeze()
     vars(gc)["unfreeze"] = lambda: None
-    # vLLM looks at a model's class in a process of its own, lest a GPU be initialised; that imports all of vLLM again.
+    # vLLM inspects a model's class in another process, so as not to initialise a GPU. That would import vLLM again.
     vars(sys.modules["vllm.model_executor.models.registry"])["_run_in_subprocess"] = lambda inspect: inspect()
     try:
         pipe.send((True, function(*arguments)))
-    except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)
+    except BaseException:  # noqa: BLE001 (the parent reports it, whatever it is)
         pipe.send((False, traceback.format_exc()))
     finally:
         pipe.close()
@@ -355,9 +357,9 @@ def _generate(workload: Workload, rendezvous: Path) -> RankResult:
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
 
-    # vLLM's attention uses AMX tiles where the CPU has them, but leaves it to others to ask the kernel for them;
-    # where nobody has, the process is killed by SIGILL.
-    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (there is no public way)
+    # vLLM's attention uses AMX tiles if the CPU has them, but does not ask the kernel for them. Without that, SIGILL
+    # kills the process.
+    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (torch has no public function)
         torch.cpu._init_amx()  # noqa: SLF001
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
@@ -382,7 +384,7 @@ def _generate(workload: Workload, rendezvous: Path) -> RankResult:
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
     seconds = time.monotonic() - begin
     inspected = workload.inspect(llm) if workload.inspect else None
-    dist.barrier()  # no rank leaves while another still waits for its broadcasts
+    dist.barrier()  # a rank that left could not send what others still wait for
     tokens = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
     return RankResult(rank=rank, tokens=tokens, seconds=seconds, inspected=inspected)
 
