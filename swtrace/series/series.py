@@ -505,12 +505,12 @@ class Series:
         if isinstance(self._circle, DeviceCircle):
             self._circle.join()
 
-    def graph_follows(self) -> None:
+    def announce_graph(self) -> None:
         """Announce that a graph of a whole forward is captured or replayed next, if its end cannot be marked.
 
         For frameworks that run replays on their own. In a marked step, the replay is assumed to end with the step.
         """
-        self._device_circle("graph_follows").graph_follows()
+        self._device_circle("announce_graph").announce_graph()
 
     def _device_circle(self, call: str) -> DeviceCircle:
         circle = self._running()

@@ -169,7 +169,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """Prepare for the CUDA graph, or piece of one, that vLLM captures or replays next."""
         if whole_forward():
             for series in self._running():
-                series.graph_follows()
+                series.announce_graph()
 
     def join_after_forward(self) -> None:
         """End the capture of a graph in every series."""

@@ -186,7 +186,7 @@ class DeviceCircle(Circle):
             raise
         self._end_replay()
 
-    def graph_follows(self) -> None:
+    def announce_graph(self) -> None:
         """Announce that a graph of a whole forward is captured or replayed next, if its end cannot be marked.
 
         In a marked step it is a replay, which ends with the step. Elsewhere the next call decides which it was.

@@ -116,11 +116,11 @@ def test_no_alarm_where_everything_mixes(tmp_path: Path, layers: int, k: int, pa
         elif what == "replay":
             program.replay(1)
         elif what == "unseen":
-            program.series.graph_follows()
+            program.series.announce_graph()
             program.rig.replay(program.graph)
             program.mover.next = 0
         elif what == "capture":
-            program.series.graph_follows()
+            program.series.announce_graph()
             program.capture()
         else:
             with pytest.raises(ForwardDiedError), program.series.step():
