@@ -450,7 +450,7 @@ class Series:
         """
         self.begin_step(phase=phase, tokens=tokens, requests=requests)
         try:
-            with self.peers_named():
+            with self.naming_dead_peers():
                 yield
         except BaseException as error:
             if self._running().running:
@@ -462,7 +462,7 @@ class Series:
         self.end_step()
 
     @contextmanager
-    def peers_named(self) -> Iterator[None]:
+    def naming_dead_peers(self) -> Iterator[None]:
         """Wrap collectives outside of steps that are not the series' own, so that an error names the rank that died.
 
         Raises:

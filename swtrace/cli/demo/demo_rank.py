@@ -91,7 +91,7 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
         layers.append(build(dials, layer))
         series.register(layer, layers[-1])
     series.post_process()
-    with series.peers_named():
+    with series.naming_dead_peers():
         dist.barrier()
         RankReport(What.READY, rank).tell()
         step = _run_steps(dials, rank, series, layers, check)
