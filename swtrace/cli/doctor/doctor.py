@@ -68,8 +68,8 @@ def _print(diagnoses: tuple[Diagnosis, ...], console: Console) -> None:
     for diagnosis in diagnoses:
         mark, style = _MARKS[diagnosis.state]
         detail = Text(diagnosis.detail)
-        if diagnosis.mend and diagnosis.state is not State.GOOD:
-            detail.append(f"\n-> {diagnosis.mend}", "cyan")
+        if diagnosis.fix and diagnosis.state is not State.GOOD:
+            detail.append(f"\n-> {diagnosis.fix}", "cyan")
         table.add_row(Text(mark, style), Text(diagnosis.subject), detail)
     console.print(table)
     broken = sum(diagnosis.state is State.BROKEN for diagnosis in diagnoses)
