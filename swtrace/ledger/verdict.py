@@ -95,7 +95,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
             _efficiency(facts),
             *found,
             caveats.unwaited(facts),
-            caveats.upper_bounds(regular),
+            caveats.ready_unobserved(regular),
             caveats.unattributed(facts),
             caveats.machine_noise(regular),
         ]
