@@ -48,15 +48,15 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         steps, checked = _run(dials, rank)
         dist.destroy_process_group()
     except SwtraceError as error:
-        RankReport(What.FAILED, rank, text=str(error)).tell()
+        RankReport(What.FAILED, rank, text=str(error)).write()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
-        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
+        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").write()
         return ExitCode.FAILED
     finally:
         recording.close()
-    RankReport(What.FINISHED, rank, steps=steps, checked=checked).tell()
+    RankReport(What.FINISHED, rank, steps=steps, checked=checked).write()
     return ExitCode.SUCCESS
 
 
@@ -93,7 +93,7 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
     series.post_process()
     with series.naming_dead_peers():
         dist.barrier()
-        RankReport(What.READY, rank).tell()
+        RankReport(What.READY, rank).write()
         step = _run_steps(dials, rank, series, layers, check)
         # A rank that exits closes its connections, and the others may still be receiving data of the last step.
         dist.barrier()
