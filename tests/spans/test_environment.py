@@ -156,7 +156,7 @@ def test_an_empty_variable_counts_as_unset(name: str, text: str) -> None:
     assert SpanSettings.from_environment({**environ, name: text}) == SpanSettings.from_environment(environ)
 
 
-def test_what_opentelemetry_trips_over_is_taken_away() -> None:
+def test_variables_that_opentelemetry_fails_on_are_removed() -> None:
     """Empty variables, and limits that its modules read on import, do not reach its code."""
     environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "", "OTEL_SPAN_EVENT_COUNT_LIMIT": "x", "OTEL_SERVICE_NAME": "a", "A": ""}
     remove_unusable_variables(environ)
