@@ -25,7 +25,7 @@ from swtrace.settings import VARIABLES, Settings
 from swtrace.vllm.configuration import settle
 from swtrace.vllm.engine import FORBIDDEN, RPC, guarded, handed_through
 from swtrace.vllm.presence import announcing, ranks_without
-from swtrace.vllm.runner import asked, load_and_notice
+from swtrace.vllm.runner import check_after_loading, note_offloader_request
 from swtrace.vllm.support import RANGE, missing, supported
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _create_offloader() -> list[Replacement]:
 
     @functools.wraps(original)
     def create_offloader(offload_config: Any) -> Any:
-        asked()
+        note_offloader_request()
         return _offloader(original(offload_config))
 
     setattr(create_offloader, _REPLACED, original)
@@ -129,7 +129,7 @@ def _load_model() -> list[Replacement]:
     if hasattr(wrapper, _REPLACED):  # on the class, because lifecycle.py wraps the function again
         return []
     original = vars(wrapper).get("load_model", handed_through("load_model"))
-    return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
+    return [(wrapper, "load_model", check_after_loading(original)), (wrapper, _REPLACED, original)]
 
 
 def _engine_core() -> list[Replacement]:
