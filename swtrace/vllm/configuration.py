@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUTCOME_KEY = f"{CONFIG_KEY}_outcome"
 
 
-def settle(vllm_config: Any) -> Settings:
+def resolve_settings(vllm_config: Any) -> Settings:
     """Return the effective settings and write them into the config. ``--additional-config`` overrides the environment.
 
     Raises:

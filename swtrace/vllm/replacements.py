@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import SeamError
 from swtrace.settings import VARIABLES, Settings
-from swtrace.vllm.configuration import settle
+from swtrace.vllm.configuration import resolve_settings
 from swtrace.vllm.engine import FORBIDDEN, RPC, guarded, handed_through
 from swtrace.vllm.presence import announcing, ranks_without
 from swtrace.vllm.runner import check_after_loading, note_offloader_request
@@ -97,7 +97,7 @@ def _create_offloader() -> list[Replacement]:
 
 def _create_engine_config() -> list[Replacement]:
     # A process without this module makes no config. If it imports the module later after all, the worker still
-    # settles its own copy before anything is compiled.
+    # resolves its own copy before anything is compiled.
     module = sys.modules.get("vllm.engine.arg_utils")
     if module is None:
         return []
@@ -111,7 +111,7 @@ def _create_engine_config() -> list[Replacement]:
     @functools.wraps(original)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         vllm_config = original(self, *args, **kwargs)
-        settle(vllm_config)
+        resolve_settings(vllm_config)
         return vllm_config
 
     setattr(create_engine_config, _REPLACED, original)
@@ -155,7 +155,7 @@ def _offloader(chosen: Any) -> Any:
     from vllm.config import get_current_vllm_config
 
     vllm_config = get_current_vllm_config()
-    settings = settle(vllm_config)
+    settings = resolve_settings(vllm_config)
     from swtrace.vllm.startup_agreement import decline
 
     if not settings.enabled:

@@ -40,11 +40,11 @@ def check_after_loading(load_model: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _report(wrapper: Any) -> None:
-    from swtrace.vllm.configuration import settle
+    from swtrace.vllm.configuration import resolve_settings
     from swtrace.vllm.worker_identity import share_nothing
 
     vllm_config = wrapper.vllm_config
-    settings = settle(vllm_config)
+    settings = resolve_settings(vllm_config)
     if not settings.enabled:
         return
     runner = type(getattr(wrapper.worker, "model_runner", None))
