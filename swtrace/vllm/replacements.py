@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from swtrace.errors import SeamError
 from swtrace.settings import VARIABLES, Settings
 from swtrace.vllm.configuration import resolve_settings
-from swtrace.vllm.engine import FORBIDDEN, RPC, guarded, handed_through
+from swtrace.vllm.engine import FORBIDDEN, RPC, delegating_method, guarded
 from swtrace.vllm.presence import announcing, ranks_without
 from swtrace.vllm.runner import check_after_loading, note_offloader_request
 from swtrace.vllm.support import RANGE, missing, supported
@@ -128,7 +128,7 @@ def _load_model() -> list[Replacement]:
         raise SeamError(_seam_message("WorkerWrapperBase"))
     if hasattr(wrapper, _REPLACED):  # on the class, because lifecycle.py wraps the function again
         return []
-    original = vars(wrapper).get("load_model", handed_through("load_model"))
+    original = vars(wrapper).get("load_model", delegating_method("load_model"))
     return [(wrapper, "load_model", check_after_loading(original)), (wrapper, _REPLACED, original)]
 
 
