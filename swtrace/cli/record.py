@@ -17,7 +17,7 @@ from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
-from swtrace.cli.signals import heeded
+from swtrace.cli.signals import not_ignored
 from swtrace.units import counted
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _follow(capture: Capture, *, duration: float | None, until_end: bool, consol
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
-        for number in heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in not_ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     begun = time.monotonic()
     shown = begun if console.is_terminal else begun - _LINE_S + 1.0
