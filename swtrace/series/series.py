@@ -163,7 +163,7 @@ class Series:
 
         self._pending: dict[int, PendingLayer] = {}
         self._modules: dict[int, nn.Module] = {}
-        self._asked: set[int] = set()
+        self._processing_requested: set[int] = set()
         self._landing = Landing()
 
         self._running_series: RunningSeries | None = None
@@ -231,7 +231,7 @@ class Series:
             layout,
             self._landing,
             owned=self._constants.owns(layer_idx),
-            asked=lambda: self._processing_asked(layer_idx),
+            on_request=lambda: self._request_processing(layer_idx),
         )
         self._modules[layer_idx] = layer
         if self._hooks is not None:
@@ -291,13 +291,13 @@ class Series:
         if self._transport is not None:
             self._transport.close()
 
-    def _processing_asked(self, layer_idx: int) -> None:
-        self._asked.add(layer_idx)
+    def _request_processing(self, layer_idx: int) -> None:
+        self._processing_requested.add(layer_idx)
         if (
             self._auto_post_process
             and not self._withdrawn
             and not self.post_processed
-            and len(self._asked) == self._constants.num_layers
+            and len(self._processing_requested) == self._constants.num_layers
         ):
             self.post_process()
 
