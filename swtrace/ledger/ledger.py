@@ -110,7 +110,8 @@ class Ledger:
     """Turns the records of any number of ranks into facts.
 
     Added records may be processed later, at the latest on the next call of any other method. That call then raises any
-    :class:`~swtrace.errors.IntakeError`. :meth:`settle` processes them at once. Added arrays belong to the ledger.
+    :class:`~swtrace.errors.IntakeError`. :meth:`process_added` processes them at once. Added arrays belong to
+    the ledger.
 
     Args:
         epsilon_ns: A wait is on time if its stall is below this.
@@ -143,7 +144,7 @@ class Ledger:
 
     def add_rank(self, identity: RankIdentity) -> None:
         """Add a rank. Steps wait for it from now on, until :meth:`rank_ended`."""
-        self.settle()
+        self.process_added()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
         for series in self._series.values():
@@ -152,7 +153,7 @@ class Ledger:
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
         """Set the series table of a rank's ring. Records refer to their series by index in it. It only grows."""
-        self.settle()
+        self.process_added()
         self._ranks[rank].series = series
         self._route(rank)
 
@@ -172,9 +173,9 @@ class Ledger:
                 self._collected_records += len(records)
             self._collected.append(each)
         if self._collected_records >= _TOGETHER:
-            self.settle()
+            self.process_added()
 
-    def settle(self) -> None:
+    def process_added(self) -> None:
         """Process all added records.
 
         Raises:
@@ -187,23 +188,23 @@ class Ledger:
             together.append(each)
             count += sum(map(len, each.values()))
             if count >= _TOGETHER:
-                self._settle(together, reasons)
+                self._process_rounds(together, reasons)
                 together, count = [], 0
         if together:
-            self._settle(together, reasons)
+            self._process_rounds(together, reasons)
         if reasons:
             raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Mark a rank as ended, with all its records added. Steps no longer wait for it."""
-        self.settle()
+        self.process_added()
         self._ranks[rank].ended = True
         for series in self._expect(rank, expected=False):
             self._finish(series, series.pending.pop_finished())
 
     def flush(self) -> None:
         """Finish all pending steps, because no more records will follow."""
-        self.settle()
+        self.process_added()
         for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
 
@@ -211,7 +212,7 @@ class Ledger:
 
     def take_steps(self) -> tuple[StepFacts, ...]:
         """Return the steps finished since the last call, oldest first."""
-        self.settle()
+        self.process_added()
         if self._untaken is None:
             return ()
         taken = tuple(self._untaken)
@@ -220,12 +221,12 @@ class Ledger:
 
     def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
         """Return the last finished steps of a series, oldest first."""
-        self.settle()
+        self.process_added()
         return tuple(self._series[key].recent.history)
 
     def facts(self) -> LedgerFacts:
         """Return all facts as of now."""
-        self.settle()
+        self.process_added()
         return LedgerFacts(
             ranks=tuple(
                 RankFacts(
@@ -342,12 +343,12 @@ class Ledger:
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
 
-    def _settle(self, several: list[Round], reasons: dict[tuple[str, int], Exception]) -> None:
+    def _process_rounds(self, several: list[Round], reasons: dict[tuple[str, int], Exception]) -> None:
         """Process rounds together. If their records are not in order, process them in halves, down to single rounds."""
         if not self._add(several, reasons, only_in_order=len(several) > 1):
             middle = len(several) // 2
-            self._settle(several[:middle], reasons)
-            self._settle(several[middle:], reasons)
+            self._process_rounds(several[:middle], reasons)
+            self._process_rounds(several[middle:], reasons)
 
     def _add(self, several: Sequence[Round], reasons: dict[tuple[str, int], Exception], *, only_in_order: bool) -> bool:
         """Process rounds together, and put errors into ``reasons``.
