@@ -90,7 +90,7 @@ class _Series:
     """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
-    stated: SeriesFacts | None = None
+    cached_facts: SeriesFacts | None = None
     """Cached facts, until a record arrives."""
     left: dict[int, int] = field(default_factory=dict)
     """Start times of forgotten members, by group rank. One with another start time begins a new life of the series."""
@@ -148,7 +148,7 @@ class Ledger:
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
         for series in self._series.values():
-            series.stated = None
+            series.cached_facts = None
         self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
@@ -258,7 +258,7 @@ class Ledger:
         self.rank_ended(rank)
         start_ns = self._ranks.pop(rank).identity.start_time_ns
         for series in list(self._by_number.values()):
-            series.stated = None
+            series.cached_facts = None
             series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
@@ -291,7 +291,7 @@ class Ledger:
             for other in series.ranks:
                 if other in self._ranks and not self._ranks[other].ended:
                     self._expect(other, expected=True)
-        series.stated = None
+        series.cached_facts = None
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(rank, info)
             series.totals.forget(info.rank_in_group)
@@ -412,7 +412,7 @@ class Ledger:
 
         If there is no room for all, the oldest steps of all ranks go first, because finished steps make room.
         """
-        series.stated = None
+        series.cached_facts = None
         launched = ranked.of_kind(Kind.LAUNCH)
         launches, rest = ranked.take(launched), ranked.take(~launched)
         while len(rest):
@@ -441,7 +441,7 @@ class Ledger:
         self._finish(series, block)
 
     def _finish(self, series: _Series, block: Block) -> None:
-        series.stated = None
+        series.cached_facts = None
         block = _without_open_tail(block)
         missing = (~(block.present | _without_transfers(block)[:, :, np.newaxis])).sum(axis=(0, 2)).tolist()
         for group_rank, member in series.members.items():
@@ -471,11 +471,11 @@ class Ledger:
         return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _series_facts(self, series: _Series) -> SeriesFacts:
-        if series.stated is None:
-            series.stated = self._state(series)
-        return series.stated
+        if series.cached_facts is None:
+            series.cached_facts = self._compute_facts(series)
+        return series.cached_facts
 
-    def _state(self, series: _Series) -> SeriesFacts:
+    def _compute_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
         totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(
