@@ -73,7 +73,7 @@ class Journal:
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Record a receiver's completed wait. ``operation`` is None if post-processing had filled the window."""
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+    def finished_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Record the broadcast for ``layer.step``: a source's, or one without a wait."""
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
@@ -200,7 +200,7 @@ class RecordingJournal(Journal):
             layer.generation,
         )
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+    def finished_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write the record of a source, or of a broadcast without a wait."""
         if not layer.timed:
             return

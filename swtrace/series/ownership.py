@@ -251,7 +251,16 @@ class OwnershipCheck:
         )
 
 
-PASSED_ON = ("waits", "settled", "left_open", "begins", "arrives", "ends", "captures_ready", "captures_wait")
+PASSED_ON = (
+    "waits",
+    "finished_without_wait",
+    "left_open",
+    "begins",
+    "arrives",
+    "ends",
+    "captures_ready",
+    "captures_wait",
+)
 """Calls of a journal that the check does not need."""
 
 

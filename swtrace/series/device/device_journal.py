@@ -143,7 +143,7 @@ class DeviceJournal(Journal):
         self._series.window_in_use(window.index, layer.generation, self._now())
         self._note(layer, 0)
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet has it)
+    def finished_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet has it)
         """Note a source's transfer, or one without a wait."""
         flags = _OWN if layer.owned else 0
         if not (layer.owned and layer.waited_step == layer.step):
