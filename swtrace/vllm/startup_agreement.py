@@ -45,7 +45,7 @@ def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
     import torch.distributed as dist
 
     rank, world = dist.get_rank(), range(dist.get_world_size())
-    store, keys = _state(mine)
+    store, keys = _publish_decisions(mine)
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
     except RuntimeError as error:
@@ -63,21 +63,21 @@ def decline(reason: str) -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        _state({_ALL: Refused(reason)})
+        _publish_decisions({_ALL: Refused(reason)})
 
 
-def _state(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
+def _publish_decisions(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
     """Write this rank's decisions about a model into the world's store. Return the store and the keys of all ranks."""
     import torch.distributed as dist
 
     store = world_store()
     keys = [f"swtrace/decisions/{_Process.models}/{other}" for other in range(dist.get_world_size())]
     _Process.models += 1
-    store.set(keys[dist.get_rank()], json.dumps({path: _stated(decision) for path, decision in mine.items()}))
+    store.set(keys[dist.get_rank()], json.dumps({path: _encoded(decision) for path, decision in mine.items()}))
     return store, keys
 
 
-def _stated(decision: Choice | Refused) -> dict[str, str]:
+def _encoded(decision: Choice | Refused) -> dict[str, str]:
     return {"group": decision.name} if isinstance(decision, Choice) else {"refused": str(decision)}
 
 
