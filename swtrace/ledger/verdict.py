@@ -414,7 +414,7 @@ def _efficiency(facts: SeriesFacts) -> Finding | None:
     if efficiency >= _LOW_EFFICIENCY or max(ratio for _, ratio in known) >= HIDDEN_BELOW:
         return None
     return Finding(
-        "efficiency_moot",
+        "low_efficiency_harmless",
         Level.NOTE,
         f"Prefetch efficiency is only {units.ratio(efficiency)}, but it does not matter: "
         f"stalls take {units.ratio(ratio)} of step time.",
