@@ -148,7 +148,7 @@ class DaemonStream:
             since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
             return (OriginStatus(self.address, Link.LOST, f"{self.lost}{since}"),)
         if not self._answered:
-            return (OriginStatus(self.address, Link.ASKED),)
+            return (OriginStatus(self.address, Link.CONNECTING),)
         problems = list(self._seen.problems.values())[:3]
         if not self._seen.caught_up:
             pending = sum(ring.statistics.pending for ring in self._seen.rings)
