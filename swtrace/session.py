@@ -22,6 +22,7 @@ from swtrace.recording.replay import Replay
 from swtrace.selection import Selection, occupancy, sum_up, sum_up_by_rank
 from swtrace.tables import Table, joined, step_columns, wait_columns
 from swtrace.trace.identity import RankIdentity, RankKey
+from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -98,10 +99,10 @@ class Session(Closing):
         for series in self.facts().series:
             if series.ranks and any(rank.totals.steps for rank in series.ranks):
                 info = series.ranks[0].info
-                ranks = ", ".join(str(rank.rank.rank) for rank in series.ranks)
+                ranks = listed("rank", [rank.rank.rank for rank in series.ranks])
                 last = info.start_layer + info.num_layers - 1
                 steps = max(rank.totals.steps for rank in series.ranks)
-                there.append(f"{info.name} (layers {info.start_layer} to {last}, ranks {ranks}, {steps} steps)")
+                there.append(f"{info.name} (layers {info.start_layer} to {last}, {ranks}, {counted(steps, 'step')})")
         asked = f" matches {wanted}" if str(wanted) else ""
         return EmptySelectionError(f"no finished step{asked}; recorded: {', '.join(there) or 'nothing'}")
 

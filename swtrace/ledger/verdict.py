@@ -68,7 +68,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collectio
 
 def _died(dead: Sequence[int]) -> Finding:
     """Return the headline for dead ranks. It comes first, because all figures are from before the death."""
-    ranks = f"Rank {dead[0]}" if len(dead) == 1 else f"Ranks {', '.join(map(str, dead))}"
+    ranks = units.listed("Rank", dead)
     return Finding("died", Level.BAD, f"{ranks} died. All figures are from the steps before.", rank=dead[0])
 
 

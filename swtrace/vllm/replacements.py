@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import SeamError
 from swtrace.settings import VARIABLES, Settings
+from swtrace.units import listed
 from swtrace.vllm.configuration import resolve_settings
 from swtrace.vllm.engine import FORBIDDEN, RPC, delegating_method, guarded
 from swtrace.vllm.presence import announcing, ranks_without
@@ -198,8 +199,7 @@ def _refuse_company() -> None:
 
     without = ranks_without()
     if without:
-        ranks = f"rank{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
-        raise Refused(f"swtrace is off on {ranks}; set SWTRACE=1 on all ranks")
+        raise Refused(f"swtrace is off on {listed('rank', without)}; set SWTRACE=1 on all ranks")
 
 
 def _seam_message(missing: str) -> str:

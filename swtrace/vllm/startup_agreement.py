@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import DisagreementError
+from swtrace.units import listed
 from swtrace.vllm.groups import Choice, Refused
 from swtrace.vllm.presence import world_store
 
@@ -49,9 +50,9 @@ def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
     except RuntimeError as error:
-        silent = [str(other) for other in world if not store.check([keys[other]])]
+        silent = [other for other in world if not store.check([keys[other]])]
         raise DisagreementError(
-            f"rank {rank}: no answer from rank{'s' if len(silent) > 1 else ''} {', '.join(silent)} on what to share "
+            f"rank {rank}: no answer from {listed('rank', silent)} on what to share "
             f"within {timeout_s:g} s; set SWTRACE=1 on all ranks, or raise SWTRACE_TIMEOUT"
         ) from error
     answers: list[dict[str, dict[str, str]]] = [json.loads(store.get(key)) for key in keys]
