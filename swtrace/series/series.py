@@ -158,7 +158,7 @@ class Series:
         self._closed = False
         self.number = operations.number(self)
         """Identifies the series in compiled code."""
-        self.thread = torch.zeros(1, dtype=torch.uint8)
+        self.order_token = torch.zeros(1, dtype=torch.uint8)
         """Orders reaches in compiled code behind the work that must come first; its value is never read."""
 
         self._pending: dict[int, PendingLayer] = {}
@@ -399,7 +399,7 @@ class Series:
 
     def _trace_reach(self, layer_idx: int) -> None:
         """Add a reach operator to the graph that is being traced."""
-        operations.reach(self.thread, self.number, layer_idx)
+        operations.reach(self.order_token, self.number, layer_idx)
         if self._constants.windows == "rolling":
             # The reach moves weights, but a graph keeps using those that it was called with.
             torch._dynamo.graph_break(msg=_ROLLING)  # noqa: SLF001 (the documented name)
