@@ -239,7 +239,7 @@ class Circle:
         if layer.memory[0][1] != window.pointers[0] and not (keeper is not None and keeper.keeps(layer)):
             if keeper is not None:
                 keeper.moved(layer, window)
-            layer.lie_in(window)
+            layer.point_into(window)
         layer.window = window
         window.occupant = layer
         return window.buffer
