@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from swtrace.series.holders import storage_of
+from swtrace.series.references import storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

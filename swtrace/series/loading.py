@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from swtrace.series.holders import held_by_others
 from swtrace.series.interception import Interception
 from swtrace.series.payload import PayloadLayout, new_buffer, own_tensors, payload_tensors, version_of
+from swtrace.series.references import held_by_others
 
 PROCESS = "process_weights_after_loading"
 _ABSENT = object()
