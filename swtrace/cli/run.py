@@ -21,7 +21,7 @@ from swtrace.cli.child import ANY_PORT, DaemonProcess
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.ring_folder import make_folder
-from swtrace.cli.signals import PassOn, exit_status
+from swtrace.cli.signals import SignalForwarder, exit_status
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.daemon.daemon_settings import Listen, listen_address
@@ -98,7 +98,7 @@ def run(
         daemon = stack.enter_context(DaemonProcess(directory, run_id, listen=address)) if with_daemon else None
         started_ns = time.time_ns()
         console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True, markup=False)
-        with PassOn() as signals:
+        with SignalForwarder() as signals:
             process = _start(program, command, environment)
             signals.attach(process)
             _attend(process, signals, reader, daemon, console)
@@ -195,7 +195,11 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
 
 
 def _attend(
-    process: subprocess.Popen[bytes], signals: PassOn, reader: Reader, daemon: DaemonProcess | None, console: Console
+    process: subprocess.Popen[bytes],
+    signals: SignalForwarder,
+    reader: Reader,
+    daemon: DaemonProcess | None,
+    console: Console,
 ) -> None:
     """Wait for the command, pass signals on, and report the daemon's URL or its early end."""
     lost = False

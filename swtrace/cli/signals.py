@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import subprocess
     from types import FrameType
 
-PASSED_ON = frozenset(
+FORWARDED = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 )
 _SHELL_OFFSET = 128
@@ -34,8 +34,8 @@ def exit_status(returncode: int) -> int:
     return returncode if returncode >= 0 else _SHELL_OFFSET - returncode
 
 
-class PassOn:
-    """Collects the signals of :data:`PASSED_ON` while its ``with`` block runs, and sends them to a process.
+class SignalForwarder:
+    """Collects the signals of :data:`FORWARDED` while its ``with`` block runs, and sends them to a process.
 
     Until :meth:`attach` it uses handlers, because processes started meanwhile would inherit blocked
     signals. Afterwards it blocks the signals and waits for them, because only then does the kernel say
@@ -47,7 +47,7 @@ class PassOn:
     def __init__(self) -> None:
         """Prepare without changing any signal."""
         self._early: list[int] = []
-        self._not_ignored = not_ignored(*PASSED_ON)
+        self._not_ignored = not_ignored(*FORWARDED)
         self._handlers: dict[signal.Signals, Any] = {}
         self._mask: set[int | signal.Signals] | None = None
         self._process: subprocess.Popen[bytes] | None = None
