@@ -83,7 +83,7 @@ def record(
     daemons = [] if connect is None else _daemons(connect, run_id)
     console = narration()
     capture: Capture | None = None
-    with _in_place_of(output if force else None) as replaced:
+    with _set_aside(output if force else None) as replaced:
         writer = RecordingWriter(
             output,
             overwrite=force,
@@ -154,7 +154,7 @@ def _origin(where: Path | str, daemons: Sequence[DaemonStream], run_id: str | No
 
 
 @contextmanager
-def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
+def _set_aside(old: Path | None) -> Iterator[Callable[[], None]]:
     """Move a recording aside and yield a function that deletes it. Unless that is called, it is restored at the end."""
     if old is None or not old.is_file():
         yield lambda: None

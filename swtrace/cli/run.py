@@ -101,11 +101,11 @@ def run(
         with SignalForwarder() as signals:
             process = _start(program, command, environment)
             signals.attach(process)
-            _attend(process, signals, reader, daemon, console)
+            _forward_until_exit(process, signals, reader, daemon, console)
         status = exit_status(process.returncode)
         summary = reader.finish()
     if not summary.rings:
-        why = _why_nothing(directory, started_ns, traced=settings.trace)
+        why = _why_no_summary(directory, started_ns, traced=settings.trace)
         console.print(f"swtrace: {why}", soft_wrap=True, markup=False)
     else:
         print_summary(summary, console)
@@ -145,7 +145,7 @@ def _environment(options: Mapping[str, str]) -> tuple[dict[str, str], Settings]:
     return environment, settings
 
 
-def _why_nothing(directory: Path, since_ns: int, *, traced: bool) -> str:
+def _why_no_summary(directory: Path, since_ns: int, *, traced: bool) -> str:
     """Return why there is no summary: no rank wrote a ring, or the ranks used another run id."""
     from swtrace.trace.tail import Tail
 
@@ -194,7 +194,7 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
         raise CommandError(f"{program}: {error.strerror}", ExitCode.NOT_EXECUTABLE) from error
 
 
-def _attend(
+def _forward_until_exit(
     process: subprocess.Popen[bytes],
     signals: SignalForwarder,
     reader: Reader,

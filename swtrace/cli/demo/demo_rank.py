@@ -105,7 +105,7 @@ def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear],
     """Run steps until all ranks agree to stop; return the number of steps."""
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
-    while _go_on(dials, rank, step, time.monotonic() - begin):
+    while _continues(dials, rank, step, time.monotonic() - begin):
         _run_step(dials, rank, step, series, layers, check, random_source)
         step += 1
     return step
@@ -142,7 +142,7 @@ def _run_step(
                 time.sleep(left_ns * 1e-9)
 
 
-def _go_on(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
+def _continues(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
     """Return whether to run another step. With a duration, rank 0 decides for all, because clocks differ."""
     if dials.steps is not None:
         return step < dials.steps
