@@ -285,7 +285,7 @@ class Ledger:
     def _join(self, rank: RankKey, info: SeriesInfo) -> _Series:
         key = SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
         series = self._series.get(key)
-        if series is None or self._starts_anew(series, info.rank_in_group, rank):
+        if series is None or self._restarts(series, info.rank_in_group, rank):
             series = self._series[key] = self._by_number[self._numbers] = self._make(key, info)
             self._numbers += 1
             for other in series.ranks:
@@ -334,11 +334,11 @@ class Ledger:
         theirs = [series for series in self._by_number.values() if rank in series.ranks]
         for series in theirs:
             group_rank = series.ranks.index(rank)
-            if not (expected and self._starts_anew(series, group_rank, rank)):
+            if not (expected and self._restarts(series, group_rank, rank)):
                 series.pending.expect(group_rank, expected=expected and rank not in series.untraced)
         return theirs
 
-    def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
+    def _restarts(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
         """Return whether a rank comes back, as another process, to a series that it left and so begins a new life."""
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
@@ -380,11 +380,11 @@ class Ledger:
                 numbered.append((series, self._numbered(ranks, series, ranked)))
         for series, ranked in numbered:
             try:
-                self._take_in(ranks, series, ranked)
+                self._ingest(ranks, series, ranked)
             except Exception:  # noqa: BLE001 (retry rank by rank, so that only the faulty rank loses records)
                 for origin, rank in enumerate(ranks):
                     try:
-                        self._take_in(ranks, series, ranked.take(ranked.origin == origin))
+                        self._ingest(ranks, series, ranked.take(ranked.origin == origin))
                     except Exception as error:  # noqa: BLE001 (raised to the caller after all others are processed)
                         reasons[rank.identity.key] = error
         return True
@@ -407,7 +407,7 @@ class Ledger:
             ranks[origin].wild += 1
         return ranked.take(~wild)
 
-    def _take_in(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
+    def _ingest(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
         """Store records of one series and finish the steps that they complete.
 
         If there is no room for all, the oldest steps of all ranks go first, because finished steps make room.
