@@ -29,7 +29,7 @@ from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
 from swtrace.vllm.peer_monitor import start_peer_monitor
 from swtrace.vllm.startup_agreement import agree
-from swtrace.vllm.worker_identity import announce, record_refused, run_ranks
+from swtrace.vllm.worker_identity import record_model, record_refused, run_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -69,7 +69,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._watched = False
         """Whether a thread monitors the peers."""
         forget()
-        announce(vllm_config)
+        record_model(vllm_config)
 
     def wrap_modules(
         self,

@@ -170,8 +170,8 @@ def _offloader(chosen: Any) -> Any:
     from swtrace.vllm.worker_identity import share_nothing
 
     try:
-        _refuse_shape()
-        _refuse_company()
+        _refuse_incomplete_vllm()
+        _refuse_partial_world()
         refuse_engine(vllm_config, chosen)
         refuse_loading(vllm_config)
         split_graphs(vllm_config)
@@ -184,7 +184,7 @@ def _offloader(chosen: Any) -> Any:
     return SeriesOffloader(settings, vllm_config)
 
 
-def _refuse_shape() -> None:
+def _refuse_incomplete_vllm() -> None:
     """Refuse if this vLLM lacks anything that the plugin uses in a worker."""
     from swtrace.vllm.groups import Refused
 
@@ -193,7 +193,7 @@ def _refuse_shape() -> None:
         raise Refused(_seam_message(", ".join(lacking)))
 
 
-def _refuse_company() -> None:
+def _refuse_partial_world() -> None:
     """Refuse if a rank of the world runs without swtrace, because the others would wait for it in vain."""
     from swtrace.vllm.groups import Refused
 

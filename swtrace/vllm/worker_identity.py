@@ -20,7 +20,7 @@ logger = logging.getLogger("vllm.swtrace")
 _REASON_CHARACTERS = 500
 
 
-def announce(vllm_config: Any) -> None:
+def record_model(vllm_config: Any) -> None:
     """Record which model this process runs. Call before its ring is made."""
     served = vllm_config.model_config.served_model_name
     describe_model(str(served[0] if isinstance(served, list) else served or vllm_config.model_config.model))
@@ -49,7 +49,7 @@ def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
         raise RefusedError(f"nothing is shared: {reason}")
     logger.warning("swtrace shares nothing: %s", reason)
     write_outcome(vllm_config, {})
-    announce(vllm_config)
+    record_model(vllm_config)
     for path in settings.series:
         record_refused(path, reason, settings, vllm_config)
 
