@@ -68,9 +68,9 @@ class SimulatedCheck(OwnershipCheck):
     def _copy_out(self) -> None:
         self._then(lambda: OwnershipCheck._copy_out(self))
 
-    def disregard_first_looks(self) -> None:
+    def discard_first_checks(self) -> None:
         """As work of the device."""
-        self._then(lambda: OwnershipCheck.disregard_first_looks(self))
+        self._then(lambda: OwnershipCheck.discard_first_checks(self))
 
 
 @pytest.fixture(autouse=True)
