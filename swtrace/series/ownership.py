@@ -251,7 +251,7 @@ class OwnershipCheck:
         )
 
 
-PASSED_ON = (
+FORWARDED = (
     "waits",
     "finished_without_wait",
     "left_open",
@@ -270,7 +270,7 @@ class CheckingJournal(Journal):
     def __init__(self, inner: Journal, check: OwnershipCheck) -> None:
         self._inner = inner
         self._check = check
-        for name in PASSED_ON:
+        for name in FORWARDED:
             setattr(self, name, getattr(inner, name))
 
     def issues(self, layer: SeriesLayer) -> object:
