@@ -65,7 +65,7 @@ class Session(Closing):
         wanted = Selection(**selection)
         recent = sum_up(self.steps(), wanted)
         if not recent.steps:
-            raise self._nothing(wanted)
+            raise self._empty_selection(wanted)
         return recent
 
     def sums_by_rank(self, **selection: Any) -> dict[tuple[SeriesKey, RankKey], Recent]:
@@ -93,7 +93,7 @@ class Session(Closing):
         self.sums(**selection)  # an error where there is nothing
         return occupancy(self.steps(), Selection(**selection))
 
-    def _nothing(self, wanted: Selection) -> EmptySelectionError:
+    def _empty_selection(self, wanted: Selection) -> EmptySelectionError:
         """Return the error that says what there is instead."""
         there = []
         for series in self.facts().series:
