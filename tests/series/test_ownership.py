@@ -39,14 +39,14 @@ ON, OFF = True, False
 def checked_matrix(rank: int) -> tuple[list[str], int]:
     """Run the matrix of the identity tests; return what went wrong, and how often a window was checked."""
     looks = 0
-    look: Any = OwnershipCheck._look
+    look: Any = OwnershipCheck._compare_tags
 
     def counted(self: Any, *arguments: Any) -> None:
         nonlocal looks
         looks += 1
         look(self, *arguments)
 
-    OwnershipCheck._look = counted  # type: ignore[assignment, method-assign]
+    OwnershipCheck._compare_tags = counted  # type: ignore[assignment, method-assign]
     return matrix(rank, (2, 5, 9))[1], looks
 
 

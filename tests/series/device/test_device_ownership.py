@@ -55,10 +55,10 @@ class SimulatedCheck(OwnershipCheck):
         device: Any = self._device
         device.compute(0, at_start=lambda _: work())
 
-    def _look(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
+    def _compare_tags(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
         def work() -> None:
             SimulatedCheck.looks += 1
-            OwnershipCheck._look(self, look, position, tag, should_be)
+            OwnershipCheck._compare_tags(self, look, position, tag, should_be)
 
         self._then(work)
 
