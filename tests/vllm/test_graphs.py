@@ -10,6 +10,8 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import graph_inspections
 
+pytestmark = pytest.mark.vllm
+
 PIECEWISE = ("PIECEWISE", "FULL_AND_PIECEWISE")
 WHOLE = ("NONE", "FULL", "FULL_DECODE_ONLY")
 

@@ -1,4 +1,4 @@
-"""The vLLM interfaces that the plugin uses: what it needs, refuses and recognizes."""
+"""What the plugin replaces in vLLM: a vLLM that lacks it and an engine that cannot share both run unchanged."""
 
 from __future__ import annotations
 
@@ -9,65 +9,22 @@ import pytest
 
 from swtrace.cli.vllm_ranks import RankFailedError, fork_ranks
 from tests.support.vllm import inspections
+from tests.support.vllm.layouts import engine_refused
+from tests.support.vllm.shared_runs import refusals
+
+pytestmark = pytest.mark.vllm
 
 
-def test_engines_that_cannot_share(folder: Path) -> None:
-    """Each feature that prevents sharing is named in its refusal, and nothing else is refused."""
-    (why,) = fork_ranks(inspections.refusals, (), folder)
-    assert why.pop("nothing") == ""
-    words = {
-        "offloading": "UVAOffloader",
-        "ubatching": "ubatching",
-        "elastic": "elastic expert parallelism",
-        "sleep": "sleep mode",
-        "transfer": "weight transfer",
-        "sharded": "sharded_state",
-        "encoder": "encoder-decoder",
-        "freezing": "max_autotune",
-    }
-    assert {name: word for name, word in words.items() if word in why[name]} == words
-
-
-def test_load_formats_that_cannot_share(folder: Path) -> None:
-    """Formats with processed weights, or that bypass the layers' loaders, are refused by name."""
-    (why,) = fork_ranks(inspections.loads, (), folder)
-    assert {"sharded_state", "runai_streamer_sharded", "tensorizer"} <= set(why)
-    assert not {"auto", "safetensors", "pt", "dummy", "mistral"} & set(why)
-    assert all(f"load format {name} does not load weights one by one" in said for name, said in why.items())
-
-
-def test_linears_that_are_absorbed_after_loading(folder: Path) -> None:
-    """A linear that an attention absorbs after loading, as MLA does kv_b_proj, is found; its neighbours are not."""
-    assert fork_ranks(inspections.readers, (), folder) == (("attention (Attention)", ""),)
-
-
-def test_lists_of_layers(folder: Path) -> None:
-    """A model's own list of layers is recognized by its length and linears; else the model is refused by name."""
-    (found,) = fork_ranks(inspections.layer_lists, (), folder)
-    two, none = found.pop("two"), found.pop("none")
-    assert found == {"one": "Decoder", "a tower before it": "Decoder", "another linear": "Tower"}
-    assert two.startswith(
-        "Model does not build its decoder layers through vLLM's make_layers, so swtrace looks for one "
-    )
-    assert "but this model has several (fast, slow); unset SWTRACE" in two
-    assert none.startswith(
-        "vLLM runs this model through its Transformers backend (Backed), so swtrace looks for one list"
-    )
-    assert "list of 3 decoder layers, but this model has none; unset SWTRACE" in none
-
-
-def test_phases_of_a_schedule(folder: Path) -> None:
-    """A request works on its prompt until it has an output token, and again when it resumes."""
-    (phases,) = fork_ranks(inspections.phases, (), folder)
-    assert phases == {
-        "new": "PREFILL",
-        "chunk of a prompt": "PREFILL",
-        "resumed": "PREFILL",
-        "generating": "DECODE",
-        "new and generating": "MIXED",
-        "chunk and generating": "MIXED",
-        "resumed and generating": "MIXED",
-    }
+def test_refused_engine_is_a_metric(folder: Path) -> None:
+    """An engine that cannot share keeps its offloader, and every requested linear is refused with its reason."""
+    rings = folder / "rings-engine"
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": "a.b,c"}
+    assert fork_ranks(engine_refused, (folder / "refused", environment), folder) == ("UVAOffloader",)
+    # The fourth data-parallel replica of a dense model: torch calls it rank 0, the run does not.
+    ((rank, why),) = refusals(rings, ranks=1).items()
+    assert rank == 3
+    assert why.keys() == {"a.b", "c"}
+    assert all("turn its weight offloading off" in reason for reason in why.values())
 
 
 def test_unknown_vllm_is_named(folder: Path) -> None:

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from swtrace.cli.vllm_ranks import RankResult, TinyLlama, Workload, run_ranks
 from tests.support.vllm import inspections
-from tests.support.vllm.vllm_runs import SERIES, Run, share
+from tests.support.vllm.fixtures import folder, workload
+from tests.support.vllm.shared_runs import SERIES, Run, share
 
-BACKSTOP_S = 7200
-"""Upper limit for a test that hangs where no other limit applies."""
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of models, rendezvous files and the ranks' output."""
-    return tmp_path_factory.mktemp("vllm")
-
-
-@pytest.fixture(scope="session")
-def workload(folder: Path) -> Workload:
-    """Return the control's workload on seven layers, eager: no sharing, but the kernel that sharing uses."""
-    TinyLlama(layers=7, hidden=128).save(folder / "seven")
-    return Workload(folder / "seven", plain_linears=(SERIES,))
+__all__ = ["folder", "workload"]
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +41,3 @@ def compiled(folder: Path) -> Run:
     log.mkdir()
     # Compiling runs the model once more.
     return share(model, shared, run_ranks(plain, log), folder / "compiled", k=1, steps=plain.tokens + 1)
-
-
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """Mark every test of this folder. What it waits for has limits of its own, which go by what the processes do."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.timeout(BACKSTOP_S))

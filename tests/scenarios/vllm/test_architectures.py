@@ -9,6 +9,8 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import architectures
 
+pytestmark = pytest.mark.vllm
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deployments.md"
 
 

@@ -11,6 +11,8 @@ from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import backend_models, quantized
 from tests.support.vllm.backend_models import CAUSAL, ENCODER_SERIES, LAYERS, embed, save_encoder
 
+pytestmark = pytest.mark.vllm
+
 IN_CI = ("olmo2", "starcoder2")
 """One whose linears are named as Llama's are, and one whose are not."""
 

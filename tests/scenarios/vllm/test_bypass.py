@@ -9,6 +9,8 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import odd_models, quantized
 
+pytestmark = pytest.mark.vllm
+
 Ranks = tuple[dict[str, quantized.Seen], ...]
 DOWN, OUT = "mlp.down_proj", "self_attn.o_proj"
 

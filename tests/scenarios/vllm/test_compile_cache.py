@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
-from tests.support.vllm.vllm_runs import SERIES, artifact_keys
+from tests.support.vllm.shared_runs import SERIES, artifact_keys
 
 if TYPE_CHECKING:
-    from tests.support.vllm.vllm_runs import Run
+    from tests.support.vllm.shared_runs import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 Again = dict[str, tuple[tuple[RankResult, ...], set[str]]]
 

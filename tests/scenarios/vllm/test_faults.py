@@ -14,7 +14,7 @@ from swtrace.trace.ring_reader import RingReader
 from tests.support.vllm.faults import LAYER, LAYERS, RANKS, SERIES, Outcome, provoke
 from tests.support.vllm.tiny_models import TinyDeepSeek
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 PATIENCE_S = 20
 """How long vLLM waits for a step where the test waits for that, too; by default, and elsewhere, 300 s."""

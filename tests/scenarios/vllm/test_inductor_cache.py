@@ -14,12 +14,12 @@ import pytest
 
 from swtrace.cli.vllm_ranks import Workload, fork_ranks, run_ranks
 from tests.support.vllm.caches import Compiled, generate
-from tests.support.vllm.vllm_runs import SERIES, artifact_keys
+from tests.support.vllm.shared_runs import SERIES, artifact_keys
 
 if TYPE_CHECKING:
-    from tests.support.vllm.vllm_runs import Run
+    from tests.support.vllm.shared_runs import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 Runs = dict[str, tuple[Compiled, ...]]
 

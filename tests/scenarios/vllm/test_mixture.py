@@ -9,8 +9,10 @@ import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm.mixture import SERIES, TOKENS, MixtureResult, generate
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyMixtral
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
+
+pytestmark = pytest.mark.vllm
 
 MODEL = TinyMixtral()
 STEPS = 2 * max(TOKENS)

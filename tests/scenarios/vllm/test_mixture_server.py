@@ -14,15 +14,15 @@ import pytest
 from tests.support.vllm.mixture import SERIES
 from tests.support.vllm.replicas import Replicas, Served, serve
 from tests.support.vllm.server import PROMPTS, TOKENS
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyMixtral
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
 
 MODEL = TinyMixtral()
 EXPERTS = {"TEST_EXPERTS": "1"}
 """Makes the test's plugin give vLLM's CPU build what it lacks: see ``cpu_gaps``."""
 LONG = 4 * TOKENS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)

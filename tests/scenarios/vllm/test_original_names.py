@@ -10,6 +10,8 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import original_names, quantized
 
+pytestmark = pytest.mark.vllm
+
 
 @pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "compiled"])
 def test_series_through_the_original_names(folder: Path, eager: bool) -> None:  # noqa: FBT001 (pytest's way)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
 from tests.support.vllm import inspections
-from tests.support.vllm.vllm_runs import SERIES
+from tests.support.vllm.shared_runs import SERIES
+
+pytestmark = pytest.mark.vllm
 
 
 def test_the_check_in_vllm(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:

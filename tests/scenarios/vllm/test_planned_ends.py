@@ -13,7 +13,7 @@ from tests.support.vllm.faults import LAYERS, SERIES
 from tests.support.vllm.planned_ends import end
 from tests.support.vllm.tiny_models import TinyDeepSeek
 
-pytestmark = [pytest.mark.mla, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 
 @pytest.fixture(scope="module")

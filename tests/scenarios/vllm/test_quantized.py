@@ -10,6 +10,8 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import quantized
 
+pytestmark = pytest.mark.vllm
+
 PAYLOADS = {"gptq": {"qweight", "scales"}, "awq": {"qweight", "qzeros", "scales"}}
 SYMMETRIC = ("int8-symmetric", "int8-static")
 PRIVATE = ("int8", "int8-static-onednn")

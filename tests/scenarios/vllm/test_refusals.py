@@ -1,4 +1,4 @@
-"""Runners without an offloader and ranks that do not share: SWTRACE=1 never fails silently."""
+"""Whatever keeps weights from being shared, SWTRACE=1 never fails silently: a warning, a metric, or a strict error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks
+from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks, run_ranks
 from tests.support.vllm import inspections
 from tests.support.vllm.runners import generate_alone, generate_unasked
-from tests.support.vllm.vllm_runs import SERIES, refusals, warnings
+from tests.support.vllm.shared_runs import SERIES, refusals, warnings
+
+pytestmark = pytest.mark.vllm
 
 REASON = "vLLM's model runner vllm.v1.worker.cpu_model_runner.CPUModelRunner creates no offloader"
 
@@ -87,3 +89,45 @@ def test_a_rank_that_takes_no_part_is_noticed_at_once(
     assert [rank.tokens for rank in ranks] == [rank.tokens for rank in control]
     (warned,) = warnings((here / "rank-0.log").read_text())
     assert warned.startswith(said)
+
+
+def test_one_rank_is_left_alone(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
+    """If nothing can be shared, vLLM runs unchanged after one warning, and a metric gives the reason."""
+    log = folder / "alone"
+    log.mkdir()
+    alone = replace(workload, plain_linears=(), inspect=inspections.outcome)
+    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(log / "rings")}
+    (rank,) = run_ranks(alone, log, ranks=1, environment=environment)
+    config, offloader = rank.inspected
+    assert config["swtrace_outcome"] == {}
+    assert rank.tokens == control[0].tokens
+    assert offloader == "SeriesOffloader"
+    reason = "the tp group has one rank; the dp group has one rank; the world has one rank"
+    (said,) = warnings((log / "rank-0.log").read_text())
+    assert reason in said
+    ((refused_rank, why),) = refusals(log / "rings", ranks=1).items()
+    assert refused_rank == 0
+    assert why.keys() == {SERIES}
+    assert why[SERIES].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("environment", "additional_config", "said"),
+    [
+        ({}, {}, "the world has one rank"),
+        (
+            {"SWTRACE_SERIES": "self_attn.z_proj"},
+            {},
+            "LlamaDecoderLayer\\) has no linear self_attn.z_proj; .* it has: self_attn.qkv_proj, self_attn.o_proj, mlp",
+        ),
+        ({"SWTRACE_PREFETCH_STEP": "6"}, {}, "prefetch step 6 needs at least 8 layers, but this rank has 7"),
+        ({"SWTRACE_GROUP": "dp"}, {}, "the dp group has one rank"),
+    ],
+)
+def test_strict_turns_refusals_into_errors(
+    workload: Workload, folder: Path, environment: dict[str, str], additional_config: dict[str, Any], said: str
+) -> None:
+    """With SWTRACE_STRICT=1 the reason is an error that ends vLLM."""
+    alone = replace(workload, plain_linears=(), additional_config=additional_config)
+    with pytest.raises(RankFailedError, match=rf"RefusedError: .*{said}"):
+        run_ranks(alone, folder, ranks=1, environment={"SWTRACE": "1", "SWTRACE_STRICT": "1", **environment})

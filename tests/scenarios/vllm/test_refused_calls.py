@@ -11,7 +11,7 @@ from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm.faults import SERIES, refused_calls
 from tests.support.vllm.tiny_models import TinyDeepSeek
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 
 def test_a_refused_call_leaves_the_engine_as_it_was(folder: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
 from tests.support.vllm.replicas import Replicas, Served, serve
 from tests.support.vllm.server import PROMPTS, TOKENS
-from tests.support.vllm.vllm_runs import SERIES, refusals, warnings
+from tests.support.vllm.shared_runs import SERIES, refusals, warnings
 
 REASON = "data-parallel replicas of a dense model are independent engines that do not run in lockstep"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)

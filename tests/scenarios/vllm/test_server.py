@@ -14,10 +14,10 @@ from swtrace.cli.vllm_ranks import fork_ranks
 from swtrace.trace.ring_reader import RingReader
 from tests.support.vllm.pipeline import generate_one_by_one, unique_rendezvous
 from tests.support.vllm.server import PROMPTS, TOKENS, answers, serving, temporary_folder
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyDeepSeek
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()

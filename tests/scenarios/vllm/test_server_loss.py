@@ -22,7 +22,7 @@ MODEL = TinyDeepSeek()
 TOKENS = 240
 """As many as the server allows behind the prompts: the requests are far from done when the worker dies."""
 
-pytestmark = [pytest.mark.mla, pytest.mark.slow]
+pytestmark = [pytest.mark.vllm, pytest.mark.mla, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,12 @@ import pytest
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
 from tests.support.vllm import inspections
-from tests.support.vllm.vllm_runs import artifact_keys
+from tests.support.vllm.shared_runs import artifact_keys
 
 if TYPE_CHECKING:
-    from tests.support.vllm.vllm_runs import Run
+    from tests.support.vllm.shared_runs import Run
+
+pytestmark = pytest.mark.vllm
 
 MODES = ("eager", "compiled")
 
@@ -43,6 +45,22 @@ def test_compiled_artifacts_are_kept_apart(compiled: Run, folder: Path) -> None:
     assert off
     assert on
     assert not off & on
+
+
+def test_additional_config_wins(eager: Run) -> None:
+    """The worker's config states the settings in force, those of additional_config over the environment's."""
+    for rank in eager.ranks:
+        assert rank.inspected["additional_config"] == {
+            "swtrace": {
+                "enabled": True,
+                "series": ["self_attn.o_proj"],
+                "prefetch_step": 2,
+                "group": "auto",
+                "windows": "auto",
+                "check": False,
+            },
+            "swtrace_outcome": {"self_attn.o_proj": "world"},
+        }
 
 
 def test_one_wait_per_layer_step_and_rank(run: Run) -> None:

@@ -10,6 +10,8 @@ import pytest
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
 from swtrace.trace.directory import ring_paths
 
+pytestmark = pytest.mark.vllm
+
 
 def _run(workload: Workload, here: Path, **settings: str) -> tuple[tuple[RankResult, ...], list[str]]:
     """Share in a folder that is not there yet; return the ranks' results and logs."""
