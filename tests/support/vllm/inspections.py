@@ -302,27 +302,6 @@ def refusals() -> dict[str, str]:
     }
 
 
-def phases() -> dict[str, str]:
-    """Return the phases of some schedules."""
-    from types import SimpleNamespace as Namespace
-
-    from swtrace.vllm.steps import phase
-
-    def of(new: int, outputs: dict[str, int], resumed: tuple[str, ...] = ()) -> str:
-        cached = Namespace(req_ids=list(outputs), num_output_tokens=list(outputs.values()), resumed_req_ids={*resumed})
-        return phase(Namespace(scheduled_new_reqs=[None] * new, scheduled_cached_reqs=cached)).name
-
-    return {
-        "new": of(2, {}),
-        "chunk of a prompt": of(0, {"a": 0}),
-        "resumed": of(0, {"a": 5}, ("a",)),
-        "generating": of(0, {"a": 1, "b": 7}),
-        "new and generating": of(1, {"a": 1}),
-        "chunk and generating": of(0, {"a": 0, "b": 1}),
-        "resumed and generating": of(0, {"a": 3, "b": 1}, ("a",)),
-    }
-
-
 def other_version(version: str) -> str:
     """Install the plugin in a vLLM of another version."""
     import vllm
