@@ -1,4 +1,4 @@
-"""All ranks hear of each other's decisions: all of them share a linear, or none does."""
+"""All ranks know each other's decisions: all of them share a linear, or none does."""
 
 from __future__ import annotations
 

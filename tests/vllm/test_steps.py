@@ -1,4 +1,4 @@
-"""Each step has the phase that its schedule says."""
+"""The phase of a step follows from its schedule."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.vllm
 
 
 def test_nothing_happens_without_the_switch(workload: Workload, folder: Path) -> None:
-    """Without SWTRACE=1 no function of vLLM is replaced, no runtime is imported and the config is as it was."""
+    """Without SWTRACE=1 no function of vLLM is replaced, no runtime is imported, and the config does not change."""
     environment = {"SWTRACE": "off", "SWTRACE_SERIES": "nonsense", "SWTRACE_PREFETCH_STEP": "-1"}
     workload = replace(workload, inspect=inspections.untouched, tokens=1)
     (rank,) = run_ranks(workload, folder, ranks=1, environment=environment)

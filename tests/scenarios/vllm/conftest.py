@@ -1,4 +1,4 @@
-"""Runs of real vLLM, made once and looked at by many tests."""
+"""Runs of real vLLM, each made once and used by many tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["folder", "workload"]
 
 @pytest.fixture(scope="session")
 def control(workload: Workload, folder: Path) -> tuple[RankResult, ...]:
-    """Return the tokens without swtrace, eager."""
+    """Run the workload without swtrace, eager."""
     return run_ranks(workload, folder)
 
 
 @pytest.fixture(scope="session")
 def eager(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> Run:
-    """Share with prefetch step 2, set by additional_config over another one in the environment."""
+    """Share with prefetch step 2 from additional_config, which overrides the environment."""
     config = {"swtrace": {"prefetch_step": 2}}
     shared = replace(workload, plain_linears=(), additional_config=config, inspect=inspections.shared)
     # One prefill of all prompts, and a decode for every token but the first.
@@ -32,7 +32,7 @@ def eager(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> 
 
 @pytest.fixture(scope="session")
 def compiled(folder: Path) -> Run:
-    """Share in a compiled model of three layers, as few as a prefetch step of 1 allows: compiling takes its time."""
+    """Share in a compiled model, which has only three layers because compiling is slow. Prefetch step 1 needs three."""
     model = TinyLlama(layers=3, hidden=128)
     model.save(folder / "three")
     plain = Workload(folder / "three", eager=False, plain_linears=(SERIES,))

@@ -1,4 +1,4 @@
-"""The three original names in a model's own code, in vLLM, eager and compiled."""
+"""A model in vLLM shares a linear through the three original function names, eager and compiled."""
 
 from __future__ import annotations
 

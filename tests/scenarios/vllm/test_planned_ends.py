@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
-    """Return a model of the kind that tensor parallel ranks can share."""
+    """Return a model with a linear that tensor parallel ranks can share."""
     TinyDeepSeek(layers=LAYERS).save(folder / "ends")
     return folder / "ends"
 

@@ -1,4 +1,4 @@
-"""Whatever keeps weights from being shared, SWTRACE=1 never fails silently: a warning, a metric, or a strict error."""
+"""If nothing can be shared, SWTRACE=1 never fails silently: the reason is a warning and a metric, or a strict error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REASON = "vLLM's model runner vllm.v1.worker.cpu_model_runner.CPUModelRunner cre
 def test_a_runner_that_never_asks_is_a_refusal(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:
-    """VLLM runs as without swtrace; each rank warns once, and a metric gives the reason."""
+    """VLLM runs as without swtrace. Each rank warns once, and a metric gives the reason."""
     here = folder / "unasked"
     here.mkdir()
     ranks = fork_ranks(
@@ -79,7 +79,7 @@ def test_a_rank_that_takes_no_part_is_noticed_at_once(
     config: dict[str, Any],
     said: str,
 ) -> None:
-    """The other rank does not wait for it: it warns with the rank and the reason, and runs as without swtrace."""
+    """The first rank does not wait for it, warns with its number and the reason, and runs as without swtrace."""
     here = folder / f"alone-{secrets.token_hex(4)}"
     here.mkdir()
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings"), "SWTRACE_TIMEOUT": "86400"}

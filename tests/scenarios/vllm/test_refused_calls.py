@@ -1,4 +1,4 @@
-"""Calls that a shared model cannot bear, made to an engine over two worker processes."""
+"""An engine with two worker processes refuses calls that a shared model does not support."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 
 def test_a_refused_call_leaves_the_engine_as_it_was(folder: Path) -> None:
-    """It is an error with the reason; the scheduler is not paused, later calls get their own answers, tokens stay."""
+    """The error gives the reason. The scheduler is not paused, later calls get their own answers, tokens stay equal."""
     TinyDeepSeek().save(folder / "lifecycle")
     name = f"lifecycle-{secrets.token_hex(4)}"
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "rings-lifecycle"), "SWTRACE_SERIES": SERIES}

@@ -54,7 +54,7 @@ def dense(model: Path) -> Dense:
 
 
 def test_replicas_answer_as_an_engine_without_swtrace(dense: Dense, model: Path) -> None:
-    """Each replica gives the tokens of an engine that has no swtrace in it, while the other is idle."""
+    """Each replica generates the tokens of an engine without swtrace, while the other is idle."""
     (control,) = run_ranks(Workload(model, prompts=(PROMPTS[0],), tokens=TOKENS), model.parent, ranks=1)
     assert dense.answers == dict.fromkeys((0, 1), control.tokens[0])
 

@@ -18,6 +18,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def workload(folder: Path) -> Workload:
-    """Return the control's workload on seven layers, eager: no sharing, but the kernel that sharing uses."""
+    """Return the control's workload: seven layers, eager, not shared, but with the kernel that sharing uses."""
     TinyLlama(layers=7, hidden=128).save(folder / "seven")
     return Workload(folder / "seven", plain_linears=(SERIES,))

@@ -1,4 +1,4 @@
-"""An engine over two workers that somebody ends on purpose, in each of the ways that vLLM knows. In a rank."""
+"""An engine with two workers that is stopped on purpose, in each of vLLM's ways. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.patience import patience
 from tests.support.vllm.faults import engine, generate
 
 LONG = 200
-"""Tokens of a generation that is amid its steps when the end comes."""
+"""Tokens of a generation that is still running when the engine is stopped."""
 
 
 def end(model: Path, name: str, how: str) -> dict[int, str]:
@@ -47,7 +47,7 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
 
 
 def _close_for_ever(_worker: Any) -> None:
-    """Let this worker wait for peers that never receive its broadcasts, as if they were gone."""
+    """Make this worker wait on shutdown, as for peers that never receive its broadcasts."""
     from swtrace.vllm import steps
 
     patch.object(steps, "forget", lambda: time.sleep(patience())).start()
