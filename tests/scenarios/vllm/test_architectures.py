@@ -11,7 +11,7 @@ from tests.support.vllm import architectures
 
 pytestmark = pytest.mark.vllm
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "deployments.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "deployments.md"
 
 
 @pytest.mark.slow
