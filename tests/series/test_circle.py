@@ -1,7 +1,8 @@
-"""A forward that fails, or never waits, does not break the next one, and the ranks stay in step."""
+"""Reach, wait and steps in order: misuse is refused by name, and a failed forward leaves the next one right."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
-from tests.support.stacks import ForwardDiedError, Stack, true_weights
+from tests.support.stacks import ForwardDiedError, Stack, true_weights, with_series
 
 LAYERS = 6
 POLICIES = ["static", "rolling"]
@@ -132,3 +134,133 @@ def test_an_interrupted_wait_can_be_repeated() -> None:
         raise KeyboardInterrupt
 
     IdealChannel(2).run(program)
+
+
+def test_reaching_out_of_order_is_refused() -> None:
+    """A layer reached twice, skipped, or not of the series is named, and the step can go on."""
+
+    def program(series: Series) -> None:
+        with pytest.raises(OrderError, match=r"layer 4: reached out of order; layer 3 comes next"):
+            series.reach(4)
+        series.reach(3)
+        series.reach(4)
+        with pytest.raises(OrderError, match=r"series 's', rank \d, layer 4: reached twice in step 0; layer 5 comes"):
+            series.reach(4)
+        with pytest.raises(OrderError, match=r"layer 7: reached out of order; layer 5 comes next"):
+            series.reach(7)
+        with pytest.raises(OrderError, match=r"layer 8: not within \[3, 8\)"):
+            series.reach(8)
+        for layer_idx in (5, 6, 7):
+            series.reach(layer_idx)
+            series.wait(layer_idx)
+
+    with_series(program)
+
+
+def test_the_first_layer_reached_twice_in_a_marked_step_is_refused() -> None:
+    """Between begin_step and end_step a second reach of the first layer is a mistake, not a new step."""
+
+    def program(series: Series) -> None:
+        series.begin_step()
+        series.reach(3)
+        with pytest.raises(OrderError, match=r"layer 3: reached twice"):
+            series.reach(3)
+        series.end_step(aborted=True)
+
+    with_series(program)
+
+
+def test_waiting_without_reaching_is_refused() -> None:
+    """A wait for a layer that the forward has not reached in this step would read arbitrary bytes."""
+
+    def program(series: Series) -> None:
+        with pytest.raises(OrderError, match=r"layer 3: waited for outside a step"):
+            series.wait(3)
+        series.reach(3)
+        with pytest.raises(OrderError, match=r"series 's', rank \d, layer 4: waited for, but not reached"):
+            series.wait(4)
+        with pytest.raises(OrderError, match=r"layer 2: not a layer of the series"):
+            series.wait(2)
+        for layer_idx in range(4, 8):
+            series.reach(layer_idx)
+
+    with_series(program)
+
+
+@pytest.mark.parametrize("windows", ["static", "rolling"])
+def test_a_linear_that_runs_too_late_does_not_read_another_layer(windows: str) -> None:
+    """If a layer's window was given to a later layer, its wait is refused instead of returning wrong bytes."""
+
+    def program(series: Series) -> None:
+        rank = series.info.rank_in_group
+        mine = 3 if rank == 0 else 4
+        for layer_idx in range(3, 8):
+            series.reach(layer_idx)
+        with pytest.raises(StaleWindowError, match=rf"layer {mine}: .* window \d (holds|is being filled)"):
+            series.wait(mine)
+
+    with_series(program, windows=windows)
+
+
+def test_a_second_wait_in_a_step_is_free_until_the_window_is_gone() -> None:
+    """Waiting again for a layer is a no-op, and refused once its window holds another layer."""
+
+    def program(series: Series) -> None:
+        mine = 3 if series.info.rank_in_group == 0 else 4
+        for layer_idx in range(3, mine + 1):
+            series.reach(layer_idx)
+        series.wait(mine)
+        series.wait(mine)
+        for layer_idx in range(mine + 1, 8):
+            series.reach(layer_idx)
+        with pytest.raises(StaleWindowError):
+            series.wait(mine)
+
+    with_series(program)
+
+
+def test_a_rank_that_runs_fewer_steps_is_named() -> None:
+    """If a rank runs fewer steps, the ranks that go on get an error, and the same error again on the next call."""
+
+    def program(transport: IdealTransport) -> None:
+        series = Series("s", transport.group, 0, 4, transport=transport)
+        Stack(series, 0, true_weights(4))
+        series.post_process()
+        for step in range(3):
+            if transport.rank == 1 and step == 2:
+                return
+            for layer_idx in range(4):
+                if step == 2 and layer_idx == 1:
+                    message = r"series 's', rank 0, layer 1: did not arrive from rank 1, its source.*rank 1 left"
+                    series.reach(1)
+                    for _ in range(2):
+                        with pytest.raises(PeerLostError, match=message):
+                            series.wait(1)
+                    with pytest.raises(PeerLostError, match=message):
+                        series.reach(2)
+                    return
+                series.reach(layer_idx)
+                series.wait(layer_idx)
+
+    IdealChannel(2).run(program)
+
+
+def test_a_layer_that_the_model_skips_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A step may skip a linear that it has reached; a warning says so, in case it was a mistake."""
+
+    def program(transport: IdealTransport) -> int:
+        series = Series("s", transport.group, 0, LAYERS, transport=transport)
+        stack = Stack(series, 0, true_weights(LAYERS))
+        series.post_process()
+        stack.layers[3].forward = lambda x: x
+        for _ in range(2):
+            stack.forward(1)
+        return series.most_unwaited
+
+    with caplog.at_level(logging.WARNING, "swtrace"):
+        assert IdealChannel(2).run(program) == [1, 1]
+    told = sorted(record.getMessage() for record in caplog.records)
+    assert [text.partition(":")[2].partition(" layers")[0] for text in told] == [
+        f" series 's', rank 0: a step did not wait for 1 of {LAYERS}",
+        f" series 's', rank 1: a step did not wait for 1 of {LAYERS}",
+    ]

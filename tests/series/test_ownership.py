@@ -16,7 +16,7 @@ from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.ownership import PASSED_ON, CheckingJournal, OwnershipCheck
 from swtrace.series.payload import ALIGNMENT
-from tests.scenarios.series.test_identity import matrix
+from tests.support.identity import matrix
 from tests.support.quant_methods import (
     Float8,
     QuantisedLinear,

@@ -1,4 +1,4 @@
-"""Layers as sets of tensors: what quant methods do to them, and what must survive it."""
+"""Whatever post-processing does to a layer, its windows hold the right bytes, or all ranks get an error."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from swtrace.errors import OrderError, RegistrationError
-from swtrace.series import Series
+from swtrace.errors import DisagreementError, OrderError, RegistrationError, SeriesError
+from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
-from swtrace.series.payload import ALIGNMENT, PayloadLayout
 from tests.support.quant_methods import (
     Float8,
     QuantisedLinear,
@@ -22,6 +21,8 @@ from tests.support.quant_methods import (
     Transposing,
     resident,
 )
+from tests.support.ranks import run_ranks
+from tests.support.shared_blocks import RIGHT, Case, outcome
 from tests.support.stacks import WIDTH, load, true_weights
 
 LAYERS = 5
@@ -72,65 +73,6 @@ def test_post_processing_may_replace_transpose_or_repack(
     IdealChannel(2).run(program)
 
 
-def test_a_layer_is_one_aligned_run_of_bytes() -> None:
-    """Tensors of several dtypes, shapes and strides share one byte buffer, each aligned and with its own strides."""
-    tensors = {
-        "weight": torch.randn(3, 5).t(),
-        "scale": torch.tensor(2.0),
-        "zeros": torch.arange(7, dtype=torch.int16),
-        "big": torch.randn(4, dtype=torch.float64),
-    }
-    layout = PayloadLayout.of(tensors)
-    assert [place.offset % ALIGNMENT for place in layout.places] == [0, 0, 0, 0]
-    assert layout.nbytes == layout.places[-1].offset + 32
-    views = layout.views(torch.zeros(layout.nbytes, dtype=torch.uint8))
-    for view, tensor in zip(views, tensors.values(), strict=True):
-        view.copy_(tensor)
-        assert (view.dtype, view.shape, view.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
-        assert torch.equal(view, tensor)
-
-
-def test_biases_travel_with_their_weights() -> None:
-    """A linear's bias, of another dtype, is part of its payload and arrives with it."""
-    biases = [torch.full((WIDTH,), float(position), dtype=torch.float64) for position in range(LAYERS)]
-
-    def program(transport: IdealTransport) -> None:
-        series = Series("b", transport.group, 0, LAYERS, transport=transport)
-        layers = [QuantisedLinear(QuantMethod(), bias=True) for _ in range(LAYERS)]
-        for position, layer in enumerate(layers):
-            series.register(position, layer)
-            load(layer.bias, biases[position])
-        series.post_process()
-        for position, layer in enumerate(layers):
-            series.reach(position)
-            series.wait(position)
-            assert torch.equal(layer.bias, biases[position])
-        assert series.info.layer_bytes == WIDTH * WIDTH * 4 + WIDTH * 8
-
-    IdealChannel(2).run(program)
-
-
-def test_a_rank_that_is_not_the_source_loads_nothing() -> None:
-    """Its bytes are freed at registration. Its loader is a no-op, and is restored after post-processing."""
-
-    def program(transport: IdealTransport) -> None:
-        series = Series("l", transport.group, 0, 2, prefetch_step=0, transport=transport)
-        layers = [QuantisedLinear(QuantMethod()) for _ in range(2)]
-        loaded: list[int] = []
-        for position, layer in enumerate(layers):
-            parameter: Any = layer.weight
-            parameter.weight_loader = lambda _, __, position=position: loaded.append(position)
-            before = parameter.weight_loader
-            series.register(position, layer)
-            load(layer.weight, torch.zeros(WIDTH, WIDTH))
-        assert loaded == [transport.rank]
-        series.post_process()
-        parameter = layers[1].weight
-        assert before is parameter.weight_loader
-
-    IdealChannel(2).run(program)
-
-
 def test_a_weight_that_moves_into_the_kernel_is_refused() -> None:
     """A quant method that leaves no tensor on the layer keeps the weight elsewhere, so nothing can be shared."""
 
@@ -149,19 +91,140 @@ def test_a_weight_that_moves_into_the_kernel_is_refused() -> None:
     IdealChannel(2).run(program)
 
 
-def test_the_loader_can_trigger_post_processing() -> None:
-    """With ``auto_post_process`` the series is ready when the model's loader has asked for its last layer."""
-    weights = true_weights(LAYERS)
+SPOILT = 3
 
-    def program(transport: IdealTransport) -> bool:
-        series = Series("a", transport.group, 0, LAYERS, transport=transport, auto_post_process=True)
-        layers = [QuantisedLinear(QuantMethod()) for _ in range(LAYERS)]
-        for position, layer in enumerate(layers):
-            series.register(position, layer)
-            load(layer.weight, weights[position])
-        for layer in layers:
-            assert not series.post_processed
-            layer.quant_method.process_weights_after_loading(layer)
-        return series.post_processed
 
-    assert all(IdealChannel(2).run(program))
+class Processed(nn.Linear):
+    """A linear whose post-processing may fail or change the weight's type."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(4, 4, bias=False)
+        self.how = how
+
+    def process_weights_after_loading(self) -> None:
+        """See the class."""
+        if self.how == "fails":
+            message = "no room for the scales"
+            raise ValueError(message)
+        if self.how == "differs":
+            self.weight.data = self.weight.data.double()
+
+
+def post_process(rank: int, how: str, where: tuple[int, ...]) -> tuple[str, str]:
+    """Share layers of which one fails or differs on some ranks; return the error."""
+    series = Series("s", RankGroup.world(), 0, LAYERS)
+    for layer_idx in range(LAYERS):
+        series.register(layer_idx, Processed(how if layer_idx == SPOILT and rank in where else ""))
+    try:
+        series.post_process()
+    except SeriesError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+@pytest.mark.parametrize("where", [(0,), (1,), (0, 1)])
+def test_a_layer_whose_post_processing_raises_is_an_error_on_all_ranks(where: tuple[int, ...]) -> None:
+    """With series, rank and layer where it is raised; elsewhere as a disagreement that quotes it."""
+    for rank, (kind, told) in enumerate(run_ranks(2, post_process, "fails", where)):
+        assert kind == (RegistrationError if rank in where else DisagreementError).__name__
+        assert f", layer {SPOILT}: Processed raised ValueError: no room for the scales" in told
+        assert told.startswith("series 's', rank ")
+
+
+@pytest.mark.parametrize("where", [(0,), (1,)])
+def test_a_layer_that_differs_on_one_rank_is_named_on_all(where: tuple[int, ...]) -> None:
+    """Post-processing that leaves other tensors on one rank is a disagreement that says which."""
+    for kind, told in run_ranks(2, post_process, "differs", where):
+        assert kind == DisagreementError.__name__
+        assert f"layer {SPOILT} differs from the others after post-processing" in told
+
+
+class Caching(nn.Module):
+    """A linear that computes with something that its post-processing or first forward made from the weight."""
+
+    def __init__(self, make: Callable[[Any], object], *, late: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
+        self.make = make
+        self.late = late
+        self.multiply: Any = None
+
+    def process_weights_after_loading(self) -> None:
+        """Make it."""
+        if not self.late:
+            self.multiply = self.make(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute with it."""
+        if self.multiply is None:
+            self.multiply = self.make(self)
+        out: Tensor = self.multiply(x)
+        return out
+
+
+class CachingBlock(nn.Module):
+    """A block around it."""
+
+    def __init__(self, make: Callable[[Any], object], *, late: bool) -> None:
+        super().__init__()
+        self.linear = Caching(make, late=late)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the linear."""
+        return torch.tanh(self.linear(x))
+
+
+def _by_view(linear: Any) -> object:
+    view = linear.weight.detach().T
+    return lambda x: x @ view
+
+
+def _by_copy(linear: Any) -> object:
+    copied = linear.weight.detach().T.clone()
+    return lambda x: x @ copied
+
+
+def _by_view_and_buffer(linear: Any) -> object:
+    linear.register_buffer("zero", torch.zeros(1))  # other tensors than were registered, so the layer moves
+    return _by_view(linear)
+
+
+CACHED: dict[str, tuple[Callable[[Any], object], str]] = {
+    "view, static": (_by_view, RIGHT),
+    "view, rolling": (_by_view, "view of the weight"),
+    "moved view, static": (_by_view_and_buffer, "view of the weight"),
+    "moved view, rolling": (_by_view_and_buffer, "view of the weight"),
+    "copy, static": (_by_copy, RIGHT),
+    "copy, rolling": (_by_copy, RIGHT),
+    "late view, static": (_by_view, RIGHT),
+    "late view, rolling": (_by_view, RIGHT),
+    "late copy, rolling": (_by_copy, RIGHT),
+}
+
+
+def cache(_rank: int) -> dict[str, str]:
+    """Share linears that keep something made from their weight."""
+
+    def program(name: str, make: Callable[[Any], object]) -> str:
+        def block() -> CachingBlock:
+            return CachingBlock(make, late=name.startswith("late"))
+
+        case = Case("s", block, name.rpartition(", ")[2], start=False)
+        for kept in case.resident:
+            kept.linear.process_weights_after_loading()
+        for shared in case.blocks:
+            shared.linear.process_weights_after_loading()  # as a model's loader does
+        case.series.post_process()
+        return case.run()
+
+    return {name: outcome(lambda name=name, make=make: program(name, make)) for name, (make, _) in CACHED.items()}  # type: ignore[misc]
+
+
+def test_what_a_linear_keeps_of_its_weight_stays_right_or_is_refused() -> None:
+    """An attribute that views memory that the layer leaves is found before it shows other bytes."""
+    for rank, told in enumerate(run_ranks(2, cache)):
+        assert len(told) == len(CACHED)
+        for name, text in told.items():
+            _, expected = CACHED[name]
+            assert expected in text, f"{name}: {text}"
+            assert text == RIGHT or f"Error: series 's', rank {rank}: " in text, f"{name}: {text}"

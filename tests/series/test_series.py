@@ -1,9 +1,8 @@
-"""What a series refuses, with a named error that says which series, layer and rank."""
+"""The public interface of a series: what it refuses to register, and when it has ended."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,60 +10,15 @@ import torch
 from torch import nn
 
 import swtrace.series
-from swtrace.errors import (
-    DisagreementError,
-    OrderError,
-    PeerLostError,
-    RegistrationError,
-    SettingsError,
-    StaleWindowError,
-)
+from swtrace.errors import OrderError, RegistrationError, SeriesError
 from swtrace.series import RankGroup, Series
-from swtrace.series.ideal import IdealChannel, IdealTransport
-from tests.support.stacks import Stack, plain_linear, true_weights
+from tests.support.ranks import run_ranks
+from tests.support.shared_blocks import RIGHT, Block, Case, outcome
+from tests.support.stacks import plain_linear, with_series
 
 LAYERS = 5
 PAIR = RankGroup((4, 6), 1)
 WHERE = "series 's', rank 6"
-
-
-def with_series(program: Callable[[Series], None], prefetch_step: int = 1, windows: str = "static") -> None:
-    """Run ``program`` on two ranks, each with a ready series of layers 3 to 7."""
-
-    def body(transport: IdealTransport) -> None:
-        series = Series(
-            "s", transport.group, 3, 3 + LAYERS, prefetch_step=prefetch_step, windows=windows, transport=transport
-        )
-        Stack(series, 3, true_weights(LAYERS))
-        series.post_process()
-        program(series)
-
-    IdealChannel(2).run(body)
-
-
-def test_a_group_of_one_rank_has_nothing_to_share() -> None:
-    """World size 1 is refused at construction, as are dense replicas, which are groups of one."""
-    with pytest.raises(RegistrationError, match=r"series 's', rank 0: a group of 1 rank has nothing to share"):
-        Series("s", RankGroup((0,), 0), 0, 4)
-
-
-@pytest.mark.parametrize("prefetch_step", [-1, 3, 4])
-def test_the_prefetch_step_is_bounded(prefetch_step: int) -> None:
-    """The prefetch step must be within 0 and L - 2; the message names the setting."""
-    with pytest.raises(RegistrationError, match=rf"{WHERE}: prefetch step {prefetch_step}: .* SWTRACE_PREFETCH_STEP"):
-        Series("s", PAIR, 0, 4, prefetch_step=prefetch_step)
-
-
-def test_one_layer_is_no_series() -> None:
-    """A series has at least two layers."""
-    with pytest.raises(RegistrationError, match=r"layers \[3, 4\) are not a series"):
-        Series("s", PAIR, 3, 4, prefetch_step=0)
-
-
-def test_an_unknown_policy_is_a_wrong_setting() -> None:
-    """The error names the unknown window policy, and those that exist."""
-    with pytest.raises(SettingsError, match=r"'both': must be one of: auto, rolling, static"):
-        Series("s", PAIR, 0, 4, windows="both")
 
 
 def test_layers_are_registered_once_in_range_and_alike() -> None:
@@ -101,136 +55,6 @@ def test_a_refused_layer_is_left_as_it_was() -> None:
     assert "forward" not in vars(odd)
 
 
-def test_missing_layers_are_named_on_all_ranks() -> None:
-    """If a layer was never registered, every rank says so before anything is broadcast."""
-
-    def program(transport: IdealTransport) -> None:
-        series = Series("s", transport.group, 0, 4, transport=transport)
-        for layer_idx in (0, 2):
-            series.register(layer_idx, plain_linear(0))
-        with pytest.raises(OrderError, match=r"layers 1, 3 were never registered"):
-            series.reach(0)
-        with pytest.raises(RegistrationError, match=r"layers 1, 3 were never registered"):
-            series.post_process()
-
-    IdealChannel(2).run(program)
-
-
-@pytest.mark.parametrize(
-    ("difference", "message"),
-    [
-        ({"name": "t"}, r"name: rank 0 has s; rank 1 has t"),
-        ({"end_layer": 6}, r"num layers: rank 0 has 5; rank 1 has 6"),
-        ({"prefetch_step": 2}, r"prefetch step: rank 0 has 1; rank 1 has 2"),
-        ({"windows": "rolling"}, r"window policy: rank 0 has static; rank 1 has rolling"),
-        ({"start_layer": 1, "end_layer": 6}, r"start layer: rank 0 has 0; rank 1 has 1"),
-        ({"dtype": torch.float64}, r"tensors: rank 0 has weight float32\[16, 16\]; rank 1 has weight float64"),
-        ({"time_every": 3}, r"time every: rank 0 has auto; rank 1 has 3"),
-        ({"missing": 2}, r"missing layers: rank 0 has \(\); rank 1 has \(2,\)"),
-    ],
-)
-def test_ranks_that_disagree_say_who_differs_in_what(difference: dict[str, object], message: str) -> None:
-    """Ranks that describe different series all raise the same error, before a byte is broadcast."""
-
-    def program(transport: IdealTransport) -> None:
-        values: dict[str, object] = {"name": "s", "start_layer": 0, "end_layer": 5, "prefetch_step": 1}
-        values |= {"windows": "static", "dtype": torch.float32, "missing": None}
-        if transport.rank == 1:
-            values |= difference
-        dtype, missing = values.pop("dtype"), values.pop("missing")
-        series = Series(group=transport.group, transport=transport, **values)  # type: ignore[arg-type]
-        for layer_idx in range(values["start_layer"], values["end_layer"]):  # type: ignore[call-overload]
-            if layer_idx != missing:
-                series.register(layer_idx, plain_linear(0).to(dtype))  # type: ignore[call-overload]
-        with pytest.raises(DisagreementError, match=message):
-            series.post_process()
-
-    IdealChannel(2).run(program)
-
-
-def test_reaching_out_of_order_is_refused() -> None:
-    """A layer reached twice, skipped, or not of the series is named, and the step can go on."""
-
-    def program(series: Series) -> None:
-        with pytest.raises(OrderError, match=r"layer 4: reached out of order; layer 3 comes next"):
-            series.reach(4)
-        series.reach(3)
-        series.reach(4)
-        with pytest.raises(OrderError, match=r"series 's', rank \d, layer 4: reached twice in step 0; layer 5 comes"):
-            series.reach(4)
-        with pytest.raises(OrderError, match=r"layer 7: reached out of order; layer 5 comes next"):
-            series.reach(7)
-        with pytest.raises(OrderError, match=r"layer 8: not within \[3, 8\)"):
-            series.reach(8)
-        for layer_idx in (5, 6, 7):
-            series.reach(layer_idx)
-            series.wait(layer_idx)
-
-    with_series(program)
-
-
-def test_the_first_layer_reached_twice_in_a_marked_step_is_refused() -> None:
-    """Between begin_step and end_step a second reach of the first layer is a mistake, not a new step."""
-
-    def program(series: Series) -> None:
-        series.begin_step()
-        series.reach(3)
-        with pytest.raises(OrderError, match=r"layer 3: reached twice"):
-            series.reach(3)
-        series.end_step(aborted=True)
-
-    with_series(program)
-
-
-def test_waiting_without_reaching_is_refused() -> None:
-    """A wait for a layer that the forward has not reached in this step would read arbitrary bytes."""
-
-    def program(series: Series) -> None:
-        with pytest.raises(OrderError, match=r"layer 3: waited for outside a step"):
-            series.wait(3)
-        series.reach(3)
-        with pytest.raises(OrderError, match=r"series 's', rank \d, layer 4: waited for, but not reached"):
-            series.wait(4)
-        with pytest.raises(OrderError, match=r"layer 2: not a layer of the series"):
-            series.wait(2)
-        for layer_idx in range(4, 8):
-            series.reach(layer_idx)
-
-    with_series(program)
-
-
-@pytest.mark.parametrize("windows", ["static", "rolling"])
-def test_a_linear_that_runs_too_late_does_not_read_another_layer(windows: str) -> None:
-    """If a layer's window was given to a later layer, its wait is refused instead of returning wrong bytes."""
-
-    def program(series: Series) -> None:
-        rank = series.info.rank_in_group
-        mine = 3 if rank == 0 else 4
-        for layer_idx in range(3, 8):
-            series.reach(layer_idx)
-        with pytest.raises(StaleWindowError, match=rf"layer {mine}: .* window \d (holds|is being filled)"):
-            series.wait(mine)
-
-    with_series(program, windows=windows)
-
-
-def test_a_second_wait_in_a_step_is_free_until_the_window_is_gone() -> None:
-    """Waiting again for a layer is a no-op, and refused once its window holds another layer."""
-
-    def program(series: Series) -> None:
-        mine = 3 if series.info.rank_in_group == 0 else 4
-        for layer_idx in range(3, mine + 1):
-            series.reach(layer_idx)
-        series.wait(mine)
-        series.wait(mine)
-        for layer_idx in range(mine + 1, 8):
-            series.reach(layer_idx)
-        with pytest.raises(StaleWindowError):
-            series.wait(mine)
-
-    with_series(program)
-
-
 def test_post_processing_happens_once() -> None:
     """A second post-processing, or a registration after it, is refused; so is any use after close."""
 
@@ -246,34 +70,86 @@ def test_post_processing_happens_once() -> None:
     with_series(program)
 
 
-def test_a_rank_that_runs_fewer_steps_is_named() -> None:
-    """If a rank runs fewer steps, the ranks that go on get an error, and the same error again on the next call."""
-
-    def program(transport: IdealTransport) -> None:
-        series = Series("s", transport.group, 0, 4, transport=transport)
-        Stack(series, 0, true_weights(4))
-        series.post_process()
-        for step in range(3):
-            if transport.rank == 1 and step == 2:
-                return
-            for layer_idx in range(4):
-                if step == 2 and layer_idx == 1:
-                    message = r"series 's', rank 0, layer 1: did not arrive from rank 1, its source.*rank 1 left"
-                    series.reach(1)
-                    for _ in range(2):
-                        with pytest.raises(PeerLostError, match=message):
-                            series.wait(1)
-                    with pytest.raises(PeerLostError, match=message):
-                        series.reach(2)
-                    return
-                series.reach(layer_idx)
-                series.wait(layer_idx)
-
-    IdealChannel(2).run(program)
-
-
 def test_no_check_vanishes_under_optimisation() -> None:
     """The runtime has no ``assert``: under ``python -O`` it checks as much as without."""
     folder = Path(swtrace.series.__file__).parent
     for path in folder.glob("*.py"):
         assert not [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)], path
+
+
+def script(_rank: int) -> str:
+    """Register what torch.jit made."""
+    scripted = torch.jit.script(nn.Linear(2, 2))
+    try:
+        Series("s", RankGroup.world(), 0, LAYERS).register(0, scripted)
+    except SeriesError as error:
+        return str(error)
+    return ""
+
+
+def test_a_torch_jit_module_is_refused() -> None:
+    """Its code would record no waits."""
+    for told in run_ranks(2, script):
+        assert "layer 0: is a torch.jit module" in told
+
+
+def used_again(_rank: int) -> list[str]:
+    """Share linears that another series has, or had until it was closed."""
+
+    def another(case: Case, name: str) -> str:
+        case.series = Series(name, RankGroup.world(), 0, LAYERS)
+        for layer_idx, block in enumerate(case.blocks):
+            case.series.register(layer_idx, block.linear)
+        case.series.post_process()
+        return case.run()
+
+    def program(*, close: bool, load: bool) -> str:
+        case = Case("first", Block, "static")
+        case.forward()
+        if close:
+            case.series.close()
+        if load:
+            values = {name: value.clone() for name, value in case.resident.state_dict().items()}
+            case.blocks.load_state_dict(values, assign=True)
+        return another(case, "second")
+
+    return [outcome(lambda c=c, load=load: program(close=c, load=load)) for c, load in ((0, 0), (1, 0), (1, 1))]  # type: ignore[misc]
+
+
+def test_a_linear_of_another_series_is_refused_until_that_is_closed_and_the_weight_is_loaded_again() -> None:
+    """Each refusal says why; then the linear may be shared again."""
+    for rank, (shared, gone, loaded) in enumerate(run_ranks(2, used_again)):
+        where = f"RegistrationError: series 'second', rank {rank}, layer"
+        assert shared == f"{where} 0: its module or one of its submodules is registered in another series"
+        assert gone.startswith(
+            f"{where} {1 - rank}: weight has no values: series 'first', rank {rank}, layer {1 - rank}"
+        )
+        assert gone.endswith("weight is gone: the series was closed; load it again, by assignment")
+        assert loaded == RIGHT
+
+
+def end_early(_rank: int) -> dict[str, str]:
+    """End a series between registration and post-processing."""
+
+    def program(name: str) -> str:
+        case = Case(name, Block, "static", start=False)
+        if name == "loaded":
+            case.blocks.load_state_dict(case.resident.state_dict())
+        if name == "closed":
+            case.series.close()
+        else:
+            case.series.withdraw()
+        case.series.post_process()
+        return "not refused"
+
+    return {name: outcome(lambda name=name: program(name)) for name in ("closed", "withdrawn", "loaded")}  # type: ignore[misc]
+
+
+def test_a_series_that_has_ended_is_not_post_processed() -> None:
+    """A series whose weights were loaded is not withdrawn either, because each rank has discarded most of them."""
+    for rank, told in enumerate(run_ranks(2, end_early)):
+        assert told == {
+            "closed": f"OrderError: series 'closed', rank {rank}: post-processed after it was closed",
+            "withdrawn": f"OrderError: series 'withdrawn', rank {rank}: post-processed after it was withdrawn",
+            "loaded": f"OrderError: series 'loaded', rank {rank}, layer 0: withdrawn after its weights were loaded",
+        }

@@ -1,82 +1,16 @@
-"""Failures of one rank during post-processing end every rank with an error at once."""
+"""A layer's own calls: what its hooks cannot make wait, or would make wrong, is refused by name."""
 
 from __future__ import annotations
 
-import logging
-
-import pytest
 import torch
 from torch import Tensor, nn
 
-from swtrace.errors import DisagreementError, RegistrationError, SeriesError
+from swtrace.errors import SeriesError
 from swtrace.series import RankGroup, Series
-from swtrace.series.ideal import IdealChannel, IdealTransport
 from tests.support.ranks import run_ranks
-from tests.support.stacks import Stack, true_weights
+from tests.support.shared_blocks import WIDTH, Case, outcome
 
 LAYERS = 5
-SPOILT = 3
-
-
-class Processed(nn.Linear):
-    """A linear whose post-processing may fail or change the weight's type."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__(4, 4, bias=False)
-        self.how = how
-
-    def process_weights_after_loading(self) -> None:
-        """See the class."""
-        if self.how == "fails":
-            message = "no room for the scales"
-            raise ValueError(message)
-        if self.how == "differs":
-            self.weight.data = self.weight.data.double()
-
-
-def post_process(rank: int, how: str, where: tuple[int, ...]) -> tuple[str, str]:
-    """Share layers of which one fails or differs on some ranks; return the error."""
-    series = Series("s", RankGroup.world(), 0, LAYERS)
-    for layer_idx in range(LAYERS):
-        series.register(layer_idx, Processed(how if layer_idx == SPOILT and rank in where else ""))
-    try:
-        series.post_process()
-    except SeriesError as error:
-        return type(error).__name__, str(error)
-    return "", ""
-
-
-@pytest.mark.parametrize("where", [(0,), (1,), (0, 1)])
-def test_a_layer_whose_post_processing_raises_is_an_error_on_all_ranks(where: tuple[int, ...]) -> None:
-    """With series, rank and layer where it is raised; elsewhere as a disagreement that quotes it."""
-    for rank, (kind, told) in enumerate(run_ranks(2, post_process, "fails", where)):
-        assert kind == (RegistrationError if rank in where else DisagreementError).__name__
-        assert f", layer {SPOILT}: Processed raised ValueError: no room for the scales" in told
-        assert told.startswith("series 's', rank ")
-
-
-@pytest.mark.parametrize("where", [(0,), (1,)])
-def test_a_layer_that_differs_on_one_rank_is_named_on_all(where: tuple[int, ...]) -> None:
-    """Post-processing that leaves other tensors on one rank is a disagreement that says which."""
-    for kind, told in run_ranks(2, post_process, "differs", where):
-        assert kind == DisagreementError.__name__
-        assert f"layer {SPOILT} differs from the others after post-processing" in told
-
-
-def script(_rank: int) -> str:
-    """Register what torch.jit made."""
-    scripted = torch.jit.script(nn.Linear(2, 2))
-    try:
-        Series("s", RankGroup.world(), 0, LAYERS).register(0, scripted)
-    except SeriesError as error:
-        return str(error)
-    return ""
-
-
-def test_a_torch_jit_module_is_refused() -> None:
-    """Its code would record no waits."""
-    for told in run_ranks(2, script):
-        assert "layer 0: is a torch.jit module" in told
 
 
 class Several(nn.Linear):
@@ -114,22 +48,32 @@ def test_a_gradient_is_refused_however_deep_the_result_lies() -> None:
         assert "backward" in told
 
 
-def test_a_layer_that_the_model_skips_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A step may skip a linear that it has reached; a warning says so, in case it was a mistake."""
+def buffers_that_forward_writes(_rank: int) -> str:
+    """Share layers whose forward keeps a running value in a buffer."""
 
-    def program(transport: IdealTransport) -> int:
-        series = Series("s", transport.group, 0, LAYERS, transport=transport)
-        stack = Stack(series, 0, true_weights(LAYERS))
-        series.post_process()
-        stack.layers[SPOILT].forward = lambda x: x
-        for _ in range(2):
-            stack.forward(1)
-        return series.most_unwaited
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
+            self.register_buffer("scale", torch.ones(1))
 
-    with caplog.at_level(logging.WARNING, "swtrace"):
-        assert IdealChannel(2).run(program) == [1, 1]
-    told = sorted(record.getMessage() for record in caplog.records)
-    assert [text.partition(":")[2].partition(" layers")[0] for text in told] == [
-        f" series 's', rank 0: a step did not wait for 1 of {LAYERS}",
-        f" series 's', rank 1: a step did not wait for 1 of {LAYERS}",
-    ]
+        def forward(self, x: Tensor) -> Tensor:
+            self.scale.mul_(1.5)  # type: ignore[operator]
+            return nn.functional.linear(x, self.weight) * self.scale  # type: ignore[operator]
+
+    class CountingBlock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = Counting()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.linear(x))
+
+    case = Case("counting", CountingBlock, "static")
+    return outcome(case.run)
+
+
+def test_buffers_that_forward_writes_are_refused_by_name() -> None:
+    """A forward's write to a layer's buffer would be lost, or sent to the peers, so it is refused at once."""
+    for rank, told in enumerate(run_ranks(2, buffers_that_forward_writes)):
+        assert told.startswith(f"StaleWindowError: series 'counting', rank {rank}, layer 0: scale was written to")
