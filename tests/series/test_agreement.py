@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from swtrace.errors import DisagreementError, OrderError, RegistrationError
+from swtrace.errors import DisagreementError, OrderError, RegistrationError, RingCreateError
 from swtrace.series import RankGroup, Series
+from swtrace.series.agreement import TracingOutcome, require_equal, settle_tracing
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder
 from tests.support.ranks import run_ranks
 from tests.support.stacks import Stack, plain_linear, true_weights
@@ -92,3 +94,23 @@ def test_ranks_under_different_run_ids_are_refused(tmp_path: Path) -> None:
         recorder.close()
 
     IdealChannel(2).run(program)
+
+
+def test_strict_on_any_rank_makes_a_missing_ring_an_error() -> None:
+    """The error names the ranks that tried and could not, and not those that were set not to trace."""
+    failed, silent = TracingOutcome("cannot make a ring", failed=True), TracingOutcome("SWTRACE_TRACE=0")
+    recorded = TracingOutcome()
+    assert settle_tracing("s", (4, 6, 7), (failed, recorded, silent)) == (
+        UntracedRank(4, "cannot make a ring"),
+        UntracedRank(7, "SWTRACE_TRACE=0"),
+    )
+    strict = TracingOutcome(strict=True)
+    assert settle_tracing("s", (4, 6), (strict, silent)) == (UntracedRank(6, "SWTRACE_TRACE=0"),)
+    with pytest.raises(RingCreateError, match=r"^s: SWTRACE_STRICT=1, .* traced: rank 4: cannot make a ring"):
+        settle_tracing("s", (4, 6, 7), (failed, strict, silent))
+
+
+def test_ranks_with_the_same_value_are_named_together() -> None:
+    """Each value of a disagreement comes with all ranks that have it."""
+    with pytest.raises(DisagreementError, match=r"on k: ranks 4, 7 have 1; rank 6 has 2$"):
+        require_equal("s", (4, 6, 7), "k", (1, 2, 1))

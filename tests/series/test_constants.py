@@ -6,6 +6,7 @@ import pytest
 
 from swtrace.errors import RegistrationError, SettingsError
 from swtrace.series import RankGroup, Series
+from swtrace.trace.schema import MAX_GROUP, MAX_POSITIONS
 
 PAIR = RankGroup((4, 6), 1)
 WHERE = "series 's', rank 6"
@@ -28,6 +29,14 @@ def test_one_layer_is_no_series() -> None:
     """A series has at least two layers."""
     with pytest.raises(RegistrationError, match=r"layers \[3, 4\) are not a series"):
         Series("s", PAIR, 3, 4, prefetch_step=0)
+
+
+@pytest.mark.parametrize(("ranks", "layers"), [(MAX_GROUP + 1, 4), (2, MAX_POSITIONS + 1)])
+def test_a_series_is_no_larger_than_its_records_can_say(ranks: int, layers: int) -> None:
+    """The limits of the record format are in the error."""
+    said = rf"{ranks} ranks and {layers} layers exceed the limits of {MAX_GROUP} ranks and {MAX_POSITIONS} layers"
+    with pytest.raises(RegistrationError, match=said):
+        Series("s", RankGroup(tuple(range(ranks)), 0), 0, layers)
 
 
 def test_an_unknown_policy_is_a_wrong_setting() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from swtrace.series import Series
 from swtrace.series.ideal import IdealChannel, IdealTransport
-from swtrace.series.payload import ALIGNMENT, PayloadLayout
+from swtrace.series.payload import ALIGNMENT, PayloadLayout, packed
 from tests.support.quant_methods import QuantisedLinear, QuantMethod
 from tests.support.stacks import WIDTH, load
 
@@ -29,6 +29,21 @@ def test_a_layer_is_one_aligned_run_of_bytes() -> None:
         view.copy_(tensor)
         assert (view.dtype, view.shape, view.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
         assert torch.equal(view, tensor)
+
+
+def test_a_tensor_that_fills_its_payload_is_sent_from_where_it_lies() -> None:
+    """A weight alone costs no copy; several tensors, or a view of larger memory, are moved together."""
+    alone = {"weight": torch.randn(4, 4).t()}
+    pointer = alone["weight"].data_ptr()
+    assert packed(PayloadLayout.of(alone), alone).data_ptr() == pointer == alone["weight"].data_ptr()
+    for tensors in ({"weight": torch.randn(8, 4)[2:6]}, {"weight": torch.randn(4, 4), "bias": torch.randn(4)}):
+        layout = PayloadLayout.of(tensors)
+        before = {name: tensor.clone() for name, tensor in tensors.items()}
+        buffer = packed(layout, tensors)
+        assert buffer.numel() == layout.nbytes
+        for place, (name, tensor) in zip(layout.places, tensors.items(), strict=True):
+            assert tensor.data_ptr() == buffer.data_ptr() + place.offset
+            assert torch.equal(tensor, before[name])
 
 
 def test_biases_travel_with_their_weights() -> None:

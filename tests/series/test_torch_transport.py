@@ -1,11 +1,14 @@
-"""On gloo, ready is observed by a completion callback at receivers, and never at sources."""
+"""On gloo, ready is observed by a completion callback at receivers, and never at sources; others are refused."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from swtrace.errors import RegistrationError
+from swtrace.series import RankGroup, torch_transport
 from swtrace.trace import records as columns
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Observed, TransferFlag
@@ -46,3 +49,10 @@ def test_on_gloo_the_completion_of_sends_is_not_observed(tmp_path: Path) -> None
         assert len(sent) > 50
         assert set(columns.observed(sent)) == {Observed.NEVER}
         assert not sent["ready_ns"].any()
+
+
+def test_a_backend_whose_wait_does_not_block_the_host_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Host clocks would show no stall; the error names the transport to use."""
+    monkeypatch.setattr(torch_transport, "backend", lambda _group: "nccl")
+    with pytest.raises(RegistrationError, match=r"transport nccl: its wait does not block .* use a DeviceTransport"):
+        torch_transport.TorchTransport(RankGroup((0, 1), 0), description="swtrace", timeout_s=1.0)
