@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from swtrace.series import loss
+from swtrace.series import peer_loss
 from swtrace.series.layer import SeriesLayer
-from swtrace.series.loss import describe_death, describe_loss
+from swtrace.series.peer_loss import describe_death, describe_loss
 from swtrace.trace import liveness
 from swtrace.trace.recorder import Recorder
 from tests.support.writer_process import identity
@@ -28,7 +28,7 @@ def layer(*, owned: bool) -> SeriesLayer:
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     """Return this rank's recorder; nobody looks for the dead for long."""
-    monkeypatch.setattr(loss, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(peer_loss, "PATIENCE_S", 0.0)
     made = Recorder.create(tmp_path, identity(4))
     yield made
     made.close()
