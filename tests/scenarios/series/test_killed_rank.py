@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from swtrace.errors import DisagreementError, PeerLostError
+from swtrace.errors import PeerLostError
 from swtrace.series import RankGroup, Series, recording
 from tests.support.patience import eventually, patience
 from tests.support.ranks import ranks, run_ranks
@@ -154,23 +154,6 @@ def test_an_untraced_series_names_the_source_at_least(tmp_path: Path) -> None:
         message, _, _ = started[0].result()
     assert message.startswith("series 's', rank 0, layer ")
     assert "its source" in message or "could not be sent" in message
-
-
-def disagree(rank: int) -> str:
-    """Describe another prefetch step on rank 1."""
-    series = Series("s", RankGroup.world(), 0, 4, prefetch_step=rank)
-    Stack(series, 0, true_weights(4))
-    try:
-        series.post_process()
-    except DisagreementError as error:
-        return str(error)
-    return "agreed"
-
-
-def test_real_ranks_that_disagree_get_an_error() -> None:
-    """On gloo as well, ranks that describe different series all fail before the first broadcast."""
-    for rank, message in enumerate(run_ranks(2, disagree)):
-        assert message == (f"series 's', rank {rank}: the ranks disagree on prefetch step: rank 0 has 0; rank 1 has 1")
 
 
 def leave_in_flight(_rank: int) -> int:

@@ -262,3 +262,18 @@ def test_what_is_not_a_plain_file_is_refused_without_blocking(tmp_path: Path) ->
     assert len(poll.joined) == 1
     assert set(tail.problems) == {pipe, folder, link}
     tail.close()
+
+
+def test_lag_is_counted_from_the_last_instant_of_a_long_read(tmp_path: Path) -> None:
+    """Also where that instant is followed by more steps without any than are copied together."""
+    recorder = Recorder.create(tmp_path, identity(), records=8192)
+    series = recorder.add_series(series_info())
+    series.step(begin_ns=100, arrival_ns=100, end_ns=1_000, step=0)
+    for step in range(1, 5_000):
+        series.step(step=step, untimed=schema.Untimed.SAMPLED)
+    with RingReader.open(recorder.path) as reader:
+        assert len(reader.read()) == 5_000
+        series.step(begin_ns=5_000, arrival_ns=5_000, end_ns=6_000, step=5_000)
+        assert reader.statistics().pending == 1
+        assert reader.lag_ns() == 5_000
+    recorder.close()

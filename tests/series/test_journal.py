@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,64 +10,14 @@ import numpy as np
 import pytest
 
 from swtrace.observing import watch_rings
-from swtrace.series import RankGroup, Series, recording
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
-from swtrace.settings import Settings
 from swtrace.trace import records as columns
-from swtrace.trace.header import file_bytes
-from swtrace.trace.identity import RankIdentity, SeriesInfo
-from swtrace.trace.recorder import Recorder
+from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.ring_reader import Occupancy, RingReader
 from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
 from tests.support.ranks import run_ranks
-from tests.support.stacks import ForwardDiedError, Stack, true_weights
-
-LAYERS = 7
-START = 3
-COMPUTE = 100
-STEPS = 4
-
-
-def identity(rank: int, run_id: str = "run") -> RankIdentity:
-    return RankIdentity(run_id, rank, "host", "boot", os.getpid(), time.time_ns())
-
-
-class Traced:
-    """A traced series of one rank on an ideal channel."""
-
-    def __init__(self, transport: IdealTransport, folder: Path, **options: Any) -> None:
-        self.transport = transport
-        self.recorder = Recorder.create(folder, identity(transport.rank))
-        self.series = Series(
-            "s", transport.group, START, START + LAYERS, transport=transport, recorder=self.recorder, **options
-        )
-        self.stack = Stack(self.series, START, true_weights(LAYERS))
-        self.series.post_process()
-
-    def steps(self, count: int) -> None:
-        """Run marked forwards; rank 1 computes twice as long."""
-        for step in range(count):
-            with self.series.step(phase=Phase.DECODE, tokens=5, requests=2):
-                self.stack.forward(step, before=lambda: self.transport.compute(COMPUTE * (1 + self.transport.rank)))
-
-    def finish(self) -> None:
-        """Close the series and the ring."""
-        self.series.close()
-        self.recorder.close()
-
-
-def read(folder: Path, rank: int) -> tuple[SeriesInfo, Any]:
-    (path,) = (path for path in folder.iterdir() if f"-{rank}-" in path.name)
-    with RingReader.open(path) as reader:
-        return reader.series()[0], reader.read()
-
-
-def transfers(records: Any) -> Any:
-    return records[records["kind"] == Kind.TRANSFER]
-
-
-def stepped(records: Any) -> Any:
-    return records[records["kind"] == Kind.STEP].view(columns.STEP)
+from tests.support.stacks import ForwardDiedError
+from tests.support.traced_series import COMPUTE, LAYERS, START, STEPS, Traced, read, stepped, traced_on_gloo, transfers
 
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
@@ -234,78 +182,6 @@ def test_the_window_table_shows_what_is_under_way(tmp_path: Path) -> None:
             assert states[position] is Occupancy.IN_USE
 
 
-def test_ranks_under_different_run_ids_are_refused(tmp_path: Path) -> None:
-    """A rank that already writes under another run id cannot join; the message names the setting."""
-
-    def program(transport: IdealTransport) -> None:
-        recorder = Recorder.create(tmp_path, identity(transport.rank, run_id=f"run{transport.rank}"))
-        series = Series("s", transport.group, 0, 2, prefetch_step=0, transport=transport, recorder=recorder)
-        Stack(series, 0, true_weights(2))
-        with pytest.raises(Exception, match=r"run id \(set SWTRACE_RUN_ID .*: rank 0 has run0; rank 1 has run1"):
-            series.post_process()
-        recorder.close()
-
-    IdealChannel(2).run(program)
-
-
-def traced_on_gloo(_rank: int, steps: int = 50) -> None:
-    """Run a traced series over gloo, recording where the environment says."""
-    series = Series("g", RankGroup.world(), START, START + LAYERS, recorder=recording.process_recorder)
-    stack = Stack(series, START, true_weights(LAYERS))
-    series.post_process()
-    for step in range(steps):
-        with series.step():
-            stack.forward(step)
-    series.close()
-
-
-def traced_as_given(_rank: int, folder: Path) -> None:
-    """Make the ring of a series with explicit settings."""
-    settings = Settings(directory=folder, run_id="given", ring_records=128, time_every=3)
-    series = Series(
-        "g", RankGroup.world(), 0, 2, prefetch_step=0, recorder=recording.process_recorder, settings=settings
-    )
-    Stack(series, 0, true_weights(2))
-    os.environ["SWTRACE_DIR"] = str(folder.parent / "later")
-    series.post_process()
-    series.close()
-
-
-def test_given_settings_win_over_the_environment(tmp_path: Path) -> None:
-    """A series, its ring and its communicator read no variable once the series has its settings."""
-    environment = {"SWTRACE_DIR": str(tmp_path / "other"), "SWTRACE_RUN_ID": "other", "SWTRACE_TIMEOUT": "no number"}
-    run_ranks(2, traced_as_given, tmp_path / "rings", environment=environment)
-    assert [path.name for path in tmp_path.iterdir()] == ["rings"]
-    for path in (tmp_path / "rings").iterdir():
-        assert path.stat().st_size == file_bytes(128)
-        with RingReader.open(path) as reader:
-            assert reader.identity.run_id == "given"
-
-
-def test_on_gloo_ready_is_observed_and_instants_are_in_order(tmp_path: Path) -> None:
-    """Real ranks agree on one run id; ready comes from the completion callback and never after wait end."""
-    run_ranks(2, traced_on_gloo, environment={"SWTRACE_DIR": str(tmp_path)})
-    run_ids = set()
-    for rank in range(2):
-        (path,) = (path for path in tmp_path.iterdir() if f"-{rank}-" in path.name)
-        with RingReader.open(path) as reader:
-            run_ids.add(reader.identity.run_id)
-            assert reader.closed()
-            records = reader.read()
-            assert reader.series()[0].transport == "gloo"
-        moves = transfers(records)
-        received = moves[(moves["flags"] & ~np.uint8(TransferFlag.CROSSES_STEPS)) == 0]
-        assert len(received) >= 50 * (LAYERS // 2) - 2
-        assert (received["issued_ns"] <= received["ready_ns"]).all()
-        assert (received["ready_ns"] <= received["wait_end_ns"]).all()
-        assert (received["wait_begin_ns"] <= received["wait_end_ns"]).all()
-        observed = columns.observed(received)
-        assert set(observed) <= {Observed.CALLBACK, Observed.UPPER_BOUND}
-        assert np.mean(observed == Observed.CALLBACK) > 0.5
-        assert sorted(moves["operation"][(moves["flags"] & TransferFlag.PREFILLED) == 0]) == list(range(50 * LAYERS))
-    assert len(run_ids) == 1
-
-
 @pytest.mark.parametrize(
     ("every", "timed"),
     [
@@ -339,17 +215,6 @@ def test_on_gloo_only_timed_steps_have_records_of_their_waits(tmp_path: Path, ev
         assert totals.steps == 130
         assert totals.untimed_steps["sampled"] == sum(totals.untimed_steps.values()) == 130 - len(timed)
         assert totals.sent + totals.received == 130 * LAYERS
-
-
-def test_on_gloo_the_completion_of_sends_is_not_observed(tmp_path: Path) -> None:
-    """A source's records have no ready instant, but are not open for that reason."""
-    run_ranks(2, traced_on_gloo, environment={"SWTRACE_DIR": str(tmp_path)})
-    for rank in range(2):
-        sent = transfers(read(tmp_path, rank)[1])
-        sent = sent[(sent["flags"] & (TransferFlag.OWN | TransferFlag.PREFILLED)) == TransferFlag.OWN]
-        assert len(sent) > 50
-        assert set(columns.observed(sent)) == {Observed.NEVER}
-        assert not sent["ready_ns"].any()
 
 
 def test_what_the_program_keeps_counts_as_held(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +10,6 @@ from swtrace.ledger import Ledger
 from swtrace.ledger.caveats import unattributed
 from swtrace.ledger.facts import Cause
 from swtrace.ledger.verdict import verdict
-from swtrace.trace.clocks import clock_offset
-from swtrace.trace.header import decode_identity, encode_identity
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import Kind, Observed, TransferFlag
@@ -20,6 +17,8 @@ from tests.support import feeding
 from tests.support.schedules import Schedule, key, simulate
 
 MS = 1_000_000
+
+
 AHEAD = 1_000_000 * MS
 
 
@@ -123,25 +122,3 @@ def test_what_follows_an_unknown_ready_is_unknown() -> None:
         assert step.attributed[:, 4].tolist() == after
         assert not step.transfer_ns[1, 4]
         assert step.attributed[[0, 2, 3], 5].all() or queue == "receiver"
-
-
-def test_a_clock_is_known_by_its_time_namespace(tmp_path: Path) -> None:
-    """The kernel's offset of CLOCK_MONOTONIC is the clock's; unreadable is unknown, a kernel without is 0."""
-    offsets = tmp_path / "timens_offsets"
-    offsets.write_text("monotonic        1000         5\nboottime         0         0\n")
-    assert clock_offset(offsets) == "1000.000000005"
-    offsets.write_text("monotonic           0         0\nboottime         7         0\n")
-    assert clock_offset(offsets) == "0"
-    offsets.write_text("")
-    assert clock_offset(offsets) == "unknown"
-    offsets.unlink()
-    assert clock_offset(offsets) == "0"
-    assert clock_offset(tmp_path / "hidden" / "timens_offsets") == "unknown"
-
-
-def test_the_ring_carries_the_clock() -> None:
-    """A ring's header says which clock its instants are of."""
-    identity = replace(make().identity(0), clock_offset="1000.000000000")
-    decoded = decode_identity(encode_identity(identity))
-    assert decoded == identity
-    assert decoded.clock != make().identity(0).clock

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from torch import distributed as dist
 
-from swtrace.errors import RegistrationError
 from swtrace.series import RankGroup, Series, recording
 from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Kind, TransferFlag
@@ -101,9 +99,3 @@ def test_uneven_stages_prefetch_as_far_as_asked(tmp_path: Path) -> None:
         assert len(moves) >= 2 * info.num_layers
         assert set(ahead.tolist()) == {K}
         ring.close()
-
-
-def test_every_rank_has_a_number() -> None:
-    """A group of two with one number is refused."""
-    with pytest.raises(RegistrationError, match="run_ranks has length 1, but the group's size is 2"):
-        Series("s", RankGroup((0, 1), 0), 0, LAYERS, run_ranks=(7,))

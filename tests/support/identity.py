@@ -1,15 +1,13 @@
-"""Real ranks, real bytes: the series computes what resident weights compute."""
+"""A matrix of series on real ranks, of which every output is compared with that of resident weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 
-import pytest
 from torch import nn
 
 from swtrace.series import RankGroup, Series
-from tests.support.ranks import run_ranks
 from tests.support.stacks import ForwardDiedError, Stack, plain_linear, true_weights
 
 LAYERS = (*range(2, 10), 61)
@@ -89,52 +87,3 @@ def start_layers(num_layers: int) -> Sequence[int]:
 def combinations(layers: Sequence[int]) -> int:
     """Return how many combinations the matrix has."""
     return sum(min(4, num_layers - 1) * len(start_layers(num_layers)) for num_layers in layers) * 2
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_outputs_equal_resident_weights_bit_by_bit(world_size: int) -> None:
-    """For every L, k, start layer and policy, all steps equal resident weights, even after a forward that failed."""
-    for count, wrong in run_ranks(world_size, matrix):
-        assert wrong == []
-        assert count == combinations(LAYERS)
-
-
-def two_series(_rank: int) -> list[bool]:
-    """Two series in the same layers, with different shapes, steps and policies, used in turn."""
-    group = RankGroup.world()
-    first = Series("attention", group, 2, 8, prefetch_step=1)
-    second = Series("mlp", group, 2, 8, prefetch_step=2, windows="rolling")
-    stacks = [Stack(first, 2, true_weights(6, seed=1)), Stack(second, 2, true_weights(6, seed=2))]
-    for series in (first, second):
-        series.post_process()
-    equal = []
-    for _ in range(5):
-        for position in range(6):
-            for stack in stacks:
-                stack.series.reach(2 + position)
-            for stack in reversed(stacks):
-                stack.series.wait(2 + position)
-                equal.append(bool((stack.layers[position].weight == stack.weights[position]).all()))
-    communicators = {id(series._transport._process_group) for series in (first, second)}  # type: ignore[union-attr]
-    return [*equal, len(communicators) == 2]
-
-
-def test_each_series_has_a_communicator_of_its_own() -> None:
-    """Two series in one model do not disturb each other: their operations match within each communicator."""
-    for equal in run_ranks(2, two_series):
-        assert all(equal)
-
-
-def three_layers(_rank: int) -> tuple[int, bool]:
-    """Run a series of three layers; return how many this rank owns, and whether all outputs were right."""
-    series = Series("few layers", RankGroup.world(), 5, 8, prefetch_step=1)
-    stack = Stack(series, 5, true_weights(3))
-    series.post_process()
-    equal = [stack.forward(step) for step in range(4)]
-    series.end_step()
-    return series.statistics().owned_layers, all(equal)
-
-
-def test_a_group_may_be_larger_than_the_series() -> None:
-    """With four ranks and three layers, the rank that owns none computes the same as the others."""
-    assert run_ranks(4, three_layers) == [(0, True), (1, True), (1, True), (1, True)]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swtrace.ledger.facts import CAUSES, Cause, Outcome, StepFacts
+from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import TransferFlag
 from tests.support import feeding
-from tests.support.schedules import BYTES, Schedule, key, simulate
+from tests.support.schedules import Schedule, key, simulate
 
 
 def carried_before(schedule: Schedule, number: int, rank: int) -> int:
@@ -226,24 +226,6 @@ def test_skew_is_not_charged_to_efficiency() -> None:
     # Once per step rank 0 stalls at layer 3: for rank 1's late issue, and then for one transfer of three.
     assert recent.skew_ns > 10 * (recent.stall_ns - recent.skew_ns) > 0
     assert recent.efficiency == pytest.approx(2 / 3, rel=0.02)
-
-
-def test_totals_count_every_wait_once() -> None:
-    """Outcomes over all waits sum to layers x steps per rank, bytes to layers x steps x bytes of a layer."""
-    layers, steps, k = 7, 9, 2
-    schedule = simulate(ranks=3, layers=layers, k=k, steps=steps, compute=lambda _r, _s, _p: 50, occupancy=100)
-    ledger = feeding.ledger(schedule, epsilon_ns=1)
-    feeding.feed(ledger, schedule)
-    for facts in ledger.facts().series[0].ranks:
-        totals = facts.totals
-        assert sum(totals.waits.values()) == layers * steps
-        assert totals.waits[Outcome.PREFILLED] == k
-        assert totals.bytes == (layers * steps - k) * BYTES  # the last k are open: no wait, no record yet
-        assert sum(totals.cause_ns.values()) == totals.stall_ns
-        assert totals.stall.count == totals.waits[Outcome.ON_TIME] + totals.waits[Outcome.STALLED]
-        assert totals.stall.sum_ns == totals.stall_ns
-        assert totals.steps == totals.step_duration["decode"].count == steps
-        assert facts.effective_prefetch_step == k
 
 
 def test_wake_is_kept_apart_from_stall() -> None:

@@ -1,4 +1,4 @@
-"""Dead rings take no room from living ranks: the oldest are removed, and their total size is bounded."""
+"""Where rings live, and when dead ones are removed so that they take no room from living ranks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.errors import RingCreateError
+from swtrace.errors import RingCreateError, SettingsError
 from swtrace.trace import directory as folder
-from swtrace.trace.directory import ring_paths
+from swtrace.trace.directory import default_directory, remove_expired, ring_paths
 from swtrace.trace.header import file_bytes
 from swtrace.trace.recorder import Recorder
 from tests.support.small_disk import tmpfs
-from tests.support.writer_process import Order, Writers, identity
+from tests.support.writer_process import Order, Writers, identity, series_info
 
 RING_BYTES = file_bytes(64)
 ROOM = 3
@@ -138,3 +138,66 @@ def test_dead_rings_leave_most_of_a_file_system_to_others(tmp_path: Path, monkey
     living = make(tmp_path, 5)
     assert set(ring_paths(tmp_path)) == {*rings[2:], living.path}
     living.close()
+
+
+HOUR_S = 3600
+
+
+def _age(path: Path, seconds: float) -> None:
+    then = path.stat().st_mtime - seconds
+    os.utime(path, (then, then))
+
+
+def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
+    """Clean-up removes dead and unfinished rings by age, and never a living ring or another file."""
+    with Writers() as writers:
+        pid, dead = writers.start(Order(str(tmp_path), count=1, rank=1))
+        _, living = writers.start(Order(str(tmp_path), count=1, rank=2))
+        recent = Recorder.create(tmp_path, identity(3), records=64)
+        recent.close()
+        writers.kill(pid)
+        unfinished = tmp_path / ".ring-run-4-00.swt"
+        foreign = tmp_path / "ring-notes.txt"
+        unfinished.touch()
+        foreign.touch()
+        for path in (dead, living, unfinished, foreign):
+            _age(path, 2 * HOUR_S)
+        assert set(ring_paths(tmp_path)) == {dead, living, recent.path}
+        # A new rank in the same folder cleans up.
+        Recorder.create(tmp_path, identity(5), records=64).close()
+        assert not dead.exists()
+        assert not unfinished.exists()
+        assert living.exists()
+        assert recent.path.exists()
+        assert foreign.exists()
+        assert recent.path in [ring.path for ring in remove_expired(tmp_path, 0)]
+        assert living.exists()
+
+
+def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
+    """The file's modification time, which gives a dead ring's age, follows the steps, not the stores into tmpfs."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    _age(recorder.path, 2 * HOUR_S)
+    old = recorder.path.stat().st_mtime
+    recorder._renew_at_ns = 0
+    series.step(begin_ns=1, arrival_ns=2, end_ns=3, step=4, tokens=5, requests=6, waits=7, run_delay_us=8, steal_us=9)
+    assert recorder.path.stat().st_mtime > old + HOUR_S
+    recorder.close()
+
+
+def test_rings_live_on_the_local_tmpfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no setting names a folder, rings are in a folder of this user on the local tmpfs."""
+    # XDG_RUNTIME_DIR would be removed when its user logs out.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
+    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
+
+
+def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of another user under this user's default name is an error that names the setting."""
+    monkeypatch.setattr("swtrace.trace.directory._SHARED_MEMORY", tmp_path)
+    mine = os.geteuid()
+    (tmp_path / f"swtrace-{mine + 1}").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
+    with pytest.raises(SettingsError, match="SWTRACE_DIR"):
+        default_directory()

@@ -7,32 +7,11 @@ import secrets
 
 import pytest
 
-from swtrace.ledger.facts import Recent, SeriesFacts
-from tests.support import feeding
-from tests.support.simulated_channels import KINDS, Load, Truth, run
+from tests.support.simulated_channels import KINDS, Load, of_group, stated, true_of_group
 
 QUEUES = {"serial", "receiver"}
 """Their truth is stated to the nanosecond. Where deliveries overlap it is not: a delivery that one of the next step
 overtakes shares time with it that counts twice, and in a tree the last issue may come while earlier hops move."""
-
-
-def stated(load: Load) -> tuple[SeriesFacts, list[Truth]]:
-    schedule, truths = run(load)
-    ledger = feeding.ledger(schedule)
-    feeding.feed(ledger, schedule)
-    return ledger.facts().series[0], truths
-
-
-def of_group(ranks: list[Recent]) -> tuple[float, float]:
-    """Return efficiency and bandwidth of all receivers together."""
-    moving = sum(rank.transfer_ns for rank in ranks)
-    held = sum(rank.attributed_stall_ns - rank.skew_ns for rank in ranks)
-    return max(0.0, 1 - held / moving), sum(rank.transfer_bytes for rank in ranks) * 1e9 / moving
-
-
-def true_of_group(truths: list[Truth]) -> tuple[float, float]:
-    whole = Truth(*(sum(getattr(each, name) for each in truths) for name in ("busy_ns", "exposed_ns", "received")))
-    return whole.efficiency, whole.bandwidth
 
 
 @pytest.mark.parametrize("kind", KINDS)
