@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from swtrace.observing import watch_rings
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.ring_reader import RingReader
 from tests.support.patience import patience
@@ -21,14 +22,20 @@ LONG = 200
 """Tokens of a generation that is still running when the engine is stopped."""
 
 
-def end(model: Path, name: str, how: str) -> dict[int, str]:
-    """Serve in another process and end it. Return the state of each rank's ring once none is locked any more."""
+def end(model: Path, name: str, how: str) -> tuple[dict[int, str], set[int]]:
+    """Serve in another process and end it.
+
+    Returns:
+        The state of each rank's ring once none is locked any more, and the ranks that readers report as died.
+    """
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(model, name, how, theirs))
     process.start()
     theirs.close()
     workers: list[int] = mine.recv()
+    watch = watch_rings(Path(os.environ["SWTRACE_DIR"]))
+    watch.drain()
     if how.startswith("workers"):
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
@@ -40,10 +47,16 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
     rings = [RingReader.open(path) for path in ring_paths(Path(os.environ["SWTRACE_DIR"]))]
     deadline = time.monotonic() + patience()
     while any(ring.alive() for ring in rings) and time.monotonic() < deadline:
+        watch.drain()
         time.sleep(0.05)
     process.kill()
     process.join()
-    return {ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings}
+    watch.drain()
+    died = {rank.identity.rank for rank in watch.observe().ranks if rank.died}
+    watch.close()
+    return {
+        ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings
+    }, died
 
 
 def _close_for_ever(_worker: Any) -> None:
