@@ -13,11 +13,11 @@ from swtrace.cli.exit_codes import CommandError, ExitCode
 class Command(TyperCommand):
     """A subcommand. Its help shows a placeholder (FILE, N) for each value, and nothing for a flag."""
 
-    def get_params(self, ctx: typer.Context) -> list[Any]:
+    def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, ready to be shown."""
         return [_without_type(each) for each in super().get_params(ctx)]
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words after the command's name; an error about them names the command."""
         try:
             return super().parse_args(ctx, args)
@@ -26,7 +26,7 @@ class Command(TyperCommand):
                 vars(error)["ctx"] = ctx
             raise
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Raises:
@@ -37,7 +37,7 @@ class Command(TyperCommand):
         except KeyboardInterrupt:
             raise CommandError("interrupted", ExitCode.INTERRUPTED) from None
 
-    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line after the command's name."""
         arguments = [each for each in self.get_params(ctx) if isinstance(each, TyperArgument)]
         return ["[OPTIONS]", *(f"{each.display_name_raw}{'...' * (each.nargs != 1)}" for each in arguments)]
@@ -46,7 +46,7 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """A command with subcommands, shown like a :class:`Command`."""
 
-    def get_params(self, ctx: typer.Context) -> list[Any]:
+    def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, ready to be shown."""
         return [_without_type(each) for each in super().get_params(ctx)]
 

@@ -1,8 +1,8 @@
 """Ranks of real vLLM on this machine's CPU, in one torch world: the workload of ``swtrace demo-vllm``.
 
-With vLLM's ``external_launcher``, every rank runs the same prompts in lockstep with its own full copy of a dense
-model. These replicas form one world, in which a series can share weights. A fork server imports vLLM once, and every
-run forks its ranks from it, which saves the import each time.
+With vLLM's ``external_launcher`` every rank runs the same prompts in lockstep with its own full copy of a dense
+model. Such replicas of one world can share weights in a series. A fork server imports vLLM once, and every run forks
+its ranks from there, which saves the import each time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Variables for small CPU ranks that share a machine. Values that the environment already has win."""
+"""Variables that small CPU ranks on one machine need. Values that are already set win."""
 
 PRELOAD = (
     "torch.distributed",
@@ -54,29 +54,30 @@ PRELOAD = (
     "vllm.model_executor.layers.quantization.online.base",
     "vllm.distributed.elastic_ep.elastic_execute",
 )
-"""Modules that every rank needs. The fork server imports them once, and skips those that this vLLM lacks."""
+"""Modules that each rank would otherwise import itself. Those that a version of vLLM lacks are skipped."""
 
 _Result = TypeVar("_Result")
 
 _POLL_S = 1.0
 _GRACE_S = 5.0
-"""How long the other ranks may take to fail on their own after one has failed."""
+"""How long the other ranks may take to fail, too, once one has failed."""
 
-_BUSY_SHARE = 0.01
+
+_SIGN_OF_LIFE = 0.01
 """Processes that use a smaller share of a core than this are idle: they wait for each other."""
 _LIMIT = 10
-"""Busy processes may take at most this many times the idle limit, because they may be spinning."""
+"""Processes that are never idle may take this many times the patience. They may be spinning."""
 
 
 class Patience:
-    """Decides how long to wait for processes. Only their idle time counts, so a slow machine gets more time."""
+    """Time limit for processes that counts only their idle time, so that a slow machine does not matter."""
 
     def __init__(self, idle_s: float, pids: Callable[[], Iterable[int]]) -> None:
-        """Start the clock.
+        """Start to wait.
 
         Args:
-            idle_s: how long they may be idle. Ten times as long is the limit in any case.
-            pids: returns the processes that exist now.
+            idle_s: how long they may be idle. Ten times this is the limit in any case.
+            pids: returns the current processes.
         """
         self._idle_s = idle_s
         self._pids = pids
@@ -85,19 +86,19 @@ class Patience:
         self._limit = self._alive + _LIMIT * idle_s
 
     def over(self) -> bool:
-        """Look at the processes; return whether to stop waiting."""
+        """Check the processes. Return whether to stop waiting."""
         now = time.monotonic()
         busy_s = sum(map(_processor_seconds, self._pids()))
         if now - self._looked >= 1.0:
-            # Less time than before means that a process has ended, which is progress.
-            if not 0 <= busy_s - self._busy_s < _BUSY_SHARE * (now - self._looked):
+            # If the sum is smaller than before, a process has ended, so something happened.
+            if not 0 <= busy_s - self._busy_s < _SIGN_OF_LIFE * (now - self._looked):
                 self._alive = now
             self._looked, self._busy_s = now, busy_s
         return now > min(self._alive + self._idle_s, self._limit)
 
 
 def _processor_seconds(pid: int) -> float:
-    """Return the CPU seconds of a process and of its children that have ended; 0 if it is gone."""
+    """Return the processor time in seconds of a process and of its ended children; 0 if it is gone."""
     try:
         _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
@@ -116,12 +117,12 @@ def family(pid: int) -> set[int]:
 
 
 class RankFailedError(SwtraceError):
-    """A vLLM rank failed. The message has its traceback."""
+    """A vLLM rank of the workload ended with an error; the message carries its traceback."""
 
 
 @dataclass(frozen=True, slots=True)
 class TinyLlama:
-    """A dense Llama that loads in a second. It has random weights and no tokenizer."""
+    """A dense Llama small enough to load in a second, with random weights and no tokenizer."""
 
     layers: int = 12
     hidden: int = 256
@@ -129,7 +130,7 @@ class TinyLlama:
     vocabulary: int = 512
 
     def configuration(self) -> dict[str, Any]:
-        """Return the model's Hugging Face configuration."""
+        """Return its Hugging Face configuration."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -148,7 +149,7 @@ class TinyLlama:
         }
 
     def save(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint in bfloat16. Equal models get equal weights."""
+        """Write configuration and bfloat16 weights as a Hugging Face checkpoint. Same fields, same weights."""
         import torch
         from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]  # comes with vLLM
 
@@ -181,7 +182,7 @@ class TinyLlama:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every rank generates, greedily, from prompts of token ids."""
+    """What every rank generates, greedily, from token ids."""
 
     model: Path
     prompts: tuple[tuple[int, ...], ...] = ((11, 7, 300, 42), (5, 17), (99, 98, 97, 96, 95, 94, 93))
@@ -189,10 +190,10 @@ class Workload:
     eager: bool = True
     additional_config: dict[str, Any] = field(default_factory=dict)
     plain_linears: tuple[str, ...] = ()
-    """Linears whose weights vLLM must not pack. On the CPU it packs them for oneDNN, which rounds differently from the
-    kernel that reads a window. A run without sharing must use the same kernel, or its tokens would differ."""
+    """Linears that keep their plain weight without swtrace. On CPU vLLM packs weights for oneDNN, which rounds
+    differently from the kernel that reads a window. To compare tokens, a control must use the same kernel."""
     inspect: Callable[[Any], Any] | None = None
-    """Called with the ``vllm.LLM`` in each rank after generation; see :attr:`RankResult.inspected`."""
+    """Called in the rank with the ``vllm.LLM`` after generation. Its result is returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +203,8 @@ class RankResult:
     rank: int
     tokens: tuple[tuple[int, ...], ...]
     seconds: float
-    """Time of the generation alone."""
+    """Duration of the generation alone."""
     inspected: Any
-    """What :attr:`Workload.inspect` returned."""
 
 
 def run_ranks(
@@ -217,8 +217,7 @@ def run_ranks(
 ) -> tuple[RankResult, ...]:
     """Run ``workload`` on ``ranks`` ranks of one torch world and return their results by rank.
 
-    Raises:
-        RankFailedError: as in :func:`fork_ranks`.
+    Raises the errors of :func:`fork_ranks`.
     """
     rendezvous = folder / f"rendezvous-{time.monotonic_ns()}"
     return fork_ranks(
@@ -235,11 +234,10 @@ def fork_ranks(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 240.0,
 ) -> tuple[_Result, ...]:
-    """Call ``function(*arguments)`` in ``ranks`` processes that have imported vLLM, and return the results by rank.
+    """Call ``function(*arguments)`` in ``ranks`` processes that have imported vLLM. Return the results by rank.
 
-    Each process has its rank in ``RANK`` and their number in ``WORLD_SIZE``. Its environment is the fork server's,
-    without ``SWTRACE`` variables, plus ``environment``. Its output is appended to a log in ``folder``
-    (``rank-0.log``, ...).
+    Each has its place in ``RANK`` and ``WORLD_SIZE``. ``environment`` overrides the fork server's own. Every
+    other ``SWTRACE`` variable is removed. The processes append their output to ``folder`` (``rank-0.log``, ...).
 
     Raises:
         RankFailedError: a rank failed, died, or was idle for ``timeout_s``. No rank is left running.
@@ -250,7 +248,7 @@ def fork_ranks(
     try:
         for rank in range(ranks):
             ours, theirs = context.Pipe(duplex=False)
-            # As torchrun sets them. The rendezvous is a file, because another process could take a port.
+            # As torchrun would set it. A rendezvous by file needs no port, which another process could take.
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             process = context.Process(
                 target=_rank,
@@ -275,13 +273,13 @@ def fork_ranks(
 
 
 def start_fork_server() -> ForkServerContext:
-    """Start the fork server unless it is running. It imports vLLM in the background."""
+    """Start the process that imports vLLM, unless it runs. The import continues in the background."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     saved = dict(os.environ)
     try:
         for name, value in CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # the fork server copies them when it starts
+            os.environ.setdefault(name, value)  # the fork server reads its environment once, when it starts
         ensure_running()
     finally:
         for name in CPU_ENVIRONMENT.keys() - saved.keys():
@@ -333,20 +331,20 @@ def _rank(
     pipe: Connection,
 ) -> None:
     with log.open("ab") as output:
-        for stream in (1, 2):  # also catches what libraries write from C
+        for stream in (1, 2):  # including what libraries write without Python
             os.dup2(output.fileno(), stream)
     for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
         del os.environ[name]
     os.environ.update(environment)
-    # vLLM often collects garbage, at its end after unfreezing everything. Each time it would visit all objects that the
-    # fork server imported, which takes half of a short run.
+    # vLLM collects garbage often, and at its end after it has unfrozen everything. Each time it would go through
+    # everything that the fork server imported, which takes half of a short run.
     gc.freeze()
     vars(gc)["unfreeze"] = lambda: None
-    # vLLM inspects a model's class in another process, so as not to initialise a GPU. That would import vLLM again.
+    # vLLM inspects a model's class in a separate process to avoid initialising a GPU. That would import vLLM again.
     vars(sys.modules["vllm.model_executor.models.registry"])["_run_in_subprocess"] = lambda inspect: inspect()
     try:
         pipe.send((True, function(*arguments)))
-    except BaseException:  # noqa: BLE001 (the parent reports it, whatever it is)
+    except BaseException:  # noqa: BLE001 (the parent must learn of every error)
         pipe.send((False, traceback.format_exc()))
     finally:
         pipe.close()
@@ -357,9 +355,9 @@ def _generate(workload: Workload, rendezvous: Path) -> RankResult:
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
 
-    # vLLM's attention uses AMX tiles if the CPU has them, but does not ask the kernel for them. Without that, SIGILL
-    # kills the process.
-    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (torch has no public function)
+    # vLLM's attention uses AMX tiles where the CPU has them, but relies on the caller to request them from the kernel.
+    # Without a request the process is killed by SIGILL.
+    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (there is no public way)
         torch.cpu._init_amx()  # noqa: SLF001
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
@@ -384,7 +382,7 @@ def _generate(workload: Workload, rendezvous: Path) -> RankResult:
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
     seconds = time.monotonic() - begin
     inspected = workload.inspect(llm) if workload.inspect else None
-    dist.barrier()  # a rank that left could not send what others still wait for
+    dist.barrier()  # no rank leaves while another still waits for its broadcasts
     tokens = tuple(tuple(output.outputs[0].token_ids) for output in outputs)
     return RankResult(rank=rank, tokens=tokens, seconds=seconds, inspected=inspected)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import distributed as dist
 
 from swtrace.series.transport import TransportError
+from swtrace.units import listed
 
 if TYPE_CHECKING:
     from swtrace.series.group import Group
@@ -62,9 +63,8 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
         raise TransportError(f"torch's store is gone, and so is the rank that hosts it: {reason}") from None
     if not missing:  # the last one came just now
         return
-    names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     raise TransportError(
-        f"{names} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
+        f"{listed('rank', missing)} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
         f"SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     )
 
