@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import StartSwtrace, Swtrace
+from tests.support.commands import StartSwtrace, Swtrace
 from tests.support.patience import patience
 
 RANK = """

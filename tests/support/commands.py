@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,17 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from swtrace.cli.commands import app
 from tests.support.patience import patience
 
 Swtrace = Callable[..., "subprocess.CompletedProcess[str]"]
 StartSwtrace = Callable[..., "subprocess.Popen[str]"]
 
-FAKE_RANK = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_rank.py"))
+FAKE_RANK = (sys.executable, str(Path(__file__).with_name("fake_rank.py")))
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _interruptible() -> None:
+def interruptible() -> None:
     """Let Ctrl-C reach what tests start, also where a shell ignores it on behalf of a job in its background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -50,6 +53,20 @@ def run_swtrace(
         timeout=patience(),
         check=False,
     )
+
+
+def help_text(*arguments: str) -> str:
+    """Return what ``--help`` prints, as plain words."""
+    result = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    assert result.exit_code == 0
+    return re.sub(r"[\s│]+", " ", re.sub(r"\x1b\[[0-9;]*m", "", result.output))
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """Assert that a command ended with one sentence on stderr and the status."""
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
 
 
 @pytest.fixture

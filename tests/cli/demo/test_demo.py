@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
 
-from swtrace.cli.demo.model import build, expect
-from swtrace.cli.demo.scenarios import PRESETS, Dials, Scenario, Windows
 from swtrace.cli.exit_codes import ExitCode
-from swtrace.errors import SettingsError
-from tests.cli.conftest import StartSwtrace, Swtrace, clean_environment, run_swtrace
+from tests.support.commands import StartSwtrace, Swtrace, clean_environment, help_text, run_swtrace
 from tests.support.patience import eventually, patience
 from tests.support.processes import command_line, descendant, descendants, runs
+from tests.support.terminals import read_until
 
 SMALL = ("--layers", "8", "--mib", "0.125")
+
 STEPPING = r"demo\.linear: step [1-9]"
+
 ENDLESS = (*SMALL, "--duration", "600", "--compute-ms", "1", "--prefetch-step", "1")
 
 
@@ -84,9 +85,6 @@ def rank_pids(process: subprocess.Popen[str]) -> tuple[int, int]:
     return int(until(process, r"rank 0: pid (\d+)")[1]), int(until(process, r"rank 1: pid (\d+)")[1])
 
 
-# -- a run ---------------------------------------------------------------------------------------------
-
-
 NINE_STEPS = (*SMALL, "--steps", "9", "--compute-ms", "0", "--prefetch-step", "2")
 
 
@@ -136,9 +134,8 @@ def test_the_summary_is_data_and_the_rest_narration(swtrace: Swtrace) -> None:
     assert "rank 0: pid" in done.stderr
 
 
-# -- what the scenarios show ---------------------------------------------------------------------------
-
 SHORT = ("--layers", "16", "--mib", "2", "--steps", "8")
+
 LONG_COMPUTE = ("--compute-ms", "25")
 """Long beside what a busy machine keeps a transfer waiting for a core."""
 
@@ -157,9 +154,6 @@ def test_straggler_is_named(demo: RunDemo) -> None:
     options = ("--scenario", "straggler", "--layers", "30", "--mib", "0.25", "--steps", "30", "--late-ms", "4")
     (series,) = demo(*options).result["summary"]["series"]
     assert series["straggler"]["rank"] == 1
-
-
-# -- what remains when something dies --------------------------------------------------------------------
 
 
 def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> None:
@@ -247,71 +241,52 @@ def test_the_daemon_serves_while_it_runs(start_swtrace: StartSwtrace) -> None:
     process.communicate(timeout=patience())
 
 
-# -- dials and model -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scenario", list(Scenario))
-def test_every_preset_can_be_run(scenario: Scenario) -> None:
-    """No scenario sets a dial out of range."""
-    PRESETS[scenario].check()
+def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> None:
+    """On a terminal the demo opens the viewer; `q` leaves it, the summary follows, and the status is 0."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "swtrace",
+            "demo",
+            "--layers",
+            "6",
+            "--mib",
+            "0.1",
+            "--steps",
+            "30",
+            "--no-daemon",
+        ],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=clean_environment(tmp_path) | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+    )
+    os.close(theirs)
+    try:
+        read_until(ours, lambda shown: "Heat map" in shown and "rank" in shown)
+        os.write(ours, b"q")
+        shown = read_until(ours, lambda shown: "bit-identical" in shown)
+        assert "bit-identical" in shown
+        assert "saved" in shown
+        read_until(ours, lambda _: process.poll() is not None)
+        assert process.wait(patience()) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 @pytest.mark.parametrize(
-    ("dials", "said"),
-    [
-        (Dials(ranks=1), "--ranks must be 2 to 64"),
-        (Dials(layers=1), "--layers must be 2 to 4096"),
-        (Dials(prefetch_step=59), "--prefetch-step must be 0 to 58 with --layers 60"),
-        (Dials(mib=0), "--mib must be 0.00195312 to 4096"),
-        (Dials(compute_ms=-1), "--compute-ms must be 0 to 60000"),
-        (Dials(steps=0), "--steps must be at least 1"),
-        (Dials(seconds=float("nan")), "--duration must be at least 0"),
-        (Dials(seed=-5), "--seed must be 0 to 2147483647"),
-    ],
+    "option", ["--ranks", "--layers", "--mib", "--compute-ms", "--prefetch-step", "--windows", "--steps", "--duration"]
 )
-def test_an_impossible_dial_is_refused(dials: Dials, said: str) -> None:
-    """What no run could be made of is told before a process is started, with the range in plain digits."""
-    with pytest.raises(SettingsError) as caught:
-        dials.check()
-    assert str(caught.value) == said
+def test_demo_help_names_every_dial(option: str) -> None:
+    """Every dial of the demo can be found without reading the code."""
+    assert option in help_text("demo")
 
 
-@pytest.mark.parametrize("scenario", list(Scenario))
-@pytest.mark.parametrize("layers", [2, 3, 4, 60])
-def test_a_scenario_fits_any_number_of_layers(scenario: Scenario, layers: int) -> None:
-    """A scenario's own prefetch step, which the user never gave, is never what is wrong."""
-    dials = replace(PRESETS[scenario], layers=layers).fitting()
-    dials.check()
-    assert dials.prefetch_step == min(PRESETS[scenario].prefetch_step, layers - 2)
-
-
-def test_dials_travel_whole() -> None:
-    """A rank runs exactly what the command was asked for."""
-    dials = Dials(ranks=3, windows=Windows.ROLLING, steps=5, jitter_ms=0.5)
-    assert Dials.from_json(dials.to_json()) == dials
-
-
-@pytest.mark.parametrize("mib", [0.002, 0.125, 1, 3])
-def test_a_layer_has_the_size_asked_for(mib: float) -> None:
-    """One layer's weight has the dial's MiB, to a row."""
-    weight = build(Dials(mib=mib), 0).weight
-    assert abs(weight.numel() * 4 - mib * (1 << 20)) <= 512 * 4
-
-
-def test_one_wrong_element_changes_the_output() -> None:
-    """No element of a weight can be wrong by a bit without the check noticing."""
-    import torch
-
-    dials = Dials(layers=2, mib=0.002)
-    check = expect(dials)
-    weight = build(dials, 0).weight
-    assert torch.equal(weight @ check.inputs[0], check.outputs[0][0])
-    noticed = 0
-    for column in range(weight.shape[1]):
-        wrong = weight.clone()
-        wrong[0, column] += 1
-        noticed += any(
-            not torch.equal(wrong @ given, outputs[0])
-            for given, outputs in zip(check.inputs, check.outputs, strict=True)
-        )
-    assert noticed == weight.shape[1]
+def test_demo_help_names_every_scenario() -> None:
+    """The scenarios stand in the help of the option that takes them."""
+    assert "hidden, stalled, straggler, jitter" in help_text("demo")

@@ -1,0 +1,27 @@
+"""The doctor asks what answers at the daemon's address."""
+
+from __future__ import annotations
+
+import socket
+
+from tests.cli.doctor.conftest import Doctor
+from tests.support.commands import StartSwtrace
+
+
+def test_a_strangers_port_is_broken(doctor: Doctor) -> None:
+    """A daemon could not serve there, and what is there is none."""
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        listen = f"127.0.0.1:{stranger.getsockname()[1]}"
+        finding = doctor(broken=True, SWTRACE_LISTEN=listen)["daemon"]
+    assert finding["state"] == "broken"
+    assert "SWTRACE_LISTEN" in finding["mend"]
+
+
+def test_a_daemon_that_answers_is_good(doctor: Doctor, start_swtrace: StartSwtrace) -> None:
+    """The daemon at the expected address is asked, not guessed at."""
+    daemon = start_swtrace("daemon", "--listen", "127.0.0.1:0")
+    assert daemon.stdout is not None
+    url = daemon.stdout.readline().strip()
+    assert doctor(SWTRACE_LISTEN=url.removeprefix("http://"))["daemon"]["state"] == "good"

@@ -1,0 +1,40 @@
+"""Signals that a command was started to ignore stay ignored."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from swtrace.cli.exit_codes import ExitCode
+from tests.support.commands import StartSwtrace
+from tests.support.patience import patience
+
+ENDLESS = (sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)")
+
+
+@pytest.mark.parametrize("arguments", [("run", "--no-daemon", "--", *ENDLESS), ("record", "-o", "x.swrec")])
+def test_ignored_hang_up_stays_ignored(
+    start_swtrace: StartSwtrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> None:
+    """Under nohup a command outlives its terminal; another signal still ends it in order."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = start_swtrace(*arguments)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    said = process.stdout if arguments[0] == "run" else process.stderr
+    assert said is not None
+    assert said.readline()
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=patience())
+    # A recording that saw no rank has failed.
+    assert process.returncode == (128 + signal.SIGTERM if arguments[0] == "run" else ExitCode.FAILED)
