@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 from swtrace.cli.daemon import Seldom
+from tests.support.daemon_command import environment
+from tests.support.patience import patience
+from tests.support.recorded_run import SPANS_PER_STEP, RecordedRun
 
 
 def record(name: str, message: str, *arguments: object) -> logging.LogRecord:
@@ -30,3 +40,48 @@ def test_everybody_else_is_always_heard() -> None:
     """Messages of other loggers pass, however often they come."""
     seldom = Seldom("opentelemetry")
     assert all(seldom.filter(record(name, "again")) for name in ("swtrace", "opentelemetry_other") for _ in range(3))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RecordedRun]:
+    """A run of two ranks without records yet."""
+    run = RecordedRun(tmp_path / "rings")
+    yield run
+    run.close()
+
+
+def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
+    """An invalid setting of an enabled export is named, and ends the command with exit code 2."""
+    command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path), "--listen", "127.0.0.1:0"]
+    failed = subprocess.run(
+        command,
+        env=environment(OTEL_TRACES_EXPORTER="console", SWTRACE_TRACE_SAMPLE="2"),
+        capture_output=True,
+        text=True,
+        timeout=patience(),
+        check=False,
+    )
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert "SWTRACE_TRACE_SAMPLE" in failed.stderr
+
+
+def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
+    """Stdout carries only the URL, and spans if the console exporter is selected."""
+    run.write(1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(run.directory), "-v"],
+        env=environment(OTEL_TRACES_EXPORTER="console"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("http://127.0.0.1:")
+    process.terminate()
+    rest, _err = process.communicate(timeout=patience())
+    decoder, spans = json.JSONDecoder(), []
+    while rest := rest.lstrip():
+        span, end = decoder.raw_decode(rest)
+        spans.append(span)
+        rest = rest[end:]
+    assert len(spans) == SPANS_PER_STEP - 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,22 +30,6 @@ from tests.support.recorded_run import (
 )
 
 SERIES = "run-1/self_attn.o_proj@0/0-1"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[RecordedRun]:
-    """Two ranks that ran ten steps."""
-    run = RecordedRun(tmp_path)
-    run.write(10)
-    yield run
-    run.close()
-
-
-@pytest.fixture
-def client(run: RecordedRun) -> Iterator[httpx.Client]:
-    """A client of a daemon that serves the run."""
-    with serving(run.directory) as client:
-        yield client
 
 
 def get(client: httpx.Client, path: str, **parameters: str | int) -> dict[str, object]:
@@ -249,16 +232,6 @@ def test_documents_are_plain_json(client: httpx.Client, name: str) -> None:
     """No document contains NaN or an infinity, which JSON lacks."""
     text = client.get(f"/api/v1/{name}").text
     json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in {name}"))
-
-
-def test_index_links_to_everything(client: httpx.Client) -> None:
-    """The page at / links to all endpoints, and every link answers."""
-    page = client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    links = re.findall(r'href="([^"]+)"', page.text)
-    assert {"/metrics", "/healthz", "/api/v1/snapshot"} <= set(links)
-    for link in links:
-        assert client.get(link).status_code == 200
 
 
 def test_documentation_names_every_field(client: httpx.Client) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from swtrace.trace.identity import UntracedRank
@@ -19,67 +17,7 @@ from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.daemon_threads import serving
 from tests.support.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
-
-OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-
-
-def parse_openmetrics(text: str) -> list[Metric]:
-    """Return the metric families of an OpenMetrics exposition."""
-    return list(read_openmetrics(text))  # type: ignore[no-untyped-call]
-
-
-NAMES = {
-    "swtrace_rank_died": ("gauge", {"rank"}),
-    "swtrace_ring_lag_seconds": ("gauge", {"rank"}),
-    "swtrace_ring_problems": ("gauge", set()),
-    "swtrace_daemon_ready": ("gauge", set()),
-    "swtrace_daemon_last_poll_timestamp_seconds": ("gauge", set()),
-    "swtrace_daemon_poll_errors_total": ("counter", set()),
-    "swtrace_window_occupancy": ("gauge", {"rank", "series", "state"}),
-    "swtrace_stall_seconds": ("gauge", {"rank", "series"}),
-    "swtrace_wait_stall_seconds": ("histogram", {"rank", "series"}),
-    "swtrace_prefetch_slack_seconds": ("histogram", {"rank", "series"}),
-    "swtrace_broadcast_duration_seconds": ("histogram", {"rank", "series", "role"}),
-    "swtrace_broadcast_bytes_total": ("counter", {"rank", "series"}),
-    "swtrace_stall_cause_seconds_total": ("counter", {"rank", "series", "cause"}),
-    "swtrace_waits_total": ("counter", {"rank", "series", "outcome"}),
-    "swtrace_prefetch_efficiency_ratio": ("gauge", {"rank", "series"}),
-    "swtrace_straggler_excess_ratio": ("gauge", {"rank", "series"}),
-    "swtrace_steps_total": ("counter", {"rank", "series"}),
-    "swtrace_untimed_steps_total": ("counter", {"rank", "series", "reason"}),
-    "swtrace_step_duration_seconds": ("histogram", {"rank", "series", "phase"}),
-    "swtrace_prefetch_step": ("gauge", {"rank", "series", "kind"}),
-    "swtrace_series_bytes": ("gauge", {"rank", "series", "kind"}),
-    "swtrace_rank_up": ("gauge", {"rank"}),
-    "swtrace_rank_untraced_info": ("gauge", {"rank", "series", "reason"}),
-    "swtrace_rank_last_record_timestamp_seconds": ("gauge", {"rank"}),
-    "swtrace_ring_records_total": ("counter", {"rank"}),
-    "swtrace_ring_lost_records_total": ("counter", {"rank", "reason"}),
-    "swtrace_ring_pending_records": ("gauge", {"rank"}),
-    "swtrace_spans_exported_total": ("counter", set()),
-    "swtrace_spans_dropped_total": ("counter", {"reason"}),
-    "swtrace_build_info": ("gauge", {"version", "python_version"}),
-    "swtrace_series_info": (
-        "gauge",
-        {
-            "rank",
-            "series",
-            "run_id",
-            "host",
-            "model",
-            "swtrace_version",
-            "kind",
-            "transport",
-            "windows",
-            "clock",
-            "start_layer",
-            "num_layers",
-            "group_size",
-            "rank_in_group",
-        },
-    ),
-    "swtrace_series_refused_info": ("gauge", {"rank", "series", "reason"}),
-}
+from tests.support.scrapes import NAMES, OPENMETRICS, parse_openmetrics, scrape, value
 
 
 @pytest.fixture
@@ -92,32 +30,6 @@ def run(tmp_path: Path) -> Iterator[RecordedRun]:
     run.write(10)
     yield run
     run.close()
-
-
-def scrape(client: httpx.Client) -> dict[str, Metric]:
-    """Return the metric families of a scrape in the text format, by their names in queries."""
-    response = client.get("/metrics")
-    assert response.status_code == 200
-    assert_no_duplicates(response.text)
-    families = {}
-    for family in parse_text(response.text):
-        families[family.name + ("_total" if family.type == "counter" else "")] = family
-    return families
-
-
-def assert_no_duplicates(text: str) -> None:
-    """Fail if one exposition names a sample or a family twice."""
-    samples = [line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")]
-    assert len(set(samples)) == len(samples)
-    headers = [line for line in text.splitlines() if line.startswith("# TYPE")]
-    assert len(set(headers)) == len(headers)
-
-
-def value(families: dict[str, Metric], name: str, **labels: str) -> float:
-    """Return the only sample with at least these labels."""
-    family = next(family for known, family in families.items() if name.startswith(known))
-    (sample,) = (s for s in family.samples if s.name == name and labels.items() <= s.labels.items())
-    return float(sample.value)
 
 
 def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun) -> None:
@@ -160,14 +72,6 @@ def test_openmetrics_when_asked(run: RecordedRun) -> None:
         )
     }
     assert samples["text"] == samples["openmetrics"]
-
-
-def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
-    """A scraper that accepts gzip gets it; one that does not, does not."""
-    with serving(run.directory) as client:
-        assert client.get("/metrics").headers["content-encoding"] == "gzip"
-        plain = client.get("/metrics", headers={"accept-encoding": "identity"})
-    assert "content-encoding" not in plain.headers
 
 
 @pytest.mark.prometheus
@@ -395,36 +299,6 @@ def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
     assert filled == {name for name, (_kind, labels) in NAMES.items() if not labels & {"rank"}}
 
 
-def test_restarted_run_continues_its_series(tmp_path: Path) -> None:
-    """A run that follows an ended one takes over its labels, and one exposition never holds both."""
-    first = RecordedRun(tmp_path, run_id="first")
-    first.write(3)
-    first.close()
-    second = RecordedRun(tmp_path, run_id="second")
-    second.write(1)
-    with serving(tmp_path) as client:
-        families = scrape(client)
-        assert value(families, "swtrace_rank_up", rank="0") == 1
-        assert value(families, "swtrace_steps_total", rank="0") == 1
-        assert len(client.get("/api/v1/ranks").json()["ranks"]) == 4
-    second.close()
-
-
-def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
-    """Of two runs alive at once, the younger carries its id until its end, and the older keeps its plain labels."""
-    old = RecordedRun(tmp_path, run_id="old")
-    young = RecordedRun(tmp_path, run_id="young")
-    old.write(3)
-    young.write(1)
-    with serving(tmp_path) as client:
-        for _ in range(2):
-            samples = scrape(client)["swtrace_steps_total"].samples
-            steps = {(s.labels["rank"], s.labels.get("run_id")): s.value for s in samples}
-            assert steps == {("0", None): 3, ("1", None): 3, ("0", "young"): 1, ("1", "young"): 1}
-            old.close()
-            young.close()
-
-
 def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
     """If two ranks report a third as untraced, one sample has its number and the reason, and no other metric has it."""
     untraced = (UntracedRank(2, "cannot make a ring: No space left on device"),)
@@ -445,37 +319,6 @@ def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
         recorder.close()
 
 
-def test_one_name_for_two_series_of_a_rank_is_told_apart(tmp_path: Path) -> None:
-    """A rank that uses one name for two ranges of layers exposes both, by name and start layer."""
-    recorder = Recorder.create(tmp_path, identity("run-1", 0))
-    recorder.add_series(series_info(0))
-    recorder.add_series(series_info(0, start_layer=30))
-    with serving(tmp_path) as client:
-        samples = scrape(client)["swtrace_series_info"].samples
-    assert {s.labels["series"] for s in samples} == {"self_attn.o_proj@0", "self_attn.o_proj@30"}
-    recorder.close()
-
-
-def test_one_name_for_two_groups_of_a_rank_is_told_apart(tmp_path: Path) -> None:
-    """Both series of the rank are served, each under one label and one id on all of its ranks."""
-    recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(3)]
-    for rank, group in ((0, (0, 1)), (1, (0, 1)), (0, (0, 2)), (2, (0, 2))):
-        recorders[rank].add_series(series_info(group.index(rank), group_ranks=group))
-    with serving(tmp_path) as client:
-        samples = scrape(client)["swtrace_series_info"].samples
-        described = client.get("/api/v1/series").json()["series"]
-    labels = {"0-1": "self_attn.o_proj@0/0-1", "0,2": "self_attn.o_proj@0/0,2"}
-    assert sorted((s.labels["rank"], s.labels["series"]) for s in samples) == [
-        ("0", labels["0,2"]),
-        ("0", labels["0-1"]),
-        ("1", labels["0-1"]),
-        ("2", labels["0,2"]),
-    ]
-    assert {series["id"] for series in described} == {f"run-1/{label}" for label in labels.values()}
-    for recorder in recorders:
-        recorder.close()
-
-
 def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
     """Quotes and backslashes in names reach label values unchanged."""
     odd = 'a"b\\c'
@@ -487,39 +330,3 @@ def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
     assert sample.labels["series"] == odd
     assert any(s.labels.get("series") == odd for family in parse_openmetrics(openmetrics) for s in family.samples)
     recorder.close()
-
-
-@pytest.mark.parametrize(
-    ("header", "compressed"),
-    [
-        ("gzip", True),
-        ("gzip;q=0.1", True),
-        ("deflate, gzip;q=1.0", True),
-        ("gzip;q=0", False),
-        ("gzip; q=0.000, identity", False),
-        ("identity, GZIP;Q=0", False),
-        ("gzip;q=0, *", False),
-    ],
-)
-def test_a_refused_compression_is_not_used(run: RecordedRun, header: str, *, compressed: bool) -> None:
-    """Gzip is sent to clients that accept it, and not if its weight is 0."""
-    with serving(run.directory) as client:
-        response = client.get("/metrics", headers={"accept-encoding": header})
-    assert (response.headers.get("content-encoding") == "gzip") is compressed
-    assert "swtrace_steps_total" in response.text
-
-
-@pytest.mark.parametrize(
-    ("header", "openmetrics"),
-    [
-        ("application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5", True),
-        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", False),
-        ("application/openmetrics-text; q=0.0", False),
-        ("text/plain, application/openmetrics-text;q=0;version=1.0.0", False),
-    ],
-)
-def test_a_refused_format_is_not_used(run: RecordedRun, header: str, *, openmetrics: bool) -> None:
-    """OpenMetrics is sent to clients that accept it, and not if its weight is 0."""
-    with serving(run.directory) as client:
-        response = client.get("/metrics", headers={"accept": header})
-    assert response.headers["content-type"].startswith("application/openmetrics-text") is openmetrics

@@ -19,12 +19,11 @@ from prometheus_client.utils import floatToGoString
 from swtrace.daemon.collector import METRICS, FactsRow, MetricRow, Rows, SnapshotCollector
 from swtrace.daemon.exemplars import WaitExemplar
 from swtrace.daemon.exposition import Exposition, _Families, number_text
-from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.snapshot import Health
 from swtrace.ledger.facts import Distribution, SeriesRankFacts
 from swtrace.observing import HostRings
-from swtrace.spans.delivery import NoSpans, SpanExport
+from swtrace.spans.delivery import SpanExport
 from swtrace.spans.traces import Sampling
 from swtrace.trace.identity import UntracedRank
 from swtrace.trace.schema import Untimed
@@ -117,17 +116,8 @@ def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
     assert len(exposition._lines) == 3  # of the daemon, of a rank and of its series
 
 
-def test_only_the_formats_asked_for_last_are_kept() -> None:
-    """Each format costs the memory of an exposition, so requests for ever new formats do not accumulate."""
-    handlers = _Handlers(Observer(HostRings(Path("nowhere")), NoSpans()))
-    for version in range(9):
-        content_type = f"application/openmetrics-text; version=1.0.{version}"
-        kept = handlers._exposition(*choose_encoder(content_type))
-        assert handlers._exposition(*choose_encoder(content_type)) is kept
-    assert len(handlers._expositions) == KEPT_EXPOSITIONS
-
-
 COUNTS = st.integers(0, 2**70)
+
 NUMBERS: st.SearchStrategy[Any] = st.one_of(st.integers(-(2**70), 2**70), st.floats().map(lambda number: number + 0.0))
 """No metric is -0.0."""
 
@@ -165,6 +155,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 EXEMPLARS = st.dictionaries(
     st.integers(0, 3), st.builds(WaitExemplar, COUNTS, COUNTS, st.text("0123456789abcdef", max_size=32), COUNTS)
 )
+
 LABELS = st.dictionaries(st.sampled_from(["rank", "series", "run_id"]), st.text(), max_size=3)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CODE = sorted(
     path for folder in ("swtrace", "tui", "dashboards/source") for path in ROOT.joinpath(folder).rglob("*.py")
 )

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.support.daemon_command import environment
 from tests.support.patience import patience
 
 RUNTIME = {"torch", "vllm"}
@@ -73,3 +74,17 @@ def test_plugin_entry_point_loads_nothing_without_swtrace() -> None:
     """Without ``SWTRACE=1``, the plugin that vLLM calls in every process loads neither torch nor our runtime."""
     statement = "import os; os.environ.pop('SWTRACE', None); import swtrace.vllm; swtrace.vllm.register()"
     assert not loaded(statement) & (RUNTIME | EXPORTERS | {"swtrace.series"})
+
+
+def test_daemon_loads_neither_torch_nor_vllm() -> None:
+    """A daemon loads neither torch nor vLLM, exporters included."""
+    code = (
+        "import sys, swtrace.cli.daemon, swtrace.daemon.server\n"
+        "from swtrace.spans.delivery import make_span_sink\n"
+        "from swtrace.spans.environment import SpanSettings\n"
+        "for protocol in ('grpc', 'http/protobuf'):\n"
+        "    make_span_sink(SpanSettings(exporters=('otlp',), protocol=protocol)).close(1)\n"
+        "print([name for name in ('torch', 'vllm', 'swtrace.series', 'swtrace.vllm') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
