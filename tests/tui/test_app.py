@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from rich.console import Console
-from swtrace_tui.actions import ACTIONS, TITLES, VIEWS
+from swtrace_tui.actions import VIEWS
 from swtrace_tui.app import TopApp
-from swtrace_tui.feed import Feed
-from swtrace_tui.help import Help, help_text
-from swtrace_tui.palette import MONO, SPAN_NAMES, THEMES, WINDOW_NAMES
-from swtrace_tui.picture import Filter, RankState, picture
-from swtrace_tui.preferences import Configuration, load
+from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import HeatMap
-from swtrace_tui.views.overview import COLUMNS, Overview
-from swtrace_tui.views.timeline import Timeline
 
-from swtrace import units
-from swtrace.ledger.facts import CAUSES
-from swtrace.observing import Link, OriginStatus, watch_rings
+from swtrace.errors import SettingsError
+from swtrace.observing import Link, OriginStatus, Roster, watch_rings
 from swtrace.trace.schema import Phase
 from tests.support.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
 from tests.support.simulated_rings import scenario, write
@@ -50,21 +41,6 @@ def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Pa
                 await until(pilot, lambda: "NOT HIDDEN" in shown(app))
                 assert "stall ratio" in shown(app)
             await until(pilot, lambda: "ended" in shown(app))
-
-    run(test())
-
-
-@pytest.mark.parametrize("width", [80, 100])
-def test_a_long_folder_cuts_no_command_off(width: int) -> None:
-    """A command that is wider than the screen continues in the next line, as a shell reads it."""
-    folder = "/dev/shm/" + 44 * "x"
-
-    async def test() -> None:
-        app = app_over(Still(empty(OriginStatus(folder, Link.WAITING))))
-        async with app.run_test(size=(width, 30)) as pilot:
-            await until(pilot, lambda: "Nothing to watch yet." in shown(app))
-            lines = "\n".join(line.strip() for line in shown(app).splitlines())
-            assert f"SWTRACE_DIR={folder} swtrace demo --scenario stalled\n" in lines.replace(" \\\n", " ")
 
     run(test())
 
@@ -211,91 +187,6 @@ def test_phase_filter_offers_the_phases_that_there_are() -> None:
     run(test())
 
 
-def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
-    """Clicking a column sorts by it, worst first; clicking again reverses."""
-
-    async def test() -> None:
-        app = app_over(Still(observation_of(scenario("straggler"))))
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: app.picture)
-            overview = app.screen.query_one(Overview)
-            await until(pilot, lambda: "is the straggler" in shown(app))
-            begin = next(begin for begin, _, column in overview._header if column.title == "stall ratio")
-            await pilot.click(Overview, offset=(begin + 2, overview._first_row - 1))
-            await settled(pilot)
-            ratios = [row.recent.stall_ratio or 0.0 for row in overview._rows]
-            assert ratios == sorted(ratios, reverse=True)
-            assert overview._rows[-1].rank == 3  # the straggler itself waits least
-            await press(pilot, "i")
-            assert overview._rows[0].rank == 3
-
-    run(test())
-
-
-def test_heat_map_cursor_begins_at_the_worst_cell_and_enter_opens_it_in_the_timeline() -> None:
-    """The cursor follows the highest value until it is moved; Enter zooms the timeline to that wait."""
-
-    async def test() -> None:
-        app = app_over(stalled())
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: app.picture)
-            await press(pilot, "2")
-            heat = app.screen.query_one(HeatMap)
-            assert heat._values[heat._cursor] == heat._values.max()
-            row, position = heat._cursor
-            await press(pilot, "left")
-            assert heat._cursor == (row, position - 1)
-            await press(pilot, "g", "enter")
-            assert app.view == "timeline"
-            timeline = app.screen.query_one(Timeline)
-            assert timeline._mark == (row, position)
-            assert f"▸{position}◂" in shown(app)
-
-    run(test())
-
-
-def test_heat_map_metric_and_span_go_round() -> None:
-    """``m`` and ``w`` change the metric and the steps of the cells, and the legend says so."""
-
-    async def test() -> None:
-        app = app_over(stalled())
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: app.picture)
-            await press(pilot, "2")
-            for name in ("slack", "transfer", "skew", "stall"):
-                await press(pilot, "m")
-                assert shown(app).splitlines()[2].strip().startswith(name)
-            await press(pilot, "w")
-            assert "worst of 24 steps" in shown(app)
-            await press(pilot, "w")
-            assert "step 23" in shown(app)
-
-    run(test())
-
-
-def test_timeline_zooms_holds_the_step_and_follows_again() -> None:
-    """Zooming holds the step that is shown; ``f`` follows the newest one and shows all of it."""
-
-    async def test() -> None:
-        app = app_over(stalled())
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: app.picture)
-            await press(pilot, "3")
-            assert "(following)" in shown(app)
-            before = app.screen.query_one(Timeline)._range()
-            await press(pilot, "plus")
-            begin, end = app.screen.query_one(Timeline)._range()
-            assert end - begin == pytest.approx((before[1] - before[0]) / 2)
-            assert "held" in shown(app)
-            await press(pilot, "left_square_bracket")
-            assert "Step 22" in shown(app)
-            await press(pilot, "f")
-            assert "(following)" in shown(app)
-            assert "Step 23" in shown(app)
-
-    run(test())
-
-
 def test_copy_gives_the_view_as_plain_text() -> None:
     """``y`` copies the view, with glyphs instead of colours."""
 
@@ -326,39 +217,6 @@ def test_screenshots_are_saved_as_svg(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {path.name for path in tmp_path.iterdir()} == {"swtrace-overview-1.svg", "swtrace-overview-2.svg"}
 
 
-def test_help_explains_every_key_column_and_symbol() -> None:
-    """The help says how to close it, and lists each action, column, rank state, cause, stretch and window state."""
-    console = Console(width=200, record=True, file=StringIO())
-    console.print(help_text({}, (), {}, "swtrace top", MONO))
-    text = console.export_text()
-    assert "Esc, q or ? closes this help" in text
-    words = [action.help for action in ACTIONS] + [units.words(cause) for cause in CAUSES] + [*SPAN_NAMES.values()]
-    columns = [part for column in COLUMNS for part in column.title.split(" of ")]
-    for word in (*words, *columns, *(str(state) for state in RankState), *WINDOW_NAMES.values()):
-        assert word in text
-
-
-def test_help_and_palette_offer_every_action() -> None:
-    """The help screen and the command palette are made from the same registry as the keys."""
-
-    async def test() -> None:
-        app = app_over(stalled())
-        async with app.run_test(size=(120, 60)) as pilot:
-            await until(pilot, lambda: app.picture)
-            titles = {command.title for command in app.get_system_commands(app.screen)}
-            for action in ACTIONS:
-                assert (f"{action.view}: {action.title}" if action.view else action.title) in titles
-            await press(pilot, "question_mark")
-            assert isinstance(app.screen, Help)
-            text = shown(app)
-            for title in list(TITLES.values())[:2]:
-                assert title in text
-            await press(pilot, "escape")
-            assert not isinstance(app.screen, Help)
-
-    run(test())
-
-
 def test_palette_commands_act_on_their_view() -> None:
     """A command of the heat map, run from another view, opens the heat map and acts there."""
 
@@ -372,67 +230,6 @@ def test_palette_commands_act_on_their_view() -> None:
             await command.callback()
             assert app.view == "heatmap"
             assert app.screen.query_one(HeatMap)._metric == 1
-
-    run(test())
-
-
-def test_ids_and_keys_of_actions_are_unambiguous() -> None:
-    """No id is used twice, and within a view no key has two actions."""
-    assert len({action.id for action in ACTIONS}) == len(ACTIONS)
-    everywhere = [key for action in ACTIONS if action.view is None for key in action.keys.split(",")]
-    for view in (None, *VIEWS):
-        own = [key for action in ACTIONS if action.view == view and view for key in action.keys.split(",")]
-        assert len(set(everywhere + own)) == len(everywhere) + len(own), view
-
-
-def test_keys_are_remapped_by_the_configuration(tmp_path: Path) -> None:
-    """A key from the file replaces the built-in one."""
-    path = tmp_path / "top.toml"
-    path.write_text('theme = "swtrace-light"\n[keys]\npause = "z"\n')
-
-    async def test() -> None:
-        app = app_over(stalled(), configuration=load(path))
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: app.picture)
-            assert app.theme == "swtrace-light"
-            await press(pilot, "space")
-            assert not app._paused
-            await press(pilot, "z")
-            assert app._paused
-
-    run(test())
-
-
-@pytest.mark.parametrize("text", ["keys = 1", "[keys]\nfly = 'x'", "colour = 'red'", "theme = 3", "= nonsense"])
-def test_a_configuration_that_cannot_be_used_is_a_readable_error(tmp_path: Path, text: str) -> None:
-    """An error in the file is reported with the file's name."""
-    from swtrace.errors import SettingsError
-
-    path = tmp_path / "top.toml"
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=r"top\.toml"):
-        load(path)
-
-
-def test_no_file_is_the_built_in_configuration(tmp_path: Path) -> None:
-    """Without a file, theme and keys are the defaults, even if HOME is not a folder, as for many services."""
-    assert load(tmp_path / "top.toml") == Configuration()
-    assert load(Path("/dev/null/.config/swtrace/top.toml")) == Configuration()
-
-
-def test_themes_change_every_colour_and_lose_nothing() -> None:
-    """All our themes show the same text, except for the glyphs of the one without colour."""
-
-    async def test() -> None:
-        app = app_over(stalled())
-        async with app.run_test(size=(120, 40)) as pilot:
-            await until(pilot, lambda: "k=1 leaves" in shown(app))
-            assert app.theme == THEMES[0]
-            before = shown(app).splitlines()[2:12]
-            for name in (*THEMES[1:], THEMES[0]):
-                await press(pilot, "t")
-                assert app.theme == name
-                assert shown(app).splitlines()[2:6] == before[:4]
 
     run(test())
 
@@ -453,43 +250,39 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     run(test())
 
 
-def test_a_roster_that_raises_ends_the_application_with_that_error() -> None:
-    """An error while reading is never swallowed: the screen would freeze and look alive."""
+def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
+    """A theme that does not exist, from the command line or the file, is not ignored."""
+    with pytest.raises(SettingsError, match=r"no theme 'nope'; must be one of: swtrace-dark.*textual-dark"):
+        app_over(Still(empty()), configuration=Configuration(theme="nope"))
 
-    class Broken(Still):
-        def poll(self, limit: int | None = None) -> bool:  # noqa: ARG002 (as the real one)
-            raise RuntimeError("a bug")
+
+@pytest.mark.parametrize("before", [[], ["question_mark"]])
+def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
+    """Ctrl-C exits at once, from a view and from the help."""
 
     async def test() -> None:
-        app = app_over(Broken(empty()))
-        async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda: app._exception is not None)
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, *before, "ctrl+c")
+            await until(pilot, lambda: app._exit)
 
-    with pytest.raises(RuntimeError, match="a bug"):
-        run(test())
-
-
-def test_observations_describe_themselves_in_a_line() -> None:
-    """Frameworks take reprs of their arguments; these must not contain an observation's thousands of numbers."""
-    source = stalled()
-    assert len(repr(source.now)) < 100
-    assert len(repr(picture(source.now, Filter()))) < 200
+    run(test())
 
 
-def test_a_slow_screen_gets_fewer_observations_not_a_queue_of_them() -> None:
-    """The feed delivers the next observation only after the last one was drawn."""
-    source = Still(empty())
-    arrived: list[object] = []
-    polled = threading.Event()
-    feed = Feed(lambda: cast("Roster", source), arrived.append, arrived.append, frame_s=0.001)
-    feed.start()
-    while source.polls < 20:
-        polled.wait(0.01)
-    assert len(arrived) == 1
-    feed.taken()
-    seen = source.polls
-    while source.polls < seen + 20:
-        polled.wait(0.01)
-    feed.stop(5)
-    assert len(arrived) == 2
-    assert source.closed
+def test_verdicts_are_reached_for_the_views_that_show_them() -> None:
+    """The open heat map computes no verdicts; the overview asks for them when it opens."""
+    asyncio.run(_judged())
+
+
+async def _judged() -> None:
+    app = app_over(Still(observation_of(scenario("stalled"))), view="heatmap")
+    async with app.run_test(size=(100, 40)) as pilot:
+        await until(pilot, lambda: app._verdicts)
+        reached: list[object] = []
+        app._reach_verdicts = lambda *asked: reached.append(asked)  # type: ignore[method-assign]
+        app._judge_at = 0.0
+        app._judge()
+        assert reached == []
+        app.action_show("overview")
+        assert len(reached) == 1

@@ -1,46 +1,29 @@
-"""Selecting runs, series and daemons: the selection is shown, or the choices that exist are named."""
+"""A picture of an observation: the run, series and ranks that were selected, with the ledger's sums."""
 
 from __future__ import annotations
 
-import random
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from swtrace_tui.once import overview, read, silent
-from swtrace_tui.palette import MONO
-from swtrace_tui.picture import Filter, picture
-from swtrace_tui.preferences import Configuration
-from swtrace_tui.views.heat_map import METRICS, HeatMap, values
-from swtrace_tui.views.overview import headline
-from swtrace_tui.views.verdict_view import finding_lines, series_lines
-from swtrace_tui.views.view import Scene
+from swtrace_tui.once import overview, read
+from swtrace_tui.picture import Filter, RankState, phase_of, picture
 
 from swtrace import units
-from swtrace.errors import SettingsError
-from swtrace.ledger.finding import Finding, Level
-from swtrace.observing import Link, Observation, OriginStatus, Roster
-from swtrace.observing.events import Event, RecordsRead, RingsSeen
-from swtrace.observing.merged import Merged
-from swtrace.observing.origin import Polled
+from swtrace.observing import Observation, watch_rings
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Phase
-from tests.support.daemon_threads import serving
-from tests.support.patience import patience
-from tests.support.scenes import Still, app_over, empty, observation_of, pictured, press, run, shown, until
-from tests.support.simulated_recordings import Told, events_of
-from tests.support.simulated_rings import scenario, write
-
-
-def top(*arguments: str | Path, code: int) -> subprocess.CompletedProcess[str]:
-    """Run ``swtrace top``."""
-    command = [sys.executable, "-m", "swtrace", "top", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(), check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+from tests.support.scenes import (
+    Still,
+    app_over,
+    observation_of,
+    press,
+    run,
+    shown,
+    until,
+)
+from tests.support.settling import settled
+from tests.support.simulated_rings import RingWriter, scenario, write
 
 
 def beside(seen: Observation, run_id: str, *, alive: bool, reason: str = "") -> Observation:
@@ -111,118 +94,90 @@ def test_a_choice_that_nothing_matches_is_answered_with_what_there_is(selection:
     run(test())
 
 
-def test_once_fails_over_a_choice_that_nothing_matches(tmp_path: Path) -> None:
-    """``--once`` and ``--json`` then print no figures and exit with 2."""
-    with write(tmp_path, "stalled", ranks=2, layers=4, steps=20, run_id="the-run"):
-        for choice, message in ((["--run", "bogus"], "Runs: the-run."), (["--series", "nope"], "Series: o_proj.")):
-            done = top("--dir", tmp_path, "--json", "--wait", "0", *choice, code=2)
-            assert message in done.stderr
-            assert done.stdout == ""
+def test_the_phases_sums_are_the_ledgers_over_those_steps(tmp_path: Path) -> None:
+    """Narrowed to decode, stall and steps are the sums over the decode steps of the history only."""
+    phases = (Phase.PREFILL, Phase.DECODE, Phase.DECODE)
+    with write(tmp_path, "stalled", phases=phases), watch_rings(tmp_path) as roster:
+        read(roster, Filter(), 5)
+        seen = roster.observe()
+    whole, decode = (picture(seen, Filter(phase=phase)).series[0] for phase in (None, Phase.DECODE))
+    steps = [step for step in whole.steps if phase_of(step) is Phase.DECODE]
+
+    assert len(steps) == len(decode.steps) == 2 * len(whole.steps) // 3
+    for row in decode.rows:
+        assert row.recent.stall_ns == sum(int(step.stall_ns[row.group_rank].sum()) for step in steps)
+        assert row.recent.steps == len(steps)
 
 
-def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
-    """A theme that does not exist, from the command line or the file, is not ignored."""
-    with pytest.raises(SettingsError, match=r"no theme 'nope'; must be one of: swtrace-dark.*textual-dark"):
-        app_over(Still(empty()), configuration=Configuration(theme="nope"))
+NEWEST = 72
 
 
-class Half(Told):
-    """A daemon that sees two of four ranks, and answers at its tenth poll or never."""
+def test_a_dead_rank_and_an_ended_one_are_told_apart(tmp_path: Path) -> None:
+    """A rank that closed its ring is ended; one that released its lock without closing it died."""
+    writer = write(tmp_path, "hidden")
+    writer.recorders[0].close()
+    writer.recorders[1]._detach()
+    with watch_rings(tmp_path) as roster:
+        states = {row.rank: row.state for row in picture(settled(roster, writer.steps), Filter()).rows}
+    writer.close()
 
-    def __init__(self, ranks: set[int], *, answers: bool = True) -> None:
-        made = scenario("stalled")
-        events = events_of(made, random.Random(1), 50)  # noqa: S311 - reproducible
-        super().__init__(part for event in events if (part := _of(ranks, event)) is not None)
-        self._left = 10 if answers else -1
-
-    def poll(self, limit: int | None = None) -> Polled:
-        """Return no events until it answers."""
-        self._left -= 1
-        return super().poll(limit) if self._left == 0 else Polled((), more=False)
-
-    def status(self) -> tuple[OriginStatus, ...]:
-        """Return whether it has answered."""
-        if self._left < 0 and self._events:
-            return (OriginStatus("there:9465", Link.LOST, "Connection refused"),)
-        return (OriginStatus("late", Link.ASKED if self._events else Link.LIVE),)
+    assert states == {0: RankState.ENDED, 1: RankState.DIED, 2: RankState.LIVE, 3: RankState.LIVE}
 
 
-def _of(ranks: set[int], event: Event) -> Event | None:
-    if isinstance(event, RingsSeen):
-        return None
-    of = event.batches[0][0] if isinstance(event, RecordsRead) else event.rank
-    return event if of.rank in ranks else None
+def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
+    """Rings of an ended run in the same folder do not hide the live run."""
+    write(tmp_path, "hidden", run_id="old").close()
+    with write(tmp_path, "stalled", run_id="new") as writer:
+        write(tmp_path, "hidden", run_id="newer-and-over").close()
+        with watch_rings(tmp_path) as roster:
+            known = settled(roster, writer.steps)
+
+    seen = picture(known, Filter())
+    assert seen.run == "new"
+    assert set(seen.runs) == {"old", "new", "newer-and-over"}
+    assert picture(known, Filter(run="old")).run == "old"
 
 
-def test_all_daemons_are_waited_for_before_anything_is_printed() -> None:
-    """The picture includes the ranks of a daemon that answers late; one that never answers is named at the timeout."""
-    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3})])), Filter(), 60)
-    assert [row.rank for row in seen.rows] == [0, 1, 2, 3]
-    assert silent(seen) == []
+def test_a_view_begins_near_the_end_of_full_rings_and_says_what_came_before(tmp_path: Path) -> None:
+    """Old records count as before this view, not as lost; the last steps' sums are those of a complete reading."""
+    with write(tmp_path, "stalled", ranks=2, layers=6, steps=200) as writer, watch_rings(tmp_path) as whole:
+        whole.drain()
+        with watch_rings(tmp_path, newest_steps=NEWEST) as roster:
+            roster.drain()
+            seen = picture(roster.observe(), Filter())
 
-    seen = read(Roster(Merged([Half({0, 1}), Half({2, 3}, answers=False)])), Filter(), 0.7)
-    assert silent(seen) == ["there:9465 (Connection refused)"]
-
-
-def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path) -> None:
-    """With one of two daemons missing, ``--once`` prints no partial picture, names the missing one, and fails."""
-    with write(tmp_path, "stalled", ranks=2, layers=4, steps=20), serving(tmp_path) as client:
-        address = f"127.0.0.1:{client.base_url.port}"
-        done = top("--connect", f"{address},127.0.0.1:1", "--once", "--wait", "0.5", code=1)
-    assert "no answer within 0.5 s from 127.0.0.1:1 (" in done.stderr
-    assert address not in done.stderr.partition("from")[2]
-    assert done.stdout == ""
-
-
-@pytest.mark.parametrize("layers", [20, 61, 150])
-def test_the_mean_beside_a_rank_of_the_heat_map_is_over_its_waits(layers: int) -> None:
-    """Layers that a rank keeps itself do not count as waits of 0, and folded columns do not count as their worst."""
-    whole = observation_of(scenario("stalled", layers=layers, steps=6))
-    seen = picture(whole, Filter())
-    (series,) = seen.series
-    lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 60)]
-    assert any(line.split()[-2:] == ["row", "mean"] for line in lines)
-    shown_values, waited = values(series, METRICS[0], "mean")
-    assert not waited.all()
-    for row in series.rows:
-        mean = shown_values[row.group_rank][waited[row.group_rank]].mean()
-        line = next(line for line in lines if line.startswith(f"  rank {row.rank} "))
-        assert f" {units.duration(float(mean))} " in line
+    truth = whole.ledger.facts().series[0]
+    for row, rank in zip(seen.rows, truth.ranks, strict=True):
+        assert row.recent == rank.recent
+        assert row.observed is not None
+        statistics = row.observed.ring.statistics
+        assert row.observed.before == statistics.skipped == 7 * (writer.steps - row.facts.totals.steps) > 0
+        assert statistics.written == 7 * writer.steps == statistics.delivered + statistics.skipped
+        assert row.lost == 0
+    assert f"before this view {units.count(2 * statistics.skipped)}" in " ".join(overview(seen, 160).split())
 
 
-def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
-    """A headline about a dead rank has its own badge, not one about hiding, in both views."""
-    died = Finding("died", Level.BAD, "Rank 1 died. All figures are from the steps before.", rank=1)
-    seen = pictured("hidden")
-    (series,) = seen.series
-    vars(series)["headline"] = died
-    for lines in (headline(Scene(seen, MONO), 100, 3), finding_lines(died, MONO, 100, first=True)):
-        text = "\n".join(strip.text for strip in lines)
-        assert " RANK DIED " in text
-        assert "HIDDEN" not in text
-        assert died.sentence in text
+def test_a_view_that_cannot_keep_up_counts_what_it_left_out_as_lost(tmp_path: Path) -> None:
+    """Ranks that write faster than the view reads are shown at their newest steps and true rate, with the loss."""
+    schedule = scenario("stalled", ranks=2, layers=6, steps=1200)
+    with RingWriter(tmp_path, schedule, ring_records=1 << 14) as writer:
+        roster = watch_rings(tmp_path, newest_steps=NEWEST)
+        for step in range(1200):
+            writer.write_step(step)
+            if step == 100:
+                while roster.poll(400):
+                    roster.observe()
+        while roster.poll(400):
+            pass
+        seen = picture(roster.observe(), Filter())
+        roster.close()
 
-
-def test_the_verdict_view_shows_each_finding_with_its_advice() -> None:
-    """Sentence and advice are the ledger's own words, as ``--json``, reports and tests have them."""
-    seen = pictured("straggler")
-    (series,) = seen.series
-    scene = Scene(seen, MONO, {series.key: series.verdict})
-    text = " ".join(" ".join(strip.text for strip in series_lines(series, scene, 110)).split())
-    assert any(finding.advice for finding in series.verdict.findings)
-    for finding in series.verdict.findings[1:]:
-        assert f"{finding.sentence} {finding.advice}".strip() in text
-
-
-@pytest.mark.parametrize("before", [[], ["question_mark"]])
-def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
-    """Ctrl-C exits at once, from a view and from the help."""
-
-    async def test() -> None:
-        app = app_over(Still(observation_of(scenario("stalled"))))
-        async with app.run_test(size=(100, 30)) as pilot:
-            await until(pilot, lambda: app.picture)
-            await press(pilot, *before, "ctrl+c")
-            await until(pilot, lambda: app._exit)
-
-    run(test())
+    ends = [writer.end_ns(step) for step in range(1200)]
+    for row in seen.rows:
+        assert row.observed is not None
+        statistics = row.observed.ring.statistics
+        assert row.lost == statistics.skipped - row.observed.before > 0
+        assert statistics.written == 7 * 1200 == statistics.delivered + statistics.skipped
+        assert row.facts.last_step == 1199
+        assert row.step_rate is not None
+        assert row.step_rate == pytest.approx(1199e9 / (ends[-1] - ends[0]), rel=0.1)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -174,36 +170,3 @@ def test_damage_is_named_and_read_around_only_when_asked(path: Path, tmp_path: P
             await until(pilot, lambda: head(app).ended and f"{frame.header.records} records damaged" in shown(app))
 
     run(test())
-
-
-def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:
-    """``swtrace top --replay FILE`` in a terminal plays the file and ends with q, leaving nothing behind."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "swtrace", "top", "--replay", str(path), "--view", "heatmap"],
-        stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
-    )  # fmt: skip
-    os.close(theirs)
-    seen = b""
-    deadline = time.monotonic() + patience()
-    try:
-        while b"x1 " not in seen and time.monotonic() < deadline:
-            if select.select([ours], [], [], 0.2)[0]:
-                seen += os.read(ours, 1 << 16)
-        assert b"x1 " in seen
-        os.write(ours, b"q")
-        while process.poll() is None and time.monotonic() < deadline:
-            if select.select([ours], [], [], 0.2)[0]:
-                try:
-                    seen += os.read(ours, 1 << 16)
-                except OSError:
-                    break
-        assert process.wait(patience()) == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        os.close(ours)
-    assert b"Heat map" in seen
-    assert b"\x1b[?1049l" in seen
