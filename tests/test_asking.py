@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from swtrace import asking
-from swtrace.cli.doctor.check_daemon import daemon
-from swtrace.cli.doctor.diagnosis import State
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream
-from swtrace.testing.metrics import MetricsError, read_metrics
+from swtrace.testing.metrics import read_metrics
 from tests.recording.test_commands import swtrace
 from tests.support.damaged_answers import DAMAGED, answering, dripping
 
@@ -58,23 +56,6 @@ def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 1048576\r\n\r\n"
     with dripping(head) as address, pytest.raises(AnswerError, match=r"503 Service Unavailable$"):
         asking.text(address, "/api/v1/snapshot", timeout_s=2)
-
-
-@pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
-def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
-    """Facts for tests are read only from valid metrics."""
-    with answering(DAMAGED[damage]) as address, pytest.raises(MetricsError, match=address):
-        read_metrics(address)
-
-
-@pytest.mark.parametrize("damage", ["cut gzip", "no HTTP", "cut body", "nothing", "a list", "no text"])
-def test_doctor_says_what_answers_in_a_daemons_place(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer from something that is not a working daemon is a finding and not a traceback."""
-    with answering(DAMAGED[damage]) as address:
-        monkeypatch.setenv("SWTRACE_LISTEN", address)
-        (finding,) = daemon()
-    assert finding.state is State.BROKEN
-    assert address in finding.detail
 
 
 @pytest.mark.parametrize("damage", ["cut gzip", "a list", "no text"])

@@ -6,8 +6,9 @@ import pytest
 
 from swtrace.cli.child import DaemonProcess
 from swtrace.testing import read_metrics
-from swtrace.testing.metrics import MetricsError
+from swtrace.testing.metrics import MetricsError, read_metrics
 from swtrace.testing.tracing import Tracing
+from tests.support.damaged_answers import DAMAGED, answering
 from tests.support.recorded_run import STALL_NS, RecordedRun
 
 
@@ -39,3 +40,10 @@ def test_a_daemon_that_is_not_there_is_a_clear_error() -> None:
     """What cannot be read is an error that names the address."""
     with pytest.raises(MetricsError, match=r"127\.0\.0\.1:1: "):
         read_metrics("127.0.0.1:1")
+
+
+@pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
+def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
+    """Facts for tests are read only from valid metrics."""
+    with answering(DAMAGED[damage]) as address, pytest.raises(MetricsError, match=address):
+        read_metrics(address)
