@@ -12,7 +12,6 @@ from swtrace.cli.exit_codes import ExitCode
 from tests.support.commands import assert_one_line, clean_environment, run_swtrace
 
 READERS = (("top", "--once", "--wait", "0"), ("record", "-o", "x.swrec"), ("daemon",), ("doctor", "--quick"))
-
 WRITERS = (("demo", "--no-daemon", "--no-tui", "--steps", "1"), ("run", "--no-daemon", "--", sys.executable, "-V"))
 
 

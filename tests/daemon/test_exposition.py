@@ -117,7 +117,6 @@ def test_lines_of_labels_that_are_gone_are_not_kept(tmp_path: Path) -> None:
 
 
 COUNTS = st.integers(0, 2**70)
-
 NUMBERS: st.SearchStrategy[Any] = st.one_of(st.integers(-(2**70), 2**70), st.floats().map(lambda number: number + 0.0))
 """No metric is -0.0."""
 
@@ -155,7 +154,6 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 EXEMPLARS = st.dictionaries(
     st.integers(0, 3), st.builds(WaitExemplar, COUNTS, COUNTS, st.text("0123456789abcdef", max_size=32), COUNTS)
 )
-
 LABELS = st.dictionaries(st.sampled_from(["rank", "series", "run_id"]), st.text(), max_size=3)
 
 

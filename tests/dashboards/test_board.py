@@ -13,7 +13,6 @@ import pytest
 from tests.support.grafana_json import FILES, Json, load, panels
 
 VARIABLES = ["datasource", "traces", "job", "host", "series", "rank"]
-
 BUILT_IN = {"__rate_interval", "__range"}
 
 every_dashboard = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -343,7 +343,7 @@ def test_every_alert_finds_its_trouble(wall: Wall) -> None:
     """Each alert's expression returns series here, and its summary has their numbers and names.
 
     The exception is the alert for a daemon that cannot read, which nothing here can cause: promtool tests its
-    expression, and tests/daemon/test_daemon_blindness.py its metric.
+    expression, and tests/daemon/test_observer.py its metric.
     """
     alerts = {rule["name"]: rule for rule in wall.prometheus.rules() if rule["type"] == "alerting"}
     assert len(alerts) == 14

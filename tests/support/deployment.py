@@ -18,11 +18,8 @@ from tests.support.patience import patience
 from tests.support.prometheus_process import COMPOSE
 
 DEPLOY = ROOT / "deploy"
-
 DOCKERFILE = DEPLOY / "Dockerfile"
-
 PROVISIONING = ROOT / "dashboards" / "grafana" / "provisioning"
-
 BIN = Path(sys.executable).parent
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from swtrace.cli.child import DaemonProcess
 from swtrace.testing import read_metrics
-from swtrace.testing.metrics import MetricsError, read_metrics
+from swtrace.testing.metrics import MetricsError
 from swtrace.testing.tracing import Tracing
 from tests.support.damaged_answers import DAMAGED, answering
 from tests.support.recorded_run import STALL_NS, RecordedRun

@@ -30,9 +30,7 @@ from tests.support.processes import command_line, descendant, descendants, runs
 from tests.support.terminals import read_until
 
 SMALL = ("--layers", "8", "--mib", "0.125")
-
 STEPPING = r"demo\.linear: step [1-9]"
-
 ENDLESS = (*SMALL, "--duration", "600", "--compute-ms", "1", "--prefetch-step", "1")
 
 
@@ -135,7 +133,6 @@ def test_the_summary_is_data_and_the_rest_narration(swtrace: Swtrace) -> None:
 
 
 SHORT = ("--layers", "16", "--mib", "2", "--steps", "8")
-
 LONG_COMPUTE = ("--compute-ms", "25")
 """Long beside what a busy machine keeps a transfer waiting for a core."""
 
