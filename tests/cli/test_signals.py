@@ -1,8 +1,10 @@
-"""Signals that a command was started to ignore stay ignored."""
+"""Signals of a command with children: ignored ones stay ignored, early ones reach the child."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from swtrace.cli.exit_codes import ExitCode
+from swtrace.cli.signals import PassOn
 from tests.support.commands import StartSwtrace
 from tests.support.patience import patience
 
@@ -38,3 +41,19 @@ def test_ignored_hang_up_stays_ignored(
     process.communicate(timeout=patience())
     # A recording that saw no rank has failed.
     assert process.returncode == (128 + signal.SIGTERM if arguments[0] == "run" else ExitCode.FAILED)
+
+
+def test_a_signal_that_comes_before_the_child_reaches_it() -> None:
+    """What arrives while the child is being started is sent to it afterwards, and not lost."""
+    code = "import signal; signal.sigwait({signal.SIGUSR1}); print('caught')"
+    before = signal.getsignal(signal.SIGUSR1)
+    with PassOn() as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        # A child inherits the mask, so the signal waits for it however slow it starts.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signals.attach(child)
+            out, _ = child.communicate(timeout=patience())
+    assert out == b"caught\n"
+    assert signal.getsignal(signal.SIGUSR1) is before

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from dashboards.source.board import Row
 from tests.support.grafana_json import FILES, Json, load, panels
 
 VARIABLES = ["datasource", "traces", "job", "host", "series", "rank"]
@@ -88,3 +89,9 @@ def _check_explore(address: str) -> None:
     assert re.fullmatch(
         r'\{ name = "swtrace\.wait" && span\.swtrace\.stall_ns > \d+( && span\.swtrace\.rank = 3)? \}', query["query"]
     )
+
+
+def test_a_row_that_leaves_a_gap_is_refused() -> None:
+    """Widths that do not add up to the grid are an error that names the row."""
+    with pytest.raises(ValueError, match="row 'Ranks' must add up to 24 columns, not 20"):
+        Row("Ranks", 8, (12, 8))
