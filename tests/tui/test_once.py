@@ -6,13 +6,17 @@ import random
 from pathlib import Path
 
 from swtrace_tui.once import overview, read, silent
-from swtrace_tui.picture import Filter
+from swtrace_tui.picture import Filter, picture
 
 from swtrace import units
 from swtrace.observing import Link, OriginStatus, Roster, watch_rings
 from swtrace.observing.events import Event, RecordsRead, RingsSeen
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
+from swtrace.trace.identity import SeriesInfo, UntracedRank
+from swtrace.trace.schema import Clock
+from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.settling import settled
 from tests.support.simulated_recordings import Told, events_of
 from tests.support.simulated_rings import scenario, write
 
@@ -73,3 +77,35 @@ def test_every_row_states_the_ledgers_figures(tmp_path: Path) -> None:
             units.duration(recent.step_ns / recent.steps),
         ):
             assert text in line
+
+
+def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
+    """The overview counts the untimed steps of a device's run."""
+    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
+    run.write_every(4, 12)
+    with watch_rings(tmp_path) as roster:
+        seen = picture(settled(roster, 3), Filter())
+    run.close()
+
+    words = " ".join(overview(seen, 160).split())
+    assert "steps 12 untimed 9 held" in words
+    assert "9 of 12 steps are untimed: 9 not sampled (SWTRACE_TIME_EVERY=1" in words
+    assert [row.facts.recent.steps for row in seen.rows] == [3, 3]
+
+
+class WithoutRank2(RecordedRun):
+    """Two of three ranks; the third could not create its ring."""
+
+    def info(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it."""
+        return series_info(rank, 3, untraced=(UntracedRank(2, "No space left on device"),))
+
+
+def test_an_untraced_rank_is_named(tmp_path: Path) -> None:
+    """Steps finish without it, and the overview says which rank it is and why."""
+    run = WithoutRank2(tmp_path)
+    run.write(8)
+    with watch_rings(tmp_path) as roster:
+        words = " ".join(overview(picture(settled(roster, 8), Filter()), 160).split())
+    run.close()
+    assert "Rank 2 runs untraced: No space left on device." in words

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from swtrace_tui.once import overview
 from swtrace_tui.palette import MONO
-from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.overview import Overview, headline
 from swtrace_tui.views.verdict_view import finding_lines
 from swtrace_tui.views.view import Scene
 
 from swtrace.ledger.finding import Finding, Level
-from swtrace.observing import watch_rings
-from swtrace.trace.identity import SeriesInfo, UntracedRank
-from swtrace.trace.schema import Clock
-from tests.support.recorded_run import RecordedRun, series_info
-from tests.support.scenes import (
-    Still,
-    app_over,
-    observation_of,
-    pictured,
-    press,
-    run,
-    shown,
-    until,
-)
-from tests.support.settling import settled
+from tests.support.scenes import Still, app_over, observation_of, pictured, press, run, settled, shown, until
 from tests.support.simulated_rings import scenario
 
 
@@ -62,35 +44,3 @@ def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
         assert " RANK DIED " in text
         assert "HIDDEN" not in text
         assert died.sentence in text
-
-
-def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
-    """The overview counts the untimed steps of a device's run."""
-    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
-    run.write_every(4, 12)
-    with watch_rings(tmp_path) as roster:
-        seen = picture(settled(roster, 3), Filter())
-    run.close()
-
-    words = " ".join(overview(seen, 160).split())
-    assert "steps 12 untimed 9 held" in words
-    assert "9 of 12 steps are untimed: 9 not sampled (SWTRACE_TIME_EVERY=1" in words
-    assert [row.facts.recent.steps for row in seen.rows] == [3, 3]
-
-
-class WithoutRank2(RecordedRun):
-    """Two of three ranks; the third could not create its ring."""
-
-    def info(self, rank: int) -> SeriesInfo:
-        """Return the series as a rank describes it."""
-        return series_info(rank, 3, untraced=(UntracedRank(2, "No space left on device"),))
-
-
-def test_an_untraced_rank_is_named(tmp_path: Path) -> None:
-    """Steps finish without it, and the overview says which rank it is and why."""
-    run = WithoutRank2(tmp_path)
-    run.write(8)
-    with watch_rings(tmp_path) as roster:
-        words = " ".join(overview(picture(settled(roster, 8), Filter()), 160).split())
-    run.close()
-    assert "Rank 2 runs untraced: No space left on device." in words

@@ -21,7 +21,7 @@ def drawn(name: str, width: int, height: int, **shape: int) -> list[str]:
 @pytest.mark.parametrize("width", [60, 200])
 def test_charts_fit_into_their_room(width: int, height: int, shown: int) -> None:
     """Charts need no more lines or columns than there are, and appear one after the other as the room grows."""
-    lines = drawn("stalled", width, height)
+    lines = drawn("stalled", width, height, ranks=16, steps=6)
     assert len(lines) <= height
     assert {len(line) for line in lines} == {width}
     titles = ("Stall by layer", "Stall by cause", "Step time")
