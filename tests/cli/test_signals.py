@@ -54,6 +54,9 @@ def test_a_signal_that_comes_before_the_child_reaches_it() -> None:
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             signals.attach(child)
-            out, _ = child.communicate(timeout=patience())
+            try:
+                out, _ = child.communicate(timeout=patience())
+            finally:
+                child.kill()
     assert out == b"caught\n"
     assert signal.getsignal(signal.SIGUSR1) is before

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from swtrace_tui.actions import TITLES, VIEWS
 from swtrace_tui.bars import ViewBar, narrowed, other_runs, worst_link
 from swtrace_tui.picture import Filter, picture
+from textual.pilot import Pilot
 
 from swtrace.observing import Link, OriginStatus
 from swtrace.trace.schema import Phase
@@ -53,12 +55,16 @@ def test_a_click_on_a_view_opens_it() -> None:
 
     async def test() -> None:
         app = app_over(Still(observation_of(scenario("stalled"))))
+
+        async def opened(pilot: Pilot[Any], view: str) -> None:
+            await until(pilot, lambda: app.view == view)
+
         async with app.run_test(size=(120, 40)) as pilot:
             await until(pilot, lambda: TITLES[VIEWS[-1]] in shown(app).splitlines()[1])
             for view in reversed(VIEWS):
                 column = shown(app).splitlines()[1].index(TITLES[view])
                 assert await pilot.click(ViewBar, offset=(column, 0))
-                await until(pilot, lambda view=view: app.view == view)
+                await opened(pilot, view)
 
     run(test())
 
