@@ -12,8 +12,8 @@ from swtrace.ledger.facts import CAUSES, SeriesFacts
 from swtrace.ledger.finding import Finding
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
-from swtrace.recording.chosen import Chosen
 from swtrace.recording.reader import Missing
+from swtrace.recording.selected import SelectedSteps
 from swtrace.report import svg_charts
 from swtrace.report.digest import SeriesDigest, digest
 from swtrace.selection import Selection
@@ -68,11 +68,11 @@ def page(session: RecordingSession, selection: Selection) -> str:
         EmptySelectionError: No step of the recording is selected.
         RecordingFormatError: The recording is damaged.
     """
-    chosen = Chosen(selection)
-    found = digest(chosen.among(session.steps()))
-    facts = chosen.facts(session.facts())
+    selected = SelectedSteps(selection)
+    found = digest(selected.among(session.steps()))
+    facts = selected.facts(session.facts())
     sections = [
-        _series(series, found[series.key], chosen, first=number == 0)
+        _series(series, found[series.key], selected, first=number == 0)
         for number, series in enumerate(facts.series)
         if series.key in found
     ]
@@ -120,12 +120,12 @@ def _missing(missing: Missing, lost: int) -> str:
     return " ".join((*overwritten, *missing.sentences))
 
 
-def _series(facts: SeriesFacts, found: SeriesDigest, chosen: Chosen, *, first: bool) -> str:
-    said = verdict(facts, chosen.history(facts.key))
+def _series(facts: SeriesFacts, found: SeriesDigest, selected: SelectedSteps, *, first: bool) -> str:
+    said = verdict(facts, selected.history(facts.key))
     aborted = max(rank.totals.aborted_steps for rank in facts.ranks)
     info = facts.ranks[0].info
     last_layer = info.start_layer + info.num_layers - 1
-    steps = f"{units.counted(found.steps, 'step')} {chosen}".rstrip()
+    steps = f"{units.counted(found.steps, 'step')} {selected}".rstrip()
     title = (
         f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2><p class="dim">layers {info.start_layer} '
         f"to {last_layer} on {units.counted(len(facts.key.group_ranks), 'rank')}, prefetch step {info.prefetch_step}, "
@@ -133,9 +133,9 @@ def _series(facts: SeriesFacts, found: SeriesDigest, chosen: Chosen, *, first: b
         f"{f', {aborted} aborted' if aborted else ''}"
         f"{f', {_untimed(facts)} untimed' if _untimed(facts) else ''}</p>"
     )
-    partly = f'<p class="dim">{escape(chosen.partly())}</p>' if chosen.partly() else ""
+    coverage_note = f'<p class="dim">{escape(selected.coverage_note())}</p>' if selected.coverage_note() else ""
     findings = "".join(map(_finding, said.findings))
-    parts = [title, f'<ul class="verdict">{findings}</ul>{partly}', _table(facts), _over_time(found)]
+    parts = [title, f'<ul class="verdict">{findings}</ul>{coverage_note}', _table(facts), _over_time(found)]
     parts += [_causes(found), _heat(found), _slack(found), _slowest(found)]
     return "\n".join(parts)
 

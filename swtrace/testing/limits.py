@@ -154,7 +154,7 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     sums = measured(tracing, limits)
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
-        return _nothing(tracing, limits, steps)
+        return _nothing_measured(tracing, limits, steps)
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
         return f"no recorded step has a value for {' or '.join(unjudged)}: swtrace({limits})"
@@ -195,17 +195,19 @@ def _broken(limits: Limits, recent: Recent) -> list[str]:
     ratio, efficiency, on_time = recent.stall_ratio, recent.efficiency, recent.on_time_rate
     stall = recent.stall_ns * 1e-9 / max(1, recent.steps)
     if limits.max_stall_ratio is not None and ratio is not None and ratio > limits.max_stall_ratio:
-        found.append(f"stall ratio {_beside(ratio, '>', limits.max_stall_ratio)}")
+        found.append(f"stall ratio {_value_and_limit(ratio, '>', limits.max_stall_ratio)}")
     if limits.max_stall_seconds is not None and stall > limits.max_stall_seconds:
-        found.append(f"stall {_beside(stall, '>', limits.max_stall_seconds, 1e3, 'ms', 2)} per step")
+        found.append(f"stall {_value_and_limit(stall, '>', limits.max_stall_seconds, 1e3, 'ms', 2)} per step")
     if limits.min_efficiency is not None and efficiency is not None and efficiency < limits.min_efficiency:
-        found.append(f"efficiency {_beside(efficiency, '<', limits.min_efficiency)}")
+        found.append(f"efficiency {_value_and_limit(efficiency, '<', limits.min_efficiency)}")
     if limits.min_on_time_rate is not None and on_time is not None and on_time < limits.min_on_time_rate:
-        found.append(f"on time {_beside(on_time, '<', limits.min_on_time_rate)}")
+        found.append(f"on time {_value_and_limit(on_time, '<', limits.min_on_time_rate)}")
     return found
 
 
-def _beside(value: float, sign: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1) -> str:
+def _value_and_limit(
+    value: float, sign: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1
+) -> str:
     """Return a value and the limit that it breaks, with enough digits to tell them apart."""
     while digits < _MOST_DIGITS and (
         f"{value * factor:.{digits}f}" == f"{limit * factor:.{digits}f}"
@@ -215,7 +217,7 @@ def _beside(value: float, sign: str, limit: float, factor: float = 100.0, unit: 
     return f"{value * factor:.{digits}f} {unit} {sign} {limit * factor:.{digits}f} {unit}"
 
 
-def _nothing(tracing: Tracing, limits: Limits, steps: int) -> str:
+def _nothing_measured(tracing: Tracing, limits: Limits, steps: int) -> str:
     untimed = max((_untimed(rank.totals) for series in tracing.facts().series for rank in series.ranks), default=0)
     if steps:
         timed = f"{units.counted(steps, 'timed step')} (and {untimed} untimed)" if untimed else ""

@@ -21,8 +21,8 @@ from tests.support.simulated_rings import scenario
 @pytest.mark.parametrize(
     ("links", "worst"),
     [
-        ((Link.LIVE, Link.ASKED, Link.LOST), Link.LOST),
-        ((Link.LIVE, Link.ASKED), Link.ASKED),
+        ((Link.LIVE, Link.CONNECTING, Link.LOST), Link.LOST),
+        ((Link.LIVE, Link.CONNECTING), Link.CONNECTING),
         ((Link.WAITING, Link.LIVE), Link.LIVE),
         ((Link.RECORDED,), Link.RECORDED),
         ((), Link.WAITING),

@@ -21,7 +21,7 @@ def test_a_strangers_port_is_broken(doctor: Doctor) -> None:
         listen = f"127.0.0.1:{stranger.getsockname()[1]}"
         finding = doctor(broken=True, SWTRACE_LISTEN=listen)["daemon"]
     assert finding["state"] == "broken"
-    assert "SWTRACE_LISTEN" in finding["mend"]
+    assert "SWTRACE_LISTEN" in finding["fix"]
 
 
 def test_a_daemon_that_answers_is_good(doctor: Doctor, start_swtrace: StartSwtrace) -> None:

@@ -20,20 +20,20 @@ def test_nothing_is_broken_before_the_first_rank(doctor: Doctor, rings: Path) ->
 
 
 def test_a_file_in_place_of_the_folder_is_broken(doctor: Doctor, rings: Path) -> None:
-    """Ranks could not write there: that is told, with the variable that mends it."""
+    """Ranks could not write there: that is reported, with the variable that fixes it."""
     rings.write_text("not a folder")
     finding = doctor(broken=True)["ring folder"]
     assert finding["state"] == "broken"
     assert "is not a folder" in finding["detail"]
-    assert "SWTRACE_DIR" in finding["mend"]
+    assert "SWTRACE_DIR" in finding["fix"]
 
 
 def test_a_folder_others_may_write_is_doubtful(doctor: Doctor, rings: Path) -> None:
-    """Someone else could remove rings: told with the command that mends it, and no failure."""
+    """Someone else could remove rings: reported with the command that fixes it, and no failure."""
     rings.mkdir()
     rings.chmod(0o777)
     finding = doctor()["ring folder"]
-    assert (finding["state"], finding["mend"]) == ("doubtful", f"chmod go-w {rings}")
+    assert (finding["state"], finding["fix"]) == ("doubtful", f"chmod go-w {rings}")
 
 
 def test_the_room_is_that_of_a_ring_as_set(doctor: Doctor) -> None:

@@ -31,7 +31,7 @@ def test_a_file_that_is_no_ring_is_told(doctor: Doctor, rings: Path) -> None:
     (rings / "ring-x-0-0.swt").write_bytes(os.urandom(4096))
     finding = doctor()["ring-x-0-0.swt"]
     assert finding["state"] == "doubtful"
-    assert "remove it" in finding["mend"]
+    assert "remove it" in finding["fix"]
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -45,8 +45,8 @@ def test_a_ring_that_a_living_rank_holds_is_never_to_be_removed(doctor: Doctor, 
         recorder.close()
     finding = doctor()[recorder.path.name]
     assert "ring format 99" in finding["detail"]
-    assert ("leave it" in finding["mend"]) is alive
-    assert ("remove it" in finding["mend"]) is not alive
+    assert ("leave it" in finding["fix"]) is alive
+    assert ("remove it" in finding["fix"]) is not alive
     recorder.close()
 
 
@@ -58,7 +58,7 @@ def test_a_rank_that_runs_untraced_is_told_by_its_peers(doctor: Doctor, rings: P
     finding = doctor()["rank 1"]
     assert finding["state"] == "doubtful"
     assert "runs untraced: No space left on device" in finding["detail"]
-    assert "SWTRACE_DIR" in finding["mend"]
+    assert "SWTRACE_DIR" in finding["fix"]
     assert len(ring_findings(rings)) == 3
     for recorder in recorders:
         recorder.close()

@@ -8,7 +8,7 @@ from swtrace.cli.exit_codes import ExitCode
 from tests.support.commands import Swtrace
 
 
-def test_the_text_tells_how_to_mend(swtrace: Swtrace, rings: Path) -> None:
+def test_the_text_says_how_to_fix_it(swtrace: Swtrace, rings: Path) -> None:
     """People read the same findings, each broken one with what to do."""
     rings.write_text("not a folder")
     result = swtrace("doctor", "--quick")

@@ -1,0 +1,200 @@
+"""Query a daemon over HTTP, for all readers.
+
+A daemon on this host is queried directly. For others, ``HTTP_PROXY`` and ``NO_PROXY`` apply. Any problem with an
+answer raises an :class:`~swtrace.errors.AnswerError` of one line.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
+from contextlib import suppress
+
+from swtrace.errors import AnswerError, SettingsError
+
+DEFAULT_PORT = 9465
+"""Default port of a daemon."""
+MOST_BYTES = 1 << 28
+"""Limit of an answer in bytes, both compressed and decompressed."""
+MOST_TEXT = 1000
+"""Limit of an error message in characters."""
+_GZIP_WINDOW = 31
+_PART_BYTES = 1 << 16
+_TOO_SLOW = "the answer arrives too slowly"
+
+
+def address(text: str) -> str:
+    """Return a daemon's address as ``host:port``, prefixed with ``https://`` if the text is.
+
+    Args:
+        text: ``host``, ``host:port``, ``[v6]:port``, or one of these as a URL without a path.
+
+    Raises:
+        SettingsError: the text has none of these forms.
+    """
+    scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
+    host, colon, port = rest.rpartition(":")
+    if not colon or (rest.count(":") > 1 and not host.endswith("]")):
+        host, port = rest, str(DEFAULT_PORT)
+    host = host.strip("[]")
+    whole = (separator and scheme in {"http", "https"}) or not (separator or scheme)
+    if not whole or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise SettingsError(f"--connect={text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+    return f"{'https://' if scheme == 'https' else ''}{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def url(address: str) -> str:
+    """Return the URL of ``host:port``, or the address itself if it is a URL."""
+    return (address if address.startswith(("http://", "https://")) else f"http://{address}").rstrip("/")
+
+
+def stream(address: str, path: str, *, timeout_s: float) -> http.client.HTTPResponse:
+    """Return an open answer, for the caller to read.
+
+    Raises:
+        AnswerError: nothing answers, or the answer is an error.
+    """
+    request = urllib.request.Request(f"{url(address)}{path}", headers={"Accept-Encoding": "gzip"})  # noqa: S310 - http(s), see url
+    return _open(address, request, timeout_s)
+
+
+def get(address: str, path: str, *, timeout_s: float) -> bytes:
+    """Return the decompressed body of an answer. Each part may take ``timeout_s``, the whole body twice that.
+
+    Raises:
+        AnswerError: nothing answers, or the answer is an error or damaged.
+    """
+    deadline_s = time.monotonic() + 2 * timeout_s
+    try:
+        with stream(address, path, timeout_s=timeout_s) as answer:
+            body = _all(answer, deadline_s)
+            return _inflated(body) if answer.headers.get("Content-Encoding") == "gzip" else body
+    except http.client.IncompleteRead as error:
+        raise _failed(f"{address}{path}", "the answer is damaged: cut short") from error
+    except (OSError, http.client.HTTPException, ValueError, zlib.error) as error:
+        raise _failed(f"{address}{path}", f"the answer is damaged: {error or type(error).__name__}") from error
+
+
+class _Connection(http.client.HTTPConnection):
+    """Gives up on an answer whose headers take more than twice the timeout, even if bytes keep arriving."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        if self.timeout is None:
+            return super().getresponse()
+        given_up = threading.Event()
+        limit = threading.Timer(2 * self.timeout, _give_up, (self.sock, given_up))
+        limit.daemon = True
+        limit.start()
+        try:
+            answer = super().getresponse()
+        except (OSError, http.client.HTTPException):
+            if not given_up.is_set():
+                raise
+        finally:
+            limit.cancel()
+        if given_up.is_set():
+            raise TimeoutError(_TOO_SLOW)
+        return answer
+
+
+class _SecureConnection(_Connection, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, req)
+
+
+def _give_up(connection: socket.socket, given_up: threading.Event) -> None:
+    given_up.set()
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _open(address: str, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:
+    try:
+        proxies: dict[str, str] | None = (
+            {} if _is_here(urllib.parse.urlsplit(request.full_url).hostname or "") else None
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _Http, _Https)
+        answer: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _failed(address, _said(error, time.monotonic() + timeout_s)) from error
+    except urllib.error.URLError as error:
+        raise _failed(address, error.reason) from error
+    except http.client.BadStatusLine as error:
+        raise _failed(address, f"the answer is not HTTP: {error}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _failed(address, error) from error
+    return answer
+
+
+def _failed(where: str, what: object) -> AnswerError:
+    """Return the error as one printable line, whatever the peer sent."""
+    said = " ".join("".join(each if each.isprintable() else " " for each in str(what)).split())
+    return AnswerError(f"{where}: {said or type(what).__name__}"[:MOST_TEXT])
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a host name or address means this host."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _said(error: urllib.error.HTTPError, deadline_s: float) -> str:
+    """Return a daemon's error message, or only the HTTP status if the message is late or unreadable."""
+    status = f"{error.code} {error.reason}"
+    try:
+        body = _all(error, deadline_s)
+        if error.headers.get("Content-Encoding") == "gzip":
+            body = _inflated(body)
+        if error.headers.get_content_type() == "application/json":
+            return f"{status}: {json.loads(body)['error']}"
+        return f"{status}: {body.decode().strip()}" if error.headers.get_content_type() == "text/plain" else status
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError, zlib.error):
+        return status
+
+
+def _all(answer: http.client.HTTPResponse | urllib.error.HTTPError, deadline_s: float) -> bytes:
+    parts = []
+    size = 0
+    # One receive at a time: with an answer that trickles in, a longer read would never time out.
+    while size <= MOST_BYTES and (part := answer.read1(_PART_BYTES)):
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > deadline_s:
+            raise TimeoutError(_TOO_SLOW)
+    body = b"".join(parts)
+    if answer.length:
+        raise ValueError("too large" if len(body) > MOST_BYTES else "cut short")
+    return body
+
+
+def _inflated(body: bytes) -> bytes:
+    inflate = zlib.decompressobj(_GZIP_WINDOW)
+    plain = inflate.decompress(body, MOST_BYTES)
+    if not inflate.eof:
+        raise ValueError("too large" if inflate.unconsumed_tail else "the compressed data is cut short")
+    return plain
