@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from swtrace.cli.exit_codes import ExitCode
-from swtrace.cli.signals import PassOn
+from swtrace.cli.signals import SignalForwarder
 from tests.support.commands import StartSwtrace
 from tests.support.patience import patience
 
@@ -47,7 +47,7 @@ def test_a_signal_that_comes_before_the_child_reaches_it() -> None:
     """What arrives while the child is being started is sent to it afterwards, and not lost."""
     code = "import signal; signal.sigwait({signal.SIGUSR1}); print('caught')"
     before = signal.getsignal(signal.SIGUSR1)
-    with PassOn() as signals:
+    with SignalForwarder() as signals:
         os.kill(os.getpid(), signal.SIGUSR1)
         # A child inherits the mask, so the signal waits for it however slow it starts.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
