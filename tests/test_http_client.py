@@ -11,7 +11,7 @@ from swtrace import http_client
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream
 from swtrace.testing.metrics import read_metrics
-from tests.recording.test_commands import swtrace
+from tests.support.commands import clean_environment, run_swtrace
 from tests.support.damaged_answers import DAMAGED, answering, dripping
 
 TRANSFERRED = (
@@ -62,7 +62,9 @@ def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
 def test_record_from_a_damaged_stream_fails_with_its_reason(tmp_path: Path, damage: str) -> None:
     """A stream that is not a recording is named on one line, and the command fails."""
     with answering(DAMAGED[damage]) as address:
-        done = swtrace("record", "--connect", address, "-o", tmp_path / "x.swrec", "--duration", "20", code=1)
+        command = ("record", "--connect", address, "-o", str(tmp_path / "x.swrec"), "--duration", "20")
+        done = run_swtrace(command, clean_environment(tmp_path))
+    assert done.returncode == 1, done.stderr
     assert f"{address}: " in done.stderr
     assert "Traceback" not in done.stderr
     assert "Aborted" not in done.stderr
