@@ -36,14 +36,13 @@ def page(session: RecordingSession, selection: Selection) -> str:
     found = digest(chosen.among(session.steps()))
     facts = chosen.facts(session.facts())
     words = Glossary()
-    covered = [series for series in facts.series if series.key in found]
-    several_runs = len({series.key.run_id for series in covered}) > 1
+    several_runs = len({series.key.run_id for series in facts.series}) > 1
     sections = [
-        _series(series, found[series.key], chosen, words, first=number == 0, name_run=several_runs)
-        for number, series in enumerate(covered)
+        _series(series, found.get(series.key), chosen, words, first=number == 0, name_run=several_runs)
+        for number, series in enumerate(facts.series)
     ]
     if not sections:
-        sections = ['<p class="dim">No steps were recorded.</p>']
+        sections = ['<p class="dim">No series was recorded.</p>']
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -91,7 +90,7 @@ def _missing(missing: Missing, lost: int) -> str:
 
 
 def _series(
-    facts: SeriesFacts, found: SeriesDigest, chosen: Chosen, words: Glossary, *, first: bool, name_run: bool
+    facts: SeriesFacts, found: SeriesDigest | None, chosen: Chosen, words: Glossary, *, first: bool, name_run: bool
 ) -> str:
     said = verdict(facts, chosen.history(facts.key))
     info = facts.ranks[0].info
@@ -105,27 +104,24 @@ def _series(
     seen: set[str] = set()
     findings = "".join(_finding(finding, words, seen) for finding in said.findings)
     partly = f'<p class="dim">{escape(chosen.partly())}</p>' if chosen.partly() else ""
-    return "\n".join(
-        (
-            f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2>',
-            f'<p class="dim">{words.linked(about)}</p><p class="dim">{_covered(facts, found, chosen)}</p>',
-            f'<ul class="verdict">{findings}</ul>{partly}',
-            _table(facts, words),
-            _over_time(found),
-            _causes(found, words),
-            _heat(found),
-            _slack(found, words),
-            _slowest(found),
-        )
-    )
+    parts = [
+        f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2>',
+        f'<p class="dim">{words.linked(about)}</p><p class="dim">{_covered(facts, found, chosen)}</p>',
+        f'<ul class="verdict">{findings}</ul>{partly}',
+    ]
+    if found is not None and found.steps:
+        parts += [_table(facts, words), _over_time(found), _causes(found, words), _heat(found)]
+        parts += [_slack(found, words), _slowest(found)]
+    return "\n".join(parts)
 
 
-def _covered(facts: SeriesFacts, found: SeriesDigest, chosen: Chosen) -> str:
+def _covered(facts: SeriesFacts, found: SeriesDigest | None, chosen: Chosen) -> str:
     """Return which steps the section covers. Aborted and untimed steps are counted over the whole recording."""
     untimed = max((sum(rank.totals.untimed_steps.values()) for rank in facts.ranks), default=0)
     aborted = max(rank.totals.aborted_steps for rank in facts.ranks)
     others = ", ".join(f"{number} {what}" for number, what in ((aborted, "aborted"), (untimed, "untimed")) if number)
-    steps = f"{units.counted(found.steps, 'timed step' if untimed else 'step')} {chosen}".rstrip()
+    covered = 0 if found is None else found.steps
+    steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {chosen}".rstrip()
     return escape(f"Covers {steps}.{f' Not covered, in the whole recording: {others}.' if others else ''}")
 
 

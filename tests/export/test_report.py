@@ -11,9 +11,12 @@ import pytest
 from swtrace import units
 from swtrace.report.glossary import Glossary
 from swtrace.session import Session
+from swtrace.trace.schema import Clock
 from swtrace.version import __version__
 from tests.export.test_export import STEPS, recording, session  # noqa: F401 - fixtures
 from tests.recording.test_commands import swtrace
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record_rings
 
 
 class Checker(HTMLParser):
@@ -151,6 +154,22 @@ def test_an_existing_file_is_replaced_only_if_asked(
     swtrace(*command, recording, "-o", out, "--force")
     assert out.stat().st_size > 1000
     swtrace(*command, recording, "-o", "/dev/null")
+
+
+def test_a_recording_without_timed_steps_has_a_page(tmp_path: Path) -> None:
+    """The page of a run whose steps are all untimed says how many there are, and has no empty tables or charts."""
+    run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
+    run.write_untimed()
+    run.close()
+    record_rings(tmp_path / "rings", tmp_path / "run.swrec")
+    swtrace("report", tmp_path / "run.swrec", "-o", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "No finished step was timed" in re.sub(r"<[^>]*>", "", text)
+    assert re.search(
+        r"Covers 0 timed steps after 3 warm-up steps\. Not covered, in the whole recording: \d+ untimed", text
+    )
+    assert "<table" not in text
+    assert "<svg" not in text
 
 
 def test_what_is_missing_stands_at_the_top(recording: Path, tmp_path: Path) -> None:  # noqa: F811 - a fixture
