@@ -108,15 +108,30 @@ def _limits(item: pytest.Item, marker: pytest.Mark) -> Limits:
     from swtrace.errors import SettingsError
     from swtrace.testing.limits import Limits
 
-    problem = "@pytest.mark.swtrace takes its arguments by name" if marker.args else ""
+    problem = ""
+    if marker.args:
+        given = ", ".join(map(repr, marker.args))
+        problem = f"@pytest.mark.swtrace({given}): arguments must be named, such as max_stall_ratio=0.05"
+    elif _stacked(item):
+        problem = "two @pytest.mark.swtrace on one function, of which pytest reads one: put all arguments into one"
     try:
         limits = Limits.of(marker.kwargs)
     except SettingsError as error:
         problem = problem or str(error)
     if problem:
-        path, line, _ = item.location
-        pytest.fail(f"{path}:{(line or 0) + 1}: {problem}", pytrace=False)
+        pytest.fail(f"{_place(item)}: {problem}", pytrace=False)
     return limits
+
+
+def _stacked(item: pytest.Item) -> bool:
+    """Return whether a function has more than one marker of its own. Those of a class or of one case may be beside."""
+    marks: object = getattr(getattr(item, "obj", None), "pytestmark", None)
+    return isinstance(marks, list) and [mark.name for mark in marks].count("swtrace") > 1
+
+
+def _place(item: pytest.Item) -> str:
+    path, line, _ = item.location
+    return f"{path}:{(line or 0) + 1}"
 
 
 def _check(item: pytest.Item, limits: Limits) -> None:
@@ -134,7 +149,9 @@ def _check(item: pytest.Item, limits: Limits) -> None:
         why = str(error)
     # Not in the handler above, because pytest would also show the original error.
     if why:
-        pytest.fail(f"swtrace: {why}", pytrace=False)
+        first, *others = why.splitlines()
+        where = f"{_place(item)}: @pytest.mark.swtrace({limits})"
+        pytest.fail("\n".join((f"swtrace: {first}", where, *others)), pytrace=False)
     if limits.baseline:
         state.fresh[item.nodeid] = {
             place(*at): Measurement.of(recent) for at, recent in measured(tracing, limits).items()

@@ -62,21 +62,29 @@ class TestThem:
 
 
 LIMITS = {
-    "max_stall_ratio=0.01": ["*stall ratio 5.0 % > 1.0 %*", "*layers that stall most*", "* 1 *   2 *0.30 ms*100.0 %*"],
-    "max_stall_seconds=0.0001": ["*stall 0.30 ms > 0.10 ms per step*"],
-    "min_on_time_rate=0.99": ["*on time * < 99.0 %*"],
-    "min_efficiency=0.99": ["*efficiency * < 99.0 %*"],
-    "min_steps=50": ["*only 10 steps finished, 50 are needed*"],
-    "max_stall_ratio=0.0001": ["*stall ratio 5.00 % > 0.01 %*"],
-    "max_stall_ratio=0.04999": ["*stall ratio 5.000 % > 4.999 %*"],
+    "max_stall_ratio=0.01": [
+        "swtrace: stall ratio 5.0 % is above 1.0 % on rank 1 of self_attn.o_proj",
+        "*layers that stall most*",
+        "* 1 *   2 *0.30 ms*100.0 %*",
+    ],
+    "max_stall_seconds=0.0001": ["*stall per step 0.30 ms is above 0.10 ms*"],
+    "min_on_time_rate=0.99": ["*on-time rate * is below 99.0 %*"],
+    "min_efficiency=0.99": ["*efficiency * is below 99.0 %*"],
+    "min_steps=50": ["*only 10 steps finished, fewer than min_steps=50"],
+    "max_stall_ratio=0.0001": ["*stall ratio 5.00 % is above 0.01 %*"],
+    "max_stall_ratio=0.04999": ["*stall ratio 5.000 % is above 4.999 %*"],
     "series='mlp'": ["*no finished step matches series='mlp'; recorded: self_attn.o_proj*"],
-    "min_efficiency=0.5, rank=0, layer=0": ["*no recorded step has a value for min_efficiency*"],
+    "min_efficiency=0.5, rank=0, layer=0": [
+        "*min_efficiency cannot be checked: no recorded step matching rank=0, layer=0 *"
+    ],
 }
 
 REFUSED = {
-    "min_eficiency=0.9": "has no argument 'min_eficiency'*min_efficiency*",
-    "phase='decoding'": "there is no phase 'decoding': there are*decode*",
-    "'o_proj'": "takes its arguments by name",
+    "min_eficiency=0.9": "has no argument 'min_eficiency': did you mean min_efficiency?",
+    "speed=1": "has no argument 'speed': must be one of: baseline, layer, max_stall_ratio, *warmup",
+    "phase='decoding'": "phase='decoding': must be one of: *decode*",
+    "'o_proj'": "@pytest.mark.swtrace('o_proj'): arguments must be named, such as max_stall_ratio=0.05",
+    "tolerance=0.5": "@pytest.mark.swtrace: tolerance has no effect without baseline=True",
     "max_stall_ratio=float('nan')": "@pytest.mark.swtrace: max_stall_ratio=nan: must be a ratio from 0 to 1",
     "max_stall_ratio='5%'": "@pytest.mark.swtrace: max_stall_ratio='5%': must be a ratio from 0 to 1",
     "max_stall_ratio=None": "@pytest.mark.swtrace: max_stall_ratio=None: must be a ratio from 0 to 1",
@@ -90,13 +98,13 @@ REFUSED = {
     "steps=(1, 4)": "@pytest.mark.swtrace: steps=(1, 4): must be a range of step numbers, or a slice that*",
     "steps=slice(-5, None)": "steps=slice(-5, None, None): must be a range of step numbers, or a slice that*",
     "steps=slice(0, 9, 0)": "steps=slice(0, 9, 0): must be a range of step numbers, or a slice that*",
-    "tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
+    "baseline=True, tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
 }
 """Invalid markers and their errors."""
 
 
 def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
-    """A broken limit is a failure that names limit, value, rank and layer, without a traceback."""
+    """A broken limit is a failure that names value, limit, rank, layer and the marker's line, without a traceback."""
     code = "".join(
         f"\n@pytest.mark.swtrace({limit})\ndef test_{number}(swtrace): run(swtrace)\n"
         for number, limit in enumerate(LIMITS)
@@ -104,8 +112,74 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
     result = outcomes(suite, code)
     result.assert_outcomes(failed=len(LIMITS))
     result.stdout.fnmatch_lines([message for messages in LIMITS.values() for message in messages])
+    (file,) = suite.path.glob("test_*.py")
+    lines = file.read_text().splitlines()
+    for limit in LIMITS:
+        line = lines.index(f"@pytest.mark.swtrace({limit})") + 1
+        assert any(each.startswith(f"{file.name}:{line}: @pytest.mark.swtrace(") for each in result.outlines)
     assert "Traceback" not in result.stdout.str()
     assert "limits.py" not in result.stdout.str()
+
+
+def test_a_failure_begins_with_what_is_worst_and_how_many_more(suite: pytest.Pytester) -> None:
+    """The first line, of which pytest's summary shows the start, names the worst rank and counts the other limits."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.swtrace(max_stall_ratio=0.01, max_stall_seconds=0.0001)
+def test_it(swtrace): run(swtrace)
+""",
+    )
+    result.stdout.fnmatch_lines(
+        ["swtrace: stall ratio 5.0 % is above 1.0 % on rank 1 of self_attn.o_proj; 1 more broken limit below"]
+    )
+
+
+def test_two_markers_on_one_function_are_refused(suite: pytest.Pytester) -> None:
+    """Pytest would read one of them and ignore the other's limits; a marker of the class may be beside one."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.swtrace(max_stall_ratio=0.0)
+@pytest.mark.swtrace(max_stall_ratio=1.0)
+def test_stacked(swtrace): raise AssertionError("it ran")
+
+@pytest.mark.swtrace(max_stall_ratio=0.0)
+class TestThem:
+    @pytest.mark.swtrace(max_stall_ratio=1.0)
+    def test_own(self, swtrace): run(swtrace)
+""",
+    )
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(["test_*.py:*: two @pytest.mark.swtrace on one function*put all arguments into one"])
+    assert "it ran" not in result.stdout.str()
+
+
+def test_a_failed_assertion_shows_what_was_recorded(suite: pytest.Pytester) -> None:
+    """Beside a value of the fixture stand the series, its steps and its stall ratio instead of an address."""
+    result = outcomes(suite, "\ndef test_it(swtrace):\n    run(swtrace)\n    assert swtrace.stall_ratio() < 0.01\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*where * = <swtrace fixture; self_attn.o_proj: 10 steps, stall ratio 5.0 %>.stall_ratio"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("seris='mlp'", "SettingsError: no selection by 'seris': did you mean series?"),
+        ("warmup=-1", "SettingsError: warmup=-1: must be a number of steps from 0"),
+        ("layer=99", "EmptySelectionError: no finished step matches layer=99; recorded: self_attn.o_proj *"),
+    ],
+)
+def test_an_error_of_the_fixture_points_at_the_line_of_the_test(
+    suite: pytest.Pytester, selection: str, message: str
+) -> None:
+    """The traceback of a wrong selection ends in the test, not within swtrace."""
+    result = outcomes(suite, f"\ndef test_it(swtrace):\n    run(swtrace)\n    swtrace.stall_ratio({selection})\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E * swtrace.errors.{message}", "test_*.py:*: *Error"])
+    assert "session.py" not in result.stdout.str()
 
 
 def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
@@ -157,7 +231,7 @@ def test_it(wanted, request):
 """,
     )
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*stall ratio 5.0 % > 1.0 %*"])
+    result.stdout.fnmatch_lines(["*stall ratio 5.0 % is above 1.0 %*"])
 
 
 def test_a_test_that_is_run_again_counts_once(suite: pytest.Pytester) -> None:
@@ -272,7 +346,10 @@ def test_none(swtrace): sampled(swtrace, 0)
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
-        ["*only 3 timed steps (and 9 untimed) finished, 5*", "*no timed step: 1 step is untimed; recorded: *"]
+        [
+            "*only 3 timed steps (and 9 untimed) finished, fewer than min_steps=5",
+            "*no timed step: 1 step is untimed; recorded: *",
+        ]
     )
 
 
@@ -406,7 +483,7 @@ def test_it(swtrace): run(swtrace)
     path.write_text(json.dumps(document))
     worse = outcomes(suite, code)
     worse.assert_outcomes(failed=1)
-    worse.stdout.fnmatch_lines(["*stall ratio 5.0 %, baseline 1.0 % (+10.0 %)*"])
+    worse.stdout.fnmatch_lines(["*stall ratio 5.0 % is above 1.6 % (baseline 1.0 %, tolerance 10.0 %)*"])
     outcomes(suite, code, "-o", "swtrace_tolerance=4.0").assert_outcomes(passed=1)
     path.write_text("[]")
     outcomes(suite, code).stdout.fnmatch_lines(["*is not a baseline file of swtrace*"])
@@ -457,12 +534,15 @@ def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
     )
     done.stdout.fnmatch_lines(
         [
-            "swtrace: prefetch breaks a limit of*(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)",
+            "swtrace: stall ratio 37.5 % is above 5.0 % on rank 0 of o_proj; 3 more broken limits below",
+            "*:*: @pytest.mark.swtrace(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)",
             "series o_proj, 27 steps after 3 warm-up steps",
-            "rank     step    stall  stall ratio  efficiency  on time",
-            "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % > 5.0 %; efficiency 25.0 % *",
+            "rank     step    stall  stall ratio  efficiency  on time  broken limits",
+            "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % is above 5.0 %; *",
             "layers that stall most, mean per step",
             "   1     10       0  0.60 ms           16.7 %  transfer",
+            "verdict on these 27 steps",
+            "- The most stalled rank (0) waits for weights 37.5 % of its step time *",
             "*Transfer 0.80 ms > compute 0.50 ms per layer: no prefetch step can hide this*",
             "1 failed, 2 passed*",
         ]
