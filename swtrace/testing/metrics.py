@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from swtrace import asking
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
 _TIMEOUT_S = 10.0
+__tracebackhide__ = methodcaller("errisinstance", SwtraceError)
+"""For pytest: the traceback of such an error ends at the line of the test, not here."""
 
 
 class MetricsError(SwtraceError):
@@ -93,7 +96,7 @@ def read_metrics(url: str) -> MetricsFacts:
     try:
         text = asking.text(address, "/metrics", timeout_s=_TIMEOUT_S)
     except AnswerError as error:
-        raise MetricsError(str(error)) from error
+        raise MetricsError(str(error)) from None  # the message has the reason; a test needs no traceback of urllib
     try:
         families = text_string_to_metric_families(text.decode())
         return MetricsFacts(tuple(sample for family in families for sample in family.samples))

@@ -182,6 +182,15 @@ def test_an_error_of_the_fixture_points_at_the_line_of_the_test(
     assert "session.py" not in result.stdout.str()
 
 
+def test_a_daemon_that_does_not_answer_is_one_line(suite: pytest.Pytester) -> None:
+    """`read_metrics` names the address and the reason, without tracebacks of swtrace and urllib."""
+    code = "\nfrom swtrace.testing import read_metrics\n\ndef test_it(): read_metrics('http://127.0.0.1:1')\n"
+    result = outcomes(suite, code)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *MetricsError: http://127.0.0.1:1: *refused", "test_*.py:*: MetricsError"])
+    assert "urllib" not in result.stdout.str()
+
+
 def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
     """Below the sentences of the verdict stands the ledger's advice."""
     code = """
