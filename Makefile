@@ -3,6 +3,7 @@
 #
 #   make demo ARGS="--scenario straggler --ranks 3"     arguments of the command
 #   make test ARGS="tests/ledger -x"                    arguments of pytest
+#   make test COVERAGE=1                                with the branches that they reach, and the floor for these
 #   make test-repeat RUNS=20 LOAD=2                     twenty times, next to two busy processes
 #   make test-vllm SLOW=1                               with the tests that CI has no time for
 #   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+COVERAGE ?=
 RUNS   ?= 10
 LOAD   ?= 0
 # Parallel tests: two if there are two cores, because tests often wait for processes half of the time. 0: one by one.
@@ -43,7 +45,7 @@ INSTALL   := $(BIN)/uv pip install -q $(if $(TORCH_BACKEND),--torch-backend $(TO
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The tests that this leaves out have their own targets.
-CORE_TESTS := $(BIN)/pytest -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
+CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -59,7 +61,9 @@ demo-vllm: $(VLLM_VENV)/.stamp ## run real vLLM on two CPU ranks, with and witho
 	$(VLLM_BIN)/swtrace demo-vllm $(ARGS)
 
 test: $(VENV)/.stamp ## run the tests that need only Python
-	@$(CORE_TESTS) $(ARGS); tested=$$?; \
+	@$(if $(COVERAGE),rm -rf build/coverage; mkdir -p build/coverage;) \
+	$(CORE_TESTS) $(ARGS); tested=$$?; \
+	$(if $(COVERAGE),$(BIN)/coverage combine -q && $(BIN)/coverage report || tested=1;) \
 	echo "Not run: tests that need Prometheus (make test-prometheus), vLLM (make test-vllm) or a GPU (make test-gpu)."; \
 	exit $$tested
 

@@ -53,7 +53,7 @@ class Discard(SpanExporter):
 
 def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
     """Return a function that records steps of a series as the runtime does. This rank receives all layers."""
-    how = 0 if series is None else series.how(Observed.CALLBACK, Clock.HOST, 0)
+    attributes = 0 if series is None else series.pack_attributes(Observed.CALLBACK, Clock.HOST, 0)
     # The runtime has these available.
     places = [(position, (position - 1) % layers, position & 1) for position in range(layers)]
 
@@ -68,7 +68,7 @@ def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
                     series.window_ready(window, token, ready_ns)
                     wait_begin_ns = now_ns()
                     wait_end_ns = now_ns()
-                    series.delivered(
+                    series.write_transfer(
                         issued_ns,
                         ready_ns,
                         wait_begin_ns,
@@ -79,7 +79,7 @@ def recording_batch(series: SeriesRecorder | None, layers: int) -> Batch:
                         reach_position,
                         window,
                         window,
-                        how,
+                        attributes,
                         token,
                     )
             if series is not None:

@@ -23,7 +23,7 @@ from swtrace.recording.replay import Replay
 from swtrace.selection import Selection, occupancy, sum_up, sum_up_by_rank
 from swtrace.tables import Table, joined, step_columns, wait_columns
 from swtrace.trace.identity import RankIdentity, RankKey
-from swtrace.units import counted
+from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -69,7 +69,7 @@ class Session(Closing):
         wanted = Selection.of(selection)
         recent = sum_up(self.steps(), wanted)
         if not recent.steps:
-            raise self._nothing(wanted)
+            raise self._empty_selection(wanted)
         return recent
 
     def sums_by_rank(self, **selection: Any) -> dict[tuple[SeriesKey, RankKey], Recent]:
@@ -97,18 +97,16 @@ class Session(Closing):
         self.sums(**selection)  # raises an error if nothing is selected
         return occupancy(self.steps(), Selection.of(selection))
 
-    def _nothing(self, wanted: Selection) -> EmptySelectionError:
+    def _empty_selection(self, wanted: Selection) -> EmptySelectionError:
         """Return the error for an empty selection, which lists what was recorded."""
         recorded = []
         for series in self.facts().series:
             if series.ranks and any(rank.totals.steps for rank in series.ranks):
                 info = series.ranks[0].info
-                ranks = ", ".join(str(rank.rank.rank) for rank in series.ranks)
+                ranks = listed("rank", [rank.rank.rank for rank in series.ranks])
                 last = info.start_layer + info.num_layers - 1
                 steps = max(rank.totals.steps for rank in series.ranks)
-                recorded.append(
-                    f"{info.name} (layers {info.start_layer} to {last}, ranks {ranks}, {counted(steps, 'step')})"
-                )
+                recorded.append(f"{info.name} (layers {info.start_layer} to {last}, {ranks}, {counted(steps, 'step')})")
         asked = f" matches {wanted}" if str(wanted) else ""
         return EmptySelectionError(f"no finished step{asked}; recorded: {', '.join(recorded) or 'nothing'}")
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 UNKNOWN = "-"
 
 _TWO_DIGITS, _ONE_DIGIT = 9.995, 99.95
@@ -93,6 +98,11 @@ def count(value: int) -> str:
 def counted(number: int | str, noun: str) -> str:
     """Return a count with its noun: ``1 step``, ``2 steps``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(noun: str, which: Collection[object]) -> str:
+    """Return what a noun refers to, at least one: ``rank 1``, ``ranks 1, 2``."""
+    return f"{noun}{'' if len(which) == 1 else 's'} {', '.join(map(str, which))}"
 
 
 def words(name: str) -> str:

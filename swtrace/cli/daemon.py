@@ -45,15 +45,15 @@ def daemon(
     Prints its URL on stdout once it serves. On SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
-    from swtrace.spans.environment import tidy
+    from swtrace.spans.environment import remove_unusable_variables
 
     handler = logging.StreamHandler(sys.stderr)
     for library in ("opentelemetry", "uvicorn", "asyncio"):
-        handler.addFilter(Seldom(library))
+        handler.addFilter(RepeatFilter(library))
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     rings = folder_to_read(directory)
     settings = DaemonSettings.from_environment(os.environ, directory=rings, listen=listen, run_id=run_id)
-    tidy(os.environ)
+    remove_unusable_variables(os.environ)
     from swtrace.daemon.server import serve
 
     def announce(url: str) -> None:
@@ -64,7 +64,7 @@ def daemon(
     serve(settings, announce)
 
 
-class Seldom(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Logs each message template of a library at most once a minute, with the number of suppressed messages.
 
     An exporter that cannot reach its collector would otherwise log every attempt, for hours.

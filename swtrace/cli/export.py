@@ -82,7 +82,7 @@ def export(
 
     Open perfetto files in ui.perfetto.dev, and parquet and csv files in pandas, polars or spreadsheets.
     """
-    from swtrace.spans.environment import tidy
+    from swtrace.spans.environment import remove_unusable_variables
 
     if to not in {Format.PARQUET, Format.CSV}:
         _refuse_beside(to, {"--table": table})
@@ -92,7 +92,7 @@ def export(
     else:
         _refuse_beside(to, {"--endpoint": endpoint, "--protocol": protocol, "--sample": sample})
         _check_output(to, output, files, force=force, as_json=as_json)
-    tidy(os.environ)
+    remove_unusable_variables(os.environ)
     from swtrace.session import RecordingSession
 
     with RecordingSession(files, salvage=salvage) as session:

@@ -17,7 +17,7 @@ from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
-from swtrace.cli.signals import heeded
+from swtrace.cli.signals import not_ignored
 from swtrace.units import counted
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def record(
     daemons = [] if connect is None else _daemons(connect, run_id)
     console = narration()
     capture: Capture | None = None
-    with _in_place_of(output if force else None) as replaced:
+    with _set_aside(output if force else None) as replaced:
         writer = RecordingWriter(
             output,
             overwrite=force,
@@ -154,7 +154,7 @@ def _origin(where: Path | str, daemons: Sequence[DaemonStream], run_id: str | No
 
 
 @contextmanager
-def _in_place_of(old: Path | None) -> Iterator[Callable[[], None]]:
+def _set_aside(old: Path | None) -> Iterator[Callable[[], None]]:
     """Move a recording aside and yield a function that deletes it. Unless that is called, it is restored at the end."""
     if old is None or not old.is_file():
         yield lambda: None
@@ -200,7 +200,7 @@ def _follow(capture: Capture, *, duration: float | None, until_end: bool, consol
     stopped: list[int] = []
     before = {
         number: signal.signal(number, lambda received, _frame: stopped.append(received))
-        for number in heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in not_ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     begun = time.monotonic()
     shown = begun if console.is_terminal else begun - _LINE_S + 1.0

@@ -21,7 +21,7 @@ from swtrace.cli.child import ANY_PORT, DaemonProcess
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.ring_folder import make_folder
-from swtrace.cli.signals import PassOn, exit_status
+from swtrace.cli.signals import SignalForwarder, exit_status
 from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.daemon.daemon_settings import Listen, listen_address
@@ -98,14 +98,14 @@ def run(
         daemon = stack.enter_context(DaemonProcess(directory, run_id, listen=address)) if with_daemon else None
         started_ns = time.time_ns()
         console.print(f"swtrace: run {run_id}, rings in {directory}", soft_wrap=True, markup=False)
-        with PassOn() as signals:
+        with SignalForwarder() as signals:
             process = _start(program, command, environment)
             signals.attach(process)
-            _attend(process, signals, reader, daemon, console)
+            _forward_until_exit(process, signals, reader, daemon, console)
         status = exit_status(process.returncode)
         summary = reader.finish()
     if not summary.rings:
-        why = _why_nothing(directory, started_ns, traced=settings.trace)
+        why = _why_no_summary(directory, started_ns, traced=settings.trace)
         console.print(f"swtrace: {why}", soft_wrap=True, markup=False)
     else:
         print_summary(summary, console)
@@ -145,7 +145,7 @@ def _environment(options: Mapping[str, str]) -> tuple[dict[str, str], Settings]:
     return environment, settings
 
 
-def _why_nothing(directory: Path, since_ns: int, *, traced: bool) -> str:
+def _why_no_summary(directory: Path, since_ns: int, *, traced: bool) -> str:
     """Return why there is no summary: no rank wrote a ring, or the ranks used another run id."""
     from swtrace.trace.tail import Tail
 
@@ -194,8 +194,12 @@ def _start(program: str, command: list[str], environment: Mapping[str, str]) -> 
         raise CommandError(f"{program}: {error.strerror}", ExitCode.NOT_EXECUTABLE) from error
 
 
-def _attend(
-    process: subprocess.Popen[bytes], signals: PassOn, reader: Reader, daemon: DaemonProcess | None, console: Console
+def _forward_until_exit(
+    process: subprocess.Popen[bytes],
+    signals: SignalForwarder,
+    reader: Reader,
+    daemon: DaemonProcess | None,
+    console: Console,
 ) -> None:
     """Wait for the command, pass signals on, and report the daemon's URL or its early end."""
     lost = False

@@ -32,29 +32,29 @@ def stats(
 
     from swtrace.cli.summary import summarise
     from swtrace.cli.summary_text import print_summary
-    from swtrace.recording.chosen import Chosen
+    from swtrace.recording.selected import SelectedSteps
     from swtrace.selection import Selection
     from swtrace.session import RecordingSession
 
-    chosen = Chosen(Selection(steps=step_range(steps), warmup=warmup))
+    selected = SelectedSteps(Selection(steps=step_range(steps), warmup=warmup))
     with RecordingSession(files, salvage=salvage) as session:
-        for _ in chosen.among(session.steps()):
+        for _ in selected.among(session.steps()):
             pass
         recording, seen = session.recording, session.observe()
-        facts = chosen.facts(seen.facts)
-        histories = {series.key: chosen.history(series.key) for series in facts.series}
+        facts = selected.facts(seen.facts)
+        histories = {series.key: selected.history(series.key) for series in facts.series}
         summary = summarise(replace(seen, facts=facts, history=histories))
         if as_json:
             document = {
                 "recording": {**asdict(recording.about), "missing": asdict(recording.missing())},
-                "steps": {"asked": steps, "warmup": warmup, "partly": chosen.partly()},
+                "steps": {"selected": steps, "warmup": warmup, "note": selected.coverage_note()},
                 "summary": summary.to_json(),
             }
             write_json(document)
             return
         console = data()
         console.print(described(recording, len(session.identities())))
-        print_summary(summary, console, over=f"the {{steps}} steps {chosen}".rstrip())
-        if chosen.partly():
-            console.print(chosen.partly(), soft_wrap=True)
+        print_summary(summary, console, over=f"the {{steps}} steps {selected}".rstrip())
+        if selected.coverage_note():
+            console.print(selected.coverage_note(), soft_wrap=True)
         say_missing(recording, narration())

@@ -135,7 +135,7 @@ def _roster(
     # A printout covers everything that the rings hold; a live view shows only recent steps.
     newest = None if whole else DEFAULT_RECENT_STEPS + 8
     if connect is not None:
-        from swtrace.asking import address
+        from swtrace.http_client import address
         from swtrace.recording.remote import DaemonStream
 
         daemons = [address(each) for each in addresses(connect)]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from swtrace.asking import DEFAULT_PORT
 from swtrace.errors import SettingsError
+from swtrace.http_client import DEFAULT_PORT
 from swtrace.spans.environment import SpanSettings
 
 DEFAULT_LISTEN = f"127.0.0.1:{DEFAULT_PORT}"

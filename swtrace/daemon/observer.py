@@ -111,9 +111,9 @@ class Observer:
 
     def health(self) -> Health:
         """Return whether reading the rings works."""
-        return Health(self._trouble(), self._polled_realtime_ns, self._poll_errors)
+        return Health(self._problem(), self._polled_realtime_ns, self._poll_errors)
 
-    def _trouble(self) -> str:
+    def _problem(self) -> str:
         silent_s = (time.monotonic_ns() - self._polled_ns) / 1e9
         if not self._thread.is_alive():
             return "the observer thread has ended"

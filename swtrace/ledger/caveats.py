@@ -98,14 +98,14 @@ def unwaited(facts: SeriesFacts) -> Finding | None:
     )
 
 
-def upper_bounds(steps: Sequence[StepFacts]) -> Finding | None:
+def ready_unobserved(steps: Sequence[StepFacts]) -> Finding | None:
     """Report that many stalls are upper bounds, because the completion of the broadcasts was not observed."""
     waits = sum(int(step.receiver.sum()) for step in steps)
     bounds = sum(int((step.receiver & (step.observed == Observed.UPPER_BOUND)).sum()) for step in steps)
     if not waits or bounds < _NOISE_SHARE * waits:
         return None
     return Finding(
-        "upper_bounds",
+        "ready_unobserved",
         Level.NOTE,
         f"For {units.ratio(bounds / waits)} of the waits, the end of the broadcast was not observed: "
         "their stalls are upper bounds.",

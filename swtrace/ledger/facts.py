@@ -249,7 +249,7 @@ class Totals:
     received: int
     bytes: int
     """Bytes of all broadcasts this rank took part in."""
-    upper_bounds: int
+    ready_unobserved: int
     """Waits whose ready instant was not observed, so that their stall is an upper bound."""
     stall_ns: int
     cause_ns: dict[Cause, int]

@@ -90,7 +90,7 @@ class _Series:
     """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
     """By group rank."""
-    stated: SeriesFacts | None = None
+    cached_facts: SeriesFacts | None = None
     """Cached facts, until a record arrives."""
     left: dict[int, int] = field(default_factory=dict)
     """Start times of forgotten members, by group rank. One with another start time begins a new life of the series."""
@@ -110,7 +110,8 @@ class Ledger:
     """Turns the records of any number of ranks into facts.
 
     Added records may be processed later, at the latest on the next call of any other method. That call then raises any
-    :class:`~swtrace.errors.IntakeError`. :meth:`settle` processes them at once. Added arrays belong to the ledger.
+    :class:`~swtrace.errors.IntakeError`. :meth:`process_added` processes them at once. Added arrays belong to
+    the ledger.
 
     Args:
         epsilon_ns: A wait is on time if its stall is below this.
@@ -143,16 +144,16 @@ class Ledger:
 
     def add_rank(self, identity: RankIdentity) -> None:
         """Add a rank. Steps wait for it from now on, until :meth:`rank_ended`."""
-        self.settle()
+        self.process_added()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended = identity, False
         for series in self._series.values():
-            series.stated = None
+            series.cached_facts = None
         self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
         """Set the series table of a rank's ring. Records refer to their series by index in it. It only grows."""
-        self.settle()
+        self.process_added()
         self._ranks[rank].series = series
         self._route(rank)
 
@@ -172,9 +173,9 @@ class Ledger:
                 self._collected_records += len(records)
             self._collected.append(each)
         if self._collected_records >= _TOGETHER:
-            self.settle()
+            self.process_added()
 
-    def settle(self) -> None:
+    def process_added(self) -> None:
         """Process all added records.
 
         Raises:
@@ -187,23 +188,23 @@ class Ledger:
             together.append(each)
             count += sum(map(len, each.values()))
             if count >= _TOGETHER:
-                self._settle(together, reasons)
+                self._process_rounds(together, reasons)
                 together, count = [], 0
         if together:
-            self._settle(together, reasons)
+            self._process_rounds(together, reasons)
         if reasons:
             raise IntakeError(reasons)
 
     def rank_ended(self, rank: RankKey) -> None:
         """Mark a rank as ended, with all its records added. Steps no longer wait for it."""
-        self.settle()
+        self.process_added()
         self._ranks[rank].ended = True
         for series in self._expect(rank, expected=False):
             self._finish(series, series.pending.pop_finished())
 
     def flush(self) -> None:
         """Finish all pending steps, because no more records will follow."""
-        self.settle()
+        self.process_added()
         for series in self._by_number.values():
             self._finish(series, series.pending.pop_all())
 
@@ -211,7 +212,7 @@ class Ledger:
 
     def take_steps(self) -> tuple[StepFacts, ...]:
         """Return the steps finished since the last call, oldest first."""
-        self.settle()
+        self.process_added()
         if self._untaken is None:
             return ()
         taken = tuple(self._untaken)
@@ -220,12 +221,12 @@ class Ledger:
 
     def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
         """Return the last finished steps of a series, oldest first."""
-        self.settle()
+        self.process_added()
         return tuple(self._series[key].recent.history)
 
     def facts(self) -> LedgerFacts:
         """Return all facts as of now."""
-        self.settle()
+        self.process_added()
         return LedgerFacts(
             ranks=tuple(
                 RankFacts(
@@ -257,7 +258,7 @@ class Ledger:
         self.rank_ended(rank)
         start_ns = self._ranks.pop(rank).identity.start_time_ns
         for series in list(self._by_number.values()):
-            series.stated = None
+            series.cached_facts = None
             series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
@@ -284,13 +285,13 @@ class Ledger:
     def _join(self, rank: RankKey, info: SeriesInfo) -> _Series:
         key = SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
         series = self._series.get(key)
-        if series is None or self._starts_anew(series, info.rank_in_group, rank):
+        if series is None or self._restarts(series, info.rank_in_group, rank):
             series = self._series[key] = self._by_number[self._numbers] = self._make(key, info)
             self._numbers += 1
             for other in series.ranks:
                 if other in self._ranks and not self._ranks[other].ended:
                     self._expect(other, expected=True)
-        series.stated = None
+        series.cached_facts = None
         if info.rank_in_group not in series.members:
             series.members[info.rank_in_group] = _Member(rank, info)
             series.totals.forget(info.rank_in_group)
@@ -333,21 +334,21 @@ class Ledger:
         theirs = [series for series in self._by_number.values() if rank in series.ranks]
         for series in theirs:
             group_rank = series.ranks.index(rank)
-            if not (expected and self._starts_anew(series, group_rank, rank)):
+            if not (expected and self._restarts(series, group_rank, rank)):
                 series.pending.expect(group_rank, expected=expected and rank not in series.untraced)
         return theirs
 
-    def _starts_anew(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
+    def _restarts(self, series: _Series, group_rank: int, rank: RankKey) -> bool:
         """Return whether a rank comes back, as another process, to a series that it left and so begins a new life."""
         start_ns = self._ranks[rank].identity.start_time_ns
         return series.left.get(group_rank, start_ns) != start_ns
 
-    def _settle(self, several: list[Round], reasons: dict[tuple[str, int], Exception]) -> None:
+    def _process_rounds(self, several: list[Round], reasons: dict[tuple[str, int], Exception]) -> None:
         """Process rounds together. If their records are not in order, process them in halves, down to single rounds."""
         if not self._add(several, reasons, only_in_order=len(several) > 1):
             middle = len(several) // 2
-            self._settle(several[:middle], reasons)
-            self._settle(several[middle:], reasons)
+            self._process_rounds(several[:middle], reasons)
+            self._process_rounds(several[middle:], reasons)
 
     def _add(self, several: Sequence[Round], reasons: dict[tuple[str, int], Exception], *, only_in_order: bool) -> bool:
         """Process rounds together, and put errors into ``reasons``.
@@ -379,11 +380,11 @@ class Ledger:
                 numbered.append((series, self._numbered(ranks, series, ranked)))
         for series, ranked in numbered:
             try:
-                self._take_in(ranks, series, ranked)
+                self._ingest(ranks, series, ranked)
             except Exception:  # noqa: BLE001 (retry rank by rank, so that only the faulty rank loses records)
                 for origin, rank in enumerate(ranks):
                     try:
-                        self._take_in(ranks, series, ranked.take(ranked.origin == origin))
+                        self._ingest(ranks, series, ranked.take(ranked.origin == origin))
                     except Exception as error:  # noqa: BLE001 (raised to the caller after all others are processed)
                         reasons[rank.identity.key] = error
         return True
@@ -406,12 +407,12 @@ class Ledger:
             ranks[origin].wild += 1
         return ranked.take(~wild)
 
-    def _take_in(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
+    def _ingest(self, ranks: list[_Rank], series: _Series, ranked: Ranked) -> None:
         """Store records of one series and finish the steps that they complete.
 
         If there is no room for all, the oldest steps of all ranks go first, because finished steps make room.
         """
-        series.stated = None
+        series.cached_facts = None
         launched = ranked.of_kind(Kind.LAUNCH)
         launches, rest = ranked.take(launched), ranked.take(~launched)
         while len(rest):
@@ -440,7 +441,7 @@ class Ledger:
         self._finish(series, block)
 
     def _finish(self, series: _Series, block: Block) -> None:
-        series.stated = None
+        series.cached_facts = None
         block = _without_open_tail(block)
         missing = (~(block.present | _without_transfers(block)[:, :, np.newaxis])).sum(axis=(0, 2)).tolist()
         for group_rank, member in series.members.items():
@@ -470,11 +471,11 @@ class Ledger:
         return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _series_facts(self, series: _Series) -> SeriesFacts:
-        if series.stated is None:
-            series.stated = self._state(series)
-        return series.stated
+        if series.cached_facts is None:
+            series.cached_facts = self._compute_facts(series)
+        return series.cached_facts
 
-    def _state(self, series: _Series) -> SeriesFacts:
+    def _compute_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
         totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
         return SeriesFacts(

@@ -221,11 +221,11 @@ class _Walk:
         excess = np.zeros((len(row), ranks), np.int64)
         computes = waits | entries
         if ranks > 1:
-            took = self._took(row, stops, computes, cell, rank)
+            took = self._others_median(row, stops, computes, cell, rank)
             np.add.at(excess, (walk[computes], rank[computes]), moved_one[computes] - took)
         return parts, excess
 
-    def _took(self, row: _Int, stops: _Int, computes: _Bool, cell: _Int, rank: _Int) -> _Int:
+    def _others_median(self, row: _Int, stops: _Int, computes: _Bool, cell: _Int, rank: _Int) -> _Int:
         """Return the other ranks' median for each stretch of compute before a stop."""
         block, (_, ranks, layers) = self._steps.block, self._shape
         which, walk = np.nonzero(computes)

@@ -95,7 +95,7 @@ class TotalsCounter:
         """``[rank]``: how many of these step 0 does not have."""
         self._transfers = np.zeros((ranks, _CLASSES), np.int64)
         """Transfers by class. Most counts are sums over some classes."""
-        self._upper_bounds = np.zeros(ranks, np.int64)
+        self._ready_unobserved = np.zeros(ranks, np.int64)
         self._cause_ns = np.zeros((len(CAUSES), ranks), np.int64)
         self._steps = np.zeros(ranks, np.int64)
         self._aborted = np.zeros(ranks, np.int64)
@@ -121,7 +121,7 @@ class TotalsCounter:
     def forget(self, rank: int) -> None:
         """Reset a rank to zero."""
         for counts in (
-            *(self._transfers, self._upper_bounds, self._steps, self._aborted, self._unwaited_steps),
+            *(self._transfers, self._ready_unobserved, self._steps, self._aborted, self._unwaited_steps),
             *(self._untimed_steps, self._untimed_waits, self._untimed_unwaited),
             *(self._untimed_sent, self._untimed_received, self._stall_ns, self._slack_ns, self._duration_ns),
         ):
@@ -159,7 +159,7 @@ class TotalsCounter:
         sum_up(self._slack_ns, np.maximum(0, -late))
         bounds = receiver & (observed(records) == Observed.UPPER_BOUND)
         if bounds.any():
-            self._count(self._upper_bounds, rank[bounds])
+            self._count(self._ready_unobserved, rank[bounds])
         duration = np.maximum(0, ready - records["issued_ns"])
         known = ready > 0
         sent, received = _SENT[kind] & known, _RECEIVED[kind] & known
@@ -235,7 +235,7 @@ class TotalsCounter:
                 sent=sent,
                 received=received,
                 bytes=(sent + received) * its_layer_bytes,
-                upper_bounds=int(self._upper_bounds[rank]),
+                ready_unobserved=int(self._ready_unobserved[rank]),
                 stall_ns=int(self._stall_ns[rank]),
                 cause_ns=dict(zip(CAUSES, self._cause_ns[:, rank].tolist(), strict=True)),
                 steps=int(self._steps[rank]),

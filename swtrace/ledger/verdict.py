@@ -68,7 +68,7 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collectio
 
 def _died(dead: Sequence[int]) -> Finding:
     """Return the headline for dead ranks. It comes first, because all figures are from before the death."""
-    ranks = f"Rank {dead[0]}" if len(dead) == 1 else f"Ranks {', '.join(map(str, dead))}"
+    ranks = units.listed("Rank", dead)
     return Finding("died", Level.BAD, f"{ranks} died. All figures are from the steps before.", rank=dead[0])
 
 
@@ -95,7 +95,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
             _efficiency(facts),
             *found,
             caveats.unwaited(facts),
-            caveats.upper_bounds(regular),
+            caveats.ready_unobserved(regular),
             caveats.unattributed(facts),
             caveats.machine_noise(regular),
         ]
@@ -414,7 +414,7 @@ def _efficiency(facts: SeriesFacts) -> Finding | None:
     if efficiency >= _LOW_EFFICIENCY or max(ratio for _, ratio in known) >= HIDDEN_BELOW:
         return None
     return Finding(
-        "efficiency_moot",
+        "low_efficiency_harmless",
         Level.NOTE,
         f"Prefetch efficiency is only {units.ratio(efficiency)}, but it does not matter: "
         f"stalls take {units.ratio(ratio)} of step time.",

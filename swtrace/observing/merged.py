@@ -35,7 +35,7 @@ class Merged:
         more, ended = any(poll.more for poll in polls), all(poll.ended for poll in polls)
         if self._held is not None:
             self._held += events
-            if any(status.link is Link.ASKED for status in self.status()):
+            if any(status.link is Link.CONNECTING for status in self.status()):
                 return Polled((), more)
             events, self._held = _ranks_first(self._held), None
         return Polled(events, more, ended)

@@ -20,7 +20,7 @@ class Link(StrEnum):
     """Not live: a file."""
     WAITING = "waiting"
     """Reachable, but there is nothing to watch yet."""
-    ASKED = "asked"
+    CONNECTING = "connecting"
     """It has not answered yet."""
     LOST = "lost"
     """It no longer answers. Views show its last report."""

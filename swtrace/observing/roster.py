@@ -152,7 +152,7 @@ class Roster(Closing):
             case RecordsRead(batches):
                 self.ledger.add_batches([batch for batch in batches if batch[0] in self._identities])
                 # At once, so that errors are raised here, where the faulty rank is among these batches.
-                self.ledger.settle()
+                self.ledger.process_added()
             case RingsSeen():
                 pass  # the state of the rings is read by look()
             case _ if event.rank not in self._identities:

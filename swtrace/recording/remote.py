@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from swtrace import asking
+from swtrace import http_client
 from swtrace.errors import AnswerError, RecordingError
 from swtrace.observing.events import (
     Event,
@@ -76,7 +76,7 @@ class DaemonStream:
         every: int = 1,
         again: bool = True,
     ) -> None:
-        self.address = asking.address(address)
+        self.address = http_client.address(address)
         self.lost: str | None = None
         """Why the daemon is lost; None while it is not."""
         self.damaged = False
@@ -148,7 +148,7 @@ class DaemonStream:
             since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
             return (OriginStatus(self.address, Link.LOST, f"{self.lost}{since}"),)
         if not self._answered:
-            return (OriginStatus(self.address, Link.ASKED),)
+            return (OriginStatus(self.address, Link.CONNECTING),)
         problems = list(self._seen.problems.values())[:3]
         if not self._seen.caught_up:
             pending = sum(ring.statistics.pending for ring in self._seen.rings)
@@ -220,7 +220,7 @@ class DaemonStream:
         return _Lost("", damaged=False)
 
     def _open(self) -> BinaryIO:
-        return cast("BinaryIO", asking.stream(self.address, self._path, timeout_s=_TIMEOUT_S))
+        return cast("BinaryIO", http_client.stream(self.address, self._path, timeout_s=_TIMEOUT_S))
 
     def _disconnect(self) -> None:
         stream, self._stream = self._stream, None

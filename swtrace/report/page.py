@@ -14,8 +14,8 @@ from swtrace.ledger.facts import CAUSES, SeriesFacts
 from swtrace.ledger.finding import Finding
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.ledger.verdict import verdict
-from swtrace.recording.chosen import Chosen
 from swtrace.recording.reader import Missing
+from swtrace.recording.selected import SelectedSteps
 from swtrace.report import svg_charts
 from swtrace.report.digest import SeriesDigest, digest
 from swtrace.report.glossary import Glossary
@@ -32,13 +32,13 @@ def page(session: RecordingSession, selection: Selection) -> str:
         EmptySelectionError: No step of the recording is selected.
         RecordingFormatError: The recording is damaged.
     """
-    chosen = Chosen(selection)
-    found = digest(chosen.among(session.steps()))
-    facts = chosen.facts(session.facts())
+    selected = SelectedSteps(selection)
+    found = digest(selected.among(session.steps()))
+    facts = selected.facts(session.facts())
     words = Glossary()
     several_runs = len({series.key.run_id for series in facts.series}) > 1
     sections = [
-        _series(series, found.get(series.key), chosen, words, first=number == 0, name_run=several_runs)
+        _series(series, found.get(series.key), selected, words, first=number == 0, name_run=several_runs)
         for number, series in enumerate(facts.series)
     ]
     if not sections:
@@ -90,9 +90,15 @@ def _missing(missing: Missing, lost: int) -> str:
 
 
 def _series(
-    facts: SeriesFacts, found: SeriesDigest | None, chosen: Chosen, words: Glossary, *, first: bool, name_run: bool
+    facts: SeriesFacts,
+    found: SeriesDigest | None,
+    selected: SelectedSteps,
+    words: Glossary,
+    *,
+    first: bool,
+    name_run: bool,
 ) -> str:
-    said = verdict(facts, chosen.history(facts.key))
+    said = verdict(facts, selected.history(facts.key))
     info = facts.ranks[0].info
     last_layer = info.start_layer + info.num_layers - 1
     ranks = units.counted(len(facts.key.group_ranks), "rank")
@@ -103,11 +109,11 @@ def _series(
     )
     seen: set[str] = set()
     findings = "".join(_finding(finding, words, seen) for finding in said.findings)
-    partly = f'<p class="dim">{escape(chosen.partly())}</p>' if chosen.partly() else ""
+    coverage_note = f'<p class="dim">{escape(selected.coverage_note())}</p>' if selected.coverage_note() else ""
     parts = [
         f'<h2 class="{"first" if first else ""}">{escape(facts.key.name)}</h2>',
-        f'<p class="dim">{words.linked(about)}</p><p class="dim">{_covered(facts, found, chosen)}</p>',
-        f'<ul class="verdict">{findings}</ul>{partly}',
+        f'<p class="dim">{words.linked(about)}</p><p class="dim">{_covered(facts, found, selected)}</p>',
+        f'<ul class="verdict">{findings}</ul>{coverage_note}',
     ]
     if found is not None and found.steps:
         parts += [_table(facts, words), _over_time(found), _causes(found, words), _heat(found)]
@@ -115,13 +121,13 @@ def _series(
     return "\n".join(parts)
 
 
-def _covered(facts: SeriesFacts, found: SeriesDigest | None, chosen: Chosen) -> str:
+def _covered(facts: SeriesFacts, found: SeriesDigest | None, selected: SelectedSteps) -> str:
     """Return which steps the section covers. Aborted and untimed steps are counted over the whole recording."""
     untimed = max((sum(rank.totals.untimed_steps.values()) for rank in facts.ranks), default=0)
     aborted = max(rank.totals.aborted_steps for rank in facts.ranks)
     others = ", ".join(f"{number} {what}" for number, what in ((aborted, "aborted"), (untimed, "untimed")) if number)
     covered = 0 if found is None else found.steps
-    steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {chosen}".rstrip()
+    steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {selected}".rstrip()
     return escape(f"Covers {steps}.{f' Not covered, in the whole recording: {others}.' if others else ''}")
 
 

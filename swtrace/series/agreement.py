@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.errors import DisagreementError, RegistrationError, RingCreateError
 from swtrace.trace.identity import UntracedRank
+from swtrace.units import listed
 
 if TYPE_CHECKING:
     from swtrace.series.transport import Transport
@@ -105,18 +106,11 @@ def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[
         holders.setdefault(repr(value) if not isinstance(value, str) else value, []).append(rank)
     if len(holders) > 1:
         sides = "; ".join(
-            f"rank{'s' if len(who) > 1 else ''} {_listed(who)} {'have' if len(who) > 1 else 'has'} {value}"
-            for value, who in holders.items()
+            f"{listed('rank', who)} {'have' if len(who) > 1 else 'has'} {value}" for value, who in holders.items()
         )
         raise DisagreementError(f"{where}: the ranks disagree on {what}: {sides}")
 
 
 def never_registered(layers: Sequence[int]) -> str:
     """Say which layers, at least one, were never registered."""
-    if len(layers) == 1:
-        return f"layer {layers[0]} was never registered"
-    return f"layers {_listed(layers)} were never registered"
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+    return f"{listed('layer', layers)} {'was' if len(layers) == 1 else 'were'} never registered"

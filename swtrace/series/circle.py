@@ -215,7 +215,7 @@ class Circle:
         if layer.operation is not None:
             self._reap(layer)
         if layer.recorded_step != layer.step:
-            self._settle(layer, None)
+            self._finish_without_wait(layer, None)
         step = self._step
         layer.prefilled = False
         layer.issued_step = step
@@ -239,7 +239,7 @@ class Circle:
         if layer.memory[0][1] != window.pointers[0] and not (keeper is not None and keeper.keeps(layer)):
             if keeper is not None:
                 keeper.moved(layer, window)
-            layer.lie_in(window)
+            layer.point_into(window)
         layer.window = window
         window.occupant = layer
         return window.buffer
@@ -277,12 +277,12 @@ class Circle:
         except RuntimeError as error:
             self._lose(layer, error)
         if layer.recorded_step != layer.step:
-            self._settle(layer, operation)
+            self._finish_without_wait(layer, operation)
         layer.operation = None
 
-    def _settle(self, layer: SeriesLayer, operation: Operation | None) -> None:
+    def _finish_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Record a broadcast that had no wait, or needed none."""
-        self._journal.settled(layer, operation)
+        self._journal.finished_without_wait(layer, operation)
         layer.recorded_step = layer.step
 
     def _require_placed(self, layer: SeriesLayer) -> None:
@@ -444,7 +444,7 @@ class Circle:
             self.most_unwaited = unwaited
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
-                self._settle(layer, layer.operation)
+                self._finish_without_wait(layer, layer.operation)
         tokens, requests, phase, waits = self._tokens, self._requests, self._phase, self._waits
         self._in_step = self._marked = False
         self._next = 0

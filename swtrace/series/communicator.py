@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import distributed as dist
 
 from swtrace.series.transport import TransportError
+from swtrace.units import listed
 
 if TYPE_CHECKING:
     from swtrace.series.group import Group
@@ -60,9 +61,8 @@ def roll_call(group: Group, description: str, timeout_s: float) -> None:
         missing = [rank for rank, key in zip(ranks, keys, strict=True) if not store.check([key])]
     except RuntimeError:  # in most torch worlds rank 0 hosts the store
         raise TransportError(f"torch's store is gone, and so is the rank that hosts it: {reason}") from None
-    names = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     raise TransportError(
-        f"{names} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
+        f"{listed('rank', missing)} did not start post-processing within {timeout_s:g} s (died, or never calls it); "
         f"SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     )
 

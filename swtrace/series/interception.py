@@ -29,10 +29,10 @@ class Interception:
         """Call ``substitute(layer, ...)`` instead of ``holder.method(layer, ...)``, until removed."""
         present = getattr(holder, method)
         interception = present if isinstance(present, cls) else cls(holder, method)
-        interception.stand_in(layer, substitute)
+        interception.substitute(layer, substitute)
         return interception
 
-    def stand_in(self, layer: Any, substitute: Substitute) -> None:
+    def substitute(self, layer: Any, substitute: Substitute) -> None:
         """Call ``substitute`` for ``layer``."""
         self._substitutes[id(layer)] = substitute
 

@@ -73,7 +73,7 @@ class Journal:
     def waited(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Record a receiver's completed wait. ``operation`` is None if post-processing had filled the window."""
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+    def finished_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Record the broadcast for ``layer.step``: a source's, or one without a wait."""
 
     def left_open(self, layer: SeriesLayer, operation: Operation) -> None:
@@ -138,8 +138,10 @@ class RecordingJournal(Journal):
         self._times = Sampling(every if transport.clock is Clock.HOST else 1).times
         self._now = transport.now
         self._clock = int(transport.clock)
-        self._how = tuple(series.how(observed, self._clock, 0) for observed in Observed)
-        self._how_crossing = tuple(series.how(observed, self._clock, _CROSSES) for observed in Observed)
+        self._attributes = tuple(series.pack_attributes(observed, self._clock, 0) for observed in Observed)
+        self._attributes_crossing = tuple(
+            series.pack_attributes(observed, self._clock, _CROSSES) for observed in Observed
+        )
         self._machine = MachineNoise() if transport.clock is Clock.HOST else None
         self._begin_ns = 0
         self._arrival_ns = 0
@@ -183,7 +185,7 @@ class RecordingJournal(Journal):
         else:
             observed = Observed.UPPER_BOUND
             ready_ns = end_ns
-        self._series.delivered(
+        self._series.write_transfer(
             layer.issued_ns,
             ready_ns,
             begin_ns,
@@ -194,11 +196,11 @@ class RecordingJournal(Journal):
             layer.reach_position,
             layer.source,
             window.index,
-            (self._how if layer.issued_step == layer.step else self._how_crossing)[observed],
+            (self._attributes if layer.issued_step == layer.step else self._attributes_crossing)[observed],
             layer.generation,
         )
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:
+    def finished_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:
         """Write the record of a source, or of a broadcast without a wait."""
         if not layer.timed:
             return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from swtrace.series.holders import storage_of
+from swtrace.series.references import storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ class Keeper:
         self._tensors[window] = _uses(self._storages[window])
         for other in self._received:
             if other.window is window and not other.kept:
-                other.lie_in(window)
+                other.point_into(window)
                 self._tensors[window] += len(other.tensors)
         if not self._warned:
             self._warned = True

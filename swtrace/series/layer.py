@@ -118,7 +118,7 @@ class SeriesLayer:
             self.sample = sample(self.buffer)
             self.sampled = self.sample.clone()
 
-    def lie_in(self, window: Window) -> None:
+    def point_into(self, window: Window) -> None:
         """Point the tensors into a window."""
         for tensor, view in zip(self.tensors, window.views, strict=True):
             tensor.data = view
@@ -151,9 +151,9 @@ class Window:
         self.layout = layout
         self.occupant: SeriesLayer | None = None
         """The layer that the window holds, or will hold once its broadcast is complete."""
-        self._lie_in(new_buffer(layout, device))
+        self._use_memory(new_buffer(layout, device))
 
-    def _lie_in(self, buffer: Tensor) -> None:
+    def _use_memory(self, buffer: Tensor) -> None:
         layout = self.layout
         self.buffer: Tensor = buffer
         self.views: tuple[Tensor, ...] = layout.views(buffer)
@@ -164,7 +164,7 @@ class Window:
         """Leave the present memory to its holders, and take new memory with the same tag."""
         tag = self.tag
         with torch.inference_mode(self.buffer.is_inference()):
-            self._lie_in(new_buffer(self.layout, self.buffer.device))
+            self._use_memory(new_buffer(self.layout, self.buffer.device))
         if self.tag is not None and tag is not None:
             self.tag.copy_(tag)
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from swtrace.series.holders import held_by_others
 from swtrace.series.interception import Interception
 from swtrace.series.payload import PayloadLayout, new_buffer, own_tensors, payload_tensors, version_of
+from swtrace.series.references import held_by_others
 
 PROCESS = "process_weights_after_loading"
 _ABSENT = object()
@@ -51,7 +51,7 @@ class PendingLayer:
         landing: Landing,
         *,
         owned: bool,
-        asked: Callable[[], None],
+        on_request: Callable[[], None],
     ) -> None:
         """Prepare the layer: free it unless this rank owns it, and defer its post-processing.
 
@@ -60,7 +60,7 @@ class PendingLayer:
             layout: of its tensors.
             landing: the memory that it uses if this rank is not its source.
             owned: whether this rank is the layer's source.
-            asked: called when the model's loader requests the layer's post-processing, which is deferred.
+            on_request: called when the model's loader requests the layer's post-processing, which is deferred.
         """
         self._layer = layer
         self._owned = owned
@@ -74,7 +74,7 @@ class PendingLayer:
             self.other_memory = held_by_others(tensors.values())
             self._free(tensors, landing)
         self._versions = self._written()
-        self._restore, self._process = self._defer_processing(asked)
+        self._restore, self._process = self._defer_processing(on_request)
 
     def _free(self, tensors: dict[str, torch.Tensor], landing: Landing) -> None:
         device = next(iter(tensors.values())).device
@@ -86,7 +86,7 @@ class PendingLayer:
                 parameter.weight_loader = _load_nothing
         return_freed()
 
-    def _defer_processing(self, asked: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
+    def _defer_processing(self, on_request: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
         """Replace the layer's post-processing; return how to restore it, and how to run it."""
         layer = self._layer
         arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -94,7 +94,7 @@ class PendingLayer:
         def remember(*args: Any, **kwargs: Any) -> None:
             nonlocal arguments
             arguments = (args, kwargs)
-            asked()
+            on_request()
 
         quant_method = getattr(layer, "quant_method", None)
         if callable(getattr(quant_method, PROCESS, None)):

@@ -4,7 +4,7 @@ Each claims to mutate a tensor, so code that produces the tensor stays before it
 If the caller has the activation (vLLM's decoder layers), that is all the order a forward needs, because a linear reads
 its window only together with its activation.
 
-:meth:`Series.reach` has no activation. It uses the series' *thread* instead: a tensor of one number that is never
+:meth:`Series.reach` has no activation. It uses the series' *order token* instead: a tensor of one number that is never
 read. ``follow`` ties it to the activation before a linear's wait and to the result afterwards. So the next reach,
 which may give the window away, stays behind the matmul that reads the window.
 

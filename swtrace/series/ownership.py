@@ -137,7 +137,7 @@ class OwnershipCheck:
             self._captured_readers[window.index] = self._captured_reader_at[position]
         else:
             self._readers[window.index] = self._reader_at[position]
-        self._look(_READ_IN_GRAPH if captured else _READ, position, window.tag, self._expected[position])
+        self._compare_tags(_READ_IN_GRAPH if captured else _READ, position, window.tag, self._expected[position])
 
     def verify_again(self, window: Window, *, captured: bool = False) -> None:
         """Check a window's tag again, after the last reader and before the window goes to the next broadcast.
@@ -150,7 +150,7 @@ class OwnershipCheck:
         if reader is None or window.tag is None:
             return
         readers[window.index] = None
-        self._look(_FREED_IN_GRAPH if captured else _FREED, reader.position, window.tag, reader.found)
+        self._compare_tags(_FREED_IN_GRAPH if captured else _FREED, reader.position, window.tag, reader.found)
 
     def issue_captured(self, layer: SeriesLayer) -> None:
         """Check the window's last reader again, in every replay of the graph."""
@@ -164,11 +164,11 @@ class OwnershipCheck:
         """Note that a replayed graph made the first check of a window's reader."""
         self._readers[window] = self._captured_reader_at[position]
 
-    def disregard_first_looks(self) -> None:
+    def discard_first_checks(self) -> None:
         """Forget the step's first checks outside the graph, which ran after the replay instead of before it."""
         self._differences[_READ].zero_()
 
-    def _look(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
+    def _compare_tags(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
         found = self._tags_found[look][position]
         found.copy_(tag)
         torch.bitwise_xor(found, should_be, out=self._tags_differing[look][position])
@@ -251,7 +251,16 @@ class OwnershipCheck:
         )
 
 
-PASSED_ON = ("waits", "settled", "left_open", "begins", "arrives", "ends", "captures_ready", "captures_wait")
+FORWARDED = (
+    "waits",
+    "finished_without_wait",
+    "left_open",
+    "begins",
+    "arrives",
+    "ends",
+    "captures_ready",
+    "captures_wait",
+)
 """Calls of a journal that the check does not need."""
 
 
@@ -261,7 +270,7 @@ class CheckingJournal(Journal):
     def __init__(self, inner: Journal, check: OwnershipCheck) -> None:
         self._inner = inner
         self._check = check
-        for name in PASSED_ON:
+        for name in FORWARDED:
             setattr(self, name, getattr(inner, name))
 
     def issues(self, layer: SeriesLayer) -> object:
@@ -309,7 +318,7 @@ class CheckingJournal(Journal):
     def unobserved(self) -> None:
         """Forget the checks that ran too late."""
         self._inner.unobserved()
-        self._check.disregard_first_looks()
+        self._check.discard_first_checks()
 
     def closes(self) -> None:
         """Pass it on, then read the last checks.

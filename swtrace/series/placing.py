@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
-from swtrace.series.holders import held_tensors, storage_of
 from swtrace.series.layer import Window, WindowPool
 from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
 from swtrace.series.proof import method_name
+from swtrace.series.references import held_tensors, storage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

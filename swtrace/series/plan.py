@@ -86,18 +86,18 @@ def _number(last: list[int], count: int, length: int) -> list[int] | None:
     size = len(last)
     numbers = list(range(size))
     for _ in range(size + 1):
-        settled = True
+        unchanged = True
         for index in range(size):
             turns, neighbour = divmod(last[index], size)
             least = numbers[neighbour] + turns * length - (count - 1)
             if numbers[index] < least:
                 numbers[index] = least
-                settled = False
+                unchanged = False
             turns, following = divmod(index + 1, size)
             least = numbers[index] + 1 - turns * length
             if numbers[following] < least:
                 numbers[following] = least
-                settled = False
-        if settled:
+                unchanged = False
+        if unchanged:
             return numbers
     return None

@@ -30,20 +30,20 @@ from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.device.device_journal import STAMPS, DeviceJournal
 from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
-from swtrace.series.holders import (
+from swtrace.series.journal import Journal, RecordingJournal
+from swtrace.series.layer import SeriesLayer, Window, WindowPool
+from swtrace.series.ownership import CheckingJournal, OwnershipCheck
+from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
+from swtrace.series.peer_loss import describe_death, describe_loss
+from swtrace.series.placing import Placement, Placing, Unshareable
+from swtrace.series.recording import RecorderSource, propose_run_id
+from swtrace.series.references import (
     held_by_others,
     held_tensors,
     living_modules,
     referred_to_by_others,
     storage_of,
 )
-from swtrace.series.journal import Journal, RecordingJournal
-from swtrace.series.layer import SeriesLayer, Window, WindowPool
-from swtrace.series.loss import describe_death, describe_loss
-from swtrace.series.ownership import CheckingJournal, OwnershipCheck
-from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
-from swtrace.series.placing import Placement, Placing, Unshareable
-from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.series.transport import TransportError

@@ -158,12 +158,12 @@ class Series:
         self._closed = False
         self.number = operations.number(self)
         """Identifies the series in compiled code."""
-        self.thread = torch.zeros(1, dtype=torch.uint8)
+        self.order_token = torch.zeros(1, dtype=torch.uint8)
         """Orders reaches in compiled code behind the work that must come first; its value is never read."""
 
         self._pending: dict[int, PendingLayer] = {}
         self._modules: dict[int, nn.Module] = {}
-        self._asked: set[int] = set()
+        self._processing_requested: set[int] = set()
         self._landing = Landing()
 
         self._running_series: RunningSeries | None = None
@@ -231,7 +231,7 @@ class Series:
             layout,
             self._landing,
             owned=self._constants.owns(layer_idx),
-            asked=lambda: self._processing_asked(layer_idx),
+            on_request=lambda: self._request_processing(layer_idx),
         )
         self._modules[layer_idx] = layer
         if self._hooks is not None:
@@ -291,13 +291,13 @@ class Series:
         if self._transport is not None:
             self._transport.close()
 
-    def _processing_asked(self, layer_idx: int) -> None:
-        self._asked.add(layer_idx)
+    def _request_processing(self, layer_idx: int) -> None:
+        self._processing_requested.add(layer_idx)
         if (
             self._auto_post_process
             and not self._withdrawn
             and not self.post_processed
-            and len(self._asked) == self._constants.num_layers
+            and len(self._processing_requested) == self._constants.num_layers
         ):
             self.post_process()
 
@@ -399,7 +399,7 @@ class Series:
 
     def _trace_reach(self, layer_idx: int) -> None:
         """Add a reach operator to the graph that is being traced."""
-        operations.reach(self.thread, self.number, layer_idx)
+        operations.reach(self.order_token, self.number, layer_idx)
         if self._constants.windows == "rolling":
             # The reach moves weights, but a graph keeps using those that it was called with.
             torch._dynamo.graph_break(msg=_ROLLING)  # noqa: SLF001 (the documented name)
@@ -450,7 +450,7 @@ class Series:
         """
         self.begin_step(phase=phase, tokens=tokens, requests=requests)
         try:
-            with self.peers_named():
+            with self.naming_dead_peers():
                 yield
         except BaseException as error:
             if self._running().running:
@@ -462,7 +462,7 @@ class Series:
         self.end_step()
 
     @contextmanager
-    def peers_named(self) -> Iterator[None]:
+    def naming_dead_peers(self) -> Iterator[None]:
         """Wrap collectives outside of steps that are not the series' own, so that an error names the rank that died.
 
         Raises:
@@ -505,12 +505,12 @@ class Series:
         if isinstance(self._circle, DeviceCircle):
             self._circle.join()
 
-    def graph_follows(self) -> None:
+    def announce_graph(self) -> None:
         """Announce that a graph of a whole forward is captured or replayed next, if its end cannot be marked.
 
         For frameworks that run replays on their own. In a marked step, the replay is assumed to end with the step.
         """
-        self._device_circle("graph_follows").graph_follows()
+        self._device_circle("announce_graph").announce_graph()
 
     def _device_circle(self, call: str) -> DeviceCircle:
         circle = self._running()

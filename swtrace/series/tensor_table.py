@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from swtrace.errors import OrderError, StaleWindowError
-from swtrace.series.holders import TABLES
 from swtrace.series.operations import TRACED, records_operations, run_outside
+from swtrace.series.references import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

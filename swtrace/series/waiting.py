@@ -105,7 +105,7 @@ class WaitingLayer:
         x = (args[0] if args else kwargs["input"]).clone()
         self._trace_wait(series, (x,), {})
         result = nn.functional.linear(x, self._weight, self._bias)
-        operations.follow(result, series.thread)
+        operations.follow(result, series.order_token)
         return result
 
     def _fits_in_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -182,7 +182,7 @@ class WaitingLayer:
                 "exported: the program could not reach and wait elsewhere; export the model before it is registered"
             )
         for activation in _tensors((*args, *kwargs.values())):
-            operations.follow(activation, series.thread)
+            operations.follow(activation, series.order_token)
             operations.wait(activation, series.number, self._layer_idx)
             return
         self._refuse("compiled, but called without a floating-point tensor to order its wait with")

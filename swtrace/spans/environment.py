@@ -90,7 +90,7 @@ class SpanSettings:
         )
 
 
-def tidy(environ: MutableMapping[str, str]) -> None:
+def remove_unusable_variables(environ: MutableMapping[str, str]) -> None:
     """Remove variables from the environment that OpenTelemetry's code fails on, before any of it is imported.
 
     These are empty variables, some of which it reads as values, and limits. It reads limits on import even if no spans

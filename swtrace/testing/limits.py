@@ -18,7 +18,7 @@ from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
 from swtrace.ledger.verdict import verdict
-from swtrace.recording.chosen import Chosen
+from swtrace.recording.selected import SelectedSteps
 from swtrace.selection import Selection, unknown_name
 from swtrace.testing.tracing import Tracing
 from swtrace.trace.identity import RankKey
@@ -125,15 +125,17 @@ class Measurement:
         if ratio is not None and self.stall_ratio is not None:
             allowed = self.stall_ratio * (1 + tolerance) + RATIO_FLOOR
             if ratio > allowed:
-                return f"stall ratio {_beside(ratio, 'above', allowed)} ({_compared(self.stall_ratio, tolerance)})"
+                compared = _value_and_limit(ratio, "above", allowed)
+                return f"stall ratio {compared} ({_baseline(self.stall_ratio, tolerance)})"
             if efficiency is not None and self.efficiency is not None and ratio > RATIO_FLOOR:
                 least = self.efficiency * (1 - tolerance)
                 if efficiency < least:
-                    return f"efficiency {_beside(efficiency, 'below', least)} ({_compared(self.efficiency, tolerance)})"
+                    compared = _value_and_limit(efficiency, "below", least)
+                    return f"efficiency {compared} ({_baseline(self.efficiency, tolerance)})"
         return ""
 
 
-def _compared(baseline: float, tolerance: float) -> str:
+def _baseline(baseline: float, tolerance: float) -> str:
     return f"baseline {units.ratio(baseline)}, tolerance {units.ratio(tolerance)}"
 
 
@@ -159,7 +161,7 @@ def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, to
     sums = measured(tracing, limits)
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
-        return _nothing(tracing, limits, steps)
+        return _nothing_measured(tracing, limits, steps)
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
         asked = f" matching {limits.selection}" if str(limits.selection) else ""
@@ -204,17 +206,19 @@ def _broken(limits: Limits, recent: Recent) -> list[str]:
     ratio, efficiency, on_time = recent.stall_ratio, recent.efficiency, recent.on_time_rate
     stall = recent.stall_ns * 1e-9 / max(1, recent.steps)
     if limits.max_stall_ratio is not None and ratio is not None and ratio > limits.max_stall_ratio:
-        found.append(f"stall ratio {_beside(ratio, 'above', limits.max_stall_ratio)}")
+        found.append(f"stall ratio {_value_and_limit(ratio, 'above', limits.max_stall_ratio)}")
     if limits.max_stall_seconds is not None and stall > limits.max_stall_seconds:
-        found.append(f"stall per step {_beside(stall, 'above', limits.max_stall_seconds, 1e3, 'ms', 2)}")
+        found.append(f"stall per step {_value_and_limit(stall, 'above', limits.max_stall_seconds, 1e3, 'ms', 2)}")
     if limits.min_efficiency is not None and efficiency is not None and efficiency < limits.min_efficiency:
-        found.append(f"efficiency {_beside(efficiency, 'below', limits.min_efficiency)}")
+        found.append(f"efficiency {_value_and_limit(efficiency, 'below', limits.min_efficiency)}")
     if limits.min_on_time_rate is not None and on_time is not None and on_time < limits.min_on_time_rate:
-        found.append(f"on-time rate {_beside(on_time, 'below', limits.min_on_time_rate)}")
+        found.append(f"on-time rate {_value_and_limit(on_time, 'below', limits.min_on_time_rate)}")
     return found
 
 
-def _beside(value: float, side: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1) -> str:
+def _value_and_limit(
+    value: float, side: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1
+) -> str:
     """Return a value and the limit that it breaks, with enough digits to tell them apart."""
     while digits < _MOST_DIGITS and (
         f"{value * factor:.{digits}f}" == f"{limit * factor:.{digits}f}"
@@ -224,7 +228,7 @@ def _beside(value: float, side: str, limit: float, factor: float = 100.0, unit: 
     return f"{value * factor:.{digits}f} {unit} is {side} {limit * factor:.{digits}f} {unit}"
 
 
-def _nothing(tracing: Tracing, limits: Limits, steps: int) -> str:
+def _nothing_measured(tracing: Tracing, limits: Limits, steps: int) -> str:
     untimed = max((_untimed(rank.totals) for series in tracing.facts().series for rank in series.ranks), default=0)
     if steps:
         timed = f"{units.counted(steps, 'timed step')} (and {untimed} untimed)" if untimed else ""
@@ -259,8 +263,8 @@ def _report(
     others = f"; {units.counted(reasons - 1, 'more broken limit')} below" if reasons > 1 else ""
     lines = [f"{broken[worst][0]} on rank {worst[1].rank} of {worst[0].name}{others}"]
     # A verdict is on whole steps of all ranks, even if the limits are about one rank or layer.
-    chosen = Chosen(replace(limits.selection, rank=None, layer=None))
-    for _ in chosen.among(tracing.steps()):
+    selected = SelectedSteps(replace(limits.selection, rank=None, layer=None))
+    for _ in selected.among(tracing.steps()):
         pass
     seen = tracing.observe()
     for key in dict.fromkeys(key for key, _ in broken):
@@ -285,10 +289,10 @@ def _report(
             )
         lines += _columns(rows)
         lines += _layers(tracing, limits, key, steps)
-        facts = next((series for series in chosen.facts(seen.facts).series if series.key == key), None)
+        facts = next((series for series in selected.facts(seen.facts).series if series.key == key), None)
         if facts is not None:
             lines += ["", f"verdict on {'this step' if facts.steps == 1 else f'these {facts.steps} steps'}"]
-            for finding in verdict(facts, chosen.history(key), seen.died).findings[:4]:
+            for finding in verdict(facts, selected.history(key), seen.died).findings[:4]:
                 lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
 

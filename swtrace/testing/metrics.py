@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
-from swtrace import asking
+from swtrace import http_client
 from swtrace.errors import AnswerError, SwtraceError
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def read_metrics(url: str) -> MetricsFacts:
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    address = asking.url(url).removesuffix("/metrics")
+    address = http_client.url(url).removesuffix("/metrics")
     try:
-        text = asking.text(address, "/metrics", timeout_s=_TIMEOUT_S)
+        text = http_client.get(address, "/metrics", timeout_s=_TIMEOUT_S)
     except AnswerError as error:
         raise MetricsError(str(error)) from None  # the message has the reason; a test needs no traceback of urllib
     try:

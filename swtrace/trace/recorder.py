@@ -430,16 +430,16 @@ class SeriesRecorder:
         clock: int = 0,
     ) -> None:
         """Record one layer's transfer and the wait for it. Numbers too large for their field wrap around."""
-        self.delivered(
+        self.write_transfer(
             issued_ns, ready_ns, wait_begin_ns, wait_end_ns, step, operation, position, reach_position, source, window,
-            self.how(observed, clock, flags), 0,
+            self.pack_attributes(observed, clock, flags), 0,
         )  # fmt: skip
 
-    def how(self, observed: int, clock: int, flags: int, kind: int = _TRANSFER) -> int:
-        """Return these values packed for the ``how`` argument of :meth:`delivered`. Callers compute it in advance."""
+    def pack_attributes(self, observed: int, clock: int, flags: int, kind: int = _TRANSFER) -> int:
+        """Return these values packed, as :meth:`write_transfer` takes them. Callers compute it in advance."""
         return kind | self.index << 8 | (observed & 15) << 16 | (clock & 15) << 20 | (flags & 255) << 24
 
-    def delivered(
+    def write_transfer(
         self,
         issued_ns: int,
         ready_ns: int,
@@ -451,7 +451,7 @@ class SeriesRecorder:
         reach_position: int,
         source: int,
         window: int,
-        how: int,
+        attributes: int,
         generation: int,
     ) -> None:
         """Do the work of :meth:`transfer` and, if the generation is not 0, of :meth:`window_in_use` in one call."""
@@ -466,10 +466,10 @@ class SeriesRecorder:
                 schema.CHECKED_TRANSFER_RECORD.pack_into(
                     self._mapping, (slot << 6) + _HEADER_BYTES,
                     issued_ns, ready_ns, wait_begin_ns, wait_end_ns,
-                    step, operation, position, reach_position, source, window, how,
+                    step, operation, position, reach_position, source, window, attributes,
                     schema.check_word(
                         issued_ns, ready_ns, wait_begin_ns, wait_end_ns, step | operation << 32,
-                        position | reach_position << 16 | source << 32 | window << 48, how, sequence,
+                        position | reach_position << 16 | source << 32 | window << 48, attributes, sequence,
                     ),
                     sequence,
                 )  # fmt: skip
@@ -477,22 +477,24 @@ class SeriesRecorder:
                 self._pack_transfer(
                     self._mapping, (slot << 6) + _HEADER_BYTES,
                     issued_ns, ready_ns, wait_begin_ns, wait_end_ns,
-                    step, operation, position, reach_position, source, window, how, sequence,
+                    step, operation, position, reach_position, source, window, attributes, sequence,
                 )  # fmt: skip
         except struct.error:
             # A number outgrew its field; u32 operation numbers do so after two weeks.
-            self.delivered(
+            self.write_transfer(
                 issued_ns & _U64, ready_ns & _U64, wait_begin_ns & _U64, wait_end_ns & _U64,
                 step & _U32, operation & _U32, position & _U16, reach_position & _U16, source & _U16, window & _U16,
-                how, 0,
+                attributes, 0,
             )  # fmt: skip
             return
         cursor.sequence = sequence
 
     def launch(self, issue_ns: int, wait_ns: int, step: int, operation: int, position: int, source: int) -> None:
         """Record when the host launched a transfer's issue and the wait for it, in CLOCK_MONOTONIC."""
-        how = self.how(0, 0, 0, _LAUNCH)
-        self.delivered(issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, how, 0)
+        attributes = self.pack_attributes(0, 0, 0, _LAUNCH)
+        self.write_transfer(
+            issue_ns, 0, wait_ns, 0, step, operation, position, 0, source, schema.NO_WINDOW, attributes, 0
+        )
 
     def step(self, *, flags: int = 0, clock: int = 0, **fields: int) -> None:
         """Record one forward pass. Call this after all its transfers have been recorded.

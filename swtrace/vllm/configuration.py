@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUTCOME_KEY = f"{CONFIG_KEY}_outcome"
 
 
-def settle(vllm_config: Any) -> Settings:
+def resolve_settings(vllm_config: Any) -> Settings:
     """Return the effective settings and write them into the config. ``--additional-config`` overrides the environment.
 
     Raises:
@@ -38,6 +38,6 @@ def settle(vllm_config: Any) -> Settings:
     return settings
 
 
-def state_outcome(vllm_config: Any, shared: Mapping[str, object]) -> None:
+def write_outcome(vllm_config: Any, shared: Mapping[str, object]) -> None:
     """Write what is shared, by series name; empty if nothing is. Call before the model is compiled."""
     vllm_config.additional_config = {**vllm_config.additional_config, OUTCOME_KEY: dict(shared)}

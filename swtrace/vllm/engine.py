@@ -37,13 +37,13 @@ FORBIDDEN = (
 RPC = "collective_rpc"
 
 
-def handed_through(name: str) -> Callable[..., Any]:
+def delegating_method(name: str) -> Callable[..., Any]:
     """Return a method for a worker's wrapper that calls the worker's method of this name."""
 
-    def hand_through(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def delegate(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.worker, name)(*args, **kwargs)
 
-    return hand_through
+    return delegate
 
 
 def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,12 +54,12 @@ def guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        asked = kwargs.get("method", args[0] if args else None) if name == RPC else name
+        method = kwargs.get("method", args[0] if args else None) if name == RPC else name
         # In later versions, level 0 only pauses the scheduler and leaves the weights alone.
         pausing_only = name == "sleep" and kwargs.get("level", args[0] if args else 1) == 0
-        if asked in FORBIDDEN and not pausing_only:
+        if method in FORBIDDEN and not pausing_only:
             for shared in self.model_executor.collective_rpc(shared_series):
-                refuse(asked, shared)
+                refuse(method, shared)
         return call(self, *args, **kwargs)
 
     return guarded_call

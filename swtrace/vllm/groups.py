@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swtrace.series.communicator import GLOO, backend
+from swtrace.units import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +45,7 @@ class Choice:
 
     def __str__(self) -> str:
         """Return the choice as one line for the log."""
-        ranks = ", ".join(map(str, self.coordinator.ranks))
-        return f"the {self.name} group (ranks {ranks}): {self.reason}"
+        return f"the {self.name} group ({listed('rank', self.coordinator.ranks)}): {self.reason}"
 
 
 def refuse_engine(vllm_config: Any, offloader: Any) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from swtrace.series.operations import forget
-from swtrace.vllm.engine import FORBIDDEN, handed_through, refuse, shared_series
+from swtrace.vllm.engine import FORBIDDEN, delegating_method, refuse, shared_series
 from swtrace.vllm.groups import Refused
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def watch_worker() -> None:
         raise Refused("this vLLM has no WorkerWrapperBase that forwards calls to the worker")
     if hasattr(wrapper, _WATCHED):
         return
-    load_model = getattr(wrapper, "load_model", handed_through("load_model"))
+    load_model = getattr(wrapper, "load_model", delegating_method("load_model"))
 
     def checked_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = load_model(self, *args, **kwargs)
@@ -72,7 +72,7 @@ def watch_worker() -> None:
     wrapper.load_model = checked_load_model
     _watch_construction()
     for name in FORBIDDEN:
-        setattr(wrapper, name, _refusing(name, getattr(wrapper, name, handed_through(name))))
+        setattr(wrapper, name, _refusing(name, getattr(wrapper, name, delegating_method(name))))
     # An engine in the worker's own process may end without notifying the worker: vLLM 0.27 never calls shutdown
     # there. Runs before the ring is closed, which has exit priority 0, and does nothing after a proper shutdown.
     Finalize(None, forget, exitpriority=1)

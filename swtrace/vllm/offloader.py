@@ -22,14 +22,14 @@ from swtrace.errors import RefusedError, RegistrationError
 from swtrace.series import Series
 from swtrace.series.operations import forget
 from swtrace.series.recording import existing_recorder, process_recorder
-from swtrace.vllm.configuration import state_outcome
+from swtrace.vllm.configuration import write_outcome
 from swtrace.vllm.graphs import whole_forward
 from swtrace.vllm.groups import Choice, Refused, choose_group
 from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
 from swtrace.vllm.peer_monitor import start_peer_monitor
 from swtrace.vllm.startup_agreement import agree
-from swtrace.vllm.worker_identity import announce, run_ranks, state_refused
+from swtrace.vllm.worker_identity import record_model, record_refused, run_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -69,7 +69,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._watched = False
         """Whether a thread monitors the peers."""
         forget()
-        announce(vllm_config)
+        record_model(vllm_config)
 
     def wrap_modules(
         self,
@@ -143,7 +143,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """
         if self._tracks is None:
             self._tracks = ()
-            state_outcome(self._vllm_config, {})
+            write_outcome(self._vllm_config, {})
             for path in self._settings.series:
                 self._refuse(
                     path,
@@ -169,7 +169,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """Prepare for the CUDA graph, or piece of one, that vLLM captures or replays next."""
         if whole_forward():
             for series in self._running():
-                series.graph_follows()
+                series.announce_graph()
 
     def join_after_forward(self) -> None:
         """End the capture of a graph in every series."""
@@ -210,7 +210,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             if group.rank_in_group == 0:
                 logger.info("swtrace shares %s over %s", path, decision)
             tracks.append(Track(path, series, series.number, decision.name, Hooks()))
-        state_outcome(self._vllm_config, {track.path: track.group for track in tracks})
+        write_outcome(self._vllm_config, {track.path: track.group for track in tracks})
         return tuple(tracks)
 
     def _decide(self, module: nn.Module | Refused | None, path: str) -> Choice | Refused:
@@ -304,7 +304,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         self._tracks = tuple(other for other in self._tracks or () if other is not track)
         if not unloaded:
             self._mark_reaches()
-        state_outcome(self._vllm_config, {other.path: other.group for other in self._tracks})
+        write_outcome(self._vllm_config, {other.path: other.group for other in self._tracks})
         self._refuse(track.path, reason)
 
     def _refuse(self, path: str, reason: str) -> None:
@@ -312,7 +312,9 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
             raise RefusedError(f"{path} is not shared: {reason}")
         logger.warning("swtrace does not share %s: %s", path, reason)
         layers = self._end_layer - self._start_layer
-        state_refused(path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, num_layers=layers)
+        record_refused(
+            path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, num_layers=layers
+        )
 
 
 def _layer_range(vllm_config: Any) -> tuple[int, int]:

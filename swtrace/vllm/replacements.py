@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import SeamError
 from swtrace.settings import VARIABLES, Settings
-from swtrace.vllm.configuration import settle
-from swtrace.vllm.engine import FORBIDDEN, RPC, guarded, handed_through
+from swtrace.units import listed
+from swtrace.vllm.configuration import resolve_settings
+from swtrace.vllm.engine import FORBIDDEN, RPC, delegating_method, guarded
 from swtrace.vllm.presence import announcing, ranks_without
-from swtrace.vllm.runner import asked, load_and_notice
+from swtrace.vllm.runner import check_after_loading, note_offloader_request
 from swtrace.vllm.support import RANGE, missing, supported
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _create_offloader() -> list[Replacement]:
 
     @functools.wraps(original)
     def create_offloader(offload_config: Any) -> Any:
-        asked()
+        note_offloader_request()
         return _offloader(original(offload_config))
 
     setattr(create_offloader, _REPLACED, original)
@@ -97,7 +98,7 @@ def _create_offloader() -> list[Replacement]:
 
 def _create_engine_config() -> list[Replacement]:
     # A process without this module makes no config. If it imports the module later after all, the worker still
-    # settles its own copy before anything is compiled.
+    # resolves its own copy before anything is compiled.
     module = sys.modules.get("vllm.engine.arg_utils")
     if module is None:
         return []
@@ -111,7 +112,7 @@ def _create_engine_config() -> list[Replacement]:
     @functools.wraps(original)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         vllm_config = original(self, *args, **kwargs)
-        settle(vllm_config)
+        resolve_settings(vllm_config)
         return vllm_config
 
     setattr(create_engine_config, _REPLACED, original)
@@ -128,8 +129,8 @@ def _load_model() -> list[Replacement]:
         raise SeamError(_seam_message("WorkerWrapperBase"))
     if hasattr(wrapper, _REPLACED):  # on the class, because lifecycle.py wraps the function again
         return []
-    original = vars(wrapper).get("load_model", handed_through("load_model"))
-    return [(wrapper, "load_model", load_and_notice(original)), (wrapper, _REPLACED, original)]
+    original = vars(wrapper).get("load_model", delegating_method("load_model"))
+    return [(wrapper, "load_model", check_after_loading(original)), (wrapper, _REPLACED, original)]
 
 
 def _engine_core() -> list[Replacement]:
@@ -155,7 +156,7 @@ def _offloader(chosen: Any) -> Any:
     from vllm.config import get_current_vllm_config
 
     vllm_config = get_current_vllm_config()
-    settings = settle(vllm_config)
+    settings = resolve_settings(vllm_config)
     from swtrace.vllm.startup_agreement import decline
 
     if not settings.enabled:
@@ -169,8 +170,8 @@ def _offloader(chosen: Any) -> Any:
     from swtrace.vllm.worker_identity import share_nothing
 
     try:
-        _refuse_shape()
-        _refuse_company()
+        _refuse_incomplete_vllm()
+        _refuse_partial_world()
         refuse_engine(vllm_config, chosen)
         refuse_loading(vllm_config)
         split_graphs(vllm_config)
@@ -183,7 +184,7 @@ def _offloader(chosen: Any) -> Any:
     return SeriesOffloader(settings, vllm_config)
 
 
-def _refuse_shape() -> None:
+def _refuse_incomplete_vllm() -> None:
     """Refuse if this vLLM lacks anything that the plugin uses in a worker."""
     from swtrace.vllm.groups import Refused
 
@@ -192,14 +193,13 @@ def _refuse_shape() -> None:
         raise Refused(_seam_message(", ".join(lacking)))
 
 
-def _refuse_company() -> None:
+def _refuse_partial_world() -> None:
     """Refuse if a rank of the world runs without swtrace, because the others would wait for it in vain."""
     from swtrace.vllm.groups import Refused
 
     without = ranks_without()
     if without:
-        ranks = f"rank{'s' if len(without) > 1 else ''} {', '.join(map(str, without))}"
-        raise Refused(f"swtrace is off on {ranks}; set SWTRACE=1 on all ranks")
+        raise Refused(f"swtrace is off on {listed('rank', without)}; set SWTRACE=1 on all ranks")
 
 
 def _seam_message(missing: str) -> str:

@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 class _Process:
     """Whether a runner of this process has requested an offloader since the last model was loaded."""
 
-    asked = False
+    offloader_requested = False
 
 
-def asked() -> None:
+def note_offloader_request() -> None:
     """Record that the runner of the next model to be loaded has requested an offloader."""
-    _Process.asked = True
+    _Process.offloader_requested = True
 
 
-def load_and_notice(load_model: Callable[..., Any]) -> Callable[..., Any]:
+def check_after_loading(load_model: Callable[..., Any]) -> Callable[..., Any]:
     """Return a worker wrapper's ``load_model`` that reports a runner without such a request."""
 
     @functools.wraps(load_model)
-    def noticing_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        was_asked, _Process.asked = _Process.asked, False
+    def checked_load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        requested, _Process.offloader_requested = _Process.offloader_requested, False
         result = load_model(self, *args, **kwargs)
-        if not was_asked:
+        if not requested:
             _report(self)
         return result
 
-    return noticing_load_model
+    return checked_load_model
 
 
 def _report(wrapper: Any) -> None:
-    from swtrace.vllm.configuration import settle
+    from swtrace.vllm.configuration import resolve_settings
     from swtrace.vllm.worker_identity import share_nothing
 
     vllm_config = wrapper.vllm_config
-    settings = settle(vllm_config)
+    settings = resolve_settings(vllm_config)
     if not settings.enabled:
         return
     runner = type(getattr(wrapper.worker, "model_runner", None))

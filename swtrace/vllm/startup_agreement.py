@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import DisagreementError
+from swtrace.units import listed
 from swtrace.vllm.groups import Choice, Refused
 from swtrace.vllm.presence import world_store
 
@@ -45,13 +46,13 @@ def agree(mine: Mapping[str, Choice | Refused], timeout_s: float) -> Decisions:
     import torch.distributed as dist
 
     rank, world = dist.get_rank(), range(dist.get_world_size())
-    store, keys = _state(mine)
+    store, keys = _publish_decisions(mine)
     try:
         store.wait(keys, timedelta(seconds=timeout_s))
     except RuntimeError as error:
-        silent = [str(other) for other in world if not store.check([keys[other]])]
+        silent = [other for other in world if not store.check([keys[other]])]
         raise DisagreementError(
-            f"rank {rank}: no answer from rank{'s' if len(silent) > 1 else ''} {', '.join(silent)} on what to share "
+            f"rank {rank}: no answer from {listed('rank', silent)} on what to share "
             f"within {timeout_s:g} s; set SWTRACE=1 on all ranks, or raise SWTRACE_TIMEOUT"
         ) from error
     answers: list[dict[str, dict[str, str]]] = [json.loads(store.get(key)) for key in keys]
@@ -63,21 +64,21 @@ def decline(reason: str) -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        _state({_ALL: Refused(reason)})
+        _publish_decisions({_ALL: Refused(reason)})
 
 
-def _state(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
+def _publish_decisions(mine: Mapping[str, Choice | Refused]) -> tuple[Any, list[str]]:
     """Write this rank's decisions about a model into the world's store. Return the store and the keys of all ranks."""
     import torch.distributed as dist
 
     store = world_store()
     keys = [f"swtrace/decisions/{_Process.models}/{other}" for other in range(dist.get_world_size())]
     _Process.models += 1
-    store.set(keys[dist.get_rank()], json.dumps({path: _stated(decision) for path, decision in mine.items()}))
+    store.set(keys[dist.get_rank()], json.dumps({path: _encoded(decision) for path, decision in mine.items()}))
     return store, keys
 
 
-def _stated(decision: Choice | Refused) -> dict[str, str]:
+def _encoded(decision: Choice | Refused) -> dict[str, str]:
     return {"group": decision.name} if isinstance(decision, Choice) else {"refused": str(decision)}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swtrace.series import recording
 from swtrace.series.operations import forget, numbered
 from swtrace.trace.schema import Phase
-from swtrace.vllm.engine import handed_through
+from swtrace.vllm.engine import delegating_method
 from swtrace.vllm.groups import Refused
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def mark_steps() -> None:
         return
     shutdown = getattr(wrapper, "shutdown", None)
     # Most versions define this one only on the worker; the wrapper then forwards it.
-    execute_dummy_batch = getattr(wrapper, "execute_dummy_batch", handed_through("execute_dummy_batch"))
+    execute_dummy_batch = getattr(wrapper, "execute_dummy_batch", delegating_method("execute_dummy_batch"))
 
     @functools.wraps(execute_model)
     def marked_execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:

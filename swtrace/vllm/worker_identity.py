@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from swtrace.errors import RefusedError, RingCreateError, TraceError
 from swtrace.series.recording import describe_model, process_recorder, propose_run_id
 from swtrace.trace.identity import SeriesInfo
-from swtrace.vllm.configuration import state_outcome
+from swtrace.vllm.configuration import write_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,7 @@ logger = logging.getLogger("vllm.swtrace")
 _REASON_CHARACTERS = 500
 
 
-def announce(vllm_config: Any) -> None:
+def record_model(vllm_config: Any) -> None:
     """Record which model this process runs. Call before its ring is made."""
     served = vllm_config.model_config.served_model_name
     describe_model(str(served[0] if isinstance(served, list) else served or vllm_config.model_config.model))
@@ -48,13 +48,13 @@ def share_nothing(reason: str, settings: Settings, vllm_config: Any) -> None:
     if settings.strict:
         raise RefusedError(f"nothing is shared: {reason}")
     logger.warning("swtrace shares nothing: %s", reason)
-    state_outcome(vllm_config, {})
-    announce(vllm_config)
+    write_outcome(vllm_config, {})
+    record_model(vllm_config)
     for path in settings.series:
-        state_refused(path, reason, settings, vllm_config)
+        record_refused(path, reason, settings, vllm_config)
 
 
-def state_refused(
+def record_refused(
     path: str, reason: str, settings: Settings, vllm_config: Any, *, start_layer: int = 0, num_layers: int = 0
 ) -> None:
     """Record in this rank's ring that ``path`` is not shared, and why.

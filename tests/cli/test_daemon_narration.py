@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from swtrace.cli.daemon import Seldom
+from swtrace.cli.daemon import RepeatFilter
 
 
 def record(name: str, message: str, *arguments: object) -> logging.LogRecord:
@@ -15,18 +15,20 @@ def record(name: str, message: str, *arguments: object) -> logging.LogRecord:
 def test_a_library_repeats_itself_once_a_minute() -> None:
     """A message that a library repeats is said once a minute, with how many were held back."""
     now = 100.0
-    seldom = Seldom("opentelemetry", clock=lambda: now)
-    assert seldom.filter(record("opentelemetry.exporter", "no answer in %d s", 1))
-    assert not seldom.filter(record("opentelemetry.exporter", "no answer in %d s", 2))
-    assert not seldom.filter(record("opentelemetry.exporter", "no answer in %d s", 3))
-    assert seldom.filter(record("opentelemetry.exporter", "another one"))
+    repeat_filter = RepeatFilter("opentelemetry", clock=lambda: now)
+    assert repeat_filter.filter(record("opentelemetry.exporter", "no answer in %d s", 1))
+    assert not repeat_filter.filter(record("opentelemetry.exporter", "no answer in %d s", 2))
+    assert not repeat_filter.filter(record("opentelemetry.exporter", "no answer in %d s", 3))
+    assert repeat_filter.filter(record("opentelemetry.exporter", "another one"))
     now = 161.0
     again = record("opentelemetry.exporter", "no answer in %d s", 4)
-    assert seldom.filter(again)
+    assert repeat_filter.filter(again)
     assert again.getMessage() == "no answer in 4 s [2 more like this in the last minute]"
 
 
 def test_everybody_else_is_always_heard() -> None:
     """Messages of other loggers pass, however often they come."""
-    seldom = Seldom("opentelemetry")
-    assert all(seldom.filter(record(name, "again")) for name in ("swtrace", "opentelemetry_other") for _ in range(3))
+    repeat_filter = RepeatFilter("opentelemetry")
+    assert all(
+        repeat_filter.filter(record(name, "again")) for name in ("swtrace", "opentelemetry_other") for _ in range(3)
+    )

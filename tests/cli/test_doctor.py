@@ -1,4 +1,4 @@
-"""``swtrace doctor``: finds what is broken, says how to mend it, and breaks at nothing it looks at."""
+"""``swtrace doctor``: finds what is broken, says how to fix it, and breaks at nothing it looks at."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def test_nothing_is_broken_before_the_first_rank(doctor: Doctor, rings: Path) ->
 
 
 def test_a_file_in_place_of_the_folder_is_broken(doctor: Doctor, rings: Path) -> None:
-    """Ranks could not write there: that is told, with the variable that mends it."""
+    """Ranks could not write there: that is reported, with the variable that fixes it."""
     rings.write_text("not a folder")
     finding = doctor(broken=True)["ring folder"]
     assert finding["state"] == "broken"
     assert "is not a folder" in finding["detail"]
-    assert "SWTRACE_DIR" in finding["mend"]
+    assert "SWTRACE_DIR" in finding["fix"]
 
 
 def test_a_folder_others_may_write_is_doubtful(doctor: Doctor, rings: Path) -> None:
-    """Someone else could remove rings: told with the command that mends it, and no failure."""
+    """Someone else could remove rings: reported with the command that fixes it, and no failure."""
     rings.mkdir()
     rings.chmod(0o777)
     finding = doctor()["ring folder"]
-    assert (finding["state"], finding["mend"]) == ("doubtful", f"chmod go-w {rings}")
+    assert (finding["state"], finding["fix"]) == ("doubtful", f"chmod go-w {rings}")
 
 
 def test_an_unusable_setting_is_broken(doctor: Doctor) -> None:
@@ -80,7 +80,7 @@ def test_a_strangers_port_is_broken(doctor: Doctor) -> None:
         listen = f"127.0.0.1:{stranger.getsockname()[1]}"
         finding = doctor(broken=True, SWTRACE_LISTEN=listen)["daemon"]
     assert finding["state"] == "broken"
-    assert "SWTRACE_LISTEN" in finding["mend"]
+    assert "SWTRACE_LISTEN" in finding["fix"]
 
 
 def test_a_daemon_that_answers_is_good(doctor: Doctor, start_swtrace: StartSwtrace) -> None:
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_ring_is_told(doctor: Doctor, rings: Path) -> None:
     (rings / "ring-x-0-0.swt").write_bytes(os.urandom(4096))
     finding = doctor()["ring-x-0-0.swt"]
     assert finding["state"] == "doubtful"
-    assert "remove it" in finding["mend"]
+    assert "remove it" in finding["fix"]
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -119,8 +119,8 @@ def test_a_ring_that_a_living_rank_holds_is_never_to_be_removed(doctor: Doctor, 
         recorder.close()
     finding = doctor()[recorder.path.name]
     assert "ring format 99" in finding["detail"]
-    assert ("leave it" in finding["mend"]) is alive
-    assert ("remove it" in finding["mend"]) is not alive
+    assert ("leave it" in finding["fix"]) is alive
+    assert ("remove it" in finding["fix"]) is not alive
     recorder.close()
 
 
@@ -132,7 +132,7 @@ def test_a_rank_that_runs_untraced_is_told_by_its_peers(doctor: Doctor, rings: P
     finding = doctor()["rank 1"]
     assert finding["state"] == "doubtful"
     assert "runs untraced: No space left on device" in finding["detail"]
-    assert "SWTRACE_DIR" in finding["mend"]
+    assert "SWTRACE_DIR" in finding["fix"]
     assert len(ring_findings(rings)) == 3
     for recorder in recorders:
         recorder.close()
@@ -155,7 +155,7 @@ def test_the_room_is_that_of_a_ring_as_set(doctor: Doctor) -> None:
     assert "a ring takes 1.00 GiB" in doctor(SWTRACE_RING_RECORDS=largest)["ring space"]["detail"]
 
 
-def test_the_text_tells_how_to_mend(swtrace: Swtrace, rings: Path) -> None:
+def test_the_text_says_how_to_fix_it(swtrace: Swtrace, rings: Path) -> None:
     """People read the same findings, each broken one with what to do."""
     rings.write_text("not a folder")
     result = swtrace("doctor", "--quick")

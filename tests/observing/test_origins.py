@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from swtrace import asking
+from swtrace import http_client
 from swtrace.cli.summary import summarise
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
@@ -250,7 +250,7 @@ def test_a_stream_of_every_nth_step_holds_these_steps_whole(tmp_path: Path, ever
 )
 def test_addresses_are_read_as_people_write_them(address: str, expected: str) -> None:
     """A daemon's address may leave out the port or carry ``http://`` or ``https://``."""
-    assert asking.address(address) == expected
+    assert http_client.address(address) == expected
 
 
 @pytest.mark.parametrize(
@@ -259,4 +259,4 @@ def test_addresses_are_read_as_people_write_them(address: str, expected: str) ->
 def test_addresses_that_cannot_be_meant_are_refused(address: str) -> None:
     """An invalid address is a readable error."""
     with pytest.raises(SettingsError, match="HOST:PORT"):
-        asking.address(address)
+        http_client.address(address)

@@ -57,7 +57,7 @@ class Late(Told):
 
     def status(self) -> tuple[OriginStatus, ...]:
         """Return whether it has answered."""
-        return (OriginStatus("late", Link.LIVE if self.polls >= 3 else Link.ASKED),)
+        return (OriginStatus("late", Link.LIVE if self.polls >= 3 else Link.CONNECTING),)
 
 
 def test_a_rank_whose_table_cannot_be_used_costs_no_other_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ class Film:
         self.playback = Playback(recording, controls, clock=wall or Wall())
         self.roster = Roster(self.playback)
 
-    def settle(self) -> None:
+    def play_due(self) -> None:
         """Play everything that is due."""
         self.roster.drain()
 
@@ -62,7 +62,7 @@ def test_played_to_its_end_it_states_the_facts_of_the_whole(path: Path, recordin
     controls = Controls()
     film = Film(recording, controls)
     controls.seek(1.0)
-    film.settle()
+    film.play_due()
     assert film.playback.head.ended
     whole = replayed(path).facts
     assert film.roster.ledger.facts().series == whole.series
@@ -74,12 +74,12 @@ def test_time_passes_at_the_speed_asked_for(recording: Recording) -> None:
     film = Film(recording, controls, wall)
     length = film.playback.head.length_ns
     wall.now += length // 10
-    film.settle()
+    film.play_due()
     assert film.steps == pytest.approx(6, abs=2)
     controls.faster(1)
     controls.faster(1)
     wall.now += length // 10
-    film.settle()
+    film.play_due()
     assert film.playback.head.speed == 4.0
     assert film.steps == pytest.approx(30, abs=3)
 
@@ -90,11 +90,11 @@ def test_paused_it_stands_still_and_goes_on_step_by_step(recording: Recording) -
     film = Film(recording, controls, wall)
     assert not controls.toggle()
     wall.now += 1 << 50
-    film.settle()
+    film.play_due()
     before = film.steps
     for _ in range(5):
         controls.step()
-        film.settle()
+        film.play_due()
     assert before + 4 <= film.steps <= before + 8
 
 
@@ -103,11 +103,11 @@ def test_going_back_is_having_gone_only_so_far(recording: Recording) -> None:
     controls, other = Controls(), Controls()
     film, straight = Film(recording, controls), Film(recording, other)
     controls.seek(0.9)
-    film.settle()
+    film.play_due()
     controls.seek(0.4)
-    film.settle()
+    film.play_due()
     other.seek(0.4)
-    straight.settle()
+    straight.play_due()
     assert 0 < film.steps < 40
     assert film.roster.ledger.facts() == straight.roster.ledger.facts()
     assert film.playback.head == straight.playback.head

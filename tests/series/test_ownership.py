@@ -14,7 +14,7 @@ from swtrace.series import RankGroup, Series
 from swtrace.series.ideal import IdealChannel, IdealOperation, IdealTransport
 from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer
-from swtrace.series.ownership import PASSED_ON, CheckingJournal, OwnershipCheck
+from swtrace.series.ownership import FORWARDED, CheckingJournal, OwnershipCheck
 from swtrace.series.payload import ALIGNMENT
 from tests.series.test_identity_gloo import matrix
 from tests.support.quant_methods import (
@@ -39,14 +39,14 @@ ON, OFF = True, False
 def checked_matrix(rank: int) -> tuple[list[str], int]:
     """Run the matrix of the identity tests; return what went wrong, and how often a window was checked."""
     looks = 0
-    look: Any = OwnershipCheck._look
+    look: Any = OwnershipCheck._compare_tags
 
     def counted(self: Any, *arguments: Any) -> None:
         nonlocal looks
         looks += 1
         look(self, *arguments)
 
-    OwnershipCheck._look = counted  # type: ignore[assignment, method-assign]
+    OwnershipCheck._compare_tags = counted  # type: ignore[assignment, method-assign]
     return matrix(rank, (2, 5, 9))[1], looks
 
 
@@ -403,4 +403,4 @@ def test_the_check_passes_everything_on_to_the_wrapped_journal() -> None:
     """The check handles or passes on every call of a journal."""
     calls = {name for name in vars(Journal) if not name.startswith("_")}
     assert len(calls) > 10
-    assert set(PASSED_ON) == calls - set(vars(CheckingJournal))
+    assert set(FORWARDED) == calls - set(vars(CheckingJournal))

@@ -81,7 +81,7 @@ def held_elsewhere(rank: int, where: str, folder: str) -> str:
     here = Path(folder, f"running-{rank}")
     try:
         if where == "between steps":
-            with series.peers_named():
+            with series.naming_dead_peers():
                 _stay(rank, total, here)
         with series.step():
             for layer in (2, 3, 4):

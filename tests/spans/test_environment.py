@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swtrace.errors import SettingsError
-from swtrace.spans.environment import SpanSettings, tidy
+from swtrace.spans.environment import SpanSettings, remove_unusable_variables
 
 ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
 """An environment in which spans are exported."""
@@ -156,8 +156,8 @@ def test_an_empty_variable_counts_as_unset(name: str, text: str) -> None:
     assert SpanSettings.from_environment({**environ, name: text}) == SpanSettings.from_environment(environ)
 
 
-def test_what_opentelemetry_trips_over_is_taken_away() -> None:
+def test_variables_that_opentelemetry_fails_on_are_removed() -> None:
     """Empty variables, and limits that its modules read on import, do not reach its code."""
     environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "", "OTEL_SPAN_EVENT_COUNT_LIMIT": "x", "OTEL_SERVICE_NAME": "a", "A": ""}
-    tidy(environ)
+    remove_unusable_variables(environ)
     assert environ == {"OTEL_SERVICE_NAME": "a", "A": ""}

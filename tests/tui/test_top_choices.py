@@ -144,7 +144,7 @@ class Half(Told):
         """Return whether it has answered."""
         if self._left < 0 and self._events:
             return (OriginStatus("there:9465", Link.LOST, "Connection refused"),)
-        return (OriginStatus("late", Link.ASKED if self._events else Link.LIVE),)
+        return (OriginStatus("late", Link.CONNECTING if self._events else Link.LIVE),)
 
 
 def _of(ranks: set[int], event: Event) -> Event | None:

@@ -17,7 +17,7 @@ from swtrace_tui.views.view import Drawn, Scene
 
 _BEHIND = 20_000
 """Unread records from which on the title bar says so."""
-LINK_GLYPHS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.ASKED: "◌", Link.LOST: "✗"}
+LINK_GLYPHS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.CONNECTING: "◌", Link.LOST: "✗"}
 
 
 class TitleBar(Drawn):
@@ -85,7 +85,9 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
 def worst_link(picture: Picture) -> Link:
     """Return the worst state of all sources."""
     links = {origin.link for origin in picture.observation.origins}
-    return next((link for link in (Link.LOST, Link.ASKED, Link.LIVE, Link.RECORDED) if link in links), Link.WAITING)
+    return next(
+        (link for link in (Link.LOST, Link.CONNECTING, Link.LIVE, Link.RECORDED) if link in links), Link.WAITING
+    )
 
 
 class ViewBar(Drawn):

@@ -56,7 +56,7 @@ _LINKS = {
     Link.LIVE: "The source delivers live records.",
     Link.RECORDED: "The source is a recording.",
     Link.WAITING: "The source answers; there is nothing to watch yet.",
-    Link.ASKED: "The source has not answered yet.",
+    Link.CONNECTING: "The source has not answered yet.",
     Link.LOST: "The source no longer answers; the screen shows what it last sent.",
 }
 _COLUMNS = {

@@ -32,7 +32,7 @@ def silent(seen: Picture) -> list[str]:
     return [
         f"{origin.name} ({origin.detail or 'no answer yet'})"
         for origin in seen.observation.origins
-        if origin.link in {Link.ASKED, Link.LOST}
+        if origin.link in {Link.CONNECTING, Link.LOST}
     ]
 
 

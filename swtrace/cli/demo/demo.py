@@ -203,7 +203,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
         try:
             if tui:
                 _watch_in_terminal(stack, directory, run_id, launcher, reader, daemon, ranks)
-            _watch_over(launcher, reader, daemon, ranks, console)
+            _supervise(launcher, reader, daemon, ranks, console)
         except KeyboardInterrupt:
             interrupted = True
             console.print("Interrupted; stopping the ranks.")
@@ -235,13 +235,13 @@ def _watch_in_terminal(
     stack.callback(terminal.wait)
     stack.callback(terminal.terminate)
     deferred = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
-    _watch_over(launcher, reader, daemon, ranks, deferred, while_=lambda: terminal.poll() is None)
+    _supervise(launcher, reader, daemon, ranks, deferred, while_=lambda: terminal.poll() is None)
     sys.stderr.write(deferred.file.getvalue())  # type: ignore[attr-defined]
     if launcher.readable:
         sys.stderr.write("The run continues; press Ctrl-C to end it early.\n")
 
 
-def _watch_over(
+def _supervise(
     launcher: Child,
     reader: Reader,
     daemon: DaemonProcess | None,

@@ -48,15 +48,15 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         steps, checked = _run(dials, rank)
         dist.destroy_process_group()
     except SwtraceError as error:
-        RankReport(What.FAILED, rank, text=str(error)).tell()
+        RankReport(What.FAILED, rank, text=str(error)).write()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
-        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").tell()
+        RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").write()
         return ExitCode.FAILED
     finally:
         recording.close()
-    RankReport(What.FINISHED, rank, steps=steps, checked=checked).tell()
+    RankReport(What.FINISHED, rank, steps=steps, checked=checked).write()
     return ExitCode.SUCCESS
 
 
@@ -91,9 +91,9 @@ def _run(dials: Dials, rank: int) -> tuple[int, int]:
         layers.append(build(dials, layer))
         series.register(layer, layers[-1])
     series.post_process()
-    with series.peers_named():
+    with series.naming_dead_peers():
         dist.barrier()
-        RankReport(What.READY, rank).tell()
+        RankReport(What.READY, rank).write()
         step = _run_steps(dials, rank, series, layers, check)
         # A rank that exits closes its connections, and the others may still be receiving data of the last step.
         dist.barrier()
@@ -105,7 +105,7 @@ def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear],
     """Run steps until all ranks agree to stop; return the number of steps."""
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
-    while _go_on(dials, rank, step, time.monotonic() - begin):
+    while _continues(dials, rank, step, time.monotonic() - begin):
         _run_step(dials, rank, step, series, layers, check, random_source)
         step += 1
     return step
@@ -142,7 +142,7 @@ def _run_step(
                 time.sleep(left_ns * 1e-9)
 
 
-def _go_on(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
+def _continues(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
     """Return whether to run another step. With a duration, rank 0 decides for all, because clocks differ."""
     if dials.steps is not None:
         return step < dials.steps

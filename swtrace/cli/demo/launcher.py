@@ -36,7 +36,7 @@ def _main() -> None:
         for rank in range(dials.ranks):
             pid = _fork(dials, rank, rendezvous)
             ranks[pid] = rank
-            RankReport(What.STARTED, rank, pid=pid).tell()
+            RankReport(What.STARTED, rank, pid=pid).write()
         _wait(ranks)
     finally:
         for pid in ranks:
@@ -69,13 +69,13 @@ def _wait(ranks: dict[int, int]) -> None:
             time.sleep(_POLL_S)
             continue
         status = os.waitstatus_to_exitcode(wait_status)
-        RankReport(What.EXITED, ranks.pop(pid), pid=pid, status=status).tell()
+        RankReport(What.EXITED, ranks.pop(pid), pid=pid, status=status).write()
         if status:
             deadline = min(deadline, time.monotonic() + _GRACE_S)
     for pid, rank in ranks.items():
         RankReport(
             What.FAILED, rank, pid=pid, text="killed, because it did not notice that a rank of its group was lost"
-        ).tell()
+        ).write()
 
 
 if __name__ == "__main__":

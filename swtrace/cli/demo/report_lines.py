@@ -42,7 +42,7 @@ class RankReport:
     status: int = 0
     text: str = ""
 
-    def tell(self) -> None:
+    def write(self) -> None:
         """Write the report to stdout in one write."""
         fields = asdict(self)
         fields["text"] = self.text.encode()[: _PIPE_BUF // 2 - _ROOM_FOR_REST].decode(errors="ignore")
@@ -50,6 +50,6 @@ class RankReport:
 
     @classmethod
     def parse(cls, line: str) -> RankReport:
-        """Return the report that :meth:`tell` wrote."""
+        """Return the report that :meth:`write` wrote."""
         fields = json.loads(line)
         return cls(**{**fields, "what": What(fields["what"])})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from swtrace import asking
+from swtrace import http_client
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
 from swtrace.daemon.daemon_settings import Listen, listen_address
 from swtrace.errors import AnswerError, SettingsError
@@ -24,7 +24,7 @@ def daemon() -> tuple[Diagnosis, ...]:
         return (Diagnosis("daemon", State.ABSENT, f"none at {listen}; the port is free", "run swtrace daemon"),)
     reached = Listen(listen.host or "127.0.0.1", listen.port)
     try:
-        said = asking.text(str(reached), "/healthz", timeout_s=_TIMEOUT_S).strip()
+        said = http_client.get(str(reached), "/healthz", timeout_s=_TIMEOUT_S).strip()
         wrong = "" if said == b"ok" else f"answer: {said[:_MOST_SAID].decode(errors='replace')!r}"
     except AnswerError as error:
         wrong = str(error)

@@ -82,15 +82,15 @@ def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
     detail = f"{units.size(free)} free; a ring takes {units.size(ring)}"
     if free < ring:
         detail += f"; unless rings of dead ranks can be removed, {_UNTRACED}"
-        state, mend = State.BROKEN, "free memory there, or set a smaller SWTRACE_RING_RECORDS or another SWTRACE_DIR"
+        state, fix = State.BROKEN, "free memory there, or set a smaller SWTRACE_RING_RECORDS or another SWTRACE_DIR"
     elif free < _COMFORTABLE_RINGS * ring:
-        state, mend = (
+        state, fix = (
             State.DOUBTFUL,
             f"room for fewer than {_COMFORTABLE_RINGS} ranks; set a smaller SWTRACE_RING_RECORDS",
         )
     else:
-        state, mend = State.GOOD, ""
-    return memory, Diagnosis("ring space", state, detail, mend)
+        state, fix = State.GOOD, ""
+    return memory, Diagnosis("ring space", state, detail, fix)
 
 
 def _filesystem(path: Path) -> str:

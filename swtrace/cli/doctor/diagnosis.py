@@ -25,5 +25,5 @@ class Diagnosis:
     subject: str
     state: State
     detail: str
-    mend: str = ""
+    fix: str = ""
     """How to fix it; empty if there is nothing to do."""

@@ -34,7 +34,7 @@ def doctor(
     Checks versions, vLLM and what the plugin needs from it, settings, the ring folder, the rings in it, and the
     daemon. Exits with 1 if something is broken.
     """
-    diagnoses = _look(import_vllm=not quick)
+    diagnoses = _run_checks(import_vllm=not quick)
     broken = any(diagnosis.state is State.BROKEN for diagnosis in diagnoses)
     if as_json:
         write_json({"broken": broken, "findings": [asdict(diagnosis) for diagnosis in diagnoses]})
@@ -43,7 +43,7 @@ def doctor(
     raise typer.Exit(ExitCode.FAILED if broken else ExitCode.SUCCESS)
 
 
-def _look(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
+def _run_checks(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
     from swtrace.cli.doctor.check_daemon import daemon
     from swtrace.cli.doctor.check_environment import settings, versions
     from swtrace.cli.doctor.check_folder import folder
@@ -68,8 +68,8 @@ def _print(diagnoses: tuple[Diagnosis, ...], console: Console) -> None:
     for diagnosis in diagnoses:
         mark, style = _MARKS[diagnosis.state]
         detail = Text(diagnosis.detail)
-        if diagnosis.mend and diagnosis.state is not State.GOOD:
-            detail.append(f"\n-> {diagnosis.mend}", "cyan")
+        if diagnosis.fix and diagnosis.state is not State.GOOD:
+            detail.append(f"\n-> {diagnosis.fix}", "cyan")
         table.add_row(Text(mark, style), Text(diagnosis.subject), detail)
     console.print(table)
     broken = sum(diagnosis.state is State.BROKEN for diagnosis in diagnoses)

@@ -84,7 +84,7 @@ class DeviceCircle(Circle):
             return False
         if self._replaying:
             raise OrderError(f"{self._where}, layer {self._start_layer + position}: reached while a graph is replayed")
-        self._settle_graph()
+        self._account_for_announced_graph()
         return super()._enter(position)
 
     def _begin_capture(self) -> None:
@@ -186,14 +186,14 @@ class DeviceCircle(Circle):
             raise
         self._end_replay()
 
-    def graph_follows(self) -> None:
+    def announce_graph(self) -> None:
         """Announce that a graph of a whole forward is captured or replayed next, if its end cannot be marked.
 
         In a marked step it is a replay, which ends with the step. Elsewhere the next call decides which it was.
         """
         self._drop_broken_capture()
         self._require_running()
-        self._settle_graph()
+        self._account_for_announced_graph()
         if self._marked and not self._in_step:
             self._begin_replay()
             return
@@ -207,29 +207,29 @@ class DeviceCircle(Circle):
 
     def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
         """Mark the beginning of a forward. A step that is still open is ended first."""
-        self._settle_unmarked()
+        self._account_for_unmarked()
         super().begin_step(phase=phase, tokens=tokens, requests=requests)
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and issue its remaining broadcasts."""
-        self._settle_unmarked()
+        self._account_for_unmarked()
         super().end_step(aborted=aborted)
 
     def close(self) -> None:
         """End the series; see :meth:`~swtrace.series.circle.Circle.close`."""
         if self._capturing:
             self._end_capture()
-        self._settle_unmarked()
+        self._account_for_unmarked()
         super().close()
 
-    def _settle_unmarked(self) -> None:
+    def _account_for_unmarked(self) -> None:
         """Account for what had no mark of its own: a capture that broke off, or a replay that has ended."""
         self._drop_broken_capture()
         if self._replaying:
             self._end_replay()
-        self._settle_graph()
+        self._account_for_announced_graph()
 
-    def _settle_graph(self) -> None:
+    def _account_for_announced_graph(self) -> None:
         """Account for a graph that was announced but not captured, and so has been replayed."""
         if not self._graph_ahead:
             return

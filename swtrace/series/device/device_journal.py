@@ -143,7 +143,7 @@ class DeviceJournal(Journal):
         self._series.window_in_use(window.index, layer.generation, self._now())
         self._note(layer, 0)
 
-    def settled(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet has it)
+    def finished_without_wait(self, layer: SeriesLayer, operation: Operation | None) -> None:  # noqa: ARG002 (the sheet has it)
         """Note a source's transfer, or one without a wait."""
         flags = _OWN if layer.owned else 0
         if not (layer.owned and layer.waited_step == layer.step):
@@ -211,7 +211,7 @@ class DeviceJournal(Journal):
         self._unobserved = False
         fields["run_delay_us"], fields["steal_us"] = self._machine.sample()
         self._launched.append(_Ended(step, fields, marks, untimed, shipment, stamped))
-        self.harvest()
+        self.write_finished()
 
     # ---- while a graph is captured, and replayed -------------------------------------------------
 
@@ -272,7 +272,7 @@ class DeviceJournal(Journal):
 
     # ---- when the device has finished a step ---------------------------------------------------
 
-    def harvest(self) -> None:
+    def write_finished(self) -> None:
         """Write all leading steps that the device has finished. Never waits; does nothing during a capture."""
         if self._device.capturing():
             return
@@ -285,10 +285,10 @@ class DeviceJournal(Journal):
     def closes(self) -> None:
         """Write all remaining steps; wait for the device up to :data:`CLOSE_PATIENCE_S`."""
         deadline = time.monotonic() + CLOSE_PATIENCE_S
-        self.harvest()
+        self.write_finished()
         while self._launched and time.monotonic() < deadline:
             time.sleep(_CLOSE_POLL_S)
-            self.harvest()
+            self.write_finished()
         while self._launched:
             self._write(self._launched.popleft()._replace(untimed=Untimed.UNFINISHED, marks=None, shipment=None))
         for step in sorted(self._open):

@@ -58,7 +58,7 @@ class Marks:
         self._armed: list[Event] = []
         self._passed = 0
 
-    def rehearse(self, stream: Stream) -> None:
+    def create_events(self, stream: Stream) -> None:
         """Record every event once, so that the device creates them now and not in a step."""
         for event in (self.begin, self.arrival, self.end):
             event.record(stream)
@@ -103,9 +103,9 @@ class Sheet(Marks):
         """Positions whose wait was launched."""
         self._ready: Event | None = None
 
-    def rehearse(self, stream: Stream) -> None:
+    def create_events(self, stream: Stream) -> None:
         """Record every event once, so that the device creates them now and not in a step."""
-        super().rehearse(stream)
+        super().create_events(stream)
         for event in self._waits:
             event.record(stream)
         for events in self._transfers:
@@ -157,7 +157,7 @@ class SheetPool:
         self._sheets = [Sheet(device, num_layers) for _ in range(count)]
         self._marks = [Marks(device) for _ in range(count)]
         for each in (*self._sheets, *self._marks):
-            each.rehearse(stream)
+            each.create_events(stream)
 
     def take_sheet(self) -> Sheet | None:
         """Return an empty sheet; None if all are in use."""

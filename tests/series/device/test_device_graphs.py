@@ -57,7 +57,7 @@ def test_a_graph_announced_in_a_marked_step_is_that_steps_replay(program: Progra
     for _ in range(3):
         program.rig.pause(STEP)
         with program.series.step():
-            program.series.graph_follows()
+            program.series.announce_graph()
             launch(program)
     program.rig.pause(STEP)
     program.eager(1)
@@ -69,14 +69,14 @@ def test_a_graph_announced_in_a_marked_step_is_that_steps_replay(program: Progra
 
 def test_replays_outside_of_steps_are_counted_and_untimed(program: Program) -> None:
     """Without marked steps, a replay is detected when the next one is announced: a step without instants."""
-    program.series.graph_follows()
+    program.series.announce_graph()
     program.capture()
     assert program.series.statistics().steps == 0, "what was announced was captured: no step"
     for _ in range(3):
-        program.series.graph_follows()
+        program.series.announce_graph()
         launch(program)
         program.rig.pause(STEP)
-    program.series.graph_follows()
+    program.series.announce_graph()
     assert program.series.statistics().operations == 3 * LAYERS
     launch(program)
     program.rig.pause(STEP)

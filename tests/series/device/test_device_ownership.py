@@ -55,10 +55,10 @@ class SimulatedCheck(OwnershipCheck):
         device: Any = self._device
         device.compute(0, at_start=lambda _: work())
 
-    def _look(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
+    def _compare_tags(self, look: int, position: int, tag: Tensor, should_be: Tensor) -> None:
         def work() -> None:
             SimulatedCheck.looks += 1
-            OwnershipCheck._look(self, look, position, tag, should_be)
+            OwnershipCheck._compare_tags(self, look, position, tag, should_be)
 
         self._then(work)
 
@@ -68,9 +68,9 @@ class SimulatedCheck(OwnershipCheck):
     def _copy_out(self) -> None:
         self._then(lambda: OwnershipCheck._copy_out(self))
 
-    def disregard_first_looks(self) -> None:
+    def discard_first_checks(self) -> None:
         """As work of the device."""
-        self._then(lambda: OwnershipCheck.disregard_first_looks(self))
+        self._then(lambda: OwnershipCheck.discard_first_checks(self))
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +116,11 @@ def test_no_alarm_where_everything_mixes(tmp_path: Path, layers: int, k: int, pa
         elif what == "replay":
             program.replay(1)
         elif what == "unseen":
-            program.series.graph_follows()
+            program.series.announce_graph()
             program.rig.replay(program.graph)
             program.mover.next = 0
         elif what == "capture":
-            program.series.graph_follows()
+            program.series.announce_graph()
             program.capture()
         else:
             with pytest.raises(ForwardDiedError), program.series.step():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import swtrace as api
-from swtrace.recording import chosen
+from swtrace.recording import selected
 from tests.recording.test_commands import swtrace
 from tests.support.schedules import simulate
 from tests.support.simulated_recordings import record
@@ -29,7 +29,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return 20_000 if rank == quick else 90_000
 
     made = simulate(ranks=2, layers=6, k=1, steps=STEPS, compute=compute, occupancy=80_000, wake=1_000)
-    path = tmp_path_factory.mktemp("chosen") / "run.swrec"
+    path = tmp_path_factory.mktemp("selected") / "run.swrec"
     record(path, made)
     return path
 
@@ -101,13 +101,13 @@ def test_a_choice_of_no_step_is_an_error(path: Path, arguments: list[str], code:
 
 def test_memory_is_bounded_and_what_is_of_fewer_steps_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums cover all selected steps although only the last are kept; a note says what covers only those."""
-    monkeypatch.setattr(chosen, "_KEPT_CELLS", 0)
+    monkeypatch.setattr(selected, "_KEPT_CELLS", 0)
     from swtrace.selection import Selection
 
-    choice = chosen.Chosen(Selection(warmup=3))
+    choice = selected.SelectedSteps(Selection(warmup=3))
     with api.open(path) as session:
         assert sum(1 for _ in choice.among(session.steps())) == STEPS - 3
         (series,) = choice.facts(session.facts()).series
     assert len(choice.history(series.key)) == 64
     assert [rank.recent.steps for rank in series.ranks] == [STEPS - 3] * 2
-    assert "covers only the last 64 of these steps" in choice.partly()
+    assert "covers only the last 64 of these steps" in choice.coverage_note()

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from swtrace.series import Series, post_processing
-from swtrace.series.holders import living_modules, referred_to_by_others
 from swtrace.series.ideal import IdealChannel, IdealTransport
+from swtrace.series.references import living_modules, referred_to_by_others
 from tests.support.stacks import Stack, true_weights
 
 LOOKS = 5

@@ -68,7 +68,7 @@ def stream(address: str, path: str, *, timeout_s: float) -> http.client.HTTPResp
     return _open(address, request, timeout_s)
 
 
-def text(address: str, path: str, *, timeout_s: float) -> bytes:
+def get(address: str, path: str, *, timeout_s: float) -> bytes:
     """Return the decompressed body of an answer. Each part may take ``timeout_s``, the whole body twice that.
 
     Raises:
@@ -121,10 +121,10 @@ class _Https(urllib.request.HTTPSHandler):
         return self.do_open(_SecureConnection, req)
 
 
-def _give_up(asked: socket.socket, given_up: threading.Event) -> None:
+def _give_up(connection: socket.socket, given_up: threading.Event) -> None:
     given_up.set()
     with suppress(OSError):
-        asked.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _open(address: str, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:

@@ -6,6 +6,8 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from swtrace.units import listed
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -40,8 +42,7 @@ def describe_loss(
     if dead:
         what += f" ({dead} died)"
     elif recorder is not None and untraced:
-        several = len(untraced) > 1
-        runs = f"rank{'s' if several else ''} {', '.join(map(str, sorted(untraced)))} run{'' if several else 's'}"
+        runs = f"{listed('rank', sorted(untraced))} run{'s' if len(untraced) == 1 else ''}"
         what += f" ({runs} untraced and may have died; no other rank on this host has)"
     elif recorder is not None:
         what += " (no rank on this host is known to have died)"
@@ -81,4 +82,4 @@ def _dead(ranks: Sequence[int], recorder: Recorder | None) -> str:
         if mine or time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    return f"rank{'s' if len(mine) > 1 else ''} {', '.join(map(str, mine))}" if mine else ""
+    return listed("rank", mine) if mine else ""

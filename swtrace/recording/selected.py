@@ -25,14 +25,14 @@ _KEPT_STEPS = 64
 
 
 @dataclass(slots=True)
-class _Chosen:
+class _SelectedSeries:
     kept: deque[StepFacts]
     sums: dict[int, Total] = field(default_factory=dict)
     """By group rank."""
     steps: int = 0
 
 
-class Chosen:
+class SelectedSteps:
     """Sums over the selected steps.
 
     Args:
@@ -43,7 +43,7 @@ class Chosen:
         self.selection = selection
         self.finished = 0
         """Number of finished steps of all series, before the selection."""
-        self._series: dict[SeriesKey, _Chosen] = {}
+        self._series: dict[SeriesKey, _SelectedSeries] = {}
 
     def among(self, steps: Iterable[StepFacts]) -> Iterator[StepFacts]:
         """Yield the selected steps and sum them up.
@@ -56,7 +56,7 @@ class Chosen:
             into = self._series.get(step.series)
             if into is None:
                 most = max(_KEPT_STEPS, _KEPT_CELLS // max(1, step.present.size))
-                into = self._series[step.series] = _Chosen(deque(maxlen=most))
+                into = self._series[step.series] = _SelectedSeries(deque(maxlen=most))
             into.kept.append(step)
             into.steps += 1
             for rank, sums, layer_bytes in picked.sums():
@@ -76,7 +76,7 @@ class Chosen:
         found = self._series.get(key)
         return () if found is None else tuple(found.kept)
 
-    def partly(self) -> str:
+    def coverage_note(self) -> str:
         """Return a sentence on what covers fewer steps than the sums do; empty if nothing does."""
         found = [each for each in self._series.values() if each.steps > len(each.kept)]
         if not found:
@@ -100,7 +100,7 @@ class Chosen:
             yield step
 
     def _summed(self, facts: SeriesFacts) -> SeriesFacts:
-        found = self._series.get(facts.key, _Chosen(deque()))
+        found = self._series.get(facts.key, _SelectedSeries(deque()))
         ranks = len(facts.key.group_ranks)
         recent = RecentSteps(max(1, len(found.kept)), ranks, facts.ranks[0].info.layer_bytes if facts.ranks else 0)
         recent.add(found.kept, (step.aborted for step in found.kept))

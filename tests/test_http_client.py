@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swtrace import asking
+from swtrace import http_client
 from swtrace.cli.doctor.check_daemon import daemon
 from swtrace.cli.doctor.diagnosis import State
 from swtrace.errors import AnswerError, SwtraceError
@@ -34,7 +34,7 @@ TRANSFERRED = (
 def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
     """A damaged answer is a one-line error that names the daemon."""
     with answering(DAMAGED[damage]) as address, pytest.raises(AnswerError) as caught:
-        asking.text(address, "/api/v1/snapshot", timeout_s=10)
+        http_client.get(address, "/api/v1/snapshot", timeout_s=10)
     assert str(caught.value).startswith(address)
     assert "\n" not in str(caught.value)
 
@@ -50,14 +50,14 @@ def test_a_damaged_answer_is_one_clear_error(damage: str) -> None:
 def test_an_answer_that_comes_byte_by_byte_is_given_up(at_once: bytes) -> None:
     """Every byte arrives in time, but the whole answer never would."""
     with dripping(at_once) as address, pytest.raises(AnswerError, match="too slowly"):
-        asking.text(address, "/api/v1/snapshot", timeout_s=2)
+        http_client.get(address, "/api/v1/snapshot", timeout_s=2)
 
 
 def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
     """The body of an error answer is not waited for."""
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 1048576\r\n\r\n"
     with dripping(head) as address, pytest.raises(AnswerError, match=r"503 Service Unavailable$"):
-        asking.text(address, "/api/v1/snapshot", timeout_s=2)
+        http_client.get(address, "/api/v1/snapshot", timeout_s=2)
 
 
 @pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
@@ -101,7 +101,7 @@ def test_a_daemon_on_this_host_is_never_asked_through_a_proxy(monkeypatch: pytes
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.delenv("no_proxy", raising=False)
         for ask in (
-            lambda: asking.text(f"{host}:1", "/", timeout_s=5),
+            lambda: http_client.get(f"{host}:1", "/", timeout_s=5),
             lambda: read_metrics(f"http://{host}:1"),
             DaemonStream(f"{host}:1").connect,
         ):
@@ -116,4 +116,4 @@ def test_a_daemon_elsewhere_is_asked_as_the_environment_says(monkeypatch: pytest
     with answering(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"proxied":1}') as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
         monkeypatch.delenv("no_proxy", raising=False)
-        assert asking.text("daemon.invalid:9465", "/", timeout_s=5) == b'{"proxied":1}'
+        assert http_client.get("daemon.invalid:9465", "/", timeout_s=5) == b'{"proxied":1}'
