@@ -228,7 +228,7 @@ def _occupied(rows: npt.NDArray[np.int64], begin: int, end: int, windows: int) -
         length = np.clip(until, begin, end) - np.clip(since, begin, end)
         return float(np.maximum(0, length).sum()) / max(1, end - begin)
 
-    there = np.minimum(ready, following)
-    taken = np.clip(wait, there, following)
-    states = {"inflight": share(issued, there), "ready": share(there, taken), "in_use": share(taken, following)}
+    arrived = np.minimum(ready, following)
+    read = np.clip(wait, arrived, following)
+    states = {"inflight": share(issued, arrived), "ready": share(arrived, read), "in_use": share(read, following)}
     return {"free": max(0.0, windows - sum(states.values())), **states}

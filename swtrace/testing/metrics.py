@@ -72,9 +72,9 @@ class MetricsFacts:
     def _known(self, name: str, **labels: str | int) -> float:
         value = self.value(name, **labels)
         if value is None:
-            there = [each.labels for each in self.samples if each.name == name]
+            found = [each.labels for each in self.samples if each.name == name]
             known = "; ".join(
-                f"{label}: {', '.join(sorted({each[label] for each in there if label in each}))}" for label in labels
+                f"{label}: {', '.join(sorted({each[label] for each in found if label in each}))}" for label in labels
             )
             asked = ", ".join(f"{label}={wanted!r}" for label, wanted in labels.items())
             raise MetricsError(f"no sample of {name}{f' with {asked}' if asked else ''}; found: {known or 'none'}")
