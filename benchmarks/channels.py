@@ -15,8 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.ledger.test_channels import of_group, stated, true_of_group
-from tests.support.simulated_channels import KINDS, Load
+from tests.support.simulated_channels import KINDS, Load, of_group, stated, true_of_group
 
 RANKS = (2, 4, 8, 16)
 LOADS = ((1, 800_000), (1, 1_500_000))

@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 
 from swtrace import units
+from swtrace.units import milliseconds
 
 
 @pytest.mark.parametrize(("which", "text"), [([1], "rank 1"), ([1, 2], "ranks 1, 2"), (["a"], "rank a")])
 def test_what_a_noun_refers_to_is_listed(which: list[object], text: str) -> None:
     """The noun is in the plural if it refers to several, and in the singular if it refers to one."""
     assert units.listed("rank", which) == text
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(0, "0"), (7_820, "7.82 us"), (99_999, "100 us"), (421_000, "0.42 ms"), (14_400_000, "14.4 ms"), (2e9, "2000 ms")],
+)
+def test_durations_have_three_digits(ns: float, text: str) -> None:
+    """Sentences write durations with two or three significant digits."""
+    assert milliseconds(ns) == text

@@ -9,7 +9,7 @@
 ``tree`` is gloo's broadcast: a binomial tree over the ranks, counted from the source. The ``v``-th rank receives from
 ``v`` without its highest bit, and is done only when the ranks that it sends to have received the bytes. Up to three
 ranks, this is the same as ``source``. (Measured with one late rank of 3, 4, 5 and 8, for every source: the ranks that
-waited were those predicted here, in all cases. ``tests/test_gloo_tree.py`` repeats the measurement.)
+waited were those predicted here, in all cases. ``tests/ledger/test_rendezvous.py`` repeats the measurement.)
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tests.series.test_identity_gloo import combinations, matrix
+from tests.support.identity import combinations, matrix
 from tests.support.ranks import run_ranks
 
 LAYERS = (2, 3, 5, 8)

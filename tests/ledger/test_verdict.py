@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from swtrace.ledger.finding import Finding, Level
-from swtrace.ledger.verdict import Verdict, verdict
-from swtrace.trace.identity import RankKey, UntracedRank
-from swtrace.units import milliseconds
+from swtrace.ledger.finding import Level
+from swtrace.ledger.verdict import verdict
+from swtrace.trace.identity import RankKey
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import simulate
-
-Compute = Callable[[int, int, int], int]
-
-
-def judged(*, ranks: list[int] | None = None, steps_known: bool = True, **shape: Any) -> Verdict:
-    """Return the verdict over a simulated run."""
-    settings = {"ranks": 3, "layers": 12, "k": 1, "steps": 24, "occupancy": 300_000, "compute": even(1_000_000)}
-    schedule = simulate(**{**settings, **shape})
-    made = ledger(schedule, ranks=ranks)
-    feed(made, schedule, ranks=ranks)
-    facts = made.facts().series[0]
-    return verdict(facts, made.history(facts.key) if steps_known else ())
-
-
-def even(ns: int) -> Compute:
-    return lambda _rank, _step, _position: ns
-
-
-def kinds(said: Verdict) -> set[str]:
-    return {finding.kind for finding in said.findings}
-
-
-def finding(said: Verdict, kind: str) -> Any:
-    return next(finding for finding in said.findings if finding.kind == kind)
+from tests.support.verdicts import even, finding, judged, kinds
 
 
 def test_hidden_broadcasts_are_called_hidden_and_no_rank_is_blamed() -> None:
@@ -101,57 +73,11 @@ def test_without_steps_findings_are_about_sums_only() -> None:
     assert kinds(said) <= {"stalled", "straggler", "unattributed"}
 
 
-def test_a_stall_of_unknown_cause_is_called_that() -> None:
-    """With one rank of three available, the verdict says that causes are unknown instead of naming one."""
-    said = judged(ranks=[0], compute=even(300_000), occupancy=900_000)
-
-    assert "only 1 of the group's 3 ranks" in finding(said, "unattributed").sentence
-    assert not kinds(said) & {"late_issue", "straggler", "prefetch_step", "channel_bound"}
-
-
-def test_a_rank_without_records_is_named_with_its_reason() -> None:
-    """With one rank untraced, the verdict names it and why, and claims nothing that its records would have to show."""
-    schedule = simulate(ranks=3, layers=12, k=1, steps=24, occupancy=900_000, compute=even(300_000))
-    untraced = (UntracedRank(2, "No space left on device"),)
-    infos = [replace(info, untraced=untraced) for info in schedule.infos]
-    made = ledger(replace(schedule, infos=infos), ranks=[0, 1])
-    made.add_rank(schedule.identity(2))  # it records another series
-    feed(made, schedule, ranks=[0, 1])
-    (facts,) = made.facts().series
-    said = verdict(facts, made.history(facts.key))
-
-    assert (facts.pending_steps, facts.steps) == (0, 24)
-    assert finding(said, "untraced").sentence.startswith("Rank 2 runs untraced: No space left on device. ")
-    assert finding(said, "untraced").level is Level.WARNING
-    assert "not every rank of the group is traced" in finding(said, "unattributed").sentence
-    assert not kinds(said) & {"late_issue", "straggler", "prefetch_step", "channel_bound", "entry_skew"}
-
-
 def test_no_finished_step_judges_nothing() -> None:
     """Before the first step there is no verdict."""
     schedule = simulate(ranks=2, layers=4, k=1, steps=1, compute=even(1_000))
 
     assert verdict(ledger(schedule).facts().series[0]).headline.kind == "nothing"
-
-
-def test_a_finding_says_what_to_do_and_survives_json() -> None:
-    """A finding carries its advice, also as JSON; without anything to do the advice is empty."""
-    said = judged(compute=lambda rank, _step, _position: 1_000_000 + 400_000 * (rank == 2))
-
-    assert finding(said, "straggler").advice.startswith("Check that rank's host")
-    assert not said.headline.advice
-    documents = json.loads(json.dumps([each.to_json() for each in said.findings]))
-    assert tuple(map(Finding.from_json, documents)) == said.findings
-    assert {each["level"] for each in documents} <= {"good", "note", "warning", "bad"}
-
-
-@pytest.mark.parametrize(
-    ("ns", "text"),
-    [(0, "0"), (7_820, "7.82 us"), (99_999, "100 us"), (421_000, "0.42 ms"), (14_400_000, "14.4 ms"), (2e9, "2000 ms")],
-)
-def test_durations_have_three_digits(ns: float, text: str) -> None:
-    """Sentences write durations with two or three significant digits."""
-    assert milliseconds(ns) == text
 
 
 def test_steps_without_a_stall_and_without_length_are_no_error() -> None:

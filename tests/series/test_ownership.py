@@ -16,7 +16,7 @@ from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer
 from swtrace.series.ownership import FORWARDED, CheckingJournal, OwnershipCheck
 from swtrace.series.payload import ALIGNMENT
-from tests.series.test_identity_gloo import matrix
+from tests.support.identity import matrix
 from tests.support.quant_methods import (
     Float8,
     QuantisedLinear,

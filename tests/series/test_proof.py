@@ -238,35 +238,3 @@ def test_a_withdrawn_series_has_ended() -> None:
             series.reach(0)
 
     _shared(PrivateCopy, true_weights(LAYERS), look=look)
-
-
-def test_registrations_can_be_undone_before_loading() -> None:
-    """After a series is withdrawn while the model is built, every layer can be loaded as if it was never shared."""
-    weights = true_weights(LAYERS)
-
-    def program(transport: IdealTransport) -> bool:
-        series = Series("u", transport.group, 0, LAYERS, transport=transport)
-        layers = [QuantisedLinear(Quantising(), bias=True) for _ in weights]
-        loaded: list[int] = []
-        for position, layer in enumerate(layers[:-1]):
-            parameter: Any = layer.weight
-
-            def loader(tensor: Tensor, value: Tensor, position: int = position) -> None:
-                loaded.append(position)
-                tensor.data.copy_(value)
-
-            parameter.weight_loader = loader
-            series.register(position, layer)
-        series.withdraw()
-        for layer, weight in zip(layers, weights, strict=True):
-            assert layer.weight.shape == (WIDTH, WIDTH)
-            assert layer.bias.shape == (WIDTH,)
-            load(layer.weight, weight)
-            layer.quant_method.process_weights_after_loading(layer)
-        assert loaded == list(range(LAYERS - 1))
-        return all(
-            torch.equal(layer(X), resident(Quantising, weight)(X))
-            for layer, weight in zip(layers, weights, strict=True)
-        )
-
-    assert all(IdealChannel(2).run(program))

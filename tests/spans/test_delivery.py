@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from swtrace.ledger.facts import StepFacts
-from swtrace.spans.delivery import DropReason, NoSpans, SpanExport, make_span_sink
+from swtrace.spans.delivery import DropReason, SpanExport, make_span_sink
 from swtrace.spans.environment import SpanSettings
-from swtrace.spans.origins import rank_resource
 from swtrace.spans.step_spans import span_count
 from swtrace.spans.traces import Sampling
-from tests.support.finished_steps import finished_steps, origins
+from tests.support.finished_steps import origins
 from tests.support.patience import eventually, patience
-from tests.support.recorded_run import RecordedRun, identity
-from tests.support.span_receiver import SpanReceiver, free_port
+from tests.support.span_receiver import free_port
 
 
 class KeepingExporter(SpanExporter):
@@ -47,23 +44,6 @@ class KeepingExporter(SpanExporter):
     def shutdown(self) -> None:
         """Release blocked exports."""
         self.may_go.set()
-
-
-@pytest.fixture
-def steps(tmp_path: Path) -> tuple[StepFacts, ...]:
-    """Twenty finished steps of two ranks."""
-    run = RecordedRun(tmp_path)
-    run.write(20)
-    run.close()
-    return finished_steps(tmp_path)
-
-
-@pytest.fixture
-def receiver() -> Iterator[SpanReceiver]:
-    """A receiver of OTLP over HTTP."""
-    receiver = SpanReceiver()
-    yield receiver
-    receiver.close()
 
 
 def test_every_span_is_exported(steps: tuple[StepFacts, ...]) -> None:
@@ -170,41 +150,3 @@ def test_dead_collector_does_not_hold_up_who_offers(
     total = 2 * 20 * sum(span_count(step) for step in steps)
     assert sum(statistics.dropped.values()) == total
     assert (statistics.exported, statistics.queued) == (0, 0)
-
-
-def test_standard_variables_reach_the_exporter(
-    steps: tuple[StepFacts, ...], receiver: SpanReceiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Endpoint, headers, compression and resource attributes are OpenTelemetry's own variables."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-    export = make_span_sink(SpanSettings.from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}))
-    export.offer(steps[1], origins(0, 1))
-    export.close(30)
-    assert len(receiver.spans()) == span_count(steps[1])
-    assert receiver.headers[0]["x-tenant"] == "blue"
-    assert receiver.headers[0]["content-encoding"] == "gzip"
-
-
-def test_resource_names_the_rank_and_yields_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank's resource describes its process; service and resource in the environment override it."""
-    known = dict(rank_resource(identity("run-1", 3)).attributes)
-    assert known["service.name"] == "swtrace"
-    assert known["service.instance.id"] == "run-1/3"
-    assert known["host.name"] == "host-a"
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "llama")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,host.name=other")
-    known = dict(rank_resource(identity("run-1", 3)).attributes)
-    assert known["service.name"] == "llama"
-    assert known["deployment.environment.name"] == "test"
-    assert known["host.name"] == "other"
-
-
-def test_no_exporter_no_spans(steps: tuple[StepFacts, ...]) -> None:
-    """Without a collector nothing is built, exported or dropped."""
-    sink = make_span_sink(SpanSettings())
-    assert isinstance(sink, NoSpans)
-    sink.offer(steps[0], origins(0, 1))
-    statistics = sink.statistics()
-    assert (statistics.exported, statistics.queued, sum(statistics.dropped.values())) == (0, 0, 0)

@@ -22,8 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from swtrace.ledger.facts import Recent, SeriesFacts
 from swtrace.trace.records import Records
 from swtrace.trace.schema import NO_WINDOW, TransferFlag
+from tests.support import feeding
 from tests.support.schedules import BYTES, Schedule, info, step_record, transfer_record
 
 KINDS = ("serial", "receiver", "none", "tree")
@@ -198,3 +200,24 @@ def _covered(stretches: list[tuple[int, int]]) -> int:
         total += max(0, end - max(begin, reached))
         reached = max(reached, end)
     return total
+
+
+def stated(load: Load) -> tuple[SeriesFacts, list[Truth]]:
+    """Return what a ledger states about a run of the load, and the truth of each receiver."""
+    schedule, truths = run(load)
+    ledger = feeding.ledger(schedule)
+    feeding.feed(ledger, schedule)
+    return ledger.facts().series[0], truths
+
+
+def of_group(ranks: list[Recent]) -> tuple[float, float]:
+    """Return efficiency and bandwidth of all receivers together."""
+    moving = sum(rank.transfer_ns for rank in ranks)
+    held = sum(rank.attributed_stall_ns - rank.skew_ns for rank in ranks)
+    return max(0.0, 1 - held / moving), sum(rank.transfer_bytes for rank in ranks) * 1e9 / moving
+
+
+def true_of_group(truths: list[Truth]) -> tuple[float, float]:
+    """Return the true efficiency and bandwidth of all receivers together."""
+    whole = Truth(*(sum(getattr(each, name) for each in truths) for name in ("busy_ns", "exposed_ns", "received")))
+    return whole.efficiency, whole.bandwidth

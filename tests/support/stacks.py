@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swtrace.series import Series
+from swtrace.series.ideal import IdealChannel, IdealTransport
 
 WIDTH = 16
 
@@ -77,3 +78,15 @@ class Stack:
 
 class ForwardDiedError(Exception):
     """The forward ended early."""
+
+
+def with_series(program: Callable[[Series], None], prefetch_step: int = 1, windows: str = "static") -> None:
+    """Run ``program`` on two ranks, each with a ready series of layers 3 to 7."""
+
+    def body(transport: IdealTransport) -> None:
+        series = Series("s", transport.group, 3, 8, prefetch_step=prefetch_step, windows=windows, transport=transport)
+        Stack(series, 3, true_weights(5))
+        series.post_process()
+        program(series)
+
+    IdealChannel(2).run(body)

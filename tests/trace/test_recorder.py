@@ -1,11 +1,10 @@
-"""The writing side: the contents of the file, who may read it, and what happens when it cannot be created."""
+"""The writing side of a ring: its contents, who may read it, and what happens when it cannot be created."""
 
 from __future__ import annotations
 
 import os
 import signal
 import stat
-import struct
 import subprocess
 import sys
 import threading
@@ -13,26 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.errors import RingCreateError, RingFullError, SettingsError, TraceError
+from swtrace.errors import RingCreateError, RingFullError, TraceError
 from swtrace.trace import schema
-from swtrace.trace.clocks import ClockAnchor
-from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.directory import ring_paths
 from swtrace.trace.header import MAX_TEXT
-from swtrace.trace.identity import UntracedRank
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.records import STEP, checks_hold, clock, observed
 from swtrace.trace.ring_reader import Occupancy, RingReader
 from tests.support.patience import patience
 from tests.support.small_disk import tmpfs
-from tests.support.writer_process import Order, Writers, identity, series_info, write
-
-HOUR_S = 3600
-
-
-def _age(path: Path, seconds: float) -> None:
-    then = path.stat().st_mtime - seconds
-    os.utime(path, (then, then))
+from tests.support.writer_process import identity, series_info, write
 
 
 @pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
@@ -100,29 +90,6 @@ def test_numbers_too_wide_for_their_field_wrap(checked: bool, tmp_path: Path) ->
     recorder.close()
 
 
-def test_identity_series_and_clocks_come_back(tmp_path: Path) -> None:
-    """A reader knows the rank, each series (also those entered later, and refused ones) and both clocks."""
-    me = identity(3)
-    recorder = Recorder.create(tmp_path, me, records=64)
-    with RingReader.open(recorder.path) as reader:
-        assert (reader.identity, reader.series()) == (me, ())
-        infos = (series_info("a"), series_info("b", refused="world size 1"), series_info("c", window_count=7))
-        for number, info in enumerate(infos, 1):
-            assert recorder.add_series(info).index == number - 1
-            assert reader.series() == infos[:number]
-        assert [len(reader.windows(index)) for index in range(3)] == [2, 0, 7]
-        first = reader.anchor()
-        recorder.renew_anchor()
-        assert reader.anchor().monotonic_ns > first.monotonic_ns
-        now = ClockAnchor.take()
-        # Both anchors relate the same clocks, so they differ only by adjustments of CLOCK_REALTIME.
-        assert abs(reader.anchor().to_realtime(now.monotonic_ns) - now.realtime_ns) < 10**9
-        assert not reader.closed()
-        recorder.close()
-        assert reader.closed()
-        assert not reader.alive()
-
-
 def test_a_later_series_of_the_same_name_gets_its_own(tmp_path: Path) -> None:
     """A name is unique per start layer and group, refused series do not count, and a long name is cut, not refused."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
@@ -142,28 +109,6 @@ def test_a_later_series_of_the_same_name_gets_its_own(tmp_path: Path) -> None:
     with RingReader.open(recorder.path) as reader:
         names = [info.name for info in reader.series()]
     assert names == ["a", "a", "a", "a", "a:2", "a:3", long, f"{long[:-2]}:2"]
-    recorder.close()
-
-
-@pytest.mark.parametrize(("ranks", "characters"), [(2, 300), (60, 60), (400, 0)])
-def test_why_ranks_are_untraced_is_cut_to_what_fits(ranks: int, characters: int, tmp_path: Path) -> None:
-    """Untraced ranks fit in the table for a group of any size, because their reasons are shortened or left out."""
-    group = tuple(range(ranks))
-    untraced = tuple(UntracedRank(rank, "\x1b" + 999 * "e") for rank in group[ranks // 2 :])
-    recorder = Recorder.create(tmp_path, identity(), records=64)
-    recorder.add_series(series_info(group_ranks=group, untraced=untraced))
-    with RingReader.open(recorder.path) as reader:
-        (info,) = reader.series()
-    assert info.untraced == tuple(UntracedRank(rank.rank, ("?" + 999 * "e")[:characters]) for rank in untraced)
-    recorder.close()
-
-
-def test_text_that_terminals_cannot_show_is_replaced(tmp_path: Path) -> None:
-    """A model path with control characters neither breaks the rank nor reaches a reader."""
-    recorder = Recorder.create(tmp_path, identity(run_id="a/b\n\x1b[2J"), records=64)
-    assert recorder.path.parent == tmp_path
-    with RingReader.open(recorder.path) as reader:
-        assert reader.identity.run_id == "a/b??[2J"
     recorder.close()
 
 
@@ -364,80 +309,6 @@ def test_tables_that_are_full_say_so(tmp_path: Path) -> None:
     recorder.close()
 
 
-def test_only_dead_rings_past_their_time_are_removed(tmp_path: Path) -> None:
-    """Clean-up removes dead and unfinished rings by age, and never a living ring or another file."""
-    with Writers() as writers:
-        pid, dead = writers.start(Order(str(tmp_path), count=1, rank=1))
-        _, living = writers.start(Order(str(tmp_path), count=1, rank=2))
-        recent = Recorder.create(tmp_path, identity(3), records=64)
-        recent.close()
-        writers.kill(pid)
-        unfinished = tmp_path / ".ring-run-4-00.swt"
-        foreign = tmp_path / "ring-notes.txt"
-        unfinished.touch()
-        foreign.touch()
-        for path in (dead, living, unfinished, foreign):
-            _age(path, 2 * HOUR_S)
-        assert set(ring_paths(tmp_path)) == {dead, living, recent.path}
-        # A new rank in the same folder cleans up.
-        Recorder.create(tmp_path, identity(5), records=64).close()
-        assert not dead.exists()
-        assert not unfinished.exists()
-        assert living.exists()
-        assert recent.path.exists()
-        assert foreign.exists()
-        assert recent.path in [ring.path for ring in remove_expired(tmp_path, 0)]
-        assert living.exists()
-
-
-def test_steps_keep_a_running_ring_young(tmp_path: Path) -> None:
-    """The file's modification time, which gives a dead ring's age, follows the steps, not the stores into tmpfs."""
-    recorder = Recorder.create(tmp_path, identity(), records=64)
-    series = recorder.add_series(series_info())
-    _age(recorder.path, 2 * HOUR_S)
-    old = recorder.path.stat().st_mtime
-    recorder._renew_at_ns = 0
-    series.step(begin_ns=1, arrival_ns=2, end_ns=3, step=4, tokens=5, requests=6, waits=7, run_delay_us=8, steal_us=9)
-    assert recorder.path.stat().st_mtime > old + HOUR_S
-    recorder.close()
-
-
-def test_rings_live_on_the_local_tmpfs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no setting names a folder, rings are in a folder of this user on the local tmpfs."""
-    # XDG_RUNTIME_DIR would be removed when its user logs out.
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/dev/shm")
-    assert default_directory() == Path(f"/dev/shm/swtrace-{os.geteuid()}")
-
-
-def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder of another user under this user's default name is an error that names the setting."""
-    monkeypatch.setattr("swtrace.trace.directory._SHARED_MEMORY", tmp_path)
-    mine = os.geteuid()
-    (tmp_path / f"swtrace-{mine + 1}").mkdir()
-    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
-    with pytest.raises(SettingsError, match="SWTRACE_DIR"):
-        default_directory()
-
-
-def test_the_default_ring_holds_fifteen_seconds() -> None:
-    """The default capacity is at least 15 s of a 61-layer series at 50 steps a second."""
-    assert schema.DEFAULT_RECORDS >= 15 * 50 * (61 + 1)
-
-
-def test_the_layout_of_a_record_is_eight_words() -> None:
-    """Both kinds fill 64 bytes, end with the sequence number, and have kind and check at the same offsets."""
-    word = 1 | 2 << 8 | 3 << 16 | 4 << 24
-    for record, ends in (
-        (schema.TRANSFER_RECORD, (word, 6)),
-        (schema.CHECKED_TRANSFER_RECORD, (word, 5, 6)),
-        (schema.STEP_RECORD, (1, 2, 3, 4, 5, 6)),
-    ):
-        assert record.size == schema.RECORD_BYTES
-        count = len(struct.unpack(record.format, bytes(64)))
-        packed = record.pack(*[0] * (count - len(ends)), *ends)
-        assert packed[48:] == struct.pack("<4BIQ", 1, 2, 3, 4, 5 if 5 in ends else 0, 6)
-
-
 def test_the_recorder_loads_nothing_heavy() -> None:
     """Importing the modules of this package that a rank needs loads neither NumPy nor torch."""
     code = (
@@ -465,16 +336,20 @@ def test_files_are_closed(tmp_path: Path) -> None:
     assert recorder.path.name not in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
-def test_lag_is_counted_from_the_last_instant_of_a_long_read(tmp_path: Path) -> None:
-    """Also where that instant is followed by more steps without any than are copied together."""
-    recorder = Recorder.create(tmp_path, identity(), records=8192)
-    series = recorder.add_series(series_info())
-    series.step(begin_ns=100, arrival_ns=100, end_ns=1_000, step=0)
-    for step in range(1, 5_000):
-        series.step(step=step, untimed=schema.Untimed.SAMPLED)
-    with RingReader.open(recorder.path) as reader:
-        assert len(reader.read()) == 5_000
-        series.step(begin_ns=5_000, arrival_ns=5_000, end_ns=6_000, step=5_000)
-        assert reader.statistics().pending == 1
-        assert reader.lag_ns() == 5_000
+@pytest.mark.parametrize(
+    ("folder", "ring"), [(0o700, 0o600), (0o755, 0o600), (0o2750, 0o640), (0o3777, 0o640)], ids=oct
+)
+def test_ring_is_readable_by_the_group_of_a_set_group_id_folder_only(tmp_path: Path, folder: int, ring: int) -> None:
+    """With any umask, rings in a folder with the set-group-ID bit are readable by its group, and never by all."""
+    directory = tmp_path / "rings"
+    directory.mkdir()
+    directory.chmod(folder)
+    before = os.umask(0o077)
+    try:
+        recorder = Recorder.create(directory, identity(), records=64)
+    finally:
+        os.umask(before)
+    status = recorder.path.stat()
     recorder.close()
+    assert stat.S_IMODE(status.st_mode) == ring
+    assert status.st_gid == directory.stat().st_gid

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from swtrace.observing import watch_rings
-from swtrace.trace.clocks import ClockAnchor, boot_id
-from swtrace.trace.liveness import dead_ranks
-from swtrace.trace.machine import MachineNoise
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.tail import SLICE, Tail
@@ -190,76 +186,6 @@ def test_files_are_looked_for_only_so_often(tmp_path: Path) -> None:
     assert len(tail.poll().joined) == 1
     tail.close()
     recorder.close()
-
-
-def test_the_dead_ranks_of_a_run_are_named(tmp_path: Path) -> None:
-    """A rank is dead if it lost its lock without closing its ring, and was not restarted."""
-    with Writers() as writers:
-        pids = {}
-        for rank in (1, 2, 4):
-            pids[rank], _ = writers.start(Order(str(tmp_path), rank=rank, count=1))
-        orderly = Recorder.create(tmp_path, identity(3), records=64)
-        orderly.close()
-        assert dead_ranks(tmp_path, "run") == ()
-        for pid in pids.values():
-            writers.kill(pid)
-        again = Recorder.create(tmp_path, identity(4), records=64)
-        assert [dead.rank for dead in dead_ranks(tmp_path, "run")] == [1, 2]
-        assert dead_ranks(tmp_path, "other") == ()
-        assert dead_ranks(tmp_path / "nowhere", "run") == ()
-        again.close()
-
-
-def test_the_machine_s_noise_is_counted_from_the_first_sample() -> None:
-    """Samples are increments since the last one, starting with zero; after close they are zero."""
-    noise = MachineNoise()
-    assert noise.sample() == (0, 0)
-    samples = [noise.sample() for _ in range(50)]
-    assert all(delay >= 0 and steal >= 0 for delay, steal in samples)
-    noise.close()
-    assert noise.sample() == (0, 0)
-
-
-def test_the_machine_s_noise_is_zero_where_the_kernel_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without /proc files samples are zero and nothing is raised."""
-
-    def refuse(*_: object) -> int:
-        raise PermissionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refuse)
-        noise = MachineNoise()
-        assert noise.sample() == (0, 0)
-        assert noise.sample() == (0, 0)
-
-
-def test_run_delay_and_steal_are_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run delay is the second number of schedstat, steal the eighth of the first line of stat; both since last time."""
-    lines = {"/proc/thread-self/schedstat": b"5 7000 1\n", "/proc/stat": b"cpu  1 2 3 4 5 6 7 100 9 10\ncpu0 1\n"}
-    descriptors = {1000: "/proc/thread-self/schedstat", 1001: "/proc/stat"}
-    monkeypatch.setattr(os, "open", lambda path, _flags: next(fd for fd, name in descriptors.items() if name == path))
-    monkeypatch.setattr(os, "pread", lambda fd, _length, _offset: lines[descriptors[fd]])
-    noise = MachineNoise()
-    assert noise.sample() == (0, 0)
-    lines["/proc/thread-self/schedstat"] = b"6 9500 1\n"
-    lines["/proc/stat"] = b"cpu  1 2 3 4 5 6 7 103 9 10\n"
-    assert noise.sample() == (2, 0)
-    noise._next_steal_ns = 0
-    lines["/proc/thread-self/schedstat"] = b"6 10000 1\n"
-    assert noise.sample() == (1, 3 * 1_000_000 // os.sysconf("SC_CLK_TCK"))
-
-
-def test_an_anchor_ties_both_clocks() -> None:
-    """An anchor converts an instant by the difference of its two clocks."""
-    anchor = ClockAnchor(1000, 5_000_000)
-    assert anchor.to_realtime(1500) == 5_000_500
-    taken = ClockAnchor.take()
-    assert taken.to_realtime(taken.monotonic_ns) == taken.realtime_ns
-
-
-def test_a_boot_has_a_name() -> None:
-    """Processes of one boot agree on its id, which is not empty."""
-    assert boot_id() == boot_id() != ""
 
 
 def steps(series: SeriesRecorder, first: int, count: int) -> None:
