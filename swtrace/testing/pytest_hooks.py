@@ -229,14 +229,17 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print what was saved, or which tests have no baseline."""
     state = config.stash[_STATE]
+    if not (state.fresh or state.without):
+        return
+    from swtrace.units import counted
+
     if state.fresh and config.getoption("--swtrace-save-baseline"):
         terminalreporter.write_sep("-", "swtrace")
-        tests = f"{len(state.fresh)} test{'' if len(state.fresh) == 1 else 's'}"
-        terminalreporter.write_line(f"baselines of {tests} saved in {_path(config)}")
+        terminalreporter.write_line(f"baselines of {counted(len(state.fresh), 'test')} saved in {_path(config)}")
     elif state.without:
         terminalreporter.write_sep("-", "swtrace")
         terminalreporter.write_line(
-            f"{len(state.without)} of {len(state.checked)} checked test{'s' if len(state.checked) > 1 else ''} "
+            f"{len(state.without)} of {counted(len(state.checked), 'checked test')} "
             f"{'has' if len(state.without) == 1 else 'have'} no baseline yet: run with --swtrace-save-baseline"
         )
         for test in state.without:
