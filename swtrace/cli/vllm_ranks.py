@@ -1,8 +1,8 @@
 """Ranks of real vLLM on this machine's CPU, in one torch world: the workload of ``swtrace demo-vllm``.
 
-vLLM's ``external_launcher`` lets every rank run the same prompts in lockstep with its own full copy
-of a dense model: replicas of one world, which a shared-weight series can serve. A fork server
-imports vLLM once; every run forks its ranks from there, which saves the import each time.
+With vLLM's ``external_launcher`` every rank runs the same prompts in lockstep with its own full copy of a dense
+model. Such replicas of one world can share weights in a series. A fork server imports vLLM once, and every run forks
+its ranks from there, which saves the import each time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CPU_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""What small CPU ranks beside each other need; the environment's own values win."""
+"""Variables that small CPU ranks on one machine need. Values that are already set win."""
 
 PRELOAD = (
     "torch.distributed",
@@ -54,30 +54,30 @@ PRELOAD = (
     "vllm.model_executor.layers.quantization.online.base",
     "vllm.distributed.elastic_ep.elastic_execute",
 )
-"""What ranks would import, each for itself; what a version of vLLM does not have is left out."""
+"""Modules that each rank would otherwise import itself. Those that a version of vLLM lacks are skipped."""
 
 _Result = TypeVar("_Result")
 
 _POLL_S = 1.0
 _GRACE_S = 5.0
-"""How long the other ranks may take to fail by themselves once one has ended badly."""
+"""How long the other ranks may take to fail, too, once one has failed."""
 
 
 _SIGN_OF_LIFE = 0.01
-"""Processes that use less of a core than this do nothing: they wait for each other."""
+"""Processes that use a smaller share of a core than this are idle: they wait for each other."""
 _LIMIT = 10
-"""So many times their patience processes may take that do not rest: they may be spinning."""
+"""Processes that are never idle may take this many times the patience. They may be spinning."""
 
 
 class Patience:
-    """Wait for processes for as long as they get on, however slow the machine is: only their idle time counts."""
+    """Time limit for processes that counts only their idle time, so that a slow machine does not matter."""
 
     def __init__(self, idle_s: float, pids: Callable[[], Iterable[int]]) -> None:
-        """Begin to wait.
+        """Start to wait.
 
         Args:
-            idle_s: how long they may do nothing. Ten times as long is too long in any case.
-            pids: the processes that there are now.
+            idle_s: how long they may be idle. Ten times this is the limit in any case.
+            pids: returns the current processes.
         """
         self._idle_s = idle_s
         self._pids = pids
@@ -86,11 +86,11 @@ class Patience:
         self._limit = self._alive + _LIMIT * idle_s
 
     def over(self) -> bool:
-        """Look at the processes; return whether it is of no use to wait any longer."""
+        """Check the processes. Return whether to stop waiting."""
         now = time.monotonic()
         busy_s = sum(map(_processor_seconds, self._pids()))
         if now - self._looked >= 1.0:
-            # Less than before: some have ended, so something happened.
+            # If the sum is smaller than before, a process has ended, so something happened.
             if not 0 <= busy_s - self._busy_s < _SIGN_OF_LIFE * (now - self._looked):
                 self._alive = now
             self._looked, self._busy_s = now, busy_s
@@ -98,7 +98,7 @@ class Patience:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Return the processor time that a process and its children that have ended used; 0 if it is gone."""
+    """Return the processor time in seconds of a process and of its ended children; 0 if it is gone."""
     try:
         _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
@@ -107,7 +107,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def family(pid: int) -> set[int]:
-    """Return a process and those below it."""
+    """Return a process and its descendants."""
     below: set[int] = {pid}
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -156,7 +156,7 @@ class TinyLlama:
         generator = torch.Generator().manual_seed(20)
 
         def random(*shape: int) -> torch.Tensor:
-            # Wide enough that every layer matters to the tokens that come out.
+            # Large enough that every layer affects the generated tokens.
             wide = torch.randn(*shape, generator=generator) * (1.5 / math.sqrt(shape[-1]))
             return wide.to(torch.bfloat16)
 
@@ -191,9 +191,9 @@ class Workload:
     additional_config: dict[str, Any] = field(default_factory=dict)
     plain_linears: tuple[str, ...] = ()
     """Linears that keep their plain weight without swtrace. On CPU vLLM packs weights for oneDNN, which rounds
-    differently than the kernel that reads a window: a control must run the same kernel to compare tokens."""
+    differently from the kernel that reads a window. To compare tokens, a control must use the same kernel."""
     inspect: Callable[[Any], Any] | None = None
-    """Called with the ``vllm.LLM`` after generation, in the rank; its result comes back."""
+    """Called in the rank with the ``vllm.LLM`` after generation. Its result is returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class RankResult:
     rank: int
     tokens: tuple[tuple[int, ...], ...]
     seconds: float
-    """Generation alone."""
+    """Duration of the generation alone."""
     inspected: Any
 
 
@@ -217,7 +217,7 @@ def run_ranks(
 ) -> tuple[RankResult, ...]:
     """Run ``workload`` on ``ranks`` ranks of one torch world and return their results by rank.
 
-    As :func:`fork_ranks`, whose errors it raises.
+    Raises the errors of :func:`fork_ranks`.
     """
     rendezvous = folder / f"rendezvous-{time.monotonic_ns()}"
     return fork_ranks(
@@ -234,13 +234,13 @@ def fork_ranks(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 240.0,
 ) -> tuple[_Result, ...]:
-    """Return ``function(*arguments)`` of ``ranks`` processes that have vLLM imported, by rank.
+    """Call ``function(*arguments)`` in ``ranks`` processes that have imported vLLM. Return the results by rank.
 
-    Each finds itself in ``RANK`` and ``WORLD_SIZE``. ``environment`` is put over the fork server's own; every
+    Each has its place in ``RANK`` and ``WORLD_SIZE``. ``environment`` overrides the fork server's own. Every
     other ``SWTRACE`` variable is removed. The processes append their output to ``folder`` (``rank-0.log``, ...).
 
     Raises:
-        RankFailedError: a rank failed, died, or did nothing for ``timeout_s``. No rank is left running.
+        RankFailedError: a rank failed, died, or was idle for ``timeout_s``. No rank is left running.
     """
     context = start_fork_server()
     processes: list[ForkServerProcess] = []
@@ -248,7 +248,7 @@ def fork_ranks(
     try:
         for rank in range(ranks):
             ours, theirs = context.Pipe(duplex=False)
-            # What torchrun would set; a rendezvous by file needs no port that somebody else could take.
+            # As torchrun would set it. A rendezvous by file needs no port, which another process could take.
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
             process = context.Process(
                 target=_rank,
@@ -273,13 +273,13 @@ def fork_ranks(
 
 
 def start_fork_server() -> ForkServerContext:
-    """Start the process that imports vLLM, unless it runs; the import goes on in the background."""
+    """Start the process that imports vLLM, unless it runs. The import continues in the background."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     saved = dict(os.environ)
     try:
         for name, value in CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)  # the fork server takes its environment from here, once
+            os.environ.setdefault(name, value)  # the fork server reads its environment once, when it starts
         ensure_running()
     finally:
         for name in CPU_ENVIRONMENT.keys() - saved.keys():
@@ -307,7 +307,7 @@ def _collect(pipes: dict[Connection, int], ranks: int, folder: Path, patience: P
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
     if len(results) < ranks:
         for rank in set(waiting.values()):
-            problems.setdefault(rank, f"was not done in time. The end of its output:\n{_tail(_log(folder, rank))}")
+            problems.setdefault(rank, f"did not finish in time. The end of its output:\n{_tail(_log(folder, rank))}")
         raise RankFailedError("\n".join(f"vLLM rank {rank}: {text}" for rank, text in sorted(problems.items())))
     return results
 
@@ -331,20 +331,20 @@ def _rank(
     pipe: Connection,
 ) -> None:
     with log.open("ab") as output:
-        for stream in (1, 2):  # also what libraries write without Python
+        for stream in (1, 2):  # including what libraries write without Python
             os.dup2(output.fileno(), stream)
     for name in [name for name in os.environ if name == "SWTRACE" or name.startswith("SWTRACE_")]:
         del os.environ[name]
     os.environ.update(environment)
-    # vLLM collects garbage often, also at its end, after it has unfrozen everything; each time it would go through all
-    # that the fork server imported. That takes half of a short run.
+    # vLLM collects garbage often, and at its end after it has unfrozen everything. Each time it would go through
+    # everything that the fork server imported, which takes half of a short run.
     gc.freeze()
     vars(gc)["unfreeze"] = lambda: None
-    # vLLM looks at a model's class in a process of its own, lest a GPU be initialised; that imports all of vLLM again.
+    # vLLM inspects a model's class in a separate process to avoid initialising a GPU. That would import vLLM again.
     vars(sys.modules["vllm.model_executor.models.registry"])["_run_in_subprocess"] = lambda inspect: inspect()
     try:
         pipe.send((True, function(*arguments)))
-    except BaseException:  # noqa: BLE001 (whatever it was, the parent must hear of it)
+    except BaseException:  # noqa: BLE001 (the parent must learn of every error)
         pipe.send((False, traceback.format_exc()))
     finally:
         pipe.close()
@@ -355,8 +355,8 @@ def _generate(workload: Workload, rendezvous: Path) -> RankResult:
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
 
-    # vLLM's attention uses AMX tiles where the CPU has them, but leaves it to others to ask the kernel for them;
-    # where nobody has, the process is killed by SIGILL.
+    # vLLM's attention uses AMX tiles where the CPU has them, but relies on the caller to request them from the kernel.
+    # Without a request the process is killed by SIGILL.
     if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 (there is no public way)
         torch.cpu._init_amx()  # noqa: SLF001
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

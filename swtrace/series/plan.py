@@ -8,6 +8,8 @@ may share a window exactly if they are more than ``k`` positions apart in both d
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 OWNED = -1
 """In a list of windows: this rank owns the layer."""
 
@@ -34,12 +36,9 @@ def rolling_window_count(prefetch_step: int) -> int:
 def static_windows(num_layers: int, prefetch_step: int, owned: frozenset[int]) -> tuple[int, ...]:
     """Assign every position that is not owned one fixed window, with as few windows as possible.
 
-    Number the positions that need a window in rising order round the circle, skipping numbers where
-    that helps, so that the circle's length is a multiple of the window count. A position's window
-    is its number modulo that count. Neighbours within ``k`` get different windows if their numbers
-    differ by less than the count. These are difference constraints, solved by relaxation. The first
-    count and multiple with a solution are the least. (The tests check the minimum by brute force;
-    see Orlin, Bonuccelli and Bovet 1981 on colouring proper circular-arc graphs.)
+    This colours a proper circular-arc graph. If ``w`` windows are enough for ``n`` positions, they are also enough
+    if each serves ``n // w`` positions or one more (Orlin, Bonuccelli and Bovet 1981). So split the positions into
+    those whose windows serve one more and the others, and let each part's windows take turns round the circle.
 
     Returns:
         For each position its window, or :data:`OWNED`.
@@ -48,15 +47,15 @@ def static_windows(num_layers: int, prefetch_step: int, owned: frozenset[int]) -
     windows = [OWNED] * num_layers
     last = _last_neighbours(wanted, num_layers, prefetch_step)
     fewest = max((end - begin + 1 for begin, end in enumerate(last)), default=0)
-    turns_that_fit = num_layers // (prefetch_step + 1)
     for count in range(fewest, len(wanted) + 1):
-        turns = -(-len(wanted) // count) if count else 0
-        for length in range(turns * count, max(turns, turns_that_fit) * count + 1, count or 1):
-            numbers = _number(last, count, length)
-            if numbers is not None:
-                for position, number in zip(wanted, numbers, strict=True):
-                    windows[position] = number % count
-                return tuple(windows)
+        busier = len(wanted) % count if count else 0
+        split = _split(last, count, busier)
+        if split is not None:
+            for is_busier, first, size in ((True, 0, busier), (False, busier, count - busier)):
+                part = [position for position, chosen in zip(wanted, split, strict=True) if chosen is is_busier]
+                for turn, position in enumerate(part):
+                    windows[position] = first + turn % size
+            break
     return tuple(windows)
 
 
@@ -76,28 +75,33 @@ def _last_neighbours(wanted: list[int], num_layers: int, prefetch_step: int) -> 
     return last
 
 
-def _number(last: list[int], count: int, length: int) -> list[int] | None:
-    """Number the wanted positions round a circle of ``length``; return None if there is no solution.
+def _split(last: list[int], count: int, busier: int) -> list[bool] | None:
+    """Choose the wanted positions that ``busier`` of the windows serve; return None if ``count`` are not enough.
 
-    Each number is above the one before, and a position's last neighbour is less than ``count`` above
-    it. Numbers are only raised, by as little as a violated constraint demands. A solution, if there is
-    one, is reached in as many rounds as there are positions.
+    Let ``before[i]`` be the number of chosen positions before ``i``. Each position is chosen or not, and of a
+    position and its neighbours up to the last one, at most ``busier`` are chosen and at most ``count - busier``
+    are not. These are difference constraints. Numbers are only raised, by as little as a violated constraint
+    demands. A solution, if there is one, is reached in as many rounds as there are positions.
     """
     size = len(last)
-    numbers = list(range(size))
+    if not busier:
+        return [False] * size
+    chosen = busier * (size // count + 1)
+    before = [0] * size
     for _ in range(size + 1):
         unchanged = True
         for index in range(size):
-            turns, neighbour = divmod(last[index], size)
-            least = numbers[neighbour] + turns * length - (count - 1)
-            if numbers[index] < least:
-                numbers[index] = least
-                unchanged = False
-            turns, following = divmod(index + 1, size)
-            least = numbers[index] + 1 - turns * length
-            if numbers[following] < least:
-                numbers[following] = least
-                unchanged = False
+            for end, fewest, most in (
+                (index + 1, 0, 1),
+                (last[index] + 1, last[index] - index + 1 - (count - busier), busier),
+            ):
+                turns, after = divmod(end, size)
+                if before[after] + turns * chosen < before[index] + fewest:
+                    before[after] = before[index] + fewest - turns * chosen
+                    unchanged = False
+                if before[index] < before[after] + turns * chosen - most:
+                    before[index] = before[after] + turns * chosen - most
+                    unchanged = False
         if unchanged:
-            return numbers
+            return [following > number for number, following in pairwise([*before, before[0] + chosen])]
     return None

@@ -1,4 +1,4 @@
-"""Series under vLLM's CUDA graphs, as far as testable without a GPU: what is captured, and what is refused."""
+"""Series under vLLM's CUDA graphs, as far as this can be tested without a GPU: what is captured and what is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import graph_inspections
+
+pytestmark = pytest.mark.vllm
 
 PIECEWISE = ("PIECEWISE", "FULL_AND_PIECEWISE")
 WHOLE = ("NONE", "FULL", "FULL_DECODE_ONLY")
@@ -22,7 +24,7 @@ def seen(folder: Path) -> dict[str, Any]:
 
 
 def test_piecewise_graphs_are_split_at_reach_and_wait(seen: dict[str, Any]) -> None:
-    """Both operators are added, once, to vLLM's own splitting ops, of which none is lost; the mode stays."""
+    """Both operators are added once to vLLM's own splitting ops, which all stay; the mode does not change."""
     for mode in PIECEWISE:
         assert seen["modes"][mode] == {
             "refused": "",
@@ -35,7 +37,7 @@ def test_piecewise_graphs_are_split_at_reach_and_wait(seen: dict[str, Any]) -> N
 
 
 def test_graphs_of_whole_forwards_are_not_split(seen: dict[str, Any]) -> None:
-    """Where no pieces are captured, vLLM's configuration stays as it was."""
+    """If no pieces are captured, vLLM's configuration does not change."""
     for mode in WHOLE:
         assert seen["modes"][mode]["added"] == []
         assert seen["modes"][mode]["refused"] == ""
@@ -48,11 +50,11 @@ def test_pieces_that_cannot_be_split_are_refused(seen: dict[str, Any]) -> None:
     assert "VLLM_USE_BREAKABLE_CUDAGRAPH=0" in seen["breakable"]
 
 
-def test_a_series_hears_of_graphs_of_whole_forwards_only(seen: dict[str, Any]) -> None:
+def test_a_series_is_notified_of_graphs_of_whole_forwards_only(seen: dict[str, Any]) -> None:
     """A series ignores pieces; a whole forward is a step, whichever runner replays it."""
     assert seen["whole"] == {"FULL": True, "PIECEWISE": False, "newer runner": True}
 
 
 def test_the_offloader_answers_to_what_vllm_calls(seen: dict[str, Any]) -> None:
-    """VLLM still calls the two methods by these names, and the series' offloader has both."""
+    """VLLM's offloader interface still has the two methods, and the series' offloader defines both."""
     assert seen["called"] == [True, True]

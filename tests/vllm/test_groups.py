@@ -1,4 +1,4 @@
-"""Which group shares a linear, which is refused, and that all ranks hear of it."""
+"""Which group shares a linear, and which groups and engines are refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
-from tests.support.vllm.layouts import Layout, choices, decided, engine_refused, stages
-from tests.support.vllm.vllm_runs import refusals
+from tests.support.vllm import inspections
+from tests.support.vllm.layouts import Layout, choices
+
+pytestmark = pytest.mark.vllm
 
 LOCKSTEP = "data-parallel ranks of an MoE model run in lockstep"
 WHOLE = "tensor parallelism does not split the linear"
@@ -56,44 +58,18 @@ def test_group_choice(chosen: dict[str, str], case: str) -> None:
     assert re.match(CASES[case][1], chosen[case]), chosen[case]
 
 
-def test_all_ranks_share_or_none(folder: Path) -> None:
-    """If one rank refuses, was not asked, or would use another group, no rank shares and that rank is named."""
-    rank_0 = {"a": "tp", "b": "tp", "c": "tp", "d": "tp"}
-    decisions = {0: rank_0, 1: {"a": "tp", "b": "", "d": "dp"}}
-    first, second = fork_ranks(decided, (folder / "decided", decisions, 60.0), folder, ranks=2)
-    assert first == {
-        "a": "tp",
-        "b": "refused: rank 1 refuses: b is odd",
-        "c": "refused: rank 1 was not asked to share it; set the same SWTRACE_SERIES on all ranks",
-        "d": "refused: rank 1 would share it over another group, dp instead of tp",
+def test_engines_that_cannot_share(folder: Path) -> None:
+    """Each feature that prevents sharing is named in its refusal, and nothing else is refused."""
+    (why,) = fork_ranks(inspections.refusals, (), folder)
+    assert why.pop("nothing") == ""
+    words = {
+        "offloading": "UVAOffloader",
+        "ubatching": "ubatching",
+        "elastic": "elastic expert parallelism",
+        "sleep": "sleep mode",
+        "transfer": "weight transfer",
+        "sharded": "sharded_state",
+        "encoder": "encoder-decoder",
+        "freezing": "max_autotune",
     }
-    assert second == {
-        "a": "tp",
-        "b": "refused: b is odd",
-        "d": "refused: rank 0 would share it over another group, tp instead of dp",
-    }
-
-
-def test_a_rank_that_does_not_answer_is_named(folder: Path) -> None:
-    """If SWTRACE=1 is missing on one rank, the other ends with an error that says so instead of hanging."""
-    first, second = fork_ranks(decided, (folder / "silent", {0: {"a": "tp"}}, 0.5), folder, ranks=2)
-    said = "refused: rank 0: no answer from rank 1 on what to share within 0.5 s; set SWTRACE=1"
-    assert first["error"].startswith(said)
-    assert second == {}
-
-
-def test_refused_engine_is_a_metric(folder: Path) -> None:
-    """An engine that cannot share keeps its offloader, and every requested linear is refused with its reason."""
-    rings = folder / "rings-engine"
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": "a.b,c"}
-    assert fork_ranks(engine_refused, (folder / "refused", environment), folder) == ("UVAOffloader",)
-    # The fourth data-parallel replica of a dense model: torch calls it rank 0, the run does not.
-    ((rank, why),) = refusals(rings, ranks=1).items()
-    assert rank == 3
-    assert why.keys() == {"a.b", "c"}
-    assert all("turn its weight offloading off" in reason for reason in why.values())
-
-
-def test_each_stage_has_its_own_first_layer(folder: Path) -> None:
-    """With an uneven split a pipeline stage's series begins and ends where vLLM builds the stage's layers."""
-    assert fork_ranks(stages, (11, "5,2,4"), folder) == ([(0, 5), (5, 7), (7, 11)],)
+    assert {name: word for name, word in words.items() if word in why[name]} == words

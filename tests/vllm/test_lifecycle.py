@@ -1,33 +1,20 @@
-"""Calls that a shared model cannot bear, made to an engine over two worker processes."""
+"""How weights are loaded: load formats that a series cannot follow are refused."""
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
-from tests.support.vllm.faults import SERIES, refused_calls
-from tests.support.vllm.tiny_models import TinyDeepSeek
+from tests.support.vllm import inspections
 
-pytestmark = pytest.mark.mla
+pytestmark = pytest.mark.vllm
 
 
-def test_a_refused_call_leaves_the_engine_as_it_was(folder: Path) -> None:
-    """It is an error with the reason; the scheduler is not paused, later calls get their own answers, tokens stay."""
-    TinyDeepSeek().save(folder / "lifecycle")
-    name = f"lifecycle-{secrets.token_hex(4)}"
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "rings-lifecycle"), "SWTRACE_SERIES": SERIES}
-    try:
-        (seen,) = fork_ranks(refused_calls, (folder / "lifecycle", name), folder, environment=environment)
-    finally:
-        # vLLM's CPU build forgets these, sharing or not.
-        for left in Path("/dev/shm").glob(f"{name}-*"):
-            left.unlink()
-    reason = f"the weights of {SERIES} are shared between ranks"
-    calls = ("sleep", "save_sharded_state", "update_weights")
-    assert [said.partition(", so")[0] for said in seen["said"]] == [f"RefusedError: {call}: {reason}" for call in calls]
-    assert seen["paused"] == [False, False, False]
-    assert seen["ranks"] == [0, 1]
-    assert seen["same"]
+def test_load_formats_that_cannot_share(folder: Path) -> None:
+    """Formats with processed weights, or that bypass the layers' loaders, are refused by name."""
+    (why,) = fork_ranks(inspections.loads, (), folder)
+    assert {"sharded_state", "runai_streamer_sharded", "tensorizer"} <= set(why)
+    assert not {"auto", "safetensors", "pt", "dummy", "mistral"} & set(why)
+    assert all(f"load format {name} does not load weights one by one" in said for name, said in why.items())

@@ -1,89 +1,67 @@
-"""Runners without an offloader and ranks that do not share: SWTRACE=1 never fails silently."""
+"""A model runner that never requests an offloader is reported once it has loaded its model."""
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, fork_ranks
-from tests.support.vllm import inspections
-from tests.support.vllm.runners import generate_alone, generate_unasked
-from tests.support.vllm.vllm_runs import SERIES, refusals, warnings
-
-REASON = "vLLM's model runner vllm.v1.worker.cpu_model_runner.CPUModelRunner creates no offloader"
+from swtrace.errors import RefusedError
+from swtrace.vllm.runner import check_after_loading, note_offloader_request
 
 
-def test_a_runner_that_never_asks_is_a_refusal(
-    workload: Workload, control: tuple[RankResult, ...], folder: Path
-) -> None:
-    """VLLM runs as without swtrace; each rank warns once, and a metric gives the reason."""
-    here = folder / "unasked"
-    here.mkdir()
-    ranks = fork_ranks(
-        generate_unasked,
-        (replace(workload, inspect=inspections.outcome), here / "meet"),
-        here,
-        ranks=2,
-        environment={"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings")},
+class Runner:
+    """A model runner of a platform plugin."""
+
+
+@pytest.fixture
+def loaded() -> list[str]:
+    """Return the models that were loaded."""
+    return []
+
+
+@pytest.fixture
+def wrapper(loaded: list[str], monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return a worker's wrapper that refuses strictly."""
+    monkeypatch.setenv("SWTRACE", "1")
+    monkeypatch.setenv("SWTRACE_STRICT", "1")
+    return SimpleNamespace(
+        vllm_config=SimpleNamespace(additional_config={}),
+        worker=SimpleNamespace(model_runner=Runner()),
+        loaded=loaded,
     )
-    assert [rank.tokens for rank in ranks] == [rank.tokens for rank in control]
-    for rank in ranks:
-        config, offloader = rank.inspected
-        assert (config["swtrace_outcome"], offloader) == ({}, "NoopOffloader")
-        (said,) = warnings((here / f"rank-{rank.rank}.log").read_text())
-        assert REASON in said
-    found = refusals(here / "rings", ranks=2)
-    assert found.keys() == {0, 1}
-    assert all(why[SERIES].startswith(REASON) for why in found.values())
 
 
-def test_a_runner_that_never_asks_ends_a_strict_start(workload: Workload, folder: Path) -> None:
-    """With SWTRACE_STRICT=1 the reason is an error."""
-    with pytest.raises(RankFailedError, match=f"RefusedError: nothing is shared: {REASON}"):
-        fork_ranks(
-            generate_unasked,
-            (workload, folder / "meet-unasked"),
-            folder,
-            ranks=2,
-            environment={"SWTRACE": "1", "SWTRACE_STRICT": "1"},
-        )
+@check_after_loading
+def load_model(wrapper: Any, name: str) -> str:
+    """Load a model."""
+    wrapper.loaded.append(name)
+    return name
 
 
-@pytest.mark.parametrize(
-    ("second", "config", "said"),
-    [
-        ({}, {}, "swtrace shares nothing: swtrace is off on rank 1; set SWTRACE=1 on all ranks"),
-        (
-            {"SWTRACE": "1"},
-            {"swtrace": {"enabled": False}},
-            f"swtrace does not share {SERIES}: rank 1 shares nothing: its additional_config disables swtrace",
-        ),
-        (
-            {"SWTRACE": "1"},
-            {"swtrace": {"windows": "rolling", "series": ["mlp.down_proj"]}},
-            f"swtrace does not share {SERIES}: rank 1 was not asked to share it",
-        ),
-    ],
-)
-def test_a_rank_that_takes_no_part_is_noticed_at_once(
-    workload: Workload,
-    control: tuple[RankResult, ...],
-    folder: Path,
-    second: dict[str, str],
-    config: dict[str, Any],
-    said: str,
-) -> None:
-    """The other rank does not wait for it: it warns with the rank and the reason, and runs as without swtrace."""
-    here = folder / f"alone-{secrets.token_hex(4)}"
-    here.mkdir()
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(here / "rings"), "SWTRACE_TIMEOUT": "86400"}
-    ranks = fork_ranks(
-        generate_alone, (workload, here / "meet", second, config), here, ranks=2, environment=environment
-    )
-    assert [rank.tokens for rank in ranks] == [rank.tokens for rank in control]
-    (warned,) = warnings((here / "rank-0.log").read_text())
-    assert warned.startswith(said)
+@pytest.fixture(autouse=True)
+def _no_earlier_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swtrace.vllm.runner._Process.offloader_requested", False)
+
+
+def test_a_runner_that_never_asks_is_named(wrapper: SimpleNamespace, loaded: list[str]) -> None:
+    """The model is loaded first; the error then names the class of the runner and the variable that selects another."""
+    said = rf"{Runner.__module__}\.Runner creates no offloader.*set VLLM_USE_V2_MODEL_RUNNER=0"
+    with pytest.raises(RefusedError, match=said):
+        load_model(wrapper, "a")
+    assert loaded == ["a"]
+
+
+def test_a_request_is_of_one_model(wrapper: SimpleNamespace) -> None:
+    """A runner that asked for its first model, but not for its second, is reported for the second."""
+    note_offloader_request()
+    assert load_model(wrapper, "a") == "a"
+    with pytest.raises(RefusedError):
+        load_model(wrapper, "b")
+
+
+def test_nothing_is_reported_where_swtrace_is_off(wrapper: SimpleNamespace) -> None:
+    """If additional_config turns swtrace off, it does not matter whether the runner asked."""
+    wrapper.vllm_config.additional_config = {"swtrace": {"enabled": False}}
+    assert load_model(wrapper, "a") == "a"

@@ -1,6 +1,6 @@
 """Count how vLLM's registered architectures build their decoder layers, by reading their sources.
 
-``.venv-vllm/bin/python tests/vllm_plugin/architectures.py`` writes the counts that docs/deployments.md states.
+``.venv-vllm/bin/python -m tests.support.vllm.architectures`` prints the counts in docs/deployments.md.
 An architecture's source is its module and the modules of models that it imports, and what these import.
 """
 
@@ -21,11 +21,11 @@ MODELS = "vllm.model_executor.models"
 _FURNITURE = frozenset(
     {MODELS, *(f"{MODELS}.{name}" for name in ("utils", "registry", "interfaces", "interfaces_base"))}
 )
-"""Imported by all models, and none of them."""
+"""Modules that all models import, and that are not models."""
 
 
 def count() -> Counter[str]:
-    """Return how many registered architectures build their layers in which way."""
+    """Return, for each way to build layers, how many registered architectures use it."""
     from vllm.model_executor.models import registry
 
     return Counter(_way(module) for module, _ in registry._VLLM_MODELS.values())

@@ -13,11 +13,11 @@ CAUSAL: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("attention.dense", {}),
     "smollm3": ("self_attn.o_proj", {"num_key_value_heads": 2}),
 }
-"""By model type: a linear of every layer, and what its configuration says beyond the size."""
+"""By model type: a linear of every layer, and its configuration apart from the size."""
 
 
 def save(folder: Path) -> None:
-    """Write every model with random weights that are wide enough for each layer to matter to what comes out."""
+    """Write every model with random weights, large enough that each layer affects the output."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM  # type: ignore[import-not-found,unused-ignore]
 
@@ -42,7 +42,7 @@ ENCODER_SERIES = "attention.output.dense"
 
 
 def save_encoder(folder: Path) -> None:
-    """Write a BERT, whose layers vLLM builds in a list, with a tokenizer, which its pooling runner wants."""
+    """Write a BERT, whose layers vLLM builds in a list, with the tokenizer that its pooling runner needs."""
     import torch
     from transformers import AutoConfig, AutoModel, BertTokenizerFast
 
@@ -64,7 +64,7 @@ def save_encoder(folder: Path) -> None:
 
 
 def embed(model: Path, meeting: Path, *, shared: bool) -> tuple[list[list[float]], dict[str, str], int]:
-    """Return the embeddings of two prompts, what is shared, and the layers that were waited for. In a rank."""
+    """Return the embeddings of two prompts, what is shared, and the layers that were waited for. Runs inside a rank."""
     import os
 
     import torch.distributed as dist
@@ -98,7 +98,7 @@ def embed(model: Path, meeting: Path, *, shared: bool) -> tuple[list[list[float]
 
 
 def keep_plain() -> None:
-    """Let unshared linears run the kernel that shared ones run."""
+    """Make unshared linears use the kernel of shared ones."""
     from swtrace.cli.vllm_ranks import _keep_plain
 
     _keep_plain(tuple({path for path, _ in CAUSAL.values()}))

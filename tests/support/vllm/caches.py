@@ -24,7 +24,7 @@ class Compiled:
 def generate(workload: Workload, rendezvous: Path, cache: Path) -> Compiled:
     """Generate with a model that is compiled to, or found in, ``cache``.
 
-    Without vLLM's ahead-of-time artifacts, which its CPU build cannot load: the cache is inductor's own.
+    The cache is inductor's own. vLLM's ahead-of-time artifacts, which its CPU build cannot load, are turned off.
     """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / os.environ["RANK"])
     os.environ["VLLM_USE_AOT_COMPILE"] = "0"

@@ -1,4 +1,4 @@
-"""What vLLM's CPU build lacks for these tests, and nothing else. Called in a rank before it makes an engine."""
+"""Additions to vLLM's CPU build that these tests need. Called in a rank before it makes an engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def allow_amx() -> None:
-    """Ask the kernel for AMX tiles, which vLLM's attention uses without asking: SIGILL where nobody has."""
+    """Request AMX tiles from the kernel. vLLM's attention uses them without a request, which ends in SIGILL."""
     import torch
 
     if torch.cpu._is_amx_tile_supported():
@@ -15,7 +15,7 @@ def allow_amx() -> None:
 
 
 def fill_expert_communication() -> None:
-    """Give the CPU communicator the two operations by which data-parallel ranks exchange tokens for experts."""
+    """Add to the CPU communicator the two operations with which data-parallel ranks exchange tokens for experts."""
     import torch
     from torch import distributed as dist
     from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
@@ -40,15 +40,15 @@ def fill_expert_communication() -> None:
         mine = total[begin : begin + rows[self.rank_in_group]]
         return mine.to(given.dtype).movedim(0, dim).contiguous()
 
-    assert not {"all_gatherv", "reduce_scatterv"} & vars(CpuCommunicator).keys(), "no gap any more"
+    assert not {"all_gatherv", "reduce_scatterv"} & vars(CpuCommunicator).keys(), "vLLM has these now"
     CpuCommunicator.all_gatherv = all_gatherv
     CpuCommunicator.reduce_scatterv = reduce_scatterv
 
 
 def make_room_between_stages() -> None:
-    """Give a later pipeline stage the tensors that it receives into.
+    """Make the tensors into which a later pipeline stage receives.
 
-    vLLM makes them in its profile run, which its CPU build leaves out for eager models: the first request would fail.
+    vLLM makes them in its profile run. Its CPU build skips that run for eager models, so the first request would fail.
     """
     from vllm.distributed.parallel_state import get_pp_group
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -66,10 +66,10 @@ def make_room_between_stages() -> None:
 
 
 def name_shared_memory(name: str) -> None:
-    """Let this run's tensor and pipeline parallel groups meet under a name of their own in ``/dev/shm``.
+    """Give this run's tensor and pipeline parallel groups unique file names in ``/dev/shm``.
 
     Under ``external_launcher`` vLLM's CPU build gives every run of a host the same names and leaves the files behind,
-    sharing or not: the second run would not start.
+    sharing or not. A second run would not start.
     """
     from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
 
@@ -78,7 +78,7 @@ def name_shared_memory(name: str) -> None:
 
 
 def fill() -> None:
-    """Be a plugin of vLLM, in each process of a server."""
+    """Add all of this in each process of a server. Entry point of a vLLM plugin."""
     allow_amx()
     if os.environ.get("TEST_EXPERTS"):
         fill_expert_communication()

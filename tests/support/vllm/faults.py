@@ -1,4 +1,4 @@
-"""One engine over two worker processes of an MLA model, in which forwards raise or a worker dies. In a rank."""
+"""An engine with two workers of an MLA model, in which forwards raise or a worker dies. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ LAYERS = 12
 LAYER = 2
 """Where forwards raise."""
 RANKS = {"all": (0, 1), "answering": (0,), "silent": (1,)}
-"""Of tensor parallel ranks vLLM listens to the first one only."""
+"""The ranks that raise. vLLM listens only to the first of its tensor parallel ranks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the engine made of it."""
+    """How the engine ended."""
 
     error: str
     left: tuple[str, ...]
-    """Workers that still ran a while after the engine had been given up."""
+    """Workers that still ran some time after the engine was shut down."""
 
 
 def engine(model: Path, name: str) -> Any:
@@ -37,8 +37,8 @@ def engine(model: Path, name: str) -> Any:
 
     allow_amx()
     name_shared_memory(name)
-    # vLLM starts the workers of its CPU build as new processes. Forked from this one, which has all imported, they
-    # are up in seconds.
+    # vLLM starts the workers of its CPU build as new processes. Forked from this one, which has imported
+    # everything, they start in seconds.
     with patch.object(multiproc_executor, "get_mp_context", lambda: multiprocessing.get_context("fork")):
         return LLM(
             model=str(model),
@@ -56,7 +56,7 @@ def engine(model: Path, name: str) -> Any:
 
 
 def refused_calls(model: Path, name: str) -> dict[str, Any]:
-    """Make calls that are refused where weights are shared; return what was said, and what the engine does then."""
+    """Make calls that are refused if weights are shared. Return the errors, and what the engine does afterwards."""
     from vllm import SamplingParams
 
     llm = engine(model, name)
@@ -80,7 +80,7 @@ def refused_calls(model: Path, name: str) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 (whatever it is, it is what the caller of vLLM sees)
             said.append(f"{type(error).__name__}: {error}")
         paused.append(core.is_scheduler_paused())
-    ranks = llm.collective_rpc(_rank)  # hears of an answer that somebody else left
+    ranks = llm.collective_rpc(_rank)  # would read an answer left by an earlier call
     result = {"said": said, "paused": paused, "ranks": ranks, "same": answer() == before}
     core.model_executor.shutdown()
     return result
@@ -93,7 +93,7 @@ def _rank(_worker: Any) -> int:
 
 
 def generate(llm: Any, tokens: int) -> None:
-    """Generate so many tokens."""
+    """Generate ``tokens`` tokens."""
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True, detokenize=False)
@@ -101,7 +101,7 @@ def generate(llm: Any, tokens: int) -> None:
 
 
 def provoke(model: Path, name: str, fault: str) -> Outcome:
-    """Generate in good order, then once more with a fault, and give the engine up; ``name`` is unique to it."""
+    """Generate without a fault, then with one, and shut the engine down; ``name`` is unique to it."""
     llm = engine(model, name)
     executor: Any = llm.llm_engine.engine_core.engine_core.model_executor
     workers = {handle.proc.name: handle.proc for handle in executor.workers}
@@ -121,7 +121,7 @@ def provoke(model: Path, name: str, fault: str) -> Outcome:
 
 
 def _raise_in_forward(worker: Any, ranks: tuple[int, ...]) -> None:
-    """Let the forward of these ranks raise from now on."""
+    """Make the forward of these ranks raise from now on."""
     import torch.distributed as dist
 
     def give_up(*_: Any, **__: Any) -> None:
@@ -132,7 +132,7 @@ def _raise_in_forward(worker: Any, ranks: tuple[int, ...]) -> None:
 
 
 def _die_in_forward(worker: Any, ranks: tuple[int, ...]) -> None:
-    """Let these ranks be killed in their next forward."""
+    """Make these ranks kill themselves in their next forward."""
     import torch.distributed as dist
 
     if dist.get_rank() in ranks:

@@ -1,4 +1,4 @@
-"""What vLLM's configuration and forward context make of CUDA graphs beside a series; seen in a process of its own."""
+"""vLLM's configuration and forward context for CUDA graphs with a series. Runs inside a rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test looks at inside a rank of vLLM. Imports nothing of swtrace at its top: a test would see it."""
+"""What tests inspect inside a rank of vLLM. Imports swtrace only in functions: a test checks what is imported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shared(llm: Any) -> dict[str, Any]:
 
 
 def _allowed(llm: Any) -> list[str]:
-    """Return which worker calls that touch the weights are not refused, in the words of the refusal."""
+    """Return the worker calls that touch the weights but are not refused with the right message."""
     from swtrace.errors import RefusedError
     from swtrace.vllm.engine import FORBIDDEN
 
@@ -80,7 +80,7 @@ def loads() -> dict[str, str]:
 
 
 def readers() -> tuple[str, str]:
-    """Return who, in a layer with an attention that absorbs a linear after loading, reads that one and another one."""
+    """Return the reader of a linear that an attention absorbs after loading, and the reader of another linear."""
     import torch
 
     from swtrace.vllm.hooks import read_while_loading
@@ -159,14 +159,14 @@ def poisoned(llm: Any) -> tuple[tuple[int, ...], ...]:
     layer = series._circle._layers[1]  # type: ignore[union-attr]
     if layer.buffer is not None:
         layer.buffer.zero_()
-        layer.remember_memory()  # or the series would say that somebody has written to it
+        layer.remember_memory()  # or the series would report that the copy was overwritten
     sampling = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, detokenize=False)
     outputs = llm.generate([{"prompt_token_ids": [11, 7, 300, 42]}], sampling, use_tqdm=False)
     return tuple(tuple(output.outputs[0].token_ids) for output in outputs)
 
 
 def overwritten(llm: Any) -> tuple[int, int, int, str]:
-    """Overwrite a window behind its layer's wait, once; return tag bytes, that layer, what it held, what was said."""
+    """Overwrite a window once after its layer's wait. Return tag bytes, that layer, the layer it held, the error."""
     from swtrace.errors import StaleWindowError
     from swtrace.series.operations import numbered
 
@@ -202,13 +202,13 @@ def outcome(llm: Any) -> tuple[dict[str, Any], str]:
 
 
 def interrupted(llm: Any) -> dict[str, Any]:
-    """Let a forward die midway, at another layer on each rank, and return the tokens of the request that follows."""
+    """Make a forward fail midway, at a different layer on each rank. Return the tokens of the next request."""
     from vllm import SamplingParams
 
     from swtrace.series.operations import numbered
 
     class GivingUpError(Exception):
-        """Told apart from every other error."""
+        """Raised by this test only."""
 
     def give_up(*_: Any, **__: Any) -> None:
         raise GivingUpError
@@ -233,7 +233,7 @@ def interrupted(llm: Any) -> dict[str, Any]:
 
 
 def deserted(llm: Any) -> None:
-    """Kill the second rank in the middle of a forward, and go on with the first as if nothing were."""
+    """Kill the second rank in the middle of a forward, and keep running the first."""
     wrapper = _worker(llm)
     if os.environ["RANK"] == "1":
         wrapper.worker.get_model().model.layers[3].mlp.forward = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
@@ -246,7 +246,7 @@ def _worker(llm: Any) -> Any:
 
 
 def _held_bytes(llm: Any) -> int:
-    """Return the bytes that the series' linears hold, each storage once."""
+    """Return the bytes that the series' linears hold, counting each storage once."""
     storages = {
         parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
         for name, parameter in _worker(llm).worker.get_model().named_parameters()
@@ -256,7 +256,7 @@ def _held_bytes(llm: Any) -> int:
 
 
 def engine_config(model: Path, additional_config: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the additional config and the hash of a config that is made as a server makes it."""
+    """Return the additional config and the hash of a config that is made as in a server."""
     from vllm.engine.arg_utils import EngineArgs
 
     arguments = EngineArgs(
@@ -267,7 +267,7 @@ def engine_config(model: Path, additional_config: dict[str, Any]) -> tuple[dict[
 
 
 def refusals() -> dict[str, str]:
-    """Return why engines with one setting each that rules sharing out are refused."""
+    """Return why engines are refused, each with one setting that rules out sharing."""
     from types import SimpleNamespace as Namespace
 
     from vllm.model_executor.offloader import NoopOffloader, UVAOffloader
@@ -302,27 +302,6 @@ def refusals() -> dict[str, str]:
     }
 
 
-def phases() -> dict[str, str]:
-    """Return the phases of some schedules."""
-    from types import SimpleNamespace as Namespace
-
-    from swtrace.vllm.steps import phase
-
-    def of(new: int, outputs: dict[str, int], resumed: tuple[str, ...] = ()) -> str:
-        cached = Namespace(req_ids=list(outputs), num_output_tokens=list(outputs.values()), resumed_req_ids={*resumed})
-        return phase(Namespace(scheduled_new_reqs=[None] * new, scheduled_cached_reqs=cached)).name
-
-    return {
-        "new": of(2, {}),
-        "chunk of a prompt": of(0, {"a": 0}),
-        "resumed": of(0, {"a": 5}, ("a",)),
-        "generating": of(0, {"a": 1, "b": 7}),
-        "new and generating": of(1, {"a": 1}),
-        "chunk and generating": of(0, {"a": 0, "b": 1}),
-        "resumed and generating": of(0, {"a": 3, "b": 1}, ("a",)),
-    }
-
-
 def other_version(version: str) -> str:
     """Install the plugin in a vLLM of another version."""
     import vllm
@@ -335,7 +314,7 @@ def other_version(version: str) -> str:
 
 
 def seam_gone() -> str:
-    """Take a piece of the seam away and install the plugin."""
+    """Remove a function of vLLM that the plugin needs, and install the plugin."""
     from vllm.model_executor.offloader import base
 
     from swtrace.vllm.replacements import install

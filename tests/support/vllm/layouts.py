@@ -1,4 +1,4 @@
-"""Layouts of vLLM's ranks as :mod:`swtrace.vllm.groups` sees them, and what it makes of them. Runs inside a rank."""
+"""Layouts of vLLM's ranks, and what swtrace decides for each. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Layout:
     data: int = 1
     pipeline: int = 1
     replicas: int = 1
-    """Of the whole engine in one torch world, by ``external_launcher``."""
+    """Copies of the whole engine in one torch world, started by ``external_launcher``."""
     mixture: bool = False
     asked_replicas: int = 1
-    """Of a dense model: vLLM tells each that it is alone."""
+    """Data-parallel replicas of a dense model: vLLM configures each as if it were alone."""
     replica: int = 0
     whole: bool = True
     """Whether tensor parallelism leaves the linear whole."""
@@ -96,7 +96,7 @@ def decided(rendezvous: Path, decisions: dict[int, dict[str, str]], timeout_s: f
 
 
 def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
-    """Offer an engine that offloads weights itself; return which offloader it is left with."""
+    """Create the offloader of an engine that offloads weights itself; return the class that it gets."""
     from types import SimpleNamespace as Namespace
 
     from torch import distributed as dist
@@ -119,7 +119,7 @@ def engine_refused(rendezvous: Path, environment: dict[str, str]) -> str:
 
 
 def stages(total: int, partition: str) -> list[tuple[int, int]]:
-    """Return the layers of each pipeline stage, as swtrace tells a series and as vLLM builds them."""
+    """Return the range of layers of each pipeline stage, after a check that swtrace and vLLM agree."""
     from types import SimpleNamespace as Namespace
 
     from torch import nn

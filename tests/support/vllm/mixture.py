@@ -12,7 +12,7 @@ from tests.support.vllm.cpu_gaps import allow_amx, fill_expert_communication
 SERIES = ("self_attn.o_proj", "self_attn.qkv_proj")
 PROMPTS = (((11, 7, 300, 42), (5, 17), (99, 98, 97, 96, 95, 94, 93)), ((12, 8, 301, 43),))
 TOKENS = (16, 5)
-"""The second rank has less to do, and keeps the first one company by dummy batches."""
+"""By rank. The second rank has less to do, and then runs dummy batches beside the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class MixtureResult:
 
 
 def generate(model: Path, rendezvous: Path, *, shared: bool) -> MixtureResult:
-    """Generate twice from this rank's prompts, so that a rank that was idle has to come back."""
+    """Generate twice from this rank's prompts, so that a rank that was idle has to resume."""
     import torch.distributed as dist
     from vllm import LLM, SamplingParams
 

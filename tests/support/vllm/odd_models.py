@@ -1,4 +1,4 @@
-"""Llamas that are not built, or do not compute, as others do. Each function changes vLLM's in this process for good."""
+"""Llamas that are built, or compute, in an unusual way. Each function changes vLLM's for the rest of the process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def keep_plain() -> None:
-    """Let unshared linears run the kernel that shared ones run."""
+    """Make unshared linears use the kernel of shared ones."""
     from swtrace.cli.vllm_ranks import _keep_plain
 
     _keep_plain(("self_attn.o_proj", "mlp.down_proj"))
 
 
 def fuse() -> None:
-    """Make layers that read o_proj without ``apply``; the last has no use for it, the third has another down_proj."""
+    """Make layers that read o_proj without ``apply``. The last does not use it; the third has another down_proj."""
     import torch
     from vllm.model_executor.layers.linear import RowParallelLinear
     from vllm.model_executor.models import llama
@@ -72,7 +72,7 @@ def build_without_vllm() -> None:
 
 
 def save_adapter(folder: Path, *, layers: int = 4, hidden: int = 128, rank: int = 8) -> None:
-    """Write a LoRA adapter of every o_proj that changes what the model says."""
+    """Write a LoRA adapter for every o_proj that changes what the model generates."""
     import torch
     from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]  # comes with vLLM
 

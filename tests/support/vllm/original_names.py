@@ -1,4 +1,4 @@
-"""A model whose own code shares its linears through the three original names."""
+"""A model whose own code shares its linears through the three original function names. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Answer = dict[str, Any]
 
 
 def generate(model: str, rendezvous: Path, *, eager: bool) -> Answer:
-    """Generate without sharing and with; return both ranks' tokens, and what the series says afterwards."""
+    """Generate without and with sharing. Return the tokens of both, and the series' statistics."""
     import torch
 
     from swtrace.series.functions import series_of
@@ -36,10 +36,10 @@ def generate(model: str, rendezvous: Path, *, eager: bool) -> Answer:
 
 
 def share_by_the_original_names() -> list[Any]:
-    """Register, post-process and reach in the model's own code; changes vLLM's Llama in this process for good.
+    """Make vLLM's Llama register, post-process and reach in its own code, for the rest of this process.
 
     Returns:
-        Where the linears will be.
+        The list to which each linear is added when the model is built.
     """
     import torch
     from vllm.distributed.parallel_state import get_world_group

@@ -1,4 +1,4 @@
-"""Ranks of an MLA model: pipeline stages, each on two tensor parallel ranks. In a rank."""
+"""Pipeline stages of an MLA model, each on two tensor parallel ranks. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.support.vllm.cpu_gaps import allow_amx, make_room_between_stages, nam
 
 SERIES = "self_attn.fused_qkv_a_proj"
 PARTITION = (5, 4)
-"""Layers of the stages. The second one's first layer is no multiple of its number of layers."""
+"""Layers of each stage. The first layer of the second stage is not a multiple of its number of layers."""
 PREFETCH_STEP = 2
 PROMPTS = ((186, 398, 163), (170, 296))
 TOKENS = 8
 Prompts = tuple[tuple[int, ...], ...]
-"""Token ids: of prompts, or of their answers."""
+"""Token ids of prompts, or of their answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class StageResult:
 
     tokens: Prompts
     layers: tuple[int, ...]
-    """That the rank built."""
+    """The layers that the rank built."""
     infos: tuple[Any, ...]
     outcome: dict[str, str]
 
@@ -48,7 +48,7 @@ def unique_rendezvous(folder: Path) -> Iterator[Path]:
 
 
 def generate(model: Path, rendezvous: Path, *, shared: bool) -> StageResult:
-    """Generate all at once, with the stages' layers as :data:`PARTITION` says."""
+    """Answer all prompts at once, on stages with :data:`PARTITION` layers."""
     llm = _engine(model, rendezvous, PARTITION, shared=shared)
     (tokens,) = _answers(llm, [PROMPTS], TOKENS)
     built = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.get_model().model
@@ -62,7 +62,7 @@ def generate(model: Path, rendezvous: Path, *, shared: bool) -> StageResult:
 
 
 def generate_one_by_one(model: Path, rendezvous: Path, prompts: Prompts, tokens: int, layers: int) -> Prompts:
-    """Answer one prompt after the other on one stage, without sharing."""
+    """Answer one prompt after the other, on a single stage and without sharing."""
     llm = _engine(model, rendezvous, (layers,), shared=False)
     return tuple(answer for (answer,) in _answers(llm, [(prompt,) for prompt in prompts], tokens))
 

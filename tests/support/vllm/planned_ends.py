@@ -1,4 +1,4 @@
-"""An engine over two workers that somebody ends on purpose, in each of the ways that vLLM knows. In a rank."""
+"""An engine with two workers that is stopped on purpose, in each of vLLM's ways. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from swtrace.observing import watch_rings
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.ring_reader import RingReader
 from tests.support.patience import patience
 from tests.support.vllm.faults import engine, generate
 
 LONG = 200
-"""Tokens of a generation that is amid its steps when the end comes."""
+"""Tokens of a generation that is still running when the engine is stopped."""
 
 
-def end(model: Path, name: str, how: str) -> dict[int, str]:
-    """Serve in another process and end it. Return the state of each rank's ring once none is locked any more."""
+def end(model: Path, name: str, how: str) -> tuple[dict[int, str], set[int]]:
+    """Serve in another process and end it.
+
+    Returns:
+        The state of each rank's ring once none is locked any more, and the ranks that readers report as died.
+    """
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(model, name, how, theirs))
     process.start()
     theirs.close()
     workers: list[int] = mine.recv()
+    watch = watch_rings(Path(os.environ["SWTRACE_DIR"]))
+    watch.drain()
     if how.startswith("workers"):
         for pid in workers:
             os.kill(pid, signal.SIGTERM)
@@ -40,14 +47,20 @@ def end(model: Path, name: str, how: str) -> dict[int, str]:
     rings = [RingReader.open(path) for path in ring_paths(Path(os.environ["SWTRACE_DIR"]))]
     deadline = time.monotonic() + patience()
     while any(ring.alive() for ring in rings) and time.monotonic() < deadline:
+        watch.drain()
         time.sleep(0.05)
     process.kill()
     process.join()
-    return {ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings}
+    watch.drain()
+    died = {rank.identity.rank for rank in watch.observe().ranks if rank.died}
+    watch.close()
+    return {
+        ring.identity.rank: "alive" if ring.alive() else "closed" if ring.closed() else "dead" for ring in rings
+    }, died
 
 
 def _close_for_ever(_worker: Any) -> None:
-    """Let this worker wait for peers that never receive its broadcasts, as if they were gone."""
+    """Make this worker wait on shutdown, as for peers that never receive its broadcasts."""
     from swtrace.vllm import steps
 
     patch.object(steps, "forget", lambda: time.sleep(patience())).start()

@@ -1,4 +1,4 @@
-"""Tiny quantized Llamas with random codes, and what a rank makes of several models in a row."""
+"""Tiny quantized Llamas with random codes, and runs of several models in one rank."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 GROUP = 32
 PACKED = 8
-"""Four-bit codes in an int32."""
+"""How many four-bit codes fit in an int32."""
 
 
 def _int8(**activations: object) -> dict[str, Any]:
-    """Return what llm-compressor writes for int8 weights and these activations."""
+    """Return the configuration that llm-compressor writes for int8 weights and these activations."""
     weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False}
     activations = {"num_bits": 8, "type": "int", **activations}
     return {
@@ -120,7 +120,7 @@ class QuantizedLlama:
 
 
 def leave_amx_alone() -> None:
-    """Let int8 matmuls take the kernel that they take on CPUs without AMX."""
+    """Make int8 matmuls use the kernel for CPUs without AMX."""
     from vllm.model_executor.kernels.linear.scaled_mm import cpu
 
     cpu.check_cpu_sgl_kernel = lambda *_: False
@@ -128,10 +128,10 @@ def leave_amx_alone() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One model on one rank."""
+    """What one model did on one rank."""
 
     control: tuple[int, ...]
-    """Tokens where nothing was shared."""
+    """Tokens without sharing."""
     tokens: tuple[int, ...]
     outcome: dict[str, str]
     payload: tuple[str, ...]
@@ -139,18 +139,18 @@ class Seen:
     waits: int
     """Layers waited for in the last step."""
     held: int = 0
-    """Bytes that the linears of the series really hold, each storage once."""
+    """Bytes that the linears of the series hold, counting each storage once."""
     replicated: int = 0
     """Bytes that they would hold unshared."""
     missing: str = ""
-    """The kernel that vLLM wants for the control, and that its build has not for this CPU. Nothing was generated."""
+    """A kernel that the control needs and vLLM's build for this CPU lacks. Nothing was generated."""
 
 
 def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, Seen]:
-    """Generate with each engine twice: with sharing switched off, and on.
+    """Generate twice with each engine, first with sharing off, then on.
 
-    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder. A case
-    whose control lacks a kernel is the last.
+    A case's ``prepare``, a function, is called before the engines are made; ``lora`` is an adapter's folder. If a
+    control lacks a kernel, later cases are skipped.
     """
     import torch
 
@@ -170,7 +170,7 @@ def compare(cases: dict[str, dict[str, Any]], rendezvous: Path) -> dict[str, See
             missing = re.search(r"'_OpNamespace' '(\S+)' object has no attribute '(\S+)'", str(error))
             if missing is None:
                 raise
-            # What is left of the engine would be in the way of the next.
+            # The remains of this engine would disturb the next.
             return {**seen, name: Seen((), (), {}, (), 0, missing=".".join(missing.groups()))}
         on = {**case, "additional_config": {"swtrace": {"series": series}}}
         seen[name] = Seen(control, *_generate(on, rendezvous.with_name(f"{name}-on")))

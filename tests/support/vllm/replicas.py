@@ -1,4 +1,4 @@
-"""A server whose two engines are data-parallel replicas: asked one by one, left alone until they rest, interrupted."""
+"""A server whose two engines are data-parallel replicas. It gets Ctrl-C once both are idle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.vllm.server import PATIENCE_S, TOKENS, serving
 
 OPTIONS = ("--tensor-parallel-size", "1", "--data-parallel-size", "2", "--enforce-eager")
 REST_S = 2.0
-"""Without a new record for so long, nobody is in a step: a dummy step of a tiny model takes milliseconds."""
+"""If no record was written for this long, no replica is in a step, which takes milliseconds."""
 
 Result = TypeVar("Result")
 
@@ -30,7 +30,7 @@ class Replicas:
     rings: Path | None
 
     def ask(self, replica: int, prompt: Sequence[int], tokens: int = TOKENS) -> tuple[int, ...]:
-        """Return the tokens that this replica says follow a prompt."""
+        """Return the tokens that this replica generates after a prompt."""
         request = {"model": "tiny", "prompt": [*prompt], "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         answer = httpx.post(
             f"{self.url}/v1/completions",
@@ -41,7 +41,7 @@ class Replicas:
         return tuple(answer.json()["choices"][0]["token_ids"])
 
     def wait_until_at_rest(self) -> None:
-        """Return when neither replica takes a step, so that an interruption finds both at the same one."""
+        """Wait until neither replica takes a step, so that Ctrl-C finds both at the same step."""
         if self.rings is None:
             return
         deadline = time.monotonic() + PATIENCE_S
@@ -52,7 +52,7 @@ class Replicas:
             if now == before:
                 return
             before = now
-        pytest.fail(f"the replicas go on taking steps: {before}")
+        pytest.fail(f"the replicas keep taking steps: {before}")
 
     def _written(self) -> dict[str, int]:
         assert self.rings is not None
@@ -65,7 +65,7 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What was asked, and what was left when the server had been interrupted."""
+    """How the server ended after Ctrl-C, and what it left behind."""
 
     status: int
     orphans: list[int]
@@ -75,7 +75,7 @@ class Served:
 def serve(
     model: Path, folder: Path, environment: dict[str, str], talk: Callable[[Replicas], Result], plain_linears: str = ""
 ) -> tuple[Result, Served]:
-    """Start a server, talk to it, and interrupt it when its replicas rest."""
+    """Start a server, call ``talk``, and interrupt the server once its replicas are idle."""
     with serving(model, folder, environment, options=OPTIONS, plain_linears=plain_linears) as server:
         rings = environment.get("SWTRACE_DIR")
         replicas = Replicas(str(server._client.base_url), folder / "server.log", Path(rings) if rings else None)

@@ -1,4 +1,4 @@
-"""Ranks that take no part in sharing, though others would. Runs inside a rank."""
+"""Ranks that do not share although others would. Runs inside a rank."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from swtrace.cli.vllm_ranks import RankResult, Workload, _generate
 
 
 def generate_unasked(workload: Workload, rendezvous: Path) -> RankResult:
-    """Generate with a runner that makes no offloader, as vLLM 0.27's second one, which needs a GPU.
+    """Generate with a runner that creates no offloader, like the second one of vLLM 0.27, which needs a GPU.
 
-    It is the CPU's, made to look for its offloader where the plugin is not.
+    It is the CPU runner, with vLLM's original ``create_offloader``.
     """
     from vllm.model_executor.offloader import base
     from vllm.plugins import load_general_plugins

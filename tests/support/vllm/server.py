@@ -23,7 +23,7 @@ from swtrace.cli.vllm_ranks import CPU_ENVIRONMENT, Patience
 PATIENCE_S = 300.0
 """Time limit for an answer, and for a start without progress. A start that progresses is not limited."""
 PROMPTS = ((186, 398, 163), (170, 296), (317,), (73, 142, 455, 129, 135, 1, 5, 214, 220))
-"""Of many random ones some whose next tokens lie far apart: however they meet in a batch, rounding decides nothing."""
+"""Chosen from random prompts so that rounding, which depends on the batch, does not change the next tokens."""
 TOKENS = 12
 
 
@@ -36,7 +36,7 @@ class Server:
         self._log = log
 
     def wait_until_up(self) -> None:
-        """Return when the server answers."""
+        """Wait until the server answers."""
         patience = Patience(PATIENCE_S, lambda: _session(self._process.pid))
         while self._process.poll() is None and not patience.over():
             try:
@@ -53,7 +53,7 @@ class Server:
         return tuple(answer["choices"][0]["token_ids"])
 
     def ask_for_stream(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the tokens that follow a prompt, as they come in one by one."""
+        """Return the tokens that follow a prompt, received one by one."""
         tokens: list[int] = []
         with self._client.stream("POST", "/v1/completions", json={**_request(prompt), "stream": True}) as answer:
             for line in answer.iter_lines():
@@ -62,9 +62,9 @@ class Server:
         return tuple(tokens)
 
     def listen(self, prompt: tuple[int, ...], tokens: int, first_came: Callable[[], None]) -> tuple[int, str]:
-        """Ask for a stream and return how many tokens came, and the error that ended it, if any.
+        """Ask for a stream. Return how many tokens came, and the error that ended it, or an empty string.
 
-        ``first_came`` is called when the first token is there.
+        ``first_came`` is called whenever tokens arrive.
         """
         request = {**_request(prompt), "max_tokens": tokens, "stream": True}
         came = 0
@@ -83,11 +83,11 @@ class Server:
         return came, ""
 
     def wait_until_over(self) -> None:
-        """Return when the server has ended by itself."""
+        """Wait until the server has ended."""
         self._process.wait(PATIENCE_S)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._client.close()
 
     def interrupt(self) -> int:
@@ -96,7 +96,7 @@ class Server:
         return self._process.wait(PATIENCE_S)
 
     def remaining_processes(self) -> list[int]:
-        """Return the processes of the server's session that are still there when they have had time to end."""
+        """Return the processes of the server's session that still run after a grace period."""
         deadline = time.monotonic() + 120.0
         while (pids := _session(self._process.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -105,7 +105,7 @@ class Server:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder for a server's ``TMPDIR``: its sockets lie there, whose paths must be shorter than pytest's."""
+    """Make a folder for a server's ``TMPDIR``. The paths of its sockets would be too long in pytest's folder."""
     with tempfile.TemporaryDirectory(prefix="swtrace-") as name:
         folder = Path(name)
         yield folder
@@ -184,7 +184,7 @@ def _request(prompt: tuple[int, ...]) -> dict[str, object]:
 
 
 def _plugin(folder: Path) -> Path:
-    """Write the metadata of a vLLM plugin that fills the CPU build's gaps in each of the server's processes."""
+    """Write the metadata of a vLLM plugin that calls ``cpu_gaps.fill`` in each of the server's processes."""
     site = folder / "plugins"
     metadata = site / "cpu_gaps-0.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)

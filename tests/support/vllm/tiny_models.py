@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoint:
-    """Random bfloat16 weights under the names that a Hugging Face checkpoint gives them. Same seed, same weights."""
+    """Random bfloat16 weights with the names of a Hugging Face checkpoint. The same seed gives the same weights."""
 
     def __init__(self, seed: int) -> None:
         import torch
@@ -22,7 +22,7 @@ class Checkpoint:
         self.tensors: dict[str, torch.Tensor] = {}
 
     def matrix(self, name: str, *shape: int) -> None:
-        """Add a weight that is wide enough for every layer to matter to the tokens that come out."""
+        """Add a random weight, large enough that every layer affects the generated tokens."""
         import torch
 
         wide = torch.randn(*shape, generator=self._generator) * (1.5 / math.sqrt(shape[-1]))
@@ -35,7 +35,7 @@ class Checkpoint:
         self.tensors[f"{name}.weight"] = torch.ones(size, dtype=torch.bfloat16)
 
     def save(self, folder: Path, config: dict[str, Any]) -> None:
-        """Write everything."""
+        """Write configuration and weights."""
         from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]  # comes with vLLM
 
         folder.mkdir(parents=True)
@@ -108,7 +108,7 @@ class TinyDeepSeek:
     vocabulary: int = 512
 
     KEY_RANK = 512
-    """With 64 for rope: the one size that MLA on CPU knows."""
+    """With 64 for rope, the only size that MLA on CPU supports."""
     ROPE = 64
     HEAD = 32
 

@@ -1,4 +1,4 @@
-"""A worker of the OpenAI-compatible server is killed amid requests. Slow: the server is four processes."""
+"""A worker of the OpenAI-compatible server is killed while it answers requests. Slow: the server is four processes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.vllm.tiny_models import TinyDeepSeek
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()
 TOKENS = 240
-"""As many as the server allows behind the prompts: the requests are far from done when the worker dies."""
+"""As many as the server allows after the prompts, so that the requests are far from done when the worker dies."""
 
-pytestmark = [pytest.mark.mla, pytest.mark.slow]
+pytestmark = [pytest.mark.vllm, pytest.mark.mla, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What the end of a worker left behind."""
+    """What was left after a worker died."""
 
     streams: list[tuple[int, str]]
     """Of each client: how many tokens came, and the error."""
@@ -95,7 +95,7 @@ def test_clients_get_an_error(lost: Lost) -> None:
 
 
 def test_nothing_is_left(lost: Lost) -> None:
-    """The server ends by itself, with all of its processes, and no ring is locked any more."""
+    """The server ends with all of its processes, and no ring stays locked."""
     assert lost.orphans == []
     assert lost.locked == []
 

@@ -13,11 +13,11 @@ import pytest
 from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
 from tests.support.vllm.replicas import Replicas, Served, serve
 from tests.support.vllm.server import PROMPTS, TOKENS
-from tests.support.vllm.vllm_runs import SERIES, refusals, warnings
+from tests.support.vllm.shared_runs import SERIES, refusals, warnings
 
 REASON = "data-parallel replicas of a dense model are independent engines that do not run in lockstep"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def dense(model: Path) -> Dense:
 
 
 def test_replicas_answer_as_an_engine_without_swtrace(dense: Dense, model: Path) -> None:
-    """Each replica gives the tokens of an engine that has no swtrace in it, while the other is idle."""
+    """Each replica generates the tokens of an engine without swtrace, while the other is idle."""
     (control,) = run_ranks(Workload(model, prompts=(PROMPTS[0],), tokens=TOKENS), model.parent, ranks=1)
     assert dense.answers == dict.fromkeys((0, 1), control.tokens[0])
 

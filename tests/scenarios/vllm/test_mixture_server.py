@@ -1,4 +1,4 @@
-"""The server of a mixture of experts on two data-parallel engines, whose replicated attention they share.
+"""The server of a mixture of experts on two data-parallel engines, which share the linears of attention.
 
 Slow: each of the two servers is six processes.
 """
@@ -14,15 +14,15 @@ import pytest
 from tests.support.vllm.mixture import SERIES
 from tests.support.vllm.replicas import Replicas, Served, serve
 from tests.support.vllm.server import PROMPTS, TOKENS
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyMixtral
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
 
 MODEL = TinyMixtral()
 EXPERTS = {"TEST_EXPERTS": "1"}
-"""Makes the test's plugin give vLLM's CPU build what it lacks: see ``cpu_gaps``."""
+"""Makes the test's plugin add what vLLM's CPU build lacks; see ``cpu_gaps``."""
 LONG = 4 * TOKENS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Answers:
     """By replica."""
 
     alone: dict[int, list[tuple[int, ...]]]
-    """One request at a time: the other replica has nothing to do meanwhile."""
+    """Answers to one request at a time, while the other replica is idle."""
     unequal: dict[int, list[tuple[int, ...]]]
-    """Both at once: the first has three requests, one of them long, the second a short one."""
+    """Answers to requests at the same time: the first replica has three, one of them long, the second a short one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def test_unequal_loads_are_answered(pair: Pair) -> None:
 
 
 def test_both_linears_are_shared_over_data_parallel(pair: Pair) -> None:
-    """The engines' workers are ranks 0 and 1 of each series, and the line in the log says why they may be."""
+    """The engines' workers are ranks 0 and 1 of each series, and the log says why they may share."""
     infos = [labels for labels, _ in pair.samples["swtrace_series_info"]]
     assert {(info["series"], info["rank"], info["group_size"]) for info in infos} == {
         (series, rank, "2") for series in SERIES for rank in ("0", "1")
@@ -97,7 +97,7 @@ def test_both_linears_are_shared_over_data_parallel(pair: Pair) -> None:
 
 @pytest.mark.parametrize("series", SERIES)
 def test_replicas_stay_in_lockstep(pair: Pair, series: str) -> None:
-    """Both took the same steps, those without requests as dummy steps, and waited for each layer in each."""
+    """Both took the same steps, as dummy steps where they had no requests, and waited for each layer in each step."""
     steps = by_rank(pair.samples, "swtrace_steps_total", series=series)
     assert steps[0] == steps[1]
     waits = by_rank(pair.samples, "swtrace_waits_total", series=series)

@@ -20,10 +20,10 @@ from tests.support.vllm.pipeline import (
     generate,
     unique_rendezvous,
 )
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyDeepSeek
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 RANKS = 4
 STAGES = {0: range(5), 1: range(5), 2: range(5, 9), 3: range(5, 9)}

@@ -1,4 +1,4 @@
-"""Real vLLM if rings cannot be made or are switched off: the tokens are equal, and the log gives the reason."""
+"""Real vLLM without rings, which cannot be made or are switched off: tokens are equal, and the log gives the reason."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
 from swtrace.trace.directory import ring_paths
+
+pytestmark = pytest.mark.vllm
 
 
 def _run(workload: Workload, here: Path, **settings: str) -> tuple[tuple[RankResult, ...], list[str]]:
@@ -27,7 +29,7 @@ def _tokens(results: tuple[RankResult, ...]) -> list[tuple[tuple[int, ...], ...]
 def test_ranks_that_cannot_make_their_rings_serve(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:
-    """If a file takes the place of the folder, all ranks run untraced, and say once why and what to do."""
+    """If a file is in the place of the folder, all ranks run untraced, and each says once why and what to do."""
     (folder / "file").touch()
     results, logs = _run(workload, folder / "no-rings", SWTRACE_DIR=str(folder / "file" / "rings"))
     assert _tokens(results) == _tokens(control)
@@ -40,7 +42,7 @@ def test_ranks_that_cannot_make_their_rings_serve(
 
 
 def test_strict_ends_every_rank(workload: Workload, folder: Path) -> None:
-    """With SWTRACE_STRICT=1 it is an error on all ranks, which names those that have no ring."""
+    """With SWTRACE_STRICT=1 this is an error on all ranks that names those without a ring."""
     (folder / "strict-file").touch()
     with pytest.raises(RankFailedError) as error:
         _run(workload, folder / "strict", SWTRACE_DIR=str(folder / "strict-file" / "rings"), SWTRACE_STRICT="1")
@@ -49,9 +51,9 @@ def test_strict_ends_every_rank(workload: Workload, folder: Path) -> None:
 
 
 def test_sharing_without_tracing(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
-    """Told so by additional_config, vLLM shares, no rank makes a ring, and nothing is warned of."""
-    told = replace(workload, additional_config={"swtrace": {"trace": False}})
-    results, logs = _run(told, folder / "untraced")
+    """If additional_config turns tracing off, vLLM shares, no rank makes a ring, and nothing is logged as a warning."""
+    untraced = replace(workload, additional_config={"swtrace": {"trace": False}})
+    results, logs = _run(untraced, folder / "untraced")
     assert _tokens(results) == _tokens(control)
     assert "swtrace shares self_attn.o_proj" in logs[0]
     assert ring_paths(folder / "untraced" / "rings") == ()

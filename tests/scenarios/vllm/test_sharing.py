@@ -10,10 +10,12 @@ import pytest
 
 from swtrace.cli.vllm_ranks import RankFailedError, RankResult, Workload, run_ranks
 from tests.support.vllm import inspections
-from tests.support.vllm.vllm_runs import artifact_keys
+from tests.support.vllm.shared_runs import artifact_keys
 
 if TYPE_CHECKING:
-    from tests.support.vllm.vllm_runs import Run
+    from tests.support.vllm.shared_runs import Run
+
+pytestmark = pytest.mark.vllm
 
 MODES = ("eager", "compiled")
 
@@ -31,18 +33,34 @@ def test_tokens_are_identical(run: Run) -> None:
 
 
 def test_compiled_run_was_compiled(eager: Run, compiled: Run) -> None:
-    """Only the compiled run made a graph: the two modes are not the same test twice."""
+    """Only the compiled run made a graph, so the two modes really differ."""
     assert [rank.inspected["graphs"] for rank in eager.ranks] == [0, 0]
     assert min(rank.inspected["graphs"] for rank in compiled.ranks) > 0
 
 
 def test_compiled_artifacts_are_kept_apart(compiled: Run, folder: Path) -> None:
-    """For the same model, code compiled without a series has another key than code compiled with one."""
+    """Code compiled without a series has another key than code of the same model compiled with one."""
     assert compiled.ranks
     off, on = artifact_keys(folder / "compiled-control"), artifact_keys(folder / "compiled")
     assert off
     assert on
     assert not off & on
+
+
+def test_additional_config_wins(eager: Run) -> None:
+    """The worker's config has the effective settings: additional_config overrides the environment."""
+    for rank in eager.ranks:
+        assert rank.inspected["additional_config"] == {
+            "swtrace": {
+                "enabled": True,
+                "series": ["self_attn.o_proj"],
+                "prefetch_step": 2,
+                "group": "auto",
+                "windows": "auto",
+                "check": False,
+            },
+            "swtrace_outcome": {"self_attn.o_proj": "world"},
+        }
 
 
 def test_one_wait_per_layer_step_and_rank(run: Run) -> None:
@@ -53,7 +71,7 @@ def test_one_wait_per_layer_step_and_rank(run: Run) -> None:
 
 
 def test_waits_for_other_ranks_layers(run: Run) -> None:
-    """Layers that a rank owns, and those that were there before the first step, are no receiver's waits."""
+    """Waits for layers that a rank owns, or that were there before the first step, are counted apart."""
     layers, k = run.model.layers, run.prefetch_step
     for rank in (0, 1):
         others = [layer for layer in range(layers) if layer % 2 != rank]
@@ -75,7 +93,7 @@ def test_broadcast_bytes(run: Run) -> None:
 
 
 def test_occupancy_sums_to_the_windows(run: Run) -> None:
-    """Every window is in exactly one state, and there are as many as the series' constants say."""
+    """Every window is in exactly one state, and their number is the one in the series' info."""
     windows = {rank.rank: rank.inspected["infos"][0].window_count for rank in run.ranks}
     assert run.by_rank("swtrace_window_occupancy") == windows
     for rank, held in run.by_rank("swtrace_series_bytes", kind="windows").items():
@@ -83,26 +101,26 @@ def test_occupancy_sums_to_the_windows(run: Run) -> None:
 
 
 def test_effective_prefetch_step(run: Run) -> None:
-    """Broadcasts start as many layers ahead as was asked for."""
+    """Broadcasts start as many layers ahead as requested."""
     k = run.prefetch_step
     assert run.by_rank("swtrace_prefetch_step", kind="configured") == {0: k, 1: k}
     assert run.by_rank("swtrace_prefetch_step", kind="effective") == {0: k, 1: k}
 
 
 def test_memory_held(run: Run) -> None:
-    """The model's parameters hold the owned layers and the windows, and nothing more."""
+    """The linears hold the memory of the owned layers and the windows, and nothing more."""
     for rank in run.ranks:
         (info,) = rank.inspected["infos"]
         assert rank.inspected["held_bytes"] == info.owned_bytes + info.window_bytes
 
 
 def test_calls_that_touch_the_weights_are_refused(eager: Run) -> None:
-    """Reloading, updating, saving, discarding or sleeping: each is an error that names itself and what is shared."""
+    """Reloading, updating, saving, discarding or sleeping is an error that names the call and what is shared."""
     assert [rank.inspected["allowed"] for rank in eager.ranks] == [[], []]
 
 
 def test_phases(run: Run) -> None:
-    """Steps carry their phase: one prefill, decodes, and what vLLM ran to compile."""
+    """Each step has its phase: one prefill, the decodes, and what vLLM ran to compile."""
     decodes = len(run.ranks[0].tokens[0]) - 1
     count = "swtrace_step_duration_seconds_count"
     assert run.by_rank(count, phase="prefill") == {0: 1, 1: 1}
@@ -118,7 +136,7 @@ def test_nothing_is_lost(run: Run) -> None:
 
 
 def test_series_says_what_it_is(run: Run) -> None:
-    """Ranks, model, transport and policy stand in the series' info: ``auto`` windows are static ones."""
+    """The series' info has ranks, model, transport and window policy, which is static for ``auto``."""
     infos = [labels for labels, _ in run.samples["swtrace_series_info"]]
     assert {info["rank"] for info in infos} == {"0", "1"}
     for info in infos:
@@ -141,7 +159,7 @@ def test_the_choice_is_explained(folder: Path) -> None:
 def test_receivers_read_what_the_source_sends(
     workload: Workload, control: tuple[RankResult, ...], folder: Path
 ) -> None:
-    """When the source's copy changes, both ranks' tokens change alike: the window is what the matmul reads."""
+    """If the source's copy changes, the tokens of both ranks change alike, so the matmul really reads the window."""
     shared = replace(workload, plain_linears=(), inspect=inspections.poisoned)
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "rings-poisoned")}
     first, second = run_ranks(shared, folder, environment=environment)
@@ -150,8 +168,8 @@ def test_receivers_read_what_the_source_sends(
     assert first.inspected[0] != first.tokens[0]
 
 
-def test_a_forward_that_dies_does_no_harm(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
-    """After a forward that died midway, at another layer on each rank, the next request's tokens are right."""
+def test_a_failed_forward_does_no_harm(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
+    """After a forward failed midway, at a different layer on each rank, the next request's tokens are right."""
     shared = replace(workload, plain_linears=(), inspect=inspections.interrupted)
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "rings-interrupted")}
     first, second = run_ranks(shared, folder, environment=environment, timeout_s=60)
@@ -160,7 +178,7 @@ def test_a_forward_that_dies_does_no_harm(workload: Workload, control: tuple[Ran
 
 
 def test_survivors_name_who_died_and_where(workload: Workload, folder: Path) -> None:
-    """When a rank is killed amid a forward the other ends within seconds; its error names series, layer and peer."""
+    """If a rank is killed in a forward, the other ends within seconds; its error names series, layer and peer."""
     shared = replace(workload, plain_linears=(), inspect=inspections.deserted, tokens=1)
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(folder / "rings-deserted")}
     # The launcher gives the survivor some seconds to fail by itself, and says so where it did not.

@@ -1,4 +1,4 @@
-"""A shared run of real vLLM beside the daemon, and the results of both."""
+"""A shared run of real vLLM next to the daemon, and the results of both."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One shared run, as vLLM, the daemon and a control saw it."""
+    """The results of one shared run: from vLLM, the daemon and a control."""
 
     model: TinyLlama
     prefetch_step: int
     steps: int
-    """That the workload takes on each rank."""
+    """The steps that the workload takes on each rank."""
     control: tuple[RankResult, ...]
     ranks: tuple[RankResult, ...]
     samples: Samples
-    """Of the daemon's ``/metrics`` when the ranks had ended."""
+    """The daemon's ``/metrics`` after the ranks had ended."""
 
     @property
     def layer_bytes(self) -> int:
@@ -49,7 +49,7 @@ class Run:
 def share(
     model: TinyLlama, workload: Workload, control: tuple[RankResult, ...], folder: Path, *, k: int, steps: int
 ) -> Run:
-    """Run ``workload`` with ``SWTRACE=1`` beside a daemon; where k is above 1, over another one in the environment."""
+    """Run ``workload`` with ``SWTRACE=1`` next to a daemon. If k is above 1, the environment has another one."""
     further = {"SWTRACE_PREFETCH_STEP": "0"} if k > 1 else {}
     ranks, samples = watch(
         folder, steps, lambda environment: run_ranks(workload, folder, environment=environment), **further
@@ -60,9 +60,9 @@ def share(
 def watch(
     folder: Path, steps: int, run: Callable[[dict[str, str]], Result], ranks: int = 2, /, **settings: str
 ) -> tuple[Result, Samples]:
-    """Call ``run`` with an environment that shares, beside a daemon; return its result and the daemon's metrics.
+    """Call ``run`` with an environment that shares, next to a daemon. Return its result and the daemon's metrics.
 
-    ``steps`` is how many each of the ranks takes in each series at least.
+    ``steps`` is the minimum that each rank takes in each series.
     """
     rings = folder / "rings"
     rings.mkdir(mode=0o700, parents=True)
@@ -76,12 +76,12 @@ def watch(
 
 
 def artifact_keys(log: Path) -> set[str]:
-    """Return the keys under which a rank saved compiled code, loaded it, or tried to. It logs each of these."""
+    """Return the keys, from the log, under which a rank saved or loaded compiled code, or tried to."""
     return set(re.findall(r"/torch_aot_compile/(\w+)/rank_0_0", (log / "rank-0.log").read_text()))
 
 
 def warnings(log: str) -> list[str]:
-    """Return the warnings of swtrace in a vLLM log, not confused by folder names in other lines."""
+    """Return swtrace's warnings in a vLLM log. Folder names in other lines do not match."""
     return re.findall(r"WARNING [^\]\n]*\] (swtrace .*)", log)
 
 
@@ -125,7 +125,7 @@ def _scrape(daemon: DaemonProcess, done: Callable[[Samples], bool]) -> Samples:
 
 
 def _stepped(samples: Samples, *, ranks: int, steps: int) -> bool:
-    """Return whether all ranks have ended after so many steps, and everything is read."""
+    """Return whether all ranks have ended after at least ``steps`` steps, and everything is read."""
     read = [value for _, value in samples.get("swtrace_steps_total", [])]
     unread = sum(value for _, value in samples.get("swtrace_ring_pending_records", []))
     up = sum(value for _, value in samples.get("swtrace_rank_up", []))

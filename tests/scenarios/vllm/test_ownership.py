@@ -1,17 +1,21 @@
-"""The ownership check in real vLLM: silent where nothing is wrong, and an error of the forward where something is."""
+"""The ownership check in real vLLM: it is silent if nothing is wrong, else the forward ends with an error."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from swtrace.cli.vllm_ranks import RankResult, Workload, run_ranks
 from tests.support.vllm import inspections
-from tests.support.vllm.vllm_runs import SERIES
+from tests.support.vllm.shared_runs import SERIES
+
+pytestmark = pytest.mark.vllm
 
 
 def test_the_check_in_vllm(workload: Workload, control: tuple[RankResult, ...], folder: Path) -> None:
-    """``additional_config`` turns it on: same tokens; an overwritten window is an error that names it."""
+    """``additional_config`` turns it on. Tokens stay the same, and an overwritten window is an error that names it."""
     log = folder / "ownership"
     log.mkdir()
     config = {"swtrace": {"prefetch_step": 2, "check": True}}

@@ -13,12 +13,12 @@ from tests.support.vllm.faults import LAYERS, SERIES
 from tests.support.vllm.planned_ends import end
 from tests.support.vllm.tiny_models import TinyDeepSeek
 
-pytestmark = [pytest.mark.mla, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Path:
-    """Return a model of the kind that tensor parallel ranks can share."""
+    """Return a model with a linear that tensor parallel ranks can share."""
     TinyDeepSeek(layers=LAYERS).save(folder / "ends")
     return folder / "ends"
 
@@ -37,8 +37,11 @@ def model(folder: Path) -> Path:
         ),
     ],
 )
-def test_a_planned_end_closes_every_ring(how: str, model: Path, folder: Path) -> None:
-    """However vLLM ends its workers, each marks its ring as closed, before it can be killed for taking too long."""
+def test_a_planned_end_is_no_death(how: str, model: Path, folder: Path) -> None:
+    """However vLLM ends its workers, no rank counts as died, and each marks its ring as closed if Python lets it.
+
+    Amid a step, a worker may be in a collective that no signal interrupts. vLLM kills it once its time is over.
+    """
     here = folder / f"end-{how.replace(' ', '-')}"
     here.mkdir()
     name = f"end-{secrets.token_hex(4)}"
@@ -49,9 +52,12 @@ def test_a_planned_end_closes_every_ring(how: str, model: Path, folder: Path) ->
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1" if how == "killed while closing" else "5",
     }
     try:
-        (states,) = fork_ranks(end, (model, name, how), here, environment=environment, timeout_s=patience(240))
+        ((states, died),) = fork_ranks(end, (model, name, how), here, environment=environment, timeout_s=patience(240))
     finally:
         # vLLM's CPU build forgets these, sharing or not.
         for left in Path("/dev/shm").glob(f"{name}-*"):
             left.unlink()
-    assert states == {0: "closed", 1: "closed"}
+    assert not died
+    assert set(states) == {0, 1}
+    assert "closed" in states.values()
+    assert set(states.values()) == {"closed"} or how.endswith("amid a step")

@@ -14,12 +14,12 @@ from swtrace.trace.ring_reader import RingReader
 from tests.support.vllm.faults import LAYER, LAYERS, RANKS, SERIES, Outcome, provoke
 from tests.support.vllm.tiny_models import TinyDeepSeek
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 PATIENCE_S = 20
-"""How long vLLM waits for a step where the test waits for that, too; by default, and elsewhere, 300 s."""
+"""How long vLLM waits for a step in the case that waits for this limit; in others 300 s, the default."""
 GRACE_S = 1
-"""How long vLLM lets workers end by themselves before it ends them."""
+"""How long vLLM waits for workers to end before it kills them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def ended(request: pytest.FixtureRequest, model: Path, folder: Path) -> Ended:
 
 
 def test_a_fault_ends_the_engine(ended: Ended, request: pytest.FixtureRequest) -> None:
-    """The error reaches vLLM's caller, at once where vLLM listens to the rank, else when vLLM has waited enough."""
+    """The error reaches vLLM's caller: at once if vLLM listens to the rank, otherwise after vLLM's time limit."""
     # On CPUs with AVX-512 vLLM's reduction waits for the dead until vLLM gives up; on others gloo's raises at once.
     lost = f"RuntimeError: Worker failed with error 'series '{SERIES}', rank 0, layer {LAYER}: rank 1 died"
     errors = {
@@ -77,7 +77,7 @@ def test_a_fault_ends_the_engine(ended: Ended, request: pytest.FixtureRequest) -
 
 
 def test_nobody_is_left(ended: Ended) -> None:
-    """No worker runs on, not even one whose peer has left it in a collective, and no ring is locked any more."""
+    """No worker keeps running, not even one whose peer has abandoned it in a collective. No ring stays locked."""
     assert ended.outcome.left == ()
     rings = [RingReader.open(path) for path in ended.rings.iterdir()]
     assert sorted((ring.identity.rank, ring.alive()) for ring in rings) == [(0, False), (1, False)]
@@ -87,6 +87,6 @@ def test_nobody_is_left(ended: Ended) -> None:
 
 @pytest.mark.parametrize("ended", ["killed"], indirect=True)
 def test_a_dead_worker_is_named(ended: Ended) -> None:
-    """The survivor, which is held in vLLM's own collective, names series, layer and the peer that died."""
+    """The survivor is blocked in vLLM's own collective, but still names series, layer and the peer that died."""
     said = re.findall(r"series '(\S*)', rank (\d), layer (\d+): rank (\d) died", ended.log)
     assert set(said) == {(SERIES, "0", str(LAYER), "1")}

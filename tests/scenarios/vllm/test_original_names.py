@@ -1,4 +1,4 @@
-"""The three original names in a model's own code, in vLLM, eager and compiled."""
+"""A model in vLLM shares a linear through the three original function names, eager and compiled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import original_names, quantized
+
+pytestmark = pytest.mark.vllm
 
 
 @pytest.mark.parametrize("eager", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "compiled"])

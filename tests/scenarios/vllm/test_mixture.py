@@ -1,4 +1,4 @@
-"""Data parallelism of a mixture of experts: attention is replicated over the ranks, so that is what they share."""
+"""Data-parallel ranks of a mixture of experts share the linears of attention, which each of them holds whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm.mixture import SERIES, TOKENS, MixtureResult, generate
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyMixtral
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
+
+pytestmark = pytest.mark.vllm
 
 MODEL = TinyMixtral()
 STEPS = 2 * max(TOKENS)
@@ -45,7 +47,7 @@ def mixture(folder: Path) -> Mixture:
 
 @dataclass(frozen=True, slots=True)
 class _Generate:
-    """What a rank runs; a process takes only what can be pickled."""
+    """The function that a rank runs; a class, because it has to be pickled."""
 
     shared: bool
 
@@ -70,7 +72,7 @@ def test_both_linears_are_shared_over_data_parallel(mixture: Mixture) -> None:
 
 @pytest.mark.parametrize("series", SERIES)
 def test_ranks_stay_in_lockstep(mixture: Mixture, series: str) -> None:
-    """The rank with less to do takes as many steps as the other; the ones it had nothing for are dummy steps."""
+    """The rank with less to do takes as many steps as the other; without requests these are dummy steps."""
     steps = by_rank(mixture.samples, "swtrace_steps_total", series=series)
     assert steps[0] == steps[1] >= STEPS
     dummies = by_rank(mixture.samples, "swtrace_step_duration_seconds_count", series=series, phase="dummy")
@@ -79,7 +81,7 @@ def test_ranks_stay_in_lockstep(mixture: Mixture, series: str) -> None:
 
 @pytest.mark.parametrize("series", SERIES)
 def test_every_layer_is_waited_for_in_every_step(mixture: Mixture, series: str) -> None:
-    """A dummy step waits for all layers, too, and broadcasts each once."""
+    """Dummy steps also wait for all layers."""
     steps = by_rank(mixture.samples, "swtrace_steps_total", series=series)
     waits = by_rank(mixture.samples, "swtrace_waits_total", series=series)
     assert waits == {rank: count * MODEL.layers for rank, count in steps.items()}

@@ -1,4 +1,4 @@
-"""What docs/deployments.md says of vLLM's registered architectures is what its registry says."""
+"""docs/deployments.md counts vLLM's registered architectures as vLLM's registry has them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import architectures
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "deployments.md"
+pytestmark = pytest.mark.vllm
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "deployments.md"
 
 
 @pytest.mark.slow
 def test_counts_in_the_documentation(folder: Path) -> None:
-    """Each way to build layers stands there with the number of architectures that take it."""
+    """The page lists each way to build layers, with the number of architectures that use it."""
     from vllm import __version__ as version  # type: ignore[import-not-found,unused-ignore]
 
     if not version.startswith("0.32."):

@@ -1,4 +1,4 @@
-"""Models that vLLM does not build through ``make_layers``: they share by their own list of layers."""
+"""Models that vLLM does not build through ``make_layers`` are shared through their own list of layers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import backend_models, quantized
 from tests.support.vllm.backend_models import CAUSAL, ENCODER_SERIES, LAYERS, embed, save_encoder
+
+pytestmark = pytest.mark.vllm
 
 IN_CI = ("olmo2", "starcoder2")
 """One whose linears are named as Llama's are, and one whose are not."""
@@ -42,17 +44,17 @@ def output(models: Path, kind: str) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(models: Path, kind: str, output: Path) -> tuple[quantized.Seen, ...]:
-    """Return, by rank, what the model said with and without sharing."""
+    """Return, by rank, what the model generated with and without sharing."""
     case = {"model": str(models / kind), "series": [CAUSAL[kind][0]], "prepare": backend_models.keep_plain}
     environment = {"SWTRACE": "1", "SWTRACE_DIR": str(output / "rings")}
-    told = fork_ranks(
+    ranks = fork_ranks(
         quantized.compare, ({kind: case}, output / "rendezvous"), output, ranks=2, environment=environment
     )
-    return tuple(rank[kind] for rank in told)
+    return tuple(rank[kind] for rank in ranks)
 
 
 def test_it_runs_through_the_backend(seen: tuple[quantized.Seen, ...], output: Path) -> None:
-    """The models of this file really are what its first line says, each with and without sharing."""
+    """The models really run through vLLM's Transformers backend, both with and without sharing."""
     for number in range(len(seen)):
         said = (output / f"rank-{number}.log").read_text()
         assert said.count("Using Transformers modeling backend") == 2
@@ -62,7 +64,7 @@ def test_tokens_are_equal(seen: tuple[quantized.Seen, ...]) -> None:
     """Every rank generates what it generates without sharing."""
     for rank in seen:
         assert rank.tokens == rank.control
-        assert len(set(rank.tokens)) > 2  # the model says something
+        assert len(set(rank.tokens)) > 2  # the model's output varies
 
 
 def test_each_layer_is_shared_and_waited_for(seen: tuple[quantized.Seen, ...], kind: str) -> None:
@@ -98,7 +100,7 @@ def test_a_compiled_model_shares(models: Path) -> None:
 
 
 def test_an_encoder_shares(folder: Path) -> None:
-    """A BERT, which vLLM builds in a list of its own, embeds bit for bit what it embeds without sharing."""
+    """A BERT, whose layers vLLM keeps in a list of its own, embeds bit for bit what it embeds without sharing."""
     here = folder / "encoder"
     here.mkdir()
     fork_ranks(save_encoder, (here / "model",), here)
@@ -115,4 +117,4 @@ def test_an_encoder_shares(folder: Path) -> None:
     ]
     for control, shared in zip(*runs, strict=True):
         assert shared == (control[0], {ENCODER_SERIES: "world"}, LAYERS)
-        assert len(set(control[0][0])) > LAYERS  # the model says something
+        assert len(set(control[0][0])) > LAYERS  # the model's output varies

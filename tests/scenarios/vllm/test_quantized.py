@@ -1,4 +1,4 @@
-"""Quantized linears of vLLM's CPU build: those whose matmul reads its parameters are shared, others are refused."""
+"""Quantized linears of vLLM's CPU build are shared if their matmul reads their parameters, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from swtrace.cli.vllm_ranks import fork_ranks
 from tests.support.vllm import quantized
 
+pytestmark = pytest.mark.vllm
+
 PAYLOADS = {"gptq": {"qweight", "scales"}, "awq": {"qweight", "qzeros", "scales"}}
 SYMMETRIC = ("int8-symmetric", "int8-static")
 PRIVATE = ("int8", "int8-static-onednn")
-"""OneDNN keeps a copy: always for asymmetric activations, for symmetric ones on CPUs without AMX, as in the second."""
+"""OneDNN keeps a copy: always for asymmetric activations, and on CPUs without AMX also for symmetric ones."""
 METHODS = ("gptq", "awq", *SYMMETRIC, *PRIVATE)
 REFUSAL = "swtrace does not share self_attn.o_proj: CompressedTensorsLinearMethod/CompressedTensorsW8A8Int8"
 
@@ -23,7 +25,7 @@ Ranks = tuple[dict[str, quantized.Seen], ...]
 
 @pytest.fixture(scope="module")
 def seen(folder: Path) -> Ranks:
-    """Return each method's model by rank, and leave the ranks' output in a folder of their own."""
+    """Return, by rank, what each method's model generated. The ranks' output is in a folder of its own."""
     here = folder / "quantized"
     environment = {
         "SWTRACE": "1",
@@ -48,7 +50,7 @@ def seen(folder: Path) -> Ranks:
 
 
 def _run(seen: Ranks, method: str) -> Ranks:
-    """Return what was seen of a method, or skip by name where not even the control runs on this CPU."""
+    """Return the results of all methods, or skip if this method's control cannot run on this CPU."""
     missing = {rank[method].missing for rank in seen} - {""}
     if missing:
         pytest.skip(
@@ -62,12 +64,12 @@ def test_tokens_of_quantized_models(seen: Ranks, method: str) -> None:
     """Every rank generates what it generates without sharing, whether the method can be shared or not."""
     for rank in _run(seen, method):
         assert rank[method].tokens == rank[method].control
-        assert len(set(rank[method].tokens)) > 2  # the model says something
+        assert len(set(rank[method].tokens)) > 2  # the model's output varies
 
 
 @pytest.mark.parametrize("method", PAYLOADS)
 def test_payload_is_what_the_matmul_reads(seen: Ranks, method: str) -> None:
-    """Four-bit methods share exactly the tensors that are left for the kernel, and wait for each layer."""
+    """Four-bit methods share exactly the tensors that the kernel reads, and wait for each layer."""
     for rank in _run(seen, method):
         assert rank[method].outcome == {"self_attn.o_proj": "world"}
         # On CPUs with AMX the kernel wants zero points even where the checkpoint means none.
@@ -89,7 +91,7 @@ def test_symmetric_int8_is_shared_where_its_kernel_reads_the_layer(seen: Ranks, 
 
 
 def test_a_private_copy_is_refused_by_name(seen: Ranks, folder: Path) -> None:
-    """OneDNN's int8 keeps the weight to itself: vLLM runs unshared, and the warning names the method."""
+    """OneDNN's int8 keeps a private copy of the weight: vLLM runs unshared, and the warning names the method."""
     for method in PRIVATE:
         _run(seen, method)
     for number, rank in enumerate(seen):

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible server on two tensor parallel ranks of an MLA model, whose first projection they share."""
+"""The OpenAI-compatible server on two tensor parallel ranks, which share the first projection of an MLA model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from swtrace.cli.vllm_ranks import fork_ranks
 from swtrace.trace.ring_reader import RingReader
 from tests.support.vllm.pipeline import generate_one_by_one, unique_rendezvous
 from tests.support.vllm.server import PROMPTS, TOKENS, answers, serving, temporary_folder
+from tests.support.vllm.shared_runs import Samples, by_rank, watch
 from tests.support.vllm.tiny_models import TinyDeepSeek
-from tests.support.vllm.vllm_runs import Samples, by_rank, watch
 
-pytestmark = pytest.mark.mla
+pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()
 LEFT_BY_VLLM = {"*", f"torchinductor_{getpass.getuser()}", "vllm_dist_*"}
-"""In ``TMPDIR``, by a server that does not share, eager."""
+"""What an eager server that does not share leaves in ``TMPDIR``."""
 MODES = {"eager": ("--enforce-eager",), "compiled": ()}
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One server's answers and what was left when it had been interrupted."""
+    """One server's answers, and what it left behind after Ctrl-C."""
 
     answers: dict[str, list[tuple[int, ...]]]
     status: int
@@ -38,10 +38,10 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A server with sharing, and what comes without."""
+    """A server with sharing, and the answers without."""
 
     answers: dict[str, list[tuple[int, ...]]]
-    """Without sharing. Eagerly they are an engine's without a server, which is started in a tenth of the time."""
+    """Answers without sharing. In eager mode they come from an engine without a server, which starts much faster."""
     control: Served | None
     shared: Served
     samples: Samples
@@ -60,7 +60,7 @@ def _serve(folder: Path, environment: dict[str, str], options: tuple[str, ...], 
 
 
 def _kinds(folder: Path) -> set[str]:
-    """Return the names of what lies in a folder, without what makes each unique."""
+    """Return the names of the entries of a folder, without the part that makes each unique."""
     return {re.sub(r"[0-9a-f-]{8,}", "*", path.name) for path in folder.iterdir()}
 
 
@@ -90,9 +90,10 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
 
 
 def test_answers_are_equal(pair: Pair) -> None:
-    """Requests one by one, streamed, and several at once get the answers that come without sharing.
+    """Requests one by one, streamed, and several at once get the same answers as without sharing.
 
-    Where prompts meet in an eager batch, vLLM's MLA on CPU answers otherwise, sharing or not: those are not compared.
+    If several prompts meet in an eager batch, vLLM's MLA on CPU gives other answers, shared or not. Those are not
+    compared.
     """
     shared = pair.shared.answers
     assert all(len(tokens) == TOKENS for way in shared.values() for tokens in way)
@@ -101,7 +102,7 @@ def test_answers_are_equal(pair: Pair) -> None:
 
 
 def test_the_tensor_parallel_group_shares(pair: Pair) -> None:
-    """The series holds the linear of every layer once over both ranks, beside their windows."""
+    """Apart from windows, the two ranks together hold the linear of every layer once."""
     infos = [labels for labels, _ in pair.samples["swtrace_series_info"]]
     assert {(info["series"], info["rank"], info["group_size"], info["model"]) for info in infos} == {
         (SERIES, "0", "2", "tiny"),
@@ -120,7 +121,7 @@ def test_ranks_stay_in_lockstep(pair: Pair) -> None:
 
 
 def test_interrupt_ends_everything(pair: Pair) -> None:
-    """After Ctrl-C no process is left, and no file but the two rings, whose writers are gone."""
+    """After Ctrl-C only the two rings are left: no process, no other file, and no lock on the rings."""
     assert pair.shared.status == 0
     assert pair.shared.orphans == []
     assert pair.shared.left_files == (LEFT_BY_VLLM if pair.control is None else pair.control.left_files)

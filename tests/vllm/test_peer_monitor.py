@@ -1,4 +1,4 @@
-"""A rank that is blocked in vLLM when a peer dies still logs which peer died, and where it was itself."""
+"""A rank that is blocked in vLLM when a peer dies still logs which peer died, and which layer it had reached itself."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LAYERS = 4
 
 
 class Said(logging.Handler):
-    """What was logged."""
+    """Collects what is logged."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
+        """Keep the message."""
         self.lines.append(record.getMessage())
 
 
@@ -49,7 +49,7 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     for layer_idx in (3, 4):
         reach(activation, one, layer_idx)
         wait(activation, one, layer_idx)
-    series._transport.gather(None)  # type: ignore[union-attr]  # both are where they should be
+    series._transport.gather(None)  # type: ignore[union-attr]  # both have reached layer 4
     watched = Path(folder, "watched")
     if rank == 1:
         eventually(watched.exists, "rank 0 to watch")

@@ -1,7 +1,7 @@
-"""Inductor's cache, which vLLM's CPU build really loads from: code compiled for one series never serves another model.
+"""Inductor's cache never returns code that was compiled with other waits.
 
-The cache goes by what the code does, not by settings. vLLM's own artifacts go by settings; it finds them, and cannot
-load any on CPU.
+vLLM's CPU build really loads from this cache, whose keys depend on what the code does, not on settings. The keys of
+vLLM's own artifacts depend on settings; the CPU build finds these artifacts, but cannot load any.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import pytest
 
 from swtrace.cli.vllm_ranks import Workload, fork_ranks, run_ranks
 from tests.support.vllm.caches import Compiled, generate
-from tests.support.vllm.vllm_runs import SERIES, artifact_keys
+from tests.support.vllm.shared_runs import SERIES, artifact_keys
 
 if TYPE_CHECKING:
-    from tests.support.vllm.vllm_runs import Run
+    from tests.support.vllm.shared_runs import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 Runs = dict[str, tuple[Compiled, ...]]
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "step 0": {"SWTRACE": "1", "SWTRACE_PREFETCH_STEP": "0"},
     "another linear": {"SWTRACE": "1", "SWTRACE_SERIES": "mlp.down_proj"},
 }
-"""In this order, on one cache."""
+"""The runs, in this order, on one cache."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def _sources(ranks: tuple[Compiled, ...]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", ["off", "on", "another linear"])
 def test_other_waits_are_compiled_anew(runs: Runs, name: str) -> None:
-    """Code without waits, with them, and with them elsewhere is each made anew, whatever the cache holds."""
+    """Code without waits, with waits, and with waits elsewhere is compiled each time, whatever the cache holds."""
     assert _sources(runs[name]) == [(0, 1), (0, 1)]
 
 
@@ -67,17 +67,17 @@ def test_a_repetition_runs_the_code_of_its_kind(runs: Runs, name: str) -> None:
 
 
 def test_another_prefetch_step_is_the_same_code(runs: Runs) -> None:
-    """The prefetch step is no part of the code, which says where to reach and wait: it may serve another step."""
+    """The code says where to reach and wait, but not how far ahead, so another prefetch step reuses it."""
     assert _sources(runs["step 0"]) == [(1, 0), (1, 0)]
 
 
 @pytest.mark.parametrize("name", ["on", "off again", "on again", "step 0"])
-def test_cached_code_says_the_same(runs: Runs, name: str) -> None:
-    """Compiled or found, with a series or without, at either prefetch step: the tokens are the same."""
+def test_cached_code_generates_the_same(runs: Runs, name: str) -> None:
+    """The tokens are the same whether the code was compiled or found, with or without a series, at either step."""
     assert [rank.tokens for rank in runs[name]] == [rank.tokens for rank in runs["off"]]
 
 
-def test_vllms_artifacts_go_by_settings(compiled: Run, folder: Path) -> None:
+def test_vllms_artifacts_depend_on_settings(compiled: Run, folder: Path) -> None:
     """A real run with another prefetch step keeps its artifact apart from those of both earlier runs."""
     assert compiled.ranks
     log = folder / "artifact-step-0"

@@ -23,10 +23,10 @@ def program(rank: int, without: tuple[int, ...]) -> list[int]:
 
 
 def test_ranks_without_are_known_to_all_others() -> None:
-    """Ranks that announced themselves name those that did not. The latter cannot know, and name none."""
+    """Ranks that announced themselves name those that did not. The others cannot know, and name none."""
     assert run_ranks(3, program, (1,)) == [[1], [], [1]]
 
 
-def test_where_all_run_with_it_nobody_is_named() -> None:
+def test_nobody_is_named_if_all_run_with_it() -> None:
     """The last rank to join the group has announced itself before the first one leaves."""
     assert run_ranks(3, program, ()) == [[], [], []]
