@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import addresses, exclusive, file_option, run_option
+from swtrace.cli.arguments import Force, addresses, exclusive, file_option, run_option
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -60,7 +60,7 @@ def record(
     keep: Annotated[
         int | None, typer.Option(help="With --rotate: keep only the newest N files.", metavar="N", min=1)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
 ) -> None:
     """Record every rank of this host, or of several hosts through their daemons, until Ctrl-C.

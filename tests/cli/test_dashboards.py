@@ -63,7 +63,7 @@ def test_export_overwrites_only_when_told(tmp_path: Path) -> None:
 
 
 def test_wheel_carries_what_the_export_writes(tmp_path: Path) -> None:
-    """The wheel contains the files, and an export from the installed package is the same."""
+    """The wheel contains the files and the report's glossary, and an export from the installed package is the same."""
     uv = Path(sys.executable).parent / "uv"
     if not uv.exists():
         pytest.skip("builds a wheel with uv, which is not in this environment")
@@ -84,4 +84,5 @@ def test_wheel_carries_what_the_export_writes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (installed / "swtrace/_dashboards/grafana/dashboards").is_dir()
+    assert (installed / "swtrace/_docs/glossary.md").read_text() == (ROOT / "docs/glossary.md").read_text()
     assert len(list((tmp_path / "out/grafana/dashboards").glob("*.json"))) == 3

@@ -26,20 +26,28 @@ class TestThem:
 
 
 LIMITS = {
-    "max_stall_ratio=0.01": ["*stall ratio 5.0 % > 1.0 %*", "*layers that stall most*", "* 1 *   2 *0.30 ms*100.0 %*"],
-    "max_stall_seconds=0.0001": ["*stall 0.30 ms > 0.10 ms per step*"],
-    "min_on_time_rate=0.99": ["*on time * < 99.0 %*"],
-    "min_efficiency=0.99": ["*efficiency * < 99.0 %*"],
-    "min_steps=50": ["*only 10 steps finished, 50 are needed*"],
-    "max_stall_ratio=0.0001": ["*stall ratio 5.00 % > 0.01 %*"],
-    "max_stall_ratio=0.04999": ["*stall ratio 5.000 % > 4.999 %*"],
+    "max_stall_ratio=0.01": [
+        "swtrace: stall ratio 5.0 % is above 1.0 % on rank 1 of self_attn.o_proj",
+        "*layers that stall most*",
+        "* 1 *   2 *0.30 ms*100.0 %*",
+    ],
+    "max_stall_seconds=0.0001": ["*stall per step 0.30 ms is above 0.10 ms*"],
+    "min_on_time_rate=0.99": ["*on-time rate * is below 99.0 %*"],
+    "min_efficiency=0.99": ["*efficiency * is below 99.0 %*"],
+    "min_steps=50": ["*only 10 steps finished, fewer than min_steps=50"],
+    "max_stall_ratio=0.0001": ["*stall ratio 5.00 % is above 0.01 %*"],
+    "max_stall_ratio=0.04999": ["*stall ratio 5.000 % is above 4.999 %*"],
     "series='mlp'": ["*no finished step matches series='mlp'; recorded: self_attn.o_proj*"],
-    "min_efficiency=0.5, rank=0, layer=0": ["*no recorded step has a value for min_efficiency*"],
+    "min_efficiency=0.5, rank=0, layer=0": [
+        "*min_efficiency cannot be checked: no recorded step matching rank=0, layer=0 *"
+    ],
 }
 REFUSED = {
-    "min_eficiency=0.9": "has no argument 'min_eficiency'*min_efficiency*",
-    "phase='decoding'": "there is no phase 'decoding': there are*decode*",
-    "'o_proj'": "takes its arguments by name",
+    "min_eficiency=0.9": "has no argument 'min_eficiency': did you mean min_efficiency?",
+    "speed=1": "has no argument 'speed': must be one of: baseline, layer, max_stall_ratio, *warmup",
+    "phase='decoding'": "phase='decoding': must be one of: *decode*",
+    "'o_proj'": "@pytest.mark.swtrace('o_proj'): arguments must be named, such as max_stall_ratio=0.05",
+    "tolerance=0.5": "@pytest.mark.swtrace: tolerance has no effect without baseline=True",
     "max_stall_ratio=float('nan')": "@pytest.mark.swtrace: max_stall_ratio=nan: must be a ratio from 0 to 1",
     "max_stall_ratio='5%'": "@pytest.mark.swtrace: max_stall_ratio='5%': must be a ratio from 0 to 1",
     "max_stall_ratio=None": "@pytest.mark.swtrace: max_stall_ratio=None: must be a ratio from 0 to 1",
@@ -53,13 +61,13 @@ REFUSED = {
     "steps=(1, 4)": "@pytest.mark.swtrace: steps=(1, 4): must be a range of step numbers, or a slice that*",
     "steps=slice(-5, None)": "steps=slice(-5, None, None): must be a range of step numbers, or a slice that*",
     "steps=slice(0, 9, 0)": "steps=slice(0, 9, 0): must be a range of step numbers, or a slice that*",
-    "tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
+    "baseline=True, tolerance=float('nan')": "@pytest.mark.swtrace: tolerance=nan: must be a number from 0*",
 }
 """Invalid markers and their errors."""
 
 
 def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
-    """A broken limit is a failure that names limit, value, rank and layer, without a traceback."""
+    """A broken limit is a failure that names value, limit, rank, layer and the marker's line, without a traceback."""
     code = "".join(
         f"\n@pytest.mark.swtrace({limit})\ndef test_{number}(swtrace): run(swtrace)\n"
         for number, limit in enumerate(LIMITS)
@@ -67,8 +75,27 @@ def test_a_broken_limit_fails_with_words(suite: pytest.Pytester) -> None:
     result = outcomes(suite, code)
     result.assert_outcomes(failed=len(LIMITS))
     result.stdout.fnmatch_lines([message for messages in LIMITS.values() for message in messages])
+    (file,) = suite.path.glob("test_*.py")
+    lines = file.read_text().splitlines()
+    for limit in LIMITS:
+        line = lines.index(f"@pytest.mark.swtrace({limit})") + 1
+        assert any(each.startswith(f"{file.name}:{line}: @pytest.mark.swtrace(") for each in result.outlines)
     assert "Traceback" not in result.stdout.str()
     assert "limits.py" not in result.stdout.str()
+
+
+def test_a_failure_begins_with_what_is_worst_and_how_many_more(suite: pytest.Pytester) -> None:
+    """The first line, of which pytest's summary shows the start, names the worst rank and counts the other limits."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.swtrace(max_stall_ratio=0.01, max_stall_seconds=0.0001)
+def test_it(swtrace): run(swtrace)
+""",
+    )
+    result.stdout.fnmatch_lines(
+        ["swtrace: stall ratio 5.0 % is above 1.0 % on rank 1 of self_attn.o_proj; 1 more broken limit below"]
+    )
 
 
 def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
@@ -137,7 +164,10 @@ def test_none(swtrace): sampled(swtrace, 0)
     )
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
-        ["*only 3 timed steps (and 9 untimed) finished, 5*", "*no timed step: 1 step is untimed; recorded: *"]
+        [
+            "*only 3 timed steps (and 9 untimed) finished, fewer than min_steps=5",
+            "*no timed step: 1 step is untimed; recorded: *",
+        ]
     )
 
 

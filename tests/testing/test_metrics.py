@@ -10,6 +10,9 @@ from swtrace.testing.metrics import MetricsError
 from swtrace.testing.tracing import Tracing
 from tests.support.damaged_answers import DAMAGED, answering
 from tests.support.recorded_run import STALL_NS, RecordedRun
+from tests.support.suites import outcomes
+
+pytest_plugins = ["pytester"]
 
 
 def test_a_daemons_facts_are_those_of_the_rings() -> None:
@@ -47,3 +50,12 @@ def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
     """Facts for tests are read only from valid metrics."""
     with answering(DAMAGED[damage]) as address, pytest.raises(MetricsError, match=address):
         read_metrics(address)
+
+
+def test_a_daemon_that_does_not_answer_is_one_line(suite: pytest.Pytester) -> None:
+    """`read_metrics` names the address and the reason, without tracebacks of swtrace and urllib."""
+    code = "\nfrom swtrace.testing import read_metrics\n\ndef test_it(): read_metrics('http://127.0.0.1:1')\n"
+    result = outcomes(suite, code)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *MetricsError: http://127.0.0.1:1: *refused", "test_*.py:*: MetricsError"])
+    assert "urllib" not in result.stdout.str()

@@ -78,12 +78,15 @@ def test_the_examples_pass_and_fail_as_they_say(suite: pytest.Pytester) -> None:
     )
     done.stdout.fnmatch_lines(
         [
-            "swtrace: prefetch breaks a limit of*(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)",
+            "swtrace: stall ratio 37.5 % is above 5.0 % on rank 0 of o_proj; 3 more broken limits below",
+            "*:*: @pytest.mark.swtrace(min_efficiency=0.9, max_stall_ratio=0.05, series='o_proj', warmup=3)",
             "series o_proj, 27 steps after 3 warm-up steps",
-            "rank     step    stall  stall ratio  efficiency  on time",
-            "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % > 5.0 %; efficiency 25.0 % *",
+            "rank     step    stall  stall ratio  efficiency  on time  broken limits",
+            "   0  9.60 ms  3.60 ms       37.5 %      25.0 %    0.0 %  stall ratio 37.5 % is above 5.0 %; *",
             "layers that stall most, mean per step",
             "   1     10       0  0.60 ms           16.7 %  transfer",
+            "verdict on these 27 steps",
+            "- The most stalled rank (0) waits for weights 37.5 % of its step time *",
             "*Transfer 0.80 ms > compute 0.50 ms per layer: no prefetch step can hide this*",
             "1 failed, 2 passed*",
         ]

@@ -12,6 +12,26 @@ from tests.support.suites import PRELUDE, outcomes
 pytest_plugins = ["pytester"]
 
 
+def test_two_markers_on_one_function_are_refused(suite: pytest.Pytester) -> None:
+    """Pytest would read one of them and ignore the other's limits; a marker of the class may be beside one."""
+    result = outcomes(
+        suite,
+        """
+@pytest.mark.swtrace(max_stall_ratio=0.0)
+@pytest.mark.swtrace(max_stall_ratio=1.0)
+def test_stacked(swtrace): raise AssertionError("it ran")
+
+@pytest.mark.swtrace(max_stall_ratio=0.0)
+class TestThem:
+    @pytest.mark.swtrace(max_stall_ratio=1.0)
+    def test_own(self, swtrace): run(swtrace)
+""",
+    )
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(["test_*.py:*: two @pytest.mark.swtrace on one function*put all arguments into one"])
+    assert "it ran" not in result.stdout.str()
+
+
 def test_a_marker_on_one_case_of_a_parametrized_test_is_that_case_s_own(suite: pytest.Pytester) -> None:
     """`pytest.param(..., marks=...)` records and judges that case, and leaves the others as they are."""
     result = outcomes(
@@ -29,7 +49,7 @@ def test_it(wanted, request):
 """,
     )
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*stall ratio 5.0 % > 1.0 %*"])
+    result.stdout.fnmatch_lines(["*stall ratio 5.0 % is above 1.0 %*"])
 
 
 def test_a_test_that_is_run_again_counts_once(suite: pytest.Pytester) -> None:
@@ -102,7 +122,7 @@ def test_it(swtrace): run(swtrace)
     path.write_text(json.dumps(document))
     worse = outcomes(suite, code)
     worse.assert_outcomes(failed=1)
-    worse.stdout.fnmatch_lines(["*stall ratio 5.0 %, baseline 1.0 % (+10.0 %)*"])
+    worse.stdout.fnmatch_lines(["*stall ratio 5.0 % is above 1.6 % (baseline 1.0 %, tolerance 10.0 %)*"])
     outcomes(suite, code, "-o", "swtrace_tolerance=4.0").assert_outcomes(passed=1)
     path.write_text("[]")
     outcomes(suite, code).stdout.fnmatch_lines(["*is not a baseline file of swtrace*"])

@@ -19,6 +19,8 @@ from tests.support.suites import outcomes
 
 pytest_plugins = ["pytester"]
 
+pytest_plugins = ["pytester"]
+
 LAYERS, STEPS = 4, 6
 
 
@@ -68,6 +70,33 @@ def test_a_process_gets_its_own_ring_back(tmp_path: Path, monkeypatch: pytest.Mo
         mine.close()
     finally:
         recording.exchange(before)
+
+
+def test_a_failed_assertion_shows_what_was_recorded(suite: pytest.Pytester) -> None:
+    """Beside a value of the fixture stand the series, its steps and its stall ratio instead of an address."""
+    result = outcomes(suite, "\ndef test_it(swtrace):\n    run(swtrace)\n    assert swtrace.stall_ratio() < 0.01\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*where * = <swtrace fixture; self_attn.o_proj: 10 steps, stall ratio 5.0 %>.stall_ratio"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ("seris='mlp'", "SettingsError: no selection by 'seris': did you mean series?"),
+        ("warmup=-1", "SettingsError: warmup=-1: must be a number of steps from 0"),
+        ("layer=99", "EmptySelectionError: no finished step matches layer=99; recorded: self_attn.o_proj *"),
+    ],
+)
+def test_an_error_of_the_fixture_points_at_the_line_of_the_test(
+    suite: pytest.Pytester, selection: str, message: str
+) -> None:
+    """The traceback of a wrong selection ends in the test, not within swtrace."""
+    result = outcomes(suite, f"\ndef test_it(swtrace):\n    run(swtrace)\n    swtrace.stall_ratio({selection})\n")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E * swtrace.errors.{message}", "test_*.py:*: *Error"])
+    assert "session.py" not in result.stdout.str()
 
 
 def test_the_fixture_answers_questions(suite: pytest.Pytester) -> None:
