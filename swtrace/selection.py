@@ -1,19 +1,21 @@
-"""Which waits are meant, and their sums: what tests, scripts and reports ask of finished steps.
+"""Select waits of finished steps and sum them up, for tests, scripts and reports.
 
-The formulas are the ledger's: sums of its facts become a :class:`~swtrace.ledger.facts.Recent`, and the
-ratios are that one's.
+The formulas are the ledger's: its facts are summed into a :class:`~swtrace.ledger.facts.Recent`, which computes the
+ratios.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral
+from operator import methodcaller
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.errors import SettingsError
+from swtrace.errors import SettingsError, SwtraceError
 from swtrace.ledger.facts import Recent, SeriesKey, StepFacts
 from swtrace.ledger.recent import Sums, Total, sums_of
 from swtrace.trace.identity import RankKey
@@ -21,10 +23,13 @@ from swtrace.trace.schema import Phase
 
 Mask = npt.NDArray[np.bool_]
 
+__tracebackhide__ = methodcaller("errisinstance", SwtraceError)
+"""For pytest: the traceback of such an error ends at the line of the test, not here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What to look at. None: everything."""
+    """Which waits to select. None selects everything."""
 
     series: str | None = None
     """Name of a series."""
@@ -37,13 +42,25 @@ class Selection:
     steps: range | slice | None = None
     """Step numbers, as the ranks count them."""
     warmup: int = 0
-    """First recorded steps of each series and run to leave out."""
+    """How many of the first recorded steps of each series and run to leave out."""
 
-    def __post_init__(self) -> None:
-        """Check every value, before anything is asked with it.
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return the selection with these fields.
 
         Raises:
-            SettingsError: a value says nothing, or there is no such phase.
+            SettingsError: a field does not exist, or its value is not allowed.
+        """
+        for name in given:
+            if name not in _FIELDS:
+                raise SettingsError(f"no selection by {unknown_name(name)}")
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            SettingsError: a value is not allowed.
         """
         for each in fields(self):
             value, (must_be, fits) = getattr(self, each.name), _FIELDS[each.name]
@@ -51,10 +68,10 @@ class Selection:
                 raise SettingsError(f"{each.name}={value!r}: must be {must_be}")
         if self.phase is not None and self.phase.upper() not in Phase.__members__:
             known = ", ".join(phase.name.lower() for phase in Phase)
-            raise SettingsError(f"there is no phase {self.phase!r}: there are {known}")
+            raise SettingsError(f"phase={self.phase!r}: must be one of: {known}")
 
     def pick(self, steps: Iterable[StepFacts]) -> Iterator[Picked]:
-        """Yield the steps that are meant, each with the ranks and positions that are. Aborted steps are left out."""
+        """Yield the selected steps, each with the selected ranks and positions. Aborted steps are left out."""
         seen: dict[SeriesKey, int] = {}
         for step in steps:
             if self.series is not None and step.series.name != self.series:
@@ -72,13 +89,13 @@ class Selection:
             positions = np.ones(step.present.shape[1], np.bool_)
             if self.layer is not None:
                 positions = np.arange(len(positions)) + step.series.start_layer == self.layer
-                # A step without a record of the layer says nothing about it.
+                # Leave out ranks that have no record of the layer in this step.
                 ranks &= step.present[:, positions].any(axis=1)
             if ranks.any() and positions.any():
                 yield Picked(step, ranks, positions)
 
     def __str__(self) -> str:
-        """Return what is asked for, as it was written."""
+        """Return the fields that select something, as a caller writes them."""
         given = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
         return ", ".join(f"{name}={value!r}" for name, (value, default) in given.items() if value != default)
 
@@ -101,7 +118,7 @@ def _is_count(value: object, least: int = 0) -> bool:
 
 
 def _are_steps(value: object) -> bool:
-    """Return whether these are step numbers. A slice cannot count from the end: a live session does not know it."""
+    """Return whether these are step numbers. A slice cannot count from the end: a live session has none."""
     if not isinstance(value, slice):
         return isinstance(value, range)
     bounds = ((value.start, 0), (value.stop, 0), (value.step, 1))
@@ -116,12 +133,21 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "steps": ("a range of step numbers, or a slice that counts forwards from 0", _are_steps),
     "warmup": ("a number of steps from 0", _is_count),
 }
-"""What each field of a selection must be, if it is given."""
+"""What each field must be, unless it is None."""
+
+
+def unknown_name(name: str, others: Collection[str] = ()) -> str:
+    """Return a misspelt name with the nearest one, or with all: those of a selection, and ``others``."""
+    from difflib import get_close_matches  # for the rare case only
+
+    known = sorted((*_FIELDS, *others))
+    near = get_close_matches(name, known, n=1)
+    return f"{name!r}: did you mean {near[0]}?" if near else f"{name!r}: must be one of: {', '.join(known)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """One step, and what of it is meant."""
+    """One step, with the selected ranks and positions."""
 
     step: StepFacts
     ranks: Mask
@@ -131,17 +157,17 @@ class Picked:
 
     @property
     def cells(self) -> Mask:
-        """``[rank, position]``: both together."""
+        """``[rank, position]``: the selected waits."""
         return np.asarray(self.ranks[:, np.newaxis] & self.positions, np.bool_)
 
     @property
     def known(self) -> list[int]:
-        """Group ranks of which no record that is meant is missing: sums of the others would be too low."""
-        there = (self.step.present | ~self.positions).all(axis=1)
-        return np.flatnonzero(self.ranks & there).tolist()
+        """Group ranks that have all selected records. Sums of the other ranks would be too low."""
+        complete = (self.step.present | ~self.positions).all(axis=1)
+        return np.flatnonzero(self.ranks & complete).tolist()
 
     def sums(self) -> Iterator[tuple[int, Sums, int]]:
-        """Yield each known rank with its sums over what is meant, and the bytes of one of its broadcasts."""
+        """Yield each known rank with its sums over the selected positions, and the bytes of one of its broadcasts."""
         sums = sums_of(self.step, None if self.positions.all() else self.positions)
         for rank in self.known:
             info = self.step.infos[rank]
@@ -149,7 +175,7 @@ class Picked:
 
 
 def sum_up(steps: Iterable[StepFacts], selection: Selection) -> Recent:
-    """Return the sums over everything that is meant, ranks together."""
+    """Return the sums over the selected waits of all ranks together."""
     total = Total()
     for picked in selection.pick(steps):
         for _, sums, layer_bytes in picked.sums():
@@ -167,7 +193,7 @@ def sum_up_by_rank(steps: Iterable[StepFacts], selection: Selection) -> dict[tup
 
 
 def occupancy(steps: Iterable[StepFacts], selection: Selection) -> dict[str, float]:
-    """Return how many windows a rank has in each state, averaged over the time of the steps meant, and over ranks.
+    """Return the number of a rank's windows in each state, averaged over the time of the selected steps and over ranks.
 
     A window is ``inflight`` from issue to ready, ``ready`` until its wait begins, ``in_use`` until it is issued
     again, else ``free``.
@@ -202,7 +228,7 @@ def _occupied(rows: npt.NDArray[np.int64], begin: int, end: int, windows: int) -
         length = np.clip(until, begin, end) - np.clip(since, begin, end)
         return float(np.maximum(0, length).sum()) / max(1, end - begin)
 
-    there = np.minimum(ready, following)
-    taken = np.clip(wait, there, following)
-    states = {"inflight": share(issued, there), "ready": share(there, taken), "in_use": share(taken, following)}
+    arrived = np.minimum(ready, following)
+    read = np.clip(wait, arrived, following)
+    states = {"inflight": share(issued, arrived), "ready": share(arrived, read), "in_use": share(read, following)}
     return {"free": max(0.0, windows - sum(states.values())), **states}

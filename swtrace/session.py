@@ -1,7 +1,7 @@
-"""The same facts for scripts, notebooks and tests: live from a folder of rings, or from a recording.
+"""Sessions: the ledger's facts for scripts, notebooks and tests, live from a folder of rings or from a recording.
 
-:func:`swtrace.open` makes one. Everything is asked by selection: series, rank, layer, phase, step range, with
-warm-up steps left out. A live session takes in what is new whenever it is asked.
+:func:`swtrace.open` returns one. Queries take a selection: series, rank, layer, phase, steps, warm-up. Each query of a
+live session first reads new records.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swtrace.closing import Closing
-from swtrace.errors import EmptySelectionError, SettingsError
+from swtrace.errors import EmptySelectionError, SettingsError, SwtraceError
 from swtrace.ledger.facts import LedgerFacts, Recent, SeriesKey, StepFacts
 from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.observing import Observation, Roster, watch_rings
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 KEPT_STEPS = 100_000
+__tracebackhide__ = methodcaller("errisinstance", SwtraceError)
+"""For pytest: the traceback of such an error ends at the line of the test, not here."""
 
 
 class Session(Closing):
-    """Facts of any number of ranks, and questions about them.
+    """Facts about any number of ranks.
 
-    Every question takes the fields of :class:`~swtrace.selection.Selection` by name: ``series``, ``rank``,
+    Every query takes the fields of :class:`~swtrace.selection.Selection` by name: ``series``, ``rank``,
     ``layer``, ``phase``, ``steps``, ``warmup``.
     """
 
@@ -43,112 +46,113 @@ class Session(Closing):
 
     @abstractmethod
     def observe(self) -> Observation:
-        """Return everything that is known now."""
+        """Return everything known so far."""
 
     def facts(self) -> LedgerFacts:
-        """Return everything that the ledger states, as it stands."""
+        """Return the ledger's facts so far."""
         return self.observe().facts
 
     @property
     def lost(self) -> int:
-        """Records that were overwritten or damaged before they could be read."""
+        """Number of records that were overwritten or damaged before they were read."""
         return self.observe().lost
 
     # Numbers
 
     def sums(self, **selection: Any) -> Recent:
-        """Return everything summed up over what is meant, all ranks together: the ratios below are its own.
+        """Return the sums over the selected waits of all ranks. The ratios below are computed from them.
 
         Raises:
-            EmptySelectionError: nothing that was recorded is meant. A sum of nothing would pass for 0.
+            EmptySelectionError: no recorded step is selected. A sum over nothing would look like 0.
+            SettingsError: a field of the selection does not exist, or its value is not allowed.
         """
-        wanted = Selection(**selection)
+        wanted = Selection.of(selection)
         recent = sum_up(self.steps(), wanted)
         if not recent.steps:
             raise self._empty_selection(wanted)
         return recent
 
     def sums_by_rank(self, **selection: Any) -> dict[tuple[SeriesKey, RankKey], Recent]:
-        """Return the same by series and rank."""
-        return sum_up_by_rank(self.steps(), Selection(**selection))
+        """Return the sums by series and rank; an empty dict if no recorded step is selected."""
+        return sum_up_by_rank(self.steps(), Selection.of(selection))
 
     def stall_seconds(self, **selection: Any) -> float:
-        """Return the stall of all waits meant, in seconds."""
+        """Return the stall of all selected waits in seconds."""
         return self.sums(**selection).stall_ns * 1e-9
 
     def stall_ratio(self, **selection: Any) -> float | None:
-        """Return stall per step time; None where that is not known."""
+        """Return stall divided by step time; None if the step time is unknown."""
         return self.sums(**selection).stall_ratio
 
     def efficiency(self, **selection: Any) -> float | None:
-        """Return the prefetch efficiency; None where nothing was transferred."""
+        """Return the prefetch efficiency; None if nothing was transferred."""
         return self.sums(**selection).efficiency
 
     def on_time_rate(self, **selection: Any) -> float | None:
-        """Return on-time waits per wait; None without a wait."""
+        """Return the share of waits that were on time; None if there was no wait."""
         return self.sums(**selection).on_time_rate
 
     def occupancy(self, **selection: Any) -> dict[str, float]:
-        """Return how many of a rank's windows are free, inflight, ready and in use, on average over time."""
-        self.sums(**selection)  # an error where there is nothing
-        return occupancy(self.steps(), Selection(**selection))
+        """Return how many of a rank's windows are free, inflight, ready and in use, averaged over time and ranks."""
+        self.sums(**selection)  # raises an error if nothing is selected
+        return occupancy(self.steps(), Selection.of(selection))
 
     def _empty_selection(self, wanted: Selection) -> EmptySelectionError:
-        """Return the error that says what there is instead."""
-        there = []
+        """Return the error for an empty selection, which lists what was recorded."""
+        recorded = []
         for series in self.facts().series:
             if series.ranks and any(rank.totals.steps for rank in series.ranks):
                 info = series.ranks[0].info
                 ranks = listed("rank", [rank.rank.rank for rank in series.ranks])
                 last = info.start_layer + info.num_layers - 1
                 steps = max(rank.totals.steps for rank in series.ranks)
-                there.append(f"{info.name} (layers {info.start_layer} to {last}, {ranks}, {counted(steps, 'step')})")
+                recorded.append(f"{info.name} (layers {info.start_layer} to {last}, {ranks}, {counted(steps, 'step')})")
         asked = f" matches {wanted}" if str(wanted) else ""
-        return EmptySelectionError(f"no finished step{asked}; recorded: {', '.join(there) or 'nothing'}")
+        return EmptySelectionError(f"no finished step{asked}; recorded: {', '.join(recorded) or 'nothing'}")
 
     # Tables
 
     def waits(self, **selection: Any) -> Table:
         """Return one row per step, rank and layer, with all instants and causes (:mod:`swtrace.tables`)."""
-        rows = (wait_columns(picked) for picked in Selection(**selection).pick(self.steps()))
+        rows = (wait_columns(picked) for picked in Selection.of(selection).pick(self.steps()))
         return joined(rows, wait_columns)
 
     def step_table(self, **selection: Any) -> Table:
         """Return one row per step and rank."""
-        rows = (step_columns(picked) for picked in Selection(**selection).pick(self.steps()))
+        rows = (step_columns(picked) for picked in Selection.of(selection).pick(self.steps()))
         return joined(rows, step_columns)
 
     def spans(self, **selection: Any) -> list[ReadableSpan]:
-        """Return the steps meant as OpenTelemetry spans, with the ids that a daemon would give them.
+        """Return the selected steps as OpenTelemetry spans, with the ids that a daemon would assign.
 
-        A selection by rank, layer or phase selects whole steps here: a trace is whole or absent.
+        A selection by rank, layer or phase selects whole steps here, because a trace is complete or absent.
         """
         from swtrace.spans.step_spans import StepSpans
 
         origins = self.origins()
-        picked = Selection(**selection).pick(self.steps())
+        picked = Selection.of(selection).pick(self.steps())
         return [span for each in picked for span in StepSpans(each.step, origins)]
 
     def origins(self) -> dict[RankKey, Any]:
-        """Return what spans need to know of each rank (:class:`~swtrace.spans.origins.SpanOrigin`)."""
+        """Return the resource and clock of each rank's spans (:class:`~swtrace.spans.origins.SpanOrigin`)."""
         from swtrace.spans.origins import RankOrigins
 
         ranks = self.observe().ranks
         return RankOrigins().of((rank.identity for rank in ranks), {rank.key: rank.ring.anchor for rank in ranks})
 
     def verdicts(self) -> dict[SeriesKey, Verdict]:
-        """Return plain words about every series."""
+        """Return the verdict on every series."""
         seen = self.observe()
         return {series.key: verdict(series, seen.history[series.key], seen.died) for series in seen.facts.series}
 
 
 class RingsSession(Session):
-    """The rings of a folder, live.
+    """A live session over the rings of a folder.
 
     Args:
         directory: The folder; it may not exist yet.
-        run_id: Only this run; None for all.
-        keep_steps: Older steps are let go.
+        run_id: Read only this run; None reads all.
+        keep_steps: How many of the last steps to keep.
     """
 
     def __init__(self, directory: Path, *, run_id: str | None = None, keep_steps: int = KEPT_STEPS) -> None:
@@ -156,30 +160,30 @@ class RingsSession(Session):
         self._steps: deque[StepFacts] = deque(maxlen=keep_steps)
 
     def refresh(self) -> None:
-        """Take in everything that is committed now."""
+        """Read all records committed so far."""
         self._steps.extend(self.roster.steps())
 
     def steps(self) -> Sequence[StepFacts]:
-        """Return every finished step that is kept, up to now."""
+        """Return every finished step that is kept."""
         self.refresh()
         return tuple(self._steps)
 
     def observe(self) -> Observation:
-        """Return everything that is known, up to now."""
+        """Return everything known so far."""
         self.refresh()
         return self.roster.observe()
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         self.roster.close()
 
 
 class RecordingSession(Session):
-    """A recording. It is read anew for every question, so that an hour of it fits into memory as well as a second.
+    """A session over a recording. Each query reads the file again, so memory does not grow with its length.
 
     Args:
         path: The file, or all parts of one recording.
-        salvage: Read around damage.
+        salvage: Skip damaged parts.
     """
 
     def __init__(self, path: Path | Sequence[Path], *, salvage: bool = False) -> None:
@@ -188,14 +192,14 @@ class RecordingSession(Session):
         self._end: Observation | None = None
 
     def steps(self) -> Iterable[StepFacts]:
-        """Replay the recording, and yield every step."""
+        """Replay the recording and yield every finished step."""
         replay = Replay(self.recording)
         roster = Roster(replay, keep_steps=True)
         yield from roster.steps()
         self._identities, self._end = tuple(replay.identities), roster.observe()
 
     def observe(self) -> Observation:
-        """Return everything that is known at the end of the recording."""
+        """Return everything known at the end of the recording."""
         if self._end is None:
             for _ in self.steps():
                 pass
@@ -204,10 +208,10 @@ class RecordingSession(Session):
         return self._end
 
     def identities(self) -> tuple[RankIdentity, ...]:
-        """Return who the recorded ranks are, those included that others took the place of."""
+        """Return the identities of all recorded ranks, including those that were replaced by others."""
         self.observe()
         return self._identities
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.recording.close()

@@ -1,7 +1,7 @@
-"""Facts as columns: numpy arrays by name, and data frames where pandas, polars or pyarrow are installed.
+"""Facts as tables of numpy arrays, which convert to pandas, polars or pyarrow if these are installed.
 
-Two tables: one row per step, rank and layer (:func:`wait_columns`), one row per step and rank
-(:func:`step_columns`). Instants and durations are integers in nanoseconds, as everywhere inside.
+:func:`wait_columns` makes one row per step, rank and layer, :func:`step_columns` one row per step and rank. Instants
+and durations are integers in nanoseconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES, Outcome, SeriesKey, StepFacts
 from swtrace.selection import Picked
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, TransferFlag
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ Column = npt.NDArray[Any]
 
 
 def _names(values: Iterable[tuple[int, str]]) -> Column:
-    """Return a table from number to name; what has none is ``unknown``."""
+    """Return an array that maps numbers to names; numbers without a name map to ``unknown``."""
     table = np.full(256, "unknown", object)
     for number, name in values:
         table[number] = name.lower()
@@ -40,7 +41,7 @@ _CLOCKS = _names((each.value, each.name) for each in Clock)
 
 
 class Table(Mapping[str, Column]):
-    """Columns of one length, by name."""
+    """Columns of equal length, by name."""
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self._columns = dict(columns)
@@ -54,12 +55,12 @@ class Table(Mapping[str, Column]):
         return iter(self._columns)
 
     def __len__(self) -> int:
-        """Return the number of columns: a table is a mapping. :attr:`rows` is the other one."""
+        """Return the number of columns, because a table is a mapping. :attr:`rows` is the number of rows."""
         return len(self._columns)
 
     def __repr__(self) -> str:
-        """Name the columns."""
-        return f"<Table of {self.rows} rows: {', '.join(self)}>"
+        """Return the number of rows and the names of the columns."""
+        return f"<Table of {counted(self.rows, 'row')}: {', '.join(self)}>"
 
     @property
     def rows(self) -> int:
@@ -67,7 +68,7 @@ class Table(Mapping[str, Column]):
         return len(next(iter(self._columns.values()), ()))
 
     def where(self, rows: npt.NDArray[np.bool_]) -> Table:
-        """Return some of the rows."""
+        """Return a table of the rows for which ``rows`` is true."""
         return Table({name: column[rows] for name, column in self.items()})
 
     def to_pandas(self) -> pd.DataFrame:
@@ -88,7 +89,7 @@ class Table(Mapping[str, Column]):
         return _imported("polars").DataFrame(columns)
 
     def to_arrow(self) -> pa.Table:
-        """Return a pyarrow table, its texts as dictionaries.
+        """Return a pyarrow table, with texts encoded as dictionaries.
 
         Raises:
             SwtraceError: pyarrow is not installed.
@@ -113,13 +114,13 @@ def _imported(name: str) -> Any:
 
 
 def joined(parts: Iterable[dict[str, Column]], columns: Callable[[Picked], dict[str, Column]]) -> Table:
-    """Return one table of many short ones that ``columns`` made; of none, one with all columns and no row."""
+    """Concatenate the parts that ``columns`` made. Without parts, return a table with all columns and no row."""
     parts = list(parts) or [columns(_no_step())]
     return Table({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _no_step() -> Picked:
-    """Return a step without a rank or a layer: its columns have names and types, and no rows."""
+    """Return a step without ranks and layers, whose columns have names and types but no rows."""
     cells, ranks = np.zeros((0, 0), np.int64), np.zeros(0, np.int64)
     values: dict[str, Any] = dict.fromkeys((each.name for each in fields(StepFacts)), cells)
     values |= dict.fromkeys(("begin_ns", "arrival_ns", "end_ns", "entry_skew_ns", "phase", "tokens", "requests"), ranks)
@@ -191,7 +192,7 @@ def _outcomes(picked: Picked, cells: npt.NDArray[np.bool_]) -> Column:
 
 
 def step_columns(picked: Picked) -> dict[str, Column]:
-    """Return a step's sums over the layers meant, one row per rank."""
+    """Return a step's sums over the selected layers, one row per rank."""
     step, ranks = picked.step, picked.ranks
     cells = picked.cells
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from swtrace import http_client
-from swtrace.cli.doctor.check_daemon import daemon
-from swtrace.cli.doctor.diagnosis import State
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream
-from swtrace.testing.metrics import MetricsError, read_metrics
-from tests.recording.test_commands import swtrace
+from swtrace.testing.metrics import read_metrics
+from tests.support.commands import clean_environment, run_swtrace
 from tests.support.damaged_answers import DAMAGED, answering, dripping
 
 TRANSFERRED = (
@@ -60,28 +58,13 @@ def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
         http_client.get(address, "/api/v1/snapshot", timeout_s=2)
 
 
-@pytest.mark.parametrize("damage", ["cut gzip", "broken gzip", "no text", "cut body", "no HTTP", "a list"])
-def test_damaged_metrics_are_one_clear_error(damage: str) -> None:
-    """Facts for tests are read only from valid metrics."""
-    with answering(DAMAGED[damage]) as address, pytest.raises(MetricsError, match=address):
-        read_metrics(address)
-
-
-@pytest.mark.parametrize("damage", ["cut gzip", "no HTTP", "cut body", "nothing", "a list", "no text"])
-def test_doctor_says_what_answers_in_a_daemons_place(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer from something that is not a working daemon is a finding and not a traceback."""
-    with answering(DAMAGED[damage]) as address:
-        monkeypatch.setenv("SWTRACE_LISTEN", address)
-        (finding,) = daemon()
-    assert finding.state is State.BROKEN
-    assert address in finding.detail
-
-
 @pytest.mark.parametrize("damage", ["cut gzip", "a list", "no text"])
 def test_record_from_a_damaged_stream_fails_with_its_reason(tmp_path: Path, damage: str) -> None:
     """A stream that is not a recording is named on one line, and the command fails."""
     with answering(DAMAGED[damage]) as address:
-        done = swtrace("record", "--connect", address, "-o", tmp_path / "x.swrec", "--duration", "20", code=1)
+        command = ("record", "--connect", address, "-o", str(tmp_path / "x.swrec"), "--duration", "20")
+        done = run_swtrace(command, clean_environment(tmp_path))
+    assert done.returncode == 1, done.stderr
     assert f"{address}: " in done.stderr
     assert "Traceback" not in done.stderr
     assert "Aborted" not in done.stderr

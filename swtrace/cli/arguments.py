@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value", str, Path)
 _Word = TypeVar("_Word", bound=StrEnum)
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 
 
 class PhaseName(StrEnum):
@@ -140,3 +141,13 @@ def refuse_own_input(output: Path, files: Sequence[Path]) -> None:
     for file in files:
         if output.exists() and file.exists() and output.samefile(file):
             raise CommandError(f"--output {output} is an input file ({file}); choose another file", ExitCode.USAGE)
+
+
+def refuse_existing(output: Path, *, force: bool) -> None:
+    """Refuse an output file that exists, unless it may be replaced. Devices and pipes are written to.
+
+    Raises:
+        CommandError: it exists.
+    """
+    if output.is_file() and not force:
+        raise CommandError(f"{output} already exists; use --force to replace it")

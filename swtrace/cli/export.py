@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swtrace.cli.arguments import choice_option, file_option, number, refuse_own_input
+from swtrace.cli.arguments import Force, choice_option, file_option, number, refuse_existing, refuse_own_input
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage
@@ -88,6 +88,7 @@ def export(
     ] = None,
     series: Annotated[str | None, typer.Option(help="Only this series.", metavar="NAME")] = None,
     salvage: Salvage = False,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Export a recording as a Perfetto trace, as spans to a collector, or as a table.
@@ -100,11 +101,11 @@ def export(
     if to not in {Format.PARQUET, Format.CSV}:
         _refuse_beside(to, {"--table": table})
     if to is Format.OTLP:
-        _refuse_beside(to, {"--output": output})
+        _refuse_beside(to, {"--output": output, "--force": force or None})
         _check_collector(endpoint, protocol or Protocol.HTTP)
     else:
         _refuse_beside(to, {"--endpoint": endpoint, "--protocol": protocol, "--sample": sample})
-        _check_output(to, output, files, as_json=as_json)
+        _check_output(to, output, files, force=force, as_json=as_json)
     remove_unusable_variables(os.environ)
     from swtrace.session import RecordingSession
 
@@ -148,16 +149,17 @@ def _refuse_beside(to: Format, options: dict[str, object]) -> None:
             raise CommandError(f"{option} cannot be used with --format {to.value}", ExitCode.USAGE)
 
 
-def _check_output(to: Format, output: Path | None, files: Sequence[Path], *, as_json: bool) -> None:
+def _check_output(to: Format, output: Path | None, files: Sequence[Path], *, force: bool, as_json: bool) -> None:
     """Refuse an output that cannot be written.
 
     Raises:
-        CommandError: no output is given, it is an input file, or the format cannot go to stdout.
+        CommandError: no output is given, it is an input file or exists, or the format cannot go to stdout.
     """
     if output is None:
         raise CommandError(f"--format {to.value} needs --output FILE", ExitCode.USAGE)
     if output != STDOUT:
         refuse_own_input(output, files)
+        refuse_existing(output, force=force)
         return
     if to is Format.PARQUET:
         raise CommandError("--format parquet cannot be written to stdout; --output must be a file", ExitCode.USAGE)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import addresses, exclusive, file_option, number, run_option, whole_number
+from swtrace.cli.arguments import Force, addresses, exclusive, file_option, number, run_option, whole_number
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -77,7 +77,7 @@ def record(
             parser=whole_number("--keep", 1),
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing recording.")] = False,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was recorded as JSON.")] = False,
 ) -> None:
     """Record every rank of this host, or of several hosts through their daemons, until Ctrl-C.

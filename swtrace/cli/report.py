@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from swtrace import units
-from swtrace.cli.arguments import file_option, refuse_own_input
+from swtrace.cli.arguments import Force, file_option, refuse_existing, refuse_own_input
 from swtrace.cli.console import narration
 from swtrace.cli.recorded import WARMUP, Files, Salvage, Steps, Warmup, step_range
 from swtrace.cli.signals import exit_in_order
@@ -19,11 +19,12 @@ def report(
     steps: Steps = None,
     warmup: Warmup = WARMUP,
     salvage: Salvage = False,
+    force: Force = False,
 ) -> None:
     """Write an HTML page about a recording: verdicts, step time and stall, heat map, slack, the slowest steps.
 
     Every part covers the same steps, as selected by --steps and --warmup. The page is a single file that needs no
-    network, readable on a phone and on paper.
+    network, is readable on a phone and on paper, and explains the words that it uses.
     """
     from swtrace.export.files import opened
     from swtrace.report.page import page
@@ -32,6 +33,7 @@ def report(
 
     exit_in_order()
     refuse_own_input(output, files)
+    refuse_existing(output, force=force)
     wanted = Selection(steps=step_range(steps), warmup=warmup)
     with RecordingSession(files, salvage=salvage) as session:
         text = page(session, wanted).encode()

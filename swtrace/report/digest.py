@@ -24,7 +24,7 @@ class SeriesDigest:
     first: StepFacts
     """Any of its steps, as the source of names and numbers."""
     time: BlockMeans
-    """``[quantity, rank]`` over time, averaged over blocks of steps. Quantities: step time, stall."""
+    """``[quantity, rank]`` over time, averaged over blocks of steps. Quantities: step time, stall, step number."""
     causes: _Int
     """``[cause, rank]``: stall, summed."""
     stall: _Int
@@ -38,6 +38,8 @@ class SeriesDigest:
     ended: _Int
     """``[rank]``: how many steps the sums cover. A rank may have left some steps untimed."""
     steps: int = 0
+    last_step: int = 0
+    """Number of the last step."""
     slowest: list[tuple[int, int, StepFacts]] = field(default_factory=list)
     """A heap of the longest steps."""
 
@@ -59,7 +61,7 @@ def _empty(step: StepFacts) -> SeriesDigest:
     buckets = len(DURATION_BOUNDS_NS) + 1
     return SeriesDigest(
         first=step,
-        time=BlockMeans((2, ranks)),
+        time=BlockMeans((3, ranks)),
         causes=np.zeros((len(CAUSES), ranks), np.int64),
         stall=np.zeros((ranks, layers), np.int64),
         waits=np.zeros((ranks, layers), np.int64),
@@ -71,7 +73,9 @@ def _empty(step: StepFacts) -> SeriesDigest:
 
 def _add(into: SeriesDigest, step: StepFacts) -> None:
     into.steps += 1
-    into.time.add(np.stack((step.duration_ns, step.stall_ns.sum(axis=1))))
+    into.last_step = step.step
+    numbers = np.full(len(step.ranks), step.step)
+    into.time.add(np.stack((step.duration_ns, step.stall_ns.sum(axis=1), numbers)))
     into.causes += step.cause_ns.sum(axis=2)
     into.stall += step.stall_ns
     into.waits += step.receiver

@@ -1,12 +1,14 @@
 """Charts as inline SVG: lines, bars, a heat map, lanes. They need no script, font or network, and can be printed.
 
 A charting library would add megabytes of script for four static charts. Colours are CSS classes, so that the style of
-the page decides about light, dark and print.
+the page decides about light, dark and print. The shapes stretch to the width of the page. The labels beside them are
+HTML, which does not stretch, so they stay readable on a phone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from html import escape
 
 import numpy as np
@@ -15,104 +17,116 @@ import numpy.typing as npt
 from swtrace.ledger.facts import StepFacts
 from swtrace.units import milliseconds
 
-WIDTH = 720
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 8, 26
 SHADES = 8
+"""Shades of the heat map above the lowest."""
+_WIDTH = 720
+"""Width in units of the drawing, whatever the width on the screen."""
 _MAX_LABELS = 16
-_LABEL_WIDTH = 48
+_TICKS_LEFT, _TICKS_BELOW = 4, 10
+"""Most intervals between the labels of an axis."""
+_NARROW_LABELS = 5
+"""More labels below a chart than this do not fit on a narrow screen."""
+
+_Floats = npt.NDArray[np.float64]
+_Labels = Sequence[tuple[float, str]]
 
 
-def lines(series: Sequence[tuple[str, str, npt.NDArray[np.float64]]], *, x_label: str, x_end: int) -> str:
-    """Return curves over steps. ``series``: label, CSS class and values in ns, one per block of steps."""
-    height = 200
-    inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
-    top = max((float(values.max(initial=0)) for _, _, values in series), default=0.0) or 1.0
-    parts = [_y_axis(top, inner_height, inner_width)]
-    for label, css, values in series:
-        count = max(1, len(values) - 1)
+def lines(curves: Sequence[tuple[str, str, _Floats]], steps: _Floats, first: int, last: int) -> str:
+    """Return curves over steps.
+
+    Args:
+        curves: Label, CSS class and values in ns.
+        steps: Step number of each value.
+        first: Step number at the left edge.
+        last: Step number at the right edge.
+    """
+    height = 180
+    top = max((float(values.max(initial=0)) for _, _, values in curves), default=0.0) or 1.0
+    width = max(1, last - first)
+    shapes = []
+    ticks = [(height * (1 - value / top), short_duration(value)) for value in _ticks(0, top, _TICKS_LEFT)]
+    for y, _ in ticks:
+        shapes.append(f'<line class="grid" x1="0" x2="{_WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+    for label, css, values in curves:
         points = " ".join(
-            f"{_LEFT + inner_width * index / count:.1f},{_TOP + inner_height * (1 - value / top):.1f}"
-            for index, value in enumerate(values)
+            f"{_WIDTH * (step - first) / width:.1f},{height * (1 - value / top):.1f}"
+            for step, value in zip(steps.tolist(), values.tolist(), strict=True)
         )
-        parts.append(f'<polyline class="line {css}" points="{points}"><title>{escape(label)}</title></polyline>')
-    parts += [
-        _text(_LEFT, height - 8, "0", "start"),
-        _text(WIDTH - _RIGHT, height - 8, f"{x_label} {x_end}", "end"),
+        shapes.append(f'<polyline class="line {css}" points="{points}"><title>{escape(label)}</title></polyline>')
+    below = [((step - first) / width, f"{step:.0f}") for step in _ticks(first, last, _TICKS_BELOW) if step == int(step)]
+    return _chart("step time and stall by step", height, shapes, left=ticks, below=below)
+
+
+def bars(groups: Sequence[tuple[str, str, int]]) -> str:
+    """Return one bar per group: its label, CSS class and count."""
+    height = 150
+    top = max((count for _, _, count in groups), default=0) or 1
+    slot = _WIDTH / max(1, len(groups))
+    shapes = []
+    for index, (label, css, count) in enumerate(groups):
+        tall = height * count / top
+        shapes.append(
+            f'<rect class="{css}" x="{slot * index + 1:.1f}" y="{height - tall:.1f}" width="{slot - 2:.1f}" '
+            f'height="{tall:.1f}"><title>up to {escape(label)}: {count}</title></rect>'
+        )
+    every = -(-len(groups) // _MAX_LABELS)
+    below = [((index + 0.5) / len(groups), groups[index][0]) for index in range(0, len(groups), every)]
+    ticks = [
+        (height * (1 - value / top), f"{value:.0f}") for value in _ticks(0, top, _TICKS_LEFT) if value == int(value)
     ]
-    return _svg(height, parts, x_label)
+    return _chart("waits by slack and stall", height, shapes, left=ticks, below=below)
 
 
-def bars(groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, labels: Sequence[str]) -> str:
-    """Return stacked bars. ``groups``: each bar's label and its (CSS class, value) parts; ``labels``: text below."""
-    height = 190
-    inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM - 14
-    top = max((sum(value for _, value in parts) for _, parts in groups), default=0.0) or 1.0
-    slot = inner_width / max(1, len(groups))
-    out = [_text(_LEFT - 6, _TOP + 10, f"{top:.0f}", "end"), _text(_LEFT - 6, _TOP + inner_height, "0", "end")]
-    for index, (label, values) in enumerate(groups):
-        y = float(_TOP + inner_height)
-        for css, value in values:
-            tall = inner_height * value / top
-            y -= tall
-            if tall:
-                out.append(
-                    f'<rect class="{css}" x="{_LEFT + slot * index + 1:.1f}" y="{y:.1f}" width="{slot - 2:.1f}" '
-                    f'height="{tall:.1f}"><title>{escape(label)}: {value:.0f}</title></rect>'
-                )
-        if slot >= _LABEL_WIDTH or index % 2 == 0:
-            out.append(_text(_LEFT + slot * (index + 0.5), _TOP + inner_height + 14, labels[index], "middle"))
-    return _svg(height, out, "distribution")
+def heat_map(
+    stall: _Floats, waits: npt.NDArray[np.bool_], own: npt.NDArray[np.bool_], ranks: Sequence[int], first: int
+) -> str:
+    """Return a heat map by rank and layer.
 
-
-def heat_map(values: npt.NDArray[np.float64], known: npt.NDArray[np.bool_], ranks: Sequence[int], first: int) -> str:
-    """Return a heat map of mean stall per step in ns, by rank and layer. Cells that never wait look like own layers."""
-    rows, columns = values.shape
-    cell = min(26.0, max(12.0, 320 / rows))
-    width = (WIDTH - _LEFT - _RIGHT) / columns
-    height = round(_TOP + rows * cell + _BOTTOM)
-    top = float(values.max(initial=0)) or 1.0
-    every = max(1, -(-columns // _MAX_LABELS))
-    parts = []
-    for row in range(rows):
-        y = _TOP + row * cell
-        parts.append(_text(_LEFT - 6, y + cell / 2 + 4, f"rank {ranks[row]}", "end"))
-        for column in range(columns):
-            x = _LEFT + column * width
-            shade = min(SHADES, round(SHADES * values[row, column] / top))
-            css = f"heat{shade}" if known[row, column] else "own"
-            what = milliseconds(values[row, column]) if known[row, column] else "its own layer"
-            parts.append(
-                f'<rect class="{css}" x="{x:.1f}" y="{y:.1f}" width="{max(0.5, width - 0.6):.1f}" '
-                f'height="{cell - 1:.1f}"><title>rank {ranks[row]}, layer {first + column}: {what}</title></rect>'
-            )
-    parts += [
-        _text(_LEFT + (column + 0.5) * width, height - 10, str(first + column), "middle")
-        for column in range(0, columns, every)
-    ]
-    return _svg(height, parts, "stall by rank and layer")
+    Args:
+        stall: ``[rank, position]``: mean stall per step in ns.
+        waits: ``[rank, position]``: whether the rank waited for the layer at all.
+        own: ``[rank, position]``: whether the rank stores the layer itself.
+        ranks: Global numbers of the ranks.
+        first: Layer at position 0.
+    """
+    rows, columns = stall.shape
+    cell = min(26, max(12, 320 // rows))
+    width = _WIDTH / columns
+    top = float(stall.max(initial=0)) or 1.0
+    shapes = []
+    for row, column in np.ndindex(rows, columns):
+        value = float(stall[row, column])
+        css = f"heat{min(SHADES, round(SHADES * value / top))}" if waits[row, column] else "own"
+        what = milliseconds(value) if waits[row, column] else "its own layer" if own[row, column] else "no wait"
+        shapes.append(
+            f'<rect class="{css}" x="{column * width:.1f}" y="{row * cell}" width="{max(0.5, width - 0.6):.1f}" '
+            f'height="{cell - 1}"><title>rank {ranks[row]}, layer {first + column}: {what}</title></rect>'
+        )
+    every = -(-columns // _MAX_LABELS)
+    below = [((column + 0.5) / columns, str(first + column)) for column in range(0, columns, every)]
+    left = [((row + 0.5) * cell, f"rank {ranks[row]}") for row in range(rows)]
+    return _chart("stall by rank and layer", rows * cell, shapes, left=left, below=below)
 
 
 def lanes(step: StepFacts) -> str:
     """Return one step to scale: for each rank, when it computed, stalled and received broadcasts."""
     ranks = len(step.ranks)
-    lane, gap = 34, 10
-    height = _TOP + ranks * (lane + gap) + _BOTTOM
+    lane = 40
     begin, end = int(step.begin_ns.min()), int(step.end_ns.max())
-    scale = (WIDTH - _LEFT - _RIGHT) / max(1, end - begin)
-    parts = []
+    scale = _WIDTH / max(1, end - begin)
+    shapes = []
 
-    def box(css: str, since: int, until: int, y: float, tall: float, title: str) -> None:
+    def box(css: str, since: int, until: int, y: int, tall: int, title: str) -> None:
         left, right = max(begin, since), min(end, until)
         if right > left:
-            parts.append(
-                f'<rect class="{css}" x="{_LEFT + (left - begin) * scale:.2f}" y="{y:.1f}" '
-                f'width="{max(0.3, (right - left) * scale):.2f}" height="{tall:.1f}">'
+            shapes.append(
+                f'<rect class="{css}" x="{(left - begin) * scale:.2f}" y="{y}" '
+                f'width="{max(0.3, (right - left) * scale):.2f}" height="{tall}">'
                 f"<title>{escape(title)}</title></rect>"
             )
 
     for rank in range(ranks):
-        y = _TOP + rank * (lane + gap)
-        parts.append(_text(_LEFT - 6, y + 14, f"rank {step.ranks[rank].rank}", "end"))
+        y = rank * lane
         box("compute", int(step.begin_ns[rank]), int(step.end_ns[rank]), y, 18, "computing")
         for position in np.flatnonzero(step.receiver[rank]).tolist():
             layer = step.series.start_layer + position
@@ -124,27 +138,38 @@ def lanes(step: StepFacts) -> str:
             moving = f"layer {layer}: broadcast, {milliseconds(ready - issued)}"
             box("hidden", issued, min(ready, at), y + 20, 6, moving)
             box("exposed", max(issued, at), ready, y + 20, 6, moving)
-    parts += [
-        _text(_LEFT, height - 8, "0", "start"),
-        _text(WIDTH - _RIGHT, height - 8, milliseconds(end - begin), "end"),
-    ]
-    return _svg(height, parts, f"step {step.step}")
+    left = [(rank * lane + 9.0, f"rank {step.ranks[rank].rank}") for rank in range(ranks)]
+    below = [(value / max(1, end - begin), short_duration(value)) for value in _ticks(0, end - begin, _TICKS_BELOW)]
+    return _chart(f"step {step.step}", ranks * lane - 10, shapes, left=left, below=below)
 
 
-def _y_axis(top: float, inner_height: float, inner_width: float) -> str:
-    out = []
-    for share in (0.0, 0.5, 1.0):
-        y = _TOP + inner_height * (1 - share)
-        out.append(f'<line class="grid" x1="{_LEFT}" x2="{_LEFT + inner_width}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(_text(_LEFT - 6, y + 4, milliseconds(top * share) if share else "0", "end"))
-    return "".join(out)
+def short_duration(ns: float) -> str:
+    """Return a round duration without trailing zeros: ``2 ms``."""
+    for limit, unit in ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us")):
+        if ns >= limit:
+            return f"{ns / limit:g} {unit}"
+    return f"{ns:g} ns" if ns else "0"
 
 
-def _text(x: float, y: float, content: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
+def _ticks(first: float, last: float, intervals: int) -> Iterator[float]:
+    """Yield round numbers from ``first`` to ``last``. Their distance is 1, 2 or 5 times a power of ten."""
+    least = (last - first) / intervals or 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    distance = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+    for multiple in range(math.ceil(first / distance), math.floor(last / distance) + 1):
+        yield multiple * distance
 
 
-def _svg(height: float, parts: Sequence[str], label: str) -> str:
+def _chart(name: str, height: int, shapes: Sequence[str], *, left: _Labels, below: _Labels) -> str:
+    """Return the drawing with its labels. ``left``: offset from the top in pixels; ``below``: share of the width."""
+    apart = -(-len(below) // _NARROW_LABELS)
+    beside = "".join(f'<span style="top:{y:.0f}px">{escape(text)}</span>' for y, text in left)
+    under = "".join(
+        f'<span class="{"thin" if index % apart else ""}" style="left:{100 * share:.2f}%">{escape(text)}</span>'
+        for index, (share, text) in enumerate(below)
+    )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
+        f'<div class="chart keep"><div class="left">{beside}</div>'
+        f'<svg viewBox="0 0 {_WIDTH} {height}" preserveAspectRatio="none" style="height:{height}px" role="img" '
+        f'aria-label="{escape(name)}">{"".join(shapes)}</svg><div class="below">{under}</div></div>'
     )

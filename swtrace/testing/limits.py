@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,8 @@ from swtrace import units
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
 from swtrace.ledger.verdict import verdict
-from swtrace.selection import Selection
+from swtrace.recording.selected import SelectedSteps
+from swtrace.selection import Selection, unknown_name
 from swtrace.testing.tracing import Tracing
 from swtrace.trace.identity import RankKey
 from swtrace.units import milliseconds
@@ -60,13 +61,12 @@ class Limits:
         limits = {name: value for name, value in arguments.items() if name not in chosen}
         for name, value in limits.items():
             if name not in _LIMITS:
-                known = sorted((*_LIMITS, *(field.name for field in fields(Selection))))
-                raise SettingsError(
-                    f"@pytest.mark.swtrace has no argument {name!r}: must be one of: {', '.join(known)}"
-                )
+                raise SettingsError(f"@pytest.mark.swtrace has no argument {unknown_name(name, _LIMITS)}")
             must_be, fits = _LIMITS[name]
             if not fits(value):
                 raise SettingsError(f"@pytest.mark.swtrace: {name}={value!r}: must be {must_be}")
+        if "tolerance" in limits and not limits.get("baseline"):
+            raise SettingsError("@pytest.mark.swtrace: tolerance has no effect without baseline=True")
         try:
             return cls(**limits, selection=Selection(**chosen))
         except SettingsError as error:
@@ -125,14 +125,18 @@ class Measurement:
         if ratio is not None and self.stall_ratio is not None:
             allowed = self.stall_ratio * (1 + tolerance) + RATIO_FLOOR
             if ratio > allowed:
-                baseline = units.ratio(self.stall_ratio)
-                return f"stall ratio {units.ratio(ratio)}, baseline {baseline} (+{units.ratio(tolerance)})"
+                compared = _value_and_limit(ratio, "above", allowed)
+                return f"stall ratio {compared} ({_baseline(self.stall_ratio, tolerance)})"
             if efficiency is not None and self.efficiency is not None and ratio > RATIO_FLOOR:
                 least = self.efficiency * (1 - tolerance)
                 if efficiency < least:
-                    baseline = units.ratio(self.efficiency)
-                    return f"efficiency {units.ratio(efficiency)}, baseline {baseline} (-{units.ratio(tolerance)})"
+                    compared = _value_and_limit(efficiency, "below", least)
+                    return f"efficiency {compared} ({_baseline(self.efficiency, tolerance)})"
         return ""
+
+
+def _baseline(baseline: float, tolerance: float) -> str:
+    return f"baseline {units.ratio(baseline)}, tolerance {units.ratio(tolerance)}"
 
 
 Baseline = dict[str, Measurement]
@@ -150,14 +154,21 @@ def measured(tracing: Tracing, limits: Limits) -> dict[tuple[SeriesKey, RankKey]
 
 
 def judge(tracing: Tracing, limits: Limits, baseline: Baseline | None = None, tolerance: float = 0.0) -> str:
-    """Return the failure message for a marker's limits; an empty string if they are met."""
+    """Return the failure message for a marker's limits; an empty string if they are met.
+
+    Its first line says the most, because pytest's summary shows only the beginning of that line.
+    """
     sums = measured(tracing, limits)
     steps = min((recent.steps for recent in sums.values()), default=0)
     if steps < limits.min_steps:
         return _nothing_measured(tracing, limits, steps)
     unjudged = _unjudged(limits, sums.values())
     if unjudged:
-        return f"no recorded step has a value for {' or '.join(unjudged)}: swtrace({limits})"
+        asked = f" matching {limits.selection}" if str(limits.selection) else ""
+        return (
+            f"{' and '.join(unjudged)} cannot be checked: no recorded step{asked} has such a value. "
+            "For example, a rank never waits for a layer that it stores itself"
+        )
     lost = tracing.lost
     if lost:
         return (
@@ -195,18 +206,18 @@ def _broken(limits: Limits, recent: Recent) -> list[str]:
     ratio, efficiency, on_time = recent.stall_ratio, recent.efficiency, recent.on_time_rate
     stall = recent.stall_ns * 1e-9 / max(1, recent.steps)
     if limits.max_stall_ratio is not None and ratio is not None and ratio > limits.max_stall_ratio:
-        found.append(f"stall ratio {_value_and_limit(ratio, '>', limits.max_stall_ratio)}")
+        found.append(f"stall ratio {_value_and_limit(ratio, 'above', limits.max_stall_ratio)}")
     if limits.max_stall_seconds is not None and stall > limits.max_stall_seconds:
-        found.append(f"stall {_value_and_limit(stall, '>', limits.max_stall_seconds, 1e3, 'ms', 2)} per step")
+        found.append(f"stall per step {_value_and_limit(stall, 'above', limits.max_stall_seconds, 1e3, 'ms', 2)}")
     if limits.min_efficiency is not None and efficiency is not None and efficiency < limits.min_efficiency:
-        found.append(f"efficiency {_value_and_limit(efficiency, '<', limits.min_efficiency)}")
+        found.append(f"efficiency {_value_and_limit(efficiency, 'below', limits.min_efficiency)}")
     if limits.min_on_time_rate is not None and on_time is not None and on_time < limits.min_on_time_rate:
-        found.append(f"on time {_value_and_limit(on_time, '<', limits.min_on_time_rate)}")
+        found.append(f"on-time rate {_value_and_limit(on_time, 'below', limits.min_on_time_rate)}")
     return found
 
 
 def _value_and_limit(
-    value: float, sign: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1
+    value: float, side: str, limit: float, factor: float = 100.0, unit: str = "%", digits: int = 1
 ) -> str:
     """Return a value and the limit that it breaks, with enough digits to tell them apart."""
     while digits < _MOST_DIGITS and (
@@ -214,14 +225,14 @@ def _value_and_limit(
         or abs(round(limit * factor, digits) - limit * factor) > limit * factor * 1e-6
     ):
         digits += 1
-    return f"{value * factor:.{digits}f} {unit} {sign} {limit * factor:.{digits}f} {unit}"
+    return f"{value * factor:.{digits}f} {unit} is {side} {limit * factor:.{digits}f} {unit}"
 
 
 def _nothing_measured(tracing: Tracing, limits: Limits, steps: int) -> str:
     untimed = max((_untimed(rank.totals) for series in tracing.facts().series for rank in series.ranks), default=0)
     if steps:
         timed = f"{units.counted(steps, 'timed step')} (and {untimed} untimed)" if untimed else ""
-        return f"only {timed or units.counted(steps, 'step')} finished, {limits.min_steps} are needed"
+        return f"only {timed or units.counted(steps, 'step')} finished, fewer than min_steps={limits.min_steps}"
     refused = tracing.refused()
     if refused:
         return "nothing is shared: " + "; ".join(f"{name}: {reason}" for name, reason in refused.items())
@@ -247,14 +258,22 @@ def _report(
     sums: Mapping[tuple[SeriesKey, RankKey], Recent],
     broken: Mapping[tuple[SeriesKey, RankKey], list[str]],
 ) -> str:
-    lines = [f"prefetch breaks a limit of swtrace({limits})"]
+    worst = max(broken, key=lambda at: sums[at].stall_ratio or 0.0)
+    reasons = sum(map(len, broken.values()))
+    others = f"; {units.counted(reasons - 1, 'more broken limit')} below" if reasons > 1 else ""
+    lines = [f"{broken[worst][0]} on rank {worst[1].rank} of {worst[0].name}{others}"]
+    # A verdict is on whole steps of all ranks, even if the limits are about one rank or layer.
+    selected = SelectedSteps(replace(limits.selection, rank=None, layer=None))
+    for _ in selected.among(tracing.steps()):
+        pass
+    seen = tracing.observe()
     for key in dict.fromkeys(key for key, _ in broken):
         ranks = {rank: recent for (series, rank), recent in sums.items() if series == key}
         steps = max(recent.steps for recent in ranks.values())
         warmup = limits.selection.warmup
         left_out = f" after {units.counted(warmup, 'warm-up step')}" if warmup else ""
         lines += ["", f"series {key.name}, {units.counted(steps, 'step')}{left_out}"]
-        rows = [("rank", "step", "stall", "stall ratio", "efficiency", "on time", "")]
+        rows = [("rank", "step", "stall", "stall ratio", "efficiency", "on time", "broken limits")]
         for rank, recent in ranks.items():
             count = max(1, recent.steps)
             rows.append(
@@ -270,12 +289,10 @@ def _report(
             )
         lines += _columns(rows)
         lines += _layers(tracing, limits, key, steps)
-        seen = tracing.observe()
-        facts = next((series for series in seen.facts.series if series.key == key), None)
+        facts = next((series for series in selected.facts(seen.facts).series if series.key == key), None)
         if facts is not None:
-            said = verdict(facts, seen.history[key], seen.died)
-            lines += ["", f"verdict over the last {units.counted(facts.steps, 'step')}:"]
-            for finding in said.findings[:4]:
+            lines += ["", f"verdict on {'this step' if facts.steps == 1 else f'these {facts.steps} steps'}"]
+            for finding in verdict(facts, selected.history(key), seen.died).findings[:4]:
                 lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from swtrace import http_client
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
 _TIMEOUT_S = 10.0
+__tracebackhide__ = methodcaller("errisinstance", SwtraceError)
+"""For pytest: the traceback of such an error ends at the line of the test, not here."""
 
 
 class MetricsError(SwtraceError):
@@ -69,9 +72,9 @@ class MetricsFacts:
     def _known(self, name: str, **labels: str | int) -> float:
         value = self.value(name, **labels)
         if value is None:
-            there = [each.labels for each in self.samples if each.name == name]
+            found = [each.labels for each in self.samples if each.name == name]
             known = "; ".join(
-                f"{label}: {', '.join(sorted({each[label] for each in there if label in each}))}" for label in labels
+                f"{label}: {', '.join(sorted({each[label] for each in found if label in each}))}" for label in labels
             )
             asked = ", ".join(f"{label}={wanted!r}" for label, wanted in labels.items())
             raise MetricsError(f"no sample of {name}{f' with {asked}' if asked else ''}; found: {known or 'none'}")
@@ -93,7 +96,7 @@ def read_metrics(url: str) -> MetricsFacts:
     try:
         text = http_client.get(address, "/metrics", timeout_s=_TIMEOUT_S)
     except AnswerError as error:
-        raise MetricsError(str(error)) from error
+        raise MetricsError(str(error)) from None  # the message has the reason; a test needs no traceback of urllib
     try:
         families = text_string_to_metric_families(text.decode())
         return MetricsFacts(tuple(sample for family in families for sample in family.samples))

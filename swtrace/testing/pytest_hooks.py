@@ -108,15 +108,30 @@ def _limits(item: pytest.Item, marker: pytest.Mark) -> Limits:
     from swtrace.errors import SettingsError
     from swtrace.testing.limits import Limits
 
-    problem = "@pytest.mark.swtrace takes its arguments by name" if marker.args else ""
+    problem = ""
+    if marker.args:
+        given = ", ".join(map(repr, marker.args))
+        problem = f"@pytest.mark.swtrace({given}): arguments must be named, such as max_stall_ratio=0.05"
+    elif _stacked(item):
+        problem = "two @pytest.mark.swtrace on one function, of which pytest reads one: put all arguments into one"
     try:
         limits = Limits.of(marker.kwargs)
     except SettingsError as error:
         problem = problem or str(error)
     if problem:
-        path, line, _ = item.location
-        pytest.fail(f"{path}:{(line or 0) + 1}: {problem}", pytrace=False)
+        pytest.fail(f"{_place(item)}: {problem}", pytrace=False)
     return limits
+
+
+def _stacked(item: pytest.Item) -> bool:
+    """Return whether a function has more than one marker of its own. Those of a class or of one case may be beside."""
+    marks: object = getattr(getattr(item, "obj", None), "pytestmark", None)
+    return isinstance(marks, list) and [mark.name for mark in marks].count("swtrace") > 1
+
+
+def _place(item: pytest.Item) -> str:
+    path, line, _ = item.location
+    return f"{path}:{(line or 0) + 1}"
 
 
 def _check(item: pytest.Item, limits: Limits) -> None:
@@ -134,7 +149,9 @@ def _check(item: pytest.Item, limits: Limits) -> None:
         why = str(error)
     # Not in the handler above, because pytest would also show the original error.
     if why:
-        pytest.fail(f"swtrace: {why}", pytrace=False)
+        first, *others = why.splitlines()
+        where = f"{_place(item)}: @pytest.mark.swtrace({limits})"
+        pytest.fail("\n".join((f"swtrace: {first}", where, *others)), pytrace=False)
     if limits.baseline:
         state.fresh[item.nodeid] = {
             place(*at): Measurement.of(recent) for at, recent in measured(tracing, limits).items()
@@ -212,14 +229,17 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print what was saved, or which tests have no baseline."""
     state = config.stash[_STATE]
+    if not (state.fresh or state.without):
+        return
+    from swtrace.units import counted
+
     if state.fresh and config.getoption("--swtrace-save-baseline"):
         terminalreporter.write_sep("-", "swtrace")
-        tests = f"{len(state.fresh)} test{'' if len(state.fresh) == 1 else 's'}"
-        terminalreporter.write_line(f"baselines of {tests} saved in {_path(config)}")
+        terminalreporter.write_line(f"baselines of {counted(len(state.fresh), 'test')} saved in {_path(config)}")
     elif state.without:
         terminalreporter.write_sep("-", "swtrace")
         terminalreporter.write_line(
-            f"{len(state.without)} of {len(state.checked)} checked test{'s' if len(state.checked) > 1 else ''} "
+            f"{len(state.without)} of {counted(len(state.checked), 'checked test')} "
             f"{'has' if len(state.without) == 1 else 'have'} no baseline yet: run with --swtrace-save-baseline"
         )
         for test in state.without:

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
+from swtrace import units
 from swtrace.session import RingsSession
 from swtrace.trace.directory import memory_folder
+from swtrace.units import counted
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -51,6 +53,15 @@ class Tracing(RingsSession):
         self._recorder: Recorder | None = None
         self._simulated: list[Recorder] = []
         super().__init__(self.directory)
+
+    def __repr__(self) -> str:
+        """Return what was recorded: pytest shows it beside a failed assertion."""
+        series = (
+            f"{facts.key.name}: {counted(facts.steps, 'step')}, stall ratio "
+            f"{units.ratio(max((rank.recent.stall_ratio or 0.0 for rank in facts.ranks), default=None))}"
+            for facts in self.facts().series
+        )
+        return f"<swtrace fixture; {'; '.join(series) or 'nothing recorded'}>"
 
     def __enter__(self) -> Self:
         """Start recording."""

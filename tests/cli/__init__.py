@@ -1,1 +1,0 @@
-"""Tests of the `swtrace` command, run as users run it."""

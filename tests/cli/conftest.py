@@ -1,90 +1,39 @@
-"""``swtrace`` as a user runs it: a process of its own, with nothing of this machine's environment in its way."""
+"""Fixtures of every test that runs ``swtrace`` as a user does."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.support.patience import patience
+from swtrace.cli.summary import Summary, summarise
+from swtrace.observing import watch_rings
+from tests.support import fake_rank
+from tests.support.commands import environment, interruptible, rings, start_swtrace, swtrace
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record_rings
 
-Swtrace = Callable[..., "subprocess.CompletedProcess[str]"]
-StartSwtrace = Callable[..., "subprocess.Popen[str]"]
-
-FAKE_RANK = (sys.executable, str(Path(__file__).parents[1] / "support" / "fake_rank.py"))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _interruptible() -> None:
-    """Let Ctrl-C reach what tests start, also where a shell ignores it on behalf of a job in its background."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+__all__ = ["environment", "interruptible", "rings", "start_swtrace", "swtrace"]
 
 
-@pytest.fixture
-def rings(tmp_path: Path) -> Path:
-    """Return the folder that stands for ``SWTRACE_DIR``; not made yet."""
-    return tmp_path / "rings"
-
-
-def clean_environment(rings: Path) -> dict[str, str]:
-    """Return this process's environment without any setting of ours, and ``rings`` as the folder of rings."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("SWTRACE", "OTEL_", "VLLM_"))}
-    return {**clean, "SWTRACE_DIR": str(rings), "SWTRACE_LISTEN": "127.0.0.1:0"}
-
-
-def run_swtrace(
-    arguments: Sequence[str], environment: Mapping[str, str], encoding: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run ``swtrace ARGUMENTS`` to its end; read what it writes in this locale's encoding, or in another."""
-    return subprocess.run(
-        [sys.executable, "-m", "swtrace", *arguments],
-        capture_output=True,
-        text=True,
-        encoding=encoding,
-        env=environment,
-        timeout=patience(),
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a recording; the rings it was made of lie beside it."""
+    folder = tmp_path_factory.mktemp("recording")
+    run = RecordedRun(folder / "rings")
+    run.write(5)
+    run.close()
+    record_rings(folder / "rings", folder / "run.swrec")
+    return folder / "run.swrec"
 
 
 @pytest.fixture
-def environment(rings: Path) -> dict[str, str]:
-    """Return the environment of every ``swtrace`` of a test."""
-    return clean_environment(rings)
-
-
-@pytest.fixture
-def swtrace(environment: dict[str, str]) -> Swtrace:
-    """Return a function that runs ``swtrace ARGUMENTS`` to its end."""
-
-    def run(*arguments: str, extra: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return run_swtrace(arguments, {**environment, **(extra or {})})
-
-    return run
-
-
-@pytest.fixture
-def start_swtrace(environment: dict[str, str]) -> Iterator[StartSwtrace]:
-    """Return a function that starts ``swtrace ARGUMENTS``; what still runs at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str, extra: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "swtrace", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environment, **(extra or {})},
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+def summary(rings: Path, monkeypatch: pytest.MonkeyPatch) -> Summary:
+    """Return the summary of ten steps of a rank whose even layers are each held up for a tenth of the step."""
+    monkeypatch.setenv("SWTRACE_DIR", str(rings))
+    monkeypatch.setenv("SWTRACE_RUN_ID", "a run")
+    fake_rank.write(10)
+    with watch_rings(rings) as watch:
+        watch.drain()
+        watch.ledger.flush()
+        return summarise(watch.observe())

@@ -1,63 +1,47 @@
-"""The folder of rings: ranks and every reader use the same one, however ``SWTRACE_DIR`` is written."""
+"""A ring folder that cannot be used is refused in one line by every command."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import StartSwtrace, Swtrace
-from tests.support.patience import patience
+from swtrace.cli.exit_codes import ExitCode
+from tests.support.commands import assert_one_line, clean_environment, run_swtrace
 
-RANK = """
-import swtrace.series.recording as recording
-recorder = recording.process_recorder("one-folder", 0)
-print(recorder.path, flush=True)
-input()
-"""
-OPENED = """
-import swtrace
-with swtrace.open() as session:
-    session.facts()
-    print([rank.ring.path for rank in session.observe().ranks])
-"""
+READERS = (("top", "--once", "--wait", "0"), ("record", "-o", "x.swrec"), ("daemon",), ("doctor", "--quick"))
+WRITERS = (("demo", "--no-daemon", "--no-tui", "--steps", "1"), ("run", "--no-daemon", "--", sys.executable, "-V"))
 
 
-def python(code: str, environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Start a script; it has no answer to its questions before it is given one."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-
-
-@pytest.mark.parametrize("text", ["~/rings", "rings"])
-def test_a_rank_and_every_reader_use_one_folder(
-    text: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    environment: dict[str, str],
-    swtrace: Swtrace,
-    start_swtrace: StartSwtrace,
+@pytest.mark.parametrize("command", [*READERS, *WRITERS], ids=lambda command: command[0])
+def test_a_file_in_place_of_the_folder_is_one_line(
+    command: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An env file, a systemd unit or a compose file hands over ``~`` and relative paths as they are written."""
+    """Every command that reads or writes rings says that SWTRACE_DIR is no folder, and begins nothing."""
+    (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
-    environment.update({"HOME": str(tmp_path), "SWTRACE_DIR": text})
-    with python(RANK, environment) as rank:
-        assert rank.stdout
-        ring = Path(rank.stdout.readline().strip())
-        daemon = json.loads(start_swtrace("daemon", "--json").stdout.readline())  # type: ignore[union-attr]
-        watched = json.loads(swtrace("top", "--once", "--json", "--wait", "0").stdout)
-        findings = json.loads(swtrace("doctor", "--quick", "--json").stdout)["findings"]
-        opened, _ = python(OPENED, environment).communicate(timeout=patience())
-        rank.communicate("\n", timeout=patience())
+    done = run_swtrace(command, clean_environment(tmp_path / "file"))
+    if command[0] == "doctor":
+        assert done.returncode == ExitCode.FAILED
+        assert "is not a folder" in " ".join(done.stdout.split())
+        assert not done.stderr
+    else:
+        assert_one_line(done, ExitCode.USAGE, f"{tmp_path}/file is not a folder", "SWTRACE_DIR")
+    assert not (tmp_path / "x.swrec").exists()
 
-    assert ring.parent == tmp_path / "rings"
-    assert daemon["directory"] == str(ring.parent)
-    assert [source["name"] for source in watched["sources"]] == [str(ring.parent)]
-    assert watched["runs"] == ["one-folder"]
-    assert ring.name in {finding["subject"] for finding in findings}
-    assert next(each["detail"] for each in findings if each["subject"] == "ring folder").startswith(str(ring.parent))
-    assert str(ring) in opened
+
+@pytest.mark.parametrize("folder", ["/proc/x", "/dev/null/x"])
+@pytest.mark.parametrize("command", WRITERS, ids=lambda command: command[0])
+def test_a_folder_that_cannot_be_made_is_one_line(command: Sequence[str], folder: str) -> None:
+    """Ranks could not write there: the command ends before it starts any."""
+    assert_one_line(run_swtrace(command, clean_environment(Path(folder))), ExitCode.USAGE, folder, "SWTRACE_DIR")
+
+
+@pytest.mark.parametrize("command", [*READERS, *WRITERS], ids=lambda command: command[0])
+def test_the_home_of_nobody_is_refused_by_all(command: Sequence[str]) -> None:
+    """Readers and ranks agree on what is no folder."""
+    done = run_swtrace(command, {**clean_environment(Path()), "SWTRACE_DIR": "~nobody-of-this-name/rings"})
+    assert "SWTRACE_DIR='~nobody-of-this-name/rings': must be the path of a folder" in done.stdout + done.stderr
+    assert done.returncode == (ExitCode.FAILED if command[0] == "doctor" else ExitCode.USAGE)

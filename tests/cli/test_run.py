@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swtrace.cli.exit_codes import ExitCode
-from tests.cli.conftest import FAKE_RANK, StartSwtrace, Swtrace
+from tests.support.commands import FAKE_RANK, StartSwtrace, Swtrace
 from tests.support.patience import eventually, patience
 from tests.support.processes import descendant, runs
 

@@ -1,1 +1,0 @@
-"""Tests of the daemon, with runs written by real recorders."""

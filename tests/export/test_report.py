@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from swtrace import units
+from swtrace.report.glossary import Glossary
 from swtrace.session import Session
+from swtrace.trace.schema import Clock
+from swtrace.version import __version__
 from tests.export.test_export import STEPS, recording, session  # noqa: F401 - fixtures
 from tests.recording.test_commands import swtrace
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record_rings
 
 
 class Checker(HTMLParser):
@@ -21,13 +27,20 @@ class Checker(HTMLParser):
         self.open: list[str] = []
         self.texts: list[str] = []
         self.counts: dict[str, int] = {}
+        self.ids: list[str] = []
+        self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Record a tag."""
         self.counts[tag] = self.counts.get(tag, 0) + 1
         if tag != "meta":
             self.open.append(tag)
-        assert not any(name in {"src", "href"} for name, _ in attrs)
+        for name, value in attrs:
+            assert name not in {"src", "href"} or (value or "").startswith("#")
+            if name == "id":
+                self.ids.append(value or "")
+            elif name == "href":
+                self.links.append((value or "").removeprefix("#"))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - its signature
         """Record a self-closing tag."""
@@ -62,15 +75,101 @@ def test_the_page_says_what_the_ledger_says(page: str, session: Session) -> None
     """The page has every sentence of the verdict, each rank's stall ratio and the slowest steps."""
     checker = Checker()
     checker.feed(page)
-    text = " ".join(checker.texts)
+    text = "".join(checker.texts)
     (verdict,) = session.verdicts().values()
     for finding in verdict.findings:
-        assert finding.sentence in text
+        assert finding.sentence + finding.advice in text
     for recent in session.sums_by_rank().values():
         assert f"{100 * (recent.stall_ratio or 0):.1f} %" in text
-    assert f"{STEPS - 1} steps, 1 aborted" in text
-    assert page.count('aria-label="step ') == 3
+    assert f"Covers {STEPS - 1} steps. Not covered, in the whole recording: 1 aborted." in text
+    assert len(re.findall(r'aria-label="step \d', page)) == 3
     assert len(re.findall(r'<rect class="(?:heat\d|own)"', page)) == 3 * 5
+
+
+def test_the_page_names_the_product_and_the_recording(page: str) -> None:
+    """The first line says that this is swtrace's report, of which version, and on which file."""
+    checker = Checker()
+    checker.feed(page)
+    text = "".join(checker.texts)
+    assert text.index(f"swtrace {__version__} report on run.swrec") < text.index("run ")
+
+
+def test_every_word_that_is_a_link_has_its_entry_of_the_glossary(page: str) -> None:
+    """Links lead to entries on the page; an entry is the glossary's, and no entry is there twice or for nothing."""
+    checker = Checker()
+    checker.feed(page)
+    assert len(checker.ids) == len(set(checker.ids))
+    assert set(checker.links) == set(checker.ids)
+    assert {"word-stall-ratio", "word-efficiency", "word-on-time", "word-transfer"} <= set(checker.ids)
+    text = "".join(checker.texts)
+    assert "Stall as a share of step time. This is the headline: what sharing costs." in text
+    assert "It is always shown with the stall ratio, because" in text
+
+
+def test_words_of_a_text_are_linked_once_and_as_written() -> None:
+    """The longest word wins, plurals and hyphens count, other text is escaped, and a seen word is not linked again."""
+    glossary, seen = Glossary(), set[str]()
+    text = glossary.linked("Stalls <b> on-time; stall ratio", seen)
+    assert re.sub(r' title="[^"]*"', "", text) == (
+        '<a class="word" href="#word-stall">Stalls</a> &lt;b&gt; '
+        '<a class="word" href="#word-on-time">on-time</a>; <a class="word" href="#word-stall-ratio">stall ratio</a>'
+    )
+    assert glossary.linked("stall, installed", seen) == "stall, installed"
+
+
+def test_the_heat_map_has_a_scale(page: str, session: Session) -> None:  # noqa: F811 - a fixture
+    """Beside the heat map stand its shades, from 0 to the largest mean stall of a layer, with its unit."""
+    waits = session.waits()
+    steps = session.sums_by_rank()
+    most = max(
+        waits["stall_ns"][(waits["rank"] == rank.rank) & (waits["layer"] == layer)].sum() / recent.steps
+        for (_, rank), recent in steps.items()
+        for layer in set(waits["layer"].tolist())
+    )
+    assert '<span>0</span><i class="heat0"></i>' in page
+    assert f'<i class="heat8"></i><span>{units.milliseconds(most)}</span>' in page
+
+
+def test_the_curves_stand_at_their_step_numbers(recording: Path, tmp_path: Path) -> None:  # noqa: F811 - a fixture
+    """The axis of step time and stall begins and ends at the numbers of the first and the last step covered."""
+    swtrace("report", recording, "-o", tmp_path / "report.html", "--steps", "4:9", "--warmup", "0")
+    text = (tmp_path / "report.html").read_text()
+    chart = text[text.index("step time and stall by step") :]
+    labels = re.findall(r'left:([\d.]+)%">([^<]+)<', chart[: chart.index("numbers below the chart")])
+    assert [(float(share), label) for share, label in labels] == [(25.0 * at, str(4 + at)) for at in range(5)]
+
+
+@pytest.mark.parametrize("command", [("export", "-f", "csv"), ("report",)], ids=lambda command: command[0])
+def test_an_existing_file_is_replaced_only_if_asked(
+    recording: Path,  # noqa: F811 - a fixture
+    tmp_path: Path,
+    command: tuple[str, ...],
+) -> None:
+    """Without --force a file that exists stays as it is; a device is written to."""
+    out = tmp_path / "out"
+    out.write_text("before")
+    done = swtrace(*command, recording, "-o", out, code=1)
+    assert f"{out} already exists; use --force to replace it" in done.stderr
+    assert out.read_text() == "before"
+    swtrace(*command, recording, "-o", out, "--force")
+    assert out.stat().st_size > 1000
+    swtrace(*command, recording, "-o", "/dev/null")
+
+
+def test_a_recording_without_timed_steps_has_a_page(tmp_path: Path) -> None:
+    """The page of a run whose steps are all untimed says how many there are, and has no empty tables or charts."""
+    run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
+    run.write_untimed()
+    run.close()
+    record_rings(tmp_path / "rings", tmp_path / "run.swrec")
+    swtrace("report", tmp_path / "run.swrec", "-o", tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "No finished step was timed" in re.sub(r"<[^>]*>", "", text)
+    assert re.search(
+        r"Covers 0 timed steps after 3 warm-up steps\. Not covered, in the whole recording: \d+ untimed", text
+    )
+    assert "<table" not in text
+    assert "<svg" not in text
 
 
 def test_what_is_missing_stands_at_the_top(recording: Path, tmp_path: Path) -> None:  # noqa: F811 - a fixture

@@ -16,7 +16,7 @@ import pytest
 
 from swtrace.observing import watch_rings
 from swtrace.recording import Recording
-from tests.cli.conftest import clean_environment, run_swtrace
+from tests.support.commands import clean_environment, run_swtrace
 from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record, replayed, schedule

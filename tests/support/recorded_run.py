@@ -22,6 +22,8 @@ TRANSFER_NS = 600_000
 STALL_NS = 300_000
 STALLED_POSITION = 2
 LAYER_BYTES = 4096
+SPANS_PER_STEP = 22
+"""Two ranks: one step, five broadcasts and five waits each."""
 REACH_NS = 10_000
 """Time from the beginning of a layer to its reach, and from there to its wait."""
 _OBSERVED = {Clock.HOST: Observed.CALLBACK, Clock.VIRTUAL: Observed.EXACT, Clock.DEVICE: Observed.EVENT}

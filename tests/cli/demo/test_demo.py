@@ -1,0 +1,289 @@
+"""``swtrace demo``: real ranks, checked outputs, and what remains when one of its processes dies.
+
+Short runs of few, small layers: what the scenarios are meant to show is claimed where their timing
+cannot be disturbed by a busy machine, or by a wide margin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pytest
+
+from swtrace.cli.exit_codes import ExitCode
+from tests.support.commands import StartSwtrace, Swtrace, clean_environment, help_text, run_swtrace
+from tests.support.patience import eventually, patience
+from tests.support.processes import command_line, descendant, descendants, runs
+from tests.support.terminals import read_until
+
+SMALL = ("--layers", "8", "--mib", "0.125")
+STEPPING = r"demo\.linear: step [1-9]"
+ENDLESS = (*SMALL, "--duration", "600", "--compute-ms", "1", "--prefetch-step", "1")
+
+
+class Demo(NamedTuple):
+    """A demo that ran to its end."""
+
+    result: dict[str, Any]
+    rings: Path
+
+
+RunDemo = Callable[..., Demo]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> RunDemo:
+    """Return a function that runs the demo without a daemon; the same arguments are run only once."""
+
+    @cache
+    def run(*arguments: str) -> Demo:
+        rings = tmp_path_factory.mktemp("demo") / "rings"
+        done = run_swtrace(("demo", "--json", "--no-daemon", *arguments), clean_environment(rings))
+        assert done.returncode == ExitCode.SUCCESS, done.stderr
+        return Demo(json.loads(done.stdout), rings)
+
+    return run
+
+
+def ranks_of(demo: Demo) -> list[dict[str, Any]]:
+    """Return what the demo tells of each rank of its one series."""
+    (series,) = demo.result["summary"]["series"]
+    return cast("list[dict[str, Any]]", series["ranks"])
+
+
+def until(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    """Read the demo's narration until a line matches."""
+    assert process.stderr is not None
+    said = []
+    deadline = time.monotonic() + patience()
+    for line in process.stderr:
+        said.append(line)
+        if time.monotonic() > deadline:
+            break
+        if found := re.search(pattern, line):
+            return found
+    raise AssertionError("".join(said))
+
+
+def rank_pids(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """Return the pids of both ranks."""
+    return int(until(process, r"rank 0: pid (\d+)")[1]), int(until(process, r"rank 1: pid (\d+)")[1])
+
+
+NINE_STEPS = (*SMALL, "--steps", "9", "--compute-ms", "0", "--prefetch-step", "2")
+
+
+@pytest.mark.parametrize(("ranks", "windows"), [(2, "static"), (3, "rolling")])
+def test_every_output_is_identical(demo: RunDemo, ranks: int, windows: str) -> None:
+    """Each layer's output of each step on each rank is that of resident weights."""
+    result = demo(*NINE_STEPS, "--ranks", str(ranks), "--windows", windows).result
+    assert result["outputs_identical"]
+    assert result["outputs_checked"] == ranks * 9 * 8
+
+
+def test_no_record_is_lost(demo: RunDemo) -> None:
+    """A rank writes one record per layer and step, one per step, and what is open at the end; all are read."""
+    run = demo(*NINE_STEPS, "--ranks", "2", "--windows", "static")
+    assert [rank["steps"] for rank in ranks_of(run)] == [9, 9]
+    for ring in run.result["summary"]["rings"]:
+        assert 9 * (8 + 1) <= ring["written"] <= 9 * (8 + 1) + 2
+        assert (ring["delivered"], ring["lost"], ring["pending"]) == (ring["written"], 0, 0)
+
+
+def test_held_bytes_are_owned_layers_and_windows(demo: RunDemo) -> None:
+    """What a rank holds is its own half of the layers and its windows, each of the size asked for."""
+    for rank in ranks_of(demo(*NINE_STEPS, "--ranks", "2", "--windows", "static")):
+        assert rank["owned_bytes"] == 4 * (1 << 17)
+        assert rank["window_bytes"] % (1 << 17) == 0
+        assert rank["replicated_bytes"] == 8 * (1 << 17)
+
+
+def test_rings_stay_where_swtrace_dir_says(demo: RunDemo) -> None:
+    """With ``SWTRACE_DIR`` the rings are kept for other readers."""
+    run = demo(*NINE_STEPS, "--ranks", "2", "--windows", "static")
+    assert len(list(run.rings.glob("ring-demo*.swt"))) == 2
+
+
+def test_duration_ends_the_run(demo: RunDemo) -> None:
+    """Without a number of steps, all ranks run the same number of them until the time is over."""
+    first, second = ranks_of(demo(*SMALL, "--duration", "0.5"))
+    assert first["steps"] == second["steps"] > 0
+
+
+def test_the_summary_is_data_and_the_rest_narration(swtrace: Swtrace) -> None:
+    """Without ``--json`` the summary goes to stdout; progress and pids never do."""
+    done = swtrace("demo", *SMALL, "--steps", "3", "--no-daemon")
+    assert "series demo.linear" in done.stdout
+    assert "all bit-identical" in done.stdout
+    assert "pid" not in done.stdout
+    assert "rank 0: pid" in done.stderr
+
+
+SHORT = ("--layers", "16", "--mib", "2", "--steps", "8")
+LONG_COMPUTE = ("--compute-ms", "25")
+"""Long beside what a busy machine keeps a transfer waiting for a core."""
+
+
+def test_compute_hides_what_is_not_hidden_without(demo: RunDemo) -> None:
+    """With next to no compute every rank stalls; behind compute, the same transfers stall each of them far less."""
+    stalled, hidden = (
+        [rank["stall_ratio"] for rank in ranks_of(demo(*scenario, *SHORT))]
+        for scenario in (("--scenario", "stalled"), ("--scenario", "hidden", *LONG_COMPUTE))
+    )
+    assert max(hidden) < min(stalled) / 2
+
+
+def test_straggler_is_named(demo: RunDemo) -> None:
+    """The last rank is named by its excess on the critical path."""
+    options = ("--scenario", "straggler", "--layers", "30", "--mib", "0.25", "--steps", "30", "--late-ms", "4")
+    (series,) = demo(*options).result["summary"]["series"]
+    assert series["straggler"]["rank"] == 1
+
+
+def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> None:
+    """The others end with an error that names series, layer and rank, and so does the demo."""
+    process = start_swtrace("demo", "--no-daemon", *ENDLESS)
+    victim, _ = rank_pids(process)
+    until(process, STEPPING)
+    os.kill(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=patience())
+    assert process.returncode == ExitCode.RANK_LOST, err
+    assert "rank 0: killed by SIGKILL" in err
+    error = next(line for line in err.splitlines() if line.startswith("rank 1:"))
+    assert "demo.linear" in error
+    assert re.search(r"layer \d+", error)
+    assert "rank 1" in error.removeprefix("rank 1:")
+    assert "rank 0 died" in error
+    assert "The group ended because a rank was lost" in out
+
+
+@pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.summary_process"])
+def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker: str) -> None:
+    """Killing the daemon or the reader changes neither the run nor its summary."""
+    # As many steps as last until the reader has told of one, and the victim has been found.
+    steps = str(round(patience(1) * 100))
+    process = start_swtrace("demo", "--json", *SMALL, "--steps", steps, "--compute-ms", "1")
+    until(process, STEPPING)
+    os.kill(descendant(process.pid, marker), signal.SIGKILL)
+    out, err = process.communicate(timeout=patience())
+    assert process.returncode == ExitCode.SUCCESS, err
+    assert re.search(r"The (daemon|reader) ended.*ranks go on", err)
+    result = json.loads(out)
+    (series,) = result["summary"]["series"]
+    assert all(rank["steps"] * 2 * 8 == result["outputs_checked"] for rank in series["ranks"])
+    assert all(ring["lost"] == ring["pending"] == 0 for ring in result["summary"]["rings"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_behind(start_swtrace: StartSwtrace, number: signal.Signals, tmp_path: Path) -> None:
+    """However the demo is ended, every process it started ends, and its temporary folder goes."""
+    process = start_swtrace("demo", *ENDLESS, extra={"SWTRACE_DIR": "", "TMPDIR": str(tmp_path)})
+    folder = until(process, r"rings in (\S+)/rings$")[1]
+    until(process, STEPPING)
+    children = descendants(process.pid)
+    assert len(children) >= 5  # launcher, two ranks, reader, daemon
+    process.send_signal(number)
+    process.communicate(timeout=patience())
+    assert process.returncode == 128 + number
+    eventually(lambda: not any(map(runs, children)), f"{[command_line(child) for child in children]} end")
+    assert not Path(folder).exists()
+
+
+def test_ctrl_c_still_sums_up(start_swtrace: StartSwtrace) -> None:
+    """A run that was ended early shows what it had."""
+    process = start_swtrace("demo", "--no-daemon", *ENDLESS)
+    until(process, STEPPING)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=patience())
+    assert "series demo.linear" in out
+
+
+def test_a_killed_demo_leaves_no_process(start_swtrace: StartSwtrace) -> None:
+    """Even SIGKILL of the command ends ranks, reader and daemon."""
+    process = start_swtrace("demo", *ENDLESS, extra={"SWTRACE_DIR": ""})
+    folder = until(process, r"rings in (\S+)/rings$")[1]
+    until(process, STEPPING)
+    children = descendants(process.pid)
+    process.kill()
+    process.communicate(timeout=patience())
+    eventually(lambda: not any(map(runs, children)), "ranks, reader and daemon end")
+    shutil.rmtree(folder)  # the one thing that nobody was left to remove
+
+
+def test_the_daemon_serves_while_it_runs(start_swtrace: StartSwtrace) -> None:
+    """The printed URL answers with this run's metrics."""
+    process = start_swtrace("demo", *ENDLESS)
+    url = until(process, r"daemon: (http://\S+/metrics)")[1]
+    until(process, STEPPING)
+
+    def served() -> bool:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 (our own URL)
+            return 'series="demo.linear"' in answer.read().decode()
+
+    eventually(served, "metrics of the demo's series")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=patience())
+
+
+def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> None:
+    """On a terminal the demo opens the viewer; `q` leaves it, the summary follows, and the status is 0."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "swtrace",
+            "demo",
+            "--layers",
+            "6",
+            "--mib",
+            "0.1",
+            "--steps",
+            "30",
+            "--no-daemon",
+        ],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=clean_environment(tmp_path) | {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+    )
+    os.close(theirs)
+    try:
+        read_until(ours, lambda shown: "Heat map" in shown and "rank" in shown)
+        os.write(ours, b"q")
+        shown = read_until(ours, lambda shown: "bit-identical" in shown)
+        assert "bit-identical" in shown
+        assert "saved" in shown
+        read_until(ours, lambda _: process.poll() is not None)
+        assert process.wait(patience()) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.mark.parametrize(
+    "option", ["--ranks", "--layers", "--mib", "--compute-ms", "--prefetch-step", "--windows", "--steps", "--duration"]
+)
+def test_demo_help_names_every_dial(option: str) -> None:
+    """Every dial of the demo can be found without reading the code."""
+    assert option in help_text("demo")
+
+
+def test_demo_help_names_every_scenario() -> None:
+    """The scenarios stand in the help of the option that takes them."""
+    assert "hidden, stalled, straggler or jitter" in help_text("demo")

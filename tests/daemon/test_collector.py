@@ -1,0 +1,332 @@
+"""The exposition has exactly the documented names and labels in both formats, and its sums hold."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from swtrace.trace.identity import UntracedRank
+from swtrace.trace.recorder import Recorder
+from swtrace.trace.schema import Clock, Untimed
+from tests.support.daemon_threads import serving
+from tests.support.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
+from tests.support.scrapes import NAMES, OPENMETRICS, parse_openmetrics, scrape, value
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RecordedRun]:
+    """Two ranks that ran ten steps, and one with a refusal."""
+    run = RecordedRun(tmp_path)
+    run.recorders[0].add_series(
+        series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)
+    )
+    run.write(10)
+    yield run
+    run.close()
+
+
+def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun) -> None:
+    """Every documented metric is exposed with exactly its type and labels, and no other metric is."""
+    run.recorders[1].add_series(series_info(1, name="mlp.up_proj", untraced=(UntracedRank(0, "no room"),)))
+    with serving(run.directory) as client:
+        families = scrape(client)
+    assert set(families) == set(NAMES)
+    for name, (kind, labels) in NAMES.items():
+        assert families[name].type == kind, name
+        assert families[name].documentation, name
+        assert families[name].samples, name
+        for sample in families[name].samples:
+            assert set(sample.labels) - {"le"} == labels, sample
+
+
+def test_documentation_lists_every_metric_and_no_other() -> None:
+    """docs/metrics.md and the exposition name the same metrics."""
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(swtrace_\w+)", text, re.MULTILINE)) == set(NAMES)
+
+
+def test_openmetrics_when_asked(run: RecordedRun) -> None:
+    """A scraper that accepts OpenMetrics gets it, with the same samples as the text format."""
+    with serving(run.directory) as client:
+        text = client.get("/metrics")
+        openmetrics = client.get("/metrics", headers={"accept": OPENMETRICS})
+    assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    samples = {
+        kind: {
+            (s.name, *sorted(s.labels.items()), s.value)
+            for family in families
+            for s in family.samples
+            if s.name != "swtrace_daemon_last_poll_timestamp_seconds"  # of the scrape itself
+        }
+        for kind, families in (
+            ("text", list(parse_text(text.text))),
+            ("openmetrics", parse_openmetrics(openmetrics.text)),
+        )
+    }
+    assert samples["text"] == samples["openmetrics"]
+
+
+@pytest.mark.prometheus
+def test_promtool_accepts_the_exposition(run: RecordedRun) -> None:
+    """Prometheus' own linter accepts the exposition."""
+    promtool = shutil.which("promtool")
+    assert promtool is not None, "promtool is missing: install Prometheus (Debian: apt-get install prometheus)"
+    with serving(run.directory) as client:
+        text = client.get("/metrics").content
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> None:
+    """Each rank has one wait per layer and step, and one broadcast per layer and step except the prefilled ones."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for rank in ("0", "1"):
+        outcomes = {
+            sample.labels["outcome"]: sample.value
+            for sample in families["swtrace_waits_total"].samples
+            if sample.labels["rank"] == rank
+        }
+        assert sum(outcomes.values()) == 5 * 10
+        assert set(outcomes) == {"on_time", "stalled", "own", "prefilled", "untimed"}
+        assert outcomes["untimed"] == 0
+        assert value(families, "swtrace_steps_total", rank=rank) == 10
+        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (5 * 10 - 1) * LAYER_BYTES
+        assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 10
+    assert value(families, "swtrace_waits_total", rank="1", outcome="stalled") == 10
+    assert value(families, "swtrace_waits_total", rank="0", outcome="stalled") == 0
+
+
+def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> None:
+    """Untimed steps of a device count as steps, waits and bytes, by reason, and are in no histogram."""
+    run = RecordedRun(tmp_path, clock=Clock.DEVICE)
+    for number in range(12):
+        run.write() if number % 4 == 0 else run.write_untimed(Untimed.BUSY if number == 1 else Untimed.SAMPLED)
+    with serving(tmp_path) as client:
+        families = scrape(client)
+    run.close()
+    for rank in ("0", "1"):
+        assert value(families, "swtrace_steps_total", rank=rank) == 12
+        reasons = {
+            sample.labels["reason"]: sample.value
+            for sample in families["swtrace_untimed_steps_total"].samples
+            if sample.labels["rank"] == rank
+        }
+        assert reasons == {"sampled": 8, "busy": 1, "no_anchor": 0, "replay": 0, "unfinished": 0}
+        outcomes = {
+            sample.labels["outcome"]: sample.value
+            for sample in families["swtrace_waits_total"].samples
+            if sample.labels["rank"] == rank
+        }
+        assert outcomes["untimed"] == 9 * 5
+        assert sum(outcomes.values()) == 12 * 5
+        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == (12 * 5 - 1) * LAYER_BYTES
+        assert value(families, "swtrace_step_duration_seconds_count", rank=rank, phase="decode") == 3
+        received = outcomes["on_time"] + outcomes["stalled"]
+        assert value(families, "swtrace_wait_stall_seconds_count", rank=rank) == received
+        assert value(families, "swtrace_series_info", rank=rank, clock="device") == 1
+    stall = value(families, "swtrace_wait_stall_seconds_sum", rank="1")
+    assert stall == pytest.approx(3 * STALL_NS / 1e9)
+    assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
+
+
+def test_causes_sum_to_the_stall(run: RecordedRun) -> None:
+    """The causes of a rank's stall sum to its stall, which is the time that its waits were blocked."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for rank, stall in (("0", 0.0), ("1", 10 * STALL_NS / 1e9)):
+        causes = [s.value for s in families["swtrace_stall_cause_seconds_total"].samples if s.labels["rank"] == rank]
+        assert len(causes) == 5
+        assert sum(causes) == pytest.approx(stall)
+        assert value(families, "swtrace_wait_stall_seconds_sum", rank=rank) == pytest.approx(stall)
+    assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
+
+
+def test_histograms_are_cumulative_and_in_seconds(run: RecordedRun) -> None:
+    """Buckets increase up to the count, which is the number of receivers' waits."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    family = families["swtrace_wait_stall_seconds"]
+    buckets = [s for s in family.samples if s.name.endswith("_bucket") and s.labels["rank"] == "1"]
+    bounds = [float(s.labels["le"]) for s in buckets]
+    counts = [s.value for s in buckets]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == float("inf")
+    assert counts == sorted(counts)
+    receivers = 3 * 10 - 1  # layers 0, 2, 4; the first step's layer 0 was prefilled
+    assert counts[-1] == value(families, "swtrace_wait_stall_seconds_count", rank="1") == receivers
+    below, above = (
+        max(count for bound, count in zip(bounds, counts, strict=True) if bound < STALL_NS / 1e9),
+        min(count for bound, count in zip(bounds, counts, strict=True) if bound >= STALL_NS / 1e9),
+    )
+    assert (below, above) == (receivers - 10, receivers)
+
+
+def test_occupancy_sums_to_the_windows(run: RecordedRun) -> None:
+    """The windows of a rank in all states add up to its windows."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for rank in ("0", "1"):
+        states = {
+            s.labels["state"]: s.value for s in families["swtrace_window_occupancy"].samples if s.labels["rank"] == rank
+        }
+        assert states == {"free": 1, "inflight": 0, "ready": 0, "in_use": 1}
+
+
+def test_occupancy_follows_the_windows(tmp_path: Path) -> None:
+    """A window is in flight from its issue, ready from its completion, in use from the end of the wait."""
+    run = RecordedRun(tmp_path)
+    states = []
+    with serving(tmp_path) as client:
+        token = run.series[1].window_issued(0, 0, 2, run.base_ns)
+        states.append(occupied(client))
+        run.series[1].window_ready(0, token, run.base_ns + 1)
+        states.append(occupied(client))
+        run.series[1].window_in_use(0, token, run.base_ns + 2)
+        states.append(occupied(client))
+        run.series[1].window_freed(0)
+        states.append(occupied(client))
+    assert states == ["inflight", "ready", "in_use", "free"]
+    run.close()
+
+
+def occupied(client: httpx.Client) -> str:
+    """Return the state of rank 1's first window, by what is not free or, where all are, free."""
+    samples = scrape(client)["swtrace_window_occupancy"].samples
+    states = {s.labels["state"]: s.value for s in samples if s.labels["rank"] == "1"}
+    assert sum(states.values()) == 2
+    return next((state for state, windows in states.items() if windows and state != "free"), "free")
+
+
+def test_bytes_held_and_replicated(run: RecordedRun) -> None:
+    """Held bytes are split into owned layers, windows and kept layers, beside the bytes that replication would take."""
+    run.series[0].step(step=run.steps, tokens=64, requests=4, waits=5, kept_layers=2, untimed=Untimed.SAMPLED)
+    with serving(run.directory) as client:
+        families = scrape(client)
+    kinds = ("owned", "windows", "kept")
+    held = {kind: value(families, "swtrace_series_bytes", rank="0", kind=kind) for kind in kinds}
+    assert held == {"owned": 3 * LAYER_BYTES, "windows": 2 * LAYER_BYTES, "kept": 2 * LAYER_BYTES}
+    assert value(families, "swtrace_series_bytes", rank="0", kind="replicated") == 5 * LAYER_BYTES
+
+
+def test_effective_prefetch_step_equals_the_configured_one(run: RecordedRun) -> None:
+    """In a working run, the effective prefetch step is the configured one."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    for kind in ("configured", "effective"):
+        assert value(families, "swtrace_prefetch_step", rank="1", kind=kind) == 1
+
+
+def test_refusal_is_an_info_with_its_reason(run: RecordedRun) -> None:
+    """A requested linear that is not shared is exposed with the reason, and has no other metric."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+    (sample,) = families["swtrace_series_refused_info"].samples
+    assert sample.labels == {"rank": "0", "series": "mlp.down_proj", "reason": "different shapes"}
+    others = [s for f in families.values() if f is not families["swtrace_series_refused_info"] for s in f.samples]
+    assert all(s.labels.get("series") != "mlp.down_proj" for s in others)
+
+
+def test_last_record_is_told_in_unix_time(run: RecordedRun) -> None:
+    """The time of the last record is the end of the last step, converted with the ring's anchor."""
+    with serving(run.directory) as client:
+        families = scrape(client)
+        anchor = client.get("/api/v1/ranks").json()["ranks"][0]["anchor"]
+    end = run.begin_ns(9) + run.step_ns + anchor["realtime_ns"] - anchor["monotonic_ns"]
+    assert value(families, "swtrace_rank_last_record_timestamp_seconds", rank="0") == pytest.approx(end / 1e9, abs=1e-5)
+
+
+def test_scrape_sees_everything_committed_before_it(tmp_path: Path) -> None:
+    """A scrape includes all records committed before it, and written = delivered + lost + pending in each."""
+    run = RecordedRun(tmp_path)
+    with serving(tmp_path) as client:
+        for _ in range(5):
+            run.write(7)
+            families = scrape(client)
+            assert value(families, "swtrace_steps_total", rank="0") == run.steps
+            assert value(families, "swtrace_ring_records_total", rank="0") == run.written
+            assert value(families, "swtrace_ring_pending_records", rank="0") == 0
+    run.close()
+
+
+def test_lost_records_are_counted(tmp_path: Path) -> None:
+    """A daemon that starts after the ring was overwritten reports how many records it will never see."""
+    run = RecordedRun(tmp_path, records=64)
+    run.write(100)
+    with serving(tmp_path) as client:
+        families = scrape(client)
+        ring = client.get("/api/v1/ranks").json()["ranks"][0]["ring"]
+    lost = sum(s.value for s in families["swtrace_ring_lost_records_total"].samples if s.labels["rank"] == "0")
+    written = value(families, "swtrace_ring_records_total", rank="0")
+    assert lost > 0
+    assert written == run.written
+    assert written == ring["delivered"] + lost + value(families, "swtrace_ring_pending_records", rank="0")
+    run.close()
+
+
+def test_rank_that_ended_is_down_and_then_gone(tmp_path: Path) -> None:
+    """A rank that ended is exposed as down, with its totals, and disappears later."""
+    run = RecordedRun(tmp_path)
+    run.write(3)
+    with serving(tmp_path) as client:
+        assert value(scrape(client), "swtrace_rank_up", rank="0") == 1
+        run.close()
+        families = scrape(client)
+        assert value(families, "swtrace_rank_up", rank="0") == 0
+        assert value(families, "swtrace_steps_total", rank="0") == 3
+    with serving(tmp_path, down_shown_s=0) as client:
+        scrape(client)
+        families = scrape(client)
+        assert families["swtrace_rank_up"].samples == []
+        assert families["swtrace_steps_total"].samples == []
+        assert client.get("/api/v1/snapshot").json()["ranks"] == []
+
+
+def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
+    """Without ranks, every metric is declared, and those of the daemon have values."""
+    with serving(tmp_path / "not-there-yet") as client:
+        families = scrape(client)
+    assert set(families) == set(NAMES)
+    filled = {name for name, family in families.items() if family.samples}
+    assert filled == {name for name, (_kind, labels) in NAMES.items() if not labels & {"rank"}}
+
+
+def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:
+    """If two ranks report a third as untraced, one sample has its number and the reason, and no other metric has it."""
+    untraced = (UntracedRank(2, "cannot make a ring: No space left on device"),)
+    recorders = [Recorder.create(tmp_path, identity("run-1", rank)) for rank in range(2)]
+    for rank, recorder in enumerate(recorders):
+        recorder.add_series(series_info(rank, 3, untraced=untraced))
+    with serving(tmp_path) as client:
+        families = scrape(client)
+        (described, _) = client.get("/api/v1/ranks").json()["ranks"]
+    (sample,) = families["swtrace_rank_untraced_info"].samples
+    reason = "cannot make a ring: No space left on device"
+    assert sample.labels == {"rank": "2", "series": "self_attn.o_proj", "reason": reason}
+    assert sample.value == 1
+    others = {s.labels["rank"] for f in families.values() for s in f.samples if s is not sample and "rank" in s.labels}
+    assert others == {"0", "1"}
+    assert described["series"][0]["untraced"] == [{"rank": 2, "reason": reason}]
+    for recorder in recorders:
+        recorder.close()
+
+
+def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
+    """Quotes and backslashes in names reach label values unchanged."""
+    odd = 'a"b\\c'
+    recorder = Recorder.create(tmp_path, identity("run-1", 0))
+    recorder.add_series(series_info(0, name=odd))
+    with serving(tmp_path) as client:
+        (sample,) = scrape(client)["swtrace_series_info"].samples
+        openmetrics = client.get("/metrics", headers={"accept": OPENMETRICS}).text
+    assert sample.labels["series"] == odd
+    assert any(s.labels.get("series") == odd for family in parse_openmetrics(openmetrics) for s in family.samples)
+    recorder.close()

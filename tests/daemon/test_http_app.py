@@ -1,0 +1,81 @@
+"""The daemon's endpoints: each is linked, and answers in a format and a compression that the client accepts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.exposition import choose_encoder
+
+from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
+from swtrace.daemon.observer import Observer
+from swtrace.observing import HostRings
+from swtrace.spans.delivery import NoSpans
+from tests.support.daemon_threads import serving
+from tests.support.recorded_run import RecordedRun
+
+
+def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
+    """A scraper that accepts gzip gets it; one that does not, does not."""
+    with serving(run.directory) as client:
+        assert client.get("/metrics").headers["content-encoding"] == "gzip"
+        plain = client.get("/metrics", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+
+
+@pytest.mark.parametrize(
+    ("header", "compressed"),
+    [
+        ("gzip", True),
+        ("gzip;q=0.1", True),
+        ("deflate, gzip;q=1.0", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, identity", False),
+        ("identity, GZIP;Q=0", False),
+        ("gzip;q=0, *", False),
+    ],
+)
+def test_a_refused_compression_is_not_used(run: RecordedRun, header: str, *, compressed: bool) -> None:
+    """Gzip is sent to clients that accept it, and not if its weight is 0."""
+    with serving(run.directory) as client:
+        response = client.get("/metrics", headers={"accept-encoding": header})
+    assert (response.headers.get("content-encoding") == "gzip") is compressed
+    assert "swtrace_steps_total" in response.text
+
+
+@pytest.mark.parametrize(
+    ("header", "openmetrics"),
+    [
+        ("application/openmetrics-text;version=1.0.0;q=0.8,text/plain;q=0.5", True),
+        ("application/openmetrics-text;version=1.0.0;q=0,text/plain", False),
+        ("application/openmetrics-text; q=0.0", False),
+        ("text/plain, application/openmetrics-text;q=0;version=1.0.0", False),
+    ],
+)
+def test_a_refused_format_is_not_used(run: RecordedRun, header: str, *, openmetrics: bool) -> None:
+    """OpenMetrics is sent to clients that accept it, and not if its weight is 0."""
+    with serving(run.directory) as client:
+        response = client.get("/metrics", headers={"accept": header})
+    assert response.headers["content-type"].startswith("application/openmetrics-text") is openmetrics
+
+
+def test_index_links_to_everything(client: httpx.Client) -> None:
+    """The page at / links to all endpoints, and every link answers."""
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    links = re.findall(r'href="([^"]+)"', page.text)
+    assert {"/metrics", "/healthz", "/api/v1/snapshot"} <= set(links)
+    for link in links:
+        assert client.get(link).status_code == 200
+
+
+def test_only_the_formats_asked_for_last_are_kept() -> None:
+    """Each format costs the memory of an exposition, so requests for ever new formats do not accumulate."""
+    handlers = _Handlers(Observer(HostRings(Path("nowhere")), NoSpans()))
+    for version in range(9):
+        content_type = f"application/openmetrics-text; version=1.0.{version}"
+        kept = handlers._exposition(*choose_encoder(content_type))
+        assert handlers._exposition(*choose_encoder(content_type)) is kept
+    assert len(handlers._expositions) == KEPT_EXPOSITIONS

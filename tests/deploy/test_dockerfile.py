@@ -1,0 +1,59 @@
+"""The image starts a daemon that is found healthy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.daemon_command import environment
+from tests.support.deployment import DOCKERFILE, image_settings, run, services
+from tests.support.patience import eventually, patience
+from tests.support.recorded_run import RecordedRun
+from tests.support.span_receiver import SpanReceiver, collector, free_port
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    """Hadolint reports nothing about the Dockerfile."""
+    assert run("hadolint", str(DOCKERFILE)) == ""
+
+
+def succeeds(command: list[str]) -> bool:
+    """Return whether a command ends with status 0."""
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_image_starts_a_daemon_that_its_healthcheck_finds_well(tmp_path: Path) -> None:
+    """The image's environment and command, and compose's, start a daemon that exports through a real collector."""
+    settings, command, healthcheck = image_settings("daemon")
+    assert command == ["swtrace", "daemon"]
+    assert settings["SWTRACE_DIR"] == services()["daemon"]["volumes"][0]["target"]
+    port = free_port()
+    rings = tmp_path / "rings"
+    run_ = RecordedRun(rings)
+    run_.write(5)
+    receiver = SpanReceiver()
+    with collector(tmp_path, receiver) as (_grpc, http):
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environment(
+                SWTRACE_DIR=str(rings),
+                SWTRACE_LISTEN=settings["SWTRACE_LISTEN"].replace("9465", str(port)),
+                OTEL_EXPORTER_OTLP_ENDPOINT=http,
+                SWTRACE_TRACE_SAMPLE="1",
+                SWTRACE_SLOW_STEP="",
+            ),
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            check = [sys.executable, *(part.replace("9465", str(port)) for part in healthcheck[1:])]
+            eventually(lambda: succeeds(check), "the healthcheck to succeed")
+            # Two ranks: a step, five broadcasts and five waits each; the first step's first layer was prefilled.
+            spans = 5 * 2 * 11 - 2
+            assert len(receiver.wait_for(spans)) == spans
+        finally:
+            process.terminate()
+            assert process.wait(patience()) == 0
+        assert not succeeds(check)
+    receiver.close()
+    run_.close()

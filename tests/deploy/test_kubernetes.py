@@ -1,0 +1,39 @@
+"""The Kubernetes manifests fit their schema, and agree with the image and compose."""
+
+from __future__ import annotations
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.support.deployment import DEPLOY, DOCKERFILE, image_settings, read, services
+
+
+@pytest.mark.parametrize("name", ["daemonset.yaml", "sidecar.yaml"])
+def test_kubernetes_manifests_fit_the_schema(name: str) -> None:
+    """Kubernetes' schema accepts every document, and rejects one with a misspelt field."""
+    for document in yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text(encoding="utf-8")):
+        kubernetes_validate.validate(document, "1.33", strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**document, "specs": {}}, "1.33", strict=True)
+
+
+def test_kubernetes_and_compose_agree() -> None:
+    """The same user, folder, port and permissions, wherever the image runs."""
+    settings, _command, _healthcheck = image_settings("daemon")
+    _namespace, daemonset = yaml.safe_load_all((DEPLOY / "kubernetes/daemonset.yaml").read_text(encoding="utf-8"))
+    pod = daemonset["spec"]["template"]["spec"]
+    (init,), (container,) = pod["initContainers"], pod["containers"]
+    assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == "9465:9465"
+    assert "USER 9465:9465" in DOCKERFILE.read_text(encoding="utf-8")
+    assert init["command"][-1] == services()["rings"]["command"][0]
+    for service in (init, container):
+        assert service["image"] == services()["daemon"]["image"]
+        assert service["volumeMounts"][0]["mountPath"] == settings["SWTRACE_DIR"]
+    assert container["ports"][0]["containerPort"] == 9465
+    monitor = read(DEPLOY / "kubernetes/podmonitor.yaml")["spec"]
+    assert monitor["podMetricsEndpoints"][0]["port"] == container["ports"][0]["name"]
+    assert monitor["selector"]["matchLabels"].items() <= daemonset["spec"]["template"]["metadata"]["labels"].items()
+    sidecar = read(DEPLOY / "kubernetes/sidecar.yaml")
+    assert monitor["selector"]["matchLabels"].items() <= sidecar["metadata"]["labels"].items()
+    assert sidecar["spec"]["securityContext"]["fsGroup"] == 9465

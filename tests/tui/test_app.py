@@ -1,0 +1,288 @@
+"""The application, driven by keys and mouse."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from swtrace_tui.actions import VIEWS
+from swtrace_tui.app import TopApp
+from swtrace_tui.preferences import Configuration
+from swtrace_tui.views.heat_map import HeatMap
+
+from swtrace.errors import SettingsError
+from swtrace.observing import Link, OriginStatus, Roster, watch_rings
+from swtrace.trace.schema import Phase
+from tests.support.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
+from tests.support.simulated_rings import scenario, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from swtrace.observing import Roster
+
+
+def stalled() -> Still:
+    return Still(observation_of(scenario("stalled")))
+
+
+def test_nothing_to_watch_says_what_to_do_next_until_a_ring_appears(tmp_path: Path) -> None:
+    """The empty screen names commands; once ranks create rings, it shows the table of these ranks."""
+
+    async def test() -> None:
+        app = TopApp(lambda: watch_rings(tmp_path / "rings", newest_steps=72), frame_s=FRAME_S)
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: "Nothing to watch yet." in shown(app))
+            await until(pilot, lambda: "swtrace demo" in shown(app))
+            with write(tmp_path / "rings", "stalled"):
+                await until(pilot, lambda: "NOT HIDDEN" in shown(app))
+                assert "stall ratio" in shown(app)
+            await until(pilot, lambda: "ended" in shown(app))
+
+    run(test())
+
+
+def test_number_keys_and_tab_open_every_view() -> None:
+    """1 to 5 open the views, tab cycles through them."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for number, view in enumerate(VIEWS, 1):
+                await press(pilot, str(number))
+                assert app.view == view
+                assert app.focused is app.screen.query_one(f"#{view}")
+            await press(pilot, "tab")
+            assert app.view == VIEWS[0]
+            await press(pilot, "shift+tab")
+            assert app.view == VIEWS[-1]
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [(80, 24), (220, 75), (40, 10)])
+def test_every_view_draws_at_every_size_and_after_every_resize(size: tuple[int, int]) -> None:
+    """Nothing is drawn beyond the terminal, and nothing raises, however small or large it gets."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for view in VIEWS:
+                app.action_show(view)
+                await pilot.resize_terminal(*size)
+                await settled(pilot)
+                lines = shown(app).splitlines()
+                assert len(lines) == size[1]
+                assert {len(line) for line in lines} == {size[0]}
+                await pilot.resize_terminal(100, 30)
+                await settled(pilot)
+
+    run(test())
+
+
+def test_pause_freezes_the_screen_and_not_the_source() -> None:
+    """While paused, new facts are read but not shown; resuming shows them."""
+
+    async def test() -> None:
+        source = stalled()
+        app = app_over(source)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: "NOT HIDDEN" in shown(app))
+            await press(pilot, "space")
+            source.now = observation_of(scenario("hidden"))
+            polls = source.polls
+            await until(pilot, lambda: source.polls > polls + 5)
+            assert "PAUSED" in shown(app)
+            assert "NOT HIDDEN" in shown(app)
+            await press(pilot, "space")
+            await until(pilot, lambda: "NOT HIDDEN" not in shown(app))
+
+    run(test())
+
+
+def test_detach_lets_go_of_the_ranks_and_reattach_takes_them_up_again() -> None:
+    """``d`` closes the roster and keeps the picture; a second ``d`` makes a new roster."""
+
+    async def test() -> None:
+        made: list[Still] = []
+
+        def make() -> Still:
+            made.append(stalled())
+            return made[-1]
+
+        app = TopApp(cast("Callable[[], Roster]", make), frame_s=FRAME_S)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "d")
+            assert app._feed is None
+            await until(pilot, lambda: made[0].closed)
+            assert "DETACHED" in shown(app)
+            assert "stall ratio" in shown(app)
+            await press(pilot, "d")
+            await until(pilot, lambda: len(made) == 2 and made[1].polls)
+            assert "DETACHED" not in shown(app)
+
+    run(test())
+
+
+def test_a_lost_origin_is_shown_as_such_over_its_last_facts() -> None:
+    """When an origin is lost, the title says why and the table stays."""
+
+    async def test() -> None:
+        source = stalled()
+        app = app_over(source)
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            source.now = replace(source.now, origins=(OriginStatus("host:9465", Link.LOST, "connection refused"),))
+            await until(pilot, lambda: "connection refused" in shown(app))
+            assert "✗ lost" in shown(app)
+            assert "stall ratio" in shown(app)
+            source.now = replace(source.now, origins=(OriginStatus("host:9465", Link.LIVE),))
+            await until(pilot, lambda: "● live" in shown(app))
+
+    run(test())
+
+
+def test_rank_filter_goes_round_and_escape_clears_it() -> None:
+    """``r`` narrows to each rank in turn, then to none; Esc clears at once."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for rank in range(4):
+                await press(pilot, "r")
+                assert app.picture is not None
+                assert [row.rank for row in app.picture.rows] == [rank]
+                assert f"rank {rank}" in shown(app).splitlines()[1]
+            await press(pilot, "r")
+            assert app.picture is not None
+            assert len(app.picture.rows) == 4
+            await press(pilot, "r", "escape")
+            assert app.picture is not None
+            assert len(app.picture.rows) == 4
+
+    run(test())
+
+
+def test_phase_filter_offers_the_phases_that_there_are() -> None:
+    """``p`` narrows to the phases of the last steps, and to no others."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "p")
+            assert app.picture is not None
+            assert app.picture.selection.phase is Phase.DECODE
+            await press(pilot, "p")
+            assert app.picture is not None
+            assert app.picture.selection.phase is None
+
+    run(test())
+
+
+def test_copy_gives_the_view_as_plain_text() -> None:
+    """``y`` copies the view, with glyphs instead of colours."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: "NOT HIDDEN" in shown(app))
+            await press(pilot, "y")
+            assert "NOT HIDDEN" in app.clipboard
+            assert "rank" in app.clipboard
+            await press(pilot, "2", "y")
+            assert "@" in app.clipboard or "#" in app.clipboard or "█" in app.clipboard
+
+    run(test())
+
+
+def test_screenshots_are_saved_as_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``x`` writes an SVG, and never overwrites an older one."""
+    monkeypatch.setenv("SWTRACE_SCREENSHOTS", str(tmp_path))
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "x", "x")
+
+    run(test())
+    assert {path.name for path in tmp_path.iterdir()} == {"swtrace-overview-1.svg", "swtrace-overview-2.svg"}
+
+
+def test_palette_commands_act_on_their_view() -> None:
+    """A command of the heat map, run from another view, opens the heat map and acts there."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            command = next(
+                command for command in app.get_system_commands(app.screen) if command.title == "heatmap: Metric"
+            )
+            await command.callback()
+            assert app.view == "heatmap"
+            assert app.screen.query_one(HeatMap)._metric == 1
+
+    run(test())
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR set, glyphs replace colours."""
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            assert app.theme == "swtrace-mono"
+            await press(pilot, "3")
+            assert "█" in shown(app)
+            assert "▓" in shown(app)
+
+    run(test())
+
+
+def test_an_unknown_theme_is_an_error_with_those_that_there_are() -> None:
+    """A theme that does not exist, from the command line or the file, is not ignored."""
+    with pytest.raises(SettingsError, match=r"no theme 'nope'; must be one of: swtrace-dark.*textual-dark"):
+        app_over(Still(empty()), configuration=Configuration(theme="nope"))
+
+
+@pytest.mark.parametrize("before", [[], ["question_mark"]])
+def test_ctrl_c_ends_the_terminal_in_every_screen(before: list[str]) -> None:
+    """Ctrl-C exits at once, from a view and from the help."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, *before, "ctrl+c")
+            await until(pilot, lambda: app._exit)
+
+    run(test())
+
+
+def test_verdicts_are_reached_for_the_views_that_show_them() -> None:
+    """The open heat map computes no verdicts; the overview asks for them when it opens."""
+    asyncio.run(_judged())
+
+
+async def _judged() -> None:
+    app = app_over(Still(observation_of(scenario("stalled"))), view="heatmap")
+    async with app.run_test(size=(100, 40)) as pilot:
+        await until(pilot, lambda: app._verdicts)
+        reached: list[object] = []
+        app._reach_verdicts = lambda *asked: reached.append(asked)  # type: ignore[method-assign]
+        app._judge_at = 0.0
+        app._judge()
+        assert reached == []
+        app.action_show("overview")
+        assert len(reached) == 1

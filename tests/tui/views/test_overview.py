@@ -1,0 +1,46 @@
+"""The overview: one row per rank, sorted as asked, below the headline."""
+
+from __future__ import annotations
+
+from swtrace_tui.palette import MONO
+from swtrace_tui.views.overview import Overview, headline
+from swtrace_tui.views.verdict_view import finding_lines
+from swtrace_tui.views.view import Scene
+
+from swtrace.ledger.finding import Finding, Level
+from tests.support.scenes import Still, app_over, observation_of, pictured, press, run, settled, shown, until
+from tests.support.simulated_rings import scenario
+
+
+def test_sorting_by_stall_brings_the_worst_rank_to_the_top() -> None:
+    """Clicking a column sorts by it, worst first; clicking again reverses."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("straggler"))))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            overview = app.screen.query_one(Overview)
+            await until(pilot, lambda: "is the straggler" in shown(app))
+            begin = next(begin for begin, _, column in overview._header if column.title == "stall ratio")
+            await pilot.click(Overview, offset=(begin + 2, overview._first_row - 1))
+            await settled(pilot)
+            ratios = [row.recent.stall_ratio or 0.0 for row in overview._rows]
+            assert ratios == sorted(ratios, reverse=True)
+            assert overview._rows[-1].rank == 3  # the straggler itself waits least
+            await press(pilot, "i")
+            assert overview._rows[0].rank == 3
+
+    run(test())
+
+
+def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
+    """A headline about a dead rank has its own badge, not one about hiding, in both views."""
+    died = Finding("died", Level.BAD, "Rank 1 died. All figures are from the steps before.", rank=1)
+    seen = pictured("hidden")
+    (series,) = seen.series
+    vars(series)["headline"] = died
+    for lines in (headline(Scene(seen, MONO), 100, 3), finding_lines(died, MONO, 100, first=True)):
+        text = "\n".join(strip.text for strip in lines)
+        assert " RANK DIED " in text
+        assert "HIDDEN" not in text
+        assert died.sentence in text

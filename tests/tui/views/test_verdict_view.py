@@ -1,0 +1,20 @@
+"""The verdict view shows the ledger's findings in the ledger's words."""
+
+from __future__ import annotations
+
+from swtrace_tui.palette import MONO
+from swtrace_tui.views.verdict_view import series_lines
+from swtrace_tui.views.view import Scene
+
+from tests.support.scenes import pictured
+
+
+def test_the_verdict_view_shows_each_finding_with_its_advice() -> None:
+    """Sentence and advice are the ledger's own words, as ``--json``, reports and tests have them."""
+    seen = pictured("straggler")
+    (series,) = seen.series
+    scene = Scene(seen, MONO, {series.key: series.verdict})
+    text = " ".join(" ".join(strip.text for strip in series_lines(series, scene, 110)).split())
+    assert any(finding.advice for finding in series.verdict.findings)
+    for finding in series.verdict.findings[1:]:
+        assert f"{finding.sentence} {finding.advice}".strip() in text
