@@ -1,8 +1,12 @@
-"""The time limit of tests that run vLLM."""
+"""The time limit of tests that run vLLM, and the recording that exports and reports are made of."""
 
 from __future__ import annotations
 
 import pytest
+
+from tests.support.exported_run import recording, session
+
+__all__ = ["recording", "session"]
 
 BACKSTOP_S = 7200
 """Ends a test with the marker ``vllm`` that hangs. What such a test waits for has limits of its own, which depend on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from swtrace import http_client
 from swtrace.errors import AnswerError, SwtraceError
 from swtrace.recording.remote import DaemonStream
 from swtrace.testing.metrics import read_metrics
-from tests.support.commands import clean_environment, run_swtrace
 from tests.support.damaged_answers import DAMAGED, answering, dripping
 
 TRANSFERRED = (
@@ -56,18 +54,6 @@ def test_an_error_that_comes_byte_by_byte_is_its_status() -> None:
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 1048576\r\n\r\n"
     with dripping(head) as address, pytest.raises(AnswerError, match=r"503 Service Unavailable$"):
         http_client.get(address, "/api/v1/snapshot", timeout_s=2)
-
-
-@pytest.mark.parametrize("damage", ["cut gzip", "a list", "no text"])
-def test_record_from_a_damaged_stream_fails_with_its_reason(tmp_path: Path, damage: str) -> None:
-    """A stream that is not a recording is named on one line, and the command fails."""
-    with answering(DAMAGED[damage]) as address:
-        command = ("record", "--connect", address, "-o", str(tmp_path / "x.swrec"), "--duration", "20")
-        done = run_swtrace(command, clean_environment(tmp_path))
-    assert done.returncode == 1, done.stderr
-    assert f"{address}: " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Aborted" not in done.stderr
 
 
 def listening() -> socket.socket:

@@ -19,6 +19,7 @@ from tests.support.patience import patience
 Swtrace = Callable[..., "subprocess.CompletedProcess[str]"]
 StartSwtrace = Callable[..., "subprocess.Popen[str]"]
 
+SWTRACE = [sys.executable, "-m", "swtrace"]
 FAKE_RANK = (sys.executable, str(Path(__file__).with_name("fake_rank.py")))
 
 
@@ -45,7 +46,7 @@ def run_swtrace(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``swtrace ARGUMENTS`` to its end; read what it writes in this locale's encoding, or in another."""
     return subprocess.run(
-        [sys.executable, "-m", "swtrace", *arguments],
+        [*SWTRACE, *arguments],
         capture_output=True,
         text=True,
         encoding=encoding,
@@ -53,6 +54,14 @@ def run_swtrace(
         timeout=patience(),
         check=False,
     )
+
+
+def checked(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run ``swtrace ARGUMENTS`` in this process's environment to its end, which has this status and no traceback."""
+    done = run_swtrace([str(argument) for argument in arguments], os.environ)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def help_text(*arguments: str, columns: int = 120) -> str:
@@ -92,7 +101,7 @@ def start_swtrace(environment: dict[str, str]) -> Iterator[StartSwtrace]:
 
     def start(*arguments: str, extra: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "swtrace", *arguments],
+            [*SWTRACE, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

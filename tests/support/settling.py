@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from swtrace.observing import Observation, Roster
 from tests.support.patience import patience
@@ -19,3 +20,11 @@ def settled(roster: Roster, steps: int, *, ended: bool = False) -> Observation:
             return seen
         time.sleep(0.02)
     raise AssertionError(f"never knew {steps} steps: {roster.observe().origins}")
+
+
+def until(condition: Callable[[], bool], step: Callable[[], object]) -> None:
+    """Repeat a step until a condition holds."""
+    deadline = time.monotonic() + patience()
+    while not condition():
+        assert time.monotonic() < deadline
+        step()

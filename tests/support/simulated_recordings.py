@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from swtrace.ledger import Ledger
 from swtrace.observing import HostRings, Link, Observation, OriginStatus, Roster
 from swtrace.observing.events import Event, RankEnded, RankJoined, RecordsRead, RingsSeen, RingState, SeriesListed
@@ -119,3 +121,13 @@ def replay(recording: Recording) -> Observation:
     roster = Roster(Replay(recording))
     roster.drain()
     return roster.observe()
+
+
+def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
+    """Return the sequence numbers of the records of each rank."""
+    found: dict[int, list[np.ndarray]] = {}
+    for event in recording.events():
+        if isinstance(event, RecordsRead):
+            for rank, batch in event.batches:
+                found.setdefault(rank.rank, []).append(batch["sequence"])
+    return {rank: np.concatenate(parts) for rank, parts in found.items()}

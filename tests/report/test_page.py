@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from swtrace import units
-from swtrace.report.glossary import Glossary
 from swtrace.session import Session
 from swtrace.trace.schema import Clock
 from swtrace.version import __version__
-from tests.export.test_export import STEPS, recording, session  # noqa: F401 - fixtures
-from tests.recording.test_commands import swtrace
+from tests.support.commands import checked
+from tests.support.exported_run import STEPS
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import record_rings
 
@@ -56,9 +55,9 @@ class Checker(HTMLParser):
 
 
 @pytest.fixture
-def page(recording: Path, tmp_path: Path) -> str:  # noqa: F811 - a fixture
+def page(recording: Path, tmp_path: Path) -> str:
     """Return the page of a recording."""
-    swtrace("report", recording, "-o", tmp_path / "report.html", "--warmup", "0")
+    checked("report", recording, "-o", tmp_path / "report.html", "--warmup", "0")
     return (tmp_path / "report.html").read_text()
 
 
@@ -71,7 +70,7 @@ def test_the_page_is_whole_and_needs_nothing_else(page: str) -> None:
     assert not re.search(r"https?://|url\(|@import|@font-face", page)
 
 
-def test_the_page_says_what_the_ledger_says(page: str, session: Session) -> None:  # noqa: F811 - a fixture
+def test_the_page_says_what_the_ledger_says(page: str, session: Session) -> None:
     """The page has every sentence of the verdict, each rank's stall ratio and the slowest steps."""
     checker = Checker()
     checker.feed(page)
@@ -106,18 +105,7 @@ def test_every_word_that_is_a_link_has_its_entry_of_the_glossary(page: str) -> N
     assert "It is always shown with the stall ratio, because" in text
 
 
-def test_words_of_a_text_are_linked_once_and_as_written() -> None:
-    """The longest word wins, plurals and hyphens count, other text is escaped, and a seen word is not linked again."""
-    glossary, seen = Glossary(), set[str]()
-    text = glossary.linked("Stalls <b> on-time; stall ratio", seen)
-    assert re.sub(r' title="[^"]*"', "", text) == (
-        '<a class="word" href="#word-stall">Stalls</a> &lt;b&gt; '
-        '<a class="word" href="#word-on-time">on-time</a>; <a class="word" href="#word-stall-ratio">stall ratio</a>'
-    )
-    assert glossary.linked("stall, installed", seen) == "stall, installed"
-
-
-def test_the_heat_map_has_a_scale(page: str, session: Session) -> None:  # noqa: F811 - a fixture
+def test_the_heat_map_has_a_scale(page: str, session: Session) -> None:
     """Beside the heat map stand its shades, from 0 to the largest mean stall of a layer, with its unit."""
     waits = session.waits()
     steps = session.sums_by_rank()
@@ -130,9 +118,9 @@ def test_the_heat_map_has_a_scale(page: str, session: Session) -> None:  # noqa:
     assert f'<i class="heat8"></i><span>{units.milliseconds(most)}</span>' in page
 
 
-def test_the_curves_stand_at_their_step_numbers(recording: Path, tmp_path: Path) -> None:  # noqa: F811 - a fixture
+def test_the_curves_stand_at_their_step_numbers(recording: Path, tmp_path: Path) -> None:
     """The axis of step time and stall begins and ends at the numbers of the first and the last step covered."""
-    swtrace("report", recording, "-o", tmp_path / "report.html", "--steps", "4:9", "--warmup", "0")
+    checked("report", recording, "-o", tmp_path / "report.html", "--steps", "4:9", "--warmup", "0")
     text = (tmp_path / "report.html").read_text()
     chart = text[text.index("step time and stall by step") :]
     labels = re.findall(r'left:([\d.]+)%">([^<]+)<', chart[: chart.index("numbers below the chart")])
@@ -141,19 +129,19 @@ def test_the_curves_stand_at_their_step_numbers(recording: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("command", [("export", "-f", "csv"), ("report",)], ids=lambda command: command[0])
 def test_an_existing_file_is_replaced_only_if_asked(
-    recording: Path,  # noqa: F811 - a fixture
+    recording: Path,
     tmp_path: Path,
     command: tuple[str, ...],
 ) -> None:
     """Without --force a file that exists stays as it is; a device is written to."""
     out = tmp_path / "out"
     out.write_text("before")
-    done = swtrace(*command, recording, "-o", out, code=1)
+    done = checked(*command, recording, "-o", out, code=1)
     assert f"{out} already exists; use --force to replace it" in done.stderr
     assert out.read_text() == "before"
-    swtrace(*command, recording, "-o", out, "--force")
+    checked(*command, recording, "-o", out, "--force")
     assert out.stat().st_size > 1000
-    swtrace(*command, recording, "-o", "/dev/null")
+    checked(*command, recording, "-o", "/dev/null")
 
 
 def test_a_recording_without_timed_steps_has_a_page(tmp_path: Path) -> None:
@@ -162,7 +150,7 @@ def test_a_recording_without_timed_steps_has_a_page(tmp_path: Path) -> None:
     run.write_untimed()
     run.close()
     record_rings(tmp_path / "rings", tmp_path / "run.swrec")
-    swtrace("report", tmp_path / "run.swrec", "-o", tmp_path / "report.html")
+    checked("report", tmp_path / "run.swrec", "-o", tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "No finished step was timed" in re.sub(r"<[^>]*>", "", text)
     assert re.search(
@@ -172,10 +160,10 @@ def test_a_recording_without_timed_steps_has_a_page(tmp_path: Path) -> None:
     assert "<svg" not in text
 
 
-def test_what_is_missing_stands_at_the_top(recording: Path, tmp_path: Path) -> None:  # noqa: F811 - a fixture
+def test_what_is_missing_stands_at_the_top(recording: Path, tmp_path: Path) -> None:
     """A report of an incomplete recording says so before anything else."""
     cut = tmp_path / "cut.swrec"
     cut.write_bytes(recording.read_bytes()[:-10])
-    swtrace("report", cut, "-o", tmp_path / "report.html")
+    checked("report", cut, "-o", tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert 0 < text.index("The recording ends within a frame: its last") < text.index("<h2")

@@ -1,4 +1,4 @@
-"""`swtrace diff`: rows add up, the conclusion follows from them, and comparing nothing is not a success."""
+"""``swtrace diff``: rows add up, the conclusion follows from them, and comparing nothing is not a success."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from typing import Any
 
 import pytest
 
-from swtrace.recording.difference import Change, Difference, _judged
 from swtrace.recording.writer import RecordingWriter
-from tests.recording.test_commands import swtrace
+from tests.support.commands import checked
 from tests.support.simulated_recordings import record, schedule
+
+
+def test_diff_says_what_got_worse_and_can_fail_for_it(tmp_path: Path) -> None:
+    """`diff` prints changes with their p-values; with --check its exit status is 1 if anything got worse."""
+    a, b = tmp_path / "a.swrec", tmp_path / "b.swrec"
+    record(a, schedule(ranks=2, steps=150))
+    record(b, schedule(ranks=2, steps=150, seed=2, occupancy=150_000))
+    assert "B is worse" in checked("diff", a, b, "--check", code=1).stdout
+    assert "B is better" in checked("diff", b, a, "--check").stdout
+    document = json.loads(checked("diff", a, b, "--json").stdout)
+    assert document["series"][0]["change"] == "worse"
+
 
 UNITS = {"": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
 
@@ -47,7 +58,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_nothing_to_compare_is_an_error(recordings: Path, a: str, b: str, arguments: list[str], message: str) -> None:
     """Without steps to compare, `diff` names what there is and fails. With --check it also fails when in doubt."""
-    done = swtrace("diff", recordings / f"{a}.swrec", recordings / f"{b}.swrec", *arguments, code=1)
+    done = checked("diff", recordings / f"{a}.swrec", recordings / f"{b}.swrec", *arguments, code=1)
     assert message in done.stderr
     assert "step time" not in done.stdout or "--check" in arguments
 
@@ -55,14 +66,14 @@ def test_nothing_to_compare_is_an_error(recordings: Path, a: str, b: str, argume
 def test_every_row_adds_up_and_no_value_falls_by_more_than_itself(recordings: Path) -> None:
     """In every row, median A plus shift is median B, the shift is in its interval, and no share is below -100 %."""
     a, b = recordings / "a.swrec", recordings / "fast.swrec"
-    (series,) = json.loads(swtrace("diff", a, b, "--json").stdout)["series"]
+    (series,) = json.loads(checked("diff", a, b, "--json").stdout)["series"]
     rows: list[dict[str, Any]] = [*series["ranks"], *series["layers"]]
     for row in rows:
         assert row["a_seconds"] + row["shift_seconds"] == pytest.approx(row["b_seconds"])
     for row in series["ranks"]:
         low, high = row["shift_interval_seconds"]
         assert low <= row["shift_seconds"] <= high
-    printed = swtrace("diff", a, b).stdout
+    printed = checked("diff", a, b).stdout
     shares = [float(share) for share in re.findall(r"([+-][\d.]+) %", printed)]
     assert shares
     assert min(shares) >= -100
@@ -77,16 +88,9 @@ def test_every_row_adds_up_and_no_value_falls_by_more_than_itself(recordings: Pa
 
 def test_a_faster_run_that_stalls_more_is_called_neither_worse_nor_better(recordings: Path) -> None:
     """The last line names step time and stall separately, with the printed signs; --check fails for the stall."""
-    done = swtrace("diff", recordings / "a.swrec", recordings / "fast.swrec", "--check", code=1)
+    done = checked("diff", recordings / "a.swrec", recordings / "fast.swrec", "--check", code=1)
     last = " ".join(done.stdout.strip().splitlines()[-1:])
     assert last.startswith("B is better and worse: step time is lower on 2 ranks")
     assert re.search(r"step time is lower [^;]*\(-[\d.]+ us, -[\d.]+ %\); stall is higher [^;]*\(\+", last)
     assert "stall got worse" in done.stderr
     assert "step time got worse" not in done.stderr
-
-
-def test_stall_that_comes_in_bursts_is_not_called_the_same() -> None:
-    """If medians are equal and one run stalls in a fifth of its steps, the means decide and are named as such."""
-    bursts = Difference("stall", 0, None, 0.0, 0.0, (0.0, 0.0), 4.05e6, 3.4e4, 0.3, 0.0, Change.UNKNOWN)
-    assert _judged(bursts, 1e-5, enough=True).change is Change.BETTER
-    assert _judged(bursts, 0.5, enough=True).change is Change.SAME

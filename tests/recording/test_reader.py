@@ -1,97 +1,66 @@
-"""Recordings that were truncated, garbled, or written by something else."""
+"""Reading a recording: whole, in parts, truncated, garbled, or written by something else."""
 
 from __future__ import annotations
 
-import errno
-import os
 import random
-import resource
-import signal
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from swtrace.errors import RecordingError, RecordingFormatError, SwtraceError
-from swtrace.observing import HostRings
-from swtrace.observing.events import RecordsRead
+from swtrace.errors import RecordingFormatError, SwtraceError
+from swtrace.observing import HostRings, Roster
 from swtrace.recording import Recording
-from swtrace.recording.format import FRAME_BYTES, PREAMBLE, VERSION, FrameKind
+from swtrace.recording.format import (
+    FRAME_BYTES,
+    PREAMBLE,
+    VERSION,
+    FrameKind,
+)
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import FRAME_RECORDS, RecordingWriter
-from tests.support.patience import patience
-from tests.support.ranks import fork_server
 from tests.support.recorded_run import RecordedRun
-from tests.support.simulated_recordings import record, replay, replayed, schedule, write
-from tests.support.small_disk import tmpfs
-
-KILLS = 15
+from tests.support.simulated_recordings import record, recorded_sequences, replay, replayed, schedule, write
 
 
-def recorded_sequences(recording: Recording) -> dict[int, np.ndarray]:
-    """Return the sequence numbers of the records of each rank."""
-    found: dict[int, list[np.ndarray]] = {}
-    for event in recording.events():
-        if isinstance(event, RecordsRead):
-            for rank, batch in event.batches:
-                found.setdefault(rank.rank, []).append(batch["sequence"])
-    return {rank: np.concatenate(parts) for rank, parts in found.items()}
-
-
-def capture_for_ever(directory: Path, path: Path, begun: object) -> None:
-    """Record a folder, as `swtrace record` does, until this process is killed."""
-    with RecordingWriter(path, overwrite=True, flush_s=0.003) as writer:
-        tee = Tee(HostRings(directory), writer)
-        begun.set()  # type: ignore[attr-defined]
-        while True:
-            if not tee.poll().more:
-                time.sleep(0.005)
-
-
-def test_a_killed_recording_opens_and_only_its_tail_is_missing(tmp_path: Path) -> None:
-    """Each of 15 recordings killed at random instants opens, and holds every record up to some point without a gap."""
-    seed = random.randrange(1 << 30)  # noqa: S311 - printed, so that a failure can be repeated
-    print(f"seed {seed}")  # noqa: T201
-    chance = random.Random(seed)  # noqa: S311 - as above
-    context = fork_server()
-    path = tmp_path / "run.swrec"
-    held = cut = 0
-    for trial in range(KILLS):
-        rings = tmp_path / f"rings-{trial}"
-        run = RecordedRun(rings, records=1 << 13)
-        begun = context.Event()
-        process = context.Process(target=capture_for_ever, args=(rings, path, begun))
-        process.start()
-        assert begun.wait(patience())
-        for _ in range(chance.randint(0, 200)):
-            run.write()
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join(patience())
-        written = run.written
+def test_parts_together_are_the_whole_and_each_stands_alone(tmp_path: Path) -> None:
+    """A rotated recording replays to the same facts from all parts in any order, and each part replays alone."""
+    path, rings = tmp_path / "run.swrec", tmp_path / "rings"
+    run = RecordedRun(rings)
+    with RecordingWriter(path, part_bytes=5000) as writer:
+        roster = Roster(Tee(HostRings(rings), writer))
+        for _ in range(12):
+            run.write(20)
+            roster.drain()
         run.close()
-        try:
-            recording = Recording.open(path)
-        except RecordingFormatError as error:
-            assert "nothing was recorded" in str(error) or "file is empty" in str(error)  # noqa: PT017 - either is right
-            continue
-        with recording:
-            missing = recording.missing()
-            assert not missing.finished
-            total = 0
-            for rank, sequences in recorded_sequences(recording).items():
-                assert rank in {0, 1}
-                np.testing.assert_array_equal(sequences, np.arange(1, len(sequences) + 1))
-                assert len(sequences) <= written
-                total += len(sequences)
-            assert total == recording.records
-            assert total + missing.tail_records <= 2 * written
-            held += total
-            cut += missing.tail_bytes > 0
-            replay(recording)
-    assert held > 0
+        roster.drain()
+    roster.ledger.flush()
+    parts = sorted(tmp_path.glob("run*.swrec"))
+    assert len(parts) > 3
+    assert replayed(parts).facts == roster.ledger.facts()
+    for part in parts:
+        (series,) = replayed(part).facts.series
+        assert series.steps > 0
+        assert [rank.rank.rank for rank in series.ranks] == [0, 1]
+
+
+def test_parts_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
+    """A gap between parts, or parts of two recordings, are an error that names the files."""
+    rings = tmp_path / "rings"
+    run = RecordedRun(rings)
+    with RecordingWriter(tmp_path / "a.swrec", part_bytes=4000) as writer:
+        tee = Tee(HostRings(rings), writer)
+        for _ in range(3):
+            run.write(40)
+            tee.finish()
+    run.close()
+    record(tmp_path / "b.swrec", schedule(steps=3))
+    with pytest.raises(RecordingFormatError, match=r"a\.2\.swrec is part 2.*a\.swrec part 0"):
+        Recording.open([tmp_path / "a.swrec", tmp_path / "a.2.swrec"])
+    with pytest.raises(RecordingFormatError, match="not parts of one recording"):
+        Recording.open([tmp_path / "a.swrec", tmp_path / "b.swrec"])
 
 
 def test_cut_at_any_byte_a_recording_opens_up_to_its_last_whole_frame(tmp_path: Path) -> None:
@@ -214,56 +183,6 @@ def test_random_bytes_never_raise_anything_else(tmp_path: Path) -> None:
         with suppress(SwtraceError):
             replayed(bad)
         replayed(bad, salvage=True)
-
-
-def test_a_full_disk_is_a_clear_error_and_earlier_data_is_intact(tmp_path: Path) -> None:
-    """If the file system is full, the error says so, and the file up to there is a valid recording."""
-    small = tmp_path / "small"
-    small.mkdir()
-    with tmpfs(small, 64 << 10):
-        path = small / "run.swrec"
-        writer = RecordingWriter(path)
-        with pytest.raises(RecordingError, match="No space left"), writer:
-            write(writer, schedule(steps=600))
-        with Recording.open(path) as recording:
-            missing = recording.missing()
-            assert (missing.finished, missing.tail_bytes) == (False, 0)
-            assert recording.records > 0
-            replay(recording)
-
-
-def _limited(path: Path) -> str:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-    writer = RecordingWriter(path)
-    try:
-        with writer:
-            write(writer, schedule(steps=600))
-    except RecordingError as error:
-        return str(error)
-    return ""
-
-
-def test_a_file_that_may_not_grow_ends_like_a_full_disk(tmp_path: Path) -> None:
-    """A write that fails halfway leaves no incomplete frame behind."""
-    path = tmp_path / "run.swrec"
-    context = fork_server()
-    with context.Pool(1) as pool:
-        message = pool.apply(_limited, (path,))
-    assert os.strerror(errno.EFBIG) in message
-    with Recording.open(path) as recording:
-        assert recording.missing().tail_bytes == 0
-        assert recording.records > 0
-        replay(recording)
-
-
-def test_a_file_that_is_removed_while_it_is_written_is_an_error(tmp_path: Path) -> None:
-    """Writing to a recording that was removed is an error, and not a silent loss."""
-    path = tmp_path / "run.swrec"
-    writer = RecordingWriter(path)
-    path.unlink()
-    with pytest.raises(RecordingError, match=r"run\.swrec was removed"), writer:
-        write(writer, schedule(steps=20))
 
 
 def test_a_recording_can_be_read_while_it_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""A table without rows has every column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from swtrace.session import Session
+from swtrace.trace.schema import Clock
+from tests.support.commands import checked
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record_rings
+
+
+@pytest.mark.parametrize("table", ["waits", "steps"])
+def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path, table: str) -> None:
+    """If nothing matches or nothing was timed, columns keep their names and types, both in files and in Python."""
+    question = session.waits if table == "waits" else session.step_table
+    full, empty = question(), question(layer=99)
+    assert (full.rows > 0, empty.rows) == (True, 0)
+    assert {name: column.dtype for name, column in empty.items()} == {name: each.dtype for name, each in full.items()}
+    assert empty.to_arrow().schema == full.to_arrow().schema
+    run = RecordedRun(tmp_path / "rings", clock=Clock.DEVICE)
+    run.write_untimed()
+    run.close()
+    path = tmp_path / "run.swrec"
+    record_rings(tmp_path / "rings", path)
+    for form in ("csv", "parquet"):
+        checked("export", path, "-f", form, "-o", tmp_path / form, "--table", table)
+    assert (tmp_path / "csv").read_text() == ",".join(full) + "\n"
+    assert parquet.read_table(tmp_path / "parquet").schema.equals(full.to_arrow().schema)
