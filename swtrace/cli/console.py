@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,14 @@ def narration() -> Console:
 def data() -> Console:
     """Return a console on stdout, for the data a command prints."""
     return _console(stderr=False)
+
+
+def missing_screen() -> str:
+    """Return why a full screen cannot be shown here, after the name of a command; empty if it can."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "needs a terminal"
+    term = os.environ.get("TERM")
+    return f"cannot draw in this terminal (TERM={term})" if term in {"dumb", "unknown"} else ""
 
 
 def write_json(document: object, path: Path | None = None) -> None:

@@ -26,6 +26,8 @@ class ExitCode(IntEnum):
     """``swtrace run``: the command was not found."""
     INTERRUPTED = 130
     """Ctrl-C."""
+    TERMINATED = 143
+    """SIGTERM."""
     PIPE_CLOSED = 141
     """The reader of stdout closed it, as ``head`` does: 128 + SIGPIPE, as in a shell."""
 

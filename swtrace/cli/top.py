@@ -26,7 +26,7 @@ from swtrace.cli.arguments import (
     run_option,
     whole_number,
 )
-from swtrace.cli.console import PIPE_WIDTH, narration, write_json
+from swtrace.cli.console import PIPE_WIDTH, missing_screen, narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import Files, Salvage, opened
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
@@ -93,6 +93,7 @@ def top(
         ),
     ] = 2.0,
     salvage: Salvage = False,
+    before_summary: Annotated[bool, typer.Option("--before-summary", hidden=True)] = False,
 ) -> None:
     """Watch live whether prefetch hides the broadcasts; if not, on which rank and layer, and why.
 
@@ -117,10 +118,9 @@ def top(
             _check_theme(make, theme)
         _print(make(), selection, as_json=as_json, wait_s=wait_s)
         return
-    # textual-serve sets the driver: then a browser is the terminal.
-    if not os.environ.get("TEXTUAL_DRIVER") and not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise CommandError("top needs a terminal; use --once to print the overview as text, or --json for JSON")
-    _run(make, replay, selection, view.value, theme, salvage=salvage)
+    _check_terminal("swtrace top", "use --once to print the overview as text, or --json for JSON")
+    ended = "RUN ENDED: q shows the summary" if before_summary else "RUN ENDED"
+    _run(make, replay, selection, view.value, theme, salvage=salvage, ended=ended)
 
 
 def replay(files: Files, *, salvage: Salvage = False) -> None:
@@ -129,12 +129,22 @@ def replay(files: Files, *, salvage: Salvage = False) -> None:
     Space pauses, n advances one step, ctrl+left and ctrl+right seek by 5 s, ctrl+up and ctrl+down change the speed,
     ctrl+home and ctrl+end go to the start and the end. `swtrace stats` prints a summary instead.
     """
-    if not (sys.stdout.isatty() and sys.stdin.isatty()):
-        raise CommandError("replay needs a terminal; swtrace stats prints a summary of a recording")
+    _check_terminal("swtrace replay", "swtrace stats prints a summary of a recording")
     opened(files, salvage=salvage).close()
     from swtrace_tui.replay_app import ReplayApp
 
     _end_with(ReplayApp(files, configuration=_configuration(), salvage=salvage))
+
+
+def _check_terminal(command: str, instead: str) -> None:
+    """Refuse to start without a terminal that can show a screen.
+
+    Raises:
+        CommandError: there is none.
+    """
+    # textual-serve sets the driver: then a browser is the terminal.
+    if not os.environ.get("TEXTUAL_DRIVER") and (missing := missing_screen()):
+        raise CommandError(f"{command} {missing}; {instead}")
 
 
 def _roster(
@@ -240,6 +250,7 @@ def _run(
     theme: str | None,
     *,
     salvage: bool,
+    ended: str,
 ) -> None:
     configuration = _configuration()
     if theme is not None:
@@ -250,7 +261,7 @@ def _run(
         _end_with(ReplayApp([recording], configuration=configuration, view=view, selection=selection, salvage=salvage))
     from swtrace_tui.app import TopApp
 
-    _end_with(TopApp(make, configuration=configuration, view=view, selection=selection))
+    _end_with(TopApp(make, configuration=configuration, view=view, selection=selection, ended=ended))
 
 
 def _configuration() -> Configuration:

@@ -5,6 +5,7 @@ The configuration file remaps keys by an action's ``id``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
@@ -31,6 +32,8 @@ class Action:
     """A shorter title for the footer."""
 
 
+HELP = Action("help", "question_mark,f1", "app.help", "Help", "Show this help: keys, columns, symbols.", footer=True)
+QUIT = Action("quit", "q,ctrl+q", "app.quit", "Quit", "Quit, as does Ctrl-C. The ranks are not affected.", footer=True)
 ACTIONS: tuple[Action, ...] = (
     *(
         Action(f"view-{view}", str(number), f"app.show('{view}')", TITLES[view], f"Open the view {TITLES[view]}.")
@@ -50,15 +53,22 @@ ACTIONS: tuple[Action, ...] = (
         footer=True,
     ),
     Action("run", "R", "app.cycle_run", "Run", "Show the next run of this source."),
-    Action("clear", "escape", "app.clear", "Clear filters", "Show every series, rank and phase; end a pause."),
     Action(
-        "copy", "y", "app.copy_view", "Copy", "Copy the view as text, if the terminal supports OSC 52.", footer=True
+        "search",
+        "slash",
+        "app.search",
+        "Search",
+        "Show only ranks that match a text: a rank, a pid, or a part of series, host or state.",
+        footer=True,
     ),
+    Action("clear", "escape", "app.clear", "Clear filters", "Show every series, rank and phase; end a pause."),
+    Action("copy", "y", "app.copy_view", "Copy", "Copy the view as text, if the terminal supports OSC 52."),
     Action("screenshot", "x", "app.save_svg", "Screenshot", "Save the screen as SVG in the current folder."),
     Action("detach", "d", "app.detach", "Detach", "Stop reading and keep the screen; press again to reattach."),
     Action("theme", "t", "app.next_theme", "Theme", "Change the theme: dark, light, colour-blind safe, no colour."),
-    Action("help", "question_mark,f1", "app.help", "Help", "Show this help: keys, columns and symbols.", footer=True),
-    Action("quit", "q,ctrl+q", "app.quit", "Quit", "Quit, as does Ctrl-C. The ranks are not affected.", footer=True),
+    Action("suspend", "ctrl+z", "app.suspend_process", "Suspend", "Return to the shell; fg continues."),
+    HELP,
+    QUIT,
     # -- overview
     Action("down", "down,j", "move(1)", "Next rank", "Select the next rank.", OVERVIEW),
     Action("up", "up,k", "move(-1)", "Previous rank", "Select the previous rank.", OVERVIEW),
@@ -158,14 +168,45 @@ ACTIONS: tuple[Action, ...] = (
 )
 
 
+_KEY_NAMES = {
+    "question_mark": "?",
+    "slash": "/",
+    "greater_than_sign": ">",
+    "less_than_sign": "<",
+    "full_stop": ".",
+    "comma": ",",
+    "plus": "+",
+    "equals_sign": "=",
+    "minus": "-",
+    "underscore": "_",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "left": "←",
+    "right": "→",
+    "up": "↑",
+    "down": "↓",
+    "escape": "esc",
+}
+
+
+def keys(action: Action, keymap: Mapping[str, str]) -> list[str]:
+    """Return an action's keys as people read them; ``keymap`` has those that the user changed, by the action's id."""
+    return [key_name(key.strip()) for key in keymap.get(action.id, action.keys).split(",")]
+
+
+def key_name(key: str) -> str:
+    """Return a key as people read it: ``ctrl+→`` for ``ctrl+right``."""
+    return "+".join(_KEY_NAMES.get(part, part) for part in key.split("+"))
+
+
 def bindings(view: str | None) -> list[BindingType]:
     """Return the key bindings of a view; for None, those that work everywhere."""
     return [
         Binding(
             action.keys,
             action.call,
-            action.label or action.title,
-            show=action.footer,
+            action.title,
+            show=False,
             tooltip=action.help,
             id=action.id,
         )

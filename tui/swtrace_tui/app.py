@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer
+from textual.widgets import ContentSwitcher
 from textual.worker import get_current_worker
 
 from swtrace.errors import SettingsError
@@ -27,7 +27,7 @@ from swtrace.ledger.facts import SeriesKey
 from swtrace.ledger.verdict import Verdict
 from swtrace.observing import Link, Observation, Roster
 from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, VIEWS, WINDOWS, Action, bindings
-from swtrace_tui.bars import TitleBar, ViewBar, worst_link
+from swtrace_tui.bars import KeyBar, Search, TitleBar, ViewBar, worst_link
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
 from swtrace_tui.palette import THEMES, palette_of, themes
@@ -62,18 +62,20 @@ class MainScreen(Screen[None]):
     BLANK = True
     BINDINGS: ClassVar[list[BindingType]] = bindings(None)
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002 - Textual's name for it
+    def __init__(self, own: Sequence[Action], *, id: str) -> None:  # noqa: A002 - Textual's name for it
         super().__init__(id=id)
         self.title_bar, self.view_bar = TitleBar(), ViewBar()
+        self.search, self.key_bar = Search(), KeyBar(own)
         self.views: tuple[View, ...] = (Overview(), HeatMap(), Timeline(), WindowsView(), VerdictView())
         self.switcher = Views(*self.views, initial=OVERVIEW)
 
     def compose(self) -> ComposeResult:
-        """Yield two bars, the views and the footer."""
+        """Yield two bars, the views, the search and the keys."""
         yield self.title_bar
         yield self.view_bar
         yield self.switcher
-        yield Footer(show_command_palette=False)
+        yield self.search
+        yield self.key_bar
 
 
 class TopApp(App[None]):
@@ -85,12 +87,13 @@ class TopApp(App[None]):
         view: The view to open first.
         selection: What to show.
         frame_s: Shortest time between two pictures.
+        ended: What the title bar says once all ranks have ended.
     """
 
     TITLE = "swtrace top"
     ENABLE_COMMAND_PALETTE = True
-    OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Keys in addition to the registry's, with their help."""
+    OWN_ACTIONS: ClassVar[tuple[Action, ...]] = ()
+    """Actions in addition to the registry's."""
     OWN_HELP: ClassVar[dict[str, str]] = {}
     """Help of the registry's actions that do something else here, by id."""
     # Ctrl-C quits, as in every terminal program; `y` copies.
@@ -98,7 +101,6 @@ class TopApp(App[None]):
     CSS = """
     Screen { layout: vertical; background: $background; }
     ContentSwitcher { height: 1fr; }
-    Footer { background: $panel; }
     """
 
     class Arrived(Message):
@@ -130,12 +132,14 @@ class TopApp(App[None]):
         view: str = OVERVIEW,
         selection: Filter | None = None,
         frame_s: float = 0.1,
+        ended: str = "RUN ENDED",
     ) -> None:
         super().__init__()
         self._make_roster = make_roster
         self._configuration = configuration or Configuration()
         self._first_view = view
         self._frame_s = frame_s
+        self._ended = ended
         self._feed: Feed | None = None
         self._observation: Observation | None = None
         self._selection = selection or Filter()
@@ -153,7 +157,7 @@ class TopApp(App[None]):
 
     def get_default_screen(self) -> Screen[None]:
         """Return the screen with the views."""
-        return MainScreen(id="_default")
+        return MainScreen(self.OWN_ACTIONS, id="_default")
 
     def on_ready(self) -> None:
         """Start to watch, now that the views exist."""
@@ -229,6 +233,20 @@ class TopApp(App[None]):
         self.action_show(TIMELINE)
         timeline.point_out(message.rank, message.position)
 
+    async def on_key_bar_pressed(self, message: KeyBar.Pressed) -> None:
+        """Do what the clicked key does."""
+        await self._perform(message.action)
+
+    def on_input_changed(self, message: Search.Changed) -> None:
+        """Show the ranks that match what was typed so far."""
+        if isinstance(message.input, Search):
+            self._select(replace(self._selection, text=message.value.strip()))
+
+    def on_input_submitted(self, message: Search.Submitted) -> None:
+        """Return to the view; what was typed stays in force."""
+        if isinstance(message.input, Search):
+            self.action_show(self.view)
+
     def on_view_bar_chosen(self, message: ViewBar.Chosen) -> None:
         """Show the view that was clicked."""
         self.action_show(message.view)
@@ -267,6 +285,7 @@ class TopApp(App[None]):
         scene = Scene(shown, palette_of(self.current_theme), self._verdicts)
         main.title_bar.show(scene, self._note(shown))
         main.view_bar.show(scene, self.view)
+        main.key_bar.show(scene, self.view, self._configuration.keys, searching=main.search.has_class("open"))
         for view in main.views:
             view.show(scene)
 
@@ -277,7 +296,7 @@ class TopApp(App[None]):
             return "PAUSED"
         if worst_link(shown) is Link.LOST:
             return next((origin.detail for origin in shown.observation.origins if origin.link is Link.LOST), "")
-        return ""
+        return self._ended if shown.ended else ""
 
     # -- actions -------------------------------------------------------------------------------------
 
@@ -297,6 +316,7 @@ class TopApp(App[None]):
         if main is None:
             return
         main.switcher.current = view
+        main.search.remove_class("open")
         main.query_one(f"#{view}", View).focus()
         self._judge()
         self._show()
@@ -313,7 +333,20 @@ class TopApp(App[None]):
     def action_clear(self) -> None:
         """Clear the filter, and end a pause."""
         self._paused = False
+        main = self._main
+        if main is not None:
+            with main.search.prevent(Search.Changed):
+                main.search.value = ""
         self._select(Filter(run=self._selection.run))
+        self.action_show(self.view)
+
+    def action_search(self) -> None:
+        """Ask for a text that ranks must match."""
+        main = self._main
+        if main is not None:
+            main.search.add_class("open")
+            main.search.focus()
+            self._show()
 
     def action_cycle_series(self) -> None:
         """Narrow to the next series."""
@@ -344,8 +377,9 @@ class TopApp(App[None]):
             self._select(Filter(run=shown.runs[(at + 1) % len(shown.runs)]))
 
     def _select(self, selection: Filter) -> None:
+        if replace(selection, text="") != replace(self._selection, text=""):
+            self._verdicts = {}
         self._selection = selection
-        self._verdicts = {}
         if self._observation is not None:
             self._reach_verdicts(self._observation, selection)
         self._show()
@@ -357,8 +391,13 @@ class TopApp(App[None]):
             self.copy_to_clipboard(main.query_one(f"#{self.view}", View).as_text())
             self.notify("Copied, if this terminal supports OSC 52.", timeout=2)
 
-    def action_save_svg(self) -> None:
+    async def action_save_svg(self) -> None:
         """Save a screenshot in SWTRACE_SCREENSHOTS, or else in the working directory."""
+        self.clear_notifications()
+        await self.screen.query("Toast").remove()
+        self.call_after_refresh(self._save_svg)
+
+    def _save_svg(self) -> None:
         folder = Path(os.environ.get("SWTRACE_SCREENSHOTS") or Path.cwd())
         number = 1
         while (path := folder / f"swtrace-{self.view}-{number}.svg").exists():
@@ -371,6 +410,14 @@ class TopApp(App[None]):
             )
             return
         self.notify(f"Saved {path}", timeout=4)
+
+    def action_suspend_process(self) -> None:
+        """Stop this process and those that it shares the terminal with, as Ctrl-Z does for other programs."""
+        if self.is_headless or self.is_web or os.getpgrp() == os.getsid(0):
+            self.notify("There is no shell to return to.", timeout=4)
+        else:
+            with self.suspend():  # First: once the others stop, the shell takes the terminal.
+                os.killpg(0, signal.SIGTSTP)
 
     def action_detach(self) -> None:
         """Stop reading the source, or start again."""
@@ -391,7 +438,7 @@ class TopApp(App[None]):
         self.push_screen(
             Help(
                 self._configuration.keys,
-                self.OWN_KEYS,
+                self.OWN_ACTIONS,
                 self.OWN_HELP,
                 title=self.TITLE,
                 palette=palette_of(self.current_theme),
@@ -400,7 +447,7 @@ class TopApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Offer every action by name, and Textual's themes."""
-        for action in ACTIONS:
+        for action in (*self.OWN_ACTIONS, *ACTIONS):
             where = f"{action.view}: " if action.view else ""
             help_ = self.OWN_HELP.get(action.id, action.help)
             yield SystemCommand(f"{where}{action.title}", help_, partial(self._perform, action))

@@ -93,10 +93,39 @@ def clip(text: str, width: int) -> str:
     return f"{text}…"
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """Return text in lines of at most ``width`` columns."""
+def wrap(text: str, width: int, *, indent: int = 0, most: int | None = None) -> list[str]:
+    """Return text in lines of at most ``width`` columns.
+
+    Args:
+        text: The text.
+        width: Columns.
+        indent: Columns that are missing in the first line.
+        most: Number of lines; what does not fit is replaced by an ellipsis.
+    """
     bound = _UNITS.sub("\u00a0", text)
-    return [row.replace("\u00a0", " ") for row in textwrap.wrap(bound, max(8, width))] or [""]
+    wrapped = textwrap.wrap(bound, max(8, width), initial_indent=" " * indent)
+    rows = [row.replace("\u00a0", " ") for row in wrapped] or [""]
+    rows[0] = rows[0][indent:]
+    return [*rows[: most - 1], clip(f"{rows[most - 1]} …", width)] if most is not None and len(rows) > most else rows
+
+
+def legend(items: Iterable[tuple[str, Style, str]], width: int, plain: Style, *, first: str = "") -> list[Strip]:
+    """Return symbols and what they mean, in as many lines as they need.
+
+    Args:
+        items: Symbol, its style and its meaning.
+        width: Columns.
+        plain: Style of the text.
+        first: Text before the items.
+    """
+    lines = [Line(width).put(f" {first}", plain)]
+    for symbol, style, about in items:
+        gap = "  " if lines[-1].used > 1 else ""
+        if gap and lines[-1].room < len(gap) + len(symbol) + 1 + len(about):
+            lines.append(Line(width).put(" ", plain))
+            gap = ""
+        lines[-1].put(gap, plain).put(symbol, style).put(f" {about}", plain)
+    return [line.strip(plain) for line in lines]
 
 
 def sparkline(values: Sequence[float], width: int, top: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from rich.table import Table
@@ -17,7 +17,8 @@ from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Level
 from swtrace.observing import Link
-from swtrace_tui.actions import ACTIONS, TITLES, VIEWS, Action
+from swtrace.version import __version__
+from swtrace_tui.actions import ACTIONS, TITLES, VIEWS, Action, keys
 from swtrace_tui.bars import LINK_GLYPHS
 from swtrace_tui.palette import (
     RAMP_GLYPHS,
@@ -35,23 +36,8 @@ from swtrace_tui.views.overview import COLUMNS, STATE_GLYPHS
 from swtrace_tui.views.overview_charts import CAUSE_GLYPHS
 from swtrace_tui.views.verdict_view import LEVEL_GLYPHS
 
-_NAMES = {
-    "question_mark": "?",
-    "greater_than_sign": ">",
-    "less_than_sign": "<",
-    "full_stop": ".",
-    "comma": ",",
-    "plus": "+",
-    "equals_sign": "=",
-    "minus": "-",
-    "underscore": "_",
-    "left_square_bracket": "[",
-    "right_square_bracket": "]",
-    "left": "←",
-    "right": "→",
-    "up": "↑",
-    "down": "↓",
-}
+_WIDEST_KEY = 19
+"""Columns of keys and symbols; fewer in a narrow terminal."""
 _LINKS = {
     Link.LIVE: "The source delivers live records.",
     Link.RECORDED: "The source is a recording.",
@@ -62,7 +48,8 @@ _LINKS = {
 _COLUMNS = {
     "series": "Name of the series; shown if there are several.",
     "rank": "Global rank.",
-    "host": "Host of the rank; shown if there are several.",
+    "host": "Host of the rank.",
+    "pid": "Process id of the rank, in its own pid namespace.",
     "state": "State of the rank (below).",
     "step/s": "Steps per second.",
     "step": "Mean step time.",
@@ -72,7 +59,7 @@ _COLUMNS = {
     "bandwidth": "Bytes per second while transferring.",
     "lost": "Records that this view missed: overwritten, damaged, or skipped to keep up.",
     "windows": "One symbol per window: its state (see Windows).",
-    "stall ratio of the last steps": "One bar per step, oldest first.",
+    "stall ratio by step": "One bar per step, oldest first.",
 }
 _STATES = {
     RankState.LIVE: "The rank runs steps.",
@@ -119,53 +106,58 @@ class Help(ModalScreen[None]):
     def __init__(
         self,
         keymap: dict[str, str],
-        own: tuple[tuple[str, str], ...] = (),
+        own: Sequence[Action] = (),
         own_help: Mapping[str, str] | None = None,
         *,
         title: str,
         palette: Palette,
     ) -> None:
         super().__init__()
-        self._table = help_text(keymap, own, own_help or {}, title, palette)
+        self._keymap, self._own, self._own_help = keymap, own, own_help or {}
+        self._title, self._palette = title, palette
 
     def compose(self) -> ComposeResult:
         """Show the table."""
+        width = max(8, min(_WIDEST_KEY, self.app.size.width // 4))
         with VerticalScroll():
-            yield Static(self._table)
+            yield Static(help_text(self._keymap, self._own, self._own_help, self._title, self._palette, width))
 
 
 def help_text(
     keymap: dict[str, str],
-    own: tuple[tuple[str, str], ...],
+    own: Sequence[Action],
     own_help: Mapping[str, str],
     title: str,
     palette: Palette,
+    key_width: int = _WIDEST_KEY,
 ) -> Table:
     """Return every action with its current keys, then what the columns, glyphs and colours mean.
 
     Args:
         keymap: Keys by action, where they differ from the registry's.
-        own: Keys that this program adds, with their help; they come first.
+        own: Actions that this program adds; they come first.
         own_help: What an action of the registry does in this program, by its id.
         title: Name of the program.
         palette: Colours of the symbols.
+        key_width: Columns of keys and symbols.
     """
     table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", no_wrap=True, style="bold")
+    table.add_column(justify="right", style="bold", max_width=key_width)
     table.add_column()
-    table.add_row("", Text(f"{title}: keys, columns and symbols", style="bold"))
+    table.add_row("", Text(f"{title} {__version__}: keys, columns and symbols", style="bold"))
     table.add_row("", "Esc, q or ? closes this help; arrow keys and the wheel scroll it.")
+    table.add_row("", "Ctrl-P finds any action by name. docs/glossary.md explains every word.")
     if own:
         _section(table, "The recording")
-        for key, text in own:
-            table.add_row("+".join(_NAMES.get(part, part) for part in key.split("+")), text)
+        for action in own:
+            table.add_row(" ".join(keys(action, keymap)), action.help)
     for view in (None, *VIEWS):
         _section(table, TITLES[view] if view else "Everywhere")
         for action in ACTIONS:
             if action.view == view:
-                table.add_row(keys(action, keymap), own_help.get(action.id, action.help))
+                table.add_row(" ".join(keys(action, keymap)), own_help.get(action.id, action.help))
     table.add_row("", "")
-    table.add_row("^p", "Command palette: find any of these actions by name, and Textual's own themes.")
+    table.add_row("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes.")
     table.add_row(
         "mouse", "Click a view to open it, a column to sort by it, a rank or cell to select it (again: to open it)."
     )
@@ -181,7 +173,7 @@ def help_text(
 
 def _section(table: Table, heading: str) -> None:
     table.add_row("", "")
-    table.add_row("", Text(heading, style="bold underline"))
+    table.add_row("", Text.assemble((heading, "bold underline")))
 
 
 def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str]]]]:
@@ -223,7 +215,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
             ("·", "The rank keeps this layer and does not wait for it."),
             ("[ ] ▣", "The selected cell (▀ or ▄ where a line shows two ranks); the text at the bottom describes it."),
             ("row mean", "At the right: mean over the rank's waits, and a bar that compares the ranks."),
-            ("mean, max", "At the bottom: mean of each column; max is the highest column."),
+            ("mean", "At the bottom: mean of each column; the number at the left belongs to the highest."),
             ("▂▅█", "Beside the selected cell's name: its value in each of the last steps, oldest first."),
         ],
     )
@@ -231,7 +223,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Timeline (two lanes per rank)",
         [
             *((stretch(span), _SPANS[span]) for span in SPAN_NAMES),
-            ("12", "Layer number, over the time up to the end of its wait."),
+            ("╷12", "Layer number, where the time up to the end of its wait begins."),
             ("▸12◂", "The layer that you opened from the heat map."),
         ],
     )
@@ -254,9 +246,3 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Verdict",
         [(inked(glyph, colours[level]), _LEVELS[level]) for level, glyph in LEVEL_GLYPHS.items()],
     )
-
-
-def keys(action: Action, keymap: dict[str, str]) -> str:
-    """Return an action's keys as people read them."""
-    mapped = keymap.get(action.id, action.keys)
-    return " ".join(_NAMES.get(key.strip(), key.strip()) for key in mapped.split(","))

@@ -20,6 +20,8 @@ LEVELS = 16
 RAMP_GLYPHS = " .,:;~+=xX%#&@██"
 """The ramp without colour: the more ink, the higher the value."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
+DARK_BELOW = 140.0
+"""Luminance below which a colour is dark: marks and text on it are light."""
 
 
 class Span(IntEnum):
@@ -103,6 +105,11 @@ class Palette:
         """Return a style on the theme's background, or on another one."""
         return _style(colour, on or self.background, bold)
 
+    def readable(self, on: str) -> Style:
+        """Return the style of text on a stretch of a lane."""
+        dark, light = sorted((self.text, self.background), key=lambda each: luminance(_colour(each)))
+        return self.style(dark if luminance(_colour(on)) >= DARK_BELOW else light, on=on)
+
     def window(self, state: str) -> str:
         """Return the colour of a window in one of :data:`WINDOW_STATES`."""
         return self.windows[WINDOW_STATES.index(state)]
@@ -164,6 +171,12 @@ def _ink(span: Span) -> int:
     return _INK.index(span)
 
 
+def luminance(colour: Color) -> float:
+    """Return how light a colour is, 0 to 255."""
+    red, green, blue = colour.get_truecolor()
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 @cache
 def _colour(text: str) -> Color:
     return Color.parse(text)
@@ -198,7 +211,7 @@ DARK = Palette(
     note="#6cb6ff",
     warning="#f2b44b",
     bad="#ff6b6b",
-    spans=("#0d1117", "#2c4a70", "#ff5c5c", "#f2b44b", "#2aa58b", "#ff9d4d", "#574a7d", "#39424f"),
+    spans=("#0d1117", "#2c4a70", "#ff5c5c", "#c8d3de", "#2aa58b", "#ff9d4d", "#574a7d", "#39424f"),
     windows=("#3a4553", "#f2b44b", "#4cc38a", "#6cb6ff"),
     causes=("#b18cff", "#d96ad6", "#f2b44b", "#ff7a59", "#66717f"),
     ramps={
@@ -219,7 +232,7 @@ LIGHT = Palette(
     note="#1f63b5",
     warning="#9a5b00",
     bad="#c4262e",
-    spans=("#fbfaf7", "#b9cbe4", "#d7263d", "#e9a23b", "#4fb39b", "#f0833a", "#b9a7d9", "#d9d5cb"),
+    spans=("#fbfaf7", "#b9cbe4", "#d7263d", "#4a5463", "#4fb39b", "#f0833a", "#b9a7d9", "#d9d5cb"),
     windows=("#c9c5bb", "#c97a00", "#1a7f4e", "#1f63b5"),
     causes=("#7a4fd0", "#b03fae", "#c97a00", "#cf4520", "#8a919b"),
     ramps={
@@ -243,7 +256,7 @@ COLOUR_BLIND = Palette(
     note="#a9b8c9",
     warning="#e69f00",
     bad="#f0e442",
-    spans=("#0c1018", "#31405c", "#f0e442", "#cc79a7", "#0072b2", "#e69f00", "#6a5a6b", "#3b4454"),
+    spans=("#0c1018", "#31405c", "#f0e442", "#d8dee6", "#0072b2", "#e69f00", "#6a5a6b", "#3b4454"),
     windows=("#3b4454", "#e69f00", "#56b4e9", "#f0e442"),
     causes=("#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#7a828e"),
     ramps=dict.fromkeys(("stall", "slack", "transfer", "skew"), _CIVIDIS),

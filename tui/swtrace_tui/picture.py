@@ -25,6 +25,7 @@ from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
 from swtrace.trace.ring_reader import WindowState
 from swtrace.trace.schema import Phase, StepFlag
+from swtrace.units import counted
 
 _IDLE_NS = 2_000_000_000
 _IDLE_STEPS = 20
@@ -56,10 +57,21 @@ class Filter:
     """One series, or a name that several may have."""
     rank: int | None = None
     phase: Phase | None = None
+    text: str = ""
+    """Words that a row must all match: a number is a rank or a pid, other text a part of series, host or state."""
 
     def wants(self, key: SeriesKey) -> bool:
         """Return whether a series is selected."""
         return self.series is None or self.series in {key, key.name}
+
+    def shows(self, row: RankRow) -> bool:
+        """Return whether a row is selected."""
+        if self.rank not in {None, row.rank}:
+            return False
+        if not (words := self.text.casefold().split()):
+            return True
+        names = f"rank pid {row.series.name} {row.host} {row.state}".casefold()
+        return all(word in names or word in {str(row.rank), row.pid} for word in words)
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,16 @@ class RankRow:
     def rank(self) -> int:
         """Global rank."""
         return self.facts.rank.rank
+
+    @property
+    def pid(self) -> str:
+        """The rank's process id in its own pid namespace; empty if it is unknown."""
+        return str(self.observed.identity.pid) if self.observed is not None else ""
+
+    @property
+    def host(self) -> str:
+        """The rank's host; empty if it is unknown."""
+        return self.observed.identity.host if self.observed is not None else ""
 
     @property
     def recent(self) -> Recent:
@@ -148,6 +170,11 @@ class SeriesView:
         return verdict(self.facts, died=self._died).headline
 
     @property
+    def shape(self) -> str:
+        """How many ranks and layers it has."""
+        return f"{counted(len(self.key.group_ranks), 'rank')} x {counted(self.layers, 'layer')}"
+
+    @property
     def stall_ratio(self) -> float:
         """The stall ratio of the most stalled rank."""
         return max((row.recent.stall_ratio or 0.0 for row in self.rows), default=0.0)
@@ -178,7 +205,7 @@ class Picture:
     all_series: tuple[SeriesKey, ...]
     """Every series of that run, to choose from."""
     series: tuple[SeriesView, ...]
-    """The selected series."""
+    """The selected series that have selected ranks."""
 
     @cached_property
     def focus(self) -> SeriesView | None:
@@ -191,28 +218,35 @@ class Picture:
         return tuple(row for series in self.series for row in series.rows)
 
     @property
+    def ended(self) -> bool:
+        """Whether every rank that is shown has ended or died."""
+        return bool(self.rows) and all(row.state in {RankState.ENDED, RankState.DIED} for row in self.rows)
+
+    @property
     def unmatched(self) -> str:
         """What is selected but missing, and what there is instead; empty if nothing is missing."""
         wanted = self.selection
+        if (self.rows and wanted.phase is None) or not self.runs:
+            return ""
         if wanted.run is not None and wanted.run not in self.runs:
-            return f"There is no run {wanted.run!r}. Runs: {', '.join(self.runs)}." if self.runs else ""
-        if wanted.series is not None and self.all_series and not self.series:
+            return f"There is no run {wanted.run!r}. Runs: {', '.join(self.runs)}."
+        of_run = (facts for facts in self.observation.facts.series if facts.key in self.all_series)
+        chosen = [facts for facts in of_run if wanted.wants(facts.key)]
+        if wanted.series is not None and self.all_series and not chosen:
             name = wanted.series if isinstance(wanted.series, str) else wanted.series.name
             names = dict.fromkeys(key.name for key in self.all_series)
             return f"Run {self.run} has no series {name!r}. Series: {', '.join(names)}."
-        if wanted.rank is not None and self.series and not self.rows:
-            ranks = sorted({rank.rank.rank for series in self.series for rank in series.facts.ranks})
+        ranks = sorted({rank.rank.rank for facts in chosen for rank in facts.ranks})
+        if wanted.rank is not None and ranks and wanted.rank not in ranks:
             return f"Rank {wanted.rank} is not in the selected series. Ranks: {', '.join(map(str, ranks))}."
         if wanted.phase is not None and self.series and not any(series.steps for series in self.series):
             steps = [step for series in self.series for step in self.observation.history.get(series.key, ())]
             seen = Counter(phase_of(step) for step in steps)
             there = ", ".join(f"{phase.name.lower()} ({seen[phase]})" for phase in sorted(seen))
-            return (
-                f"None of the last steps has phase {wanted.phase.name.lower()}. Phases (steps): {there}."
-                if there
-                else ""
-            )
-        return ""
+            none = f"None of the last steps has phase {wanted.phase.name.lower()}. Phases (steps): {there}."
+            return none if there else ""
+        missing = f"Nothing matches {wanted.text!r}: no rank or pid, and no part of a series, host or state."
+        return missing if wanted.text and ranks and not self.rows else ""
 
 
 def picture(observation: Observation, selection: Filter) -> Picture:
@@ -223,16 +257,18 @@ def picture(observation: Observation, selection: Filter) -> Picture:
     of_run = [facts for facts in observation.facts.series if facts.key.run_id == run and facts.ranks]
     ranks = observation.rank_facts()
     keys = tuple(facts.key for facts in of_run)
-    shown = [facts for facts in of_run if selection.wants(facts.key)]
+    views = (
+        _series(facts, observation.history.get(facts.key, ()), observed, ranks, selection)
+        for facts in of_run
+        if selection.wants(facts.key)
+    )
     return Picture(
         observation=observation,
         selection=selection,
         runs=runs,
         run=run,
         all_series=keys,
-        series=tuple(
-            _series(facts, observation.history.get(facts.key, ()), observed, ranks, selection) for facts in shown
-        ),
+        series=tuple(view for view in views if view.rows),
     )
 
 
@@ -269,15 +305,8 @@ def _series(
         steps = [step for step in steps if phase_of(step) is selection.phase]
         facts = _resummed(facts, steps)
     past = _Past(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
-    return SeriesView(
-        facts=facts,
-        steps=tuple(steps),
-        rows=tuple(
-            _row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank))
-            for rank in facts.ranks
-            if selection.rank in {None, rank.rank.rank}
-        ),
-    )
+    rows = (_row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank)) for rank in facts.ranks)
+    return SeriesView(facts=facts, steps=tuple(steps), rows=tuple(filter(selection.shows, rows)))
 
 
 class _Past:

@@ -14,23 +14,22 @@ from swtrace.observing import Link, Roster
 from swtrace.observing.origin import Playhead
 from swtrace.recording import Recording
 from swtrace.recording.playback import Controls, Playback
-from swtrace_tui.actions import OVERVIEW
+from swtrace_tui.actions import OVERVIEW, Action
 from swtrace_tui.app import TopApp
 from swtrace_tui.bars import worst_link
 from swtrace_tui.picture import Filter, Picture
 from swtrace_tui.preferences import Configuration
 
 _SEEK_S = 5.0
-_KEYS = (
-    ("n", "one_step", "One step", "Play one step, then pause."),
-    ("ctrl+right", f"seek({_SEEK_S})", "Forward 5 s", "Go forward by 5 s."),
-    ("ctrl+left", f"seek(-{_SEEK_S})", "Back 5 s", "Go back by 5 s."),
-    ("ctrl+up", "speed(1)", "Faster", "Play faster."),
-    ("ctrl+down", "speed(-1)", "Slower", "Play slower."),
-    ("ctrl+home", "jump(0)", "Start", "Go to the start."),
-    ("ctrl+end", "jump(100)", "End", "Go to the end."),
+_ACTIONS = (
+    Action("one-step", "n", "app.one_step", "One step", "Play one step, then pause.", footer=True),
+    Action("forward", "ctrl+right", f"app.seek({_SEEK_S})", "Forward 5 s", "Go forward by 5 s.", footer=True),
+    Action("back", "ctrl+left", f"app.seek(-{_SEEK_S})", "Back 5 s", "Go back by 5 s.", footer=True),
+    Action("faster", "ctrl+up", "app.speed(1)", "Faster", "Play faster.", footer=True),
+    Action("slower", "ctrl+down", "app.speed(-1)", "Slower", "Play slower.", footer=True),
+    Action("start", "ctrl+home", "app.jump(0)", "Start", "Go to the start.", footer=True),
+    Action("end", "ctrl+end", "app.jump(100)", "End", "Go to the end.", footer=True),
 )
-"""Keys, action, title and help."""
 
 
 class ReplayApp(TopApp):
@@ -47,9 +46,9 @@ class ReplayApp(TopApp):
     TITLE = "swtrace replay"
     BINDINGS: ClassVar[list[BindingType]] = [
         *TopApp.BINDINGS,
-        *(Binding(keys, action, title) for keys, action, title, _ in _KEYS),
+        *(Binding(action.keys, action.call, action.title, show=False, id=action.id) for action in _ACTIONS),
     ]
-    OWN_KEYS: ClassVar[tuple[tuple[str, str], ...]] = tuple((keys, help_) for keys, _, _, help_ in _KEYS)
+    OWN_ACTIONS: ClassVar[tuple[Action, ...]] = _ACTIONS
     OWN_HELP: ClassVar[dict[str, str]] = {"pause": "Play or pause the recording."}
 
     def __init__(

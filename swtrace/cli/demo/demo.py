@@ -25,7 +25,7 @@ from rich.console import Console
 
 from swtrace.cli.arguments import choice_option, number, whole_number
 from swtrace.cli.child import Child, DaemonProcess, wait_for_lines
-from swtrace.cli.console import PIPE_WIDTH, data, narration, write_json
+from swtrace.cli.console import PIPE_WIDTH, data, missing_screen, narration, write_json
 from swtrace.cli.demo.progress import Progress
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import (
@@ -125,7 +125,8 @@ def demo(
     In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
     follows.
 
-    The rings are in `SWTRACE_DIR` if set, else in a temporary folder. Ctrl-C ends the run early, with a summary.
+    The rings are in `SWTRACE_DIR` if set, else in a temporary folder. Ctrl-C and SIGTERM end the run early, with a
+    summary.
     """
     given: dict[str, Any] = {
         "ranks": ranks,
@@ -147,7 +148,7 @@ def demo(
     dials.check()
     settings = Settings.from_environment()
     if tui is None:
-        tui = not as_json and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+        tui = not as_json and not missing_screen() and sys.stderr.isatty()
     result = _run(scenario, dials, settings, with_daemon=with_daemon, tui=tui)
     if as_json:
         write_json(result.to_json())
@@ -223,27 +224,30 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
         reader = stack.enter_context(Reader(directory, run_id))
         daemon = stack.enter_context(DaemonProcess(directory, run_id)) if with_daemon else None
         ranks = _Ranks()
-        interrupted = False
+        stopped: ExitCode | None = None
         try:
             if tui:
-                _watch_in_terminal(stack, directory, run_id, launcher, reader, daemon, ranks)
+                _watch_in_terminal(directory, run_id, launcher, reader, daemon, ranks)
             _supervise(launcher, reader, daemon, ranks, console)
-        except KeyboardInterrupt:
-            interrupted = True
-            console.print("Interrupted; stopping the ranks.")
+        except (KeyboardInterrupt, SystemExit) as signalled:
+            stopped = ExitCode.INTERRUPTED
+            if isinstance(signalled, SystemExit):
+                if signalled.code != ExitCode.TERMINATED:
+                    raise
+                stopped = ExitCode.TERMINATED
+            console.print(f"{stopped.name.capitalize()}; stopping the ranks.")
             launcher.close()
         return _Result(
             scenario,
             dials,
             ranks,
-            ExitCode.INTERRUPTED if interrupted else ranks.code,
+            ranks.code if stopped is None else stopped,
             daemon.url if daemon is not None else None,
             reader.finish(),
         )
 
 
 def _watch_in_terminal(
-    stack: ExitStack,
     directory: Path,
     run_id: str,
     launcher: Child,
@@ -253,16 +257,18 @@ def _watch_in_terminal(
 ) -> None:
     """Run `swtrace top` until the user quits it, then print the messages that arrived meanwhile."""
     terminal = subprocess.Popen(
-        [sys.executable, "-P", "-m", "swtrace", "top", "--run", run_id],
+        [sys.executable, "-P", "-m", "swtrace", "top", "--run", run_id, "--before-summary"],
         env={**os.environ, "SWTRACE_DIR": str(directory)},
     )
-    stack.callback(terminal.wait)
-    stack.callback(terminal.terminate)
     deferred = Console(file=io.StringIO(), width=PIPE_WIDTH, highlight=False)
-    _supervise(launcher, reader, daemon, ranks, deferred, while_=lambda: terminal.poll() is None)
+    try:
+        _supervise(launcher, reader, daemon, ranks, deferred, while_=lambda: terminal.poll() is None)
+    finally:
+        terminal.terminate()
+        terminal.wait()
     sys.stderr.write(deferred.file.getvalue())  # type: ignore[attr-defined]
     if launcher.readable:
-        sys.stderr.write("The run continues; press Ctrl-C to end it early.\n")
+        sys.stderr.write("The run continues, and its summary follows. Press Ctrl-C to end the run early.\n")
 
 
 def _supervise(
@@ -274,8 +280,8 @@ def _supervise(
     *,
     while_: Callable[[], bool] | None = None,
 ) -> None:
-    """Watch until every rank has ended, or until ``while_`` returns False."""
-    progress = Progress(console)
+    """Watch until every rank has ended; with ``while_``, as long as it returns True, without showing progress."""
+    progress = Progress(console if while_ is None else Console(file=io.StringIO(), quiet=True))
     reported: set[str] = set()
 
     def report_once(name: str, text: str) -> None:

@@ -202,11 +202,12 @@ def test_nothing_is_left_behind(start_swtrace: StartSwtrace, number: signal.Sign
     assert not Path(folder).exists()
 
 
-def test_ctrl_c_still_sums_up(start_swtrace: StartSwtrace) -> None:
-    """A run that was ended early shows what it had."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_early_still_sums_up(start_swtrace: StartSwtrace, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end the run with a summary of what it had."""
     process = start_swtrace("demo", "--no-daemon", *ENDLESS)
     until(process, STEPPING)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=patience())
     assert "series demo.linear" in out
 

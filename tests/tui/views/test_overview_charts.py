@@ -42,7 +42,7 @@ def test_a_bar_is_a_ranks_stall_split_by_cause() -> None:
     top = max(row.recent.stall_ns / row.recent.steps for row in rows)
     lines = drawn("straggler", 140, 60)
     bars = {line.split("rank")[1].split()[0]: line for line in lines if line.strip().startswith("rank ")}
-    room = 100
+    room = 120
     for row in rows:
         line = bars[str(row.rank)]
         per_step = row.recent.stall_ns / row.recent.steps

@@ -30,8 +30,11 @@ PINNED = Path(__file__).parent / "pictures"
         ("verdict", "stalled", (80, 24), "swtrace-mono"),
     ],
 )
-def test_views_look_as_pinned(view: str, name: str, size: tuple[int, int], theme: str, tmp_path: Path) -> None:
+def test_views_look_as_pinned(
+    view: str, name: str, size: tuple[int, int], theme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On the same facts, each view draws the same cells in the same colours."""
+    monkeypatch.setattr("swtrace_tui.bars.__version__", "1.2.3")
     svg = asyncio.run(_drawn(view, name, size, theme))
 
     pinned = PINNED / f"{view}.svg"

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -22,7 +21,7 @@ from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
 from swtrace.units import counted
 from swtrace_tui.actions import HEAT_MAP
 from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
-from swtrace_tui.palette import LEVELS, RAMP_GLYPHS, Palette
+from swtrace_tui.palette import DARK_BELOW, LEVELS, RAMP_GLYPHS, Palette, luminance
 from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.view import Scene, View
 
@@ -38,8 +37,11 @@ _OWN = LEVELS
 _LABEL = 9
 _MARGIN = 19
 _PROFILE = 12
+_SMALL = 16
+"""Lines below which words and charts give way to the map."""
+_NARROW = 60
+"""Columns below which the legend is brief."""
 _NICE = (1, 2, 5)
-_DARK = 140.0
 _INSTANTS = ("ready_ns", "wait_begin_ns", "wait_end_ns")
 
 
@@ -148,8 +150,11 @@ class HeatMap(View, view=HEAT_MAP):
         if self._untouched:
             self._cursor = _argmax(self._values[ranks])
         self._cursor = (min(self._cursor[0], len(ranks) - 1), min(self._cursor[1], series.layers - 1))
-        explained = self._explain(scene, series, ranks, width)
-        self._fit(width, height - len(explained) - 4, len(ranks), series.layers, palette)
+        small = height < _SMALL
+        most = max(height // 4 if small else height // 3, height - len(ranks) - (3 if small else 6))
+        explained = self._explain(scene, series, ranks, width, min(7, most))
+        gap = 0 if small else 1
+        self._fit(width, height - len(explained) - 3 - gap, len(ranks), series.layers, palette)
         self._rescale(float(self._values[ranks].max(initial=0.0)))
         levels = np.where(waited, level(self._values, self._scale), _OWN)[ranks]
         values_shown = self._values[ranks]
@@ -158,20 +163,20 @@ class HeatMap(View, view=HEAT_MAP):
             levels, values_shown = folded(levels, self._fold, own=_OWN), folded(values_shown, self._fold, own=None)
         lines = [self._legend(metric, series, width, palette), self._axis(series, width, palette)]
         self._origin = (_LABEL, len(lines))
-        room = height - len(lines) - len(explained) - 2
+        room = height - len(lines) - len(explained) - 1 - gap
         lines += self._map(levels, means, series, ranks, width, room, palette)
-        left = height - len(lines) - len(explained) - 1
+        left = height - len(lines) - len(explained) - gap
         lines += self._profile(values_shown, levels, width, max(1, min(_PROFILE, left)), palette)
-        lines.append(Line(width).strip(palette.style(palette.text)))
+        lines += [Line(width).strip(palette.style(palette.text))] * gap
         return lines + explained
 
     def _fit(self, width: int, height: int, ranks: int, layers: int, palette: Palette) -> None:
         margin = _MARGIN if width >= 120 else 0  # noqa: PLR2004 - enough room
         room = max(8, width - _LABEL - margin - 1)
         self._fold = -(-layers // room)
-        self._wide = max(1, min(6, room // -(-layers // self._fold)))
+        self._wide = max(1, min(8, room // -(-layers // self._fold)))
         self._paired = ranks > height and not palette.mono
-        self._tall = max(1, min(4, (height - _PROFILE) // max(1, ranks)))
+        self._tall = max(1, min(6, (height - _PROFILE) // max(1, ranks)))
 
     def _rescale(self, most: float) -> None:
         """Grow the scale at once and shrink it late, so that colours stay steady."""
@@ -218,26 +223,27 @@ class HeatMap(View, view=HEAT_MAP):
     def _legend(self, metric: CellMetric, series: SeriesView, width: int, palette: Palette) -> Strip:
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
         line = Line(width).put(f" {metric.name}: ", palette.style(palette.text, bold=True))
+        brief = width < _NARROW
         steps = counted(len(series.steps), "step")
         over = {
             "mean": f"mean of {steps}",
             "worst": f"worst of {steps}",
             "last": f"step {series.steps[-1].step}" if series.steps else "last step",
-        }[SPANS[self._span]]
-        line.put(f"{over}  ", plain)
+        }
+        line.put(f"{SPANS[self._span] if brief else over[SPANS[self._span]]}  ", plain)
         line.put(f"≤{units.duration(_FLOOR_NS)} ", dim)
         ramp = palette.ramp(metric.name)
-        for i, colour in enumerate(ramp):
+        for i, colour in list(enumerate(ramp))[:: 2 if brief else 1]:
             if palette.mono:
                 line.put(RAMP_GLYPHS[i], plain)
             else:
                 line.put("▄", palette.style(colour))
-        line.put(f" {units.duration(self._scale)}  ", dim)
-        line.put("· ", palette.style(palette.faint)).put("own layer  ", dim)
-        if self._fold > 1:
-            line.put(f"a column shows the worst of {self._fold} layers  ", dim)
-        if line.room > len(metric.about) + 2:
-            line.put(metric.about, dim)
+        line.put(f" {units.duration(self._scale)}", dim)
+        if line.room > len("  · own layer"):
+            line.put("  · ", palette.style(palette.faint)).put("own layer", dim)
+        for note in (f"a column shows the worst of {self._fold} layers" if self._fold > 1 else "", metric.about):
+            if note and line.room > len(note) + 2:
+                line.put(f"  {note}", dim)
         return line.strip(plain)
 
     def _axis(self, series: SeriesView, width: int, palette: Palette) -> Strip:
@@ -261,18 +267,15 @@ class HeatMap(View, view=HEAT_MAP):
         colour = palette.text if palette.mono else palette.ramp(METRICS[self._metric].name)[10]
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         lines = []
+        labels = {0: "mean "} if height == 1 else {0: f"{units.duration(top)} ", 1: "mean ", height - 1: "0 "}
         for i, row in enumerate(column_chart(np.repeat(mean, self._wide).tolist(), height, top)):
-            line = Line(width).field("mean " if i == 0 else "", _LABEL, dim, right=True)
-            line.blocks(row, palette.style(colour), solid=not palette.mono)
-            highest = f"  max {units.duration(top)}"
-            if i == 0 and line.room > len(highest):
-                line.put(highest, dim)
-            lines.append(line.strip(plain))
+            line = Line(width).field(labels.get(i, ""), _LABEL, dim, right=True)
+            lines.append(line.blocks(row, palette.style(colour), solid=not palette.mono).strip(plain))
         return lines
 
     # -- the cell under the cursor ---------------------------------------------------------------------
 
-    def _explain(self, scene: Scene, series: SeriesView, ranks: list[int], width: int) -> list[Strip]:
+    def _explain(self, scene: Scene, series: SeriesView, ranks: list[int], width: int, most: int) -> list[Strip]:
         palette = scene.palette
         plain = palette.style(palette.text)
         group_rank, position = ranks[self._cursor[0]], self._cursor[1]
@@ -284,8 +287,9 @@ class HeatMap(View, view=HEAT_MAP):
             line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
         lines = [line.strip(plain)]
         for sentence in sentences:
-            lines += [Line(width).put(f" {row}", plain).strip(plain) for row in wrap(sentence, width - 2)]
-        return lines[:7]
+            rows = wrap(sentence, width - 2, most=most - len(lines)) if len(lines) < most else []
+            lines += [Line(width).put(f" {row}", plain).strip(plain) for row in rows]
+        return lines
 
     # -- keys and mouse --------------------------------------------------------------------------------
 
@@ -407,14 +411,8 @@ def _cursor_cell(cell: Segment, look: Look, *, upper_half: bool) -> Segment:
     if look.paired:
         mark = ("▀" if upper_half else "▄") * look.wide
     background = cell.style.bgcolor if cell.style is not None else None
-    colour = look.palette.cursor[background is not None and luminance(background) >= _DARK]
+    colour = look.palette.cursor[background is not None and luminance(background) >= DARK_BELOW]
     return Segment(mark, Style(color=colour, bgcolor=background, bold=True))
-
-
-def luminance(colour: Color) -> float:
-    """Return how light a colour is, 0 to 255."""
-    red, green, blue = colour.get_truecolor()
-    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _argmax(shown: Values) -> tuple[int, int]:

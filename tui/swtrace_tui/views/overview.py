@@ -56,10 +56,6 @@ def _state_text(row: RankRow) -> str:
     return f"{STATE_GLYPHS[row.state]} {row.state}{since}"
 
 
-def _host(row: RankRow) -> str:
-    return row.observed.identity.host if row.observed is not None else ""
-
-
 def _windows_text(row: RankRow) -> str:
     return "".join(WINDOW_GLYPHS[str(window.state)] for window in row.windows)
 
@@ -75,20 +71,25 @@ def _figure(
 COLUMNS: tuple[Column, ...] = (
     Column("series", 18, 2, lambda row: row.series.name, lambda row: row.series.name, right=False, worst_first=False),
     Column("rank", 5, 0, lambda row: row.rank, lambda row: str(row.rank), worst_first=False),
-    Column("host", 14, 9, _host, _host, right=False, worst_first=False),
+    Column("host", 14, 9, attrgetter("host"), attrgetter("host"), right=False, worst_first=False),
+    Column("pid", 8, 8, lambda row: int(row.pid or 0), attrgetter("pid"), worst_first=False),
     Column("state", 12, 1, lambda row: str(row.state), _state_text, right=False),
     _figure("step/s", 6, 3, "step_rate", units.rate),
-    _figure("step", 8, 2, "step_ns", units.duration),
+    _figure("step", 7, 2, "step_ns", units.duration),
     _figure("stall ratio", _BAR + 7, 0, "recent.stall_ratio", units.ratio),
     _figure("effic.", 7, 2, "recent.efficiency", units.ratio, worst=-1),
     _figure("on time", 7, 3, "recent.on_time_rate", units.ratio, worst=-1),
     _figure("bandwidth", 10, 6, "recent.bandwidth", units.bandwidth, worst=-1),
     Column("lost", 5, 4, lambda row: row.lost, lambda row: units.count(row.lost)),
     Column("windows", _WINDOWS, 5, lambda row: len(row.windows), _windows_text, right=False),
-    Column("stall ratio of the last steps", 0, 7, lambda row: _known(row.recent.stall_ratio), lambda _row: ""),
+    Column("stall ratio by step", 0, 7, lambda row: _known(row.recent.stall_ratio), lambda _row: ""),
 )
-_TREND_MIN, _TREND_MAX = 12, 64
+_TREND_MIN = 19
+_STEP_MOST = 4
+"""The most columns that one step takes in the trend."""
 _GAP = 1
+_NARROW = 60
+"""Columns below which a sentence continues below its badge."""
 
 
 class Overview(View, view=OVERVIEW):
@@ -107,19 +108,23 @@ class Overview(View, view=OVERVIEW):
         """Draw verdict, table, totals and charts."""
         palette, picture = scene.palette, scene.picture
         text = palette.style(palette.text)
-        # Sentences get a third of the lines that the rows leave.
-        lines = headline(scene, width, most=max(3, min(8, (height - len(picture.rows)) // 3)))
-        lines.append(Line(width).strip(text))
+        # Sentences get a third of the lines that the rows leave; if that is little, up to three, and no gap.
+        spare = height - len(picture.rows)
+        tight = spare < 9  # noqa: PLR2004 - three lines of sentences
+        lines = headline(scene, width, most=max(1, min(3, spare - 2)) if tight else min(8, spare // 3))
+        lines += [] if tight else [Line(width).strip(text)]
         columns = fitting(picture, width)
         self._rows = self.ordered(picture.rows)
         lines.append(self._header_line(columns, width, palette))
         self._first_row = len(lines)
-        room = max(1, height - len(lines) - 3)
+        room = max(1, height - len(lines) - 1)
         self._scroll(room)
         shown = self._rows[self._top : self._top + room]
-        top = max((max(row.stall_ratios, default=0.0) for row in self._rows), default=0.0)
+        top = max(0.1, max((max(row.stall_ratios, default=0.0) for row in self._rows), default=0.0))
+        steps = max((len(row.stall_ratios) for row in self._rows), default=0)
         for row in shown:
-            lines.append(_row_line(row, columns, width, palette, selected=self._is_cursor(row), top=max(top, 0.1)))
+            selected = self._is_cursor(row)
+            lines.append(_row_line(row, columns, width, palette, selected=selected, top=top, steps=steps))
         lines.append(_totals_line(self._rows, self._top, len(shown), width, palette))
         left = height - len(lines)
         if left >= 7:  # noqa: PLR2004 - the smallest useful chart
@@ -204,7 +209,7 @@ class Overview(View, view=OVERVIEW):
 
     def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette) -> Strip:
         plain, chosen = palette.style(palette.dim), palette.style(palette.text, bold=True)
-        line = Line(width)
+        line = Line(width).put(" ", plain)
         self._header = []
         for column, wide in columns:
             begin = line.used
@@ -220,16 +225,12 @@ class Overview(View, view=OVERVIEW):
 
 def fitting(picture: Picture, width: int) -> list[tuple[Column, int]]:
     """Return the columns that fit, with their widths; the trend takes the remaining width."""
-    hosts = {rank.identity.host for rank in picture.observation.ranks}
-    columns = [
-        column
-        for column in COLUMNS
-        if (column.title != "host" or len(hosts) > 1) and (column.title != "series" or len(picture.series) > 1)
-    ]
-    while sum(_wide(column) + _GAP for column in columns) > width and len(columns) > 2:  # noqa: PLR2004 - rank and stall
+    columns = [column for column in COLUMNS if column.title != "series" or len(picture.series) > 1]
+    room = width - 1
+    while sum(_wide(column) + _GAP for column in columns) > room and len(columns) > 2:  # noqa: PLR2004 - rank and stall
         columns.remove(max(columns, key=lambda column: column.rank))
-    left = width - sum(column.width + _GAP for column in columns)
-    return [(column, column.width or min(_TREND_MAX, left)) for column in columns]
+    left = room - sum(column.width + _GAP for column in columns)
+    return [(column, column.width or left) for column in columns]
 
 
 def _wide(column: Column) -> int:
@@ -251,20 +252,22 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
     lines: list[Strip] = []
     for name, finding, first in findings:
         style = palette.levels[finding.level]
-        badge = f" {badge_of(finding)} " if first else " · "
-        indent = len(badge) + 1 if first else 3
-        rows = wrap(name + (sentence_of(finding) if first else finding.sentence), width - indent - 1)
-        if len(lines) + len(rows) > most and lines:
+        badge = f" {badge_of(finding)} " if first else "· "
+        hanging = len(badge) + 1 if first else 2
+        indent = 0 if width < _NARROW else hanging
+        sentence = name + (sentence_of(finding) if first else finding.sentence)
+        rows = wrap(sentence, width - indent - 2, indent=hanging - indent, most=None if lines else most)
+        if len(lines) + len(rows) > most:
             break
-        for i, row in enumerate(rows[:most]):
-            line = Line(width)
+        for i, row in enumerate(rows):
+            line = Line(width).put(" ", text)
             if i == 0 and first:
                 line.put(badge, Style(color=style.color, reverse=True, bold=True, bgcolor=style.bgcolor))
                 line.put(" ", text)
             elif i == 0:
                 line.put(badge, style)
             else:
-                line.to(indent, text)
+                line.to(1 + indent, text)
             lines.append(line.put(row, palette.style(palette.text, bold=first)).strip(text))
     return lines or [Line(width).put(" …", palette.style(palette.dim)).strip(text)]
 
@@ -281,11 +284,18 @@ def sentence_of(headline: Finding) -> str:
 
 
 def _row_line(
-    row: RankRow, columns: list[tuple[Column, int]], width: int, palette: Palette, *, selected: bool, top: float
+    row: RankRow,
+    columns: list[tuple[Column, int]],
+    width: int,
+    palette: Palette,
+    *,
+    selected: bool,
+    top: float,
+    steps: int,
 ) -> Strip:
     on = palette.faint if selected else palette.background
     text = palette.style(palette.text, on=on, bold=selected)
-    line = Line(width)
+    line = Line(width).put(" ", text)
     for column, wide in columns:
         match column.title:
             case "state":
@@ -303,9 +313,11 @@ def _row_line(
             case "lost":
                 colour = palette.warning if row.lost else palette.dim
                 line.field(column.text(row), wide, palette.style(colour, on=on), right=True)
-            case "stall ratio of the last steps":
+            case "stall ratio by step":
                 colour = stall_colour(row.recent.stall_ratio, palette)
-                line.put(sparkline(row.stall_ratios, wide, top), palette.style(colour, on=on))
+                columns_each = max(1, min(_STEP_MOST, wide // max(1, steps)))
+                ratios = [ratio for ratio in row.stall_ratios for _ in range(columns_each)]
+                line.put(sparkline(ratios, wide, top), palette.style(colour, on=on))
             case _:
                 line.field(column.text(row), wide, text, right=column.right)
         line.put(" " * _GAP, text)

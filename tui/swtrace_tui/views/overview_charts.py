@@ -18,6 +18,8 @@ from swtrace_tui.views.view import Scene
 CAUSE_GLYPHS = "><=━·"
 _LABELS = 10
 _CAUSE_LABEL = 8
+_STEPS_LEAST = 8
+"""Lines of the smallest useful chart of step times."""
 
 
 def charts(scene: Scene, width: int, height: int) -> list[Strip]:
@@ -25,13 +27,17 @@ def charts(scene: Scene, width: int, height: int) -> list[Strip]:
     focus = scene.picture.focus
     if focus is None:
         return []
-    lines = _layers(focus, scene.palette, width, height if height < 12 else min(20, height // 3))  # noqa: PLR2004 - room for one
-    left = height - len(lines)
     stalled = [row for row in focus.rows if row.recent.stall_ns]
+    first = height if height < 12 else min(20, height // 3)  # noqa: PLR2004 - room for one
+    left = height - first - (len(focus.rows) + 3 if stalled else 0)
+    # Lines that are too few for the last chart go to the first.
+    first += left if 0 < left < _STEPS_LEAST else 0
+    lines = _layers(focus, scene.palette, width, first)
+    left = height - len(lines)
     if left >= 5 and stalled:  # noqa: PLR2004 - title, legend and some bars
         lines += _causes(focus, scene.palette, width, min(left, 20))
     left = height - len(lines)
-    if left >= 8:  # noqa: PLR2004 - a chart that says something
+    if left >= _STEPS_LEAST:
         lines += _steps(focus, scene.palette, width, min(left, 22))
     return lines
 
@@ -84,7 +90,7 @@ def _causes(series: SeriesView, palette: Palette, width: int, height: int) -> li
         legend.put(_glyph(i, palette) + " ", palette.style(palette.causes[i])).put(f"{units.words(CAUSES[i])}  ", dim)
     lines = [Line(width).strip(plain), legend.strip(plain)]
     top = max((_per_step(row) for row in rows), default=0.0)
-    room = max(8, min(100, width - _CAUSE_LABEL - 12))
+    room = max(8, width - _CAUSE_LABEL - 12)
     for row in rows:
         line = Line(width).field(f"rank {row.rank}", _CAUSE_LABEL, dim, right=True).put(" ", plain)
         edges = np.cumsum([0.0, *(row.recent.cause_ns.get(CAUSES[i], 0) / max(1, row.recent.steps) for i in present)])
@@ -107,7 +113,7 @@ def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> lis
     """Draw the time of the last steps, and the part that the most stalled rank stalled."""
     room = width - _LABELS - 1
     steps = [step for step in series.steps if step.ended.any() and not step.partial]
-    wide = max(1, min(4, room // max(1, len(steps))))
+    wide = max(1, min(8, room // max(1, len(steps))))
     steps = steps[-(room // wide) :]
     total = np.array([float(step.duration_ns.max(initial=0)) for step in steps])
     stall = np.array([float(step.stall_ns.sum(axis=1).max(initial=0)) for step in steps])

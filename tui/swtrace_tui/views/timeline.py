@@ -6,14 +6,16 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from textual import events
 from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import StepFacts
+from swtrace.trace.schema import Phase
 from swtrace.units import counted
 from swtrace_tui.actions import TIMELINE
-from swtrace_tui.canvas import Line, wrap
+from swtrace_tui.canvas import Line, legend, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
 from swtrace_tui.views.heat_map import nice
@@ -24,8 +26,14 @@ _LABEL = 9
 _HOLD_S = 0.5
 """How long a followed step stays on the screen, so that it can be read."""
 _CLOSEST_NS = 2_000
-_TALL = (5, 3, 2)
-"""Lines per rank: each lane twice and a gap; each once and a gap; each once. With less room both share one line."""
+_TALLEST = 10
+"""The most lines that one lane takes."""
+_SMALL = 14
+"""Lines below which words give way to lanes."""
+_LAYERS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Which layers are numbered: every first, every second, ..."""
+_APART = 6
+"""Columns from the begin of one layer number to that of the next."""
 
 
 @dataclass(slots=True)
@@ -67,8 +75,8 @@ class Timeline(View, view=TIMELINE):
         origin, length = extent(step, offsets)
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
-        about = self._about(scene, step, width)
-        lines = [self._legend(palette, width), self._axis(begin, end, palette, width)]
+        lines = [*_legend(palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
+        about = self._about(scene, step, width, most=max(1, height - len(lines) - len(series.rows)))
         room = height - len(lines) - len(about)
         drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, tuple(offsets))
         if (*drawn, *(row.rank for row in series.rows)) != self._drawn:
@@ -111,10 +119,10 @@ class Timeline(View, view=TIMELINE):
     ) -> list[Strip]:
         palette = scene.palette
         ranks = [row.group_rank for row in series.rows]
-        tall = next((lines for lines in _TALL if room >= lines * len(ranks)), 1)
+        tall, lane = _lines_per_rank(room // max(1, len(ranks)))
         fits = max(1, room // tall)
         self._top = max(0, min(self._top, len(ranks) - fits))
-        marked = self._mark[0] if self._mark is not None else None
+        marked, wanted = self._mark if self._mark is not None else (None, None)
         near = [each for each in series.steps if _overlaps(each, offsets, window)]
         near = near if any(each is step for each in near) else [step, *near]
         lines: list[Strip] = []
@@ -134,12 +142,13 @@ class Timeline(View, view=TIMELINE):
                 continue
             top = rasterised(compute, begin, end, 2 * columns, offsets[rank])
             below = rasterised(channel, begin, end, 2 * columns, offsets[rank])
-            labels = self._labels(series, step, rank, offsets, window)
-            both = [self._lane(f"rank {name} ", style, top, width, palette, labels)]
-            both += [self._lane("", style, top, width, palette, {})] * (tall == _TALL[0])
-            both += [self._lane("", style, below, width, palette, {})] * (2 if tall == _TALL[0] else 1)
-            both += [Line(width).strip(palette.style(palette.text))] * (tall != _TALL[-1])
-            lines += both
+            labels = self._labels(series, step, rank, offsets, window, wanted if name == marked else None)
+            above = tall > 2 * lane
+            if above:
+                lines.append(_layer_line(labels, width, palette))
+            lines.append(self._lane(f"rank {name} ", style, top, width, palette, {} if above else labels))
+            lines += [self._lane("", style, top, width, palette, {})] * (lane - 1)
+            lines += [self._lane("", style, below, width, palette, {})] * lane
         hidden = len(ranks) - fits
         if hidden > 0 and lines:
             text = f" ranks {self._top + 1}-{self._top + fits} of {len(ranks)}, j/k scroll"
@@ -163,10 +172,7 @@ class Timeline(View, view=TIMELINE):
             text = labels.get(column)
             if text is not None and column + len(text) <= columns:
                 for i, character in enumerate(text):
-                    kind = kinds[2 * (column + i)]
-                    on = palette.background if palette.mono else palette.spans[kind]
-                    colour = palette.text if palette.mono or kind is not Span.STALL else palette.background
-                    line.put(character, palette.style(colour, on=on))
+                    line.put(character, palette.readable(palette.spans[kinds[2 * (column + i)]]))
                 column += len(text)
                 continue
             line.cells([table[kinds[2 * column]][kinds[2 * column + 1]]], 1)
@@ -174,38 +180,50 @@ class Timeline(View, view=TIMELINE):
         return line.strip(palette.style(palette.text))
 
     def _labels(
-        self, series: SeriesView, step: StepFacts, rank: int, offsets: list[int], window: tuple[float, float]
+        self,
+        series: SeriesView,
+        step: StepFacts,
+        rank: int,
+        offsets: list[int],
+        window: tuple[float, float],
+        marked: int | None,
     ) -> dict[int, str]:
-        """Return the columns of layer numbers: each in the middle of its layer's time, if there is room."""
+        """Return layer numbers by column: every n-th layer, where the time up to the end of its wait begins.
+
+        Args:
+            series: The series.
+            step: The step.
+            rank: The group rank.
+            offsets: What to add to each rank's clock, in ns.
+            window: The shown time.
+            marked: The position that is always numbered, in the middle of its time.
+        """
         per_cell = (window[1] - window[0]) / self._width
         ends = step.wait_end_ns[rank] + offsets[rank] - window[0]
         begins = np.concatenate(([step.begin_ns[rank] + offsets[rank] - window[0]], ends[:-1]))
-        first, last = (begins / per_cell).astype(np.int64), (ends / per_cell).astype(np.int64)
-        marked = self._mark[1] if self._mark is not None and self._mark[0] == series.key.group_ranks[rank] else None
+        first, last = np.floor(begins / per_cell).astype(np.int64), (ends / per_cell).astype(np.int64)
+        usual = max(0.01, float(np.median(np.diff(ends)) / per_cell)) if len(ends) > 1 else float(self._width)
+        enough = [each for each in _LAYERS if each * usual >= _APART] or [_LAYERS[-1]]
+        layers = np.arange(series.layers) + series.layer(0)
+        every = next((each for each in enough[:2] if _apart(first[layers % each == 0])), enough[0])
         labels: dict[int, str] = {}
+        taken = range(0)
+        if marked is not None:
+            left, right = max(0, int(first[marked])), min(self._width, int(last[marked]))
+            text = f"▸{series.layer(marked)}◂"
+            column = max(0, min(self._width - len(text), (left + right - len(text) + 1) // 2))
+            if left < right or 0 <= first[marked] < self._width:
+                labels[column] = text
+                taken = range(column - 1, column + len(text) + 1)
         free_from = 0
-        for position, (left, right) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
-            wanted = position == marked
-            text = f"▸{series.layer(position)}◂" if wanted else f"{series.layer(position)}"
-            visible = range(max(0, left), min(self._width, right))
-            column = (visible.start + visible.stop - len(text) + 1) // 2
-            if visible and column >= free_from and (len(visible) > len(text) + 1 or wanted):
+        for position, column in enumerate(first.tolist()):
+            layer = series.layer(position)
+            text = f"╷{layer}"
+            clash = taken and column < taken.stop and column + len(text) > taken.start
+            if layer % every == 0 and free_from <= column <= self._width - len(text) and not clash:
                 labels[column] = text
                 free_from = column + len(text) + 1
         return labels
-
-    def _legend(self, palette: Palette, width: int) -> Strip:
-        dim = palette.style(palette.dim)
-        line = Line(width).put(" ", dim)
-        for kind, name in SPAN_NAMES.items():
-            if line.room < len(name) + 4:
-                break
-            if palette.mono:
-                line.put(SPAN_GLYPHS[kind], palette.style(palette.text))
-            else:
-                line.put("██" if width > 100 else "█", palette.style(palette.spans[kind]))  # noqa: PLR2004 - room for it
-            line.put(f" {name}  ", dim)
-        return line.strip(dim)
 
     def _axis(self, begin: float, end: float, palette: Palette, width: int) -> Strip:
         dim = palette.style(palette.dim)
@@ -222,20 +240,24 @@ class Timeline(View, view=TIMELINE):
             at += tick
         return line.strip(dim)
 
-    def _about(self, scene: Scene, step: StepFacts, width: int) -> list[Strip]:
+    def _about(self, scene: Scene, step: StepFacts, width: int, most: int) -> list[Strip]:
         palette = scene.palette
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         mode = "following" if self._where.step is None else "held; f follows the newest"
         offsets = scene.picture.observation.clock_offsets
         title = Line(width).put(f" Step {step.step}: ", palette.style(palette.note, bold=True))
         tokens = counted(int(step.tokens.max(initial=0)), "token")
-        title.put(f"{str(phase_of(step).name).lower()}, {tokens}  ({mode}) ", dim)
+        phase = phase_of(step)
+        title.put(f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}  ({mode}) ", dim)
         if offsets:
             title.put(" hosts aligned by their wall clocks", palette.style(palette.warning))
-        lines = [Line(width).strip(plain), title.strip(plain)]
+        small = most < 6  # noqa: PLR2004 - a gap, the title and four lines of sentences
+        lines = [title.strip(plain)] if small else [Line(width).strip(plain), title.strip(plain)]
         for sentence in step_sentences(step):
-            lines += [Line(width).put(f" {row}", plain).strip(plain) for row in wrap(sentence, width - 2)]
-        return lines[:6]
+            left = min(6, most) - len(lines)
+            rows = wrap(sentence, width - 2, most=left) if left > 0 else []
+            lines += [Line(width).put(f" {row}", plain).strip(plain) for row in rows]
+        return lines
 
     # -- keys and mouse --------------------------------------------------------------------------------
 
@@ -335,6 +357,42 @@ class Timeline(View, view=TIMELINE):
             self._where.step = self._shown.step
         self._where.begin, self._where.end = begin, end
         self.redraw()
+
+
+def _lines_per_rank(room: int) -> tuple[int, int]:
+    """Return how many lines a rank takes, and how many each of its two lanes.
+
+    A line of layer numbers is above the lanes if there is room. With a single line, both lanes share it.
+    """
+    if room < 2:  # noqa: PLR2004 - a line per lane
+        return 1, 0
+    lane = max(1, min(_TALLEST, (room - 1) // 2))
+    return (2 * lane + 1 if room > 2 else 2), lane  # noqa: PLR2004 - a line for the numbers
+
+
+def _apart(columns: npt.NDArray[np.int64]) -> bool:
+    """Return whether numbers that begin in these columns leave room for each other."""
+    return bool((np.diff(columns) >= _APART - 1).all())
+
+
+def _layer_line(labels: dict[int, str], width: int, palette: Palette) -> Strip:
+    dim = palette.style(palette.dim)
+    line = Line(width).field("layer ", _LABEL, dim, right=True)
+    for column, text in sorted(labels.items()):
+        line.to(_LABEL + column, dim).put(text, dim if text.startswith("╷") else palette.style(palette.text, bold=True))
+    return line.strip(dim)
+
+
+def _legend(palette: Palette, width: int, *, brief: bool) -> list[Strip]:
+    items = (
+        (
+            SPAN_GLYPHS[kind] if palette.mono else "█" if brief else "██",
+            palette.style(palette.text if palette.mono else palette.spans[kind]),
+            name.rpartition(" ")[2] if brief else name,
+        )
+        for kind, name in SPAN_NAMES.items()
+    )
+    return legend(items, width, palette.style(palette.dim))
 
 
 def _overlaps(step: StepFacts, offsets: list[int], window: tuple[float, float]) -> bool:

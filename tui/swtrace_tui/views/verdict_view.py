@@ -12,7 +12,7 @@ from swtrace_tui.canvas import Line, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import SeriesView
 from swtrace_tui.views.overview import badge_of, sentence_of
-from swtrace_tui.views.view import Scene, View
+from swtrace_tui.views.view import Scene, View, with_scroll_hint
 
 LEVEL_GLYPHS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
 _WIDEST = 110
@@ -27,8 +27,8 @@ class VerdictView(View, view=VERDICT):
         lines: list[Strip] = []
         for series in scene.picture.series:
             lines += series_lines(series, scene, width)
-        self._top = max(0, min(self._top, len(lines) - height))
-        return lines[self._top : self._top + height]
+        top = self.scrolled(len(lines), height)
+        return with_scroll_hint(lines[top : top + height], top, len(lines), width, scene.palette)
 
 
 def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
@@ -37,16 +37,19 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     info = series.facts.ranks[0].info
     blank = Line(width).strip(plain)
-    title = Line(width).put(f" {series.title} ", palette.style(palette.text, bold=True))
-    title.put(
-        f" {len(series.key.group_ranks)} ranks, prefetch step {info.prefetch_step}, {info.windows} windows, "
-        f"{info.transport}; last {counted(series.facts.steps, 'step')}",
-        dim,
+    title = f" {series.title}  "
+    about = (
+        f"{counted(len(series.key.group_ranks), 'rank')}, prefetch step {info.prefetch_step}, {info.windows} windows, "
+        f"{info.transport}; last {counted(series.facts.steps, 'step')}; docs/glossary.md explains the words"
     )
-    lines = [blank, title.strip(plain), blank]
+    first, *more = (
+        wrap(about, width - 2, indent=len(title)) if len(title) < width // 2 else ("", *wrap(about, width - 2))
+    )
+    lines = [blank, Line(width).put(title, palette.style(palette.text, bold=True)).put(first, dim).strip(plain)]
+    lines += [*(Line(width).put(f" {row}", dim).strip(plain) for row in more), blank]
     said = scene.verdicts.get(series.key)
     if said is None:
-        return [*lines, Line(width).put("   …", dim).strip(plain)]
+        return [*lines, Line(width).put("   …", dim).strip(plain), blank]
     lines += finding_lines(series.headline, palette, width, first=True)
     for finding in said.findings[1:]:
         lines += finding_lines(finding, palette, width, first=False)

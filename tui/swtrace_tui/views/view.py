@@ -23,6 +23,15 @@ from swtrace_tui.picture import Picture, SeriesView
 from swtrace_tui.views.empty import empty_state
 
 
+def with_scroll_hint(shown: list[Strip], top: int, total: int, width: int, palette: Palette) -> list[Strip]:
+    """Return lines of which some are hidden; the last one then says which are shown."""
+    if total <= len(shown) or not shown:
+        return shown
+    text = f" lines {top + 1}-{top + len(shown) - 1} of {total}, j/k scroll"
+    hint = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
+    return [*shown[:-1], hint]
+
+
 @dataclass(frozen=True, slots=True)
 class Scene:
     """Everything a view needs to draw."""
@@ -134,6 +143,11 @@ class View(Drawn, can_focus=True):
         """Scroll."""
         self._top = max(0, self._top + by)
         self.redraw()
+
+    def scrolled(self, total: int, room: int) -> int:
+        """Limit scrolling to ``total`` lines of which ``room`` are shown, and return the first shown line."""
+        self._top = max(0, min(self._top, total - room))
+        return self._top
 
     def draw(self, scene: Scene, width: int, height: int) -> list[Strip]:
         """Return the lines, at most ``height`` of them."""

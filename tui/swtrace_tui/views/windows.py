@@ -8,13 +8,15 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
-from swtrace_tui.canvas import Line
+from swtrace_tui.canvas import Line, legend
 from swtrace_tui.palette import WINDOW_ABOUT, WINDOW_GLYPHS, WINDOW_NAMES, WINDOW_STATES, Palette
 from swtrace_tui.picture import RankRow, SeriesView
-from swtrace_tui.views.view import Scene, View
+from swtrace_tui.views.view import Scene, View, with_scroll_hint
 
 _LABEL = 10
 _CARD = 30
+_SMALL = 14
+"""Lines below which the legend is brief."""
 _LONG_NS = 1_000_000_000
 
 
@@ -26,18 +28,14 @@ class WindowsView(View, view=WINDOWS):
         series, palette = scene.picture.focus, scene.palette
         if series is None:
             return []
-        lines = [_legend(series, palette, width), Line(width).strip(palette.style(palette.text))]
+        lines = [*_legend(series, palette, width, height), *_axis(series, palette, width)]
         room = height - len(lines)
         tall = len(rank_lines(series.rows[0], series, palette, width))
-        total = tall * len(series.rows)
-        self._top = max(0, min(self._top, total - room))
-        first, last = self._top // tall, -(-(self._top + room) // tall)
+        total = tall * len(series.rows) - 1
+        top = self.scrolled(total, room)
+        first, last = top // tall, -(-(top + room) // tall)
         body = [line for row in series.rows[first:last] for line in rank_lines(row, series, palette, width)]
-        shown = body[self._top - first * tall :][:room]
-        if total > room and shown:
-            text = f" lines {self._top + 1}-{self._top + len(shown)} of {total}, j/k scroll"
-            shown[-1] = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
-        return lines + shown
+        return lines + with_scroll_hint(body[top - first * tall :][: min(room, total)], top, total, width, palette)
 
     def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
         """Scroll down."""
@@ -56,12 +54,15 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -
     summary = ", ".join(f"{count} {WINDOW_NAMES[state]}" for state, count in counts.items() if count)
     title = Line(width).field(f"rank {row.rank} ", _LABEL, palette.style(palette.text, bold=True), right=True)
     step = max((window.step for window in row.windows), default=None)
-    title.put(f"{row.state}, {summary or 'no windows'}", dim)
-    if step is not None:
-        title.put(f", step {step}", dim)
-    kept = f", holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}"
-    if len(kept) <= title.room:
-        title.put(kept, dim)
+    title.put(str(row.state), dim)
+    for part in (
+        summary or "no windows",
+        f"step {step}" if step is not None else "",
+        f"holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}",
+        f"pid {row.pid} on {row.host}" if row.pid else "",
+    ):
+        if part and len(part) + 2 <= title.room:
+            title.put(f", {part}", dim)
     lines = [title.strip(plain)]
     lines += _layer_row(row, series, palette, width)
     per_line = max(1, (width - _LABEL) // _CARD)
@@ -77,13 +78,12 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -
 def _layer_row(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
     """Draw the layers in a row, each by what this rank holds of it: its own, a window in some state, or nothing."""
     occupant = {window.position: str(window.state) for window in row.windows if str(window.state) != "free"}
-    room = width - _LABEL - 1
-    wide = max(1, min(3, room // series.layers))
+    wide, per_line = _layers_per_line(series, width)
     faint = palette.style(palette.faint)
     lines = []
-    per_line = max(1, room // wide)
     for begin in range(0, series.layers, per_line):
-        line = Line(width).field("layers " if begin == 0 else "", _LABEL, palette.style(palette.dim), right=True)
+        name = "layers " if per_line >= series.layers else f"layer {series.layer(begin)} "
+        line = Line(width).field(name, _LABEL, palette.style(palette.dim), right=True)
         for position in range(begin, min(series.layers, begin + per_line)):
             state = occupant.get(position)
             if state is not None:
@@ -94,6 +94,26 @@ def _layer_row(row: RankRow, series: SeriesView, palette: Palette, width: int) -
                 line.put("·".center(wide), faint)
         lines.append(line.strip(faint))
     return lines
+
+
+def _layers_per_line(series: SeriesView, width: int) -> tuple[int, int]:
+    """Return how many columns a layer takes, and how many layers a line."""
+    room = width - _LABEL - 1
+    wide = max(1, min(3, room // series.layers))
+    return wide, max(1, room // wide)
+
+
+def _axis(series: SeriesView, palette: Palette, width: int) -> list[Strip]:
+    """Return a line of layer numbers; none if a rank's layers need several lines, which then have a number each."""
+    dim = palette.style(palette.dim)
+    wide, per_line = _layers_per_line(series, width)
+    if per_line < series.layers:
+        return []
+    line = Line(width).field("layer ", _LABEL, dim, right=True)
+    every = -(-6 // wide)
+    for position in range(0, series.layers, every):
+        line.field(str(series.layer(position)), every * wide, dim)
+    return [line.strip(dim)]
 
 
 def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, palette: Palette) -> None:
@@ -110,7 +130,7 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
     line.field(layer, 5, palette.style(palette.text, bold=True))
     line.field(WINDOW_NAMES[state], 10, palette.style(colour))
     style = palette.style(palette.bad if alarming else palette.dim, bold=alarming)
-    line.field(units.age(since) if since is not None else "", _CARD - 20, style, right=False)
+    line.field(units.age(since) if since is not None else "", _CARD - 21, style)
 
 
 def age_ns(window: WindowState, row: RankRow) -> int | None:
@@ -120,18 +140,22 @@ def age_ns(window: WindowState, row: RankRow) -> int | None:
     return max(0, row.observed.ring.taken_ns - window.since_ns)
 
 
-def _legend(series: SeriesView, palette: Palette, width: int) -> Strip:
-    dim = palette.style(palette.dim)
+def _legend(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
+    """Return the policy and the states; what a state means is left out where it would take another line."""
     info = series.facts.ranks[0].info
     launched = ", as launched by the host" if info.clock == "device" else ""
-    line = Line(width).put(
-        f" {info.windows} windows{launched}, prefetch step {info.prefetch_step}   ",
-        palette.style(palette.text),
-    )
-    for state in WINDOW_STATES:
-        line.put(WINDOW_GLYPHS[state], palette.style(palette.window(state)))
-        about = f" {WINDOW_NAMES[state]}: {WINDOW_ABOUT[state]}  " if width >= 184 else f" {WINDOW_NAMES[state]}  "  # noqa: PLR2004 - room
-        line.put(about, dim)
-    if line.room > len("━ own layer"):
-        line.put("━", palette.style(palette.dim)).put(" own layer", dim)
-    return line.strip(dim)
+    first = f"{info.windows} windows{launched} "
+    for about in (WINDOW_ABOUT, dict.fromkeys(WINDOW_STATES, "")):
+        items = [
+            (
+                WINDOW_GLYPHS[state],
+                palette.style(palette.window(state)),
+                f"{WINDOW_NAMES[state]}{': ' if about[state] else ''}{about[state]}",
+            )
+            for state in WINDOW_STATES
+        ]
+        items.append(("━", palette.style(palette.dim), "own layer"))
+        lines = legend(items, width, palette.style(palette.dim), first="" if height < _SMALL else first)
+        if len(lines) == 1:
+            break
+    return lines
