@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +16,20 @@ from swtrace.cli.summary import summarise
 from swtrace.errors import SettingsError
 from swtrace.ledger.facts import StepFacts
 from swtrace.observing import HostRings, Link, Origin, Roster, watch_rings
-from swtrace.observing.events import RankEnded, RankJoined, RecordsRead, RingState, SeriesListed
 from swtrace.observing.merged import Merged
 from swtrace.recording import Recording
 from swtrace.recording.playback import Controls, Playback
 from swtrace.recording.remote import DaemonStream
 from swtrace.recording.replay import Replay
-from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import SeriesInfo, UntracedRank
-from swtrace.trace.ring_reader import RingStatistics
 from swtrace.trace.schema import Clock
 from tests.support.daemon_threads import serving
 from tests.support.damaged_answers import DAMAGED, answering
-from tests.support.feeding import feed, ledger
 from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun, series_info
-from tests.support.schedules import key
 from tests.support.settling import settled
-from tests.support.simulated_recordings import Told, record_rings
-from tests.support.simulated_rings import scenario, write
+from tests.support.simulated_recordings import record_rings
+from tests.support.simulated_rings import write
 
 
 def stalled(folder: Path) -> tuple[int, int]:
@@ -139,37 +134,6 @@ def test_ages_in_a_recording_are_counted_from_the_newest_record(tmp_path: Path) 
     facts = seen.rank_facts()
     assert [rank.ring.taken_ns for rank in seen.ranks] == [facts[rank.key].last_record_ns for rank in seen.ranks]
     assert all(rank.ring.taken_ns > 0 for rank in seen.ranks)
-
-
-def test_hosts_of_one_run_are_one_series_whose_ranks_are_not_compared() -> None:
-    """Of two hosts each rank's own stall is known, what needs both clocks is not, and offsets are the wall clocks'."""
-    made = scenario("stalled", ranks=2)
-    hosts = []
-    for rank, records in enumerate(made.records):
-        anchor = ClockAnchor(monotonic_ns=1_000, realtime_ns=1_000_000 * (rank + 1))
-        ring = RingState(key(rank), alive=True, closed=False, statistics=RingStatistics(0, 0, 0, 0, 0), anchor=anchor)
-        events = (
-            RankJoined(replace(made.identity(rank), host=f"host-{rank}", boot_id=f"boot-{rank}")),
-            SeriesListed(key(rank), (made.infos[rank],)),
-            RecordsRead(((key(rank), records),)),
-            RankEnded(key(rank)),
-        )
-        hosts.append(Told(events, (ring,)))
-    roster = Roster(Merged(hosts))
-    roster.drain()
-    seen = roster.observe()
-    one = ledger(made)
-    feed(one, made)
-
-    (series,), (truth,) = seen.facts.series, one.facts().series
-    assert series.clocks == 2
-    assert [rank.rank for rank in series.ranks] == [rank.rank for rank in truth.ranks]
-    for mine, theirs in zip(seen.history[series.key], one.history(truth.key), strict=True):
-        np.testing.assert_equal(mine.stall_ns, theirs.stall_ns)
-        assert mine.complete
-        assert not mine.comparable
-        assert not mine.attributed.any()
-    assert seen.clock_offsets == {key(0): 999_000, key(1): 1_999_000}
 
 
 @pytest.mark.parametrize("damage", DAMAGED)

@@ -9,7 +9,12 @@ from dataclasses import replace
 from typing import Any, Self, cast
 
 from swtrace_tui.app import TopApp
+from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Filter, Picture, picture
+from swtrace_tui.views.overview import Overview
+from swtrace_tui.views.timeline import Timeline
+from swtrace_tui.views.view import Scene
+from swtrace_tui.views.windows import WindowsView
 from textual.pilot import Pilot
 
 from swtrace.observing import Link, Observation, ObservedRank, OriginStatus, Roster
@@ -163,3 +168,8 @@ __all__ = [
     "shown",
     "until",
 ]
+
+
+def drawn(view: Overview | Timeline | WindowsView, width: int, height: int, **shape: int) -> list[str]:
+    """Return the lines of a view of a stalled series, as text."""
+    return [strip.text for strip in view.draw(Scene(pictured("stalled", None, **shape), MONO), width, height)]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from swtrace_tui.actions import VIEWS
+from swtrace_tui.actions import HEAT_MAP, OVERVIEW, TIMELINE, VIEWS
 from swtrace_tui.app import TopApp
+from swtrace_tui.picture import Filter
 from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import HeatMap
 
 from swtrace.errors import SettingsError
 from swtrace.observing import Link, OriginStatus, Roster, watch_rings
 from swtrace.trace.schema import Phase
+from swtrace.version import __version__
 from tests.support.scenes import FRAME_S, Still, app_over, empty, observation_of, press, run, settled, shown, until
 from tests.support.simulated_rings import scenario, write
 
@@ -286,3 +289,163 @@ async def _judged() -> None:
         assert reached == []
         app.action_show("overview")
         assert len(reached) == 1
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12)])
+def test_every_view_keeps_help_and_quit_in_its_last_line(size: tuple[int, int]) -> None:
+    """Keys that have no room are left out whole, but never the two that lead to all others and out."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, lambda: app.picture)
+            for view in VIEWS:
+                app.action_show(view)
+                await settled(pilot)
+                last = shown(app).splitlines()[-1]
+                assert "? Help" in last
+                assert "q Quit" in last
+
+    run(test())
+
+
+def test_a_clicked_key_does_what_the_key_does() -> None:
+    """The keys in the last line are buttons."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: app.picture)
+            at = shown(app).splitlines()[-1].index("Pause")
+            await pilot.click("KeyBar", offset=(at, 0))
+            await until(pilot, lambda: "PAUSED" in shown(app))
+
+    run(test())
+
+
+@pytest.mark.parametrize("view", [OVERVIEW, HEAT_MAP, TIMELINE])
+def test_a_tiny_screen_shows_every_rank(view: str) -> None:
+    """At 40 columns and 12 lines, sentences give way to the four ranks, and the title names the series."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))), view=view)
+        async with app.run_test(size=(40, 12)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await settled(pilot)
+            lines = shown(app).splitlines()
+            for rank in range(4):
+                assert any(re.match(rf" *(rank )?{rank} ", line) for line in lines[2:]), "\n".join(lines)
+            assert "o_proj" in lines[0]
+
+    run(test())
+
+
+def test_the_title_names_the_version() -> None:
+    """The first line says which swtrace it is."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: f"swtrace {__version__} " in shown(app).splitlines()[0])
+
+    run(test())
+
+
+def test_a_screenshot_shows_no_notice_of_the_one_before(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages that cover a corner of the screen go before the picture is taken."""
+    folder = tmp_path_factory.mktemp("pictures")
+    monkeypatch.setenv("SWTRACE_SCREENSHOTS", str(folder))
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(120, 40), notifications=True) as pilot:
+            await until(pilot, lambda: app._verdicts)
+            await press(pilot, "x")
+            await until(pilot, lambda: "Saved" in shown(app))
+            await press(pilot, "x")
+            await until(pilot, lambda: len(list(folder.iterdir())) == 2)
+
+    run(test())
+    first, second = sorted(path.read_text() for path in folder.iterdir())
+    assert "Saved" not in second.replace("&#160;", " ")
+    assert first == second
+
+
+def test_a_run_that_ended_says_so_and_how_to_go_on() -> None:
+    """Once all ranks have ended, the title says it, in the words that the caller chose."""
+    whole = observation_of(scenario("stalled"))
+    over = replace(
+        whole, ranks=tuple(replace(rank, ring=replace(rank.ring, alive=False, closed=True)) for rank in whole.ranks)
+    )
+
+    async def test() -> None:
+        source = Still(whole)
+        app = app_over(source, ended="RUN ENDED: q shows the summary")
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await settled(pilot)
+            assert "RUN ENDED" not in shown(app)
+            source.now = over
+            await until(pilot, lambda: "RUN ENDED: q shows the summary" in shown(app).splitlines()[0])
+
+    run(test())
+
+
+def test_what_is_typed_narrows_every_view_at_once_until_escape() -> None:
+    """While typing, views follow; enter keeps the search and frees the keys; Esc shows everything again."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "slash", *"rank 2")
+            assert app.picture is not None
+            assert [row.rank for row in app.picture.rows] == [2]
+            assert "esc Show all" in shown(app)
+            await press(pilot, "enter")
+            assert "matching 'rank 2'" in shown(app).splitlines()[1]
+            for number, view in enumerate(VIEWS, 1):
+                await press(pilot, str(number))
+                assert app.view == view
+                assert [row.rank for row in app.picture.rows] == [2]
+            await press(pilot, "escape")
+            assert app.picture is not None
+            assert [row.rank for row in app.picture.rows] == [0, 1, 2, 3]
+            assert "matching" not in shown(app)
+
+    run(test())
+
+
+@pytest.mark.parametrize("key", ["q", "r", "x", "1"])
+def test_keys_of_the_views_are_letters_while_searching(key: str) -> None:
+    """What is typed into the search does nothing else."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))), view="heatmap")
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "slash", key)
+            assert app.view == "heatmap"
+            assert app.picture is not None
+            assert app.picture.selection == Filter(text=key)
+            await press(pilot, "escape", "2")
+            assert app.picture.selection == Filter()
+
+    run(test())
+
+
+def test_a_search_that_finds_nothing_says_what_it_looked_at() -> None:
+    """No view shows another rank's figures, and the message names what a search compares."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "slash", *"nowhere")
+            await settled(pilot)
+            assert "Nothing matches 'nowhere': no rank or pid" in shown(app)
+            assert "Press Esc to clear the filter" in shown(app)
+
+    run(test())

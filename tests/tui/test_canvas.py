@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from swtrace_tui.canvas import Line, bar, clip, column_chart, sparkline
+from swtrace_tui.canvas import Line, bar, clip, column_chart, sparkline, wrap
 from swtrace_tui.palette import DARK
 
 
@@ -25,3 +25,12 @@ def test_small_values_never_vanish_from_charts() -> None:
     assert bar(1e-6, 6) == "╸"
     assert sparkline([0.0, 1e-6, 1.0], 3, 1.0) == " ▁▇"
     assert column_chart([0.0, 1e-6, 1.0], 2, 1.0) == ["  █", " ▁█"]
+
+
+def test_a_sentence_that_is_cut_says_so() -> None:
+    """The last line that has room ends with an ellipsis, and no line is wider than it may be."""
+    rows = wrap("one two three four five six seven eight nine ten", 12, indent=5, most=2)
+    assert len(rows) == 2
+    assert rows[-1].endswith("…")
+    assert len(rows[0]) <= 7
+    assert len(rows[1]) <= 12

@@ -13,15 +13,7 @@ from swtrace import units
 from swtrace.observing import Observation, watch_rings
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Phase
-from tests.support.scenes import (
-    Still,
-    app_over,
-    observation_of,
-    press,
-    run,
-    shown,
-    until,
-)
+from tests.support.scenes import Still, app_over, observation_of, press, run, shown, until
 from tests.support.settling import settled
 from tests.support.simulated_rings import RingWriter, scenario, write
 
@@ -181,3 +173,20 @@ def test_a_view_that_cannot_keep_up_counts_what_it_left_out_as_lost(tmp_path: Pa
         assert row.facts.last_step == 1199
         assert row.step_rate is not None
         assert row.step_rate == pytest.approx(1199e9 / (ends[-1] - ends[0]), rel=0.1)
+
+
+def ranks_shown(text: str) -> list[int]:
+    """Return the ranks that a search finds."""
+    return [row.rank for row in picture(observation_of(scenario("stalled")), Filter(text=text)).rows]
+
+
+def test_a_number_is_a_rank_or_a_pid_and_text_a_part_of_a_name() -> None:
+    """Numbers match whole, other words match in part and in any case, and all words must match."""
+    whole = observation_of(scenario("stalled"))
+    (third,) = (rank.identity for rank in whole.ranks if rank.identity.rank == 2)
+    assert ranks_shown("2") == [2]
+    assert 2 in ranks_shown(str(third.pid))
+    assert ranks_shown("rank 2") == [2]
+    assert ranks_shown("O_Pr") == ranks_shown(third.host.upper()) == ranks_shown("live") == [0, 1, 2, 3]
+    assert ranks_shown("o_proj 2") == [2]
+    assert ranks_shown("died") == ranks_shown("o_proj nowhere") == []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
 from swtrace_tui.palette import MONO
-from swtrace_tui.views.overview import Overview, headline
+from swtrace_tui.views.overview import COLUMNS, Overview, fitting, headline
 from swtrace_tui.views.verdict_view import finding_lines
 from swtrace_tui.views.view import Scene
 
 from swtrace.ledger.finding import Finding, Level
-from tests.support.scenes import Still, app_over, observation_of, pictured, press, run, settled, shown, until
+from tests.support.scenes import Still, app_over, drawn, observation_of, pictured, press, run, settled, shown, until
 from tests.support.simulated_rings import scenario
 
 
@@ -44,3 +47,33 @@ def test_a_death_has_a_word_of_its_own_before_the_headline() -> None:
         assert " RANK DIED " in text
         assert "HIDDEN" not in text
         assert died.sentence in text
+
+
+def test_pid_and_host_are_shown_where_there_is_room() -> None:
+    """A wide overview names each rank's process and host; a narrow one drops these columns first."""
+    seen = pictured("stalled")
+    titles = {width: [column.title for column, _ in fitting(seen, width)] for width in (80, 120, 160)}
+    assert {"pid", "host"} <= set(titles[160])
+    assert "pid" in titles[120]
+    assert not {"pid", "host"} & set(titles[80])
+    assert set(titles[80]) >= {column.title for column in COLUMNS[5:9]}
+    (row, *_) = seen.rows
+    (line,) = (line for line in drawn(Overview(), 160, 40) if line.startswith(f"     {row.rank} "))
+    assert f" {row.host} " in line
+    assert f" {row.pid} " in line
+
+
+@pytest.mark.parametrize("steps", [10, 24])
+def test_the_trend_uses_the_width_of_the_screen(steps: int) -> None:
+    """With room for several columns per step, the bars of the last steps fill most of the line or are four wide."""
+    (line,) = (line for line in drawn(Overview(), 200, 40, steps=steps) if line.startswith("     1 "))
+    bars = re.search(r"[▁▂▃▄▅▆▇]+ *$", line)
+    assert bars is not None
+    assert len(bars[0].strip()) % steps == 0
+    assert len(bars[0].strip()) > min(3 * steps, 50)
+
+
+def test_badge_and_columns_leave_the_first_column_free() -> None:
+    """Nothing in the overview touches the left edge."""
+    for line in drawn(Overview(), 100, 40):
+        assert line.startswith(" ")

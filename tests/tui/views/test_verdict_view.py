@@ -18,3 +18,11 @@ def test_the_verdict_view_shows_each_finding_with_its_advice() -> None:
     assert any(finding.advice for finding in series.verdict.findings)
     for finding in series.verdict.findings[1:]:
         assert f"{finding.sentence} {finding.advice}".strip() in text
+
+
+def test_a_verdict_names_the_page_that_explains_its_words() -> None:
+    """The title of the findings and the help name the glossary."""
+    seen = pictured("straggler")
+    (series,) = seen.series
+    lines = series_lines(series, Scene(seen, MONO, {series.key: series.verdict}), 80)
+    assert "docs/glossary.md" in " ".join(strip.text for strip in lines[:4])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
-from swtrace_tui.palette import DARK
+import pytest
+from swtrace_tui.palette import DARK, WINDOW_ABOUT, WINDOW_NAMES
 from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.view import Scene
-from swtrace_tui.views.windows import rank_lines
+from swtrace_tui.views.windows import WindowsView, rank_lines
 
 from swtrace.observing import watch_rings
 from swtrace.trace.schema import Clock
 from tests.support.recorded_run import RecordedRun
+from tests.support.scenes import drawn
 from tests.support.settling import settled
 
 
@@ -34,3 +37,25 @@ def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
         styles[clock] = {segment.style.color.name for line in lines for segment in line if segment.style.color}  # type: ignore[union-attr]
     assert DARK.bad in styles[Clock.HOST]
     assert DARK.bad not in styles[Clock.DEVICE]
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160, 184, 220])
+def test_the_legend_of_windows_is_never_cut(width: int) -> None:
+    """At any width the legend names every state in full, and what it means unless that took another line."""
+    lines = drawn(WindowsView(), width, 40)
+    text = " ".join(" ".join(lines[:4]).split())
+    for name in (*WINDOW_NAMES.values(), "own layer"):
+        assert name in text
+    assert "…" not in text
+    assert (WINDOW_ABOUT["in_use"] in text) == (width >= 184)
+
+
+def test_rows_of_layers_in_the_windows_view_have_an_axis() -> None:
+    """Numbers above the rows say which layer is where; rows that continue begin with their first layer's number."""
+    lines = drawn(WindowsView(), 100, 40, layers=20)
+    axis = next(line for line in lines if line.lstrip().startswith("layer "))
+    row = next(line for line in lines if line.lstrip().startswith("layers "))
+    (window,) = re.finditer("█+", row)
+    assert window.start() == axis.index("0") + 3 * 3  # the window in use holds layer 3; a layer takes 3 columns
+    narrow = drawn(WindowsView(), 40, 60, layers=61)
+    assert [int(line.split()[1]) for line in narrow if line.lstrip().startswith("layer ")][:3] == [0, 29, 58]

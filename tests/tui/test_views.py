@@ -1,6 +1,6 @@
 """Pinned pictures of the views: a change of their look is visible in the diff.
 
-``SWTRACE_PIN=1 pytest tests/tui/views/test_pictures.py`` draws them again; look at the SVGs before committing them.
+``SWTRACE_PIN=1 pytest tests/tui/test_views.py`` draws them again; look at the SVGs before committing them.
 """
 
 from __future__ import annotations
