@@ -18,7 +18,7 @@ from swtrace.recording.reader import Missing
 from swtrace.recording.selected import SelectedSteps
 from swtrace.report import svg_charts
 from swtrace.report.digest import SeriesDigest, digest
-from swtrace.report.glossary import Glossary
+from swtrace.report.word_links import WordLinks
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
 from swtrace.units import milliseconds
@@ -35,7 +35,7 @@ def page(session: RecordingSession, selection: Selection) -> str:
     selected = SelectedSteps(selection)
     found = digest(selected.among(session.steps()))
     facts = selected.facts(session.facts())
-    words = Glossary()
+    words = WordLinks()
     several_runs = len({series.key.run_id for series in facts.series}) > 1
     sections = [
         _series(series, found.get(series.key), selected, words, first=number == 0, name_run=several_runs)
@@ -93,7 +93,7 @@ def _series(
     facts: SeriesFacts,
     found: SeriesDigest | None,
     selected: SelectedSteps,
-    words: Glossary,
+    words: WordLinks,
     *,
     first: bool,
     name_run: bool,
@@ -131,12 +131,12 @@ def _covered(facts: SeriesFacts, found: SeriesDigest | None, selected: SelectedS
     return escape(f"Covers {steps}.{f' Not covered, in the whole recording: {others}.' if others else ''}")
 
 
-def _finding(finding: Finding, words: Glossary, seen: set[str]) -> str:
+def _finding(finding: Finding, words: WordLinks, seen: set[str]) -> str:
     advice = f'<p class="dim">{escape(finding.advice)}</p>' if finding.advice else ""
     return f'<li class="{finding.level.word}">{words.linked(finding.sentence, seen)}{advice}</li>'
 
 
-def _table(facts: SeriesFacts, words: Glossary) -> str:
+def _table(facts: SeriesFacts, words: WordLinks) -> str:
     rows = []
     for rank in facts.ranks:
         recent = rank.recent
@@ -182,7 +182,7 @@ def _over_time(found: SeriesDigest) -> str:
     )
 
 
-def _causes(found: SeriesDigest, words: Glossary) -> str:
+def _causes(found: SeriesDigest, words: WordLinks) -> str:
     total = found.causes.sum(axis=0)
     if not total.any():
         return ""
@@ -223,7 +223,7 @@ def _heat(found: SeriesDigest) -> str:
     )
 
 
-def _slack(found: SeriesDigest, words: Glossary) -> str:
+def _slack(found: SeriesDigest, words: WordLinks) -> str:
     early, late = found.slack.sum(axis=0), found.held.sum(axis=0)
     if not (early.any() or late.any()):
         return ""

@@ -11,7 +11,7 @@ from swtrace_tui.palette import MONO, SPAN_NAMES, WINDOW_NAMES
 from swtrace_tui.picture import RankState
 from swtrace_tui.views.overview import COLUMNS
 
-from swtrace import units
+from swtrace import glossary, units
 from swtrace.ledger.facts import CAUSES
 from tests.support.scenes import Still, app_over, observation_of, press, run, shown, until
 from tests.support.simulated_rings import scenario
@@ -31,6 +31,8 @@ def test_help_explains_every_key_column_and_symbol() -> None:
     columns = [part for column in COLUMNS for part in column.title.split(" of ")]
     for word in (*words, *columns, *(str(state) for state in RankState), *WINDOW_NAMES.values()):
         assert word in text
+    for word, entry in glossary.entries().items():
+        assert f"{word}  {glossary.plain(entry)}"[:150] in text
 
 
 def test_help_and_palette_offer_every_action() -> None:

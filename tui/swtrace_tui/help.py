@@ -14,7 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from swtrace import units
-from swtrace.ledger.facts import CAUSES, Cause
+from swtrace.glossary import entries, plain
+from swtrace.ledger.facts import CAUSES
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Level
 from swtrace.observing import Link
 from swtrace.version import __version__
@@ -68,13 +69,6 @@ _STATES = {
     RankState.IDLE: "It is alive but has written nothing for the time shown: no requests, or it hangs.",
     RankState.ENDED: "It closed its ring and ended.",
     RankState.DIED: "Its process is gone without closing its ring.",
-}
-_CAUSES = {
-    Cause.ENTRY_SKEW: "A peer entered the step later.",
-    Cause.SKEW: "A peer issued the broadcast later.",
-    Cause.BACKLOG: "The broadcast queued behind earlier ones.",
-    Cause.TRANSFER: "The bytes were moving.",
-    Cause.UNATTRIBUTED: "Unknown: the records that would show the cause are missing.",
 }
 _SPANS = {
     Span.COMPUTE: "The rank computes (upper lane).",
@@ -131,7 +125,7 @@ def help_text(
     palette: Palette,
     key_width: int = _WIDEST_KEY,
 ) -> Table:
-    """Return every action with its current keys, then what the columns, glyphs and colours mean.
+    """Return every action with its current keys, then what the columns, glyphs, colours and words mean.
 
     Args:
         keymap: Keys by action, where they differ from the registry's.
@@ -144,9 +138,9 @@ def help_text(
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", style="bold", max_width=key_width)
     table.add_column()
-    table.add_row("", Text(f"{title} {__version__}: keys, columns and symbols", style="bold"))
+    table.add_row("", Text(f"{title} {__version__}: keys, columns, symbols and words", style="bold"))
     table.add_row("", "Esc, q or ? closes this help; arrow keys and the wheel scroll it.")
-    table.add_row("", "Ctrl-P finds any action by name. docs/glossary.md explains every word.")
+    table.add_row("", "Ctrl-P finds any action by name. The glossary is at the end.")
     if own:
         _section(table, "The recording")
         for action in own:
@@ -202,10 +196,14 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         ],
     )
     yield "Overview: state of a rank", [(f"{state} {glyph}", _STATES[state]) for state, glyph in STATE_GLYPHS.items()]
+    explained = entries()
     bars = zip(CAUSES, CAUSE_GLYPHS if palette.mono else "━" * len(CAUSES), palette.causes, strict=True)
     yield (
         "Overview: cause of a stall",
-        [(inked(2 * glyph, colour, units.words(cause)), _CAUSES[cause]) for cause, glyph, colour in bars],
+        [
+            (inked(2 * glyph, colour, units.words(cause)), plain(entries()[units.words(cause)]))
+            for cause, glyph, colour in bars
+        ],
     )
     ramp = Text(RAMP_GLYPHS) if palette.mono else Text.assemble(*(("█", colour) for colour in palette.ramp("stall")))
     yield (
@@ -246,3 +244,4 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Verdict",
         [(inked(glyph, colours[level]), _LEVELS[level]) for level, glyph in LEVEL_GLYPHS.items()],
     )
+    yield "Glossary", [(word, plain(entry)) for word, entry in explained.items()]

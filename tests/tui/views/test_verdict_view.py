@@ -20,9 +20,9 @@ def test_the_verdict_view_shows_each_finding_with_its_advice() -> None:
         assert f"{finding.sentence} {finding.advice}".strip() in text
 
 
-def test_a_verdict_names_the_page_that_explains_its_words() -> None:
-    """The title of the findings and the help name the glossary."""
+def test_a_verdict_says_where_its_words_are_explained() -> None:
+    """The title of the findings names the key of the help, which has the glossary."""
     seen = pictured("straggler")
     (series,) = seen.series
     lines = series_lines(series, Scene(seen, MONO, {series.key: series.verdict}), 80)
-    assert "docs/glossary.md" in " ".join(strip.text for strip in lines[:4])
+    assert "? explains the words" in " ".join(strip.text for strip in lines[:4])

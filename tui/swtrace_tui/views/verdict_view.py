@@ -40,7 +40,7 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
     title = f" {series.title}  "
     about = (
         f"{counted(len(series.key.group_ranks), 'rank')}, prefetch step {info.prefetch_step}, {info.windows} windows, "
-        f"{info.transport}; last {counted(series.facts.steps, 'step')}; docs/glossary.md explains the words"
+        f"{info.transport}; last {counted(series.facts.steps, 'step')}; ? explains the words"
     )
     first, *more = (
         wrap(about, width - 2, indent=len(title)) if len(title) < width // 2 else ("", *wrap(about, width - 2))

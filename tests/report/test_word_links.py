@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from swtrace.report.glossary import Glossary
+from swtrace.report.word_links import WordLinks
 
 
 def test_words_of_a_text_are_linked_once_and_as_written() -> None:
     """The longest word wins, plurals and hyphens count, other text is escaped, and a seen word is not linked again."""
-    glossary, seen = Glossary(), set[str]()
+    glossary, seen = WordLinks(), set[str]()
     text = glossary.linked("Stalls <b> on-time; stall ratio", seen)
     assert re.sub(r' title="[^"]*"', "", text) == (
         '<a class="word" href="#word-stall">Stalls</a> &lt;b&gt; '

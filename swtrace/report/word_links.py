@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
 from html import escape
-from pathlib import Path
 
-_HEADING = re.compile(r"^### (.+)$", re.MULTILINE)
-_LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
-_EMPHASIS = re.compile(r"\*([^*]+)\*")
+from swtrace.glossary import EMPHASIS, LINK, entries, plain
 
 
-class Glossary:
+class WordLinks:
     """Links words to their entries, and remembers which entries the page needs."""
 
     def __init__(self) -> None:
-        self._entries = _entries()
+        self._entries = entries()
         longest_first = sorted(self._entries, key=len, reverse=True)
         words = "|".join(re.escape(word).replace(r"\ ", "[ -]") for word in longest_first)
         self._words = re.compile(rf"\b({words})s?\b", re.IGNORECASE)
@@ -59,26 +54,12 @@ class Glossary:
 
     def _link(self, word: str, shown: str) -> str:
         self._used.add(word)
-        title = escape(_plain(self._entries[word]))
+        title = escape(plain(self._entries[word]))
         return f'<a class="word" href="#{_anchor(word)}" title="{title}">{escape(shown)}</a>'
 
 
-@cache
-def _entries() -> Mapping[str, str]:
-    """Return the Markdown of each entry, by its word in lower case."""
-    _, *parts = _HEADING.split(_source().read_text(encoding="utf-8"))
-    return {word.lower(): " ".join(text.split()) for word, text in zip(parts[::2], parts[1::2], strict=True)}
-
-
-def _source() -> Path:
-    """Return the glossary: in the installed package, or in the documentation of a checkout."""
-    package = Path(__file__).parents[1]
-    packaged = package / "_docs" / "glossary.md"
-    return packaged if packaged.is_file() else package.parent / "docs" / "glossary.md"
-
-
 def _targets(markdown: str) -> list[str]:
-    return [match[2] for match in _LINK.finditer(markdown)]
+    return [match[2] for match in LINK.finditer(markdown)]
 
 
 def _word(target: str) -> str:
@@ -90,10 +71,6 @@ def _anchor(word: str) -> str:
     return f"word-{word.replace(' ', '-')}"
 
 
-def _plain(markdown: str) -> str:
-    return _EMPHASIS.sub(r"\1", _LINK.sub(r"\1", markdown))
-
-
 def _html(markdown: str, present: set[str]) -> str:
     """Return an entry as HTML. Links lead to other entries; links to other pages become text."""
 
@@ -101,4 +78,4 @@ def _html(markdown: str, present: set[str]) -> str:
         word = _word(match[2])
         return f'<a href="#{_anchor(word)}">{match[1]}</a>' if word in present else match[1]
 
-    return _EMPHASIS.sub(r"<i>\1</i>", _LINK.sub(link, escape(markdown, quote=False)))
+    return EMPHASIS.sub(r"<i>\1</i>", LINK.sub(link, escape(markdown, quote=False)))
