@@ -81,6 +81,15 @@ def top(
             metavar="NAME", help="swtrace-dark, swtrace-light, swtrace-colour-blind, swtrace-mono or a Textual theme."
         ),
     ] = None,
+    interval_s: Annotated[
+        float,
+        typer.Option(
+            "--interval",
+            metavar="SECONDS",
+            help="Draw at most this often.",
+            parser=number("--interval", 0.05, 60, of="seconds"),
+        ),
+    ] = 0.1,
     once: Annotated[bool, typer.Option("--once", help="Print the overview as text and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON and exit.")] = False,
     wait_s: Annotated[
@@ -120,7 +129,27 @@ def top(
         return
     _check_terminal("swtrace top", "use --once to print the overview as text, or --json for JSON")
     ended = "RUN ENDED: q shows the summary" if before_summary else "RUN ENDED"
-    _run(make, replay, selection, view.value, theme, salvage=salvage, ended=ended)
+    configuration = _configuration()
+    if theme is not None:
+        configuration = replace(configuration, theme=theme)
+    if replay is not None:
+        from swtrace_tui.replay_app import ReplayApp
+
+        app: TopApp = ReplayApp(
+            [replay],
+            configuration=configuration,
+            view=view.value,
+            selection=selection,
+            frame_s=interval_s,
+            salvage=salvage,
+        )
+    else:
+        from swtrace_tui.app import TopApp
+
+        app = TopApp(
+            make, configuration=configuration, view=view.value, selection=selection, frame_s=interval_s, ended=ended
+        )
+    _end_with(app)
 
 
 def replay(files: Files, *, salvage: Salvage = False) -> None:
@@ -240,28 +269,6 @@ def _document(seen: Picture) -> dict[str, object]:
         ],
         "summary": summarise(observation).to_json(),
     }
-
-
-def _run(
-    make: Callable[[], Roster],
-    recording: Path | None,
-    selection: Filter,
-    view: str,
-    theme: str | None,
-    *,
-    salvage: bool,
-    ended: str,
-) -> None:
-    configuration = _configuration()
-    if theme is not None:
-        configuration = replace(configuration, theme=theme)
-    if recording is not None:
-        from swtrace_tui.replay_app import ReplayApp
-
-        _end_with(ReplayApp([recording], configuration=configuration, view=view, selection=selection, salvage=salvage))
-    from swtrace_tui.app import TopApp
-
-    _end_with(TopApp(make, configuration=configuration, view=view, selection=selection, ended=ended))
 
 
 def _configuration() -> Configuration:

@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from swtrace_tui.app import TopApp
+from typer.testing import CliRunner
 
+from swtrace.cli import commands
 from swtrace.observing import watch_rings
 from tests.support.commands import clean_environment
 from tests.support.daemon_threads import serving
@@ -184,3 +187,17 @@ def test_top_replay_opens_a_recording_that_plays(path: Path) -> None:
         os.close(ours)
     assert b"Heat map" in seen
     assert b"\x1b[?1049l" in seen
+
+
+@pytest.mark.parametrize("source", [["--dir", "RINGS"], ["--replay", "FILE"]], ids=["rings", "recording"])
+def test_interval_sets_the_time_between_pictures(
+    source: list[str], recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The screen is drawn at most once per ``--interval``, ten times per second without it."""
+    monkeypatch.setenv("TEXTUAL_DRIVER", "a browser")
+    drawn: list[float] = []
+    monkeypatch.setattr(TopApp, "run", lambda app: drawn.append(app._frame_s))
+    arguments = ["top", source[0], str(tmp_path if source[1] == "RINGS" else recording)]
+    for more in ([], ["--interval", "2"]):
+        assert CliRunner().invoke(commands.app, [*arguments, *more]).exit_code == 0
+    assert drawn == [0.1, 2.0]

@@ -58,6 +58,7 @@ class ReplayApp(TopApp):
         configuration: Configuration | None = None,
         view: str = OVERVIEW,
         selection: Filter | None = None,
+        frame_s: float = 0.1,
         salvage: bool = False,
     ) -> None:
         self.controls = Controls()
@@ -66,6 +67,7 @@ class ReplayApp(TopApp):
             configuration=configuration,
             view=view,
             selection=selection,
+            frame_s=frame_s,
         )
 
     @property
