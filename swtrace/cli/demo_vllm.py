@@ -49,7 +49,9 @@ def demo_vllm(
     tokens: Annotated[int, _count("--tokens", "Tokens to generate for each prompt.", "N", 1, MAX_TOKENS)] = 48,
     prefetch_step: Annotated[int, _count("--prefetch-step", "How many layers ahead a broadcast starts.", "K", 0)] = 1,
     compiled: Annotated[bool, typer.Option("--compiled/--eager", help="Compile the model, as vLLM does.")] = False,
-    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and live API.")] = True,
+    with_daemon: Annotated[
+        bool, typer.Option("--daemon/--no-daemon", help="Start a daemon that serves metrics and a live API.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run real vLLM on two CPU ranks, without and with sharing, and compare the tokens.

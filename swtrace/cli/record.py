@@ -82,8 +82,9 @@ def record(
 ) -> None:
     """Record every rank of this host, or of several hosts through their daemons, until Ctrl-C.
 
-    Starts with what the rings still hold, so a run that has just ended can be recorded. If the recorder is killed,
-    the file is readable up to the last half second. If no rank is seen, no file is left and the exit status is 1.
+    Starts with the records that are still in the rings (the files in shared memory to which ranks write), so it can
+    record a run that has just ended. If the recorder is killed, the file lacks at most the last half second. If it
+    finds no rank, it leaves no file and exits with status 1.
     """
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.tail import allow_open_files

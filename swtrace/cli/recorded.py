@@ -28,7 +28,7 @@ Files = Annotated[
         parser=not_empty("FILE", Path),
     ),
 ]
-Salvage = Annotated[bool, typer.Option("--salvage", help="Skip damaged parts, and count them.")]
+Salvage = Annotated[bool, typer.Option("--salvage", help="Skip damaged parts of a recording, and count them.")]
 
 
 Steps = Annotated[

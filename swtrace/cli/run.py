@@ -64,11 +64,13 @@ def run(
         bool | None,
         typer.Option("--strict/--no-strict", help="Fail if something cannot be shared.", rich_help_panel=_SETTINGS),
     ] = None,
-    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and a live API.")] = True,
+    with_daemon: Annotated[
+        bool, typer.Option("--daemon/--no-daemon", help="Start a daemon that serves metrics and a live API.")
+    ] = True,
     listen: Annotated[
         str | None,
         typer.Option(
-            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465; any free port if taken.",
+            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465, or a free port if in use.",
             metavar="HOST:PORT",
         ),
     ] = None,

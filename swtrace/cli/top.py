@@ -71,7 +71,7 @@ def top(
         int | None,
         typer.Option("--rank", metavar="N", help="Show only this rank.", parser=whole_number("--rank", 0)),
     ] = None,
-    phase: Annotated[PhaseName | None, phase_option("Sum only steps of this phase")] = None,
+    phase: Annotated[PhaseName | None, phase_option("Include only steps of this phase")] = None,
     view: Annotated[
         ViewName, choice_option("--view", kind=ViewName, metavar="VIEW", text="First view to show")
     ] = ViewName.OVERVIEW,
@@ -86,7 +86,7 @@ def top(
         typer.Option(
             "--interval",
             metavar="SECONDS",
-            help="Draw at most this often.",
+            help="Shortest time between two pictures.",
             parser=number("--interval", 0.05, 60, of="seconds"),
         ),
     ] = 0.1,
@@ -97,7 +97,7 @@ def top(
         typer.Option(
             "--wait",
             metavar="SECONDS",
-            help="With --once or --json: wait this long for every daemon to answer, and for a step.",
+            help="With --once or --json: wait at most this long for every daemon to answer, and for a step.",
             parser=number("--wait", 0, of="seconds"),
         ),
     ] = 2.0,
@@ -106,8 +106,9 @@ def top(
 ) -> None:
     """Watch live whether prefetch hides the broadcasts; if not, on which rank and layer, and why.
 
-    Without --connect or --replay, reads the rings of this host. This needs no daemon and does not affect the ranks.
-    Press ? for the keys. Set theme and keys permanently in ~/.config/swtrace/top.toml.
+    Without --connect or --replay, reads the rings of this host: the files in shared memory to which its ranks write
+    their records. This needs no daemon and does not affect the ranks. Press ? for the keys. Set theme and
+    keys permanently in ~/.config/swtrace/top.toml.
     """
     try:
         from swtrace_tui.picture import Filter

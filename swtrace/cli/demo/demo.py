@@ -105,7 +105,9 @@ def demo(
     steps: _Steps = None,
     duration: _Duration = None,
     seed: _Seed = 0,
-    with_daemon: Annotated[bool, typer.Option("--daemon/--no-daemon", help="Serve metrics and a live API.")] = True,
+    with_daemon: Annotated[
+        bool, typer.Option("--daemon/--no-daemon", help="Start a daemon that serves metrics and a live API.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     tui: Annotated[
         bool | None,
