@@ -2,16 +2,16 @@
 
 ============  ==========================================================================================
 ``serial``    one operation at a time on the communicator: the latest receiver's ready of the operation before
-``receiver``  deliveries to other ranks do not matter: the latest ready of this receiver's own deliveries
-              that were there before this one
+``receiver``  deliveries to other ranks do not matter: this receiver's ready of the last delivery that
+              completed there before this one
 ============  ==========================================================================================
 
 A device stream is ``serial``. gloo runs operations in parallel and is ``receiver``. A rank that was the source of the
-previous operation received nothing from it. Only the peers' ready instants then show when the channel was free
-(``serial``), or nothing does (``receiver``).
+previous operation received nothing from it. With ``serial``, the peers' ready instants then show when the channel was
+free. With ``receiver``, nothing shows it.
 
 Operations are numbered on their communicator. The numbers are consecutive along a step's positions and into the next
-step. Where they are not, records are missing, and the previous operation is unknown.
+step. If a number is missing, so are records, and the previous operation is unknown.
 """
 
 from __future__ import annotations

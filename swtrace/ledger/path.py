@@ -1,15 +1,16 @@
 """The critical path of a step: the stretches of ranks and of the channel that determined when the step ended.
 
-The split of a stall by cause is proximate: a peer often issues late only because it stalled itself. So the path is
-walked back from the end of the rank that ended last. On a rank, it goes back through compute to the latest wait that
-stalled, then over the wake and the transfer. From there it goes to what the transfer waited for: the rank that issued
-last, or the previous delivery on the channel. This repeats until the first position.
+The split of a stall by cause is proximate: a peer often issues late only because it stalled itself. So this
+module walks the path back from the end of the rank that ended last. On a rank, the walk goes back through compute to
+the latest wait that stalled, then over the wake and the transfer. From there it goes to what the transfer waited for:
+the rank that issued last, or the previous delivery on the channel. It repeats this until the first position.
 
-The walk has one current instant, which only moves back. Every part is a difference of two such instants, so the
-parts always sum to the length of the step.
+The walk keeps one current instant, which only moves back. It measures every part as the difference of two successive
+values of that instant. So the parts always sum to the length of the step.
 
 A stretch of compute on the path has an excess: the time beyond the other ranks' median for the same stretch. It is
-negative if the stretch was faster. (Counting only positive excess would charge every rank on the path for its noise.)
+negative if the stretch was faster. Negative excess counts too; otherwise the noise of every rank on the path would
+add up to a positive excess.
 
 All steps are walked at once, in two passes. The first finds the stops of each walk, from wait to wait and over the
 channel. The second computes the parts between the stops, as columns.

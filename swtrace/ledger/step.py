@@ -1,14 +1,14 @@
-"""All formulas of a shared-weight series, for blocks of steps at once.
+"""Compute stall, slack, transfer and the other facts of a series, for blocks of steps at once.
 
-Stall, wake, slack and on time need one rank only. Last issue, backlog, transfer and cause compare ranks. All arrays are
-``[step, rank, position]``. Each row of the table is about one delivery to one receiver.
+Stall, wake, slack and on time need the instants of one rank. Last issue, backlog, transfer and cause compare ranks. All
+arrays are ``[step, rank, position]``. Each row of the table describes one delivery to one receiver.
 
 ===============  =====================================================================
 stall            ``max(0, ready - wait begin)``
 wake             ``wait end - max(ready, wait begin)``
 slack            ``max(0, wait begin - ready)``
 last issue       the instant from which the broadcast could move to this receiver
-before           the end of what the channel carried to this receiver before
+before           the end of the previous delivery that this one queues behind
 backlog          ``max(0, before - last issue)``
 transfer         ``ready - max(last issue, before)``
 ===============  =====================================================================
@@ -17,10 +17,11 @@ Which ranks' issues count for the last issue, and what a delivery queues behind,
 (:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap, the
 shared time counts once. So the sum of its transfers is how long the channel was busy for it.
 
-A source never waits, and its own completion is meaningless: all of these are facts about receivers.
+A source never waits for its own broadcast, and that broadcast's completion on the source says nothing about the
+receivers. So only receivers have these facts.
 
-Ranks are compared only if their instants can be from one clock. If a broadcast is ready before its source issued it,
-they are not, and the step is not compared.
+Ranks are compared only if they read the same clock. If a broadcast is ready before its source issued it, their clocks
+differ, and the step is not compared.
 
 A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """

@@ -1,12 +1,14 @@
-"""The ownership check, a debug mode: every window carries its layer's tag, and every reader checks the tag.
+"""The ownership check, a debug mode that finds a linear which reads another layer's weight.
 
-The tag follows the weight, in the same buffer and broadcast. The source writes it once, when its layer is placed. A
-receiver checks it twice, in the order of the stream that reads the weight. After the wait, it must be the right
-layer's. Just before the window is given to the next broadcast, it must be unchanged. So the check sees what the
-device has in memory when it reads, under graph replay as well, and not what the host believes.
+Every weight has a tag with its layer's index, and every receiver checks the tag.
+
+The tag follows the weight, in the same buffer and broadcast. The source writes it once, when post-processing places its
+layer. A receiver checks it twice, on the stream that reads the weight. After the wait, the tag must be the right
+layer's. Just before the next broadcast gets the window, the tag must be unchanged. So the check reads the device's
+memory at the time when the linear reads it, also in a replayed graph. It does not rely on what the host has launched.
 
 A check is two operations on single numbers that were allocated in advance. It allocates nothing, synchronises nothing
-and can be captured into a graph. A step's checks are added up when it ends. Sums in host memory are read at once. On
+and a graph can capture it. A step's checks are added up when it ends. Sums in host memory are read at once. On
 a device they are copied without blocking, and read at the end of the first step that finds the copy complete: one
 step late, if the device keeps up with the host.
 

@@ -106,22 +106,23 @@ class Series:
             prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
             windows: ``static`` (constant pointers, for compiled code), ``rolling`` (the fewest windows, eager
                 only) or ``auto``, which is ``static``.
-            check: compare what each window holds with what it should hold; by default ``SWTRACE_CHECK``.
+            check: check in every step that each window holds its layer's weight; by default ``SWTRACE_CHECK``.
             transport: moves the bytes; by default a new communicator over the group's ranks.
-            recorder: where to record: a recorder, a function that returns it once the run id is agreed
-                (``recording.process_recorder``; not called if ``SWTRACE_TRACE=0``), or None for an untraced series.
-                If it cannot make a ring, this rank runs untraced, unless ``SWTRACE_STRICT=1``.
+            recorder: where to record. A recorder, or None for an untraced series, or a function that returns a
+                recorder, such as ``recording.process_recorder``. The series calls the function once the ranks have
+                agreed on the run id, and not if ``SWTRACE_TRACE=0``. If the function cannot make a ring, this rank
+                runs untraced, unless ``SWTRACE_STRICT=1``.
             hook_forward: wait automatically when a layer's ``forward`` or its quant method's ``apply`` is called.
-            auto_post_process: post-process when the model's loader has asked for it on the last layer.
-            try_out: multiplies a fixed input with a layer's weight. With it, post-processing proves that the
-                weight is read from its window.
+            auto_post_process: post-process the series once the model's loader has asked every layer to post-process.
+            try_out: multiplies a fixed input with a layer's weight. If given, post-processing uses it to prove that
+                the multiplication reads the weight from its window.
             withdrawn: called with the reason, on all ranks, if the layers turn out not to be shareable. By then
-                every rank has every layer whole, and the series has ended. Without it, that is an error.
-            run_ranks: the run's numbers of the group's ranks, in group order, if they differ from torch's: in
-                a run of several torch worlds. Records and errors use these numbers.
-            time_every: time one step in so many and only count the others. 0 times the first 64 steps, then
+                every rank has every layer whole, and the series has ended. If None, post-processing raises an error.
+            run_ranks: the rank numbers that records and errors use, in group order. Needed only in a run of several
+                torch worlds, where they differ from torch's.
+            time_every: time one in this many steps and only count the others. 0 times the first 64 steps, then
                 one in 32 on average. The same on all ranks. By default ``SWTRACE_TIME_EVERY``.
-            settings: everything that is not an argument; by default read from the environment now.
+            settings: all other settings; by default, read from the environment now.
 
         Raises:
             RegistrationError: the group, the layers or the prefetch step cannot form a series.

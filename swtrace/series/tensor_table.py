@@ -1,7 +1,7 @@
-"""What the rest of the program sees of a shared layer's tensors.
+"""Controls what other code sees when it reads a shared layer's tensors.
 
 ``module.weight`` is a look-up in ``module._parameters``. In a running series that dict is a :class:`TensorTable`,
-which knows whether the layer's bytes are there:
+which knows whether this layer's weight is in its window now:
 
 - In a step that has reached the layer, every read of the tensor waits first: in ``forward``, in a pre-hook, or in a
   parent module that computes with ``out_proj.weight``.
@@ -11,9 +11,9 @@ which knows whether the layer's bytes are there:
 So loops over ``parameters()`` that look at shapes still work. ``model.double()`` or ``copy.deepcopy(model)`` is
 refused.
 
-Code that ``torch.compile`` traces reads the dict directly, but it does run properties. So the module gets a class whose
-attributes are properties that look up here, outside the graph. Only the forward of a plain linear needs no look-up:
-its wait is an operator in the graph (:mod:`swtrace.series.waiting`).
+Code that ``torch.compile`` traces reads the dict without calling the table's methods, but it does call properties. So
+the module gets a class whose attributes are properties that read the table, outside the graph. Only the forward of a
+plain linear needs no look-up: its wait is an operator in the graph (:mod:`swtrace.series.waiting`).
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""The writing side of a ring. Each rank process has one recorder, which is the ring's only writer.
+"""Writes a rank's ring. Each rank process has one recorder, which is the ring's only writer.
 
 These invariants hold at every instant, even if the process is killed:
 
-- The file gets its final name only when it is complete, after the writer has taken its lock.
+- The file gets its final name only after it is complete and the writer has locked it.
 - A slot's sequence number is 0 from before its first byte changes until after its last byte has, so a
   record is either committed whole or absent.
 - The series table's count is stored after the entry it counts.
-- A window's occupant is stored after its issued instant. Ready and in-use instants carry the
-  occupant's generation, so a late one is ignored.
+- A window's issued instant is stored before its occupant, the layer that the window is for. Ready and in-use
+  instants carry the occupant's generation, so readers ignore an instant of an earlier occupant.
 
 All methods except :meth:`SeriesRecorder.window_ready` belong to one thread at a time: the one that runs
 the forward. The hot path allocates nothing but integers, takes no lock and makes no system call.
 
-The file descriptor that holds the lock is not the mapped one. A mapping that a forked child inherits, or that
-outlives :meth:`Recorder.close`, therefore cannot make a dead rank look alive.
+The lock belongs to another file descriptor than the mapping. So a mapping that a forked child inherits, or that
+outlives :meth:`Recorder.close`, cannot make a dead rank look alive.
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
-"""The reading side of a ring: a cursor that never disturbs the writer or other readers.
+"""Reads a ring with a cursor that never disturbs the writer or other readers.
 
-Delivery rule: a record is delivered only if it was known to be committed before its bytes were copied, and
-its sequence number is in the copy and still in its slot afterwards. It is known to be committed once its own
-number was seen in its slot, or a later number in a later slot. Each look is a separate system call, so no copy
-can see them in another order. If the writer's machine reorders stores, the check word must match too.
+Delivery rule: a reader delivers a record only if three things hold. The reader knew that the record was committed
+before it copied the bytes. The copy holds the record's sequence number. The slot still holds that number afterwards.
+A record is known to be committed once the reader has seen its number in its slot, or a later number in a later slot.
+Each read is a separate system call, so the reads cannot take effect in another order. If the writer's machine
+reorders stores, the check word must match too.
 
 Accounting rule: every sequence number below the cursor was delivered, lapped (overwritten before it was
-read), damaged or skipped (on request). The newest committed number is found by search. Therefore
+read), damaged or skipped (on request). The reader searches for the newest committed number. Therefore
 
     written == delivered + lapped + damaged + skipped + pending
 
 holds exactly whenever :meth:`RingReader.statistics` is called.
 
 The file is read with ``preadv`` and never mapped, because a truncated file then gives a short read and not a
-SIGBUS. Once a ring is open, no content of its file makes a reader raise, or allocate more than the records asked
-for. A reader belongs to one thread at a time.
+SIGBUS. Once a ring is open, no content of its file makes a reader raise. Nor does it make a reader allocate more
+than the requested records need. A reader belongs to one thread at a time.
 
-The ring of a dead writer no longer changes. Once it is read to its end, :meth:`RingReader.release` keeps what
-it says about its rank and closes the file, so readers of dead rings hold no descriptors.
+The ring of a dead writer no longer changes. Once it is read to its end, :meth:`RingReader.release` keeps the
+facts about its rank and closes the file. So readers of dead rings hold no descriptors.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ order. Everything is little-endian and made of 8-byte words, because an aligned 
 one that readers are guaranteed to see whole.
 
 A record is eight words. The last word is the sequence number, and the writer stores it last. Before the
-writer changes a slot, it sets this word to 0. A slot with an unexpected number holds no record for that
-reader. A reader that finds the expected number before and after its copy has copied that record.
+writer changes a slot, it sets this word to 0. If a slot has another number than the reader expects, it
+holds no record for that reader. If the reader finds the expected number before and after its copy, the copy
+is that record.
+
 This requires that stores are seen in program order, which x86 guarantees. On other machines each record
-also carries a check word over all its words (the header says so), which exposes a mixture of two
-generations. On x86 it would double the cost of a record and add nothing.
+also carries a check word over all its words (the header says so), which exposes a copy that mixes an old
+and a new record. On x86 it would double the cost of a record and add nothing.
 
 This module imports neither NumPy nor torch, because ranks load it.
 """
