@@ -114,7 +114,7 @@ def _run(*arguments: str, needs: str = "", codes: tuple[int, ...] = (0,)) -> Non
 @contextmanager
 def _ranks(rings: Path) -> Iterator[None]:
     """Write rings meanwhile, as two ranks would."""
-    writer = ROOT / "tests" / "tui" / "ring_writer.py"
+    writer = ROOT / "tests" / "support" / "simulated_rings.py"
     command = [sys.executable, str(writer), str(rings), "--ranks", "2", "--layers", "6", "--rate", "20"]
     with subprocess.Popen(command) as process:
         try:

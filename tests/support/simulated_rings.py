@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Self
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    # Last: an installed swtrace goes before this checkout's.
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from swtrace.trace.clocks import boot_id
 from swtrace.trace.identity import RankIdentity

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from unittest.mock import patch
 from swtrace.observing import watch_rings
 from swtrace.trace.directory import ring_paths
 from swtrace.trace.ring_reader import RingReader
-from tests.support.patience import patience
+from tests.support.patience import eventually, patience
 from tests.support.vllm.faults import engine, generate
 
+GRACE_S = 15.0
+"""A worker whose engine and peer are gone gets this long to end. In a collective, it would wait forever."""
 LONG = 200
 """Tokens of a generation that is still running when the engine is stopped."""
 
@@ -34,6 +37,7 @@ def end(model: Path, name: str, how: str) -> tuple[dict[int, str], set[int]]:
     process.start()
     theirs.close()
     workers: list[int] = mine.recv()
+    handles = [os.pidfd_open(pid) for pid in workers]
     watch = watch_rings(Path(os.environ["SWTRACE_DIR"]))
     watch.drain()
     if how.startswith("workers"):
@@ -49,8 +53,15 @@ def end(model: Path, name: str, how: str) -> tuple[dict[int, str], set[int]]:
     while any(ring.alive() for ring in rings) and time.monotonic() < deadline:
         watch.drain()
         time.sleep(0.05)
+        if not process.is_alive() and any(ring.closed() for ring in rings):
+            deadline = min(deadline, time.monotonic() + patience(GRACE_S))
     process.kill()
     process.join()
+    for handle in handles:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+    eventually(lambda: not any(ring.alive() for ring in rings), "every worker is gone")
     watch.drain()
     died = {rank.identity.rank for rank in watch.observe().ranks if rank.died}
     watch.close()
