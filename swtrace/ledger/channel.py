@@ -2,8 +2,8 @@
 
 ============  ==========================================================================================
 ``serial``    one operation at a time on the communicator: the latest receiver's ready of the operation before
-``receiver``  deliveries to other ranks do not matter: this receiver's ready of the last delivery that
-              completed there before this one
+``receiver``  deliveries to other ranks do not matter: the ready of the last delivery to this receiver that
+              completed before this one
 ============  ==========================================================================================
 
 A device stream is ``serial``. gloo runs operations in parallel and is ``receiver``. A rank that was the source of the
