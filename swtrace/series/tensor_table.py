@@ -5,7 +5,7 @@ which knows whether this layer's weight is in its window now:
 
 - In a step that has reached the layer, every read of the tensor waits first: in ``forward``, in a pre-hook, or in a
   parent module that computes with ``out_proj.weight``.
-- At any other time, a tensor in a window is shown as an :class:`AbsentTensor`, which has a shape, a dtype and a
+- At any other time, a read of a tensor in a window returns an :class:`AbsentTensor`. It has a shape, a dtype and a
   device, but no values. Reading or writing it is an error that names series, layer and rank.
 
 So loops over ``parameters()`` that look at shapes still work. ``model.double()`` or ``copy.deepcopy(model)`` is

@@ -3,8 +3,8 @@
 These invariants hold at every instant, even if the process is killed:
 
 - The file gets its final name only after it is complete and the writer has locked it.
-- A slot's sequence number is 0 from before its first byte changes until after its last byte has, so a
-  record is either committed whole or absent.
+- A slot's sequence number is 0 from before its first byte changes until after its last byte has changed.
+  So a record is either committed whole or absent.
 - The series table's count is stored after the entry it counts.
 - A window's issued instant is stored before its occupant, the layer that the window is for. Ready and in-use
   instants carry the occupant's generation, so readers ignore an instant of an earlier occupant.

@@ -1,8 +1,8 @@
 """The byte layout of a trace ring. No other module knows it.
 
-A ring file belongs to one rank. It holds a fixed header, the rank's identity (JSON), a table of its series
-(JSON, append-only), a table of its windows (live state, four words each) and the ring of records, in this
-order. Everything is little-endian and made of 8-byte words, because an aligned 8-byte store is the largest
+A ring file belongs to one rank. It has five parts, in this order: a fixed header, the rank's identity (JSON),
+a table of its series (JSON, append-only), a table of its windows (live state, four words each) and the ring of
+records. Everything is little-endian and made of 8-byte words, because an aligned 8-byte store is the largest
 one that readers are guaranteed to see whole.
 
 A record is eight words. The last word is the sequence number, and the writer stores it last. Before the
@@ -11,8 +11,8 @@ holds no record for that reader. If the reader finds the expected number before 
 is that record.
 
 This requires that stores are seen in program order, which x86 guarantees. On other machines each record
-also carries a check word over all its words (the header says so), which exposes a copy that mixes an old
-and a new record. On x86 it would double the cost of a record and add nothing.
+also carries a check word over all its words, and the header says so. The check word exposes a copy that mixes
+an old and a new record. On x86 it would double the cost of a record and add nothing.
 
 This module imports neither NumPy nor torch, because ranks load it.
 """
