@@ -95,7 +95,7 @@ def test_static_windows_are_as_few_as_can_be() -> None:
                     assert max(windows) + 1 == fewest_windows(wanted, num_layers, prefetch_step)
 
 
-@pytest.mark.parametrize("num_layers", range(2, 13))
+@pytest.mark.parametrize("num_layers", range(2, 11))
 def test_static_windows_are_as_few_as_can_be_for_any_owner(num_layers: int) -> None:
     """The minimum holds for every set of owned layers, not only for those that round robin gives."""
     for prefetch_step in range(num_layers - 1):
@@ -107,6 +107,14 @@ def test_static_windows_are_as_few_as_can_be_for_any_owner(num_layers: int) -> N
             assert max(windows) + 1 == fewest_windows(wanted, num_layers, prefetch_step)
 
 
+def test_static_windows_may_serve_layers_in_an_uneven_order() -> None:
+    """12 layers of which 8 need a window, with k = 3, take 3 windows: two serve 3 layers, one serves 2."""
+    owned = frozenset({0, 2, 6, 8})
+    windows = plan.static_windows(12, 3, owned)
+    assert_sound(windows, 12, 3, owned)
+    assert sorted(Counter(windows[p] for p in range(12) if p not in owned).values()) == [2, 3, 3]
+
+
 def test_static_windows_of_one_rank_serve_unequal_numbers_of_layers() -> None:
     """Of 18 layers on 4 ranks with k = 5, rank 1 needs 5 windows for 13 layers: three serve 3, two serve 2."""
     owned = owned_positions(0, 18, 4, 1)
@@ -116,8 +124,8 @@ def test_static_windows_of_one_rank_serve_unequal_numbers_of_layers() -> None:
 
 
 def test_static_windows_of_a_rank_that_owns_nothing_follow_the_formula() -> None:
-    """Without owned layers the count is ceil(L / floor(L / (k + 1))), for L up to 61, some up to 200, k below 20."""
-    for num_layers in (*range(2, 62), *range(70, 200, 13)):
+    """Without owned layers the count is ceil(L / floor(L / (k + 1))), for L up to 61, and 200, k below 20."""
+    for num_layers in (*range(2, 62), 200):
         for prefetch_step in range(min(20, num_layers - 1)):
             windows = plan.static_windows(num_layers, prefetch_step, frozenset())
             assert max(windows) + 1 == full_window_count(num_layers, prefetch_step)
