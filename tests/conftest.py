@@ -1,13 +1,19 @@
-"""The time limit of tests that run vLLM, and the recording that exports and reports are made of."""
+"""The time limit of tests that run vLLM, what coverage is measured of, and the recording behind exports and reports."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import coverage
 import pytest
 
 from tests.support.exported_run import recording, session
 
 __all__ = ["recording", "session"]
 
+SCENARIOS = Path(__file__).parent / "scenarios"
 BACKSTOP_S = 7200
 """Ends a test with the marker ``vllm`` that hangs. What such a test waits for has limits of its own, which depend on
 what the processes do."""
@@ -18,3 +24,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("vllm"):
             item.add_marker(pytest.mark.timeout(BACKSTOP_S))
+
+
+def pytest_configure() -> None:
+    """Measure coverage in the workers, but not in the processes that their tests start."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Measure no coverage in scenarios: they time real processes."""
+    measured = coverage.Coverage.current() if SCENARIOS in item.path.parents else None
+    if measured:
+        measured.stop()
+    handled = yield
+    if measured:
+        measured.start()
+    return handled

@@ -296,7 +296,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
             "channel_bound",
             Level.BAD,
             f"Transfer {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
-            f"hide this. At least {milliseconds(exposed)} per step stays exposed.",
+            f"hide this. About {milliseconds(exposed)} per step stays exposed.",
             numbers,
             advice="Share fewer layers or a smaller linear, or use a faster transport.",
         )
