@@ -50,6 +50,16 @@ class DaemonCommand:
 
 
 @contextmanager
+def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
+    """Wait for the start-up line of a daemon with ``--json``, and return a client of the URL in it."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate(timeout=patience())[1]
+    with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
+        yield client
+
+
+@contextmanager
 def daemon(directory: Path, **settings: str) -> Iterator[DaemonCommand]:
     """Run a daemon over a folder of rings. Kill it at the end if it still runs."""
     process = subprocess.Popen(
@@ -60,10 +70,7 @@ def daemon(directory: Path, **settings: str) -> Iterator[DaemonCommand]:
         text=True,
     )
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate(timeout=patience())[1]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
+        with connected(process) as client:
             yield DaemonCommand(process, client)
     finally:
         process.kill()

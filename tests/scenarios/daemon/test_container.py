@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.daemon_command import LIMITS, ROOT, environment
+from tests.support.daemon_command import ROOT, connected, environment
 from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun
 
@@ -57,10 +56,7 @@ def contained_daemon(directory: Path) -> Iterator[httpx.Client]:
         text=True,
     )
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate(timeout=patience())[1]
-        with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
+        with connected(process) as client:
             yield client
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # unshare and the daemon, which is the first process of its namespace
