@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from tests.support.daemon_command import daemon, environment
 from tests.support.patience import eventually, patience
 from tests.support.recorded_run import SPANS_PER_STEP, RecordedRun
 from tests.support.span_receiver import SpanReceiver
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RecordedRun]:
+    """A run of two ranks without records yet."""
+    run = RecordedRun(tmp_path / "rings")
+    yield run
+    run.close()
 
 
 def test_sigterm_exports_what_there_is(run: RecordedRun, receiver: SpanReceiver) -> None:
