@@ -94,9 +94,7 @@ def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) ->
     ]
     for number, dashboard in enumerate(dashboards):
         lines.append(f"export const d{number} = {json.dumps(dashboard)} satisfies Json<Dashboard>;")
-        for panel in dashboard["panels"]:
-            if panel["type"] == "row":
-                continue
+        for panel in _panels(dashboard):
             name, kind = f"d{number}p{panel['id']}", json.dumps(panel["type"])
             custom = panel["fieldConfig"]["defaults"].get("custom", {})
             lines += [
@@ -110,6 +108,12 @@ def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) ->
     (folder / "check.ts").write_text("\n".join(lines), encoding="utf-8")
     options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
     return _run(["npx", "tsc", *options, "check.ts"], folder, quiet=quiet)
+
+
+def _panels(dashboard: Json) -> list[Json]:
+    """Return the panels, also of collapsed rows, without the rows."""
+    nested = [panel for row in dashboard["panels"] for panel in row.get("panels", ())]
+    return [panel for panel in (*dashboard["panels"], *nested) if panel["type"] != "row"]
 
 
 def _custom(name: str) -> str:
