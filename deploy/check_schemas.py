@@ -35,16 +35,17 @@ PANELS = {
 """Kinds of panels, and the names of their files in Grafana's schema."""
 
 TYPES = """
-import type { Dashboard, DataQuery } from "@grafana/schema";
+import type { AnnotationQuery, Dashboard, DataQuery } from "@grafana/schema";
 %(imports)s
 // JSON has an enumeration's values, not its names.
 type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
   : T extends (infer U)[] ? Json<U>[] : T extends object ? { [K in keyof T]?: Json<T[K]> } : T;
-// The schema package has no type for a query to Prometheus.
+// The schema package has no types for a query to Prometheus and for what its annotations add.
 type Query = DataQuery & {
   expr: string; format: "time_series" | "table" | "heatmap"; legendFormat: string;
   instant: boolean; range: boolean; exemplar?: boolean;
 };
+type Mark = AnnotationQuery & { expr: string; step: string; titleFormat: string; textFormat: string };
 type Options = { %(options)s };
 type Custom = { %(custom)s };
 """
@@ -93,7 +94,11 @@ def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) ->
         }
     ]
     for number, dashboard in enumerate(dashboards):
-        lines.append(f"export const d{number} = {json.dumps(dashboard)} satisfies Json<Dashboard>;")
+        marks = {"list": dashboard["annotations"]["list"]}
+        lines.append(
+            f"export const d{number} = {json.dumps(dashboard | {'annotations': {}})} satisfies Json<Dashboard>;"
+        )
+        lines.append(f"export const d{number}a = {json.dumps(marks)} satisfies Json<{{ list: Mark[] }}>;")
         for panel in _panels(dashboard):
             name, kind = f"d{number}p{panel['id']}", json.dumps(panel["type"])
             custom = panel["fieldConfig"]["defaults"].get("custom", {})
@@ -141,7 +146,14 @@ def _wrong() -> list[tuple[str, Json]]:
         ("a title that is a number", changed("title", 1)),
         ("a width that is text", changed("gridPos.w", "12")),
         ("an unknown format of a query", changed("targets.0.format", "curve")),
+        ("an annotation whose colour is a number", _wrong_annotation(dashboard)),
     ]
+
+
+def _wrong_annotation(dashboard: Json) -> Json:
+    document = copy.deepcopy(dashboard)
+    document["annotations"]["list"][0]["iconColor"] = 1
+    return document
 
 
 def _operator(folder: Path, document: Json, *, quiet: bool = False) -> bool:
