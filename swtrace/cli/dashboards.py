@@ -56,7 +56,7 @@ def export(
 ) -> None:
     """Write dashboards, provisioning and rules to DIR.
 
-    Import `grafana/dashboards`, or let `grafana/provisioning` load it. `prometheus` holds the rules, `kubernetes` the
+    Import `grafana/dashboards`, or let `grafana/provisioning` load them. `prometheus` holds the rules, `kubernetes` the
     same rules for the Prometheus Operator. Prints the names of the written files on stdout.
     """
     documents = _documents(directory, prometheus=prometheus, tempo=tempo)

@@ -8,8 +8,8 @@ its window only together with its activation.
 read. ``follow`` ties it to the activation before a linear's wait and to the result afterwards. So the next reach,
 which may give the window away, stays behind the matmul that reads the window.
 
-The operators carry plain numbers, the series' number in this process and the layer. A compiled model can hold these,
-even one from a cache of an earlier run.
+The operators carry two plain numbers: the series' number in this process, and the layer. A compiled model can hold
+these, even one from a cache of an earlier run.
 
 This module also detects recording for use elsewhere (torch.jit, make_fx), which would leave out the waits.
 """

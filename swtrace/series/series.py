@@ -114,7 +114,7 @@ class Series:
                 runs untraced, unless ``SWTRACE_STRICT=1``.
             hook_forward: wait automatically when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process the series once the model's loader has asked every layer to post-process.
-            try_out: multiplies a fixed input with a layer's weight. If given, post-processing uses it to prove that
+            try_out: multiplies a fixed input by a layer's weight. If given, post-processing uses it to prove that
                 the multiplication reads the weight from its window.
             withdrawn: called with the reason, on all ranks, if the layers turn out not to be shareable. By then
                 every rank has every layer whole, and the series has ended. If None, post-processing raises an error.

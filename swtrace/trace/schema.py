@@ -127,7 +127,7 @@ WINDOW_WORDS = 4
 HEADER_BYTES = WINDOW_TABLE_OFFSET + WINDOW_SLOTS * WINDOW_BYTES
 
 DEFAULT_RECORDS = 1 << 16
-"""21 s of one 61-layer series at 50 steps/s (62 records a step); 4 MiB."""
+"""21 s of one 61-layer series at 50 steps/s if every step is timed (62 records a step); 4 MiB."""
 MIN_RECORDS = 1 << 6
 MAX_RECORDS = 1 << 24
 
