@@ -65,5 +65,5 @@ def _about(
 ) -> None:
     """Share weights between vLLM's ranks, and see whether the broadcasts hide behind compute.
 
-    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` to trace your own.
+    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` for your own model.
     """

@@ -15,7 +15,7 @@ transfer         ``ready - max(last issue, before)``
 
 Which ranks' issues count for the last issue, and what a delivery queues behind, depends on the transport
 (:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap, the
-shared time counts once. So the sum of its transfers is how long the channel was busy for it.
+shared time counts once. So the sum of a receiver's transfers is how long the channel was busy for it.
 
 A source never waits for its own broadcast, and that broadcast's completion on the source says nothing about the
 receivers. So only receivers have these facts.
