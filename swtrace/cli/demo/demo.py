@@ -118,10 +118,10 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Run a shared-weight series on real ranks on this machine, and print what it cost.
+    """Run a shared-weight series on real ranks on this machine, and print what sharing cost.
 
     N gloo processes run a stack of real linear layers through the same runtime as vLLM. Each holds only its own layers,
-    and receives the others' weights just in time. Every layer's output in every step is compared, bit for bit, with
+    and receives the others' weights just in time. In every step, each layer's output is compared, bit for bit, with
     that of unshared weights.
 
     In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
