@@ -70,7 +70,7 @@ def run(
     listen: Annotated[
         str | None,
         typer.Option(
-            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465; if that is in use, a free port.",
+            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465 or, if taken, a free port.",
             metavar="HOST:PORT",
         ),
     ] = None,
