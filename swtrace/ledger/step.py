@@ -20,8 +20,8 @@ shared time counts once. So the sum of a receiver's transfers is how long the ch
 A source never waits for its own broadcast, and that broadcast's completion on the source says nothing about the
 receivers. So only receivers have these facts.
 
-Ranks are compared only if they read the same clock. If a broadcast is ready before its source issued it, their clocks
-differ, and the step is not compared.
+Ranks are compared only if they read the same clock. If a broadcast is ready more than 1 ms before its source issued
+it, their clocks differ, and the step is not compared.
 
 A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """

@@ -104,8 +104,8 @@ class Series:
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
             prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
-            windows: ``static`` (constant pointers, for compiled code), ``rolling`` (the fewest windows, eager
-                only) or ``auto``, which is ``static``.
+            windows: ``static`` (constant pointers, for compiled code), ``rolling`` (``prefetch_step`` + 1
+                windows, eager only) or ``auto``, which is ``static``.
             check: check in every step that each window holds its layer's weight; by default ``SWTRACE_CHECK``.
             transport: moves the bytes; by default a new communicator over the group's ranks.
             recorder: where to record. A recorder, or None for an untraced series, or a function that returns a
