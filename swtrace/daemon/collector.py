@@ -285,7 +285,7 @@ _DECLARED = (
         "swtrace_step_duration_seconds",
         FactsRow,
         FactsRow.step_duration,
-        "Time from forward begin to forward end, by phase.",
+        "Time from begin to end of a timed forward pass, by phase.",
         by="phase",
     ),
     Metric(
