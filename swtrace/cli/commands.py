@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import swtrace
+from swtrace.cli.clean import clean
 from swtrace.cli.console import data
 from swtrace.cli.daemon import daemon
 from swtrace.cli.dashboards import dashboards
@@ -45,6 +46,7 @@ for name, command in (
     ("export", export),
     ("report", report),
     ("doctor", doctor),
+    ("clean", clean),
 ):
     app.command(name, cls=Command)(command)
 app.add_typer(dashboards, name="dashboards")

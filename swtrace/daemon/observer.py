@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-"""Interval between polls, unless there is more to read at once. A ring of default size lasts for at least 21 s and
+"""Interval between polls, unless there is more to read at once. A ring of default size lasts for 21 s or more and
 every request polls anyway, so this only bounds how long finished steps wait for their export."""
 DOWN_SHOWN_S = 300.0
 """How long a rank stays in snapshots after its writer is gone, so that several scrapes see it down."""
