@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support.grafana_json import annotations, queries
+from tests.support.grafana_json import marks, queries
 from tests.support.scrapes import NAMES
 
 PROMETHEUS_OWN = {"up", "ALERTS", "scrape_duration_seconds", "scrape_samples_scraped"}
@@ -22,5 +22,5 @@ def test_queries_ask_for_documented_metrics_only() -> None:
 
 def test_every_daemon_metric_is_on_a_dashboard() -> None:
     """Every metric of the daemon has a panel or an annotation."""
-    text = " ".join((*(query.expr for query in queries()), *annotations()))
+    text = " ".join((*(query.expr for query in queries()), *marks()))
     assert {name for name in NAMES if name not in text} == set()

@@ -63,6 +63,6 @@ def queries() -> list[PanelQuery]:
     ]
 
 
-def annotations() -> set[str]:
+def marks() -> set[str]:
     """Return the query of every annotation."""
     return {annotation["expr"] for path in FILES for annotation in load(path)["annotations"]["list"]}
