@@ -134,8 +134,8 @@ def fleet() -> Dashboard:
             (24,),
             panels.table(
                 "Ranks and series",
-                "Every shared series on every rank, the highest stall ratio of the last two minutes first: where it "
-                "runs, and how it is shared.",
+                "Every shared series on every rank: where it runs, and how it is shared. Ranks that are down come "
+                "first, then those with the highest stall ratio of the last two minutes.",
                 Ask(queries.RANKS_BY_STALL_RATIO),
                 (
                     *("rank", "series", "instance", "run_id", "model", "transport", "windows", "num_layers"),
@@ -145,7 +145,10 @@ def fleet() -> Dashboard:
                     "Stall ratio",
                     unit="percentunit",
                     steps=panels.STALL_STEPS,
-                    mappings=((str(queries.IDLE), "idle", panels.GREY),),
+                    mappings=(
+                        (str(queries.IDLE), "idle", panels.GREY),
+                        (str(queries.DOWN), "down", panels.RED),
+                    ),
                 ),
             ),
             collapsed=True,

@@ -75,35 +75,36 @@ def _step_time(by: str = "", *matchers: str, over: str = _CURVE) -> str:
     return f"({total(of_series('swtrace_step_duration_seconds_sum', *matchers), by, over=over)} > 0)"
 
 
-def _answering(expr: str) -> str:
-    """Return the results of daemons that answer now. Rates alone would outlive a daemon by their range."""
-    return f"({expr} and on (instance) {now(BUILD)})"
+_RANKS = now(of_rank("swtrace_rank_up"))
+_LIVING = f"({_RANKS} == 1)"
 
 
-BUILD = of_host("swtrace_build_info")
-_UP = now(of_host("up"))
+def _living(expr: str) -> str:
+    """Return only results of ranks that live now. Rates outlive a rank by their range, its gauges by five minutes."""
+    return f"({expr} and on (instance, rank, run_id) {_LIVING})"
+
+
 _SKEW = of_series("swtrace_stall_cause_seconds_total", 'cause=~"entry_skew|skew"')
 _WAITS = of_series("swtrace_waits_total", 'outcome=~"on_time|stalled"')
 _ON_TIME = of_series("swtrace_waits_total", 'outcome="on_time"')
 _CAUSE = of_series("swtrace_stall_cause_seconds_total")
-_HELD = now(of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"'))
-_REPLICATED = now(of_series("swtrace_series_bytes", 'kind="replicated"'))
+_HELD = _living(now(of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"')))
+_REPLICATED = _living(now(of_series("swtrace_series_bytes", 'kind="replicated"')))
 
 STALL_RATIO = stall_ratio()
-STALL_RATIO_NOW = _answering(stall_ratio(NOW))
+STALL_RATIO_NOW = _living(stall_ratio(NOW))
 WORST_STALL_RATIO = f"max({STALL_RATIO_NOW})"
 HIGHEST_STALL_RATIOS = f"sort_desc(topk(10, {STALL_RATIO_NOW}))"
 SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {_step_time(BY_SERIES_RANK)}"
 ON_TIME_RATE = (
-    f"sum({_answering(total(_ON_TIME, 'instance', over=NOW))})"
-    f" / (sum({_answering(total(_WAITS, 'instance', over=NOW))}) > 0)"
+    f"sum({_living(total(_ON_TIME, BY_RANK, over=NOW))}) / (sum({_living(total(_WAITS, BY_RANK, over=NOW))}) > 0)"
 )
 CAUSE_RATIO = f"{total(_CAUSE, 'cause')} / on () group_left () {_step_time()}"
 """By cause: the share of all ranks' step time. The sum over causes is their mean stall ratio."""
 EFFICIENCY = of_series("swtrace_prefetch_efficiency_ratio")
-WORST_EFFICIENCY = f"min({now(EFFICIENCY)})"
+WORST_EFFICIENCY = f"min({_living(now(EFFICIENCY))})"
 _EXCESS = of_series("swtrace_straggler_excess_ratio")
-STRAGGLERS = f"sort_desc(topk(10, avg_over_time({_EXCESS}[5m]) and {now(_EXCESS)}))"
+STRAGGLERS = f"sort_desc(topk(10, {_living(f'avg_over_time({_EXCESS}[5m]) and {now(_EXCESS)}')}))"
 """Averaged as in the alert, because the gauge is 0 whenever a rank does not stand out clearly enough."""
 MEMORY_SAVED = f"sum({_REPLICATED}) - sum({_HELD})"
 MEMORY_SAVED_SHARE = f"1 - sum({_HELD}) / sum({_REPLICATED})"
@@ -113,20 +114,22 @@ _UNTIMED = of_series("swtrace_untimed_steps_total", 'reason!="sampled"')
 UNTIMED_STEPS = f"{total(_UNTIMED, f'{BY_RANK}, reason')} > 0"
 """By reasons of devices only: that SWTRACE_TIME_EVERY leaves out steps is as it should be."""
 LAST_STALL = of_series("swtrace_stall_seconds")
-PREFETCH_STEP = f"min by (series, kind) ({now(of_series('swtrace_prefetch_step'))})"
+PREFETCH_STEP = f"min by (series, kind) ({_living(now(of_series('swtrace_prefetch_step')))})"
 _INFO = now(of_series("swtrace_series_info"))
 _YOUNGER = of_rank("swtrace_rank_up", 'run_id!=""')
-_OLDER_RATIO = _answering(stall_ratio(NOW, 'run_id=""'))
-IDLE = -1
-"""The stall ratio of a rank in the table of all ranks, if it has ended no timed step lately."""
+_OLDER_RATIO = _living(stall_ratio(NOW, 'run_id=""'))
+IDLE, DOWN = -1, 2
+"""Instead of a stall ratio in the table of all ranks: the rank ended no timed step lately, or it does not live. The
+latter is more than any ratio, so such ranks come first."""
 RANKS_BY_STALL_RATIO = (
     # Of two runs that are alive at once, only the younger one's samples carry its id. Its information always does.
     f"{_INFO} * on (instance, rank, run_id, series) group_left () {STALL_RATIO_NOW}"
     f" or ({_INFO} unless on (instance, run_id) {_YOUNGER}) * on (instance, rank, series) group_left () {_OLDER_RATIO}"
-    f" or {_INFO} * {IDLE}"
+    f" or ({_INFO} and on (instance, rank) {_LIVING}) * {IDLE}"
+    f" or {_INFO} * {DOWN}"
 )
 """The stall ratio, with all that is known about the series and where it runs."""
-REFUSED = now(of_rank("swtrace_series_refused_info"))
+REFUSED = _living(now(of_rank("swtrace_series_refused_info")))
 UNTRACED = now(of_rank("swtrace_rank_untraced_info"))
 
 OCCUPANCY = f"sum by ({BY_SERIES_RANK}, state) ({of_series('swtrace_window_occupancy')})"
@@ -136,7 +139,6 @@ SLACK_HEAT = heat("swtrace_prefetch_slack_seconds")
 BROADCAST_HEAT = heat("swtrace_broadcast_duration_seconds", 'role="receiver"')
 BANDWIDTH = total(of_series("swtrace_broadcast_bytes_total"), BY_SERIES_RANK)
 
-_RANKS = now(of_rank("swtrace_rank_up"))
 RANKS_UP = f"sum({_RANKS})"
 RANKS_DOWN = f"count({_RANKS} == 0) or 0 * sum({_RANKS})"
 RANKS_DIED = f"sum({now(of_rank('swtrace_rank_died'))})"
@@ -148,9 +150,10 @@ POLL_ERRORS = total(of_host("swtrace_daemon_poll_errors_total"), "instance")
 RING_PROBLEMS = of_host("swtrace_ring_problems")
 RING_LAG = of_rank("swtrace_ring_lag_seconds")
 DAEMON_UP = of_host("up")
+_UP = now(DAEMON_UP)
 DAEMONS_UP = f"sum({_UP}) or vector(0)"
 DAEMONS_DOWN = f"count({_UP} == 0) or 0 * sum({_UP})"
-DAEMONS = f"{now(BUILD)} or {_UP} == 0"
+DAEMONS = f"{now(of_host('swtrace_build_info'))} or {_UP} == 0"
 _LOST = of_rank("swtrace_ring_lost_records_total", 'reason!="before_start"')
 RECORDS = total(of_rank("swtrace_ring_records_total"), BY_RANK)
 RECORDS_LOST = total(_LOST, f"{BY_RANK}, reason")

@@ -39,6 +39,8 @@ class Outage:
     """The first scrape that the daemon did not answer."""
     restarted: float
     """The first scrape that it answered again."""
+    ended: float
+    """The first scrape after rank 1 ended."""
 
     def shown(self, dashboard: str, at: float) -> dict[str, list[Shown]]:
         """Return what each panel of a dashboard shows at a moment, by title."""
@@ -65,19 +67,24 @@ def outage() -> Iterator[Outage]:
             # An event is what was not so one step earlier, so something must have been so one step earlier.
             return bool(steps) and steps[-1][0] - steps[0][0] > EVENT_STEP_S + SCRAPE_S
 
-        def last_up() -> float:
-            return server.scrapes(up, RECALL_S)[-1][1]
+        def last(selector: str) -> tuple[float, float]:
+            """Return the newest scrape of a series: its time, and its value."""
+            return server.scrapes(selector, RECALL_S)[-1]
 
         with daemon(rings, listen=address):
             eventually(stepping, "scrapes of a series that runs", between_s=0.2)
-            running = server.scrapes(up, RECALL_S)[-1][0]
-        eventually(lambda: last_up() == 0, "a scrape that fails")
+            running, _ = last(up)
+        eventually(lambda: last(up)[1] == 0, "a scrape that fails")
         with daemon(rings, listen=address):
-            eventually(lambda: last_up() == 1, "a scrape that is answered again")
+            eventually(lambda: last(up)[1] == 1, "a scrape that is answered again")
             scrapes = server.scrapes(up, RECALL_S)
             stopped = next(moment for moment, value in scrapes if value == 0 and moment > running)
             restarted = next(moment for moment, value in scrapes if value == 1 and moment > stopped)
-            yield Outage(server, running, stopped, restarted)
+            run.recorders[1].close()
+            rank_up = f'swtrace_rank_up{{instance="{address}", rank="1"}}'
+            eventually(lambda: last(rank_up)[1] == 0, "a scrape after the end of rank 1")
+            ended = next(moment for moment, value in server.scrapes(rank_up, RECALL_S) if value == 0)
+            yield Outage(server, running, stopped, restarted, ended)
 
 
 def test_a_daemon_is_counted_and_the_prometheus_beside_it_is_not(outage: Outage) -> None:
@@ -113,6 +120,15 @@ def test_no_panel_of_now_shows_a_rank_that_nobody_sees(outage: Outage, path: Pat
     } - ABOUT_DAEMONS
     assert [title for title in now if before[title][0].value is not None]
     assert {title: shown[title] for title in now if shown[title][0].value is not None} == {}
+
+
+def test_a_rank_that_ended_is_down_and_saves_nothing(outage: Outage) -> None:
+    """At the first scrape after its end, its memory and its efficiency count no more, and the table has it first."""
+    before, shown = (outage.shown("fleet", moment) for moment in (outage.restarted, outage.ended))
+    assert shown["Ranks up"] == [Shown("", 1, "1", "blue")]
+    assert shown["Memory saved"][0].value != before["Memory saved"][0].value
+    rows = shown["Ranks and series"]
+    assert [(row.name.partition(" ")[0], row.text == "down") for row in rows] == [("1", True), ("0", False)]
 
 
 def test_no_daemon_at_all_is_red(outage: Outage) -> None:
