@@ -265,7 +265,7 @@ def test_a_map_line_has_the_cell_of_every_column(palette: Palette) -> None:
         look = heat_map.Look(palette, "stall", wide, paired=False, width=6 + wide * len(levels))
         single = [
             *palette.heat_segments("stall", wide),
-            Segment("·".center(wide), palette.style(palette.faint, on=palette.background)),
+            Segment("·".center(wide), palette.style(palette.dim, on=palette.background)),
         ]
         cells = _cells(list(map_line(look, levels.tobytes(), "7", cursor, None))[1:])
         for column, shade in enumerate(levels.tolist()):
