@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
@@ -79,6 +80,11 @@ _SPANS = {
     Span.QUEUED: "The broadcast is issued, but nothing moves yet (lower lane).",
     Span.SENT: "The rank's own layers go to the others (lower lane).",
 }
+_ELSEWHERE: list[tuple[Text | str, str]] = [
+    ("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes."),
+    ("mouse", "Click a view to open it, a column to sort by it, a rank or cell to select it (again: to open it)."),
+    ("wheel", "Zooms the timeline (ctrl or shift: pans it); moves through ranks or windows in other views."),
+]
 _LEVELS = {
     Level.GOOD: "Good.",
     Level.NOTE: "Worth knowing.",
@@ -92,9 +98,12 @@ class Help(ModalScreen[None]):
 
     DEFAULT_CSS = """
     Help { align: center middle; background: $background 60%; }
-    Help VerticalScroll { width: 96; max-width: 96%; height: auto; max-height: 92%; background: $panel; padding: 1 2; }
-    Help Static { width: 1fr; height: auto; background: $panel; }
+    Help VerticalScroll { width: 96; max-width: 100%; height: auto; max-height: 100%; background: $panel; }
+    Help VerticalScroll { scrollbar-size-vertical: 1; }
+    Help Static { width: 1fr; height: auto; background: $panel; padding: 0 1; }
+    Help.-wide VerticalScroll { max-width: 96%; max-height: 92%; padding: 1 2; }
     """
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (60, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
 
     def __init__(
@@ -124,7 +133,7 @@ def help_text(
     title: str,
     palette: Palette,
     key_width: int = _WIDEST_KEY,
-) -> Table:
+) -> Group:
     """Return every action with its current keys, then what the columns, glyphs, colours and words mean.
 
     Args:
@@ -135,39 +144,29 @@ def help_text(
         palette: Colours of the symbols.
         key_width: Columns of keys and symbols.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", style="bold", max_width=key_width)
-    table.add_column()
-    table.add_row("", Text(f"{title} {__version__}: keys, columns, symbols and words", style="bold"))
-    table.add_row("", "Esc, q or ? closes this help; arrow keys and the wheel scroll it.")
-    table.add_row("", "Ctrl-P finds any action by name. The glossary is at the end.")
+    sections: list[tuple[str, list[tuple[Text | str, str]]]] = []
     if own:
-        _section(table, "The recording")
-        for action in own:
-            table.add_row(" ".join(keys(action, keymap)), action.help)
+        sections.append(("The recording", [(" ".join(keys(action, keymap)), action.help) for action in own]))
     for view in (None, *VIEWS):
-        _section(table, TITLES[view] if view else "Everywhere")
-        for action in ACTIONS:
-            if action.view == view:
-                table.add_row(" ".join(keys(action, keymap)), own_help.get(action.id, action.help))
-    table.add_row("", "")
-    table.add_row("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes.")
-    table.add_row(
-        "mouse", "Click a view to open it, a column to sort by it, a rank or cell to select it (again: to open it)."
-    )
-    table.add_row(
-        "wheel", "Zooms the timeline (ctrl or shift: pans it); moves through ranks or windows in other views."
-    )
-    for heading, rows in _symbols(palette):
-        _section(table, heading)
-        for symbol, text in rows:
+        rows: list[tuple[Text | str, str]] = [
+            (" ".join(keys(action, keymap)), own_help.get(action.id, action.help))
+            for action in ACTIONS
+            if action.view == view
+        ]
+        sections.append((TITLES[view] if view else "Everywhere", rows))
+    parts: list[RenderableType] = [
+        Text(f"{title} {__version__}: keys, columns, symbols and words", style="bold"),
+        "Esc, q or ? closes this help; arrow keys and the wheel scroll it.",
+        "Ctrl-P finds any action by name. The glossary is at the end.",
+    ]
+    for heading, described in (*sections, ("Palette and mouse", _ELSEWHERE), *_symbols(palette)):
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right", style="bold", width=key_width)
+        table.add_column()
+        for symbol, text in described:
             table.add_row(symbol, text)
-    return table
-
-
-def _section(table: Table, heading: str) -> None:
-    table.add_row("", "")
-    table.add_row("", Text.assemble((heading, "bold underline")))
+        parts += ["", Text(heading, style="bold underline"), table]
+    return Group(*parts)
 
 
 def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str]]]]:
