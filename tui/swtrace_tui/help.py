@@ -40,6 +40,8 @@ from swtrace_tui.views.verdict_view import LEVEL_GLYPHS
 
 _WIDEST_KEY = 19
 """Columns of keys and symbols; fewer in a narrow terminal."""
+_WIDE = 60
+"""Columns from which on the help has a border."""
 _LINKS = {
     Link.LIVE: "The source delivers live records.",
     Link.RECORDED: "The source is a recording.",
@@ -103,7 +105,6 @@ class Help(ModalScreen[None]):
     Help Static { width: 1fr; height: auto; background: $panel; padding: 0 1; }
     Help.-wide VerticalScroll { max-width: 96%; max-height: 92%; padding: 1 2; }
     """
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (60, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
 
     def __init__(
@@ -122,6 +123,7 @@ class Help(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Show the table."""
         width = max(8, min(_WIDEST_KEY, self.app.size.width // 4))
+        self.set_class(self.app.size.width >= _WIDE, "-wide")
         with VerticalScroll():
             yield Static(help_text(self._keymap, self._own, self._own_help, self._title, self._palette, width))
 
