@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from swtrace_tui.actions import ACTIONS, TITLES
 from swtrace_tui.help import Help, help_text
-from swtrace_tui.palette import MONO, SPAN_NAMES, WINDOW_NAMES
+from swtrace_tui.palette import MONO, SPAN_GLYPHS, SPAN_NAMES, WINDOW_NAMES
 from swtrace_tui.picture import RankState
 from swtrace_tui.views.overview import COLUMNS
 
@@ -32,6 +32,8 @@ def test_help_explains_every_key_column_and_symbol() -> None:
     columns = [part for column in COLUMNS for part in column.title.split(" of ")]
     for word in (*words, *columns, *(str(state) for state in RankState), *WINDOW_NAMES.values()):
         assert word in text
+    for span, name in SPAN_NAMES.items():
+        assert f"{name} {2 * SPAN_GLYPHS[span]}" in text
     for word, entry in glossary.entries().items():
         assert f"{word}  {glossary.plain(entry)}"[:150] in text
 

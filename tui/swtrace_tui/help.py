@@ -38,7 +38,7 @@ from swtrace_tui.views.overview import COLUMNS, STATE_GLYPHS
 from swtrace_tui.views.overview_charts import CAUSE_GLYPHS
 from swtrace_tui.views.verdict_view import LEVEL_GLYPHS
 
-_WIDEST_KEY = 19
+_WIDEST_KEY = 20
 """Columns of keys and symbols; fewer in a narrow terminal."""
 _WIDE = 60
 """Columns from which on the help has a border."""
