@@ -37,6 +37,8 @@ _OWN = LEVELS
 _LABEL = 9
 _MARGIN = 19
 _PROFILE = 12
+_TALLEST = 12
+"""The most lines that a rank takes."""
 _SMALL = 16
 """Lines below which words and charts give way to the map."""
 _NARROW = 60
@@ -176,7 +178,7 @@ class HeatMap(View, view=HEAT_MAP):
         self._fold = -(-layers // room)
         self._wide = max(1, min(8, room // -(-layers // self._fold)))
         self._paired = ranks > height and not palette.mono
-        self._tall = max(1, min(6, (height - _PROFILE) // max(1, ranks)))
+        self._tall = max(1, min(_TALLEST, (height - _PROFILE) // max(1, ranks)))
 
     def _rescale(self, most: float) -> None:
         """Grow the scale at once and shrink it late, so that colours stay steady."""
