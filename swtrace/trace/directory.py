@@ -133,11 +133,11 @@ def ring_access_problem(path: Path) -> str:
     except OSError as error:
         return str(error.strerror)
     why = f"user {os.geteuid()} may not read it (owner {ring.st_uid}, mode {stat.S_IMODE(ring.st_mode):04o})"
-    if not directory.st_mode & stat.S_ISGID:
-        return f"{why}; its folder is not shared with a group (no set-group-ID bit)"
-    if shared_with_group(ring, directory):
+    if is_hidden_from_group(ring, directory):
+        return f"{why}; it was made before its folder was shared: {make_readable(directory.st_gid)}"
+    if directory.st_mode & stat.S_ISGID:
         return f"{why}; run as user {ring.st_uid}, or as a member of group {ring.st_gid}"
-    return f"{why}; it was made before its folder was shared: {make_readable(directory.st_gid)}"
+    return f"{why}; its folder is not shared with a group (no set-group-ID bit)"
 
 
 def make_readable(group: int) -> str:
@@ -145,9 +145,10 @@ def make_readable(group: int) -> str:
     return f"restart its rank so that it makes a new ring, or run chgrp {group} and chmod g+r on the file"
 
 
-def shared_with_group(ring: os.stat_result, directory: os.stat_result) -> bool:
-    """Return whether the group that the folder is shared with may read the ring."""
-    return bool(ring.st_mode & stat.S_IRGRP) and ring.st_gid == directory.st_gid
+def is_hidden_from_group(ring: os.stat_result, directory: os.stat_result) -> bool:
+    """Return whether the folder is shared with a group that may not read the ring."""
+    readable = ring.st_mode & stat.S_IRGRP and ring.st_gid == directory.st_gid
+    return bool(directory.st_mode & stat.S_ISGID and not readable)
 
 
 def _own_user_may_write(directory: os.stat_result) -> bool:
