@@ -142,7 +142,7 @@ def ring_access_problem(path: Path) -> str:
 
 def make_readable(group: int) -> str:
     """Return how the folder's group gets to read a ring that was made before the folder was shared with it."""
-    return f"restart its rank so that it makes a new ring, or run chgrp {group} and chmod g+r on the file"
+    return f"run chgrp {group} and chmod g+r on the file; or restart its rank, or let it run steps: it makes a new ring"
 
 
 def is_hidden_from_group(ring: os.stat_result, directory: os.stat_result) -> bool:

@@ -94,7 +94,7 @@ def test_a_ring_older_than_the_sharing_of_its_folder_is_told(doctor: Doctor, rin
     finding = doctor()[recorder.path.name]
     assert finding["state"] == "doubtful"
     assert f"group {rings.stat().st_gid} cannot read it, because it was made before" in finding["detail"]
-    assert finding["fix"].startswith("restart its rank") is alive
+    assert finding["fix"].startswith("run chgrp") is alive
     assert finding["fix"].startswith("remove it") is not alive
     recorder.close()
 

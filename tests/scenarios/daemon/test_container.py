@@ -118,7 +118,7 @@ def test_rings_that_are_older_than_the_sharing_of_their_folder_are_named(folder:
         assert [Path(problem["path"]).name for problem in problems] == sorted(each.path.name for each in run.recorders)
         for problem in problems:
             assert "user 9465 may not read it (owner 0, mode 0600); it was made before" in problem["message"]
-            assert "restart its rank so that it makes a new ring, or run chgrp 9465 and chmod g+r" in problem["message"]
+            assert "run chgrp 9465 and chmod g+r on the file; or restart its rank" in problem["message"]
         assert samples(client, "swtrace_ring_problems") == {"swtrace_ring_problems": 2}
         for recorder in run.recorders:
             os.chown(recorder.path, 0, USER)
