@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
     from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation
+    from swtrace.trace.request_link import RequestLink
 
 MAGIC = 0x53775461
 """The upper half of every tag, which neither an empty window (0) nor arbitrary bytes have."""
@@ -291,13 +292,13 @@ class CheckingJournal(Journal):
         self._check.verify_again(window)
         self._inner.freed(window)
 
-    def stepped(self, step: int, **fields: int) -> None:
+    def stepped(self, step: int, links: Sequence[RequestLink], **fields: int) -> None:
         """Pass it on, then read the checks.
 
         Raises:
             StaleWindowError: a window did not hold its layer.
         """
-        self._inner.stepped(step, **fields)
+        self._inner.stepped(step, links, **fields)
         self._check.collect(step)
 
     def captures_issue(self, layer: SeriesLayer) -> None:
