@@ -110,11 +110,11 @@ def folder_problem(directory: Path) -> str:
     shared = status.st_mode & stat.S_ISGID and _in_group(status)
     if shared or _own_user_may_write(status) or _reads_everything() or _has_access_list(directory):
         return ""
-    readers = f"user {status.st_uid}" + (f" and group {status.st_gid}" if status.st_mode & stat.S_ISGID else "")
+    group = f" and group {status.st_gid}" if status.st_mode & stat.S_ISGID else ""
     return (
-        f"{directory}: user {os.geteuid()} can see no rank here, because only {readers} can read its rings "
-        f"(folder of group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}): give the folder to group "
-        f"{os.getegid()} with the set-group-ID bit"
+        f"{directory}: user {os.geteuid()} can see no rank here, because only its own user{group} can read a ring "
+        f"(folder of user {status.st_uid}, group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}): "
+        f"give the folder to group {os.getegid()} with the set-group-ID bit"
     )
 
 
@@ -174,8 +174,11 @@ def _has_access_list(directory: Path) -> bool:
 
 def _reads_everything() -> bool:
     """Return whether permissions do not keep this process from reading files."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return bool(int(re.findall(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)[0], 16) & _CAP_READ)
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+        return effective is not None and bool(int(effective[1], 16) & _CAP_READ)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

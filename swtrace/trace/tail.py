@@ -190,8 +190,9 @@ class Tail:
         state = _signature(self.directory, follow_symlinks=True)
         if state and state == self._listed and not self._retries:
             return None
-        problem = folder_problem(self.directory)
+        problem = ""
         try:
+            problem = folder_problem(self.directory)
             paths = listed(self.directory)
         except OSError as error:
             self._listed = ()

@@ -234,10 +234,10 @@ def problem(directory: Path, user: int, *options: str) -> str:
 @pytest.mark.parametrize(
     ("owner", "group", "mode", "user", "expected"),
     [
-        (ROOT, ROOT, 0o755, DAEMON, "only user 0 can read its rings"),
-        (RANK, RANK, 0o755, DAEMON, "only user 1000 can read its rings"),
-        (RANK, RANK, 0o2755, DAEMON, "only user 1000 and group 1000 can read its rings"),
-        (RANK, RANK, 0o700, DAEMON, "only user 1000 can read its rings"),
+        (ROOT, ROOT, 0o755, DAEMON, "only its own user can read a ring (folder of user 0, group 0, mode 0755)"),
+        (RANK, RANK, 0o755, DAEMON, "only its own user can read a ring (folder of user 1000, group 1000, mode 0755)"),
+        (RANK, RANK, 0o2755, DAEMON, "only its own user and group 1000 can read a ring"),
+        (RANK, RANK, 0o700, DAEMON, "only its own user can read a ring (folder of user 1000, group 1000, mode 0700)"),
         (ROOT, DAEMON, 0o3777, DAEMON, ""),
         (ROOT, DAEMON, 0o2755, DAEMON, ""),
         (RANK, DAEMON, 0o2750, DAEMON, ""),
@@ -264,7 +264,7 @@ def test_a_folder_has_a_problem_if_its_reader_could_see_no_rank(
 def test_privileges_count_and_not_the_user(shown: Path) -> None:
     """Root without capabilities sees nothing of others; another user with CAP_DAC_READ_SEARCH sees everything."""
     os.chown(shown, RANK, RANK)
-    assert "only user 1000" in problem(shown, ROOT, "--bounding-set=-all")
+    assert "only its own user can read a ring" in problem(shown, ROOT, "--bounding-set=-all")
     assert problem(shown, DAEMON, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search") == ""
 
 

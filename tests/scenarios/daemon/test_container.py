@@ -97,7 +97,7 @@ def test_a_folder_as_after_a_reboot_is_said_until_it_is_shared_again(folder: Pat
     with contained_daemon(folder) as (client, log):
         blind = client.get("/healthz")
         assert blind.status_code == 503
-        assert "only user 0 can read its rings (folder of group 0, mode 0755)" in blind.text
+        assert "only its own user can read a ring (folder of user 0, group 0, mode 0755)" in blind.text
         assert samples(client, "swtrace_daemon_ready") == {"swtrace_daemon_ready": 0}
         assert samples(client, "swtrace_ring_problems") == {"swtrace_ring_problems": 0}
         share(folder)
