@@ -32,8 +32,8 @@ def clean(
             parser=number("--older-than", 0, of="seconds"),
         ),
     ] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them, and remove nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the rings.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rings as JSON.")] = False,
 ) -> None:
     """Remove the rings of dead ranks, and with them the last records that `swtrace top` and the daemon show.
 

@@ -65,7 +65,7 @@ def _about(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Shared-weight series for vLLM, traced: see every broadcast, every wait, every stall.
+    """Share weights between vLLM's ranks, and see whether the broadcasts hide behind compute.
 
-    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` to trace your own.
+    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` for your own model.
     """

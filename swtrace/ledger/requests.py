@@ -11,7 +11,7 @@ from swtrace.trace.records import REQUEST, Records
 from swtrace.trace.schema import MOST_REQUESTS
 
 _STEPS = 1024
-"""Steps whose requests are kept at most: a ring of garbage must not fill a reader's memory."""
+"""The most steps whose requests are kept, so that a ring of garbage does not fill a reader's memory."""
 _MODULUS = 1 << 32
 
 Links = tuple[tuple[int, int], ...]

@@ -15,13 +15,13 @@ transfer         ``ready - max(last issue, before)``
 
 Which ranks' issues count for the last issue, and what a delivery queues behind, depends on the transport
 (:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap, the
-shared time counts once. So the sum of its transfers is how long the channel was busy for it.
+shared time counts once. So the sum of a receiver's transfers is how long the channel was busy for it.
 
 A source never waits for its own broadcast, and that broadcast's completion on the source says nothing about the
 receivers. So only receivers have these facts.
 
-Ranks are compared only if they read the same clock. If a broadcast is ready before its source issued it, their clocks
-differ, and the step is not compared.
+Ranks are compared only if they read the same clock. If a broadcast is ready more than 1 ms before its source issued
+it, their clocks differ, and the step is not compared.
 
 A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """

@@ -1,4 +1,4 @@
-"""The ownership check, a debug mode that finds a linear which reads another layer's weight.
+"""The ownership check, a debug mode that finds a linear that reads another layer's weight.
 
 Every weight has a tag with its layer's index, and every receiver checks the tag.
 
@@ -12,7 +12,7 @@ and a graph can capture it. A step's checks are added up when it ends. Sums in h
 a device they are copied without blocking, and read at the end of the first step that finds the copy complete: one
 step late, if the device keeps up with the host.
 
-The check cannot see a broadcast that is under way and has not reached the tag, which is at the payload's end.
+The tag is at the payload's end. So the check cannot see a broadcast under way that has not reached the tag yet.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ class Series:
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
             prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
-            windows: ``static`` (constant pointers, for compiled code), ``rolling`` (the fewest windows, eager
-                only) or ``auto``, which is ``static``.
+            windows: ``static`` (constant pointers, for compiled code), ``rolling`` (``prefetch_step`` + 1
+                windows, eager only) or ``auto``, which is ``static``.
             check: check in every step that each window holds its layer's weight; by default ``SWTRACE_CHECK``.
             transport: moves the bytes; by default a new communicator over the group's ranks.
             recorder: where to record. A recorder, or None for an untraced series, or a function that returns a
@@ -115,7 +115,7 @@ class Series:
                 runs untraced, unless ``SWTRACE_STRICT=1``.
             hook_forward: wait automatically when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process the series once the model's loader has asked every layer to post-process.
-            try_out: multiplies a fixed input with a layer's weight. If given, post-processing uses it to prove that
+            try_out: multiplies a fixed input by a layer's weight. If given, post-processing uses it to prove that
                 the multiplication reads the weight from its window.
             withdrawn: called with the reason, on all ranks, if the layers turn out not to be shareable. By then
                 every rank has every layer whole, and the series has ended. If None, post-processing raises an error.
