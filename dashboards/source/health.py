@@ -58,15 +58,15 @@ def health() -> Dashboard:
             panels.states(
                 "Ranks",
                 "Up while the rank's process holds the lock on its ring. A rank disappears five minutes after it went "
-                "down. If its band ends at once, its daemon does not answer.",
+                "down. Unknown: its daemon does not answer.",
                 Ask(queries.RANK_UP, queries.RANK_LEGEND),
-                (("0", "down", panels.RED), ("1", "up", panels.GREEN)),
+                (("0", "down", panels.RED), ("1", "up", panels.GREEN), panels.UNKNOWN),
             ),
             panels.states(
                 "Ranks that died",
                 "Ranks that ended without closing their ring while others of their run went on. Good: none.",
                 Ask(queries.RANK_DIED, queries.RANK_LEGEND),
-                (("0", "no", panels.GREEN), ("1", "died", panels.RED)),
+                (("0", "no", panels.GREEN), ("1", "died", panels.RED), panels.UNKNOWN),
             ),
             panels.curves(
                 "Age of the last record",
@@ -91,7 +91,7 @@ def health() -> Dashboard:
                 "Daemons that can read",
                 "A daemon that cannot read its rings says why at /healthz, and serves no old figures. Good: yes.",
                 Ask(queries.DAEMON_READY, "{{instance}}"),
-                (("0", "no", panels.RED), ("1", "yes", panels.GREEN)),
+                (("0", "no", panels.RED), ("1", "yes", panels.GREEN), panels.UNKNOWN),
             ),
             panels.curves(
                 "Age of the last reading",

@@ -17,9 +17,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from dashboards.source import queries
 from dashboards.source.board import PROMETHEUS
 
-GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY, FAINT = (
-    *("green", "yellow", "orange", "red", "blue", "purple", "text", "transparent"),
-)
+GREEN, ORANGE, RED, BLUE, PURPLE, GREY, FAINT = (*("green", "orange", "red", "blue", "purple", "text", "transparent"),)
 
 STALL_STEPS = ((GREEN, None), (ORANGE, 0.05), (RED, 0.30))
 """Stall ratio: broadcasts are hidden below 5 % of step time, and above 30 % sharing costs more than it is worth."""
@@ -32,6 +30,7 @@ SOME_STEPS = ((RED, None), (GREEN, 1))
 ON_TIME_STEPS = ((GREEN, None), (ORANGE, 20e-6))
 """One wait's stall: on time below 20 microseconds."""
 NEUTRAL = ((BLUE, None),)
+UNKNOWN = (str(queries.UNKNOWN), "unknown", GREY)
 STATE_COLORS = {"ready": GREEN, "in_use": BLUE, "inflight": ORANGE, "free": GREY}
 """Of windows, by what they mean: ready is what prefetch is for, and in flight may become a stall."""
 CAUSE_COLORS = {"transfer": BLUE, "backlog": PURPLE, "skew": RED, "entry_skew": ORANGE, "unattributed": GREY}

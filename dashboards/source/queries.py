@@ -75,6 +75,16 @@ def _step_time(by: str = "", *matchers: str, over: str = _CURVE) -> str:
     return f"({total(of_series('swtrace_step_duration_seconds_sum', *matchers), by, over=over)} > 0)"
 
 
+DAEMON_UP = of_host("up")
+UNKNOWN = -1
+
+
+def or_unknown(selector: str) -> str:
+    """Return states over time, and UNKNOWN once a daemon is down: a band's last state might be drawn on until now."""
+    # Both sides without the metric's name, so that they are one band.
+    return f"0 + {selector} or 0 * last_over_time({selector}[6m]) + {UNKNOWN} and on (instance) {DAEMON_UP} == 0"
+
+
 _RANKS = now(of_rank("swtrace_rank_up"))
 _LIVING = f"({_RANKS} == 1)"
 
@@ -142,14 +152,13 @@ BANDWIDTH = total(of_series("swtrace_broadcast_bytes_total"), BY_SERIES_RANK)
 RANKS_UP = f"sum({_RANKS})"
 RANKS_DOWN = f"count({_RANKS} == 0) or 0 * sum({_RANKS})"
 RANKS_DIED = f"sum({now(of_rank('swtrace_rank_died'))})"
-RANK_UP = of_rank("swtrace_rank_up")
-RANK_DIED = of_rank("swtrace_rank_died")
-DAEMON_READY = of_host("swtrace_daemon_ready")
+RANK_UP = or_unknown(of_rank("swtrace_rank_up"))
+RANK_DIED = or_unknown(of_rank("swtrace_rank_died"))
+DAEMON_READY = or_unknown(of_host("swtrace_daemon_ready"))
 POLL_AGE = f"time() - {of_host('swtrace_daemon_last_poll_timestamp_seconds')}"
 POLL_ERRORS = total(of_host("swtrace_daemon_poll_errors_total"), "instance")
 RING_PROBLEMS = of_host("swtrace_ring_problems")
 RING_LAG = of_rank("swtrace_ring_lag_seconds")
-DAEMON_UP = of_host("up")
 _UP = now(DAEMON_UP)
 DAEMONS_UP = f"sum({_UP}) or vector(0)"
 DAEMONS_DOWN = f"count({_UP} == 0) or 0 * sum({_UP})"

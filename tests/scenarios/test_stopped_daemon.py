@@ -122,6 +122,15 @@ def test_no_panel_of_now_shows_a_rank_that_nobody_sees(outage: Outage, path: Pat
     assert {title: shown[title] for title in now if shown[title][0].value is not None} == {}
 
 
+def test_states_are_unknown_while_the_daemon_is_down(outage: Outage) -> None:
+    """A band that just ended might be drawn on in its last colour, so it says that nothing is known."""
+    for moment, states in ((outage.running, {"up", "no", "yes"}), (outage.stopped, {"unknown"})):
+        shown = outage.shown("health", moment)
+        bands = [*shown["Ranks"], *shown["Ranks that died"], *shown["Daemons that can read"]]
+        assert len(bands) == 5
+        assert {band.text for band in bands} == states
+
+
 def test_a_rank_that_ended_is_down_and_saves_nothing(outage: Outage) -> None:
     """At the first scrape after its end, its memory and its efficiency count no more, and the table has it first."""
     before, shown = (outage.shown("fleet", moment) for moment in (outage.restarted, outage.ended))
