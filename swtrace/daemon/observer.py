@@ -189,7 +189,7 @@ class Observer:
             if kept and step.step <= kept[-1].step.step:
                 kept.clear()  # The group was restarted.
             kept.append(NumberedStep(self._cursor, step))
-            if self._spans.offer(step, origins):
+            if self._roster.ledger.counts(step) and self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
 
     def _publish(self, ticket: int) -> None:

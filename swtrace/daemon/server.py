@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -54,7 +55,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         _log.warning("%s cannot be read by this user, so no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
-        rings = HostRings(settings.directory, run_id=settings.run_id)
+        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=time.time_ns())
         observer = Observer(rings, spans)
         server = _Server(server_config(make_app(observer)))
         with _stopped_by_signals(server, observer.end_streams):

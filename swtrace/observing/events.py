@@ -22,6 +22,8 @@ class RankJoined:
     """A ring was found."""
 
     identity: RankIdentity
+    history: int = 0
+    """How many records the rank had written by then that totals must not count."""
 
     @property
     def rank(self) -> RankKey:
