@@ -89,7 +89,8 @@ class Observer:
         self._streams_end = True
 
     def start(self) -> None:
-        """Start draining."""
+        """Find the rings that exist now, so that everything written after this call is counted, and start draining."""
+        self._poll(last=False)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:

@@ -391,8 +391,7 @@ class Ledger:
                 numbered.append((series, in_order))
             else:
                 numbered.append((series, self._numbered(ranks, series, ranked)))
-        if any(rank.history for rank in ranks):
-            _leave_out_history(ranks, numbered)
+        _leave_out_history(ranks, numbered)
         for series, ranked in numbered:
             try:
                 self._ingest(ranks, series, ranked)
@@ -518,6 +517,8 @@ class Ledger:
 
 def _leave_out_history(ranks: list[_Rank], numbered: Sequence[tuple[_Series, Ranked]]) -> None:
     """Leave steps of which a record is history out of the totals."""
+    if not any(rank.history for rank in ranks):
+        return
     history, newest = np.array([rank.history for rank in ranks]), np.zeros(len(ranks), np.int64)
     for series, ranked in numbered:
         sequence = ranked.records["sequence"].astype(np.int64)

@@ -100,7 +100,7 @@ class RingStatistics(NamedTuple):
     pending: int
     """Committed, not read yet."""
     skipped: int = 0
-    """Not lost: skipped on request (:meth:`RingReader.skip`), or history that was overwritten before this reader read it
+    """Not lost: skipped on request (:meth:`RingReader.skip`), or history that was overwritten before it was read
     (:meth:`RingReader.mark_history`)."""
 
     @property

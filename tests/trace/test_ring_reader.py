@@ -205,6 +205,22 @@ def test_damaged_records_are_counted_and_stepped_over(tmp_path: Path) -> None:
         assert reader.statistics() == RingStatistics(50, 47, 0, 3, 0)
 
 
+@pytest.mark.parametrize("more", [0, 10, 70, 200])
+def test_history_that_is_overwritten_is_skipped_and_not_lost(more: int, tmp_path: Path) -> None:
+    """Of records written before a reader marked them as history, none is lost; of later ones, those overwritten are."""
+    recorder = Recorder.create(tmp_path, identity(), records=CAPACITY)
+    series = recorder.add_series(series_info())
+    write(series, 1, 100)
+    with RingReader.open(recorder.path) as reader:
+        assert reader.mark_history() == 100
+        write(series, 101, more)
+        overwritten = 100 + more - CAPACITY
+        assert len(reader.read()) == CAPACITY
+        skipped = min(overwritten, 100)
+        assert reader.statistics() == RingStatistics(100 + more, CAPACITY, overwritten - skipped, 0, 0, skipped)
+    recorder.close()
+
+
 @pytest.mark.parametrize("wiped", [2, 10, 30])
 def test_records_behind_a_wiped_out_stretch_are_found_once_the_writer_is_dead(wiped: int, tmp_path: Path) -> None:
     """A stretch of any length wiped out at the cursor does not hide the records after it."""

@@ -76,8 +76,8 @@ def test_daemon_of_another_user_reads_a_folder_of_its_group() -> None:
         os.chown(directory, 0, USER)
         directory.chmod(0o2750)
         run = RecordedRun(directory)
-        run.write(5)
         with contained_daemon(directory) as client:
+            run.write(5)
             assert set(samples(client, "swtrace_steps_total").values()) == {5.0}
             assert set(samples(client, "swtrace_rank_up").values()) == {1.0}
             run.write(2)
