@@ -267,6 +267,32 @@ def test_lost_records_are_counted(tmp_path: Path) -> None:
     run.close()
 
 
+def test_history_is_not_counted_but_known(tmp_path: Path) -> None:
+    """What an older ring held is in no counter and not lost; gauges and recent figures of the API have it."""
+    run = RecordedRun(tmp_path, records=64)
+    run.write(100)
+    with serving(tmp_path) as client:
+        families = scrape(client)
+        rank = client.get("/api/v1/ranks").json()["ranks"][0]
+        (series,) = client.get("/api/v1/series").json()["series"]
+    ring = rank["ring"]
+    assert value(families, "swtrace_ring_records_total", rank="0") == run.written
+    assert run.written == ring["delivered"] + ring["skipped"] == 64 + ring["skipped"]
+    assert set(lost_by_reason(families).values()) == {0}
+    of_series = [family for family in families.values() if "series" in NAMES[named(family)][1]]
+    counters = [sample for family in of_series if family.type in {"counter", "histogram"} for sample in family.samples]
+    assert {sample.value for sample in counters} == {0}
+    assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
+    assert value(families, "swtrace_prefetch_step", rank="1", kind="effective") == 1
+    assert (rank["records"], series["steps"], series["ranks"][0]["recent"]["steps"]) == (64, 11, 10)
+    run.close()
+
+
+def named(family: Metric) -> str:
+    """Return the name of a metric in queries."""
+    return family.name + ("_total" if family.type == "counter" else "")
+
+
 def lost_by_reason(families: dict[str, Metric]) -> dict[str, float]:
     """Return the records that rank 0 lost."""
     samples = families["swtrace_ring_lost_records_total"].samples

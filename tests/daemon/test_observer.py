@@ -8,8 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from swtrace.ledger.facts import StepFacts
 from swtrace.observing import HostRings
 from swtrace.observing.origin import Polled
+from swtrace.spans.delivery import NoSpans
+from swtrace.spans.origins import Origins
 from swtrace.trace import directory, tail
 from tests.support.daemon_threads import serving
 from tests.support.patience import eventually
@@ -125,6 +128,25 @@ def test_a_request_reads_all_that_was_committed_before_it(run: RecordedRun, monk
             document = client.get("/api/v1/ranks").json()
             assert document["caught_up"] is True
             assert [rank["records"] for rank in document["ranks"]] == [run.written] * 2
+
+
+def test_steps_from_before_the_daemon_are_shown_but_not_exported(run: RecordedRun) -> None:
+    """The API has the steps that an older ring holds. Spans are made only of steps that begin after the daemon."""
+    offered: list[int] = []
+
+    class Offered(NoSpans):
+        def offer(self, step: StepFacts, origins: Origins) -> bool:
+            offered.append(step.step)
+            return super().offer(step, origins)
+
+    run.write_rank(0, run.steps)
+    with serving(run.directory, spans=Offered()) as client:
+        run.write_rank(1, run.steps)
+        run.steps += 1
+        run.write(2)
+        shown = client.get("/api/v1/steps", params={"limit": 64}).json()["steps"]
+    assert [step["step"] for step in shown] == list(range(13))
+    assert offered == [11, 12]
 
 
 def test_a_folder_that_cannot_be_listed_is_said(run: RecordedRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from tests.support.span_receiver import SpanReceiver, free_port
 
 RING_RECORDS = 64
 """Ten steps and a part of one."""
-RATE = 20
+RATE = 5
 """Steps per second, at most."""
 
 
@@ -83,7 +83,7 @@ def test_a_span_is_exported_once_though_the_daemon_is_restarted(tmp_path: Path, 
 
 @pytest.mark.prometheus
 def test_prometheus_sees_no_rate_that_was_not(tmp_path: Path) -> None:
-    """Over the restart of a daemon, no rate exceeds that of the ranks, and no increase of lost records is seen."""
+    """Over the restart of a daemon, no rate exceeds that of the ranks, and no record counts as lost."""
     run = RecordedRun(tmp_path / "rings")
     run.write(1000)
     stop = threading.Event()
@@ -103,13 +103,15 @@ def test_prometheus_sees_no_rate_that_was_not(tmp_path: Path) -> None:
         stop.set()
         writer.join(patience())
 
-        def highest(rate: str) -> list[float]:
-            return [sample.value for sample in server.query(f"max_over_time({rate}[5m:1s])")]
+        def highest(rate: str) -> float:
+            """Return the highest value that a rate, over an interval longer than the restart, had on a rank."""
+            samples = server.query(f"max_over_time({rate}[5m:1s])")
+            assert len(samples) == run.ranks
+            return max(sample.value for sample in samples)
 
-        assert len(highest("rate(swtrace_steps_total[4s])")) == run.ranks
-        assert max(highest("rate(swtrace_steps_total[4s])")) < 2 * RATE
-        assert max(highest("rate(swtrace_ring_records_total[4s])")) < 2 * RATE * 6
-        assert set(highest("sum without (reason) (increase(swtrace_ring_lost_records_total[4s]))")) == {0}
+        assert 0 < highest("rate(swtrace_steps_total[30s])") < 2 * RATE
+        assert 0 < highest("rate(swtrace_ring_records_total[30s])") < 2 * RATE * 6
+        assert highest("sum without (reason) (rate(swtrace_ring_lost_records_total[30s]))") == 0
     run.close()
 
 
