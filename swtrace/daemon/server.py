@@ -2,8 +2,8 @@
 
 The port is bound before anything else is opened, so a second daemon on it fails at once without touching
 anything. On SIGTERM or SIGINT the daemon stops serving, drains once more, exports spans and closes the rings, in that
-order. It never writes to the rings. Killing it loses only what it had not yet sent, and the next daemon reads
-again what the rings still hold.
+order. It never writes to the rings. Killing it loses only what it had not yet sent. The next daemon reads again what
+the rings still hold, but counts and exports only what follows.
 """
 
 from __future__ import annotations

@@ -279,18 +279,14 @@ def test_history_is_not_counted_but_known(tmp_path: Path) -> None:
     assert value(families, "swtrace_ring_records_total", rank="0") == run.written
     assert run.written == ring["delivered"] + ring["skipped"] == 64 + ring["skipped"]
     assert set(lost_by_reason(families).values()) == {0}
-    of_series = [family for family in families.values() if "series" in NAMES[named(family)][1]]
-    counters = [sample for family in of_series if family.type in {"counter", "histogram"} for sample in family.samples]
-    assert {sample.value for sample in counters} == {0}
+    counters = {
+        name for name, (kind, labels) in NAMES.items() if kind in {"counter", "histogram"} and "series" in labels
+    }
+    assert {sample.value for name in counters for sample in families[name].samples} == {0}
     assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
     assert value(families, "swtrace_prefetch_step", rank="1", kind="effective") == 1
     assert (rank["records"], series["steps"], series["ranks"][0]["recent"]["steps"]) == (64, 11, 10)
     run.close()
-
-
-def named(family: Metric) -> str:
-    """Return the name of a metric in queries."""
-    return family.name + ("_total" if family.type == "counter" else "")
 
 
 def lost_by_reason(families: dict[str, Metric]) -> dict[str, float]:
