@@ -60,7 +60,7 @@ def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def daemon(directory: Path, *, port: int = 0, **settings: str) -> Iterator[DaemonCommand]:
+def daemon(directory: Path, port: int = 0, /, **settings: str) -> Iterator[DaemonCommand]:
     """Run a daemon over a folder of rings, on a free port unless one is given. Kill it at the end if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "swtrace", "daemon", "--listen", f"127.0.0.1:{port}", "--dir", str(directory), "--json"],

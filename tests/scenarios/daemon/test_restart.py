@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,8 @@ def test_prometheus_sees_no_rate_that_was_not(tmp_path: Path) -> None:
             return len(samples) == run.ranks and all(sample.value >= number for sample in samples)
 
         for lives in (1, 2):
-            with daemon(tmp_path / "rings", port=port) as command:
-                eventually(lambda number=6 * lives: scraped(number), "Prometheus to scrape the daemon")
+            with daemon(tmp_path / "rings", port) as command:
+                eventually(partial(scraped, 6 * lives), "Prometheus to scrape the daemon")
                 command.end()
         stop.set()
         writer.join(patience())
