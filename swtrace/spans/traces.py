@@ -26,8 +26,8 @@ def span_ids(series: SeriesKey, step: int, rank: int, kind: str, layers: Iterabl
     """Return the concatenated ids of a rank's spans of one kind; ``layers`` are layer numbers as text."""
     run_id, name, start_layer, group_ranks = series
     group = ",".join(map(str, group_ranks))
-    text = f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{name}\0{start_layer}\0{group}\0"
-    begun, ids = blake2b(text.encode(), digest_size=8), []
+    begins = f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{name}\0{start_layer}\0{group}\0"
+    begun, ids = blake2b(begins.encode(), digest_size=8), []
     for layer in layers:
         text = begun.copy()
         text.update(layer)
