@@ -77,6 +77,8 @@ class RingState:
     anchor: ClockAnchor = NO_ANCHOR
     windows: tuple[tuple[WindowState, ...], ...] = ()
     """By series, in the order of the rank's table."""
+    closed_series: frozenset[int] = frozenset()
+    """Indexes of the series that a living writer has closed."""
     path: str = ""
     """The ring's file; empty if it is on another host or in a recording."""
     taken_ns: int = 0

@@ -239,6 +239,7 @@ class HostRings:
             statistics=reader.statistics(now=False),
             anchor=reader.anchor(),
             windows=tuple(reader.windows(index) for index in range(len(self._tables[reader.key]))),
+            closed_series=reader.closed_series(),
             path=str(reader.path),
             taken_ns=now_ns(),
             down_since_ns=reader.down_since_ns,

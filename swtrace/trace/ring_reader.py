@@ -286,6 +286,11 @@ class RingReader(Closing):
             self._first_windows.append(first_window)
         return tuple(self._series)
 
+    def closed_series(self) -> frozenset[int]:
+        """Return the indexes of the series that a living writer has closed."""
+        closed = 0 if self._final_state else self._word(schema.SERIES_CLOSED_OFFSET)
+        return frozenset(index for index in range(len(self._series)) if closed >> index & 1)
+
     def windows(self, series: int) -> tuple[WindowState, ...]:
         """Return the state of every window of a series, each consistent in itself.
 
