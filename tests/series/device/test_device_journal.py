@@ -13,8 +13,8 @@ import pytest
 from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
 from swtrace.series.journal import DEFAULT_EVERY, RUN_STEPS
 from swtrace.trace import records as columns
-from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.request_link import RequestLink
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
