@@ -149,6 +149,7 @@ def test_closing_gives_up_on_a_device_that_never_comes_back(tmp_path: Path, at: 
     begun_ns = at.device.host_ns()
     program.series.close()
     assert at.device.host_ns() - begun_ns <= 2.1 * CLOSE_PATIENCE_S * 1e9, "the journal's patience, and the sends'"
+    assert program.recorder is not None
     with RingReader.open(program.recorder.path) as reader:
         reader.series()
         assert reader.closed_series() == {0}, "the ring says that the series is closed"
