@@ -433,3 +433,15 @@ def test_only_what_an_older_ring_held_when_it_was_found_is_history(tmp_path: Pat
             rank.recent for rank in expected(schedule).facts().series[0].ranks
         ]
         assert len(watch.take_steps()) == 20
+
+
+def test_the_status_names_each_problem_once(tmp_path: Path) -> None:
+    """Beside the folder's name, a bad file needs only its own."""
+    (tmp_path / "ring-bad-0-00.swt").write_bytes(b"")
+    rings = HostRings(tmp_path, rescan_s=0)
+    rings.poll()
+    (status,) = rings.status()
+    assert status.name == str(tmp_path)
+    assert status.detail.startswith("ring-bad-0-00.swt: ")
+    assert str(tmp_path) not in status.detail
+    rings.close()
