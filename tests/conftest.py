@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Give no example of Hypothesis a time limit. Measure coverage in the workers, not in processes that tests start."""
+    """Give Hypothesis no time limit. Measure coverage in the workers, but not in the processes that tests start."""
     settings.register_profile("patient", deadline=None)
     settings.load_profile("patient")
     if "PYTEST_XDIST_WORKER" in os.environ:
