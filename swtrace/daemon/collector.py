@@ -342,7 +342,7 @@ _DECLARED = (
         "swtrace_ring_records_total",
         RingRow,
         lambda row: row.rank.ring.statistics.written,
-        "Records written: delivered, lost or pending.",
+        "Records written since the ring was made: delivered, skipped, lost or pending.",
     ),
     Metric(
         "counter",

@@ -57,7 +57,8 @@ def outage() -> Iterator[Outage]:
         rings.mkdir()
         run = RecordedRun(rings)
         stack.callback(run.close)
-        address = f"127.0.0.1:{free_port()}"
+        port = free_port()
+        address = f"127.0.0.1:{port}"
         up = f'up{{instance="{address}"}}'
         server = stack.enter_context(prometheus(work, [address], scrape_s=SCRAPE_S, evaluate_s=SCRAPE_S))
 
@@ -71,11 +72,11 @@ def outage() -> Iterator[Outage]:
             """Return the newest scrape of a series: its time, and its value."""
             return server.scrapes(selector, RECALL_S)[-1]
 
-        with daemon(rings, listen=address):
+        with daemon(rings, port):
             eventually(stepping, "scrapes of a series that runs", between_s=0.2)
             running, _ = last(up)
         eventually(lambda: last(up)[1] == 0, "a scrape that fails")
-        with daemon(rings, listen=address):
+        with daemon(rings, port):
             eventually(lambda: last(up)[1] == 1, "a scrape that is answered again")
             scrapes = server.scrapes(up, RECALL_S)
             stopped = next(moment for moment, value in scrapes if value == 0 and moment > running)
