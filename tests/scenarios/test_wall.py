@@ -128,6 +128,8 @@ def wall() -> Iterator[Wall]:
         follower.start()
         try:
             eventually(lambda: _busy_moment(wall) is not None, "both demos running side by side, and every daemon up")
+            # A rank is not named at every scrape, and not at all before the alert's minutes have enough scrapes.
+            eventually(lambda: server.query('ALERTS{alertname="SwtraceStraggler"}'), "the straggler's alert")
             for demo in demos:
                 demo.send_signal(signal.SIGINT)
             for demo in demos:
@@ -223,7 +225,9 @@ def _busy_moment(wall: Wall) -> float | None:
         ends.append(busy[-1])
     moment = min(ends)
     while moment > max(begins) + TOGETHER_S:
-        if [sample.value for sample in wall.prometheus.query('sum(up{job="swtrace"})', moment)] == [3]:
+        up = [sample.value for sample in wall.prometheus.query('sum(up{job="swtrace"})', moment)]
+        ended = [wall.prometheus.query(f"{_selector(host, 'swtrace_rank_up')} == 0", moment) for host in wall.demos]
+        if up == [3] and not any(ended):
             return moment
         moment -= 0.5
     return None
