@@ -334,6 +334,7 @@ VARIABLES = {each.field: each.variable for each in _SETTINGS}
 """The environment variable of each field, for messages that say which setting to change."""
 OTHER_VARIABLES = (
     "SWTRACE_LISTEN",
+    "SWTRACE_WEB_CONFIG",
     "SWTRACE_TRACE_SAMPLE",
     "SWTRACE_SLOW_STEP",
     "SWTRACE_TOP_CONFIG",

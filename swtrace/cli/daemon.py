@@ -11,19 +11,19 @@ import os
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swtrace import __version__
-from swtrace.cli.arguments import run_option
+from swtrace.cli.arguments import file_option, run_option
 from swtrace.cli.console import narration
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 REPEAT_S = 60.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -36,6 +36,13 @@ def daemon(
         typer.Option(
             metavar="HOST:PORT",
             help="Address to serve on; port 0 picks a free port. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465.",
+        ),
+    ] = None,
+    web_config: Annotated[
+        Path | None,
+        file_option(
+            "--web-config",
+            text="Serve with TLS, passwords or both, as this file says. Default: `SWTRACE_WEB_CONFIG`, else neither.",
         ),
     ] = None,
     directory: FolderOption = None,
@@ -58,7 +65,9 @@ def daemon(
         handler.addFilter(RepeatFilter(library))
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     rings = folder_to_read(directory)
-    settings = DaemonSettings.from_environment(os.environ, directory=rings, listen=listen, run_id=run_id)
+    settings = DaemonSettings.from_environment(
+        os.environ, directory=rings, listen=listen, run_id=run_id, web_config=web_config
+    )
     remove_unusable_variables(os.environ)
     from swtrace.daemon.server import serve
 

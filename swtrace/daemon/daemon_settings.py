@@ -10,6 +10,7 @@ from pathlib import Path
 
 from swtrace.errors import SettingsError
 from swtrace.http_client import DEFAULT_PORT
+from swtrace.settings import absolute
 from swtrace.spans.environment import SpanSettings
 
 DEFAULT_LISTEN = f"127.0.0.1:{DEFAULT_PORT}"
@@ -59,6 +60,8 @@ class DaemonSettings:
     spans: SpanSettings
     run_id: str | None = None
     """Watch only this run; None for every run in the directory."""
+    web_config: Path | None = None
+    """A file that asks for TLS and passwords; None to serve everyone who can connect."""
 
     @classmethod
     def from_environment(
@@ -68,6 +71,7 @@ class DaemonSettings:
         directory: Path,
         listen: str | None = None,
         run_id: str | None = None,
+        web_config: Path | None = None,
     ) -> DaemonSettings:
         """Read the environment. Options of the command, given as arguments, take precedence."""
         return cls(
@@ -75,9 +79,16 @@ class DaemonSettings:
             listen=listen_address(environ) if listen is None else Listen.parse(listen, "--listen"),
             spans=SpanSettings.from_environment(environ),
             run_id=run_id,
+            web_config=web_config_file(environ) if web_config is None else web_config,
         )
 
 
 def listen_address(environ: Mapping[str, str]) -> Listen:
     """Return the address that ``SWTRACE_LISTEN`` names, or the default."""
     return Listen.parse(environ.get("SWTRACE_LISTEN", "").strip() or DEFAULT_LISTEN)
+
+
+def web_config_file(environ: Mapping[str, str]) -> Path | None:
+    """Return the file that ``SWTRACE_WEB_CONFIG`` names, if any."""
+    named = environ.get("SWTRACE_WEB_CONFIG", "").strip()
+    return absolute(named) if named else None
