@@ -13,10 +13,11 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
+from swtrace.credentials import load_ca, load_certificate
 from swtrace.errors import SettingsError
 
 _log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class WebConfigFile:
         except SettingsError as error:
             if str(error) != self._problem:
                 self._problem = str(error)
-                _log.error("%s; every request is refused until this is corrected", error)  # noqa: TRY400 (one line)
+                _log.error("%s; every request is refused until this is corrected", error)
             return
         if config.files != self._config.files:
             self._signature = ()
@@ -197,10 +198,7 @@ def _tls(section: object, path: Path) -> tuple[ssl.SSLContext, tuple[Path, ...]]
     context.maximum_version = _TLS_VERSIONS[_word(section, "max_version", _TLS_VERSIONS, "TLS13", where)]
     if context.minimum_version > context.maximum_version:
         raise SettingsError(f"{where}: min_version must not be above max_version")
-    try:
-        context.load_cert_chain(cert, key, password=_no_password)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{where}: cert_file {cert} with key_file {key}: {_reason(error)}") from error
+    load_certificate(context, cert, key, where)
     if section.get("client_auth_type") == _ANY_CERTIFICATE:
         raise SettingsError(
             f"{where}: client_auth_type={_ANY_CERTIFICATE!r} is not supported, because it keeps nobody out; "
@@ -214,10 +212,7 @@ def _tls(section: object, path: Path) -> tuple[ssl.SSLContext, tuple[Path, ...]]
             f"{where}: client_auth_type={asked!r} {'needs' if verifies else 'does not use'} client_ca_file"
         )
     if ca is not None:
-        try:
-            context.load_verify_locations(ca)
-        except OSError as error:
-            raise SettingsError(f"{where}: client_ca_file {ca}: {_reason(error)}") from error
+        load_ca(context, ca, f"{where}.client_ca_file")
         context.verify_mode = _CLIENT_AUTH[asked]
     return context, (cert, key) if ca is None else (cert, key, ca)
 
@@ -229,12 +224,7 @@ def _file(section: Mapping[Any, Any], key: str, path: Path) -> Path | None:
         return None
     if not isinstance(named, str) or not named:
         raise SettingsError.of(f"{path}: tls_server_config.{key}", named, "the path of a PEM file")
-    file = path.parent / named
-    try:
-        file.open("rb").close()
-    except OSError as error:
-        raise SettingsError(f"{path}: tls_server_config.{key}: {file} cannot be read: {error.strerror}") from error
-    return file
+    return path.parent / named
 
 
 def _word(section: Mapping[Any, Any], key: str, words: Mapping[str, object], default: str, where: str) -> str:
@@ -242,19 +232,6 @@ def _word(section: Mapping[Any, Any], key: str, words: Mapping[str, object], def
     if not isinstance(word, str) or word not in words:
         raise SettingsError.of(f"{where}.{key}", word, f"one of: {', '.join(words)}")
     return word
-
-
-def _no_password() -> NoReturn:
-    """Refuse an encrypted key, whose password OpenSSL would ask for on the terminal."""
-    raise ValueError("the key is encrypted; swtrace cannot ask for its password")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        if error.reason == "KEY_VALUES_MISMATCH":
-            return "the key does not belong to the certificate"
-        return f"not a valid PEM file ({(error.reason or str(error)).replace('_', ' ').lower()})"
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _signature(files: tuple[Path, ...]) -> _Signature:
