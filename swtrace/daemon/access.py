@@ -50,7 +50,9 @@ class CurrentTls(ssl.SSLContext):
             current = self.file.current().tls
         except SettingsError:
             current = None
-        return (current or super()).wrap_bio(*arguments, **options)
+        if current is None:
+            return super().wrap_bio(*arguments, **options)
+        return current.wrap_bio(*arguments, **options)
 
 
 class Gate:

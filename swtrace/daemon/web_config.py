@@ -69,12 +69,12 @@ class WebConfig:
         _refuse_other_keys(document, _SECTIONS, str(path))
         if not document:
             raise SettingsError(f"{path} is empty; it must have {' or '.join(_SECTIONS)}, or both")
-        tls, files = None, (path,)
+        tls: ssl.SSLContext | None = None
+        named: tuple[Path, ...] = ()
         if "tls_server_config" in document:
             tls, named = _tls(document["tls_server_config"], path)
-            files += named
         users = _users(document["basic_auth_users"], path) if "basic_auth_users" in document else {}
-        return cls(users, tls, files)
+        return cls(users, tls, (path, *named))
 
 
 class WebConfigFile:
@@ -149,10 +149,10 @@ def _document(path: Path) -> Mapping[Any, Any]:
     except UnicodeError as error:
         raise SettingsError(f"{path} is not UTF-8 text") from error
     except yaml.YAMLError as error:
-        # The error's own text quotes lines of the file, which may hold secrets.
+        # The error's own text quotes the file, which may hold secrets.
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise SettingsError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        where = f", line {mark.line + 1}," if mark is not None else ""
+        raise SettingsError(f"{path}{where} is not valid YAML") from None
     if document is None:
         return {}
     if not isinstance(document, Mapping):
@@ -194,6 +194,7 @@ def _tls(section: object, path: Path) -> tuple[ssl.SSLContext, tuple[Path, ...]]
     if cert is None or key is None:
         raise SettingsError(f"{where} must have cert_file and key_file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.minimum_version = _TLS_VERSIONS[_word(section, "min_version", _TLS_VERSIONS, "TLS12", where)]
     context.maximum_version = _TLS_VERSIONS[_word(section, "max_version", _TLS_VERSIONS, "TLS13", where)]
     if context.minimum_version > context.maximum_version:
@@ -222,8 +223,8 @@ def _file(section: Mapping[Any, Any], key: str, path: Path) -> Path | None:
     named = section.get(key)
     if named is None:
         return None
-    if not isinstance(named, str) or not named:
-        raise SettingsError.of(f"{path}: tls_server_config.{key}", named, "the path of a PEM file")
+    if not isinstance(named, str) or not named or "\n" in named:  # not quoted: it may be the key itself
+        raise SettingsError(f"{path}: tls_server_config.{key} must be the path of a PEM file")
     return path.parent / named
 
 
