@@ -169,11 +169,12 @@ def test_http_to_a_tls_port_and_the_reverse_are_explained(web: WebFiles, tmp_pat
 
 def test_a_password_is_not_sent_in_clear_to_another_host(web: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """To other hosts passwords go only over TLS, so that a forgotten ``https://`` does not give them away."""
+    credentials = Credentials.from_environment(web.settings())
     with listening() as proxy:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
         monkeypatch.delenv("no_proxy", raising=False)
         with pytest.raises(AccessError, match=r"connect to https://daemon\.invalid:9465"):
-            asked("daemon.invalid:9465", Credentials.from_environment(web.settings()))
+            http_client.get("daemon.invalid:9465", "/", timeout_s=2, credentials=credentials)
         with pytest.raises(TimeoutError):
             proxy.accept()
 
