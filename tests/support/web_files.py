@@ -16,8 +16,8 @@ PASSWORD = "open sesame"  # noqa: S105 (of a test)
 
 @cache
 def hashed(password: str = PASSWORD) -> str:
-    """Return a bcrypt hash of a password, of the lowest cost."""
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    """Return a bcrypt hash of a password, of the lowest cost and with always the same salt."""
+    return bcrypt.hashpw(password.encode(), b"$2b$04$abcdefghijklmnopqrstuu").decode()
 
 
 @dataclass(frozen=True)
