@@ -165,11 +165,13 @@ def _open(
     address: str, request: urllib.request.Request, timeout_s: float, credentials: Credentials
 ) -> http.client.HTTPResponse:
     secure = request.type == "https"
-    here = _is_here(urllib.parse.urlsplit(request.full_url).hostname or "")
     try:
+        here = _is_here(urllib.parse.urlsplit(request.full_url).hostname or "")
         authorization, context = credentials.authorization(), credentials.context()
     except SettingsError as error:
         raise _failed(address, error, AccessError) from error
+    except ValueError as error:
+        raise _failed(address, error) from error
     if authorization is not None:
         if not (secure or here):
             where = _host_and_port(address)
