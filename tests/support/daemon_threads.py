@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +39,7 @@ def serving(
     """
     access = None if web is None else WebConfigFile(web.config)
     verify: ssl.SSLContext | bool = True if web is None else web.trust()
-    rings = HostRings(directory, rescan_s=0)
+    rings = HostRings(directory, rescan_s=0, counted_since_ns=time.time_ns())
     observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))
     server = uvicorn.Server(server_config(make_app(observer), access))
