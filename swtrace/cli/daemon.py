@@ -51,7 +51,7 @@ def daemon(
     SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
-    from swtrace.spans.environment import remove_unusable_variables
+    from swtrace.otel_variables import remove_unusable_variables
 
     handler = logging.StreamHandler(sys.stderr)
     for library in ("opentelemetry", "uvicorn", "asyncio"):

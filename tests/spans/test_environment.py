@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swtrace.errors import SettingsError
-from swtrace.spans.environment import SpanSettings, remove_unusable_variables
+from swtrace.otel_variables import remove_unusable_variables
+from swtrace.spans.environment import SpanSettings
 
 ON = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
 """An environment in which spans are exported."""
