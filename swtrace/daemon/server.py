@@ -15,12 +15,16 @@ import logging
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import make_app
+from swtrace.daemon.metric_export import make_metric_export
 from swtrace.daemon.observer import Observer
+from swtrace.daemon.snapshot import ExportOutcome
 from swtrace.errors import ListenError
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import make_span_sink
@@ -56,14 +60,22 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         spans = make_span_sink(settings.spans)
         rings = HostRings(settings.directory, run_id=settings.run_id)
         observer = Observer(rings, spans)
-        server = _Server(server_config(make_app(observer)))
+        outcomes = dict.fromkeys(ExportOutcome, 0)
+        collector = SnapshotCollector(observer.snapshot, observer.health, outcomes.copy)
+        metrics = make_metric_export(settings.metrics, collector.rows, outcomes, port=listener.getsockname()[1])
+        server = _Server(server_config(make_app(observer, collector)))
         with _stopped_by_signals(server, observer.end_streams):
             observer.start()
             announce(url(listener))
             asyncio.run(server.serve(sockets=[listener]))
-            _log.info("stopping: draining the rings and exporting the remaining spans")
+            _log.info("stopping: draining the rings and exporting the remaining spans and the last metrics")
             drained = observer.stop(DRAIN_END_S)
+            exports_end_s = time.monotonic() + EXPORT_END_S
+            if metrics is not None:
+                metrics.finish()
             spans.close(EXPORT_END_S)
+            if metrics is not None:
+                metrics.close(max(0.0, exports_end_s - time.monotonic()))
             if drained:  # Otherwise the thread still reads them; they are closed when the process exits.
                 rings.close()
 

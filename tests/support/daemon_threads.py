@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.daemon_settings import Listen
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.observer import Observer
@@ -28,7 +29,7 @@ def serving(
     rings = HostRings(directory, rescan_s=0)
     observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))
-    server = uvicorn.Server(server_config(make_app(observer)))
+    server = uvicorn.Server(server_config(make_app(observer, SnapshotCollector(observer.snapshot, observer.health))))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     base_url = url(listener)
     observer.start()

@@ -45,6 +45,7 @@ NAMES = {
     "swtrace_ring_pending_records": ("gauge", {"rank"}),
     "swtrace_spans_exported_total": ("counter", set()),
     "swtrace_spans_dropped_total": ("counter", {"reason"}),
+    "swtrace_metric_exports_total": ("counter", {"outcome"}),
     "swtrace_build_info": ("gauge", {"version", "python_version"}),
     "swtrace_series_info": (
         "gauge",
