@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 
 _UNITS = {"_seconds": "s", "_bytes": "By", "_ratio": "1"}
 """UCUM's units, by suffix of a name."""
+_UNKNOWN: Any = None
+"""The extremes of a distribution, which OTLP may leave out."""
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
@@ -111,8 +113,8 @@ def _points(metric: Metric[Any], row: MetricRow, started_ns: int, now_ns: int) -
                 sum=each.sum_ns / 1e9,
                 bucket_counts=each.counts,
                 explicit_bounds=[bound_ns / 1e9 for bound_ns in each.bounds_ns],
-                min=None,  # type: ignore[arg-type] (optional in OTLP; the totals do not have it)
-                max=None,  # type: ignore[arg-type]
+                min=_UNKNOWN,
+                max=_UNKNOWN,
             )
         else:
             number = int(each) if isinstance(each, bool) else each

@@ -63,14 +63,12 @@ class MetricReceiver(Receiver):
 
 def prometheus_name(metric: Metric) -> str:
     """Return the name that Prometheus translates a metric's name, unit and kind to."""
-    tokens = metric.name.split(".")
+    words = metric.name.split(".")
     unit = "" if metric.unit.startswith("{") else _UNITS.get(metric.unit, metric.unit)
     kind = metric.WhichOneof("data")
-    if unit and unit not in tokens and (unit != "ratio" or kind == "gauge"):
-        tokens.append(unit)
-    if kind == "sum":
-        tokens = [token for token in tokens if token != "total"] + ["total"]
-    return "_".join(tokens)
+    if unit and unit not in words and (unit != "ratio" or kind == "gauge"):
+        words.append(unit)
+    return "_".join([*words, "total"] if kind == "sum" else words)
 
 
 def _samples(metric: Metric) -> Iterator[tuple[str, dict[str, str], float]]:
