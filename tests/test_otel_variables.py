@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import pytest
 
 from swtrace.daemon.metric_settings import MetricSettings
@@ -9,7 +11,10 @@ from swtrace.errors import SettingsError
 from swtrace.otel_variables import remove_unusable_variables
 from swtrace.spans.environment import SpanSettings
 
-SIGNALS = {"TRACES": SpanSettings.from_environment, "METRICS": MetricSettings.from_environment}
+SIGNALS: dict[str, Callable[[Mapping[str, str]], SpanSettings | MetricSettings]] = {
+    "TRACES": SpanSettings.from_environment,
+    "METRICS": MetricSettings.from_environment,
+}
 BOTH = pytest.mark.parametrize("signal", SIGNALS)
 
 
