@@ -11,7 +11,7 @@ import platform
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, Generic, Literal, TypeVar
 
@@ -67,6 +67,12 @@ class RingRow(RankRow):
     """A rank's ring."""
 
     last_record_ns: int
+
+    def about(self) -> Labels:
+        """Return labels that say what the rank is part of, and where it runs."""
+        identity = self.rank.identity
+        described = {"run_id": identity.run_id, "host": identity.host, "model": identity.model}
+        return {**described, "pid": str(identity.pid), **asdict(identity.workload)}
 
     def last_record_s(self) -> float | None:
         """Return the UNIX time of the newest instant that the rank recorded; None before the first."""
@@ -354,6 +360,7 @@ _DECLARED = (
         lambda row: row.rank.died,
         "1 if the rank's process ended without closing its ring and was not stopped together with its run.",
     ),
+    Metric("info", "swtrace_rank_info", RingRow, RingRow.about, "Run, model and process of a rank, and where it runs."),
     Metric(
         "info",
         "swtrace_rank_untraced_info",

@@ -60,10 +60,15 @@ def _bounds(offset_ns: int) -> tuple[int, int, int]:
 
 
 def rank_resource(identity: RankIdentity) -> Resource:
-    """Return the OpenTelemetry resource of the process that recorded a rank."""
-    return process_resource(
+    """Return the OpenTelemetry resource of the process that recorded a rank.
+
+    Its model and workload are the rank's own, whatever the environment of this process says about itself.
+    """
+    process = process_resource(
         identity.version, f"{identity.run_id}/{identity.rank}", host=identity.host, pid=identity.pid
     )
+    model = {"swtrace.model": identity.model} if identity.model else {}
+    return process.merge(Resource({**model, **identity.workload.attributes()}))
 
 
 def process_resource(version: str, instance: str, *, host: str, pid: int) -> Resource:

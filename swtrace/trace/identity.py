@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+from urllib.parse import unquote
 
 
 class RankKey(NamedTuple):
@@ -11,6 +13,44 @@ class RankKey(NamedTuple):
 
     run_id: str
     rank: int
+
+
+_WORKLOAD_VARIABLES = {
+    "k8s_pod_name": "POD_NAME",
+    "k8s_namespace_name": "POD_NAMESPACE",
+    "k8s_node_name": "NODE_NAME",
+    "slurm_job_id": "SLURM_JOB_ID",
+    "slurm_job_name": "SLURM_JOB_NAME",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What Kubernetes or Slurm runs a rank as. Empty texts are unknown.
+
+    The fields are OpenTelemetry's resource attributes, with ``_`` for ``.``, and so are the labels of
+    ``swtrace_rank_info``.
+    """
+
+    k8s_pod_name: str = ""
+    k8s_namespace_name: str = ""
+    k8s_node_name: str = ""
+    k8s_job_name: str = ""
+    slurm_job_id: str = ""
+    slurm_job_name: str = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read the rank's environment: ``OTEL_RESOURCE_ATTRIBUTES``, else the variable of each field."""
+        pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+        given = {name.strip().replace(".", "_"): unquote(text.strip()) for name, _, text in pairs}
+        variables = {name: environ.get(variable, "").strip() for name, variable in _WORKLOAD_VARIABLES.items()}
+        return cls(**{name: given.get(name) or variables.get(name, "") for name in (each.name for each in fields(cls))})
+
+    def attributes(self) -> dict[str, str]:
+        """Return what is known as resource attributes."""
+        known = {each.name: str(getattr(self, each.name)) for each in fields(self)}
+        return {name.replace("_", "."): text for name, text in known.items() if text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +72,7 @@ class RankIdentity:
     clock_offset: str = "0"
     """What the rank's time namespace adds to CLOCK_MONOTONIC: ``0``, or seconds and nanoseconds; ``unknown`` if /proc
     does not show it."""
+    workload: Workload = Workload()
 
     @property
     def key(self) -> RankKey:
