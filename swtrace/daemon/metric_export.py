@@ -163,9 +163,9 @@ class MetricExport:
         self.finish()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            _log.warning("the last metrics were not exported: the collector took longer than %.1f s", timeout_s)
+            _log.warning("the last metrics were not exported within %.1f s", timeout_s)
         for exporter in self._exporters:  # also ends an export that waits for its next retry
-            exporter.shutdown()
+            exporter.shutdown(timeout_millis=0)
 
     def _run(self) -> None:
         with self._reasons_kept():
