@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     ConsoleMetricExporter,
@@ -34,6 +35,7 @@ from opentelemetry.sdk.metrics.export import Metric as OtlpMetric
 from opentelemetry.sdk.resources import Resource
 
 from swtrace.daemon.collector import METRICS, Metric, MetricRow, Rows
+from swtrace.daemon.exemplars import WaitExemplar
 from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.daemon.snapshot import ExportOutcome
 from swtrace.errors import SettingsError
@@ -101,6 +103,7 @@ def _points(metric: Metric[Any], row: MetricRow, started_ns: int, now_ns: int) -
     if value is None:
         return
     began_ns = min(max(started_ns, row.began_ns), now_ns)
+    waits = metric.exemplars(row) if metric.exemplars else {}
     for labels, each in metric.points(row, value):
         # As in Prometheus, an empty label is no label.
         attributes = {name: text for name, text in labels.items() if text}
@@ -115,10 +118,17 @@ def _points(metric: Metric[Any], row: MetricRow, started_ns: int, now_ns: int) -
                 explicit_bounds=[bound_ns / 1e9 for bound_ns in each.bounds_ns],
                 min=_UNKNOWN,
                 max=_UNKNOWN,
+                exemplars=[_exemplar(waits[bucket]) for bucket in sorted(waits)],
             )
         else:
             number = int(each) if isinstance(each, bool) else each
             yield NumberDataPoint(attributes, began_ns, now_ns, number)
+
+
+def _exemplar(wait: WaitExemplar) -> Exemplar:
+    return Exemplar(
+        {"layer": str(wait.layer)}, wait.stall_ns / 1e9, wait.unix_ns, int(wait.span_id, 16), int(wait.trace_id, 16)
+    )
 
 
 class MetricExport:

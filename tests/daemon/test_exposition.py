@@ -151,9 +151,8 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-EXEMPLARS = st.dictionaries(
-    st.integers(0, 3), st.builds(WaitExemplar, COUNTS, COUNTS, st.text("0123456789abcdef", max_size=32), COUNTS)
-)
+HEX = st.text("0123456789abcdef", max_size=32)
+EXEMPLARS = st.dictionaries(st.integers(0, 3), st.builds(WaitExemplar, COUNTS, COUNTS, HEX, COUNTS, HEX))
 LABELS = st.dictionaries(st.sampled_from(["rank", "series", "run_id"]), st.text(), max_size=3)
 
 

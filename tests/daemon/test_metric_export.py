@@ -125,6 +125,28 @@ def received(rows: Rows, *, started_ns: int = 1, now_ns: int = 0) -> ReceivedExp
     return ReceivedExport(tuple(scope.metrics), {})
 
 
+def test_exemplars_name_exported_spans(run: RecordedRun, receiver: SpanReceiver, metrics: MetricReceiver) -> None:
+    """The slowest wait of each bucket arrives with its stall, its layer, and the ids of its exported span."""
+    settings = {
+        **ON,
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": metrics.endpoint,
+    }
+    with daemon(run.directory, **settings) as command:
+        assert command.end() == ""
+    (stalls,) = (metric for metric in metrics.exports()[-1].metrics if metric.name == "swtrace.wait.stall")
+    exemplars = [each for stalled in stalls.histogram.data_points for each in stalled.exemplars]
+    assert exemplars
+    waits = {(span.trace_id, span.span_id): span for span in receiver.spans() if span.name == "swtrace.wait"}
+    for each in exemplars:
+        wait = waits[each.trace_id, each.span_id]
+        assert round(each.as_double * 1e9) == wait.attributes["swtrace.stall_ns"]
+        assert each.time_unix_nano == wait.end_ns
+        (layer,) = each.filtered_attributes
+        assert layer.value.string_value == str(wait.attributes["swtrace.layer"])
+
+
 def test_totals_begin_with_the_daemon_or_a_later_ring(run: RecordedRun) -> None:
     """The start of a counter is the daemon's, or that of a ring that was made later, and never in the future."""
     rows = rows_of(run.directory)
