@@ -68,9 +68,10 @@ def otlp_name(metric: Metric[Any]) -> str:
 
 def otlp_unit(metric: Metric[Any]) -> str:
     """Return the metric's unit in UCUM's notation."""
-    name = metric.name.removesuffix("_total")
-    suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), "")
-    return _UNITS[suffix] if suffix else f"{{{metric.counts}}}" if metric.counts else ""
+    for suffix, unit in _UNITS.items():
+        if metric.name.removesuffix("_total").endswith(suffix):
+            return unit
+    return f"{{{metric.counts}}}" if metric.counts else ""
 
 
 def metrics_data(rows: Rows, resource: Resource, *, started_ns: int, now_ns: int) -> MetricsData:
@@ -196,7 +197,7 @@ class MetricExport:
         self._outcomes[ExportOutcome.FAILED if failed else ExportOutcome.ACCEPTED] += 1
         if failed and not self._failing:
             reason = self._reason or "the exporter gave no reason"
-            _log.warning("cannot export metrics, trying again every %g s: %s", self._interval_s, reason)
+            _log.warning("cannot export metrics (every %g s): %s", self._interval_s, reason)
         elif self._failing and not failed:
             _log.warning("metrics are exported again")
         self._failing = failed

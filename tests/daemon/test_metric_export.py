@@ -283,12 +283,15 @@ def test_a_collector_that_is_away_slows_nothing(run: RecordedRun, protocol: str)
     assert said.count("\n") == said.count("cannot export metrics") == 1
 
 
-def test_a_collector_that_does_not_answer_blocks_neither_scrapes_nor_the_end(run: RecordedRun) -> None:
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_collector_that_does_not_answer_blocks_neither_scrapes_nor_the_end(run: RecordedRun, protocol: str) -> None:
     """While an export hangs, scrapes are answered; at SIGTERM the daemon waits a few seconds and ends in order."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         settings = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
             "OTEL_EXPORTER_OTLP_TIMEOUT": "3600",
+            "OTEL_METRIC_EXPORT_TIMEOUT": "3600000",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         }
         with daemon(run.directory, **OFTEN, **settings) as command:
             connection, _address = silent.accept()
