@@ -216,10 +216,8 @@ def test_each_signal_goes_to_its_endpoint(run: RecordedRun, receiver: SpanReceiv
 @pytest.mark.parametrize(
     ("environ", "spans", "exports"),
     [
-        ({"OTEL_METRICS_EXPORTER": "otlp"}, True, True),
         ({}, True, False),
         ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_TRACES_EXPORTER": "none"}, False, True),
-        ({"OTEL_METRICS_EXPORTER": "none"}, True, False),
         ({"OTEL_METRICS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, False, False),
     ],
 )
