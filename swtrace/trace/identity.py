@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
@@ -43,14 +43,20 @@ class Workload:
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """Read the rank's environment: ``OTEL_RESOURCE_ATTRIBUTES``, else the variable of each field."""
         pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
-        given = {name.strip().replace(".", "_"): unquote(text.strip()) for name, _, text in pairs}
-        variables = {name: environ.get(variable, "").strip() for name, variable in _WORKLOAD_VARIABLES.items()}
-        return cls(**{name: given.get(name) or variables.get(name, "") for name in (each.name for each in fields(cls))})
+        given = {name.strip(): unquote(text.strip()) for name, _, text in pairs}
+        found = {
+            each.name: given.get(_attribute(each.name)) or environ.get(_WORKLOAD_VARIABLES.get(each.name, ""), "")
+            for each in fields(cls)
+        }
+        return cls(**{name: text.strip() for name, text in found.items()})
 
     def attributes(self) -> dict[str, str]:
         """Return what is known as resource attributes."""
-        known = {each.name: str(getattr(self, each.name)) for each in fields(self)}
-        return {name.replace("_", "."): text for name, text in known.items() if text}
+        return {_attribute(name): text for name, text in asdict(self).items() if text}
+
+
+def _attribute(field: str) -> str:
+    return field.replace("_", ".")
 
 
 @dataclass(frozen=True, slots=True)

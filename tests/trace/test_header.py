@@ -120,6 +120,7 @@ def test_an_identity_without_a_workload_is_read() -> None:
     text = json.loads(encode_identity(identity()))
     del text["workload"]
     assert decode_identity(json.dumps(text).encode()) == RankIdentity(**text)
-    for damaged in ([], "pod", {"k8s_pod_name": 7}):
+    workloads: tuple[object, ...] = ([], "pod", {"k8s_pod_name": 7})
+    for damaged in workloads:
         with pytest.raises(RingFormatError):
             decode_identity(json.dumps({**text, "workload": damaged}).encode())
