@@ -361,7 +361,7 @@ class Straggler:
     next_excess_ns: int
     """The second highest rank's."""
     share: float
-    """Excess divided by step time."""
+    """Excess divided by the median step time."""
     consistency: float
     """Share of the steps in which its excess was the highest."""
 
