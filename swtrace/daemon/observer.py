@@ -176,13 +176,17 @@ class Observer:
             self._changed.notify_all()
 
     def _log_problems(self) -> None:
-        """Log each ring once when it becomes unreadable."""
+        """Log each problem of a ring or of the folder once, and once when it is gone."""
         problems = self._rings.problems
         new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
         for text in new[:SAID_PROBLEMS]:
             _log.warning("%s", text)
         if len(new) > SAID_PROBLEMS:
             _log.warning("%d more rings cannot be read: see /api/v1/health", len(new) - SAID_PROBLEMS)
+        gone = sorted(self._problems.keys() - problems.keys())
+        if gone:
+            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+            _log.warning("%s: no longer a problem%s", gone[0], more)
         self._problems = problems
 
     def _take_steps(self) -> None:

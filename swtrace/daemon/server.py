@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import signal
 import socket
 import time
@@ -54,8 +53,6 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         SettingsError: An OpenTelemetry setting cannot be used.
     """
     allow_open_files()
-    if settings.directory.exists() and not os.access(settings.directory, os.R_OK | os.X_OK):
-        _log.warning("%s cannot be read by this user, so no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
         rings = HostRings(settings.directory, run_id=settings.run_id)

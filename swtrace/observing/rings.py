@@ -123,9 +123,10 @@ class HostRings:
 
     def status(self) -> tuple[OriginStatus, ...]:
         """Return the folder, with its first problems."""
-        problems = sorted(self._tail.problems.items())[:3]
-        detail = "; ".join(f"{path.name}: {text}" for path, text in problems)
-        return (OriginStatus(str(self.directory), Link.LIVE if self._rings else Link.WAITING, detail),)
+        here = str(self.directory)
+        first = tuple(self.problems.values())[:3]
+        detail = "; ".join(text.removeprefix(f"{here}/").removeprefix(f"{here}: ") for text in first)
+        return (OriginStatus(here, Link.LIVE if self._rings else Link.WAITING, detail),)
 
     def close(self) -> None:
         """Close all files."""

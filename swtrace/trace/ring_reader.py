@@ -36,7 +36,7 @@ from swtrace.closing import Closing
 from swtrace.errors import RingFormatError
 from swtrace.trace import records, schema
 from swtrace.trace.clocks import ClockAnchor, now_ns
-from swtrace.trace.directory import opened
+from swtrace.trace.directory import opened, ring_access_problem
 from swtrace.trace.header import RingHeader, decode_header, decode_series, writer_lives
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.records import Records
@@ -170,6 +170,8 @@ class RingReader(Closing):
                 data = os.pread(first, schema.SERIES_TABLE_OFFSET, 0)
                 header = decode_header(data, size)
                 descriptor = os.dup(first)
+        except PermissionError as error:
+            raise RingFormatError(f"{path}: {ring_access_problem(path)}") from error
         except (OSError, RingFormatError) as error:
             raise RingFormatError(f"{path}: {error}") from error
         reader = cls(path, descriptor, header, data[: schema.HEADER.size])

@@ -28,6 +28,8 @@ def test_kubernetes_and_compose_agree() -> None:
     assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == "9465:9465"
     assert "USER 9465:9465" in DOCKERFILE.read_text(encoding="utf-8")
     assert init["command"][-1] == services()["rings"]["command"][0]
+    assert init["restartPolicy"] == "Always"
+    assert ["CMD", *init["startupProbe"]["exec"]["command"]] == services()["rings"]["healthcheck"]["test"]
     for service in (init, container):
         assert service["image"] == services()["daemon"]["image"]
         assert service["volumeMounts"][0]["mountPath"] == settings["SWTRACE_DIR"]

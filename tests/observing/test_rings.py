@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.pending import PendingSteps
-from swtrace.observing import watch_rings
+from swtrace.observing import HostRings, watch_rings
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, Records
@@ -409,3 +409,15 @@ def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: 
             assert later.ledger.facts().series == facts.series
         for recorder in recorders:
             recorder.close()
+
+
+def test_the_status_names_each_problem_once(tmp_path: Path) -> None:
+    """Beside the folder's name, a bad file needs only its own."""
+    (tmp_path / "ring-bad-0-00.swt").write_bytes(b"")
+    rings = HostRings(tmp_path, rescan_s=0)
+    rings.poll()
+    (status,) = rings.status()
+    assert status.name == str(tmp_path)
+    assert status.detail.startswith("ring-bad-0-00.swt: ")
+    assert str(tmp_path) not in status.detail
+    rings.close()
