@@ -170,6 +170,8 @@ class Metric(Generic[R]):
     """The label that the metric adds to the labels of the row."""
     counts: str = ""
     """What a number without a unit counts, as a singular noun."""
+    since_ring: bool = False
+    """Whether a counter begins with the rank's ring, also if the daemon started later."""
     exemplars: Callable[[R], BucketExemplars] | None = None
     """Only for a histogram without :attr:`by`."""
 
@@ -385,8 +387,9 @@ _DECLARED = (
         "swtrace_ring_records_total",
         RingRow,
         lambda row: row.rank.ring.statistics.written,
-        "Records written: delivered, lost or pending.",
+        "Records written since the ring was made: delivered, skipped, lost or pending.",
         counts="record",
+        since_ring=True,
     ),
     Metric(
         "counter",

@@ -87,6 +87,4 @@ class SlowestWaits:
 
 def _span_id(step: StepFacts, rank: int, layer: int) -> str:
     """Return the id of a wait's span."""
-    series = step.series
-    layers = (str(layer).encode(),)
-    return span_ids(series.run_id, step.step, rank, WAIT, series=series.name, layers=layers).hex()
+    return span_ids(step.series, step.step, rank, WAIT, (str(layer).encode(),)).hex()

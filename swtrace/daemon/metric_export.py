@@ -80,7 +80,7 @@ def metrics_data(rows: Rows, resource: Resource, *, started_ns: int, now_ns: int
     Args:
         rows: all rows of one moment.
         resource: the daemon's.
-        started_ns: UNIX time of the daemon's start. Its totals begin there, or when a rank's ring was made later.
+        started_ns: UNIX time of the daemon's start. Totals begin there, or when a rank's ring was made later.
         now_ns: UNIX time of the rows.
     """
     metrics = [
@@ -103,7 +103,7 @@ def _points(metric: Metric[Any], row: MetricRow, started_ns: int, now_ns: int) -
     value = metric.value(row)
     if value is None:
         return
-    began_ns = min(max(started_ns, row.began_ns), now_ns)
+    began_ns = min(row.began_ns if metric.since_ring else max(started_ns, row.began_ns), now_ns)
     waits = metric.exemplars(row) if metric.exemplars else {}
     for labels, each in metric.points(row, value):
         # As in Prometheus, an empty label is no label.
@@ -143,6 +143,7 @@ class MetricExport:
         resource: Resource,
         *,
         interval_s: float,
+        started_ns: int,
     ) -> None:
         """Start the thread.
 
@@ -152,13 +153,14 @@ class MetricExport:
             outcomes: where each export is counted.
             resource: the daemon's.
             interval_s: time between exports, in seconds. The first one comes after one interval.
+            started_ns: UNIX time of the daemon's start.
         """
         self._exporters = tuple(exporters)
         self._rows = rows
         self._outcomes = outcomes
         self._resource = resource
         self._interval_s = interval_s
-        self._started_ns = time.time_ns()
+        self._started_ns = started_ns
         self._failing = False
         self._finishing = threading.Event()
         self._reason = ""
@@ -225,7 +227,12 @@ class MetricExport:
 
 
 def make_metric_export(
-    settings: MetricSettings, rows: Callable[[], Rows], outcomes: dict[ExportOutcome, int], *, port: int
+    settings: MetricSettings,
+    rows: Callable[[], Rows],
+    outcomes: dict[ExportOutcome, int],
+    *,
+    port: int,
+    started_ns: int,
 ) -> MetricExport | None:
     """Return the export that the settings ask for; None if they ask for none. ``port`` is the one of ``/metrics``.
 
@@ -242,6 +249,7 @@ def make_metric_export(
         # Like a scraper's `instance`: the same after a restart, and another for each daemon of a host.
         process_resource(__version__, f"{host}:{port}", host=host, pid=os.getpid()),
         interval_s=settings.interval_s,
+        started_ns=started_ns,
     )
 
 

@@ -90,7 +90,8 @@ class Observer:
         self._streams_end = True
 
     def start(self) -> None:
-        """Start draining."""
+        """Find the rings that exist now, so that everything written after this call is counted, and start draining."""
+        self._poll(last=False)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -200,7 +201,7 @@ class Observer:
             if kept and step.step <= kept[-1].step.step:
                 kept.clear()  # The group was restarted.
             kept.append(NumberedStep(self._cursor, step))
-            if self._spans.offer(step, origins):
+            if self._roster.ledger.counts(step) and self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
 
     def _publish(self, ticket: int) -> None:

@@ -2,8 +2,8 @@
 
 The port is bound before anything else is opened, so a second daemon on it fails at once without touching
 anything. On SIGTERM or SIGINT the daemon stops serving, drains once more, exports spans and closes the rings, in that
-order. It never writes to the rings. Killing it loses only what it had not yet sent, and the next daemon reads
-again what the rings still hold.
+order. It never writes to the rings. Killing it loses only what it had not yet sent. The next daemon reads again what
+the rings still hold, but counts and exports only what follows.
 """
 
 from __future__ import annotations
@@ -55,11 +55,13 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
     allow_open_files()
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
-        rings = HostRings(settings.directory, run_id=settings.run_id)
+        started_ns = time.time_ns()
+        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=started_ns)
         observer = Observer(rings, spans)
         outcomes = dict.fromkeys(ExportOutcome, 0)
         collector = SnapshotCollector(observer.snapshot, observer.health, outcomes.copy)
-        metrics = make_metric_export(settings.metrics, collector.rows, outcomes, port=listener.getsockname()[1])
+        port = listener.getsockname()[1]
+        metrics = make_metric_export(settings.metrics, collector.rows, outcomes, port=port, started_ns=started_ns)
         server = _Server(server_config(make_app(observer, collector)))
         with _stopped_by_signals(server, observer.end_streams):
             observer.start()

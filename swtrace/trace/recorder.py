@@ -422,6 +422,10 @@ class SeriesRecorder:
         """Mark a window as free."""
         self._words[self._occupant_at[window]] = 0
 
+    def close(self) -> None:
+        """Mark the series as closed. Its rank may go on with other series."""
+        self._words[schema.SERIES_CLOSED_OFFSET // 8] |= 1 << self.index
+
     def transfer(
         self,
         issued_ns: int,

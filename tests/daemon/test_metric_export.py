@@ -83,6 +83,7 @@ def test_exported_values_equal_a_scrape(
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         }
         with daemon(every_kind.directory, **ON, **settings) as command:
+            every_kind.write(10)
             eventually(lambda: command.metric("swtrace_steps_total") == 20, "both ranks' steps")
             scrape = scraped(command)
             assert command.end() == ""
@@ -134,6 +135,7 @@ def test_exemplars_name_exported_spans(run: RecordedRun, receiver: SpanReceiver,
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": metrics.endpoint,
     }
     with daemon(run.directory, **settings) as command:
+        run.write(3)
         assert command.end() == ""
     (stalls,) = (metric for metric in metrics.exports()[-1].metrics if metric.name == "swtrace.wait.stall")
     exemplars = [each for stalled in stalls.histogram.data_points for each in stalled.exemplars]
@@ -148,7 +150,7 @@ def test_exemplars_name_exported_spans(run: RecordedRun, receiver: SpanReceiver,
 
 
 def test_totals_begin_with_the_daemon_or_a_later_ring(run: RecordedRun) -> None:
-    """The start of a counter is the daemon's, or that of a ring that was made later, and never in the future."""
+    """A counter starts with the daemon or with a later ring, and the ring's own with the ring; none in the future."""
     rows = rows_of(run.directory)
     ring_ns = run.recorders[0].identity.start_time_ns
     for started_ns, now_ns, expected_ns in (
@@ -158,9 +160,10 @@ def test_totals_begin_with_the_daemon_or_a_later_ring(run: RecordedRun) -> None:
     ):
         export = received(rows, started_ns=started_ns, now_ns=now_ns)
         points = {metric.name: point(metric) for metric in export.metrics}
-        for name in ("swtrace.steps", "swtrace.wait.stall", "swtrace.ring.records"):
+        for name in ("swtrace.steps", "swtrace.wait.stall", "swtrace.ring.lost.records"):
             assert points[name].start_time_unix_nano == expected_ns, name
             assert points[name].time_unix_nano == now_ns
+        assert points["swtrace.ring.records"].start_time_unix_nano == min(ring_ns, now_ns)
         assert points["swtrace.daemon.poll.errors"].start_time_unix_nano == min(started_ns, now_ns)
 
 
@@ -205,6 +208,7 @@ def test_each_signal_goes_to_its_endpoint(run: RecordedRun, receiver: SpanReceiv
         "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "gzip",
     }
     with daemon(run.directory, **settings) as command:
+        run.write(3)
         assert command.end() == ""
     assert (set(receiver.paths), set(metrics.paths)) == ({"/tempo/traces"}, {"/mimir/otlp"})
     assert (receiver.headers[0]["x-tenant"], metrics.headers[0]["x-tenant"]) == ("both", "metrics")
@@ -235,6 +239,7 @@ def test_each_signal_is_switched_by_its_own_variable(
     if exports:
         settings["OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"] = f"{metrics.endpoint}/v1/metrics"
     with daemon(run.directory, **settings) as command:
+        run.write(3)
         assert command.end() == ""
     assert (bool(receiver.spans()), bool(metrics.exports())) == (spans, exports)
     assert set(receiver.paths) <= {"/v1/traces"}
@@ -272,9 +277,10 @@ def test_a_collector_that_is_away_slows_nothing(run: RecordedRun, protocol: str)
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
     }
     with daemon(run.directory, **OFTEN, **settings) as command:
+        before = run.steps
         for _ in range(5):
             run.write(5)
-            assert command.metric("swtrace_steps_total", rank="0") == run.steps
+            assert command.metric("swtrace_steps_total", rank="0") == run.steps - before
         eventually(lambda: outcomes(command)[1] > 1, "failures")
         said = command.end()
     assert command.process.returncode == 0
@@ -294,7 +300,7 @@ def test_a_collector_that_does_not_answer_blocks_neither_scrapes_nor_the_end(run
         with daemon(run.directory, **OFTEN, **settings) as command:
             connection, _address = silent.accept()
             run.write(5)
-            assert command.metric("swtrace_steps_total", rank="0") == run.steps
+            assert command.metric("swtrace_steps_total", rank="0") == 5
             assert outcomes(command) == (0, 0)
             said = command.end()
         connection.close()

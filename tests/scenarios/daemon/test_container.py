@@ -81,8 +81,8 @@ def test_daemon_of_another_user_reads_a_folder_of_its_group(folder: Path) -> Non
     os.chown(folder, 0, USER)
     folder.chmod(0o2750)
     run = RecordedRun(folder)
-    run.write(5)
     with contained_daemon(folder) as (client, _log):
+        run.write(5)
         assert set(samples(client, "swtrace_steps_total").values()) == {5.0}
         assert set(samples(client, "swtrace_rank_up").values()) == {1.0}
         assert client.get("/healthz").text == "ok\n"
