@@ -1,4 +1,4 @@
-"""``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans.
+"""``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans and metrics.
 
 Repeated messages of a library appear on stderr once a minute, not once per attempt.
 """
@@ -52,13 +52,13 @@ def daemon(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on stderr.")] = False,
 ) -> None:
-    """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export spans as set by OTEL_*.
+    """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export over OTLP as set by OTEL_*.
 
     Prints its URL on stdout once it serves, and on stderr its version, the ring folder and the ranks found there. On
     SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
-    from swtrace.spans.environment import remove_unusable_variables
+    from swtrace.otel_variables import remove_unusable_variables
 
     handler = logging.StreamHandler(sys.stderr)
     for library in ("opentelemetry", "uvicorn", "asyncio"):

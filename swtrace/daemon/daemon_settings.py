@@ -1,4 +1,4 @@
-"""Settings of the daemon: where the rings are, where to serve, and which spans to export."""
+"""Settings of the daemon: where the rings are, where to serve, and what to export."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.errors import SettingsError
 from swtrace.http_client import DEFAULT_PORT
 from swtrace.settings import absolute
@@ -58,6 +59,7 @@ class DaemonSettings:
     """Where the rings are."""
     listen: Listen
     spans: SpanSettings
+    metrics: MetricSettings
     run_id: str | None = None
     """Watch only this run; None for every run in the directory."""
     web_config: Path | None = None
@@ -78,6 +80,7 @@ class DaemonSettings:
             directory=directory,
             listen=listen_address(environ) if listen is None else Listen.parse(listen, "--listen"),
             spans=SpanSettings.from_environment(environ),
+            metrics=MetricSettings.from_environment(environ),
             run_id=run_id,
             web_config=web_config_file(environ) if web_config is None else web_config,
         )

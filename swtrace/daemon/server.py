@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from swtrace.daemon.access import CurrentTls, Gate
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import make_app
+from swtrace.daemon.metric_export import make_metric_export
 from swtrace.daemon.observer import Observer
+from swtrace.daemon.snapshot import ExportOutcome
 from swtrace.daemon.web_config import WebConfigFile
 from swtrace.errors import ListenError
 from swtrace.observing import HostRings
@@ -56,18 +59,28 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
     access = None if settings.web_config is None else WebConfigFile(settings.web_config)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
-        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=time.time_ns())
+        started_ns = time.time_ns()
+        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=started_ns)
         observer = Observer(rings, spans)
-        server = _Server(server_config(make_app(observer), access))
+        outcomes = dict.fromkeys(ExportOutcome, 0)
+        collector = SnapshotCollector(observer.snapshot, observer.health, outcomes.copy)
+        port = listener.getsockname()[1]
+        metrics = make_metric_export(settings.metrics, collector.rows, outcomes, port=port, started_ns=started_ns)
+        server = _Server(server_config(make_app(observer, collector), access))
         with _stopped_by_signals(server, observer.end_streams):
             observer.start()
             if (exposed := _exposed(listener, access)) is not None:
                 _log.warning("%s", exposed)
             announce(url(listener, tls=access is not None and access.tls))
             asyncio.run(server.serve(sockets=[listener]))
-            _log.info("stopping: draining the rings and exporting the remaining spans")
+            _log.info("stopping: draining the rings and exporting the remaining spans and the last metrics")
             drained = observer.stop(DRAIN_END_S)
+            exports_end_s = time.monotonic() + EXPORT_END_S
+            if metrics is not None:
+                metrics.finish()
             spans.close(EXPORT_END_S)
+            if metrics is not None:
+                metrics.close(max(0.0, exports_end_s - time.monotonic()))
             if drained:  # Otherwise the thread still reads them; they are closed when the process exits.
                 rings.close()
 

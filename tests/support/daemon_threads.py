@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import uvicorn
 
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.daemon_settings import Listen
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.observer import Observer
@@ -42,7 +43,8 @@ def serving(
     rings = HostRings(directory, rescan_s=0, counted_since_ns=time.time_ns())
     observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))
-    server = uvicorn.Server(server_config(make_app(observer), access))
+    app = make_app(observer, SnapshotCollector(observer.snapshot, observer.health))
+    server = uvicorn.Server(server_config(app, access))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     base_url = url(listener, tls=access is not None and access.tls)
     observer.start()
