@@ -157,9 +157,9 @@ def health() -> Dashboard:
             collapsed=True,
         ),
         Row(
-            "Spans",
+            "Exports",
             8,
-            (12, 12),
+            (8,) * 3,
             panels.curves(
                 "Spans exported",
                 "Spans per second that a collector accepted. 0 if no collector is configured.",
@@ -171,6 +171,12 @@ def health() -> Dashboard:
                 "Spans per second. Good: 0. Queue full: export fewer steps (SWTRACE_TRACE_SAMPLE). Export failed: the "
                 "collector does not answer.",
                 Ask(queries.SPANS_DROPPED, "{{reason}} {{instance}}"),
+                unit="ops",
+            ),
+            panels.curves(
+                "Metrics pushed",
+                "Exports of all metrics over OTLP, per second. Good: none failed. 0 if metrics are not pushed.",
+                Ask(queries.METRIC_EXPORTS, "{{outcome}} {{instance}}"),
                 unit="ops",
             ),
             collapsed=True,
@@ -196,6 +202,22 @@ def health() -> Dashboard:
                 "About 135 per rank and series, plus 21 for each further phase of steps.",
                 Ask(queries.SCRAPE_SAMPLES, "{{instance}}"),
                 unit="short",
+            ),
+            collapsed=True,
+        ),
+        Row(
+            "Pods, nodes and jobs",
+            7,
+            (24,),
+            panels.table(
+                "Where ranks run",
+                "What each rank is part of, and where it runs. Pods, nodes and jobs come from the rank's environment.",
+                Ask(queries.RANK_INFO),
+                (
+                    *("rank", "instance", "run_id", "model", "host", "pid"),
+                    *("k8s_namespace_name", "k8s_pod_name", "k8s_node_name", "k8s_job_name"),
+                    *("slurm_job_id", "slurm_job_name"),
+                ),
             ),
             collapsed=True,
         ),

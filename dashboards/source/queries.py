@@ -139,6 +139,7 @@ RANKS_BY_STALL_RATIO = (
     f" or {_INFO} * {DOWN}"
 )
 """The stall ratio, with all that is known about the series and where it runs."""
+RANK_INFO = now(of_rank("swtrace_rank_info"))
 REFUSED = _living(now(of_rank("swtrace_series_refused_info")))
 UNTRACED = now(of_rank("swtrace_rank_untraced_info"))
 
@@ -172,6 +173,7 @@ RECORD_AGE = f"time() - {of_rank('swtrace_rank_last_record_timestamp_seconds')}"
 SPANS_EXPORTED = total(of_host("swtrace_spans_exported_total"), "instance")
 SPANS_DROPPED = total(of_host("swtrace_spans_dropped_total"), "instance, reason")
 SPANS_DROPPED_IN_RANGE = f"sum(increase({of_host('swtrace_spans_dropped_total')}[$__range]))"
+METRIC_EXPORTS = total(of_host("swtrace_metric_exports_total"), "instance, outcome")
 _OWN_ALERTS = 'alertname=~"Swtrace.+", job=~"$job|"'  # the one about a missing target has no job
 FIRING = f'ALERTS{{{_OWN_ALERTS}, alertstate="firing"}}'
 ALERTS_FIRING = f"count({now(FIRING)}) or 0 * {now('swtrace:alerts:loaded')}"

@@ -6,6 +6,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from swtrace.trace.identity import Workload
 from tests.support.deployment import DEPLOY, DOCKERFILE, image_settings, read, services
 
 
@@ -39,3 +40,15 @@ def test_kubernetes_and_compose_agree() -> None:
     sidecar = read(DEPLOY / "kubernetes/sidecar.yaml")
     assert monitor["selector"]["matchLabels"].items() <= sidecar["metadata"]["labels"].items()
     assert sidecar["spec"]["securityContext"]["fsGroup"] == 9465
+
+
+def test_a_rank_in_kubernetes_knows_its_pod() -> None:
+    """The downward API sets the variables of pod, namespace and node in the container that runs the ranks."""
+    (vllm,) = read(DEPLOY / "kubernetes/sidecar.yaml")["spec"]["containers"]
+    paths = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in vllm["env"] if "valueFrom" in each}
+    assert paths == {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
+    assert Workload.from_environment(paths).attributes() == {
+        "k8s.pod.name": "metadata.name",
+        "k8s.namespace.name": "metadata.namespace",
+        "k8s.node.name": "spec.nodeName",
+    }
