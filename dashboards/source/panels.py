@@ -294,7 +294,8 @@ def daemons() -> tuple[stat.Panel, stat.Panel]:
     return (
         number(
             "Daemons up",
-            "Daemons that answered the last scrape. Good: one per host. Without one, all other panels are empty.",
+            "Daemons that answered the last scrape, or pushed just now. Good: one per host. Without one, all other "
+            "panels are empty.",
             Ask(queries.DAEMONS_UP),
             steps=SOME_STEPS,
             loud=True,

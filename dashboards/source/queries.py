@@ -161,9 +161,10 @@ POLL_ERRORS = total(of_host("swtrace_daemon_poll_errors_total"), "instance")
 RING_PROBLEMS = of_host("swtrace_ring_problems")
 RING_LAG = of_rank("swtrace_ring_lag_seconds")
 _UP = now(DAEMON_UP)
-DAEMONS_UP = f"sum({_UP}) or vector(0)"
-DAEMONS_DOWN = f"count({_UP} == 0) or 0 * sum({_UP})"
-DAEMONS = f"{now(of_host('swtrace_build_info'))} or {_UP} == 0"
+_BUILD = now(of_host("swtrace_build_info"))  # also of daemons that push, which have no ``up``
+DAEMONS_UP = f"count({_BUILD}) or vector(0)"
+DAEMONS_DOWN = f"count({_UP} == 0) or 0 * count({_UP} or {_BUILD})"
+DAEMONS = f"{_BUILD} or {_UP} == 0"
 _LOST = of_rank("swtrace_ring_lost_records_total", 'reason!="before_start"')
 RECORDS = total(of_rank("swtrace_ring_records_total"), BY_RANK)
 RECORDS_LOST = total(_LOST, f"{BY_RANK}, reason")
