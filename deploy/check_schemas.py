@@ -64,6 +64,7 @@ MONITORED = {
         "enabled": True,
         "labels": {"release": "prometheus"},
         "interval": "15s",
+        "scheme": "https",
         "metricRelabelings": [{"action": "labeldrop", "regex": "host"}],
         "basicAuth": {"username": {"name": "login", "key": "user"}, "password": {"name": "login", "key": "password"}},
         "tlsConfig": {"ca": {"secret": {"name": "web", "key": "ca.crt"}}},

@@ -51,6 +51,7 @@ EVERYTHING = {
         "enabled": True,
         "labels": {"release": "prometheus"},
         "interval": "15s",
+        "scheme": "https",
         "scrapeTimeout": "10s",
         "relabelings": [{"action": "labeldrop", "regex": "pod"}],
         "metricRelabelings": [{"action": "labeldrop", "regex": "host"}],
