@@ -6,6 +6,7 @@
 #   make test COVERAGE=1                                with the branches that they reach, and the floor for these
 #   make test-repeat RUNS=20 LOAD=2                     twenty times, next to two busy processes
 #   make test-vllm SLOW=1                               with the tests that CI has no time for
+#   make fuzz CASES=1000000 ARGS="--seed 7"             more cases, those of an earlier run
 #   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
 
 PYTHON ?= python3
@@ -14,6 +15,8 @@ ARGS   ?=
 COVERAGE ?=
 RUNS   ?= 10
 LOAD   ?= 0
+CASES  ?= 20000
+MINUTES ?= 30
 # Parallel tests: two if there are two cores, because tests often wait for processes half of the time. 0: one by one.
 WORKERS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -ge 2 && echo 2 || echo 0)
 
@@ -49,7 +52,7 @@ CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards manifests test-helm check-schemas constraints package docs clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -106,6 +109,12 @@ bench-tracing: $(VLLM_VENV)/.stamp ## measure what tracing costs a rank of real 
 
 bench-scrape: $(VENV)/.stamp ## measure what a scrape of the daemon costs, for 8 and 64 ranks
 	$(BIN)/python benchmarks/scraping.py $(ARGS)
+
+fuzz: $(VENV)/.stamp ## feed readers CASES damaged rings, recordings and requests; any error but the documented ones is a failure
+	$(BIN)/python -m benchmarks.fuzz --cases $(CASES) $(ARGS)
+
+soak: $(VENV)/.stamp ## keep a daemon busy for MINUTES with damaged rings, killed ranks and 200 scrapers; nothing may grow or get lost
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
 
 dashboards: $(VENV)/.stamp ## generate the dashboards' JSON from dashboards/source
 	$(BIN)/python -m dashboards.source

@@ -388,8 +388,7 @@ class Bench:
     folder: Path
     rings: list[bytes] = field(default_factory=list)
     frames: Frames = field(default_factory=list)
-    healthy: tuple[Path, ...] = ()
-    written: int = 0
+    healthy: RecordedRun = field(init=False)
     stack: ExitStack = field(default_factory=ExitStack)
     watching: DaemonCommand | None = None
     statuses: Counter[str] = field(default_factory=Counter)
@@ -408,11 +407,10 @@ class Bench:
             tee.finish()
             tee.close()
         self.frames = frames_of((self.folder / "whole.swrec").read_bytes())
-        (self.folder / "watched").mkdir()
-        run = RecordedRun(self.folder / "watched", run_id="healthy")
-        run.write(5)
-        run.close()
-        self.healthy, self.written = tuple(recorder.path for recorder in run.recorders), run.written
+        # Its writer lives: a daemon forgets ranks that ended long ago.
+        self.healthy = RecordedRun(self.folder / "watched", run_id="healthy")
+        self.stack.callback(self.healthy.close)
+        self.healthy.write(5)
 
     def ring(self, chance: random.Random) -> str:
         """Read one damaged ring in every way."""
@@ -431,8 +429,8 @@ class Bench:
         folder.mkdir(exist_ok=True)
         for path in folder.iterdir():
             path.unlink()
-        for path in self.healthy:
-            os.link(path, folder / path.name)
+        for recorder in self.healthy.recorders:
+            os.link(recorder.path, folder / recorder.path.name)
         for index in range(chance.choice((1, 1, 2))):
             (folder / f"ring-fuzz-{index}-00000000.swt").write_bytes(self._damaged(chance))
         with swtrace.open(folder) as session:
@@ -441,8 +439,7 @@ class Bench:
                 views(session)
         ranks = [rank for rank in observed.ranks if rank.identity.run_id == "healthy"]
         delivered = [rank.ring.statistics.delivered for rank in ranks if rank.ring is not None]
-        if delivered != [self.written] * len(self.healthy):
-            raise Failure(f"the healthy ranks have {delivered} of {self.written} records each")
+        self._check_healthy(delivered)
         return "refused" if observed.problems else "read"
 
     def recording(self, chance: random.Random) -> str:
@@ -490,11 +487,12 @@ class Bench:
             answer = self.watching.client.get(path)
             if answer.status_code != http.client.OK:
                 raise Failure(f"{path} answers {answer.status_code}: {answer.text[:200]}")
-        ranks = [rank for rank in answer.json()["ranks"] if rank["run_id"] == "healthy"]
-        if [rank["records"] for rank in ranks] != [self.written] * len(self.healthy):
-            raise Failure(
-                f"the healthy ranks have {[rank['records'] for rank in ranks]} of {self.written} records each"
-            )
+        ranks = answer.json()["ranks"]
+        self._check_healthy([rank["records"] for rank in ranks if rank["run_id"] == "healthy"])
+
+    def _check_healthy(self, records: list[int]) -> None:
+        if records != [self.healthy.written] * self.healthy.ranks:
+            raise Failure(f"the healthy ranks have {records} of {self.healthy.written} records each")
 
     def end(self) -> None:
         """End the daemon, and fail if it logged a traceback."""

@@ -30,6 +30,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,15 +47,20 @@ from tests.support.storm import Storm, check
 from tests.support.writer_process import Order, Writers
 
 MEMORY = "/dev/shm"  # noqa: S108 (a folder with a random name is made inside)
-BURST_STEPS = 1000
+BURST_STEPS = 8000
+"""Fewer records than the ring of a healthy rank holds."""
 SCRAPE_EVERY_S = 10.0
 OPEN_FILES = 1024
+"""Limit of the daemon, and so is the next one."""
 ADDRESS_SPACE = 4 << 30
 GROWN = 1.15
 """The last quarter's memory, divided by that of the second."""
 GROWN_BYTES = 16 << 20
 GROWN_FILES = 16
+FEWEST = 20
+"""Checks in a quarter of the run below which nothing can be said about growth."""
 KILLED_RANK = 10_000
+KILLED_AT_ONCE = 10
 VICTIM_RECORDS = 4000
 USUAL_RECORDS_PER_S = 62 * 50
 """What a rank of one series of 61 layers writes at 50 steps/s."""
@@ -98,25 +104,21 @@ class Crowd:
         await asyncio.sleep(phase * SCRAPE_EVERY_S)
         while not self.stop.is_set():
             try:
+                began = time.monotonic()
                 reader, writer = await asyncio.open_connection(self.host, self.port)
-                # As Prometheus: one connection for many scrapes.
-                for _ in range(20):
-                    began = time.monotonic()
-                    writer.write(request)
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    lines = head.decode("latin-1").lower().split("\r\n")
-                    (length,) = (int(line.split(":")[1]) for line in lines if line.startswith("content-length:"))
-                    await reader.readexactly(length)
-                    self.answers[lines[0].split()[1]] += 1
-                    self.latencies_s.append(time.monotonic() - began)
-                    for _ in range(int(SCRAPE_EVERY_S * 2)):
-                        if not self.stop.is_set():
-                            await asyncio.sleep(0.5)
-                    if self.stop.is_set():
-                        break
+                writer.write(request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                lines = head.decode("latin-1").lower().split("\r\n")
+                (length,) = (int(line.split(":")[1]) for line in lines if line.startswith("content-length:"))
+                await reader.readexactly(length)
                 writer.close()
+                self.answers[lines[0].split()[1]] += 1
+                self.latencies_s.append(time.monotonic() - began)
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.answers[type(error).__name__] += 1
+            for _ in range(int(SCRAPE_EVERY_S * 2)):
+                if not self.stop.is_set():
+                    await asyncio.sleep(0.5)
 
     def misbehave(self, chance: random.Random) -> None:
         """Open a connection that never finishes its request or hardly reads its answer, or leave one."""
@@ -164,29 +166,35 @@ class Soak:
     killed_records: int = 0
     runs: int = 0
 
-    def kill_a_writer(self) -> None:
-        """Kill a writer at a random instant. The daemon must deliver all that the ring holds."""
-        rank = KILLED_RANK + self.kills
-        order = Order(str(self.folder), records=4096, rank=rank, count=VICTIM_RECORDS)
-        pid, path = self.writers.start(order)
-        spin_ns = time.monotonic_ns() + self.chance.randrange(0, 15_000_000)
-        while time.monotonic_ns() < spin_ns:
-            pass
-        self.writers.kill(pid)
-        slots = np.fromfile(path, "<u8", offset=schema.HEADER_BYTES).reshape(-1, schema.RECORD_WORDS)
-        committed = int(slots[:, schema.SEQUENCE_WORD].max())
-        eventually(lambda: not self._rank(rank)["up"], f"rank {rank} to be down")
-        found = self._rank(rank)
-        if (found["ring"]["written"], found["ring"]["delivered"], found["records"]) != (committed,) * 3:
-            raise Broken(f"a killed writer committed {committed} records; the daemon has {found}")
-        path.unlink()
-        self.kills += 1
-        self.killed_records += committed
+    def kill_writers(self, count: int) -> None:
+        """Kill writers at random instants. The daemon must deliver all that their rings hold."""
+        committed: dict[int, int] = {}
+        paths = []
+        for rank in range(KILLED_RANK + self.kills, KILLED_RANK + self.kills + count):
+            pid, path = self.writers.start(Order(str(self.folder), records=4096, rank=rank, count=VICTIM_RECORDS))
+            spin_ns = time.monotonic_ns() + self.chance.randrange(0, 15_000_000)
+            while time.monotonic_ns() < spin_ns:
+                pass
+            self.writers.kill(pid)
+            slots = np.fromfile(path, "<u8", offset=schema.HEADER_BYTES).reshape(-1, schema.RECORD_WORDS)
+            committed[rank] = int(slots[:, schema.SEQUENCE_WORD].max())
+            paths.append(path)
+        eventually(lambda: not any(rank["up"] for rank in self._ranks(committed)), "the killed ranks to be down")
+        for rank in self._ranks(committed):
+            expected = committed[rank["rank"]]
+            if (rank["ring"]["written"], rank["ring"]["delivered"], rank["records"]) != (expected,) * 3:
+                raise Broken(f"a killed writer committed {expected} records; the daemon has {rank}")
+        for path in paths:
+            path.unlink()
+        self.kills += count
+        self.killed_records += sum(committed.values())
 
-    def _rank(self, rank: int) -> dict[str, Any]:
+    def _ranks(self, wanted: Collection[int]) -> list[dict[str, Any]]:
         document = self.watching.client.get("/api/v1/ranks").json()
-        (found,) = (each for each in document["ranks"] if each["rank"] == rank)
-        return dict(found)
+        found = [rank for rank in document["ranks"] if rank["rank"] in wanted]
+        if len(found) != len(wanted):
+            raise Broken(f"of ranks {sorted(wanted)} the daemon shows {sorted(rank['rank'] for rank in found)}")
+        return found
 
     def let_runs_come_and_go(self) -> None:
         """Begin a run of two ranks, or end the oldest one and remove its rings."""
@@ -232,8 +240,8 @@ class Soak:
             self.storm.run.write(BURST_STEPS)
             self.crowd.misbehave(self.chance)
             self.let_runs_come_and_go()
-            if self.kills < kills * min(1.0, (now - began) / seconds) or now >= began + seconds:
-                self.kill_a_writer()
+            if self.kills < kills * min(1.0, (now - began) / seconds):
+                self.kill_writers(min(KILLED_AT_ONCE, kills - self.kills))
             self.check()
             if now >= said + 60:
                 said = now
@@ -252,7 +260,7 @@ class Soak:
             ("memory", self.memory, max(GROWN_BYTES, (GROWN - 1) * statistics.median(self.memory))),
             ("open files", self.files, GROWN_FILES),
         ):
-            if quarter:
+            if quarter >= FEWEST:
                 before, after = (statistics.median(part) for part in (values[quarter : 2 * quarter], values[-quarter:]))
                 if after > before + most:
                     said.append(f"{name} grew from {before:,.0f} to {after:,.0f}")
@@ -267,22 +275,12 @@ def record_on_a_full_disk(folder: Path, address: str) -> str:
     if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, check=False).returncode != 0:
         return "not tried: this user may not mount a tmpfs"
     try:
-        command = [
-            sys.executable,
-            "-m",
-            "swtrace",
-            "record",
-            "--connect",
-            address,
-            "--duration",
-            "60",
-            "-o",
-            str(disk / "full.swrec"),
-        ]
+        file = str(disk / "full.swrec")
+        command = [sys.executable, "-m", "swtrace", "record", "--connect", address, "--duration", "60", "-o", file]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=600)
         if done.returncode != 1 or "No space left on device" not in done.stderr or "Traceback" in done.stderr:
             raise Broken(f"a recorder on a full disk ended with {done.returncode}: {done.stderr}")
-        shown = [sys.executable, "-m", "swtrace", "stats", str(disk / "full.swrec"), "--json"]
+        shown = [sys.executable, "-m", "swtrace", "stats", file, "--json"]
         read = subprocess.run(shown, env=environment(), capture_output=True, text=True, check=False, timeout=600)
         if read.returncode != 0:
             raise Broken(f"a recording of a full disk cannot be read: {read.stderr}")
