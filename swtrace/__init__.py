@@ -1,4 +1,4 @@
-"""Shared-weight series for vLLM, traced: see every broadcast, every wait, every stall."""
+"""Share weights between vLLM's ranks, and see whether the broadcasts hide behind compute."""
 
 from __future__ import annotations
 

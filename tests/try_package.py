@@ -70,6 +70,7 @@ def _try_all(folder: Path) -> set[str]:
         ("", "dashboards", "export", str(folder / "dashboards")),
         ("swtrace", "doctor"),
         ("", "run", "--no-daemon", "--", "true"),
+        ("Removed", "clean", "--dir", str(rings)),
     ):
         tried.add(arguments[0])
         _run(*arguments, needs=needs, codes=(0, 1) if arguments[0] in {"doctor", "run"} else (0,))

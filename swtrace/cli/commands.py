@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import swtrace
+from swtrace.cli.clean import clean
 from swtrace.cli.console import data
 from swtrace.cli.daemon import daemon
 from swtrace.cli.dashboards import dashboards
@@ -45,6 +46,7 @@ for name, command in (
     ("export", export),
     ("report", report),
     ("doctor", doctor),
+    ("clean", clean),
 ):
     app.command(name, cls=Command)(command)
 app.add_typer(dashboards, name="dashboards")
@@ -63,7 +65,7 @@ def _about(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Shared-weight series for vLLM, traced: see every broadcast, every wait, every stall.
+    """Share weights between vLLM's ranks, and see whether the broadcasts hide behind compute.
 
-    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` to trace your own.
+    Try `swtrace demo` for an example on this machine, or `swtrace run -- vllm serve MODEL` for your own model.
     """

@@ -56,8 +56,8 @@ def export(
 ) -> None:
     """Write dashboards, provisioning and rules to DIR.
 
-    Import `grafana/dashboards`, or let `grafana/provisioning` load it. `prometheus` holds the rules, `kubernetes` the
-    same rules for the Prometheus Operator. Prints the names of the written files on stdout.
+    Import the dashboards in `grafana/dashboards`, or let `grafana/provisioning` load them. `prometheus` has the rules,
+    and `kubernetes` the same rules for the Prometheus Operator. Prints the names of the written files on stdout.
     """
     documents = _documents(directory, prometheus=prometheus, tempo=tempo)
     differing = [path for path, text in documents.items() if path.exists() and path.read_text("utf-8") != text]

@@ -48,7 +48,9 @@ def demo_vllm(
     hidden: Annotated[int, _count("--hidden", "Hidden size of the model, a multiple of 128.", "N", 128, 1024)] = 512,
     tokens: Annotated[int, _count("--tokens", "Tokens to generate for each prompt.", "N", 1, MAX_TOKENS)] = 48,
     prefetch_step: Annotated[int, _count("--prefetch-step", "How many layers ahead a broadcast starts.", "K", 0)] = 1,
-    compiled: Annotated[bool, typer.Option("--compiled/--eager", help="Compile the model, as vLLM does.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled/--eager", help="Compile the model, as vLLM does by default.")
+    ] = False,
     with_daemon: Annotated[
         bool, typer.Option("--daemon/--no-daemon", help="Start a daemon that serves metrics and a live API.")
     ] = True,
@@ -57,7 +59,8 @@ def demo_vllm(
     """Run real vLLM on two CPU ranks, without and with sharing, and compare the tokens.
 
     Creates a tiny random Llama. Both ranks generate tokens from full copies of its weights, then again with
-    `SWTRACE=1`, each holding half of `self_attn.o_proj`. Needs a CPU build of vLLM, which `make demo-vllm` installs.
+    `SWTRACE=1`, each holding `self_attn.o_proj` of half the layers. Needs a CPU build of vLLM, which `make demo-vllm`
+    installs.
     """
     from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks, start_fork_server
 

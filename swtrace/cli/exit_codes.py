@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     RANK_LOST = 3
     """A rank died, which ended its group."""
     OUTPUT_DIFFERS = 4
-    """A step's output was not bit-identical to that of resident weights."""
+    """A step's output was not bit-identical to that of unshared weights."""
     NOT_EXECUTABLE = 126
     """``swtrace run``: the command exists but cannot be executed."""
     NOT_FOUND = 127

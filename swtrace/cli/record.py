@@ -40,7 +40,7 @@ def record(
     *,
     output: Annotated[
         Path | None,
-        file_option("--output", "-o", text="File to write. Default: swtrace-DATE-TIME.swrec in this folder."),
+        file_option("--output", "-o", text="File to write. Default: swtrace-DATE-TIME.swrec in the current folder."),
     ] = None,
     directory: FolderOption = None,
     connect: Annotated[

@@ -1,4 +1,4 @@
-"""``swtrace run -- COMMAND``: run a command with tracing on and a daemon beside it, and print a summary at its end.
+"""``swtrace run -- COMMAND``: run a command with sharing and tracing on, alongside a daemon, and print a summary.
 
 The command keeps the terminal, its stdin, its stdout and its exit status. Output of swtrace goes to stderr.
 """
@@ -70,7 +70,7 @@ def run(
     listen: Annotated[
         str | None,
         typer.Option(
-            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465, or a free port if in use.",
+            help="Address of the daemon. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465 or, if taken, a free port.",
             metavar="HOST:PORT",
         ),
     ] = None,
@@ -79,7 +79,7 @@ def run(
         file_option("--json", text="Also write the summary to this file as JSON."),
     ] = None,
 ) -> None:
-    """Run a command with tracing on: `swtrace run -- vllm serve MODEL`.
+    """Run a command with sharing and tracing on: `swtrace run -- vllm serve MODEL`.
 
     Sets `SWTRACE=1` and a new run id in the command's environment, passes signals on, and exits with the command's
     status. The summary goes to stderr.

@@ -86,7 +86,7 @@ def top(
         typer.Option(
             "--interval",
             metavar="SECONDS",
-            help="Shortest time between two pictures.",
+            help="Shortest time between two updates of the screen.",
             parser=number("--interval", 0.05, 60, of="seconds"),
         ),
     ] = 0.1,

@@ -200,7 +200,7 @@ _DECLARED = (
         "swtrace_window_occupancy",
         SeriesRow,
         SeriesRow.occupancy,
-        "Windows of the pool, by state.",
+        "Number of windows, by state.",
         by="state",
     ),
     Metric(
@@ -215,7 +215,7 @@ _DECLARED = (
         "swtrace_wait_stall_seconds",
         FactsRow,
         lambda row: row.facts.totals.stall,
-        "How long a receiver's wait was blocked for its weight. One observation per wait.",
+        "How long a receiver's wait was blocked for its weight. One observation per wait of a timed step.",
         exemplars=lambda row: row.slowest,
     ),
     Metric(
@@ -223,7 +223,7 @@ _DECLARED = (
         "swtrace_prefetch_slack_seconds",
         FactsRow,
         lambda row: row.facts.totals.slack,
-        "How long a receiver's weight was ready before its wait began. One observation per wait.",
+        "How long a receiver's weight was ready before its wait began. One observation per wait of a timed step.",
     ),
     Metric(
         "histogram",
@@ -285,7 +285,7 @@ _DECLARED = (
         "swtrace_step_duration_seconds",
         FactsRow,
         FactsRow.step_duration,
-        "Time from forward begin to forward end, by phase.",
+        "Time from begin to end of a timed forward pass, by phase.",
         by="phase",
     ),
     Metric(
@@ -366,7 +366,7 @@ _DECLARED = (
         "swtrace_ring_problems",
         DaemonRow,
         lambda row: None if row.snapshot is None else len(row.snapshot.observation.problems),
-        "Files in the ring folder that cannot be read, or that another ring hides.",
+        "Ring files that cannot be read, or that a ring of the same run id and rank hides.",
     ),
     Metric(
         "gauge",
@@ -387,7 +387,7 @@ _DECLARED = (
         "swtrace_daemon_poll_errors_total",
         DaemonRow,
         lambda row: row.health.poll_errors,
-        "Polls that failed as a whole.",
+        "Polls of the ring folder that failed. A single unreadable ring does not count.",
     ),
     Metric(
         "counter",
@@ -413,7 +413,11 @@ _DECLARED = (
     ),
     Metric("info", "swtrace_series_info", SeriesRow, SeriesRow.about, "What a series is, and where it runs."),
     Metric(
-        "info", "swtrace_series_refused_info", RefusedRow, lambda _: {}, "Requested but not shared, with the reason."
+        "info",
+        "swtrace_series_refused_info",
+        RefusedRow,
+        lambda _: {},
+        "Linear that was requested but is not shared, with the reason.",
     ),
 )
 METRICS: tuple[Metric[Any], ...] = _DECLARED

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.25
-"""Interval between polls, unless there is more to read at once. A ring of default size lasts for 21 s and every
-request polls anyway, so this only bounds how long finished steps wait for their export."""
+"""Interval between polls, unless there is more to read at once. A ring of default size lasts for 21 s or more and
+every request polls anyway, so this only bounds how long finished steps wait for their export."""
 DOWN_SHOWN_S = 300.0
 """How long a rank stays in snapshots after its writer is gone, so that several scrapes see it down."""
 KEPT_STEPS = 64

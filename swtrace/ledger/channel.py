@@ -1,7 +1,8 @@
 """What a delivery queues behind: the end of the previous delivery on the channel to its receiver.
 
 ============  ==========================================================================================
-``serial``    one operation at a time on the communicator: the latest receiver's ready of the operation before
+``serial``    one operation at a time on the communicator: the instant at which the operation before was
+              ready on all its receivers
 ``receiver``  deliveries to other ranks do not matter: the ready of the last delivery to this receiver that
               completed before this one
 ============  ==========================================================================================

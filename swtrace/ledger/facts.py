@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.requests import Links
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.schema import StepFlag
 
@@ -175,6 +176,8 @@ class StepFacts(_LazyFacts):
     phase: npt.NDArray[np.uint8]
     tokens: npt.NDArray[np.uint32]
     requests: npt.NDArray[np.uint32]
+    links: tuple[Links, ...]
+    """``[rank]``: trace contexts of the batch's requests, as far as they are traced; at most 32."""
     run_delay_us: npt.NDArray[np.uint32]
     steal_us: npt.NDArray[np.uint32]
     step_flags: npt.NDArray[np.uint8]
@@ -358,7 +361,7 @@ class Straggler:
     next_excess_ns: int
     """The second highest rank's."""
     share: float
-    """Excess divided by step time."""
+    """Excess divided by the median step time."""
     consistency: float
     """Share of the steps in which its excess was the highest."""
 

@@ -26,7 +26,7 @@ Round = Mapping[RankKey, Records]
 
 CELL = np.dtype((np.void, RECORD_BYTES))
 """A record as raw bytes, because numpy copies structured values field by field."""
-_TRANSFER, _STEP, _LAUNCH = int(Kind.TRANSFER), int(Kind.STEP), int(Kind.LAUNCH)
+_TRANSFER, _STEP, _LAUNCH, _REQUEST = map(int, (Kind.TRANSFER, Kind.STEP, Kind.LAUNCH, Kind.REQUEST))
 _INDEXES = 256
 """Number of possible series indexes in a record."""
 
@@ -133,7 +133,9 @@ class Sorted:
     """Records of some ranks, sorted by series."""
 
     of_series: tuple[tuple[int, Ranked], ...]
-    """Number and records of each series."""
+    """Number and records of each series, without those of requests."""
+    requests: tuple[tuple[int, Records, _Int], ...]
+    """Number of a series, its REQUEST records, and the group rank of each."""
     unknown: _Int
     """``[rank]``: number of records without an entry in the tables."""
 
@@ -155,9 +157,15 @@ class Sorted:
         place = records["position"].astype(np.int64)
         number, positions, group_rank = Routes.follow(routes, records["series"], lengths)
         claimed = (((kind == _TRANSFER) | (kind == _LAUNCH)) & (place < positions) | is_step) & (number >= 0)
+        of_request = (kind == _REQUEST) & (number >= 0)
+        requests = tuple(
+            (each, records.view(CELL)[theirs].view(TRANSFER), group_rank[theirs])
+            for each in np.unique(number[of_request]).tolist()
+            for theirs in (of_request & (number == each),)
+        )
         unknown = np.zeros(len(batches), np.int64)
         if not claimed.all():
-            unknown += np.bincount(origin[~claimed], minlength=len(batches))
+            unknown += np.bincount(origin[~(claimed | of_request)], minlength=len(batches))
         step = records["step"].astype(np.int64)
         numbers = sorted({number for route in routes for number in route.numbers})
         parts = []
@@ -165,7 +173,7 @@ class Sorted:
             mine = claimed & (number == each) if len(numbers) > 1 else claimed
             whole = Ranked(records, group_rank, origin, step, np.where(is_step, layers[each], place))
             parts.append((each, whole.take(mine)))
-        return cls(tuple(parts), unknown)
+        return cls(tuple(parts), requests, unknown)
 
 
 def rounds(batches: Sequence[Batch], most: int) -> Iterator[Round]:

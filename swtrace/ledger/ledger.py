@@ -33,6 +33,7 @@ from swtrace.ledger.numbering import Numbering
 from swtrace.ledger.pending import Accepted, Block, PendingSteps
 from swtrace.ledger.recent import RecentSteps
 from swtrace.ledger.rendezvous import Rendezvous
+from swtrace.ledger.requests import RequestLinks
 from swtrace.ledger.step import Constants, Steps
 from swtrace.ledger.totals import TotalsCounter
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
@@ -86,6 +87,7 @@ class _Series:
     recent: RecentSteps
     channel: Channel
     numbering: Numbering
+    requests: RequestLinks
     impossible_steps: int = 0
     """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
@@ -323,6 +325,7 @@ class Ledger:
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             channel=Channel(info.queue, ranks, info.num_layers),
             numbering=Numbering(ranks, info.num_layers),
+            requests=RequestLinks(ranks),
         )
 
     def _expect(self, rank: RankKey, *, expected: bool) -> list[_Series]:
@@ -369,6 +372,7 @@ class Ledger:
             return False
         for rank, unknown in zip(ranks, batch.unknown.tolist(), strict=True):
             rank.unknown += unknown
+        self._keep_requests(batch)
         for (number, ranked), in_order in zip(batch.of_series, following, strict=True):
             series = self._by_number[number]
             if not len(ranked):
@@ -388,6 +392,10 @@ class Ledger:
                     except Exception as error:  # noqa: BLE001 (raised to the caller after all others are processed)
                         reasons[rank.identity.key] = error
         return True
+
+    def _keep_requests(self, batch: Sorted) -> None:
+        for number, records, group_rank in batch.requests:
+            self._by_number[number].requests.add(records, group_rank)
 
     def _following(self, series: _Series, ranked: Ranked) -> Ranked | None:
         """Return records with their full step numbers; None if the facts depend on how the records are batched."""
@@ -450,7 +458,8 @@ class Ledger:
         if not len(block):
             return
         one_clock = self._one_clock(series, block)
-        steps = Steps(series.constants, series.infos, block, series.channel, one_clock=one_clock)
+        links = series.requests.take(block.step)
+        steps = Steps(series.constants, series.infos, block, series.channel, links, one_clock=one_clock)
         if steps.impossible.any():
             series.impossible_steps += int(steps.impossible.any(axis=1).sum())
             for group_rank, member in series.members.items():

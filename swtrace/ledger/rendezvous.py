@@ -7,10 +7,10 @@
 ==========  ========================================================================================
 
 ``tree`` is gloo's broadcast: a binomial tree over the ranks, counted from the source. Rank ``v`` in this
-count receives from the rank whose number is ``v`` without its highest bit. It is done only when the ranks that it sends
-to have received the bytes. Up to three ranks, this is the same as ``source``. ``tests/ledger/test_rendezvous.py``
-checks this on gloo, with one late rank of 3, 4 and 5 and every source: exactly the ranks predicted here wait. One
-measurement with 8 ranks gave the same.
+count receives from the rank whose number is ``v`` without its highest bit. Rank ``v`` is done only when the ranks that
+it sends to have received the bytes. Up to three ranks, this is the same as ``source``.
+``tests/ledger/test_rendezvous.py`` checks this on gloo, with one late rank of 3, 4 and 5 and every source: exactly the
+ranks predicted here wait. One measurement with 8 ranks gave the same.
 """
 
 from __future__ import annotations

@@ -15,19 +15,20 @@ transfer         ``ready - max(last issue, before)``
 
 Which ranks' issues count for the last issue, and what a delivery queues behind, depends on the transport
 (:mod:`~swtrace.ledger.rendezvous`, :mod:`~swtrace.ledger.channel`). Where deliveries to one receiver overlap, the
-shared time counts once. So the sum of its transfers is how long the channel was busy for it.
+shared time counts once. So the sum of a receiver's transfers is how long the channel was busy for it.
 
 A source never waits for its own broadcast, and that broadcast's completion on the source says nothing about the
 receivers. So only receivers have these facts.
 
-Ranks are compared only if they read the same clock. If a broadcast is ready before its source issued it, their clocks
-differ, and the step is not compared.
+Ranks are compared only if they read the same clock. If a broadcast is ready more than 1 ms before its source issued
+it, their clocks differ, and the step is not compared.
 
 A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ from swtrace.ledger.path import Paths, critical_paths
 from swtrace.ledger.pending import Block, Waits
 from swtrace.ledger.recent import Sums, sum_positions
 from swtrace.ledger.rendezvous import Rendezvous
+from swtrace.ledger.requests import Links
 from swtrace.trace.identity import RankKey, SeriesInfo
 from swtrace.trace.schema import StepFlag, TransferFlag
 
@@ -97,6 +99,7 @@ class Steps:
         infos: Constants of its members, by group rank.
         block: The steps' records, ascending.
         channel: What a delivery queues behind. These steps advance it.
+        links: Trace contexts of the steps' requests, ``[step][rank]``.
         one_clock: Whether all ranks declare one clock.
     """
 
@@ -106,10 +109,12 @@ class Steps:
         infos: tuple[SeriesInfo | None, ...],
         block: Block,
         channel: Channel,
+        links: Sequence[tuple[Links, ...]],
         *,
         one_clock: bool,
     ) -> None:
         self.block, self.infos, self._constants = block, infos, constants
+        self.links = links
         self._serial = channel.serial
         own, prefilled = self._flagged(TransferFlag.OWN), self._flagged(TransferFlag.PREFILLED)
         self._broadcast = block.present & ~prefilled

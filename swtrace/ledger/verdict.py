@@ -176,8 +176,8 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "straggler",
         Level.BAD,
-        f"Rank {straggler.rank.rank} is the straggler: {milliseconds(straggler.excess_ns)} of excess compute per step "
-        f"on the critical path ({units.ratio(straggler.share)} of step time); the next rank has "
+        f"Rank {straggler.rank.rank} is the straggler: {milliseconds(straggler.excess_ns)} of excess compute on the "
+        f"critical path (median; {units.ratio(straggler.share)} of the median step time); the next rank has "
         f"{milliseconds(straggler.next_excess_ns)}.",
         {
             "excess_ns": straggler.excess_ns,

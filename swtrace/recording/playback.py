@@ -30,7 +30,7 @@ from swtrace.recording.reader import Recording
 from swtrace.recording.replay import Replay
 from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import RankKey, SeriesInfo
-from swtrace.trace.records import STEP, Records
+from swtrace.trace.records import Records, last_ns
 from swtrace.trace.schema import Kind
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0, 30.0, 100.0)
@@ -284,14 +284,7 @@ def _by_step(records: Records) -> Iterator[tuple[Records, int]]:
     cuts = np.flatnonzero(records["kind"] == Kind.STEP) + 1
     for part in np.split(records, cuts):
         if len(part):
-            yield part, _last_ns(part)
-
-
-def _last_ns(records: Records) -> int:
-    steps = records["kind"] == Kind.STEP
-    ends = records[steps].view(STEP)["end_ns"].max(initial=0)
-    transfers = records[~steps]
-    return max(int(ends), int(np.maximum(transfers["wait_end_ns"], transfers["issued_ns"]).max(initial=0)))
+            yield part, last_ns(part)
 
 
 def _extent(recording: Recording) -> tuple[int, int]:
@@ -301,7 +294,7 @@ def _extent(recording: Recording) -> tuple[int, int]:
         times = [int(batch["issued_ns"].max(initial=0)) for _, batch in batches if len(batch)]
         known = [batch["issued_ns"][batch["issued_ns"] > 0] for _, batch in batches]
         starts = [int(instants.min()) for instants in known if len(instants)]
-        ends = [_last_ns(batch) for _, batch in batches]
+        ends = [last_ns(batch) for _, batch in batches]
         begin = begin or min(starts, default=0)
         end = max(end, *times, *ends) if times else end
     return begin, max(begin, end)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from swtrace.series.keeping import Keeper
     from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation, Transport
+    from swtrace.trace.request_link import RequestLink
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Circle:
         self._phase = Phase.OTHER
         self._tokens = 0
         self._requests = 0
+        self._links: Sequence[RequestLink] = ()
 
         self.operations = 0
         """Broadcasts issued."""
@@ -345,14 +347,21 @@ class Circle:
 
     # ---- steps -------------------------------------------------------------------------------
 
-    def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
+    def begin_step(
+        self,
+        *,
+        phase: Phase = Phase.OTHER,
+        tokens: int = 0,
+        requests: int = 0,
+        links: Sequence[RequestLink] = (),
+    ) -> None:
         """Mark the beginning of a forward. A step that is still open is ended first."""
         self._require_running()
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
         self._marked = True
         self._journal.begins()
-        self._phase, self._tokens, self._requests = phase, tokens, requests
+        self._phase, self._tokens, self._requests, self._links = phase, tokens, requests, links
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and issue its remaining broadcasts.
@@ -446,6 +455,7 @@ class Circle:
             if layer.step == step and layer.recorded_step != step:
                 self._finish_without_wait(layer, layer.operation)
         tokens, requests, phase, waits = self._tokens, self._requests, self._phase, self._waits
+        links, self._links = self._links, ()
         self._in_step = self._marked = False
         self._next = 0
         self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
@@ -453,6 +463,7 @@ class Circle:
         kept_layers = 0 if self.keeper is None else sum(layer.kept for layer in self._layers.values())
         self._journal.stepped(
             step,
+            links,
             tokens=tokens,
             requests=requests,
             kept_layers=kept_layers,

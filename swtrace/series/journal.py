@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING
 
 from swtrace.series.layer import SeriesLayer, Window
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import NO_WINDOW, Clock, Observed, TransferFlag, Untimed
+from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, Clock, Observed, TransferFlag, Untimed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from swtrace.series.device.sheets import Entry
     from swtrace.series.transport import OnReady, Operation, Transport
     from swtrace.trace.recorder import SeriesRecorder
+    from swtrace.trace.request_link import RequestLink
 
 _OWN = int(TransferFlag.OWN)
 _OPEN = int(TransferFlag.OPEN)
@@ -91,11 +94,12 @@ class Journal:
     def ends(self) -> None:
         """Note that the forward has ended. Not called for an unmarked end, which is the end of the last wait."""
 
-    def stepped(self, step: int, **fields: int) -> None:
+    def stepped(self, step: int, links: Sequence[RequestLink], **fields: int) -> None:
         """Record a finished step, after all of its broadcasts.
 
         Args:
             step: its number.
+            links: the trace contexts of requests in its batch.
             fields: further fields of its record; see :meth:`~swtrace.trace.recorder.SeriesRecorder.step`.
         """
 
@@ -121,6 +125,12 @@ class Journal:
 
     def unobserved(self) -> None:
         """Note that this step's replay was detected only afterwards, so none of its instants is known."""
+
+
+def record_requests(series: SeriesRecorder, begin_ns: int, links: Sequence[RequestLink], step: int) -> None:
+    """Record the first of a timed step's traced requests, before the step itself."""
+    for index, link in enumerate(links[:MOST_REQUESTS]):
+        series.request(begin_ns, link, step, index)
 
 
 class RecordingJournal(Journal):
@@ -268,8 +278,11 @@ class RecordingJournal(Journal):
         """Keep the instant for the step's record."""
         self._end_ns = self._now()
 
-    def stepped(self, step: int, **fields: int) -> None:
+    def stepped(self, step: int, links: Sequence[RequestLink], **fields: int) -> None:
         """Write the step's record, with its run delay and steal time."""
+        timed = self._times(step)
+        if timed:
+            record_requests(self._series, self._begin_ns, links, step)
         run_delay_us, steal_us = self._machine.sample() if self._machine is not None else (0, 0)
         self._series.step(
             begin_ns=self._begin_ns,
@@ -278,7 +291,7 @@ class RecordingJournal(Journal):
             run_delay_us=run_delay_us,
             steal_us=steal_us,
             step=step,
-            untimed=_TIMED if self._times(step) else _SAMPLED,
+            untimed=_TIMED if timed else _SAMPLED,
             clock=self._clock,
             **fields,
         )

@@ -1,15 +1,15 @@
 """reach and wait as opaque custom operators, which ``torch.compile`` neither inspects nor moves.
 
 Each claims to mutate a tensor, so code that produces the tensor stays before it, and code that reads the tensor after.
-If the caller has the activation (vLLM's decoder layers), that is all the order a forward needs, because a linear reads
-its window only together with its activation.
+If the caller has the activation (vLLM's decoder layers), that order is all a forward needs, because a linear reads its
+window only together with its activation.
 
 :meth:`Series.reach` has no activation. It uses the series' *order token* instead: a tensor of one number that is never
 read. ``follow`` ties it to the activation before a linear's wait and to the result afterwards. So the next reach,
 which may give the window away, stays behind the matmul that reads the window.
 
-The operators carry plain numbers, the series' number in this process and the layer. A compiled model can hold these,
-even one from a cache of an earlier run.
+The operators carry two plain numbers: the series' number in this process, and the layer. A compiled model can hold
+these, even one from a cache of an earlier run.
 
 This module also detects recording for use elsewhere (torch.jit, make_fx), which would leave out the waits.
 """

@@ -1,4 +1,4 @@
-"""The ownership check, a debug mode that finds a linear which reads another layer's weight.
+"""The ownership check, a debug mode that finds a linear that reads another layer's weight.
 
 Every weight has a tag with its layer's index, and every receiver checks the tag.
 
@@ -12,7 +12,7 @@ and a graph can capture it. A step's checks are added up when it ends. Sums in h
 a device they are copied without blocking, and read at the end of the first step that finds the copy complete: one
 step late, if the device keeps up with the host.
 
-The check cannot see a broadcast that is under way and has not reached the tag, which is at the payload's end.
+The tag is at the payload's end. So the check cannot see a broadcast under way that has not reached the tag yet.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from swtrace.series.device.sheets import Entry
     from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation
+    from swtrace.trace.request_link import RequestLink
 
 MAGIC = 0x53775461
 """The upper half of every tag, which neither an empty window (0) nor arbitrary bytes have."""
@@ -291,13 +292,13 @@ class CheckingJournal(Journal):
         self._check.verify_again(window)
         self._inner.freed(window)
 
-    def stepped(self, step: int, **fields: int) -> None:
+    def stepped(self, step: int, links: Sequence[RequestLink], **fields: int) -> None:
         """Pass it on, then read the checks.
 
         Raises:
             StaleWindowError: a window did not hold its layer.
         """
-        self._inner.stepped(step, **fields)
+        self._inner.stepped(step, links, **fields)
         self._check.collect(step)
 
     def captures_issue(self, layer: SeriesLayer) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from swtrace.series.group import Group
     from swtrace.series.transport import Transport
     from swtrace.trace.recorder import Recorder
+    from swtrace.trace.request_link import RequestLink
 
 NOT_TRACED = "SWTRACE_TRACE=0"
 """Why a rank with this setting records nothing."""
@@ -104,8 +105,8 @@ class Series:
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
             prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
-            windows: ``static`` (constant pointers, for compiled code), ``rolling`` (the fewest windows, eager
-                only) or ``auto``, which is ``static``.
+            windows: ``static`` (constant pointers, for compiled code), ``rolling`` (``prefetch_step`` + 1
+                windows, eager only) or ``auto``, which is ``static``.
             check: check in every step that each window holds its layer's weight; by default ``SWTRACE_CHECK``.
             transport: moves the bytes; by default a new communicator over the group's ranks.
             recorder: where to record. A recorder, or None for an untraced series, or a function that returns a
@@ -114,7 +115,7 @@ class Series:
                 runs untraced, unless ``SWTRACE_STRICT=1``.
             hook_forward: wait automatically when a layer's ``forward`` or its quant method's ``apply`` is called.
             auto_post_process: post-process the series once the model's loader has asked every layer to post-process.
-            try_out: multiplies a fixed input with a layer's weight. If given, post-processing uses it to prove that
+            try_out: multiplies a fixed input by a layer's weight. If given, post-processing uses it to prove that
                 the multiplication reads the weight from its window.
             withdrawn: called with the reason, on all ranks, if the layers turn out not to be shareable. By then
                 every rank has every layer whole, and the series has ended. If None, post-processing raises an error.
@@ -426,11 +427,25 @@ class Series:
         """
         self._running().require_unwritten(layer_idx)
 
-    def begin_step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> None:
-        """Mark the beginning of a forward. A step that is still open is ended first."""
+    def begin_step(
+        self,
+        *,
+        phase: Phase = Phase.OTHER,
+        tokens: int = 0,
+        requests: int = 0,
+        links: Sequence[RequestLink] = (),
+    ) -> None:
+        """Mark the beginning of a forward. A step that is still open is ended first.
+
+        Args:
+            phase: What kind of tokens it works on.
+            tokens: Tokens in its batch.
+            requests: Requests in its batch.
+            links: Trace contexts of these requests, as far as they are traced; the step's span links to the first 32.
+        """
         if is_compiling():
             torch._dynamo.graph_break(msg=_STEPS)  # noqa: SLF001
-        self._running().begin_step(phase=phase, tokens=tokens, requests=requests)
+        self._running().begin_step(phase=phase, tokens=tokens, requests=requests, links=links)
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and issue its remaining broadcasts.
@@ -443,13 +458,20 @@ class Series:
         self._running().end_step(aborted=aborted)
 
     @contextmanager
-    def step(self, *, phase: Phase = Phase.OTHER, tokens: int = 0, requests: int = 0) -> Iterator[None]:
-        """Mark a forward: its beginning, its end, and whether it failed.
+    def step(
+        self,
+        *,
+        phase: Phase = Phase.OTHER,
+        tokens: int = 0,
+        requests: int = 0,
+        links: Sequence[RequestLink] = (),
+    ) -> Iterator[None]:
+        """Mark a forward: its beginning (see :meth:`begin_step`), its end, and whether it failed.
 
         Raises:
             PeerLostError: the forward failed in another collective because a peer died.
         """
-        self.begin_step(phase=phase, tokens=tokens, requests=requests)
+        self.begin_step(phase=phase, tokens=tokens, requests=requests, links=links)
         try:
             with self.naming_dead_peers():
                 yield

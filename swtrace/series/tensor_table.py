@@ -8,7 +8,7 @@ which knows whether this layer's weight is in its window now:
 - At any other time, a read of a tensor in a window returns an :class:`AbsentTensor`. It has a shape, a dtype and a
   device, but no values. Reading or writing it is an error that names series, layer and rank.
 
-So loops over ``parameters()`` that look at shapes still work. ``model.double()`` or ``copy.deepcopy(model)`` is
+So loops over ``parameters()`` that look at shapes still work. ``model.double()`` and ``copy.deepcopy(model)`` are
 refused.
 
 Code that ``torch.compile`` traces reads the dict without calling the table's methods, but it does call properties. So

@@ -175,6 +175,8 @@ def _fields(table: SpanTable) -> Iterator[_Block]:
         yield _differing(_wire(template), instants_bytes, None if instants.all() else (instants != 0)[:, None])
     for attribute in table.attributes:
         yield _attribute(attribute)
+    for each in range(max(map(len, table.requests), default=0)):
+        yield _request_links([links[each] if each < len(links) else None for links in table.requests])
     if table.links is not None and table.linked is not None:
         flags = _REMOTE if table.links_to_other_rank else _LOCAL
         link = Span(links=[Span.Link(trace_id=table.trace_id, span_id=no_id, flags=flags)])
@@ -186,6 +188,16 @@ def _fields(table: SpanTable) -> Iterator[_Block]:
         yield _same(_wire(Span(flags=_LOCAL)))
     else:
         yield _same(_wire(Span(status=Status(), flags=_LOCAL)))
+
+
+def _request_links(links: Sequence[tuple[int, int] | None]) -> _Block:
+    """Return one link per span to a request's trace context, for the spans that have one."""
+    wires = []
+    for trace, span in (link or (0, 0) for link in links):
+        context = Span.Link(trace_id=trace.to_bytes(16, "big"), span_id=span.to_bytes(8, "big"), flags=_REMOTE)
+        wires.append(_wire(Span(links=[context])))
+    present = np.array([link is not None for link in links], np.bool_)
+    return np.frombuffer(b"".join(wires), np.uint8).reshape(len(wires), -1), present[:, None]
 
 
 def _attribute(attribute: Attribute) -> _Block:

@@ -4,8 +4,9 @@ A trace is one step of a run. Each rank and series contributes a root span ``swt
 layer, one ``swtrace.broadcast`` (issued to ready) and one ``swtrace.wait`` (wait begin to wait end).
 :mod:`~swtrace.spans.traces` makes the ids.
 
-A wait links to its broadcast, and a receiver's broadcast to the source's. All spans lie within their step, except
-broadcasts marked ``swtrace.crosses_steps``, which were issued before it began or were not ready when it ended.
+A wait links to its broadcast, a receiver's broadcast to the source's, and a step to the traced requests in its batch.
+All spans lie within their step, except broadcasts marked ``swtrace.crosses_steps``, which were issued before it began
+or were not ready when it ended.
 ``docs/spans.md`` lists every attribute.
 """
 
@@ -25,6 +26,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from swtrace.ledger.facts import CAUSES, Mask, Nanoseconds, StepFacts
+from swtrace.ledger.requests import Links
 from swtrace.spans.origins import Origins, ShownTime
 from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import SeriesInfo
@@ -112,6 +114,8 @@ class SpanTable:
     linked: Mask | None = None
     """``[span]``: the spans that have a link, one each."""
     links_to_other_rank: bool = False
+    requests: tuple[Links, ...] = ()
+    """``[span]``: trace contexts of requests, to which the span links; empty if no span does."""
     aborted: Mask | None = None
     """``[span]``: the spans with status ERROR."""
 
@@ -145,6 +149,10 @@ class SpanTable:
         ]
 
     def _links(self, index: int) -> tuple[Link, ...]:
+        if self.requests:
+            return tuple(
+                Link(SpanContext(*each, is_remote=True, trace_flags=_SAMPLED)) for each in self.requests[index]
+            )
         if self.links is None or self.linked is None or not self.linked[index]:
             return ()
         return (Link(self._context(self.links[index], is_remote=self.links_to_other_rank)),)
@@ -252,6 +260,7 @@ class _Description:
                 _flag("swtrace.aborted", aborted),
                 _flag("swtrace.incomplete", ~(ended & step.present[at].all(axis=1))),
             ),
+            requests=tuple(step.links[rank] for rank in at.tolist()) if any(step.links) else (),
             aborted=aborted,
         )
 

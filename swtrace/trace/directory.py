@@ -100,36 +100,8 @@ class DeadRing:
     """Whether it belongs to this user."""
 
 
-def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[DeadRing, ...]:
-    """Remove dead rings whose last activity is more than ``keep_s`` seconds ago, and more if they take too much room.
-
-    To get below :data:`DEAD_BYTES` and the :data:`DEAD_SHARE` of the file system, remove this user's oldest ones.
-    Keep rings that cannot be removed, such as those of other users.
-
-    Returns:
-        The rings that were removed.
-    """
-    limit_s = time.time() - keep_s
-    dead = _dead_rings(directory)
-    surplus = sum(ring.nbytes for ring in dead) - min(DEAD_BYTES, shutil.disk_usage(directory).total // DEAD_SHARE)
-    removed = []
-    for ring in dead:
-        if (ring.last_s <= limit_s or (surplus > 0 and ring.mine)) and _remove(ring):
-            removed.append(ring)
-            surplus -= ring.nbytes
-    return tuple(removed)
-
-
-def remove_for_room(directory: Path, nbytes: int) -> DeadRing | None:
-    """Remove this user's oldest dead ring and return it; None if removing all would not make room for ``nbytes``."""
-    mine = [ring for ring in _dead_rings(directory) if ring.mine]
-    if sum(ring.nbytes for ring in mine) + shutil.disk_usage(directory).free < nbytes:
-        return None
-    return next((ring for ring in mine if _remove(ring)), None)
-
-
-def _dead_rings(directory: Path) -> list[DeadRing]:
-    """Return the rings whose writers are dead, oldest first."""
+def dead_rings(directory: Path) -> list[DeadRing]:
+    """Return the rings whose writers are known to be dead, oldest first."""
     dead = []
     for prefix, at_least_s in ((PREFIX, 0.0), (UNFINISHED_PREFIX, _UNFINISHED_S)):
         for path in _files(directory, prefix):
@@ -140,12 +112,41 @@ def _dead_rings(directory: Path) -> list[DeadRing]:
     return sorted(dead, key=lambda ring: ring.last_s)
 
 
-def _remove(ring: DeadRing) -> bool:
+def remove(ring: DeadRing) -> bool:
+    """Remove a dead ring; return whether that was possible."""
     try:
-        ring.path.unlink()
+        ring.path.unlink(missing_ok=True)
     except OSError:
         return False
     return True
+
+
+def remove_expired(directory: Path, keep_s: float = DEFAULT_KEEP_S) -> tuple[DeadRing, ...]:
+    """Remove dead rings whose last activity is more than ``keep_s`` seconds ago, and more if they take too much room.
+
+    To get below :data:`DEAD_BYTES` and the :data:`DEAD_SHARE` of the file system, remove this user's oldest ones.
+    Keep rings that cannot be removed, such as those of other users.
+
+    Returns:
+        The rings that were removed.
+    """
+    limit_s = time.time() - keep_s
+    dead = dead_rings(directory)
+    surplus = sum(ring.nbytes for ring in dead) - min(DEAD_BYTES, shutil.disk_usage(directory).total // DEAD_SHARE)
+    removed = []
+    for ring in dead:
+        if (ring.last_s <= limit_s or (surplus > 0 and ring.mine)) and remove(ring):
+            removed.append(ring)
+            surplus -= ring.nbytes
+    return tuple(removed)
+
+
+def remove_for_room(directory: Path, nbytes: int) -> DeadRing | None:
+    """Remove this user's oldest dead ring and return it; None if removing all would not make room for ``nbytes``."""
+    mine = [ring for ring in dead_rings(directory) if ring.mine]
+    if sum(ring.nbytes for ring in mine) + shutil.disk_usage(directory).free < nbytes:
+        return None
+    return next((ring for ring in mine if remove(ring)), None)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ from swtrace.trace.directory import (
 )
 from swtrace.trace.header import MAX_TEXT, RingHeader, encode_header, encode_series, file_bytes, printable
 from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import DEFAULT_RECORDS
 from swtrace.version import __version__
 
@@ -75,6 +76,7 @@ _STEP = int(schema.Kind.STEP)
 _STEP_FIELDS = [(field.name, (1 << 8 * int(field.dtype[-1])) - 1) for field in schema.STEP_FIELDS]
 """Name and largest value of each."""
 _LAUNCH = int(schema.Kind.LAUNCH)
+_REQUEST = int(schema.Kind.REQUEST)
 
 
 class RecorderStatistics(NamedTuple):
@@ -337,7 +339,6 @@ class SeriesRecorder:
         "_mapping",
         "_mask",
         "_occupant_at",
-        "_pack_step",
         "_pack_transfer",
         "_position_bits",
         "_ready_at",
@@ -358,7 +359,6 @@ class SeriesRecorder:
         self._mask = self._cursor.mask
         self._checked = recorder.checked
         self._pack_transfer = schema.TRANSFER_RECORD.pack_into
-        self._pack_step = schema.STEP_RECORD.pack_into
         base = schema.WINDOW_TABLE_OFFSET // 8 + first_window * schema.WINDOW_WORDS
         entries = range(base, base + windows * schema.WINDOW_WORDS, schema.WINDOW_WORDS)
         self._occupant_at = tuple(word + schema.WINDOW_OCCUPANT for word in entries)
@@ -511,17 +511,34 @@ class SeriesRecorder:
         values = [fields.pop(name, 0) & most for name, most in _STEP_FIELDS]
         if fields:
             raise TypeError(f"a STEP record has no field {', '.join(fields)}")
+        self._write(schema.STEP_RECORD, schema.STEP_BODY, values, _STEP, (clock & 15) << 4, flags & 255)
+
+    def request(self, at_ns: int, link: RequestLink, step: int, index: int) -> None:
+        """Record a traced request in a step's batch. Call this before the step is recorded.
+
+        Args:
+            at_ns: When the forward began.
+            link: The request's trace context.
+            step: Number of the step.
+            index: Number of the request among those recorded for the step.
+        """
+        trace_id, span_id = link
+        values = [at_ns, trace_id >> 64, trace_id & _U64, span_id, step & _U32, index, 0]
+        self._write(schema.REQUEST_RECORD, schema.REQUEST_BODY, values, _REQUEST, 0, 0)
+
+    def _write(
+        self, record: struct.Struct, body: struct.Struct, values: Sequence[int], kind: int, clock: int, flags: int
+    ) -> None:
         cursor = self._cursor
         sequence = cursor.sequence + 1
         slot = sequence & self._mask
         self._sequences[slot] = 0
-        clock, flags = (clock & 15) << 4, flags & 255
         check = 0
         if self._checked:
-            body = schema.BODY.unpack(schema.STEP_BODY.pack(*values))
-            check = schema.check_word(*body, _STEP | self.index << 8 | clock << 16 | flags << 24, sequence)
-        self._pack_step(
-            self._mapping, (slot << 6) + _HEADER_BYTES, *values, _STEP, self.index, clock, flags, check, sequence
+            words = schema.BODY.unpack(body.pack(*values))
+            check = schema.check_word(*words, kind | self.index << 8 | clock << 16 | flags << 24, sequence)
+        record.pack_into(
+            self._mapping, (slot << 6) + _HEADER_BYTES, *values, kind, self.index, clock, flags, check, sequence
         )
         cursor.sequence = sequence
         if now_ns() >= self._recorder._renew_at_ns:  # noqa: SLF001 - see Recorder._attach

@@ -8,15 +8,15 @@ import numpy.typing as npt
 from swtrace.trace import schema
 
 Records = npt.NDArray[np.void]
-"""A batch of records of dtype :data:`TRANSFER` or :data:`STEP`, two views of the same 64 bytes."""
+"""A batch of records of dtype :data:`TRANSFER`, :data:`STEP` or :data:`REQUEST`, three views of the same 64 bytes."""
 
-TRANSFER, STEP = (
+TRANSFER, STEP, REQUEST = (
     np.dtype([(field.name, field.dtype) for field in fields + schema.TAIL_FIELDS])
-    for fields in (schema.TRANSFER_FIELDS, schema.STEP_FIELDS)
+    for fields in (schema.TRANSFER_FIELDS, schema.STEP_FIELDS, schema.REQUEST_FIELDS)
 )
 WORDS = np.dtype("<u8")
 
-for _dtype in (TRANSFER, STEP):
+for _dtype in (TRANSFER, STEP, REQUEST):
     if _dtype.itemsize != schema.RECORD_BYTES:
         raise RuntimeError(f"record dtype has {_dtype.itemsize} bytes, the schema has {schema.RECORD_BYTES}")
 
@@ -24,6 +24,14 @@ for _dtype in (TRANSFER, STEP):
 def empty() -> Records:
     """Return an empty batch."""
     return np.empty(0, TRANSFER)
+
+
+def last_ns(records: Records) -> int:
+    """Return the last instant in a batch; 0 if it has none."""
+    instants = records.view(WORDS).reshape(-1, schema.RECORD_WORDS)[:, :4].copy()
+    instants[records["kind"] == schema.Kind.STEP, 3] = 0
+    instants[records["kind"] == schema.Kind.REQUEST, 1:] = 0
+    return int(instants.max(initial=0))
 
 
 def step_numbers(records: Records) -> npt.NDArray[np.uint32]:

@@ -52,6 +52,8 @@ _RETRIES = 4
 _MAX_SEQUENCE = 1 << 62
 _SEQUENCE = schema.SEQUENCE_WORD
 _FIRST_KIND, _LAST_KIND, _STEP = int(min(schema.Kind)), int(max(schema.Kind)), int(schema.Kind.STEP)
+_INSTANTS = {_STEP: 3, int(schema.Kind.REQUEST): 1}
+"""How many words at the beginning of a record are instants, where these are not four."""
 """Plain integers, because NumPy takes ten times as long to compare with a member of an enumeration."""
 _FIRST_SEQUENCE = schema.HEADER_BYTES + 8 * _SEQUENCE
 """Offset of the sequence number in slot 0."""
@@ -364,9 +366,7 @@ class RingReader(Closing):
         word: tuple[int, ...] = schema.RECORD.unpack(words)
         if word[_SEQUENCE] != sequence:
             return 0
-        # The fourth word of a step is not an instant.
-        last_ns = max(word[:3] if words[8 * schema.CHECK_WORD] == _STEP else word[:4])
-        return last_ns or self._read_ns
+        return max(word[: _INSTANTS.get(words[8 * schema.CHECK_WORD], 4)]) or self._read_ns
 
     def lag_ns(self) -> int:
         """Return the time from the last record read to the newest known one; 0 if all are read.
@@ -391,9 +391,8 @@ class RingReader(Closing):
         return RingStatistics(written, self._delivered, self._lapped, self._damaged, pending, self._skipped)
 
     def _note_instant(self, read: Records) -> None:
-        instants = read.view(records.WORDS).reshape(-1, schema.RECORD_WORDS)[:, :3]
         # The last record has the last instant, to within a step. If it has none, look at all of them.
-        self._read_ns = int(instants[-1].max()) or max(self._read_ns, int(instants.max()))
+        self._read_ns = records.last_ns(read[-1:]) or max(self._read_ns, records.last_ns(read))
 
     def _after_step(self, first: int, head: int) -> int:
         """Return the sequence number after the first STEP record at or after ``first``; ``first`` if none is near."""

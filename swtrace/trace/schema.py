@@ -12,7 +12,7 @@ is that record.
 
 This requires that stores are seen in program order, which x86 guarantees. On other machines each record
 also carries a check word over all its words, and the header says so. The check word exposes a copy that mixes
-an old and a new record. On x86 it would double the cost of a record and add nothing.
+an old and a new record. On x86 it would make a record cost half as much again and add nothing.
 
 This module imports neither NumPy nor torch, because ranks load it.
 """
@@ -69,6 +69,16 @@ STEP_FIELDS = (
     Field("waits", "<u2", "waits of the forward: one per layer, unless it was aborted or skipped some"),
 )
 """Fields of a STEP record."""
+REQUEST_FIELDS = (
+    Field("at_ns", "<i8", "the forward began"),
+    Field("trace_high", "<u8", "trace id of a request in the step's batch, upper half"),
+    Field("trace_low", "<u8", "lower half"),
+    Field("span_id", "<u8", "id of the span in whose context the request came"),
+    Field("step", "<u4", "step number, modulo 2**32"),
+    Field("index", "<u4", "number of the request among those recorded for the step"),
+    Field("unused", "<u8", "0"),
+)
+"""Fields of a REQUEST record."""
 TAIL_FIELDS = (
     Field("kind", "u1", "Kind"),
     Field("series", "u1", "index in the series table"),
@@ -92,6 +102,8 @@ CHECKED_TRANSFER_RECORD = _struct(TRANSFER_FIELDS, "2IQ")
 """The same, with the check word before the sequence number."""
 STEP_BODY = _struct(STEP_FIELDS)
 STEP_RECORD = _struct(STEP_FIELDS + TAIL_FIELDS)
+REQUEST_BODY = _struct(REQUEST_FIELDS)
+REQUEST_RECORD = _struct(REQUEST_FIELDS + TAIL_FIELDS)
 BODY = struct.Struct("<6Q")
 """The words before the tail."""
 SEQUENCE_WORD = 7
@@ -127,9 +139,12 @@ WINDOW_WORDS = 4
 HEADER_BYTES = WINDOW_TABLE_OFFSET + WINDOW_SLOTS * WINDOW_BYTES
 
 DEFAULT_RECORDS = 1 << 16
-"""21 s of one 61-layer series at 50 steps/s (62 records a step); 4 MiB."""
+"""21 s of one 61-layer series at 50 steps/s if every step is timed (62 records a step); 4 MiB."""
 MIN_RECORDS = 1 << 6
 MAX_RECORDS = 1 << 24
+
+MOST_REQUESTS = 32
+"""Requests recorded for one step; further ones are left out."""
 
 NO_WINDOW = 0xFFFF
 """Window of a record whose layer this rank stores."""
@@ -162,6 +177,8 @@ class Kind(IntEnum):
     """One forward pass of one series."""
     LAUNCH = 3
     """When the host launched the work of a device's TRANSFER record; only for waits that stalled."""
+    REQUEST = 4
+    """A request in the batch of a timed step, if the request is traced; before the STEP record."""
 
 
 class Observed(IntEnum):

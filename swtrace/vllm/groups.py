@@ -6,7 +6,7 @@ Whether weights are equal depends on the layout of the linear. A linear that ten
 is whole on every rank of a pipeline stage. A split one is equal on ranks with the same position
 in their tensor parallel group. Pipeline stages hold different layers.
 
-Whether forwards are equally many depends on who drives the ranks. Those of one engine always run together. The
+Whether ranks run the same number of forwards depends on who drives them. Those of one engine always run together. The
 data-parallel engines of an MoE model exchange tokens for its experts, so vLLM gives an idle one dummy batches.
 Those of a dense model run independently, and a broadcast between them would hang at the first idle one.
 With ``external_launcher`` the caller is responsible for running all ranks of the world on the same prompts.

@@ -7,6 +7,7 @@
 - ``WorkerWrapperBase.load_model`` notices a model runner that never requested an offloader.
 - ``EngineCore`` refuses calls that a shared model does not support.
 - ``GroupCoordinator`` announces this rank to the others.
+- ``NewRequestData.from_request`` passes a request's trace context on to the workers.
 
 Code that only workers need is imported and installed there, so front-end processes load nothing extra.
 All functions are looked up before any is replaced, so an incompatible vLLM stays unchanged.
@@ -26,6 +27,7 @@ from swtrace.units import listed
 from swtrace.vllm.configuration import resolve_settings
 from swtrace.vllm.engine import FORBIDDEN, RPC, delegating_method, guarded
 from swtrace.vllm.presence import announcing, ranks_without
+from swtrace.vllm.request_traces import carrying
 from swtrace.vllm.runner import check_after_loading, note_offloader_request
 from swtrace.vllm.support import RANGE, missing, supported
 
@@ -51,7 +53,14 @@ def install() -> None:
         os.environ[VARIABLES["directory"]] = str(settings.directory)
     try:
         _require_supported()
-        replacements = [*_create_offloader(), *_create_engine_config(), *_load_model(), *_engine_core(), *_group()]
+        replacements = [
+            *_create_offloader(),
+            *_create_engine_config(),
+            *_load_model(),
+            *_engine_core(),
+            *_group(),
+            *_new_request(),
+        ]
     except SeamError as problem:
         if settings.strict:
             raise
@@ -140,6 +149,16 @@ def _engine_core() -> list[Replacement]:
         return []
     names = [name for name in (RPC, *FORBIDDEN) if name in vars(core)]
     return [*((core, name, guarded(name, vars(core)[name])) for name in names), (core, _REPLACED, names)]
+
+
+def _new_request() -> list[Replacement]:
+    # Only a process with a scheduler makes these. Without them, steps have no links to requests.
+    module = sys.modules.get("vllm.v1.core.sched.output")
+    data = getattr(module, "NewRequestData", None)
+    if data is None or not hasattr(data, "from_request") or hasattr(data, _REPLACED):
+        return []
+    original = data.from_request
+    return [(data, "from_request", carrying(original)), (data, _REPLACED, original)]
 
 
 def _group() -> list[Replacement]:

@@ -15,6 +15,7 @@ from swtrace.series.operations import forget, numbered
 from swtrace.trace.schema import Phase
 from swtrace.vllm.engine import delegating_method
 from swtrace.vllm.groups import Refused
+from swtrace.vllm.request_traces import RequestTraces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,16 +41,23 @@ def mark_steps() -> None:
     # Most versions define this one only on the worker; the wrapper then forwards it.
     execute_dummy_batch = getattr(wrapper, "execute_dummy_batch", delegating_method("execute_dummy_batch"))
 
+    traces = RequestTraces()
+
     @functools.wraps(execute_model)
     def marked_execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        tokens = scheduler_output.total_num_scheduled_tokens
+        tokens, links = scheduler_output.total_num_scheduled_tokens, traces.of_step(scheduler_output)
         if tokens == 0:  # no forward, only the cleanup of requests
             return execute_model(self, scheduler_output, *args, **kwargs)
-        requests = len(scheduler_output.num_scheduled_tokens)
-        return _step(phase(scheduler_output), tokens, requests, execute_model, self, scheduler_output, *args, **kwargs)
+        batch = {
+            "phase": phase(scheduler_output),
+            "tokens": tokens,
+            "requests": len(scheduler_output.num_scheduled_tokens),
+            "links": links,
+        }
+        return _step(batch, execute_model, self, scheduler_output, *args, **kwargs)
 
     def marked_execute_dummy_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _step(Phase.DUMMY, 1, 0, execute_dummy_batch, self, *args, **kwargs)
+        return _step({"phase": Phase.DUMMY, "tokens": 1}, execute_dummy_batch, self, *args, **kwargs)
 
     def closing_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
         # vLLM kills a worker whose shutdown takes long, and peers may take long to receive its last broadcasts.
@@ -81,11 +89,11 @@ def phase(scheduler_output: Any) -> Phase:
     return Phase.DECODE
 
 
-def _step(kind: Phase, tokens: int, requests: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _step(batch: dict[str, Any], forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     running = [series for series in numbered() if series.post_processed]
     with ExitStack() as stack:
         for series in running:
-            stack.enter_context(series.step(phase=kind, tokens=tokens, requests=requests))
+            stack.enter_context(series.step(**batch))
         try:
             result = forward(*args, **kwargs)
         except SystemExit:  # raised by vLLM's signal handler to end a worker

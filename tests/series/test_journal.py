@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,18 @@ import pytest
 
 from swtrace.observing import watch_rings
 from swtrace.series.ideal import IdealChannel, IdealTransport, ScheduledOperation
+from swtrace.series.journal import RecordingJournal
 from swtrace.trace import records as columns
+from swtrace.trace.clocks import now_ns
 from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.recorder import Recorder
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.ring_reader import Occupancy, RingReader
-from swtrace.trace.schema import NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, Clock, Kind, Observed, Phase, StepFlag, TransferFlag, Untimed
 from tests.support.ranks import run_ranks
 from tests.support.stacks import ForwardDiedError
 from tests.support.traced_series import COMPUTE, LAYERS, START, STEPS, Traced, read, stepped, traced_on_gloo, transfers
+from tests.support.writer_process import identity, series_info
 
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])
@@ -239,3 +245,23 @@ def test_what_the_program_keeps_counts_as_held(tmp_path: Path) -> None:
     for rank, layers in zip(series.ranks, kept, strict=True):
         assert rank.kept_bytes == layers * rank.info.layer_bytes
         assert rank.held_bytes == rank.info.owned_bytes + rank.info.window_bytes + rank.kept_bytes
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_traced_requests_are_recorded_with_timed_steps(tmp_path: Path, every: int) -> None:
+    """A timed step has its requests, up to a bound. An untimed step has none."""
+    links = tuple(RequestLink(7, span) for span in range(1, 40))
+    host_clock: Any = SimpleNamespace(clock=Clock.HOST, now=now_ns)
+    recorder = Recorder.create(tmp_path, identity(0))
+    journal = RecordingJournal(recorder.add_series(series_info("s")), host_clock, every=every)
+    for step in range(8):
+        journal.begins()
+        journal.stepped(step, links if step % 2 else (), tokens=1)
+    recorder.close()
+    _, records = read(tmp_path, 0)
+    requests = records[records["kind"] == Kind.REQUEST].view(columns.REQUEST)
+    timed = [int(step["step"]) for step in stepped(records) if step["untimed"] == Untimed.TIMED and step["step"] % 2]
+    assert timed == ([1, 3, 5, 7] if every == 1 else [1, 3])
+    assert [(int(each["step"]), int(each["span_id"])) for each in requests] == [
+        (step, link.span_id) for step in timed for link in links[:MOST_REQUESTS]
+    ]

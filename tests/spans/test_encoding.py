@@ -25,6 +25,7 @@ from swtrace.spans.delivery import make_span_sink
 from swtrace.spans.encoding import batches
 from swtrace.spans.environment import SpanSettings
 from swtrace.spans.step_spans import SpanTable, StepSpans, span_count
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import Clock, StepFlag, Untimed
 from tests.support.finished_steps import finished_steps, origins
 from tests.support.recorded_run import RecordedRun, series_info
@@ -62,6 +63,17 @@ def untimed(directory: Path) -> None:
     run.write(1)
     run.write_rank(0, run.steps)
     run.write_rank_untimed(1, Untimed.BUSY)
+    run.close()
+
+
+def traced(directory: Path) -> None:
+    """Write steps whose batches have different numbers of traced requests on their ranks."""
+    run = RecordedRun(directory)
+    for rank, spans in enumerate((3, 1)):
+        run.links = tuple(RequestLink(1 << 127 | 7, span) for span in range(1, spans + 1))
+        run.write_rank(rank, 0)
+    run.steps, run.links = 1, ()
+    run.write(1)
     run.close()
 
 
@@ -116,7 +128,7 @@ def assert_encoded_alike(spans: list[StepSpans], size: int) -> None:
         assert sent == expected.SerializeToString()
 
 
-@pytest.mark.parametrize("write", [whole, aborted, partial, untimed, simulated, two_series])
+@pytest.mark.parametrize("write", [whole, aborted, partial, untimed, traced, simulated, two_series])
 @pytest.mark.parametrize("ranks", [(0, 1), (1,)], ids=["all ranks", "one host of two"])
 def test_encoding_is_opentelemetrys(write: Any, ranks: tuple[int, ...], tmp_path: Path) -> None:
     """Ids, links, times, attributes, status, flags and resource are the same, in batches of any size."""

@@ -17,6 +17,7 @@ from swtrace.ledger.facts import CAUSES, StepFacts
 from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, StepSpans, span_count
 from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import RankKey
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.finished_steps import finished_steps, origins
 from tests.support.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
@@ -311,3 +312,16 @@ def test_documentation_names_every_attribute(steps: tuple[StepFacts, ...], tmp_p
     documented = set(re.findall(r"`(swtrace\.\w+)`", text))
     documented |= {f"swtrace.stall_{cause}_ns" for cause in CAUSES if f"_{cause}_ns`" in text}
     assert seen - documented == set()
+
+
+def test_a_step_links_to_the_traced_requests_in_its_batch(tmp_path: Path) -> None:
+    """Only the spans of steps link to requests, as spans of other processes and in the order of recording."""
+    run = RecordedRun(tmp_path, links=(RequestLink(1 << 127 | 7, 8), RequestLink(9, 10)))
+    run.write(1)
+    run.close()
+    (step,) = finished_steps(tmp_path)
+    for span in StepSpans(step, origins(0, 1)):
+        contexts = [link.context for link in span.links]
+        requests = [(each.trace_id, each.span_id) for each in contexts if each.trace_id != trace_id("run-1", 0)]
+        assert requests == (list(run.links) if span.name == STEP else [])
+        assert all(each.is_remote for each in contexts if span.name == STEP)

@@ -15,6 +15,7 @@ from pathlib import Path
 from swtrace.trace.clocks import boot_id
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.recorder import Recorder, SeriesRecorder
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag, Untimed
 
 LAYER_NS = 1_000_000
@@ -81,6 +82,8 @@ class RecordedRun:
     recorders: list[Recorder] = field(default_factory=list)
     series: list[SeriesRecorder] = field(default_factory=list)
     infos: list[SeriesInfo] = field(default_factory=list)
+    links: tuple[RequestLink, ...] = ()
+    """Traced requests in the batch of every step that is written from now on."""
 
     def __post_init__(self) -> None:
         """Make one ring per rank, with one series each."""
@@ -110,7 +113,7 @@ class RecordedRun:
             for rank in range(self.ranks):
                 self.write_rank(rank, self.steps, aborted=aborted)
             self.steps += 1
-            self.written += self.info(0).num_layers + 1
+            self.written += self.info(0).num_layers + len(self.links) + 1
 
     def write_untimed(self, reason: Untimed = Untimed.SAMPLED) -> None:
         """Write an untimed step on all ranks."""
@@ -145,8 +148,10 @@ class RecordedRun:
         """Write one rank's records of one step."""
         for position in range(self.info(rank).num_layers):
             self._transfer(rank, step, position)
+        begin = self.begin_ns(step)
+        for index, link in enumerate(self.links):
+            self.series[rank].request(begin, link, step, index)
         if ended:
-            begin = self.begin_ns(step)
             self.series[rank].step(
                 begin_ns=begin,
                 arrival_ns=begin + REACH_NS,

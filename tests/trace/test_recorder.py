@@ -18,7 +18,8 @@ from swtrace.trace.directory import ring_paths
 from swtrace.trace.header import MAX_TEXT
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder
-from swtrace.trace.records import STEP, checks_hold, clock, observed
+from swtrace.trace.records import REQUEST, STEP, checks_hold, clock, observed
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.ring_reader import Occupancy, RingReader
 from tests.support.patience import patience
 from tests.support.small_disk import tmpfs
@@ -27,7 +28,7 @@ from tests.support.writer_process import identity, series_info, write
 
 @pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    """A reader gets every field of a transfer and of a step as it was recorded."""
+    """A reader gets every field of a transfer, a step and a request as it was recorded."""
     recorder = Recorder.create(tmp_path, identity(), records=64, checked=checked)
     recorder.add_series(series_info("first"))
     series = recorder.add_series(series_info("second"))
@@ -47,17 +48,19 @@ def test_every_field_comes_back(checked: bool, tmp_path: Path) -> None:  # noqa:
         flags=schema.StepFlag.ABORTED,
         clock=schema.Clock.VIRTUAL,
     )
+    series.request(12, RequestLink(1 << 127 | 5, 1 << 63 | 6), 1 << 32 | 4, 31)
     with RingReader.open(recorder.path) as reader:
         records = reader.read()
     assert checks_hold(records).all() == checked
-    transfer, step = records[0], records.view(STEP)[1]
+    transfer, step, request = records[0], records.view(STEP)[1], records.view(REQUEST)[2]
+    assert request.tolist()[:9] == (12, 1 << 63, 5, 1 << 63 | 6, 4, 31, 0, schema.Kind.REQUEST, 1)
     assert transfer.tolist()[:10] == (11, 22, 33, 44, 55, 66, 7, 6, 3, 0xFFFF)
     assert (transfer["kind"], transfer["series"], transfer["flags"]) == (schema.Kind.TRANSFER, 1, 12)
     assert (observed(records)[0], clock(records)[0]) == (schema.Observed.CALLBACK, schema.Clock.VIRTUAL)
     assert step.tolist()[:12] == (1, 2, 3, 70, 80, 4, 5, 6, 9, schema.Phase.MIXED, 0, 60)
     assert (step["kind"], step["series"], step["flags"]) == (schema.Kind.STEP, 1, schema.StepFlag.ABORTED)
     assert clock(records)[1] == schema.Clock.VIRTUAL
-    assert recorder.statistics() == (2, 2)
+    assert recorder.statistics() == (3, 2)
     recorder.close()
 
 

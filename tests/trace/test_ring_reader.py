@@ -19,6 +19,7 @@ from swtrace.errors import RingFormatError
 from swtrace.trace import schema
 from swtrace.trace.liveness import dead_ranks
 from swtrace.trace.recorder import Recorder
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.ring_reader import RingReader, RingStatistics
 from swtrace.trace.tail import Tail
 from tests.support.reading import read_in_every_way
@@ -260,4 +261,19 @@ def test_lag_is_counted_from_the_last_instant_of_a_long_read(tmp_path: Path) -> 
         series.step(begin_ns=5_000, arrival_ns=5_000, end_ns=6_000, step=5_000)
         assert reader.statistics().pending == 1
         assert reader.lag_ns() == 5_000
+    recorder.close()
+
+
+def test_ids_of_requests_are_not_instants(tmp_path: Path) -> None:
+    """Lag and the order of reading follow the instant in a request's record, however large its ids are."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    huge = RequestLink((1 << 128) - 1, (1 << 64) - 1)
+    series.request(1_000, huge, 0, 0)
+    with RingReader.open(recorder.path) as reader:
+        assert reader.next_ns() == 1_000
+        assert len(reader.read()) == 1
+        series.request(5_000, huge, 1, 0)
+        assert reader.statistics().pending == 1
+        assert reader.lag_ns() == 4_000
     recorder.close()

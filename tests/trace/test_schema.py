@@ -13,12 +13,13 @@ def test_the_default_ring_holds_fifteen_seconds() -> None:
 
 
 def test_the_layout_of_a_record_is_eight_words() -> None:
-    """Both kinds fill 64 bytes, end with the sequence number, and have kind and check at the same offsets."""
+    """All kinds fill 64 bytes, end with the sequence number, and have kind and check at the same offsets."""
     word = 1 | 2 << 8 | 3 << 16 | 4 << 24
     for record, ends in (
         (schema.TRANSFER_RECORD, (word, 6)),
         (schema.CHECKED_TRANSFER_RECORD, (word, 5, 6)),
         (schema.STEP_RECORD, (1, 2, 3, 4, 5, 6)),
+        (schema.REQUEST_RECORD, (1, 2, 3, 4, 5, 6)),
     ):
         assert record.size == schema.RECORD_BYTES
         count = len(struct.unpack(record.format, bytes(64)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from swtrace_tui.actions import HEAT_MAP, OVERVIEW, TIMELINE, VIEWS
-from swtrace_tui.app import TopApp
+from swtrace_tui.app import TopApp, screenshot
 from swtrace_tui.picture import Filter
 from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import HeatMap
@@ -373,8 +373,27 @@ def test_a_screenshot_shows_no_notice_of_the_one_before(
     assert first == second
 
 
+def test_a_screenshot_draws_charts_as_rectangles_that_touch() -> None:
+    """No block glyph remains, whose height is the font's; the parts of a lane have the height of a line."""
+    svgs = []
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("straggler"))), view="timeline")
+        async with app.run_test(size=(100, 40)) as pilot:
+            await until(pilot, lambda: "compute" in shown(app))
+            assert "▌" in shown(app)
+            svgs.append(screenshot(app, "timeline"))
+
+    run(test())
+    (svg,) = svgs
+    assert not re.search("[▁-█▌▀]", svg)
+    lanes = re.findall(r'<rect class="[^"]*" x="[^"]*" y="([^"]*)" width="6.1" height="24.40"', svg)
+    assert all(round((float(y) - 1.5) / 24.4, 3).is_integer() for y in lanes)
+    assert len(lanes) > 10
+
+
 def test_a_run_that_ended_says_so_and_how_to_go_on() -> None:
-    """Once all ranks have ended, the title says it, in the words that the caller chose."""
+    """Once all ranks have ended, the title says it in the words that the caller chose, and no longer says live."""
     whole = observation_of(scenario("stalled"))
     over = replace(
         whole, ranks=tuple(replace(rank, ring=replace(rank.ring, alive=False, closed=True)) for rank in whole.ranks)
@@ -389,6 +408,7 @@ def test_a_run_that_ended_says_so_and_how_to_go_on() -> None:
             assert "RUN ENDED" not in shown(app)
             source.now = over
             await until(pilot, lambda: "RUN ENDED: q shows the summary" in shown(app).splitlines()[0])
+            assert "live" not in shown(app).splitlines()[0]
 
     run(test())
 

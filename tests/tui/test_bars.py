@@ -70,6 +70,38 @@ def test_a_click_on_a_view_opens_it() -> None:
     run(test())
 
 
+@pytest.mark.parametrize("width", [40, 56, 60, 62, 63, 80])
+def test_the_names_of_views_are_never_cut(width: int) -> None:
+    """Where not all names fit, only that of the open view is shown, beside the numbers of the others."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("stalled"))))
+        async with app.run_test(size=(width, 24)) as pilot:
+            await until(pilot, lambda: TITLES[VIEWS[0]] in shown(app).splitlines()[1])
+            line = shown(app).splitlines()[1]
+        assert "…" not in line
+        assert (TITLES[VIEWS[-1]] in line) == (width >= 63)
+
+    run(test())
+
+
+def test_a_long_source_gives_way_to_the_series_and_keeps_its_end() -> None:
+    """At 80 columns, the title names the series before the source; of a path it shows the end."""
+    seen = observation_of(scenario("stalled"))
+    path = "/dev/shm/recordings/of/yesterday/run.swrec"
+
+    async def test() -> None:
+        app = app_over(Still(replace(seen, origins=(OriginStatus(path, Link.RECORDED),))))
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: "recording" in shown(app).splitlines()[0])
+            title = shown(app).splitlines()[0]
+        assert " o_proj " in title
+        assert title.endswith("yesterday/run.swrec ")
+        assert path not in title
+
+    run(test())
+
+
 @pytest.mark.parametrize(
     ("width", "parts"),
     [

@@ -28,9 +28,11 @@ def test_small_values_never_vanish_from_charts() -> None:
 
 
 def test_a_sentence_that_is_cut_says_so() -> None:
-    """The last line that has room ends with an ellipsis, and no line is wider than it may be."""
+    """The last line that has room ends with an ellipsis after a whole word, and no line is too wide."""
     rows = wrap("one two three four five six seven eight nine ten", 12, indent=5, most=2)
     assert len(rows) == 2
-    assert rows[-1].endswith("…")
+    assert rows[-1].endswith(" …")
+    assert "one two three four five six seven eight nine ten".startswith(" ".join(rows)[:-2])
+    assert wrap("it ended 9.14 ms after issue", 16, most=1) == ["it ended …"]
     assert len(rows[0]) <= 7
     assert len(rows[1]) <= 12

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 from swtrace_tui.actions import ACTIONS, TITLES
 from swtrace_tui.help import Help, help_text
-from swtrace_tui.palette import MONO, SPAN_NAMES, WINDOW_NAMES
+from swtrace_tui.palette import MONO, SPAN_GLYPHS, SPAN_NAMES, WINDOW_NAMES
 from swtrace_tui.picture import RankState
 from swtrace_tui.views.overview import COLUMNS
 
@@ -31,8 +32,26 @@ def test_help_explains_every_key_column_and_symbol() -> None:
     columns = [part for column in COLUMNS for part in column.title.split(" of ")]
     for word in (*words, *columns, *(str(state) for state in RankState), *WINDOW_NAMES.values()):
         assert word in text
+    for span, name in SPAN_NAMES.items():
+        assert f"{name} {2 * SPAN_GLYPHS[span]}" in text
     for word, entry in glossary.entries().items():
         assert f"{word}  {glossary.plain(entry)}"[:150] in text
+
+
+@pytest.mark.parametrize("size", [(40, 12), (80, 24)])
+def test_help_is_wrapped_not_cut(size: tuple[int, int]) -> None:
+    """In a small terminal, the sentences of the help continue on the next line, and no border takes their room."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, lambda: app.picture)
+            await press(pilot, "question_mark")
+            text = " ".join(shown(app).split())
+            assert "Esc, q or ? closes this help; arrow keys and the wheel scroll it." in text
+            assert "Everywhere" in text
+
+    run(test())
 
 
 def test_help_and_palette_offer_every_action() -> None:

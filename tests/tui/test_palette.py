@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from swtrace_tui.palette import COLOUR_BLIND, DARK, LEVELS, LIGHT, MONO, THEMES, Span
+from swtrace_tui.palette import COLOUR_BLIND, DARK, LEVELS, LIGHT, MONO, THEMES, Palette, Span
 
 from tests.support.scenes import (
     Still,
@@ -50,6 +50,22 @@ def test_ramps_go_one_way_in_lightness(palette: object) -> None:
         ]
         steps = np.diff(light)
         assert (steps > 0).all() or (steps < 0).all(), metric
+
+
+@pytest.mark.parametrize("palette", [DARK, LIGHT, COLOUR_BLIND], ids=lambda palette: palette.name)
+def test_text_has_enough_contrast(palette: Palette) -> None:
+    """Every colour of text has a contrast of 4.5 or more, as WCAG asks for, on every ground that it is drawn on."""
+
+    def light(colour: str) -> float:
+        parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    words = (palette.text, palette.dim, palette.good, palette.note, palette.warning, palette.bad, *palette.windows)
+    for on in (palette.background, palette.surface, palette.selected):
+        for colour in words:
+            dark, bright = sorted((light(colour), light(on)))
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5, (colour, on)
 
 
 def test_without_colour_every_kind_has_its_own_glyph() -> None:

@@ -43,6 +43,18 @@ def steps(app: ReplayApp) -> int:
     return sum(len(each.steps) for each in app.picture.series) if app.picture is not None else 0
 
 
+def test_a_narrow_replay_names_the_key_that_pauses(path: Path) -> None:
+    """At 40 columns, the last line still says which key plays and pauses, besides Help and Quit."""
+
+    async def test() -> None:
+        app = ReplayApp([path])
+        async with app.run_test(size=(40, 12)) as pilot:
+            await until(pilot, lambda: "Quit" in shown(app).splitlines()[-1])
+            assert "space Pause" in shown(app).splitlines()[-1]
+
+    run(test())
+
+
 def test_a_recording_begins_to_play_pauses_and_seeks(path: Path) -> None:
     """It plays from the start; space pauses it for any time; n finishes a step; seeking goes both ways."""
 

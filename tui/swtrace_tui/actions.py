@@ -32,6 +32,7 @@ class Action:
     """A shorter title for the footer."""
 
 
+PAUSE = Action("pause", "space", "app.pause", "Pause", "Freeze the screen; reading continues.", footer=True)
 HELP = Action("help", "question_mark,f1", "app.help", "Help", "Show this help: keys, columns, symbols.", footer=True)
 QUIT = Action("quit", "q,ctrl+q", "app.quit", "Quit", "Quit, as does Ctrl-C. The ranks are not affected.", footer=True)
 ACTIONS: tuple[Action, ...] = (
@@ -41,7 +42,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action("next-view", "tab", "app.next_view(1)", "Next view", "Open the next view."),
     Action("previous-view", "shift+tab", "app.next_view(-1)", "Previous view", "Open the previous view."),
-    Action("pause", "space", "app.pause", "Pause", "Freeze the screen; reading continues.", footer=True),
+    PAUSE,
     Action("series", "s", "app.cycle_series", "Series", "Show one series only, then the next, then all.", footer=True),
     Action("rank", "r", "app.cycle_rank", "Rank", "Show one rank only, then the next, then all.", footer=True),
     Action(

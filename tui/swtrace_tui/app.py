@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -30,7 +31,7 @@ from swtrace_tui.actions import ACTIONS, HEAT_MAP, OVERVIEW, TIMELINE, VERDICT, 
 from swtrace_tui.bars import KeyBar, Search, TitleBar, ViewBar, worst_link
 from swtrace_tui.feed import Feed
 from swtrace_tui.help import Help
-from swtrace_tui.palette import THEMES, palette_of, themes
+from swtrace_tui.palette import BLOCKS, THEMES, palette_of, themes
 from swtrace_tui.picture import Filter, Picture, phase_of, picture
 from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import HeatMap
@@ -46,6 +47,14 @@ _TERMINAL_EVERY_S = 1.0
 _SHELL_OFFSET = 128
 _FONT_FACE = re.compile(r"\s*@font-face\s*\{[^}]*\}")
 _FAMILY = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace"
+_BOXES = {"▌": (0.0, 0.0, 0.5, 1.0), "▀": (0.0, 0.0, 1.0, 0.5), "▕": (7 / 8, 0.0, 1 / 8, 1.0)}
+_BOXES |= {glyph: (0.0, 1 - eighths / 8, 1.0, eighths / 8) for eighths, glyph in enumerate(BLOCKS) if eighths}
+"""Left, top, width and height of block glyphs, in parts of a cell."""
+_BLOCK_TEXT = re.compile(
+    rf'<text class="([^"]+)" x="([\d.]+)" y="([\d.]+)"[^>]*>((?:&#160;|[{"".join(_BOXES)}])+)</text>'
+)
+_CELL_WIDTH, _CELL_HEIGHT, _CELL_TOP = 12.2, 24.4, 18.5
+"""Size of a cell in Rich's SVG, and how far its top is above the line of its text."""
 _JUDGE_REST = 20
 """Keep verdicts for this many times the CPU time that they took: large series are judged less often."""
 
@@ -477,8 +486,25 @@ __all__ = ["HEAT_MAP", "VERDICT", "WINDOWS", "MainScreen", "TopApp"]
 
 
 def screenshot(app: App[None], title: str) -> str:
-    """Return the screen as a self-contained SVG: text stays text, and no font is downloaded."""
+    """Return the screen as a self-contained SVG: words stay text, and no font is downloaded."""
     svg = _FONT_FACE.sub("", app.export_screenshot(title=title))
     svg = svg.replace("Fira Code, monospace", _FAMILY).replace("font-family: Fira Code", f"font-family: {_FAMILY}")
     # Class and clip names contain a hash of the content; without it, equal pictures are equal files.
-    return re.sub(r"terminal-\d+", "terminal", svg) + "\n"
+    return _BLOCK_TEXT.sub(_as_rectangles, re.sub(r"terminal-\d+", "terminal", svg)) + "\n"
+
+
+def _as_rectangles(text: re.Match[str]) -> str:
+    """Return rectangles instead of block glyphs, which most fonts draw shorter than a line."""
+    style, x, y, glyphs = text.groups()
+    column, drawn = 0, ""
+    for glyph, run in groupby(glyphs.replace("&#160;", " ")):
+        count = len(list(run))
+        left, top, width, height = _BOXES.get(glyph, (0.0, 0.0, 1.0, 0.0))
+        for cells in [count] if width == 1 else [1] * count:
+            drawn += (
+                f'<rect class="{style}" x="{float(x) + (column + left) * _CELL_WIDTH:.1f}" '
+                f'y="{float(y) - _CELL_TOP + top * _CELL_HEIGHT:.2f}" width="{cells * width * _CELL_WIDTH:.1f}" '
+                f'height="{height * _CELL_HEIGHT:.2f}" shape-rendering="crispEdges"/>'
+            ) * (height > 0)
+            column += cells
+    return drawn

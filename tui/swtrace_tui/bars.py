@@ -13,7 +13,7 @@ from textual.widgets import Input
 from swtrace import units
 from swtrace.observing import Link
 from swtrace.version import __version__
-from swtrace_tui.actions import ACTIONS, HELP, QUIT, TITLES, VIEWS, Action, keys
+from swtrace_tui.actions import ACTIONS, HELP, PAUSE, QUIT, TITLES, VIEWS, Action, keys
 from swtrace_tui.canvas import Line, clip
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import Picture
@@ -23,6 +23,8 @@ _BEHIND = 20_000
 """Unread records from which on the title bar says so."""
 _ROOMY = 64
 """Columns from which on the title bar has room for the version and the source's name."""
+_LEAST_SOURCE = 10
+"""Columns from which on it says something."""
 LINK_GLYPHS = {Link.LIVE: "●", Link.RECORDED: "▶", Link.WAITING: "◌", Link.CONNECTING: "◌", Link.LOST: "✗"}
 
 
@@ -51,18 +53,22 @@ class TitleBar(Drawn):
             right.put(f"{self._note}  ", palette.style(palette.warning, on=on, bold=True))
         link = worst_link(picture)
         colour = {Link.LIVE: palette.good, Link.LOST: palette.bad}.get(link, palette.note)
-        names = ", ".join(origin.name for origin in picture.observation.origins)
         behind = sum(rank.ring.statistics.pending for rank in picture.observation.ranks)
         if behind > _BEHIND:
             right.put(f"catching up: {units.count(behind)} records unread  ", palette.style(palette.note, on=on))
-        if right.room >= len(link) + len("● "):
+        over = link is Link.LIVE and picture.ended
+        if not over and right.room >= len(link) + len("● "):
             right.put(f"{LINK_GLYPHS[link]} {link} ", palette.style(colour, on=on))
-        if width >= _ROOMY:
-            right.put(f"{clip(names, max(10, width // 3))} ", dim)
         line = Line(width).put(" swtrace ", palette.style(palette.note, on=on, bold=True))
         if width >= _ROOMY:
             line.put(f"{__version__} ", dim)
-        for part, style in about(picture, palette, on):
+        (series, style), *more = about(picture, palette, on)
+        if line.used + len(series) + right.used < width:
+            line.put(series, style)
+        room = min(width // 3, width - line.used - right.used - 3)
+        if width >= _ROOMY and room >= _LEAST_SOURCE:
+            right.put(f"{source(picture, room)} ", dim)
+        for part, style in more:
             if line.used + len(part) + right.used >= width:
                 break
             line.put(part, style)
@@ -90,6 +96,12 @@ def about(picture: Picture, palette: Palette, on: str) -> list[tuple[str, Style]
     if model:
         parts.append((f"  {model}", dim))
     return parts
+
+
+def source(picture: Picture, width: int) -> str:
+    """Return the names of the sources in at most ``width`` columns: of a path, the end."""
+    names = ", ".join(origin.name for origin in picture.observation.origins)
+    return f"…{names[1 - width :]}" if names.startswith("/") and len(names) > width else clip(names, width)
 
 
 def worst_link(picture: Picture) -> Link:
@@ -128,7 +140,7 @@ class ViewBar(Drawn):
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         line = Line(width).put(" ", plain)
         self._spans = []
-        brief = width < sum(len(title) + 4 for title in TITLES.values()) + 1
+        brief = width < sum(len(f" 1 {title}  ") for title in TITLES.values())
         for number, view in enumerate(VIEWS, 1):
             begin = line.used
             if view == self._view:
@@ -229,7 +241,7 @@ class KeyBar(Drawn):
             return [line.strip(dim)]
         chosen = [
             action
-            for group in ([each for each in ACTIONS if each.view == self._view], self._own, ACTIONS)
+            for group in ([each for each in ACTIONS if each.view == self._view], [PAUSE], self._own, ACTIONS)
             for action in group
             if action.footer and action.view in {None, self._view} and action not in {HELP, QUIT}
         ]

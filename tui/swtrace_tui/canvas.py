@@ -100,16 +100,24 @@ def wrap(text: str, width: int, *, indent: int = 0, most: int | None = None) -> 
         text: The text.
         width: Columns.
         indent: Columns that are missing in the first line.
-        most: Number of lines; what does not fit is replaced by an ellipsis.
+        most: Number of lines; an ellipsis replaces the words that do not fit.
     """
     bound = _UNITS.sub("\u00a0", text)
-    wrapped = textwrap.wrap(bound, max(8, width), initial_indent=" " * indent)
+    wide = max(8, width, indent + 1)
+    wrapped = textwrap.wrap(bound, wide, initial_indent=" " * indent, max_lines=most, placeholder=" …")
     rows = [row.replace("\u00a0", " ") for row in wrapped] or [""]
     rows[0] = rows[0][indent:]
-    return [*rows[: most - 1], clip(f"{rows[most - 1]} …", width)] if most is not None and len(rows) > most else rows
+    return rows
 
 
-def legend(items: Iterable[tuple[str, Style, str]], width: int, plain: Style, *, first: str = "") -> list[Strip]:
+def legend(
+    items: Iterable[tuple[str, Style, str]],
+    width: int,
+    plain: Style,
+    *,
+    first: str = "",
+    title: tuple[str, Style] | None = None,
+) -> list[Strip]:
     """Return symbols and what they mean, in as many lines as they need.
 
     Args:
@@ -117,8 +125,9 @@ def legend(items: Iterable[tuple[str, Style, str]], width: int, plain: Style, *,
         width: Columns.
         plain: Style of the text.
         first: Text before the items.
+        title: Text before that, and its style.
     """
-    lines = [Line(width).put(f" {first}", plain)]
+    lines = [Line(width).put(" ", plain).put(*(title or ("", plain))).put(first, plain)]
     for symbol, style, about in items:
         gap = "  " if lines[-1].used > 1 else ""
         if gap and lines[-1].room < len(gap) + len(symbol) + 1 + len(about):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
@@ -37,8 +38,10 @@ from swtrace_tui.views.overview import COLUMNS, STATE_GLYPHS
 from swtrace_tui.views.overview_charts import CAUSE_GLYPHS
 from swtrace_tui.views.verdict_view import LEVEL_GLYPHS
 
-_WIDEST_KEY = 19
+_WIDEST_KEY = 20
 """Columns of keys and symbols; fewer in a narrow terminal."""
+_WIDE = 60
+"""Columns from which on the help has a border."""
 _LINKS = {
     Link.LIVE: "The source delivers live records.",
     Link.RECORDED: "The source is a recording.",
@@ -79,6 +82,11 @@ _SPANS = {
     Span.QUEUED: "The broadcast is issued, but nothing moves yet (lower lane).",
     Span.SENT: "The rank's own layers go to the others (lower lane).",
 }
+_ELSEWHERE: list[tuple[Text | str, str]] = [
+    ("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes."),
+    ("mouse", "Click a view to open it, a column to sort by it, a rank or cell to select it (again: to open it)."),
+    ("wheel", "Zooms the timeline (ctrl or shift: pans it); moves through ranks or windows in other views."),
+]
 _LEVELS = {
     Level.GOOD: "Good.",
     Level.NOTE: "Worth knowing.",
@@ -92,8 +100,10 @@ class Help(ModalScreen[None]):
 
     DEFAULT_CSS = """
     Help { align: center middle; background: $background 60%; }
-    Help VerticalScroll { width: 96; max-width: 96%; height: auto; max-height: 92%; background: $panel; padding: 1 2; }
-    Help Static { width: 1fr; height: auto; background: $panel; }
+    Help VerticalScroll { width: 96; max-width: 100%; height: auto; max-height: 100%; background: $panel; }
+    Help VerticalScroll { scrollbar-size-vertical: 1; }
+    Help Static { width: 1fr; height: auto; background: $panel; padding: 0 1; }
+    Help.-wide VerticalScroll { max-width: 96%; max-height: 92%; padding: 1 2; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1", "dismiss", "Close")]
 
@@ -113,6 +123,7 @@ class Help(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Show the table."""
         width = max(8, min(_WIDEST_KEY, self.app.size.width // 4))
+        self.set_class(self.app.size.width >= _WIDE, "-wide")
         with VerticalScroll():
             yield Static(help_text(self._keymap, self._own, self._own_help, self._title, self._palette, width))
 
@@ -124,7 +135,7 @@ def help_text(
     title: str,
     palette: Palette,
     key_width: int = _WIDEST_KEY,
-) -> Table:
+) -> Group:
     """Return every action with its current keys, then what the columns, glyphs, colours and words mean.
 
     Args:
@@ -135,39 +146,29 @@ def help_text(
         palette: Colours of the symbols.
         key_width: Columns of keys and symbols.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", style="bold", max_width=key_width)
-    table.add_column()
-    table.add_row("", Text(f"{title} {__version__}: keys, columns, symbols and words", style="bold"))
-    table.add_row("", "Esc, q or ? closes this help; arrow keys and the wheel scroll it.")
-    table.add_row("", "Ctrl-P finds any action by name. The glossary is at the end.")
+    sections: list[tuple[str, list[tuple[Text | str, str]]]] = []
     if own:
-        _section(table, "The recording")
-        for action in own:
-            table.add_row(" ".join(keys(action, keymap)), action.help)
+        sections.append(("The recording", [(" ".join(keys(action, keymap)), action.help) for action in own]))
     for view in (None, *VIEWS):
-        _section(table, TITLES[view] if view else "Everywhere")
-        for action in ACTIONS:
-            if action.view == view:
-                table.add_row(" ".join(keys(action, keymap)), own_help.get(action.id, action.help))
-    table.add_row("", "")
-    table.add_row("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes.")
-    table.add_row(
-        "mouse", "Click a view to open it, a column to sort by it, a rank or cell to select it (again: to open it)."
-    )
-    table.add_row(
-        "wheel", "Zooms the timeline (ctrl or shift: pans it); moves through ranks or windows in other views."
-    )
-    for heading, rows in _symbols(palette):
-        _section(table, heading)
-        for symbol, text in rows:
+        rows: list[tuple[Text | str, str]] = [
+            (" ".join(keys(action, keymap)), own_help.get(action.id, action.help))
+            for action in ACTIONS
+            if action.view == view
+        ]
+        sections.append((TITLES[view] if view else "Everywhere", rows))
+    parts: list[RenderableType] = [
+        Text(f"{title} {__version__}: keys, columns, symbols and words", style="bold"),
+        "Esc, q or ? closes this help; arrow keys and the wheel scroll it.",
+        "Ctrl-P finds any action by name. The glossary is at the end.",
+    ]
+    for heading, described in (*sections, ("Palette and mouse", _ELSEWHERE), *_symbols(palette)):
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right", style="bold", width=key_width)
+        table.add_column()
+        for symbol, text in described:
             table.add_row(symbol, text)
-    return table
-
-
-def _section(table: Table, heading: str) -> None:
-    table.add_row("", "")
-    table.add_row("", Text.assemble((heading, "bold underline")))
+        parts += ["", Text(heading, style="bold underline"), table]
+    return Group(*parts)
 
 
 def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str]]]]:

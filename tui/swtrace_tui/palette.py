@@ -84,6 +84,8 @@ class Palette:
     text: str
     dim: str
     faint: str
+    selected: str
+    """The ground of a selected row."""
     good: str
     note: str
     warning: str
@@ -205,14 +207,15 @@ DARK = Palette(
     background="#0d1117",
     surface="#161c25",
     text="#d9e0e8",
-    dim="#8491a1",
+    dim="#8f9bab",
     faint="#3a4553",
+    selected="#25303f",
     good="#4cc38a",
     note="#6cb6ff",
     warning="#f2b44b",
     bad="#ff6b6b",
     spans=("#0d1117", "#2c4a70", "#ff5c5c", "#c8d3de", "#2aa58b", "#ff9d4d", "#574a7d", "#39424f"),
-    windows=("#3a4553", "#f2b44b", "#4cc38a", "#6cb6ff"),
+    windows=("#8f9bab", "#f2b44b", "#4cc38a", "#6cb6ff"),
     causes=("#b18cff", "#d96ad6", "#f2b44b", "#ff7a59", "#66717f"),
     ramps={
         "stall": ("#161c25", "#4b2140", "#9c2f4b", "#e8553f", "#fca636", "#fcf7b0"),
@@ -226,14 +229,15 @@ LIGHT = Palette(
     background="#fbfaf7",
     surface="#efece5",
     text="#1f2733",
-    dim="#66707d",
+    dim="#5c6571",
     faint="#c9c5bb",
-    good="#1a7f4e",
+    selected="#dfe6f0",
+    good="#186f45",
     note="#1f63b5",
-    warning="#9a5b00",
-    bad="#c4262e",
+    warning="#8f5400",
+    bad="#bd232b",
     spans=("#fbfaf7", "#b9cbe4", "#d7263d", "#4a5463", "#4fb39b", "#f0833a", "#b9a7d9", "#d9d5cb"),
-    windows=("#c9c5bb", "#c97a00", "#1a7f4e", "#1f63b5"),
+    windows=("#5c6571", "#8f5400", "#186f45", "#1f63b5"),
     causes=("#7a4fd0", "#b03fae", "#c97a00", "#cf4520", "#8a919b"),
     ramps={
         "stall": ("#efece5", "#fbd5a5", "#f79d5c", "#e4573d", "#a8223e", "#4d0f33"),
@@ -252,12 +256,13 @@ COLOUR_BLIND = Palette(
     text="#e6e6e6",
     dim="#939aa6",
     faint="#3b4454",
+    selected="#263044",
     good="#56b4e9",
     note="#a9b8c9",
     warning="#e69f00",
     bad="#f0e442",
     spans=("#0c1018", "#31405c", "#f0e442", "#d8dee6", "#0072b2", "#e69f00", "#6a5a6b", "#3b4454"),
-    windows=("#3b4454", "#e69f00", "#56b4e9", "#f0e442"),
+    windows=("#939aa6", "#e69f00", "#56b4e9", "#f0e442"),
     causes=("#cc79a7", "#009e73", "#56b4e9", "#e69f00", "#7a828e"),
     ramps=dict.fromkeys(("stall", "slack", "transfer", "skew"), _CIVIDIS),
 )
@@ -268,12 +273,13 @@ MONO = Palette(
     text="#e0e0e0",
     dim="#a8a8a8",
     faint="#6a6a6a",
+    selected="#3a3a3a",
     good="#e0e0e0",
     note="#e0e0e0",
     warning="#ffffff",
     bad="#ffffff",
     spans=("#000000",) * len(Span),
-    windows=("#6a6a6a", "#e0e0e0", "#e0e0e0", "#e0e0e0"),
+    windows=("#a8a8a8", "#e0e0e0", "#e0e0e0", "#e0e0e0"),
     causes=("#e0e0e0",) * 5,
     ramps=dict.fromkeys(("stall", "slack", "transfer", "skew"), ("#000000", "#000000")),
     mono=True,

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
 
 _POLL_S = 0.1
-_DIALS = "Dials (override the scenario)"
+_DIALS = "Parameters (override the scenario)"
 
 
 def _dial(option: str, text: str, metavar: str, parser: Callable[[str], Any]) -> Any:
@@ -92,7 +92,7 @@ def demo(
     *,
     scenario: Annotated[
         Scenario,
-        choice_option("--scenario", kind=Scenario, metavar="NAME", text="Preset of the dials"),
+        choice_option("--scenario", kind=Scenario, metavar="NAME", text="Preset of the parameters below"),
     ] = Scenario.HIDDEN,
     ranks: _Count = None,
     layers: _Layers = None,
@@ -118,11 +118,11 @@ def demo(
         ),
     ] = None,
 ) -> None:
-    """Run a shared-weight series on real ranks on this machine, and print what it cost.
+    """Run a shared-weight series on real ranks on this machine, and print what sharing cost.
 
     N gloo processes run a stack of real linear layers through the same runtime as vLLM. Each holds only its own layers,
-    and receives the others' weights just in time. Every layer's output in every step is compared, bit for bit, with
-    that of resident weights.
+    and receives the others' weights just in time. In every step, each layer's output is compared, bit for bit, with
+    that of unshared weights.
 
     In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
     follows.
@@ -342,10 +342,10 @@ def _conclude(result: _Result, console: Console) -> None:
     if result.code is ExitCode.SUCCESS:
         console.print(
             f"Compared {counted(result.ranks.checked, 'layer output')} of {counted(result.ranks.steps, 'step')} with "
-            "resident weights: all bit-identical."
+            "unshared weights: all bit-identical."
         )
     elif result.code is ExitCode.OUTPUT_DIFFERS:
-        console.print("[bold red]Outputs differ from those of resident weights.[/]")
+        console.print("[bold red]Outputs differ from those of unshared weights.[/]")
     elif result.code is ExitCode.RANK_LOST:
         console.print("[bold red]The group ended because a rank was lost.[/]")
 

@@ -134,7 +134,7 @@ def _run_step(
             if not torch.equal(output, expected[layer]):
                 raise OutputDiffersError(
                     f"series {SERIES}, layer {layer}, rank {rank}, step {step}: the output differs from that "
-                    "of resident weights"
+                    "of unshared weights"
                 )
             activation = following(output)
             left_ns = begin_ns + dials.compute_ns(rank, random_source) - time.monotonic_ns()

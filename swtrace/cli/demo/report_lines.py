@@ -38,7 +38,7 @@ class RankReport:
     pid: int = 0
     steps: int = 0
     checked: int = 0
-    """Layer outputs that were compared with those of resident weights."""
+    """Layer outputs that were compared with those of unshared weights."""
     status: int = 0
     text: str = ""
 

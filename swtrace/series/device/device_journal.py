@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from swtrace.series.device.event_clock import EventClock
 from swtrace.series.device.sheets import Entry, Marks, Sheet, SheetPool, TransferEvents
-from swtrace.series.journal import Journal, Sampling
+from swtrace.series.journal import Journal, Sampling, record_requests
 from swtrace.trace.machine import MachineNoise
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, StepFlag, TransferFlag, Untimed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from swtrace.series.device.accelerator import Device
     from swtrace.series.device.stamps import Shipment, Stamps
     from swtrace.series.layer import SeriesLayer, Window
     from swtrace.series.transport import Operation
     from swtrace.trace.recorder import SeriesRecorder
+    from swtrace.trace.request_link import RequestLink
 
 SHEETS = 8
 """Steps that the host may be ahead of the device before a step is left untimed."""
@@ -59,6 +62,7 @@ class _Ended(NamedTuple):
     """A step that was launched completely."""
 
     step: int
+    links: Sequence[RequestLink]
     fields: dict[str, int]
     """Further fields of its record."""
     marks: Marks | None
@@ -199,7 +203,7 @@ class DeviceJournal(Journal):
         if marks is not None:
             marks.record(marks.end, self._device.current_stream())
 
-    def stepped(self, step: int, **fields: int) -> None:
+    def stepped(self, step: int, links: Sequence[RequestLink], **fields: int) -> None:
         """Keep the step until the device has finished it; write the steps that the device has finished."""
         marks = self._marks(step)
         del self._open[step]
@@ -210,7 +214,7 @@ class DeviceJournal(Journal):
             untimed = Untimed.REPLAY if self.stamps is None or self._unobserved else Untimed.BUSY
         self._unobserved = False
         fields["run_delay_us"], fields["steal_us"] = self._machine.sample()
-        self._launched.append(_Ended(step, fields, marks, untimed, shipment, stamped))
+        self._launched.append(_Ended(step, links, fields, marks, untimed, shipment, stamped))
         self.write_finished()
 
     # ---- while a graph is captured, and replayed -------------------------------------------------
@@ -419,6 +423,8 @@ class DeviceJournal(Journal):
         self._record_step(ended, begin_ns, arrival_ns, end_ns, untimed)
 
     def _record_step(self, ended: _Ended, begin_ns: int, arrival_ns: int, end_ns: int, untimed: Untimed) -> None:
+        if untimed is Untimed.TIMED:
+            record_requests(self._series, begin_ns, ended.links, ended.step)
         self._series.step(
             begin_ns=begin_ns,
             arrival_ns=arrival_ns,

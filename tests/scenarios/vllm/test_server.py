@@ -12,6 +12,8 @@ import pytest
 
 from swtrace.cli.vllm_ranks import fork_ranks
 from swtrace.trace.ring_reader import RingReader
+from tests.support.finished_steps import finished_steps
+from tests.support.span_receiver import ReceivedSpan, SpanReceiver
 from tests.support.vllm.pipeline import generate_one_by_one, unique_rendezvous
 from tests.support.vllm.server import PROMPTS, TOKENS, answers, serving, temporary_folder
 from tests.support.vllm.shared_runs import Samples, by_rank, watch
@@ -21,6 +23,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.mla]
 
 SERIES = "self_attn.fused_qkv_a_proj"
 MODEL = TinyDeepSeek()
+TRACE, SPAN = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
+TRACEPARENT = f"00-{TRACE:032x}-{SPAN:016x}-01"
+"""The client's span, in whose context it sends all of its requests."""
 LEFT_BY_VLLM = {"*", f"torchinductor_{getpass.getuser()}", "vllm_dist_*"}
 """What an eager server that does not share leaves in ``TMPDIR``."""
 MODES = {"eager": ("--enforce-eager",), "compiled": ()}
@@ -46,13 +51,24 @@ class Pair:
     shared: Served
     samples: Samples
     rings: Path
+    requests: tuple[ReceivedSpan, ...]
+    """vLLM's own spans of the requests to the server with sharing."""
 
 
-def _serve(folder: Path, environment: dict[str, str], options: tuple[str, ...], plain_linears: str = "") -> Served:
+def _serve(
+    folder: Path,
+    environment: dict[str, str],
+    options: tuple[str, ...],
+    *,
+    plain_linears: str = "",
+    traceparent: str = "",
+) -> Served:
     model = folder.parent / "model"
     with temporary_folder() as temporary:
         environment = {**environment, "TMPDIR": str(temporary)}
-        with serving(model, folder, environment, options=options, plain_linears=plain_linears) as server:
+        with serving(
+            model, folder, environment, options=options, plain_linears=plain_linears, traceparent=traceparent
+        ) as server:
             got = answers(server)
             status = server.interrupt()
             orphans = server.remaining_processes()
@@ -80,13 +96,18 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> Pair:
     else:
         control = _serve(here / "control", {}, options, plain_linears=SERIES)
         expected = control.answers
+    receiver = SpanReceiver()
+    traced = (*options, "--otlp-traces-endpoint", f"{receiver.endpoint}/v1/traces")
     shared, samples = watch(
         here / "shared",
         TOKENS,
-        lambda environment: _serve(here / "shared", environment, options),
+        lambda environment: _serve(here / "shared", environment, traced, traceparent=TRACEPARENT),
         SWTRACE_SERIES=SERIES,
+        OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/protobuf",
     )
-    return Pair(expected, control, shared, samples, here / "shared" / "rings")
+    receiver.close()
+    requests = tuple(span for span in receiver.spans() if span.name == "llm_request")
+    return Pair(expected, control, shared, samples, here / "shared" / "rings", requests)
 
 
 def test_answers_are_equal(pair: Pair) -> None:
@@ -110,6 +131,18 @@ def test_the_tensor_parallel_group_shares(pair: Pair) -> None:
     }
     owned = by_rank(pair.samples, "swtrace_series_bytes", kind="owned")
     assert sum(owned.values()) == MODEL.layers * MODEL.layer_bytes
+
+
+def test_steps_link_to_the_requests_of_their_batch(pair: Pair) -> None:
+    """VLLM's spans of the requests and the links of every timed step on both ranks lead to the client's span."""
+    assert len(pair.requests) == 4 * len(PROMPTS)
+    assert {(span.trace_id, span.parent_span_id) for span in pair.requests} == {
+        (TRACE.to_bytes(16, "big"), SPAN.to_bytes(8, "big"))
+    }
+    serving_steps = [step for step in finished_steps(pair.rings, flush=True) if step.requests.any()]
+    assert len(serving_steps) >= TOKENS
+    for step in serving_steps:
+        assert step.links == tuple(((TRACE, SPAN),) * int(requests) for requests in step.requests)
 
 
 def test_ranks_stay_in_lockstep(pair: Pair) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
 from swtrace.series.journal import DEFAULT_EVERY, RUN_STEPS
 from swtrace.trace import records as columns
+from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
@@ -327,6 +329,26 @@ def test_a_device_is_sampled_as_gloo_is(tmp_path: Path, at: SimulatedRig) -> Non
     program.close()
     timed = [step for step, why in enumerate(reasons(program)) if why is Untimed.TIMED]
     assert timed == [*range(64), 128, 129, 130, 131, 256, 257, 258, 259]
+
+
+def test_traced_requests_come_with_their_step(
+    tmp_path: Path, at: SimulatedRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that the device finishes later still has the requests of its own batch, if it is timed."""
+    monkeypatch.setenv("SWTRACE_TIME_EVERY", "3")
+    program = Program(at, tmp_path, DURATIONS, time_every=None)
+    step = program.series.step
+    for number in range(6):
+        monkeypatch.setattr(program.series, "step", partial(step, links=(RequestLink(7, number + 1),)))
+        program.eager(1)
+    at.catch_up()
+    program.close()
+    records = program.records()
+    requests = records[records["kind"] == Kind.REQUEST].view(columns.REQUEST)
+    begun = {int(each["step"]): int(each["begin_ns"]) for each in stepped(program)}
+    assert [(int(each["step"]), int(each["span_id"]), int(each["at_ns"])) for each in requests] == [
+        (number, number + 1, begun[number]) for number in range(RUN_STEPS)
+    ]
 
 
 def test_a_close_with_steps_under_way_records_them_all(tmp_path: Path, at: SimulatedRig) -> None:

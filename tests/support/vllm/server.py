@@ -30,9 +30,9 @@ TOKENS = 12
 class Server:
     """One running server."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path, headers: dict[str, str]) -> None:
         self._process = process
-        self._client = httpx.Client(base_url=url, timeout=PATIENCE_S)
+        self._client = httpx.Client(base_url=url, timeout=PATIENCE_S, headers=headers)
         self._log = log
 
     def wait_until_up(self) -> None:
@@ -117,9 +117,18 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def serving(
-    model: Path, folder: Path, environment: dict[str, str], *, plain_linears: str = "", options: tuple[str, ...] = ()
+    model: Path,
+    folder: Path,
+    environment: dict[str, str],
+    *,
+    plain_linears: str = "",
+    options: tuple[str, ...] = (),
+    traceparent: str = "",
 ) -> Iterator[Server]:
-    """Start a server on two tensor parallel ranks. Kill its remaining processes at the end."""
+    """Start a server on two tensor parallel ranks. Kill its remaining processes at the end.
+
+    With a ``traceparent``, every request comes with this header.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -151,7 +160,8 @@ def serving(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    server = Server(process, f"http://127.0.0.1:{port}", log)
+    headers = {"traceparent": traceparent} if traceparent else {}
+    server = Server(process, f"http://127.0.0.1:{port}", log, headers)
     try:
         server.wait_until_up()
         yield server

@@ -160,6 +160,18 @@ def test_folded_columns_show_the_worst_and_own_only_if_all_are() -> None:
     assert folded(cells, 2, own=16).tolist() == [[5, 2, 16, 3]]
 
 
+def test_few_ranks_fill_a_tall_screen() -> None:
+    """On a tall screen the rows of a few ranks grow, so that map, profile and description use nearly all lines."""
+    assert len(HeatMap().draw(Scene(pictured("stalled"), MONO), 200, 57)) > 50
+
+
+def test_a_narrow_description_is_not_cut_where_there_is_room() -> None:
+    """On 50 columns and 24 lines, the chart gives way to the facts of the selected cell."""
+    text = "\n".join(strip.text for strip in HeatMap().draw(Scene(pictured("straggler"), MONO), 50, 24))
+    assert "…" not in text
+    assert "Step 23: issued" in text
+
+
 @given(st.floats(1, 1e12))
 def test_scales_end_on_round_numbers(value: float) -> None:
     """The top of a scale is 1, 2 or 5 times a power of ten, not below the value and not far above it."""
@@ -265,7 +277,7 @@ def test_a_map_line_has_the_cell_of_every_column(palette: Palette) -> None:
         look = heat_map.Look(palette, "stall", wide, paired=False, width=6 + wide * len(levels))
         single = [
             *palette.heat_segments("stall", wide),
-            Segment("·".center(wide), palette.style(palette.faint, on=palette.background)),
+            Segment("·".center(wide), palette.style(palette.dim, on=palette.background)),
         ]
         cells = _cells(list(map_line(look, levels.tobytes(), "7", cursor, None))[1:])
         for column, shade in enumerate(levels.tolist()):

@@ -73,6 +73,15 @@ def test_the_trend_uses_the_width_of_the_screen(steps: int) -> None:
     assert len(bars[0].strip()) > min(3 * steps, 50)
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 13), (60, 14), (80, 12)])
+def test_sentences_use_lines_that_are_too_few_for_a_chart(width: int, height: int) -> None:
+    """Where no chart fits below the ranks, the headline is not cut."""
+    lines = drawn(Overview(), width, height)
+    assert len(lines) <= height
+    assert not any("…" in line for line in lines)
+    assert not any("Stall by layer" in line for line in lines)
+
+
 def test_badge_and_columns_leave_the_first_column_free() -> None:
     """Nothing in the overview touches the left edge."""
     for line in drawn(Overview(), 100, 40):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -34,6 +35,17 @@ def test_a_column_of_several_layers_says_so() -> None:
     """With more layers than columns, the title says how many layers a column shows the worst of."""
     assert "a column shows the worst of" not in drawn("stalled", 100, 12)[0]
     assert "a column shows the worst of 3 layers" in drawn("stalled", 100, 12, layers=240, steps=6)[0]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_titles_and_legends_are_never_cut(width: int) -> None:
+    """In a narrow terminal, titles and legends continue on further lines."""
+    text = " ".join(" ".join(drawn("straggler", width, 48, layers=120, steps=6)).split())
+    assert "…" not in text
+    assert re.search(r"a column shows the worst of \d layers", text)
+    assert "stall of the most stalled rank" in text
+    assert "░ the rest" in text
+    assert "━ transfer" in text
 
 
 def test_a_bar_is_a_ranks_stall_split_by_cause() -> None:

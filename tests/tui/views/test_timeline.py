@@ -17,6 +17,12 @@ def stalled() -> Still:
     return Still(observation_of(scenario("stalled")))
 
 
+def test_sentences_use_the_lines_that_lanes_leave() -> None:
+    """In a narrow terminal with free lines, the critical path is not cut."""
+    text = " ".join(" ".join(drawn(Timeline(), 50, 24)).split())
+    assert re.search(r"Critical path, ending on rank \d: .*; total [^…]*\.$", text)
+
+
 def test_timeline_zooms_holds_the_step_and_follows_again() -> None:
     """Zooming holds the step that is shown; ``f`` follows the newest one and shows all of it."""
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from swtrace_tui.palette import DARK, WINDOW_ABOUT, WINDOW_NAMES
+from swtrace_tui.palette import DARK, MONO, WINDOW_ABOUT, WINDOW_NAMES
 from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.view import Scene
 from swtrace_tui.views.windows import WindowsView, rank_lines
 
-from swtrace.observing import watch_rings
+from swtrace.observing import Link, OriginStatus, watch_rings
 from swtrace.trace.schema import Clock
 from tests.support.recorded_run import RecordedRun
-from tests.support.scenes import drawn
+from tests.support.scenes import drawn, observation_of
 from tests.support.settling import settled
+from tests.support.simulated_rings import scenario
 
 
 def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
@@ -37,6 +38,24 @@ def test_a_device_s_windows_alarm_nobody(tmp_path: Path) -> None:
         styles[clock] = {segment.style.color.name for line in lines for segment in line if segment.style.color}  # type: ignore[union-attr]
     assert DARK.bad in styles[Clock.HOST]
     assert DARK.bad not in styles[Clock.DEVICE]
+
+
+@pytest.mark.parametrize("state", ["live", "ended", "recorded"])
+def test_only_the_windows_of_a_live_rank_have_ages(state: str) -> None:
+    """A rank that ended holds nothing, and a recording stores windows once a second: neither shows an age."""
+    seen = observation_of(scenario("stalled"))
+    if state == "ended":
+        rings = [replace(rank.ring, alive=False, closed=True) for rank in seen.ranks]
+        seen = replace(
+            seen, ranks=tuple(replace(rank, ring=ring) for rank, ring in zip(seen.ranks, rings, strict=True))
+        )
+    if state == "recorded":
+        seen = replace(seen, origins=(OriginStatus("run.swrec", Link.RECORDED),))
+    lines = WindowsView().draw(Scene(picture(seen, Filter()), MONO), 80, 40)
+    cards = [strip.text for strip in lines if " w0 " in strip.text]
+    assert len(cards) == 4
+    assert {bool(re.search(r"in flight *\d", card)) for card in cards} == {state == "live"}
+    assert any("as stored once a second" in strip.text for strip in lines) == (state == "recorded")
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 160, 184, 220])

@@ -37,6 +37,8 @@ _OWN = LEVELS
 _LABEL = 9
 _MARGIN = 19
 _PROFILE = 12
+_TALLEST = 12
+"""The most lines that a rank takes."""
 _SMALL = 16
 """Lines below which words and charts give way to the map."""
 _NARROW = 60
@@ -152,7 +154,7 @@ class HeatMap(View, view=HEAT_MAP):
         self._cursor = (min(self._cursor[0], len(ranks) - 1), min(self._cursor[1], series.layers - 1))
         small = height < _SMALL
         most = max(height // 4 if small else height // 3, height - len(ranks) - (3 if small else 6))
-        explained = self._explain(scene, series, ranks, width, min(7, most))
+        explained = self._explain(scene, series, ranks, width, min(10, most))
         gap = 0 if small else 1
         self._fit(width, height - len(explained) - 3 - gap, len(ranks), series.layers, palette)
         self._rescale(float(self._values[ranks].max(initial=0.0)))
@@ -176,7 +178,7 @@ class HeatMap(View, view=HEAT_MAP):
         self._fold = -(-layers // room)
         self._wide = max(1, min(8, room // -(-layers // self._fold)))
         self._paired = ranks > height and not palette.mono
-        self._tall = max(1, min(6, (height - _PROFILE) // max(1, ranks)))
+        self._tall = max(1, min(_TALLEST, (height - _PROFILE) // max(1, ranks)))
 
     def _rescale(self, most: float) -> None:
         """Grow the scale at once and shrink it late, so that colours stay steady."""
@@ -240,7 +242,7 @@ class HeatMap(View, view=HEAT_MAP):
                 line.put("▄", palette.style(colour))
         line.put(f" {units.duration(self._scale)}", dim)
         if line.room > len("  · own layer"):
-            line.put("  · ", palette.style(palette.faint)).put("own layer", dim)
+            line.put("  · own layer", dim)
         for note in (f"a column shows the worst of {self._fold} layers" if self._fold > 1 else "", metric.about):
             if note and line.room > len(note) + 2:
                 line.put(f"  {note}", dim)
@@ -366,7 +368,7 @@ class HeatMap(View, view=HEAT_MAP):
 def _runs(palette: Palette, metric: str, wide: int, paired: bool) -> _Runs:  # noqa: FBT001 - a key of a cache
     if paired:
         return _Runs([cell for row in palette.heat_pairs(metric, wide) for cell in row])
-    own = Segment("·".center(wide), palette.style(palette.faint, on=palette.background))
+    own = Segment("·".center(wide), palette.style(palette.dim, on=palette.background))
     return _Runs([*palette.heat_segments(metric, wide), own])
 
 

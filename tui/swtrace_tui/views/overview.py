@@ -16,7 +16,7 @@ from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Picture, RankRow, RankState
-from swtrace_tui.views.overview_charts import charts
+from swtrace_tui.views.overview_charts import CHART_LEAST, charts
 from swtrace_tui.views.view import Scene, View
 
 _BAR = 6
@@ -88,6 +88,8 @@ _TREND_MIN = 19
 _STEP_MOST = 4
 """The most columns that one step takes in the trend."""
 _GAP = 1
+_SENTENCES = 6
+"""Lines of sentences below which no gap follows them."""
 _NARROW = 60
 """Columns below which a sentence continues below its badge."""
 
@@ -108,10 +110,12 @@ class Overview(View, view=OVERVIEW):
         """Draw verdict, table, totals and charts."""
         palette, picture = scene.palette, scene.picture
         text = palette.style(palette.text)
-        # Sentences get a third of the lines that the rows leave; if that is little, up to three, and no gap.
-        spare = height - len(picture.rows)
-        tight = spare < 9  # noqa: PLR2004 - three lines of sentences
-        lines = headline(scene, width, most=max(1, min(3, spare - 2)) if tight else min(8, spare // 3))
+        # Sentences get a third of the lines that the rows leave; all of them if that leaves no room for a chart.
+        spare = height - len(picture.rows) - 2
+        tight = spare < _SENTENCES + 1
+        most = min(8, (spare + 2) // 3)
+        most = most if spare - most - 2 >= CHART_LEAST else spare - (not tight)
+        lines = headline(scene, width, most=max(1, most))
         lines += [] if tight else [Line(width).strip(text)]
         columns = fitting(picture, width)
         self._rows = self.ordered(picture.rows)
@@ -127,7 +131,7 @@ class Overview(View, view=OVERVIEW):
             lines.append(_row_line(row, columns, width, palette, selected=selected, top=top, steps=steps))
         lines.append(_totals_line(self._rows, self._top, len(shown), width, palette))
         left = height - len(lines)
-        if left >= 7:  # noqa: PLR2004 - the smallest useful chart
+        if left > CHART_LEAST:
             lines.append(Line(width).strip(text))
             lines += charts(scene, width, left - 1)
         return lines
@@ -293,7 +297,7 @@ def _row_line(
     top: float,
     steps: int,
 ) -> Strip:
-    on = palette.faint if selected else palette.background
+    on = palette.selected if selected else palette.background
     text = palette.style(palette.text, on=on, bold=selected)
     line = Line(width).put(" ", text)
     for column, wide in columns:
@@ -305,8 +309,7 @@ def _row_line(
                 colour = stall_colour(ratio, palette)
                 done = bar(ratio or 0.0, _BAR)
                 line.put(done, palette.style(colour, on=on))
-                rest = palette.dim if selected else palette.faint
-                line.put("─" * (_BAR - len(done)), palette.style(rest, on=on))
+                line.put("─" * (_BAR - len(done)), palette.style(palette.faint, on=on))
                 line.field(column.text(row), wide - _BAR, palette.style(colour, on=on, bold=True), right=True)
             case "windows":
                 _put_windows(line, row, wide, palette, on)

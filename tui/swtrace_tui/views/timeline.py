@@ -76,7 +76,8 @@ class Timeline(View, view=TIMELINE):
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
         lines = [*_legend(palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
-        about = self._about(scene, step, width, most=max(1, height - len(lines) - len(series.rows)))
+        spare = height - len(lines) - len(series.rows)
+        about = self._about(scene, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
         room = height - len(lines) - len(about)
         drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, tuple(offsets))
         if (*drawn, *(row.rank for row in series.rows)) != self._drawn:
@@ -254,7 +255,7 @@ class Timeline(View, view=TIMELINE):
         small = most < 6  # noqa: PLR2004 - a gap, the title and four lines of sentences
         lines = [title.strip(plain)] if small else [Line(width).strip(plain), title.strip(plain)]
         for sentence in step_sentences(step):
-            left = min(6, most) - len(lines)
+            left = most - len(lines)
             rows = wrap(sentence, width - 2, most=left) if left > 0 else []
             lines += [Line(width).put(f" {row}", plain).strip(plain) for row in rows]
         return lines

@@ -17,6 +17,8 @@ from swtrace_tui.views.view import Scene, View, with_scroll_hint
 LEVEL_GLYPHS = {Level.GOOD: "✓", Level.NOTE: "·", Level.WARNING: "▲", Level.BAD: "■"}
 _WIDEST = 110
 """Columns of text: longer lines are hard to read."""
+_SMALL = 14
+"""Lines below which the findings begin at once, and what they are about follows them."""
 
 
 class VerdictView(View, view=VERDICT):
@@ -26,13 +28,13 @@ class VerdictView(View, view=VERDICT):
         """Draw the findings."""
         lines: list[Strip] = []
         for series in scene.picture.series:
-            lines += series_lines(series, scene, width)
+            lines += series_lines(series, scene, width, small=height < _SMALL)
         top = self.scrolled(len(lines), height)
         return with_scroll_hint(lines[top : top + height], top, len(lines), width, scene.palette)
 
 
-def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
-    """Return the findings of one series."""
+def series_lines(series: SeriesView, scene: Scene, width: int, *, small: bool = False) -> list[Strip]:
+    """Return the findings of one series; what they are about comes first, or last if the screen is small."""
     palette = scene.palette
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     info = series.facts.ranks[0].info
@@ -42,18 +44,18 @@ def series_lines(series: SeriesView, scene: Scene, width: int) -> list[Strip]:
         f"{counted(len(series.key.group_ranks), 'rank')}, prefetch step {info.prefetch_step}, {info.windows} windows, "
         f"{info.transport}; last {counted(series.facts.steps, 'step')}; ? explains the words"
     )
-    first, *more = (
-        wrap(about, width - 2, indent=len(title)) if len(title) < width // 2 else ("", *wrap(about, width - 2))
-    )
-    lines = [blank, Line(width).put(title, palette.style(palette.text, bold=True)).put(first, dim).strip(plain)]
-    lines += [*(Line(width).put(f" {row}", dim).strip(plain) for row in more), blank]
+    beside = len(title) < width // 2 and not small
+    first, *more = wrap(about, width - 2, indent=len(title)) if beside else ("", *wrap(about, width - 2))
+    head = [Line(width).put(title, palette.style(palette.text, bold=True)).put(first, dim).strip(plain)]
+    rest = [*(Line(width).put(f" {row}", dim).strip(plain) for row in more), blank]
     said = scene.verdicts.get(series.key)
     if said is None:
-        return [*lines, Line(width).put("   …", dim).strip(plain), blank]
-    lines += finding_lines(series.headline, palette, width, first=True)
-    for finding in said.findings[1:]:
-        lines += finding_lines(finding, palette, width, first=False)
-    return [*lines, blank]
+        found = [Line(width).put("   …", dim).strip(plain), blank]
+    else:
+        found = finding_lines(series.headline, palette, width, first=True)
+        for finding in said.findings[1:]:
+            found += finding_lines(finding, palette, width, first=False)
+    return [*head, *found, *rest] if small else [blank, *head, *rest, *found, blank]
 
 
 def finding_lines(finding: Finding, palette: Palette, width: int, *, first: bool) -> list[Strip]:

@@ -6,6 +6,7 @@ from textual import events
 from textual.strip import Strip
 
 from swtrace import units
+from swtrace.observing import Link
 from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line, legend
@@ -28,13 +29,15 @@ class WindowsView(View, view=WINDOWS):
         series, palette = scene.picture.focus, scene.palette
         if series is None:
             return []
-        lines = [*_legend(series, palette, width, height), *_axis(series, palette, width)]
+        recorded = any(origin.link is Link.RECORDED for origin in scene.picture.observation.origins)
+        lines = [*_legend(series, palette, width, height, recorded=recorded), *_axis(series, palette, width)]
         room = height - len(lines)
         tall = len(rank_lines(series.rows[0], series, palette, width))
         total = tall * len(series.rows) - 1
         top = self.scrolled(total, room)
         first, last = top // tall, -(-(top + room) // tall)
-        body = [line for row in series.rows[first:last] for line in rank_lines(row, series, palette, width)]
+        rows = series.rows[first:last]
+        body = [line for row in rows for line in rank_lines(row, series, palette, width, aged=not recorded)]
         return lines + with_scroll_hint(body[top - first * tall :][: min(room, total)], top, total, width, palette)
 
     def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
@@ -46,8 +49,8 @@ class WindowsView(View, view=WINDOWS):
         self.action_scroll(-2)
 
 
-def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -> list[Strip]:
-    """Return a rank's row of layers and the cards of its windows."""
+def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int, *, aged: bool = True) -> list[Strip]:
+    """Return a rank's row of layers and the cards of its windows; ``aged`` says whether these show ages."""
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     info = row.facts.info
     counts = {state: sum(str(window.state) == state for window in row.windows) for state in WINDOW_STATES}
@@ -69,7 +72,7 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int) -
     for begin in range(0, len(row.windows), per_line):
         line = Line(width).to(_LABEL, plain)
         for window in row.windows[begin : begin + per_line]:
-            _card(line, window, row, series, palette)
+            _card(line, window, row, series, palette, aged=aged)
         lines.append(line.strip(plain))
     lines.append(Line(width).strip(plain))
     return lines
@@ -116,14 +119,13 @@ def _axis(series: SeriesView, palette: Palette, width: int) -> list[Strip]:
     return [line.strip(dim)]
 
 
-def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, palette: Palette) -> None:
+def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, palette: Palette, *, aged: bool) -> None:
     state = str(window.state)
     colour = palette.window(state)
-    since = age_ns(window, row)
-    alive = row.observed is not None and row.observed.ring.alive
+    since = age_ns(window, row) if aged else None
     # On a device a window is in flight from its launch, and while the device idles until the next step.
     on_device = row.facts.info.clock == "device"
-    alarming = alive and not on_device and state == "inflight" and since is not None and since > _LONG_NS
+    alarming = not on_device and state == "inflight" and since is not None and since > _LONG_NS
     line.put(f"{WINDOW_GLYPHS[state]} ", palette.style(colour))
     line.field(f"w{window.window}", 4, palette.style(palette.dim))
     layer = "" if state == "free" else f"L{series.layer(window.position)}"
@@ -134,17 +136,20 @@ def _card(line: Line, window: WindowState, row: RankRow, series: SeriesView, pal
 
 
 def age_ns(window: WindowState, row: RankRow) -> int | None:
-    """Return for how long a window has been in its state; None if no clock says so."""
-    if row.observed is None or not window.since_ns or row.facts.info.clock == "virtual":
+    """Return for how long a window has been in its state; None if no clock says so or its rank is gone."""
+    if row.observed is None or not row.observed.ring.alive:
+        return None
+    if not window.since_ns or row.facts.info.clock == "virtual":
         return None
     return max(0, row.observed.ring.taken_ns - window.since_ns)
 
 
-def _legend(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
+def _legend(series: SeriesView, palette: Palette, width: int, height: int, *, recorded: bool) -> list[Strip]:
     """Return the policy and the states; what a state means is left out where it would take another line."""
     info = series.facts.ranks[0].info
     launched = ", as launched by the host" if info.clock == "device" else ""
-    first = f"{info.windows} windows{launched} "
+    stored = ", as stored once a second" if recorded else ""
+    first = f"{info.windows} windows{launched}{stored} "
     for about in (WINDOW_ABOUT, dict.fromkeys(WINDOW_STATES, "")):
         items = [
             (
