@@ -50,6 +50,8 @@ MEMORY = "/dev/shm"  # noqa: S108 (a folder with a random name is made inside)
 BURST_STEPS = 8000
 """Fewer records than the ring of a healthy rank holds."""
 SCRAPE_EVERY_S = 10.0
+MOST_IDLE = 20
+"""Clients that misbehave at once."""
 OPEN_FILES = 1024
 """Limit of the daemon, and so is the next one."""
 ADDRESS_SPACE = 4 << 30
@@ -121,10 +123,9 @@ class Crowd:
                     await asyncio.sleep(0.5)
 
     def misbehave(self, chance: random.Random) -> None:
-        """Open a connection that never finishes its request or hardly reads its answer, or leave one."""
-        if len(self.idle) >= 40 or (self.idle and chance.random() < 0.3):
-            self.idle.pop(chance.randrange(len(self.idle))).close()
-            return
+        """Open a connection that never finishes its request or reads its answer. Close the oldest one."""
+        if len(self.idle) >= MOST_IDLE:
+            self.idle.pop(0).close()
         client = socket.create_connection((self.host, self.port), 60)
         self.idle.append(client)
         text = chance.choice(
