@@ -181,10 +181,10 @@ class Soak:
             committed[rank] = int(slots[:, schema.SEQUENCE_WORD].max())
             paths.append(path)
         eventually(lambda: not any(rank["up"] for rank in self._ranks(committed)), "the killed ranks to be down")
-        for rank in self._ranks(committed):
-            expected = committed[rank["rank"]]
-            if (rank["ring"]["written"], rank["ring"]["delivered"], rank["records"]) != (expected,) * 3:
-                raise Broken(f"a killed writer committed {expected} records; the daemon has {rank}")
+        for found in self._ranks(committed):
+            expected = committed[found["rank"]]
+            if (found["ring"]["written"], found["ring"]["delivered"], found["records"]) != (expected,) * 3:
+                raise Broken(f"a killed writer committed {expected} records; the daemon has {found}")
         for path in paths:
             path.unlink()
         self.kills += count

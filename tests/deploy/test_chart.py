@@ -21,7 +21,7 @@ from tests.support.prometheus_process import FILES
 helm = pytest.importorskip("helm_python", reason="Helm's library is not installed: make test-helm")
 chart = pytest.importorskip("deploy.chart")
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "image": {"repository": "registry.example/swtrace", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "pull"}],
     "nameOverride": "tracer",
@@ -62,7 +62,7 @@ EVERYTHING = {
     "dashboards": {"enabled": True, "labels": {"grafana_dashboard": "yes"}, "annotations": {"folder": "swtrace"}},
 }
 """A value other than its default for everything that the DaemonSet's form takes."""
-OF_SIDECAR = {"sidecar": {"container": "server", "sizeLimit": "1Gi"}, "mode": "sidecar"}
+OF_SIDECAR: dict[str, Any] = {"sidecar": {"container": "server", "sizeLimit": "1Gi"}, "mode": "sidecar"}
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text(encoding="utf-8"))
 
 
@@ -100,7 +100,7 @@ def test_every_value_has_an_effect() -> None:
     full = {**EVERYTHING, "mode": "daemonset"}
     rendered = {"daemonset": chart.objects(full), "sidecar": chart.objects(OF_SIDECAR)}
     for path in leaves(SCHEMA["properties"]):
-        changed = copy.deepcopy({**OF_SIDECAR} if path[0] in OF_SIDECAR else full)
+        changed = copy.deepcopy(OF_SIDECAR if path[0] in OF_SIDECAR else full)
         place, default = changed, defaults
         for name in path[:-1]:
             place, default = place[name], default[name]
