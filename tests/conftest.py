@@ -8,6 +8,7 @@ from pathlib import Path
 
 import coverage
 import pytest
+from hypothesis import settings
 
 from tests.support.exported_run import recording, session
 
@@ -27,7 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Measure coverage in the workers, but not in the processes that their tests start."""
+    """Give Hypothesis no time limit. Measure coverage in the workers, but not in the processes that tests start."""
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 

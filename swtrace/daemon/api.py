@@ -262,6 +262,7 @@ def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None)
             "delivered": statistics.delivered,
             "lapped": statistics.lapped,
             "damaged": statistics.damaged,
+            "skipped": statistics.skipped,
             "pending": statistics.pending,
             "lag_ns": ring.lag_ns,
         },

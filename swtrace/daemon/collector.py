@@ -22,7 +22,7 @@ from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 from swtrace.daemon.labels import Labelling, Labels
 from swtrace.daemon.snapshot import Health, Snapshot
 from swtrace.ledger.facts import Distribution, SeriesRankFacts
-from swtrace.observing import ObservedRank
+from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
 from swtrace.trace.ring_reader import Occupancy
 from swtrace.version import __version__
@@ -193,6 +193,11 @@ def as_exemplar(wait: WaitExemplar) -> Exemplar:
     return Exemplar({"layer": str(wait.layer), "trace_id": wait.trace_id}, wait.stall_ns / 1e9, wait.unix_ns / 1e9)
 
 
+def _unreadable(observation: Observation) -> int:
+    """Return the number of files with a problem. That of the folder itself is the daemon's readiness."""
+    return len(observation.problems.keys() - {origin.name for origin in observation.origins})
+
+
 # Not annotated, so that mypy infers the type of each entry and checks its value function against its rows.
 _DECLARED = (
     Metric(
@@ -337,7 +342,7 @@ _DECLARED = (
         "swtrace_ring_records_total",
         RingRow,
         lambda row: row.rank.ring.statistics.written,
-        "Records written: delivered, lost or pending.",
+        "Records written since the ring was made: delivered, skipped, lost or pending.",
     ),
     Metric(
         "counter",
@@ -365,7 +370,7 @@ _DECLARED = (
         "gauge",
         "swtrace_ring_problems",
         DaemonRow,
-        lambda row: None if row.snapshot is None else len(row.snapshot.observation.problems),
+        lambda row: None if row.snapshot is None else _unreadable(row.snapshot.observation),
         "Ring files that cannot be read, or that a ring of the same run id and rank hides.",
     ),
     Metric(
@@ -373,7 +378,7 @@ _DECLARED = (
         "swtrace_daemon_ready",
         DaemonRow,
         lambda row: row.snapshot is not None and not row.health.trouble,
-        "1 while the daemon can read its rings. If 0, see /healthz. Outdated figures are never served.",
+        "1 while the daemon can read its rings and see new ranks. If 0, see /healthz. Old figures are never served.",
     ),
     Metric(
         "gauge",

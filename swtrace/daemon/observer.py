@@ -89,7 +89,8 @@ class Observer:
         self._streams_end = True
 
     def start(self) -> None:
-        """Start draining."""
+        """Find the rings that exist now, so that everything written after this call is counted, and start draining."""
+        self._poll(last=False)
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
@@ -169,13 +170,17 @@ class Observer:
             self._changed.notify_all()
 
     def _log_problems(self) -> None:
-        """Log each ring once when it becomes unreadable."""
+        """Log each problem of a ring or of the folder once, and once when it is gone."""
         problems = self._rings.problems
         new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
         for text in new[:SAID_PROBLEMS]:
             _log.warning("%s", text)
         if len(new) > SAID_PROBLEMS:
             _log.warning("%d more rings cannot be read: see /api/v1/health", len(new) - SAID_PROBLEMS)
+        gone = sorted(self._problems.keys() - problems.keys())
+        if gone:
+            more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+            _log.warning("%s: no longer a problem%s", gone[0], more)
         self._problems = problems
 
     def _take_steps(self) -> None:
@@ -189,7 +194,7 @@ class Observer:
             if kept and step.step <= kept[-1].step.step:
                 kept.clear()  # The group was restarted.
             kept.append(NumberedStep(self._cursor, step))
-            if self._spans.offer(step, origins):
+            if self._roster.ledger.counts(step) and self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
 
     def _publish(self, ticket: int) -> None:

@@ -2,8 +2,8 @@
 
 The port is bound before anything else is opened, so a second daemon on it fails at once without touching
 anything. On SIGTERM or SIGINT the daemon stops serving, drains once more, exports spans and closes the rings, in that
-order. It never writes to the rings. Killing it loses only what it had not yet sent, and the next daemon reads
-again what the rings still hold.
+order. It never writes to the rings. Killing it loses only what it had not yet sent. The next daemon reads again what
+the rings still hold, but counts and exports only what follows.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -50,11 +50,9 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         SettingsError: An OpenTelemetry setting cannot be used.
     """
     allow_open_files()
-    if settings.directory.exists() and not os.access(settings.directory, os.R_OK | os.X_OK):
-        _log.warning("%s cannot be read by this user, so no rank will be seen", settings.directory)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
-        rings = HostRings(settings.directory, run_id=settings.run_id)
+        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=time.time_ns())
         observer = Observer(rings, spans)
         server = _Server(server_config(make_app(observer)))
         with _stopped_by_signals(server, observer.end_streams):

@@ -240,7 +240,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All counts for one rank of one series since the ledger began to read it. They only grow."""
+    """All counts for one rank of one series, without steps that are history. They only grow."""
 
     waits: dict[Outcome, int]
     unwaited: int

@@ -55,6 +55,8 @@ class _Rank:
     series: tuple[SeriesInfo, ...] = ()
     routes: Routes = field(default_factory=Routes)
     ended: bool = False
+    history: int = 0
+    """Sequence number up to which records are history; 0 once a later one was added."""
     records: int = 0
     last_record_ns: int = 0
     duplicate: int = 0
@@ -144,11 +146,17 @@ class Ledger:
 
     # -- what goes in ------------------------------------------------------------------------------
 
-    def add_rank(self, identity: RankIdentity) -> None:
-        """Add a rank. Steps wait for it from now on, until :meth:`rank_ended`."""
+    def add_rank(self, identity: RankIdentity, *, history: int = 0) -> None:
+        """Add a rank. Steps wait for it from now on, until :meth:`rank_ended`.
+
+        Args:
+            identity: The rank.
+            history: Sequence number up to which its records are history. Totals begin with the first step that has no
+                such record. All other facts include history.
+        """
         self.process_added()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
-        rank.identity, rank.ended = identity, False
+        rank.identity, rank.ended, rank.history = identity, False, history
         for series in self._series.values():
             series.cached_facts = None
         self._expect(identity.key, expected=True)
@@ -225,6 +233,11 @@ class Ledger:
         """Return the last finished steps of a series, oldest first."""
         self.process_added()
         return tuple(self._series[key].recent.history)
+
+    def counts(self, step: StepFacts) -> bool:
+        """Return whether a finished step is part of the totals of all of its ranks, and not history."""
+        series = self._series.get(step.series)
+        return series is None or series.totals.counts(step.step)
 
     def facts(self) -> LedgerFacts:
         """Return all facts as of now."""
@@ -382,6 +395,7 @@ class Ledger:
                 numbered.append((series, in_order))
             else:
                 numbered.append((series, self._numbered(ranks, series, ranked)))
+        _leave_out_history(ranks, numbered)
         for series, ranked in numbered:
             try:
                 self._ingest(ranks, series, ranked)
@@ -469,7 +483,7 @@ class Ledger:
         if self._untaken is not None:
             self._steps_untaken += max(0, len(self._untaken) + len(facts) - (self._untaken.maxlen or 0))
             self._untaken.extend(facts)
-        series.totals.add_causes(steps.cause_sums_ns.sum(axis=1))
+        series.totals.add_causes(block.step, steps.cause_sums_ns)
         series.latest.add(steps)
 
     def _one_clock(self, series: _Series, block: Block) -> bool:
@@ -508,6 +522,21 @@ class Ledger:
             clocks=len(self._clocks(series)),
             impossible_steps=series.impossible_steps,
         )
+
+
+def _leave_out_history(ranks: list[_Rank], numbered: Sequence[tuple[_Series, Ranked]]) -> None:
+    """Leave steps of which a record is history out of the totals."""
+    if not any(rank.history for rank in ranks):
+        return
+    history, newest = np.array([rank.history for rank in ranks]), np.zeros(len(ranks), np.int64)
+    for series, ranked in numbered:
+        sequence = ranked.records["sequence"].astype(np.int64)
+        old = sequence <= history[ranked.origin]
+        series.totals.begin_after(ranked.step[old], ranked.group_rank[old])
+        np.maximum.at(newest, ranked.origin[ranked.ends], sequence[ranked.ends])
+    for rank, last in zip(ranks, newest.tolist(), strict=True):
+        if last > rank.history:
+            rank.history = 0
 
 
 def _without_open_tail(block: Block) -> Block:

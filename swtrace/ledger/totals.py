@@ -1,7 +1,7 @@
 """Counters that only grow: one :class:`TotalsCounter` for the ranks of one series.
 
 They count every record once, even if the peers' records are missing. Only the split by cause waits until the step is
-finished.
+finished. A rank's counters begin with a whole step, so that they agree with each other: the causes sum to the stall.
 
 An untimed step has no TRANSFER records. Their counts follow from its STEP record: every step broadcasts every layer,
 except the first ``k`` layers of step 0, which were filled before.
@@ -93,6 +93,8 @@ class TotalsCounter:
         self._prefilled = min(prefetch_step, self._layers)
         self._owned_prefilled = np.bincount(source[:prefetch_step], minlength=ranks)
         """``[rank]``: how many of these step 0 does not have."""
+        self._begin = np.zeros(ranks, np.int64)
+        """``[rank]``: the first step that is counted."""
         self._transfers = np.zeros((ranks, _CLASSES), np.int64)
         """Transfers by class. Most counts are sums over some classes."""
         self._ready_unobserved = np.zeros(ranks, np.int64)
@@ -121,7 +123,7 @@ class TotalsCounter:
     def forget(self, rank: int) -> None:
         """Reset a rank to zero."""
         for counts in (
-            *(self._transfers, self._ready_unobserved, self._steps, self._aborted, self._unwaited_steps),
+            *(self._begin, self._transfers, self._ready_unobserved, self._steps, self._aborted, self._unwaited_steps),
             *(self._untimed_steps, self._untimed_waits, self._untimed_unwaited),
             *(self._untimed_sent, self._untimed_received, self._stall_ns, self._slack_ns, self._duration_ns),
         ):
@@ -132,11 +134,26 @@ class TotalsCounter:
         self._duration.forget(slice(2 * rank, 2 * rank + 2))
         self._step_duration.forget(slice(rank, None, self._ranks))
 
+    def begin_after(self, step: _Int, rank: _Int) -> None:
+        """Leave these steps of these group ranks, and all earlier ones, out of all counts."""
+        np.maximum.at(self._begin, rank, step + 1)
+
+    def counts(self, step: int) -> bool:
+        """Return whether a step is counted for all ranks."""
+        return step >= int(self._begin.max())
+
     def add(self, ranked: Ranked) -> None:
         """Count TRANSFER and STEP records."""
         is_step = ranked.place == self._layers
-        self._add_transfers(ranked, is_step)
-        self._add_steps(ranked.records.view(CELL)[is_step].view(STEP), ranked.group_rank[is_step])
+        steps, rank = ranked.records.view(CELL)[is_step], ranked.group_rank[is_step]
+        self._last_step.view(CELL)[rank] = steps  # keeps the last one of each rank
+        counted = ranked.step >= self._begin[ranked.group_rank]
+        if not counted.all():
+            steps, rank = steps[counted[is_step]], rank[counted[is_step]]
+            ranked, is_step = ranked.take(counted), is_step[counted]
+        if len(ranked):
+            self._add_transfers(ranked, is_step)
+            self._add_steps(steps.view(STEP), rank)
 
     def _add_transfers(self, ranked: Ranked, is_step: _Bool) -> None:
         """Count the TRANSFER records. Durations are summed rank by rank, because records are grouped by rank."""
@@ -170,7 +187,6 @@ class TotalsCounter:
     def _add_steps(self, records: Records, rank: _Int) -> None:
         if not len(records):
             return
-        self._last_step.view(CELL)[rank] = records.view(CELL)  # keeps the last one of each rank
         self._count(self._steps, rank)
         self._count(self._aborted, rank[(records["flags"] & StepFlag.ABORTED) != 0])
         self._count(self._unwaited_steps, rank[records["waits"] == 0])
@@ -193,9 +209,9 @@ class TotalsCounter:
         np.add.at(self._untimed_sent, rank, sent)
         np.add.at(self._untimed_received, rank, self._layers - np.where(first, self._prefilled, 0) - sent)
 
-    def add_causes(self, cause_ns: _Int) -> None:
-        """Add the stall of finished steps by cause, ``[cause, rank]``."""
-        self._cause_ns += cause_ns
+    def add_causes(self, step: _Int, cause_ns: _Int) -> None:
+        """Add the stall of finished steps by cause, ``[cause, step, rank]``."""
+        self._cause_ns += (cause_ns * (step[:, np.newaxis] >= self._begin)).sum(axis=1)
 
     def last_step(self, rank: int) -> Mapping[str, int]:
         """Return the fields of a rank's newest STEP record, all 0 before the first."""

@@ -22,6 +22,8 @@ class RankJoined:
     """A ring was found."""
 
     identity: RankIdentity
+    history: int = 0
+    """How many records the rank had written by then that totals must not count."""
 
     @property
     def rank(self) -> RankKey:
@@ -75,6 +77,8 @@ class RingState:
     anchor: ClockAnchor = NO_ANCHOR
     windows: tuple[tuple[WindowState, ...], ...] = ()
     """By series, in the order of the rank's table."""
+    closed_series: frozenset[int] = frozenset()
+    """Indexes of the series that a living writer has closed."""
     path: str = ""
     """The ring's file; empty if it is on another host or in a recording."""
     taken_ns: int = 0

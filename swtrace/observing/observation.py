@@ -21,6 +21,8 @@ class SeriesEntry:
     index: int
     info: SeriesInfo
     windows: tuple[WindowState, ...]
+    closed: bool
+    """The series was closed, and its rank lives on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,12 @@ class ObservedRank:
         """Yield every entry of the series table, including refused series."""
         windows = self.ring.windows
         for index, info in enumerate(self.series):
-            yield SeriesEntry(index, info, windows[index] if index < len(windows) else ())
+            closed = index in self.ring.closed_series
+            yield SeriesEntry(index, info, windows[index] if index < len(windows) else (), closed)
 
-    def windows(self, info: SeriesInfo) -> tuple[WindowState, ...]:
-        """Return the windows of a series of this rank."""
-        return next((entry.windows for entry in self.entries() if entry.info == info), ())
+    def entry(self, info: SeriesInfo) -> SeriesEntry | None:
+        """Return the entry of a series; None if the table does not have it."""
+        return next((entry for entry in self.entries() if entry.info == info), None)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

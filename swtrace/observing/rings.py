@@ -42,6 +42,8 @@ class HostRings:
         newest_steps: For live views: begin about this many steps before a ring's end, and jump back there when ranks
             write faster than this reads. Records left out count as skipped. None: read everything.
         every: Only steps whose number is a multiple of this.
+        counted_since_ns: UNIX time. What a ring that is older than this holds when it is found is history: it is read,
+            but totals do not count it, and what the rank has overwritten of it is not lost.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class HostRings:
         rescan_s: float = 0.25,
         newest_steps: int | None = None,
         every: int = 1,
+        counted_since_ns: int = 0,
     ) -> None:
         self.directory = directory
         self._every = every
+        self._counted_since_ns = counted_since_ns
         self._tail = Tail(directory, run_id=run_id, rescan_s=rescan_s, newest_steps=newest_steps)
         self._rings: dict[RankKey, RingReader] = {}
         self._tables: dict[RankKey, tuple[SeriesInfo, ...]] = {}
@@ -123,9 +127,10 @@ class HostRings:
 
     def status(self) -> tuple[OriginStatus, ...]:
         """Return the folder, with its first problems."""
-        problems = sorted(self._tail.problems.items())[:3]
-        detail = "; ".join(f"{path.name}: {text}" for path, text in problems)
-        return (OriginStatus(str(self.directory), Link.LIVE if self._rings else Link.WAITING, detail),)
+        here = str(self.directory)
+        first = tuple(self.problems.values())[:3]
+        detail = "; ".join(text.removeprefix(f"{here}/").removeprefix(f"{here}: ") for text in first)
+        return (OriginStatus(here, Link.LIVE if self._rings else Link.WAITING, detail),)
 
     def close(self) -> None:
         """Close all files."""
@@ -187,7 +192,8 @@ class HostRings:
             self._forget(other)
         self._rings[key] = reader
         self._tables[key] = ()
-        self._events.append(RankJoined(reader.identity))
+        old = reader.identity.start_time_ns < self._counted_since_ns
+        self._events.append(RankJoined(reader.identity, reader.mark_history() if old else 0))
         self._read_table(reader)
 
     def _review_displaced(self, reader: RingReader) -> None:
@@ -234,6 +240,7 @@ class HostRings:
             statistics=reader.statistics(now=False),
             anchor=reader.anchor(),
             windows=tuple(reader.windows(index) for index in range(len(self._tables[reader.key]))),
+            closed_series=reader.closed_series(),
             path=str(reader.path),
             taken_ns=now_ns(),
             down_since_ns=reader.down_since_ns,

@@ -146,9 +146,9 @@ class Roster(Closing):
 
     def _apply(self, event: Event) -> None:
         match event:
-            case RankJoined(identity):
+            case RankJoined(identity, history):
                 self._identities[identity.key], self._tables[identity.key] = identity, ()
-                self.ledger.add_rank(identity)
+                self.ledger.add_rank(identity, history=history)
             case RecordsRead(batches):
                 self.ledger.add_batches([batch for batch in batches if batch[0] in self._identities])
                 # At once, so that errors are raised here, where the faulty rank is among these batches.

@@ -25,6 +25,7 @@ def pack_status(seen: RingsSeen, numbers: Mapping[RankKey, int]) -> bytes:
                 "statistics": list(ring.statistics),
                 "anchor": [ring.anchor.monotonic_ns, ring.anchor.realtime_ns],
                 "windows": [[[window.state.value, *window[2:]] for window in windows] for windows in ring.windows],
+                **({"closed_series": sorted(ring.closed_series)} if ring.closed_series else {}),
                 "taken_ns": ring.taken_ns,
                 "down_since_ns": ring.down_since_ns,
                 "lag_ns": ring.lag_ns,
@@ -69,6 +70,7 @@ def _ring(entry: Mapping[str, Any], ranks: Mapping[int, RankKey]) -> RingState:
             )
             for windows in entry["windows"]
         ),
+        closed_series=frozenset(int(index) for index in entry.get("closed_series", ())),
         taken_ns=int(entry["taken_ns"]),
         down_since_ns=int(entry["down_since_ns"]),
         lag_ns=int(entry["lag_ns"]),

@@ -104,7 +104,7 @@ class Journal:
         """
 
     def closes(self) -> None:
-        """Write all remaining records, because the run has ended."""
+        """Write all remaining records, and mark the series as closed."""
 
     # On a device only: work put into the current stream during a capture runs at every replay.
 
@@ -263,6 +263,10 @@ class RecordingJournal(Journal):
     def freed(self, window: Window) -> None:
         """Clear the window's entry in the window table."""
         self._series.window_freed(window.index)
+
+    def closes(self) -> None:
+        """Mark the series as closed."""
+        self._series.close()
 
     def begins(self) -> None:
         """Keep the instant for the step's record."""

@@ -390,8 +390,7 @@ class _Description:
 
     def _ids(self, rank: int, name: str, layers: Iterable[bytes]) -> Ids:
         """Return the ids of spans of a global rank."""
-        series, number = self._step.series, self._step.step
-        made = span_ids(series.run_id, number, rank, name, series=series.name, layers=layers)
+        made = span_ids(self._step.series, self._step.step, rank, name, layers)
         return np.frombuffer(made, np.uint8).reshape(-1, 8)
 
     def _bounds(self) -> tuple[Nanoseconds, Nanoseconds]:

@@ -1,7 +1,7 @@
 """The ids of traces and spans, and which steps are exported. All are hashes, so daemons on several hosts agree.
 
-The id of a trace is a hash of (run id, step). The id of a span is a hash of (run id, step, rank, kind, series, layer),
-so a daemon can link to a span that another host's daemon exports.
+The id of a trace is a hash of (run id, step). The id of a span is a hash of (series key, step, rank, kind, layer), so a
+daemon can link to a span that another host's daemon exports.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.facts import SeriesKey, StepFacts
 
 _BITS = 53
 """Bits of a float's mantissa. With more, the highest position would round to 1, and a share of 1 would miss it."""
@@ -22,9 +22,12 @@ def trace_id(run_id: str, step: int) -> int:
     return int.from_bytes(_digest(f"trace\0{run_id}\0{step}", 16), "big") or 1
 
 
-def span_ids(run_id: str, step: int, rank: int, kind: str, *, series: str, layers: Iterable[bytes]) -> bytes:
+def span_ids(series: SeriesKey, step: int, rank: int, kind: str, layers: Iterable[bytes]) -> bytes:
     """Return the concatenated ids of a rank's spans of one kind; ``layers`` are layer numbers as text."""
-    begun, ids = blake2b(f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{series}\0".encode(), digest_size=8), []
+    run_id, name, start_layer, group_ranks = series
+    group = ",".join(map(str, group_ranks))
+    begins = f"span\0{run_id}\0{step}\0{rank}\0{kind}\0{name}\0{start_layer}\0{group}\0"
+    begun, ids = blake2b(begins.encode(), digest_size=8), []
     for layer in layers:
         text = begun.copy()
         text.update(layer)

@@ -24,7 +24,10 @@ class MetricsError(SwtraceError):
 
 @dataclass(frozen=True, slots=True)
 class MetricsFacts:
-    """Facts of one scrape. Counters start when the ranks start; subtract two scrapes for the time between them."""
+    """Facts of one scrape. Counters start when the ranks start, or the daemon if it starts later.
+
+    Subtract two scrapes for the time between them.
+    """
 
     samples: tuple[Sample, ...]
 

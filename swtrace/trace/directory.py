@@ -38,6 +38,9 @@ DEAD_SHARE = 4
 _UNFINISHED_S = 60.0
 """A younger unfinished ring may belong to a rank that has just created its file and not locked it yet."""
 
+_CAP_READ = 1 << 1 | 1 << 2
+"""CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, see capabilities(7)."""
+
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder below it is per user, and checked for its owner
 
 
@@ -86,6 +89,96 @@ def listed(directory: Path) -> tuple[Path, ...]:
         return tuple(sorted(_scanned(directory, PREFIX)))
     except FileNotFoundError:
         return ()
+
+
+def folder_problem(directory: Path) -> str:
+    """Return why this process could see no rank that makes its ring in the folder; empty if it could see some.
+
+    Only its rank's user can read a ring; with the folder's set-group-ID bit, also the folder's group. So this process
+    sees ranks of its own user, ranks of any user in a folder of its group, and all of them if it is privileged.
+    """
+    try:
+        status = directory.stat()
+    except FileNotFoundError:
+        return _creation_problem(directory)
+    except OSError as error:
+        return f"{directory}: cannot be listed: {error.strerror}"
+    if not stat.S_ISDIR(status.st_mode):
+        return f"{directory}: is not a folder"
+    if status.st_nlink == 0:
+        return f"{directory}: was removed, but is still mounted here: restart this container"
+    shared = status.st_mode & stat.S_ISGID and _in_group(status)
+    if shared or _own_user_may_write(status) or _reads_everything() or _has_access_list(directory):
+        return ""
+    group = f" and group {status.st_gid}" if status.st_mode & stat.S_ISGID else ""
+    return (
+        f"{directory}: user {os.geteuid()} can see no rank here, because only its own user{group} can read a ring "
+        f"(folder of user {status.st_uid}, group {status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}): "
+        f"give the folder to group {os.getegid()} with the set-group-ID bit"
+    )
+
+
+def _creation_problem(directory: Path) -> str:
+    """Return why no rank that this process can see can create the folder, which only that rank's user can then read."""
+    parent = next(parent for parent in directory.absolute().parents if parent.exists())
+    if _own_user_may_write(parent.stat()) or _reads_everything() or _has_access_list(parent):
+        return ""
+    return f"{directory}: does not exist, and user {os.geteuid()} may not create it"
+
+
+def ring_access_problem(path: Path) -> str:
+    """Return why this user may not read a ring, and what to do about it."""
+    try:
+        ring, directory = path.lstat(), path.parent.stat()
+    except OSError as error:
+        return str(error.strerror)
+    why = f"user {os.geteuid()} may not read it (owner {ring.st_uid}, mode {stat.S_IMODE(ring.st_mode):04o})"
+    if is_hidden_from_group(ring, directory):
+        return f"{why}; it was made before its folder was shared: {make_readable(directory.st_gid)}"
+    if directory.st_mode & stat.S_ISGID:
+        return f"{why}; run as user {ring.st_uid}, or as a member of group {ring.st_gid}"
+    return f"{why}; its folder is not shared with a group (no set-group-ID bit)"
+
+
+def make_readable(group: int) -> str:
+    """Return how the folder's group gets to read a ring that was made before the folder was shared with it."""
+    return f"run chgrp {group} and chmod g+r on the file; or restart its rank, or let it run steps: it makes a new ring"
+
+
+def is_hidden_from_group(ring: os.stat_result, directory: os.stat_result) -> bool:
+    """Return whether the folder is shared with a group that may not read the ring."""
+    readable = ring.st_mode & stat.S_IRGRP and ring.st_gid == directory.st_gid
+    return bool(directory.st_mode & stat.S_ISGID and not readable)
+
+
+def _own_user_may_write(directory: os.stat_result) -> bool:
+    """Return whether a rank of this process's user may write there, according to the mode.
+
+    The mode decides, because a reader's own mount may be read-only.
+    """
+    if directory.st_uid == os.geteuid():
+        return True
+    return bool(directory.st_mode & (stat.S_IWGRP if _in_group(directory) else stat.S_IWOTH))
+
+
+def _in_group(file: os.stat_result) -> bool:
+    return file.st_gid in {os.getegid(), *os.getgroups()}
+
+
+def _has_access_list(directory: Path) -> bool:
+    """Return whether an access control list may allow more than the mode says."""
+    with suppress(OSError):
+        return any(name.startswith("system.posix_acl_") for name in os.listxattr(directory))
+    return False
+
+
+def _reads_everything() -> bool:
+    """Return whether permissions do not keep this process from reading files."""
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+        return effective is not None and bool(int(effective[1], 16) & _CAP_READ)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

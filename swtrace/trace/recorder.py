@@ -241,8 +241,8 @@ class Recorder:
         return replace(info, name=name)
 
     def renew(self) -> None:
-        """Restore the file if it was removed, and renew the anchor. Due every :data:`RENEW_NS`."""
-        self._restore_if_removed()
+        """Restore the file if it was removed or is hidden, and renew the anchor. Due every :data:`RENEW_NS`."""
+        self._restore()
         self.renew_anchor()
 
     def renew_anchor(self) -> None:
@@ -272,13 +272,20 @@ class Recorder:
         self._touch()
         self._detach()
 
-    def _restore_if_removed(self) -> None:
+    def _restore(self) -> None:
         """Recreate a file that was removed, for example by a temporary-file cleaner or systemd's RemoveIPC.
 
-        Readers of the old file continue in the copy (``RingReader.alive``) at their next record. Later readers find it
+        Also recreate one that was made before its folder was shared, so that the folder's group can read it. Readers of
+        the old file continue in the copy (``RingReader.alive``) at their next record. Later readers find it
         by its name. Call this only between records.
         """
-        if self._descriptor < 0 or not _removed(self.path, self._descriptor):
+        if self._descriptor < 0:
+            return
+        if _removed(self.path, self._descriptor):
+            why = "was removed"
+        elif _hidden(self.path, self._descriptor):
+            why = "is older than the sharing of its folder with a group"
+        else:
             return
         old, words = self._mapping, self._words
         try:
@@ -287,15 +294,16 @@ class Recorder:
             if not self._lost:
                 self._lost = True
                 logger.warning(
-                    "swtrace: rank %d: its ring %s was removed and cannot be recreated: %s. Readers started from now "
+                    "swtrace: rank %d: its ring %s %s and cannot be recreated: %s. Readers started from now "
                     "on will not see this rank",
                     self.identity.rank,
                     self.path,
+                    why,
                     error,
                 )
             return
         self._lost = False
-        logger.warning("swtrace: rank %d: recreated its ring %s, which was removed", self.identity.rank, self.path)
+        logger.warning("swtrace: rank %d: recreated its ring %s, which %s", self.identity.rank, self.path, why)
         # Mark the old file as closed: its lock is released next, and its readers must not take the writer for dead.
         words[schema.CLOSED_OFFSET // 8] = now_ns()
         os.close(self._descriptor)
@@ -412,6 +420,10 @@ class SeriesRecorder:
     def window_freed(self, window: int) -> None:
         """Mark a window as free."""
         self._words[self._occupant_at[window]] = 0
+
+    def close(self) -> None:
+        """Mark the series as closed. Its rank may go on with other series."""
+        self._words[schema.SERIES_CLOSED_OFFSET // 8] |= 1 << self.index
 
     def transfer(
         self,
@@ -626,6 +638,13 @@ def _removed(path: Path, descriptor: int) -> bool:
         return False
     mine = os.fstat(descriptor)
     return (named.st_ino, named.st_dev) != (mine.st_ino, mine.st_dev)
+
+
+def _hidden(path: Path, descriptor: int) -> bool:
+    """Return whether a ring's folder is shared with a group that cannot read it; False if that cannot be checked."""
+    with suppress(OSError):
+        return bool(path.parent.stat().st_mode & stat.S_ISGID and not os.fstat(descriptor).st_mode & stat.S_IRGRP)
+    return False
 
 
 def _copy(old: mmap.mmap, new: mmap.mmap) -> None:

@@ -7,7 +7,8 @@ Each read is a separate system call, so the reads cannot take effect in another 
 reorders stores, the check word must match too.
 
 Accounting rule: every sequence number below the cursor was delivered, lapped (overwritten before it was
-read), damaged or skipped (on request). The reader searches for the newest committed number. Therefore
+read), damaged or skipped (on request, or overwritten as history). The reader searches for the newest committed number.
+Therefore
 
     written == delivered + lapped + damaged + skipped + pending
 
@@ -36,7 +37,7 @@ from swtrace.closing import Closing
 from swtrace.errors import RingFormatError
 from swtrace.trace import records, schema
 from swtrace.trace.clocks import ClockAnchor, now_ns
-from swtrace.trace.directory import opened
+from swtrace.trace.directory import opened, ring_access_problem
 from swtrace.trace.header import RingHeader, decode_header, decode_series, writer_lives
 from swtrace.trace.identity import RankIdentity, SeriesInfo
 from swtrace.trace.records import Records
@@ -101,7 +102,8 @@ class RingStatistics(NamedTuple):
     pending: int
     """Committed, not read yet."""
     skipped: int = 0
-    """Not lost: skipped on request, see :meth:`RingReader.skip`."""
+    """Not lost: skipped on request (:meth:`RingReader.skip`), or history that was overwritten before it was read
+    (:meth:`RingReader.mark_history`)."""
 
     @property
     def lost(self) -> int:
@@ -149,6 +151,8 @@ class RingReader(Closing):
         self._lapped = 0
         self._damaged = 0
         self._skipped = 0
+        self._history = 0
+        """Sequence number of the newest record that counts as history."""
         self._read_ns = 1
         """Approximately the last instant read."""
         self._series: list[SeriesInfo] = []
@@ -170,6 +174,8 @@ class RingReader(Closing):
                 data = os.pread(first, schema.SERIES_TABLE_OFFSET, 0)
                 header = decode_header(data, size)
                 descriptor = os.dup(first)
+        except PermissionError as error:
+            raise RingFormatError(f"{path}: {ring_access_problem(path)}") from error
         except (OSError, RingFormatError) as error:
             raise RingFormatError(f"{path}: {error}") from error
         reader = cls(path, descriptor, header, data[: schema.HEADER.size])
@@ -284,6 +290,11 @@ class RingReader(Closing):
             self._first_windows.append(first_window)
         return tuple(self._series)
 
+    def closed_series(self) -> frozenset[int]:
+        """Return the indexes of the series that a living writer has closed."""
+        closed = 0 if self._final_state else self._word(schema.SERIES_CLOSED_OFFSET)
+        return frozenset(index for index in range(len(self._series)) if closed >> index & 1)
+
     def windows(self, series: int) -> tuple[WindowState, ...]:
         """Return the state of every window of a series, each consistent in itself.
 
@@ -350,6 +361,15 @@ class RingReader(Closing):
         self._skipped += skipped
         self._next = first
         return skipped
+
+    def mark_history(self) -> int:
+        """Declare all records written so far history: they are read, but those overwritten before that are not lost.
+
+        Returns:
+            The number of records written so far.
+        """
+        self._history = self._find_head()
+        return self._history
 
     def next_ns(self) -> int:
         """Return the last instant of the next record; 0 if it is not available. It decides which ring to read first.
@@ -422,7 +442,9 @@ class RingReader(Closing):
         """Move the cursor to the oldest record that has not been overwritten."""
         oldest = head - self._capacity + 1
         if oldest > self._next:
-            self._lapped += oldest - self._next
+            history = max(0, min(oldest, self._history + 1) - self._next)
+            self._skipped += history
+            self._lapped += oldest - self._next - history
             self._next = oldest
 
     def _collect(self, first: int, count: int) -> Records:
@@ -451,16 +473,19 @@ class RingReader(Closing):
 
     def _account(self, expected: _Words, found: _Words) -> None:
         """Count committed records that cannot be delivered as lapped or damaged, by what is in their slots now."""
-        lapped = 0
+        lapped = history = 0
         for sequence, seen in zip(expected.tolist(), found.tolist(), strict=True):
             # A slot seen at 0 was being written, so read it again. If it is still 0, the writer is paused or died
             # there, and the newest committed record decides.
             now = seen or self._sequence(sequence)
             if now == 0:
-                lapped += sequence + self._capacity <= self._find_head() + 1
+                overwritten = sequence + self._capacity <= self._find_head() + 1
             else:
-                lapped += sequence < now <= _MAX_SEQUENCE and (now - sequence) & self._mask == 0
-        self._lapped += lapped
+                overwritten = sequence < now <= _MAX_SEQUENCE and (now - sequence) & self._mask == 0
+            lapped += overwritten
+            history += overwritten and sequence <= self._history
+        self._skipped += history
+        self._lapped += lapped - history
         self._damaged += len(expected) - lapped
 
     def _sound(self, data: _Words) -> _Mask:

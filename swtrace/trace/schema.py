@@ -124,6 +124,8 @@ died."""
 ANCHOR = struct.Struct("<2Q")
 ANCHOR_OFFSET = 272
 """Two words read together: CLOCK_MONOTONIC ns and CLOCK_REALTIME ns. The first is 0 while the pair is being renewed."""
+SERIES_CLOSED_OFFSET = 288
+"""Bit *i* is set once series *i* was closed. Its rank may live on."""
 
 IDENTITY_OFFSET = 4096
 IDENTITY_BYTES = 4096

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from swtrace.errors import RingFormatError
-from swtrace.trace.directory import listed
+from swtrace.trace.directory import folder_problem, listed
 from swtrace.trace.records import Records
 from swtrace.trace.ring_reader import RingReader
 
@@ -97,7 +97,8 @@ class Tail:
     ) -> None:
         self.directory = directory
         self.problems: dict[Path, str] = {}
-        """Files that look like rings but cannot be read, with the reason; also the folder, if it cannot be listed."""
+        """Files that look like rings but cannot be read, with the reason; also the folder, if no rank in it could be
+        seen."""
         self._run_id = run_id
         self._rescan_s = rescan_s
         self._newest_steps = newest_steps
@@ -158,7 +159,7 @@ class Tail:
             return ()
         present = set(paths)
         self._other_runs &= present
-        for path in self.problems.keys() - present:
+        for path in self.problems.keys() - present - {self.directory}:
             self._clear_problem(path)
         joined = []
         room = _room_for_files()
@@ -186,15 +187,20 @@ class Tail:
 
     def _changed(self) -> tuple[Path, ...] | None:
         """Return the rings of the folder; None if it cannot be listed, or is unchanged since the last time."""
+        state = _signature(self.directory, follow_symlinks=True)
+        if state and state == self._listed and not self._retries:
+            return None
+        problem = ""
         try:
-            state = _signature(self.directory, follow_symlinks=True)
-            if state and state == self._listed and not self._retries:
-                return None
+            problem = folder_problem(self.directory)
             paths = listed(self.directory)
         except OSError as error:
             self._listed = ()
-            self.problems[self.directory] = f"{self.directory}: cannot be listed: {error.strerror or error}"
+            self.problems[self.directory] = problem or f"{self.directory}: cannot be listed: {error.strerror or error}"
             return None
+        self._clear_problem(self.directory)
+        if problem:
+            self.problems[self.directory] = problem
         # A further change within the same tick of the file system's clock would not be visible.
         self._listed = state if state and time.time_ns() - state[-1] > _TICK_NS else ()
         return paths

@@ -69,7 +69,6 @@ def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
     """Stdout carries only the URL, and spans if the console exporter is selected."""
-    run.write(1)
     process = subprocess.Popen(
         [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(run.directory), "-v"],
         env=environment(OTEL_TRACES_EXPORTER="console"),
@@ -79,6 +78,7 @@ def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("http://127.0.0.1:")
+    run.write(1)
     process.terminate()
     rest, _err = process.communicate(timeout=patience())
     decoder, spans = json.JSONDecoder(), []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from swtrace.trace.identity import UntracedRank
@@ -22,21 +23,26 @@ from tests.support.scrapes import NAMES, OPENMETRICS, parse_openmetrics, scrape,
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RecordedRun]:
-    """Two ranks that ran ten steps, and one with a refusal."""
+    """Two ranks, one with a refusal."""
     run = RecordedRun(tmp_path)
     run.recorders[0].add_series(
         series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)
     )
-    run.write(10)
     yield run
     run.close()
 
 
-def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun) -> None:
+@pytest.fixture
+def client(run: RecordedRun, client: httpx.Client) -> httpx.Client:
+    """A client of a daemon that has been there for all of the run's ten steps."""
+    run.write(10)
+    return client
+
+
+def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun, client: httpx.Client) -> None:
     """Every documented metric is exposed with exactly its type and labels, and no other metric is."""
     run.recorders[1].add_series(series_info(1, name="mlp.up_proj", untraced=(UntracedRank(0, "no room"),)))
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     assert set(families) == set(NAMES)
     for name, (kind, labels) in NAMES.items():
         assert families[name].type == kind, name
@@ -52,11 +58,10 @@ def test_documentation_lists_every_metric_and_no_other() -> None:
     assert set(re.findall(r"^\| `(swtrace_\w+)", text, re.MULTILINE)) == set(NAMES)
 
 
-def test_openmetrics_when_asked(run: RecordedRun) -> None:
+def test_openmetrics_when_asked(client: httpx.Client) -> None:
     """A scraper that accepts OpenMetrics gets it, with the same samples as the text format."""
-    with serving(run.directory) as client:
-        text = client.get("/metrics")
-        openmetrics = client.get("/metrics", headers={"accept": OPENMETRICS})
+    text = client.get("/metrics")
+    openmetrics = client.get("/metrics", headers={"accept": OPENMETRICS})
     assert text.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     samples = {
@@ -75,20 +80,18 @@ def test_openmetrics_when_asked(run: RecordedRun) -> None:
 
 
 @pytest.mark.prometheus
-def test_promtool_accepts_the_exposition(run: RecordedRun) -> None:
+def test_promtool_accepts_the_exposition(client: httpx.Client) -> None:
     """Prometheus' own linter accepts the exposition."""
     promtool = shutil.which("promtool")
     assert promtool is not None, "promtool is missing: install Prometheus (Debian: apt-get install prometheus)"
-    with serving(run.directory) as client:
-        text = client.get("/metrics").content
+    text = client.get("/metrics").content
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
-def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> None:
+def test_waits_and_bytes_count_every_layer_of_every_step(client: httpx.Client) -> None:
     """Each rank has one wait per layer and step, and one broadcast per layer and step except the prefilled ones."""
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     for rank in ("0", "1"):
         outcomes = {
             sample.labels["outcome"]: sample.value
@@ -108,9 +111,9 @@ def test_waits_and_bytes_count_every_layer_of_every_step(run: RecordedRun) -> No
 def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> None:
     """Untimed steps of a device count as steps, waits and bytes, by reason, and are in no histogram."""
     run = RecordedRun(tmp_path, clock=Clock.DEVICE)
-    for number in range(12):
-        run.write() if number % 4 == 0 else run.write_untimed(Untimed.BUSY if number == 1 else Untimed.SAMPLED)
     with serving(tmp_path) as client:
+        for number in range(12):
+            run.write() if number % 4 == 0 else run.write_untimed(Untimed.BUSY if number == 1 else Untimed.SAMPLED)
         families = scrape(client)
     run.close()
     for rank in ("0", "1"):
@@ -138,10 +141,9 @@ def test_untimed_steps_are_in_every_count_and_in_no_duration(tmp_path: Path) -> 
     assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
 
 
-def test_causes_sum_to_the_stall(run: RecordedRun) -> None:
+def test_causes_sum_to_the_stall(client: httpx.Client) -> None:
     """The causes of a rank's stall sum to its stall, which is the time that its waits were blocked."""
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     for rank, stall in (("0", 0.0), ("1", 10 * STALL_NS / 1e9)):
         causes = [s.value for s in families["swtrace_stall_cause_seconds_total"].samples if s.labels["rank"] == rank]
         assert len(causes) == 5
@@ -150,10 +152,9 @@ def test_causes_sum_to_the_stall(run: RecordedRun) -> None:
     assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
 
 
-def test_histograms_are_cumulative_and_in_seconds(run: RecordedRun) -> None:
+def test_histograms_are_cumulative_and_in_seconds(client: httpx.Client) -> None:
     """Buckets increase up to the count, which is the number of receivers' waits."""
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     family = families["swtrace_wait_stall_seconds"]
     buckets = [s for s in family.samples if s.name.endswith("_bucket") and s.labels["rank"] == "1"]
     bounds = [float(s.labels["le"]) for s in buckets]
@@ -170,10 +171,9 @@ def test_histograms_are_cumulative_and_in_seconds(run: RecordedRun) -> None:
     assert (below, above) == (receivers - 10, receivers)
 
 
-def test_occupancy_sums_to_the_windows(run: RecordedRun) -> None:
+def test_occupancy_sums_to_the_windows(client: httpx.Client) -> None:
     """The windows of a rank in all states add up to its windows."""
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     for rank in ("0", "1"):
         states = {
             s.labels["state"]: s.value for s in families["swtrace_window_occupancy"].samples if s.labels["rank"] == rank
@@ -206,40 +206,36 @@ def occupied(client: httpx.Client) -> str:
     return next((state for state, windows in states.items() if windows and state != "free"), "free")
 
 
-def test_bytes_held_and_replicated(run: RecordedRun) -> None:
+def test_bytes_held_and_replicated(run: RecordedRun, client: httpx.Client) -> None:
     """Held bytes are split into owned layers, windows and kept layers, beside the bytes that replication would take."""
     run.series[0].step(step=run.steps, tokens=64, requests=4, waits=5, kept_layers=2, untimed=Untimed.SAMPLED)
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     kinds = ("owned", "windows", "kept")
     held = {kind: value(families, "swtrace_series_bytes", rank="0", kind=kind) for kind in kinds}
     assert held == {"owned": 3 * LAYER_BYTES, "windows": 2 * LAYER_BYTES, "kept": 2 * LAYER_BYTES}
     assert value(families, "swtrace_series_bytes", rank="0", kind="replicated") == 5 * LAYER_BYTES
 
 
-def test_effective_prefetch_step_equals_the_configured_one(run: RecordedRun) -> None:
+def test_effective_prefetch_step_equals_the_configured_one(client: httpx.Client) -> None:
     """In a working run, the effective prefetch step is the configured one."""
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     for kind in ("configured", "effective"):
         assert value(families, "swtrace_prefetch_step", rank="1", kind=kind) == 1
 
 
-def test_refusal_is_an_info_with_its_reason(run: RecordedRun) -> None:
+def test_refusal_is_an_info_with_its_reason(client: httpx.Client) -> None:
     """A requested linear that is not shared is exposed with the reason, and has no other metric."""
-    with serving(run.directory) as client:
-        families = scrape(client)
+    families = scrape(client)
     (sample,) = families["swtrace_series_refused_info"].samples
     assert sample.labels == {"rank": "0", "series": "mlp.down_proj", "reason": "different shapes"}
     others = [s for f in families.values() if f is not families["swtrace_series_refused_info"] for s in f.samples]
     assert all(s.labels.get("series") != "mlp.down_proj" for s in others)
 
 
-def test_last_record_is_told_in_unix_time(run: RecordedRun) -> None:
+def test_last_record_is_told_in_unix_time(run: RecordedRun, client: httpx.Client) -> None:
     """The time of the last record is the end of the last step, converted with the ring's anchor."""
-    with serving(run.directory) as client:
-        families = scrape(client)
-        anchor = client.get("/api/v1/ranks").json()["ranks"][0]["anchor"]
+    families = scrape(client)
+    anchor = client.get("/api/v1/ranks").json()["ranks"][0]["anchor"]
     end = run.begin_ns(9) + run.step_ns + anchor["realtime_ns"] - anchor["monotonic_ns"]
     assert value(families, "swtrace_rank_last_record_timestamp_seconds", rank="0") == pytest.approx(end / 1e9, abs=1e-5)
 
@@ -258,25 +254,52 @@ def test_scrape_sees_everything_committed_before_it(tmp_path: Path) -> None:
 
 
 def test_lost_records_are_counted(tmp_path: Path) -> None:
-    """A daemon that starts after the ring was overwritten reports how many records it will never see."""
+    """A rank that overwrites records before the daemon reads them has lost records, and the counts add up."""
+    with serving(tmp_path) as client:
+        run = RecordedRun(tmp_path, records=64)
+        run.write(100)
+        families = scrape(client)
+        ring = client.get("/api/v1/ranks").json()["ranks"][0]["ring"]
+    lost = lost_by_reason(families)
+    assert lost["lapped"] > 0
+    assert value(families, "swtrace_ring_records_total", rank="0") == run.written
+    assert run.written == ring["delivered"] + ring["skipped"] + sum(lost.values()) + ring["pending"]
+    run.close()
+
+
+def test_history_is_not_counted_but_known(tmp_path: Path) -> None:
+    """What an older ring held is in no counter and not lost; gauges and recent figures of the API have it."""
     run = RecordedRun(tmp_path, records=64)
     run.write(100)
     with serving(tmp_path) as client:
         families = scrape(client)
-        ring = client.get("/api/v1/ranks").json()["ranks"][0]["ring"]
-    lost = sum(s.value for s in families["swtrace_ring_lost_records_total"].samples if s.labels["rank"] == "0")
-    written = value(families, "swtrace_ring_records_total", rank="0")
-    assert lost > 0
-    assert written == run.written
-    assert written == ring["delivered"] + lost + value(families, "swtrace_ring_pending_records", rank="0")
+        rank = client.get("/api/v1/ranks").json()["ranks"][0]
+        (series,) = client.get("/api/v1/series").json()["series"]
+    ring = rank["ring"]
+    assert value(families, "swtrace_ring_records_total", rank="0") == run.written
+    assert run.written == ring["delivered"] + ring["skipped"] == 64 + ring["skipped"]
+    assert set(lost_by_reason(families).values()) == {0}
+    counters = {
+        name for name, (kind, labels) in NAMES.items() if kind in {"counter", "histogram"} and "series" in labels
+    }
+    assert {sample.value for name in counters for sample in families[name].samples} == {0}
+    assert value(families, "swtrace_stall_seconds", rank="1") == STALL_NS / 1e9
+    assert value(families, "swtrace_prefetch_step", rank="1", kind="effective") == 1
+    assert (rank["records"], series["steps"], series["ranks"][0]["recent"]["steps"]) == (64, 11, 10)
     run.close()
+
+
+def lost_by_reason(families: dict[str, Metric]) -> dict[str, float]:
+    """Return the records that rank 0 lost."""
+    samples = families["swtrace_ring_lost_records_total"].samples
+    return {sample.labels["reason"]: sample.value for sample in samples if sample.labels["rank"] == "0"}
 
 
 def test_rank_that_ended_is_down_and_then_gone(tmp_path: Path) -> None:
     """A rank that ended is exposed as down, with its totals, and disappears later."""
     run = RecordedRun(tmp_path)
-    run.write(3)
     with serving(tmp_path) as client:
+        run.write(3)
         assert value(scrape(client), "swtrace_rank_up", rank="0") == 1
         run.close()
         families = scrape(client)

@@ -39,8 +39,8 @@ def exemplars(client: httpx.Client) -> list[Sample]:
 def test_slowest_wait_carries_the_trace_of_its_step(tmp_path: Path) -> None:
     """The exemplar is the stalled wait, in its bucket, with its stall, layer, end, and the trace id of its step."""
     run = RecordedRun(tmp_path)
-    run.write()
     with exporting(tmp_path) as client:
+        run.write()
         (sample,) = exemplars(client)
         anchor = client.get("/api/v1/ranks").json()["ranks"][0]["anchor"]
     run.close()
@@ -57,8 +57,8 @@ def test_slowest_wait_carries_the_trace_of_its_step(tmp_path: Path) -> None:
 def test_equally_slow_wait_replaces_only_an_old_one(tmp_path: Path) -> None:
     """A bucket keeps its slowest wait for about a minute, so that several scrapes see the same one."""
     run = RecordedRun(tmp_path)
-    run.write(10)
     with exporting(tmp_path) as client:
+        run.write(10)
         (first,) = exemplars(client)
         run.base_ns += KEPT_NS
         run.write(10)
@@ -73,10 +73,11 @@ def test_equally_slow_wait_replaces_only_an_old_one(tmp_path: Path) -> None:
 def test_steps_without_spans_have_no_exemplar(tmp_path: Path) -> None:
     """No exemplar names a trace that is not exported, because of a missing collector or of sampling."""
     run = RecordedRun(tmp_path)
-    run.write(10)
     with serving(tmp_path) as client:
+        run.write(10)
         assert exemplars(client) == []
     with exporting(tmp_path, share=0) as client:
+        run.write(10)
         assert exemplars(client) == []
     run.close()
 
@@ -84,7 +85,7 @@ def test_steps_without_spans_have_no_exemplar(tmp_path: Path) -> None:
 def test_text_format_carries_none(tmp_path: Path) -> None:
     """The older text format, which cannot carry exemplars, is unchanged."""
     run = RecordedRun(tmp_path)
-    run.write()
     with exporting(tmp_path) as client:
+        run.write()
         assert "trace_id" not in client.get("/metrics").text
     run.close()

@@ -157,7 +157,7 @@ EXEMPLARS = st.dictionaries(
 LABELS = st.dictionaries(st.sampled_from(["rank", "series", "run_id"]), st.text(), max_size=3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_numbers_and_labels_are_the_same_text(facts: SeriesRankFacts, data: st.DataObject) -> None:
     """Huge, tiny, negative and odd numbers, unknown keys and any text in labels, in three successive snapshots."""

@@ -19,8 +19,8 @@ def test_restarted_run_continues_its_series(tmp_path: Path) -> None:
     first.write(3)
     first.close()
     second = RecordedRun(tmp_path, run_id="second")
-    second.write(1)
     with serving(tmp_path) as client:
+        second.write(1)
         families = scrape(client)
         assert value(families, "swtrace_rank_up", rank="0") == 1
         assert value(families, "swtrace_steps_total", rank="0") == 1
@@ -32,9 +32,9 @@ def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
     """Of two runs alive at once, the younger carries its id until its end, and the older keeps its plain labels."""
     old = RecordedRun(tmp_path, run_id="old")
     young = RecordedRun(tmp_path, run_id="young")
-    old.write(3)
-    young.write(1)
     with serving(tmp_path) as client:
+        old.write(3)
+        young.write(1)
         for _ in range(2):
             samples = scrape(client)["swtrace_steps_total"].samples
             steps = {(s.labels["rank"], s.labels.get("run_id")): s.value for s in samples}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.deployment import DEPLOY, PROVISIONING, read, run, services
 from tests.support.grafana_json import DASHBOARDS, ROOT
+from tests.support.patience import eventually, patience
 from tests.support.prometheus_process import COMPOSE, FILES
 
 
@@ -22,6 +26,7 @@ def test_compose_mounts_what_exists_and_pins_what_it_pulls() -> None:
         assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), name
+            assert name != "daemon" or port == "127.0.0.1:${SWTRACE_PORT:-9465}:9465"
         for volume in service.get("volumes", []):
             if isinstance(volume, dict):
                 assert volume["source"] == "${SWTRACE_DIR:-/dev/shm/swtrace}", name
@@ -31,7 +36,7 @@ def test_compose_mounts_what_exists_and_pins_what_it_pulls() -> None:
 
 
 def test_containers_are_confined() -> None:
-    """Every container has a read-only root, no capability but what the one-shot needs, and gains no privileges."""
+    """Every container has a read-only root, no capability but what `rings` needs, and gains no privileges."""
     for name, service in services().items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -70,14 +75,51 @@ def test_daemon_exports_to_the_collector_that_compose_starts() -> None:
     assert receivers["http"]["endpoint"].endswith(":4318")
 
 
-def test_one_shot_gives_a_new_folder_to_the_group_and_leaves_a_prepared_one(tmp_path: Path) -> None:
-    """The command that compose and Kubernetes run once makes rings group-readable, and respects what somebody set."""
-    group = tmp_path.stat().st_gid
-    text = services()["rings"]["command"][0].replace("9465", str(group))
-    new, prepared = tmp_path / "new", tmp_path / "prepared"
-    for folder, mode in ((new, 0o755), (prepared, 0o2750)):
-        folder.mkdir()
-        folder.chmod(mode)
-        run("sh", "-c", text.replace("/run/swtrace", str(folder)))
-    assert new.stat().st_mode & 0o7777 == 0o3777
-    assert prepared.stat().st_mode & 0o7777 == 0o2750
+@contextmanager
+def watched(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command of the service `rings` over a folder, without its pauses, until it is stopped."""
+    (text,) = services()["rings"]["command"]
+    group = str(folder.stat().st_gid)
+    text = text.replace("9465", group).replace("/run/swtrace", str(folder)).replace("sleep 5", "sleep 0.01")
+    process = subprocess.Popen(["/bin/sh", "-c", text], stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=patience())
+
+
+def mode(folder: Path) -> int:
+    """Return the permissions of a folder."""
+    return folder.stat().st_mode & 0o7777
+
+
+def test_a_new_folder_is_given_to_the_group_and_a_prepared_one_is_left_alone(tmp_path: Path) -> None:
+    """The command of compose and Kubernetes makes rings group-readable, again and again, and respects what is set."""
+    folder = tmp_path / "rings"
+    folder.mkdir(mode=0o755)
+    with watched(folder) as process:
+        eventually(lambda: mode(folder) == 0o3777, "a shared folder")
+        folder.chmod(0o755)
+        eventually(lambda: mode(folder) == 0o3777, "the folder to be shared again")
+        folder.chmod(0o2750)
+        process.terminate()
+        assert process.wait(patience()) == 0
+    assert mode(folder) == 0o2750
+
+
+def test_a_container_whose_folder_was_removed_ends(tmp_path: Path) -> None:
+    """Only a restart mounts the folder that took its place, and the restart policy makes one."""
+    folder = tmp_path / "rings"
+    folder.mkdir()
+    with watched(folder) as process:
+        folder.rmdir()
+        assert process.wait(patience()) == 1
+    assert services()["rings"]["restart"] == "unless-stopped"
+
+
+def test_daemon_and_ranks_start_once_the_folder_is_shared() -> None:
+    """Both wait for a health check that succeeds only in a folder with the set-group-ID bit."""
+    assert services()["rings"]["healthcheck"]["test"] == ["CMD", "test", "-g", "/run/swtrace"]
+    for name in ("daemon", "demo"):
+        assert services()[name]["depends_on"] == {"rings": {"condition": "service_healthy"}}

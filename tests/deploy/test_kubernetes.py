@@ -71,6 +71,8 @@ def test_kubernetes_and_compose_agree() -> None:
     assert f"{user['runAsUser']}:{user['runAsGroup']}" == "9465:9465"
     assert "USER 9465:9465" in DOCKERFILE.read_text(encoding="utf-8")
     assert init["command"][-1] == services()["rings"]["command"][0]
+    assert init["restartPolicy"] == "Always"
+    assert ["CMD", *init["startupProbe"]["exec"]["command"]] == services()["rings"]["healthcheck"]["test"]
     sidecar = patched()["spec"]["template"]
     (daemon,) = sidecar["spec"]["initContainers"]
     for service in (init, container, daemon):

@@ -15,7 +15,7 @@ from tests.support.random_steps import random_schedule, same_step
 from tests.support.schedules import key
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1 << 30))
 def test_batches_of_many_ranks_at_once_give_the_same_facts(seed: int) -> None:
     """Processing the ranks' batches together gives the same facts as one after the other."""

@@ -23,7 +23,7 @@ from tests.support.random_steps import random_schedule, same_step
 from tests.support.schedules import Schedule, key, step_record, transfer_record
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1 << 30), largest=st.sampled_from([1, 3, 20, 200]))
 def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
     """Splitting and interleaving the ranks' batches changes no fact."""
@@ -158,7 +158,7 @@ def test_a_rank_whose_ring_reaches_further_back_is_laid_out_right() -> None:
     assert sum(rank.oddities.late for rank in ledger.facts().ranks) == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(min_size=0, max_size=64 * 40), st.integers(0, 3))
 def test_garbage_records_never_raise(raw: bytes, series: int) -> None:
     """Records of any content are counted: used, or unknown."""

@@ -23,7 +23,7 @@ def run(compute: Callable[[int, int, int], int], **how: int) -> tuple[LedgerFact
     return ledger.facts(), ledger.take_steps()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     ranks=st.integers(2, 4),
     layers=st.integers(3, 9),
@@ -88,7 +88,7 @@ def test_the_root_is_named_not_the_messenger() -> None:
     assert straggler.rank == key(0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1 << 30), ranks=st.integers(2, 4))
 def test_balanced_ranks_name_nobody(seed: int, ranks: int) -> None:
     """If all ranks' computes vary alike, no rank is named, even with much stall."""

@@ -67,7 +67,7 @@ def by_definition(schedule: Schedule, facts: StepFacts, rank: int, position: int
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     ranks=st.integers(2, 4),
     layers=st.integers(3, 9),

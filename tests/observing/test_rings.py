@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.pending import PendingSteps
-from swtrace.observing import watch_rings
+from swtrace.observing import HostRings, Roster, watch_rings
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder, SeriesRecorder
 from swtrace.trace.records import STEP, Records
@@ -409,3 +409,39 @@ def test_a_rank_whose_ring_is_removed_stays_one_rank_with_every_count(tmp_path: 
             assert later.ledger.facts().series == facts.series
         for recorder in recorders:
             recorder.close()
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_only_what_an_older_ring_held_when_it_was_found_is_history(tmp_path: Path, *, older: bool) -> None:
+    """Totals count an older ring from when it was found, and a younger one from its first record."""
+    schedule = made()
+    recorders = [Recorder.create(tmp_path, schedule.identity(rank)) for rank in range(2)]
+    series = [recorders[rank].add_series(schedule.infos[rank]) for rank in range(2)]
+    records_of_a_step = 6
+    for rank in range(2):
+        write(series[rank], schedule.records[rank][: 15 * records_of_a_step])
+    since_ns = max(recorder.identity.start_time_ns for recorder in recorders) + older
+    with Roster(HostRings(tmp_path, counted_since_ns=since_ns), keep_steps=True) as watch:
+        watch.poll()
+        for rank in range(2):
+            write(series[rank], schedule.records[rank][15 * records_of_a_step :])
+            recorders[rank].close()
+        watch.drain()
+        (facts,) = watch.ledger.facts().series
+        assert [rank.totals.steps for rank in facts.ranks] == [5 if older else 20] * 2
+        assert [rank.recent for rank in facts.ranks] == [
+            rank.recent for rank in expected(schedule).facts().series[0].ranks
+        ]
+        assert len(watch.take_steps()) == 20
+
+
+def test_the_status_names_each_problem_once(tmp_path: Path) -> None:
+    """Beside the folder's name, a bad file needs only its own."""
+    (tmp_path / "ring-bad-0-00.swt").write_bytes(b"")
+    rings = HostRings(tmp_path, rescan_s=0)
+    rings.poll()
+    (status,) = rings.status()
+    assert status.name == str(tmp_path)
+    assert status.detail.startswith("ring-bad-0-00.swt: ")
+    assert str(tmp_path) not in status.detail
+    rings.close()

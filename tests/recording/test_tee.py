@@ -39,6 +39,20 @@ def test_rings_are_recorded_as_they_are_written(tmp_path: Path) -> None:
             assert not mine.ring.alive
 
 
+def test_a_series_that_a_living_rank_closed_is_recorded_as_closed(tmp_path: Path) -> None:
+    """A recording says which series its ranks had closed when it ended."""
+    path = tmp_path / "run.swrec"
+    run = RecordedRun(tmp_path / "rings")
+    with RecordingWriter(path) as writer:
+        tee = Tee(HostRings(tmp_path / "rings"), writer)
+        run.write(5)
+        run.series[1].close()
+        tee.finish()
+        tee.close()
+    run.close()
+    assert [[entry.closed for entry in rank.entries()] for rank in replayed(path).ranks] == [[False], [True]]
+
+
 def test_a_restarted_rank_is_recorded_as_it_was_seen(tmp_path: Path) -> None:
     """If a newer ring of the same run replaced a rank's ring, the replay also forgets the older one."""
     path, made = tmp_path / "run.swrec", schedule()

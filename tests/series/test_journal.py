@@ -188,6 +188,25 @@ def test_the_window_table_shows_what_is_under_way(tmp_path: Path) -> None:
             assert states[position] is Occupancy.IN_USE
 
 
+@pytest.mark.parametrize("prefetch_step", [0, 1])
+def test_a_closed_series_is_marked_while_its_rank_lives_on(tmp_path: Path, prefetch_step: int) -> None:
+    """The ring says which series the rank has closed."""
+
+    def program(transport: IdealTransport) -> list[frozenset[int]]:
+        traced = Traced(transport, tmp_path, prefetch_step=prefetch_step)
+        seen = []
+        with RingReader.open(traced.recorder.path) as reader:
+            reader.series()
+            traced.steps(1)
+            seen.append(reader.closed_series())
+            traced.series.close()
+            seen.append(reader.closed_series())
+        traced.finish()
+        return seen
+
+    assert IdealChannel(2, occupancy_ns=10).run(program) == [[frozenset(), frozenset({0})]] * 2
+
+
 @pytest.mark.parametrize(
     ("every", "timed"),
     [

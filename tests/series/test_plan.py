@@ -131,7 +131,7 @@ def test_static_windows_of_a_rank_that_owns_nothing_follow_the_formula() -> None
             assert max(windows) + 1 == full_window_count(num_layers, prefetch_step)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_owning_layers_never_costs_windows(data: st.DataObject) -> None:
     """A rank that owns layers never needs more windows than the formula for one that owns none."""

@@ -223,7 +223,7 @@ def test_rank_without_origin_is_left_out(steps: tuple[StepFacts, ...]) -> None:
     spans = list(StepSpans(steps[1], origins(1)))
     assert {attributes(span)["swtrace.rank"] for span in spans} == {1}
     received = only(spans, BROADCAST, 1, 2)
-    sent = span_ids("run-1", 1, 0, BROADCAST, series="self_attn.o_proj", layers=(b"2",))
+    sent = span_ids(steps[1].series, 1, 0, BROADCAST, (b"2",))
     assert received.links[0].context.span_id == int.from_bytes(sent)
 
 

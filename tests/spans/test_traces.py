@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from swtrace.ledger.facts import SeriesKey
 from swtrace.spans.step_spans import STEP, WAIT
 from swtrace.spans.traces import Sampling, position, span_ids, trace_id
 from tests.support.finished_steps import finished_steps
@@ -13,8 +14,16 @@ from tests.support.recorded_run import RecordedRun
 def test_ids_are_what_the_documentation_says() -> None:
     """Trace and span ids are fixed hashes, so that a daemon of another version computes the same."""
     assert f"{trace_id('run-1', 7):032x}" == "dfca50b40f0d63848f69fcde5c990bf7"
-    assert span_ids("run-1", 7, 3, WAIT, series="o_proj", layers=(b"12",)).hex() == "b6fa554b899d22fa"
-    assert span_ids("run-1", 7, 3, STEP, series="o_proj", layers=(b"",)).hex() == "f19ec99678a0b9d5"
+    series = SeriesKey("run-1", "o_proj", 0, (0, 3))
+    assert span_ids(series, 7, 3, WAIT, (b"12",)).hex() == "f5f3943d90a5e10f"
+    assert span_ids(series, 7, 3, STEP, (b"",)).hex() == "bcea4aa7adc7bd75"
+
+
+def test_series_that_share_a_name_have_different_ids() -> None:
+    """Series of one name in two groups of a rank, or over two ranges of layers, have different spans."""
+    keys = [SeriesKey("run-1", "o_proj", *rest) for rest in ((0, (0, 1)), (0, (0, 2)), (30, (0, 1)))]
+    for kind, layer in ((STEP, b""), (WAIT, b"31")):
+        assert len({span_ids(key, 7, 0, kind, (layer,)) for key in keys}) == 3
 
 
 def test_sample_is_a_share_of_steps_and_the_same_everywhere() -> None:

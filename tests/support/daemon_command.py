@@ -65,10 +65,10 @@ def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def daemon(directory: Path, **settings: str) -> Iterator[DaemonCommand]:
-    """Run a daemon over a folder of rings. Kill it at the end if it still runs."""
+def daemon(directory: Path, port: int = 0, /, **settings: str) -> Iterator[DaemonCommand]:
+    """Run a daemon over a folder of rings, on a free port unless one is given. Kill it at the end if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(directory), "--json"],
+        [sys.executable, "-m", "swtrace", "daemon", "--listen", f"127.0.0.1:{port}", "--dir", str(directory), "--json"],
         env=environment(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

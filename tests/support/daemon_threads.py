@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def serving(
     directory: Path, *, down_shown_s: float = 300.0, spans: SpanSink | None = None, port: int = 0
 ) -> Iterator[httpx.Client]:
     """Serve a folder of rings, on a free port unless one is given, and yield a client."""
-    rings = HostRings(directory, rescan_s=0)
+    rings = HostRings(directory, rescan_s=0, counted_since_ns=time.time_ns())
     observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))
     server = uvicorn.Server(server_config(make_app(observer)))

@@ -10,12 +10,17 @@ from tests.support.schedules import Schedule, key
 
 
 def ledger(
-    schedule: Schedule, *, ranks: Sequence[int] | None = None, epsilon_ns: int = 20_000, max_cells: int = 1 << 21
+    schedule: Schedule,
+    *,
+    ranks: Sequence[int] | None = None,
+    epsilon_ns: int = 20_000,
+    max_cells: int = 1 << 21,
+    history: Sequence[int] = (),
 ) -> Ledger:
-    """Return a ledger that knows the schedule's ranks (or some of them)."""
+    """Return a ledger that knows the schedule's ranks (or some of them), and how many records of each are history."""
     made = Ledger(epsilon_ns=epsilon_ns, keep_untaken=10_000, max_cells=max_cells)
     for rank in range(len(schedule.infos)) if ranks is None else ranks:
-        made.add_rank(schedule.identity(rank))
+        made.add_rank(schedule.identity(rank), history=history[rank] if history else 0)
         made.set_series(key(rank), (schedule.infos[rank],))
     return made
 

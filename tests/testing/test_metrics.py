@@ -19,11 +19,11 @@ def test_a_daemons_facts_are_those_of_the_rings() -> None:
     """Stall, on-time rate, efficiency and windows read from /metrics are what the rings say."""
     with Tracing() as tracing:
         run = RecordedRun(tracing.directory)
-        run.write(12)
         daemon = DaemonProcess(tracing.directory)
         try:
             while not daemon.poll():
                 assert daemon.alive
+            run.write(12)
             facts = read_metrics(daemon.url or "")
         finally:
             daemon.close()

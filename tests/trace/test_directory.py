@@ -6,6 +6,10 @@ import errno
 import logging
 import os
 import shutil
+import struct
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +18,11 @@ import pytest
 
 from swtrace.errors import RingCreateError, SettingsError
 from swtrace.trace import directory as folder
-from swtrace.trace.directory import default_directory, remove_expired, ring_paths
+from swtrace.trace.directory import default_directory, folder_problem, remove_expired, ring_paths
 from swtrace.trace.header import file_bytes
 from swtrace.trace.recorder import Recorder
+from tests.support.daemon_command import environment
+from tests.support.other_user import USER, as_user, needs_other_users
 from tests.support.small_disk import tmpfs
 from tests.support.writer_process import Order, Writers, identity, series_info
 
@@ -201,3 +207,89 @@ def test_a_default_folder_of_somebody_else_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     with pytest.raises(SettingsError, match="SWTRACE_DIR"):
         default_directory()
+
+
+ROOT, DAEMON, RANK = 0, USER, 1000
+LOOK = """
+import sys, pathlib, swtrace.trace.directory
+print(swtrace.trace.directory.folder_problem(pathlib.Path(sys.argv[1])))
+"""
+
+
+@pytest.fixture
+def shown() -> Iterator[Path]:
+    """Return a folder that every user can reach."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def problem(directory: Path, user: int, *options: str) -> str:
+    """Return what a reader of this user says about a folder."""
+    command = [*as_user(user, *options), sys.executable, "-c", LOOK, str(directory)]
+    return subprocess.run(command, env=environment(), capture_output=True, check=True, text=True).stdout.strip()
+
+
+@needs_other_users
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "user", "expected"),
+    [
+        (ROOT, ROOT, 0o755, DAEMON, "only its own user can read a ring (folder of user 0, group 0, mode 0755)"),
+        (RANK, RANK, 0o755, DAEMON, "only its own user can read a ring (folder of user 1000, group 1000, mode 0755)"),
+        (RANK, RANK, 0o2755, DAEMON, "only its own user and group 1000 can read a ring"),
+        (RANK, RANK, 0o700, DAEMON, "only its own user can read a ring (folder of user 1000, group 1000, mode 0700)"),
+        (ROOT, DAEMON, 0o3777, DAEMON, ""),
+        (ROOT, DAEMON, 0o2755, DAEMON, ""),
+        (RANK, DAEMON, 0o2750, DAEMON, ""),
+        (ROOT, ROOT, 0o1777, DAEMON, ""),
+        (DAEMON, DAEMON, 0o700, DAEMON, ""),
+        (ROOT, DAEMON, 0o770, DAEMON, ""),
+        (ROOT, ROOT, 0o755, ROOT, ""),
+        (RANK, RANK, 0o700, ROOT, ""),
+    ],
+)
+def test_a_folder_has_a_problem_if_its_reader_could_see_no_rank(
+    shown: Path, owner: int, group: int, mode: int, user: int, expected: str
+) -> None:
+    """Its own user's ranks, those of a folder of its group, or, as root, all: one of these must be able to exist."""
+    shown.chmod(mode)
+    os.chown(shown, owner, group)
+    shown.chmod(mode)
+    said = problem(shown, user)
+    assert expected in said
+    assert bool(said) is bool(expected)
+
+
+@needs_other_users
+def test_privileges_count_and_not_the_user(shown: Path) -> None:
+    """Root without capabilities sees nothing of others; another user with CAP_DAC_READ_SEARCH sees everything."""
+    os.chown(shown, RANK, RANK)
+    assert "only its own user can read a ring" in problem(shown, ROOT, "--bounding-set=-all")
+    assert problem(shown, DAEMON, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search") == ""
+
+
+@needs_other_users
+def test_a_missing_folder_is_a_problem_if_no_visible_rank_could_make_it(shown: Path) -> None:
+    """A rank that makes the folder makes it for its own user."""
+    assert f"does not exist, and user {DAEMON} may not create it" in problem(shown / "rings", DAEMON)
+    assert problem(shown / "rings", ROOT) == ""
+    shown.chmod(0o1777)
+    assert problem(shown / "deep" / "rings", DAEMON) == ""
+
+
+@needs_other_users
+def test_an_access_control_list_is_not_judged(shown: Path) -> None:
+    """It may allow what the mode does not show, so a folder with one is no problem until a ring cannot be read."""
+    assert problem(shown, DAEMON)
+    entries = ((1, 7, -1), (2, 5, DAEMON), (4, 5, -1), (0x10, 5, -1), (0x20, 5, -1))
+    packed = b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(shown, "system.posix_acl_default", struct.pack("<I", 2) + packed)
+    assert problem(shown, DAEMON) == ""
+
+
+def test_a_file_in_place_of_the_folder_is_a_problem(tmp_path: Path) -> None:
+    """It is said in one sentence, whoever reads."""
+    path = tmp_path / "rings"
+    path.write_text("")
+    assert folder_problem(path) == f"{path}: is not a folder"
+    assert folder_problem(path / "deep") == f"{path / 'deep'}: cannot be listed: Not a directory"

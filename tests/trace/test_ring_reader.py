@@ -55,7 +55,7 @@ _PLACES = st.one_of(
 _DAMAGE = st.lists(st.tuples(_PLACES, st.one_of(st.binary(min_size=1, max_size=9), st.just(b"\xff" * 8))), max_size=12)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
 @given(damage=_DAMAGE, checked=st.booleans())
 def test_damage_anywhere_is_refused_or_read_with_an_exact_account(
     *, damage: list[tuple[int, bytes]], checked: bool, sound: dict[bool, bytes], tmp_path: Path
@@ -70,7 +70,7 @@ def test_damage_anywhere_is_refused_or_read_with_an_exact_account(
     dead_ranks(tmp_path, "run")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(words=st.lists(st.integers(0, (1 << 64) - 1), min_size=15, max_size=15), size=st.integers(0, 300_000))
 def test_random_headers_are_refused(words: list[int], size: int, tmp_path: Path) -> None:
     """A file that begins like a ring and goes on at random is refused, whatever sizes it claims."""
@@ -88,7 +88,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(field=st.sampled_from([*series_info().__dataclass_fields__, "first_window"]), value=_JSON)
 def test_a_series_entry_of_any_values_ends_the_list_or_is_in_range(
     field: str, value: Any, sound: dict[bool, bytes], tmp_path: Path
@@ -177,6 +177,22 @@ def test_damaged_records_are_counted_and_stepped_over(tmp_path: Path) -> None:
         check(records)
         assert records["sequence"].tolist() == [*range(1, 20), *range(23, 51)]
         assert reader.statistics() == RingStatistics(50, 47, 0, 3, 0)
+
+
+@pytest.mark.parametrize("more", [0, 10, 70, 200])
+def test_history_that_is_overwritten_is_skipped_and_not_lost(more: int, tmp_path: Path) -> None:
+    """Of records written before a reader marked them as history, none is lost; of later ones, those overwritten are."""
+    recorder = Recorder.create(tmp_path, identity(), records=CAPACITY)
+    series = recorder.add_series(series_info())
+    write(series, 1, 100)
+    with RingReader.open(recorder.path) as reader:
+        assert reader.mark_history() == 100
+        write(series, 101, more)
+        overwritten = 100 + more - CAPACITY
+        assert len(reader.read()) == CAPACITY
+        skipped = min(overwritten, 100)
+        assert reader.statistics() == RingStatistics(100 + more, CAPACITY, overwritten - skipped, 0, 0, skipped)
+    recorder.close()
 
 
 @pytest.mark.parametrize("wiped", [2, 10, 30])

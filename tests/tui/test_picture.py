@@ -116,6 +116,21 @@ def test_a_dead_rank_and_an_ended_one_are_told_apart(tmp_path: Path) -> None:
     assert states == {0: RankState.ENDED, 1: RankState.DIED, 2: RankState.LIVE, 3: RankState.LIVE}
 
 
+def test_a_series_that_a_living_rank_closed_does_not_count_as_held(tmp_path: Path) -> None:
+    """Such a row is closed, not idle, and the sums of memory leave it out."""
+    with write(tmp_path, "hidden") as writer:
+        writer.series[0].close()
+        with watch_rings(tmp_path) as roster:
+            seen = picture(settled(roster, writer.steps), Filter())
+    assert {row.rank: row.state for row in seen.rows} == dict.fromkeys(range(1, 4), RankState.LIVE) | {
+        0: RankState.CLOSED
+    }
+    held = sum(row.facts.held_bytes for row in seen.rows if row.rank)
+    replicated = sum(row.facts.info.replicated_bytes for row in seen.rows if row.rank)
+    sums = f"held {units.size(held)} instead of {units.size(replicated)}"
+    assert sums in " ".join(overview(seen, 160).split())
+
+
 def test_the_newest_living_run_is_shown_first(tmp_path: Path) -> None:
     """Rings of an ended run in the same folder do not hide the live run."""
     write(tmp_path, "hidden", run_id="old").close()

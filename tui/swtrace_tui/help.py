@@ -70,6 +70,7 @@ _STATES = {
     RankState.BEHIND: "Many of its records are still unread.",
     RankState.JOINED: "It has a ring and no finished step yet.",
     RankState.IDLE: "It is alive but has written nothing for the time shown: no requests, or it hangs.",
+    RankState.CLOSED: "It is alive, but closed the series, which does not count as held.",
     RankState.ENDED: "It closed its ring and ended.",
     RankState.DIED: "Its process is gone without closing its ring.",
 }

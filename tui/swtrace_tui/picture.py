@@ -43,6 +43,8 @@ class RankState(StrEnum):
     """It has a ring, and no step has finished."""
     IDLE = "idle"
     """It is alive and writes nothing: no requests, or it hangs."""
+    CLOSED = "closed"
+    """It is alive and closed the series."""
     ENDED = "ended"
     DIED = "died"
     """It released its lock without closing its ring."""
@@ -363,14 +365,15 @@ def _row(
     rank: RankFacts | None,
 ) -> RankRow:
     idle_ns = _idle(facts, observed, rank)
+    entry = observed.entry(facts.info) if observed is not None else None
     return RankRow(
         series=key,
         group_rank=facts.info.rank_in_group,
         facts=facts,
         observed=observed,
-        state=_state(facts, observed, idle_ns),
+        state=_state(facts, observed, idle_ns, closed=entry is not None and entry.closed),
         idle_ns=idle_ns,
-        windows=observed.windows(facts.info) if observed is not None else (),
+        windows=entry.windows if entry is not None else (),
         past=past,
     )
 
@@ -381,13 +384,15 @@ def _idle(facts: SeriesRankFacts, observed: ObservedRank | None, rank: RankFacts
     return max(0, observed.ring.taken_ns - rank.last_record_ns)
 
 
-def _state(facts: SeriesRankFacts, observed: ObservedRank | None, idle_ns: int) -> RankState:
+def _state(facts: SeriesRankFacts, observed: ObservedRank | None, idle_ns: int, *, closed: bool) -> RankState:
     if observed is None:
         return RankState.JOINED
     if not observed.ring.alive:
         return RankState.DIED if observed.died else RankState.ENDED
     if observed.ring.statistics.pending > _BEHIND_STEPS * (facts.info.num_layers + 1):
         return RankState.BEHIND
+    if closed:
+        return RankState.CLOSED
     if facts.last_step is None:
         return RankState.JOINED
     # On a device, only timed steps have instants.

@@ -17,10 +17,10 @@ _SHOWN = 16
 
 def rings(directory: Path) -> tuple[Diagnosis, ...]:
     """Check every ring of the folder."""
-    from swtrace.trace.directory import ring_paths
+    from swtrace.trace.directory import listed
 
     try:
-        paths = ring_paths(directory)
+        paths = listed(directory)
     except OSError as error:
         return (Diagnosis("rings", State.BROKEN, f"{directory}: {error.strerror}", "run as the owner of the folder"),)
     if not paths:
@@ -54,13 +54,34 @@ def _ring(path: Path) -> tuple[Diagnosis, ...]:
         )
     finally:
         reader.close()
+    diagnoses = (diagnosis, *_not_shared(path, alive=alive))
     if not alive:
-        return (diagnosis,)
-    return (diagnosis, *(untraced for info in series for untraced in _untraced(identity.run_id, info)))
+        return diagnoses
+    return (*diagnoses, *(untraced for info in series for untraced in _untraced(identity.run_id, info)))
+
+
+def _not_shared(path: Path, *, alive: bool) -> tuple[Diagnosis, ...]:
+    """Return a diagnosis if this user may read the ring, but not the group that its folder is shared with."""
+    from swtrace.trace.directory import is_hidden_from_group, make_readable
+
+    try:
+        ring, directory = path.lstat(), path.parent.stat()
+    except FileNotFoundError:
+        return ()
+    if not is_hidden_from_group(ring, directory):
+        return ()
+    return (
+        Diagnosis(
+            path.name,
+            State.DOUBTFUL,
+            f"group {directory.st_gid} cannot read it, because it was made before its folder was shared",
+            make_readable(directory.st_gid) if alive else f"remove it, because no process uses it: {path}",
+        ),
+    )
 
 
 def _unreadable(path: Path) -> str:
-    """Return what to do about a file that this version cannot read. Never advise to remove that of a live writer."""
+    """Return what to do about a file that cannot be read. Only advise to remove it if no process is known to use it."""
     from swtrace.trace.directory import opened
     from swtrace.trace.header import writer_lives
 
@@ -68,9 +89,9 @@ def _unreadable(path: Path) -> str:
         with opened(path) as descriptor:
             alive = writer_lives(descriptor)
     except PermissionError:
-        return f"run as its owner, user {path.lstat().st_uid}"
+        return "leave it, because its rank may be alive; as root, swtrace doctor can tell"
     except OSError:
-        return f"remove it: {path}"
+        return f"leave it until you know what uses it: {path}"
     if alive:
         return "a live process is writing it: leave it, and read it with the swtrace version that writes it"
     return f"remove it, because no process uses it: {path}"

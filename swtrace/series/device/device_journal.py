@@ -287,7 +287,7 @@ class DeviceJournal(Journal):
             self._write(self._launched.popleft())
 
     def closes(self) -> None:
-        """Write all remaining steps; wait for the device up to :data:`CLOSE_PATIENCE_S`."""
+        """Write all remaining steps; wait for the device up to :data:`CLOSE_PATIENCE_S`. Mark the series as closed."""
         deadline = time.monotonic() + CLOSE_PATIENCE_S
         self.write_finished()
         while self._launched and time.monotonic() < deadline:
@@ -298,6 +298,7 @@ class DeviceJournal(Journal):
         for step in sorted(self._open):
             self._write_open(step, self._open[step])
         self._open.clear()
+        self._series.close()
 
     @staticmethod
     def _passed(ended: _Ended) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from swtrace.trace.identity import UntracedRank
 from swtrace.trace.recorder import Recorder
 from tests.cli.doctor.conftest import Doctor
 from tests.support.commands import FAKE_RANK
+from tests.support.daemon_command import ROOT
+from tests.support.other_user import USER, as_user, needs_other_users
 from tests.support.patience import patience
 from tests.support.recorded_run import identity, series_info
 
@@ -47,6 +52,50 @@ def test_a_ring_that_a_living_rank_holds_is_never_to_be_removed(doctor: Doctor, 
     assert "ring format 99" in finding["detail"]
     assert ("leave it" in finding["fix"]) is alive
     assert ("remove it" in finding["fix"]) is not alive
+    recorder.close()
+
+
+@needs_other_users
+def test_a_ring_that_may_be_in_use_is_never_to_be_removed(environment: dict[str, str]) -> None:
+    """A user who may not open a ring cannot know whether its rank lives, so the advice is to leave it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        recorder = Recorder.create(directory, identity("run", 0), records=64)
+        command = [*as_user(USER), sys.executable, "-m", "swtrace", "doctor", "--quick", "--json"]
+        environment |= {"SWTRACE_DIR": name, "PYTHONPATH": str(ROOT)}
+        said = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=False).stdout
+        finding = next(each for each in json.loads(said)["findings"] if each["subject"] == recorder.path.name)
+        recorder.close()
+    assert "user 9465 may not read it (owner 0, mode 0600); its folder is not shared with a group" in finding["detail"]
+    assert finding["fix"].startswith("leave it, because its rank may be alive")
+
+
+def test_what_is_no_file_is_never_to_be_removed(doctor: Doctor, rings: Path) -> None:
+    """A link or a folder under a ring's name is not opened, so nothing is known about its use."""
+    recorder = Recorder.create(rings.with_name("other"), identity("run", 0), records=64)
+    rings.mkdir(mode=0o700)
+    (rings / "ring-x-0-0.swt").symlink_to(recorder.path)
+    (rings / "ring-y-0-0.swt").mkdir()
+    findings = doctor()
+    for name in ("ring-x-0-0.swt", "ring-y-0-0.swt"):
+        assert findings[name]["state"] == "doubtful"
+        assert findings[name]["fix"].startswith("leave it until you know what uses it")
+    recorder.close()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_ring_older_than_the_sharing_of_its_folder_is_told(doctor: Doctor, rings: Path, *, alive: bool) -> None:
+    """Whoever may read the ring still learns that the group's daemon may not, and what to do about it."""
+    recorder = Recorder.create(rings, identity("run", 0), records=64)
+    rings.chmod(0o2750)
+    if not alive:
+        recorder.close()
+    finding = doctor()[recorder.path.name]
+    assert finding["state"] == "doubtful"
+    assert f"group {rings.stat().st_gid} cannot read it, because it was made before" in finding["detail"]
+    assert finding["fix"].startswith("run chgrp") is alive
+    assert finding["fix"].startswith("remove it") is not alive
     recorder.close()
 
 

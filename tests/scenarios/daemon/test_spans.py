@@ -36,12 +36,12 @@ def test_a_real_collector_gets_a_step_of_all_ranks_as_one_trace(
     tmp_path: Path, run: RecordedRun, receiver: SpanReceiver, protocol: str
 ) -> None:
     """Through a real collector, by either protocol, a step's spans of all ranks arrive in one trace and nest."""
-    run.write(3)
     with collector(tmp_path, receiver) as (grpc, http):
         endpoint = grpc if protocol == "grpc" else http
         with daemon(
             run.directory, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol
         ) as command:
+            run.write(3)
             sent = 3 * SPANS_PER_STEP - 2  # layer 0 of the first step was prefilled
             spans = receiver.wait_for(sent)
             # The receiver has them before the daemon gets the acknowledgement.
@@ -101,9 +101,9 @@ def test_dead_collector_slows_nothing(run: RecordedRun) -> None:
 
 def test_daemons_agree_on_ids_without_talking(run: RecordedRun, receiver: SpanReceiver) -> None:
     """Two daemons export the same step under the same ids."""
-    run.write(1)
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "1"}
     with daemon(run.directory, **settings), daemon(run.directory, **settings):
+        run.write(1)
         spans = receiver.wait_for(2 * (SPANS_PER_STEP - 2))
     assert set(Counter((span.trace_id, span.span_id, span.parent_span_id) for span in spans).values()) == {2}
 

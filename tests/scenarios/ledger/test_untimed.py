@@ -60,7 +60,7 @@ def without(schedule: Schedule, *which: Callable[[int], Untimed]) -> Schedule:
     return Schedule(schedule.infos, records, schedule.operations)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ranks=st.integers(2, 4),
     k=st.integers(0, 3),
@@ -234,7 +234,7 @@ def test_a_stall_after_a_gap_is_unattributed() -> None:
         assert int(facts.cause_ns.sum()) == int(facts.stall_ns.sum())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 1 << 30), largest=st.sampled_from([1, 3, 20]))
 def test_any_interleaving_gives_the_same_facts(seed: int, largest: int) -> None:
     """How batches are cut and interleaved changes no fact, with steps untimed on all ranks or on one."""

@@ -85,6 +85,24 @@ def test_a_reader_of_the_removed_ring_counts_every_record_once(tmp_path: Path) -
         assert (reader.alive(), reader.closed()) == (False, True)
 
 
+def test_a_ring_is_made_again_once_its_folder_is_shared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A rank that began before its folder was shared becomes readable for the group, without a restart."""
+    recorder = Recorder.create(tmp_path, identity(), records=64)
+    series = recorder.add_series(series_info())
+    with RingReader.open(recorder.path) as reader:
+        write(series, 1, 10)
+        tmp_path.chmod(0o2750)
+        assert recorder.path.stat().st_mode & 0o777 == 0o600
+        for _ in range(3):
+            step(recorder, series)
+        assert recorder.path.stat().st_mode & 0o777 == 0o640
+        assert reader.alive()
+        assert reader.read()["sequence"].tolist() == list(range(1, 14))
+    (said,) = caplog.messages
+    assert f"recreated its ring {recorder.path}, which is older than the sharing of its folder" in said
+    recorder.close()
+
+
 def test_nobody_takes_it_for_a_death(tmp_path: Path) -> None:
     """A process that watches the old file's lock finds the ring closed, and the folder shows no dead rank."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
@@ -147,7 +165,7 @@ def test_a_ring_that_cannot_be_made_again_is_said_once(tmp_path: Path, caplog: p
 
 
 def test_a_ring_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checking the file costs two system calls and changes nothing, even if the folder cannot be searched."""
+    """Checking the file costs a few system calls and changes nothing, even if the folder cannot be searched."""
     recorder = Recorder.create(tmp_path, identity(), records=64)
     series = recorder.add_series(series_info())
     inode = recorder.path.stat().st_ino

@@ -23,9 +23,9 @@ def test_healthy_ranks_lose_nothing_while_rings_beside_them_come_to_harm(tmp_pat
     seed = int(os.environ.get("SWTRACE_STORM_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"SWTRACE_STORM_SEED={seed}")  # noqa: T201 (shown where the test fails)
     run = RecordedRun(tmp_path / "rings", run_id="healthy", records=1 << 14)
-    run.write(1)
     checks = 0
     with Writers() as writers, daemon(run.directory) as watching:
+        run.write(1)
         until_s = time.monotonic() + float(os.environ.get("SWTRACE_STORM_S") or DEFAULT_S)
         storm = Storm(run, writers, random.Random(seed))  # noqa: S311 - a storm that can be repeated
         while time.monotonic() < until_s or not checks:

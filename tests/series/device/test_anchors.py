@@ -54,7 +54,7 @@ def worst_error_ns(host_map: HostMap, truth: Clocks, since_ns: int, until_ns: in
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(truth=clocks(), seed=st.integers(0, 2**32), disturbed=st.sampled_from([0.0, 0.1, 0.5]))
 def test_the_map_stays_within_five_microseconds(truth: Clocks, seed: int, disturbed: float) -> None:
     """Anchors off by up to 1.5 us, some by up to 300 us and saying so, keep every instant within 5 us."""
@@ -78,7 +78,7 @@ def test_the_map_stays_within_five_microseconds(truth: Clocks, seed: int, distur
     assert host_map.passed_over == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(truth=clocks(), seed=st.integers(0, 2**32))
 def test_the_bound_holds(truth: Clocks, seed: int) -> None:
     """For any honest anchors at any spacing, no instant of the next second is off by more than the bound."""

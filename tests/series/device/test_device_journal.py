@@ -14,6 +14,7 @@ from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, Devic
 from swtrace.series.journal import DEFAULT_EVERY, RUN_STEPS
 from swtrace.trace import records as columns
 from swtrace.trace.request_link import RequestLink
+from swtrace.trace.ring_reader import RingReader
 from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
@@ -148,6 +149,10 @@ def test_closing_gives_up_on_a_device_that_never_comes_back(tmp_path: Path, at: 
     begun_ns = at.device.host_ns()
     program.series.close()
     assert at.device.host_ns() - begun_ns <= 2.1 * CLOSE_PATIENCE_S * 1e9, "the journal's patience, and the sends'"
+    assert program.recorder is not None
+    with RingReader.open(program.recorder.path) as reader:
+        reader.series()
+        assert reader.closed_series() == {0}, "the ring says that the series is closed"
     program.close()
     why = reasons_but_open(program)
     assert len(why) == 3 + SHEETS + 4

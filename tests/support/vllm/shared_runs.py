@@ -68,6 +68,9 @@ def watch(
     rings.mkdir(mode=0o700, parents=True)
     daemon = DaemonProcess(rings)
     try:
+        while not daemon.poll():  # it counts ranks that start after it
+            assert daemon.alive, list(daemon.said)
+            time.sleep(0.1)
         result = run({"SWTRACE": "1", "SWTRACE_DIR": str(rings), **settings})
         samples = _scrape(daemon, lambda samples: _stepped(samples, ranks=ranks, steps=steps))
     finally:

@@ -26,6 +26,7 @@ STATE_GLYPHS = {
     RankState.BEHIND: "»",
     RankState.JOINED: "◌",
     RankState.IDLE: "◍",
+    RankState.CLOSED: "◇",
     RankState.ENDED: "○",
     RankState.DIED: "✗",
 }
@@ -342,8 +343,9 @@ def _totals_line(rows: list[RankRow], top: int, shown: int, width: int, palette:
     if shown < len(rows):
         line.put(f"ranks {top + 1}-{top + shown} of {len(rows)}   ", palette.style(palette.note))
     moved = sum(row.facts.totals.bytes for row in rows)
-    held = sum(row.facts.held_bytes for row in rows)
-    replicated = sum(row.facts.info.replicated_bytes for row in rows)
+    holding = [row.facts for row in rows if row.state is not RankState.CLOSED]
+    held = sum(facts.held_bytes for facts in holding)
+    replicated = sum(facts.info.replicated_bytes for facts in holding)
     steps = max((row.facts.totals.steps for row in rows), default=0)
     untimed = max((sum(row.facts.totals.untimed_steps.values()) for row in rows), default=0)
     lost = sum({row.rank: row.lost for row in rows}.values())
@@ -379,6 +381,7 @@ def _state_colour(row: RankRow, palette: Palette) -> str:
         RankState.BEHIND: palette.note,
         RankState.JOINED: palette.note,
         RankState.IDLE: palette.warning,
+        RankState.CLOSED: palette.dim,
         RankState.ENDED: palette.dim,
         RankState.DIED: palette.bad,
     }[row.state]

@@ -11,7 +11,7 @@ from swtrace.trace.ring_reader import WindowState
 from swtrace_tui.actions import WINDOWS
 from swtrace_tui.canvas import Line, legend
 from swtrace_tui.palette import WINDOW_ABOUT, WINDOW_GLYPHS, WINDOW_NAMES, WINDOW_STATES, Palette
-from swtrace_tui.picture import RankRow, SeriesView
+from swtrace_tui.picture import RankRow, RankState, SeriesView
 from swtrace_tui.views.view import Scene, View, with_scroll_hint
 
 _LABEL = 10
@@ -56,12 +56,13 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int, *
     counts = {state: sum(str(window.state) == state for window in row.windows) for state in WINDOW_STATES}
     summary = ", ".join(f"{count} {WINDOW_NAMES[state]}" for state, count in counts.items() if count)
     title = Line(width).field(f"rank {row.rank} ", _LABEL, palette.style(palette.text, bold=True), right=True)
+    held = f"holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}"
     step = max((window.step for window in row.windows), default=None)
     title.put(str(row.state), dim)
     for part in (
         summary or "no windows",
         f"step {step}" if step is not None else "",
-        f"holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}",
+        held if row.state is not RankState.CLOSED else "",
         f"pid {row.pid} on {row.host}" if row.pid else "",
     ):
         if part and len(part) + 2 <= title.room:
