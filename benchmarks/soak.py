@@ -9,7 +9,7 @@
 - A recorder whose disk is full, if this user may mount a tmpfs.
 
 At every check, the healthy ranks are shown whole, each ring's account is exact (``written = delivered + lapped +
-damaged + pending``; a daemon skips nothing), and no counter of the healthy ranks has decreased. At the end, memory and
+damaged + skipped + pending``), and no counter of the healthy ranks has decreased. At the end, memory and
 open files must not have grown: the medians of the second and the last quarter are compared.
 """
 
@@ -55,9 +55,9 @@ MOST_IDLE = 20
 OPEN_FILES = 1024
 """Limit of the daemon, and so is the next one."""
 ADDRESS_SPACE = 4 << 30
-GROWN = 1.15
-"""The last quarter's memory, divided by that of the second."""
+GROWN = 0.15
 GROWN_BYTES = 16 << 20
+"""How much memory may grow from the second quarter to the last: a share of it, or this if that is less."""
 GROWN_FILES = 16
 FEWEST = 20
 """Checks in a quarter of the run below which nothing can be said about growth."""
@@ -216,7 +216,7 @@ class Soak:
         for rank in self.watching.client.get("/api/v1/ranks").json()["ranks"]:
             ring = rank["ring"]
             if ring is not None and ring["written"] != sum(
-                ring[name] for name in ("delivered", "lapped", "damaged", "pending")
+                ring[name] for name in ("delivered", "lapped", "damaged", "skipped", "pending")
             ):
                 raise Broken(f"the account of rank {rank['rank']} does not add up: {ring}")
         for line in self.watching.client.get("/metrics").text.splitlines():
@@ -253,19 +253,14 @@ class Soak:
                     flush=True,
                 )
 
-    def grown(self) -> list[str]:
-        """Return what has grown from the second quarter of the run to the last."""
-        quarter = len(self.memory) // 4
-        said = []
-        for name, values, most in (
-            ("memory", self.memory, max(GROWN_BYTES, (GROWN - 1) * statistics.median(self.memory))),
-            ("open files", self.files, GROWN_FILES),
-        ):
-            if quarter >= FEWEST:
-                before, after = (statistics.median(part) for part in (values[quarter : 2 * quarter], values[-quarter:]))
-                if after > before + most:
-                    said.append(f"{name} grew from {before:,.0f} to {after:,.0f}")
-        return said
+
+def grown(name: str, values: list[int], most: float) -> str:
+    """Return what has grown by more than ``most`` from the second quarter of the run to the last; empty if nothing."""
+    quarter = len(values) // 4
+    if quarter < FEWEST:
+        return ""
+    before, after = (statistics.median(part) for part in (values[quarter : 2 * quarter], values[-quarter:]))
+    return f"{name} grew from {before:,.0f} to {after:,.0f}" if after > before + most else ""
 
 
 def record_on_a_full_disk(folder: Path, address: str) -> str:
@@ -297,9 +292,9 @@ def soak(seconds: float, seed: int, scrapers: int, kills: int) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-soak-", dir=parent)))
         run = RecordedRun(folder / "rings", run_id="healthy", records=1 << 16)
         stack.callback(run.close)
-        run.write(1)
         writers = stack.enter_context(Writers())
         watching = stack.enter_context(daemon(run.directory))
+        run.write(1)
         pid, url = watching.process.pid, watching.client.base_url
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
         resource.prlimit(pid, resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -318,14 +313,15 @@ def soak(seconds: float, seed: int, scrapers: int, kills: int) -> None:
             scraping.join()
         took, used = time.monotonic() - began, _cpu_s(pid) - cpu
         said = watching.end()
-        problems = made.grown()
+        most = max(GROWN_BYTES, GROWN * statistics.median(made.memory))
+        problems = [grown("memory", made.memory, most), grown("open files", made.files, GROWN_FILES)]
         if "Traceback" in said:
             problems.append(f"the daemon logged:\n{said}")
         if set(crowd.answers) - {"200"}:
             problems.append(f"scrapes ended as {dict(crowd.answers)}")
     _report(made, took, used, disk)
-    if problems:
-        raise Broken("; ".join(problems))
+    if any(problems):
+        raise Broken("; ".join(filter(None, problems)))
 
 
 def _report(made: Soak, took_s: float, used_s: float, disk: str) -> None:

@@ -30,6 +30,8 @@ class Storm:
     done: Counter[str] = field(default_factory=Counter)
     living: dict[int, tuple[int, Path]] = field(default_factory=dict)
     """Process and ring of ranks that are not damaged yet."""
+    survivors: list[int] = field(default_factory=list)
+    """Processes that go on although their ring was damaged. Readers keep a removed ring open for as long."""
     unreadable: set[int] = field(default_factory=set)
     """Ranks whose rings were damaged so that none of their figures may be shown."""
     next_rank: int = FIRST_BAD_RANK
@@ -49,6 +51,10 @@ class Storm:
             self.unreadable.add(rank)
         if self.chance.random() < 0.5:
             self.writers.kill(pid)
+        else:
+            self.survivors.append(pid)
+        if len(self.survivors) > MOST_BAD:
+            self.writers.kill(self.survivors.pop(0))
         if len(list(self.run.directory.iterdir())) > MOST_BAD:
             self.clear()
 
