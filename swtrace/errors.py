@@ -109,3 +109,7 @@ class ListenError(SwtraceError):
 
 class AnswerError(SwtraceError):
     """A daemon does not answer, or its answer is damaged."""
+
+
+class AccessError(AnswerError):
+    """A daemon refuses this client, or this client does not trust the daemon. The message says what to set."""

@@ -1,7 +1,8 @@
 """Query a daemon over HTTP, for all readers.
 
 A daemon on this host is queried directly. For others, ``HTTP_PROXY`` and ``NO_PROXY`` apply. Any problem with an
-answer raises an :class:`~swtrace.errors.AnswerError` of one line.
+answer raises an :class:`~swtrace.errors.AnswerError` of one line. A password goes only to daemons on this host or over
+TLS, never through a redirect, and into no message.
 
 Standard library only.
 """
@@ -12,6 +13,7 @@ import http.client
 import ipaddress
 import json
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -19,8 +21,10 @@ import urllib.parse
 import urllib.request
 import zlib
 from contextlib import suppress
+from http import HTTPStatus
 
-from swtrace.errors import AnswerError, SettingsError
+from swtrace.credentials import ANONYMOUS, Credentials
+from swtrace.errors import AccessError, AnswerError, SettingsError
 
 DEFAULT_PORT = 9465
 """Default port of a daemon."""
@@ -31,6 +35,11 @@ MOST_TEXT = 1000
 _GZIP_WINDOW = 31
 _PART_BYTES = 1 << 16
 _TOO_SLOW = "the answer arrives too slowly"
+_ISSUER_UNKNOWN = {18, 19, 20, 21}
+"""OpenSSL's codes for certificates whose issuer is not trusted."""
+_NAME_DIFFERS = {62, 64}
+_NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
+"""OpenSSL's reasons when what answers is not TLS, in its various versions."""
 
 
 def address(text: str) -> str:
@@ -42,6 +51,7 @@ def address(text: str) -> str:
     Raises:
         SettingsError: the text has none of these forms.
     """
+    refuse_password(text)
     scheme, separator, rest = text.strip().rstrip("/").rpartition("://")
     host, colon, port = rest.rpartition(":")
     if not colon or (rest.count(":") > 1 and not host.endswith("]")):
@@ -53,22 +63,42 @@ def address(text: str) -> str:
     return f"{'https://' if scheme == 'https' else ''}{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def refuse_password(address: str) -> None:
+    """Refuse a user and a password in an address, without quoting them.
+
+    Raises:
+        SettingsError: the address has them.
+    """
+    if "@" in address:
+        raise SettingsError(
+            "an address must not contain a user or a password, which lists of processes would show; "
+            "use --user and --password-file, or SWTRACE_USER and SWTRACE_PASSWORD_FILE"
+        )
+
+
 def url(address: str) -> str:
-    """Return the URL of ``host:port``, or the address itself if it is a URL."""
+    """Return the URL of ``host:port``, or the address itself if it is a URL.
+
+    Raises:
+        SettingsError: it contains a password.
+    """
+    refuse_password(address)
     return (address if address.startswith(("http://", "https://")) else f"http://{address}").rstrip("/")
 
 
-def stream(address: str, path: str, *, timeout_s: float) -> http.client.HTTPResponse:
+def stream(
+    address: str, path: str, *, timeout_s: float, credentials: Credentials = ANONYMOUS
+) -> http.client.HTTPResponse:
     """Return an open answer, for the caller to read.
 
     Raises:
         AnswerError: nothing answers, or the answer is an error.
     """
     request = urllib.request.Request(f"{url(address)}{path}", headers={"Accept-Encoding": "gzip"})  # noqa: S310 - http(s), see url
-    return _open(address, request, timeout_s)
+    return _open(address, request, timeout_s, credentials)
 
 
-def get(address: str, path: str, *, timeout_s: float) -> bytes:
+def get(address: str, path: str, *, timeout_s: float, credentials: Credentials = ANONYMOUS) -> bytes:
     """Return the decompressed body of an answer. Each part may take ``timeout_s``, the whole body twice that.
 
     Raises:
@@ -76,7 +106,7 @@ def get(address: str, path: str, *, timeout_s: float) -> bytes:
     """
     deadline_s = time.monotonic() + 2 * timeout_s
     try:
-        with stream(address, path, timeout_s=timeout_s) as answer:
+        with stream(address, path, timeout_s=timeout_s, credentials=credentials) as answer:
             body = _all(answer, deadline_s)
             return _inflated(body) if answer.headers.get("Content-Encoding") == "gzip" else body
     except http.client.IncompleteRead as error:
@@ -117,8 +147,12 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self._trust = context
+
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(_SecureConnection, req)
+        return self.do_open(_SecureConnection, req, context=self._trust)
 
 
 def _give_up(connection: socket.socket, given_up: threading.Event) -> None:
@@ -127,30 +161,91 @@ def _give_up(connection: socket.socket, given_up: threading.Event) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _open(address: str, request: urllib.request.Request, timeout_s: float) -> http.client.HTTPResponse:
+def _open(
+    address: str, request: urllib.request.Request, timeout_s: float, credentials: Credentials
+) -> http.client.HTTPResponse:
+    secure = request.type == "https"
     try:
-        proxies: dict[str, str] | None = (
-            {} if _is_here(urllib.parse.urlsplit(request.full_url).hostname or "") else None
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _Http, _Https)
+        here = _is_here(urllib.parse.urlsplit(request.full_url).hostname or "")
+        authorization, context = credentials.authorization(), credentials.context()
+    except SettingsError as error:
+        raise _failed(address, error, AccessError) from error
+    except ValueError as error:
+        raise _failed(address, error) from error
+    if authorization is not None:
+        if not (secure or here):
+            where = _host_and_port(address)
+            raise _failed(
+                address, f"no password is sent to another host without TLS; connect to https://{where}", AccessError
+            )
+        request.add_unredirected_header("Authorization", authorization)
+    proxies: dict[str, str] | None = {} if here else None
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _Http, _Https(context))
         answer: http.client.HTTPResponse = opener.open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         with error:
+            if error.code == HTTPStatus.UNAUTHORIZED:
+                raise _failed(address, _unauthorized(credentials), AccessError) from error
             raise _failed(address, _said(error, time.monotonic() + timeout_s)) from error
     except urllib.error.URLError as error:
-        raise _failed(address, error.reason) from error
-    except http.client.BadStatusLine as error:
-        raise _failed(address, f"the answer is not HTTP: {error}") from error
+        raise _not_connected(address, error.reason, credentials, secure=secure) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _failed(address, error) from error
+        raise _not_connected(address, error, credentials, secure=secure) from error
     return answer
 
 
-def _failed(where: str, what: object) -> AnswerError:
-    """Return the error as one printable line, whatever the peer sent."""
+def _unauthorized(credentials: Credentials) -> str:
+    if credentials.user is None:
+        return (
+            "401 Unauthorized: the daemon wants a password; "
+            "give --user and --password-file, or set SWTRACE_USER and SWTRACE_PASSWORD_FILE"
+        )
+    shown = f"user {credentials.user!r} with the password in {credentials.password_file}"
+    return f"401 Unauthorized: the daemon does not accept {shown}"
+
+
+def _not_connected(address: str, reason: object, credentials: Credentials, *, secure: bool) -> AnswerError:
+    """Return the error about a connection that failed, with what may help."""
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        if reason.verify_code in _ISSUER_UNKNOWN:
+            advice = "; name its CA certificate with --ca or SWTRACE_CA"
+        else:
+            advice = "; connect to a name in it" if reason.verify_code in _NAME_DIFFERS else ""
+        return _failed(
+            address, f"the daemon's certificate is refused: {reason.verify_message.rstrip('.')}{advice}", AccessError
+        )
+    if isinstance(reason, ssl.SSLError) and reason.reason in _NO_TLS:
+        return _failed(address, f"what answers there speaks no TLS; connect to http://{_host_and_port(address)}")
+    closed = isinstance(reason, ConnectionError | ssl.SSLError) and not isinstance(reason, ConnectionRefusedError)
+    if closed and secure:
+        if credentials.cert is None:
+            guess = "want a client certificate (--cert and --key, or SWTRACE_CERT and SWTRACE_KEY)"
+        else:
+            guess = f"not trust the client certificate in {credentials.cert}"
+        advice = f"the daemon may {guess}, or cannot use its web configuration, as its log says"
+        return _failed(address, f"the TLS connection failed ({_one_line(reason)}): {advice}", AccessError)
+    if closed:
+        advice = f"if the daemon uses TLS, connect to https://{_host_and_port(address)}"
+        return _failed(address, f"no answer ({_one_line(reason)}); {advice}")
+    if isinstance(reason, http.client.BadStatusLine):
+        return _failed(address, f"the answer is not HTTP: {reason}")
+    return _failed(address, reason)
+
+
+def _host_and_port(address: str) -> str:
+    return url(address).partition("://")[2]
+
+
+def _failed(where: str, what: object, kind: type[AnswerError] = AnswerError) -> AnswerError:
+    return kind(f"{where}: {_one_line(what)}"[:MOST_TEXT])
+
+
+def _one_line(what: object) -> str:
+    """Return a text or an error as one printable line, whatever the peer sent."""
     text = str((what.strerror if isinstance(what, OSError) else None) or what)
     said = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return AnswerError(f"{where}: {said or type(what).__name__}"[:MOST_TEXT])
+    return said or type(what).__name__
 
 
 def _is_here(host: str) -> bool:

@@ -334,10 +334,16 @@ VARIABLES = {each.field: each.variable for each in _SETTINGS}
 """The environment variable of each field, for messages that say which setting to change."""
 OTHER_VARIABLES = (
     "SWTRACE_LISTEN",
+    "SWTRACE_WEB_CONFIG",
+    "SWTRACE_CA",
+    "SWTRACE_USER",
+    "SWTRACE_PASSWORD_FILE",
+    "SWTRACE_CERT",
+    "SWTRACE_KEY",
     "SWTRACE_TRACE_SAMPLE",
     "SWTRACE_SLOW_STEP",
     "SWTRACE_TOP_CONFIG",
     "SWTRACE_SCREENSHOTS",
     "SWTRACE_DEMO",
 )
-"""Variables that the daemon, the terminal and docker-compose.yml read."""
+"""Variables that the daemon, its clients, the terminal and docker-compose.yml read."""

@@ -135,9 +135,9 @@ def health() -> Dashboard:
             ),
         ),
         Row(
-            "Spans",
+            "Exports",
             8,
-            (12, 12),
+            (8,) * 3,
             panels.curves(
                 "Spans exported",
                 "Spans per second that a collector accepted. 0 if no collector is configured.",
@@ -149,6 +149,12 @@ def health() -> Dashboard:
                 "Spans per second. Good: 0. Queue full: export fewer steps (SWTRACE_TRACE_SAMPLE). Export failed: the "
                 "collector does not answer.",
                 Ask(queries.SPANS_DROPPED, "{{instance}} {{reason}}"),
+                unit="ops",
+            ),
+            panels.curves(
+                "Metrics pushed",
+                "Exports of all metrics over OTLP, per second. Good: none failed. 0 if metrics are not pushed.",
+                Ask(queries.METRIC_EXPORTS, "{{instance}} {{outcome}}"),
                 unit="ops",
             ),
         ),
@@ -173,6 +179,21 @@ def health() -> Dashboard:
                 "About 135 per rank and series, plus 21 for each further phase of steps.",
                 Ask(queries.SCRAPE_SAMPLES, "{{instance}}"),
                 unit="short",
+            ),
+        ),
+        Row(
+            "Pods, nodes and jobs",
+            7,
+            (24,),
+            panels.table(
+                "Ranks",
+                "What each rank is part of, and where it runs. Pods, nodes and jobs come from the rank's environment.",
+                Ask(queries.RANK_INFO, instant=True),
+                (
+                    *("instance", "rank", "run_id", "model", "host", "pid"),
+                    *("k8s_namespace_name", "k8s_pod_name", "k8s_node_name", "k8s_job_name"),
+                    *("slurm_job_id", "slurm_job_name"),
+                ),
             ),
         ),
         Row(

@@ -73,6 +73,7 @@ UNTIMED_STEPS = total(of_series("swtrace_untimed_steps_total"), "reason")
 LAST_STALL = of_series("swtrace_stall_seconds")
 PREFETCH_STEP = f"min by (series, kind) ({of_series('swtrace_prefetch_step')})"
 SERIES_INFO = of_series("swtrace_series_info")
+RANK_INFO = of_rank("swtrace_rank_info")
 REFUSED = of_rank("swtrace_series_refused_info")
 UNTRACED = of_rank("swtrace_rank_untraced_info")
 
@@ -101,6 +102,7 @@ RECORD_AGE = f"time() - {of_rank('swtrace_rank_last_record_timestamp_seconds')}"
 SPANS_EXPORTED = total(of_host("swtrace_spans_exported_total"), "instance")
 SPANS_DROPPED = total(of_host("swtrace_spans_dropped_total"), "instance, reason")
 SPANS_DROPPED_IN_RANGE = f"sum(increase({of_host('swtrace_spans_dropped_total')}[$__range]))"
+METRIC_EXPORTS = total(of_host("swtrace_metric_exports_total"), "instance, outcome")
 ALERTS_FIRING = 'count(ALERTS{alertname=~"Swtrace.+", alertstate="firing", job=~"$job"}) or vector(0)'
 SCRAPE_AGE = f"time() - timestamp({of_host('up')})"
 SCRAPE_DURATION = of_host("scrape_duration_seconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -14,6 +15,8 @@ from swtrace.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from swtrace.credentials import Credentials
 
 _Value = TypeVar("_Value", str, Path)
 _Word = TypeVar("_Word", bound=StrEnum)
@@ -120,12 +123,59 @@ def exclusive(options: Mapping[str, object]) -> None:
         raise CommandError(f"{' and '.join(given)} cannot be used together", ExitCode.USAGE)
 
 
+_CONNECTED = "With --connect"
+
+
+def _credential(option: str, text: str) -> Any:
+    return typer.Option(option, help=text, metavar="FILE", parser=not_empty(option, Path), rich_help_panel=_CONNECTED)
+
+
+CaOption = Annotated[
+    Path | None, _credential("--ca", "CA certificates to trust, instead of the system's. Default: `SWTRACE_CA`.")
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option(
+        "--user",
+        help="User to sign in as. Default: `SWTRACE_USER`.",
+        metavar="NAME",
+        parser=not_empty("--user", str),
+        rich_help_panel=_CONNECTED,
+    ),
+]
+PasswordFileOption = Annotated[
+    Path | None, _credential("--password-file", "File with that user's password. Default: `SWTRACE_PASSWORD_FILE`.")
+]
+CertOption = Annotated[Path | None, _credential("--cert", "Client certificate to show. Default: `SWTRACE_CERT`.")]
+KeyOption = Annotated[Path | None, _credential("--key", "Its private key, if in another file. Default: `SWTRACE_KEY`.")]
+
+
+def credentials(connect: str | None, **options: str | Path | None) -> Credentials:
+    """Return what to show to the daemons of ``--connect``, from these options and the environment.
+
+    Raises:
+        CommandError: an option is given without ``--connect``.
+        SettingsError: a file cannot be used, or a part is missing.
+    """
+    from swtrace.credentials import ANONYMOUS, Credentials
+
+    if connect is not None:
+        return Credentials.from_environment(os.environ, **options)
+    for name, value in options.items():
+        if value is not None:
+            raise CommandError(f"--{name.replace('_', '-')} needs --connect", ExitCode.USAGE)
+    return ANONYMOUS
+
+
 def addresses(connect: str) -> list[str]:
     """Return the addresses that ``--connect`` lists.
 
     Raises:
-        SettingsError: the list is empty.
+        SettingsError: the list is empty, or contains a password.
     """
+    from swtrace.http_client import refuse_password
+
+    refuse_password(connect)
     found = [each.strip() for each in connect.split(",") if each.strip()]
     if not found:
         raise SettingsError.of("--connect", connect, "HOST:PORT, or a comma-separated list of them")

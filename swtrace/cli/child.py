@@ -167,6 +167,10 @@ class DaemonProcess(Closing):
                 self.url = found[0]
         return not known and self.url is not None
 
+    def warnings(self) -> list[str]:
+        """Return the warnings of its own among the last lines of its output."""
+        return [line for line in self.said if " WARNING swtrace" in line]
+
     @property
     def alive(self) -> bool:
         """Whether the daemon is still running."""

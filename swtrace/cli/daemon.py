@@ -1,4 +1,4 @@
-"""``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans.
+"""``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans and metrics.
 
 Repeated messages of a library appear on stderr once a minute, not once per attempt.
 """
@@ -11,19 +11,19 @@ import os
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swtrace import __version__
-from swtrace.cli.arguments import run_option
+from swtrace.cli.arguments import file_option, run_option
 from swtrace.cli.console import narration
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 REPEAT_S = 60.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -38,6 +38,13 @@ def daemon(
             help="Address to serve on; port 0 picks a free port. Default: `SWTRACE_LISTEN`, else 127.0.0.1:9465.",
         ),
     ] = None,
+    web_config: Annotated[
+        Path | None,
+        file_option(
+            "--web-config",
+            text="Serve with TLS, passwords or both, as this file says. Default: `SWTRACE_WEB_CONFIG`, else neither.",
+        ),
+    ] = None,
     directory: FolderOption = None,
     run_id: Annotated[str | None, run_option("Watch only this run. Default: every run.")] = None,
     as_json: Annotated[
@@ -45,20 +52,22 @@ def daemon(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on stderr.")] = False,
 ) -> None:
-    """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export spans as set by OTEL_*.
+    """Watch this host's ranks: serve /metrics, /healthz and /api/v1, and export over OTLP as set by OTEL_*.
 
     Prints its URL on stdout once it serves, and on stderr its version, the ring folder and the ranks found there. On
     SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings
-    from swtrace.spans.environment import remove_unusable_variables
+    from swtrace.otel_variables import remove_unusable_variables
 
     handler = logging.StreamHandler(sys.stderr)
     for library in ("opentelemetry", "uvicorn", "asyncio"):
         handler.addFilter(RepeatFilter(library))
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     rings = folder_to_read(directory)
-    settings = DaemonSettings.from_environment(os.environ, directory=rings, listen=listen, run_id=run_id)
+    settings = DaemonSettings.from_environment(
+        os.environ, directory=rings, listen=listen, run_id=run_id, web_config=web_config
+    )
     remove_unusable_variables(os.environ)
     from swtrace.daemon.server import serve
 

@@ -95,7 +95,7 @@ def export(
 
     Open perfetto files in ui.perfetto.dev, and parquet and csv files in pandas, polars or spreadsheets.
     """
-    from swtrace.spans.environment import remove_unusable_variables
+    from swtrace.otel_variables import remove_unusable_variables
 
     exit_in_order()
     if to not in {Format.PARQUET, Format.CSV}:
@@ -176,15 +176,16 @@ def _check_collector(endpoint: str | None, protocol: Protocol) -> None:
         CommandError: no collector is named.
         SettingsError: an ``OTEL_*`` variable or the endpoint cannot be used.
     """
-    from swtrace.spans.environment import check_endpoint, check_otlp, otlp_variable
+    from swtrace.otel_variables import Signal, check_detectors, check_endpoint, check_otlp, otlp_variable
 
     if endpoint is not None:
         check_endpoint("--endpoint", endpoint, protocol.value)
-    elif not otlp_variable(os.environ, "ENDPOINT")[1]:
+    elif not otlp_variable(os.environ, "ENDPOINT", Signal.TRACES)[1]:
         raise CommandError(
             "--format otlp needs a collector: use --endpoint URL or set OTEL_EXPORTER_OTLP_ENDPOINT", ExitCode.USAGE
         )
-    check_otlp(os.environ, protocol.value)
+    check_otlp(os.environ, protocol.value, Signal.TRACES)
+    check_detectors(os.environ)
 
 
 def _write(

@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swtrace import units
-from swtrace.cli.arguments import Force, addresses, exclusive, file_option, number, run_option, whole_number
+from swtrace.cli.arguments import (
+    CaOption,
+    CertOption,
+    Force,
+    KeyOption,
+    PasswordFileOption,
+    UserOption,
+    addresses,
+    credentials,
+    exclusive,
+    file_option,
+    number,
+    run_option,
+    whole_number,
+)
 from swtrace.cli.console import narration, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -25,6 +39,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from swtrace.credentials import Credentials
     from swtrace.observing import Origin, Roster
     from swtrace.observing.events import RingState
     from swtrace.recording.remote import DaemonStream
@@ -47,6 +62,11 @@ def record(
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Record through daemons, one per host, instead of local rings."),
     ] = None,
+    ca: CaOption = None,
+    user: UserOption = None,
+    password_file: PasswordFileOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     run_id: Annotated[str | None, run_option("Record only this run. Default: every run.")] = None,
     duration: Annotated[
         float | None,
@@ -98,7 +118,8 @@ def record(
         raise CommandError("a recording cannot be written to stdout; --output must be a file", ExitCode.USAGE)
     allow_open_files()
     where = folder_to_read(directory) if connect is None else connect
-    daemons = [] if connect is None else _daemons(connect, run_id)
+    shown = credentials(connect, ca=ca, user=user, password_file=password_file, cert=cert, key=key)
+    daemons = [] if connect is None else _daemons(connect, run_id, shown)
     console = narration()
     capture: Capture | None = None
     with _set_aside(output if force else None) as replaced:
@@ -207,7 +228,7 @@ def _refuse_a_ring(file: Path) -> None:
             raise CommandError(f"{file} is a ring, not a recording; --force does not replace rings", ExitCode.USAGE)
 
 
-def _daemons(connect: str, run_id: str | None) -> list[DaemonStream]:
+def _daemons(connect: str, run_id: str | None, shown: Credentials) -> list[DaemonStream]:
     """Return the daemons to record. Check every address before a file is created.
 
     Raises:
@@ -216,7 +237,7 @@ def _daemons(connect: str, run_id: str | None) -> list[DaemonStream]:
     """
     from swtrace.recording.remote import DaemonStream
 
-    return [DaemonStream(address, run_id=run_id, again=False) for address in addresses(connect)]
+    return [DaemonStream(address, run_id=run_id, again=False, credentials=shown) for address in addresses(connect)]
 
 
 def _follow(capture: Capture, *, duration: float | None, until_end: bool, console: Console) -> str:

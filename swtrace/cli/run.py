@@ -220,6 +220,8 @@ def _forward_until_exit(
         if daemon is None:
             continue
         if daemon.poll():
+            for line in daemon.warnings():
+                console.print(line, soft_wrap=True, markup=False)
             console.print(f"swtrace: daemon at {daemon.url}/metrics", soft_wrap=True, markup=False)
         if not daemon.alive and not daemon.child.readable and not lost:
             lost = True

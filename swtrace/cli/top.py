@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from swtrace.cli.arguments import (
+    CaOption,
+    CertOption,
+    KeyOption,
+    PasswordFileOption,
     PhaseName,
+    UserOption,
     addresses,
     choice_option,
+    credentials,
     exclusive,
     file_option,
     number,
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
     from swtrace_tui.picture import Filter, Picture
     from swtrace_tui.preferences import Configuration
 
+    from swtrace.credentials import Credentials
     from swtrace.observing import Roster
 
 
@@ -58,6 +65,11 @@ def top(
         str | None,
         typer.Option(metavar="HOST:PORT,...", help="Watch through daemons, one per host, instead of local rings."),
     ] = None,
+    ca: CaOption = None,
+    user: UserOption = None,
+    password_file: PasswordFileOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     replay: Annotated[
         Path | None,
         file_option("--replay", text="Play a recording; with --once or --json, show its end."),
@@ -121,7 +133,8 @@ def top(
     exclusive({"--dir": directory, "--connect": connect, "--replay": replay})
     if salvage and replay is None:
         raise CommandError("--salvage needs --replay", ExitCode.USAGE)
-    make = _roster(directory, connect, replay, whole=once or as_json, salvage=salvage)
+    shown = credentials(connect, ca=ca, user=user, password_file=password_file, cert=cert, key=key)
+    make = _roster(directory, connect, replay, whole=once or as_json, salvage=salvage, shown=shown)
     selection = Filter(run=run_id, series=series, rank=rank, phase=Phase[phase.upper()] if phase else None)
     if once or as_json:
         if theme is not None:
@@ -178,7 +191,13 @@ def _check_terminal(command: str, instead: str) -> None:
 
 
 def _roster(
-    directory: Path | None, connect: str | None, replay: Path | None, *, whole: bool, salvage: bool
+    directory: Path | None,
+    connect: str | None,
+    replay: Path | None,
+    *,
+    whole: bool,
+    salvage: bool,
+    shown: Credentials,
 ) -> Callable[[], Roster]:
     """Return a function that creates the roster. Bad arguments raise here, not in the reader's thread."""
     from swtrace.ledger.ledger import DEFAULT_RECENT_STEPS
@@ -192,7 +211,7 @@ def _roster(
         from swtrace.recording.remote import DaemonStream
 
         daemons = [address(each) for each in addresses(connect)]
-        return lambda: Roster(Merged([DaemonStream(each, newest_steps=newest) for each in daemons]))
+        return lambda: Roster(Merged([DaemonStream(each, newest_steps=newest, credentials=shown) for each in daemons]))
     if replay is not None:
         from swtrace.recording.replay import Replay
 

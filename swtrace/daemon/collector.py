@@ -8,9 +8,10 @@ Neither counts anything. Counters are the totals of the ledger and the rings, so
 from __future__ import annotations
 
 import platform
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, Generic, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from prometheus_client.samples import Exemplar
 
 from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 from swtrace.daemon.labels import Labelling, Labels
-from swtrace.daemon.snapshot import Health, Snapshot
+from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot
 from swtrace.ledger.facts import Distribution, SeriesRankFacts
 from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
@@ -34,6 +35,11 @@ class MetricRow:
 
     labels: Labels
 
+    @property
+    def began_ns(self) -> int:
+        """UNIX time before which nothing was counted; 0 if the daemon's start says so."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class DaemonRow(MetricRow):
@@ -41,14 +47,32 @@ class DaemonRow(MetricRow):
 
     health: Health
     snapshot: Snapshot | None
+    exports: dict[ExportOutcome, int]
 
 
 @dataclass(frozen=True, slots=True)
-class RingRow(MetricRow):
-    """A rank's ring."""
+class RankRow(MetricRow):
+    """A rank, or a part of it."""
 
     rank: ObservedRank
+
+    @property
+    def began_ns(self) -> int:
+        """When the rank's ring was made."""
+        return self.rank.identity.start_time_ns
+
+
+@dataclass(frozen=True, slots=True)
+class RingRow(RankRow):
+    """A rank's ring."""
+
     last_record_ns: int
+
+    def about(self) -> Labels:
+        """Return labels that say what the rank is part of, and where it runs."""
+        identity = self.rank.identity
+        described = {"run_id": identity.run_id, "host": identity.host, "model": identity.model}
+        return {**described, "pid": str(identity.pid), **asdict(identity.workload)}
 
     def last_record_s(self) -> float | None:
         """Return the UNIX time of the newest instant that the rank recorded; None before the first."""
@@ -57,10 +81,9 @@ class RingRow(MetricRow):
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesRow(MetricRow):
+class SeriesRow(RankRow):
     """A series of a rank, as the ring's tables describe it."""
 
-    rank: ObservedRank
     entry: SeriesEntry
     facts: SeriesRankFacts | None
 
@@ -101,7 +124,7 @@ class SeriesRow(MetricRow):
 
 
 @dataclass(frozen=True, slots=True)
-class FactsRow(MetricRow):
+class FactsRow(RankRow):
     """A series of a rank, with the ledger's facts about it."""
 
     facts: SeriesRankFacts
@@ -145,6 +168,10 @@ class Metric(Generic[R]):
     help: str
     by: str = ""
     """The label that the metric adds to the labels of the row."""
+    counts: str = ""
+    """What a number without a unit counts, as a singular noun."""
+    since_ring: bool = False
+    """Whether a counter begins with the rank's ring, also if the daemon started later."""
     exemplars: Callable[[R], BucketExemplars] | None = None
     """Only for a histogram without :attr:`by`."""
 
@@ -156,7 +183,7 @@ class Metric(Generic[R]):
             if value is not None:
                 waits = self.exemplars(row) if self.exemplars else {}
                 exemplars = {bucket: as_exemplar(wait) for bucket, wait in waits.items()}
-                names = self._names(row.labels, value)
+                names = self._names(row, value)
                 for index, ((name, labels), number) in enumerate(zip(names, self.numbers(value), strict=True)):
                     family.add_sample(name, labels, number, exemplar=exemplars.get(index))
         return family
@@ -172,20 +199,26 @@ class Metric(Generic[R]):
             return [1]
         return [number for each in value.values() for number in self.numbers(each)]
 
-    def _names(self, labels: Labels, value: Value) -> Iterator[tuple[str, Labels]]:
-        """Yield the names and labels of a value's samples."""
-        if isinstance(value, Distribution):
-            for bound in (*(repr(bound_ns / 1e9) for bound_ns in value.bounds_ns), "+Inf"):
-                yield f"{self.name}_bucket", {**labels, "le": bound}
-            yield f"{self.name}_count", labels
-            yield f"{self.name}_sum", labels
-        elif not isinstance(value, dict):
-            yield self.name, labels
+    def points(self, row: R, value: Value) -> Iterator[tuple[Labels, float | Distribution]]:
+        """Yield each number or distribution of a row's value, with its labels."""
+        if not isinstance(value, dict):
+            yield row.labels, value
         elif self.kind == "info":
-            yield self.name, {**value, **labels}
+            yield {**value, **row.labels}, 1
         else:
             for key, each in value.items():
-                yield from self._names({**labels, self.by: str(key)}, each)
+                yield {**row.labels, self.by: str(key)}, each
+
+    def _names(self, row: R, value: Value) -> Iterator[tuple[str, Labels]]:
+        """Yield the names and labels of the samples of a row's value."""
+        for labels, each in self.points(row, value):
+            if isinstance(each, Distribution):
+                for bound in (*(repr(bound_ns / 1e9) for bound_ns in each.bounds_ns), "+Inf"):
+                    yield f"{self.name}_bucket", {**labels, "le": bound}
+                yield f"{self.name}_count", labels
+                yield f"{self.name}_sum", labels
+            else:
+                yield self.name, labels
 
 
 def as_exemplar(wait: WaitExemplar) -> Exemplar:
@@ -207,6 +240,7 @@ _DECLARED = (
         SeriesRow.occupancy,
         "Number of windows, by state.",
         by="state",
+        counts="window",
     ),
     Metric(
         "gauge",
@@ -260,6 +294,7 @@ _DECLARED = (
         lambda row: row.facts.totals.waits,
         "Waits by outcome. The outcomes sum to all waits.",
         by="outcome",
+        counts="wait",
     ),
     Metric(
         "gauge",
@@ -276,7 +311,14 @@ _DECLARED = (
         lambda row: row.excess_share if row.facts.recent.path_steps else None,
         "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
     ),
-    Metric("counter", "swtrace_steps_total", FactsRow, lambda row: row.facts.totals.steps, "Finished forward passes."),
+    Metric(
+        "counter",
+        "swtrace_steps_total",
+        FactsRow,
+        lambda row: row.facts.totals.steps,
+        "Finished forward passes.",
+        counts="step",
+    ),
     Metric(
         "counter",
         "swtrace_untimed_steps_total",
@@ -284,6 +326,7 @@ _DECLARED = (
         lambda row: row.facts.totals.untimed_steps,
         "Finished forward passes that were not timed, by reason. They are in all counts and in no duration.",
         by="reason",
+        counts="step",
     ),
     Metric(
         "histogram",
@@ -300,6 +343,7 @@ _DECLARED = (
         SeriesRow.prefetch_step,
         "How many layers ahead broadcasts start: as configured, and as observed in the last step.",
         by="kind",
+        counts="layer",
     ),
     Metric(
         "gauge",
@@ -323,6 +367,7 @@ _DECLARED = (
         lambda row: row.rank.died,
         "1 if the rank's process ended without closing its ring and was not stopped together with its run.",
     ),
+    Metric("info", "swtrace_rank_info", RingRow, RingRow.about, "Run, model and process of a rank, and where it runs."),
     Metric(
         "info",
         "swtrace_rank_untraced_info",
@@ -343,6 +388,8 @@ _DECLARED = (
         RingRow,
         lambda row: row.rank.ring.statistics.written,
         "Records written since the ring was made: delivered, skipped, lost or pending.",
+        counts="record",
+        since_ring=True,
     ),
     Metric(
         "counter",
@@ -351,6 +398,7 @@ _DECLARED = (
         lambda row: {"lapped": row.rank.ring.statistics.lapped, "damaged": row.rank.ring.statistics.damaged},
         "Records overwritten before they were read (lapped), or found damaged.",
         by="reason",
+        counts="record",
     ),
     Metric(
         "gauge",
@@ -358,6 +406,7 @@ _DECLARED = (
         RingRow,
         lambda row: row.rank.ring.statistics.pending,
         "Records written but not yet read.",
+        counts="record",
     ),
     Metric(
         "gauge",
@@ -372,6 +421,7 @@ _DECLARED = (
         DaemonRow,
         lambda row: None if row.snapshot is None else _unreadable(row.snapshot.observation),
         "Ring files that cannot be read, or that a ring of the same run id and rank hides.",
+        counts="file",
     ),
     Metric(
         "gauge",
@@ -393,6 +443,7 @@ _DECLARED = (
         DaemonRow,
         lambda row: row.health.poll_errors,
         "Polls of the ring folder that failed. A single unreadable ring does not count.",
+        counts="poll",
     ),
     Metric(
         "counter",
@@ -400,6 +451,7 @@ _DECLARED = (
         DaemonRow,
         lambda row: None if row.snapshot is None else row.snapshot.spans.exported,
         "Spans that a collector accepted.",
+        counts="span",
     ),
     Metric(
         "counter",
@@ -408,6 +460,16 @@ _DECLARED = (
         lambda row: None if row.snapshot is None else row.snapshot.spans.dropped,
         "Spans of sampled steps that no collector accepted, by reason.",
         by="reason",
+        counts="span",
+    ),
+    Metric(
+        "counter",
+        "swtrace_metric_exports_total",
+        DaemonRow,
+        lambda row: row.exports,
+        "Exports of all metrics to a collector, by outcome.",
+        by="outcome",
+        counts="export",
     ),
     Metric(
         "info",
@@ -432,11 +494,18 @@ METRICS: tuple[Metric[Any], ...] = _DECLARED
 class SnapshotCollector(Collector):
     """Collects metrics from the newest snapshot."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot | None], health: Callable[[], Health]) -> None:
-        """Call ``snapshot`` and then ``health`` at every scrape."""
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot | None],
+        health: Callable[[], Health],
+        exports: Callable[[], dict[ExportOutcome, int]] = lambda: dict.fromkeys(ExportOutcome, 0),
+    ) -> None:
+        """Call ``snapshot``, then ``health`` and ``exports`` at every scrape and export."""
         self._snapshot = snapshot
         self._health = health
+        self._exports = exports
         self._labelling = Labelling()
+        self._assigning = threading.Lock()
 
     def collect(self) -> Iterable[Family]:
         """Return all metric families. Those of ranks are empty while no rank is known or readable."""
@@ -452,10 +521,11 @@ class SnapshotCollector(Collector):
 
     def _read(self) -> Iterator[MetricRow]:
         snapshot = self._snapshot()
-        yield DaemonRow({}, self._health(), snapshot)
+        yield DaemonRow({}, self._health(), snapshot, self._exports())
         if snapshot is None:
             return
-        ranks = self._labelling.assign(snapshot.observation.ranks)
+        with self._assigning:  # A scrape and an export may come at once.
+            ranks = self._labelling.assign(snapshot.observation.ranks)
         # Every peer reports an untraced rank; one sample is enough.
         for untraced in {tuple(labels.items()): labels for rank in ranks for labels in rank.untraced()}.values():
             yield UntracedRow(untraced)
@@ -472,4 +542,4 @@ class SnapshotCollector(Collector):
                 series = series_facts.get(key)
                 yield SeriesRow(labels, rank.rank, entry, series)
                 if series is not None:
-                    yield FactsRow(labels, series, snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0))
+                    yield FactsRow(labels, rank.rank, series, snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0))

@@ -1,4 +1,4 @@
-"""Settings of the daemon: where the rings are, where to serve, and which spans to export."""
+"""Settings of the daemon: where the rings are, where to serve, and what to export."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.errors import SettingsError
 from swtrace.http_client import DEFAULT_PORT
+from swtrace.settings import absolute
 from swtrace.spans.environment import SpanSettings
 
 DEFAULT_LISTEN = f"127.0.0.1:{DEFAULT_PORT}"
@@ -57,8 +59,11 @@ class DaemonSettings:
     """Where the rings are."""
     listen: Listen
     spans: SpanSettings
+    metrics: MetricSettings
     run_id: str | None = None
     """Watch only this run; None for every run in the directory."""
+    web_config: Path | None = None
+    """A file that asks for TLS and passwords; None to serve everyone who can connect."""
 
     @classmethod
     def from_environment(
@@ -68,16 +73,25 @@ class DaemonSettings:
         directory: Path,
         listen: str | None = None,
         run_id: str | None = None,
+        web_config: Path | None = None,
     ) -> DaemonSettings:
         """Read the environment. Options of the command, given as arguments, take precedence."""
         return cls(
             directory=directory,
             listen=listen_address(environ) if listen is None else Listen.parse(listen, "--listen"),
             spans=SpanSettings.from_environment(environ),
+            metrics=MetricSettings.from_environment(environ),
             run_id=run_id,
+            web_config=web_config_file(environ) if web_config is None else web_config,
         )
 
 
 def listen_address(environ: Mapping[str, str]) -> Listen:
     """Return the address that ``SWTRACE_LISTEN`` names, or the default."""
     return Listen.parse(environ.get("SWTRACE_LISTEN", "").strip() or DEFAULT_LISTEN)
+
+
+def web_config_file(environ: Mapping[str, str]) -> Path | None:
+    """Return the file that ``SWTRACE_WEB_CONFIG`` names, if any."""
+    named = environ.get("SWTRACE_WEB_CONFIG", "").strip()
+    return absolute(named) if named else None

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
-from swtrace.spans.traces import trace_id
+from swtrace.spans.step_spans import WAIT
+from swtrace.spans.traces import span_ids, trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,7 +29,7 @@ KEPT_NS = 60_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class WaitExemplar:
-    """One wait that stalled, and the trace of its step."""
+    """One wait that stalled, its span, and the trace of its step."""
 
     stall_ns: int
     unix_ns: int
@@ -36,6 +37,8 @@ class WaitExemplar:
     trace_id: str
     """32 hexadecimal digits, as tracing backends show it."""
     layer: int
+    span_id: str
+    """16 hexadecimal digits."""
 
 
 BucketExemplars = dict[int, WaitExemplar]
@@ -58,11 +61,13 @@ class SlowestWaits:
             info, origin = step.infos[rank], origins.get(step.ranks[rank])
             if stall_ns <= 0 or info is None or origin is None:
                 continue
+            layer = info.start_layer + position
             exemplar = WaitExemplar(
                 stall_ns=stall_ns,
                 unix_ns=origin.unix_ns(int(step.wait_end_ns[rank, position]), int(step.clock[rank, position])),
                 trace_id=identifier,
-                layer=info.start_layer + position,
+                layer=layer,
+                span_id=_span_id(step, step.ranks[rank].rank, layer),
             )
             buckets = self._kept.setdefault((step.ranks[rank], step.series), {})
             bucket = bisect_left(DURATION_BOUNDS_NS, stall_ns)
@@ -78,3 +83,8 @@ class SlowestWaits:
         """Return a copy of the exemplars of these ranks, and discard those of all others."""
         self._kept = {key: buckets for key, buckets in self._kept.items() if key[0] in ranks}
         return {key: dict(buckets) for key, buckets in self._kept.items()}
+
+
+def _span_id(step: StepFacts, rank: int, layer: int) -> str:
+    """Return the id of a wait's span."""
+    return span_ids(step.series, step.step, rank, WAIT, (str(layer).encode(),)).hex()

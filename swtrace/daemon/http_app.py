@@ -18,7 +18,6 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from swtrace.daemon import api
-from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.event_stream import MEDIA_TYPE, StreamQuery, stream
 from swtrace.daemon.exposition import Exposition
 from swtrace.version import __version__
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from swtrace.daemon.collector import SnapshotCollector
     from swtrace.daemon.observer import Observer
     from swtrace.daemon.snapshot import Snapshot
 
@@ -51,9 +51,9 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] 
 }
 
 
-def make_app(observer: Observer) -> Starlette:
-    """Return the application that serves the observer's snapshots."""
-    handlers = _Handlers(observer)
+def make_app(observer: Observer, collector: SnapshotCollector) -> Starlette:
+    """Return the application that serves the observer's snapshots, and the metrics that are collected from them."""
+    handlers = _Handlers(observer, collector)
     return Starlette(
         routes=[
             Route("/", handlers.index),
@@ -69,9 +69,9 @@ def make_app(observer: Observer) -> Starlette:
 
 
 class _Handlers:
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, collector: SnapshotCollector) -> None:
         self._observer = observer
-        self._collector = SnapshotCollector(observer.snapshot, observer.health)
+        self._collector = collector
         self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
         self._rendering = threading.Lock()

@@ -65,6 +65,7 @@ class Observer:
         self._answered = 0
         self._snapshot: Snapshot | None = None
         self._stopping = False
+        self._drained = False
         self._streams_end = False
         self._polled_ns = time.monotonic_ns()
         self._polled_realtime_ns = self._started_realtime_ns
@@ -102,12 +103,15 @@ class Observer:
         return not self._thread.is_alive()
 
     def snapshot(self) -> Snapshot | None:
-        """Return a snapshot taken after this call. None if there is none in time; :meth:`health` gives the reason."""
+        """Return a snapshot taken after this call, or the last one if the observer has stopped.
+
+        None if there is none in time; :meth:`health` gives the reason.
+        """
         with self._changed:
             self._asked += 1
             ticket = self._asked
             self._changed.notify_all()
-            answered = self._changed.wait_for(lambda: self._answered >= ticket or self._stopping, STALE_S)
+            answered = self._changed.wait_for(lambda: self._answered >= ticket or self._drained, STALE_S)
             return self._snapshot if answered else None
 
     def health(self) -> Health:
@@ -116,7 +120,7 @@ class Observer:
 
     def _problem(self) -> str:
         silent_s = (time.monotonic_ns() - self._polled_ns) / 1e9
-        if not self._thread.is_alive():
+        if not (self._thread.is_alive() or self._drained):
             return "the observer thread has ended"
         if self._last_error:
             return f"cannot read the rings: {self._last_error}"
@@ -129,6 +133,9 @@ class Observer:
             stopping = self._stopping
             more = self._poll(last=stopping)
             if stopping:
+                with self._changed:
+                    self._drained = True
+                    self._changed.notify_all()
                 return
             with self._changed:
                 self._changed.wait_for(lambda: self._asked > self._answered or self._stopping, 0 if more else POLL_S)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import signal
 import socket
@@ -19,8 +20,13 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from swtrace.daemon.access import CurrentTls, Gate
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import make_app
+from swtrace.daemon.metric_export import make_metric_export
 from swtrace.daemon.observer import Observer
+from swtrace.daemon.snapshot import ExportOutcome
+from swtrace.daemon.web_config import WebConfigFile
 from swtrace.errors import ListenError
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import make_span_sink
@@ -47,35 +53,55 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
 
     Raises:
         ListenError: The address cannot be bound.
-        SettingsError: An OpenTelemetry setting cannot be used.
+        SettingsError: An OpenTelemetry setting or the web configuration file cannot be used.
     """
     allow_open_files()
+    access = None if settings.web_config is None else WebConfigFile(settings.web_config)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
-        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=time.time_ns())
+        started_ns = time.time_ns()
+        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=started_ns)
         observer = Observer(rings, spans)
-        server = _Server(server_config(make_app(observer)))
+        outcomes = dict.fromkeys(ExportOutcome, 0)
+        collector = SnapshotCollector(observer.snapshot, observer.health, outcomes.copy)
+        port = listener.getsockname()[1]
+        metrics = make_metric_export(settings.metrics, collector.rows, outcomes, port=port, started_ns=started_ns)
+        server = _Server(server_config(make_app(observer, collector), access))
         with _stopped_by_signals(server, observer.end_streams):
             observer.start()
-            announce(url(listener))
+            if (exposed := _exposed(listener, access)) is not None:
+                _log.warning("%s", exposed)
+            announce(url(listener, tls=access is not None and access.tls))
             asyncio.run(server.serve(sockets=[listener]))
-            _log.info("stopping: draining the rings and exporting the remaining spans")
+            _log.info("stopping: draining the rings and exporting the remaining spans and the last metrics")
             drained = observer.stop(DRAIN_END_S)
+            exports_end_s = time.monotonic() + EXPORT_END_S
+            if metrics is not None:
+                metrics.finish()
             spans.close(EXPORT_END_S)
+            if metrics is not None:
+                metrics.close(max(0.0, exports_end_s - time.monotonic()))
             if drained:  # Otherwise the thread still reads them; they are closed when the process exits.
                 rings.close()
 
 
-def server_config(app: Starlette) -> uvicorn.Config:
-    """Return the server's configuration: no access log, and at most ``REQUESTS_END_S`` for requests at shutdown."""
-    return uvicorn.Config(
-        app,
+def server_config(app: Starlette, access: WebConfigFile | None = None) -> uvicorn.Config:
+    """Return the server's configuration: no access log, and at most ``REQUESTS_END_S`` for requests at shutdown.
+
+    With a web configuration file, only those whom it admits reach the application.
+    """
+    config = uvicorn.Config(
+        app if access is None else Gate(app, access),
         log_config=None,
         access_log=False,
         lifespan="off",
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=REQUESTS_END_S,
     )
+    config.load()
+    config.ssl = CurrentTls.of(access) if access is not None and access.tls else None
+    return config
 
 
 def bind(listen: Listen) -> socket.socket:
@@ -105,12 +131,29 @@ def bind(listen: Listen) -> socket.socket:
     return listener
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, *, tls: bool = False) -> str:
     """Return the URL at which this host reaches a listening socket."""
+    scheme = "https" if tls else "http"
     host, port = listener.getsockname()[:2]
     if host in {"0.0.0.0", "::"}:  # noqa: S104 (read, not bound)
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _exposed(listener: socket.socket, access: WebConfigFile | None) -> str | None:
+    """Return a warning if strangers on the network could read what the daemon serves, or a password."""
+    if ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        return None
+    if access is None:
+        return (
+            f"{url(listener)} is open to other hosts, without TLS and passwords; "
+            "name a web configuration file with --web-config or SWTRACE_WEB_CONFIG, or listen on 127.0.0.1"
+        )
+    if access.passwords and not access.tls:
+        return (
+            f"{url(listener)} takes passwords over the network without TLS; add tls_server_config to its --web-config"
+        )
+    return None
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ class Health:
     """UNIX time of the last successful poll."""
     poll_errors: int
     """Polls that failed as a whole. A single unreadable ring is a problem of the observation and not counted here."""
+
+
+class ExportOutcome(StrEnum):
+    """What became of an export of all metrics."""
+
+    ACCEPTED = "accepted"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from swtrace import http_client
-from swtrace.errors import AnswerError, RecordingError
+from swtrace.credentials import ANONYMOUS, Credentials
+from swtrace.errors import AccessError, AnswerError, RecordingError
 from swtrace.observing.events import (
     Event,
     RankEnded,
@@ -62,6 +63,7 @@ class DaemonStream:
             behind. None: read everything that the rings hold.
         every: Read only steps whose number is a multiple of this.
         again: Reconnect when the daemon is lost.
+        credentials: What to show to the daemon, and to trust.
 
     Raises:
         SettingsError: the address is not valid.
@@ -75,6 +77,7 @@ class DaemonStream:
         newest_steps: int | None = None,
         every: int = 1,
         again: bool = True,
+        credentials: Credentials = ANONYMOUS,
     ) -> None:
         self.address = http_client.address(address)
         self.lost: str | None = None
@@ -85,6 +88,7 @@ class DaemonStream:
         chosen = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
         self._path = f"{PATH}?{chosen}" if chosen else PATH
         self._again = again
+        self._credentials = credentials
         self._whole = newest_steps is None
         self._answered = False
         self._lost_since_s = 0.0
@@ -103,6 +107,8 @@ class DaemonStream:
         """
         try:
             self._stream = self._open()
+        except AccessError as error:
+            raise RecordingError(str(error)) from error
         except AnswerError as error:
             raise RecordingError(f"{error}. Is a daemon of the same version running there?") from error
 
@@ -220,7 +226,8 @@ class DaemonStream:
         return _Lost("", damaged=False)
 
     def _open(self) -> BinaryIO:
-        return cast("BinaryIO", http_client.stream(self.address, self._path, timeout_s=_TIMEOUT_S))
+        answer = http_client.stream(self.address, self._path, timeout_s=_TIMEOUT_S, credentials=self._credentials)
+        return cast("BinaryIO", answer)
 
     def _disconnect(self) -> None:
         stream, self._stream = self._stream, None

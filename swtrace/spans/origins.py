@@ -62,15 +62,27 @@ def _bounds(offset_ns: int) -> tuple[int, int, int]:
 def rank_resource(identity: RankIdentity) -> Resource:
     """Return the OpenTelemetry resource of the process that recorded a rank.
 
-    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` override everything known from the ring.
+    Its model and workload are the rank's own, whatever the environment of this process says about itself.
+    """
+    process = process_resource(
+        identity.version, f"{identity.run_id}/{identity.rank}", host=identity.host, pid=identity.pid
+    )
+    model = {"swtrace.model": identity.model} if identity.model else {}
+    return process.merge(Resource({**model, **identity.workload.attributes()}))
+
+
+def process_resource(version: str, instance: str, *, host: str, pid: int) -> Resource:
+    """Return the OpenTelemetry resource of a process of swtrace.
+
+    ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` override everything else.
     """
     known = Resource(
         {
             SERVICE_NAME: "swtrace",
-            "service.version": identity.version,
-            "service.instance.id": f"{identity.run_id}/{identity.rank}",
-            "host.name": identity.host,
-            "process.pid": identity.pid,
+            "service.version": version,
+            "service.instance.id": instance,
+            "host.name": host,
+            "process.pid": pid,
         }
     )
     return Resource.create().merge(known).merge(OTELResourceDetector().detect())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from swtrace import http_client
+from swtrace.credentials import Credentials
 from swtrace.errors import AnswerError, SwtraceError
 
 if TYPE_CHECKING:
@@ -85,19 +87,21 @@ class MetricsFacts:
 
 
 def read_metrics(url: str) -> MetricsFacts:
-    """Scrape a daemon.
+    """Scrape a daemon, with the credentials that ``SWTRACE_CA``, ``SWTRACE_USER`` and so on name.
 
     Args:
         url: The daemon's URL as printed at its start, with or without ``/metrics``.
 
     Raises:
         MetricsError: The daemon does not answer, or not with metrics.
+        SettingsError: The credentials cannot be used, or the URL contains a password.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
     address = http_client.url(url).removesuffix("/metrics")
+    credentials = Credentials.from_environment(os.environ)
     try:
-        text = http_client.get(address, "/metrics", timeout_s=_TIMEOUT_S)
+        text = http_client.get(address, "/metrics", timeout_s=_TIMEOUT_S, credentials=credentials)
     except AnswerError as error:
         raise MetricsError(str(error)) from None  # the message has the reason; a test needs no traceback of urllib
     try:

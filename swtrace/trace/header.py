@@ -12,12 +12,12 @@ from __future__ import annotations
 import fcntl
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from swtrace.errors import RingFormatError, RingFullError
 from swtrace.trace import schema
-from swtrace.trace.identity import RankIdentity, SeriesInfo, UntracedRank
+from swtrace.trace.identity import RankIdentity, SeriesInfo, UntracedRank, Workload
 
 MAX_LAYERS = 4096
 MAX_GROUP = 4096
@@ -117,8 +117,9 @@ def decode_header(data: bytes, size: int) -> RingHeader:
 
 
 def encode_identity(identity: RankIdentity) -> bytes:
-    """Return an identity as JSON that contains only printable text."""
-    return _encode(asdict(identity))
+    """Return an identity as JSON that contains only printable text, without its workload if it does not fit a ring."""
+    text = _encode(asdict(identity))
+    return text if len(text) <= schema.IDENTITY_BYTES else _encode(asdict(replace(identity, workload=Workload())))
 
 
 def decode_identity(text: bytes) -> RankIdentity:
@@ -128,6 +129,7 @@ def decode_identity(text: bytes) -> RankIdentity:
         RingFormatError: the text is damaged, or its values are out of range.
     """
     fields = _Fields(_decode(text))
+    workload = fields.object("workload")
     return RankIdentity(
         run_id=fields.text("run_id", empty=False),
         rank=fields.integer("rank", 0, (1 << 31) - 1),
@@ -138,6 +140,7 @@ def decode_identity(text: bytes) -> RankIdentity:
         model=fields.text("model"),
         version=fields.text("version"),
         clock_offset=fields.text("clock_offset", empty=False),
+        workload=Workload(**{name: workload.text(name, absent="") for name in asdict(Workload())}),
     )
 
 
@@ -249,8 +252,8 @@ class _Fields:
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
 
-    def text(self, name: str, *, empty: bool = True) -> str:
-        value = self._values.get(name)
+    def text(self, name: str, *, empty: bool = True, absent: str | None = None) -> str:
+        value = self._values.get(name, absent)
         if type(value) is not str or len(value) > MAX_TEXT or not value.isprintable() or not (value or empty):
             raise RingFormatError(f"damaged ring ({name} is not valid text)")
         return value
@@ -260,6 +263,12 @@ class _Fields:
         if type(value) is not int or not low <= value <= high:
             raise RingFormatError(f"damaged ring ({name} is not an integer from {low} to {high})")
         return value
+
+    def object(self, name: str) -> _Fields:
+        value = self._values.get(name, {})
+        if type(value) is not dict:
+            raise RingFormatError(f"damaged ring ({name} is not an object)")
+        return _Fields(value)
 
     def objects(self, name: str, length: int) -> tuple[_Fields, ...]:
         values = self._values.get(name, [])
@@ -277,8 +286,13 @@ class _Fields:
 
 
 def _encode(values: dict[str, Any]) -> bytes:
-    safe = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
-    return json.dumps(safe, separators=(",", ":")).encode("ascii")
+    return json.dumps(_printable(values), separators=(",", ":")).encode("ascii")
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _printable(each) for name, each in value.items()}
+    return printable(value) if isinstance(value, str) else value
 
 
 def _decode(text: bytes) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple, Self
+from urllib.parse import unquote
 
 
 class RankKey(NamedTuple):
@@ -11,6 +13,50 @@ class RankKey(NamedTuple):
 
     run_id: str
     rank: int
+
+
+_WORKLOAD_VARIABLES = {
+    "k8s_pod_name": "POD_NAME",
+    "k8s_namespace_name": "POD_NAMESPACE",
+    "k8s_node_name": "NODE_NAME",
+    "slurm_job_id": "SLURM_JOB_ID",
+    "slurm_job_name": "SLURM_JOB_NAME",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What Kubernetes or Slurm runs a rank as. Empty texts are unknown.
+
+    The fields are OpenTelemetry's resource attributes, with ``_`` for ``.``, and so are the labels of
+    ``swtrace_rank_info``.
+    """
+
+    k8s_pod_name: str = ""
+    k8s_namespace_name: str = ""
+    k8s_node_name: str = ""
+    k8s_job_name: str = ""
+    slurm_job_id: str = ""
+    slurm_job_name: str = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read the rank's environment: ``OTEL_RESOURCE_ATTRIBUTES``, else the variable of each field."""
+        pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
+        given = {name.strip(): unquote(text.strip()) for name, _, text in pairs}
+        found = {
+            each.name: given.get(_attribute(each.name)) or environ.get(_WORKLOAD_VARIABLES.get(each.name, ""), "")
+            for each in fields(cls)
+        }
+        return cls(**{name: text.strip() for name, text in found.items()})
+
+    def attributes(self) -> dict[str, str]:
+        """Return what is known as resource attributes."""
+        return {_attribute(name): text for name, text in asdict(self).items() if text}
+
+
+def _attribute(field: str) -> str:
+    return field.replace("_", ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +78,7 @@ class RankIdentity:
     clock_offset: str = "0"
     """What the rank's time namespace adds to CLOCK_MONOTONIC: ``0``, or seconds and nanoseconds; ``unknown`` if /proc
     does not show it."""
+    workload: Workload = Workload()
 
     @property
     def key(self) -> RankKey:

@@ -49,7 +49,7 @@ from swtrace.trace.directory import (
     ring_name,
 )
 from swtrace.trace.header import MAX_TEXT, RingHeader, encode_header, encode_series, file_bytes, printable
-from swtrace.trace.identity import RankIdentity, SeriesInfo
+from swtrace.trace.identity import RankIdentity, SeriesInfo, Workload
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import DEFAULT_RECORDS
 from swtrace.version import __version__
@@ -99,6 +99,7 @@ def identity_of_this_process(run_id: str, rank: int, model: str = "") -> RankIde
         model=model,
         version=__version__,
         clock_offset=clock_offset(),
+        workload=Workload.from_environment(os.environ),
     )
 
 

@@ -52,19 +52,24 @@ def run(tmp_path: Path) -> Iterator[RecordedRun]:
     run.close()
 
 
-def test_unusable_setting_is_a_usage_error(tmp_path: Path) -> None:
-    """An invalid setting of an enabled export is named, and ends the command with exit code 2."""
+@pytest.mark.parametrize(
+    ("signal", "name", "text"),
+    [("TRACES", "SWTRACE_TRACE_SAMPLE", "2"), ("METRICS", "OTEL_METRIC_EXPORT_INTERVAL", "1 min")],
+)
+def test_unusable_setting_is_a_usage_error(tmp_path: Path, signal: str, name: str, text: str) -> None:
+    """An invalid setting of an enabled export is named in one line, and ends the command with exit code 2."""
     command = [sys.executable, "-m", "swtrace", "daemon", "--dir", str(tmp_path), "--listen", "127.0.0.1:0"]
     failed = subprocess.run(
         command,
-        env=environment(OTEL_TRACES_EXPORTER="console", SWTRACE_TRACE_SAMPLE="2"),
+        env=environment(**{f"OTEL_{signal}_EXPORTER": "console", name: text}),
         capture_output=True,
         text=True,
         timeout=patience(),
         check=False,
     )
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert "SWTRACE_TRACE_SAMPLE" in failed.stderr
+    assert failed.stderr.startswith(f"swtrace: {name}='{text}': must be ")
+    assert failed.stderr.count("\n") == 1
 
 
 def test_stdout_is_the_url_and_console_spans_only(run: RecordedRun) -> None:

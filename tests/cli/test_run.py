@@ -156,6 +156,20 @@ def stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].startswith("T")
 
 
+def test_an_open_daemon_warns_here_too(start_swtrace: StartSwtrace) -> None:
+    """A daemon that ``run`` starts and that is open to other hosts is warned of before its URL."""
+    process = start_swtrace("run", "--listen", "0.0.0.0:0", "--", *PYTHON, TRAP)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "daemon at" in line:
+            break
+    assert "is open to other hosts, without TLS and passwords" in said[-2]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=patience())
+
+
 def test_the_command_outlives_its_daemon(start_swtrace: StartSwtrace) -> None:
     """Killing the daemon neither ends the command nor changes its status."""
     process = start_swtrace("run", "--", *PYTHON, TRAP)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,7 +15,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from swtrace.trace.identity import UntracedRank
+from swtrace.trace.identity import UntracedRank, Workload
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.daemon_threads import serving
@@ -221,6 +223,29 @@ def test_effective_prefetch_step_equals_the_configured_one(client: httpx.Client)
     families = scrape(client)
     for kind in ("configured", "effective"):
         assert value(families, "swtrace_prefetch_step", rank="1", kind=kind) == 1
+
+
+def test_a_rank_info_names_process_and_workload(tmp_path: Path) -> None:
+    """Each rank has one sample with its run, model, pid, pod and job; labels that it does not know are empty."""
+    for rank in range(2):
+        about = replace(identity("run-1", rank), workload=Workload(k8s_pod_name=f"vllm-{rank}", slurm_job_id="4711"))
+        Recorder.create(tmp_path, about).close()
+    with serving(tmp_path) as client:
+        samples = scrape(client)["swtrace_rank_info"].samples
+    known = [{name: text for name, text in sample.labels.items() if text} for sample in samples]
+    assert known == [
+        {
+            "rank": str(rank),
+            "run_id": "run-1",
+            "host": "host-a",
+            "model": "tiny",
+            "pid": str(os.getpid()),
+            "k8s_pod_name": f"vllm-{rank}",
+            "slurm_job_id": "4711",
+        }
+        for rank in range(2)
+    ]
+    assert {sample.value for sample in samples} == {1}
 
 
 def test_refusal_is_an_info_with_its_reason(client: httpx.Client) -> None:

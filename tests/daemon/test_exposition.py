@@ -21,7 +21,7 @@ from swtrace.daemon.exemplars import WaitExemplar
 from swtrace.daemon.exposition import Exposition, _Families, number_text
 from swtrace.daemon.observer import Observer
 from swtrace.daemon.snapshot import Health
-from swtrace.ledger.facts import Distribution, SeriesRankFacts
+from swtrace.ledger.facts import Distribution
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import SpanExport
 from swtrace.spans.traces import Sampling
@@ -122,8 +122,8 @@ NUMBERS: st.SearchStrategy[Any] = st.one_of(st.integers(-(2**70), 2**70), st.flo
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> SeriesRankFacts:
-    """Facts of a real rank, to be changed."""
+def series(tmp_path_factory: pytest.TempPathFactory) -> FactsRow:
+    """A row of a real rank, to be changed."""
     directory = tmp_path_factory.mktemp("rings")
     run = RecordedRun(directory)
     run.write(3)
@@ -131,7 +131,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> SeriesRankFacts:
         row = rows()[FactsRow][0]
     run.close()
     assert isinstance(row, FactsRow)
-    return row.facts
+    return row
 
 
 @st.composite
@@ -151,25 +151,26 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-EXEMPLARS = st.dictionaries(
-    st.integers(0, 3), st.builds(WaitExemplar, COUNTS, COUNTS, st.text("0123456789abcdef", max_size=32), COUNTS)
-)
+HEX = st.text("0123456789abcdef", max_size=32)
+EXEMPLARS = st.dictionaries(st.integers(0, 3), st.builds(WaitExemplar, COUNTS, COUNTS, HEX, COUNTS, HEX))
 LABELS = st.dictionaries(st.sampled_from(["rank", "series", "run_id"]), st.text(), max_size=3)
 
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_any_numbers_and_labels_are_the_same_text(facts: SeriesRankFacts, data: st.DataObject) -> None:
+def test_any_numbers_and_labels_are_the_same_text(series: FactsRow, data: st.DataObject) -> None:
     """Huge, tiny, negative and odd numbers, unknown keys and any text in labels, in three successive snapshots."""
     renderers = Renderers()
     labels = data.draw(LABELS)
     for _ in range(3):
-        changed = replace(
-            facts,
-            totals=replace(facts.totals, **data.draw(changes())),
+        facts = replace(
+            series.facts,
+            totals=replace(series.facts.totals, **data.draw(changes())),
             last_stall_ns=data.draw(st.none() | NUMBERS),
         )
-        row: MetricRow = FactsRow(labels, changed, data.draw(EXEMPLARS), data.draw(NUMBERS))
+        row: MetricRow = replace(
+            series, labels=labels, facts=facts, slowest=data.draw(EXEMPLARS), excess_share=data.draw(NUMBERS)
+        )
         renderers.check({FactsRow: [row]})
 
 

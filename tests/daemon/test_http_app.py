@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.types import Message
 
 from swtrace.daemon import http_app
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.observer import Observer
 from swtrace.observing import HostRings
@@ -78,7 +79,8 @@ def test_index_links_to_everything(client: httpx.Client) -> None:
 
 def test_only_the_formats_asked_for_last_are_kept() -> None:
     """Each format costs the memory of an exposition, so requests for ever new formats do not accumulate."""
-    handlers = _Handlers(Observer(HostRings(Path("nowhere")), NoSpans()))
+    observer = Observer(HostRings(Path("nowhere")), NoSpans())
+    handlers = _Handlers(observer, SnapshotCollector(observer.snapshot, observer.health))
     for version in range(9):
         content_type = f"application/openmetrics-text; version=1.0.{version}"
         kept = handlers._exposition(*choose_encoder(content_type))

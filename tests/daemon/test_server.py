@@ -17,6 +17,7 @@ from tests.support.daemon_command import daemon, environment
 from tests.support.patience import eventually, patience
 from tests.support.recorded_run import SPANS_PER_STEP, RecordedRun
 from tests.support.span_receiver import SpanReceiver
+from tests.support.web_files import WebFiles
 
 
 @pytest.fixture
@@ -109,3 +110,55 @@ def test_start_up_names_folder_ranks_address_and_version(run: RecordedRun) -> No
     assert about["ranks"] == {"alive": 1, "ended": 1}
     line = f"swtrace {__version__} watches {run.directory} (1 rank alive, 1 ended) and serves {about['url']}\n"
     assert (err, about["version"], about["pid"]) == (line, __version__, process.pid)
+
+
+def said_on(listen: str, directory: Path, *arguments: str) -> str:
+    """Return what a daemon says on stderr, after its start-up line, when it serves on an address."""
+    command = [sys.executable, "-m", "swtrace", "daemon", "--listen", listen, "--dir", str(directory), *arguments]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.terminate()
+    _out, err = process.communicate(timeout=patience())
+    return "\n".join(line for line in err.splitlines() if not line.startswith("swtrace "))
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", ":0", "[::]:0"])
+def test_a_daemon_that_is_open_to_other_hosts_says_so(tmp_path: Path, listen: str) -> None:
+    """Without a web configuration, one warning names the option that protects the daemon."""
+    said = said_on(listen, tmp_path)
+    assert "is open to other hosts, without TLS and passwords" in said
+    assert "--web-config" in said
+    assert "\n" not in said
+
+
+def test_a_daemon_on_loopback_is_quiet(tmp_path: Path) -> None:
+    """On loopback there is nothing to warn of."""
+    assert said_on("127.0.0.1:0", tmp_path) == ""
+
+
+def test_only_passwords_in_clear_are_warned_of(tmp_path: Path) -> None:
+    """A web configuration silences the warning, unless passwords would cross the network without TLS."""
+    web = WebFiles.make(tmp_path / "web")
+    assert said_on("0.0.0.0:0", tmp_path, "--web-config", str(web.config)) == ""
+    web.write(tls=False)
+    assert "takes passwords over the network without TLS" in said_on(
+        "0.0.0.0:0", tmp_path, "--web-config", str(web.config)
+    )
+
+
+def test_an_unusable_web_configuration_is_a_usage_error(tmp_path: Path) -> None:
+    """A daemon never serves on terms that it could not read: it ends with one line that names file and key."""
+    file = tmp_path / "web.yml"
+    file.write_text("basic_auth: {}", encoding="utf-8")
+    failed = subprocess.run(
+        [sys.executable, "-m", "swtrace", "daemon", "--listen", "127.0.0.1:0", "--dir", str(tmp_path)],
+        env=environment(SWTRACE_WEB_CONFIG=str(file)),
+        capture_output=True,
+        text=True,
+        timeout=patience(),
+        check=False,
+    )
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith(f"swtrace: {file}: 'basic_auth' is not supported")
+    assert len(failed.stderr.splitlines()) == 1

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.daemon_threads import serving
 from tests.support.deployment import read, run
 from tests.support.patience import eventually
 from tests.support.prometheus_process import FILES, Prometheus, prometheus
+from tests.support.web_files import WebFiles
 
 
 @pytest.mark.prometheus
@@ -45,6 +47,23 @@ def test_prometheus_starts_with_the_very_files_and_flags(tmp_path: Path) -> None
         assert len(server.rules()) == 22
         assert server.get("status/flags")["enable-feature"] == "exemplar-storage"
         eventually(lambda: _looked_up(server), "the targets")
+
+
+@pytest.mark.prometheus
+def test_prometheus_scrapes_a_protected_daemon_as_its_configuration_shows(tmp_path: Path) -> None:
+    """With the configuration's own lines for it, a scrape over TLS with a password succeeds; without them it fails."""
+    web = WebFiles.make(tmp_path / "web")
+    with serving(tmp_path / "rings", web=web) as client:
+        target = f"127.0.0.1:{client.base_url.port}"
+        with prometheus(tmp_path / "signed in", [target], scrape_s=1, web=web) as server:
+            eventually(lambda: _health(server) == "up", "a scrape")
+            assert server.query("swtrace_build_info")
+        with prometheus(tmp_path / "stranger", [target], scrape_s=1) as server:
+            eventually(lambda: _health(server) == "down", "a failed scrape")
+
+
+def _health(server: Prometheus) -> str:
+    return next((target["health"] for target in server.targets() if target["labels"]["job"] == "swtrace"), "unknown")
 
 
 def _looked_up(server: Prometheus) -> bool:

@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from swtrace.trace.identity import Workload
 from tests.support.deployment import DEPLOY, DOCKERFILE, image_settings, read, run, services
 
 MANIFESTS = DEPLOY / "kubernetes"
@@ -110,10 +111,20 @@ def test_kustomize_adds_the_sidecar_to_the_workloads_that_ask_for_it(tmp_path: P
         kubernetes_validate.validate(built[name], "1.33", strict=True)
         (vllm,) = pods[name]["spec"]["containers"]
         assert {mount["mountPath"] for mount in vllm["volumeMounts"]} == {"/run/swtrace", "/dev/shm"}
-        assert {entry["name"]: entry["value"] for entry in vllm["env"]} == {
-            "SWTRACE": "1",
-            "SWTRACE_DIR": "/run/swtrace",
-        }
+        settings = {entry["name"]: entry["value"] for entry in vllm["env"] if "value" in entry}
+        assert settings == {"SWTRACE": "1", "SWTRACE_DIR": "/run/swtrace"}
         assert pods[name]["metadata"]["labels"] == {"app": "llm", "swtrace/daemon": "true"}
     base = {made["kind"] for made in yaml.safe_load_all(run("kubectl", "kustomize", str(MANIFESTS)))}
     assert base == {"Namespace", "DaemonSet"}
+
+
+def test_a_rank_in_kubernetes_knows_its_pod() -> None:
+    """The downward API sets the variables of pod, namespace and node in the container that runs the ranks."""
+    (vllm,) = patched()["spec"]["template"]["spec"]["containers"]
+    paths = {each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"] for each in vllm["env"] if "valueFrom" in each}
+    assert paths == {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
+    assert Workload.from_environment(paths).attributes() == {
+        "k8s.pod.name": "metadata.name",
+        "k8s.namespace.name": "metadata.namespace",
+        "k8s.node.name": "spec.nodeName",
+    }

@@ -17,6 +17,7 @@ import yaml
 from tests.support.grafana_json import ROOT
 from tests.support.patience import eventually, patience
 from tests.support.span_receiver import free_port
+from tests.support.web_files import WebFiles
 
 COMPOSE = ROOT / "docker-compose.yml"
 FILES = ROOT / "dashboards" / "prometheus"
@@ -75,9 +76,17 @@ def compose_command(service: str) -> list[str]:
 
 @contextmanager
 def prometheus(
-    directory: Path, targets: Sequence[str], *, scrape_s: int | None = None, evaluate_s: int | None = None
+    directory: Path,
+    targets: Sequence[str],
+    *,
+    scrape_s: int | None = None,
+    evaluate_s: int | None = None,
+    web: WebFiles | None = None,
 ) -> Iterator[Prometheus]:
-    """Run Prometheus over a copy of its files in ``directory``, with only targets and intervals changed."""
+    """Run Prometheus over a copy of its files in ``directory``, with only targets and intervals changed.
+
+    With ``web``, the configuration's commented lines for protected daemons count, with its user and its files.
+    """
     binary = shutil.which("prometheus")
     assert binary is not None, "prometheus is missing: install it (Debian: apt-get install prometheus)"
     files = directory / "prometheus"
@@ -90,6 +99,13 @@ def prometheus(
         text = re.sub(r"scrape_(interval|timeout): \d+s", rf"scrape_\1: {scrape_s}s", text)
     if evaluate_s is not None:
         text = re.sub(r"evaluation_interval: \d+s", f"evaluation_interval: {evaluate_s}s", text)
+    if web is not None:
+        before, marker, protected = text.partition("    # Daemons with --web-config")
+        assert marker
+        text = before + marker + re.sub(r"^    # ", "    ", protected, flags=re.MULTILINE)
+        text = text.replace("username: prometheus", "username: alice")
+        shutil.copy(web.folder / "ca.pem", files / "swtrace-ca.pem")
+        shutil.copy(web.folder / "password", files / "swtrace-password")
     config.write_text(text, encoding="utf-8")
     moved = {
         "=/etc/prometheus/": f"={files}/",

@@ -1,4 +1,4 @@
-"""A receiver of spans for tests, with OTLP over HTTP in this process, and a real collector in front of it."""
+"""Receivers of OTLP over HTTP in the test's process, one for spans, and a real collector in front of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib.util
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,15 +37,15 @@ class ReceivedSpan:
     error: bool
 
 
-class SpanReceiver:
-    """Collects the spans of every OTLP/HTTP request, and the requests' headers."""
+class Receiver(ABC):
+    """Listens for OTLP/HTTP requests, and keeps their paths and headers."""
 
     def __init__(self, status: int = 200, location: str | None = None) -> None:
         """Listen on a free port; answer every request with ``status``, and redirect it to ``location``."""
-        self._status = status
+        self.status = status
         self._location = location
         self._lock = threading.Lock()
-        self._spans: list[ReceivedSpan] = []
+        self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -55,21 +56,15 @@ class SpanReceiver:
         """Return the base URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def spans(self) -> tuple[ReceivedSpan, ...]:
-        """Return what has arrived so far."""
-        with self._lock:
-            return tuple(self._spans)
-
-    def wait_for(self, count: int) -> tuple[ReceivedSpan, ...]:
-        """Return the spans once at least ``count`` have arrived."""
-        eventually(lambda: len(self.spans()) >= count, f"{count} spans")
-        return self.spans()
-
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    @abstractmethod
+    def take(self, body: bytes) -> None:
+        """Keep the content of a request."""
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self
@@ -80,9 +75,10 @@ class SpanReceiver:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 with receiver._lock:
+                    receiver.paths.append(self.path)
                     receiver.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    receiver._spans += _received(ExportTraceServiceRequest.FromString(body))
-                self.send_response(receiver._status)
+                    receiver.take(body)
+                self.send_response(receiver.status)
                 if receiver._location is not None:
                     self.send_header("Location", receiver._location)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -95,9 +91,32 @@ class SpanReceiver:
         return Handler
 
 
+class SpanReceiver(Receiver):
+    """Collects the spans of every request."""
+
+    def __init__(self, status: int = 200, location: str | None = None) -> None:
+        """Listen as a :class:`Receiver`."""
+        self._spans: list[ReceivedSpan] = []
+        super().__init__(status, location)
+
+    def take(self, body: bytes) -> None:
+        """Keep the spans of a request."""
+        self._spans += _received(ExportTraceServiceRequest.FromString(body))
+
+    def spans(self) -> tuple[ReceivedSpan, ...]:
+        """Return what has arrived so far."""
+        with self._lock:
+            return tuple(self._spans)
+
+    def wait_for(self, count: int) -> tuple[ReceivedSpan, ...]:
+        """Return the spans once at least ``count`` have arrived."""
+        eventually(lambda: len(self.spans()) >= count, f"{count} spans")
+        return self.spans()
+
+
 def _received(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan]:
     for resource_spans in request.resource_spans:
-        resource = _attributes(resource_spans.resource.attributes)
+        resource = attributes_of(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
             for span in scope_spans.spans:
                 yield _span(span, resource)
@@ -111,14 +130,15 @@ def _span(span: Span, resource: dict[str, object]) -> ReceivedSpan:
         parent_span_id=span.parent_span_id,
         start_ns=span.start_time_unix_nano,
         end_ns=span.end_time_unix_nano,
-        attributes=_attributes(span.attributes),
+        attributes=attributes_of(span.attributes),
         resource=resource,
         links=tuple(link.span_id for link in span.links),
         error=span.status.code == 2,
     )
 
 
-def _attributes(pairs: list[KeyValue]) -> dict[str, object]:
+def attributes_of(pairs: Iterable[KeyValue]) -> dict[str, object]:
+    """Return OTLP's attributes as a dict."""
     return {pair.key: getattr(pair.value, str(pair.value.WhichOneof("value"))) for pair in pairs}
 
 
@@ -130,7 +150,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def collector(directory: Path, receiver: SpanReceiver) -> Iterator[tuple[str, str]]:
+def collector(directory: Path, receiver: Receiver) -> Iterator[tuple[str, str]]:
     """Run a real OpenTelemetry collector that forwards to ``receiver``. Yield its gRPC and HTTP endpoints."""
     package = importlib.util.find_spec("rotel")
     assert package is not None, "the collector is missing: install the test dependencies (rotel)"

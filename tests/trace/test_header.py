@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from swtrace.errors import RingFormatError
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.header import decode_identity, encode_identity
-from swtrace.trace.identity import UntracedRank
-from swtrace.trace.recorder import Recorder
+from swtrace.trace.identity import RankIdentity, UntracedRank, Workload
+from swtrace.trace.recorder import Recorder, identity_of_this_process
 from swtrace.trace.ring_reader import RingReader
 from tests.support.writer_process import identity, series_info
 
@@ -66,3 +68,59 @@ def test_the_ring_carries_the_clock() -> None:
     decoded = decode_identity(encode_identity(shifted))
     assert decoded == shifted
     assert decoded.clock != identity().clock
+
+
+@pytest.mark.parametrize(
+    ("environ", "workload"),
+    [
+        ({}, Workload()),
+        (
+            {"POD_NAME": "vllm-0", "POD_NAMESPACE": "inference", "NODE_NAME": "gpu-a"},
+            Workload(k8s_pod_name="vllm-0", k8s_namespace_name="inference", k8s_node_name="gpu-a"),
+        ),
+        (
+            {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": " nightly "},
+            Workload(slurm_job_id="4711", slurm_job_name="nightly"),
+        ),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "a=b, k8s.pod.name = x%2Cy,k8s.job.name=j,broken", "POD_NAME": "vllm-0"},
+            Workload(k8s_pod_name="x,y", k8s_job_name="j"),
+        ),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=", "POD_NAME": "vllm-0"}, Workload(k8s_pod_name="vllm-0")),
+    ],
+)
+def test_the_workload_is_read_from_the_ranks_environment(
+    environ: dict[str, str], workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ring says which pod, node and job wrote it, as OTEL_RESOURCE_ATTRIBUTES, Kubernetes or Slurm name them."""
+    for name in ("POD_NAME", "POD_NAMESPACE", "NODE_NAME", "SLURM_JOB_ID", "SLURM_JOB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+    recorder = Recorder.create(tmp_path, identity_of_this_process("run", 0), records=64)
+    with RingReader.open(recorder.path) as reader:
+        assert reader.identity.workload == workload
+    recorder.close()
+
+
+def test_a_workload_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    """A rank with names that are too long for its ring is traced without them, and odd characters are replaced."""
+    long = replace(identity(), workload=Workload(k8s_pod_name="p" * 9999, slurm_job_name="j" * 2047, k8s_job_name="k"))
+    recorder = Recorder.create(tmp_path, long, records=64)
+    with RingReader.open(recorder.path) as reader:
+        assert reader.identity == replace(long, workload=Workload())
+    recorder.close()
+    odd = replace(identity(), workload=Workload(slurm_job_name="a\x1b[2Jb"))
+    assert decode_identity(encode_identity(odd)).workload.slurm_job_name == "a?[2Jb"
+
+
+def test_an_identity_without_a_workload_is_read() -> None:
+    """Rings and recordings from before the workload was recorded are readable; one that is no object is damaged."""
+    text = json.loads(encode_identity(identity()))
+    del text["workload"]
+    assert decode_identity(json.dumps(text).encode()) == RankIdentity(**text)
+    workloads: tuple[object, ...] = ([], "pod", {"k8s_pod_name": 7})
+    for damaged in workloads:
+        with pytest.raises(RingFormatError):
+            decode_identity(json.dumps({**text, "workload": damaged}).encode())

@@ -18,6 +18,7 @@ import sys
 
 import swtrace
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
+from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.errors import SettingsError
 from swtrace.settings import OTHER_VARIABLES, VARIABLES, Settings, unknown_variables
 from swtrace.spans.environment import SpanSettings
@@ -46,10 +47,11 @@ def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
         found = Settings.from_environment()
     except SettingsError as error:
         problems.append(str(error))
-    try:
-        SpanSettings.from_environment(os.environ)
-    except SettingsError as error:
-        problems.append(str(error))
+    for exported in (SpanSettings, MetricSettings):
+        try:
+            exported.from_environment(os.environ)
+        except SettingsError as error:
+            problems.append(str(error))
     diagnoses = [Diagnosis("settings", State.BROKEN, problem, "correct or unset it") for problem in problems]
     diagnoses += [
         Diagnosis("settings", State.DOUBTFUL, sentence, "correct or unset it") for sentence in unknown_variables()

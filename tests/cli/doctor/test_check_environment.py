@@ -15,6 +15,13 @@ def test_an_unusable_setting_is_broken(doctor: Doctor) -> None:
     assert "SWTRACE_PREFETCH_STEP='soon'" in finding["detail"]
 
 
+@pytest.mark.parametrize("name", ["OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"])
+def test_an_unusable_setting_of_an_export_is_broken(doctor: Doctor, name: str) -> None:
+    """A setting that would stop the daemon is found before the daemon is started."""
+    finding = doctor(broken=True, **{name: "zipkin"})["settings"]
+    assert f"{name}='zipkin'" in finding["detail"]
+
+
 def test_sharing_without_tracing_is_told(doctor: Doctor) -> None:
     """With SWTRACE_TRACE=0 the doctor says why there will be no ring."""
     finding = doctor(SWTRACE_TRACE="0")["tracing"]

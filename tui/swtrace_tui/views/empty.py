@@ -35,8 +35,8 @@ def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
             ("title", "No answer yet."),
             *problems,
             ("", ""),
-            ("text", f"{retrying}On the host of the ranks, start a daemon:"),
-            ("command", "swtrace daemon --listen 0.0.0.0:9465"),
+            ("text", f"{retrying}If the host of the ranks has no daemon, start one:"),
+            ("command", "swtrace daemon --listen 0.0.0.0:9465 --web-config FILE"),
             ("text", "Or watch the rings of this host, without a daemon:"),
             ("command", "swtrace top"),
         ]
