@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from swtrace.daemon import access
+from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import DOCUMENTS, make_app
 from swtrace.daemon.observer import Observer
 from swtrace.observing import HostRings
@@ -26,9 +27,10 @@ from tests.support.recorded_run import RecordedRun
 from tests.support.web_files import PASSWORD, WebFiles, hashed
 
 ALICE = ("alice", PASSWORD)
+UNREAD = Observer(HostRings(Path("nowhere")), NoSpans())
 ROUTES = [
     route.path  # type: ignore[attr-defined]  # all routes have paths
-    for route in make_app(Observer(HostRings(Path("nowhere")), NoSpans())).routes
+    for route in make_app(UNREAD, SnapshotCollector(UNREAD.snapshot, UNREAD.health)).routes
 ]
 PATHS = sorted({*ROUTES, *(f"/api/v1/{name}" for name in DOCUMENTS), "/nothing", "/api/v1/nothing", "/../etc/passwd"})
 
