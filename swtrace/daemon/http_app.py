@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
+import logging
 import re
 import threading
 from typing import TYPE_CHECKING
@@ -25,14 +27,17 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from swtrace.daemon.collector import SnapshotCollector
     from swtrace.daemon.observer import Observer
     from swtrace.daemon.snapshot import Snapshot
 
+_log = logging.getLogger(__name__)
 _REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
 
+STALLED_S = 600.0
+"""How long a client of the stream may take nothing. A suspended recorder has lost records long before."""
 KEPT_EXPOSITIONS = 2
 """How many formats keep their rendered lines."""
 
@@ -110,7 +115,7 @@ class _Handlers:
         observer = self._observer
         wanted = StreamQuery.parse(request.query_params)
         frames = stream(observer.directory, wanted, lambda: observer.streaming)
-        return StreamingResponse(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
+        return _Stream(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
 
     def document(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -127,6 +132,20 @@ class _Handlers:
         query.check(snapshot)
         _about, make = DOCUMENTS[name]
         return _json({**api.moment(snapshot), **make(snapshot, query)})
+
+
+class _Stream(StreamingResponse):
+    """A stream that ends once its client has taken nothing for long. It would keep open every ring that is removed."""
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(STALLED_S):
+                await send(message)
+
+        try:
+            await super().stream_response(send_in_time)
+        except TimeoutError:
+            _log.warning("a client of /api/v1/recording took nothing for %.0f s, so its stream ends", STALLED_S)
 
 
 class _Refusals:

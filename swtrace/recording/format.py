@@ -241,7 +241,7 @@ def unpack_about(raw: bytes) -> About:
             version=str(values["version"]),
             records_before=int(values["records_before"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # OverflowError: Infinity is JSON to Python
         raise RecordingFormatError(f"damaged first frame ({error})") from error
 
 

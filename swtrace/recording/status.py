@@ -52,7 +52,7 @@ def unpack_status(raw: bytes, ranks: Mapping[int, RankKey]) -> RingsSeen:
             {str(path): str(text) for path, text in document["problems"].items()},
             caught_up=bool(document["caught_up"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RecordingFormatError(f"damaged status frame ({error})") from error
 
 

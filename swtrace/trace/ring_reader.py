@@ -325,17 +325,15 @@ class RingReader(Closing):
         room, looked = limit, False
         while room > 0:
             if self.at_end:
-                if looked and not self._dead:
+                if (looked and not self._dead) or not self._advance_head():
                     break
                 looked = True
-            before = self._next
-            batch = self._take(room)
-            if batch is None:
-                break
+            self._forget_lapped(self._head)
+            count = min(room, _CHUNK, self._head - self._next + 1, self._capacity - (self._next & self._mask))
+            batch = self._collect(self._next, count)
             if len(batch):
                 parts.append(batch)
-            # A jump over lapped records uses up room for one, so the loop ends even if the writer keeps lapping us.
-            room -= max(1, min(self._next - before, _CHUNK))
+            room -= count
         if not parts:
             return records.empty()
         read = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -426,19 +424,8 @@ class RingReader(Closing):
         steps = np.flatnonzero((kinds == _STEP) & (scratch[:, _SEQUENCE] == expected))
         return first + int(steps[0]) + 1 if len(steps) else first
 
-    def _take(self, room: int) -> Records | None:
-        """Return records of one run of slots: empty if all in it were lost, None if none is committed."""
-        first = self._next
-        if self.at_end:
-            if not self._advance_head():
-                return None
-            if self._next != first:
-                return records.empty()
-        count = min(room, _CHUNK, self._head - first + 1, self._capacity - (first & self._mask))
-        return self._collect(first, np.arange(first, first + count, dtype=records.WORDS))
-
     def _advance_head(self) -> bool:
-        """Find the newest record and skip what was overwritten. Return whether there are records to read."""
+        """Find the newest record. Return whether there are records to read."""
         head = self._find_head()
         if head < self._next:
             self._idle += 1
@@ -449,7 +436,6 @@ class RingReader(Closing):
             head = self._search_all()
             if head < self._next:
                 return False
-        self._forget_lapped(head)
         return True
 
     def _forget_lapped(self, head: int) -> None:
@@ -461,9 +447,9 @@ class RingReader(Closing):
             self._lapped += oldest - self._next - history
             self._next = oldest
 
-    def _collect(self, first: int, expected: _Words) -> Records:
-        """Copy committed records. Keep those that did not change meanwhile, and account for each of the others."""
-        count = len(expected)
+    def _collect(self, first: int, count: int) -> Records:
+        """Copy committed records of one run of slots. Keep the unchanged ones, and account for each of the others."""
+        expected = np.arange(first, first + count, dtype=records.WORDS)
         data: _Words = np.empty((count, schema.RECORD_WORDS), records.WORDS)
         for attempt in range(_RETRIES):
             self._read_slots(first, data)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.exposition import choose_encoder
+from starlette.types import Message
 
+from swtrace.daemon import http_app
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.observer import Observer
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans
 from tests.support.daemon_threads import serving
+from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun
 
 
@@ -81,3 +86,30 @@ def test_only_the_formats_asked_for_last_are_kept() -> None:
         kept = handlers._exposition(*choose_encoder(content_type))
         assert handlers._exposition(*choose_encoder(content_type)) is kept
     assert len(handlers._expositions) == KEPT_EXPOSITIONS
+
+
+def test_a_stream_whose_client_takes_nothing_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that stops reading does not keep its stream, and with it the rings of the folder, open for ever."""
+    monkeypatch.setattr(http_app, "STALLED_S", 0.05)
+    closed = []
+
+    def frames() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"frame"
+        finally:
+            closed.append(True)
+
+    async def take_one_frame(message: Message) -> None:
+        if message.get("body"):
+            await asyncio.Event().wait()
+
+    async def respond() -> None:
+        async with asyncio.timeout(patience()):
+            await http_app._Stream(frames()).stream_response(take_one_frame)
+
+    asyncio.run(respond())
+    assert closed
+    assert "took nothing for 0 s, so its stream ends" in caplog.text

@@ -36,11 +36,16 @@ class DaemonCommand:
     client: httpx.Client
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of all samples of this name with at least these labels."""
-        wanted = [f'{label}="{text}"' for label, text in labels.items()]
+        """Return the sum of all samples of this name with at least these labels. An empty label is an absent one."""
+        wanted = [f'{label}="{text}"' for label, text in labels.items() if text]
+        absent = [f'{label}="' for label, text in labels.items() if not text]
         lines = self.client.get("/metrics").text.splitlines()
         samples = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
-        return sum(float(line.rpartition(" ")[2]) for line in samples if all(label in line for label in wanted))
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in samples
+            if all(label in line for label in wanted) and not any(label in line for label in absent)
+        )
 
     def end(self, number: int = signal.SIGTERM) -> str:
         """Send the signal, wait for the daemon to end, and return its stderr after the start-up line."""

@@ -81,6 +81,7 @@ class RecordedRun:
     """Per rank."""
     recorders: list[Recorder] = field(default_factory=list)
     series: list[SeriesRecorder] = field(default_factory=list)
+    infos: list[SeriesInfo] = field(default_factory=list)
     links: tuple[RequestLink, ...] = ()
     """Traced requests in the batch of every step that is written from now on."""
 
@@ -90,7 +91,8 @@ class RecordedRun:
             self.base_ns = 0
         for rank in range(self.ranks):
             self.recorders.append(Recorder.create(self.directory, identity(self.run_id, rank), records=self.records))
-            self.series.append(self.recorders[-1].add_series(self.info(rank)))
+            self.infos.append(series_info(rank, self.ranks, clock=self.clock.name.lower()))
+            self.series.append(self.recorders[-1].add_series(self.infos[-1]))
 
     @property
     def step_ns(self) -> int:
@@ -99,7 +101,7 @@ class RecordedRun:
 
     def info(self, rank: int) -> SeriesInfo:
         """Return the series as described by a rank."""
-        return series_info(rank, self.ranks, clock=self.clock.name.lower())
+        return self.infos[rank]
 
     def begin_ns(self, step: int) -> int:
         """Return when a step begins on every rank."""

@@ -22,6 +22,7 @@ from swtrace.trace.recorder import Recorder
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.ring_reader import RingReader, RingStatistics
 from swtrace.trace.tail import Tail
+from tests.support.reading import read_in_every_way
 from tests.support.writer_process import check, identity, series_info, write
 
 CAPACITY = 64
@@ -41,34 +42,6 @@ def _ring(directory: Path, *, checked: bool = False, count: int = 100) -> Path:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, bytes]:
     """Bytes of an intact ring, without and with check words."""
     return {checked: _ring(tmp_path_factory.mktemp("sound"), checked=checked).read_bytes() for checked in (False, True)}
-
-
-def _use(path: Path) -> RingReader | None:
-    """Use every operation of a reader on a file, and fail if one violates its contract."""
-    try:
-        reader = RingReader.open(path)
-    except RingFormatError as error:
-        assert str(path) in str(error)  # noqa: PT017 - both outcomes are right
-        return None
-    with reader:
-        for index, info in enumerate(reader.series()):
-            assert len(info.group_ranks) * info.num_layers <= 1 << 20
-            assert len(reader.windows(index)) <= schema.WINDOW_SLOTS
-        assert reader.windows(99) == ()
-        reader.anchor()
-        reader.closed()
-        assert not reader.alive()
-        for _ in range(4 * CAPACITY):
-            before = reader.statistics()
-            assert before.written == before.delivered + before.lapped + before.damaged + before.pending
-            batch = reader.read(16)
-            assert len(batch) <= 16
-            after = reader.statistics()
-            assert after.written == after.delivered + after.lapped + after.damaged + after.pending
-            if after == before and not len(batch):
-                break
-        assert reader.read(0).size == 0
-    return reader
 
 
 # Where in the file things are that decide something, so that random damage finds them.
@@ -93,7 +66,7 @@ def test_damage_anywhere_is_refused_or_read_with_an_exact_account(
         data[offset : offset + len(garbage)] = garbage
     path = tmp_path / "ring-fuzz-0-00.swt"
     path.write_bytes(data)
-    _use(path)
+    read_in_every_way(path)
     dead_ranks(tmp_path, "run")
 
 
@@ -128,7 +101,7 @@ def test_a_series_entry_of_any_values_ends_the_list_or_is_in_range(
     _put_series(data, json.dumps(values).encode())
     path = tmp_path / "ring-fuzz-0-02.swt"
     path.write_bytes(data)
-    reader = _use(path)
+    reader = read_in_every_way(path)
     assert reader is not None
     assert reader.series_damaged + len(reader._series) == 1
 
@@ -258,11 +231,22 @@ def test_claimed_sequence_numbers_cost_no_memory(tmp_path: Path) -> None:
     data.tofile(path)
     tracemalloc.start()
     try:
-        assert _use(path) is not None
+        assert read_in_every_way(path) is not None
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 4 << 20
+
+
+def test_a_new_reader_does_not_step_through_what_was_overwritten_long_ago(tmp_path: Path) -> None:
+    """The first read of a ring delivers what the ring holds, however many records its writer has overwritten."""
+    path = _ring(tmp_path, count=CAPACITY)
+    data = np.fromfile(path, "<u8")
+    data[schema.HEADER_BYTES // 8 + 7 :: 8] += np.uint64(1 << 40)
+    data.tofile(path)
+    with RingReader.open(path) as reader:
+        assert reader.read(2 * CAPACITY)["sequence"].tolist() == [*range((1 << 40) + 1, (1 << 40) + CAPACITY + 1)]
+        assert reader.statistics() == RingStatistics((1 << 40) + CAPACITY, CAPACITY, 1 << 40, 0, 0)
 
 
 def test_what_is_not_a_plain_file_is_refused_without_blocking(tmp_path: Path) -> None:
