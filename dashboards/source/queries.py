@@ -165,7 +165,7 @@ _BUILD = now(of_host("swtrace_build_info"))  # also of daemons that push, which 
 DAEMONS_UP = f"count({_BUILD}) or vector(0)"
 DAEMONS_DOWN = f"count({_UP} == 0) or 0 * count({_UP} or {_BUILD})"
 DAEMONS = f"{_BUILD} or {_UP} == 0"
-_LOST = of_rank("swtrace_ring_lost_records_total", 'reason!="before_start"')
+_LOST = of_rank("swtrace_ring_lost_records_total")
 RECORDS = total(of_rank("swtrace_ring_records_total"), BY_RANK)
 RECORDS_LOST = total(_LOST, f"{BY_RANK}, reason")
 RECORDS_LOST_IN_RANGE = f"sum(increase({_LOST}[$__range]))"

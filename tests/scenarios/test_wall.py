@@ -368,7 +368,7 @@ def test_every_alert_finds_its_trouble(wall: Wall) -> None:
         assert "<no value>" not in summary
         assert "<error" not in summary
     text = "\n".join(summaries)
-    assert re.search(r"Series odd\.stalling: rank 0 on \S+ stands still for its weights 12\.5% of its step time", text)
+    assert re.search(r"Series odd\.stalling: rank 0 on \S+ stalls for 12\.5% of its step time", text)
     assert "does not share odd.refused: different shapes" in text
     assert "the effective prefetch step is 1, not 2 as configured" in text
 
