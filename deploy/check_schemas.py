@@ -37,16 +37,17 @@ PANELS = {
 """Kinds of panels, and the names of their files in Grafana's schema."""
 
 TYPES = """
-import type { Dashboard, DataQuery } from "@grafana/schema";
+import type { AnnotationQuery, Dashboard, DataQuery } from "@grafana/schema";
 %(imports)s
 // JSON has an enumeration's values, not its names.
 type Json<T> = T extends string ? `${T}` : T extends number | boolean | null | undefined ? T
   : T extends (infer U)[] ? Json<U>[] : T extends object ? { [K in keyof T]?: Json<T[K]> } : T;
-// The schema package has no type for a query to Prometheus.
+// The schema package has no types for a query to Prometheus and for what its annotations add.
 type Query = DataQuery & {
   expr: string; format: "time_series" | "table" | "heatmap"; legendFormat: string;
   instant: boolean; range: boolean; exemplar?: boolean;
 };
+type Mark = AnnotationQuery & { expr: string; step: string; titleFormat: string; textFormat: string };
 type Options = { %(options)s };
 type Custom = { %(custom)s };
 """
@@ -115,10 +116,12 @@ def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) ->
         }
     ]
     for number, dashboard in enumerate(dashboards):
-        lines.append(f"export const d{number} = {json.dumps(dashboard)} satisfies Json<Dashboard>;")
-        for panel in dashboard["panels"]:
-            if panel["type"] == "row":
-                continue
+        marks = {"list": dashboard["annotations"]["list"]}
+        lines.append(
+            f"export const d{number} = {json.dumps(dashboard | {'annotations': {}})} satisfies Json<Dashboard>;"
+        )
+        lines.append(f"export const d{number}a = {json.dumps(marks)} satisfies Json<{{ list: Mark[] }}>;")
+        for panel in _panels(dashboard):
             name, kind = f"d{number}p{panel['id']}", json.dumps(panel["type"])
             custom = panel["fieldConfig"]["defaults"].get("custom", {})
             lines += [
@@ -132,6 +135,12 @@ def _typescript(folder: Path, dashboards: list[Json], *, quiet: bool = False) ->
     (folder / "check.ts").write_text("\n".join(lines), encoding="utf-8")
     options = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"]
     return _run(["npx", "tsc", *options, "check.ts"], folder, quiet=quiet)
+
+
+def _panels(dashboard: Json) -> list[Json]:
+    """Return the panels, also of collapsed rows, without the rows."""
+    nested = [panel for row in dashboard["panels"] for panel in row.get("panels", ())]
+    return [panel for panel in (*dashboard["panels"], *nested) if panel["type"] != "row"]
 
 
 def _custom(name: str) -> str:
@@ -159,7 +168,14 @@ def _wrong() -> list[tuple[str, Json]]:
         ("a title that is a number", changed("title", 1)),
         ("a width that is text", changed("gridPos.w", "12")),
         ("an unknown format of a query", changed("targets.0.format", "curve")),
+        ("an annotation whose colour is a number", _wrong_annotation(dashboard)),
     ]
+
+
+def _wrong_annotation(dashboard: Json) -> Json:
+    document = copy.deepcopy(dashboard)
+    document["annotations"]["list"][0]["iconColor"] = 1
+    return document
 
 
 def _operator(folder: Path, document: Json, *, quiet: bool = False) -> bool:

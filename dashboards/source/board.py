@@ -12,6 +12,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.common import DataSourceRef
 
+from dashboards.source import queries
+
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
 COLUMNS = 24
 TAG = "swtrace"
@@ -27,16 +29,21 @@ Panel = bargauge.Panel | heatmap.Panel | stat.Panel | statetimeline.Panel | tabl
 class Row:
     """A titled row: panels side by side, whose widths add up to 24 columns."""
 
-    def __init__(self, title: str, height: int, widths: Sequence[int], *panels: Panel) -> None:
+    def __init__(self, title: str, height: int, widths: Sequence[int], *panels: Panel, collapsed: bool = False) -> None:
         if sum(widths) != COLUMNS:
             raise ValueError(f"the panels of row {title!r} must add up to {COLUMNS} columns, not {sum(widths)}")
         self.title = title
         self.height = height
         self.panels = tuple(zip(widths, panels, strict=True))
+        self.collapsed = collapsed
+        """Whether the row is closed at first. Grafana asks for its data only once it is opened."""
 
 
-def board(uid: str, title: str, description: str, *rows: Row) -> models.Dashboard:
-    """Return a dashboard: rows below each other, panels numbered in reading order."""
+def board(uid: str, title: str, description: str, *rows: Row, one_rank: bool = False) -> models.Dashboard:
+    """Return a dashboard: rows below each other, panels numbered in reading order.
+
+    With ``one_rank``, it shows one rank of one host at first, instead of all.
+    """
     made = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -48,21 +55,30 @@ def board(uid: str, title: str, description: str, *rows: Row) -> models.Dashboar
         .timezone("browser")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
     )
-    for variable in _variables():
+    for variable in _variables(one_rank=one_rank):
         made = made.with_variable(variable)
+    for annotation in _annotations():
+        made = made.annotation(annotation)
     for link in _links():
         made = made.link(link)
     top, number = 0, 0
     for row in rows:
         number += 1
-        made = made.with_row(dashboard.Row(row.title).id(number).grid_pos(models.GridPos(h=1, w=COLUMNS, x=0, y=top)))
+        heading = dashboard.Row(row.title).id(number).grid_pos(models.GridPos(h=1, w=COLUMNS, x=0, y=top))
         top += 1
-        left = 0
+        left, placed = 0, []
         for width, panel in row.panels:
             number += 1
-            made = made.with_panel(panel.id(number).grid_pos(models.GridPos(h=row.height, w=width, x=left, y=top)))
+            placed.append(panel.id(number).grid_pos(models.GridPos(h=row.height, w=width, x=left, y=top)))
             left += width
-        top += row.height
+        if row.collapsed:
+            for panel in placed:
+                heading = heading.with_panel(panel)
+        else:
+            top += row.height
+        made = made.with_row(heading)
+        for panel in placed if not row.collapsed else ():
+            made = made.with_panel(panel)
     return made.build()
 
 
@@ -76,7 +92,9 @@ def to_json(made: models.Dashboard) -> str:
     for variable in document["templating"]["list"]:
         for name in _NO_VARIABLE:
             variable.pop(name, None)
-    for panel in document["panels"]:
+    for annotation in document["annotations"]["list"]:
+        annotation.pop("placement", None)
+    for panel in (inner for outer in document["panels"] for inner in (outer, *outer.get("panels", ()))):
         defaults = panel.get("fieldConfig", {}).get("defaults", {})
         panel.get("options", {}).pop("footer", None)
         if "links" in defaults:
@@ -135,34 +153,61 @@ def _links() -> tuple[dashboard.DashboardLink, ...]:
     )
 
 
-def _variables() -> tuple[Builder[models.VariableModel], ...]:
+def _annotations() -> tuple[dashboard.AnnotationQuery, ...]:
+    def events(name: str, color: str, expr: str, title: str, text: str) -> dashboard.AnnotationQuery:
+        return (
+            dashboard.AnnotationQuery()
+            .name(name)
+            .datasource(PROMETHEUS)
+            .enable(True)  # noqa: FBT003 (the SDK's)
+            .icon_color(color)
+            .expr(expr)
+            .step(queries.EVENT_STEP)
+            .title_format(title)
+            .text_format(text)
+        )
+
     return (
-        dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
-        dashboard.DatasourceVariable("traces").label("Traces").type("tempo"),
-        _values("job", "Job", "label_values(swtrace_build_info, job)"),
-        _values("host", "Host", 'label_values(swtrace_build_info{job=~"$job"}, instance)'),
-        _values("series", "Series", 'label_values(swtrace_series_info{job=~"$job", instance=~"$host"}, series)'),
-        _values(
-            "rank",
-            "Rank",
-            'label_values(swtrace_rank_up{job=~"$job", instance=~"$host"}, rank)',
-            models.VariableSort.NUMERICAL_ASC,
+        events("Runs started", "blue", queries.RUNS_STARTED, "Run {{run_id}} started", "on {{instance}}"),
+        events("Daemons restarted", "purple", queries.DAEMONS_RESTARTED, "Daemon restarted", "on {{instance}}"),
+        events(
+            "Alerts firing",
+            "red",
+            queries.FIRING,
+            "{{alertname}}",
+            "{{severity}}: rank {{rank}} {{series}} {{instance}} {{run_id}}",
         ),
     )
 
 
-def _values(
-    name: str, label: str, query: str, sort: models.VariableSort = models.VariableSort.ALPHABETICAL_ASC
-) -> dashboard.QueryVariable:
+def _variables(*, one_rank: bool) -> tuple[Builder[models.VariableModel], ...]:
+    scope = 'job=~"$job", instance=~"$host"'
+    jobs, hosts = queries.targets(), queries.targets('job=~"$job"')
     return (
+        dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
+        dashboard.DatasourceVariable("traces").label("Traces").type("tempo"),
+        # "All" is the list of these two's values: other targets of the same Prometheus are no daemons.
+        _values("job", "Job", f"query_result(group by (job) ({jobs}))").regex('/job="([^"]*)"/'),
+        _values("host", "Host", f"query_result(group by (instance) ({hosts}))", every=not one_rank).regex(
+            '/instance="([^"]*)"/'
+        ),
+        _values("series", "Series", f"label_values(swtrace_series_info{{{scope}}}, series)").all_value(_ALL),
+        _values("rank", "Rank", f"label_values(swtrace_rank_up{{{scope}}}, rank)", every=not one_rank)
+        .sort(models.VariableSort.NUMERICAL_ASC)
+        .all_value(_ALL),
+    )
+
+
+def _values(name: str, label: str, query: str, *, every: bool = True) -> dashboard.QueryVariable:
+    """Return a variable with the values that a query finds: at first all of them, or the first one."""
+    variable = (
         dashboard.QueryVariable(name)
         .label(label)
         .datasource(PROMETHEUS)
         .query(query)
         .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(sort)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
         .multi(True)  # noqa: FBT003 (the SDK's)
-        .include_all(True)  # noqa: FBT003 (the SDK's)
-        .all_value(_ALL)
-        .current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
+        .include_all(every)
     )
+    return variable.current(models.VariableOption(selected=True, text=["All"], value=["$__all"])) if every else variable

@@ -18,26 +18,34 @@ def fleet() -> Dashboard:
         Row(
             "At a glance",
             4,
-            (4,) * 6,
+            (3,) * 8,
+            *panels.daemons(),
+            panels.number(
+                "Ranks up",
+                "Ranks whose process is alive, as of the last scrape. The Health dashboard shows a rank that ended for "
+                "five more minutes.",
+                Ask(queries.RANKS_UP),
+            ),
+            panels.alerts_firing(),
             panels.number(
                 "Stall ratio, worst rank",
-                "Share of step time in which the rank waited for weights. Good: below 5 %, where broadcasts "
-                "are hidden. Above 30 %, sharing costs more time than it is worth.",
+                "Share of step time in which the rank waited for weights, in the last two minutes. Good: below 5 %, "
+                "where broadcasts are hidden. Above 30 %, sharing costs more time than it is worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
             ),
             panels.number(
                 "On-time rate",
-                "Share of receivers' waits that stalled for less than 20 microseconds. Good: near 100 %. Short late "
-                "waits may not matter; the stall ratio decides.",
+                "Share of receivers' waits that stalled for less than 20 microseconds, in the last two minutes. Good: "
+                "near 100 %. Short late waits may not matter; the stall ratio decides.",
                 Ask(queries.ON_TIME_RATE),
                 unit="percentunit",
             ),
             panels.number(
-                "Prefetch efficiency, worst rank",
-                "Share of the transfer time that was hidden, over the last 64 steps. Good: near 100 %. A low value may "
-                "not matter: read it together with the stall ratio.",
+                "Efficiency, worst rank",
+                "Prefetch efficiency: share of the transfer time that was hidden, over the last 64 steps. Good: near "
+                "100 %. A low value may not matter: read it together with the stall ratio.",
                 Ask(queries.WORST_EFFICIENCY),
                 unit="percentunit",
             ),
@@ -48,17 +56,20 @@ def fleet() -> Dashboard:
                 Ask(queries.MEMORY_SAVED),
                 unit="bytes",
             ),
-            panels.number(
-                "Memory saved, share",
-                "Memory saved as a share of full copies. With n ranks and few windows it approaches 1 - 1/n.",
-                Ask(queries.MEMORY_SAVED_SHARE),
-                unit="percentunit",
+        ),
+        Row(
+            "Alerts and daemons",
+            7,
+            (16, 8),
+            panels.table(
+                "Alerts",
+                "Alerts of swtrace.alerts.yml that fire or are about to, the most severe first. Good: none. It is also "
+                "empty if the alerts are not loaded; the number above then says so.",
+                Ask(queries.ALERTS_BY_LEVEL),
+                ("alertname", "rank", "series", "instance", "run_id", "reason"),
+                value=panels.Value("Level", mappings=panels.ALERT_LEVELS),
             ),
-            panels.number(
-                "Ranks up",
-                "Ranks whose process is alive. The Health dashboard shows a rank that ended for five more minutes.",
-                Ask(queries.RANKS_UP),
-            ),
+            panels.daemon_table(),
         ),
         Row(
             "Worst ranks",
@@ -68,25 +79,26 @@ def fleet() -> Dashboard:
                 "Stall ratio by rank",
                 "Good: all curves below the first line (5 %). If the others stall on skew and one rank is far below "
                 "them, they wait for that rank.",
-                Ask(queries.STALL_RATIO, queries.RANK_LEGEND),
+                Ask(queries.STALL_RATIO, queries.SERIES_LEGEND),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
                 links=(rank_link(), rank_traces_link()),
             ),
             panels.bars(
                 "Highest stall ratio",
-                "The ten ranks that stall most. A rank that stalls is the victim; its cause is in Stall by cause.",
-                Ask(f"topk(10, {queries.STALL_RATIO})", queries.RANK_LEGEND, instant=True),
+                "The ten ranks that stalled most in the last two minutes, worst first. A rank that stalls is the "
+                "victim; its cause is in Stall by cause.",
+                Ask(queries.HIGHEST_STALL_RATIOS, queries.SERIES_LEGEND),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
                 links=(rank_link(), rank_traces_link()),
             ),
             panels.bars(
                 "Straggler",
-                "Excess compute on the critical path, as a share of step time, of the rank that the others wait for. "
-                "Good: 0 everywhere. A rank is named only from 5 % on, and only if it stands clearly above all others. "
-                "Groups that span hosts have no value.",
-                Ask(f"topk(10, {queries.STRAGGLER})", queries.RANK_LEGEND, instant=True),
+                "Excess compute on the critical path, as a share of step time, of the rank that the others wait for: "
+                "the mean of the last five minutes, as in the alert. Good: 0. A rank is named only if it stands "
+                "clearly above all others. In groups that span hosts, no rank can be named.",
+                Ask(queries.STRAGGLERS, queries.SERIES_LEGEND),
                 unit="percentunit",
                 steps=panels.STRAGGLER_STEPS,
                 links=(rank_link(),),
@@ -104,16 +116,42 @@ def fleet() -> Dashboard:
                 "example because the peers' records are on another host.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),
                 unit="percentunit",
+                colors=panels.CAUSE_COLORS,
                 stacked=True,
             ),
             panels.curves(
                 "Prefetch efficiency by rank",
                 "Share of the transfer time that was hidden, over the last 64 steps. Good: near 100 %. If it is low "
                 "and the stall ratio is below 5 %, there is nothing to do.",
-                Ask(queries.EFFICIENCY, queries.RANK_LEGEND),
+                Ask(queries.EFFICIENCY, queries.SERIES_LEGEND),
                 unit="percentunit",
                 links=(rank_link(),),
             ),
+        ),
+        Row(
+            "Every rank",
+            10,
+            (24,),
+            panels.table(
+                "Ranks and series",
+                "Every shared series on every rank: where it runs, and how it is shared. Ranks that are down come "
+                "first, then those with the highest stall ratio of the last two minutes.",
+                Ask(queries.RANKS_BY_STALL_RATIO),
+                (
+                    *("rank", "series", "instance", "run_id", "model", "transport", "windows", "num_layers"),
+                    *("group_size", "clock", "swtrace_version"),
+                ),
+                value=panels.Value(
+                    "Stall ratio",
+                    unit="percentunit",
+                    steps=panels.STALL_STEPS,
+                    mappings=(
+                        (str(queries.IDLE), "idle", panels.GREY),
+                        (str(queries.DOWN), "down", panels.RED),
+                    ),
+                ),
+            ),
+            collapsed=True,
         ),
         Row(
             "Durations",
@@ -121,9 +159,17 @@ def fleet() -> Dashboard:
             (12, 12),
             panels.curves(
                 "One wait's stall, 99th percentile",
-                "Good: below 20 microseconds. The dots are the slowest waits; each one links to the trace of its step.",
-                Ask(queries.quantile(0.99, "swtrace_wait_stall_seconds", "instance"), "{{instance}}", exemplars=True),
+                "Good: below the line at 20 microseconds, where a wait is on time. The dots are the slowest waits; "
+                "each one links to the trace of its step.",
+                Ask(
+                    queries.quantile(0.99, "swtrace_wait_stall_seconds", queries.BY_SERIES_RANK),
+                    queries.SERIES_LEGEND,
+                    exemplars=True,
+                ),
                 unit="s",
+                steps=panels.ON_TIME_STEPS,
+                logarithmic=True,
+                links=(rank_link(), rank_traces_link()),
             ),
             panels.curves(
                 "Step duration by phase",
@@ -132,26 +178,25 @@ def fleet() -> Dashboard:
                 Ask(queries.quantile(0.95, "swtrace_step_duration_seconds", "phase"), "{{phase}} 95 %"),
                 unit="s",
             ),
+            collapsed=True,
         ),
         Row(
-            "What is shared",
-            9,
-            (8, 16),
+            "Memory",
+            8,
+            (6, 18),
+            panels.number(
+                "Memory saved, share",
+                "Memory saved as a share of full copies. With n ranks and few windows it approaches 1 - 1/n.",
+                Ask(queries.MEMORY_SAVED_SHARE),
+                unit="percentunit",
+            ),
             panels.curves(
                 "Memory by host",
                 "The ranks of a host hold owned, windows and kept. Replicated is the size of full copies of all "
                 "layers.",
-                Ask(queries.MEMORY_HELD, "{{instance}} {{kind}}"),
+                Ask(queries.MEMORY_HELD, "{{kind}} {{instance}}"),
                 unit="bytes",
             ),
-            panels.table(
-                "Series",
-                "Every shared series, by rank: where it runs, and how it is shared.",
-                Ask(queries.SERIES_INFO, instant=True),
-                (
-                    *("instance", "rank", "series", "model", "transport", "windows", "num_layers"),
-                    *("group_size", "clock", "run_id", "swtrace_version"),
-                ),
-            ),
+            collapsed=True,
         ),
     )

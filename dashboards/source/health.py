@@ -8,8 +8,6 @@ from dashboards.source import panels, queries
 from dashboards.source.board import Row, board, rank_link
 from dashboards.source.panels import Ask
 
-RANK_LEGEND = "{{instance}} rank {{rank}}"
-
 
 def health() -> Dashboard:
     """Return the dashboard."""
@@ -20,38 +18,38 @@ def health() -> Dashboard:
         Row(
             "At a glance",
             4,
-            (4,) * 6,
-            panels.number("Ranks up", "Ranks whose process is alive.", Ask(queries.RANKS_UP)),
+            (3,) * 8,
+            *panels.daemons(),
+            panels.number("Ranks up", "Ranks whose process is alive, as of the last scrape.", Ask(queries.RANKS_UP)),
             panels.number(
-                "Ranks seen",
-                "Ranks that are alive, or ended within the last five minutes. Good: equal to ranks up.",
-                Ask(queries.RANKS_SEEN),
+                "Ranks down",
+                "Ranks that ended within the last five minutes, whether they were stopped or died. Good: 0 while a "
+                "server runs.",
+                Ask(queries.RANKS_DOWN),
             ),
             panels.number(
-                "Daemons up",
-                "Daemons that answer Prometheus. Good: one per host.",
-                Ask(queries.DAEMONS_UP),
+                "Ranks died",
+                "Of the ranks that are down: those that ended without closing their ring while others of their run "
+                "went on. Good: 0.",
+                Ask(queries.RANKS_DIED),
+                steps=panels.NONE_STEPS,
             ),
             panels.number(
-                "Records lost",
-                "In the selected time range. Good: 0. The metrics lack lost records; the ranks are not affected.",
+                "Records lost in range",
+                "In the selected time range. Good: 0. The metrics lack lost records; the ranks are not affected. "
+                "Records that were overwritten before the daemon started do not count.",
                 Ask(queries.RECORDS_LOST_IN_RANGE),
                 unit="short",
                 steps=panels.NONE_STEPS,
             ),
             panels.number(
-                "Spans dropped",
+                "Spans dropped in range",
                 "In the selected time range. Good: 0. Traces lack dropped spans; metrics are complete.",
                 Ask(queries.SPANS_DROPPED_IN_RANGE),
                 unit="short",
                 steps=panels.NONE_STEPS,
             ),
-            panels.number(
-                "Alerts firing",
-                "Alerts of swtrace.alerts.yml. Good: 0. Always 0 if those rules are not loaded.",
-                Ask(queries.ALERTS_FIRING),
-                steps=panels.NONE_STEPS,
-            ),
+            panels.alerts_firing(),
         ),
         Row(
             "Ranks",
@@ -60,21 +58,21 @@ def health() -> Dashboard:
             panels.states(
                 "Ranks",
                 "Up while the rank's process holds the lock on its ring. A rank disappears five minutes after it went "
-                "down.",
-                Ask(queries.RANK_UP, RANK_LEGEND),
-                (("0", "down", panels.RED), ("1", "up", panels.GREEN)),
+                "down. Unknown: its daemon does not answer.",
+                Ask(queries.RANK_UP, queries.RANK_LEGEND),
+                (("0", "down", panels.RED), ("1", "up", panels.GREEN), panels.UNKNOWN),
             ),
             panels.states(
                 "Ranks that died",
                 "Ranks that ended without closing their ring while others of their run went on. Good: none.",
-                Ask(queries.RANK_DIED, RANK_LEGEND),
-                (("0", "no", panels.GREEN), ("1", "died", panels.RED)),
+                Ask(queries.RANK_DIED, queries.RANK_LEGEND),
+                (("0", "no", panels.GREEN), ("1", "died", panels.RED), panels.UNKNOWN),
             ),
             panels.curves(
                 "Age of the last record",
                 "Time since a rank wrote its last record. It grows while a server is idle. If it grows on a busy "
                 "server, the rank hangs.",
-                Ask(queries.RECORD_AGE, RANK_LEGEND),
+                Ask(queries.RECORD_AGE, queries.RANK_LEGEND),
                 unit="s",
                 links=(rank_link(),),
             ),
@@ -82,12 +80,18 @@ def health() -> Dashboard:
         Row(
             "Reading",
             8,
-            (6,) * 4,
+            (5, 5, 5, 5, 4),
+            panels.states(
+                "Daemons that answer",
+                "Good: up all the time. While a daemon is down, the ranks of its host are missing from all panels.",
+                Ask(queries.DAEMON_UP, "{{instance}}"),
+                (("0", "down", panels.RED), ("1", "up", panels.GREEN)),
+            ),
             panels.states(
                 "Daemons that can read",
                 "A daemon that cannot read its rings says why at /healthz, and serves no old figures. Good: yes.",
                 Ask(queries.DAEMON_READY, "{{instance}}"),
-                (("0", "no", panels.RED), ("1", "yes", panels.GREEN)),
+                (("0", "no", panels.RED), ("1", "yes", panels.GREEN), panels.UNKNOWN),
             ),
             panels.curves(
                 "Age of the last reading",
@@ -98,15 +102,32 @@ def health() -> Dashboard:
             panels.curves(
                 "Rings that cannot be read",
                 "Rings whose ranks are missing from all figures, and failed readings of all rings per second. Good: 0.",
-                Ask(queries.RING_PROBLEMS, "{{instance}} rings"),
-                Ask(queries.POLL_ERRORS, "{{instance}} failed readings"),
+                Ask(queries.RING_PROBLEMS, "rings {{instance}}"),
+                Ask(queries.POLL_ERRORS, "failed readings {{instance}}"),
                 unit="short",
             ),
             panels.curves(
                 "Reading lag",
                 "Time between the last record in the figures and the newest one that the rank wrote. Good: 0.",
-                Ask(queries.RING_LAG, RANK_LEGEND),
+                Ask(queries.RING_LAG, queries.RANK_LEGEND),
                 unit="s",
+            ),
+        ),
+        Row(
+            "Not shared, not recorded",
+            7,
+            (12, 12),
+            panels.table(
+                "Requested but not shared",
+                "Good: none. Each row is a series that saves no memory on a rank, with the reason.",
+                Ask(queries.REFUSED),
+                ("rank", "series", "reason", "instance", "run_id"),
+            ),
+            panels.table(
+                "Shared but not recorded",
+                "Good: none. Each row is a rank whose stalls are not recorded, with the reason.",
+                Ask(queries.UNTRACED),
+                ("rank", "series", "reason", "instance", "run_id"),
             ),
         ),
         Row(
@@ -116,23 +137,24 @@ def health() -> Dashboard:
             panels.curves(
                 "Records written",
                 "Records per second: one per layer and step, and one per step.",
-                Ask(queries.RECORDS, RANK_LEGEND),
-                unit="ops",
+                Ask(queries.RECORDS, queries.RANK_LEGEND),
+                unit="recps",
             ),
             panels.curves(
                 "Records lost",
                 "Records per second. Good: 0. Lapped: overwritten before the daemon read them; give the daemon more "
                 "CPU or the ring more room (SWTRACE_RING_RECORDS). Damaged: something else writes to the ring.",
-                Ask(queries.RECORDS_LOST, "{{instance}} rank {{rank}} {{reason}}"),
-                unit="ops",
+                Ask(queries.RECORDS_LOST, "rank {{rank}} {{reason}} {{instance}} {{run_id}}"),
+                unit="recps",
             ),
             panels.curves(
                 "Records pending",
                 "Records written but not yet read at the scrape. Good: near 0. The number grows before records are "
                 "lost.",
-                Ask(queries.RECORDS_PENDING, RANK_LEGEND),
+                Ask(queries.RECORDS_PENDING, queries.RANK_LEGEND),
                 unit="short",
             ),
+            collapsed=True,
         ),
         Row(
             "Exports",
@@ -148,15 +170,16 @@ def health() -> Dashboard:
                 "Spans dropped",
                 "Spans per second. Good: 0. Queue full: export fewer steps (SWTRACE_TRACE_SAMPLE). Export failed: the "
                 "collector does not answer.",
-                Ask(queries.SPANS_DROPPED, "{{instance}} {{reason}}"),
+                Ask(queries.SPANS_DROPPED, "{{reason}} {{instance}}"),
                 unit="ops",
             ),
             panels.curves(
                 "Metrics pushed",
                 "Exports of all metrics over OTLP, per second. Good: none failed. 0 if metrics are not pushed.",
-                Ask(queries.METRIC_EXPORTS, "{{instance}} {{outcome}}"),
+                Ask(queries.METRIC_EXPORTS, "{{outcome}} {{instance}}"),
                 unit="ops",
             ),
+            collapsed=True,
         ),
         Row(
             "Scrapes",
@@ -180,43 +203,29 @@ def health() -> Dashboard:
                 Ask(queries.SCRAPE_SAMPLES, "{{instance}}"),
                 unit="short",
             ),
+            collapsed=True,
         ),
         Row(
             "Pods, nodes and jobs",
             7,
             (24,),
             panels.table(
-                "Ranks",
+                "Where ranks run",
                 "What each rank is part of, and where it runs. Pods, nodes and jobs come from the rank's environment.",
-                Ask(queries.RANK_INFO, instant=True),
+                Ask(queries.RANK_INFO),
                 (
-                    *("instance", "rank", "run_id", "model", "host", "pid"),
+                    *("rank", "instance", "run_id", "model", "host", "pid"),
                     *("k8s_namespace_name", "k8s_pod_name", "k8s_node_name", "k8s_job_name"),
                     *("slurm_job_id", "slurm_job_name"),
                 ),
             ),
+            collapsed=True,
         ),
         Row(
-            "Versions and gaps",
+            "Versions",
             7,
-            (8,) * 3,
-            panels.table(
-                "Daemons",
-                "Version of each daemon. Good: the same everywhere.",
-                Ask(queries.BUILD, instant=True),
-                ("instance", "version", "python_version"),
-            ),
-            panels.table(
-                "Requested but not shared",
-                "Good: empty. Each row is a series that saves no memory on a rank, with the reason.",
-                Ask(queries.REFUSED, instant=True),
-                ("instance", "rank", "series", "reason"),
-            ),
-            panels.table(
-                "Shared but not recorded",
-                "Good: empty. Each row is a rank whose stalls are not recorded, with the reason.",
-                Ask(queries.UNTRACED, instant=True),
-                ("instance", "rank", "series", "reason"),
-            ),
+            (24,),
+            panels.daemon_table(),
+            collapsed=True,
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,17 +14,31 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from dashboards.source import queries
 from dashboards.source.board import PROMETHEUS
 
-GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
+GREEN, ORANGE, RED, BLUE, PURPLE, GREY, FAINT = (*("green", "orange", "red", "blue", "purple", "text", "transparent"),)
 
 STALL_STEPS = ((GREEN, None), (ORANGE, 0.05), (RED, 0.30))
 """Stall ratio: broadcasts are hidden below 5 % of step time, and above 30 % sharing costs more than it is worth."""
-STRAGGLER_STEPS = ((GREEN, None), (RED, 0.05))
-"""A straggler is named only from 5 % of step time on."""
+STRAGGLER_STEPS = ((GREEN, None), (ORANGE, 1e-9), (RED, 0.05))
+"""A straggler is named only from 5 % of step time on. A mean below that is of a rank that is named now and then."""
 NONE_STEPS = ((GREEN, None), (RED, 1e-9))
 """Green at zero only."""
+SOME_STEPS = ((RED, None), (GREEN, 1))
+"""Red at zero only."""
+ON_TIME_STEPS = ((GREEN, None), (ORANGE, 20e-6))
+"""One wait's stall: on time below 20 microseconds."""
 NEUTRAL = ((BLUE, None),)
+UNKNOWN = (str(queries.UNKNOWN), "unknown", GREY)
+STATE_COLORS = {"ready": GREEN, "in_use": BLUE, "inflight": ORANGE, "free": GREY}
+"""Of windows, by what they mean: ready is what prefetch is for, and in flight may become a stall."""
+CAUSE_COLORS = {"transfer": BLUE, "backlog": PURPLE, "skew": RED, "entry_skew": ORANGE, "unattributed": GREY}
+
+ALERT_LEVELS = tuple(
+    (str(level), name, color)
+    for (level, name, _), color in zip(queries.ALERT_LEVELS, (RED, ORANGE, BLUE, GREY), strict=True)
+)
 
 Steps = Sequence[tuple[str, float | None]]
 AnyPanel = TypeVar(
@@ -34,29 +48,53 @@ AnyPanel = TypeVar(
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A query of a panel, and the legend of its results."""
+    """A query of a panel, and the legend of its results.
+
+    The panel decides what is asked for: numbers, bars and tables show what is so now; curves, heat maps and states show
+    what was so over time.
+    """
 
     expr: str
     legend: str = ""
-    instant: bool = False
     exemplars: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The column of a table that shows the samples' values."""
+
+    title: str
+    unit: str = "none"
+    steps: Steps = NEUTRAL
+    mappings: Sequence[tuple[str, str, str]] = ()
+    descending: bool = True
 
 
 def _titled(panel: AnyPanel, title: str, description: str) -> AnyPanel:
     return panel.title(title).description(description).datasource(PROMETHEUS)
 
 
-def number(title: str, description: str, ask: Ask, *, unit: str = "none", steps: Steps = NEUTRAL) -> stat.Panel:
-    """Return one large number over its graph: a count, unless it has a unit."""
+def number(
+    title: str,
+    description: str,
+    ask: Ask,
+    *,
+    unit: str = "none",
+    steps: Steps = NEUTRAL,
+    empty: str = "no data",
+    loud: bool = False,
+) -> stat.Panel:
+    """Return one large number, of now: a count, unless it has a unit. A loud one fills its panel with its colour."""
     panel = (
         _titled(stat.Panel(), title, description)
         .unit(unit)
         .thresholds(_thresholds(steps))
         .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
-        .color_mode(common_models.BigValueColorMode.VALUE)
-        .graph_mode(common_models.BigValueGraphMode.AREA)
+        .color_mode(common_models.BigValueColorMode.BACKGROUND if loud else common_models.BigValueColorMode.VALUE)
+        .graph_mode(common_models.BigValueGraphMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .with_target(_query(ask, "A"))
+        .no_value(empty)
+        .with_target(_query(ask, "A", instant=True))
     )
     return panel.decimals(1) if unit == "percentunit" else panel
 
@@ -67,14 +105,19 @@ def curves(
     *asks: Ask,
     unit: str,
     steps: Steps | None = None,
+    colors: Mapping[str, str] | None = None,
     stacked: bool = False,
+    logarithmic: bool = False,
+    empty: str = "",
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> graphs.Panel:
-    """Return curves over time; with steps, the area above each threshold is tinted."""
+    """Return curves over time; with steps, the area above each threshold is tinted.
+
+    The legend has no newest value: of a curve that has ended, it would be an old one.
+    """
     panel = (
         _titled(graphs.Panel(), title, description)
         .unit(unit)
-        .min(0)
         .line_width(1)
         .fill_opacity(40 if stacked else 5)
         .show_points(common_models.VisibilityMode.NEVER)
@@ -83,7 +126,9 @@ def curves(
             .display_mode(common_models.LegendDisplayMode.TABLE)
             .placement(common_models.LegendPlacement.BOTTOM)
             .show_legend(True)  # noqa: FBT003 (the SDK's)
-            .calcs(["mean", "max", "lastNotNull"])
+            .calcs(["mean", "max"])
+            .sort_by("Max")
+            .sort_desc(True)  # noqa: FBT003 (the SDK's)
         )
         .tooltip(
             common.VizTooltipOptions()
@@ -92,6 +137,15 @@ def curves(
         )
         .data_links(list(links))
     )
+    if logarithmic:
+        scale = common.ScaleDistributionConfig().type(common_models.ScaleDistribution.LOG).log(10)
+        panel = panel.scale_distribution(scale)
+    else:
+        panel = panel.min(0)
+    if empty:
+        panel = panel.no_value(empty)
+    for name, color in (colors or {}).items():
+        panel = panel.override_by_name(name, [_fixed(color)])
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL).group("A"))
     if steps is not None:
@@ -99,7 +153,7 @@ def curves(
             common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED_AND_AREA)
         )
     for index, ask in enumerate(asks):
-        panel = panel.with_target(_query(ask, chr(ord("A") + index)))
+        panel = panel.with_target(_query(ask, chr(ord("A") + index), instant=False))
     return panel
 
 
@@ -112,7 +166,7 @@ def bars(
     steps: Steps,
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> bargauge.Panel:
-    """Return the newest values as horizontal bars, for ranking."""
+    """Return the values of now as horizontal bars, for ranking."""
     return (
         _titled(bargauge.Panel(), title, description)
         .unit(unit)
@@ -123,7 +177,7 @@ def bars(
         .display_mode(common_models.BarGaugeDisplayMode.BASIC)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .data_links(list(links))
-        .with_target(_query(ask, "A"))
+        .with_target(_query(ask, "A", instant=True))
     )
 
 
@@ -149,21 +203,29 @@ def heat(title: str, description: str, ask: Ask, *, scheme: str) -> heatmap.Pane
             heatmap.HeatmapTooltip().mode(common_models.TooltipDisplayMode.SINGLE).y_histogram(True)  # noqa: FBT003
         )
         .exemplars_color("rgba(255,0,255,0.7)")
-        .with_target(_query(ask, "A", PromQueryFormat.HEATMAP))
+        .with_target(_query(ask, "A", PromQueryFormat.HEATMAP, instant=False))
     )
 
 
-def states(title: str, description: str, ask: Ask, mappings: Sequence[tuple[str, str, str]]) -> statetimeline.Panel:
-    """Return one band per result; ``mappings`` are (from value, text, colour)."""
-    options = {
-        value: models.ValueMappingResult(text=text, color=color, index=index)
-        for index, (value, text, color) in enumerate(mappings)
-    }
-    return (
+def states(
+    title: str,
+    description: str,
+    ask: Ask,
+    mappings: Sequence[tuple[str, str, str]],
+    *,
+    colors: Mapping[str, str] | None = None,
+) -> statetimeline.Panel:
+    """Return one band per result.
+
+    ``mappings`` are (from value, text, colour). ``colors`` are those of a band's other values, by the word after its
+    rank.
+    """
+    panel = (
         _titled(statetimeline.Panel(), title, description)
-        .mappings([models.ValueMap(options=options)])
+        .mappings(_mappings(mappings))
         .min(0)
-        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.CONTINUOUS_BL_YL_RD))
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+        .thresholds(_thresholds(NEUTRAL))
         .merge_values(True)  # noqa: FBT003 (the SDK's)
         .show_value(common_models.VisibilityMode.AUTO)
         .row_height(0.9)
@@ -174,25 +236,116 @@ def states(title: str, description: str, ask: Ask, mappings: Sequence[tuple[str,
             .placement(common_models.LegendPlacement.BOTTOM)
             .show_legend(True)  # noqa: FBT003 (the SDK's)
         )
-        .with_target(_query(ask, "A"))
+        .with_target(_query(ask, "A", instant=False))
     )
+    for word, color in (colors or {}).items():
+        panel = panel.override_by_regexp(rf"/^rank \S+ {word}\b/", [_fixed(color)])
+    return panel
 
 
-def table(title: str, description: str, ask: Ask, columns: Sequence[str]) -> tables.Panel:
-    """Return the labels of the newest samples as a table with these columns, in this order."""
-    return (
+def table(
+    title: str,
+    description: str,
+    ask: Ask,
+    columns: Sequence[str],
+    *,
+    value: Value | None = None,
+) -> tables.Panel:
+    """Return the labels of now's samples as a table with these columns, in this order.
+
+    With ``value``, a first column shows the samples' values. The first column sorts the rows.
+    """
+    fields = (*(("Value",) if value else ()), *columns)
+    panel = (
         _titled(tables.Panel(), title, description)
         .show_header(True)  # noqa: FBT003 (the SDK's)
         .with_transformation(
-            models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})
+            models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(fields)}})
         )
         .with_transformation(
             models.DataTransformerConfig(
-                id_val="organize", options={"indexByName": {name: index for index, name in enumerate(columns)}}
+                id_val="organize",
+                options={
+                    "indexByName": {name: index for index, name in enumerate(fields)},
+                    "renameByName": {"Value": value.title} if value else {},
+                },
             )
         )
-        .with_target(_query(ask, "A", PromQueryFormat.TABLE))
+        .with_target(_query(ask, "A", PromQueryFormat.TABLE, instant=True))
     )
+    sorting = common.TableSortByFieldState().display_name(value.title if value else columns[0])
+    panel = panel.sort_by([sorting.desc(bool(value and value.descending))])
+    if value:
+        properties = [
+            models.DynamicConfigValue("unit", value.unit),
+            models.DynamicConfigValue("decimals", 1 if value.unit == "percentunit" else 0),
+            models.DynamicConfigValue("mappings", _mappings(value.mappings)),
+            models.DynamicConfigValue("thresholds", _thresholds(value.steps).build()),
+            models.DynamicConfigValue("color", {"mode": models.FieldColorModeId.THRESHOLDS}),
+            models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+            models.DynamicConfigValue("custom.width", 110),
+        ]
+        panel = panel.override_by_name(value.title, properties)
+    return panel
+
+
+def daemons() -> tuple[stat.Panel, stat.Panel]:
+    """Return how many daemons answer, and how many do not."""
+    return (
+        number(
+            "Daemons up",
+            "Daemons that answered the last scrape, or pushed just now. Good: one per host. Without one, all other "
+            "panels are empty.",
+            Ask(queries.DAEMONS_UP),
+            steps=SOME_STEPS,
+            loud=True,
+        ),
+        number(
+            "Daemons down",
+            "Daemons that Prometheus scrapes and that do not answer. Good: 0. The ranks of their hosts are missing "
+            "from all panels of now.",
+            Ask(queries.DAEMONS_DOWN),
+            steps=NONE_STEPS,
+            empty="no target",
+            loud=True,
+        ),
+    )
+
+
+def daemon_table() -> tables.Panel:
+    """Return all daemons with their versions."""
+    return table(
+        "Daemons",
+        "Every daemon that Prometheus scrapes, those that do not answer first. Good: all up, with the same version.",
+        Ask(queries.DAEMONS),
+        ("instance", "version", "python_version"),
+        value=Value("State", mappings=(("0", "down", RED), ("1", "up", GREEN)), descending=False),
+    )
+
+
+def alerts_firing() -> stat.Panel:
+    """Return how many alerts fire."""
+    return number(
+        "Alerts firing",
+        "Alerts of swtrace.alerts.yml. Good: 0. Fleet lists them.",
+        Ask(queries.ALERTS_FIRING),
+        steps=NONE_STEPS,
+        empty="not loaded",
+        loud=True,
+    )
+
+
+def _fixed(color: str) -> models.DynamicConfigValue:
+    return models.DynamicConfigValue("color", {"mode": models.FieldColorModeId.FIXED, "fixedColor": color})
+
+
+def _mappings(mappings: Sequence[tuple[str, str, str]]) -> list[models.ValueMapping]:
+    """Return value mappings of (from value, text, colour)."""
+    options = {
+        value: models.ValueMappingResult(text=text, color=color, index=index)
+        for index, (value, text, color) in enumerate(mappings)
+    }
+    return [models.ValueMap(options=options)] if options else []
 
 
 def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -203,7 +356,9 @@ def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
     )
 
 
-def _query(ask: Ask, reference: str, form: PromQueryFormat = PromQueryFormat.TIME_SERIES) -> prometheus.Dataquery:
+def _query(
+    ask: Ask, reference: str, form: PromQueryFormat = PromQueryFormat.TIME_SERIES, *, instant: bool
+) -> prometheus.Dataquery:
     query = (
         prometheus.Dataquery()
         .datasource(PROMETHEUS)
@@ -214,4 +369,4 @@ def _query(ask: Ask, reference: str, form: PromQueryFormat = PromQueryFormat.TIM
     )
     if ask.exemplars:
         query = query.exemplar(True)  # noqa: FBT003 (the SDK's)
-    return query.instant() if ask.instant else query.range()
+    return query.instant() if instant else query.range()

@@ -13,7 +13,15 @@ HOST_SCOPE = 'job=~"$job", instance=~"$host"'
 BY_SERIES_RANK = "instance, rank, run_id, series"
 BY_RANK = "instance, rank, run_id"
 
-RANK_LEGEND = "{{instance}} rank {{rank}} {{series}}"
+SERIES_LEGEND = "rank {{rank}} {{series}} {{instance}} {{run_id}}"
+"""Of one series on one rank. The rank comes first, because a long name after it may be cut."""
+RANK_LEGEND = "rank {{rank}} {{instance}} {{run_id}}"
+
+FRESH_S = 90
+"""A sample older than this is of a target that is gone, or of the time before Prometheus was restarted."""
+NOW = "2m"
+"""What a rate of "now" covers, whatever time range is selected: at least two scrapes, also at one per minute."""
+_CURVE = "$__rate_interval"
 
 
 def of_series(metric: str, *matchers: str) -> str:
@@ -31,9 +39,20 @@ def of_host(metric: str, *matchers: str) -> str:
     return f"{metric}{{{', '.join((HOST_SCOPE, *matchers))}}}"
 
 
-def total(selector: str, by: str = "", *, per: str = "rate") -> str:
-    """Return the sum of counters' rates, or with ``per`` increases, over Grafana's rate interval."""
-    return f"sum{f' by ({by}) ' if by else ''}({per}({selector}[$__rate_interval]))"
+def now(selector: str) -> str:
+    """Return only the samples that are current, instead of all that Prometheus still finds within five minutes."""
+    return f"({selector} and time() - timestamp({selector}) < {FRESH_S})"
+
+
+def targets(matchers: str = "") -> str:
+    """Return every daemon of the time range, also one that never answered if its job's name says what it is."""
+    named = ", ".join(filter(None, ('job=~".*swtrace.*"', matchers)))
+    return f"last_over_time(up{{{named}}}[$__range]) or last_over_time(swtrace_build_info{{{matchers}}}[$__range])"
+
+
+def total(selector: str, by: str = "", *, per: str = "rate", over: str = _CURVE) -> str:
+    """Return the sum of counters' rates, or with ``per`` increases, over Grafana's rate interval or another time."""
+    return f"sum{f' by ({by}) ' if by else ''}({per}({selector}[{over}]))"
 
 
 def quantile(share: float, histogram: str, by: str, *matchers: str) -> str:
@@ -46,36 +65,83 @@ def heat(histogram: str, *matchers: str) -> str:
     return total(of_series(f"{histogram}_bucket", *matchers), "le", per="increase")
 
 
-_STALL = of_series("swtrace_wait_stall_seconds_sum")
-_STEP = of_series("swtrace_step_duration_seconds_sum")
+def stall_ratio(over: str = _CURVE, *matchers: str) -> str:
+    """Return, per rank, the share of step time in which it waited for weights; nothing where no timed step ended."""
+    stall = total(of_series("swtrace_wait_stall_seconds_sum", *matchers), BY_SERIES_RANK, over=over)
+    return f"{stall} / {_step_time(BY_SERIES_RANK, *matchers, over=over)}"
+
+
+def _step_time(by: str = "", *matchers: str, over: str = _CURVE) -> str:
+    return f"({total(of_series('swtrace_step_duration_seconds_sum', *matchers), by, over=over)} > 0)"
+
+
+DAEMON_UP = of_host("up")
+UNKNOWN = -1
+
+
+def or_unknown(selector: str) -> str:
+    """Return states over time, and UNKNOWN once a daemon is down: a band's last state might be drawn on until now."""
+    # Both sides without the metric's name, so that they are one band.
+    return f"0 + {selector} or 0 * last_over_time({selector}[6m]) + {UNKNOWN} and on (instance) {DAEMON_UP} == 0"
+
+
+_RANKS = now(of_rank("swtrace_rank_up"))
+_LIVING = f"({_RANKS} == 1)"
+
+
+def _living(expr: str) -> str:
+    """Return only results of ranks that live now. Rates outlive a rank by their range, its gauges by five minutes."""
+    return f"({expr} and on (instance, rank, run_id) {_LIVING})"
+
+
 _SKEW = of_series("swtrace_stall_cause_seconds_total", 'cause=~"entry_skew|skew"')
 _WAITS = of_series("swtrace_waits_total", 'outcome=~"on_time|stalled"')
 _ON_TIME = of_series("swtrace_waits_total", 'outcome="on_time"')
 _CAUSE = of_series("swtrace_stall_cause_seconds_total")
-_HELD = of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"')
-_REPLICATED = of_series("swtrace_series_bytes", 'kind="replicated"')
+_HELD = _living(now(of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept"')))
+_REPLICATED = _living(now(of_series("swtrace_series_bytes", 'kind="replicated"')))
 
-STALL_RATIO = f"{total(_STALL, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"
-"""Per rank: the share of step time in which it waited for weights."""
-WORST_STALL_RATIO = f"max({STALL_RATIO})"
-SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {total(_STEP, BY_SERIES_RANK)}"
-ON_TIME_RATE = f"{total(_ON_TIME)} / {total(_WAITS)}"
-CAUSE_RATIO = f"{total(_CAUSE, 'cause')} / on () group_left () {total(_STEP)}"
+STALL_RATIO = stall_ratio()
+STALL_RATIO_NOW = _living(stall_ratio(NOW))
+WORST_STALL_RATIO = f"max({STALL_RATIO_NOW})"
+HIGHEST_STALL_RATIOS = f"sort_desc(topk(10, {STALL_RATIO_NOW}))"
+SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {_step_time(BY_SERIES_RANK)}"
+ON_TIME_RATE = (
+    f"sum({_living(total(_ON_TIME, BY_RANK, over=NOW))}) / (sum({_living(total(_WAITS, BY_RANK, over=NOW))}) > 0)"
+)
+CAUSE_RATIO = f"{total(_CAUSE, 'cause')} / on () group_left () {_step_time()}"
 """By cause: the share of all ranks' step time. The sum over causes is their mean stall ratio."""
 EFFICIENCY = of_series("swtrace_prefetch_efficiency_ratio")
-WORST_EFFICIENCY = f"min({EFFICIENCY})"
-STRAGGLER = of_series("swtrace_straggler_excess_ratio")
+WORST_EFFICIENCY = f"min({_living(now(EFFICIENCY))})"
+_EXCESS = of_series("swtrace_straggler_excess_ratio")
+STRAGGLERS = f"sort_desc(topk(10, {_living(f'avg_over_time({_EXCESS}[5m]) and {now(_EXCESS)}')}))"
+"""Averaged as in the alert, because the gauge is 0 whenever a rank does not stand out clearly enough."""
 MEMORY_SAVED = f"sum({_REPLICATED}) - sum({_HELD})"
 MEMORY_SAVED_SHARE = f"1 - sum({_HELD}) / sum({_REPLICATED})"
 MEMORY_HELD = f"sum by (instance, kind) ({of_series('swtrace_series_bytes')})"
 STEPS = total(of_series("swtrace_steps_total"), BY_SERIES_RANK)
-UNTIMED_STEPS = total(of_series("swtrace_untimed_steps_total"), "reason")
+_UNTIMED = of_series("swtrace_untimed_steps_total", 'reason!="sampled"')
+UNTIMED_STEPS = f"{total(_UNTIMED, f'{BY_RANK}, reason')} > 0"
+"""By reasons of devices only: that SWTRACE_TIME_EVERY leaves out steps is as it should be."""
 LAST_STALL = of_series("swtrace_stall_seconds")
-PREFETCH_STEP = f"min by (series, kind) ({of_series('swtrace_prefetch_step')})"
-SERIES_INFO = of_series("swtrace_series_info")
-RANK_INFO = of_rank("swtrace_rank_info")
-REFUSED = of_rank("swtrace_series_refused_info")
-UNTRACED = of_rank("swtrace_rank_untraced_info")
+PREFETCH_STEP = f"min by (series, kind) ({_living(now(of_series('swtrace_prefetch_step')))})"
+_INFO = now(of_series("swtrace_series_info"))
+_YOUNGER = of_rank("swtrace_rank_up", 'run_id!=""')
+_OLDER_RATIO = _living(stall_ratio(NOW, 'run_id=""'))
+IDLE, DOWN = -1, 2
+"""Instead of a stall ratio in the table of all ranks: the rank ended no timed step lately, or it does not live. The
+latter is more than any ratio, so such ranks come first."""
+RANKS_BY_STALL_RATIO = (
+    # Of two runs that are alive at once, only the younger one's samples carry its id. Its information always does.
+    f"{_INFO} * on (instance, rank, run_id, series) group_left () {STALL_RATIO_NOW}"
+    f" or ({_INFO} unless on (instance, run_id) {_YOUNGER}) * on (instance, rank, series) group_left () {_OLDER_RATIO}"
+    f" or ({_INFO} and on (instance, rank) {_LIVING}) * {IDLE}"
+    f" or {_INFO} * {DOWN}"
+)
+"""The stall ratio, with all that is known about the series and where it runs."""
+RANK_INFO = now(of_rank("swtrace_rank_info"))
+REFUSED = _living(now(of_rank("swtrace_series_refused_info")))
+UNTRACED = now(of_rank("swtrace_rank_untraced_info"))
 
 OCCUPANCY = f"sum by ({BY_SERIES_RANK}, state) ({of_series('swtrace_window_occupancy')})"
 OCCUPANCY_BY_STATE = f"sum by (state) ({of_series('swtrace_window_occupancy')})"
@@ -84,27 +150,54 @@ SLACK_HEAT = heat("swtrace_prefetch_slack_seconds")
 BROADCAST_HEAT = heat("swtrace_broadcast_duration_seconds", 'role="receiver"')
 BANDWIDTH = total(of_series("swtrace_broadcast_bytes_total"), BY_SERIES_RANK)
 
-RANKS_UP = f"sum({of_rank('swtrace_rank_up')})"
-RANKS_SEEN = f"count({of_rank('swtrace_rank_up')})"
-RANK_UP = of_rank("swtrace_rank_up")
-RANK_DIED = of_rank("swtrace_rank_died")
-DAEMON_READY = of_host("swtrace_daemon_ready")
+RANKS_UP = f"sum({_RANKS})"
+RANKS_DOWN = f"count({_RANKS} == 0) or 0 * sum({_RANKS})"
+RANKS_DIED = f"sum({now(of_rank('swtrace_rank_died'))})"
+RANK_UP = or_unknown(of_rank("swtrace_rank_up"))
+RANK_DIED = or_unknown(of_rank("swtrace_rank_died"))
+DAEMON_READY = or_unknown(of_host("swtrace_daemon_ready"))
 POLL_AGE = f"time() - {of_host('swtrace_daemon_last_poll_timestamp_seconds')}"
 POLL_ERRORS = total(of_host("swtrace_daemon_poll_errors_total"), "instance")
 RING_PROBLEMS = of_host("swtrace_ring_problems")
 RING_LAG = of_rank("swtrace_ring_lag_seconds")
-DAEMONS_UP = f"sum({of_host('up')})"
+_UP = now(DAEMON_UP)
+_BUILD = now(of_host("swtrace_build_info"))  # also of daemons that push, which have no ``up``
+DAEMONS_UP = f"count({_BUILD}) or vector(0)"
+DAEMONS_DOWN = f"count({_UP} == 0) or 0 * count({_UP} or {_BUILD})"
+DAEMONS = f"{_BUILD} or {_UP} == 0"
+_LOST = of_rank("swtrace_ring_lost_records_total", 'reason!="before_start"')
 RECORDS = total(of_rank("swtrace_ring_records_total"), BY_RANK)
-RECORDS_LOST = total(of_rank("swtrace_ring_lost_records_total"), f"{BY_RANK}, reason")
-RECORDS_LOST_IN_RANGE = f"sum(increase({of_rank('swtrace_ring_lost_records_total')}[$__range]))"
+RECORDS_LOST = total(_LOST, f"{BY_RANK}, reason")
+RECORDS_LOST_IN_RANGE = f"sum(increase({_LOST}[$__range]))"
 RECORDS_PENDING = of_rank("swtrace_ring_pending_records")
 RECORD_AGE = f"time() - {of_rank('swtrace_rank_last_record_timestamp_seconds')}"
 SPANS_EXPORTED = total(of_host("swtrace_spans_exported_total"), "instance")
 SPANS_DROPPED = total(of_host("swtrace_spans_dropped_total"), "instance, reason")
 SPANS_DROPPED_IN_RANGE = f"sum(increase({of_host('swtrace_spans_dropped_total')}[$__range]))"
 METRIC_EXPORTS = total(of_host("swtrace_metric_exports_total"), "instance, outcome")
-ALERTS_FIRING = 'count(ALERTS{alertname=~"Swtrace.+", alertstate="firing", job=~"$job"}) or vector(0)'
+_OWN_ALERTS = 'alertname=~"Swtrace.+", job=~"$job|"'  # the one about a missing target has no job
+FIRING = f'ALERTS{{{_OWN_ALERTS}, alertstate="firing"}}'
+ALERTS_FIRING = f"count({now(FIRING)}) or 0 * {now('swtrace:alerts:loaded')}"
+"""Nothing if the alerts are not loaded: that no alert fires then says nothing."""
+ALERT_LEVELS = (
+    (4, "critical", 'alertstate="firing", severity="critical"'),
+    (3, "warning", 'alertstate="firing", severity="warning"'),
+    (2, "info", 'alertstate="firing", severity="info"'),
+    (1, "pending", 'alertstate="pending"'),
+)
+ALERTS_BY_LEVEL = " or ".join(
+    f"{level} * {now(f'ALERTS{{{_OWN_ALERTS}, {matchers}}}')}" for level, _, matchers in ALERT_LEVELS
+)
 SCRAPE_AGE = f"time() - timestamp({of_host('up')})"
 SCRAPE_DURATION = of_host("scrape_duration_seconds")
 SCRAPE_SAMPLES = of_host("scrape_samples_scraped")
-BUILD = of_host("swtrace_build_info")
+
+EVENT_STEP = "15s"
+"""Between the points at which Grafana evaluates annotations. An event is what was not so one step earlier."""
+_INFO_SEEN = of_series("swtrace_series_info")
+RUNS_STARTED = (
+    f"group by (instance, run_id) ({_INFO_SEEN})"
+    f" unless group by (instance, run_id) (last_over_time({_INFO_SEEN}[1h] offset {EVENT_STEP}))"
+)
+_DAEMON_START = of_host("swtrace_daemon_start_timestamp_seconds")
+DAEMONS_RESTARTED = f"{_DAEMON_START} > last_over_time({_DAEMON_START}[1h] offset {EVENT_STEP})"

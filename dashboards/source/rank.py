@@ -14,15 +14,15 @@ def rank() -> Dashboard:
     return board(
         "swtrace-rank",
         "swtrace / Rank",
-        "Windows, waits and broadcasts of a rank over time. Select host, series and rank above.",
+        "Windows, waits and broadcasts of one rank over time, or of a few side by side. Select host and rank above.",
         Row(
             "At a glance",
             4,
             (5, 5, 5, 9),
             panels.number(
                 "Stall ratio",
-                "Share of step time in which the rank waited for weights; the highest of the selected ranks. "
-                "Good: below 5 %. Above 30 %, sharing costs more time than it is worth.",
+                "Share of step time in which the rank waited for weights, in the last two minutes; the highest of the "
+                "selected ranks. Good: below 5 %. Above 30 %, sharing costs more time than it is worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
@@ -36,7 +36,8 @@ def rank() -> Dashboard:
             ),
             panels.number(
                 "On-time rate",
-                "Share of receivers' waits that stalled for less than 20 microseconds. Good: near 100 %.",
+                "Share of receivers' waits that stalled for less than 20 microseconds, in the last two minutes. Good: "
+                "near 100 %.",
                 Ask(queries.ON_TIME_RATE),
                 unit="percentunit",
             ),
@@ -56,14 +57,16 @@ def rank() -> Dashboard:
                 "How many windows are in flight (their broadcast runs), ready (waiting to be used), in use, or free. "
                 "Good: ready is seldom 0, so weights wait for compute. If windows are always in flight, compute waits "
                 "for weights. Sampled at each scrape.",
-                Ask(queries.OCCUPANCY, "{{instance}} rank {{rank}} {{state}}"),
-                (("0", "0", panels.GREY),),
+                Ask(queries.OCCUPANCY, "rank {{rank}} {{state}} {{series}} {{instance}} {{run_id}}"),
+                (("0", "0", panels.FAINT),),
+                colors=panels.STATE_COLORS,
             ),
             panels.curves(
                 "Occupancy by state",
                 "Windows of all selected ranks, by state. Good: a broad band of ready.",
                 Ask(queries.OCCUPANCY_BY_STATE, "{{state}}"),
                 unit="none",
+                colors=panels.STATE_COLORS,
                 stacked=True,
             ),
         ),
@@ -97,13 +100,14 @@ def rank() -> Dashboard:
                 "Unattributed: the cause is unknown, for example because the peers' records are on another host.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),
                 unit="percentunit",
+                colors=panels.CAUSE_COLORS,
                 stacked=True,
             ),
             panels.curves(
                 "Skew by rank",
                 "Share of step time that a rank waits because a peer issued or entered later. Good: near 0. The others "
                 "wait for the rank that waits least.",
-                Ask(queries.SKEW_RATIO, queries.RANK_LEGEND),
+                Ask(queries.SKEW_RATIO, queries.SERIES_LEGEND),
                 unit="percentunit",
                 links=(rank_traces_link(),),
             ),
@@ -116,7 +120,7 @@ def rank() -> Dashboard:
                 "Broadcast bandwidth",
                 "Bytes per second of all broadcasts that a rank took part in: steps per second times the series' "
                 "bytes. Near the limit of the link, the channel is full.",
-                Ask(queries.BANDWIDTH, queries.RANK_LEGEND),
+                Ask(queries.BANDWIDTH, queries.SERIES_LEGEND),
                 unit="Bps",
             ),
             panels.curves(
@@ -133,6 +137,7 @@ def rank() -> Dashboard:
                 Ask(queries.BROADCAST_HEAT, "{{le}}"),
                 scheme="Blues",
             ),
+            collapsed=True,
         ),
         Row(
             "Steps",
@@ -141,20 +146,21 @@ def rank() -> Dashboard:
             panels.curves(
                 "Steps per second",
                 "Finished forward passes. Ranks of one group run the same number.",
-                Ask(queries.STEPS, queries.RANK_LEGEND),
+                Ask(queries.STEPS, queries.SERIES_LEGEND),
                 unit="ops",
             ),
             panels.curves(
-                "Untimed steps",
-                "Steps without instants per second, by reason. They are counted, but not included in any stall, cause "
-                "or duration. Good: none, or only those left out by SWTRACE_TIME_EVERY.",
-                Ask(queries.UNTIMED_STEPS, "{{reason}}"),
+                "Untimed steps of devices",
+                "Steps per second without instants for a reason that only devices have. They are counted, but not "
+                "included in any stall, cause or duration. Steps that SWTRACE_TIME_EVERY leaves out are not shown.",
+                Ask(queries.UNTIMED_STEPS, "rank {{rank}} {{reason}} {{instance}} {{run_id}}"),
                 unit="ops",
+                empty="none, as always without a device",
             ),
             panels.curves(
                 "Stall of the last step",
                 "Sum over the layers of the last step, sampled at each scrape.",
-                Ask(queries.LAST_STALL, queries.RANK_LEGEND),
+                Ask(queries.LAST_STALL, queries.SERIES_LEGEND),
                 unit="s",
                 links=(rank_traces_link(),),
             ),
@@ -165,5 +171,7 @@ def rank() -> Dashboard:
                 Ask(queries.quantile(0.95, "swtrace_step_duration_seconds", "phase"), "{{phase}} 95 %"),
                 unit="s",
             ),
+            collapsed=True,
         ),
+        one_rank=True,
     )

@@ -438,6 +438,13 @@ _DECLARED = (
         "UNIX time at which the daemon last read its rings.",
     ),
     Metric(
+        "gauge",
+        "swtrace_daemon_start_timestamp_seconds",
+        DaemonRow,
+        lambda row: None if row.snapshot is None else row.snapshot.started_realtime_ns / 1e9,
+        "UNIX time at which the daemon started.",
+    ),
+    Metric(
         "counter",
         "swtrace_daemon_poll_errors_total",
         DaemonRow,

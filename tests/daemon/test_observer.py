@@ -168,3 +168,10 @@ def test_a_folder_that_cannot_be_listed_is_said(run: RecordedRun, monkeypatch: p
     assert seen['swtrace_steps_total{rank="0",series="self_attn.o_proj"}'] == 1
     assert health.status_code == 503
     assert "cannot be listed: Permission denied" in health.text
+
+
+def test_the_start_of_a_daemon_is_a_metric(run: RecordedRun) -> None:
+    """A scrape says when the daemon started, as the API does, so that a restart can be seen in Prometheus."""
+    with serving(run.directory) as client:
+        started = client.get("/api/v1/snapshot").json()["started_unix_ns"]
+        assert samples(client)["swtrace_daemon_start_timestamp_seconds"] == started / 1e9

@@ -21,8 +21,16 @@ every_dashboard = pytest.mark.parametrize("path", FILES, ids=lambda path: path.s
 
 @every_dashboard
 def test_panels_neither_overlap_nor_overflow(path: Path) -> None:
-    """Every panel and row lies within the 24 columns, and no two share a cell."""
-    places = [(panel["title"], panel["gridPos"]) for panel in load(path)["panels"]]
+    """Every panel and row lies within the 24 columns, and no two that are open together share a cell."""
+    outer = load(path)["panels"]
+    for row in outer:
+        assert row["gridPos"]["w"] == 24 or row["type"] != "row"
+        _check_places([row, *row.get("panels", ())])
+    _check_places(outer)
+
+
+def _check_places(shown: list[Json]) -> None:
+    places = [(panel["title"], panel["gridPos"]) for panel in shown]
     for title, place in places:
         assert place["x"] >= 0, title
         assert place["y"] >= 0, title
@@ -52,6 +60,43 @@ def test_variables_are_the_same_everywhere_and_all_that_queries_use(path: Path) 
         for target in panel["targets"]:
             assert target["datasource"] == panel["datasource"]
             assert set(re.findall(r"\$(\w+)", target["expr"])) <= {*VARIABLES, *BUILT_IN}
+
+
+@every_dashboard
+def test_all_jobs_and_hosts_are_those_of_daemons(path: Path) -> None:
+    """The choice of all stands for the listed daemons: a pattern like .* would count every target as a daemon."""
+    variables = {variable["name"]: variable for variable in load(path)["templating"]["list"]}
+    for name in ("job", "host"):
+        assert "allValue" not in variables[name]
+        assert "up{" in variables[name]["query"]  # also those that do not answer
+
+
+def test_rank_shows_one_rank_at_first_and_the_others_all() -> None:
+    """Rank has no "All" of hosts and ranks, so Grafana selects the first one; the other dashboards begin with all."""
+    for path in FILES:
+        for variable in load(path)["templating"]["list"]:
+            if variable["name"] in {"host", "rank"}:
+                assert variable["includeAll"] is (path.stem != "swtrace-rank")
+                assert ("current" in variable) is (path.stem != "swtrace-rank")
+
+
+@every_dashboard
+def test_a_dashboard_marks_what_happened(path: Path) -> None:
+    """Annotations show when runs started, daemons restarted and alerts fired, of the selected daemons."""
+    marks = {mark["name"]: mark for mark in load(path)["annotations"]["list"]}
+    assert list(marks) == ["Runs started", "Daemons restarted", "Alerts firing"]
+    for mark in marks.values():
+        assert mark["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert "$job" in mark["expr"]
+
+
+def test_the_first_rows_are_open_and_the_last_ones_closed() -> None:
+    """What answers a dashboard's question is seen at once, and nothing closed comes before something open."""
+    for path in FILES:
+        closed = [panel["collapsed"] for panel in load(path)["panels"] if panel["type"] == "row"]
+        assert closed == sorted(closed), path
+        assert not closed[0]
+        assert closed[-1]
 
 
 @every_dashboard

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from tests.support.grafana_json import queries
+import pytest
+import yaml
+
+from dashboards.source.queries import DOWN, IDLE, RANKS_BY_STALL_RATIO
+from tests.support.deployment import run
+from tests.support.grafana_json import marks, queries
 from tests.support.scrapes import NAMES
 
 PROMETHEUS_OWN = {"up", "ALERTS", "scrape_duration_seconds", "scrape_samples_scraped"}
@@ -21,6 +27,50 @@ def test_queries_ask_for_documented_metrics_only() -> None:
 
 
 def test_every_daemon_metric_is_on_a_dashboard() -> None:
-    """Every metric of the daemon has a panel."""
-    text = " ".join(query.expr for query in queries())
+    """Every metric of the daemon has a panel or an annotation."""
+    text = " ".join((*(query.expr for query in queries()), *marks()))
     assert {name for name in NAMES if name not in text} == set()
+
+
+@pytest.mark.prometheus
+def test_the_table_of_ranks_keeps_apart_runs_that_share_a_rank(tmp_path: Path) -> None:
+    """Each row has the stall ratio of its own run. Ranks that are down or idle have a row, too."""
+    steps, stall = "swtrace_step_duration_seconds_sum", "swtrace_wait_stall_seconds_sum"
+    given = {
+        _series("swtrace_rank_up", rank="0"): "1x20",
+        _series("swtrace_rank_up", rank="0", run_id="younger"): "1x20",
+        _series("swtrace_rank_up", rank="1"): "0x20",
+        _series("swtrace_rank_up", rank="2"): "1x20",
+        **{_series("swtrace_series_info", rank=rank, series="s", run_id="older"): "1x20" for rank in "012"},
+        _series("swtrace_series_info", rank="0", series="s", run_id="younger"): "1x20",
+        _series(steps, rank="0", series="s", phase="decode"): "0+16x20",
+        _series(stall, rank="0", series="s"): "0+2x20",
+        _series(steps, rank="0", series="s", run_id="younger", phase="decode"): "0+16x20",
+        _series(stall, rank="0", series="s", run_id="younger"): "0+8x20",
+    }
+    expected = {("0", "older"): 0.125, ("0", "younger"): 0.5, ("1", "older"): DOWN, ("2", "older"): IDLE}
+    expr = RANKS_BY_STALL_RATIO
+    for variable in ("job", "host", "series", "rank"):
+        expr = expr.replace(f"${variable}", ".*")
+    case = {
+        "interval": "15s",
+        "input_series": [{"series": name, "values": values} for name, values in given.items()],
+        "promql_expr_test": [
+            {
+                "expr": expr,
+                "eval_time": "5m",
+                "exp_samples": [
+                    {"labels": _series("", rank=rank, run_id=run_id, series="s"), "value": ratio}
+                    for (rank, run_id), ratio in expected.items()
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "query_test.yml"
+    file.write_text(yaml.safe_dump({"tests": [case]}), encoding="utf-8")
+    run("promtool", "test", "rules", str(file))
+
+
+def _series(name: str, **labels: str) -> str:
+    pairs = [f'{label}="{text}"' for label, text in {"instance": "a:9465", **labels}.items()]
+    return f"{name}{{{', '.join(pairs)}}}"

@@ -43,7 +43,6 @@ def test_image_starts_a_daemon_that_its_healthcheck_finds_well(tmp_path: Path) -
     port = free_port()
     rings = tmp_path / "rings"
     run_ = RecordedRun(rings)
-    run_.write(5)
     receiver = SpanReceiver()
     check = [sys.executable, *healthcheck[1:]]
     with collector(tmp_path, receiver) as (_grpc, http):
@@ -61,6 +60,7 @@ def test_image_starts_a_daemon_that_its_healthcheck_finds_well(tmp_path: Path) -
         )
         try:
             eventually(lambda: succeeds(check, inside), "the healthcheck to succeed")
+            run_.write(5)
             # Two ranks: a step, five broadcasts and five waits each; the first step's first layer was prefilled.
             spans = 5 * 2 * 11 - 2
             assert len(receiver.wait_for(spans)) == spans

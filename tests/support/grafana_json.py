@@ -45,8 +45,12 @@ def load(path: Path) -> Json:
 
 
 def panels(dashboard: Json) -> Iterator[Json]:
-    """Yield the panels, without the rows."""
-    yield from (panel for panel in dashboard["panels"] if panel["type"] != "row")
+    """Yield the panels, also of collapsed rows, without the rows."""
+    for panel in dashboard["panels"]:
+        if panel["type"] == "row":
+            yield from panel.get("panels", ())
+        else:
+            yield panel
 
 
 def queries() -> list[PanelQuery]:
@@ -57,3 +61,8 @@ def queries() -> list[PanelQuery]:
         for panel in panels(load(path))
         for target in panel["targets"]
     ]
+
+
+def marks() -> set[str]:
+    """Return the query of every annotation."""
+    return {annotation["expr"] for path in FILES for annotation in load(path)["annotations"]["list"]}

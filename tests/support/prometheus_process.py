@@ -68,6 +68,12 @@ class Prometheus:
         return targets
 
 
+def alerts() -> list[dict[str, Any]]:
+    """Return the alerts of the committed file, without the rule beside them that records that they are loaded."""
+    groups = yaml.safe_load((FILES / "swtrace.alerts.yml").read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
 def compose_command(service: str) -> list[str]:
     """Return the arguments that compose passes to a container."""
     command: list[str] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"][service]["command"]

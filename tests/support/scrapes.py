@@ -21,6 +21,7 @@ NAMES = {
     "swtrace_ring_problems": ("gauge", set()),
     "swtrace_daemon_ready": ("gauge", set()),
     "swtrace_daemon_last_poll_timestamp_seconds": ("gauge", set()),
+    "swtrace_daemon_start_timestamp_seconds": ("gauge", set()),
     "swtrace_daemon_poll_errors_total": ("counter", set()),
     "swtrace_window_occupancy": ("gauge", {"rank", "series", "state"}),
     "swtrace_stall_seconds": ("gauge", {"rank", "series"}),
