@@ -328,8 +328,8 @@ def _report(made: Soak, took_s: float, used_s: float, disk: str) -> None:
     written = made.storm.run.written
     rate = written / took_s
     latencies = sorted(made.crowd.latencies_s) or [0.0]
-    quarter = max(1, len(made.memory) // 4)
-    memory = [statistics.median(made.memory[at : at + quarter]) / (1 << 20) for at in range(0, 4 * quarter, quarter)]
+    quarters = [quarter for quarter in np.array_split(made.memory, 4) if len(quarter)]
+    memory = [statistics.median(quarter) / (1 << 20) for quarter in quarters]
     print(f"{took_s / 60:.1f} min, {made.checks} checks; the daemon took {100 * used_s / took_s:.0f} % of a core")
     print(
         f"healthy run: {written:,} records a rank, {rate / USUAL_RECORDS_PER_S:.0f} times the usual rate,"

@@ -49,7 +49,7 @@ def untimed(folder: Path) -> tuple[int, int]:
 class WithoutRank2(RecordedRun):
     """Two ranks of three: the third could not make its ring."""
 
-    def info(self, rank: int) -> SeriesInfo:
+    def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it."""
         return series_info(rank, 3, untraced=(UntracedRank(2, "No space left on device"),))
 

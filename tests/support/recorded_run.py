@@ -91,13 +91,17 @@ class RecordedRun:
             self.base_ns = 0
         for rank in range(self.ranks):
             self.recorders.append(Recorder.create(self.directory, identity(self.run_id, rank), records=self.records))
-            self.infos.append(series_info(rank, self.ranks, clock=self.clock.name.lower()))
+            self.infos.append(self.described(rank))
             self.series.append(self.recorders[-1].add_series(self.infos[-1]))
 
     @property
     def step_ns(self) -> int:
         """Return the duration of a step."""
         return 6 * LAYER_NS
+
+    def described(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it when it makes its ring."""
+        return series_info(rank, self.ranks, clock=self.clock.name.lower())
 
     def info(self, rank: int) -> SeriesInfo:
         """Return the series as described by a rank."""

@@ -96,7 +96,7 @@ def test_untimed_steps_are_told_beside_all_steps(tmp_path: Path) -> None:
 class WithoutRank2(RecordedRun):
     """Two of three ranks; the third could not create its ring."""
 
-    def info(self, rank: int) -> SeriesInfo:
+    def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it."""
         return series_info(rank, 3, untraced=(UntracedRank(2, "No space left on device"),))
 

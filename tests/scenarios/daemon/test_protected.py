@@ -57,6 +57,7 @@ def test_every_reader_is_served_with_credentials(
     """``top`` and ``record`` with options, the same with variables, and ``read_metrics`` see the run."""
     web.write(client_auth_type="RequireAndVerifyClientCert", client_ca_file="ca.pem")
     url = served(start_swtrace, web)
+    run.write(10)
     variables = {**web.settings(), "SWTRACE_CERT": str(web.folder / "client.pem")}
     local = json.loads(swtrace("top", "--json").stdout)["summary"]
     for arguments, extra in ((options(web), {}), ([], variables)):

@@ -243,7 +243,7 @@ def _wide(column: Column) -> int:
 
 
 def headline(scene: Scene, width: int, most: int) -> list[Strip]:
-    """Return the verdict in at most ``most`` lines: headlines, worst series first, then the other findings."""
+    """Return the verdict in at most ``most`` lines: headlines, worst series first, then other findings, worst first."""
     palette = scene.palette
     text = palette.style(palette.text)
     findings: list[tuple[str, Finding, bool]] = []
@@ -253,7 +253,7 @@ def headline(scene: Scene, width: int, most: int) -> list[Strip]:
         findings.append((name, series.headline, True))
         if (said := scene.verdicts.get(series.key)) is not None:
             findings += [(name, finding, False) for finding in said.findings[1:]]
-    findings.sort(key=lambda each: not each[2])
+    findings.sort(key=lambda each: (not each[2], -each[1].level))
     lines: list[Strip] = []
     for name, finding, first in findings:
         style = palette.levels[finding.level]
