@@ -426,7 +426,13 @@ class TopApp(App[None]):
             self.notify("There is no shell to return to.", timeout=4)
         else:
             with self.suspend():  # First: once the others stop, the shell takes the terminal.
+                # Textual's handlers would take effect only later, and might start its threads a second time.
+                handlers = [
+                    (number, signal.signal(number, signal.SIG_DFL)) for number in (signal.SIGTSTP, signal.SIGCONT)
+                ]
                 os.killpg(0, signal.SIGTSTP)
+                for number, handler in handlers:
+                    signal.signal(number, handler)
 
     def action_detach(self) -> None:
         """Stop reading the source, or start again."""
