@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,12 @@ class Terminal:
 
     def status(self) -> int:
         """Wait for the end, and return the exit status."""
-        try:
-            while os.read(self._descriptor, 1 << 16):
-                pass
-        except OSError:  # the program closed its side
-            pass
+        deadline = time.monotonic() + patience()
+        with suppress(OSError):  # the program closed its side
+            while True:
+                assert time.monotonic() < deadline, "the program does not end"
+                if select.select([self._descriptor], [], [], 0.1)[0] and not os.read(self._descriptor, 1 << 16):
+                    break
         os.close(self._descriptor)
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
