@@ -43,6 +43,7 @@ def measure(llm: Any) -> list[Step]:
     """Generate in a rank that shares and traces one series, and return its steps."""
     from vllm import SamplingParams
 
+    from swtrace.series.circle import Batch
     from swtrace.series.journal import Journal
     from swtrace.series.operations import numbered
     from swtrace.trace.schema import Phase
@@ -54,9 +55,9 @@ def measure(llm: Any) -> list[Step]:
     steps: list[Step] = []
     plan: list[str] = []
 
-    def begin_step(*, phase: Phase, tokens: int, requests: int) -> None:
+    def begin_step(batch: Batch) -> None:
         kind = ""
-        if phase is not Phase.DECODE or requests < REQUESTS:
+        if batch.phase is not Phase.DECODE or batch.requests < REQUESTS:
             plan.clear()
         else:
             if not plan:
@@ -65,7 +66,7 @@ def measure(llm: Any) -> list[Step]:
         circle._journal = untraced if kind == UNTRACED else traced  # noqa: SLF001
         traced._first_steps, traced._period = (1 << 32) * (kind == TIMED), 1 << 32  # noqa: SLF001
         steps.append((kind, time.monotonic_ns()))
-        begin(phase=phase, tokens=tokens, requests=requests)
+        begin(batch)
 
     circle.begin_step = begin_step
     sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 
@@ -54,6 +54,16 @@ _POLL_S = 0.001
 
 NOT_RUNNING = -1
 """Instead of the next position: sends every reach and wait to the slow path, which raises the reason."""
+
+
+class Batch(NamedTuple):
+    """What a step works on, as far as its caller says."""
+
+    phase: Phase = Phase.OTHER
+    tokens: int = 0
+    requests: int = 0
+    links: Sequence[RequestLink] = ()
+    """Trace contexts of the requests, as far as they are traced."""
 
 
 class Circle:
@@ -114,10 +124,7 @@ class Circle:
         self._thread = 0
         """The thread that began the step."""
         self._waits = 0
-        self._phase = Phase.OTHER
-        self._tokens = 0
-        self._requests = 0
-        self._links: Sequence[RequestLink] = ()
+        self._batch = Batch()
 
         self.operations = 0
         """Broadcasts issued."""
@@ -347,21 +354,14 @@ class Circle:
 
     # ---- steps -------------------------------------------------------------------------------
 
-    def begin_step(
-        self,
-        *,
-        phase: Phase = Phase.OTHER,
-        tokens: int = 0,
-        requests: int = 0,
-        links: Sequence[RequestLink] = (),
-    ) -> None:
+    def begin_step(self, batch: Batch) -> None:
         """Mark the beginning of a forward. A step that is still open is ended first."""
         self._require_running()
         if self._in_step:
             self._end(StepFlag.IMPLICIT_END)
         self._marked = True
         self._journal.begins()
-        self._phase, self._tokens, self._requests, self._links = phase, tokens, requests, links
+        self._batch = batch
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and issue its remaining broadcasts.
@@ -454,20 +454,19 @@ class Circle:
         for layer in self._layers.values():
             if layer.step == step and layer.recorded_step != step:
                 self._finish_without_wait(layer, layer.operation)
-        tokens, requests, phase, waits = self._tokens, self._requests, self._phase, self._waits
-        links, self._links = self._links, ()
+        batch, waits = self._batch, self._waits
         self._in_step = self._marked = False
         self._next = 0
-        self._phase, self._tokens, self._requests = Phase.OTHER, 0, 0
+        self._batch = Batch()
         # Last, because a journal that checks may raise; a caller that goes on regardless begins a new step.
         kept_layers = 0 if self.keeper is None else sum(layer.kept for layer in self._layers.values())
         self._journal.stepped(
             step,
-            links,
-            tokens=tokens,
-            requests=requests,
+            batch.links,
+            tokens=batch.tokens,
+            requests=batch.requests,
             kept_layers=kept_layers,
-            phase=int(phase),
+            phase=int(batch.phase),
             waits=waits,
             flags=int(flags),
         )

@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 from swtrace.errors import OrderError, PeerLostError, RegistrationError, StaleWindowError
 from swtrace.series import operations
 from swtrace.series.agreement import TracingOutcome, never_registered
-from swtrace.series.circle import Circle
+from swtrace.series.circle import Batch, Circle
 from swtrace.series.constants import SeriesConstants
 from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.keeping import Keeper
@@ -445,7 +445,7 @@ class Series:
         """
         if is_compiling():
             torch._dynamo.graph_break(msg=_STEPS)  # noqa: SLF001
-        self._running().begin_step(phase=phase, tokens=tokens, requests=requests, links=links)
+        self._running().begin_step(Batch(phase, tokens, requests, links))
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and issue its remaining broadcasts.

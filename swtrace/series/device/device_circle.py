@@ -19,15 +19,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from swtrace.errors import OrderError
-from swtrace.series.circle import NOT_RUNNING, Circle
+from swtrace.series.circle import NOT_RUNNING, Batch, Circle
 from swtrace.series.device.sheets import Entry
-from swtrace.trace.schema import NO_WINDOW, Phase, StepFlag, TransferFlag
+from swtrace.trace.schema import NO_WINDOW, StepFlag, TransferFlag
 
 if TYPE_CHECKING:
     from swtrace.series.device.device_transport import DeviceTransport
     from swtrace.series.journal import Journal
     from swtrace.series.layer import SeriesLayer, Window
-    from swtrace.trace.request_link import RequestLink
 
 
 class DeviceCircle(Circle):
@@ -206,17 +205,10 @@ class DeviceCircle(Circle):
         """Whether steps can still be run."""
         return self._replaying or self._capturing or super().running
 
-    def begin_step(
-        self,
-        *,
-        phase: Phase = Phase.OTHER,
-        tokens: int = 0,
-        requests: int = 0,
-        links: Sequence[RequestLink] = (),
-    ) -> None:
+    def begin_step(self, batch: Batch) -> None:
         """Mark the beginning of a forward. A step that is still open is ended first."""
         self._account_for_unmarked()
-        super().begin_step(phase=phase, tokens=tokens, requests=requests, links=links)
+        super().begin_step(batch)
 
     def end_step(self, *, aborted: bool = False) -> None:
         """Mark the end of a forward, and issue its remaining broadcasts."""
