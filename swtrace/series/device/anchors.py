@@ -1,128 +1,13 @@
-"""Maps a device's clock to the host's: pure arithmetic over anchors.
+"""The anchors of a device's clock: when to take them, and how good they are.
 
-An anchor is one instant read on both clocks: the device showed ``device_ns`` while the host's
-CLOCK_MONOTONIC was within ``error_ns`` of ``host_ns``. Drift is assumed to change by at most :data:`WANDER`.
-Then a new anchor and the prediction from earlier ones each bound the true instant, and the map keeps the
-intersection. So an imprecise anchor never widens a bound, and every bound holds.
+:mod:`swtrace.trace.clock_map` maps the device's clock to the host's by means of them.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections import deque
-from dataclasses import dataclass
 
-DRIFT_LIMIT = 200e-6
-"""Largest drift of a device before any is measured; 10 to 100 us per second are usual."""
-WANDER = 0.5e-6 * 1e-9
-"""Largest change of drift per ns: half a microsecond per second, each second."""
-
-_POINTS = 16
-_HORIZON_NS = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """An instant on both clocks, narrowed by the earlier anchors."""
-
-    device_ns: int
-    host_ns: int
-    error_ns: int
-
-
-class HostMap:
-    """Maps a device's instants to host time."""
-
-    def __init__(self) -> None:
-        self.drift = 0.0
-        """Seconds that the host's clock gains on the device's per device second."""
-        self.passed_over = 0
-        """Number of anchors that were skipped because they contradict the others."""
-        self._drift_error = DRIFT_LIMIT
-        self._doubted = False
-        self._points: deque[_Point] = deque(maxlen=_POINTS)
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is an anchor."""
-        return bool(self._points)
-
-    @property
-    def error_ns(self) -> int:
-        """Largest error of :meth:`to_host` until one second after the newest anchor."""
-        return self._newest().error_ns + self._growth(_HORIZON_NS)
-
-    def add(self, device_ns: int, host_ns: int, error_ns: int) -> None:
-        """Add an anchor that is newer than the others.
-
-        An anchor that contradicts the others is skipped. If the next one does too, the clocks have changed (a
-        suspended machine, a host clock that is being slewed), and the map restarts from it.
-        """
-        if self._points:
-            newest = self._points[-1]
-            age_ns = device_ns - newest.device_ns
-            expected_ns = self.to_host(device_ns)
-            slack_ns = newest.error_ns + self._growth(age_ns)
-            low_ns = max(host_ns - error_ns, expected_ns - slack_ns)
-            high_ns = min(host_ns + error_ns, expected_ns + slack_ns)
-            if age_ns <= 0 or low_ns > high_ns:
-                if not self._doubted:
-                    self._doubted = True
-                    self.passed_over += 1
-                    return
-                self.restart()
-            else:
-                host_ns, error_ns = (low_ns + high_ns) // 2, (high_ns - low_ns + 1) // 2
-                self._learn(_Point(device_ns, host_ns, error_ns), age_ns)
-        self._doubted = False
-        self._points.append(_Point(device_ns, host_ns, error_ns))
-
-    def restart(self) -> None:
-        """Forget all anchors. The drift is kept as an estimate."""
-        self._points.clear()
-        self._drift_error = DRIFT_LIMIT
-
-    def to_host(self, device_ns: int) -> int:
-        """Return the host's CLOCK_MONOTONIC at a device instant, even between or before the anchors.
-
-        Raises:
-            ValueError: there is no anchor yet.
-        """
-        after = self._newest()
-        for point in reversed(self._points):
-            if point.device_ns <= device_ns:
-                if point is after:
-                    break
-                span_ns = after.device_ns - point.device_ns
-                gained_ns = after.host_ns - point.host_ns - span_ns
-                since_ns = device_ns - point.device_ns
-                return point.host_ns + since_ns + gained_ns * since_ns // span_ns
-            after = point
-        # Whole instants exceed a float's precision, so only the drift's part is computed in one.
-        since_ns = device_ns - after.device_ns
-        return after.host_ns + since_ns + round(since_ns * self.drift)
-
-    def _newest(self) -> _Point:
-        if not self._points:
-            raise ValueError("no anchor yet: nothing is known about the device's clock")
-        return self._points[-1]
-
-    def _growth(self, age_ns: int) -> int:
-        """Return by how much the map's error grows in ``age_ns`` after the newest anchor."""
-        return math.ceil(age_ns * self._drift_error + WANDER * age_ns * age_ns / 2)
-
-    def _learn(self, point: _Point, age_ns: int) -> None:
-        """Estimate the drift over the span with the best bound: errors spoil short spans, and wander long ones."""
-        drift, drift_error = self.drift, self._drift_error + WANDER * age_ns
-        for old in self._points:
-            span_ns = point.device_ns - old.device_ns
-            error = (point.error_ns + old.error_ns) / span_ns + WANDER * span_ns / 2
-            if error < drift_error:
-                drift = (point.host_ns - old.host_ns - span_ns) / span_ns
-                drift_error = error
-        self.drift, self._drift_error = drift, drift_error
-
+from swtrace.trace.clock_map import ClockMap
 
 FIRST_NS = 10_000_000
 """Time from the first anchor to the second."""
@@ -194,7 +79,7 @@ class AnchoredClock(ABC):
         """
         self._reading_error_ns = reading_error_ns
         self._renewals = Renewals()
-        self._map = HostMap()
+        self._map = ClockMap()
         self._tightness = Tightness()
 
     @property

@@ -68,8 +68,8 @@ class EventClock(AnchoredClock):
             best.device_ns = newest.device_ns + round(elapsed_ms * 1e6)
             if self._renewals.lapsed(high_ns):
                 self._map.restart()
-        self._map.add(best.device_ns, (low_ns + high_ns) // 2, (high_ns - low_ns + 1) // 2 + ELAPSED_ERROR_NS)
-        best.host_ns = self._map.to_host(best.device_ns)
+        self._map.add(best.device_ns, low_ns - ELAPSED_ERROR_NS, high_ns + ELAPSED_ERROR_NS)
+        best.host_ns = self._map.there(best.device_ns)
         if self._older is not None:
             self._free.append(self._older)
         self._older, self._newest = newest, best

@@ -58,7 +58,7 @@ class StampClock(AnchoredClock):
         Raises:
             ValueError: there is no anchor yet.
         """
-        return self._map.to_host(device_ns)
+        return self._map.there(device_ns)
 
     def renew(self) -> bool:
         """Take a new anchor; return whether that worked. Never while a graph is being captured."""
@@ -68,7 +68,7 @@ class StampClock(AnchoredClock):
             return False
         low_ns, high_ns, device_ns = answered
         # A reading is up to one tick old, here and in stamps: half a tick either way.
-        self._map.add(device_ns, (low_ns + high_ns) // 2, (high_ns - low_ns + 1) // 2 + self.tick_ns // 2)
+        self._map.add(device_ns, low_ns - self.tick_ns // 2, high_ns + self.tick_ns // 2)
         self._renewals.taken(high_ns)
         return True
 

@@ -76,7 +76,7 @@ def test_an_exchange_bounds_the_instant(tick_ns: int, after_ns: int) -> None:
         assert clock.renew()
         newest = clock._map._newest()
         assert (ANSWER_NS + tick_ns) // 2 <= newest.error_ns <= ANSWER_NS + tick_ns // 2
-        assert abs(newest.host_ns + device.clock.origin_ns - newest.device_ns - tick_ns // 2) <= newest.error_ns
+        assert abs(newest.there_ns + device.clock.origin_ns - newest.at_ns - tick_ns // 2) <= newest.error_ns
 
 
 def test_a_device_that_does_not_answer_is_given_up() -> None:
