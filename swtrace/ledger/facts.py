@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.requests import Links
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.schema import StepFlag
@@ -183,7 +184,11 @@ class StepFacts(_LazyFacts):
     step_flags: npt.NDArray[np.uint8]
     waits: npt.NDArray[np.uint16]
     comparable: bool
-    """Whether all ranks' instants can be from one clock."""
+    """Whether all instants are on one clock: the ranks share it, or their clocks are aligned."""
+    clock_shift_ns: Nanoseconds
+    """``[rank]``: what was added to the rank's instants to show them on the clock of the group's first rank."""
+    clock_bound_ns: Nanoseconds
+    """``[rank]``: largest error of that. Differences between two ranks with different clocks may be off by the sum."""
     entry_skew_ns: Nanoseconds
     """``[rank]``: arrival minus the group's first arrival; 0 where unknown (:attr:`entry_known`)."""
     path: CriticalPath | None
@@ -380,6 +385,8 @@ class SeriesFacts:
     """Steps that some rank has not ended yet."""
     clocks: int
     """Number of clocks that timed the ranks read here. More than one means several hosts or time namespaces."""
+    alignment: tuple[AlignedClock, ...]
+    """Every clock but that of the first rank."""
     impossible_steps: int
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.errors import IntakeError
+from swtrace.ledger.alignment import Aligner, Probe, Probes
 from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import (
     LedgerFacts,
@@ -89,6 +90,7 @@ class _Series:
     recent: RecentSteps
     channel: Channel
     numbering: Numbering
+    aligner: Aligner
     requests: RequestLinks
     impossible_steps: int = 0
     """Steps in which a broadcast was ready before its source issued it."""
@@ -139,6 +141,7 @@ class Ledger:
         self._series: dict[SeriesKey, _Series] = {}
         self._by_number: dict[int, _Series] = {}
         self._numbers = 0
+        self._probes = Probes()
         self._untaken: deque[StepFacts] | None = deque(maxlen=keep_untaken) if keep_untaken else None
         self._steps_untaken = 0
         self._collected: list[Round] = []
@@ -184,6 +187,11 @@ class Ledger:
             self._collected.append(each)
         if self._collected_records >= _TOGETHER:
             self.process_added()
+
+    def add_probe(self, probe: Probe) -> None:
+        """Add what a process measured about another host's clock. Records added before do not use it."""
+        self.process_added()
+        self._probes.add(probe)
 
     def process_added(self) -> None:
         """Process all added records.
@@ -313,6 +321,7 @@ class Ledger:
             series.pending.forget(info.rank_in_group)
             series.numbering.forget(info.rank_in_group)
             series.latest.forget(info.rank_in_group)
+            series.aligner.set_clock(info.rank_in_group, self._ranks[rank].identity.clock)
         return series
 
     def _make(self, key: SeriesKey, info: SeriesInfo) -> _Series:
@@ -338,6 +347,7 @@ class Ledger:
             recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
             channel=Channel(info.queue, ranks, info.num_layers),
             numbering=Numbering(ranks, info.num_layers),
+            aligner=Aligner(source, ranks, simulated=info.clock == Clock.VIRTUAL.name.lower()),
             requests=RequestLinks(ranks),
         )
 
@@ -416,7 +426,7 @@ class Ledger:
         if not len(ranked):
             return ranked
         following = series.numbering.follow(ranked)
-        if following is None or len(self._clocks(series)) > 1 or not series.pending.takes_all(following):
+        if following is None or not series.pending.takes_all(following):
             return None
         return following
 
@@ -471,9 +481,10 @@ class Ledger:
         block = _timed(block)
         if not len(block):
             return
-        one_clock = self._one_clock(series, block)
         links = series.requests.take(block.step)
-        steps = Steps(series.constants, series.infos, block, series.channel, links, one_clock=one_clock)
+        alignment = series.aligner.align(block, self._probes)
+        steps = Steps(series.constants, series.infos, alignment, series.channel, links)
+        series.aligner.note_contradictions(steps.contradictory)
         if steps.impossible.any():
             series.impossible_steps += int(steps.impossible.any(axis=1).sum())
             for group_rank, member in series.members.items():
@@ -485,13 +496,6 @@ class Ledger:
             self._untaken.extend(facts)
         series.totals.add_causes(block.step, steps.cause_sums_ns)
         series.latest.add(steps)
-
-    def _one_clock(self, series: _Series, block: Block) -> bool:
-        """Return whether all ranks declare one clock: one host or one simulation."""
-        return len(self._clocks(series)) == 1 or bool((block.clock[block.present] == Clock.VIRTUAL).all())
-
-    def _clocks(self, series: _Series) -> set[str]:
-        return {self._ranks[member.rank].identity.clock for member in series.members.values()}
 
     def _series_facts(self, series: _Series) -> SeriesFacts:
         if series.cached_facts is None:
@@ -519,7 +523,8 @@ class Ledger:
             steps=len(series.recent),
             straggler=series.recent.straggler(series.ranks),
             pending_steps=len(series.pending),
-            clocks=len(self._clocks(series)),
+            clocks=series.aligner.clocks,
+            alignment=series.aligner.facts(),
             impossible_steps=series.impossible_steps,
         )
 

@@ -37,12 +37,12 @@ _REMEMBERED_STEPS = 1024
 
 def _of_transfers(name: str) -> Any:
     """Return a column of a block: a field of the TRANSFER records, ``[step, rank, position]``."""
-    return cached_property(lambda block: np.ascontiguousarray(block.cells[:, :, :-1].view(TRANSFER)[name]))
+    return cached_property(lambda block: block.shown(block.cells[:, :, :-1].view(TRANSFER)[name], name))
 
 
 def _of_steps(name: str) -> Any:
     """Return a column of a block: a field of the STEP records, ``[step, rank]``."""
-    return cached_property(lambda block: np.ascontiguousarray(block.cells[:, :, -1].view(STEP)[name]))
+    return cached_property(lambda block: block.shown(block.cells[:, :, -1].view(STEP)[name], name))
 
 
 class Block:
@@ -53,11 +53,19 @@ class Block:
         cells: ``[step, rank, position]``, with the STEP record behind the last position.
         seen: The same shape: the record is available.
         launched_ns: ``[step, rank, position]``; None if there is no LAUNCH record.
+        shift_ns: ``[step, rank]``: what to add to the rank's instants; None for nothing.
     """
 
-    def __init__(self, step: _Int, cells: npt.NDArray[np.void], seen: _Bool, launched_ns: _Int | None) -> None:
+    def __init__(
+        self,
+        step: _Int,
+        cells: npt.NDArray[np.void],
+        seen: _Bool,
+        launched_ns: _Int | None,
+        shift_ns: _Int | None = None,
+    ) -> None:
         self.step, self.cells, self.seen = step, cells, seen
-        self._launched_ns = launched_ns
+        self._launched_ns, self._shift_ns = launched_ns, shift_ns
         self.present = seen[:, :, :-1]
         self.ended = seen[:, :, -1]
 
@@ -96,15 +104,28 @@ class Block:
     @cached_property
     def launched_ns(self) -> _Int:
         """``[step, rank, position]``: when the host launched the issue; 0 if not recorded."""
-        return np.zeros(self.present.shape, np.int64) if self._launched_ns is None else self._launched_ns
+        if self._launched_ns is None:
+            return np.zeros(self.present.shape, np.int64)
+        return np.asarray(self.shown(self._launched_ns, "launched_ns"), np.int64)
 
     @cached_property
     def whole(self) -> _Bool:
         """``[step, rank]``: the rank ended the step and no record is missing."""
         return np.asarray(self.seen.all(axis=2), np.bool_)
 
+    def shown(self, column: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Return a column of the records, with its instants shifted. Unknown instants, which are 0, stay 0."""
+        if self._shift_ns is None or not name.endswith("_ns"):
+            return np.ascontiguousarray(column)
+        shift_ns = self._shift_ns.reshape(self._shift_ns.shape + (1,) * (column.ndim - 2))
+        return np.where(column > 0, column + shift_ns, 0)
+
+    def shifted(self, shift_ns: _Int) -> Block:
+        """Return the same steps with ``[step, rank]`` added to the ranks' instants."""
+        return Block(self.step, self.cells, self.seen, self._launched_ns, shift_ns)
+
     def take(self, rows: npt.NDArray[np.int64]) -> Block:
-        """Return some of the steps, in the given order."""
+        """Return some of the steps, in the given order, before they are shifted."""
         launched_ns = None if self._launched_ns is None else self._launched_ns[rows]
         return Block(self.step[rows], self.cells.take(rows, axis=0), self.seen[rows], launched_ns)
 

@@ -20,8 +20,10 @@ shared time counts once. So the sum of a receiver's transfers is how long the ch
 A source never waits for its own broadcast, and that broadcast's completion on the source says nothing about the
 receivers. So only receivers have these facts.
 
-Ranks are compared only if they read the same clock. If a broadcast is ready more than 1 ms before its source issued
-it, their clocks differ, and the step is not compared.
+Ranks are compared only if they read the same clock, or clocks that are aligned (:mod:`~swtrace.ledger.alignment`). All
+instants of a step are then on one clock, and each comparison of two ranks has a bound. A stall or a late entry that is
+explained by a difference below that bound stays unattributed. If a broadcast is ready more than 1 ms before its source
+issued it, the clocks differ after all, and the step is not compared.
 
 A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """
@@ -36,10 +38,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from swtrace.ledger.alignment import Alignment
 from swtrace.ledger.channel import Channel
 from swtrace.ledger.facts import CAUSES, Cause, CriticalPath, SeriesKey, StepFacts
 from swtrace.ledger.path import Paths, critical_paths
-from swtrace.ledger.pending import Block, Waits
+from swtrace.ledger.pending import Waits
 from swtrace.ledger.recent import Sums, sum_positions
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.ledger.requests import Links
@@ -97,32 +100,32 @@ class Steps:
     Args:
         constants: Constants of the series.
         infos: Constants of its members, by group rank.
-        block: The steps' records, ascending.
+        alignment: The steps' records, ascending, and how their ranks are compared.
         channel: What a delivery queues behind. These steps advance it.
         links: Trace contexts of the steps' requests, ``[step][rank]``.
-        one_clock: Whether all ranks declare one clock.
     """
 
     def __init__(
         self,
         constants: Constants,
         infos: tuple[SeriesInfo | None, ...],
-        block: Block,
+        alignment: Alignment,
         channel: Channel,
         links: Sequence[tuple[Links, ...]],
-        *,
-        one_clock: bool,
     ) -> None:
-        self.block, self.infos, self._constants = block, infos, constants
+        self.block = block = alignment.block
+        self.infos, self._constants, self._alignment = infos, constants, alignment
         self.links = links
         self._serial = channel.serial
         own, prefilled = self._flagged(TransferFlag.OWN), self._flagged(TransferFlag.PREFILLED)
         self._broadcast = block.present & ~prefilled
         delivery = self._broadcast & ~own
         self.receiver: _Bool = delivery & ~self._flagged(TransferFlag.UNWAITED | TransferFlag.OPEN)
-        self.impossible = self._before_its_issue(delivery)
-        """``[step, rank]``: a delivery was ready before its source issued it."""
-        self.comparable: _Bool = np.asarray(~self.impossible.any(axis=1) & one_clock, np.bool_)
+        self.early = self._before_its_issue(delivery)
+        """``[step, rank, position]``: a delivery was ready before its source issued it."""
+        self.impossible: _Bool = np.asarray(self.early.any(axis=2), np.bool_)
+        """``[step, rank]``"""
+        self.comparable: _Bool = np.asarray(~self.impossible.any(axis=1) & alignment.comparable, np.bool_)
         self._carried = channel.carry(block, self._broadcast, own)
 
     def __len__(self) -> int:
@@ -153,6 +156,24 @@ class Steps:
     def aborted(self) -> _Bool:
         """``[step]``: some rank ended the step early."""
         return np.asarray((self.block.ended & ((self.block.step_flags & StepFlag.ABORTED) != 0)).any(axis=1), np.bool_)
+
+    @property
+    def contradictory(self) -> _Bool:
+        """``[step, rank]``: :attr:`impossible`, between two ranks on one clock."""
+        if not self.impossible.any():
+            return self.impossible
+        clock = self._alignment.clock
+        return np.asarray((self.early & (clock[:, np.newaxis] == clock[self._constants.source])).any(axis=2), np.bool_)
+
+    @property
+    def clock_shift_ns(self) -> _Int:
+        """``[step, rank]``: what was added to the rank's instants."""
+        return self._alignment.shift_ns
+
+    @property
+    def clock_bound_ns(self) -> _Int:
+        """``[step, rank]``: largest error of that."""
+        return self._alignment.bound_ns
 
     @cached_property
     def duration_ns(self) -> _Int:
@@ -257,7 +278,8 @@ class Steps:
 
         The causes are skew up to the last issue, then backlog, then transfer. The part of the skew that the late
         rank's later entry into the step explains is entry skew, less the earlier stalls of this step. An operation
-        issued in the step before has no entry skew.
+        issued in the step before has no entry skew. Skew that is shorter than the bound of the two ranks' clocks is
+        unattributed.
         """
         block, waits = self.block, Waits.where(self.stall_ns)
         cell, row = waits.cell, waits.row
@@ -276,9 +298,12 @@ class Steps:
         earlier -= np.repeat(earlier[first], np.diff(first, append=len(row)))
         owed = np.minimum(np.maximum(arrival[late] - arrival[row] - earlier, 0), skew)
         within = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
-        entry = owed * (within & ended[late] & ended[row])
+        bound = self._alignment.between_ns(waits.step, waits.rank, compared.late_rank)
+        entry = owed * (within & ended[late] & ended[row] & (owed >= bound))
+        doubtful = skew * (skew < bound)
+        skew, entry = skew - doubtful, entry * (doubtful == 0)
         backlog, transfer = (queued - issued) * attributed, (ready - queued) * attributed
-        return waits, np.stack((entry, skew - entry, backlog, transfer, stall * ~attributed))
+        return waits, np.stack((entry, skew - entry, backlog, transfer, stall * ~attributed + doubtful))
 
     @cached_property
     def cause_ns(self) -> _Int:
@@ -330,13 +355,12 @@ class Steps:
         return np.asarray((self.block.flags & np.uint8(flag)) != 0, np.bool_)
 
     def _before_its_issue(self, delivery: _Bool) -> _Bool:
-        """Return ``[step, rank]``: a delivery was ready before its source issued it, impossible with one clock."""
+        """Return where a delivery was ready before its source issued it, which is impossible with one clock."""
         block, source = self.block, self._constants.source
         positions = np.arange(len(source))
         sent = self._broadcast[:, source, positions]
         issued = np.where(sent, block.issued_ns[:, source, positions], 0)[:, np.newaxis, :]
-        early = delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS)
-        return np.asarray(early.any(axis=2), np.bool_)
+        return np.asarray(delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS), np.bool_)
 
 
 _CONSTANTS = frozenset(each.name for each in fields(Constants))
