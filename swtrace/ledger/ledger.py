@@ -162,6 +162,9 @@ class Ledger:
         rank.identity, rank.ended, rank.history = identity, False, history
         for series in self._series.values():
             series.cached_facts = None
+            for group_rank, member in series.members.items():
+                if member.rank == identity.key:
+                    series.aligner.set_clock(group_rank, identity.clock)
         self._expect(identity.key, expected=True)
 
     def set_series(self, rank: RankKey, series: tuple[SeriesInfo, ...]) -> None:
