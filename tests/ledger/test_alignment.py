@@ -191,8 +191,8 @@ def test_the_same_stragglers_are_named_as_on_one_clock(seed: int) -> None:
     hosts = Hosts(made, host, tuple(HostClock(each * SECOND_NS, (each - 1) * 40e-6) for each in range(3)))
     one = feeding.ledger(made)
     feeding.feed(one, made)
-    named = [ledger.facts().series[0].straggler for ledger in (one, hosts.fed())]
-    assert [each and each.rank for each in named][0] == [each and each.rank for each in named][1]
+    expected, found = (ledger.facts().series[0].straggler for ledger in (one, hosts.fed()))
+    assert (found and found.rank) == (expected and expected.rank)
 
 
 def test_ranks_on_one_host_are_compared_without_a_bound() -> None:
