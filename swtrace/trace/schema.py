@@ -246,8 +246,8 @@ class StepFlag(IntFlag):
 
 
 RUN_STEPS = 4
-"""Where one step in *n* is timed or read, these come in runs of so many. After a step without instants it is unknown what
-the channel carried last, so the first delivery of each run has no transfer, and its stall has no cause."""
+"""Where one step in *n* is timed or read, these come in runs of so many. After a step without instants it is unknown
+what the channel carried last, so the first delivery of each run has no transfer, and its stall has no cause."""
 
 
 class Untimed(IntEnum):
