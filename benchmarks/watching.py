@@ -228,13 +228,13 @@ def compare(fleet: Fleet, document: dict[str, Any]) -> None:
     found: dict[str, int] = {}
     expected: dict[str, int] = {}
     for one, other in zip(series["ranks"], truth.ranks, strict=True):
-        for cause, ns in other.totals.cause_ns.items():
-            expected[cause.value] = expected.get(cause.value, 0) + ns
+        for cause, true_ns in other.totals.cause_ns.items():
+            expected[cause.value] = expected.get(cause.value, 0) + true_ns
             found[cause.value] = found.get(cause.value, 0) + one["totals"]["cause_ns"][cause.value]
     total = sum(expected.values())
     print(f"  steps   {sorted(steps)} by rank; a ledger on one clock: {truth.ranks[0].totals.steps}")
-    for cause, ns in expected.items():
-        print(f"  {cause:<13} {100 * found[cause] / total:6.2f} % of the stall; on one clock {100 * ns / total:6.2f} %")
+    for name, ns in expected.items():
+        print(f"  {name:<13} {100 * found[name] / total:6.2f} % of the stall; on one clock {100 * ns / total:6.2f} %")
 
 
 def main() -> None:

@@ -272,7 +272,7 @@ class Steps:
         entered = (self.block.ended.all(axis=1) & self.comparable)[:, np.newaxis]
         arrival = self.block.arrival_ns
         skew = arrival - arrival.min(axis=1, keepdims=True)
-        step, rank = (each.astype(np.int64) for each in np.indices(arrival.shape))
+        step, rank = np.arange(len(arrival))[:, np.newaxis], np.arange(arrival.shape[1])
         known = entered & (skew >= self._alignment.between_ns(step, rank, arrival.argmin(axis=1)[:, np.newaxis]))
         return np.where(known, skew, 0)
 
