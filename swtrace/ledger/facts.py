@@ -41,6 +41,9 @@ class Cause(StrEnum):
 
 CAUSES = tuple(Cause)
 
+TRANSFER_BOUND_SHARE = 0.2
+"""Efficiency and bandwidth are stated only if their transfers are known this well in sum."""
+
 
 class Outcome(StrEnum):
     """Outcome of a wait."""
@@ -166,6 +169,8 @@ class StepFacts(_LazyFacts):
     backlog_ns: Nanoseconds
     transfer_ns: Nanoseconds
     """This receiver's own time on the channel, up to ``ready_ns``. Time shared by deliveries to it counts once."""
+    transfer_bound_ns: Nanoseconds
+    """Largest error of that by the alignment of clocks; 0 where one clock timed it."""
     cause_ns: Nanoseconds
     """``[cause, rank, position]`` in the order of :data:`CAUSES`; sums to ``stall_ns`` over causes."""
 
@@ -299,6 +304,8 @@ class Recent:
     """Skew and entry skew parts of :attr:`attributed_stall_ns`."""
     transfer_ns: int
     """Sum over the same waits."""
+    transfer_bound_ns: int
+    """Sum of their bounds; 0 on one clock."""
     transfer_bytes: int
     cause_ns: dict[Cause, int]
     excess_ns: int
@@ -318,15 +325,20 @@ class Recent:
 
     @property
     def efficiency(self) -> float | None:
-        """``1 - sum(stall - its skew part) / sum(transfer)``, clamped to [0, 1]; None where nothing was transferred."""
-        if self.transfer_ns <= 0:
+        """``1 - sum(stall - its skew part) / sum(transfer)``, clamped to [0, 1]; None where transfers are not known."""
+        if not self.transfers_known:
             return None
         return min(1.0, max(0.0, 1.0 - (self.attributed_stall_ns - self.skew_ns) / self.transfer_ns))
 
     @property
     def bandwidth(self) -> float | None:
-        """Bytes per second while transferring; None where nothing was transferred."""
-        return self.transfer_bytes * 1e9 / self.transfer_ns if self.transfer_ns > 0 else None
+        """Bytes per second while transferring; None where transfers are not known."""
+        return self.transfer_bytes * 1e9 / self.transfer_ns if self.transfers_known else None
+
+    @property
+    def transfers_known(self) -> bool:
+        """Whether something was transferred, and the bounds of the clocks are small compared with that."""
+        return self.transfer_ns > 0 and self.transfer_bound_ns <= TRANSFER_BOUND_SHARE * self.transfer_ns
 
 
 @dataclass(frozen=True, slots=True)
