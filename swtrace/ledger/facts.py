@@ -36,7 +36,8 @@ class Cause(StrEnum):
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
     """The cause is unknown: the peers' records are lost or on a host that this ledger does not read, the ranks' clocks
-    differ, or the ready instant of the previous delivery was not observed."""
+    cannot be aligned, the skew is below the bound of their clocks, or the ready instant of the previous delivery was
+    not observed."""
 
 
 CAUSES = tuple(Cause)
@@ -162,7 +163,7 @@ class StepFacts(_LazyFacts):
     """``[rank, position]``: last issue, backlog and transfer are known."""
     last_issue_ns: Nanoseconds
     late_rank: npt.NDArray[np.int32]
-    """Group rank that issued last; -1 where unknown."""
+    """Group rank that issued last; -1 where unknown, also if the bound of two ranks' clocks leaves it open."""
     backlog_ns: Nanoseconds
     transfer_ns: Nanoseconds
     """This receiver's own time on the channel, up to ``ready_ns``. Time shared by deliveries to it counts once."""
