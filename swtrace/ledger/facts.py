@@ -334,6 +334,7 @@ class SeriesRankFacts:
     """Facts of one rank of one series."""
 
     rank: RankKey
+    host: str
     info: SeriesInfo
     totals: Totals
     recent: Recent
@@ -390,6 +391,33 @@ class SeriesFacts:
     """Every clock but that of the first rank."""
     impossible_steps: int
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
+
+    @property
+    def hosts(self) -> dict[str, tuple[int, ...]]:
+        """The global ranks that are read here, by host."""
+        ranks: dict[str, tuple[int, ...]] = {}
+        for rank in self.ranks:
+            ranks[rank.host] = (*ranks.get(rank.host, ()), rank.rank.rank)
+        return ranks
+
+    def host_of(self, rank: int) -> str:
+        """Return the host of a global rank; empty if all ranks are on one host, or if it is unknown."""
+        hosts = self.hosts
+        return next((host for host, ranks in hosts.items() if rank in ranks), "") if len(hosts) > 1 else ""
+
+    def named(self, rank: int) -> str:
+        """Return the number of a global rank, with its host where there are several: ``5 (gpu-b)``."""
+        host = self.host_of(rank)
+        return f"{rank} ({host})" if host else str(rank)
+
+    def clock_of(self, group_rank: int) -> int:
+        """Return which clock times a group rank: 0 for the reference, else a number behind its place in the facts."""
+        return next((n for n, clock in enumerate(self.alignment, 1) if group_rank in clock.group_ranks), 0)
+
+    @property
+    def clock_bound_ns(self) -> int:
+        """Largest error of a difference between two ranks whose clocks are known, as of the last step."""
+        return sum(sorted(clock.bound_ns for clock in self.alignment)[-2:])
 
 
 @dataclass(frozen=True, slots=True)
