@@ -277,9 +277,9 @@ def _entry(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     duration = float(np.median([step.duration_ns.max() for step in complete]))
     rank, lateness = int(late.argmax()), float(late.max())
     held = sum(int(step.cause_ns[CAUSES.index(Cause.ENTRY_SKEW)].sum()) for step in complete)
-    bound_ns = max(_bound_ns(facts, step, rank, int(step.entry_skew_ns.argmin())) for step in complete)
-    if lateness < max(_ENTRY_SHARE * duration, bound_ns) or held <= 0:
+    if lateness < _ENTRY_SHARE * duration or held <= 0:
         return None
+    bound_ns = max(_bound_ns(facts, step, rank, int(step.arrival_ns.argmin())) for step in complete)
     number = complete[-1].ranks[rank].rank
     return Finding(
         "entry_skew",
