@@ -411,9 +411,9 @@ class SeriesFacts:
         host = self.host_of(rank)
         return f"{rank} ({host})" if host else str(rank)
 
-    def clock_of(self, group_rank: int) -> int:
-        """Return which clock times a group rank: 0 for the reference, else a number behind its place in the facts."""
-        return next((n for n, clock in enumerate(self.alignment, 1) if group_rank in clock.group_ranks), 0)
+    def clock_of(self, group_rank: int) -> AlignedClock | None:
+        """Return the clock that times a group rank; None for the reference."""
+        return next((clock for clock in self.alignment if group_rank in clock.group_ranks), None)
 
     @property
     def clock_bound_ns(self) -> int:

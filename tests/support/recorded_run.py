@@ -84,13 +84,20 @@ class RecordedRun:
     infos: list[SeriesInfo] = field(default_factory=list)
     links: tuple[RequestLink, ...] = ()
     """Traced requests in the batch of every step that is written from now on."""
+    hosts: tuple[str, ...] = ()
+    """By rank, each with a clock of its own; all ranks are on this host if empty."""
+    ahead_ns: int = 0
+    """By how much the clock of each host is ahead of that of the host of the rank before."""
 
     def __post_init__(self) -> None:
         """Make one ring per rank, with one series each."""
         if self.clock is Clock.VIRTUAL:
             self.base_ns = 0
         for rank in range(self.ranks):
-            self.recorders.append(Recorder.create(self.directory, identity(self.run_id, rank), records=self.records))
+            who = identity(self.run_id, rank)
+            if self.hosts:
+                who = replace(who, host=self.hosts[rank], boot_id=self.hosts[rank])
+            self.recorders.append(Recorder.create(self.directory, who, records=self.records))
             self.infos.append(self.described(rank))
             self.series.append(self.recorders[-1].add_series(self.infos[-1]))
 
@@ -152,7 +159,7 @@ class RecordedRun:
         """Write one rank's records of one step."""
         for position in range(self.info(rank).num_layers):
             self._transfer(rank, step, position)
-        begin = self.begin_ns(step)
+        begin = self.begin_ns(step) + rank * self.ahead_ns
         for index, link in enumerate(self.links):
             self.series[rank].request(begin, link, step, index)
         if ended:
@@ -173,7 +180,8 @@ class RecordedRun:
 
     def _transfer(self, rank: int, step: int, position: int) -> None:
         info, series = self.info(rank), self.series[rank]
-        begin = self.begin_ns(step) + position * LAYER_NS
+        ahead_ns = rank * self.ahead_ns
+        begin = self.begin_ns(step) + ahead_ns + position * LAYER_NS
         wait_begin = begin + 2 * REACH_NS
         own = info.source(position) == rank
         window = NO_WINDOW if own else position % 2
@@ -185,7 +193,7 @@ class RecordedRun:
         else:
             issued = begin - LAYER_NS + REACH_NS
             if position == 0:
-                issued = self.begin_ns(step - 1) + (info.num_layers - 1) * LAYER_NS + REACH_NS
+                issued = self.begin_ns(step - 1) + ahead_ns + (info.num_layers - 1) * LAYER_NS + REACH_NS
                 flags |= TransferFlag.CROSSES_STEPS
             stalled = not own and position == STALLED_POSITION
             ready = wait_begin + STALL_NS if stalled else issued + TRANSFER_NS
