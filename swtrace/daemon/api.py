@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swtrace.daemon.labels import ranks_text
+from swtrace import units
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing.observation import series_key
@@ -147,7 +147,7 @@ class Query:
 
 def series_id(key: SeriesKey) -> str:
     """Return the id of a series in this API. It is the same in every daemon and after a restart."""
-    return f"{key.run_id}/{key.name}@{key.start_layer}/{ranks_text(key.group_ranks)}"
+    return f"{key.run_id}/{key.name}@{key.start_layer}/{units.ranges(key.group_ranks)}"
 
 
 def everything(snapshot: Snapshot, query: Query) -> Document:

@@ -85,9 +85,9 @@ class RecordedRun:
     links: tuple[RequestLink, ...] = ()
     """Traced requests in the batch of every step that is written from now on."""
     hosts: tuple[str, ...] = ()
-    """By rank, each with a clock of its own; all ranks are on this host if empty."""
+    """By rank. Each host has a clock of its own. If empty, all ranks are on one host."""
     ahead_ns: int = 0
-    """By how much the clock of each host is ahead of that of the host of the rank before."""
+    """By how much the clock of each host is ahead of the one before, in the order in which they appear."""
 
     def __post_init__(self) -> None:
         """Make one ring per rank, with one series each."""
@@ -113,6 +113,10 @@ class RecordedRun:
     def info(self, rank: int) -> SeriesInfo:
         """Return the series as described by a rank."""
         return self.infos[rank]
+
+    def clock_ahead_ns(self, rank: int) -> int:
+        """Return by how much the clock of a rank's host is ahead of the first one's."""
+        return list(dict.fromkeys(self.hosts)).index(self.hosts[rank]) * self.ahead_ns if self.hosts else 0
 
     def begin_ns(self, step: int) -> int:
         """Return when a step begins on every rank."""
@@ -159,7 +163,7 @@ class RecordedRun:
         """Write one rank's records of one step."""
         for position in range(self.info(rank).num_layers):
             self._transfer(rank, step, position)
-        begin = self.begin_ns(step) + rank * self.ahead_ns
+        begin = self.begin_ns(step) + self.clock_ahead_ns(rank)
         for index, link in enumerate(self.links):
             self.series[rank].request(begin, link, step, index)
         if ended:
@@ -180,7 +184,7 @@ class RecordedRun:
 
     def _transfer(self, rank: int, step: int, position: int) -> None:
         info, series = self.info(rank), self.series[rank]
-        ahead_ns = rank * self.ahead_ns
+        ahead_ns = self.clock_ahead_ns(rank)
         begin = self.begin_ns(step) + ahead_ns + position * LAYER_NS
         wait_begin = begin + 2 * REACH_NS
         own = info.source(position) == rank
