@@ -204,7 +204,7 @@ def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | Non
             delayed = held & (step.late_rank == late)
             held_ns, count, bound_ns = blamed.get(int(late), (0.0, 0, 0))
             bound_ns = max(
-                bound_ns, *(_bound_ns(facts, step, late, rank) for rank in np.flatnonzero(delayed.any(axis=1)))
+                bound_ns, *(_bound_ns(facts, step, late, rank) for rank in np.flatnonzero(delayed.any(axis=1)).tolist())
             )
             blamed[int(late)] = held_ns + float(skew[delayed].sum()), count + int(delayed.sum()), bound_ns
     elapsed = sum(int(step.duration_ns.max(initial=0)) for step in steps)

@@ -118,7 +118,7 @@ def lanes(step: StepFacts) -> str:
     begins = [int(step.begin_ns.min())] * ranks if step.comparable else step.begin_ns.tolist()
     extent = int((step.end_ns - begins).max())
     scale = _WIDTH / max(1, extent)
-    shapes = []
+    shapes: list[str] = []
 
     def box(css: str, since: int, until: int, y: int, tall: int, title: str) -> None:
         left, right = max(0, since - begins[rank]), min(extent, until - begins[rank])
