@@ -394,26 +394,30 @@ class SeriesFacts:
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
 
     @property
-    def hosts(self) -> dict[str, tuple[int, ...]]:
+    def hosts(self) -> dict[str, list[int]]:
         """The global ranks that are read here, by host."""
-        ranks: dict[str, tuple[int, ...]] = {}
+        ranks: dict[str, list[int]] = {}
         for rank in self.ranks:
-            ranks[rank.host] = (*ranks.get(rank.host, ()), rank.rank.rank)
+            ranks.setdefault(rank.host, []).append(rank.rank.rank)
         return ranks
 
     def host_of(self, rank: int) -> str:
         """Return the host of a global rank; empty if all ranks are on one host, or if it is unknown."""
-        hosts = self.hosts
-        return next((host for host, ranks in hosts.items() if rank in ranks), "") if len(hosts) > 1 else ""
+        if len({each.host for each in self.ranks}) == 1:
+            return ""
+        return next((each.host for each in self.ranks if each.rank.rank == rank), "")
 
     def named(self, rank: int) -> str:
         """Return the number of a global rank, with its host where there are several: ``5 (gpu-b)``."""
         host = self.host_of(rank)
         return f"{rank} ({host})" if host else str(rank)
 
-    def clock_of(self, group_rank: int) -> AlignedClock | None:
-        """Return the clock that times a group rank; None for the reference."""
-        return next((clock for clock in self.alignment if group_rank in clock.group_ranks), None)
+    def clock_numbers(self) -> npt.NDArray[np.int64]:
+        """Return ``[rank]``: which clock times a group rank. 0 is the reference, *n* the n-th in the alignment."""
+        numbers = np.zeros(len(self.key.group_ranks), np.int64)
+        for number, clock in enumerate(self.alignment, 1):
+            numbers[list(clock.group_ranks)] = number
+        return numbers
 
     @property
     def clock_bound_ns(self) -> int:

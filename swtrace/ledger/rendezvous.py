@@ -58,9 +58,8 @@ class Rendezvous:
         if self._needed is None:
             late = issued_ns.argmax(axis=1)[waits.step, waits.position]
             return issued_ns[waits.step, late, waits.position], late
-        needed = self._issues(issued_ns, waits)
-        late, last = next(needed)
-        for other, of_other in needed:
+        last, late = issued_ns.reshape(-1)[waits.cell], waits.rank
+        for other, of_other in self._issues(self._needed[:, :, 1:], issued_ns, waits):
             later = of_other > last
             last, late = np.where(later, of_other, last), np.where(later, other, late)
         return last, late
@@ -76,23 +75,25 @@ class Rendezvous:
             late: The rank whose issue seems to be the last, ``[wait]``.
             between_ns: Returns the largest error of the differences between two ranks' instants, for some steps.
         """
+        if self._needed is None:
+            step, rank = np.arange(len(issued_ns))[:, np.newaxis, np.newaxis], np.arange(self._ranks)[:, np.newaxis]
+            latest = issued_ns.argmax(axis=1)[:, np.newaxis]
+            behind = issued_ns.max(axis=1, keepdims=True) - issued_ns
+            close = (rank != latest) & (behind < between_ns(step, latest, rank))
+            return np.asarray(close.any(axis=1)[waits.step, waits.position], np.bool_)
         last = issued_ns[waits.step, late, waits.position]
         doubt = np.zeros(len(late), np.bool_)
-        for other, of_other in self._issues(issued_ns, waits):
+        for other, of_other in self._issues(self._needed, issued_ns, waits):
             doubt |= (other != late) & (last - of_other < between_ns(waits.step, late, other))
         return doubt
 
-    def _issues(self, issued_ns: _Int, waits: Waits) -> Iterator[tuple[_Int, _Int]]:
-        """Yield the ranks whose issues each delivery waits for, the receiver first, and these issues, ``[wait]``."""
-        if self._needed is None:
-            for rank in range(self._ranks):
-                yield np.full(len(waits.cell), rank), issued_ns[waits.step, rank, waits.position]
-            return
+    def _issues(self, needed: _Int, issued_ns: _Int, waits: Waits) -> Iterator[tuple[_Int, _Int]]:
+        """Yield ranks whose issues each delivery waits for, ``[rank, position, which]``, and these, by wait."""
         layers = issued_ns.shape[2]
         issued, first = issued_ns.reshape(-1), waits.cell - waits.rank * layers
         of_position = waits.rank * layers + waits.position
-        for needed in np.moveaxis(self._needed, 2, 0):
-            other = needed.reshape(-1)[of_position]
+        for which in np.moveaxis(needed, 2, 0):
+            other = which.reshape(-1)[of_position]
             yield other, issued[first + other * layers]
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:

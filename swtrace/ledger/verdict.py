@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from swtrace import units
 from swtrace.ledger import caveats
@@ -195,6 +196,7 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
 def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     """Name the rank that causes most of the skew. This is a proximate cause, and the advice says so."""
     blamed: dict[int, tuple[float, int, int]] = {}
+    clocks = facts.clock_numbers()
     total, waits = 0.0, 0
     for step in steps:
         skew = step.cause_ns[CAUSES.index(Cause.SKEW)]
@@ -203,9 +205,7 @@ def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | Non
         for late in np.unique(step.late_rank[held & (step.late_rank >= 0)]).tolist():
             delayed = held & (step.late_rank == late)
             held_ns, count, bound_ns = blamed.get(int(late), (0.0, 0, 0))
-            bound_ns = max(
-                bound_ns, *(_bound_ns(facts, step, late, rank) for rank in np.flatnonzero(delayed.any(axis=1)).tolist())
-            )
+            bound_ns = max(bound_ns, int(_bounds_ns(step, clocks, late)[delayed.any(axis=1)].max()))
             blamed[int(late)] = held_ns + float(skew[delayed].sum()), count + int(delayed.sum()), bound_ns
     elapsed = sum(int(step.duration_ns.max(initial=0)) for step in steps)
     receivers = max((int(step.ended.sum()) for step in steps), default=1)
@@ -228,11 +228,9 @@ def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | Non
     )
 
 
-def _bound_ns(facts: SeriesFacts, step: StepFacts, one: int, other: int) -> int:
-    """Return by how much a difference between two group ranks' instants may be off in a step."""
-    if facts.clock_of(one) == facts.clock_of(other):
-        return 0
-    return int(step.clock_bound_ns[one] + step.clock_bound_ns[other])
+def _bounds_ns(step: StepFacts, clocks: npt.NDArray[np.int64], rank: int) -> npt.NDArray[np.int64]:
+    """Return ``[rank]``: by how much differences between a group rank's instants and the others' may be off."""
+    return np.where(clocks == clocks[rank], 0, step.clock_bound_ns + step.clock_bound_ns[rank])
 
 
 def _bounded(bound_ns: int) -> str:
@@ -279,7 +277,8 @@ def _entry(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     held = sum(int(step.cause_ns[CAUSES.index(Cause.ENTRY_SKEW)].sum()) for step in complete)
     if lateness < _ENTRY_SHARE * duration or held <= 0:
         return None
-    bound_ns = max(_bound_ns(facts, step, rank, int(step.arrival_ns.argmin())) for step in complete)
+    clocks = facts.clock_numbers()
+    bound_ns = max(int(_bounds_ns(step, clocks, rank)[step.arrival_ns.argmin()]) for step in complete)
     number = complete[-1].ranks[rank].rank
     return Finding(
         "entry_skew",
