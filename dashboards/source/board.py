@@ -175,7 +175,7 @@ def _annotations() -> tuple[dashboard.AnnotationQuery, ...]:
             "red",
             queries.FIRING,
             "{{alertname}}",
-            "{{severity}}: rank {{rank}} {{series}} {{instance}} {{run_id}}",
+            "{{severity}}: rank {{rank}} {{host}} {{series}} {{instance}} {{run_id}}",
         ),
     )
 

@@ -144,7 +144,7 @@ def health() -> Dashboard:
                 "Records lost",
                 "Records per second. Good: 0. Lapped: overwritten before the daemon read them; give the daemon more "
                 "CPU or the ring more room (SWTRACE_RING_RECORDS). Damaged: something else writes to the ring.",
-                Ask(queries.RECORDS_LOST, "rank {{rank}} {{reason}} {{instance}} {{run_id}}"),
+                Ask(queries.RECORDS_LOST, "rank {{rank}} {{host}} {{reason}} {{instance}} {{run_id}}"),
                 unit="recps",
             ),
             panels.curves(

@@ -1,7 +1,7 @@
 """The panels' queries in PromQL, as plain text without Grafana.
 
 (instance, rank) identifies a rank, (instance, rank, series) a series on it. If two runs are alive on one host, the
-younger one's samples also carry ``run_id``, so sums keep it.
+younger one's samples also carry ``run_id``. Those of a daemon that watches others carry ``host``. Sums keep both.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ SERIES_SCOPE = 'job=~"$job", instance=~"$daemon", series=~"$series", rank=~"$ran
 RANK_SCOPE = 'job=~"$job", instance=~"$daemon", rank=~"$rank"'
 DAEMON_SCOPE = 'job=~"$job", instance=~"$daemon"'
 
-BY_SERIES_RANK = "instance, rank, run_id, series"
-BY_RANK = "instance, rank, run_id"
+BY_SERIES_RANK = "host, instance, rank, run_id, series"
+BY_RANK = "host, instance, rank, run_id"
 
-SERIES_LEGEND = "rank {{rank}} {{series}} {{instance}} {{run_id}}"
+SERIES_LEGEND = "rank {{rank}} {{host}} {{series}} {{instance}} {{run_id}}"
 """Of one series on one rank. The rank comes first, because a long name after it may be cut."""
-RANK_LEGEND = "rank {{rank}} {{instance}} {{run_id}}"
+RANK_LEGEND = "rank {{rank}} {{host}} {{instance}} {{run_id}}"
 
 FRESH_S = 90
 """A sample older than this is of a target that is gone, or of the time before Prometheus was restarted."""
@@ -128,13 +128,21 @@ PREFETCH_STEP = f"min by (series, kind) ({_living(now(of_series('swtrace_prefetc
 _INFO = now(of_series("swtrace_series_info"))
 _YOUNGER = of_rank("swtrace_rank_up", 'run_id!=""')
 _OLDER_RATIO = _living(stall_ratio(NOW, 'run_id=""'))
+
+
+def _of_each(ratio: str) -> str:
+    """Return a ratio without the host: information about a series always has one, other samples only if watched."""
+    return f"max by (instance, rank, run_id, series) ({ratio})"
+
+
 IDLE, DOWN = -1, 2
 """Instead of a stall ratio in the table of all ranks: the rank ended no timed step lately, or it does not live. The
 latter is more than any ratio, so such ranks come first."""
 RANKS_BY_STALL_RATIO = (
     # Of two runs that are alive at once, only the younger one's samples carry its id. Its information always does.
-    f"{_INFO} * on (instance, rank, run_id, series) group_left () {STALL_RATIO_NOW}"
-    f" or ({_INFO} unless on (instance, run_id) {_YOUNGER}) * on (instance, rank, series) group_left () {_OLDER_RATIO}"
+    f"{_INFO} * on (instance, rank, run_id, series) group_left () {_of_each(STALL_RATIO_NOW)}"
+    f" or ({_INFO} unless on (instance, run_id) {_YOUNGER})"
+    f" * on (instance, rank, series) group_left () {_of_each(_OLDER_RATIO)}"
     f" or ({_INFO} and on (instance, rank) {_LIVING}) * {IDLE}"
     f" or {_INFO} * {DOWN}"
 )

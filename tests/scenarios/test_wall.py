@@ -202,7 +202,8 @@ def test_every_panel_query_returns_series_with_its_labels(wall: Wall, query: Pan
         return
     assert samples, query
     assert any(math.isfinite(sample.value) for sample in samples), query
-    for label in set(re.findall(r"\{\{(\w+)\}\}", query.legend)) - {"le", "run_id"}:  # run_id: if two are alive
+    # Samples have a run id if two are alive, and a host if a daemon watches others.
+    for label in set(re.findall(r"\{\{(\w+)\}\}", query.legend)) - {"le", "run_id", "host"}:
         assert all(sample.labels.get(label) for sample in samples), (query, label)
     if "{{instance}}" in query.legend and query.panel not in OF_ONE_HOST:
         shown = {sample.labels["instance"] for sample in samples}
