@@ -94,10 +94,7 @@ class RecordedRun:
         if self.clock is Clock.VIRTUAL:
             self.base_ns = 0
         for rank in range(self.ranks):
-            who = identity(self.run_id, rank)
-            if self.hosts:
-                who = replace(who, host=self.hosts[rank], boot_id=self.hosts[rank])
-            self.recorders.append(Recorder.create(self.directory, who, records=self.records))
+            self.recorders.append(Recorder.create(self.directory, self.identified(rank), records=self.records))
             self.infos.append(self.described(rank))
             self.series.append(self.recorders[-1].add_series(self.infos[-1]))
 
@@ -105,6 +102,11 @@ class RecordedRun:
     def step_ns(self) -> int:
         """Return the duration of a step."""
         return 6 * LAYER_NS
+
+    def identified(self, rank: int) -> RankIdentity:
+        """Return the identity that a rank writes into its ring."""
+        known = identity(self.run_id, rank)
+        return replace(known, host=self.hosts[rank], boot_id=self.hosts[rank]) if self.hosts else known
 
     def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it when it makes its ring."""
