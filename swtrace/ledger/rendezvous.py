@@ -16,11 +16,15 @@ ranks predicted here wait. One measurement with 8 ranks gave the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.pending import Waits
+
+if TYPE_CHECKING:
+    from swtrace.ledger.alignment import Alignment
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
@@ -63,6 +67,30 @@ class Rendezvous:
             later = of_other > last
             last, late = np.where(later, of_other, last), np.where(later, other, late)
         return last, late
+
+    def last_issue_within(self, issued_ns: _Int, waits: Waits, alignment: Alignment) -> tuple[_Int, _Int]:
+        """Return the earliest and the latest instant at which the last issue of each delivery may have been made."""
+        step, rank = waits.step, waits.rank
+        if self._needed is not None:
+            own = issued_ns.reshape(-1)[waits.cell]
+            issues = (
+                (of_other, alignment.between_ns(step, rank, other))
+                for other, of_other in self._issues(self._needed[:, :, 1:], issued_ns, waits)
+            )
+        else:
+            clocks, first, number = np.unique(alignment.clock, return_index=True, return_inverse=True)
+            order = np.argsort(alignment.clock, kind="stable")
+            starts = np.searchsorted(alignment.clock[order], clocks)
+            last = np.maximum.reduceat(issued_ns[:, order], starts, axis=1)
+            own = last[step, number[rank], waits.position]
+            issues = (
+                (last[step, which, waits.position], alignment.between_ns(step, rank, one))
+                for which, one in enumerate(first)
+            )
+        low = high = own
+        for of_other, bound in issues:
+            low, high = np.maximum(low, of_other - bound), np.maximum(high, of_other + bound)
+        return low, high
 
     def in_doubt(
         self, issued_ns: _Int, waits: Waits, late: _Int, between_ns: Callable[[_Int, _Int, _Int], _Int]

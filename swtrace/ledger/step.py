@@ -295,7 +295,7 @@ class Steps:
 
         The causes are skew up to the last issue, then backlog, then transfer. The part of the skew that the late
         rank's later entry into the step explains is entry skew, less the earlier stalls of this step. An operation
-        issued in the step before has no entry skew. What the bound of the two ranks' clocks leaves open is unattributed.
+        issued in the step before has no entry skew. What the bounds of the clocks leave open is unattributed.
         """
         block, waits = self.block, Waits.where(self.stall_ns)
         cell, row = waits.cell, waits.row
@@ -312,7 +312,12 @@ class Steps:
             return np.minimum(np.maximum(instants, least), ready)
 
         # Each cause gets what it certainly explains, whatever the clocks' difference within the bound is.
-        first_issue, issued = within(compared.last_issue_ns - bound), within(compared.last_issue_ns + bound)
+        earliest, latest, doubt = compared.last_issue_ns, compared.last_issue_ns, np.zeros(1, np.bool_)
+        if self._alignment.clock.any():
+            rendezvous, between_ns = self._constants.rendezvous, self._alignment.between_ns
+            earliest, latest = rendezvous.last_issue_within(block.issued_ns, waits, self._alignment)
+            doubt = rendezvous.in_doubt(block.issued_ns, waits, late - row + waits.rank, between_ns)
+        first_issue, issued = within(earliest), within(latest)
         queued_first = within(compared.before_ns - behind, issued)
         queued = within(compared.before_ns + behind, issued)
         skew = (first_issue - begin) * attributed
@@ -324,6 +329,7 @@ class Steps:
         inside = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
         inside &= ended[late] & ended[row]
         entry, entry_most = (np.clip(owed + error, 0, skew) * inside for error in (-bound, bound))
+        entry, entry_most = entry * ~doubt, np.where(doubt, skew, entry_most)
         backlog, transfer = (queued_first - issued) * attributed, (ready - queued) * attributed
         causes = (entry, skew - entry_most, backlog, transfer)
         return waits, np.stack((*causes, stall - np.add.reduce(causes)))

@@ -147,7 +147,7 @@ def test_stalls_have_the_causes_that_one_clock_would_show() -> None:
     assert sum(found) == pytest.approx(sum(truth), rel=1e-4)  # durations on clocks that drift
     unattributed = CAUSES.index(Cause.UNATTRIBUTED)
     assert truth[unattributed] == 0
-    bound = sum(int(step.clock_bound_ns.max()) * int((step.stall_ns > 0).sum()) for step, _ in steps)
+    bound = sum(2 * int(step.clock_bound_ns.max()) * int((step.stall_ns > 0).sum()) for step, _ in steps)
     assert 0 < found[unattributed] < bound
     for cause in (Cause.SKEW, Cause.TRANSFER):
         which = CAUSES.index(cause)
@@ -185,7 +185,7 @@ def test_no_cause_is_overstated(queue: str, rendezvous: str, seed: int, here: Ho
 
 
 def test_efficiency_and_bandwidth_need_a_small_bound() -> None:
-    """They are stated if the transfers' bounds are small in sum, as with probes, and are then right; else they are not."""
+    """They are right if the transfers' bounds are small in sum, as with probes, and are not stated else."""
     made = schedule(steps=60)
     hosts = Hosts(made, (0, 1, 0, 1), (HostClock(), HostClock(HOUR_NS), HostClock(SECOND_NS)))
     one = feeding.ledger(made)
@@ -241,7 +241,13 @@ def probes(hosts: Hosts, since_ns: int = SECOND_NS // 2, trip_ns: int = 200 * US
     """Return round trips from a watching host, whose clock is the last one, to every other host, for 60 s."""
     watcher = hosts.clocks[-1]
     return [
-        Probe(f"boot-{number}", "watcher", clock.at(at_ns), watcher.at(at_ns - 60 * US), watcher.at(at_ns + 140 * US))
+        Probe(
+            f"boot-{number}",
+            "watcher",
+            clock.at(at_ns),
+            watcher.at(at_ns - trip_ns // 3),
+            watcher.at(at_ns + trip_ns - trip_ns // 3),
+        )
         for at_ns in range(since_ns, 60 * SECOND_NS, SECOND_NS)
         for number, clock in enumerate(hosts.clocks[:-1])
     ]
