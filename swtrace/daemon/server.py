@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import ipaddress
 import logging
-import os
 import signal
 import socket
 import time
@@ -24,6 +22,7 @@ import uvicorn
 
 from swtrace.daemon.access import CurrentTls, Gate
 from swtrace.daemon.collector import SnapshotCollector
+from swtrace.daemon.heaps import share_heaps
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.metric_export import make_metric_export
 from swtrace.daemon.observer import Observer
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_M_ARENA_MAX = -8
-"""The number of this option of glibc's ``mallopt``."""
 REQUESTS_END_S = 2
 DRAIN_END_S = 3.0
 EXPORT_END_S = 4.0
@@ -60,7 +57,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         SettingsError: An OpenTelemetry setting or the web configuration file cannot be used.
     """
     allow_open_files()
-    _share_heaps()
+    share_heaps()
     access = None if settings.web_config is None else WebConfigFile(settings.web_config)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
@@ -88,16 +85,6 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
                 metrics.close(max(0.0, exports_end_s - time.monotonic()))
             if drained:  # Otherwise the thread still reads them; they are closed when the process exits.
                 rings.close()
-
-
-def _share_heaps() -> None:
-    """Let threads share two heaps. By default glibc gives them up to eight per core, and each keeps its peak.
-
-    Python's threads rarely allocate at the same time, so this costs nothing. ``MALLOC_ARENA_MAX`` overrides it.
-    """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def server_config(app: Starlette, access: WebConfigFile | None = None) -> uvicorn.Config:
