@@ -147,7 +147,7 @@ def test_sentences_about_ranks_on_several_hosts_name_the_host_and_the_bound() ->
 
 
 def test_no_rank_is_blamed_for_less_than_the_bound() -> None:
-    """A rank on another host that is late by less than the bound of the clocks is never named as late, nor is the channel judged."""
+    """A rank that is late by less than the bound of the clocks is never named, nor is the channel judged."""
     said = late_for_some_layers(150_000, compute_ns=20_000, latency_ns=500_000)
 
     assert not kinds(said) & {"late_issue", "entry_skew"}
