@@ -240,10 +240,10 @@ class SeriesView:
         """Return the layer at a position."""
         return self.facts.ranks[0].info.start_layer + position
 
-    def rank_name(self, group_rank: int) -> str:
-        """Return ``rank 3``, or ``rank 3 on host-1`` if the series has several hosts."""
+    def rank_name(self, group_rank: int, noun: str = "rank") -> str:
+        """Return ``rank 3``, or ``rank 3 (host-1)`` if the series has several hosts."""
         host = self.host_names.get(group_rank)
-        return f"rank {self.key.group_ranks[group_rank]}{f' on {host}' if host else ''}"
+        return f"{noun} {self.key.group_ranks[group_rank]}{f' ({host})' if host else ''}"
 
     def alignment(self, step: StepFacts) -> tuple[str, int] | None:
         """Return what aligns the ranks' clocks in a step, and the largest error of a difference between two ranks.
