@@ -61,13 +61,20 @@ def visible(lines: Sequence[Entry], top: int, room: int) -> list[Entry]:
     return shown
 
 
+class Note(NamedTuple):
+    """Something that a heading says; the first of its texts that fits is shown."""
+
+    texts: tuple[str, ...]
+    style: Style
+
+
 def heading(
     host: Host,
     width: int,
     palette: Palette,
     *,
     mark: str = "",
-    notes: Sequence[tuple[str, Style]] = (),
+    notes: Sequence[Note] = (),
     on: str | None = None,
 ) -> Strip:
     """Return a line with the name of a host, its number of ranks and its clock, as far as there is room.
@@ -82,10 +89,11 @@ def heading(
     """
     dim = palette.style(palette.dim, on=on)
     line = Line(width).put(f" {mark} " if mark else " ", dim)
-    line.put(clip(host.name, _WIDEST_NAME), palette.style(palette.text, on=on, bold=True))
-    for text, style in ((counted(host.ranks, "rank"), dim), *notes, (host.clock, dim)):
-        if text and len(_GAP) + len(text) <= line.room:
-            line.put(_GAP, dim).put(text, style)
+    line.put(clip(host.name, min(_WIDEST_NAME, width // 2)), palette.style(palette.text, on=on, bold=True))
+    clock = Note((host.clock, host.clock.partition(" by ")[0]), dim)
+    for note in (Note((counted(host.ranks, "rank"),), dim), *notes, clock):
+        text = next((text for text in note.texts if len(_GAP) + len(text) <= line.room), "")
+        line.put(_GAP if text else "", dim).put(text, note.style)
     if not notes:
         line.put(" ", dim).put("─" * (line.room - 1), palette.style(palette.faint, on=on))
     return line.strip(dim)

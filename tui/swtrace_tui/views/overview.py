@@ -17,7 +17,7 @@ from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
 from swtrace_tui.picture import Host, Picture, RankRow, RankState
-from swtrace_tui.views.hosts import Entry, entries, heading, scrolled_to, visible
+from swtrace_tui.views.hosts import Entry, Note, entries, heading, scrolled_to, visible
 from swtrace_tui.views.overview_charts import CHART_LEAST, charts
 from swtrace_tui.views.view import Scene, View
 
@@ -389,19 +389,19 @@ def _stands_for(entry: Entry) -> RankRow:
     return entry.host.most_stalled if entry.host is not None and entry.collapsed else entry.rows[0]
 
 
-def _notes(host: Host, palette: Palette, on: str, *, several: bool) -> list[tuple[str, Style]]:
+def _notes(host: Host, palette: Palette, on: str, *, several: bool) -> list[Note]:
     """Return what a collapsed host says about its ranks: those that do not run, and the one that stalls most."""
     states = Counter(state for _, state in {(row.rank, row.state) for row in host.rows})
     notes = [
-        (f"{ranks} {state}", palette.style(_state_colour(state, palette), on=on))
+        Note((f"{ranks} {state}",), palette.style(_state_colour(state, palette), on=on))
         for state, ranks in states.items()
         if state is not RankState.LIVE
     ]
     worst = host.most_stalled
     ratio = worst.recent.stall_ratio
     name = f"rank {worst.rank}{f' of {worst.series.name}' if several else ''}"
-    colour = palette.style(stall_colour(ratio, palette), on=on)
-    return [*notes, (f"{name} stalls most: {units.ratio(ratio)}" if ratio is not None else "no finished step", colour)]
+    texts = (f"{name} stalls most: {units.ratio(ratio)}", f"rank {worst.rank} {units.ratio(ratio)}")
+    return [*notes, Note(texts if ratio is not None else (), palette.style(stall_colour(ratio, palette), on=on))]
 
 
 def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str) -> None:

@@ -87,7 +87,7 @@ def _causes(series: SeriesView, palette: Palette, width: int, height: int) -> li
     rows = sorted(series.rows, key=lambda row: -_per_step(row))[: max(1, height - len(lines) - 1)]
     top = max((_per_step(row) for row in rows), default=0.0)
     names = {row.rank: series.rank_name(row.group_rank) for row in rows}
-    label = max(_CAUSE_LABEL, min(max(map(len, names.values())), width // 4))
+    label = max(_CAUSE_LABEL, min(1 + max(map(len, names.values())), width // 4))
     room = max(8, width - label - 12)
     for row in rows:
         line = Line(width).field(names[row.rank], label, dim, right=True).put(" ", plain)

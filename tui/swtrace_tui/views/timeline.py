@@ -259,13 +259,17 @@ class Timeline(View, view=TIMELINE):
         title = Line(width).put(f" Step {step.step}: ", palette.style(palette.note, bold=True))
         tokens = counted(int(step.tokens.max(initial=0)), "token")
         phase = phase_of(step)
-        title.put(f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}  ({mode}) ", dim)
+        facts = f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}"
         sentences = step_sentences(series, step)
-        if clocks := clock_sentence(series, step, scene.picture.observation):
-            if len(clocks) < title.room:
-                title.put(f" {clocks}", dim if step.comparable else palette.style(palette.warning))
-            else:
-                sentences.insert(0, f"{clocks[0].upper()}{clocks[1:]}.")
+        clocks, brief = clock_words(series, step, scene.picture.observation)
+        style = dim if step.comparable else palette.style(palette.warning)
+        fits = len(f"{facts}  ({mode})  {clocks}") <= title.room
+        if clocks and not fits and most == 1:
+            title.put(brief, style).put(f"  ({mode})", dim)
+        else:
+            title.put(f"{facts}  ({mode}) ", dim).put(f" {clocks}" if fits else "", style)
+        if clocks and not fits:
+            sentences.insert(0, f"{clocks[0].upper()}{clocks[1:]}.")
         small = most < 6  # noqa: PLR2004 - a gap, the title and four lines of sentences
         lines = [title.strip(plain)] if small else [Line(width).strip(plain), title.strip(plain)]
         for sentence in sentences:
@@ -434,14 +438,16 @@ def extent(step: StepFacts, offsets: Ns) -> tuple[int, int]:
     return begin, max(1, int((step.end_ns + offsets)[step.ended].max()) - begin)
 
 
-def clock_sentence(series: SeriesView, step: StepFacts, observation: Observation) -> str:
-    """Return how the lanes of a step are aligned; empty if its ranks share one clock."""
-    aligned = series.alignment(step)
-    if aligned is not None:
-        return f"hosts aligned by {aligned[0]}, ±{units.duration(aligned[1])}"
+def clock_words(series: SeriesView, step: StepFacts, observation: Observation) -> tuple[str, str]:
+    """Return how the lanes of a step are aligned, and the same in short; empty if its ranks share one clock."""
+    if (aligned := series.alignment(step)) is not None:
+        by, error_ns = aligned
+        return f"hosts aligned by {by}, ±{units.duration(error_ns)}", f"hosts ±{units.duration(error_ns)}"
     if step.comparable:
-        return ""
-    return "hosts aligned by their wall clocks" if observation.clock_offsets else "clocks differ and are not aligned"
+        return "", ""
+    if observation.clock_offsets:
+        return "hosts aligned by their wall clocks", "by wall clocks"
+    return "clocks differ and are not aligned", "clocks differ"
 
 
 def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
