@@ -52,7 +52,7 @@ _LINKS = {
 _COLUMNS = {
     "series": "Name of the series; shown if there are several.",
     "rank": "Global rank.",
-    "host": "Host of the rank.",
+    "host": "Host of the rank. With several hosts, headings name them instead.",
     "pid": "Process id of the rank, in its own pid namespace.",
     "state": "State of the rank (below).",
     "step/s": "Steps per second.",
@@ -198,6 +198,15 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         ],
     )
     yield "Overview: state of a rank", [(f"{state} {glyph}", _STATES[state]) for state, glyph in STATE_GLYPHS.items()]
+    yield (
+        "Several hosts: headings",
+        [
+            ("▾ ▸", "In the overview: the ranks of the host follow, or it is collapsed (c, or click the heading)."),
+            ("reference clock", "The clock of the first rank: instants of all ranks are shown on it."),
+            ("clock ±40 us", "How far instants of this host's ranks may be off; by what their clocks were compared."),
+            ("clock unknown", "Nothing has bounded the difference yet: ranks of this host are not compared."),
+        ],
+    )
     explained = entries()
     bars = zip(CAUSES, CAUSE_GLYPHS if palette.mono else "━" * len(CAUSES), palette.causes, strict=True)
     yield (
@@ -223,6 +232,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Timeline (two lanes per rank)",
         [
             *((stretch(span), _SPANS[span]) for span in SPAN_NAMES),
+            ("hosts aligned", "Below the lanes, with several hosts: how, and how far two ranks may be off."),
             ("╷12", "Layer number, where the time up to the end of its wait begins."),
             ("▸12◂", "The layer that you opened from the heat map."),
         ],

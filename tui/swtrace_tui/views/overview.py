@@ -400,7 +400,8 @@ def _notes(host: Host, palette: Palette, on: str, *, several: bool) -> list[Note
     worst = host.most_stalled
     ratio = worst.recent.stall_ratio
     name = f"rank {worst.rank}{f' of {worst.series.name}' if several else ''}"
-    texts = (f"{name} stalls most: {units.ratio(ratio)}", f"rank {worst.rank} {units.ratio(ratio)}")
+    stalled = units.ratio(ratio)
+    texts = (f"{name} stalls most: {stalled}", f"rank {worst.rank} {stalled}", stalled)
     return [*notes, Note(texts if ratio is not None else (), palette.style(stall_colour(ratio, palette), on=on))]
 
 

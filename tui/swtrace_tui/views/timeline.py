@@ -267,7 +267,7 @@ class Timeline(View, view=TIMELINE):
         if clocks and not fits and most == 1:
             title.put(brief, style).put(f"  ({mode})", dim)
         else:
-            title.put(f"{facts}  ({mode}) ", dim).put(f" {clocks}" if fits else "", style)
+            title.put(f"{facts}  ({mode}) ", dim).put(f" {clocks}" if clocks and fits else "", style)
         if clocks and not fits:
             sentences.insert(0, f"{clocks[0].upper()}{clocks[1:]}.")
         small = most < 6  # noqa: PLR2004 - a gap, the title and four lines of sentences
