@@ -16,7 +16,7 @@ from swtrace.observing.origin import Polled
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.schema import Clock
 from tests.support.recorded_run import RecordedRun, series_info
-from tests.support.scenes import observation_across, on_two_hosts
+from tests.support.scenes import observation_across, observation_of, on_two_hosts
 from tests.support.settling import settled
 from tests.support.simulated_recordings import Told, events_of
 from tests.support.simulated_rings import scenario, write
@@ -121,5 +121,9 @@ def test_the_text_groups_ranks_by_host() -> None:
         for host in seen.hosts
     ]
     assert [lines[i].split()[0] for i in (at[0] + 1, at[0] + 2, at[1] + 1, at[1] + 2)] == ["0", "1", "2", "3"]
-    assert any(line.startswith(" Step time: ") for line in lines)
+    alone = overview(picture(observation_of(scenario("stalled")), Filter()), 120).splitlines()
+    below, below_alone = (
+        len(text) - next(i for i, line in enumerate(text) if " held " in line) for text in (lines, alone)
+    )
+    assert below == below_alone
     assert any(line.lstrip().startswith("rank 3 (host-1) ") for line in lines)

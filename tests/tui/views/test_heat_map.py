@@ -343,3 +343,15 @@ def test_a_click_below_headings_selects_the_cell_that_is_there(size: tuple[int, 
                 assert heat._cursor == before
 
     run(test())
+
+
+def test_a_line_of_two_ranks_never_mixes_hosts() -> None:
+    """The last rank of a host with an odd number of ranks has a line of its own, whose lower half is empty."""
+    view, scene = HeatMap(), Scene(picture(thirteen_ranks(3), Filter()), DARK)
+    lines = view.draw(scene, 100, 20)
+    assert view._paired
+    (alone,) = (line for line in lines if line.text.startswith(" rank 12 "))
+    empty = {upper[LEVELS].style for upper in DARK.heat_pairs("stall", view._wide)}
+    cells = [segment.style for segment in list(alone)[1:] if segment.text.strip()]
+    assert cells
+    assert set(cells) <= empty

@@ -184,9 +184,10 @@ def test_steps_beside_the_shown_one_are_on_the_same_clock() -> None:
     hosts = Hosts(made, (0, 1, 0, 1), (HostClock(), HostClock(10**12, set_at_ns=when, set_by_ns=40_000_000)))
     seen = observation_across(hosts)
     (series,) = picture(seen, Filter()).series
-    before, after = next(
-        (one, other) for one, other in pairwise(series.steps) if other.comparable and not one.comparable
-    )
+    at = next(i for i, step in enumerate(series.steps) if not step.comparable)
+    before = series.steps[at]
+    after = next(step for step in series.steps[at:] if step.comparable)
+    assert before.clock_shift_ns[1] != after.clock_shift_ns[1]
     own = after.begin_ns - after.clock_shift_ns - (before.begin_ns - before.clock_shift_ns)
     begins = before.begin_ns + drawn_offsets(before, after, seen)
     assert (after.begin_ns - begins).tolist() == own.tolist()
