@@ -268,11 +268,11 @@ class Steps:
 
     @cached_property
     def entry_skew_ns(self) -> _Int:
-        """``[step, rank]``: arrival minus the first arrival; 0 where unknown or shorter than the bound of the clocks."""
+        """``[step, rank]``: arrival minus the first arrival; 0 where unknown or below the bound of the clocks."""
         entered = (self.block.ended.all(axis=1) & self.comparable)[:, np.newaxis]
         arrival = self.block.arrival_ns
         skew = arrival - arrival.min(axis=1, keepdims=True)
-        step, rank = np.indices(arrival.shape)
+        step, rank = np.arange(len(arrival))[:, np.newaxis], np.arange(arrival.shape[1])
         known = entered & (skew >= self._alignment.between_ns(step, rank, arrival.argmin(axis=1)[:, np.newaxis]))
         return np.where(known, skew, 0)
 
