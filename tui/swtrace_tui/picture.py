@@ -107,10 +107,10 @@ class RankRow:
         """The rank's host; empty if it is unknown."""
         return self.observed.identity.host if self.observed is not None else ""
 
-    @property
+    @cached_property
     def place(self) -> tuple[str, str]:
         """The rank's host and clock, which differ for ranks of one host in different time namespaces."""
-        return self.host, self.observed.identity.clock if self.observed is not None else ""
+        return ("", "") if self.observed is None else (self.observed.identity.host, self.observed.identity.clock)
 
     @property
     def recent(self) -> Recent:
@@ -153,7 +153,7 @@ class Host:
     clocks: frozenset[AlignedClock | None]
     """How the instants of its ranks are aligned with those of other hosts; None on the reference clock."""
 
-    @property
+    @cached_property
     def place(self) -> tuple[str, str]:
         """The place of its ranks."""
         return self.rows[0].place
@@ -294,7 +294,7 @@ class Picture:
     @cached_property
     def hosts(self) -> tuple[Host, ...]:
         """The hosts of its rows; empty if all rows are on one host."""
-        return _hosts(self.series)
+        return self.series[0].hosts if len(self.series) == 1 else _hosts(self.series)
 
     @property
     def ended(self) -> bool:
@@ -386,17 +386,20 @@ def _series(
     past = _Past(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
     rows = [_row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank)) for rank in facts.ranks]
     places = {place: at for at, place in enumerate(dict.fromkeys(row.place for row in rows))}
-    names = {row.group_rank: row.host for row in rows}
-    several = len(set(names.values())) > 1
+    if len(places) > 1:
+        rows.sort(key=lambda row: places[row.place])
+    several = len({host for host, _ in places}) > 1
     return SeriesView(
         facts=facts,
         steps=tuple(steps),
-        rows=tuple(sorted(filter(selection.shows, rows), key=lambda row: places[row.place])),
-        host_names=names if several else {},
+        rows=tuple(filter(selection.shows, rows)),
+        host_names={row.group_rank: row.host for row in rows} if several else {},
     )
 
 
 def _hosts(views: Sequence[SeriesView]) -> tuple[Host, ...]:
+    if len({row.place for view in views for row in view.rows}) <= 1:
+        return ()
     rows: dict[tuple[str, str], list[RankRow]] = {}
     clocks: dict[tuple[str, str], set[AlignedClock | None]] = {}
     for view in views:
@@ -404,8 +407,6 @@ def _hosts(views: Sequence[SeriesView]) -> tuple[Host, ...]:
         for row in view.rows:
             rows.setdefault(row.place, []).append(row)
             clocks.setdefault(row.place, set()).update({aligned.get(row.group_rank)} if aligned else ())
-    if len(rows) == 1:
-        return ()
     return tuple(Host(place[0] or "unknown host", tuple(of), frozenset(clocks[place])) for place, of in rows.items())
 
 

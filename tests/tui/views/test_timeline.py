@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -228,3 +229,18 @@ def test_a_late_rank_of_another_host_is_not_called_the_last() -> None:
     seen = picture(observation_across(on_two_hosts(scenario("straggler"))), Filter())
     text = " ".join(strip.text for strip in Timeline().draw(Scene(seen, MONO), 200, 30))
     assert re.search(r"Rank 3 \(host-1\) entered [\d.]+ ms after the first\.", text)
+
+
+def test_a_heading_shows_the_newest_bound_above_lanes_that_are_kept() -> None:
+    """The lanes of a step are drawn once, while the bound of a host's clock goes on changing."""
+    seen = observation_across(on_two_hosts(scenario("stalled")))
+    (facts,) = seen.facts.series
+    (clock,) = facts.alignment
+    tighter = replace(facts, alignment=(replace(clock, bound_ns=40_000),))
+    view = Timeline()
+    view.draw(Scene(picture(seen, Filter()), MONO), 100, 30)
+    kept = view._kept
+    later = replace(seen, facts=replace(seen.facts, series=(tighter,)))
+    lines = [strip.text for strip in view.draw(Scene(picture(later, Filter()), MONO), 100, 30)]
+    assert view._kept is kept
+    assert any(line.startswith(" host-1  2 ranks  clock ±40.0 us by broadcasts") for line in lines)

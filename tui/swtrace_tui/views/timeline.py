@@ -59,7 +59,8 @@ class Timeline(View, view=TIMELINE):
         """Global rank and position to mark."""
         self._width = 80
         self._drawn: tuple[object, ...] = ()
-        self._kept: list[Strip] = []
+        self._kept: list[Strip | tuple[str, str]] = []
+        """The lanes that were drawn last, under the places of their hosts, whose bounds change more often."""
 
     # -- drawing -------------------------------------------------------------------------------------
 
@@ -82,12 +83,13 @@ class Timeline(View, view=TIMELINE):
         about = self._about(scene, series, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
         room = height - len(lines) - len(about)
         drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, *offsets.tolist())
-        drawn += (*(row.rank for row in series.rows), *((host.place, host.clock) for host in series.hosts))
+        drawn += (*(row.rank for row in series.rows), *(host.place for host in series.hosts))
         if drawn != self._drawn:
             # A held step looks the same in every frame, so its lanes are drawn once.
             self._kept = self._lanes(scene, series, step, (origin + begin, origin + end), room, width)
             self._drawn = drawn
-        lines += self._kept
+        by_place = {host.place: host for host in series.hosts}
+        lines += [line if isinstance(line, Strip) else heading(by_place[line], width, palette) for line in self._kept]
         blank = Line(width).strip(plain)
         lines += [blank] * (height - len(lines) - len(about))
         return lines + about
@@ -119,7 +121,7 @@ class Timeline(View, view=TIMELINE):
         window: tuple[float, float],
         room: int,
         width: int,
-    ) -> list[Strip]:
+    ) -> list[Strip | tuple[str, str]]:
         palette = scene.palette
         ranks = len(series.rows)
         # Headings that would push ranks off the screen are left out.
@@ -134,10 +136,10 @@ class Timeline(View, view=TIMELINE):
         near = [(each, offsets) for each, offsets in shifted if each is step or _overlaps(each, offsets, window)]
         if not any(each is step for each, _ in near):
             near.insert(0, (step, own))
-        lines: list[Strip] = []
+        lines: list[Strip | tuple[str, str]] = []
         for entry in visible(listed, top, fits):
             if entry.host is not None and not entry.rows:
-                lines.append(heading(entry.host, width, palette))
+                lines.append(entry.host.place)
                 continue
             rank, name = entry.rows[0].group_rank, entry.rows[0].rank
             style = palette.style(palette.text, bold=True) if name == marked else palette.style(palette.dim)
