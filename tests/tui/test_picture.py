@@ -27,6 +27,7 @@ from tests.support.scenes import (
     shown,
     until,
 )
+from tests.support.schedules import Schedule
 from tests.support.settling import settled
 from tests.support.simulated_rings import RingWriter, scenario, write
 
@@ -276,3 +277,14 @@ def test_the_bound_of_a_step_is_the_largest_between_two_ranks() -> None:
     between = max(int(step.clock_bound_ns[one] + step.clock_bound_ns[two]) for one, two in pairs)
     assert series.alignment(step) == (Method.BROADCASTS, between)
     assert between > int(step.clock_bound_ns.max())
+
+
+def test_simulated_time_is_one_clock() -> None:
+    """Hosts whose ranks run on simulated time are named without a clock, and a step has no bound."""
+    made = scenario("stalled")
+    virtual = Schedule([replace(info, clock="virtual") for info in made.infos], made.records, made.operations)
+    seen = picture(observation_across(Hosts(virtual, (0, 0, 1, 1), (HostClock(), HostClock()))), Filter())
+    (series,) = seen.series
+    assert [host.clock for host in seen.hosts] == ["", ""]
+    assert series.steps[-1].comparable
+    assert series.alignment(series.steps[-1]) is None
