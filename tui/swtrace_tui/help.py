@@ -198,15 +198,6 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         ],
     )
     yield "Overview: state of a rank", [(f"{state} {glyph}", _STATES[state]) for state, glyph in STATE_GLYPHS.items()]
-    yield (
-        "Several hosts: headings",
-        [
-            ("▾ ▸", "In the overview: the ranks of the host follow, or it is collapsed (c, or click the heading)."),
-            ("reference clock", "The clock of the first rank: instants of all ranks are shown on it."),
-            ("clock ±40 us", "How far instants of this host's ranks may be off; by what their clocks were compared."),
-            ("clock unknown", "Nothing has bounded the difference yet: ranks of this host are not compared."),
-        ],
-    )
     explained = entries()
     bars = zip(CAUSES, CAUSE_GLYPHS if palette.mono else "━" * len(CAUSES), palette.causes, strict=True)
     yield (
@@ -214,6 +205,15 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         [
             (inked(2 * glyph, colour, units.words(cause)), plain(entries()[units.words(cause)]))
             for cause, glyph, colour in bars
+        ],
+    )
+    yield (
+        "Several hosts: headings",
+        [
+            ("▾ ▸", "The host's ranks follow, or it is collapsed; a click on the heading changes that (overview)."),
+            ("reference clock", "The clock of the first rank; the instants of all ranks are shown on it."),
+            ("clock ±40 us", "How far instants of this host's ranks may be off; broadcasts or probes limit that."),
+            ("clock unknown", "Nothing limits the difference between the clocks yet, so ranks are not compared."),
         ],
     )
     ramp = Text(RAMP_GLYPHS) if palette.mono else Text.assemble(*(("█", colour) for colour in palette.ramp("stall")))
@@ -232,7 +232,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Timeline (two lanes per rank)",
         [
             *((stretch(span), _SPANS[span]) for span in SPAN_NAMES),
-            ("hosts aligned", "Below the lanes, with several hosts: how, and how far two ranks may be off."),
+            ("hosts ±40 us", "Below the lanes: how far a difference between ranks of two hosts may be off."),
             ("╷12", "Layer number, where the time up to the end of its wait begins."),
             ("▸12◂", "The layer that you opened from the heat map."),
         ],
