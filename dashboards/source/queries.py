@@ -6,9 +6,9 @@ younger one's samples also carry ``run_id``, so sums keep it.
 
 from __future__ import annotations
 
-SERIES_SCOPE = 'job=~"$job", instance=~"$host", series=~"$series", rank=~"$rank"'
-RANK_SCOPE = 'job=~"$job", instance=~"$host", rank=~"$rank"'
-HOST_SCOPE = 'job=~"$job", instance=~"$host"'
+SERIES_SCOPE = 'job=~"$job", instance=~"$daemon", series=~"$series", rank=~"$rank"'
+RANK_SCOPE = 'job=~"$job", instance=~"$daemon", rank=~"$rank"'
+DAEMON_SCOPE = 'job=~"$job", instance=~"$daemon"'
 
 BY_SERIES_RANK = "instance, rank, run_id, series"
 BY_RANK = "instance, rank, run_id"
@@ -34,9 +34,9 @@ def of_rank(metric: str, *matchers: str) -> str:
     return f"{metric}{{{', '.join((RANK_SCOPE, *matchers))}}}"
 
 
-def of_host(metric: str, *matchers: str) -> str:
+def of_daemon(metric: str, *matchers: str) -> str:
     """Return a selector of a metric of the daemon itself, or of its scrape."""
-    return f"{metric}{{{', '.join((HOST_SCOPE, *matchers))}}}"
+    return f"{metric}{{{', '.join((DAEMON_SCOPE, *matchers))}}}"
 
 
 def now(selector: str) -> str:
@@ -75,7 +75,7 @@ def _step_time(by: str = "", *matchers: str, over: str = _CURVE) -> str:
     return f"({total(of_series('swtrace_step_duration_seconds_sum', *matchers), by, over=over)} > 0)"
 
 
-DAEMON_UP = of_host("up")
+DAEMON_UP = of_daemon("up")
 UNKNOWN = -1
 
 
@@ -155,13 +155,17 @@ RANKS_DOWN = f"count({_RANKS} == 0) or 0 * sum({_RANKS})"
 RANKS_DIED = f"sum({now(of_rank('swtrace_rank_died'))})"
 RANK_UP = or_unknown(of_rank("swtrace_rank_up"))
 RANK_DIED = or_unknown(of_rank("swtrace_rank_died"))
-DAEMON_READY = or_unknown(of_host("swtrace_daemon_ready"))
-POLL_AGE = f"time() - {of_host('swtrace_daemon_last_poll_timestamp_seconds')}"
-POLL_ERRORS = total(of_host("swtrace_daemon_poll_errors_total"), "instance")
-RING_PROBLEMS = of_host("swtrace_ring_problems")
+DAEMON_READY = or_unknown(of_daemon("swtrace_daemon_ready"))
+POLL_AGE = f"time() - {of_daemon('swtrace_daemon_last_poll_timestamp_seconds')}"
+POLL_ERRORS = total(of_daemon("swtrace_daemon_poll_errors_total"), "instance")
+RING_PROBLEMS = of_daemon("swtrace_ring_problems")
+CLOCK_OFFSET = of_series("swtrace_clock_offset_seconds")
+CLOCK_BOUND = of_series("swtrace_clock_offset_bound_seconds")
+CLOCK_DRIFT = of_series("swtrace_clock_drift_ratio")
+CLOCK_RESTARTS = total(of_series("swtrace_clock_restarts_total"), BY_SERIES_RANK, per="increase")
 RING_LAG = of_rank("swtrace_ring_lag_seconds")
 _UP = now(DAEMON_UP)
-_BUILD = now(of_host("swtrace_build_info"))  # also of daemons that push, which have no ``up``
+_BUILD = now(of_daemon("swtrace_build_info"))  # also of daemons that push, which have no ``up``
 DAEMONS_UP = f"count({_BUILD}) or vector(0)"
 DAEMONS_DOWN = f"count({_UP} == 0) or 0 * count({_UP} or {_BUILD})"
 DAEMONS = f"{_BUILD} or {_UP} == 0"
@@ -171,10 +175,10 @@ RECORDS_LOST = total(_LOST, f"{BY_RANK}, reason")
 RECORDS_LOST_IN_RANGE = f"sum(increase({_LOST}[$__range]))"
 RECORDS_PENDING = of_rank("swtrace_ring_pending_records")
 RECORD_AGE = f"time() - {of_rank('swtrace_rank_last_record_timestamp_seconds')}"
-SPANS_EXPORTED = total(of_host("swtrace_spans_exported_total"), "instance")
-SPANS_DROPPED = total(of_host("swtrace_spans_dropped_total"), "instance, reason")
-SPANS_DROPPED_IN_RANGE = f"sum(increase({of_host('swtrace_spans_dropped_total')}[$__range]))"
-METRIC_EXPORTS = total(of_host("swtrace_metric_exports_total"), "instance, outcome")
+SPANS_EXPORTED = total(of_daemon("swtrace_spans_exported_total"), "instance")
+SPANS_DROPPED = total(of_daemon("swtrace_spans_dropped_total"), "instance, reason")
+SPANS_DROPPED_IN_RANGE = f"sum(increase({of_daemon('swtrace_spans_dropped_total')}[$__range]))"
+METRIC_EXPORTS = total(of_daemon("swtrace_metric_exports_total"), "instance, outcome")
 _OWN_ALERTS = 'alertname=~"Swtrace.+", job=~"$job|"'  # the one about a missing target has no job
 FIRING = f'ALERTS{{{_OWN_ALERTS}, alertstate="firing"}}'
 ALERTS_FIRING = f"count({now(FIRING)}) or 0 * {now('swtrace:alerts:loaded')}"
@@ -188,9 +192,9 @@ ALERT_LEVELS = (
 ALERTS_BY_LEVEL = " or ".join(
     f"{level} * {now(f'ALERTS{{{_OWN_ALERTS}, {matchers}}}')}" for level, _, matchers in ALERT_LEVELS
 )
-SCRAPE_AGE = f"time() - timestamp({of_host('up')})"
-SCRAPE_DURATION = of_host("scrape_duration_seconds")
-SCRAPE_SAMPLES = of_host("scrape_samples_scraped")
+SCRAPE_AGE = f"time() - timestamp({of_daemon('up')})"
+SCRAPE_DURATION = of_daemon("scrape_duration_seconds")
+SCRAPE_SAMPLES = of_daemon("scrape_samples_scraped")
 
 EVENT_STEP = "15s"
 """Between the points at which Grafana evaluates annotations. An event is what was not so one step earlier."""
@@ -199,5 +203,5 @@ RUNS_STARTED = (
     f"group by (instance, run_id) ({_INFO_SEEN})"
     f" unless group by (instance, run_id) (last_over_time({_INFO_SEEN}[1h] offset {EVENT_STEP}))"
 )
-_DAEMON_START = of_host("swtrace_daemon_start_timestamp_seconds")
+_DAEMON_START = of_daemon("swtrace_daemon_start_timestamp_seconds")
 DAEMONS_RESTARTED = f"{_DAEMON_START} > last_over_time({_DAEMON_START}[1h] offset {EVENT_STEP})"

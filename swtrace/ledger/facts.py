@@ -36,7 +36,8 @@ class Cause(StrEnum):
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
     """The cause is unknown: the peers' records are lost or on a host that this ledger does not read, the ranks' clocks
-    differ, or the ready instant of the previous delivery was not observed."""
+    cannot be aligned, the skew is below the bound of their clocks, or the ready instant of the previous delivery was
+    not observed."""
 
 
 CAUSES = tuple(Cause)
@@ -162,7 +163,7 @@ class StepFacts(_LazyFacts):
     """``[rank, position]``: last issue, backlog and transfer are known."""
     last_issue_ns: Nanoseconds
     late_rank: npt.NDArray[np.int32]
-    """Group rank that issued last; -1 where unknown."""
+    """Group rank that issued last; -1 where unknown, also if the bound of two ranks' clocks leaves it open."""
     backlog_ns: Nanoseconds
     transfer_ns: Nanoseconds
     """This receiver's own time on the channel, up to ``ready_ns``. Time shared by deliveries to it counts once."""
@@ -334,6 +335,7 @@ class SeriesRankFacts:
     """Facts of one rank of one series."""
 
     rank: RankKey
+    host: str
     info: SeriesInfo
     totals: Totals
     recent: Recent
@@ -390,6 +392,37 @@ class SeriesFacts:
     """Every clock but that of the first rank."""
     impossible_steps: int
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
+
+    @property
+    def hosts(self) -> dict[str, list[int]]:
+        """The global ranks that are read here, by host."""
+        ranks: dict[str, list[int]] = {}
+        for rank in self.ranks:
+            ranks.setdefault(rank.host, []).append(rank.rank.rank)
+        return ranks
+
+    def host_of(self, rank: int) -> str:
+        """Return the host of a global rank; empty if all ranks are on one host, or if it is unknown."""
+        if len({each.host for each in self.ranks}) == 1:
+            return ""
+        return next((each.host for each in self.ranks if each.rank.rank == rank), "")
+
+    def named(self, rank: int) -> str:
+        """Return the number of a global rank, with its host where there are several: ``5 (gpu-b)``."""
+        host = self.host_of(rank)
+        return f"{rank} ({host})" if host else str(rank)
+
+    def clock_numbers(self) -> npt.NDArray[np.int64]:
+        """Return ``[rank]``: which clock times a group rank. 0 is the reference, *n* the n-th in the alignment."""
+        numbers = np.zeros(len(self.key.group_ranks), np.int64)
+        for number, clock in enumerate(self.alignment, 1):
+            numbers[list(clock.group_ranks)] = number
+        return numbers
+
+    @property
+    def clock_bound_ns(self) -> int:
+        """Largest error of a difference between two ranks whose clocks are known, as of the last step."""
+        return sum(sorted(clock.bound_ns for clock in self.alignment)[-2:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ ranks predicted here wait. One measurement with 8 ranks gave the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.pending import Waits
 
 _Int = npt.NDArray[np.int64]
+_Bool = npt.NDArray[np.bool_]
 
 SOURCE, TREE, GROUP = "source", "tree", "group"
 
@@ -55,16 +58,43 @@ class Rendezvous:
         if self._needed is None:
             late = issued_ns.argmax(axis=1)[waits.step, waits.position]
             return issued_ns[waits.step, late, waits.position], late
-        layers = issued_ns.shape[2]
-        issued, first = issued_ns.reshape(-1), waits.cell - waits.rank * layers
-        of_position = waits.rank * layers + waits.position
-        last, late = issued[waits.cell], waits.rank
-        for needed in np.moveaxis(self._needed, 2, 0)[1:]:
-            other = needed.reshape(-1)[of_position]
-            of_other = issued[first + other * layers]
+        last, late = issued_ns.reshape(-1)[waits.cell], waits.rank
+        for other, of_other in self._issues(self._needed[:, :, 1:], issued_ns, waits):
             later = of_other > last
             last, late = np.where(later, of_other, last), np.where(later, other, late)
         return last, late
+
+    def in_doubt(
+        self, issued_ns: _Int, waits: Waits, late: _Int, between_ns: Callable[[_Int, _Int, _Int], _Int]
+    ) -> _Bool:
+        """Return for which deliveries another rank may have issued last.
+
+        Args:
+            issued_ns: ``[step, rank, position]``.
+            waits: The deliveries.
+            late: The rank whose issue seems to be the last, ``[wait]``.
+            between_ns: Returns the largest error of the differences between two ranks' instants, for some steps.
+        """
+        if self._needed is None:
+            step, rank = np.arange(len(issued_ns))[:, np.newaxis, np.newaxis], np.arange(self._ranks)[:, np.newaxis]
+            latest = issued_ns.argmax(axis=1)[:, np.newaxis]
+            behind = issued_ns.max(axis=1, keepdims=True) - issued_ns
+            close = (rank != latest) & (behind < between_ns(step, latest, rank))
+            return np.asarray(close.any(axis=1)[waits.step, waits.position], np.bool_)
+        last = issued_ns[waits.step, late, waits.position]
+        doubt = np.zeros(len(late), np.bool_)
+        for other, of_other in self._issues(self._needed, issued_ns, waits):
+            doubt |= (other != late) & (last - of_other < between_ns(waits.step, late, other))
+        return doubt
+
+    def _issues(self, needed: _Int, issued_ns: _Int, waits: Waits) -> Iterator[tuple[_Int, _Int]]:
+        """Yield ranks whose issues each delivery waits for, ``[rank, position, which]``, and these, by wait."""
+        layers = issued_ns.shape[2]
+        issued, first = issued_ns.reshape(-1), waits.cell - waits.rank * layers
+        of_position = waits.rank * layers + waits.position
+        for which in np.moveaxis(needed, 2, 0):
+            other = which.reshape(-1)[of_position]
+            yield other, issued[first + other * layers]
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
         """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""

@@ -246,9 +246,23 @@ class Steps:
         return self._compared.last_issue_ns
 
     @property
-    def late_rank(self) -> npt.NDArray[np.int32]:
-        """Group rank that issued last; -1 where unknown."""
+    def last_rank(self) -> npt.NDArray[np.int32]:
+        """Group rank whose issue is the last one on the aligned clocks; -1 where unknown."""
         return self._compared.late_rank
+
+    @cached_property
+    def late_rank(self) -> npt.NDArray[np.int32]:
+        """Group rank that issued last; -1 where unknown, or where the bound of two clocks leaves it open."""
+        late = self.last_rank
+        if not self.clock_bound_ns.any():
+            return late
+        waits = Waits.where(self.attributed)
+        column = late.reshape(-1).astype(np.int64)
+        doubt = self._constants.rendezvous.in_doubt(
+            self.block.issued_ns, waits, column[waits.cell], self._alignment.between_ns
+        )
+        column[waits.cell[doubt]] = -1
+        return column.reshape(late.shape).astype(np.int32)
 
     @property
     def before_ns(self) -> _Int:

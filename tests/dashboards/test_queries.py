@@ -50,7 +50,7 @@ def test_the_table_of_ranks_keeps_apart_runs_that_share_a_rank(tmp_path: Path) -
     }
     expected = {("0", "older"): 0.125, ("0", "younger"): 0.5, ("1", "older"): DOWN, ("2", "older"): IDLE}
     expr = RANKS_BY_STALL_RATIO
-    for variable in ("job", "host", "series", "rank"):
+    for variable in ("job", "daemon", "series", "rank"):
         expr = expr.replace(f"${variable}", ".*")
     case = {
         "interval": "15s",
