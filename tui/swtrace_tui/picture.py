@@ -188,8 +188,6 @@ class SeriesView:
     steps: tuple[StepFacts, ...]
     rows: tuple[RankRow, ...]
     """The selected ranks, by host."""
-    host_names: Mapping[int, str]
-    """Host by group rank, selected or not; empty if all ranks are on one host."""
 
     @property
     def key(self) -> SeriesKey:
@@ -242,8 +240,7 @@ class SeriesView:
 
     def rank_name(self, group_rank: int, noun: str = "rank") -> str:
         """Return ``rank 3``, or ``rank 3 (host-1)`` if the series has several hosts."""
-        host = self.host_names.get(group_rank)
-        return f"{noun} {self.key.group_ranks[group_rank]}{f' ({host})' if host else ''}"
+        return f"{noun} {self.facts.named(self.key.group_ranks[group_rank])}"
 
     def alignment(self, step: StepFacts) -> tuple[str, int] | None:
         """Return what aligns the ranks' clocks in a step, and the largest error of a difference between two ranks.
@@ -388,13 +385,7 @@ def _series(
     places = {place: at for at, place in enumerate(dict.fromkeys(row.place for row in rows))}
     if len(places) > 1:
         rows.sort(key=lambda row: places[row.place])
-    several = len({host for host, _ in places}) > 1
-    return SeriesView(
-        facts=facts,
-        steps=tuple(steps),
-        rows=tuple(filter(selection.shows, rows)),
-        host_names={row.group_rank: row.host for row in rows} if several else {},
-    )
+    return SeriesView(facts=facts, steps=tuple(steps), rows=tuple(filter(selection.shows, rows)))
 
 
 def _hosts(views: Sequence[SeriesView]) -> tuple[Host, ...]:

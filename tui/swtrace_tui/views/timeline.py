@@ -454,13 +454,12 @@ def clock_words(series: SeriesView, step: StepFacts, observation: Observation) -
 
 def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     """Return sentences about one step: its stalls, then its critical path."""
-    name = [series.rank_name(rank) for rank in range(len(step.ranks))]
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
     about = (
         f"Duration {units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; "
-        f"{name[worst]} stalled most, "
+        f"{series.rank_name(worst)} stalled most, "
         f"{units.duration(int(stall[worst]))} in {counted(stalled, 'wait')}."
     )
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
@@ -479,14 +478,15 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
         return [about, f"No critical path: {reason}."]
     most = np.argsort(-path.compute_ns).tolist()
     parts = [
-        f"compute {units.duration(int(path.compute_ns[rank]))} on {name[rank]}"
-        for rank in most
+        f"compute {units.duration(int(path.compute_ns[rank]))} on {series.rank_name(rank)}"
+        for rank in most[:6]
         if path.compute_ns[rank]
     ]
-    shown = ", ".join(parts[:6]) or "no compute"
+    shown = ", ".join(parts) or "no compute"
     critical = (
-        f"Critical path, ending on {name[path.last_rank]}: {shown}, transfer {units.duration(path.transfer_ns)}, "
-        f"wake {units.duration(path.wake_ns)}, late entry {units.duration(int(path.entry_ns.sum()))}; "
+        f"Critical path, ending on {series.rank_name(path.last_rank)}: {shown}, "
+        f"transfer {units.duration(path.transfer_ns)}, wake {units.duration(path.wake_ns)}, "
+        f"late entry {units.duration(int(path.entry_ns.sum()))}; "
         f"total {units.duration(path.length_ns)}."
     )
     return [about, critical]

@@ -40,8 +40,8 @@ def series_lines(series: SeriesView, scene: Scene, width: int, *, small: bool = 
     info = series.facts.ranks[0].info
     blank = Line(width).strip(plain)
     title = f" {series.title}  "
-    hosts = set(series.host_names.values())
-    where = f" on {counted(len(hosts), 'host')}" if hosts else ""
+    hosts = len(series.facts.hosts)
+    where = f" on {hosts} hosts" if hosts > 1 else ""
     about = (
         f"{counted(len(series.key.group_ranks), 'rank')}{where}, prefetch step {info.prefetch_step}, "
         f"{info.windows} windows, {info.transport}; last {counted(series.facts.steps, 'step')}; ? explains the words"

@@ -59,7 +59,7 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int, *
     held = f"holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}"
     step = max((window.step for window in row.windows), default=None)
     title.put(str(row.state), dim)
-    several = bool(series.host_names)
+    several = bool(series.facts.host_of(row.rank))
     for part in (
         f"on {row.host}" if several and row.host else "",
         summary or "no windows",
