@@ -1,0 +1,204 @@
+"""Several hosts on one machine: each with a network, a host name and a CLOCK_MONOTONIC of its own.
+
+A host is a set of namespaces. All are below one user namespace, so this needs no root where the kernel lets users make
+one. Hosts are connected by a bridge. A namespace lives as long as a process in it, and these end with the process that
+made the hosts, even if that is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon_command import environment
+from tests.support.patience import patience
+
+PORT = 9465
+MTU = 65000
+"""Large packets, because a delayed link forwards each one in Python."""
+_PR_SET_PDEATHSIG = 1
+_HOLD = ("sh", "-c", "echo; exec cat")
+"""Ends when its input is closed, which happens at the latest when the process that has the other end is gone."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host. Processes run on it by :meth:`command` or :meth:`enter`."""
+
+    name: str
+    address: str
+    ahead_ns: int
+    """How far its clock is ahead of this machine's."""
+    rings: Path
+    """Its SWTRACE_DIR."""
+    namespaces: Mapping[str, str]
+    """Paths of its namespaces, by the name of nsenter's option; ``user`` comes first."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return the environment of its ranks."""
+        return {"GLOO_SOCKET_IFNAME": "eth0", "SWTRACE_DIR": str(self.rings)}
+
+    def command(self, *command: str | Path) -> list[str]:
+        """Return what runs a command on this host, in a process that ends with the caller's."""
+        entered = [f"--{name}={path}" for name, path in self.namespaces.items()]
+        ending = ["setpriv", "--pdeathsig", "KILL", "--"]
+        return ["nsenter", "--preserve-credentials", *entered, *ending, *map(str, command)]
+
+    def run(self, *command: str | Path) -> str:
+        """Run a command on this host to its end, and return what it prints; fail if it fails."""
+        done = subprocess.run(
+            self.command(*command), env=environment(), capture_output=True, text=True, timeout=patience(), check=False
+        )
+        assert done.returncode == 0, done.stderr or done.stdout
+        return done.stdout
+
+    def enter(self) -> None:
+        """Move this process, which must have one thread, to the host. It ends with the process that forked it."""
+        library = ctypes.CDLL(None, use_errno=True)
+        opened = [os.open(path, os.O_RDONLY) for path in self.namespaces.values()]
+        for descriptor in opened:
+            if library.setns(descriptor, 0):
+                raise OSError(ctypes.get_errno(), f"cannot enter {self.name}: {os.strerror(ctypes.get_errno())}")
+            os.close(descriptor)
+        library.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Delay:
+    """One-way delays of a host's link, in seconds."""
+
+    towards_s: float = 0.0
+    back_s: float = 0.0
+
+
+@contextmanager
+def hosts(folder: Path, ahead_s: Sequence[int], delays: Mapping[int, Delay] | None = None) -> Iterator[list[Host]]:
+    """Make hosts, and end them together with all processes that :func:`hold` keeps on them.
+
+    Args:
+        folder: Where each host's rings are.
+        ahead_s: By host: how far its clock is ahead of this machine's.
+        delays: By index of a host: the delay of its link. The other links have none.
+    """
+    with ExitStack() as stack:
+        middle = stack.enter_context(_held("unshare", "--user", "--map-root-user", "--net"))
+        namespaces = {"user": f"/proc/{middle}/ns/user", "net": f"/proc/{middle}/ns/net"}
+        bridge = Host("bridge", "", 0, folder, namespaces)
+        bridge.run("ip", "link", "add", "bridge", "type", "bridge")
+        bridge.run("ip", "link", "set", "bridge", "up", "mtu", str(MTU))
+        made = []
+        for index, ahead in enumerate(ahead_s):
+            pid = stack.enter_context(
+                _held(
+                    *("nsenter", "--preserve-credentials", f"--user={namespaces['user']}"),
+                    *("unshare", "--net", "--uts", "--time", "--monotonic", str(ahead), "--fork", "--kill-child"),
+                )
+            )
+            host = Host(
+                name=f"host-{'abcdefgh'[index]}",
+                address=f"10.77.0.{index + 1}",
+                ahead_ns=ahead * 10**9,
+                rings=folder / f"rings-{'abcdefgh'[index]}",
+                namespaces={
+                    "user": namespaces["user"],
+                    "net": f"/proc/{pid}/ns/net",
+                    "uts": f"/proc/{pid}/ns/uts",
+                    "time": f"/proc/{pid}/ns/time_for_children",
+                },
+            )
+            host.rings.mkdir()
+            if (delay := (delays or {}).get(index)) is None:
+                bridge.run(
+                    "ip", "link", "add", f"to-{index}", "type", "veth", "peer", "name", "eth0", "netns", str(pid)
+                )
+            else:
+                stack.enter_context(_delayed(bridge, f"to-{index}", host, delay))
+            bridge.run("ip", "link", "set", f"to-{index}", "up", "mtu", str(MTU), "master", "bridge")
+            host.run("hostname", host.name)
+            host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+            host.run("ip", "link", "set", "eth0", "up", "mtu", str(MTU))
+            host.run("ip", "link", "set", "lo", "up")
+            made.append(host)
+        yield made
+
+
+@contextmanager
+def daemon(host: Host) -> Iterator[str]:
+    """Run a daemon over a host's rings, and return its address. Kill it at the end."""
+    arguments = ("--listen", f"{host.address}:{PORT}", "--dir", host.rings, "--json")
+    process = subprocess.Popen(
+        host.command(sys.executable, "-m", "swtrace", "daemon", *arguments),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate(timeout=patience())[1]
+        yield json.loads(line)["url"]
+    finally:
+        process.kill()
+        process.communicate(timeout=patience())
+
+
+@contextmanager
+def _held(*command: str) -> Iterator[int]:
+    """Keep the namespaces that a command makes, and return the pid by which /proc knows them."""
+    with subprocess.Popen(
+        [*command, *_HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, process.communicate(timeout=patience())[1]
+            yield process.pid
+        finally:
+            process.stdin.close()
+
+
+@contextmanager
+def _delayed(bridge: Host, port: str, host: Host, delay: Delay) -> Iterator[None]:
+    """Connect a host to a port of the bridge by a link that delays packets."""
+    ends = (bridge.namespaces["net"], port, str(delay.towards_s), host.namespaces["net"], "eth0", str(delay.back_s))
+    with subprocess.Popen(
+        bridge.command(sys.executable, "-m", "tests.support.delayed_link", *ends),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline(), "the delayed link ended"
+            yield
+        finally:
+            process.kill()
+
+
+def _are_possible() -> bool:
+    """Return whether this user can make such hosts."""
+    if not all(map(shutil.which, ("ip", "nsenter", "setpriv", "unshare"))):
+        return False
+    command = ["unshare", "--user", "--map-root-user", "--net", "--uts", "--time", "--monotonic", "1", "--fork"]
+    veth = ["ip", "link", "add", "type", "veth"]
+    return subprocess.run([*command, *veth], capture_output=True, check=False).returncode == 0
+
+
+needs_hosts = pytest.mark.skipif(
+    not _are_possible(),
+    reason="needs iproute2, and a kernel that lets this user make user, network and time namespaces",
+)
