@@ -74,7 +74,8 @@ def main() -> None:
         one: Direction(one, other, round(float(one_delay) * 1e9)),
         other: Direction(other, one, round(float(other_delay) * 1e9)),
     }
-    print(flush=True)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
     while True:
         due = [direction.packets[0][0] for direction in directions.values() if direction.packets]
         left_s = max(0.0, (min(due) - time.monotonic_ns()) * 1e-9) if due else None

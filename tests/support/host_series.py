@@ -1,7 +1,8 @@
-"""A series over several hosts, its daemons, and the screen of one host that reads all of them."""
+"""A series over several hosts, their daemons, and what the first host shows of all of them."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from swtrace.ledger.facts import SeriesFacts, StepFacts
+import numpy as np
+
+from swtrace.ledger.facts import Nanoseconds, SeriesFacts, StepFacts
 from swtrace.session import RecordingSession
 from tests.support.daemon_command import environment
-from tests.support.hosts import Delay, Host, daemon, hosts
+from tests.support.hosts import Delay, Host, daemons, hosts
 from tests.support.patience import patience
 from tests.support.ranks import run_ranks
 
@@ -23,18 +27,23 @@ COLUMNS = 512
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the screen of the first host showed of a series with one rank on each host."""
+class HostSeries:
+    """A series with one rank on each host, as the first host shows it."""
 
     hosts: Sequence[Host]
     series: SeriesFacts
     steps: Sequence[StepFacts]
-    printed: str
-    """What ``swtrace top --once`` printed on the first host."""
+    screen: Mapping[str, Any]
+    """The series in what ``swtrace top --once --json`` prints."""
 
-    def offset_ns(self, rank: int) -> int:
-        """Return what must be added to a rank's instants to show them on the clock of the first rank."""
-        return self.hosts[0].ahead_ns - self.hosts[rank].ahead_ns
+    @property
+    def true_shift_ns(self) -> Nanoseconds:
+        """``[rank]``: what must be added to a rank's instants to show them on the first rank's clock, exactly."""
+        return np.array([self.hosts[0].ahead_ns - host.ahead_ns for host in self.hosts], np.int64)
+
+    def error_ns(self, step: StepFacts) -> Nanoseconds:
+        """Return by how much each rank's instants are misplaced, ``[rank]``."""
+        return np.asarray(step.clock_shift_ns - self.true_shift_ns, np.int64)
 
 
 def run(
@@ -43,9 +52,9 @@ def run(
     *,
     steps: int,
     compute_s: float = 0.0005,
-    late: Mapping[int, float] | None = None,
+    late_s: Mapping[int, float] | None = None,
     delays: Mapping[int, Delay] | None = None,
-) -> Run:
+) -> HostSeries:
     """Run a series with one rank on each host, beside a daemon on each, and read all of them on the first host.
 
     Args:
@@ -53,43 +62,47 @@ def run(
         ahead_s: By host: how far its clock is ahead of this machine's.
         steps: Number of steps.
         compute_s: Compute of each layer.
-        late: By rank: how long it sleeps before it issues each broadcast.
+        late_s: By rank: how long it sleeps before it issues each broadcast.
         delays: By host: delay of its link.
     """
     with ExitStack() as stack:
         made = stack.enter_context(hosts(folder, ahead_s, delays))
-        connect = ",".join(stack.enter_context(daemon(host)) for host in made)
+        connect = ",".join(stack.enter_context(daemons(made)))
         recording = folder / "run.swrec"
-        arguments = ("record", "--connect", connect, "--until-end", "-o", recording)
-        recorder = subprocess.Popen(
-            made[0].command(sys.executable, "-m", "swtrace", *arguments),
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        recorder = stack.enter_context(
+            subprocess.Popen(
+                made[0].command(
+                    *(sys.executable, "-m", "swtrace", "record"),
+                    *("--connect", connect, "--until-end", "--output", recording),
+                ),
+                env=environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
         stack.callback(recorder.kill)
         run_ranks(
-            len(made), step, steps, compute_s, late or {}, hosts=made, environment={"SWTRACE_RUN_ID": "three-hosts"}
+            *(len(made), run_rank, steps, compute_s, late_s or {}),
+            environment={"SWTRACE_RUN_ID": "several-hosts"},
+            hosts=made,
         )
-        printed, _ = recorder.communicate(timeout=patience())
-        assert recorder.returncode == 0, printed
-        printed = made[0].run(sys.executable, "-m", "swtrace", "top", "--once", "--connect", connect)
+        _, said = recorder.communicate(timeout=patience())
+        assert recorder.returncode == 0, said
+        printed = made[0].run(sys.executable, "-m", "swtrace", "top", "--once", "--json", "--connect", connect)
+    (screen,) = json.loads(printed)["summary"]["series"]
     with RecordingSession(recording) as session:
         finished = tuple(session.steps())
         (series,) = session.facts().series
-    return Run(made, series, finished, printed)
+    return HostSeries(made, series, finished, screen)
 
 
-def step(rank: int, steps: int, compute_s: float, late: Mapping[int, float]) -> None:
-    """Run a rank of the series."""
-    import torch
+def run_rank(rank: int, steps: int, compute_s: float, late_s: Mapping[int, float]) -> None:
+    """Run one rank of the series."""
     from torch import nn
 
     from swtrace.series import RankGroup, Series
     from swtrace.series.recording import process_recorder
 
-    torch.set_grad_enabled(False)
     series = Series("o_proj", RankGroup.world(), 0, LAYERS, prefetch_step=1, recorder=process_recorder, time_every=1)
     for index in range(LAYERS):
         series.register(index, nn.Linear(COLUMNS, COLUMNS, bias=False))
@@ -97,7 +110,7 @@ def step(rank: int, steps: int, compute_s: float, late: Mapping[int, float]) -> 
     for _ in range(steps):
         with series.step(tokens=1, requests=1):
             for index in range(LAYERS):
-                time.sleep(late.get(rank, 0.0))
+                time.sleep(late_s.get(rank, 0.0))
                 series.reach(index)
                 time.sleep(compute_s)
                 series.wait(index)

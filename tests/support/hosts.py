@@ -8,7 +8,6 @@ made the hosts, even if that is killed.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon_command import environment
+from tests.support.daemon_command import environment, served_url
 from tests.support.patience import patience
 
 PORT = 9465
@@ -135,8 +134,15 @@ def hosts(folder: Path, ahead_s: Sequence[int], delays: Mapping[int, Delay] | No
 
 
 @contextmanager
-def daemon(host: Host) -> Iterator[str]:
-    """Run a daemon over a host's rings, and return its address. Kill it at the end."""
+def daemons(hosts: Sequence[Host]) -> Iterator[list[str]]:
+    """Run a daemon over each host's rings, and return their addresses. Kill them at the end."""
+    with ExitStack() as stack:
+        started = [stack.enter_context(_daemon(host)) for host in hosts]
+        yield [served_url(process) for process in started]
+
+
+@contextmanager
+def _daemon(host: Host) -> Iterator[subprocess.Popen[str]]:
     arguments = ("--listen", f"{host.address}:{PORT}", "--dir", host.rings, "--json")
     process = subprocess.Popen(
         host.command(sys.executable, "-m", "swtrace", "daemon", *arguments),
@@ -146,10 +152,7 @@ def daemon(host: Host) -> Iterator[str]:
         text=True,
     )
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, process.communicate(timeout=patience())[1]
-        yield json.loads(line)["url"]
+        yield process
     finally:
         process.kill()
         process.communicate(timeout=patience())
@@ -198,6 +201,9 @@ def _are_possible() -> bool:
     return subprocess.run([*command, *veth], capture_output=True, check=False).returncode == 0
 
 
+needs_delayed_links = pytest.mark.skipif(
+    not os.access("/dev/net/tun", os.R_OK | os.W_OK), reason="needs /dev/net/tun, which this user may open"
+)
 needs_hosts = pytest.mark.skipif(
     not _are_possible(),
     reason="needs iproute2, and a kernel that lets this user make user, network and time namespaces",
