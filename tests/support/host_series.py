@@ -16,7 +16,6 @@ import numpy as np
 
 from swtrace.ledger.facts import Nanoseconds, SeriesFacts, StepFacts
 from swtrace.session import RecordingSession
-from tests.support.daemon_command import environment
 from tests.support.hosts import Delay, Host, daemons, hosts
 from tests.support.patience import patience
 from tests.support.ranks import run_ranks
@@ -75,7 +74,7 @@ def run(
                     *(sys.executable, "-m", "swtrace", "record"),
                     *("--connect", connect, "--until-end", "--output", recording),
                 ),
-                env=environment(),
+                env=made[0].environment,
                 stderr=subprocess.PIPE,
                 text=True,
             )

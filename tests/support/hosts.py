@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon_command import environment, served_url
+from tests.support.daemon_command import ROOT, environment, served_url
 from tests.support.patience import patience
 
 PORT = 9465
@@ -49,6 +49,11 @@ class Host:
         """Return the environment of its ranks."""
         return {"GLOO_SOCKET_IFNAME": "eth0", "SWTRACE_DIR": str(self.rings)}
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment of ``swtrace`` on this host."""
+        return environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tui'}", SWTRACE_DIR=str(self.rings))
+
     def command(self, *command: str | Path) -> list[str]:
         """Return what runs a command on this host, in a process that ends with the caller's."""
         entered = [f"--{name}={path}" for name, path in self.namespaces.items()]
@@ -58,7 +63,12 @@ class Host:
     def run(self, *command: str | Path) -> str:
         """Run a command on this host to its end, and return what it prints; fail if it fails."""
         done = subprocess.run(
-            self.command(*command), env=environment(), capture_output=True, text=True, timeout=patience(), check=False
+            self.command(*command),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=patience(),
+            check=False,
         )
         assert done.returncode == 0, done.stderr or done.stdout
         return done.stdout
@@ -146,7 +156,7 @@ def _daemon(host: Host) -> Iterator[subprocess.Popen[str]]:
     arguments = ("--listen", f"{host.address}:{PORT}", "--dir", host.rings, "--json")
     process = subprocess.Popen(
         host.command(sys.executable, "-m", "swtrace", "daemon", *arguments),
-        env=environment(),
+        env=host.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -180,7 +190,7 @@ def _delayed(bridge: Host, port: str, host: Host, delay: Delay) -> Iterator[None
     ends = (bridge.namespaces["net"], port, str(delay.towards_s), host.namespaces["net"], "eth0", str(delay.back_s))
     with subprocess.Popen(
         bridge.command(sys.executable, "-m", "tests.support.delayed_link", *ends),
-        env=environment(),
+        env=bridge.environment,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
