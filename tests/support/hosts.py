@@ -1,8 +1,8 @@
 """Several hosts on one machine: each with a network, a host name and a CLOCK_MONOTONIC of its own.
 
 A host is a set of namespaces. All are below one user namespace, so this needs no root where the kernel lets users make
-one. Hosts are connected by a bridge. A namespace lives as long as a process in it, and these end with the process that
-made the hosts, even if that is killed.
+one. Hosts are connected by a bridge. A namespace lives as long as a process in it. The processes that keep it, and all
+commands on the host, end with the process that made the hosts, even if that is killed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,7 @@ from tests.support.patience import patience
 PORT = 9465
 MTU = 65000
 """Large packets, because a delayed link forwards each one in Python."""
-_PR_SET_PDEATHSIG = 1
-_HOLD = ("sh", "-c", "echo; exec cat")
+_HOLD = ("sh", "-c", "echo; read -r line")
 """Ends when its input is closed, which happens at the latest when the process that has the other end is gone."""
 
 
@@ -74,14 +72,13 @@ class Host:
         return done.stdout
 
     def enter(self) -> None:
-        """Move this process, which must have one thread, to the host. It ends with the process that forked it."""
+        """Move this process, which must have one thread, to the host."""
         library = ctypes.CDLL(None, use_errno=True)
         opened = [os.open(path, os.O_RDONLY) for path in self.namespaces.values()]
         for descriptor in opened:
             if library.setns(descriptor, 0):
                 raise OSError(ctypes.get_errno(), f"cannot enter {self.name}: {os.strerror(ctypes.get_errno())}")
             os.close(descriptor)
-        library.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Delay:
 
 @contextmanager
 def hosts(folder: Path, ahead_s: Sequence[int], delays: Mapping[int, Delay] | None = None) -> Iterator[list[Host]]:
-    """Make hosts, and end them together with all processes that :func:`hold` keeps on them.
+    """Make hosts, connect them, and remove them at the end.
 
     Args:
         folder: Where each host's rings are.
@@ -102,44 +99,10 @@ def hosts(folder: Path, ahead_s: Sequence[int], delays: Mapping[int, Delay] | No
         delays: By index of a host: the delay of its link. The other links have none.
     """
     with ExitStack() as stack:
-        middle = stack.enter_context(_held("unshare", "--user", "--map-root-user", "--net"))
-        namespaces = {"user": f"/proc/{middle}/ns/user", "net": f"/proc/{middle}/ns/net"}
-        bridge = Host("bridge", "", 0, folder, namespaces)
-        bridge.run("ip", "link", "add", "bridge", "type", "bridge")
-        bridge.run("ip", "link", "set", "bridge", "up", "mtu", str(MTU))
-        made = []
-        for index, ahead in enumerate(ahead_s):
-            pid = stack.enter_context(
-                _held(
-                    *("nsenter", "--preserve-credentials", f"--user={namespaces['user']}"),
-                    *("unshare", "--net", "--uts", "--time", "--monotonic", str(ahead), "--fork", "--kill-child"),
-                )
-            )
-            host = Host(
-                name=f"host-{'abcdefgh'[index]}",
-                address=f"10.77.0.{index + 1}",
-                ahead_ns=ahead * 10**9,
-                rings=folder / f"rings-{'abcdefgh'[index]}",
-                namespaces={
-                    "user": namespaces["user"],
-                    "net": f"/proc/{pid}/ns/net",
-                    "uts": f"/proc/{pid}/ns/uts",
-                    "time": f"/proc/{pid}/ns/time_for_children",
-                },
-            )
-            host.rings.mkdir()
-            if (delay := (delays or {}).get(index)) is None:
-                bridge.run(
-                    "ip", "link", "add", f"to-{index}", "type", "veth", "peer", "name", "eth0", "netns", str(pid)
-                )
-            else:
-                stack.enter_context(_delayed(bridge, f"to-{index}", host, delay))
-            bridge.run("ip", "link", "set", f"to-{index}", "up", "mtu", str(MTU), "master", "bridge")
-            host.run("hostname", host.name)
-            host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
-            host.run("ip", "link", "set", "eth0", "up", "mtu", str(MTU))
-            host.run("ip", "link", "set", "lo", "up")
-            made.append(host)
+        bridge = stack.enter_context(_bridge(folder))
+        made = [stack.enter_context(_host(bridge, index, ahead)) for index, ahead in enumerate(ahead_s)]
+        for index, host in enumerate(made):
+            stack.enter_context(_linked(bridge, f"to-{host.name}", host, (delays or {}).get(index)))
         yield made
 
 
@@ -169,24 +132,56 @@ def _daemon(host: Host) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def _held(*command: str) -> Iterator[int]:
-    """Keep the namespaces that a command makes, and return the pid by which /proc knows them."""
-    with subprocess.Popen(
-        [*command, *_HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            assert line, process.communicate(timeout=patience())[1]
-            yield process.pid
-        finally:
-            process.stdin.close()
+def _bridge(folder: Path) -> Iterator[Host]:
+    """Make the network between the hosts, in the user namespace of all of them."""
+    with _held("unshare", "--user", "--map-root-user", "--net") as pid:
+        bridge = Host("bridge", "", 0, folder, {"user": f"/proc/{pid}/ns/user", "net": f"/proc/{pid}/ns/net"})
+        bridge.run("ip", "link", "add", "bridge", "type", "bridge")
+        bridge.run("ip", "link", "set", "bridge", "up", "mtu", str(MTU))
+        yield bridge
+
+
+@contextmanager
+def _host(bridge: Host, index: int, ahead_s: int) -> Iterator[Host]:
+    """Make a host without a link."""
+    user = bridge.namespaces["user"]
+    with _held(
+        *("nsenter", "--preserve-credentials", f"--user={user}"),
+        *("unshare", "--net", "--uts", "--time", "--monotonic", str(ahead_s), "--fork", "--kill-child"),
+    ) as pid:
+        name = f"host-{'abcdefgh'[index]}"
+        namespaces = {"user": user, "net": "net", "uts": "uts", "time": "time_for_children"}
+        host = Host(
+            name=name,
+            address=f"10.77.0.{index + 1}",
+            ahead_ns=ahead_s * 10**9,
+            rings=bridge.rings / name,
+            namespaces={
+                each: path if each == "user" else f"/proc/{pid}/ns/{path}" for each, path in namespaces.items()
+            },
+        )
+        host.rings.mkdir()
+        host.run(sys.executable, "-c", f"import socket; socket.sethostname({name!r})")
+        yield host
+
+
+@contextmanager
+def _linked(bridge: Host, port: str, host: Host, delay: Delay | None) -> Iterator[None]:
+    """Connect a host to a port of the bridge."""
+    with _delayed(bridge, port, host, delay) if delay else nullcontext():
+        if delay is None:
+            there = ("peer", "name", "eth0", "netns", host.namespaces["net"])
+            bridge.run("ip", "link", "add", port, "type", "veth", *there)
+        bridge.run("ip", "link", "set", port, "up", "mtu", str(MTU), "master", "bridge")
+        host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+        host.run("ip", "link", "set", "eth0", "up", "mtu", str(MTU))
+        host.run("ip", "link", "set", "lo", "up")
+        yield
 
 
 @contextmanager
 def _delayed(bridge: Host, port: str, host: Host, delay: Delay) -> Iterator[None]:
-    """Connect a host to a port of the bridge by a link that delays packets."""
+    """Make both ends of a link that delays packets."""
     ends = (bridge.namespaces["net"], port, str(delay.towards_s), host.namespaces["net"], "eth0", str(delay.back_s))
     with subprocess.Popen(
         bridge.command(sys.executable, "-m", "tests.support.delayed_link", *ends),
@@ -202,13 +197,29 @@ def _delayed(bridge: Host, port: str, host: Host, delay: Delay) -> Iterator[None
             process.kill()
 
 
+@contextmanager
+def _held(*command: str) -> Iterator[int]:
+    """Keep the namespaces that a command makes, and return the pid by which /proc knows them."""
+    with subprocess.Popen(
+        [*command, *_HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, process.communicate(timeout=patience())[1]
+            yield process.pid
+        finally:
+            process.stdin.close()
+
+
 def _are_possible() -> bool:
     """Return whether this user can make such hosts."""
     if not all(map(shutil.which, ("ip", "nsenter", "setpriv", "unshare"))):
         return False
     command = ["unshare", "--user", "--map-root-user", "--net", "--uts", "--time", "--monotonic", "1", "--fork"]
-    veth = ["ip", "link", "add", "type", "veth"]
-    return subprocess.run([*command, *veth], capture_output=True, check=False).returncode == 0
+    links = "ip link add type veth && ip link add type bridge"
+    return subprocess.run([*command, "sh", "-c", links], capture_output=True, check=False).returncode == 0
 
 
 needs_delayed_links = pytest.mark.skipif(
