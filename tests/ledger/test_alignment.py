@@ -182,6 +182,19 @@ def test_a_straggler_on_another_host_is_named() -> None:
         assert straggler.rank == key(3)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_same_stragglers_are_named_as_on_one_clock(seed: int) -> None:
+    """Over slow ranks of 0 to 40 % and all placements, the rank that is named on one clock is named on several."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    made = schedule(steps=64, seed=seed, late=chance.choice([0, 0, 100, 300, 600]) * US, gap=0, latency=50 * US)
+    host = tuple(chance.randrange(3) for _ in range(4))
+    hosts = Hosts(made, host, tuple(HostClock(each * SECOND_NS, (each - 1) * 40e-6) for each in range(3)))
+    one = feeding.ledger(made)
+    feeding.feed(one, made)
+    expected, found = (ledger.facts().series[0].straggler for ledger in (one, hosts.fed()))
+    assert (found and found.rank) == (expected and expected.rank)
+
+
 def test_ranks_on_one_host_are_compared_without_a_bound() -> None:
     """Two ranks on the second host share its clock, so their skew is attributed in full."""
     made = schedule(steps=30)
@@ -192,12 +205,12 @@ def test_ranks_on_one_host_are_compared_without_a_bound() -> None:
         assert np.array_equal(step.cause_ns[:, same], truth.cause_ns[:, same])
 
 
-def probes(hosts: Hosts, every_ns: int = SECOND_NS, until_ns: int = 60 * SECOND_NS) -> list[Probe]:
+def probes(hosts: Hosts, since_ns: int = SECOND_NS // 2, until_ns: int = 60 * SECOND_NS) -> list[Probe]:
     """Return round trips of 200 us from a watching host, whose clock is the last one, to every other host."""
     watcher = hosts.clocks[-1]
     return [
         Probe(f"boot-{number}", "watcher", clock.at(at_ns), watcher.at(at_ns - 60 * US), watcher.at(at_ns + 140 * US))
-        for at_ns in range(SECOND_NS // 2, until_ns, every_ns)
+        for at_ns in range(since_ns, until_ns, SECOND_NS)
         for number, clock in enumerate(hosts.clocks[:-1])
     ]
 
@@ -212,7 +225,7 @@ def test_a_host_that_is_never_a_source_needs_probes() -> None:
     assert (unknown.offset_ns, unknown.bound_ns) == (None, 0)
 
     ledger = hosts.ledger()
-    for probe in probes(hosts):
+    for probe in probes(hosts, since_ns=4 * SECOND_NS):  # steps begin 3 s before
         ledger.add_probe(probe)
     feeding.feed(ledger, hosts.seen())
     steps = ledger.take_steps()
@@ -277,3 +290,14 @@ def test_ranks_that_declare_one_clock_but_have_two_are_aligned() -> None:
     assert [step.comparable for step in steps[:3]] == [False] * 3
     assert all(step.comparable for step in steps[4:])
     assert ledger.facts().series[0].clocks == 4
+
+
+def test_a_reference_that_leaves_is_replaced() -> None:
+    """If the ranks of the reference's host are forgotten, the next rank's clock becomes the reference."""
+    hosts = Hosts(schedule(steps=10), (0, 0, 1, 2), (HostClock(), HostClock(HOUR_NS), HostClock(SECOND_NS)))
+    ledger = hosts.fed()
+    assert [clock.group_ranks for clock in ledger.facts().series[0].alignment] == [(2,), (3,)]
+    ledger.forget(key(0))
+    ledger.forget(key(1))
+    (clock,) = ledger.facts().series[0].alignment
+    assert (clock.group_ranks, clock.offset_ns) == ((3,), None)
