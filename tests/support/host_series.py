@@ -87,7 +87,8 @@ def run(
         )
         _, said = recorder.communicate(timeout=patience())
         assert recorder.returncode == 0, said
-        printed = made[0].run(sys.executable, "-m", "swtrace", "top", "--once", "--json", "--connect", connect)
+        shown = ("top", "--once", "--json", "--wait", str(round(patience())), "--connect", connect)
+        printed = made[0].run(sys.executable, "-m", "swtrace", *shown)
     (screen,) = json.loads(printed)["summary"]["series"]
     with RecordingSession(recording) as session:
         finished = tuple(session.steps())
