@@ -34,7 +34,7 @@ def test_every_daemon_metric_is_on_a_dashboard() -> None:
 
 @pytest.mark.prometheus
 def test_the_table_of_ranks_keeps_apart_runs_that_share_a_rank(tmp_path: Path) -> None:
-    """Each row has the stall ratio of its own run. Ranks that are down or idle have a row, too."""
+    """Each row has the stall ratio of its own run. Ranks that are down, idle or on a watched host have a row, too."""
     steps, stall = "swtrace_step_duration_seconds_sum", "swtrace_wait_stall_seconds_sum"
     given = {
         _series("swtrace_rank_up", rank="0"): "1x20",
@@ -48,9 +48,16 @@ def test_the_table_of_ranks_keeps_apart_runs_that_share_a_rank(tmp_path: Path) -
         _series(steps, rank="0", series="s", run_id="younger", phase="decode"): "0+16x20",
         _series(stall, rank="0", series="s", run_id="younger"): "0+8x20",
     }
+    watched = {"rank": "3", "host": "gpu-b", "series": "s"}
+    given |= {
+        _series("swtrace_rank_up", rank="3", host="gpu-b"): "1x20",
+        _series("swtrace_series_info", run_id="older", **watched): "1x20",
+        _series(steps, phase="decode", **watched): "0+16x20",
+        _series(stall, **watched): "0+4x20",
+    }
     expected = {("0", "older"): 0.125, ("0", "younger"): 0.5, ("1", "older"): DOWN, ("2", "older"): IDLE}
     expr = RANKS_BY_STALL_RATIO
-    for variable in ("job", "host", "series", "rank"):
+    for variable in ("job", "daemon", "series", "rank"):
         expr = expr.replace(f"${variable}", ".*")
     case = {
         "interval": "15s",
@@ -62,7 +69,8 @@ def test_the_table_of_ranks_keeps_apart_runs_that_share_a_rank(tmp_path: Path) -
                 "exp_samples": [
                     {"labels": _series("", rank=rank, run_id=run_id, series="s"), "value": ratio}
                     for (rank, run_id), ratio in expected.items()
-                ],
+                ]
+                + [{"labels": _series("", run_id="older", **watched), "value": 0.25}],
             }
         ],
     }
