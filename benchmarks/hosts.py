@@ -27,14 +27,14 @@ US = 1_000
 
 def line(name: str, shown: HostSeries, first: int) -> str:
     """Return the figures of the steps from ``first`` on, as text."""
-    steps = [step for step in shown.steps if step.step >= first]
-    comparable = [step for step in steps if step.comparable]
-    error = np.abs(np.array([shown.error_ns(step)[1:] for step in comparable])) / US
-    bound = np.array([step.clock_bound_ns[1:] for step in comparable]) / US
-    duration = np.array([step.duration_ns.max() for step in comparable]) / US / 1000
+    steps = sum(step.step >= first for step in shown.steps)
+    compared = [step for step in shown.compared if step.step >= first]
+    error = np.abs(np.array([shown.error_ns(step)[1:] for step in compared])) / US
+    bound = np.array([step.clock_bound_ns[1:] for step in compared]) / US
+    duration = np.array([step.duration_ns.max() for step in compared]) / US / 1000
     by_clock = ", ".join(f"{value:.1f}" for value in np.median(error, axis=0))
     return (
-        f"{name:<12} {len(comparable):5} of {len(steps):<5} {np.median(duration):6.1f}"
+        f"{name:<12} {len(compared):5} of {steps:<5} {np.median(duration):6.1f}"
         f" {np.median(error):9.1f} {np.quantile(error, 0.99):9.1f}   ({by_clock})"
         f" {np.median(bound):9.1f} {100 * np.mean(error <= bound):9.2f} %"
     )
@@ -54,7 +54,7 @@ def main() -> None:
     delays = {FAR: delay} if delay != Delay() else None
     print(f"3 hosts, {LAYERS} layers of 1 MiB, {len(os.sched_getaffinity(0))} cores")
     print(
-        f"{'':12} {'comparable steps':>14} {'step ms':>7} {'|error| us':>10} {'99 %':>7}   (each clock)"
+        f"{'':12} {'compared steps':>14} {'step ms':>7} {'|error| us':>10} {'99 %':>7}   (each clock)"
         f" {'bound us':>9} {'within':>9}"
     )
     for repetition in range(1, arguments.repetitions + 1):

@@ -40,6 +40,11 @@ class HostSeries:
         """``[rank]``: what must be added to a rank's instants to show them on the first rank's clock, exactly."""
         return np.array([self.hosts[0].ahead_ns - host.ahead_ns for host in self.hosts], np.int64)
 
+    @property
+    def compared(self) -> list[StepFacts]:
+        """Return the steps in which all ranks are compared. The first ones may lack ranks that were found later."""
+        return [step for step in self.steps if step.complete and step.comparable]
+
     def error_ns(self, step: StepFacts) -> Nanoseconds:
         """Return by how much each rank's instants are misplaced, ``[rank]``."""
         return np.asarray(step.clock_shift_ns - self.true_shift_ns, np.int64)
