@@ -94,6 +94,11 @@ def _living(expr: str) -> str:
     return f"({expr} and on (instance, rank, run_id) {_LIVING})"
 
 
+def _of_living_series(rates: str) -> str:
+    """Return only rates of series that their ranks have now. A younger run may use a rank's number for other series."""
+    return _living(f"{rates} and on ({BY_SERIES_RANK}) {now(of_series('swtrace_wait_stall_seconds_sum'))}")
+
+
 _SKEW = of_series("swtrace_stall_cause_seconds_total", 'cause=~"entry_skew|skew"')
 _WAITS = of_series("swtrace_waits_total", 'outcome=~"on_time|stalled"')
 _ON_TIME = of_series("swtrace_waits_total", 'outcome="on_time"')
@@ -102,12 +107,13 @@ _HELD = _living(now(of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept
 _REPLICATED = _living(now(of_series("swtrace_series_bytes", 'kind="replicated"')))
 
 STALL_RATIO = stall_ratio()
-STALL_RATIO_NOW = _living(stall_ratio(NOW))
+STALL_RATIO_NOW = _of_living_series(stall_ratio(NOW))
 WORST_STALL_RATIO = f"max({STALL_RATIO_NOW})"
 HIGHEST_STALL_RATIOS = f"sort_desc(topk(10, {STALL_RATIO_NOW}))"
 SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {_step_time(BY_SERIES_RANK)}"
 ON_TIME_RATE = (
-    f"sum({_living(total(_ON_TIME, BY_RANK, over=NOW))}) / (sum({_living(total(_WAITS, BY_RANK, over=NOW))}) > 0)"
+    f"sum({_of_living_series(total(_ON_TIME, BY_SERIES_RANK, over=NOW))})"
+    f" / (sum({_of_living_series(total(_WAITS, BY_SERIES_RANK, over=NOW))}) > 0)"
 )
 CAUSE_RATIO = f"{total(_CAUSE, 'cause')} / on () group_left () {_step_time()}"
 """By cause: the share of all ranks' step time. The sum over causes is their mean stall ratio."""

@@ -1,32 +1,22 @@
-"""``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans and metrics.
-
-Repeated messages of a library appear on stderr once a minute, not once per attempt.
-"""
+"""``swtrace daemon``: watch this host's rings; serve metrics and a live API, export spans and metrics."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swtrace import __version__
 from swtrace.cli.arguments import file_option, run_option
 from swtrace.cli.console import narration
+from swtrace.cli.logs import logging_to_stderr
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.units import counted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-REPEAT_S = 60.0
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def daemon(
@@ -60,34 +50,31 @@ def daemon(
     from swtrace.daemon.daemon_settings import DaemonSettings
     from swtrace.otel_variables import remove_unusable_variables
 
-    handler = logging.StreamHandler(sys.stderr)
-    for library in ("opentelemetry", "uvicorn", "asyncio"):
-        handler.addFilter(RepeatFilter(library))
-    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
-    rings = folder_to_read(directory)
-    settings = DaemonSettings.from_environment(
-        os.environ, directory=rings, listen=listen, run_id=run_id, web_config=web_config
-    )
-    remove_unusable_variables(os.environ)
-    from swtrace.daemon.server import serve
-
-    def announce(url: str) -> None:
-        alive, ended = _ranks(rings, run_id)
-        found = f"{counted(alive, 'rank')} alive, {ended} ended" if alive or ended else "no rank yet"
-        narration().print(
-            f"swtrace {__version__} watches {rings} ({found}) and serves {url}", soft_wrap=True, markup=False
+    with logging_to_stderr(verbose=verbose):
+        rings = folder_to_read(directory)
+        settings = DaemonSettings.from_environment(
+            os.environ, directory=rings, listen=listen, run_id=run_id, web_config=web_config
         )
-        about = {
-            "url": url,
-            "version": __version__,
-            "pid": os.getpid(),
-            "directory": str(rings),
-            "ranks": {"alive": alive, "ended": ended},
-        }
-        sys.stdout.write(f"{json.dumps(about) if as_json else url}\n")
-        sys.stdout.flush()
+        remove_unusable_variables(os.environ)
+        from swtrace.daemon.server import serve
 
-    serve(settings, announce)
+        def announce(url: str) -> None:
+            alive, ended = _ranks(rings, run_id)
+            found = f"{counted(alive, 'rank')} alive, {ended} ended" if alive or ended else "no rank yet"
+            narration().print(
+                f"swtrace {__version__} watches {rings} ({found}) and serves {url}", soft_wrap=True, markup=False
+            )
+            about = {
+                "url": url,
+                "version": __version__,
+                "pid": os.getpid(),
+                "directory": str(rings),
+                "ranks": {"alive": alive, "ended": ended},
+            }
+            sys.stdout.write(f"{json.dumps(about) if as_json else url}\n")
+            sys.stdout.flush()
+
+        serve(settings, announce)
 
 
 def _ranks(directory: Path, run_id: str | None) -> tuple[int, int]:
@@ -97,32 +84,3 @@ def _ranks(directory: Path, run_id: str | None) -> tuple[int, int]:
     with closing(Tail(directory, run_id=run_id)) as tail:
         alive = [reader.alive() for reader in tail.rescan()]
     return sum(alive), len(alive) - sum(alive)
-
-
-class RepeatFilter(logging.Filter):
-    """Logs each message template of a library at most once a minute, with the number of suppressed messages.
-
-    An exporter that cannot reach its collector would otherwise log every attempt, for hours.
-    """
-
-    def __init__(self, library: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Filter only the loggers of ``library``."""
-        super().__init__()
-        self._library = library
-        self._clock = clock
-        self._logged: dict[str, tuple[float, int]] = {}
-        """By message template: when it was last logged, and how often it was suppressed since."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log the record."""
-        if record.name != self._library and not record.name.startswith(f"{self._library}."):
-            return True
-        now, template = self._clock(), str(record.msg)
-        logged, suppressed = self._logged.get(template, (-REPEAT_S, 0))
-        if now - logged < REPEAT_S:
-            self._logged[template] = (logged, suppressed + 1)
-            return False
-        if suppressed:
-            record.msg, record.args = f"{record.getMessage()} [{suppressed} more like this in the last minute]", ()
-        self._logged[template] = (now, 0)
-        return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.daemon.api import QueryError, check_names, whole_number
+from swtrace.daemon.heaps import return_free_memory
 from swtrace.observing.rings import HostRings
 from swtrace.recording.tee import STATUS_S, Tee
 from swtrace.recording.writer import FLUSH_S, StreamWriter
@@ -77,3 +78,4 @@ def stream(directory: Path, wanted: StreamQuery, serving: Callable[[], bool]) ->
         yield writer.frames()
     finally:
         tee.close()
+        return_free_memory()

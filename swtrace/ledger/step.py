@@ -309,7 +309,7 @@ class Steps:
         behind = self._behind_bound_ns(waits)
 
         def within(instants: _Int, least: _Int = begin) -> _Int:
-            return np.minimum(np.maximum(instants, least), ready)
+            return np.asarray(np.minimum(np.maximum(instants, least), ready), np.int64)
 
         # Each cause gets what it certainly explains, whatever the clocks' difference within the bound is.
         earliest, latest, doubt = compared.last_issue_ns, compared.last_issue_ns, np.zeros(1, np.bool_)

@@ -219,7 +219,7 @@ def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | Non
         "late_issue",
         Level.WARNING,
         f"Rank {facts.named(rank)} issues last and causes {units.ratio(held_ns / total)} of the skew: "
-        f"{milliseconds(held_ns / count)} per delayed wait{_bounded(bound_ns)}, "
+        f"{'at least ' if bound_ns else ''}{milliseconds(held_ns / count)} per delayed wait{_bounded(bound_ns)}, "
         f"{milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per step on each other rank.",
         {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": waits, "clock_bound_ns": bound_ns},
         rank=rank,

@@ -101,10 +101,11 @@ def test_ranks_with_clocks_of_their_own_are_compared(boot_id: str, host: str, cl
         assert np.abs(step.entry_skew_ns - truth.entry_skew_ns).max() <= bound
         skew = truth.cause_ns[1] > 2 * bound
         skewed += int(skew.sum())
-        assert np.abs(step.cause_ns[1] - truth.cause_ns[1])[skew].max(initial=0) <= bound
+        missing = (truth.cause_ns[1] - step.cause_ns[1])[skew]
+        assert 0 <= missing.min(initial=0) <= missing.max(initial=0) <= 2 * bound
     assert skewed > 5
     assert series.clocks == 2
-    assert series.ranks[0].recent.efficiency is not None
+    assert series.ranks[0].recent.efficiency is None  # the bound is as long as a transfer
     said = verdict(series, ledger.history(series.key))
     assert finding(said, "aligned_clocks").numbers["clock_bound_ns"] == series.clock_bound_ns
     assert ("of 2 hosts" in finding(said, "aligned_clocks").sentence) == (host == "other")
