@@ -37,8 +37,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> HostSeries:
 
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> HostSeries:
-    """Return a series in which the rank on host b issues each broadcast 3 ms late."""
-    return run(tmp_path_factory.mktemp("late"), AHEAD_S, steps=60, late_s={LATE: 0.003})
+    """Return a series in which the rank on host b issues each broadcast 5 ms late."""
+    return run(tmp_path_factory.mktemp("late"), AHEAD_S, steps=60, late_s={LATE: 0.005})
 
 
 @pytest.fixture(scope="module", params=[Delay(towards_s=DELAY_S), Delay(back_s=DELAY_S)], ids=["towards", "back"])
@@ -95,8 +95,9 @@ def test_a_late_rank_on_another_host_is_named(late: HostSeries) -> None:
 
 
 def test_the_others_stall_because_of_the_late_rank(late: HostSeries) -> None:
-    """Most of all stall is skew of waits for the late rank."""
-    assert share_of_skew(late, LATE) > 0.5
+    """Much of all stall certainly is skew because the late rank issued last, and hardly any because another one did."""
+    assert share_of_skew(late, LATE) > 0.3
+    assert share_of_skew(late, FAR) < 0.1
 
 
 @needs_delayed_links
@@ -120,5 +121,5 @@ def test_a_delayed_link_makes_no_rank_late(delayed: HostSeries) -> None:
 
 @needs_delayed_links
 def test_a_delayed_link_stalls_by_transfer(delayed: HostSeries) -> None:
-    """At most a quarter of the stall is said to come from the rank behind the delayed link; a late rank causes half."""
-    assert share_of_skew(delayed, FAR) < 0.25
+    """The rank behind a delayed link is blamed for hardly any stall, unlike a late rank."""
+    assert share_of_skew(delayed, FAR) < 0.15
