@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
     from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
-    from swtrace.observing import Observation, ObservedRank
+    from swtrace.observing import ObservedRank
     from swtrace.observing.observation import SeriesEntry
     from swtrace.trace.identity import SeriesInfo
 
@@ -195,7 +195,7 @@ def ranks(snapshot: Snapshot, query: Query) -> Document:
     known = observation.rank_facts()
     return {
         "ranks": [
-            _rank(observation, rank, known.get(rank.key))
+            _rank(rank, known.get(rank.key))
             for rank in observation.ranks
             if query.wants_run(rank.identity.run_id)
         ]
@@ -242,7 +242,7 @@ def steps(snapshot: Snapshot, query: Query) -> Document:
     }
 
 
-def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None) -> Document:
+def _rank(rank: ObservedRank, facts: RankFacts | None) -> Document:
     ring = rank.ring
     statistics = ring.statistics
     return {
@@ -250,7 +250,7 @@ def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None)
         "up": ring.alive,
         "closed": ring.closed,
         "died": rank.died,
-        "down_for_ns": observation.taken_ns - ring.down_since_ns if ring.down_since_ns else 0,
+        "down_for_ns": ring.taken_ns - ring.down_since_ns if ring.down_since_ns else 0,
         "anchor": {"monotonic_ns": ring.anchor.monotonic_ns, "realtime_ns": ring.anchor.realtime_ns},
         "virtual_offset_ns": rank.run_began_ns,
         "records": facts.records if facts else 0,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from swtrace.daemon.collector import SnapshotCollector
     from swtrace.daemon.observer import Observer
     from swtrace.daemon.snapshot import Snapshot
+    from swtrace.observing import Origin
 
 _log = logging.getLogger(__name__)
 _REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
@@ -51,9 +52,14 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] 
 }
 
 
-def make_app(observer: Observer, collector: SnapshotCollector) -> Starlette:
-    """Return the application that serves the observer's snapshots, and the metrics that are collected from them."""
-    handlers = _Handlers(observer, collector)
+def make_app(
+    observer: Observer, collector: SnapshotCollector, open_origin: Callable[[StreamQuery], Origin]
+) -> Starlette:
+    """Return the application that serves the observer's snapshots, and the metrics that are collected from them.
+
+    ``open_origin`` makes what a client of the stream reads.
+    """
+    handlers = _Handlers(observer, collector, open_origin)
     return Starlette(
         routes=[
             Route("/", handlers.index),
@@ -69,8 +75,11 @@ def make_app(observer: Observer, collector: SnapshotCollector) -> Starlette:
 
 
 class _Handlers:
-    def __init__(self, observer: Observer, collector: SnapshotCollector) -> None:
+    def __init__(
+        self, observer: Observer, collector: SnapshotCollector, open_origin: Callable[[StreamQuery], Origin]
+    ) -> None:
         self._observer = observer
+        self._open_origin = open_origin
         self._collector = collector
         self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
@@ -114,7 +123,7 @@ class _Handlers:
     def recording(self, request: Request) -> Response:
         observer = self._observer
         wanted = StreamQuery.parse(request.query_params)
-        frames = stream(observer.directory, wanted, lambda: observer.streaming)
+        frames = stream(self._open_origin(wanted), wanted, lambda: observer.streaming)
         return _Stream(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
 
     def document(self, request: Request) -> Response:

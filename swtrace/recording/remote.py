@@ -1,8 +1,8 @@
 """A daemon as an origin: its stream of events, read in a separate thread.
 
-Every frame is checked like a frame in a file. When a daemon is lost, its ranks end, so that the steps of ranks on
-other hosts do not wait for them. A viewer reconnects until the daemon is back and then starts again from scratch; a
-recorder does not.
+Every frame is checked like a frame in a file. When a daemon is lost, its ranks end or are forgotten, so that the steps
+of ranks on other hosts do not wait for them. A viewer reconnects until the daemon is back and then starts again from
+scratch; a recorder does not.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class DaemonStream:
             behind. None: read everything that the rings hold.
         every: Read only steps whose number is a multiple of this.
         again: Reconnect when the daemon is lost.
+        keep: Keep the ranks of a lost daemon, as ended, until it is back. False: forget them.
         credentials: What to show to the daemon, and to trust.
 
     Raises:
@@ -77,6 +78,7 @@ class DaemonStream:
         newest_steps: int | None = None,
         every: int = 1,
         again: bool = True,
+        keep: bool = True,
         credentials: Credentials = ANONYMOUS,
     ) -> None:
         self.address = http_client.address(address)
@@ -88,6 +90,7 @@ class DaemonStream:
         chosen = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
         self._path = f"{PATH}?{chosen}" if chosen else PATH
         self._again = again
+        self._keep = keep
         self._credentials = credentials
         self._whole = newest_steps is None
         self._answered = False
@@ -132,6 +135,11 @@ class DaemonStream:
             events.append(arrived)
             room -= len(arrived) if isinstance(arrived, RecordsRead) else 1
         return Polled(tuple(events), more=True)
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """The problems that the daemon last reported."""
+        return self._seen.problems
 
     def look(self) -> RingsSeen:
         """Return the state of the rings as the daemon last reported it."""
@@ -183,11 +191,16 @@ class DaemonStream:
         if self.lost is None:
             self._lost_since_s = time.monotonic()
         first, self.lost, self.damaged = self.lost is None, lost.why, lost.damaged
+        if not self._keep:
+            return self._forget_all()
         return [RankEnded(rank) for rank in sorted(self._ranks)] if first else []
 
     def _start_again(self) -> list[Event]:
         """Forget all ranks, because a new stream starts with the full state."""
         self.lost, self.damaged, self._answered = None, False, False
+        return self._forget_all()
+
+    def _forget_all(self) -> list[Event]:
         ranks, self._ranks = sorted(self._ranks), set()
         return [RankForgotten(rank) for rank in ranks]
 
