@@ -42,11 +42,25 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILU
 """OpenSSL's reasons when what answers is not TLS, in its various versions."""
 
 
-def address(text: str) -> str:
+def addresses(text: str, setting: str = "--connect") -> tuple[str, ...]:
+    """Return the addresses of daemons in a comma-separated list. Errors are about the value of ``setting``.
+
+    Raises:
+        SettingsError: the list is empty, or an address is not valid.
+    """
+    refuse_password(text)
+    found = [each.strip() for each in text.split(",") if each.strip()]
+    if not found:
+        raise SettingsError.of(setting, text, "HOST:PORT, or a comma-separated list of them")
+    return tuple(address(each, setting) for each in found)
+
+
+def address(text: str, setting: str = "--connect") -> str:
     """Return a daemon's address as ``host:port``, prefixed with ``https://`` if the text is.
 
     Args:
         text: ``host``, ``host:port``, ``[v6]:port``, or one of these as a URL without a path.
+        setting: The option or variable that it is a value of, for errors.
 
     Raises:
         SettingsError: the text has none of these forms.
@@ -59,7 +73,7 @@ def address(text: str) -> str:
     host = host.strip("[]")
     whole = (separator and scheme in {"http", "https"}) or not (separator or scheme)
     if not whole or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise SettingsError(f"--connect={text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+        raise SettingsError(f"{setting}={text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return f"{'https://' if scheme == 'https' else ''}{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -195,9 +195,7 @@ def ranks(snapshot: Snapshot, query: Query) -> Document:
     known = observation.rank_facts()
     return {
         "ranks": [
-            _rank(rank, known.get(rank.key))
-            for rank in observation.ranks
-            if query.wants_run(rank.identity.run_id)
+            _rank(rank, known.get(rank.key)) for rank in observation.ranks if query.wants_run(rank.identity.run_id)
         ]
     }
 

@@ -164,14 +164,15 @@ class Merged:
         """Return as problems which origins report another process that lives as this rank."""
         claims, owner = self._claims[rank], self._owner[rank]
         shown = claims[owner].joined.identity
+        number, run_id = rank.rank, rank.run_id
         return {
-            f"{_name(origin)}: rank {rank.rank} of run {rank.run_id}": (
-                f"{_name(origin)}: not shown: rank {rank.rank} of run {rank.run_id!r} on host {claim.joined.identity.host}"
-                f" (pid {claim.joined.identity.pid}), because {_name(owner)} reports another process as that rank, on host"
-                f" {shown.host} (pid {shown.pid}); give each job its own SWTRACE_RUN_ID"
+            f"{_name(origin)}: rank {number} of run {run_id}": (
+                f"rank {number} of run {run_id!r} is pid {shown.pid} on host {shown.host}, says {_name(owner)}; "
+                f"not shown: it is also pid {other.pid} on host {other.host}, says {_name(origin)}; "
+                "give each job its own SWTRACE_RUN_ID"
             )
             for origin, claim in claims.items()
-            if claim.joined.identity != shown and not claim.ended and not claims[owner].ended
+            if (other := claim.joined.identity) != shown and not claim.ended and not claims[owner].ended
         }
 
 

@@ -20,8 +20,6 @@ class Watched:
     """Only steps whose number is a multiple of this."""
     credentials: Credentials = ANONYMOUS
     """What to show to the daemons, and to trust."""
-    run_id: str | None = None
-    """Only this run; None for all."""
 
 
 class WatchedDaemons(Merged):

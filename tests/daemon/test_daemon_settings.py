@@ -34,12 +34,12 @@ def test_unusable_listen_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^SWTRACE_LISTEN="):
         Listen.parse(text)
     with pytest.raises(SettingsError, match=r"^--listen="):
-        DaemonSettings.from_environment({}, directory=Path("/rings"), listen=text)
+        DaemonSettings.from_environment({}, source=Path("/rings"), listen=text)
 
 
 def test_defaults() -> None:
     """Without settings, the daemon binds to loopback and contacts no other host."""
-    settings = DaemonSettings.from_environment({}, directory=Path("/rings"))
+    settings = DaemonSettings.from_environment({}, source=Path("/rings"))
     assert str(settings.listen) == "127.0.0.1:9465"
     assert settings.spans.exporters == ()
 
@@ -47,5 +47,5 @@ def test_defaults() -> None:
 def test_argument_wins_over_environment() -> None:
     """An address on the command line overrides that of the environment."""
     environ = {"SWTRACE_LISTEN": "127.0.0.1:1"}
-    settings = DaemonSettings.from_environment(environ, directory=Path("/rings"), listen="127.0.0.1:2")
+    settings = DaemonSettings.from_environment(environ, source=Path("/rings"), listen="127.0.0.1:2")
     assert settings.listen.port == 2

@@ -16,6 +16,7 @@ from swtrace.daemon import http_app
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.observer import Observer
+from swtrace.daemon.server import streams
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans
 from tests.support.daemon_threads import serving
@@ -80,7 +81,7 @@ def test_index_links_to_everything(client: httpx.Client) -> None:
 def test_only_the_formats_asked_for_last_are_kept() -> None:
     """Each format costs the memory of an exposition, so requests for ever new formats do not accumulate."""
     observer = Observer(HostRings(Path("nowhere")), NoSpans())
-    handlers = _Handlers(observer, SnapshotCollector(observer.snapshot, observer.health))
+    handlers = _Handlers(observer, SnapshotCollector(observer.snapshot, observer.health), streams(Path("nowhere")))
     for version in range(9):
         content_type = f"application/openmetrics-text; version=1.0.{version}"
         kept = handlers._exposition(*choose_encoder(content_type))

@@ -16,7 +16,7 @@ from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.daemon_settings import Listen
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.observer import Observer
-from swtrace.daemon.server import bind, server_config, url
+from swtrace.daemon.server import bind, server_config, streams, url
 from swtrace.daemon.web_config import WebConfigFile
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans, SpanSink
@@ -43,7 +43,7 @@ def serving(
     rings = HostRings(directory, rescan_s=0, counted_since_ns=time.time_ns())
     observer = Observer(rings, spans or NoSpans(), down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))
-    app = make_app(observer, SnapshotCollector(observer.snapshot, observer.health))
+    app = make_app(observer, SnapshotCollector(observer.snapshot, observer.health), streams(directory))
     server = uvicorn.Server(server_config(app, access))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     base_url = url(listener, tls=access is not None and access.tls)
