@@ -37,7 +37,7 @@ class StreamQuery:
     """For viewers: begin about this many steps before each ring's end, and skip steps rather than fall behind.
     None sends everything."""
     every: int = 1
-    """Only steps whose number is a multiple of this."""
+    """Only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`."""
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> StreamQuery:

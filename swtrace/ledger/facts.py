@@ -190,7 +190,8 @@ class StepFacts(_LazyFacts):
     clock_bound_ns: Nanoseconds
     """``[rank]``: largest error of that. Differences between two ranks with different clocks may be off by the sum."""
     entry_skew_ns: Nanoseconds
-    """``[rank]``: arrival minus the group's first arrival; 0 where unknown (:attr:`entry_known`)."""
+    """``[rank]``: arrival minus the group's first arrival; 0 where unknown (:attr:`entry_known`) or shorter than the
+    bound of the two ranks' clocks."""
     path: CriticalPath | None
     """None if the step has no critical path, for example because it is incomplete or was aborted."""
 

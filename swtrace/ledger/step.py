@@ -268,10 +268,13 @@ class Steps:
 
     @cached_property
     def entry_skew_ns(self) -> _Int:
-        """``[step, rank]``: arrival minus the first arrival; 0 where unknown."""
+        """``[step, rank]``: arrival minus the first arrival; 0 where unknown or below the bound of the clocks."""
         entered = (self.block.ended.all(axis=1) & self.comparable)[:, np.newaxis]
         arrival = self.block.arrival_ns
-        return np.where(entered, arrival - arrival.min(axis=1, keepdims=True), 0)
+        skew = arrival - arrival.min(axis=1, keepdims=True)
+        step, rank = np.arange(len(arrival))[:, np.newaxis], np.arange(arrival.shape[1])
+        known = entered & (skew >= self._alignment.between_ns(step, rank, arrival.argmin(axis=1)[:, np.newaxis]))
+        return np.where(known, skew, 0)
 
     def _split_stalls(self) -> tuple[Waits, _Int]:
         """Return the waits that stalled, and their ``[wait begin, ready]`` by cause, ``[cause, wait]``.

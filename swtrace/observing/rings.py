@@ -27,6 +27,7 @@ from swtrace.trace.clocks import ClockAnchor, now_ns
 from swtrace.trace.identity import RankKey, SeriesInfo
 from swtrace.trace.records import Records, step_numbers
 from swtrace.trace.ring_reader import RingReader
+from swtrace.trace.schema import RUN_STEPS
 from swtrace.trace.tail import LIMIT_PER_RING, Tail
 
 _Answer = TypeVar("_Answer")
@@ -41,7 +42,7 @@ class HostRings:
         rescan_s: How often to look for new files, in seconds.
         newest_steps: For live views: begin about this many steps before a ring's end, and jump back there when ranks
             write faster than this reads. Records left out count as skipped. None: read everything.
-        every: Only steps whose number is a multiple of this.
+        every: Only one step in so many: the first :data:`~swtrace.trace.schema.RUN_STEPS` of ``RUN_STEPS * every``.
         counted_since_ns: UNIX time. What a ring that is older than this holds when it is found is history: it is read,
             but totals do not count it, and what the rank has overwritten of it is not lost.
     """
@@ -160,7 +161,9 @@ class HostRings:
             self._events.append(RecordsRead(counted))
 
     def _wanted(self, records: Records) -> Records:
-        return records if self._every == 1 else records[step_numbers(records) % self._every == 0]
+        if self._every == 1:
+            return records
+        return records[step_numbers(records) % (RUN_STEPS * self._every) < RUN_STEPS]
 
     def _try(self, reader: RingReader, action: Callable[[RingReader], _Answer]) -> _Answer | None:
         """Run an action on a rank's ring. On any exception, drop the ring and return None."""

@@ -61,7 +61,7 @@ class DaemonStream:
         run_id: Read only this run; None for all.
         newest_steps: Start about this many steps before the end of each ring, and skip steps rather than fall
             behind. None: read everything that the rings hold.
-        every: Read only steps whose number is a multiple of this.
+        every: Read only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`.
         again: Reconnect when the daemon is lost.
         keep: Keep the ranks of a lost daemon, as ended, until it is back. False: forget them.
         credentials: What to show to the daemon, and to trust.

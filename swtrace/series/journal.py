@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.series.layer import SeriesLayer, Window
 from swtrace.trace.machine import MachineNoise
-from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, Clock, Observed, TransferFlag, Untimed
+from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, RUN_STEPS, Clock, Observed, TransferFlag, Untimed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +39,6 @@ DEFAULT_EVERY = 32
 """One step in so many is timed. ``benchmarks/tracing.py`` measures the cost by this number."""
 FIRST_STEPS = 64
 """By default, so many steps at the start are all timed, so that short runs are timed in full."""
-RUN_STEPS = 4
-"""Timed steps come in runs of so many. After an untimed step it is unknown what the channel carried last, so the
-first delivery of each run has no transfer, and its stall has no cause."""
 
 
 class Sampling:

@@ -245,6 +245,11 @@ class StepFlag(IntFlag):
     """The end was not marked, so it is the end of the step's last wait."""
 
 
+RUN_STEPS = 4
+"""Where one step in *n* is timed or read, these come in runs of so many. After a step without instants it is unknown
+what the channel carried last, so the first delivery of each run has no transfer, and its stall has no cause."""
+
+
 class Untimed(IntEnum):
     """Why a step has no TRANSFER records. Its counts are still valid. On a device it has no instants either."""
 

@@ -182,6 +182,19 @@ def test_a_straggler_on_another_host_is_named() -> None:
         assert straggler.rank == key(3)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_same_stragglers_are_named_as_on_one_clock(seed: int) -> None:
+    """Over slow ranks of 0 to 40 % and all placements, the rank that is named on one clock is named on several."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    made = schedule(steps=64, seed=seed, late=chance.choice([0, 0, 100, 300, 600]) * US, gap=0, latency=50 * US)
+    host = tuple(chance.randrange(3) for _ in range(4))
+    hosts = Hosts(made, host, tuple(HostClock(each * SECOND_NS, (each - 1) * 40e-6) for each in range(3)))
+    one = feeding.ledger(made)
+    feeding.feed(one, made)
+    expected, found = (ledger.facts().series[0].straggler for ledger in (one, hosts.fed()))
+    assert (found and found.rank) == (expected and expected.rank)
+
+
 def test_ranks_on_one_host_are_compared_without_a_bound() -> None:
     """Two ranks on the second host share its clock, so their skew is attributed in full."""
     made = schedule(steps=30)

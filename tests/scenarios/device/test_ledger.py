@@ -10,10 +10,9 @@ import pytest
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, Oddities, Outcome
-from swtrace.series.journal import RUN_STEPS
 from swtrace.trace.records import STEP
 from swtrace.trace.ring_reader import RingReader
-from swtrace.trace.schema import Kind, Untimed
+from swtrace.trace.schema import RUN_STEPS, Kind, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
 from tests.support.device.rig import SimulatedRig

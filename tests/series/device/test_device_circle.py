@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from swtrace.errors import OrderError
-from swtrace.series.journal import RUN_STEPS
 from swtrace.trace import records as columns
-from swtrace.trace.schema import Kind, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import RUN_STEPS, Kind, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
 from tests.support.device.rig import SimulatedRig

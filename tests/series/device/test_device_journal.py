@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from swtrace.series.device.device_journal import CLOSE_PATIENCE_S, SHEETS, DeviceJournal
-from swtrace.series.journal import DEFAULT_EVERY, RUN_STEPS
+from swtrace.series.journal import DEFAULT_EVERY
 from swtrace.trace import records as columns
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.ring_reader import RingReader
-from swtrace.trace.schema import Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
+from swtrace.trace.schema import RUN_STEPS, Clock, Kind, Observed, StepFlag, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import ForwardDiedError, Program
 from tests.support.device.rig import SimulatedRig
