@@ -129,6 +129,61 @@ def get(address: str, path: str, *, timeout_s: float, credentials: Credentials =
         raise _failed(f"{address}{path}", f"the answer is damaged: {error or type(error).__name__}") from error
 
 
+class KeptConnection:
+    """A connection to a daemon for many small requests. Connects when needed, and never through a proxy.
+
+    Args:
+        address: ``host:port`` or URL.
+        timeout_s: Limit of each wait.
+        credentials: What to show to the daemon, and to trust.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float, credentials: Credentials = ANONYMOUS) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._credentials = credentials
+        self._connection: http.client.HTTPConnection | None = None
+        self._headers: dict[str, str] = {}
+
+    def get(self, path: str) -> bytes:
+        """Return the body of an answer, of at most 64 KiB.
+
+        Raises:
+            AnswerError: nothing answers, or the answer is an error. The next request connects again.
+        """
+        try:
+            connection = self._connection = self._connection or self._connect()
+            connection.request("GET", path, headers=self._headers)
+            answer = connection.getresponse()
+            body = answer.read(_PART_BYTES)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise _failed(f"{self._address}{path}", error) from error
+        if answer.status != HTTPStatus.OK or not answer.isclosed():
+            self.close()
+            raise _failed(f"{self._address}{path}", f"{answer.status} {answer.reason}")
+        return body
+
+    def close(self) -> None:
+        """Disconnect; also while another thread waits for an answer."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(OSError, AttributeError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        whole = url(self._address)
+        here, authorization, context = _shown(self._address, whole, self._credentials)
+        parts = urllib.parse.urlsplit(whole)
+        if not here and parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.netloc):
+            raise _failed(self._address, "it is behind a proxy")
+        self._headers = {} if authorization is None else {"Authorization": authorization}
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(parts.netloc, timeout=self._timeout_s, context=context)
+        return http.client.HTTPConnection(parts.netloc, timeout=self._timeout_s)
+
+
 class _Connection(http.client.HTTPConnection):
     """Gives up on an answer whose headers take more than twice the timeout, even if bytes keep arriving."""
 
@@ -179,19 +234,8 @@ def _open(
     address: str, request: urllib.request.Request, timeout_s: float, credentials: Credentials
 ) -> http.client.HTTPResponse:
     secure = request.type == "https"
-    try:
-        here = _is_here(urllib.parse.urlsplit(request.full_url).hostname or "")
-        authorization, context = credentials.authorization(), credentials.context()
-    except SettingsError as error:
-        raise _failed(address, error, AccessError) from error
-    except ValueError as error:
-        raise _failed(address, error) from error
+    here, authorization, context = _shown(address, request.full_url, credentials)
     if authorization is not None:
-        if not (secure or here):
-            where = _host_and_port(address)
-            raise _failed(
-                address, f"no password is sent to another host without TLS; connect to https://{where}", AccessError
-            )
         request.add_unredirected_header("Authorization", authorization)
     proxies: dict[str, str] | None = {} if here else None
     try:
@@ -207,6 +251,28 @@ def _open(
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _not_connected(address, error, credentials, secure=secure) from error
     return answer
+
+
+def _shown(address: str, whole: str, credentials: Credentials) -> tuple[bool, str | None, ssl.SSLContext]:
+    """Return whether a URL is on this host, the value of the Authorization header, and whom to trust.
+
+    Raises:
+        AccessError: the credentials cannot be used there.
+    """
+    try:
+        parts = urllib.parse.urlsplit(whole)
+        here = _is_here(parts.hostname or "")
+        authorization, context = credentials.authorization(), credentials.context()
+    except SettingsError as error:
+        raise _failed(address, error, AccessError) from error
+    except ValueError as error:
+        raise _failed(address, error) from error
+    if authorization is not None and not (here or parts.scheme == "https"):
+        where = _host_and_port(address)
+        raise _failed(
+            address, f"no password is sent to another host without TLS; connect to https://{where}", AccessError
+        )
+    return here, authorization, context
 
 
 def _unauthorized(credentials: Credentials) -> str:

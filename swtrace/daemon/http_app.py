@@ -20,6 +20,7 @@ from starlette.routing import Route
 from swtrace.daemon import api
 from swtrace.daemon.event_stream import MEDIA_TYPE, StreamQuery, stream
 from swtrace.daemon.exposition import Exposition
+from swtrace.trace.clocks import now_ns, own_clock
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def make_app(
             Route("/healthz", handlers.healthz),
             Route("/api/v1", handlers.contents),
             Route("/api/v1/recording", handlers.recording),
+            Route("/api/v1/clock", handlers.clock),
             Route("/api/v1/{name}", handlers.document),
         ],
         exception_handlers={api.QueryError: _refusing(400), api.UnknownError: _refusing(404)},
@@ -81,6 +83,7 @@ class _Handlers:
         self._observer = observer
         self._open_origin = open_origin
         self._collector = collector
+        self._clock = own_clock()
         self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
         self._rendering = threading.Lock()
@@ -89,6 +92,7 @@ class _Handlers:
         rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or the reason why rings cannot be read")]
         rows += [(f"/api/v1/{name}", about) for name, (about, _make) in DOCUMENTS.items()]
         links = "".join(f'<li><a href="{path}">{path}</a> {html.escape(about)}</li>' for path, about in rows)
+        links += '<li><a href="/api/v1/clock">/api/v1/clock</a> the clock of this host\'s instants</li>'
         links += "<li>/api/v1/recording every record, as an endless stream (swtrace record --connect)</li>"
         return HTMLResponse(
             "<!doctype html><html lang=en><meta charset=utf-8><title>swtrace</title>"
@@ -125,6 +129,10 @@ class _Handlers:
         wanted = StreamQuery.parse(request.query_params)
         frames = stream(self._open_origin(wanted), wanted, lambda: observer.streaming)
         return _Stream(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
+
+    async def clock(self, _request: Request) -> Response:
+        # In the event loop, because a thread would have to wait for its turn between arrival and reading.
+        return _json({"clock": self._clock, "monotonic_ns": now_ns()})
 
     def document(self, request: Request) -> Response:
         name = request.path_params["name"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from swtrace.ledger.alignment import Probe
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
@@ -105,4 +106,13 @@ class RingsSeen:
     """Whether all committed records were read."""
 
 
-Event = RankJoined | SeriesListed | RecordsRead | RankEnded | RankForgotten | RingsSeen
+@dataclass(frozen=True, slots=True)
+class ClockProbed:
+    """A process measured another host's clock."""
+
+    probe: Probe
+
+
+RankEvent = RankJoined | SeriesListed | RankEnded | RankForgotten
+"""An event about one rank."""
+Event = RankEvent | RecordsRead | RingsSeen | ClockProbed

@@ -17,6 +17,7 @@ from swtrace.errors import IntakeError
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, StepFacts
 from swtrace.observing.events import (
+    ClockProbed,
     Event,
     RankEnded,
     RankForgotten,
@@ -137,7 +138,7 @@ class Roster(Closing):
                 for rank, reason in error.reasons.items():
                     self._refuse(RankKey(*rank), reason)
             except Exception as error:
-                if isinstance(event, RecordsRead | RingsSeen | RankForgotten):
+                if isinstance(event, RecordsRead | RingsSeen | ClockProbed | RankForgotten):
                     raise
                 self._refuse(event.rank, error)
 
@@ -155,6 +156,8 @@ class Roster(Closing):
                 self.ledger.process_added()
             case RingsSeen():
                 pass  # the state of the rings is read by look()
+            case ClockProbed(probe):
+                self.ledger.add_probe(probe)
             case _ if event.rank not in self._identities:
                 pass  # the rank was refused meanwhile
             case SeriesListed(rank, series):

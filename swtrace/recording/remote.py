@@ -20,7 +20,9 @@ from typing import BinaryIO, cast
 from swtrace import http_client
 from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.errors import AccessError, AnswerError, RecordingError
+from swtrace.ledger.alignment import Probe
 from swtrace.observing.events import (
+    ClockProbed,
     Event,
     RankEnded,
     RankForgotten,
@@ -30,6 +32,7 @@ from swtrace.observing.events import (
 )
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.recording import format as layout
+from swtrace.recording.clock_probe import ClockProbes
 from swtrace.recording.format import FRAME_BYTES, PREAMBLE
 from swtrace.recording.reader import decode_event
 from swtrace.trace.clocks import ClockAnchor
@@ -129,7 +132,7 @@ class DaemonStream:
             if isinstance(arrived, _Lost):
                 events += self._lose(arrived)
                 continue
-            if self.lost is not None:
+            if self.lost is not None and not isinstance(arrived, ClockProbed):  # that may be from before the loss
                 events += self._start_again()
             self._note(arrived)
             events.append(arrived)
@@ -217,11 +220,11 @@ class DaemonStream:
     def _read(self) -> _Lost:
         """Read a stream to its end and return why it ended."""
         ranks: dict[int, RankKey] = {}
-        begun = False
+        probes: ClockProbes | None = None
         try:
             stream = self._stream = self._stream or self._open()
             layout.check_preamble(_exactly(stream, PREAMBLE.size))
-            begun = True
+            probes = ClockProbes(self.address, self._credentials, self._probed)
             while not self._closing.is_set():
                 found = layout.read_header(_exactly(stream, FRAME_BYTES))
                 event = decode_event(found, layout.inflate(found, _exactly(stream, found.stored_bytes)), ranks)
@@ -231,12 +234,20 @@ class DaemonStream:
             return _Lost(str(error).removeprefix(f"{self.address}: "), damaged=False)
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or "the connection was lost"
+            begun = probes is not None
             return _Lost(why if begun else "the server does not send a recording", damaged=not begun)
         except Exception as error:  # noqa: BLE001 (decoding a damaged stream may raise anything)
             return _Lost(str(error) or type(error).__name__, damaged=True)
         finally:
             self._disconnect()
+            if probes is not None:
+                probes.close()
         return _Lost("", damaged=False)
+
+    def _probed(self, probe: Probe) -> None:
+        """Pass a probe on to the reader, unless that would make the stream wait."""
+        with suppress(queue.Full):
+            self._arrived.put_nowait(ClockProbed(probe))
 
     def _open(self) -> BinaryIO:
         answer = http_client.stream(self.address, self._path, timeout_s=_TIMEOUT_S, credentials=self._credentials)
