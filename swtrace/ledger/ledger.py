@@ -285,7 +285,10 @@ class Ledger:
         start_ns = self._ranks.pop(rank).identity.start_time_ns
         for series in list(self._by_number.values()):
             series.cached_facts = None
-            series.left |= {g: start_ns for g, m in series.members.items() if m.rank == rank}
+            left = [group_rank for group_rank, member in series.members.items() if member.rank == rank]
+            for group_rank in left:
+                series.aligner.set_clock(group_rank, "")
+            series.left |= dict.fromkeys(left, start_ns)
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
                 del self._by_number[series.number]

@@ -290,3 +290,14 @@ def test_ranks_that_declare_one_clock_but_have_two_are_aligned() -> None:
     assert [step.comparable for step in steps[:3]] == [False] * 3
     assert all(step.comparable for step in steps[4:])
     assert ledger.facts().series[0].clocks == 4
+
+
+def test_a_reference_that_leaves_is_replaced() -> None:
+    """If the ranks of the reference's host are forgotten, the next rank's clock becomes the reference."""
+    hosts = Hosts(schedule(steps=10), (0, 0, 1, 2), (HostClock(), HostClock(HOUR_NS), HostClock(SECOND_NS)))
+    ledger = hosts.fed()
+    assert [clock.group_ranks for clock in ledger.facts().series[0].alignment] == [(2,), (3,)]
+    ledger.forget(key(0))
+    ledger.forget(key(1))
+    (clock,) = ledger.facts().series[0].alignment
+    assert (clock.group_ranks, clock.offset_ns) == ((3,), None)
