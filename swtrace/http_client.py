@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import threading
@@ -35,6 +36,8 @@ MOST_TEXT = 1000
 _GZIP_WINDOW = 31
 _PART_BYTES = 1 << 16
 _TOO_SLOW = "the answer arrives too slowly"
+_OK = re.compile(rb"HTTP/1\.[01] 200\b")
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*([0-9]{1,6})\s*(?:\r\n|$)", re.IGNORECASE)
 _ISSUER_UNKNOWN = {18, 19, 20, 21}
 """OpenSSL's codes for certificates whose issuer is not trusted."""
 _NAME_DIFFERS = {62, 64}
@@ -130,7 +133,10 @@ def get(address: str, path: str, *, timeout_s: float, credentials: Credentials =
 
 
 class KeptConnection:
-    """A connection to a daemon for many small requests. Connects when needed, and never through a proxy.
+    """A connection to a daemon for many small requests that must not take long.
+
+    It reads of an answer only what it needs, because parsing all headers takes longer than the daemon's answer. It
+    connects when needed, and never through a proxy.
 
     Args:
         address: ``host:port`` or URL.
@@ -142,8 +148,8 @@ class KeptConnection:
         self._address = address
         self._timeout_s = timeout_s
         self._credentials = credentials
-        self._connection: http.client.HTTPConnection | None = None
-        self._headers: dict[str, str] = {}
+        self._socket: socket.socket | None = None
+        self._headers = b""
 
     def get(self, path: str) -> bytes:
         """Return the body of an answer, of at most 64 KiB.
@@ -152,36 +158,54 @@ class KeptConnection:
             AnswerError: nothing answers, or the answer is an error. The next request connects again.
         """
         try:
-            connection = self._connection = self._connection or self._connect()
-            connection.request("GET", path, headers=self._headers)
-            answer = connection.getresponse()
-            body = answer.read(_PART_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+            connection = self._socket = self._socket or self._connect()
+            connection.sendall(b"GET %s HTTP/1.1\r\n%s\r\n" % (path.encode("ascii"), self._headers))
+            return _small_answer(connection)
+        except (OSError, ValueError) as error:
             self.close()
             raise _failed(f"{self._address}{path}", error) from error
-        if answer.status != HTTPStatus.OK or not answer.isclosed():
-            self.close()
-            raise _failed(f"{self._address}{path}", f"{answer.status} {answer.reason}")
-        return body
 
     def close(self) -> None:
         """Disconnect; also while another thread waits for an answer."""
-        connection, self._connection = self._connection, None
+        connection, self._socket = self._socket, None
         if connection is not None:
-            with suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self) -> socket.socket:
         whole = url(self._address)
         here, authorization, context = _shown(self._address, whole, self._credentials)
         parts = urllib.parse.urlsplit(whole)
         if not here and parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.netloc):
             raise _failed(self._address, "it is behind a proxy")
-        self._headers = {} if authorization is None else {"Authorization": authorization}
-        if parts.scheme == "https":
-            return http.client.HTTPSConnection(parts.netloc, timeout=self._timeout_s, context=context)
-        return http.client.HTTPConnection(parts.netloc, timeout=self._timeout_s)
+        signed = "" if authorization is None else f"Authorization: {authorization}\r\n"
+        self._headers = f"Host: {parts.netloc}\r\nAccept-Encoding: identity\r\n{signed}".encode("latin-1")
+        connection = (
+            http.client.HTTPSConnection(parts.netloc, timeout=self._timeout_s, context=context)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.netloc, timeout=self._timeout_s)
+        )
+        connection.connect()
+        return connection.sock
+
+
+def _small_answer(connection: socket.socket) -> bytes:
+    """Read one answer, and return its body.
+
+    Raises:
+        ValueError: it is no answer, says an error, or is larger than 64 KiB.
+    """
+    data = b""
+    while len(data) <= _PART_BYTES and (part := connection.recv(_PART_BYTES)):
+        data += part
+        head, whole, body = data.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if whole and (not _OK.match(head) or length is None):
+            raise ValueError(head.partition(b"\r\n")[0].decode("latin-1"))
+        if whole and length is not None and len(body) >= int(length[1]):
+            return body
+    raise ValueError("the answer is cut short, or too large")
 
 
 class _Connection(http.client.HTTPConnection):
