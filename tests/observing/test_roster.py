@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 
+from swtrace.ledger.alignment import Probe
 from swtrace.observing import Link, OriginStatus, Roster
-from swtrace.observing.events import Event, RankForgotten, RecordsRead, RingsSeen
+from swtrace.observing.events import (
+    ClockProbed,
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    SeriesListed,
+)
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
 from swtrace.observing.roster import TOGETHER_NS, watch_rings
 from swtrace.trace.identity import RankKey
+from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.schedules import key
 from tests.support.simulated_recordings import Told, events_of, schedule
 from tests.support.writer_process import Order, Writers
@@ -28,7 +39,7 @@ def events(*ranks: int) -> list[Event]:
             event.batches[0][0]
             if isinstance(event, RecordsRead)
             else None
-            if isinstance(event, RingsSeen)
+            if isinstance(event, RingsSeen | ClockProbed)
             else event.rank
         )
         if of in wanted:
@@ -129,3 +140,21 @@ def test_a_death_is_told_from_a_stop(
             writers.kill(pids[int(rank)], signal.SIGTERM if what == "close" else signal.SIGKILL)
             watch.drain()
         assert {status.identity.rank for status in watch.observe().ranks if status.died} == died
+
+
+def test_a_probe_of_a_clock_reaches_the_ledger() -> None:
+    """Ranks on a host that is never a source are compared once another process has probed its clock."""
+    made = schedule(ranks=7, steps=20)  # six layers: rank 6 is never a source
+    hosts = Hosts(made, (0,) * 6 + (1,), (HostClock(), HostClock(HOUR_NS)))
+    joined = [RankJoined(hosts.identity(rank)) for rank in range(7)]
+    listed = [SeriesListed(key(rank), (info,)) for rank, info in enumerate(made.infos)]
+    read = [RecordsRead(tuple((key(rank), records) for rank, records in enumerate(hosts.seen().records)))]
+    ended = [RankEnded(key(rank)) for rank in range(7)]
+    probes = [ClockProbed(Probe("boot-1", "boot-0", HOUR_NS + at_ns, at_ns - 100, at_ns + 100)) for at_ns in (200, 300)]
+    comparable = []
+    for measured in ([], probes):
+        roster = Roster(Told([*joined, *listed, *measured, *read, *ended]))
+        roster.drain()
+        (steps,) = roster.observe().history.values()
+        comparable.append([step.comparable for step in steps])
+    assert comparable == [[False] * 20, [True] * 20]
