@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swtrace.daemon.labels import ranks_text
+from swtrace.daemon.snapshot import watched_sources
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing.observation import series_key
@@ -172,8 +173,14 @@ def moment(snapshot: Snapshot) -> Document:
 
 
 def health(snapshot: Snapshot) -> Document:
-    """Return unreadable rings, odd records, and the statistics of the span export."""
+    """Return unreadable rings, odd records, the watched daemons, and the statistics of the span export."""
     return {
+        "watched": None
+        if snapshot.watched is None
+        else {
+            "every": snapshot.watched.every,
+            "sources": [asdict(source) for source in watched_sources(snapshot)],
+        },
         "problems": [{"path": path, "message": text} for path, text in sorted(snapshot.observation.problems.items())],
         "oddities": [
             {"run_id": facts.identity.run_id, "rank": facts.identity.rank, **asdict(facts.oddities)}

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from swtrace.ledger.facts import SeriesKey
     from swtrace.observing import Observation, Origin
+    from swtrace.recording.watched import Watched
     from swtrace.spans.delivery import SpanSink
 
 _log = logging.getLogger(__name__)
@@ -49,8 +50,16 @@ SAID_PROBLEMS = 20
 class Observer:
     """Reads an origin in its own thread: the rings of this host, or other daemons."""
 
-    def __init__(self, origin: Origin, spans: SpanSink, *, down_shown_s: float = DOWN_SHOWN_S) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        spans: SpanSink,
+        *,
+        watched: Watched | None = None,
+        down_shown_s: float = DOWN_SHOWN_S,
+    ) -> None:
         """Take over the origin. Nothing else may touch it until :meth:`stop` has returned."""
+        self._watched = watched
         self._origin = origin
         self._roster = Roster(origin, keep_steps=True)
         self._spans = spans
@@ -213,6 +222,7 @@ class Observer:
             steps=MappingProxyType({key: tuple(steps) for key, steps in self._steps.items()}),
             cursor=self._cursor,
             spans=self._spans.statistics(),
+            watched=self._watched,
             exemplars=MappingProxyType(self._slowest.of({rank.key for rank in observation.ranks})),
         )
         with self._changed:

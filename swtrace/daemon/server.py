@@ -64,7 +64,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         spans = make_span_sink(settings.spans)
         started_ns = time.time_ns()
         origin = _observed(settings, started_ns)
-        observer = Observer(origin, spans)
+        observer = Observer(origin, spans, watched=settings.source if isinstance(settings.source, Watched) else None)
         outcomes = dict.fromkeys(ExportOutcome, 0)
         collector = SnapshotCollector(observer.snapshot, observer.health, outcomes.copy)
         port = listener.getsockname()[1]

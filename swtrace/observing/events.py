@@ -81,7 +81,7 @@ class RingState:
     closed_series: frozenset[int] = frozenset()
     """Indexes of the series that a living writer has closed."""
     path: str = ""
-    """The ring's file; empty if it is on another host or in a recording."""
+    """The ring's file, or the daemon that reports it; empty in a recording."""
     taken_ns: int = 0
     """CLOCK_MONOTONIC of the rank's host at this moment; 0 for a state of long ago."""
     down_since_ns: int = 0

@@ -14,7 +14,7 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 from swtrace import http_client
@@ -146,7 +146,7 @@ class DaemonStream:
 
     def look(self) -> RingsSeen:
         """Return the state of the rings as the daemon last reported it."""
-        return self._seen
+        return replace(self._seen, rings=tuple(replace(ring, path=self.address) for ring in self._seen.rings))
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
         """Return the last reported clock anchor of each rank."""
