@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,15 @@ from swtrace.observing.events import (
     RankJoined,
     RecordsRead,
     RingsSeen,
+    RingState,
     SeriesListed,
 )
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
 from swtrace.observing.roster import TOGETHER_NS, watch_rings
+from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
+from swtrace.trace.ring_reader import RingStatistics
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.schedules import key
 from tests.support.simulated_recordings import Told, events_of, schedule
@@ -158,3 +162,20 @@ def test_a_probe_of_a_clock_reaches_the_ledger() -> None:
         (steps,) = roster.observe().history.values()
         comparable.append([step.comparable for step in steps])
     assert comparable == [[False] * 20, [True] * 20]
+
+
+@pytest.mark.parametrize(("later_ns", "died"), [(0, set()), (2 * TOGETHER_NS, {0})])
+def test_the_ends_of_ranks_on_two_hosts_are_compared_by_the_calendar(later_ns: int, died: set[int]) -> None:
+    """Ranks of two hosts that were killed at once were stopped together, whatever their clocks show."""
+    rings, joined = [], []
+    for rank, (boot, monotonic_ns, ended_ns) in enumerate((("a", 10**9, 0), ("b", 10**15, later_ns))):
+        joined.append(RankJoined(replace(schedule().identity(rank), boot_id=boot)))
+        ring = RingState(key(rank), alive=False, closed=False, statistics=RingStatistics(0, 0, 0, 0, 0))
+        rings.append(
+            replace(
+                ring, anchor=ClockAnchor(monotonic_ns, 10**18), down_since_ns=monotonic_ns + ended_ns, taken_ns=10**16
+            )
+        )
+    roster = Roster(Told(joined, tuple(rings)))
+    roster.drain()
+    assert {rank.identity.rank for rank in roster.observe().ranks if rank.died} == died
