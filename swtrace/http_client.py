@@ -45,8 +45,10 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILU
 """OpenSSL's reasons when what answers is not TLS, in its various versions."""
 
 
-def addresses(text: str, setting: str = "--connect") -> tuple[str, ...]:
+def addresses(text: str, setting: str = "--connect", *, prefix: str = "") -> tuple[str, ...]:
     """Return the addresses of daemons in a comma-separated list. Errors are about the value of ``setting``.
+
+    Each may begin with ``prefix``, which is kept.
 
     Raises:
         SettingsError: the list is empty, or an address is not valid.
@@ -55,7 +57,9 @@ def addresses(text: str, setting: str = "--connect") -> tuple[str, ...]:
     found = [each.strip() for each in text.split(",") if each.strip()]
     if not found:
         raise SettingsError.of(setting, text, "HOST:PORT, or a comma-separated list of them")
-    return tuple(address(each, setting) for each in found)
+    return tuple(
+        f"{prefix if each.startswith(prefix) else ''}{address(each.removeprefix(prefix), setting)}" for each in found
+    )
 
 
 def address(text: str, setting: str = "--connect") -> str:

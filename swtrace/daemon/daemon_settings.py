@@ -11,7 +11,7 @@ from pathlib import Path
 from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.errors import SettingsError
 from swtrace.http_client import DEFAULT_PORT, addresses
-from swtrace.recording.watched import Watched
+from swtrace.recording.watched import LOOKED_UP, Watched
 from swtrace.settings import absolute
 from swtrace.spans.environment import SpanSettings
 
@@ -107,9 +107,9 @@ def watch_list(environ: Mapping[str, str], given: str | None = None) -> tuple[st
         SettingsError: the list cannot be used.
     """
     if given is not None:
-        return addresses(given, "--watch")
+        return addresses(given, "--watch", prefix=LOOKED_UP)
     named = environ.get("SWTRACE_WATCH", "").strip()
-    return addresses(named, "SWTRACE_WATCH") if named else ()
+    return addresses(named, "SWTRACE_WATCH", prefix=LOOKED_UP) if named else ()
 
 
 def watch_every(environ: Mapping[str, str]) -> int:

@@ -39,6 +39,9 @@ class StreamQuery:
     every: int = 1
     """Only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`."""
 
+    watching: bool = False
+    """The client is a daemon that watches this one."""
+
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> StreamQuery:
         """Read the query string of a request.
@@ -46,13 +49,14 @@ class StreamQuery:
         Raises:
             QueryError: a parameter is unknown or has an invalid value.
         """
-        check_names(parameters, "run", "newest", "every")
+        check_names(parameters, "run", "newest", "every", "watching")
         if parameters.get("run") == "":
             raise QueryError("run='': must not be empty")
         return cls(
             run_id=parameters.get("run"),
             newest_steps=whole_number(parameters, "newest", 0, _MOST_STEPS) or None,
             every=whole_number(parameters, "every", 1, _MOST_STEPS, lowest=1),
+            watching=bool(whole_number(parameters, "watching", 0, 1)),
         )
 
 

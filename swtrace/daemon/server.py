@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from swtrace.daemon.access import CurrentTls, Gate
+from swtrace.daemon.api import QueryError
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.metric_export import make_metric_export
@@ -98,10 +99,18 @@ def _observed(settings: DaemonSettings, started_ns: int) -> Origin:
 
 
 def streams(source: Path | Watched) -> Callable[[StreamQuery], Origin]:
-    """Return a function that opens the origin of a client of the stream."""
+    """Return a function that opens the origin of a client of the stream.
+
+    It raises a :class:`~swtrace.daemon.api.QueryError` if the client may not have it.
+    """
 
     def opened(wanted: StreamQuery) -> Origin:
         if isinstance(source, Watched):
+            if wanted.watching:
+                raise QueryError(
+                    "this daemon watches other daemons, and cannot be watched by one; "
+                    f"watch these instead: {', '.join(source.addresses)}"
+                )
             return WatchedDaemons(source, run_id=wanted.run_id, newest_steps=wanted.newest_steps, every=wanted.every)
         return HostRings(source, run_id=wanted.run_id, newest_steps=wanted.newest_steps, every=wanted.every)
 

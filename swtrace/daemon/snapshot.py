@@ -60,10 +60,10 @@ class Snapshot:
     cursor: int
     """Number of the newest finished step of any series; 0 before the first."""
     spans: ExportStatistics
-    watched: Watched | None
-    """The daemons that this daemon watches; None if it reads the rings of its host."""
     exemplars: Mapping[tuple[RankKey, SeriesKey], BucketExemplars]
     """The slowest recent waits whose spans are exported."""
+    watched: Watched | None = None
+    """The daemons that this daemon watches; None if it reads the rings of its host."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,8 @@ class DaemonStream:
             behind. None: read everything that the rings hold.
         every: Read only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`.
         again: Reconnect when the daemon is lost.
-        keep: Keep the ranks of a lost daemon, as ended, until it is back. False: forget them.
+        watching: Read for a daemon that watches this one. When it is lost, its ranks do not end but are forgotten. It
+            must read the rings of its host, so that no daemon watches itself, directly or through others.
         credentials: What to show to the daemon, and to trust.
 
     Raises:
@@ -81,7 +82,7 @@ class DaemonStream:
         newest_steps: int | None = None,
         every: int = 1,
         again: bool = True,
-        keep: bool = True,
+        watching: bool = False,
         credentials: Credentials = ANONYMOUS,
     ) -> None:
         self.address = http_client.address(address)
@@ -89,11 +90,16 @@ class DaemonStream:
         """Why the daemon is lost; None while it is not."""
         self.damaged = False
         """Whether the daemon is lost because what it sent is not a valid recording."""
-        query = {"run": run_id, "newest": newest_steps, "every": every if every > 1 else None}
+        query = {
+            "run": run_id,
+            "newest": newest_steps,
+            "every": every if every > 1 else None,
+            "watching": 1 if watching else None,
+        }
         chosen = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
         self._path = f"{PATH}?{chosen}" if chosen else PATH
         self._again = again
-        self._keep = keep
+        self._watching = watching
         self._credentials = credentials
         self._whole = newest_steps is None
         self._answered = False
@@ -194,7 +200,7 @@ class DaemonStream:
         if self.lost is None:
             self._lost_since_s = time.monotonic()
         first, self.lost, self.damaged = self.lost is None, lost.why, lost.damaged
-        if not self._keep:
+        if self._watching:
             return self._forget_all()
         return [RankEnded(rank) for rank in sorted(self._ranks)] if first else []
 

@@ -1,4 +1,4 @@
-"""Origins of several hosts are one run whose ranks are not compared."""
+"""Origins of several hosts are one run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.simulated_recordings import Told
 from tests.support.simulated_rings import scenario
 
 
-def test_hosts_of_one_run_are_one_series_whose_ranks_are_not_compared() -> None:
-    """Of two hosts each rank's own stall is known, what needs both clocks is not, and offsets are the wall clocks'."""
+def test_hosts_of_one_run_are_one_series() -> None:
+    """Each rank's stall is what one origin says, its clock is aligned, and calendar offsets are the wall clocks'."""
     made = scenario("stalled", ranks=2)
     hosts = []
     for rank, records in enumerate(made.records):
@@ -43,6 +43,6 @@ def test_hosts_of_one_run_are_one_series_whose_ranks_are_not_compared() -> None:
     for mine, theirs in zip(seen.history[series.key], one.history(truth.key), strict=True):
         np.testing.assert_equal(mine.stall_ns, theirs.stall_ns)
         assert mine.complete
-        assert not mine.comparable
-        assert not mine.attributed.any()
+        assert mine.comparable
+        assert mine.clock_bound_ns[1] > 0
     assert seen.clock_offsets == {key(0): 999_000, key(1): 1_999_000}

@@ -14,7 +14,7 @@ import pytest
 
 from swtrace.credentials import ANONYMOUS
 from swtrace.ledger.alignment import Probe
-from swtrace.observing.events import ClockProbed
+from swtrace.observing.events import ClockProbed, Event, RecordsRead
 from swtrace.observing.merged import Merged
 from swtrace.recording.clock_probe import ROUND_TRIPS, ClockProbes
 from swtrace.recording.remote import DaemonStream
@@ -58,14 +58,15 @@ def test_a_probe_bounds_the_other_clock(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_narrowest_of_several_round_trips_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If all but one of the readings are slow, the probe is as narrow as that one."""
     monkeypatch.setattr("swtrace.recording.clock_probe._EVERY_S", 60.0)
-    asked = []
+    asked: list[str] = []
 
     class Slow:
         def __init__(self, *_arguments: object, **_options: object) -> None:
             pass
 
-        def get(self, _path: str) -> bytes:
-            asked.append(time.sleep(0.0 if len(asked) == 2 else 0.05))
+        def get(self, path: str) -> bytes:
+            time.sleep(0.0 if len(asked) == 2 else 0.05)
+            asked.append(path)
             return b'{"clock": "boot-b", "monotonic_ns": 1}'
 
         def close(self) -> None:
@@ -85,7 +86,7 @@ def test_a_daemon_with_the_same_clock_is_not_probed_again(tmp_path: Path) -> Non
     RecordedRun(tmp_path).write(3)
     with serving(tmp_path) as client:
         stream = DaemonStream(str(client.base_url))
-        seen = []
+        seen: list[Event] = []
         until(lambda: bool(seen) and not probing(), lambda: seen.extend(stream.poll().events))
         stream.close()
     assert not [event for event in seen if isinstance(event, ClockProbed)]
@@ -101,7 +102,7 @@ def test_a_daemon_that_cannot_be_probed_is_read_all_the_same(
     run.write(3)
     with elsewhere(tmp_path, monkeypatch) as client:
         stream = DaemonStream(str(client.base_url))
-        seen = []
+        seen: list[Event] = []
         until(lambda: len(stream.look().rings) == 2, lambda: seen.extend(stream.poll().events))
         stream.close()
     eventually(lambda: not probing(), "the probing thread to end")
@@ -114,7 +115,7 @@ def test_probing_stops_with_the_origin(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("swtrace.recording.clock_probe._EVERY_S", 3600.0)
     with elsewhere(tmp_path, monkeypatch) as client:
         stream = Merged([DaemonStream(str(client.base_url))])
-        seen = []
+        seen: list[Event] = []
         until(lambda: any(isinstance(event, ClockProbed) for event in seen), lambda: seen.extend(stream.poll().events))
         assert probing()
         stream.close()
@@ -134,9 +135,9 @@ def test_a_reader_that_takes_nothing_gets_no_probes_and_loses_no_event(
         stream.poll()
         asked = client.get("/api/v1/ranks").json()["ranks"]
         time.sleep(0.3)
-        taken = []
+        taken: list[Event] = []
         until(
-            lambda: sum(len(event) for event in taken if hasattr(event, "batches")) >= 2 * run.written,
+            lambda: sum(len(event) for event in taken if isinstance(event, RecordsRead)) >= 2 * run.written,
             lambda: taken.extend(stream.poll().events),
         )
         stream.close()
