@@ -60,8 +60,10 @@ class ClockMap:
         return self.error_at(self._newest().at_ns + _HORIZON_NS)
 
     def error_at(self, at_ns: int) -> int:
-        """Return the largest error of :meth:`there` at an instant that is not before the newest anchor."""
-        newest = self._newest()
+        """Return the largest error of :meth:`there` at an instant after the newest anchor or before the oldest one."""
+        newest, oldest = self._newest(), self._points[0]
+        if at_ns < oldest.at_ns:
+            return oldest.error_ns + self._growth(oldest.at_ns - at_ns)
         return newest.error_ns + self._growth(max(0, at_ns - newest.at_ns))
 
     def add(self, at_ns: int, low_ns: int | None, high_ns: int | None) -> bool:

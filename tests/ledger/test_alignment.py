@@ -205,12 +205,12 @@ def test_ranks_on_one_host_are_compared_without_a_bound() -> None:
         assert np.array_equal(step.cause_ns[:, same], truth.cause_ns[:, same])
 
 
-def probes(hosts: Hosts, every_ns: int = SECOND_NS, until_ns: int = 60 * SECOND_NS) -> list[Probe]:
+def probes(hosts: Hosts, since_ns: int = SECOND_NS // 2, until_ns: int = 60 * SECOND_NS) -> list[Probe]:
     """Return round trips of 200 us from a watching host, whose clock is the last one, to every other host."""
     watcher = hosts.clocks[-1]
     return [
         Probe(f"boot-{number}", "watcher", clock.at(at_ns), watcher.at(at_ns - 60 * US), watcher.at(at_ns + 140 * US))
-        for at_ns in range(SECOND_NS // 2, until_ns, every_ns)
+        for at_ns in range(since_ns, until_ns, SECOND_NS)
         for number, clock in enumerate(hosts.clocks[:-1])
     ]
 
@@ -225,7 +225,7 @@ def test_a_host_that_is_never_a_source_needs_probes() -> None:
     assert (unknown.offset_ns, unknown.bound_ns) == (None, 0)
 
     ledger = hosts.ledger()
-    for probe in probes(hosts):
+    for probe in probes(hosts, since_ns=4 * SECOND_NS):  # steps begin 3 s before
         ledger.add_probe(probe)
     feeding.feed(ledger, hosts.seen())
     steps = ledger.take_steps()
