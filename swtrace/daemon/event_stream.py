@@ -38,7 +38,6 @@ class StreamQuery:
     None sends everything."""
     every: int = 1
     """Only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`."""
-
     watching: bool = False
     """The client is a daemon that watches this one."""
 
@@ -65,7 +64,7 @@ def stream(origin: Origin, wanted: StreamQuery, serving: Callable[[], bool]) -> 
 
     When the daemon stops, the records that are committed by then are still sent.
     """
-    watched = wanted.newest_steps is not None
+    watched = wanted.newest_steps is not None and not wanted.watching
     writer = StreamWriter(flush_s=_POLL_S if watched else FLUSH_S)
     tee = Tee(origin, writer, status_s=_WATCHED_STATUS_S if watched else STATUS_S)
     try:

@@ -90,7 +90,7 @@ class RecordedRun:
         if self.clock is Clock.VIRTUAL:
             self.base_ns = 0
         for rank in range(self.ranks):
-            self.recorders.append(Recorder.create(self.directory, identity(self.run_id, rank), records=self.records))
+            self.recorders.append(Recorder.create(self.directory, self.identified(rank), records=self.records))
             self.infos.append(self.described(rank))
             self.series.append(self.recorders[-1].add_series(self.infos[-1]))
 
@@ -98,6 +98,10 @@ class RecordedRun:
     def step_ns(self) -> int:
         """Return the duration of a step."""
         return 6 * LAYER_NS
+
+    def identified(self, rank: int) -> RankIdentity:
+        """Return the identity that a rank writes into its ring."""
+        return identity(self.run_id, rank)
 
     def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it when it makes its ring."""
@@ -175,7 +179,7 @@ class RecordedRun:
         info, series = self.info(rank), self.series[rank]
         begin = self.begin_ns(step) + position * LAYER_NS
         wait_begin = begin + 2 * REACH_NS
-        own = info.source(position) == rank
+        own = info.source(position) == info.rank_in_group
         window = NO_WINDOW if own else position % 2
         reach_position = (position - 1) % info.num_layers
         flags = TransferFlag.OWN if own else TransferFlag(0)
@@ -208,3 +212,20 @@ class RecordedRun:
         """Close the rings of all ranks."""
         for recorder in self.recorders:
             recorder.close()
+
+
+@dataclass
+class HostRun(RecordedRun):
+    """The ranks of a run that are on one of several hosts, ``first`` to ``first + ranks - 1`` of a group."""
+
+    host: str = "host-a"
+    first: int = 0
+    group: int = 4
+
+    def identified(self, rank: int) -> RankIdentity:
+        """Return the identity that a rank writes into its ring."""
+        return replace(identity(self.run_id, self.first + rank), host=self.host, boot_id=f"boot of {self.host}")
+
+    def described(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it when it makes its ring."""
+        return series_info(self.first + rank, self.group, clock=self.clock.name.lower())
