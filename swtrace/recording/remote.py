@@ -8,7 +8,9 @@ scratch; a recorder does not.
 from __future__ import annotations
 
 import http.client
+import os
 import queue
+import socket
 import threading
 import time
 import urllib.parse
@@ -181,11 +183,17 @@ class DaemonStream:
         return (OriginStatus(self.address, Link.LIVE if self._ranks else Link.WAITING, "; ".join(problems)),)
 
     def close(self) -> None:
-        """Disconnect from the daemon."""
+        """Disconnect from the daemon, and wait for the thread that reads it."""
         self._closing.set()
-        self._disconnect()
+        stream = self._stream
         with suppress(queue.Empty):
             self._arrived.get_nowait()  # makes room, because the thread may be waiting for it
+        if self._thread.ident is None:
+            self._disconnect()
+        elif stream is not None:
+            # Closing it here would wait for the thread's read, and the end of the process would find its lock held.
+            _hang_up(stream)
+            self._thread.join(_TIMEOUT_S)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, RankJoined):
@@ -264,6 +272,12 @@ class DaemonStream:
         if stream is not None:
             with suppress(OSError, AttributeError):
                 stream.close()
+
+
+def _hang_up(stream: BinaryIO) -> None:
+    """End a stream that another thread reads, which closes it then."""
+    with suppress(OSError, ValueError, AttributeError), socket.socket(fileno=os.dup(stream.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
