@@ -18,6 +18,7 @@ from swtrace.spans.environment import SpanSettings
 DEFAULT_LISTEN = f"127.0.0.1:{DEFAULT_PORT}"
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
+_EVERY = re.compile(r"[0-9]{1,7}")
 DEFAULT_WATCH_EVERY = 16
 MOST_WATCH_EVERY = 1 << 20
 
@@ -119,6 +120,6 @@ def watch_every(environ: Mapping[str, str]) -> int:
         SettingsError: it cannot be used.
     """
     text = environ.get("SWTRACE_WATCH_EVERY", "").strip() or str(DEFAULT_WATCH_EVERY)
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_WATCH_EVERY:
+    if not _EVERY.fullmatch(text) or not 1 <= int(text) <= MOST_WATCH_EVERY:
         raise SettingsError.of("SWTRACE_WATCH_EVERY", text, f"a whole number from 1 to {MOST_WATCH_EVERY}")
     return int(text)

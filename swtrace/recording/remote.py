@@ -149,12 +149,13 @@ class DaemonStream:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """The problems that the daemon last reported."""
-        return self._seen.problems
+        """The problems that the daemon last reported. Two hosts may name the same path."""
+        return {f"{self.address}: {path}": f"{self.address}: {text}" for path, text in self._seen.problems.items()}
 
     def look(self) -> RingsSeen:
         """Return the state of the rings as the daemon last reported it."""
-        return replace(self._seen, rings=tuple(replace(ring, path=self.address) for ring in self._seen.rings))
+        rings = tuple(replace(ring, path=self.address) for ring in self._seen.rings)
+        return replace(self._seen, rings=rings, problems=self.problems)
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
         """Return the last reported clock anchor of each rank."""
