@@ -27,6 +27,8 @@ from http import HTTPStatus
 from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.errors import AccessError, AnswerError, SettingsError
 
+LOOKED_UP = "dns+"
+"""Begins an address whose name stands for several daemons, one at each IP address of the name."""
 DEFAULT_PORT = 9465
 """Default port of a daemon."""
 MOST_BYTES = 1 << 28
@@ -45,10 +47,10 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILU
 """OpenSSL's reasons when what answers is not TLS, in its various versions."""
 
 
-def addresses(text: str, setting: str = "--connect", *, prefix: str = "") -> tuple[str, ...]:
+def addresses(text: str, setting: str = "--connect", *, names: bool = False) -> tuple[str, ...]:
     """Return the addresses of daemons in a comma-separated list. Errors are about the value of ``setting``.
 
-    Each may begin with ``prefix``, which is kept.
+    With ``names``, each may begin with :data:`LOOKED_UP`.
 
     Raises:
         SettingsError: the list is empty, or an address is not valid.
@@ -57,8 +59,9 @@ def addresses(text: str, setting: str = "--connect", *, prefix: str = "") -> tup
     found = [each.strip() for each in text.split(",") if each.strip()]
     if not found:
         raise SettingsError.of(setting, text, "HOST:PORT, or a comma-separated list of them")
+    prefixes = [LOOKED_UP if names and each.startswith(LOOKED_UP) else "" for each in found]
     return tuple(
-        f"{prefix if each.startswith(prefix) else ''}{address(each.removeprefix(prefix), setting)}" for each in found
+        f"{prefix}{address(each.removeprefix(prefix), setting)}" for each, prefix in zip(found, prefixes, strict=True)
     )
 
 

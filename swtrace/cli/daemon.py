@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPEAT_S = 60.0
+_NAMED = 4
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -93,9 +94,8 @@ def daemon(
     Prints its URL on stdout once it serves, and on stderr its version, the ring folder and the ranks found there. On
     SIGTERM or Ctrl-C it exports what it has read and exits.
     """
-    from swtrace.daemon.daemon_settings import DaemonSettings, watch_every, watch_list
+    from swtrace.daemon.daemon_settings import DaemonSettings, Watched, watch_every, watch_list
     from swtrace.otel_variables import remove_unusable_variables
-    from swtrace.recording.watched import Watched
 
     handler = logging.StreamHandler(sys.stderr)
     for library in ("opentelemetry", "uvicorn", "asyncio"):
@@ -121,7 +121,9 @@ def daemon(
     def announce(url: str) -> None:
         about = {"url": url, "version": __version__, "pid": os.getpid()}
         if isinstance(source, Watched):
-            watches = f"{', '.join(source.addresses)} ({_steps(source.every)})"
+            more = len(source.addresses) - _NAMED
+            named = ", ".join(source.addresses[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+            watches = f"{named} ({_steps(source.every)})"
             about |= {"watch": list(source.addresses), "every": source.every}
         else:
             alive, ended = _ranks(source, run_id)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.errors import SettingsError
 from swtrace.http_client import DEFAULT_PORT, addresses
-from swtrace.recording.watched import LOOKED_UP, Watched
 from swtrace.settings import absolute
 from swtrace.spans.environment import SpanSettings
 
@@ -53,6 +53,18 @@ class Listen:
             except (OSError, UnicodeError) as error:  # UnicodeError: the host name is malformed
                 return getattr(error, "strerror", None) or str(error)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The daemons that a daemon watches."""
+
+    addresses: tuple[str, ...]
+    """Each ``host:port`` or ``https://host:port``, or one of these behind :data:`~swtrace.http_client.LOOKED_UP`."""
+    every: int
+    """Only one step in so many."""
+    credentials: Credentials = ANONYMOUS
+    """What to show to the daemons, and to trust."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +120,9 @@ def watch_list(environ: Mapping[str, str], given: str | None = None) -> tuple[st
         SettingsError: the list cannot be used.
     """
     if given is not None:
-        return addresses(given, "--watch", prefix=LOOKED_UP)
+        return addresses(given, "--watch", names=True)
     named = environ.get("SWTRACE_WATCH", "").strip()
-    return addresses(named, "SWTRACE_WATCH", prefix=LOOKED_UP) if named else ()
+    return addresses(named, "SWTRACE_WATCH", names=True) if named else ()
 
 
 def watch_every(environ: Mapping[str, str]) -> int:

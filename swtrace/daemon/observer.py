@@ -25,9 +25,9 @@ from swtrace.spans.origins import RankOrigins
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from swtrace.daemon.daemon_settings import Watched
     from swtrace.ledger.facts import SeriesKey
     from swtrace.observing import Observation, Origin
-    from swtrace.recording.watched import Watched
     from swtrace.spans.delivery import SpanSink
 
 _log = logging.getLogger(__name__)

@@ -23,6 +23,8 @@ import uvicorn
 from swtrace.daemon.access import CurrentTls, Gate
 from swtrace.daemon.api import QueryError
 from swtrace.daemon.collector import SnapshotCollector
+from swtrace.daemon.daemon_settings import Watched
+from swtrace.daemon.event_stream import StreamQuery
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.metric_export import make_metric_export
 from swtrace.daemon.observer import Observer
@@ -30,7 +32,7 @@ from swtrace.daemon.snapshot import ExportOutcome
 from swtrace.daemon.web_config import WebConfigFile
 from swtrace.errors import ListenError
 from swtrace.observing import HostRings, Origin
-from swtrace.recording.watched import Watched, WatchedDaemons
+from swtrace.recording.watched import WatchedDaemons
 from swtrace.spans.delivery import make_span_sink
 from swtrace.trace.tail import allow_open_files
 
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from swtrace.daemon.daemon_settings import DaemonSettings, Listen
-    from swtrace.daemon.event_stream import StreamQuery
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +95,19 @@ def _observed(settings: DaemonSettings, started_ns: int) -> Origin:
     source = settings.source
     if isinstance(source, Watched):
         # Of what was written before, which must not be counted again at each connection, only about one step.
-        return WatchedDaemons(source, run_id=settings.run_id, newest_steps=source.every, every=source.every)
+        return watched_daemons(source, StreamQuery(settings.run_id, source.every, source.every))
     return HostRings(source, run_id=settings.run_id, counted_since_ns=started_ns)
+
+
+def watched_daemons(watched: Watched, wanted: StreamQuery) -> WatchedDaemons:
+    """Return an origin that reads the watched daemons."""
+    return WatchedDaemons(
+        watched.addresses,
+        credentials=watched.credentials,
+        run_id=wanted.run_id,
+        newest_steps=wanted.newest_steps,
+        every=wanted.every,
+    )
 
 
 def streams(source: Path | Watched) -> Callable[[StreamQuery], Origin]:
@@ -111,7 +123,7 @@ def streams(source: Path | Watched) -> Callable[[StreamQuery], Origin]:
                     "this daemon watches other daemons, and cannot be watched by one; "
                     f"watch these instead: {', '.join(source.addresses)}"
                 )
-            return WatchedDaemons(source, run_id=wanted.run_id, newest_steps=wanted.newest_steps, every=wanted.every)
+            return watched_daemons(source, wanted)
         return HostRings(source, run_id=wanted.run_id, newest_steps=wanted.newest_steps, every=wanted.every)
 
     return opened

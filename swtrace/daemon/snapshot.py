@@ -11,10 +11,10 @@ from swtrace.observing import Link
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from swtrace.daemon.daemon_settings import Watched
     from swtrace.daemon.exemplars import BucketExemplars
     from swtrace.ledger.facts import SeriesKey, StepFacts
     from swtrace.observing import Observation, ObservedRank
-    from swtrace.recording.watched import Watched
     from swtrace.spans.delivery import ExportStatistics
     from swtrace.trace.identity import RankKey
 

@@ -5,51 +5,46 @@ from __future__ import annotations
 import socket
 import threading
 import urllib.parse
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from swtrace import http_client
 from swtrace.credentials import ANONYMOUS, Credentials
+from swtrace.http_client import LOOKED_UP
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.recording.remote import DaemonStream
 
-LOOKED_UP = "dns+"
-"""Begins an address whose name stands for several daemons, one at each IP address of the name."""
 _LOOK_UP_S = 10.0
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """Which daemons are watched, and how."""
-
-    addresses: tuple[str, ...]
-    """Each ``host:port`` or ``https://host:port``. Behind :data:`LOOKED_UP`, all addresses of the host are meant."""
-    every: int
-    """Only steps whose number is a multiple of this."""
-    credentials: Credentials = ANONYMOUS
-    """What to show to the daemons, and to trust."""
 
 
 class WatchedDaemons(Merged):
     """The daemons that a daemon watches. The ranks of one that is lost are forgotten until it is back.
 
     Args:
-        watched: The daemons.
+        addresses: Of the daemons. One that begins with :data:`~swtrace.http_client.LOOKED_UP` stands for those at all
+            addresses of its name.
+        credentials: What to show to the daemons, and to trust.
         run_id: Only this run; None for all.
         newest_steps: See :class:`~swtrace.recording.remote.DaemonStream`.
         every: Only steps whose number is a multiple of this.
     """
 
     def __init__(
-        self, watched: Watched, *, run_id: str | None = None, newest_steps: int | None = None, every: int = 1
+        self,
+        addresses: Sequence[str],
+        *,
+        credentials: Credentials = ANONYMOUS,
+        run_id: str | None = None,
+        newest_steps: int | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__(())
-        self._credentials = watched.credentials
+        self._credentials = credentials
         self._run_id, self._newest_steps, self._every = run_id, newest_steps, every
-        self._names = [_Name(each) for each in watched.addresses if each.startswith(LOOKED_UP)]
-        self._fixed = [each for each in watched.addresses if not each.startswith(LOOKED_UP)]
+        self._names = [_Name(each) for each in addresses if each.startswith(LOOKED_UP)]
+        self._fixed = [each for each in addresses if not each.startswith(LOOKED_UP)]
         self._daemons: dict[str, DaemonStream] = {}
         self._follow_names()
 

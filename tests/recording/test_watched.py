@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from swtrace.credentials import Credentials
+from swtrace.credentials import ANONYMOUS, Credentials
+from swtrace.daemon.daemon_settings import Watched
 from swtrace.observing import Link, Roster
 from swtrace.recording.remote import DaemonStream
-from swtrace.recording.watched import Watched, WatchedDaemons
+from swtrace.recording.watched import WatchedDaemons
 from tests.support.daemon_threads import serving
 from tests.support.patience import eventually
 from tests.support.recorded_run import HostRun
@@ -67,6 +68,11 @@ def sources(client: httpx.Client) -> dict[str, dict[str, Any]]:
 def steps(client: httpx.Client) -> list[int]:
     """Return the steps that a daemon serves."""
     return [step["step"] for step in client.get("/api/v1/steps", params={"limit": 64}).json()["steps"]]
+
+
+def becomes(read: Callable[[], object], wanted: object) -> None:
+    """Wait until what is read is what is wanted."""
+    eventually(lambda: read() == wanted, f"{wanted}")
 
 
 @contextmanager
@@ -243,9 +249,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 @contextmanager
-def polled(watched: Watched) -> Iterator[Callable[[], dict[str, Link]]]:
+def polled(address: str, credentials: Credentials = ANONYMOUS) -> Iterator[Callable[[], dict[str, Link]]]:
     """Watch, and yield a function that returns the state of each source."""
-    origin = WatchedDaemons(watched)
+    origin = WatchedDaemons([address], credentials=credentials)
 
     def states() -> dict[str, Link]:
         origin.poll()
@@ -259,16 +265,15 @@ def polled(watched: Watched) -> Iterator[Callable[[], dict[str, Link]]]:
 
 def test_a_name_stands_for_all_of_its_addresses(names: Names) -> None:
     """Daemons that come and go with the addresses of a name are watched from then on, and no longer."""
-    with polled(Watched(("dns+daemons.test:1",), 1)) as states:
+    with polled("dns+daemons.test:1") as states:
         for found in (["127.0.0.1", "127.0.0.2"], ["127.0.0.2", "127.0.0.3", "127.0.0.4"], ["127.0.0.4"]):
             names.found = found
-            wanted = {f"{each}:1" for each in found}
-            eventually(lambda wanted=wanted: states().keys() == wanted, "the addresses")
+            becomes(lambda: set(states()), {f"{each}:1" for each in found})
 
 
 def test_a_look_up_that_fails_drops_no_daemon_but_one_without_an_answer_does(names: Names) -> None:
     """Trouble with the name server is shown, and changes nothing else; a name that is gone has no daemons."""
-    with polled(Watched(("dns+daemons.test:1",), 1)) as states:
+    with polled("dns+daemons.test:1") as states:
         names.found = ["127.0.0.1"]
         eventually(lambda: states().keys() == {"127.0.0.1:1"}, "the address")
         names.found = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
@@ -288,7 +293,7 @@ def test_the_ranks_of_an_address_that_is_gone_are_forgotten(hosts: list[HostRun]
         client = stack.enter_context(serving(Watched((f"dns+daemons.test:{host.base_url.port}",), 1)))
         for found, expected in ((["127.0.0.1"], {0, 1}), ([], set()), (["127.0.0.1"], {0, 1})):
             names.found = list(found)
-            eventually(lambda expected=expected: ranks(client) == expected, "the ranks of the addresses")
+            becomes(lambda: ranks(client), expected)
 
 
 def test_the_certificate_of_a_looked_up_daemon_has_the_name(hosts: list[HostRun], names: Names, tmp_path: Path) -> None:
@@ -301,9 +306,9 @@ def test_the_certificate_of_a_looked_up_daemon_has_the_name(hosts: list[HostRun]
     names.found = ["127.0.0.1"]
     with serving(hosts[0].directory, web=web) as host:
         port = host.base_url.port
-        with polled(Watched((f"dns+https://daemons.test:{port}",), 1, shown)) as states:
+        with polled(f"dns+https://daemons.test:{port}", shown) as states:
             eventually(lambda: states() == {f"https://127.0.0.1:{port}": Link.LIVE}, "the ranks")
-        with polled(Watched((f"https://127.0.0.1:{port}",), 1, shown)) as states:
+        with polled(f"https://127.0.0.1:{port}", shown) as states:
             eventually(lambda: states() == {f"https://127.0.0.1:{port}": Link.LOST}, "the refusal")
 
 

@@ -13,13 +13,13 @@ import httpx
 import uvicorn
 
 from swtrace.daemon.collector import SnapshotCollector
-from swtrace.daemon.daemon_settings import Listen
+from swtrace.daemon.daemon_settings import Listen, Watched
+from swtrace.daemon.event_stream import StreamQuery
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.observer import Observer
-from swtrace.daemon.server import bind, server_config, streams, url
+from swtrace.daemon.server import bind, server_config, streams, url, watched_daemons
 from swtrace.daemon.web_config import WebConfigFile
 from swtrace.observing import HostRings, Origin
-from swtrace.recording.watched import Watched, WatchedDaemons
 from swtrace.spans.delivery import NoSpans, SpanSink
 from tests.support.daemon_command import LIMITS
 from tests.support.patience import patience
@@ -45,7 +45,7 @@ def serving(
     origin: Origin = (
         HostRings(source, rescan_s=0, counted_since_ns=time.time_ns())
         if isinstance(source, Path)
-        else WatchedDaemons(source, newest_steps=source.every, every=source.every)
+        else watched_daemons(source, StreamQuery(newest_steps=source.every, every=source.every))
     )
     observer = Observer(origin, spans or NoSpans(), watched=watched, down_shown_s=down_shown_s)
     listener = bind(Listen("127.0.0.1", port))
