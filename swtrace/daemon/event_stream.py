@@ -15,7 +15,7 @@ from swtrace.recording.tee import STATUS_S, Tee
 from swtrace.recording.writer import FLUSH_S, StreamWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from swtrace.observing import Origin
 
@@ -59,7 +59,7 @@ class StreamQuery:
         )
 
 
-def stream(origin: Origin, wanted: StreamQuery, serving: Callable[[], bool]) -> Iterator[bytes]:
+def stream(origin: Origin, wanted: StreamQuery, serving: Callable[[], bool]) -> Generator[bytes]:
     """Yield a recording of an origin until the daemon stops or the client disconnects. Close the origin at the end.
 
     When the daemon stops, the records that are committed by then are still sent.

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -24,7 +24,7 @@ from swtrace.trace.clocks import now_ns, own_clock
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from prometheus_client.registry import Collector
     from starlette.requests import Request
@@ -154,6 +154,10 @@ class _Handlers:
 class _Stream(StreamingResponse):
     """A stream that ends once its client has taken nothing for long. It would keep open every ring that is removed."""
 
+    def __init__(self, frames: Generator[bytes], **options: Any) -> None:
+        super().__init__(frames, **options)
+        self._frames = frames
+
     async def stream_response(self, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(STALLED_S):
@@ -163,6 +167,9 @@ class _Stream(StreamingResponse):
             await super().stream_response(send_in_time)
         except TimeoutError:
             _log.warning("a client of /api/v1/recording took nothing for %.0f s, so its stream ends", STALLED_S)
+        finally:
+            # Otherwise its files and connections stay open until some thread collects the garbage.
+            asyncio.get_running_loop().run_in_executor(None, self._frames.close)
 
 
 class _Refusals:

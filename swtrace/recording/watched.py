@@ -46,7 +46,6 @@ class WatchedDaemons(Merged):
         self._names = [_Name(each) for each in addresses if each.startswith(LOOKED_UP)]
         self._fixed = [each for each in addresses if not each.startswith(LOOKED_UP)]
         self._daemons: dict[str, DaemonStream] = {}
-        self._follow_names()
 
     def poll(self, limit: int | None = None) -> Polled:
         """Return the new events of the daemons that there are now."""
@@ -105,10 +104,12 @@ class _Name:
         self._closing = threading.Event()
         parts = urllib.parse.urlsplit(http_client.url(text.removeprefix(LOOKED_UP)))
         self._scheme, self.host, self._port = parts.scheme, parts.hostname or "", parts.port
-        threading.Thread(target=self._run, name=f"swtrace-{text}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"swtrace-{text}", daemon=True)
 
     def addresses(self) -> tuple[str, ...]:
         """Return the addresses of the daemons, as of the last look-up that had an answer."""
+        if self._thread.ident is None:
+            self._thread.start()
         self._used = self._looked_up
         return self._found
 

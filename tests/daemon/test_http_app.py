@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import httpx
@@ -96,7 +96,7 @@ def test_a_stream_whose_client_takes_nothing_ends(
     monkeypatch.setattr(http_app, "STALLED_S", 0.05)
     closed = []
 
-    def frames() -> Iterator[bytes]:
+    def frames() -> Generator[bytes]:
         try:
             while True:
                 yield b"frame"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -198,6 +199,20 @@ def test_a_viewer_of_a_watching_daemon_sees_all_hosts(hosts: list[HostRun]) -> N
     (found,) = seen.history.values()
     assert [step.complete for step in found] == [True] * 8
     assert [rank.identity.host for rank in seen.ranks] == ["host-a", "host-a", "host-b", "host-b"]
+
+
+def test_a_viewer_that_leaves_ends_its_streams(hosts: list[HostRun]) -> None:
+    """What a client of a watching daemon costs is gone once the client is."""
+
+    def reading() -> int:
+        return sum(thread.name.startswith("swtrace-stream") for thread in threading.enumerate())
+
+    with watching(hosts) as (client, _):
+        before = reading()
+        with Roster(DaemonStream(address(client))) as roster:
+            until(lambda: len(roster.observe().ranks) == 4, roster.poll)
+            assert reading() == before + 3
+        becomes(reading, before)
 
 
 def test_probes_of_a_watched_host_reach_the_viewers(hosts: list[HostRun], monkeypatch: pytest.MonkeyPatch) -> None:
