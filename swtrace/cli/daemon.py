@@ -63,7 +63,8 @@ def daemon(
         str | None,
         typer.Option(
             metavar="HOST:PORT,...",
-            help="Watch these daemons, one per host, instead of local rings. Default: `SWTRACE_WATCH`, else none.",
+            help="Watch these daemons, one per host, instead of local rings; dns+HOST:PORT stands for those at all"
+            " addresses of the name. Default: `SWTRACE_WATCH`, else none.",
         ),
     ] = None,
     every: Annotated[
@@ -71,8 +72,7 @@ def daemon(
         typer.Option(
             "--watch-every",
             metavar="N",
-            help="With --watch: read only steps whose number is a multiple of N. Default: `SWTRACE_WATCH_EVERY`,"
-            " else 16.",
+            help="With --watch: read one step in N, in runs of four. Default: `SWTRACE_WATCH_EVERY`, else 16.",
             parser=whole_number("--watch-every", 1, 1 << 20),
         ),
     ] = None,
@@ -83,7 +83,7 @@ def daemon(
     key: KeyOption = None,
     run_id: Annotated[str | None, run_option("Watch only this run. Default: every run.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print URL, version, pid, ring folder and ranks as one line of JSON.")
+        bool, typer.Option("--json", help="Print URL, version, pid and what is watched as one line of JSON.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more on stderr.")] = False,
 ) -> None:
@@ -91,8 +91,8 @@ def daemon(
 
     With --watch, watch the ranks of several hosts through their daemons, and serve the same about all of them.
 
-    Prints its URL on stdout once it serves, and on stderr its version, the ring folder and the ranks found there. On
-    SIGTERM or Ctrl-C it exports what it has read and exits.
+    Prints its URL on stdout once it serves, and on stderr its version, the ring folder and the ranks found there, or
+    the daemons. On SIGTERM or Ctrl-C it exports what it has read and exits.
     """
     from swtrace.daemon.daemon_settings import DaemonSettings, Watched, watch_every, watch_list
     from swtrace.otel_variables import remove_unusable_variables

@@ -28,7 +28,7 @@ class WatchedDaemons(Merged):
         credentials: What to show to the daemons, and to trust.
         run_id: Only this run; None for all.
         newest_steps: See :class:`~swtrace.recording.remote.DaemonStream`.
-        every: Only steps whose number is a multiple of this.
+        every: Only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`.
     """
 
     def __init__(
