@@ -131,7 +131,9 @@ class Merged:
 
     def _of(self, origin: Origin, event: Event) -> tuple[Event, ...]:
         """Return what an event of an origin means for the ranks that belong to it, and for their owners."""
-        if isinstance(event, RingsSeen | ClockProbed):
+        if isinstance(event, RingsSeen):
+            return ()  # that of all origins is what look() returns
+        if isinstance(event, ClockProbed):
             return (event,)
         if isinstance(event, RecordsRead):
             mine = tuple(batch for batch in event.batches if self._owner.get(batch[0]) is origin)

@@ -16,6 +16,7 @@ import pytest
 from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.daemon.daemon_settings import Watched
 from swtrace.observing import Link, Roster
+from swtrace.observing.events import RingsSeen
 from swtrace.recording.remote import DaemonStream
 from swtrace.recording.watched import WatchedDaemons
 from tests.support.daemon_threads import serving
@@ -199,6 +200,23 @@ def test_a_viewer_of_a_watching_daemon_sees_all_hosts(hosts: list[HostRun]) -> N
     (found,) = seen.history.values()
     assert [step.complete for step in found] == [True] * 8
     assert [rank.identity.host for rank in seen.ranks] == ["host-a", "host-a", "host-b", "host-b"]
+
+
+def test_a_viewer_gets_the_rings_of_all_hosts_together(hosts: list[HostRun]) -> None:
+    """Each report of the rings' state that a watching daemon sends has those of all hosts."""
+    with watching(hosts) as (client, _):
+        stream = DaemonStream(address(client), newest_steps=8)
+        reported: list[int] = []
+
+        def read() -> None:
+            events = stream.poll().events
+            reported.extend(len(event.rings) for event in events if isinstance(event, RingsSeen))
+
+        until(lambda: 4 in reported, read)
+        reported.clear()
+        until(lambda: len(reported) >= 6, read)
+        stream.close()
+    assert set(reported) == {4}
 
 
 def test_a_viewer_that_leaves_ends_its_streams(hosts: list[HostRun]) -> None:
