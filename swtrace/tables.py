@@ -125,6 +125,7 @@ def _no_step() -> Picked:
     values: dict[str, Any] = dict.fromkeys((each.name for each in fields(StepFacts)), cells)
     values |= dict.fromkeys(("begin_ns", "arrival_ns", "end_ns", "entry_skew_ns", "phase", "tokens", "requests"), ranks)
     values |= dict.fromkeys(("run_delay_us", "steal_us", "step_flags", "source"), ranks)
+    values |= dict.fromkeys(("clock_shift_ns", "clock_bound_ns"), ranks)
     values |= dict.fromkeys(("present", "receiver", "on_time", "attributed"), cells.astype(np.bool_))
     values |= {"series": SeriesKey("", "", 0, ()), "step": 0, "ranks": (), "infos": (), "complete": False, "path": None}
     values |= {"ended": ranks.astype(np.bool_), "cause_ns": np.zeros((len(CAUSES), 0, 0), np.int64)}
@@ -222,6 +223,8 @@ def step_columns(picked: Picked) -> dict[str, Column]:
         "on_time": total(step.on_time),
         **{f"stall_{cause}_ns": total(step.cause_ns[index]) for index, cause in enumerate(CAUSES)},
         "entry_skew_ns": step.entry_skew_ns[ranks],
+        "clock_shift_ns": step.clock_shift_ns[ranks],
+        "clock_bound_ns": step.clock_bound_ns[ranks],
         "excess_ns": excess[ranks],
         "tokens": step.tokens[ranks].astype(np.int64),
         "requests": step.requests[ranks].astype(np.int64),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 UNKNOWN = "-"
 
@@ -15,6 +16,7 @@ _SHORT_NS = 100_000
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 _KILO = 1024
 _THOUSAND = 1000
+_HOSTS = 8
 
 
 def duration(nanoseconds: float | None) -> str:
@@ -103,6 +105,19 @@ def counted(number: int | str, noun: str) -> str:
 def listed(noun: str, which: Collection[object]) -> str:
     """Return what a noun refers to, at least one: ``rank 1``, ``ranks 1, 2``."""
     return f"{noun}{'' if len(which) == 1 else 's'} {', '.join(map(str, which))}"
+
+
+def ranges(numbers: Collection[int]) -> str:
+    """Return numbers in their given order, with consecutive ones as a range: ``0-3,8``."""
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda item: item[1] - item[0])]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def placed(hosts: Mapping[str, Collection[int]]) -> str:
+    """Return which ranks are on which host, of the first eight hosts: ``ranks 0-3 on gpu-a, 4-7 on gpu-b``."""
+    shown = [f"{ranges(ranks)} on {host}" for host, ranks in list(hosts.items())[:_HOSTS]]
+    more = f" and {counted(len(hosts) - _HOSTS, 'more host')}" if len(hosts) > _HOSTS else ""
+    return f"ranks {', '.join(shown)}{more}"
 
 
 def words(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from swtrace.session import Session
+from swtrace.session import RecordingSession, Session
 from swtrace.trace.schema import Clock
 from tests.support.commands import checked
 from tests.support.recorded_run import RecordedRun
@@ -31,3 +31,17 @@ def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path,
         checked("export", path, "-f", form, "-o", tmp_path / form, "--table", table)
     assert (tmp_path / "csv").read_text() == ",".join(full) + "\n"
     assert parquet.read_table(tmp_path / "parquet").schema.equals(full.to_arrow().schema)
+
+
+def test_steps_say_by_how_much_clocks_were_shifted(tmp_path: Path) -> None:
+    """The table of steps has what was added to each rank's instants, and its bound: 0 on the first rank's host."""
+    run = RecordedRun(tmp_path / "rings", hosts=("gpu-a", "gpu-b"), ahead_ns=10**9)
+    run.write(4)
+    run.close()
+    record_rings(tmp_path / "rings", tmp_path / "run.swrec")
+    with RecordingSession(tmp_path / "run.swrec") as session:
+        table = session.step_table()
+    shift, bound, second = table["clock_shift_ns"], table["clock_bound_ns"], table["rank"] == 1
+    assert not shift[~second].any()
+    assert not bound[~second].any()
+    assert (abs(shift[second] + 10**9) <= bound[second]).all()

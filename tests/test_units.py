@@ -15,6 +15,21 @@ def test_what_a_noun_refers_to_is_listed(which: list[object], text: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("ranks", "text"),
+    [((0, 1, 2, 3), "0-3"), ((0, 2), "0,2"), ((4, 5, 9, 11, 12), "4-5,9,11-12"), ((3, 2), "3,2"), ((7,), "7")],
+)
+def test_consecutive_numbers_are_a_range(ranks: tuple[int, ...], text: str) -> None:
+    """Consecutive ranks are a range; the order of the group stays."""
+    assert units.ranges(ranks) == text
+
+
+def test_hosts_are_listed_with_their_ranks() -> None:
+    """Each host is named with its ranks, up to eight hosts; the others are counted."""
+    assert units.placed({"gpu-a": (0, 1, 4), "gpu-b": [2, 3]}) == "ranks 0-1,4 on gpu-a, 2-3 on gpu-b"
+    assert units.placed({str(host): [host] for host in range(20)}).endswith("6 on 6, 7 on 7 and 12 more hosts")
+
+
+@pytest.mark.parametrize(
     ("ns", "text"),
     [(0, "0"), (7_820, "7.82 us"), (99_999, "100 us"), (421_000, "0.42 ms"), (14_400_000, "14.4 ms"), (2e9, "2000 ms")],
 )

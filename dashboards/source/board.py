@@ -42,7 +42,7 @@ class Row:
 def board(uid: str, title: str, description: str, *rows: Row, one_rank: bool = False) -> models.Dashboard:
     """Return a dashboard: rows below each other, panels numbered in reading order.
 
-    With ``one_rank``, it shows one rank of one host at first, instead of all.
+    With ``one_rank``, it shows one rank of one daemon at first, instead of all.
     """
     made = (
         dashboard.Dashboard(title)
@@ -109,7 +109,7 @@ def rank_link() -> dashboard.DashboardLink:
         .type(models.DashboardLinkType.LINK)
         .url(
             "/d/swtrace-rank?${datasource:queryparam}&${traces:queryparam}&${job:queryparam}&${series:queryparam}"
-            "&var-host=${__field.labels.instance}&var-rank=${__field.labels.rank}&${__url_time_range}"
+            "&var-daemon=${__field.labels.instance}&var-rank=${__field.labels.rank}&${__url_time_range}"
         )
     )
 
@@ -175,26 +175,28 @@ def _annotations() -> tuple[dashboard.AnnotationQuery, ...]:
             "red",
             queries.FIRING,
             "{{alertname}}",
-            "{{severity}}: rank {{rank}} {{series}} {{instance}} {{run_id}}",
+            "{{severity}}: rank {{rank}} {{host}} {{series}} {{instance}} {{run_id}}",
         ),
     )
 
 
 def _variables(*, one_rank: bool) -> tuple[Builder[models.VariableModel], ...]:
-    scope = 'job=~"$job", instance=~"$host"'
-    jobs, hosts = queries.targets(), queries.targets('job=~"$job"')
+    scope = queries.DAEMON_SCOPE
+    jobs, daemons = queries.targets(), queries.targets('job=~"$job"')
     return (
         dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"),
         dashboard.DatasourceVariable("traces").label("Traces").type("tempo"),
         # "All" is the list of these two's values: other targets of the same Prometheus are no daemons.
         _values("job", "Job", f"query_result(group by (job) ({jobs}))").regex('/job="([^"]*)"/'),
-        _values("host", "Host", f"query_result(group by (instance) ({hosts}))", every=not one_rank).regex(
+        _values("daemon", "Daemon", f"query_result(group by (instance) ({daemons}))", every=not one_rank).regex(
             '/instance="([^"]*)"/'
         ),
+        _values("host", "Host", f"label_values(swtrace_rank_info{{{scope}}}, host)").all_value(_ALL),
         _values("series", "Series", f"label_values(swtrace_series_info{{{scope}}}, series)").all_value(_ALL),
-        _values("rank", "Rank", f"label_values(swtrace_rank_up{{{scope}}}, rank)", every=not one_rank)
-        .sort(models.VariableSort.NUMERICAL_ASC)
-        .all_value(_ALL),
+        # Samples have no host, so a host is selected by its ranks, of which "All" is the list.
+        _values(
+            "rank", "Rank", f'label_values(swtrace_rank_info{{{scope}, host=~"$host"}}, rank)', every=not one_rank
+        ).sort(models.VariableSort.NUMERICAL_ASC),
     )
 
 

@@ -97,7 +97,7 @@ def fleet() -> Dashboard:
                 "Straggler",
                 "Excess compute on the critical path, as a share of step time, of the rank that the others wait for: "
                 "the mean of the last five minutes, as in the alert. Good: 0. A rank is named only if it stands "
-                "clearly above all others. In groups that span hosts, no rank can be named.",
+                "clearly above all others, and only by a daemon that reads all ranks of its group.",
                 Ask(queries.STRAGGLERS, queries.SERIES_LEGEND),
                 unit="percentunit",
                 steps=panels.STRAGGLER_STEPS,
@@ -113,7 +113,7 @@ def fleet() -> Dashboard:
                 "Share of all ranks' step time, by proximate cause. Transfer: a layer's compute is shorter than its "
                 "broadcast; try a larger prefetch step. Backlog: broadcasts queue because the channel is full. Skew: a "
                 "peer issued late. Entry skew: a peer entered the step late. Unattributed: the cause is unknown, for "
-                "example because the peers' records are on another host.",
+                "example because the daemon does not read the peers' host.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),
                 unit="percentunit",
                 colors=panels.CAUSE_COLORS,
@@ -138,7 +138,7 @@ def fleet() -> Dashboard:
                 "first, then those with the highest stall ratio of the last two minutes.",
                 Ask(queries.RANKS_BY_STALL_RATIO),
                 (
-                    *("rank", "series", "instance", "run_id", "model", "transport", "windows", "num_layers"),
+                    *("rank", "host", "series", "instance", "run_id", "model", "transport", "windows", "num_layers"),
                     *("group_size", "clock", "swtrace_version"),
                 ),
                 value=panels.Value(

@@ -144,7 +144,7 @@ def health() -> Dashboard:
                 "Records lost",
                 "Records per second. Good: 0. Lapped: overwritten before the daemon read them; give the daemon more "
                 "CPU or the ring more room (SWTRACE_RING_RECORDS). Damaged: something else writes to the ring.",
-                Ask(queries.RECORDS_LOST, "rank {{rank}} {{reason}} {{instance}} {{run_id}}"),
+                Ask(queries.RECORDS_LOST, "rank {{rank}} {{host}} {{reason}} {{instance}} {{run_id}}"),
                 unit="recps",
             ),
             panels.curves(
@@ -206,7 +206,42 @@ def health() -> Dashboard:
             collapsed=True,
         ),
         Row(
-            "Pods, nodes and jobs",
+            "Clocks of several hosts",
+            8,
+            (6,) * 4,
+            panels.curves(
+                "Clock bound",
+                "If a daemon reads several hosts: by how much the clock of a rank's host may be off from that of the "
+                "group's first rank. Skew below it has no known cause. Good: far below the stalls. Ranks with the "
+                "first rank's clock have no curve, nor have those whose clock is unknown.",
+                Ask(queries.CLOCK_BOUND, queries.SERIES_LEGEND),
+                unit="s",
+            ),
+            panels.curves(
+                "Clock offset",
+                "Time added to the rank's instants to show them on the first rank's clock. Hosts that were started at "
+                "different times have large offsets, which is fine. Good: no steps.",
+                Ask(queries.CLOCK_OFFSET, queries.SERIES_LEGEND),
+                unit="s",
+            ),
+            panels.curves(
+                "Clock drift",
+                "Seconds that the first rank's clock gains per second of the rank's clock. Good: below 0.0002, the "
+                "limit of what can be aligned; 0.00001 to 0.0001 is usual.",
+                Ask(queries.CLOCK_DRIFT, queries.SERIES_LEGEND),
+                unit="short",
+            ),
+            panels.curves(
+                "Clock restarts",
+                "How often the rank's clock was set to another time, for example because its host was suspended. The "
+                "steps around are not compared. Good: 0.",
+                Ask(queries.CLOCK_RESTARTS, queries.SERIES_LEGEND),
+                unit="short",
+            ),
+            collapsed=True,
+        ),
+        Row(
+            "Hosts, pods, nodes and jobs",
             7,
             (24,),
             panels.table(
@@ -214,7 +249,7 @@ def health() -> Dashboard:
                 "What each rank is part of, and where it runs. Pods, nodes and jobs come from the rank's environment.",
                 Ask(queries.RANK_INFO),
                 (
-                    *("rank", "instance", "run_id", "model", "host", "pid"),
+                    *("rank", "host", "instance", "run_id", "model", "pid"),
                     *("k8s_namespace_name", "k8s_pod_name", "k8s_node_name", "k8s_job_name"),
                     *("slurm_job_id", "slurm_job_name"),
                 ),

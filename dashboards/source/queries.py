@@ -1,21 +1,21 @@
 """The panels' queries in PromQL, as plain text without Grafana.
 
 (instance, rank) identifies a rank, (instance, rank, series) a series on it. If two runs are alive on one host, the
-younger one's samples also carry ``run_id``, so sums keep it.
+younger one's samples also carry ``run_id``. Those of a daemon that watches others carry ``host``. Sums keep both.
 """
 
 from __future__ import annotations
 
-SERIES_SCOPE = 'job=~"$job", instance=~"$host", series=~"$series", rank=~"$rank"'
-RANK_SCOPE = 'job=~"$job", instance=~"$host", rank=~"$rank"'
-HOST_SCOPE = 'job=~"$job", instance=~"$host"'
+SERIES_SCOPE = 'job=~"$job", instance=~"$daemon", series=~"$series", rank=~"$rank"'
+RANK_SCOPE = 'job=~"$job", instance=~"$daemon", rank=~"$rank"'
+DAEMON_SCOPE = 'job=~"$job", instance=~"$daemon"'
 
-BY_SERIES_RANK = "instance, rank, run_id, series"
-BY_RANK = "instance, rank, run_id"
+BY_SERIES_RANK = "host, instance, rank, run_id, series"
+BY_RANK = "host, instance, rank, run_id"
 
-SERIES_LEGEND = "rank {{rank}} {{series}} {{instance}} {{run_id}}"
+SERIES_LEGEND = "rank {{rank}} {{host}} {{series}} {{instance}} {{run_id}}"
 """Of one series on one rank. The rank comes first, because a long name after it may be cut."""
-RANK_LEGEND = "rank {{rank}} {{instance}} {{run_id}}"
+RANK_LEGEND = "rank {{rank}} {{host}} {{instance}} {{run_id}}"
 
 FRESH_S = 90
 """A sample older than this is of a target that is gone, or of the time before Prometheus was restarted."""
@@ -34,9 +34,9 @@ def of_rank(metric: str, *matchers: str) -> str:
     return f"{metric}{{{', '.join((RANK_SCOPE, *matchers))}}}"
 
 
-def of_host(metric: str, *matchers: str) -> str:
+def of_daemon(metric: str, *matchers: str) -> str:
     """Return a selector of a metric of the daemon itself, or of its scrape."""
-    return f"{metric}{{{', '.join((HOST_SCOPE, *matchers))}}}"
+    return f"{metric}{{{', '.join((DAEMON_SCOPE, *matchers))}}}"
 
 
 def now(selector: str) -> str:
@@ -75,7 +75,7 @@ def _step_time(by: str = "", *matchers: str, over: str = _CURVE) -> str:
     return f"({total(of_series('swtrace_step_duration_seconds_sum', *matchers), by, over=over)} > 0)"
 
 
-DAEMON_UP = of_host("up")
+DAEMON_UP = of_daemon("up")
 UNKNOWN = -1
 
 
@@ -94,6 +94,11 @@ def _living(expr: str) -> str:
     return f"({expr} and on (instance, rank, run_id) {_LIVING})"
 
 
+def _of_living_series(rates: str) -> str:
+    """Return only rates of series that their ranks have now. A younger run may use a rank's number for other series."""
+    return _living(f"{rates} and on ({BY_SERIES_RANK}) {now(of_series('swtrace_wait_stall_seconds_sum'))}")
+
+
 _SKEW = of_series("swtrace_stall_cause_seconds_total", 'cause=~"entry_skew|skew"')
 _WAITS = of_series("swtrace_waits_total", 'outcome=~"on_time|stalled"')
 _ON_TIME = of_series("swtrace_waits_total", 'outcome="on_time"')
@@ -102,12 +107,13 @@ _HELD = _living(now(of_series("swtrace_series_bytes", 'kind=~"owned|windows|kept
 _REPLICATED = _living(now(of_series("swtrace_series_bytes", 'kind="replicated"')))
 
 STALL_RATIO = stall_ratio()
-STALL_RATIO_NOW = _living(stall_ratio(NOW))
+STALL_RATIO_NOW = _of_living_series(stall_ratio(NOW))
 WORST_STALL_RATIO = f"max({STALL_RATIO_NOW})"
 HIGHEST_STALL_RATIOS = f"sort_desc(topk(10, {STALL_RATIO_NOW}))"
 SKEW_RATIO = f"{total(_SKEW, BY_SERIES_RANK)} / {_step_time(BY_SERIES_RANK)}"
 ON_TIME_RATE = (
-    f"sum({_living(total(_ON_TIME, BY_RANK, over=NOW))}) / (sum({_living(total(_WAITS, BY_RANK, over=NOW))}) > 0)"
+    f"sum({_of_living_series(total(_ON_TIME, BY_SERIES_RANK, over=NOW))})"
+    f" / (sum({_of_living_series(total(_WAITS, BY_SERIES_RANK, over=NOW))}) > 0)"
 )
 CAUSE_RATIO = f"{total(_CAUSE, 'cause')} / on () group_left () {_step_time()}"
 """By cause: the share of all ranks' step time. The sum over causes is their mean stall ratio."""
@@ -128,13 +134,21 @@ PREFETCH_STEP = f"min by (series, kind) ({_living(now(of_series('swtrace_prefetc
 _INFO = now(of_series("swtrace_series_info"))
 _YOUNGER = of_rank("swtrace_rank_up", 'run_id!=""')
 _OLDER_RATIO = _living(stall_ratio(NOW, 'run_id=""'))
+
+
+def _of_each(ratio: str) -> str:
+    """Return a ratio without the host: information about a series always has one, other samples only if watched."""
+    return f"max by (instance, rank, run_id, series) ({ratio})"
+
+
 IDLE, DOWN = -1, 2
 """Instead of a stall ratio in the table of all ranks: the rank ended no timed step lately, or it does not live. The
 latter is more than any ratio, so such ranks come first."""
 RANKS_BY_STALL_RATIO = (
     # Of two runs that are alive at once, only the younger one's samples carry its id. Its information always does.
-    f"{_INFO} * on (instance, rank, run_id, series) group_left () {STALL_RATIO_NOW}"
-    f" or ({_INFO} unless on (instance, run_id) {_YOUNGER}) * on (instance, rank, series) group_left () {_OLDER_RATIO}"
+    f"{_INFO} * on (instance, rank, run_id, series) group_left () {_of_each(STALL_RATIO_NOW)}"
+    f" or ({_INFO} unless on (instance, run_id) {_YOUNGER})"
+    f" * on (instance, rank, series) group_left () {_of_each(_OLDER_RATIO)}"
     f" or ({_INFO} and on (instance, rank) {_LIVING}) * {IDLE}"
     f" or {_INFO} * {DOWN}"
 )
@@ -155,13 +169,17 @@ RANKS_DOWN = f"count({_RANKS} == 0) or 0 * sum({_RANKS})"
 RANKS_DIED = f"sum({now(of_rank('swtrace_rank_died'))})"
 RANK_UP = or_unknown(of_rank("swtrace_rank_up"))
 RANK_DIED = or_unknown(of_rank("swtrace_rank_died"))
-DAEMON_READY = or_unknown(of_host("swtrace_daemon_ready"))
-POLL_AGE = f"time() - {of_host('swtrace_daemon_last_poll_timestamp_seconds')}"
-POLL_ERRORS = total(of_host("swtrace_daemon_poll_errors_total"), "instance")
-RING_PROBLEMS = of_host("swtrace_ring_problems")
+DAEMON_READY = or_unknown(of_daemon("swtrace_daemon_ready"))
+POLL_AGE = f"time() - {of_daemon('swtrace_daemon_last_poll_timestamp_seconds')}"
+POLL_ERRORS = total(of_daemon("swtrace_daemon_poll_errors_total"), "instance")
+RING_PROBLEMS = of_daemon("swtrace_ring_problems")
+CLOCK_OFFSET = of_series("swtrace_clock_offset_seconds")
+CLOCK_BOUND = of_series("swtrace_clock_offset_bound_seconds")
+CLOCK_DRIFT = of_series("swtrace_clock_drift_ratio")
+CLOCK_RESTARTS = total(of_series("swtrace_clock_restarts_total"), BY_SERIES_RANK, per="increase")
 RING_LAG = of_rank("swtrace_ring_lag_seconds")
 _UP = now(DAEMON_UP)
-_BUILD = now(of_host("swtrace_build_info"))  # also of daemons that push, which have no ``up``
+_BUILD = now(of_daemon("swtrace_build_info"))  # also of daemons that push, which have no ``up``
 DAEMONS_UP = f"count({_BUILD}) or vector(0)"
 DAEMONS_DOWN = f"count({_UP} == 0) or 0 * count({_UP} or {_BUILD})"
 DAEMONS = f"{_BUILD} or {_UP} == 0"
@@ -171,10 +189,10 @@ RECORDS_LOST = total(_LOST, f"{BY_RANK}, reason")
 RECORDS_LOST_IN_RANGE = f"sum(increase({_LOST}[$__range]))"
 RECORDS_PENDING = of_rank("swtrace_ring_pending_records")
 RECORD_AGE = f"time() - {of_rank('swtrace_rank_last_record_timestamp_seconds')}"
-SPANS_EXPORTED = total(of_host("swtrace_spans_exported_total"), "instance")
-SPANS_DROPPED = total(of_host("swtrace_spans_dropped_total"), "instance, reason")
-SPANS_DROPPED_IN_RANGE = f"sum(increase({of_host('swtrace_spans_dropped_total')}[$__range]))"
-METRIC_EXPORTS = total(of_host("swtrace_metric_exports_total"), "instance, outcome")
+SPANS_EXPORTED = total(of_daemon("swtrace_spans_exported_total"), "instance")
+SPANS_DROPPED = total(of_daemon("swtrace_spans_dropped_total"), "instance, reason")
+SPANS_DROPPED_IN_RANGE = f"sum(increase({of_daemon('swtrace_spans_dropped_total')}[$__range]))"
+METRIC_EXPORTS = total(of_daemon("swtrace_metric_exports_total"), "instance, outcome")
 _OWN_ALERTS = 'alertname=~"Swtrace.+", job=~"$job|"'  # the one about a missing target has no job
 FIRING = f'ALERTS{{{_OWN_ALERTS}, alertstate="firing"}}'
 ALERTS_FIRING = f"count({now(FIRING)}) or 0 * {now('swtrace:alerts:loaded')}"
@@ -188,9 +206,9 @@ ALERT_LEVELS = (
 ALERTS_BY_LEVEL = " or ".join(
     f"{level} * {now(f'ALERTS{{{_OWN_ALERTS}, {matchers}}}')}" for level, _, matchers in ALERT_LEVELS
 )
-SCRAPE_AGE = f"time() - timestamp({of_host('up')})"
-SCRAPE_DURATION = of_host("scrape_duration_seconds")
-SCRAPE_SAMPLES = of_host("scrape_samples_scraped")
+SCRAPE_AGE = f"time() - timestamp({of_daemon('up')})"
+SCRAPE_DURATION = of_daemon("scrape_duration_seconds")
+SCRAPE_SAMPLES = of_daemon("scrape_samples_scraped")
 
 EVENT_STEP = "15s"
 """Between the points at which Grafana evaluates annotations. An event is what was not so one step earlier."""
@@ -199,5 +217,5 @@ RUNS_STARTED = (
     f"group by (instance, run_id) ({_INFO_SEEN})"
     f" unless group by (instance, run_id) (last_over_time({_INFO_SEEN}[1h] offset {EVENT_STEP}))"
 )
-_DAEMON_START = of_host("swtrace_daemon_start_timestamp_seconds")
+_DAEMON_START = of_daemon("swtrace_daemon_start_timestamp_seconds")
 DAEMONS_RESTARTED = f"{_DAEMON_START} > last_over_time({_DAEMON_START}[1h] offset {EVENT_STEP})"

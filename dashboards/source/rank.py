@@ -57,7 +57,7 @@ def rank() -> Dashboard:
                 "How many windows are in flight (their broadcast runs), ready (waiting to be used), in use, or free. "
                 "Good: ready is seldom 0, so weights wait for compute. If windows are always in flight, compute waits "
                 "for weights. Sampled at each scrape.",
-                Ask(queries.OCCUPANCY, "rank {{rank}} {{state}} {{series}} {{instance}} {{run_id}}"),
+                Ask(queries.OCCUPANCY, "rank {{rank}} {{state}} {{host}} {{series}} {{instance}} {{run_id}}"),
                 (("0", "0", panels.FAINT),),
                 colors=panels.STATE_COLORS,
             ),
@@ -153,7 +153,7 @@ def rank() -> Dashboard:
                 "Untimed steps of devices",
                 "Steps per second without instants for a reason that only devices have. They are counted, but not "
                 "included in any stall, cause or duration. Steps that SWTRACE_TIME_EVERY leaves out are not shown.",
-                Ask(queries.UNTIMED_STEPS, "rank {{rank}} {{reason}} {{instance}} {{run_id}}"),
+                Ask(queries.UNTIMED_STEPS, "rank {{rank}} {{host}} {{reason}} {{instance}} {{run_id}}"),
                 unit="ops",
                 empty="none, as always without a device",
             ),

@@ -1,18 +1,13 @@
-"""``swtrace daemon``: watch this host's rings, or daemons; serve metrics and a live API, export spans and metrics.
-
-Repeated messages of a library appear on stderr once a minute, not once per attempt.
-"""
+"""``swtrace daemon``: watch this host's rings, or daemons; serve metrics and a live API, export spans and metrics."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -31,15 +26,11 @@ from swtrace.cli.arguments import (
 )
 from swtrace.cli.console import narration
 from swtrace.cli.exit_codes import CommandError, ExitCode
+from swtrace.cli.logs import logging_to_stderr
 from swtrace.cli.ring_folder import FolderOption, folder_to_read
 from swtrace.units import counted
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-REPEAT_S = 60.0
 _NAMED = 4
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def daemon(
@@ -97,44 +88,41 @@ def daemon(
     from swtrace.daemon.daemon_settings import DaemonSettings, Watched, watch_every, watch_list
     from swtrace.otel_variables import remove_unusable_variables
 
-    handler = logging.StreamHandler(sys.stderr)
-    for library in ("opentelemetry", "uvicorn", "asyncio"):
-        handler.addFilter(RepeatFilter(library))
-    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose else logging.WARNING, format=_LOG_FORMAT)
     exclusive({"--dir": directory, "--watch": watch})
-    daemons = () if directory is not None else watch_list(os.environ, watch)
-    options = {"ca": ca, "user": user, "password_file": password_file, "cert": cert, "key": key}
-    shown = credentials(daemons or None, "--watch", **options)
-    if every is not None and not daemons:
-        raise CommandError("--watch-every needs --watch", ExitCode.USAGE)
-    source = (
-        Watched(daemons, watch_every(os.environ) if every is None else every, shown)
-        if daemons
-        else folder_to_read(directory)
-    )
-    settings = DaemonSettings.from_environment(
-        os.environ, source=source, listen=listen, run_id=run_id, web_config=web_config
-    )
-    remove_unusable_variables(os.environ)
-    from swtrace.daemon.server import serve
+    with logging_to_stderr(verbose=verbose):
+        daemons = () if directory is not None else watch_list(os.environ, watch)
+        options = {"ca": ca, "user": user, "password_file": password_file, "cert": cert, "key": key}
+        shown = credentials(daemons or None, "--watch", **options)
+        if every is not None and not daemons:
+            raise CommandError("--watch-every needs --watch", ExitCode.USAGE)
+        source = (
+            Watched(daemons, watch_every(os.environ) if every is None else every, shown)
+            if daemons
+            else folder_to_read(directory)
+        )
+        settings = DaemonSettings.from_environment(
+            os.environ, source=source, listen=listen, run_id=run_id, web_config=web_config
+        )
+        remove_unusable_variables(os.environ)
+        from swtrace.daemon.server import serve
 
-    def announce(url: str) -> None:
-        about = {"url": url, "version": __version__, "pid": os.getpid()}
-        if isinstance(source, Watched):
-            more = len(source.addresses) - _NAMED
-            named = ", ".join(source.addresses[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-            watches = f"{named} ({_steps(source.every)})"
-            about |= {"watch": list(source.addresses), "every": source.every}
-        else:
-            alive, ended = _ranks(source, run_id)
-            found = f"{counted(alive, 'rank')} alive, {ended} ended" if alive or ended else "no rank yet"
-            watches = f"{source} ({found})"
-            about |= {"directory": str(source), "ranks": {"alive": alive, "ended": ended}}
-        narration().print(f"swtrace {__version__} watches {watches} and serves {url}", soft_wrap=True, markup=False)
-        sys.stdout.write(f"{json.dumps(about) if as_json else url}\n")
-        sys.stdout.flush()
+        def announce(url: str) -> None:
+            about = {"url": url, "version": __version__, "pid": os.getpid()}
+            if isinstance(source, Watched):
+                more = len(source.addresses) - _NAMED
+                named = ", ".join(source.addresses[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+                watches = f"{named} ({_steps(source.every)})"
+                about |= {"watch": list(source.addresses), "every": source.every}
+            else:
+                alive, ended = _ranks(source, run_id)
+                found = f"{counted(alive, 'rank')} alive, {ended} ended" if alive or ended else "no rank yet"
+                watches = f"{source} ({found})"
+                about |= {"directory": str(source), "ranks": {"alive": alive, "ended": ended}}
+            narration().print(f"swtrace {__version__} watches {watches} and serves {url}", soft_wrap=True, markup=False)
+            sys.stdout.write(f"{json.dumps(about) if as_json else url}\n")
+            sys.stdout.flush()
 
-    serve(settings, announce)
+        serve(settings, announce)
 
 
 def _steps(every: int) -> str:
@@ -148,32 +136,3 @@ def _ranks(directory: Path, run_id: str | None) -> tuple[int, int]:
     with closing(Tail(directory, run_id=run_id)) as tail:
         alive = [reader.alive() for reader in tail.rescan()]
     return sum(alive), len(alive) - sum(alive)
-
-
-class RepeatFilter(logging.Filter):
-    """Logs each message template of a library at most once a minute, with the number of suppressed messages.
-
-    An exporter that cannot reach its collector would otherwise log every attempt, for hours.
-    """
-
-    def __init__(self, library: str, clock: Callable[[], float] = time.monotonic) -> None:
-        """Filter only the loggers of ``library``."""
-        super().__init__()
-        self._library = library
-        self._clock = clock
-        self._logged: dict[str, tuple[float, int]] = {}
-        """By message template: when it was last logged, and how often it was suppressed since."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log the record."""
-        if record.name != self._library and not record.name.startswith(f"{self._library}."):
-            return True
-        now, template = self._clock(), str(record.msg)
-        logged, suppressed = self._logged.get(template, (-REPEAT_S, 0))
-        if now - logged < REPEAT_S:
-            self._logged[template] = (logged, suppressed + 1)
-            return False
-        if suppressed:
-            record.msg, record.args = f"{record.getMessage()} [{suppressed} more like this in the last minute]", ()
-        self._logged[template] = (now, 0)
-        return True

@@ -25,6 +25,7 @@ class SeriesRankSummary:
     """One rank of one series. Ratios and means are over the last ``recent_steps`` steps."""
 
     rank: int
+    host: str
     steps: int
     untimed_steps: dict[str, int]
     """Steps without instants, by reason; not counted in the recent steps."""
@@ -174,6 +175,7 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
     info, totals, recent = facts.info, facts.totals, facts.recent
     return SeriesRankSummary(
         rank=facts.rank.rank,
+        host=facts.host,
         steps=totals.steps,
         untimed_steps=dict(totals.untimed_steps),
         aborted_steps=totals.aborted_steps,

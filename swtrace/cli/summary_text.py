@@ -39,6 +39,11 @@ def print_summary(summary: Summary, console: Console, *, over: str = "the last {
     for series in summary.series:
         console.print()
         console.print(_title(series))
+        hosts: dict[str, list[int]] = {}
+        for rank in series.ranks:
+            hosts.setdefault(rank.host, []).append(rank.rank)
+        if len(hosts) > 1:
+            console.print(f"on {len(hosts)} hosts: {escape(units.placed(hosts))}")
         console.print(_times(series, over))
         console.print()
         console.print(_memory_and_records(series, rings))

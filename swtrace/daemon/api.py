@@ -1,8 +1,9 @@
 """The live API, version 1: snapshots as JSON documents, described in ``docs/api.md``.
 
 Field names are those of the ledger and do not change; fields may be added. Instants and durations are integers in
-nanoseconds (``*_ns``), and instants are on the clock of the rank that recorded them. Arrays are indexed
-``[group rank][position]`` or ``[group rank]``; unknown values are null.
+nanoseconds (``*_ns``), and instants are on the clock of the rank that recorded them. Those of a step's ranks are on one
+clock as far as their clocks are aligned. Arrays are indexed ``[group rank][position]`` or ``[group rank]``; unknown
+values are null.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from swtrace.daemon.labels import ranks_text
+from swtrace import units
 from swtrace.daemon.snapshot import watched_sources
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
+    from swtrace.ledger.alignment import AlignedClock
     from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
     from swtrace.observing import ObservedRank
     from swtrace.observing.observation import SeriesEntry
@@ -146,7 +148,7 @@ class Query:
 
 def series_id(key: SeriesKey) -> str:
     """Return the id of a series in this API. It is the same in every daemon and after a restart."""
-    return f"{key.run_id}/{key.name}@{key.start_layer}/{ranks_text(key.group_ranks)}"
+    return f"{key.run_id}/{key.name}@{key.start_layer}/{units.ranges(key.group_ranks)}"
 
 
 def everything(snapshot: Snapshot, query: Query) -> Document:
@@ -321,9 +323,21 @@ def _series(facts: SeriesFacts) -> Document:
         "steps": facts.steps,
         "pending_steps": facts.pending_steps,
         "clocks": facts.clocks,
+        "alignment": [_aligned(facts, clock) for clock in facts.alignment],
         "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
         "ranks": [_series_rank(rank) for rank in facts.ranks],
+    }
+
+
+def _aligned(facts: SeriesFacts, clock: AlignedClock) -> Document:
+    return {
+        "ranks": [facts.key.group_ranks[rank] for rank in clock.group_ranks],
+        "offset_ns": clock.offset_ns,
+        "bound_ns": None if clock.offset_ns is None else clock.bound_ns,
+        "drift": clock.drift,
+        "method": clock.method,
+        "restarts": clock.restarts,
     }
 
 
@@ -331,6 +345,7 @@ def _series_rank(facts: SeriesRankFacts) -> Document:
     recent = facts.recent
     return {
         "rank": facts.rank.rank,
+        "host": facts.host,
         "info": _info(facts.info),
         "last_step": facts.last_step,
         "last_stall_ns": facts.last_stall_ns,
@@ -367,6 +382,8 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "source": step.source.tolist(),
         "present": step.present.tolist(),
         "ended": step.ended.tolist(),
+        "clock_shift_ns": step.clock_shift_ns.tolist(),
+        "clock_bound_ns": step.clock_bound_ns.tolist(),
         **{name: _by_rank(step, name) for name in RANK_FIELDS},
         **{name: _by_cell(step, name) for name in fields},
         "path": step.path and {name: np.asarray(value).tolist() for name, value in asdict(step.path).items()},

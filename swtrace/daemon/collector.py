@@ -22,9 +22,11 @@ from prometheus_client.samples import Exemplar
 from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 from swtrace.daemon.labels import Labelling, Labels
 from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot, WatchedSource, watched_sources
+from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.facts import Distribution, SeriesRankFacts
 from swtrace.observing import Observation, ObservedRank
 from swtrace.observing.observation import SeriesEntry, series_key
+from swtrace.trace.identity import RankKey
 from swtrace.trace.ring_reader import Occupancy
 from swtrace.version import __version__
 
@@ -141,6 +143,18 @@ class WatchedRow(MetricRow):
     """A daemon that this daemon watches."""
 
     source: WatchedSource
+
+
+@dataclass(frozen=True, slots=True)
+class ClockRow(RankRow):
+    """A series of a rank whose clock is not that of the group's first rank."""
+
+    clock: AlignedClock
+
+    @property
+    def known(self) -> bool:
+        """Whether the clock's offset is known."""
+        return self.clock.offset_ns is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +328,38 @@ _DECLARED = (
         "gauge",
         "swtrace_straggler_excess_ratio",
         FactsRow,
-        # The critical path is unknown where the group spans hosts.
+        # The critical path is unknown if ranks of the group are not read, or their clocks are not aligned.
         lambda row: row.excess_share if row.facts.recent.path_steps else None,
         "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_clock_offset_seconds",
+        ClockRow,
+        lambda row: None if row.clock.offset_ns is None else row.clock.offset_ns / 1e9,
+        "Time added to the rank's instants to show them on the clock of the group's first rank.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_clock_offset_bound_seconds",
+        ClockRow,
+        lambda row: row.clock.bound_ns / 1e9 if row.known else None,
+        "Largest error of the clock's offset, and so of each difference to a rank on the first rank's clock.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_clock_drift_ratio",
+        ClockRow,
+        lambda row: row.clock.drift if row.known else None,
+        "Seconds that the clock of the group's first rank gains per second of the rank's clock.",
+    ),
+    Metric(
+        "counter",
+        "swtrace_clock_restarts_total",
+        ClockRow,
+        lambda row: row.clock.restarts,
+        "How often the rank's clock was set to another time, so that its offset had to be found again.",
+        counts="restart",
     ),
     Metric(
         "counter",
@@ -568,6 +611,12 @@ class SnapshotCollector(Collector):
             yield UntracedRow(untraced)
         observation = snapshot.observation
         known, series_facts = observation.rank_facts(), observation.series_rank_facts()
+        clocks = {
+            (RankKey(series.key.run_id, series.key.group_ranks[group_rank]), series.key): clock
+            for series in observation.facts.series
+            for clock in series.alignment
+            for group_rank in clock.group_ranks
+        }
         stragglers = observation.stragglers()
         for rank in ranks:
             rank_key = rank.rank.key
@@ -580,3 +629,5 @@ class SnapshotCollector(Collector):
                 yield SeriesRow(labels, rank.rank, entry, series)
                 if series is not None:
                     yield FactsRow(labels, rank.rank, series, snapshot.exemplars.get(key, {}), stragglers.get(key, 0.0))
+                if key in clocks:
+                    yield ClockRow(labels, rank.rank, clocks[key])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.daemon.api import QueryError, check_names, whole_number
+from swtrace.daemon.heaps import return_free_memory
 from swtrace.recording.tee import STATUS_S, Tee
 from swtrace.recording.writer import FLUSH_S, StreamWriter
 
@@ -79,3 +80,4 @@ def stream(origin: Origin, wanted: StreamQuery, serving: Callable[[], bool]) -> 
         yield writer.frames()
     finally:
         tee.close()
+        return_free_memory()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
+from swtrace.spans.origins import step_origins
 from swtrace.spans.step_spans import WAIT
 from swtrace.spans.traces import span_ids, trace_id
 
@@ -56,9 +57,10 @@ class SlowestWaits:
         """Consider the slowest wait of each rank in a step whose spans are exported."""
         stalls = np.where(step.receiver, step.stall_ns, 0)
         identifier = f"{trace_id(step.series.run_id, step.step):032x}"
+        known = step_origins(step, origins)
         for rank, position in enumerate(stalls.argmax(axis=1).tolist()):
             stall_ns = int(stalls[rank, position])
-            info, origin = step.infos[rank], origins.get(step.ranks[rank])
+            info, origin = step.infos[rank], known[rank]
             if stall_ns <= 0 or info is None or origin is None:
                 continue
             layer = info.start_layer + position

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
+from swtrace import units
 from swtrace.observing.observation import series_key
 
 if TYPE_CHECKING:
@@ -95,12 +95,6 @@ def _without_empty(**labels: str) -> Labels:
     return {name: text for name, text in labels.items() if text}
 
 
-def ranks_text(ranks: tuple[int, ...]) -> str:
-    """Return the ranks in their given order, with consecutive ones as a range: ``0-3,8``."""
-    runs = [[rank for _, rank in run] for _, run in groupby(enumerate(ranks), lambda item: item[1] - item[0])]
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
 def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:
     """Return the label of every series, which is the same on all of its ranks.
 
@@ -119,7 +113,7 @@ def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:
         if key[:2] in twice:
             labels[key] += f"@{key.start_layer}"
         if key[:3] in twice:
-            labels[key] += f"/{ranks_text(key.group_ranks)}"
+            labels[key] += f"/{units.ranges(key.group_ranks)}"
     return labels
 
 

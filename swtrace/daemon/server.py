@@ -25,6 +25,7 @@ from swtrace.daemon.api import QueryError
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.daemon_settings import Watched
 from swtrace.daemon.event_stream import StreamQuery
+from swtrace.daemon.heaps import share_heaps
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.metric_export import make_metric_export
 from swtrace.daemon.observer import Observer
@@ -61,6 +62,7 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
         SettingsError: An OpenTelemetry setting or the web configuration file cannot be used.
     """
     allow_open_files()
+    share_heaps()
     access = None if settings.web_config is None else WebConfigFile(settings.web_config)
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)

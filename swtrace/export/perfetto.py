@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
-from swtrace.spans.origins import Origins, SpanOrigin
+from swtrace.spans.origins import Origins, SpanOrigin, step_origins
 from swtrace.spans.step_spans import broadcasts, step_clock, step_ranks, waits
 from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.trace.schema import Phase, TransferFlag
@@ -91,8 +91,9 @@ class PerfettoWriter:
     def write(self, steps: Iterable[StepFacts]) -> None:
         """Write steps in the order in which they finished."""
         for step in steps:
+            origins = step_origins(step, self._origins)
             for rank in np.flatnonzero(step_ranks(step)).tolist():
-                origin = self._origins.get(step.ranks[rank])
+                origin = origins[rank]
                 if origin is not None:
                     self._write_rank(step, rank, origin)
 
@@ -120,6 +121,9 @@ class PerfettoWriter:
             "stall_ns": int(step.stall_ns[rank].sum()),
             "transfer_ns": int(step.transfer_ns[rank].sum()),
             **({"entry_skew_ns": int(step.entry_skew_ns[rank])} if step.entry_known else {}),
+            **(
+                {"clock_bound_ns": bound_ns} if (bound_ns := int(step.clock_bound_ns[rank])) and step.comparable else {}
+            ),
             "run_delay_us": int(step.run_delay_us[rank]),
             "steal_us": int(step.steal_us[rank]),
         }

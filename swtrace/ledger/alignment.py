@@ -183,6 +183,8 @@ class Aligner:
     @property
     def clocks(self) -> int:
         """Number of clocks. Ranks that never joined have none."""
+        if self._simulated:
+            return min(1, sum(map(bool, self._names)))
         return len({self._name(rank) for rank in range(self._ranks) if self._names[rank]})
 
     def note_contradictions(self, impossible: _Bool) -> None:
@@ -219,7 +221,7 @@ class Aligner:
         """Return the clocks besides the reference; none if there is only one."""
         ranks: dict[str, list[int]] = {}
         for rank in range(self._ranks):
-            if self._names[rank]:
+            if self._names[rank] and not self._simulated:
                 ranks.setdefault(self._name(rank), []).append(rank)
         return tuple(self._fact(name, tuple(of)) for name, of in list(ranks.items())[1:])
 

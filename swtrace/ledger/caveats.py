@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swtrace import units
-from swtrace.ledger.facts import Cause, SeriesFacts, StepFacts
+from swtrace.ledger.facts import CAUSES, Cause, SeriesFacts, StepFacts
 from swtrace.ledger.finding import Finding, Level
 from swtrace.trace.schema import Observed
 
@@ -28,8 +28,8 @@ def effective_prefetch_step(facts: SeriesFacts) -> Finding | None:
             return Finding(
                 "effective_prefetch_step",
                 Level.BAD,
-                f"Rank {rank.rank.rank} issues some broadcasts {units.counted(effective, 'layer')} ahead instead of "
-                f"the configured {configured}.",
+                f"Rank {facts.named(rank.rank.rank)} issues some broadcasts {units.counted(effective, 'layer')} ahead "
+                f"instead of the configured {configured}.",
                 {"effective": effective, "configured": configured},
                 rank=rank.rank.rank,
                 advice="Register the layers in the order in which the forward reaches them.",
@@ -118,7 +118,7 @@ def untraced(facts: SeriesFacts) -> Finding | None:
     reasons = {untraced.rank: untraced.reason for rank in facts.ranks for untraced in rank.info.untraced}
     if not reasons:
         return None
-    said = "; ".join(f"rank {rank} runs untraced: {reason}" for rank, reason in sorted(reasons.items()))
+    said = "; ".join(f"rank {facts.named(rank)} runs untraced: {reason}" for rank, reason in sorted(reasons.items()))
     them = "it" if len(reasons) == 1 else "them"
     return Finding(
         "untraced",
@@ -128,32 +128,71 @@ def untraced(facts: SeriesFacts) -> Finding | None:
     )
 
 
-def unattributed(facts: SeriesFacts) -> Finding | None:
+def unattributed(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Finding | None:
     """Report that much of the stall has no known cause, and why."""
     stall = sum(rank.recent.stall_ns for rank in facts.ranks)
     unknown = sum(rank.recent.cause_ns.get(Cause.UNATTRIBUTED, 0) for rank in facts.ranks)
     if not stall or unknown < _NOISE_SHARE * stall:
         return None
+    return Finding(
+        "unattributed",
+        Level.NOTE,
+        f"{units.ratio(unknown / stall)} of the stall has no known cause: {_unattributed_because(facts, steps)}.",
+        {"share": unknown / stall},
+    )
+
+
+def _unattributed_because(facts: SeriesFacts, steps: Sequence[StepFacts]) -> str:
     read, group = len(facts.ranks), len(facts.key.group_ranks)
     why = "records are missing"
     if any(rank.info.untraced for rank in facts.ranks):
         why = "not every rank of the group is traced"
     elif read < group:
         why = f"only {read} of the group's {group} ranks {'is' if read == 1 else 'are'} read here"
-    elif facts.clocks > 1:
-        why = f"the ranks use {facts.clocks} clocks (several hosts or time namespaces) that are not aligned"
-    elif facts.impossible_steps:
+    elif facts.impossible_steps and not (steps and all(step.comparable for step in steps)):
         why = (
             f"in {units.counted(facts.impossible_steps, 'step')} a broadcast was ready before its source issued it, so "
             "the ranks' clocks differ"
         )
+    elif unknown := [rank for clock in facts.alignment if clock.offset_ns is None for rank in clock.group_ranks]:
+        ranks = units.listed("rank", [facts.named(facts.key.group_ranks[rank]) for rank in unknown])
+        why = (
+            f"how the clock of {ranks} differs from the first rank's is unknown, as no broadcasts run in both "
+            "directions between the two and no daemon has probed them"
+        )
+    elif facts.clock_bound_ns and (not steps or _mostly_in_doubt(steps)):
+        close = f"differences are below the bound of the ranks' clocks (±{units.milliseconds(facts.clock_bound_ns)})"
+        why = close if steps else f"{why}, or {close}"
     elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
         why = "records are missing, or the steps before are untimed"
+    return why
+
+
+def _mostly_in_doubt(steps: Sequence[StepFacts]) -> bool:
+    """Return whether most of the stall of unknown cause is skew below the bound of the ranks' clocks."""
+    unknown = [(step.cause_ns[CAUSES.index(Cause.UNATTRIBUTED)], step.attributed) for step in steps]
+    in_doubt = sum(int(stall_ns[attributed].sum()) for stall_ns, attributed in unknown)
+    return 2 * in_doubt > sum(int(stall_ns.sum()) for stall_ns, _ in unknown)
+
+
+def aligned_clocks(facts: SeriesFacts) -> Finding | None:
+    """Report by how much differences between ranks may be off because several clocks timed them."""
+    known = [clock for clock in facts.alignment if clock.offset_ns is not None]
+    if not known:
+        return None
+    hosts, clocks = len(facts.hosts), len(known) + 1
+    whose = f"{hosts} hosts" if hosts == clocks else f"{clocks} sets of ranks"
+    methods = " and ".join(dict.fromkeys(clock.method.value for clock in known))
+    restarts = sum(clock.restarts for clock in known)
+    changed = (
+        f" Clocks changed {units.counted(restarts, 'time')}; the steps around are not compared." if restarts else ""
+    )
     return Finding(
-        "unattributed",
+        "aligned_clocks",
         Level.NOTE,
-        f"{units.ratio(unknown / stall)} of the stall has no known cause: {why}.",
-        {"share": unknown / stall},
+        f"The clocks of {whose} are aligned by {methods}: a difference between ranks on two of them may be off by "
+        f"{units.milliseconds(facts.clock_bound_ns)}.{changed}",
+        {"clocks": clocks, "clock_bound_ns": facts.clock_bound_ns, "restarts": restarts},
     )
 
 

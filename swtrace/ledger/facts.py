@@ -36,10 +36,14 @@ class Cause(StrEnum):
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
     """The cause is unknown: the peers' records are lost or on a host that this ledger does not read, the ranks' clocks
-    differ, or the ready instant of the previous delivery was not observed."""
+    cannot be aligned, the skew is below the bound of their clocks, or the ready instant of the previous delivery was
+    not observed."""
 
 
 CAUSES = tuple(Cause)
+
+TRANSFER_BOUND_SHARE = 0.2
+"""Efficiency and bandwidth are stated only if their transfers are known this well in sum."""
 
 
 class Outcome(StrEnum):
@@ -162,10 +166,12 @@ class StepFacts(_LazyFacts):
     """``[rank, position]``: last issue, backlog and transfer are known."""
     last_issue_ns: Nanoseconds
     late_rank: npt.NDArray[np.int32]
-    """Group rank that issued last; -1 where unknown."""
+    """Group rank that issued last; -1 where unknown, also if the bound of two ranks' clocks leaves it open."""
     backlog_ns: Nanoseconds
     transfer_ns: Nanoseconds
     """This receiver's own time on the channel, up to ``ready_ns``. Time shared by deliveries to it counts once."""
+    transfer_bound_ns: Nanoseconds
+    """Largest error of that by the alignment of clocks; 0 where one clock timed it."""
     cause_ns: Nanoseconds
     """``[cause, rank, position]`` in the order of :data:`CAUSES`; sums to ``stall_ns`` over causes."""
 
@@ -299,6 +305,8 @@ class Recent:
     """Skew and entry skew parts of :attr:`attributed_stall_ns`."""
     transfer_ns: int
     """Sum over the same waits."""
+    transfer_bound_ns: int
+    """Sum of their bounds; 0 on one clock."""
     transfer_bytes: int
     cause_ns: dict[Cause, int]
     excess_ns: int
@@ -318,15 +326,20 @@ class Recent:
 
     @property
     def efficiency(self) -> float | None:
-        """``1 - sum(stall - its skew part) / sum(transfer)``, clamped to [0, 1]; None where nothing was transferred."""
-        if self.transfer_ns <= 0:
+        """``1 - sum(stall - its skew part) / sum(transfer)``, clamped to [0, 1]; None where transfers are not known."""
+        if not self.transfers_known:
             return None
         return min(1.0, max(0.0, 1.0 - (self.attributed_stall_ns - self.skew_ns) / self.transfer_ns))
 
     @property
     def bandwidth(self) -> float | None:
-        """Bytes per second while transferring; None where nothing was transferred."""
-        return self.transfer_bytes * 1e9 / self.transfer_ns if self.transfer_ns > 0 else None
+        """Bytes per second while transferring; None where transfers are not known."""
+        return self.transfer_bytes * 1e9 / self.transfer_ns if self.transfers_known else None
+
+    @property
+    def transfers_known(self) -> bool:
+        """Whether something was transferred, and the bounds of the clocks are small compared with that."""
+        return self.transfer_ns > 0 and self.transfer_bound_ns <= TRANSFER_BOUND_SHARE * self.transfer_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +347,7 @@ class SeriesRankFacts:
     """Facts of one rank of one series."""
 
     rank: RankKey
+    host: str
     info: SeriesInfo
     totals: Totals
     recent: Recent
@@ -390,6 +404,37 @@ class SeriesFacts:
     """Every clock but that of the first rank."""
     impossible_steps: int
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
+
+    @property
+    def hosts(self) -> dict[str, list[int]]:
+        """The global ranks that are read here, by host."""
+        ranks: dict[str, list[int]] = {}
+        for rank in self.ranks:
+            ranks.setdefault(rank.host, []).append(rank.rank.rank)
+        return ranks
+
+    def host_of(self, rank: int) -> str:
+        """Return the host of a global rank; empty if all ranks are on one host, or if it is unknown."""
+        if len({each.host for each in self.ranks}) == 1:
+            return ""
+        return next((each.host for each in self.ranks if each.rank.rank == rank), "")
+
+    def named(self, rank: int) -> str:
+        """Return the number of a global rank, with its host where there are several: ``5 (gpu-b)``."""
+        host = self.host_of(rank)
+        return f"{rank} ({host})" if host else str(rank)
+
+    def clock_numbers(self) -> npt.NDArray[np.int64]:
+        """Return ``[rank]``: which clock times a group rank. 0 is the reference, *n* the n-th in the alignment."""
+        numbers = np.zeros(len(self.key.group_ranks), np.int64)
+        for number, clock in enumerate(self.alignment, 1):
+            numbers[list(clock.group_ranks)] = number
+        return numbers
+
+    @property
+    def clock_bound_ns(self) -> int:
+        """Largest error of a difference between two ranks whose clocks are known, as of the last step."""
+        return sum(sorted(clock.bound_ns for clock in self.alignment)[-2:])
 
 
 @dataclass(frozen=True, slots=True)

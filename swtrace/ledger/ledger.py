@@ -516,6 +516,7 @@ class Ledger:
             ranks=tuple(
                 SeriesRankFacts(
                     rank=member.rank,
+                    host=self._ranks[member.rank].identity.host,
                     info=member.info,
                     totals=totals[group_rank],
                     recent=recent[group_rank],

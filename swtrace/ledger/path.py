@@ -142,7 +142,7 @@ class _Walk:
         # A delivery that did not queue leads to the rank that issued last, to its wait before the reach.
         k = self._k
         issued_at = np.full(self._shape, self._end, np.int64)
-        late = steps.late_rank[:, :, k:].astype(np.int64)
+        late = steps.last_rank[:, :, k:].astype(np.int64)
         issuer = np.arange(0, count * ranks, ranks)[:, np.newaxis, np.newaxis] + late
         issued_at[:, :, k:] = issuer * layers + np.arange(-1, layers - 1 - k)
         issued_at[:, :, k : k + 1] = self._entries + issuer[:, :, :1]
@@ -215,7 +215,7 @@ class _Walk:
         parts = np.zeros((len(row), 4, ranks), np.int64)
         walk = np.broadcast_to(np.arange(len(row)), stops.shape)
         np.add.at(parts, (walk, np.where(deliveries, _TRANSFER, _COMPUTE), rank), moved_one)
-        entered_by = np.where(deliveries & ~queued, of(steps.late_rank), rank)
+        entered_by = np.where(deliveries & ~queued, of(steps.last_rank), rank)
         second = np.where(waits, _WAKE, np.where(deliveries & queued, _TRANSFER, _ENTRY))
         np.add.at(parts, (walk, second, entered_by), moved_two)
 

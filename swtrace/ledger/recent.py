@@ -32,7 +32,17 @@ STRAGGLER_STEPS = 16
 """Fewer steps prove nothing. In 16 steps, equal ranks pass the test above with a probability below 0.1 %."""
 
 
-_COUNTED = ("step_ns", "stall_ns", "wake_ns", "slack_ns", "waits", "on_time", "attributed_stall_ns", "transfer_ns")
+_COUNTED = (
+    "step_ns",
+    "stall_ns",
+    "wake_ns",
+    "slack_ns",
+    "waits",
+    "on_time",
+    "attributed_stall_ns",
+    "transfer_ns",
+    "transfer_bound_ns",
+)
 """Rows that :class:`~swtrace.ledger.facts.Recent` has under the same name, and ..."""
 _ROWS = (*_COUNTED, "steps", "excess_ns", "path_steps", *CAUSES, "transfers", "whole")
 """... other rows that it is computed from. *whole* is 1 where the rank ended the step and no record is missing."""
@@ -73,6 +83,7 @@ def sum_positions(
         "on_time": over(of.on_time),
         "attributed_stall_ns": over(of.stall_ns * of.attributed),
         "transfer_ns": over(of.transfer_ns),
+        "transfer_bound_ns": over(of.transfer_bound_ns),
         "steps": 1,
         "excess_ns": excess_ns,
         "path_steps": path_known,

@@ -15,12 +15,19 @@ ranks predicted here wait. One measurement with 8 ranks gave the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.pending import Waits
 
+if TYPE_CHECKING:
+    from swtrace.ledger.alignment import Alignment
+
 _Int = npt.NDArray[np.int64]
+_Bool = npt.NDArray[np.bool_]
 
 SOURCE, TREE, GROUP = "source", "tree", "group"
 
@@ -55,16 +62,67 @@ class Rendezvous:
         if self._needed is None:
             late = issued_ns.argmax(axis=1)[waits.step, waits.position]
             return issued_ns[waits.step, late, waits.position], late
-        layers = issued_ns.shape[2]
-        issued, first = issued_ns.reshape(-1), waits.cell - waits.rank * layers
-        of_position = waits.rank * layers + waits.position
-        last, late = issued[waits.cell], waits.rank
-        for needed in np.moveaxis(self._needed, 2, 0)[1:]:
-            other = needed.reshape(-1)[of_position]
-            of_other = issued[first + other * layers]
+        last, late = issued_ns.reshape(-1)[waits.cell], waits.rank
+        for other, of_other in self._issues(self._needed[:, :, 1:], issued_ns, waits):
             later = of_other > last
             last, late = np.where(later, of_other, last), np.where(later, other, late)
         return last, late
+
+    def last_issue_within(self, issued_ns: _Int, waits: Waits, alignment: Alignment) -> tuple[_Int, _Int]:
+        """Return the earliest and the latest instant at which the last issue of each delivery may have been made."""
+        step, rank = waits.step, waits.rank
+        if self._needed is not None:
+            own = issued_ns.reshape(-1)[waits.cell]
+            issues = (
+                (of_other, alignment.between_ns(step, rank, other))
+                for other, of_other in self._issues(self._needed[:, :, 1:], issued_ns, waits)
+            )
+        else:
+            clocks, first, number = np.unique(alignment.clock, return_index=True, return_inverse=True)
+            order = np.argsort(alignment.clock, kind="stable")
+            starts = np.searchsorted(alignment.clock[order], clocks)
+            last = np.maximum.reduceat(issued_ns[:, order], starts, axis=1)
+            own = last[step, number[rank], waits.position]
+            issues = (
+                (last[step, which, waits.position], alignment.between_ns(step, rank, one))
+                for which, one in enumerate(first)
+            )
+        low = high = own
+        for of_other, bound in issues:
+            low, high = np.maximum(low, of_other - bound), np.maximum(high, of_other + bound)
+        return low, high
+
+    def in_doubt(
+        self, issued_ns: _Int, waits: Waits, late: _Int, between_ns: Callable[[_Int, _Int, _Int], _Int]
+    ) -> _Bool:
+        """Return for which deliveries another rank may have issued last.
+
+        Args:
+            issued_ns: ``[step, rank, position]``.
+            waits: The deliveries.
+            late: The rank whose issue seems to be the last, ``[wait]``.
+            between_ns: Returns the largest error of the differences between two ranks' instants, for some steps.
+        """
+        if self._needed is None:
+            step, rank = np.arange(len(issued_ns))[:, np.newaxis, np.newaxis], np.arange(self._ranks)[:, np.newaxis]
+            latest = issued_ns.argmax(axis=1)[:, np.newaxis]
+            behind = issued_ns.max(axis=1, keepdims=True) - issued_ns
+            close = (rank != latest) & (behind < between_ns(step, latest, rank))
+            return np.asarray(close.any(axis=1)[waits.step, waits.position], np.bool_)
+        last = issued_ns[waits.step, late, waits.position]
+        doubt = np.zeros(len(late), np.bool_)
+        for other, of_other in self._issues(self._needed, issued_ns, waits):
+            doubt |= (other != late) & (last - of_other < between_ns(waits.step, late, other))
+        return doubt
+
+    def _issues(self, needed: _Int, issued_ns: _Int, waits: Waits) -> Iterator[tuple[_Int, _Int]]:
+        """Yield ranks whose issues each delivery waits for, ``[rank, position, which]``, and these, by wait."""
+        layers = issued_ns.shape[2]
+        issued, first = issued_ns.reshape(-1), waits.cell - waits.rank * layers
+        of_position = waits.rank * layers + waits.position
+        for which in np.moveaxis(needed, 2, 0):
+            other = which.reshape(-1)[of_position]
+            yield other, issued[first + other * layers]
 
     def last_issue_at(self, position: int, issued_ns: _Int) -> _Int:
         """Return the last issue of one position's broadcast, ``[rank]``, from all ranks' issues, ``[rank]``."""

@@ -246,9 +246,23 @@ class Steps:
         return self._compared.last_issue_ns
 
     @property
-    def late_rank(self) -> npt.NDArray[np.int32]:
-        """Group rank that issued last; -1 where unknown."""
+    def last_rank(self) -> npt.NDArray[np.int32]:
+        """Group rank whose issue is the last one on the aligned clocks; -1 where unknown."""
         return self._compared.late_rank
+
+    @cached_property
+    def late_rank(self) -> npt.NDArray[np.int32]:
+        """Group rank that issued last; -1 where unknown, or where the bound of two clocks leaves it open."""
+        late = self.last_rank
+        if not self.clock_bound_ns.any():
+            return late
+        waits = Waits.where(self.attributed)
+        column = late.reshape(-1).astype(np.int64)
+        doubt = self._constants.rendezvous.in_doubt(
+            self.block.issued_ns, waits, column[waits.cell], self._alignment.between_ns
+        )
+        column[waits.cell[doubt]] = -1
+        return column.reshape(late.shape).astype(np.int32)
 
     @property
     def before_ns(self) -> _Int:
@@ -281,8 +295,7 @@ class Steps:
 
         The causes are skew up to the last issue, then backlog, then transfer. The part of the skew that the late
         rank's later entry into the step explains is entry skew, less the earlier stalls of this step. An operation
-        issued in the step before has no entry skew. Skew that is shorter than the bound of the two ranks' clocks is
-        unattributed.
+        issued in the step before has no entry skew. What the bounds of the clocks leave open is unattributed.
         """
         block, waits = self.block, Waits.where(self.stall_ns)
         cell, row = waits.cell, waits.row
@@ -292,21 +305,53 @@ class Steps:
         attributed, late = compared.attributed, row - waits.rank + compared.late_rank
         stall, begin = self.stall_ns.reshape(-1)[cell], block.wait_begin_ns.reshape(-1)[cell]
         ready = begin + stall
-        issued = np.minimum(np.maximum(compared.last_issue_ns, begin), ready)
-        queued = np.minimum(np.maximum(compared.before_ns, issued), ready)
-        skew = (issued - begin) * attributed
+        bound = self._alignment.between_ns(waits.step, waits.rank, compared.late_rank)
+        behind = self._behind_bound_ns(waits)
+
+        def within(instants: _Int, least: _Int = begin) -> _Int:
+            return np.asarray(np.minimum(np.maximum(instants, least), ready), np.int64)
+
+        # Each cause gets what it certainly explains, whatever the clocks' difference within the bound is.
+        earliest, latest, doubt = compared.last_issue_ns, compared.last_issue_ns, np.zeros(1, np.bool_)
+        if self._alignment.clock.any():
+            rendezvous, between_ns = self._constants.rendezvous, self._alignment.between_ns
+            earliest, latest = rendezvous.last_issue_within(block.issued_ns, waits, self._alignment)
+            doubt = rendezvous.in_doubt(block.issued_ns, waits, late - row + waits.rank, between_ns)
+        first_issue, issued = within(earliest), within(latest)
+        queued_first = within(compared.before_ns - behind, issued)
+        queued = within(compared.before_ns + behind, issued)
+        skew = (first_issue - begin) * attributed
         arrival, ended = block.arrival_ns.reshape(-1), block.ended.reshape(-1)
         first = waits.firsts()
         earlier = np.cumsum(stall) - stall
         earlier -= np.repeat(earlier[first], np.diff(first, append=len(row)))
-        owed = np.minimum(np.maximum(arrival[late] - arrival[row] - earlier, 0), skew)
-        within = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
-        bound = self._alignment.between_ns(waits.step, waits.rank, compared.late_rank)
-        entry = owed * (within & ended[late] & ended[row] & (owed >= bound))
-        doubtful = skew * (skew < bound)
-        skew, entry = skew - doubtful, entry * (doubtful == 0)
-        backlog, transfer = (queued - issued) * attributed, (ready - queued) * attributed
-        return waits, np.stack((entry, skew - entry, backlog, transfer, stall * ~attributed + doubtful))
+        owed = arrival[late] - arrival[row] - earlier
+        inside = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
+        inside &= ended[late] & ended[row]
+        entry, entry_most = (np.clip(owed + error, 0, skew) * inside for error in (-bound, bound))
+        entry, entry_most = entry * ~doubt, np.where(doubt, skew, entry_most)
+        backlog, transfer = (queued_first - issued) * attributed, (ready - queued) * attributed
+        causes = (entry, skew - entry_most, backlog, transfer)
+        return waits, np.stack((*causes, stall - np.add.reduce(causes)))
+
+    def _behind_bound_ns(self, waits: Waits) -> _Int:
+        """Return the largest error of the end of what each delivery queued behind, which another rank may have seen."""
+        if not self._serial or not self._alignment.clock.any():
+            return np.zeros(1, np.int64)
+        bound = self._alignment.bound_ns
+        return np.asarray(bound[waits.step, waits.rank] + bound.max(axis=1)[waits.step], np.int64)
+
+    @cached_property
+    def transfer_bound_ns(self) -> _Int:
+        """``[step, rank, position]``: largest error of :attr:`transfer_ns` by the alignment of clocks."""
+        column = np.zeros(self.receiver.shape, np.int64)
+        if self._alignment.clock.any():
+            waits = Waits.where(self.attributed)
+            compared = self._compared.of(waits)
+            by_issue = compared.last_issue_ns > compared.before_ns
+            between = self._alignment.between_ns(waits.step, waits.rank, compared.late_rank)
+            column.reshape(-1)[waits.cell] = np.where(by_issue, between, self._behind_bound_ns(waits))
+        return column
 
     @cached_property
     def cause_ns(self) -> _Int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from swtrace import units
 from swtrace.ledger import caveats
@@ -62,13 +63,13 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collectio
     dead = sorted(key.rank for key in died if key.run_id == facts.key.run_id and key.rank in facts.key.group_ranks)
     if not dead:
         return said
-    headline = _died(dead)
+    headline = _died(facts, dead)
     return Verdict(headline, (headline, *said.findings))
 
 
-def _died(dead: Sequence[int]) -> Finding:
+def _died(facts: SeriesFacts, dead: Sequence[int]) -> Finding:
     """Return the headline for dead ranks. It comes first, because all figures are from before the death."""
-    ranks = units.listed("Rank", dead)
+    ranks = units.listed("Rank", [facts.named(rank) for rank in dead])
     return Finding("died", Level.BAD, f"{ranks} died. All figures are from the steps before.", rank=dead[0])
 
 
@@ -86,17 +87,18 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
         regular = [step for step in whole if not step.aborted]
         found = [
             _straggler(facts),
-            _late_issue(regular),
-            _launch_bound(regular),
-            _entry(regular),
+            _late_issue(facts, regular),
+            _launch_bound(facts, regular),
+            _entry(facts, regular),
             _channel(regular),
             _other_prefetch_step(facts, regular),
-            _worst_layer(regular),
+            _worst_layer(facts, regular),
             _efficiency(facts),
             *found,
             caveats.unwaited(facts),
             caveats.ready_unobserved(regular),
-            caveats.unattributed(facts),
+            caveats.unattributed(facts, regular),
+            caveats.aligned_clocks(facts),
             caveats.machine_noise(regular),
         ]
     said = sorted(filter(None, found), key=lambda finding: -finding.level)
@@ -148,11 +150,12 @@ def _headline(facts: SeriesFacts) -> Finding:
     else:
         kind, level = "partly_hidden", Level.WARNING
     cause = _main_cause(worst) if ratio >= HIDDEN_BELOW else ""
+    host = facts.host_of(worst.rank.rank)
     return Finding(
         kind,
         level,
-        f"The most stalled rank ({worst.rank.rank}) waits for weights {units.ratio(ratio)} of its step time (below "
-        f"{100 * HIDDEN_BELOW:.0f} % counts as hidden).{cause}",
+        f"The most stalled rank ({worst.rank.rank}{host and ', '}{host}) waits for weights {units.ratio(ratio)} of its "
+        f"step time (below {100 * HIDDEN_BELOW:.0f} % counts as hidden).{cause}",
         {"stall_ratio": ratio},
         rank=worst.rank.rank,
     )
@@ -176,9 +179,9 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "straggler",
         Level.BAD,
-        f"Rank {straggler.rank.rank} is the straggler: {milliseconds(straggler.excess_ns)} of excess compute on the "
-        f"critical path (median; {units.ratio(straggler.share)} of the median step time); the next rank has "
-        f"{milliseconds(straggler.next_excess_ns)}.",
+        f"Rank {facts.named(straggler.rank.rank)} is the straggler: {milliseconds(straggler.excess_ns)} of excess "
+        f"compute on the critical path (median; {units.ratio(straggler.share)} of the median step time); the next rank "
+        f"has {milliseconds(straggler.next_excess_ns)}.",
         {
             "excess_ns": straggler.excess_ns,
             "next_excess_ns": straggler.next_excess_ns,
@@ -190,43 +193,52 @@ def _straggler(facts: SeriesFacts) -> Finding | None:
     )
 
 
-def _late_issue(steps: Sequence[StepFacts]) -> Finding | None:
+def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     """Name the rank that causes most of the skew. This is a proximate cause, and the advice says so."""
-    skew = np.zeros(0)
-    blamed: dict[int, list[float]] = {}
-    waits = 0
+    blamed: dict[int, tuple[float, int, int]] = {}
+    clocks = facts.clock_numbers()
+    total, waits = 0.0, 0
     for step in steps:
         skew = step.cause_ns[CAUSES.index(Cause.SKEW)]
-        held = (skew > 0) & (step.late_rank >= 0) & ~step.on_time
-        waits += int(held.sum())
-        for late in np.unique(step.late_rank[held]).tolist():
-            mine = skew[held & (step.late_rank == late)]
-            by_rank = blamed.setdefault(int(late), [0.0, 0.0])
-            by_rank[0] += float(mine.sum())
-            by_rank[1] += len(mine)
-    total = sum(by_rank[0] for by_rank in blamed.values())
+        held = (skew > 0) & ~step.on_time
+        total, waits = total + float(skew[held].sum()), waits + int(held.sum())
+        for late in np.unique(step.late_rank[held & (step.late_rank >= 0)]).tolist():
+            delayed = held & (step.late_rank == late)
+            held_ns, count, bound_ns = blamed.get(int(late), (0.0, 0, 0))
+            bound_ns = max(bound_ns, int(_bounds_ns(step, clocks, late)[delayed.any(axis=1)].max()))
+            blamed[int(late)] = held_ns + float(skew[delayed].sum()), count + int(delayed.sum()), bound_ns
     elapsed = sum(int(step.duration_ns.max(initial=0)) for step in steps)
     receivers = max((int(step.ended.sum()) for step in steps), default=1)
     if not blamed or total < HIDDEN_BELOW * elapsed:
         return None
-    late, (held_ns, count) = max(blamed.items(), key=lambda item: item[1][0])
+    late, (held_ns, count, bound_ns) = max(blamed.items(), key=lambda item: item[1][0])
     if held_ns < _LATE_SHARE * total:
         return None
     rank = steps[-1].ranks[late].rank
     return Finding(
         "late_issue",
         Level.WARNING,
-        f"Rank {rank} issues last and causes {units.ratio(held_ns / total)} of the skew: "
-        f"{milliseconds(held_ns / count)} per delayed wait, "
+        f"Rank {facts.named(rank)} issues last and causes {units.ratio(held_ns / total)} of the skew: "
+        f"{'at least ' if bound_ns else ''}{milliseconds(held_ns / count)} per delayed wait{_bounded(bound_ns)}, "
         f"{milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per step on each other rank.",
-        {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count},
+        {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": waits, "clock_bound_ns": bound_ns},
         rank=rank,
         advice="This is the proximate cause: the rank may be late only because it stalled. If it is slow itself, the "
         "critical path names it as the straggler.",
     )
 
 
-def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
+def _bounds_ns(step: StepFacts, clocks: npt.NDArray[np.int64], rank: int) -> npt.NDArray[np.int64]:
+    """Return ``[rank]``: by how much differences between a group rank's instants and the others' may be off."""
+    return np.where(clocks == clocks[rank], 0, step.clock_bound_ns + step.clock_bound_ns[rank])
+
+
+def _bounded(bound_ns: int) -> str:
+    """Return the bound of a figure that compares ranks, for a sentence; empty if one clock timed them."""
+    return f" (clock bound {milliseconds(bound_ns)})" if bound_ns else ""
+
+
+def _launch_bound(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     """Name the rank whose host launches broadcasts so late that its device is idle before."""
     if not steps:
         return None
@@ -246,8 +258,8 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "launch_bound",
         Level.WARNING,
-        f"Rank {number} is bound by its host: {units.ratio(share)} of its stall is on broadcasts that the device "
-        f"started {milliseconds(float(np.median(lags)))} (median) after launch, so it had run out of work.",
+        f"Rank {facts.named(number)} is bound by its host: {units.ratio(share)} of its stall is on broadcasts that the "
+        f"device started {milliseconds(float(np.median(lags)))} (median) after launch, so it had run out of work.",
         {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
         rank=number,
         advice="CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the problem; a "
@@ -255,7 +267,7 @@ def _launch_bound(steps: Sequence[StepFacts]) -> Finding | None:
     )
 
 
-def _entry(steps: Sequence[StepFacts]) -> Finding | None:
+def _entry(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     complete = [step for step in steps if step.entry_known]
     if len(complete) < 4:  # noqa: PLR2004 - a few steps are no pattern
         return None
@@ -265,13 +277,15 @@ def _entry(steps: Sequence[StepFacts]) -> Finding | None:
     held = sum(int(step.cause_ns[CAUSES.index(Cause.ENTRY_SKEW)].sum()) for step in complete)
     if lateness < _ENTRY_SHARE * duration or held <= 0:
         return None
+    clocks = facts.clock_numbers()
+    bound_ns = max(int(_bounds_ns(step, clocks, rank)[step.arrival_ns.argmin()]) for step in complete)
     number = complete[-1].ranks[rank].rank
     return Finding(
         "entry_skew",
         Level.WARNING,
-        f"Rank {number} enters the step {milliseconds(lateness)} (median) after the first rank: the imbalance comes "
-        "from outside the series.",
-        {"entry_skew_ns": lateness, "stall_ns_per_step": held / len(complete)},
+        f"Rank {facts.named(number)} enters the step {milliseconds(lateness)} (median) after the first rank"
+        f"{_bounded(bound_ns)}: the imbalance comes from outside the series.",
+        {"entry_skew_ns": lateness, "stall_ns_per_step": held / len(complete), "clock_bound_ns": bound_ns},
         rank=number,
         advice="Compare what the ranks do between steps: sampling, scheduling, input, other collectives.",
     )
@@ -382,7 +396,7 @@ def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Find
     )
 
 
-def _worst_layer(steps: Sequence[StepFacts]) -> Finding | None:
+def _worst_layer(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
     found = worst_layer(steps)
     elapsed = sum(int(step.duration_ns.max(initial=0)) for step in steps)
     if found is None or not elapsed:
@@ -394,10 +408,12 @@ def _worst_layer(steps: Sequence[StepFacts]) -> Finding | None:
     info = next(info for info in last.infos if info is not None)
     layer, rank = info.start_layer + position, last.ranks[group_rank].rank
     source = last.ranks[int(last.source[position])].rank
+    source_host = facts.host_of(source)
     return Finding(
         "worst_layer",
         Level.NOTE,
-        f"The largest stall is on rank {rank} at layer {layer} (source: rank {source}): {milliseconds(mean)} per step.",
+        f"The largest stall is on rank {facts.named(rank)} at layer {layer} (source: rank {source}"
+        f"{source_host and ' on '}{source_host}): {milliseconds(mean)} per step.",
         {"stall_ns_per_step": mean},
         rank=rank,
         layer=layer,

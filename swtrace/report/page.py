@@ -107,6 +107,8 @@ def _series(
         f"{run}layers {info.start_layer} to {last_layer} on {ranks}, "
         f"prefetch step {info.prefetch_step}, {info.windows} windows, {info.transport}"
     )
+    if len(facts.hosts) > 1:
+        about += f"; {units.placed(facts.hosts)}"
     seen: set[str] = set()
     findings = "".join(_finding(finding, words, seen) for finding in said.findings)
     coverage_note = f'<p class="dim">{escape(selected.coverage_note())}</p>' if selected.coverage_note() else ""
@@ -116,7 +118,7 @@ def _series(
         f'<ul class="verdict">{findings}</ul>{coverage_note}',
     ]
     if found is not None and found.steps:
-        parts += [_table(facts, words), _over_time(found), _causes(found, words), _heat(found)]
+        parts += [_table(facts, words), _over_time(found), _causes(facts, found, words), _heat(found)]
         parts += [_slack(found, words), _slowest(found)]
     return "\n".join(parts)
 
@@ -143,7 +145,7 @@ def _table(facts: SeriesFacts, words: WordLinks) -> str:
         steps = max(1, recent.steps)
         ratios = (recent.stall_ratio, recent.on_time_rate, recent.efficiency)
         cells = (
-            str(rank.rank.rank),
+            facts.named(rank.rank.rank),
             milliseconds(recent.step_ns / steps),
             milliseconds(recent.stall_ns / steps),
             *map(units.ratio, ratios),
@@ -182,7 +184,7 @@ def _over_time(found: SeriesDigest) -> str:
     )
 
 
-def _causes(found: SeriesDigest, words: WordLinks) -> str:
+def _causes(facts: SeriesFacts, found: SeriesDigest, words: WordLinks) -> str:
     total = found.causes.sum(axis=0)
     if not total.any():
         return ""
@@ -195,8 +197,8 @@ def _causes(found: SeriesDigest, words: WordLinks) -> str:
         largest_first = sorted(parts, key=lambda part: -part[1])
         said = ", ".join(f"{units.words(cause)} {milliseconds(ns / steps)}" for cause, ns in largest_first)
         rows.append(
-            f'<div class="keep"><p class="dim">rank {key.rank}: {milliseconds(total[rank] / steps)}'
-            f"{f' ({said})' if said else ''}</p>"
+            f'<div class="keep"><p class="dim">rank {escape(facts.named(key.rank))}: '
+            f"{milliseconds(total[rank] / steps)}{f' ({said})' if said else ''}</p>"
             f'<div class="bar">{bar}</div></div>'
         )
     keys = "".join(
@@ -259,9 +261,10 @@ def _slowest(found: SeriesDigest) -> str:
     charts = []
     for duration, _, step in steps:
         stall = int(step.stall_ns.sum(axis=1).max())
+        apart = "" if step.comparable else "; the clocks are not aligned, so each rank is shown from its own begin"
         charts.append(
             f'<div class="keep"><p class="dim">step {step.step}: {milliseconds(duration)}, stall of the most stalled '
-            f"rank {milliseconds(stall)}</p>{svg_charts.lanes(step)}</div>"
+            f"rank {milliseconds(stall)}{apart}</p>{svg_charts.lanes(step)}</div>"
         )
     return f"<h3>The slowest steps</h3>{_keys(keys)}{''.join(charts)}"
 

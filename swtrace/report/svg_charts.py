@@ -109,18 +109,22 @@ def heat_map(
 
 
 def lanes(step: StepFacts) -> str:
-    """Return one step to scale: for each rank, when it computed, stalled and received broadcasts."""
+    """Return one step to scale: for each rank, when it computed, stalled and received broadcasts.
+
+    Ranks that cannot be compared all begin at 0.
+    """
     ranks = len(step.ranks)
     lane = 40
-    begin, end = int(step.begin_ns.min()), int(step.end_ns.max())
-    scale = _WIDTH / max(1, end - begin)
-    shapes = []
+    begins = [int(step.begin_ns.min())] * ranks if step.comparable else step.begin_ns.tolist()
+    extent = int((step.end_ns - begins).max())
+    scale = _WIDTH / max(1, extent)
+    shapes: list[str] = []
 
     def box(css: str, since: int, until: int, y: int, tall: int, title: str) -> None:
-        left, right = max(begin, since), min(end, until)
+        left, right = max(0, since - begins[rank]), min(extent, until - begins[rank])
         if right > left:
             shapes.append(
-                f'<rect class="{css}" x="{(left - begin) * scale:.2f}" y="{y}" '
+                f'<rect class="{css}" x="{left * scale:.2f}" y="{y}" '
                 f'width="{max(0.3, (right - left) * scale):.2f}" height="{tall}">'
                 f"<title>{escape(title)}</title></rect>"
             )
@@ -139,7 +143,7 @@ def lanes(step: StepFacts) -> str:
             box("hidden", issued, min(ready, at), y + 20, 6, moving)
             box("exposed", max(issued, at), ready, y + 20, 6, moving)
     left = [(rank * lane + 9.0, f"rank {step.ranks[rank].rank}") for rank in range(ranks)]
-    below = [(value / max(1, end - begin), short_duration(value)) for value in _ticks(0, end - begin, _TICKS_BELOW)]
+    below = [(value / max(1, extent), short_duration(value)) for value in _ticks(0, extent, _TICKS_BELOW)]
     return _chart(f"step {step.step}", ranks * lane - 10, shapes, left=left, below=below)
 
 

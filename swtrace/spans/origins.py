@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
 
-from swtrace.ledger.facts import Mask, Nanoseconds
+from swtrace.ledger.facts import Mask, Nanoseconds, StepFacts
 from swtrace.observing.observation import run_begins
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey
@@ -35,6 +35,28 @@ class SpanOrigin:
 
 
 Origins = Mapping[RankKey, SpanOrigin]
+
+
+def step_origins(step: StepFacts, origins: Origins) -> list[SpanOrigin | None]:
+    """Return the origin of each group rank, with the offset that converts the instants of a step's facts.
+
+    If the ranks of several clocks are compared, all instants are on one clock, so one offset converts them all: that
+    of the first rank. If they are not compared, each rank is shown by its own host's clock.
+    """
+    known = [origins.get(rank) for rank in step.ranks]
+    if not (step.clock_shift_ns.any() or step.clock_bound_ns.any()):
+        return known
+    offsets = [
+        0 if origin is None else origin.monotonic_offset_ns - shift_ns
+        for origin, shift_ns in zip(known, step.clock_shift_ns.tolist(), strict=True)
+    ]
+    if step.comparable:
+        first = next((index for index, origin in enumerate(known) if origin is not None), 0)
+        offsets = [offsets[first]] * len(offsets)
+    return [
+        None if origin is None else replace(origin, monotonic_offset_ns=offset_ns)
+        for origin, offset_ns in zip(known, offsets, strict=True)
+    ]
 
 
 class ShownTime:

@@ -27,7 +27,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from swtrace.ledger.facts import CAUSES, Mask, Nanoseconds, StepFacts
 from swtrace.ledger.requests import Links
-from swtrace.spans.origins import Origins, ShownTime
+from swtrace.spans.origins import Origins, ShownTime, SpanOrigin, step_origins
 from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
@@ -169,9 +169,9 @@ class StepSpans(Sequence[ReadableSpan]):
     """
 
     def __init__(self, step: StepFacts, origins: Origins) -> None:
-        known = [origins.get(rank) for rank in step.ranks]
+        known = step_origins(step, origins)
         self._resources = [None if origin is None else origin.resource for origin in known]
-        self.tables = _Description(step, origins).tables()
+        self.tables = _Description(step, known).tables()
         key = [table.rank * (2 * step.present.shape[1] + 1) + table.place for table in self.tables]
         self.order: list[int] = np.argsort(np.concatenate(key)).tolist()
         """Index of each span in the concatenated tables."""
@@ -209,9 +209,8 @@ class StepSpans(Sequence[ReadableSpan]):
 class _Description:
     """Makes the tables of one step."""
 
-    def __init__(self, step: StepFacts, origins: Origins) -> None:
+    def __init__(self, step: StepFacts, known: Sequence[SpanOrigin | None]) -> None:
         self._step = step
-        known = [origins.get(rank) for rank in step.ranks]
         self._shown = ShownTime(known)
         self._ranks = np.array([rank.rank for rank in step.ranks], np.int64)
         self._at = np.flatnonzero(step_ranks(step) & np.array([origin is not None for origin in known]))
@@ -347,11 +346,14 @@ class _Description:
 
     def _common(self, rank: _Integers) -> tuple[Attribute, ...]:
         step, same = self._step, np.zeros_like(rank)
+        bound_ns = step.clock_bound_ns[rank] * step.comparable
+        bound = (Attribute("swtrace.clock_bound_ns", bound_ns, present=bound_ns > 0),) if bound_ns.any() else ()
         return (
             Attribute("swtrace.run_id", same, (step.series.run_id,)),
             Attribute("swtrace.rank", self._ranks[rank]),
             Attribute("swtrace.series", same, (step.series.name,)),
             Attribute("swtrace.step", same, (step.step,)),
+            *bound,
         )
 
     def _of_layer(self, at: _Integers, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from swtrace import units
 from swtrace.errors import SettingsError
-from swtrace.ledger.facts import CAUSES, Recent, SeriesKey, Totals
+from swtrace.ledger.facts import CAUSES, Recent, SeriesFacts, SeriesKey, Totals
 from swtrace.ledger.verdict import verdict
 from swtrace.recording.selected import SelectedSteps
 from swtrace.selection import Selection, unknown_name
@@ -261,12 +261,13 @@ def _report(
     worst = max(broken, key=lambda at: sums[at].stall_ratio or 0.0)
     reasons = sum(map(len, broken.values()))
     others = f"; {units.counted(reasons - 1, 'more broken limit')} below" if reasons > 1 else ""
-    lines = [f"{broken[worst][0]} on rank {worst[1].rank} of {worst[0].name}{others}"]
     # A verdict is on whole steps of all ranks, even if the limits are about one rank or layer.
     selected = SelectedSteps(replace(limits.selection, rank=None, layer=None))
     for _ in selected.among(tracing.steps()):
         pass
     seen = tracing.observe()
+    known = {series.key: series for series in selected.facts(seen.facts).series}
+    lines = [f"{broken[worst][0]} on rank {_named(known, *worst)} of {worst[0].name}{others}"]
     for key in dict.fromkeys(key for key, _ in broken):
         ranks = {rank: recent for (series, rank), recent in sums.items() if series == key}
         steps = max(recent.steps for recent in ranks.values())
@@ -278,7 +279,7 @@ def _report(
             count = max(1, recent.steps)
             rows.append(
                 (
-                    str(rank.rank),
+                    _named(known, key, rank),
                     milliseconds(recent.step_ns / count),
                     milliseconds(recent.stall_ns / count),
                     units.ratio(recent.stall_ratio),
@@ -289,12 +290,16 @@ def _report(
             )
         lines += _columns(rows)
         lines += _layers(tracing, limits, key, steps)
-        facts = next((series for series in selected.facts(seen.facts).series if series.key == key), None)
+        facts = known.get(key)
         if facts is not None:
             lines += ["", f"verdict on {'this step' if facts.steps == 1 else f'these {facts.steps} steps'}"]
             for finding in verdict(facts, selected.history(key), seen.died).findings[:4]:
                 lines += [f"- {finding.sentence}", *([f"  {finding.advice}"] if finding.advice else [])]
     return "\n".join(lines)
+
+
+def _named(known: Mapping[SeriesKey, SeriesFacts], key: SeriesKey, rank: RankKey) -> str:
+    return known[key].named(rank.rank) if key in known else str(rank.rank)
 
 
 def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> list[str]:

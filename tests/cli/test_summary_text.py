@@ -64,3 +64,12 @@ def test_advice_stands_below_its_sentence(summary: Summary) -> None:
     assert advised.to_json()["series"][0]["findings"] == [finding.to_json()]
     assert Summary.from_json(advised.to_json()) == advised
     assert [line.strip(" •") for line in text_of(advised).splitlines()][-2:] == [finding.sentence, finding.advice]
+
+
+def test_text_says_which_rank_is_on_which_host(summary: Summary) -> None:
+    """Where ranks are on several hosts, a line says which ones; on one host there is no such line."""
+    (series,) = summary.series
+    (rank,) = series.ranks
+    assert rank.host not in text_of(summary)
+    other = replace(series, ranks=(rank, replace(rank, rank=2, host="gpu-b"), replace(rank, rank=3, host="gpu-b")))
+    assert f"on 2 hosts: ranks 1 on {rank.host}, 2-3 on gpu-b\n" in text_of(replace(summary, series=(other,)))

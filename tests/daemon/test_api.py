@@ -254,3 +254,31 @@ def fields(document: object) -> Iterator[str]:
     elif isinstance(document, list):
         for part in document:
             yield from fields(part)
+
+
+def test_ranks_on_several_hosts_have_their_alignment(tmp_path: Path) -> None:
+    """A series says how its second host's clock is aligned, and a step what was added to each rank's instants."""
+    hour = 3600 * 10**9
+    run = RecordedRun(tmp_path, hosts=("host-a", "host-b"), ahead_ns=hour)
+    with serving(tmp_path) as client:
+        run.write(10)
+        snapshot = client.get("/api/v1/snapshot").json()
+    run.close()
+    (series,) = snapshot["series"]
+    (clock,) = series["alignment"]
+    assert (clock["ranks"], clock["method"], clock["restarts"]) == ([1], "broadcasts", 0)
+    assert 0 < clock["bound_ns"] < 1.01 * TRANSFER_NS
+    assert abs(clock["offset_ns"] + hour) <= clock["bound_ns"]
+    assert [rank["host"] for rank in series["ranks"]] == ["host-a", "host-b"]
+    step = snapshot["steps"][-1]
+    assert step["comparable"]
+    assert step["clock_shift_ns"] == [0, clock["offset_ns"]]
+    assert (step["clock_bound_ns"][0], step["clock_bound_ns"][1] >= clock["bound_ns"]) == (0, True)
+    assert step["begin_ns"][1] - step["clock_shift_ns"][1] == run.begin_ns(step["step"]) + hour
+
+
+def test_one_clock_needs_no_alignment(client: httpx.Client) -> None:
+    """Without other hosts nothing is aligned, and nothing is added to instants."""
+    snapshot = get(client, "snapshot")
+    assert snapshot["series"][0]["alignment"] == []  # type: ignore[index]
+    assert snapshot["steps"][-1]["clock_shift_ns"] == snapshot["steps"][-1]["clock_bound_ns"] == [0, 0]  # type: ignore[index]

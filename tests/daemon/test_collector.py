@@ -19,7 +19,7 @@ from swtrace.trace.identity import UntracedRank, Workload
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.daemon_threads import serving
-from tests.support.recorded_run import LAYER_BYTES, STALL_NS, RecordedRun, identity, series_info
+from tests.support.recorded_run import LAYER_BYTES, STALL_NS, TRANSFER_NS, RecordedRun, identity, series_info
 from tests.support.scrapes import NAMES, OPENMETRICS, parse_openmetrics, scrape, value
 
 
@@ -49,7 +49,8 @@ def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun, client
     for name, (kind, labels) in NAMES.items():
         assert families[name].type == kind, name
         assert families[name].documentation, name
-        assert bool(families[name].samples) == ("source" not in labels), name
+        several = "source" in labels or name.startswith("swtrace_clock_")  # none here
+        assert bool(families[name].samples) != several, name
         for sample in families[name].samples:
             assert set(sample.labels) - {"le"} == labels, sample
 
@@ -378,3 +379,26 @@ def test_odd_text_in_a_ring_is_escaped(tmp_path: Path) -> None:
     assert sample.labels["series"] == odd
     assert any(s.labels.get("series") == odd for family in parse_openmetrics(openmetrics) for s in family.samples)
     recorder.close()
+
+
+@pytest.mark.parametrize("text", ["text/plain", OPENMETRICS])
+def test_a_rank_on_another_host_has_the_offset_of_its_clock(tmp_path: Path, text: str) -> None:
+    """With ranks on two hosts, the second one's clock has offset, bound, drift, restarts; the first one's has none."""
+    run = RecordedRun(tmp_path, hosts=("host-a", "host-b"), ahead_ns=3600 * 10**9)
+    with serving(tmp_path) as client:
+        run.write(10)
+        exposed = client.get("/metrics", headers={"accept": text}).text
+        families = {
+            sample.name: sample
+            for family in (parse_openmetrics if text == OPENMETRICS else parse_text)(exposed)
+            for sample in family.samples
+            if sample.name.startswith("swtrace_clock_")
+        }
+    run.close()
+    assert set(families) == {name for name in NAMES if name.startswith("swtrace_clock_")}
+    assert {tuple(sample.labels.values()) for sample in families.values()} == {("1", "self_attn.o_proj")}
+    bound = families["swtrace_clock_offset_bound_seconds"].value
+    assert 0 < bound < 1.01 * TRANSFER_NS / 1e9
+    assert families["swtrace_clock_offset_seconds"].value == pytest.approx(-3600, abs=bound)
+    assert families["swtrace_clock_restarts_total"].value == 0
+    assert abs(families["swtrace_clock_drift_ratio"].value) < 1e-3

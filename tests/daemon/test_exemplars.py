@@ -11,11 +11,13 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.samples import Sample
 
-from swtrace.daemon.exemplars import KEPT_NS
+from swtrace.daemon.exemplars import KEPT_NS, SlowestWaits
 from swtrace.spans.delivery import SpanExport
 from swtrace.spans.traces import Sampling, trace_id
 from tests.support.daemon_threads import serving
+from tests.support.host_clocks import HOUR_NS, UNIX_NS, HostClock, Hosts, true_steps
 from tests.support.recorded_run import STALL_NS, STALLED_POSITION, RecordedRun
+from tests.support.schedules import key, simulate
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -89,3 +91,15 @@ def test_text_format_carries_none(tmp_path: Path) -> None:
         run.write()
         assert "trace_id" not in client.get("/metrics").text
     run.close()
+
+
+def test_exemplars_of_several_hosts_are_on_the_clock_of_their_spans() -> None:
+    """A wait on a host whose wall clock is wrong ends within its step by the wall clock of the first rank's host."""
+    made = simulate(ranks=2, layers=6, k=0, steps=2, compute=lambda _r, _s, _p: 50_000, latency=100_000)
+    hosts = Hosts(made, (0, 1), (HostClock(), HostClock(HOUR_NS, wall_ahead_ns=HOUR_NS)))
+    slowest, step, truth = SlowestWaits(), hosts.fed().take_steps()[1], true_steps(made)[1]
+    slowest.add(step, hosts.origins(1))
+    ((wait,),) = (buckets.values() for buckets in slowest.of([key(1)]).values())
+    begin, end = UNIX_NS + int(truth.begin_ns[1]), UNIX_NS + int(truth.end_ns[1])
+    bound = int(step.clock_bound_ns[1])
+    assert begin - bound < wait.unix_ns < end + bound

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from swtrace.daemon.labels import ranks_text
 from swtrace.trace.recorder import Recorder
 from tests.support.daemon_threads import serving
 from tests.support.recorded_run import RecordedRun, identity, series_info
@@ -72,12 +69,3 @@ def test_one_name_for_two_groups_of_a_rank_is_told_apart(tmp_path: Path) -> None
     assert {series["id"] for series in described} == {f"run-1/{label}" for label in labels.values()}
     for recorder in recorders:
         recorder.close()
-
-
-@pytest.mark.parametrize(
-    ("ranks", "text"),
-    [((0, 1, 2, 3), "0-3"), ((0, 2), "0,2"), ((4, 5, 9, 11, 12), "4-5,9,11-12"), ((3, 2), "3,2"), ((7,), "7")],
-)
-def test_ranks_of_a_group_are_written_as_ranges(ranks: tuple[int, ...], text: str) -> None:
-    """Consecutive ranks are a range; the order of the group stays."""
-    assert ranks_text(ranks) == text

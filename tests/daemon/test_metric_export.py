@@ -44,13 +44,16 @@ def metrics() -> Iterator[MetricReceiver]:
 
 
 @pytest.fixture
-def every_kind(run: RecordedRun) -> RecordedRun:
-    """A run for which every metric has a sample."""
+def every_kind(tmp_path: Path) -> Iterator[RecordedRun]:
+    """Ten steps on two hosts, for which every metric has a sample."""
+    run = RecordedRun(tmp_path / "rings", hosts=("host-a", "host-b"), ahead_ns=1_000_000_000)
+    run.write(10)
     run.recorders[0].add_series(
         series_info(0, name="mlp.down_proj", refused="different shapes", window_count=0, owned_layers=0)
     )
     run.recorders[1].add_series(series_info(1, name="mlp.up_proj", untraced=(UntracedRank(0, "no room"),)))
-    return run
+    yield run
+    run.close()
 
 
 def parsed(text: str) -> Samples:

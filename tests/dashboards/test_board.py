@@ -13,7 +13,7 @@ import pytest
 from dashboards.source.board import Row
 from tests.support.grafana_json import FILES, Json, load, panels
 
-VARIABLES = ["datasource", "traces", "job", "host", "series", "rank"]
+VARIABLES = ["datasource", "traces", "job", "daemon", "host", "series", "rank"]
 BUILT_IN = {"__rate_interval", "__range"}
 
 every_dashboard = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -63,19 +63,28 @@ def test_variables_are_the_same_everywhere_and_all_that_queries_use(path: Path) 
 
 
 @every_dashboard
-def test_all_jobs_and_hosts_are_those_of_daemons(path: Path) -> None:
+def test_all_jobs_and_daemons_are_those_listed(path: Path) -> None:
     """The choice of all stands for the listed daemons: a pattern like .* would count every target as a daemon."""
     variables = {variable["name"]: variable for variable in load(path)["templating"]["list"]}
-    for name in ("job", "host"):
+    for name in ("job", "daemon"):
         assert "allValue" not in variables[name]
         assert "up{" in variables[name]["query"]  # also those that do not answer
 
 
+@every_dashboard
+def test_a_host_selects_its_ranks(path: Path) -> None:
+    """The list of ranks has those of the selected hosts, and the choice of all ranks stands for this list."""
+    variables = {variable["name"]: variable for variable in load(path)["templating"]["list"]}
+    assert variables["host"]["allValue"] == ".*"
+    assert 'host=~"$host"' in variables["rank"]["query"]
+    assert "allValue" not in variables["rank"]
+
+
 def test_rank_shows_one_rank_at_first_and_the_others_all() -> None:
-    """Rank has no "All" of hosts and ranks, so Grafana selects the first one; the other dashboards begin with all."""
+    """Rank has no "All" of daemons and ranks, so Grafana selects the first one; the other dashboards begin with all."""
     for path in FILES:
         for variable in load(path)["templating"]["list"]:
-            if variable["name"] in {"host", "rank"}:
+            if variable["name"] in {"daemon", "rank"}:
                 assert variable["includeAll"] is (path.stem != "swtrace-rank")
                 assert ("current" in variable) is (path.stem != "swtrace-rank")
 

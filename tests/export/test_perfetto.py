@@ -6,9 +6,12 @@ import gzip
 import json
 from pathlib import Path
 
+from swtrace.export.perfetto import PerfettoWriter
 from swtrace.session import Session
 from tests.support.commands import checked
+from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.perfetto_reader import read
+from tests.support.schedules import simulate
 
 
 def test_perfetto_reads_the_counts_and_durations_of_the_ledger(
@@ -59,3 +62,20 @@ def test_a_perfetto_trace_deflates_well(recording: Path, tmp_path: Path) -> None
     events = sum(2 if each.end_ns > each.begin_ns else 1 for each in read(path))
     assert path.stat().st_size / events < 100
     assert len(gzip.compress(path.read_bytes())) / events < 25
+
+
+def test_flows_between_hosts_lead_forward_in_time(tmp_path: Path) -> None:
+    """With wall clocks 5 ms apart, no broadcast on one host ends before the other host's send begins."""
+    path, ms = tmp_path / "run.pftrace", 1_000_000
+    made = simulate(ranks=2, layers=8, k=0, steps=4, compute=lambda _r, _s, _p: ms, latency=100_000)
+    hosts = Hosts(made, (0, 1), (HostClock(), HostClock(HOUR_NS, wall_ahead_ns=5 * ms)))
+    with path.open("wb") as out:
+        writer = PerfettoWriter(out, map(hosts.identity, range(2)), hosts.origins(ms))
+        writer.write(hosts.fed().take_steps())
+    slices = read(path)
+    sends = {flow: each for each in slices if each.category == "send" for flow in each.flows_out}
+    broadcasts = [each for each in slices if each.category == "broadcast"]
+    bound = max(each.arguments.get("clock_bound_ns", 0) for each in slices if each.category == "step")
+    assert len(broadcasts) == 32
+    assert 0 < bound < ms
+    assert all(each.end_ns >= sends[each.flows_in[0]].begin_ns - bound for each in broadcasts)

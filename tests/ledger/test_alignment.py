@@ -147,27 +147,59 @@ def test_stalls_have_the_causes_that_one_clock_would_show() -> None:
     assert sum(found) == pytest.approx(sum(truth), rel=1e-4)  # durations on clocks that drift
     unattributed = CAUSES.index(Cause.UNATTRIBUTED)
     assert truth[unattributed] == 0
-    bound = sum(int(step.clock_bound_ns.max()) * int((step.stall_ns > 0).sum()) for step, _ in steps)
+    bound = sum(2 * int(step.clock_bound_ns.max()) * int((step.stall_ns > 0).sum()) for step, _ in steps)
     assert 0 < found[unattributed] < bound
     for cause in (Cause.SKEW, Cause.TRANSFER):
         which = CAUSES.index(cause)
         assert abs(found[which] - truth[which]) < bound
 
 
-def test_skew_below_the_bound_is_not_guessed() -> None:
-    """A stall whose skew is shorter than the bound of the two clocks has no known cause for that part."""
-    hosts = Hosts(schedule(steps=40, late=100 * US), (0, 0, 1, 1), (HostClock(), HostClock(HOUR_NS)))
-    skew, entry = CAUSES.index(Cause.SKEW), CAUSES.index(Cause.ENTRY_SKEW)
-    seen = 0
-    for step in hosts.fed().take_steps():
-        sums = step.cause_ns[skew] + step.cause_ns[entry]
-        other = np.array([[0, 0, 1, 1]] * 4) != np.array([[0, 0, 1, 1]] * 4).T
-        for rank, position in np.argwhere(sums > 0).tolist():
-            late = int(step.late_rank[rank, position])
-            if other[rank, late]:
-                seen += 1
-                assert sums[rank, position] >= step.clock_bound_ns[rank] + step.clock_bound_ns[late]
-    assert seen
+@pytest.mark.parametrize("queue", ["serial", "receiver"])
+@pytest.mark.parametrize("rendezvous", ["source", "group"])
+@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000), here=clocks, there=clocks)
+def test_no_cause_is_overstated(queue: str, rendezvous: str, seed: int, here: HostClock, there: HostClock) -> None:
+    """Whatever the bound leaves open is unattributed: no cause has more of a stall than one clock would show."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible schedules
+    late = chance.randrange(0, 3 * MS)
+    made = simulate(
+        ranks=4,
+        layers=6,
+        k=chance.choice([1, 2]),
+        steps=12,
+        queue=queue,
+        rendezvous=rendezvous,
+        compute=lambda rank, _s, _p: chance.randrange(100 * US, MS) + (late if rank == 2 else 0),
+        gap=lambda _r, _s: chance.randrange(2 * MS),
+        latency=30 * US,
+        occupancy=chance.choice([50, 400, 1500]) * US,
+        origin=SECOND_NS,
+    )
+    hosts = Hosts(made, (0, 1, 1, 0), (here, there))
+    for step, truth in aligned(hosts):
+        drifted = 1e-3 * truth.stall_ns + 100  # durations on clocks that drift
+        unattributed = step.cause_ns[-1]
+        assert (step.cause_ns[:-1] <= truth.cause_ns[:-1] + drifted).all()
+        assert (step.cause_ns.sum(axis=0) == step.stall_ns).all()
+        assert (unattributed >= 0).all()
+
+
+def test_efficiency_and_bandwidth_need_a_small_bound() -> None:
+    """They are right if the transfers' bounds are small in sum, as with probes, and are not stated else."""
+    made = schedule(steps=60)
+    hosts = Hosts(made, (0, 1, 0, 1), (HostClock(), HostClock(HOUR_NS), HostClock(SECOND_NS)))
+    one = feeding.ledger(made)
+    feeding.feed(one, made)
+    by_broadcasts = hosts.fed().facts().series[0]
+    assert [rank.recent.efficiency for rank in by_broadcasts.ranks] == [None] * 4
+    assert [rank.recent.bandwidth for rank in by_broadcasts.ranks] == [None] * 4
+    ledger = hosts.ledger()
+    for probe in probes(hosts, trip_ns=40 * US):
+        ledger.add_probe(probe)
+    feeding.feed(ledger, hosts.seen())
+    for rank, truth in zip(ledger.facts().series[0].ranks, one.facts().series[0].ranks, strict=True):
+        assert rank.recent.efficiency == pytest.approx(truth.recent.efficiency, abs=0.05)
+        assert rank.recent.bandwidth == pytest.approx(truth.recent.bandwidth, rel=0.05)
 
 
 def test_a_straggler_on_another_host_is_named() -> None:
@@ -205,12 +237,18 @@ def test_ranks_on_one_host_are_compared_without_a_bound() -> None:
         assert np.array_equal(step.cause_ns[:, same], truth.cause_ns[:, same])
 
 
-def probes(hosts: Hosts, since_ns: int = SECOND_NS // 2, until_ns: int = 60 * SECOND_NS) -> list[Probe]:
-    """Return round trips of 200 us from a watching host, whose clock is the last one, to every other host."""
+def probes(hosts: Hosts, since_ns: int = SECOND_NS // 2, trip_ns: int = 200 * US) -> list[Probe]:
+    """Return round trips from a watching host, whose clock is the last one, to every other host, for 60 s."""
     watcher = hosts.clocks[-1]
     return [
-        Probe(f"boot-{number}", "watcher", clock.at(at_ns), watcher.at(at_ns - 60 * US), watcher.at(at_ns + 140 * US))
-        for at_ns in range(since_ns, until_ns, SECOND_NS)
+        Probe(
+            f"boot-{number}",
+            "watcher",
+            clock.at(at_ns),
+            watcher.at(at_ns - trip_ns // 3),
+            watcher.at(at_ns + trip_ns - trip_ns // 3),
+        )
+        for at_ns in range(since_ns, 60 * SECOND_NS, SECOND_NS)
         for number, clock in enumerate(hosts.clocks[:-1])
     ]
 

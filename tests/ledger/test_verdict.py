@@ -6,12 +6,16 @@ import random
 
 import pytest
 
+from swtrace.ledger.facts import SeriesFacts, StepFacts
 from swtrace.ledger.finding import Level
-from swtrace.ledger.verdict import verdict
+from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.identity import RankKey
 from tests.support.feeding import feed, ledger
+from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.schedules import simulate
 from tests.support.verdicts import even, finding, judged, kinds
+
+HOSTS = (HostClock(), HostClock(HOUR_NS))
 
 
 def test_hidden_broadcasts_are_called_hidden_and_no_rank_is_blamed() -> None:
@@ -100,3 +104,59 @@ def test_a_death_comes_before_all_other_findings() -> None:
     assert said.headline.sentence.startswith("Rank 1 died")
     assert [finding.kind for finding in said.findings[:2]] == ["died", "hidden"]
     assert verdict(facts, died={RankKey("another run", 2)}).headline.kind == "hidden"
+
+
+def known(hosts: Hosts) -> tuple[SeriesFacts, tuple[StepFacts, ...]]:
+    """Return the facts and the last steps of a series."""
+    fed = hosts.fed()
+    (facts,) = fed.facts().series
+    return facts, fed.history(facts.key)
+
+
+def late_for_some_layers(late_ns: int, *, compute_ns: int = 1_000_000, latency_ns: int = 50_000) -> Verdict:
+    """Return the verdict over two hosts, where rank 3 on the second one is late for every second layer."""
+    made = simulate(
+        ranks=4,
+        layers=12,
+        k=0,
+        steps=24,
+        queue="receiver",
+        occupancy=10_000,
+        latency=latency_ns,
+        compute=lambda rank, _s, position: compute_ns + late_ns * (rank == 3 and position % 2 == 1),
+    )
+    return verdict(*known(Hosts(made, (0, 0, 1, 1), HOSTS)))
+
+
+def test_sentences_about_ranks_on_several_hosts_name_the_host_and_the_bound() -> None:
+    """Where ranks are on two hosts, each rank is named with its host, and a figure that compares two with its bound."""
+    said = late_for_some_layers(2_000_000)
+
+    late = finding(said, "late_issue")
+    assert late.sentence.startswith(
+        "Rank 3 (host-1) issues last and causes 100.0 % of the skew: at least 2.90 ms per delayed wait ("
+    )
+    assert 0 < late.numbers["clock_bound_ns"] < 100_000
+    assert f"(clock bound {late.numbers['clock_bound_ns'] / 1000:.1f} us)" in late.sentence
+    assert finding(said, "straggler").sentence.startswith("Rank 3 (host-1) is the straggler")
+    assert "(0, host-0)" in said.headline.sentence or "(1, host-0)" in said.headline.sentence
+    assert "(source: rank 3 on host-1)" in finding(said, "worst_layer").sentence
+    assert "2 hosts are aligned by broadcasts" in finding(said, "aligned_clocks").sentence
+    alone = verdict(*known(Hosts(simulate(ranks=2, layers=4, k=0, steps=4, compute=even(1000)), (0, 0), HOSTS)))
+    assert "host-0" not in "".join(each.sentence for each in alone.findings)
+
+
+def test_no_rank_is_blamed_for_less_than_the_bound() -> None:
+    """A rank on another host that is late by less than the bound of the clocks is never named as late."""
+    said = late_for_some_layers(150_000, compute_ns=20_000, latency_ns=500_000)
+
+    assert not kinds(said) & {"late_issue", "entry_skew"}
+    assert "below the bound" in finding(said, "unattributed").sentence
+
+
+def test_a_rank_that_died_is_named_with_its_host() -> None:
+    """The headline about a death says on which host it was."""
+    made = simulate(ranks=2, layers=4, k=0, steps=4, compute=even(1000))
+    facts, steps = known(Hosts(made, (0, 1), HOSTS))
+
+    assert verdict(facts, steps, {RankKey("run", 1)}).headline.sentence.startswith("Rank 1 (host-1) died.")

@@ -167,3 +167,32 @@ def test_what_is_missing_stands_at_the_top(recording: Path, tmp_path: Path) -> N
     checked("report", cut, "-o", tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert 0 < text.index("The recording ends within a frame: its last") < text.index("<h2")
+
+
+def on_hosts(folder: Path, *hosts: str) -> str:
+    """Return the page of a run whose ranks are on these hosts, as text without tags, with the labels of its charts."""
+    run = RecordedRun(folder / "rings", ranks=len(hosts), hosts=hosts, ahead_ns=3600 * 10**9)
+    run.write(10)
+    run.close()
+    record_rings(folder / "rings", folder / "run.swrec")
+    checked("report", folder / "run.swrec", "-o", folder / "report.html", "--warmup", "0")
+    page = (folder / "report.html").read_text()
+    assert page.count("<title>computing</title>") == 3 * len(hosts)
+    return re.sub(r"<[^>]*>", "", page)
+
+
+def test_ranks_on_several_hosts_have_their_host(tmp_path: Path) -> None:
+    """With several hosts, the page says which ranks are where, names each rank's host, and states the bound once."""
+    text = on_hosts(tmp_path, "gpu-a", "gpu-a", "gpu-b", "gpu-b")
+    assert "ranks 0-1 on gpu-a, 2-3 on gpu-b" in text
+    assert "2 (gpu-b)6.00 ms" in text
+    assert "rank 3 (gpu-b): 0.30 ms" in text
+    assert text.count("may be off by 0.6") == 1
+    assert "from its own begin" not in text
+
+
+def test_steps_that_cannot_be_compared_are_shown_from_their_begins(tmp_path: Path) -> None:
+    """If a host's clock is unknown, its ranks' steps are drawn from their own begin, which the page says."""
+    text = on_hosts(tmp_path, *["gpu-a"] * 5, "gpu-b")  # with five layers, rank 5 is never a source
+    assert "the clocks are not aligned, so each rank is shown from its own begin" in text
+    assert "the clock of rank 5 (gpu-b)" in text

@@ -20,7 +20,9 @@ from swtrace.trace.identity import RankKey
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.finished_steps import finished_steps, origins
+from tests.support.host_clocks import HOUR_NS, UNIX_NS, HostClock, Hosts, true_steps
 from tests.support.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
+from tests.support.schedules import simulate
 
 COMMON = {"swtrace.run_id", "swtrace.rank", "swtrace.series", "swtrace.step", "swtrace.clock"}
 
@@ -325,3 +327,29 @@ def test_a_step_links_to_the_traced_requests_in_its_batch(tmp_path: Path) -> Non
         requests = [(each.trace_id, each.span_id) for each in contexts if each.trace_id != trace_id("run-1", 0)]
         assert requests == (list(run.links) if span.name == STEP else [])
         assert all(each.is_remote for each in contexts if span.name == STEP)
+
+
+def test_a_step_over_two_hosts_is_one_trace_in_order() -> None:
+    """With wall clocks 5 ms apart, no broadcast is received before it was sent, and spans nest in their step."""
+    ms = 1_000_000
+    made = simulate(ranks=4, layers=8, k=1, steps=6, compute=lambda _r, _s, _p: ms, latency=100_000, occupancy=200_000)
+    hosts = Hosts(made, (0, 1, 0, 1), (HostClock(), HostClock(HOUR_NS, wall_ahead_ns=5 * ms)))
+    for step, truth in zip(hosts.fed().take_steps(), true_steps(made), strict=True):
+        spans, bounds = StepSpans(step, hosts.origins(ms)), step.clock_bound_ns.tolist()
+        assert 0 < max(bounds) < ms
+        for span in spans:
+            said, (begin, end) = attributes(span), times(span)
+            rank = int(str(said["swtrace.rank"]))
+            assert said.get("swtrace.clock_bound_ns", 0) == bounds[rank]
+            own_begin, own_end = times(only(spans, STEP, rank))
+            assert own_begin <= begin <= end <= own_end or said.get("swtrace.crosses_steps")
+            assert abs(own_begin - UNIX_NS - truth.begin_ns[rank]) <= bounds[rank]
+            if span.name == BROADCAST:
+                layer, source = int(str(said["swtrace.layer"])), int(str(said["swtrace.source_rank"]))
+                sent, completed = times(only(spans, BROADCAST, source, layer))
+                assert sent - max(bounds) <= end <= completed + max(bounds)
+
+
+def test_one_clock_has_no_bound(steps: tuple[StepFacts, ...]) -> None:
+    """Spans of ranks that share a clock say nothing about its bound."""
+    assert not any("swtrace.clock_bound_ns" in attributes(span) for span in StepSpans(steps[1], origins(0, 1)))

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from opentelemetry.sdk.resources import Resource
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import StepFacts
-from swtrace.trace.identity import RankIdentity
+from swtrace.spans.origins import SpanOrigin
+from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.trace.records import STEP, Records
 from swtrace.trace.schema import Kind
 from tests.support import feeding
 from tests.support.schedules import Schedule, key
 
 HOUR_NS = 3600 * 10**9
+UNIX_NS = 10**18
+"""UNIX time at the schedule's time 0."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class HostClock:
     """When it is set to another time, for example because the host was suspended, ..."""
     set_by_ns: int = 0
     """... and by how much."""
+    wall_ahead_ns: int = 0
+    """By how much the host's UNIX time is wrong."""
 
     def at(self, true_ns: int) -> int:
         """Return what the clock shows."""
@@ -67,6 +73,13 @@ class Hosts:
         """Return the identity of a rank on its host."""
         host = self.host[rank]
         return replace(self.schedule.identity(rank), host=f"host-{host}", boot_id=f"boot-{host}")
+
+    def origins(self, at_ns: int) -> dict[RankKey, SpanOrigin]:
+        """Return what the ranks' rings say at an instant of the schedule about the offset to UNIX time."""
+        offsets = [UNIX_NS + at_ns + clock.wall_ahead_ns - clock.at(at_ns) for clock in self.clocks]
+        return {
+            key(rank): SpanOrigin(Resource({"rank": rank}), offsets[host], 0) for rank, host in enumerate(self.host)
+        }
 
     def seen(self) -> Schedule:
         """Return what the ranks record."""

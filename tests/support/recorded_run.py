@@ -84,6 +84,10 @@ class RecordedRun:
     infos: list[SeriesInfo] = field(default_factory=list)
     links: tuple[RequestLink, ...] = ()
     """Traced requests in the batch of every step that is written from now on."""
+    hosts: tuple[str, ...] = ()
+    """By rank. Each host has a clock of its own. If empty, all ranks are on one host."""
+    ahead_ns: int = 0
+    """By how much the clock of each host is ahead of the one before, in the order in which they appear."""
 
     def __post_init__(self) -> None:
         """Make one ring per rank, with one series each."""
@@ -101,7 +105,8 @@ class RecordedRun:
 
     def identified(self, rank: int) -> RankIdentity:
         """Return the identity that a rank writes into its ring."""
-        return identity(self.run_id, rank)
+        known = identity(self.run_id, rank)
+        return replace(known, host=self.hosts[rank], boot_id=self.hosts[rank]) if self.hosts else known
 
     def described(self, rank: int) -> SeriesInfo:
         """Return the series as a rank describes it when it makes its ring."""
@@ -110,6 +115,10 @@ class RecordedRun:
     def info(self, rank: int) -> SeriesInfo:
         """Return the series as described by a rank."""
         return self.infos[rank]
+
+    def clock_ahead_ns(self, rank: int) -> int:
+        """Return by how much the clock of a rank's host is ahead of the first one's."""
+        return list(dict.fromkeys(self.hosts)).index(self.hosts[rank]) * self.ahead_ns if self.hosts else 0
 
     def begin_ns(self, step: int) -> int:
         """Return when a step begins on every rank."""
@@ -156,7 +165,7 @@ class RecordedRun:
         """Write one rank's records of one step."""
         for position in range(self.info(rank).num_layers):
             self._transfer(rank, step, position)
-        begin = self.begin_ns(step)
+        begin = self.begin_ns(step) + self.clock_ahead_ns(rank)
         for index, link in enumerate(self.links):
             self.series[rank].request(begin, link, step, index)
         if ended:
@@ -177,7 +186,8 @@ class RecordedRun:
 
     def _transfer(self, rank: int, step: int, position: int) -> None:
         info, series = self.info(rank), self.series[rank]
-        begin = self.begin_ns(step) + position * LAYER_NS
+        ahead_ns = self.clock_ahead_ns(rank)
+        begin = self.begin_ns(step) + ahead_ns + position * LAYER_NS
         wait_begin = begin + 2 * REACH_NS
         own = info.source(position) == info.rank_in_group
         window = NO_WINDOW if own else position % 2
@@ -189,7 +199,7 @@ class RecordedRun:
         else:
             issued = begin - LAYER_NS + REACH_NS
             if position == 0:
-                issued = self.begin_ns(step - 1) + (info.num_layers - 1) * LAYER_NS + REACH_NS
+                issued = self.begin_ns(step - 1) + ahead_ns + (info.num_layers - 1) * LAYER_NS + REACH_NS
                 flags |= TransferFlag.CROSSES_STEPS
             stalled = not own and position == STALLED_POSITION
             ready = wait_begin + STALL_NS if stalled else issued + TRANSFER_NS

@@ -98,6 +98,22 @@ def test_it(swtrace): run(swtrace)
     )
 
 
+def test_a_failure_names_hosts_where_there_are_several(suite: pytest.Pytester) -> None:
+    """A rank is named with its host, in the first line, the table and the verdict, if ranks are on several hosts."""
+    code = """
+@pytest.mark.swtrace(max_stall_ratio=0.01)
+def test_it(swtrace):
+    made = RecordedRun(swtrace.directory, run_id="run", hosts=("gpu-a", "gpu-b"), ahead_ns=10**9)
+    made.write(10)
+    made.close()
+"""
+    result = outcomes(suite, code)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["swtrace: stall ratio 5.0 % is above 1.0 % on rank 1 (gpu-b) of *", "1 (gpu-b) *", "- *(1, gpu-b) waits*"]
+    )
+
+
 def test_a_failure_says_what_to_do(suite: pytest.Pytester) -> None:
     """Below the sentences of the verdict stands the ledger's advice."""
     code = """

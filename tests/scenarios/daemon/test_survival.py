@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import secrets
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from swtrace.daemon.observer import SAID_PROBLEMS
 from tests.support.daemon_command import ROOT, daemon, environment
 from tests.support.patience import eventually, patience
 from tests.support.recorded_run import RecordedRun
@@ -113,3 +115,20 @@ def test_daemon_survives_hostile_rings(run: RecordedRun) -> None:
             assert command.metric("swtrace_steps_total", rank="1") == run.steps - written_before
         assert "Traceback" not in command.end()
         assert command.process.returncode == 0
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_daemon(run: RecordedRun) -> None:
+    """A daemon whose stderr is a full pipe keeps reading and answering; it says later how many lines it lost."""
+    with daemon(run.directory) as watching:
+        assert watching.process.stderr is not None
+        fcntl.fcntl(watching.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        for number in range(60):
+            for index in range(SAID_PROBLEMS):
+                (run.directory / f"ring-bad-{number}-{index}.swt").write_bytes(b"no ring")
+            run.write()
+            assert watching.metric("swtrace_steps_total", rank="0") == run.steps
+            for path in run.directory.glob("ring-bad-*"):
+                path.unlink()
+            assert watching.client.get("/healthz").text == "ok\n"
+        said = watching.end()
+    assert "WARNING swtrace.daemon.observer: /" in said

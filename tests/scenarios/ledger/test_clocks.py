@@ -1,20 +1,24 @@
-"""If clocks differ or peers' instants are unknown, facts that depend on them are not stated."""
+"""Ranks are compared as far as their clocks can be aligned; facts that depend on unknown instants are not stated."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from swtrace.ledger import Ledger
-from swtrace.ledger.caveats import unattributed
 from swtrace.ledger.facts import Cause
 from swtrace.ledger.verdict import verdict
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.records import STEP
 from swtrace.trace.schema import Kind, Observed, TransferFlag
+from swtrace.units import milliseconds
 from tests.support import feeding
+from tests.support.host_clocks import true_steps
 from tests.support.schedules import Schedule, key, simulate
+from tests.support.verdicts import finding, kinds
 
 MS = 1_000_000
 
@@ -38,18 +42,28 @@ def shifted(schedule: Schedule, rank: int, by: int) -> Schedule:
     return Schedule(schedule.infos, records, schedule.operations)
 
 
-def fed(schedule: Schedule, identities: list[RankIdentity]) -> Ledger:
+def fed(schedule: Schedule, identities: list[RankIdentity], *, at_once: bool = True) -> Ledger:
+    """Return a ledger with all records, which come at once or step by step."""
     ledger = Ledger(keep_untaken=100)
     for rank, identity in enumerate(identities):
         ledger.add_rank(identity)
         ledger.set_series(key(rank), (schedule.infos[rank],))
-    feeding.feed(ledger, schedule)
+    if at_once:
+        feeding.feed(ledger, schedule)
+        return ledger
+    ends = [np.flatnonzero(mine["kind"] == Kind.STEP) + 1 for mine in schedule.records]
+    for step in range(len(ends[0])):
+        for rank, mine in enumerate(schedule.records):
+            ledger.add(key(rank), mine[(ends[rank][step - 1] if step else 0) : ends[rank][step]])
+        ledger.process_added()
     return ledger
 
 
-def says_nothing_across_ranks(ledger: Ledger) -> None:
+def says_nothing_across_ranks(ledger: Ledger) -> str:
+    """Check that no fact compares ranks, and return the verdict's reason."""
     (series,) = ledger.facts().series
     for step in ledger.take_steps():
+        assert not step.comparable
         assert not step.entry_known
         assert not step.entry_skew_ns.any()
         assert not step.attributed.any()
@@ -57,29 +71,69 @@ def says_nothing_across_ranks(ledger: Ledger) -> None:
     for rank in series.ranks:
         assert rank.totals.cause_ns[Cause.UNATTRIBUTED] == rank.totals.stall_ns > 0
         assert rank.recent.efficiency is None
-    assert "entry_skew" not in {finding.kind for finding in verdict(series, ledger.history(series.key)).findings}
+    said = verdict(series, ledger.history(series.key))
+    assert not kinds(said) & {"entry_skew", "late_issue", "aligned_clocks"}
+    return str(finding(said, "unattributed").sentence)
 
 
-def test_ranks_of_different_time_namespaces_are_not_compared() -> None:
-    """Ranks of one boot whose time namespaces differ have clocks of their own, and the verdict says so."""
-    schedule = shifted(make(), 1, AHEAD)
-    identities = [schedule.identity(0), replace(schedule.identity(1), clock_offset="1000.000000000")]
-    ledger = fed(schedule, identities)
-    says_nothing_across_ranks(ledger)
-    finding = unattributed(ledger.facts().series[0])
-    assert finding is not None
-    assert "2 clocks" in finding.sentence
+@pytest.mark.parametrize(
+    ("boot_id", "host", "clock_offset"),
+    [("boot", "host", "1000.000000000"), ("other", "other", "0")],
+    ids=["namespace", "host"],
+)
+def test_ranks_with_clocks_of_their_own_are_compared(boot_id: str, host: str, clock_offset: str) -> None:
+    """Ranks of two time namespaces or two hosts get the values that one clock would show, within the stated bound."""
+    chance = random.Random(5)  # noqa: S311 - a reproducible schedule
+    schedule = simulate(
+        ranks=2, layers=6, k=0, steps=8, compute=lambda _r, _s, _p: chance.randrange(5 * MS), occupancy=MS // 5
+    )
+    other = replace(schedule.identity(1), boot_id=boot_id, host=host, clock_offset=clock_offset)
+    ledger = fed(shifted(schedule, 1, AHEAD), [schedule.identity(0), other])
+    (series,) = ledger.facts().series
+    skewed = 0
+    for step, truth in zip(ledger.take_steps(), true_steps(schedule), strict=True):
+        bound = int(step.clock_bound_ns[1])
+        assert step.comparable
+        assert 0 < bound < MS // 4  # about the fastest broadcast
+        assert abs(step.clock_shift_ns[1] + AHEAD) <= bound
+        assert np.array_equal(step.attributed, truth.attributed)
+        assert np.abs(step.transfer_ns - truth.transfer_ns).max() <= bound
+        assert np.abs(step.entry_skew_ns - truth.entry_skew_ns).max() <= bound
+        skew = truth.cause_ns[1] > 2 * bound
+        skewed += int(skew.sum())
+        missing = (truth.cause_ns[1] - step.cause_ns[1])[skew]
+        assert 0 <= missing.min(initial=0) <= missing.max(initial=0) <= 2 * bound
+    assert skewed > 5
+    assert series.clocks == 2
+    assert series.ranks[0].recent.efficiency is None  # the bound is as long as a transfer
+    said = verdict(series, ledger.history(series.key))
+    assert finding(said, "aligned_clocks").numbers["clock_bound_ns"] == series.clock_bound_ns
+    assert ("of 2 hosts" in finding(said, "aligned_clocks").sentence) == (host == "other")
+
+
+def test_a_host_whose_clock_is_unknown_is_not_compared() -> None:
+    """If a rank on another host is never a source, nothing is compared, and the verdict names rank, host and reason."""
+    schedule = simulate(ranks=3, layers=2, k=0, steps=8, compute=lambda _r, _s, _p: MS, occupancy=3 * MS)
+    other = replace(schedule.identity(2), boot_id="other", host="gpu-b")
+    ledger = fed(shifted(schedule, 2, AHEAD), [schedule.identity(0), schedule.identity(1), other])
+    because = says_nothing_across_ranks(ledger)
+    assert "the clock of rank 2 (gpu-b)" in because
+    assert "no broadcasts run in both directions" in because
 
 
 def test_a_complete_run_of_two_hosts_misses_no_records() -> None:
-    """On two hosts the cause is unknown because of their clocks; no records are said to be missing."""
-    schedule = make()
-    ledger = fed(schedule, [schedule.identity(0), replace(schedule.identity(1), boot_id="other", host="other")])
-    says_nothing_across_ranks(ledger)
-    finding = unattributed(ledger.facts().series[0])
-    assert finding is not None
-    assert "missing" not in finding.sentence
-    assert "2 clocks (several hosts" in finding.sentence
+    """If skew is below the bound of two hosts' clocks, its cause is unknown for this reason; no record is missing."""
+    chance = random.Random(5)  # noqa: S311 - a reproducible schedule
+    schedule = simulate(
+        ranks=2, layers=6, k=0, steps=30, compute=lambda _r, _s, _p: chance.randrange(2 * MS), latency=3 * MS
+    )
+    other = replace(schedule.identity(1), boot_id="other", host="other")
+    ledger = fed(shifted(schedule, 1, AHEAD), [schedule.identity(0), other])
+    (series,) = ledger.facts().series
+    because = finding(verdict(series, ledger.history(series.key)), "unattributed").sentence
+    assert f"below the bound of the ranks' clocks (±{milliseconds(series.clock_bound_ns)})" in because
+    assert "missing" not in because
+    assert "missing, or differences are below" in finding(verdict(series), "unattributed").sentence
 
 
 def test_instants_that_cannot_be_are_distrusted() -> None:
@@ -90,10 +144,20 @@ def test_instants_that_cannot_be_are_distrusted() -> None:
         facts = ledger.facts()
         assert facts.series[0].impossible_steps == 8
         assert sum(each.oddities.impossible for each in facts.ranks) >= 8
-        finding = unattributed(facts.series[0])
-        assert finding is not None
-        assert "before its source issued it" in finding.sentence
-        says_nothing_across_ranks(ledger)
+        assert "before its source issued it" in says_nothing_across_ranks(ledger)
+
+
+def test_ranks_that_claim_one_clock_are_aligned_after_some_contradictions() -> None:
+    """The first steps are counted as impossible and distrusted, which the verdict says; the others are compared."""
+    schedule = shifted(make(), 1, AHEAD)
+    ledger = fed(schedule, [schedule.identity(0), schedule.identity(1)], at_once=False)
+    steps = ledger.take_steps()
+    (series,) = ledger.facts().series
+    assert [step.comparable for step in steps] == [False] * 3 + [True] * 5
+    assert (series.impossible_steps, series.clocks) == (3, 2)
+    said = verdict(series, steps)
+    assert "before its source issued it" in finding(said, "unattributed").sentence
+    assert "2 sets of ranks" in finding(said, "aligned_clocks").sentence
 
 
 def test_one_clock_stays_one() -> None:
