@@ -161,15 +161,16 @@ def _unattributed_because(facts: SeriesFacts, steps: Sequence[StepFacts]) -> str
             "directions between the two and no daemon has probed them"
         )
     elif facts.clock_bound_ns and (not steps or _mostly_in_doubt(steps)):
-        close = f"differences are below the bound of the ranks' clocks (±{units.milliseconds(facts.clock_bound_ns)})"
-        why = close if steps else f"{why}, or {close}"
+        bound = units.milliseconds(facts.clock_bound_ns)
+        open_ = f"the bound of the ranks' clocks (±{bound}) leaves it open"
+        why = open_ if steps else f"{why}, or {open_}"
     elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
         why = "records are missing, or the steps before are untimed"
     return why
 
 
 def _mostly_in_doubt(steps: Sequence[StepFacts]) -> bool:
-    """Return whether most of the stall of unknown cause is skew below the bound of the ranks' clocks."""
+    """Return whether most of the stall of unknown cause is what the bound of the ranks' clocks leaves open."""
     unknown = [(step.cause_ns[CAUSES.index(Cause.UNATTRIBUTED)], step.attributed) for step in steps]
     in_doubt = sum(int(stall_ns[attributed].sum()) for stall_ns, attributed in unknown)
     return 2 * in_doubt > sum(int(stall_ns.sum()) for stall_ns, _ in unknown)

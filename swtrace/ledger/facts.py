@@ -36,8 +36,8 @@ class Cause(StrEnum):
     """The bytes were moving."""
     UNATTRIBUTED = "unattributed"
     """The cause is unknown: the peers' records are lost or on a host that this ledger does not read, the ranks' clocks
-    cannot be aligned, the skew is below the bound of their clocks, or the ready instant of the previous delivery was
-    not observed."""
+    cannot be aligned, the bound of their clocks leaves it open, or the ready instant of the previous delivery was not
+    observed."""
 
 
 CAUSES = tuple(Cause)

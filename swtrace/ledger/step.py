@@ -403,12 +403,18 @@ class Steps:
         return np.asarray((self.block.flags & np.uint8(flag)) != 0, np.bool_)
 
     def _before_its_issue(self, delivery: _Bool) -> _Bool:
-        """Return where a delivery was ready before its source issued it, which is impossible with one clock."""
-        block, source = self.block, self._constants.source
+        """Return where a delivery was ready before its source issued it, by more than their clocks may be off."""
+        block, source, alignment = self.block, self._constants.source, self._alignment
         positions = np.arange(len(source))
         sent = self._broadcast[:, source, positions]
         issued = np.where(sent, block.issued_ns[:, source, positions], 0)[:, np.newaxis, :]
-        return np.asarray(delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS), np.bool_)
+        early = np.asarray(delivery & (block.ready_ns > 0) & (block.ready_ns < issued - CLOCK_TOLERANCE_NS), np.bool_)
+        if early.any():
+            step, rank, position = early.nonzero()
+            by_ns = issued[step, 0, position] - CLOCK_TOLERANCE_NS - block.ready_ns[early]
+            known = alignment.comparable[step] | (alignment.clock[rank] == alignment.clock[source[position]])
+            early[early] = known & (by_ns > alignment.between_ns(step, rank, source[position]))
+        return early
 
 
 _CONSTANTS = frozenset(each.name for each in fields(Constants))

@@ -90,8 +90,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
             _late_issue(facts, regular),
             _launch_bound(facts, regular),
             _entry(facts, regular),
-            _channel(regular),
-            _other_prefetch_step(facts, regular),
+            *((_channel(regular), _other_prefetch_step(facts, regular)) if _transfers_known(facts) else ()),
             _worst_layer(facts, regular),
             _efficiency(facts),
             *found,
@@ -289,6 +288,11 @@ def _entry(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
         rank=number,
         advice="Compare what the ranks do between steps: sampling, scheduling, input, other collectives.",
     )
+
+
+def _transfers_known(facts: SeriesFacts) -> bool:
+    """Return whether the bounds of the clocks are small compared with each rank's transfers."""
+    return all(rank.recent.transfers_known for rank in facts.ranks if rank.recent.transfer_ns)
 
 
 def _channel(steps: Sequence[StepFacts]) -> Finding | None:

@@ -60,11 +60,18 @@ class ClockMap:
         return self.error_at(self._newest().at_ns + _HORIZON_NS)
 
     def error_at(self, at_ns: int) -> int:
-        """Return the largest error of :meth:`there` at an instant after the newest anchor or before the oldest one."""
-        newest, oldest = self._newest(), self._points[0]
-        if at_ns < oldest.at_ns:
-            return oldest.error_ns + self._growth(oldest.at_ns - at_ns)
-        return newest.error_ns + self._growth(max(0, at_ns - newest.at_ns))
+        """Return the largest error of :meth:`there` at an instant, even between or before the anchors."""
+        after = self._newest()
+        if at_ns >= after.at_ns:
+            return after.error_ns + self._growth(at_ns - after.at_ns)
+        for point in reversed(self._points):
+            if point.at_ns <= at_ns:
+                span_ns = after.at_ns - point.at_ns
+                return max(point.error_ns, after.error_ns) + math.ceil(WANDER * span_ns * span_ns / 8)
+            after = point
+        # The drift is that at the newest anchor; at the oldest one it was different.
+        age_ns = after.at_ns - at_ns
+        return after.error_ns + self._growth(age_ns) + math.ceil(WANDER * (self._newest().at_ns - after.at_ns) * age_ns)
 
     def add(self, at_ns: int, low_ns: int | None, high_ns: int | None) -> bool:
         """Add an anchor that is newer than the others. Return whether it was used.

@@ -339,3 +339,23 @@ def test_a_reference_that_leaves_is_replaced() -> None:
     ledger.forget(key(1))
     (clock,) = ledger.facts().series[0].alignment
     assert (clock.group_ranks, clock.offset_ns) == ((3,), None)
+
+
+def test_what_the_bounds_allow_is_not_impossible() -> None:
+    """While bounds are wide, the middles for two hosts may contradict each other; such steps are still compared."""
+    chance = random.Random(6)  # noqa: S311 - reproducible schedules
+    wide = simulate(
+        ranks=3,
+        layers=3,
+        k=1,
+        steps=20,
+        queue="receiver",
+        compute=lambda _r, _s, _p: chance.randrange(MS, 20 * MS),
+        gap=lambda _r, _s: chance.randrange(1, 50 * MS),
+        latency=100 * US,
+        occupancy=300 * US,
+        origin=SECOND_NS,
+    )
+    ledger = Hosts(wide, (0, 1, 2), (HostClock(HOUR_NS), HostClock(3 * HOUR_NS), HostClock())).fed()
+    assert ledger.facts().series[0].impossible_steps == 0
+    assert [step.step for step in ledger.take_steps() if not step.comparable] == [0]

@@ -54,13 +54,18 @@ class DaemonCommand:
         return err.partition("\n")[2]
 
 
-@contextmanager
-def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
-    """Wait for the start-up line of a daemon with ``--json``, and return a client of the URL in it."""
+def served_url(process: subprocess.Popen[str]) -> str:
+    """Wait for the start-up line of a daemon with ``--json``, and return the URL in it."""
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line, process.communicate(timeout=patience())[1]
-    with httpx.Client(base_url=json.loads(line)["url"], timeout=patience(), limits=LIMITS) as client:
+    return str(json.loads(line)["url"])
+
+
+@contextmanager
+def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
+    """Wait until a daemon with ``--json`` serves, and return a client of it."""
+    with httpx.Client(base_url=served_url(process), timeout=patience(), limits=LIMITS) as client:
         yield client
 
 

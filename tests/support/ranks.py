@@ -13,7 +13,7 @@ import os
 import pickle
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,9 +21,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.support.patience import patience
+
+if TYPE_CHECKING:
+    from tests.support.hosts import Host
 
 T = TypeVar("T")
 PRELOADED = [
@@ -77,9 +80,21 @@ class Rank:
 
 @contextmanager
 def ranks(
-    world_size: int, program: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None
+    world_size: int,
+    program: Callable[..., Any],
+    *arguments: Any,
+    environment: Mapping[str, str] | None = None,
+    hosts: Sequence[Host] = (),
 ) -> Iterator[list[Rank]]:
-    """Start one process per rank and yield them. Kill those that still run at the end."""
+    """Start one process per rank and yield them. Kill those that still run at the end.
+
+    Args:
+        world_size: Number of ranks.
+        program: Called as ``program(rank, *arguments)``.
+        arguments: More arguments of the program.
+        environment: Variables to set.
+        hosts: The host of each rank; by default, all ranks run on this machine.
+    """
     context = fork_server()
     with tempfile.TemporaryDirectory() as folder:
         started: list[Rank] = []
@@ -89,6 +104,7 @@ def ranks(
                 process = context.Process(
                     target=_rank,
                     args=(number, world_size, str(Path(folder, "meet")), theirs, program, arguments, environment or {}),
+                    kwargs={"host": hosts[number] if hosts else None},
                     name=f"rank {number}",
                 )
                 process.start()
@@ -108,9 +124,10 @@ def run_ranks(
     program: Callable[..., T],
     *arguments: Any,
     environment: Mapping[str, str] | None = None,
+    hosts: Sequence[Host] = (),
 ) -> list[T]:
     """Run ``program(rank, *arguments)`` on every rank; return the results by rank, or raise the first failure."""
-    with ranks(world_size, program, *arguments, environment=environment) as started:
+    with ranks(world_size, program, *arguments, environment=environment, hosts=hosts) as started:
         open_connections = {rank.connection: rank for rank in started}
         results: dict[int, T] = {}
         while open_connections:
@@ -136,8 +153,13 @@ def _rank(
     program: Callable[..., Any],
     arguments: tuple[Any, ...],
     environment: Mapping[str, str],
+    *,
+    host: Host | None,
 ) -> None:
     os.environ.update({"GLOO_SOCKET_IFNAME": "lo", **environment})
+    if host is not None:
+        host.enter()
+        os.environ.update(host.settings)
     gc.freeze()  # what the fork server loaded is no garbage of ours
     import torch
     from torch import distributed as dist

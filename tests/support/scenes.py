@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -20,8 +20,10 @@ from textual.pilot import Pilot
 from swtrace.observing import Link, Observation, ObservedRank, OriginStatus, Roster
 from swtrace.observing.events import RingState
 from swtrace.observing.observation import NO_FACTS
+from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.ring_reader import Occupancy, RingStatistics, WindowState
 from tests.support.feeding import feed, ledger
+from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.patience import patience
 from tests.support.schedules import Schedule, key
 from tests.support.simulated_rings import scenario
@@ -88,6 +90,49 @@ def observation_of(schedule: Schedule) -> Observation:
         facts=facts,
         history={series.key: made.history(series.key) for series in facts.series},
     )
+
+
+WALL_NS = 1_700_000_000 * 10**9
+"""UNIX time at which a schedule begins."""
+
+
+def observation_across(hosts: Hosts, wall_errors_ns: Sequence[int] = ()) -> Observation:
+    """Return the observation at the end of a schedule whose ranks are on several hosts.
+
+    Args:
+        hosts: The schedule, and the hosts' clocks.
+        wall_errors_ns: By host: how far its wall clock is ahead.
+    """
+    made = hosts.fed()
+    facts = made.facts()
+    seen = observation_of(hosts.seen())
+    errors = wall_errors_ns or [0] * len(hosts.clocks)
+    anchors = [
+        ClockAnchor(clock.at(1), WALL_NS + error_ns) for clock, error_ns in zip(hosts.clocks, errors, strict=True)
+    ]
+    ranks = []
+    for rank, last in zip(seen.ranks, facts.ranks, strict=True):
+        number = rank.identity.rank
+        ring = replace(
+            rank.ring,
+            anchor=anchors[hosts.host[number]],
+            windows=(_windows(last.last_record_ns),),
+            taken_ns=last.last_record_ns + 3_000_000,
+        )
+        identity = replace(hosts.identity(number), model=rank.identity.model)
+        ranks.append(replace(rank, identity=identity, ring=ring))
+    return replace(
+        seen,
+        ranks=tuple(ranks),
+        facts=facts,
+        history={series.key: made.history(series.key) for series in facts.series},
+        clock_offsets={rank.key: rank.unix_offset_ns for rank in ranks},
+    )
+
+
+def on_two_hosts(schedule: Schedule, host: Sequence[int] = (0, 0, 1, 1)) -> Hosts:
+    """Return a schedule whose ranks are on two hosts, one of which booted an hour later."""
+    return Hosts(schedule, host, (HostClock(HOUR_NS), HostClock()))
 
 
 def _windows(end: int) -> tuple[WindowState, ...]:
@@ -160,7 +205,9 @@ __all__ = [
     "app_over",
     "empty",
     "key",
+    "observation_across",
     "observation_of",
+    "on_two_hosts",
     "pictured",
     "press",
     "run",

@@ -95,6 +95,24 @@ def test_the_bound_holds(truth: Clocks, seed: int) -> None:
         now_ns += int(10 ** noise.uniform(6, 10))
 
 
+@settings(max_examples=150)
+@given(truth=clocks(), seed=st.integers(0, 2**32))
+def test_the_bound_holds_at_earlier_instants(truth: Clocks, seed: int) -> None:
+    """An instant between two anchors is off by no more than its bound, even if only the later anchor is precise."""
+    noise = random.Random(seed)  # noqa: S311 (repeatable, not secret)
+    clocks_map = ClockMap()
+    now_ns = 0
+    for _ in range(60):
+        error_ns = int(10 ** noise.uniform(2, 5))
+        read_ns = truth.host_ns(now_ns) + noise.randint(-error_ns, error_ns)
+        clocks_map.add(EPOCH_NS + now_ns, read_ns - error_ns, read_ns + error_ns)
+        earlier_ns = noise.randint(max(0, now_ns - 20 * SECOND_NS), now_ns)
+        assert (
+            worst_error_ns(clocks_map, truth, earlier_ns, earlier_ns) <= clocks_map.error_at(EPOCH_NS + earlier_ns) + 1
+        )
+        now_ns += int(10 ** noise.uniform(6, 10))
+
+
 @pytest.mark.parametrize("lie_ns", [-400_000, -40_000, 40_000, 400_000])
 def test_one_wrong_anchor_is_skipped(lie_ns: int) -> None:
     """An anchor that contradicts all others, and claims to be as good as they are, changes nothing; it is counted."""

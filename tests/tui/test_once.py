@@ -16,6 +16,7 @@ from swtrace.observing.origin import Polled
 from swtrace.trace.identity import SeriesInfo, UntracedRank
 from swtrace.trace.schema import Clock
 from tests.support.recorded_run import RecordedRun, series_info
+from tests.support.scenes import observation_across, observation_of, on_two_hosts
 from tests.support.settling import settled
 from tests.support.simulated_recordings import Told, events_of
 from tests.support.simulated_rings import scenario, write
@@ -109,3 +110,17 @@ def test_an_untraced_rank_is_named(tmp_path: Path) -> None:
         words = " ".join(overview(picture(settled(roster, 8), Filter()), 160).split())
     run.close()
     assert "Rank 2 runs untraced: No space left on device." in words
+
+
+def test_the_text_groups_ranks_by_host() -> None:
+    """Each host's ranks follow its name and clock, and the headings take no lines from verdict and charts."""
+    seen = picture(observation_across(on_two_hosts(scenario("stalled"))), Filter())
+    lines = overview(seen, 120).splitlines()
+    at = [
+        next(i for i, line in enumerate(lines) if f" {host.name}  2 ranks  {host.clock} " in line)
+        for host in seen.hosts
+    ]
+    assert [lines[i].split()[0] for i in (at[0] + 1, at[0] + 2, at[1] + 1, at[1] + 2)] == ["0", "1", "2", "3"]
+    alone = overview(picture(observation_of(scenario("stalled")), Filter()), 120).splitlines()
+    assert len(lines) == len(alone) + len(seen.hosts)
+    assert any(line.lstrip().startswith("rank 3 (host-1) ") for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,23 @@ from swtrace_tui.once import overview, read
 from swtrace_tui.picture import Filter, RankState, phase_of, picture
 
 from swtrace import units
+from swtrace.ledger.alignment import Method, Probe
 from swtrace.observing import Observation, watch_rings
 from swtrace.trace.identity import RankKey
 from swtrace.trace.schema import Phase
-from tests.support.scenes import Still, app_over, observation_of, press, run, shown, until
+from tests.support.host_clocks import HostClock, Hosts
+from tests.support.scenes import (
+    Still,
+    app_over,
+    observation_across,
+    observation_of,
+    on_two_hosts,
+    press,
+    run,
+    shown,
+    until,
+)
+from tests.support.schedules import Schedule
 from tests.support.settling import settled
 from tests.support.simulated_rings import RingWriter, scenario, write
 
@@ -205,3 +219,72 @@ def test_a_number_is_a_rank_or_a_pid_and_text_a_part_of_a_name() -> None:
     assert ranks_shown("O_Pr") == ranks_shown(third.host.upper()) == ranks_shown("live") == [0, 1, 2, 3]
     assert ranks_shown("o_proj 2") == [2]
     assert ranks_shown("died") == ranks_shown("o_proj nowhere") == []
+
+
+def test_ranks_of_several_hosts_are_grouped_by_host() -> None:
+    """Rows are by host, that of the first rank first. No host is named if all ranks, or all that match, are on one."""
+    whole = observation_across(on_two_hosts(scenario("stalled"), (0, 1, 0, 1)))
+    seen = picture(whole, Filter())
+    (series,) = seen.series
+    assert [row.rank for row in seen.rows] == [0, 2, 1, 3]
+    assert [(host.name, [row.rank for row in host.rows]) for host in seen.hosts] == [
+        ("host-0", [0, 2]),
+        ("host-1", [1, 3]),
+    ]
+    assert series.rank_name(1) == "rank 1 (host-1)"
+    assert picture(whole, Filter(text="host-1")).hosts == ()
+    alone = picture(observation_of(scenario("stalled")), Filter())
+    assert alone.hosts == ()
+    assert alone.series[0].rank_name(1) == "rank 1"
+
+
+def test_a_hosts_clock_is_the_ledgers() -> None:
+    """The first rank's clock is the reference; another one has the bound that the ledger states, or is unknown."""
+    hosts = on_two_hosts(scenario("stalled"))
+    whole = observation_across(hosts)
+    (clock,) = whole.facts.series[0].alignment
+    here, there = picture(whole, Filter()).hosts
+    assert here.clock == "reference clock"
+    assert there.clock == f"clock ±{units.duration(clock.bound_ns)} by broadcasts"
+
+    unread = Hosts(scenario("stalled"), (0, 0, 1, 1), hosts.clocks)
+    none = replace(whole, facts=unread.ledger().facts())
+    assert [host.clock for host in picture(none, Filter()).hosts] == ["reference clock", "clock unknown"]
+
+
+def test_hosts_on_one_clock_have_no_clock_to_name() -> None:
+    """Ranks that share a clock, such as those of two containers, are grouped without a word about clocks."""
+    seen = observation_of(scenario("stalled"))
+    ranks = tuple(
+        replace(rank, identity=replace(rank.identity, host=f"container-{rank.identity.rank // 2}"))
+        for rank in seen.ranks
+    )
+    assert [(host.name, host.clock) for host in picture(replace(seen, ranks=ranks), Filter()).hosts] == [
+        ("container-0", ""),
+        ("container-1", ""),
+    ]
+
+
+def test_the_bound_of_a_step_is_the_largest_between_two_ranks() -> None:
+    """Of three clocks, the bounds of the two worst add up; ranks on one clock are not compared with each other."""
+    made = scenario("stalled", ranks=6, layers=12)
+    hosts = Hosts(made, (0, 0, 1, 1, 2, 2), [HostClock(host * 10**12, host * 1e-6) for host in range(3)])
+    ledger = hosts.ledger()
+    ledger.add_probe(Probe("boot-1", "boot-0", hosts.clocks[1].at(1), 1, 90_001))
+    (series,) = picture(observation_across(hosts), Filter()).series
+    step = series.steps[-1]
+    pairs = [(one, two) for one, two in combinations(range(6), 2) if hosts.host[one] != hosts.host[two]]
+    between = max(int(step.clock_bound_ns[one] + step.clock_bound_ns[two]) for one, two in pairs)
+    assert series.alignment(step) == (Method.BROADCASTS, between)
+    assert between > int(step.clock_bound_ns.max())
+
+
+def test_simulated_time_is_one_clock() -> None:
+    """Hosts whose ranks run on simulated time are named without a clock, and a step has no bound."""
+    made = scenario("stalled")
+    virtual = Schedule([replace(info, clock="virtual") for info in made.infos], made.records, made.operations)
+    seen = picture(observation_across(Hosts(virtual, (0, 0, 1, 1), (HostClock(), HostClock()))), Filter())
+    (series,) = seen.series
+    assert [host.clock for host in seen.hosts] == ["", ""]
+    assert series.steps[-1].comparable
+    assert series.alignment(series.steps[-1]) is None

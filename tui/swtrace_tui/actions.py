@@ -30,6 +30,8 @@ class Action:
     footer: bool = False
     label: str = ""
     """A shorter title for the footer."""
+    several_hosts: bool = False
+    """Whether it is in the footer only while ranks of several hosts are shown."""
 
 
 PAUSE = Action("pause", "space", "app.pause", "Pause", "Freeze the screen; reading continues.", footer=True)
@@ -79,6 +81,24 @@ ACTIONS: tuple[Action, ...] = (
     Action("sort-back", "less_than_sign,comma", "sort(-1)", "Sort back", "Sort by the previous column.", OVERVIEW),
     Action("reverse", "i", "reverse", "Reverse", "Reverse the order.", OVERVIEW),
     Action("open-rank", "enter", "open", "Timeline", "Show the rank's timeline.", OVERVIEW),
+    Action(
+        "collapse",
+        "c",
+        "collapse",
+        "Collapse",
+        "With several hosts: show the selected rank's host in one line, or its ranks again.",
+        OVERVIEW,
+        footer=True,
+        several_hosts=True,
+    ),
+    Action(
+        "collapse-all",
+        "C",
+        "collapse_all",
+        "Collapse all",
+        "With several hosts: show each host in one line, or all ranks again.",
+        OVERVIEW,
+    ),
     # -- heat map
     Action(
         "metric",

@@ -244,6 +244,7 @@ class KeyBar(Drawn):
             for group in ([each for each in ACTIONS if each.view == self._view], [PAUSE], self._own, ACTIONS)
             for action in group
             if action.footer and action.view in {None, self._view} and action not in {HELP, QUIT}
+            if scene.picture.hosts or not action.several_hosts
         ]
         last = [(action, self._label(action)) for action in (HELP, QUIT)]
         left = line.room - sum(len(key) + len(title) + 3 for _, (key, title) in last)

@@ -52,7 +52,7 @@ _LINKS = {
 _COLUMNS = {
     "series": "Name of the series; shown if there are several.",
     "rank": "Global rank.",
-    "host": "Host of the rank.",
+    "host": "Host of the rank. With several hosts, headings name them instead.",
     "pid": "Process id of the rank, in its own pid namespace.",
     "state": "State of the rank (below).",
     "step/s": "Steps per second.",
@@ -207,6 +207,15 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
             for cause, glyph, colour in bars
         ],
     )
+    yield (
+        "Several hosts: headings",
+        [
+            ("▾ ▸", "The host's ranks follow, or it is collapsed; a click on the heading changes that (overview)."),
+            ("reference clock", "The clock of the first rank; the instants of all ranks are shown on it."),
+            ("clock ±40 us", "How far instants of this host's ranks may be off; broadcasts or probes limit that."),
+            ("clock unknown", "Nothing limits the difference between the clocks yet, so ranks are not compared."),
+        ],
+    )
     ramp = Text(RAMP_GLYPHS) if palette.mono else Text.assemble(*(("█", colour) for colour in palette.ramp("stall")))
     yield (
         "Heat map",
@@ -223,6 +232,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
         "Timeline (two lanes per rank)",
         [
             *((stretch(span), _SPANS[span]) for span in SPAN_NAMES),
+            ("hosts ±40 us", "Below the lanes: how far a difference between ranks of two hosts may be off."),
             ("╷12", "Layer number, where the time up to the end of its wait begins."),
             ("▸12◂", "The layer that you opened from the heat map."),
         ],

@@ -41,7 +41,7 @@ def overview(seen: Picture, width: int) -> str:
     if not seen.rows:
         return "".join(f"{'    ' if kind == 'command' else ''}{text}\n" for kind, text in advice(seen, screen=False))
     scene = Scene(seen, MONO, {series.key: series.verdict for series in seen.series})
-    lines = Overview().draw(scene, width, len(seen.rows) + _CHARTS)
+    lines = Overview().draw(scene, width, len(seen.rows) + len(seen.hosts) + _CHARTS)
     text = "\n".join(strip.text.rstrip() for strip in lines).rstrip() + "\n"
     others = [run for run in seen.runs if run != seen.run]
     return text + (f"\nRun {seen.run}. There are other runs: {', '.join(others)}. --run shows one.\n" if others else "")

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from swtrace import units
+from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import Finding
 from swtrace.ledger.recent import RecentSteps
@@ -105,6 +107,11 @@ class RankRow:
         """The rank's host; empty if it is unknown."""
         return self.observed.identity.host if self.observed is not None else ""
 
+    @cached_property
+    def place(self) -> tuple[str, str]:
+        """The rank's host and clock, which differ for ranks of one host in different time namespaces."""
+        return ("", "") if self.observed is None else (self.observed.identity.host, self.observed.identity.clock)
+
     @property
     def recent(self) -> Recent:
         """The sums over the last steps."""
@@ -138,12 +145,49 @@ class RankRow:
 
 
 @dataclass(frozen=True, repr=False)
+class Host:
+    """One of several hosts whose ranks are shown."""
+
+    name: str
+    rows: tuple[RankRow, ...]
+    clocks: frozenset[AlignedClock | None]
+    """How the instants of its ranks are aligned with those of other hosts; None on the reference clock."""
+
+    @cached_property
+    def place(self) -> tuple[str, str]:
+        """The place of its ranks."""
+        return self.rows[0].place
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks."""
+        return len({row.rank for row in self.rows})
+
+    @property
+    def most_stalled(self) -> RankRow:
+        """The row with the highest stall ratio."""
+        return max(self.rows, key=lambda row: row.recent.stall_ratio or 0.0)
+
+    @property
+    def clock(self) -> str:
+        """What is known about its clock, in words; empty if no series compares it with another clock."""
+        aligned = [clock for clock in self.clocks if clock is not None]
+        if not aligned:
+            return "reference clock" if self.clocks else ""
+        if any(clock.offset_ns is None for clock in aligned):
+            return "clock unknown"
+        worst = max(aligned, key=attrgetter("bound_ns"))
+        return f"clock ±{units.duration(worst.bound_ns)} by {worst.method}"
+
+
+@dataclass(frozen=True, repr=False)
 class SeriesView:
     """One selected series."""
 
     facts: SeriesFacts
     steps: tuple[StepFacts, ...]
     rows: tuple[RankRow, ...]
+    """The selected ranks, by host."""
 
     @property
     def key(self) -> SeriesKey:
@@ -171,6 +215,11 @@ class SeriesView:
         """The headline alone, always from the same facts as the rows."""
         return verdict(self.facts, died=self._died).headline
 
+    @cached_property
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts of its rows, in the same order; empty if all rows are on one host."""
+        return _hosts((self,))
+
     @property
     def shape(self) -> str:
         """How many ranks and layers it has."""
@@ -188,6 +237,26 @@ class SeriesView:
     def layer(self, position: int) -> int:
         """Return the layer at a position."""
         return self.facts.ranks[0].info.start_layer + position
+
+    def rank_name(self, group_rank: int, noun: str = "rank") -> str:
+        """Return ``rank 3``, or ``rank 3 (host-1)`` if the series has several hosts."""
+        return f"{noun} {self.facts.named(self.key.group_ranks[group_rank])}"
+
+    def alignment(self, step: StepFacts) -> tuple[str, int] | None:
+        """Return what aligns the ranks' clocks in a step, and the largest error of a difference between two ranks.
+
+        None if the ranks share one clock, or if their clocks are not aligned.
+        """
+        aligned = self.aligned if step.comparable else ()
+        if not aligned:
+            return None
+        bounds = sorted(int(step.clock_bound_ns[list(clock.group_ranks)].max()) for clock in aligned)
+        return " and ".join(sorted({str(clock.method) for clock in aligned})), sum(bounds[-2:])
+
+    @property
+    def aligned(self) -> tuple[AlignedClock, ...]:
+        """Every clock besides that of the first rank; none if its ranks share one clock."""
+        return () if self.facts.ranks[0].info.clock == "virtual" else self.facts.alignment
 
     def group_rank(self, rank: int | None) -> int | None:
         """Return the group rank of a global rank."""
@@ -218,6 +287,11 @@ class Picture:
     def rows(self) -> tuple[RankRow, ...]:
         """The rows of every selected series."""
         return tuple(row for series in self.series for row in series.rows)
+
+    @cached_property
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts of its rows; empty if all rows are on one host."""
+        return self.series[0].hosts if len(self.series) == 1 else _hosts(self.series)
 
     @property
     def ended(self) -> bool:
@@ -307,8 +381,24 @@ def _series(
         steps = [step for step in steps if phase_of(step) is selection.phase]
         facts = _resummed(facts, steps)
     past = _Past(steps, len(facts.key.group_ranks), counted=selection.phase is not None)
-    rows = (_row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank)) for rank in facts.ranks)
+    rows = [_row(facts.key, rank, past, observed.get(rank.rank), ranks.get(rank.rank)) for rank in facts.ranks]
+    places = {place: at for at, place in enumerate(dict.fromkeys(row.place for row in rows))}
+    if len(places) > 1:
+        rows.sort(key=lambda row: places[row.place])
     return SeriesView(facts=facts, steps=tuple(steps), rows=tuple(filter(selection.shows, rows)))
+
+
+def _hosts(views: Sequence[SeriesView]) -> tuple[Host, ...]:
+    if len({row.place for view in views for row in view.rows}) <= 1:
+        return ()
+    rows: dict[tuple[str, str], list[RankRow]] = {}
+    clocks: dict[tuple[str, str], set[AlignedClock | None]] = {}
+    for view in views:
+        aligned = {rank: clock for clock in view.aligned for rank in clock.group_ranks}
+        for row in view.rows:
+            rows.setdefault(row.place, []).append(row)
+            clocks.setdefault(row.place, set()).update({aligned.get(row.group_rank)} if aligned else ())
+    return tuple(Host(place[0] or "unknown host", tuple(of), frozenset(clocks[place])) for place, of in rows.items())
 
 
 class _Past:

@@ -99,13 +99,11 @@ def test_ranks_with_clocks_of_their_own_are_compared(boot_id: str, host: str, cl
         assert np.array_equal(step.attributed, truth.attributed)
         assert np.abs(step.transfer_ns - truth.transfer_ns).max() <= bound
         assert np.abs(step.entry_skew_ns - truth.entry_skew_ns).max() <= bound
-        skew = truth.cause_ns[1] > 2 * bound
-        skewed += int(skew.sum())
-        missing = (truth.cause_ns[1] - step.cause_ns[1])[skew]
-        assert 0 <= missing.min(initial=0) <= missing.max(initial=0) <= 2 * bound
+        understated = truth.cause_ns[:4] - step.cause_ns[:4]
+        assert 0 <= understated.min() <= understated.max() <= 2 * bound
+        skewed += int((truth.cause_ns[1] > 4 * bound).sum())
     assert skewed > 5
     assert series.clocks == 2
-    assert series.ranks[0].recent.efficiency is None  # the bound is as long as a transfer
     said = verdict(series, ledger.history(series.key))
     assert finding(said, "aligned_clocks").numbers["clock_bound_ns"] == series.clock_bound_ns
     assert ("of 2 hosts" in finding(said, "aligned_clocks").sentence) == (host == "other")
@@ -122,7 +120,7 @@ def test_a_host_whose_clock_is_unknown_is_not_compared() -> None:
 
 
 def test_a_complete_run_of_two_hosts_misses_no_records() -> None:
-    """If skew is below the bound of two hosts' clocks, its cause is unknown for this reason; no record is missing."""
+    """What the bound of two hosts' clocks leaves open has no known cause for this reason; no record is missing."""
     chance = random.Random(5)  # noqa: S311 - a reproducible schedule
     schedule = simulate(
         ranks=2, layers=6, k=0, steps=30, compute=lambda _r, _s, _p: chance.randrange(2 * MS), latency=3 * MS
@@ -131,9 +129,9 @@ def test_a_complete_run_of_two_hosts_misses_no_records() -> None:
     ledger = fed(shifted(schedule, 1, AHEAD), [schedule.identity(0), other])
     (series,) = ledger.facts().series
     because = finding(verdict(series, ledger.history(series.key)), "unattributed").sentence
-    assert f"below the bound of the ranks' clocks (±{milliseconds(series.clock_bound_ns)})" in because
+    assert f"the bound of the ranks' clocks (±{milliseconds(series.clock_bound_ns)}) leaves it open" in because
     assert "missing" not in because
-    assert "missing, or differences are below" in finding(verdict(series), "unattributed").sentence
+    assert "missing, or the bound of the ranks' clocks" in finding(verdict(series), "unattributed").sentence
 
 
 def test_instants_that_cannot_be_are_distrusted() -> None:

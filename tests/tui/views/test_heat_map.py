@@ -31,10 +31,13 @@ from textual.widget import Widget
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause
 from swtrace.observing import Observation
+from tests.support.host_clocks import HostClock, Hosts
 from tests.support.scenes import (
     Still,
     app_over,
+    observation_across,
     observation_of,
+    on_two_hosts,
     pictured,
     press,
     run,
@@ -184,15 +187,24 @@ def test_scales_end_on_round_numbers(value: float) -> None:
 _KEYS = ("m", "w", "up", "down", "left", "right", "home", "end", "g", "1", "2", "2", "2")
 
 
-def test_a_heat_map_drawn_again_and_again_is_what_a_new_one_draws() -> None:
+def thirteen_ranks(hosts: int) -> Observation:
+    """Return ranks that no number of hosts divides."""
+    made = scenario("stalled", ranks=13, layers=40, steps=12)
+    if hosts == 1:
+        return observation_of(made)
+    return observation_across(Hosts(made, [rank % hosts for rank in range(13)], [HostClock()] * hosts))
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_a_heat_map_drawn_again_and_again_is_what_a_new_one_draws(hosts: int) -> None:
     """After random updates, sizes, themes, keys and scrolling, each line is that of a widget that never drew before."""
     seed = random.randrange(1 << 32)  # noqa: S311 - which updates, not a secret
     print(f"seed {seed}")  # noqa: T201 - shown where it fails
-    asyncio.run(_redraw(random.Random(seed)))  # noqa: S311 - which updates, not a secret
+    asyncio.run(_redraw(random.Random(seed), hosts))  # noqa: S311 - which updates, not a secret
 
 
-async def _redraw(chance: random.Random) -> None:
-    moments = _sliding(observation_of(scenario("stalled", ranks=13, layers=40, steps=12)), chance)
+async def _redraw(chance: random.Random, hosts: int) -> None:
+    moments = _sliding(thirteen_ranks(hosts), chance)
     source = Still(moments[0])
     app = app_over(source, view="heatmap")
     async with app.run_test(size=(100, 40)) as pilot:
@@ -286,3 +298,60 @@ def test_a_map_line_has_the_cell_of_every_column(palette: Palette) -> None:
                 assert got == _cells([single[shade]])
             else:
                 assert {style.bgcolor for _, style in got} == {single[shade].style.bgcolor}  # type: ignore[attr-defined]
+
+
+def test_ranks_of_different_hosts_are_separated() -> None:
+    """A heading with the host's clock is above its ranks, whose rows keep their names and means."""
+    seen = picture(observation_across(on_two_hosts(scenario("stalled"), (0, 1, 0, 1))), Filter())
+    lines = [strip.text for strip in HeatMap().draw(Scene(seen, MONO), 130, 40)]
+    named = [line for line in lines if line.lstrip().startswith(("rank ", "host-"))]
+    assert [line.split()[:2] for line in named] == [
+        ["host-0", "2"],
+        ["rank", "0"],
+        ["rank", "2"],
+        ["host-1", "2"],
+        ["rank", "1"],
+        ["rank", "3"],
+    ]
+    assert [host.clock in line for host, line in zip(seen.hosts, (named[0], named[3]), strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("size", [(100, 40), (100, 25)])
+def test_a_click_below_headings_selects_the_cell_that_is_there(size: tuple[int, int]) -> None:
+    """The cursor is drawn where the click was, and the description names that rank, with one or two ranks per line."""
+
+    async def test() -> None:
+        app = app_over(Still(thirteen_ranks(3)), view="heatmap")
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, lambda: app.picture)
+            await settled(pilot)
+            heat = app.screen.query_one(HeatMap)
+            lines = [strip.text for strip in heat.render_lines(Region(0, 0, *heat.size))]
+            ranks = [y for y, line in enumerate(lines) if line.lstrip().startswith("rank ")]
+            assert len(ranks) > 1
+            for y in (ranks[-1], ranks[0]):
+                name = lines[y].split()[1]
+                await pilot.click(HeatMap, offset=(heat._origin[0] + 3 * heat._wide, y))
+                await settled(pilot)
+                assert f" Rank {name} (host-" in shown(app)
+                lines = [strip.text for strip in heat.render_lines(Region(0, 0, *heat.size))]
+            heading = next((y for y, line in enumerate(lines) if line.startswith(" host-")), None)
+            if heading is not None:
+                before = heat._cursor
+                await pilot.click(HeatMap, offset=(heat._origin[0] + 3, heading))
+                await settled(pilot)
+                assert heat._cursor == before
+
+    run(test())
+
+
+def test_a_line_of_two_ranks_never_mixes_hosts() -> None:
+    """The last rank of a host with an odd number of ranks has a line of its own, whose lower half is empty."""
+    view, scene = HeatMap(), Scene(picture(thirteen_ranks(3), Filter()), DARK)
+    lines = view.draw(scene, 100, 20)
+    assert view._paired
+    (alone,) = (line for line in lines if line.text.startswith(" rank 12 "))
+    empty = {upper[LEVELS].style for upper in DARK.heat_pairs("stall", view._wide)}
+    cells = [segment.style for segment in list(alone)[1:] if segment.text.strip()]
+    assert cells
+    assert set(cells) <= empty

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from swtrace_tui.palette import MONO
+from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.overview import COLUMNS, Overview, fitting, headline
 from swtrace_tui.views.verdict_view import finding_lines
 from swtrace_tui.views.view import Scene
 
+from swtrace import units
 from swtrace.ledger.finding import Finding, Level
-from tests.support.scenes import Still, app_over, drawn, observation_of, pictured, press, run, settled, shown, until
+from tests.support.scenes import (
+    Still,
+    app_over,
+    drawn,
+    observation_across,
+    observation_of,
+    on_two_hosts,
+    pictured,
+    press,
+    run,
+    settled,
+    shown,
+    until,
+)
 from tests.support.simulated_rings import scenario
 
 
@@ -86,3 +102,135 @@ def test_badge_and_columns_leave_the_first_column_free() -> None:
     """Nothing in the overview touches the left edge."""
     for line in drawn(Overview(), 100, 40):
         assert line.startswith(" ")
+
+
+def two_hosts() -> Still:
+    return Still(observation_across(on_two_hosts(scenario("straggler"))))
+
+
+def table(text: str) -> list[str]:
+    """Return the lines of the table, without its header."""
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith(" rank"))
+    end = next(i for i, line in enumerate(lines) if " steps " in line and i > begin)
+    return lines[begin + 1 : end]
+
+
+def test_ranks_follow_the_heading_of_their_host() -> None:
+    """Headings name each host and its clock; ranks follow in the chosen order, the host of the first one first."""
+
+    async def test() -> None:
+        app = app_over(two_hosts())
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            await settled(pilot)
+            lines = table(shown(app))
+            marks = [line.split()[:2] for line in lines]
+            assert marks[:3] == [["▾", "host-0"], ["0", "1"], ["1", "1"]]
+            assert marks[3:] == [["▾", "host-1"], ["2", "1"], ["3", "1"]]
+            assert app.picture is not None
+            for line, host in zip((lines[0], lines[3]), app.picture.hosts, strict=True):
+                assert f"  2 ranks  {host.clock} ──" in line
+            await press(pilot, "i")  # the highest rank first
+            assert [line.split()[1 if "host" in line else 0] for line in table(shown(app))] == [
+                "host-1",
+                "3",
+                "2",
+                "host-0",
+                "1",
+                "0",
+            ]
+
+    run(test())
+
+
+def test_a_collapsed_host_names_its_most_stalled_rank() -> None:
+    """``c`` shows the selected rank's host in one line, with the ledger's highest stall ratio; ``C`` all of them."""
+
+    async def test() -> None:
+        app = app_over(two_hosts())
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: "is the straggler" in shown(app))
+            await press(pilot, "down", "down", "down", "down")
+            overview = app.screen.query_one(Overview)
+            assert app.picture is not None
+            here, there = app.picture.hosts
+            worst = max(there.rows, key=lambda row: row.recent.stall_ratio or 0)
+            before = shown(app)
+            await press(pilot, "c")
+            lines = table(shown(app))
+            assert len(lines) == 4
+            assert f"rank {worst.rank} stalls most: {units.ratio(worst.recent.stall_ratio)}" in lines[-1]
+            assert [line for line in before.splitlines() if " moved " in line] == [
+                line for line in shown(app).splitlines() if " moved " in line
+            ]
+            await press(pilot, "up", "up", "down")
+            assert overview._chosen is not None
+            assert [row.rank for row in overview._chosen.rows] == [here.rows[1].rank]
+            await press(pilot, "C")
+            assert [line.split()[:2] for line in table(shown(app))] == [["▸", "host-0"], ["▸", "host-1"]]
+            await press(pilot, "down", "enter")
+            assert f"rank {worst.rank} " in shown(app)
+            assert app.view == "timeline"
+            assert app.screen.query_one("#timeline")._mark == (worst.rank, None)  # type: ignore[attr-defined]
+            await press(pilot, "1", "C")
+            assert len(table(shown(app))) == 6
+
+    run(test())
+
+
+def test_a_click_on_a_heading_collapses_its_host() -> None:
+    """A click collapses the host, another one expands it, and a click below selects the rank that is there."""
+
+    async def test() -> None:
+        app = app_over(two_hosts())
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: "is the straggler" in shown(app))
+            await settled(pilot)
+            overview = app.screen.query_one(Overview)
+            await pilot.click(Overview, offset=(5, overview._first_row))
+            await settled(pilot)
+            assert table(shown(app))[0].startswith(" ▸ host-0")
+            await pilot.click(Overview, offset=(5, overview._first_row + 3))
+            await settled(pilot)
+            assert overview._chosen is not None
+            assert overview._chosen.rows[0].rank == 3
+            await pilot.click(Overview, offset=(5, overview._first_row))
+            await settled(pilot)
+            assert len(table(shown(app))) == 6
+
+    run(test())
+
+
+@pytest.mark.parametrize("width", [40, 140])
+def test_a_collapsed_host_does_not_hide_a_dead_rank(width: int) -> None:
+    """The line of a collapsed host counts the ranks that do not run."""
+    seen = observation_across(on_two_hosts(scenario("straggler")))
+    dead = replace(seen.ranks[2], died=True, ring=replace(seen.ranks[2].ring, alive=False))
+    seen = replace(seen, ranks=(*seen.ranks[:2], dead, seen.ranks[3]))
+    view, shown_ranks = Overview(), picture(seen, Filter())
+    view._collapsed = {host.place for host in shown_ranks.hosts}
+    lines = [strip.text for strip in view.draw(Scene(shown_ranks, MONO), width, 20)]
+    (line,) = (line for line in lines if "▸ host-1" in line)
+    stalled = units.ratio(max(row.recent.stall_ratio or 0 for row in shown_ranks.hosts[1].rows))
+    assert "2 ranks  1 died  " in line
+    assert stalled in line
+
+
+def test_a_host_is_collapsed_only_where_there_are_several() -> None:
+    """On one host there is no heading, the key is not offered, and pressing it changes nothing."""
+
+    async def test() -> None:
+        app = app_over(Still(observation_of(scenario("straggler"))))
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: app.picture and app._verdicts)
+            await settled(pilot)
+            before = shown(app)
+            await press(pilot, "c", "C")
+            assert shown(app) == before
+            assert "Collapse" not in before
+        app = app_over(two_hosts())
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: "c Collapse" in shown(app))
+
+    run(test())

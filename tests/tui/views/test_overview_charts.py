@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from swtrace_tui.palette import MONO
+from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.overview_charts import CAUSE_GLYPHS, charts
 from swtrace_tui.views.view import Scene
 
 from swtrace import units
 from swtrace.ledger.facts import CAUSES
-from tests.support.scenes import pictured
+from tests.support.scenes import observation_across, on_two_hosts, pictured
+from tests.support.simulated_rings import scenario
 
 
 def drawn(name: str, width: int, height: int, **shape: Any) -> list[str]:
@@ -62,3 +64,14 @@ def test_a_bar_is_a_ranks_stall_split_by_cause() -> None:
         for glyph, cause in zip(CAUSE_GLYPHS, CAUSES, strict=True):
             share = row.recent.cause_ns.get(cause, 0) / row.recent.steps / top
             assert line.count(glyph) == pytest.approx(share * room, abs=1.01)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_bars_name_the_hosts_of_their_ranks(width: int) -> None:
+    """With several hosts, each bar names the host, as far as a quarter of the line has room for it."""
+    seen = picture(observation_across(on_two_hosts(scenario("straggler"))), Filter())
+    lines = [strip.text for strip in charts(Scene(seen, MONO, {}), width, 40)]
+    for rank, host in enumerate(("host-0", "host-0", "host-1", "host-1")):
+        (line,) = (line for line in lines if line.startswith(f" rank {rank} ("))
+        assert (f" ({host}) " if width == 120 else " (host-…") in line
+        assert len(line) == width

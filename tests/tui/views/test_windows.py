@@ -15,7 +15,7 @@ from swtrace_tui.views.windows import WindowsView, rank_lines
 from swtrace.observing import Link, OriginStatus, watch_rings
 from swtrace.trace.schema import Clock
 from tests.support.recorded_run import RecordedRun
-from tests.support.scenes import drawn, observation_of
+from tests.support.scenes import drawn, observation_across, observation_of, on_two_hosts
 from tests.support.settling import settled
 from tests.support.simulated_rings import scenario
 
@@ -78,3 +78,12 @@ def test_rows_of_layers_in_the_windows_view_have_an_axis() -> None:
     assert window.start() == axis.index("0") + 3 * 3  # the window in use holds layer 3; a layer takes 3 columns
     narrow = drawn(WindowsView(), 40, 60, layers=61)
     assert [int(line.split()[1]) for line in narrow if line.lstrip().startswith("layer ")][:3] == [0, 29, 58]
+
+
+@pytest.mark.parametrize("width", [60, 140])
+def test_each_rank_names_its_host_if_there_are_several(width: int) -> None:
+    """The host follows the state, so that a narrow terminal shows it too."""
+    seen = picture(observation_across(on_two_hosts(scenario("stalled"))), Filter())
+    lines = [strip.text for strip in WindowsView().draw(Scene(seen, MONO), width, 40)]
+    for rank in range(4):
+        assert any(line.startswith(f"   rank {rank} live, on host-{rank // 2}, ") for line in lines)

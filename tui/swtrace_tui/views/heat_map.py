@@ -23,6 +23,7 @@ from swtrace_tui.actions import HEAT_MAP
 from swtrace_tui.canvas import Line, bar, column_chart, sparkline, wrap
 from swtrace_tui.palette import DARK_BELOW, LEVELS, RAMP_GLYPHS, Palette, luminance
 from swtrace_tui.picture import SeriesView
+from swtrace_tui.views.hosts import entries, heading, scrolled_to, visible
 from swtrace_tui.views.view import Scene, View
 
 Values = npt.NDArray[np.float64]
@@ -137,7 +138,9 @@ class HeatMap(View, view=HEAT_MAP):
         self._sums = StepSums()
         self._values: Values = np.zeros((0, 0))
         self._origin = (_LABEL, 2)
-        self._wide, self._fold, self._tall, self._paired = 1, 1, 1, False
+        self._wide, self._fold, self._tall, self._paired, self._headed = 1, 1, 1, False, False
+        self._lines: list[int | None] = []
+        """By line of the map: the row that it shows first; None for a heading."""
 
     # -- drawing -------------------------------------------------------------------------------------
 
@@ -153,10 +156,11 @@ class HeatMap(View, view=HEAT_MAP):
             self._cursor = _argmax(self._values[ranks])
         self._cursor = (min(self._cursor[0], len(ranks) - 1), min(self._cursor[1], series.layers - 1))
         small = height < _SMALL
-        most = max(height // 4 if small else height // 3, height - len(ranks) - (3 if small else 6))
+        rows = len(ranks) + len(series.hosts)
+        most = max(height // 4 if small else height // 3, height - rows - (3 if small else 6))
         explained = self._explain(scene, series, ranks, width, min(10, most))
         gap = 0 if small else 1
-        self._fit(width, height - len(explained) - 3 - gap, len(ranks), series.layers, palette)
+        self._fit(width, height - len(explained) - 3 - gap, series, palette)
         self._rescale(float(self._values[ranks].max(initial=0.0)))
         levels = np.where(waited, level(self._values, self._scale), _OWN)[ranks]
         values_shown = self._values[ranks]
@@ -166,13 +170,17 @@ class HeatMap(View, view=HEAT_MAP):
         lines = [self._legend(metric, series, width, palette), self._axis(series, width, palette)]
         self._origin = (_LABEL, len(lines))
         room = height - len(lines) - len(explained) - 1 - gap
-        lines += self._map(levels, means, series, ranks, width, room, palette)
+        lines += self._map(levels, means, series, width, room, palette)
         left = height - len(lines) - len(explained) - gap
         lines += self._profile(values_shown, levels, width, max(1, min(_PROFILE, left)), palette)
         lines += [Line(width).strip(palette.style(palette.text))] * gap
         return lines + explained
 
-    def _fit(self, width: int, height: int, ranks: int, layers: int, palette: Palette) -> None:
+    def _fit(self, width: int, height: int, series: SeriesView, palette: Palette) -> None:
+        ranks, layers, hosts = len(series.rows), series.layers, len(series.hosts)
+        # Headings that would push ranks off the screen are left out.
+        self._headed = hosts > 0 and not ranks <= height < ranks + hosts
+        height -= hosts * self._headed
         margin = _MARGIN if width >= 120 else 0  # noqa: PLR2004 - enough room
         room = max(8, width - _LABEL - margin - 1)
         self._fold = -(-layers // room)
@@ -191,35 +199,36 @@ class HeatMap(View, view=HEAT_MAP):
         levels: npt.NDArray[np.int64],
         means: Values,
         series: SeriesView,
-        ranks: list[int],
         width: int,
         room: int,
         palette: Palette,
     ) -> list[Strip]:
-        per_line = 2 if self._paired else 1
-        rows_shown = max(1, room // self._tall) * per_line
-        self._top_row = max(0, min(self._top_row, len(ranks) - rows_shown))
-        if self._cursor[0] < self._top_row:
-            self._top_row = self._cursor[0]
-        elif self._cursor[0] >= self._top_row + rows_shown:
-            self._top_row = self._cursor[0] - rows_shown + 1
-        self._top_row -= self._top_row % per_line
+        listed = entries(series.rows, series.hosts if self._headed else (), 2 if self._paired else 1)
+        firsts = np.cumsum([0, *(len(entry.rows) for entry in listed)]).tolist()
+        at = next(i for i, first in enumerate(firsts[1:]) if self._cursor[0] < first)
+        shown = max(1, room) if self._tall == 1 else len(listed)
+        self._top_row = scrolled_to(at, self._top_row, shown, listed)
         look = Look(palette, METRICS[self._metric].name, self._wide, self._paired, width)
-        codes = levels.astype(np.uint16)
-        if self._paired:
-            codes = np.vstack([codes, np.full((len(codes) % 2, codes.shape[1]), _OWN, np.uint16)])
-            codes = np.repeat(codes[::2] * (_OWN + 1) + codes[1::2], 2, axis=0)
         top = float(means.max(initial=0.0))
         lines: list[Strip] = []
-        for begin in range(self._top_row, min(len(ranks), self._top_row + rows_shown), per_line):
-            mean = float(means[begin : begin + per_line].max())
-            selected = begin <= self._cursor[0] < begin + per_line
+        self._lines = []
+        for entry, begin in zip(visible(listed, self._top_row, shown), firsts[self._top_row :], strict=False):
+            if entry.host is not None and not entry.rows:
+                lines.append(heading(entry.host, width, palette))
+                self._lines.append(None)
+                continue
+            end = begin + len(entry.rows)
+            codes = levels[begin]
+            if self._paired:
+                codes = codes * (_OWN + 1) + (levels[begin + 1] if len(entry.rows) > 1 else _OWN)
+            row = codes.astype(np.uint16).tobytes()
+            selected = begin <= self._cursor[0] < end
             cursor = (self._cursor[1] // self._fold, self._cursor[0] == begin) if selected else None
+            mean = float(means[begin:end].max())
             margin = (units.duration(mean), bar(mean / top if top else 0.0, 8))
-            name, row = str(series.key.group_ranks[ranks[begin]]), codes[begin].tobytes()
-            lines.append(map_line(look, row, name, cursor, margin))
-            if self._tall > 1:
-                lines += [map_line(look, row, "", None, None)] * (self._tall - 1)
+            lines.append(map_line(look, row, str(entry.rows[0].rank), cursor, margin))
+            lines += [map_line(look, row, "", None, None)] * (self._tall - 1)
+            self._lines += [begin] * self._tall
         return lines[:room]
 
     def _legend(self, metric: CellMetric, series: SeriesView, width: int, palette: Palette) -> Strip:
@@ -357,9 +366,9 @@ class HeatMap(View, view=HEAT_MAP):
         left, top = self._origin
         if series is None or x < left or y < top:
             return None
-        row = self._top_row + (y - top) // self._tall * (2 if self._paired else 1)
+        row = self._lines[y - top] if y - top < len(self._lines) else None
         position = (x - left) // self._wide * self._fold
-        if row >= len(series.rows) or position >= series.layers:
+        if row is None or row >= len(series.rows) or position >= series.layers:
             return None
         return row, position
 
@@ -470,17 +479,16 @@ def nice(value: float) -> float:
 
 def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]:
     """Return a title, then sentences about one rank's waits for one layer."""
-    rank = series.key.group_ranks[group_rank]
+    name = series.rank_name(group_rank, "Rank")
     layer = series.layer(position)
     steps = [step for step in series.steps if step.present[group_rank, position]]
     source = series.facts.ranks[0].info.source(position)
-    source_rank = series.key.group_ranks[source]
     if source == group_rank:
         return [
-            f"Rank {rank}, layer {layer}",
+            f"{name}, layer {layer}",
             "Its own layer: the rank reads its own copy, waits for nothing, and broadcasts it to the others.",
         ]
-    title = f"Rank {rank}, layer {layer}, from rank {source_rank}"
+    title = f"{name}, layer {layer}, from {series.rank_name(source)}"
     waits = [step for step in steps if step.receiver[group_rank, position]]
     if not waits:
         return [title, "The rank waited for no broadcast of this layer in these steps."]
@@ -504,8 +512,8 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         split = ", ".join(f"{units.words(name)} {100 * ns / int(cause.sum()):.0f} %" for ns, name in parts)
         skewed = [step for step in waits if step.cause_ns[_SKEWS, group_rank, position].any()]
         late = [int(step.late_rank[cell]) for step in skewed if step.late_rank[cell] >= 0]
-        latest = series.key.group_ranks[max(set(late), key=late.count)] if late else None
-        named = "" if latest is None else f" The rank waits most often for rank {latest} to issue."
+        latest = series.rank_name(max(set(late), key=late.count)) if late else ""
+        named = f" The rank waits most often for {latest} to issue." if latest else ""
         sentences.append(f"Stall by cause: {split}.{named}")
     sentences.append(_last(series, waits[-1], group_rank, position))
     return [title, *sentences]

@@ -60,7 +60,12 @@ def channel_lane(step: StepFacts, rank: int) -> Stretches:
     }
 
 
-def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, offset: int = 0) -> list[Span]:
+def moved(stretches: Stretches, by_ns: int) -> Stretches:
+    """Return stretches that begin and end later."""
+    return {kind: (begins + by_ns, ends + by_ns) for kind, (begins, ends) in stretches.items()}
+
+
+def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int) -> list[Span]:
     """Return the kind to show for each of ``cells`` equal parts of ``[begin, end)``.
 
     The kind that covers most of a cell wins. A stall or a transfer already wins with 30 % of the cell, and an exposed
@@ -74,7 +79,7 @@ def rasterised(lanes: Sequence[Stretches], begin: int, end: int, cells: int, off
         share = np.zeros(cells)
         for lane in lanes:
             if kind in lane:
-                share += covered(*lane[kind], edges - offset) / size
+                share += covered(*lane[kind], edges) / size
         if kind in _PROMINENT:
             wins = share >= np.minimum(best, _VISIBLE)
         elif kind is Span.WAKE:

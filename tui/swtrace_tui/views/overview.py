@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from rich.style import Style
@@ -15,7 +16,8 @@ from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
 from swtrace_tui.actions import OVERVIEW
 from swtrace_tui.canvas import Line, bar, sparkline, wrap
 from swtrace_tui.palette import WINDOW_GLYPHS, Palette
-from swtrace_tui.picture import Picture, RankRow, RankState
+from swtrace_tui.picture import Host, Picture, RankRow, RankState
+from swtrace_tui.views.hosts import Entry, Note, entries, heading, scrolled_to, visible
 from swtrace_tui.views.overview_charts import CHART_LEAST, charts
 from swtrace_tui.views.view import Scene, View
 
@@ -104,6 +106,10 @@ class Overview(View, view=OVERVIEW):
         self._reversed = False
         self._cursor: tuple[object, int] | None = None
         self._rows: list[RankRow] = []
+        self._collapsed: set[tuple[str, str]] = set()
+        """Places of the hosts that are shown in one line."""
+        self._lines: list[Entry] = []
+        self._shown: list[Entry] = []
         self._first_row = 0
         self._header: list[tuple[int, int, Column]] = []
 
@@ -111,26 +117,39 @@ class Overview(View, view=OVERVIEW):
         """Draw verdict, table, totals and charts."""
         palette, picture = scene.palette, scene.picture
         text = palette.style(palette.text)
+        self._rows = self.ordered(picture.rows)
+        self._lines = self._listed(picture)
         # Sentences get a third of the lines that the rows leave; all of them if that leaves no room for a chart.
-        spare = height - len(picture.rows) - 2
+        spare = height - len(self._lines) - 2
         tight = spare < _SENTENCES + 1
         most = min(8, (spare + 2) // 3)
         most = most if spare - most - 2 >= CHART_LEAST else spare - (not tight)
         lines = headline(scene, width, most=max(1, most))
         lines += [] if tight else [Line(width).strip(text)]
         columns = fitting(picture, width)
-        self._rows = self.ordered(picture.rows)
         lines.append(self._header_line(columns, width, palette))
         self._first_row = len(lines)
         room = max(1, height - len(lines) - 1)
-        self._scroll(room)
-        shown = self._rows[self._top : self._top + room]
+        self._top = scrolled_to(self._at, self._top, room, self._lines)
+        self._shown = visible(self._lines, self._top, room)
         top = max(0.1, max((max(row.stall_ratios, default=0.0) for row in self._rows), default=0.0))
         steps = max((len(row.stall_ratios) for row in self._rows), default=0)
-        for row in shown:
-            selected = self._is_cursor(row)
-            lines.append(_row_line(row, columns, width, palette, selected=selected, top=top, steps=steps))
-        lines.append(_totals_line(self._rows, self._top, len(shown), width, palette))
+        several = len(picture.series) > 1
+        for entry in self._shown:
+            selected = self._is_cursor(entry)
+            if entry.host is None or entry.sticks:
+                lines.append(_row_line(entry.rows[0], columns, width, palette, selected=selected, top=top, steps=steps))
+            elif entry.collapsed:
+                on = palette.selected if selected else palette.background
+                notes = _notes(entry.host, palette, on, several=several)
+                lines.append(heading(entry.host, width, palette, mark="▸", notes=notes, on=on))
+            else:
+                lines.append(heading(entry.host, width, palette, mark="▾"))
+        hidden = ""
+        if len(self._shown) < len(self._lines):
+            what = "lines" if picture.hosts else "ranks"
+            hidden = f"{what} {self._top + 1}-{self._top + len(self._shown)} of {len(self._lines)}   "
+        lines.append(_totals_line(self._rows, hidden, width, palette))
         left = height - len(lines)
         if left > CHART_LEAST:
             lines.append(Line(width).strip(text))
@@ -144,15 +163,26 @@ class Overview(View, view=OVERVIEW):
         in_order.sort(key=column.sort, reverse=column.worst_first != self._reversed)
         return in_order
 
+    def _listed(self, picture: Picture) -> list[Entry]:
+        """Return the lines of the table: the host of the first row in the chosen order comes first."""
+        ordered: dict[tuple[str, str], list[RankRow]] = {}
+        for row in self._rows:
+            ordered.setdefault(row.place, []).append(row)
+        by_place = {host.place: host for host in picture.hosts}
+        lines: list[Entry] = []
+        for place, rows in ordered.items() if by_place else ():
+            host = replace(by_place[place], rows=tuple(rows))
+            lines += [Entry(rows, host, collapsed=True)] if place in self._collapsed else entries((), (host,))
+        return lines or entries(self._rows, ())
+
     # -- keys and mouse ------------------------------------------------------------------------------
 
     def action_move(self, by: int) -> None:
         """Move the cursor."""
-        if self._rows:
-            at = next((i for i, row in enumerate(self._rows) if self._is_cursor(row)), -1 if by > 0 else 0)
-            row = self._rows[max(0, min(len(self._rows) - 1, at + by))]
-            self._cursor = (row.series, row.rank)
-            self.redraw()
+        choices = [entry for entry in self._lines if entry.rows]
+        if choices:
+            at = next((i for i, entry in enumerate(choices) if self._is_cursor(entry)), -1 if by > 0 else 0)
+            self._select(choices[max(0, min(len(choices) - 1, at + by))])
 
     def action_sort(self, by: int) -> None:
         """Sort by the column ``by`` columns further."""
@@ -168,12 +198,23 @@ class Overview(View, view=OVERVIEW):
 
     def action_open(self) -> None:
         """Show the rank under the cursor in the timeline."""
-        row = next((row for row in self._rows if self._is_cursor(row)), self._rows[0] if self._rows else None)
-        if row is not None:
-            self.post_message(self.Open(rank=row.rank))
+        if self._chosen is not None:
+            self.post_message(self.Open(rank=_stands_for(self._chosen).rank))
+
+    def action_collapse(self) -> None:
+        """Show the selected host in one line, or its ranks again."""
+        if self._chosen is not None and self._chosen.host is not None:
+            self._collapsed ^= {self._chosen.host.place}
+            self.redraw()
+
+    def action_collapse_all(self) -> None:
+        """Show every host in one line, or all ranks again."""
+        places = {entry.host.place for entry in self._lines if entry.host is not None}
+        self._collapsed = set() if places <= self._collapsed else places
+        self.redraw()
 
     def on_click(self, event: events.Click) -> None:
-        """Sort by a clicked header; select a clicked row, and open it on a second click."""
+        """Sort by a clicked header; select a clicked row, and open it on a second click; collapse or expand a host."""
         if event.y == self._first_row - 1:
             for begin, end, column in self._header:
                 if begin <= event.x < end:
@@ -181,14 +222,17 @@ class Overview(View, view=OVERVIEW):
                     self._sort = column.title
                     self.redraw()
             return
-        at = self._top + event.y - self._first_row
-        if event.y >= self._first_row and 0 <= at < len(self._rows):
-            row = self._rows[at]
-            if self._is_cursor(row):
-                self.action_open()
-            else:
-                self._cursor = (row.series, row.rank)
-                self.redraw()
+        at = event.y - self._first_row
+        if not 0 <= at < len(self._shown):
+            return
+        entry = self._shown[at]
+        if entry.host is not None and not entry.sticks:
+            self._collapsed ^= {entry.host.place}
+            self.redraw()
+        elif self._is_cursor(entry):
+            self.action_open()
+        else:
+            self._select(entry)
 
     def on_mouse_scroll_down(self, _event: events.MouseScrollDown) -> None:
         """Move down."""
@@ -198,19 +242,29 @@ class Overview(View, view=OVERVIEW):
         """Move up."""
         self.action_move(-1)
 
-    # -- cursor, scrolling and header --------------------------------------------------------------
+    # -- cursor and header -------------------------------------------------------------------------
 
-    def _is_cursor(self, row: RankRow) -> bool:
-        return self._cursor == (row.series, row.rank)
+    def _select(self, entry: Entry) -> None:
+        row = _stands_for(entry)
+        self._cursor = (row.series, row.rank)
+        self.redraw()
+
+    def _is_cursor(self, entry: Entry) -> bool:
+        return any(self._cursor == (row.series, row.rank) for row in entry.rows)
+
+    @property
+    def _at(self) -> int | None:
+        """The selected line; None if there is none."""
+        return next((i for i, entry in enumerate(self._lines) if self._is_cursor(entry)), None)
+
+    @property
+    def _chosen(self) -> Entry | None:
+        """The selected line, or the first one with ranks."""
+        at = self._at
+        return self._lines[at] if at is not None else next((entry for entry in self._lines if entry.rows), None)
 
     def _fits(self, column: Column) -> bool:
         return any(column is shown for _, _, shown in self._header)
-
-    def _scroll(self, room: int) -> None:
-        at = next((i for i, row in enumerate(self._rows) if self._is_cursor(row)), None)
-        if at is not None:
-            self._top = min(max(self._top, at - room + 1), at)
-        self._top = max(0, min(self._top, len(self._rows) - room))
 
     def _header_line(self, columns: list[tuple[Column, int]], width: int, palette: Palette) -> Strip:
         plain, chosen = palette.style(palette.dim), palette.style(palette.text, bold=True)
@@ -230,7 +284,9 @@ class Overview(View, view=OVERVIEW):
 
 def fitting(picture: Picture, width: int) -> list[tuple[Column, int]]:
     """Return the columns that fit, with their widths; the trend takes the remaining width."""
-    columns = [column for column in COLUMNS if column.title != "series" or len(picture.series) > 1]
+    needless = {"host"} if picture.hosts else set()
+    needless |= {"series"} if len(picture.series) == 1 else set()
+    columns = [column for column in COLUMNS if column.title not in needless]
     room = width - 1
     while sum(_wide(column) + _GAP for column in columns) > room and len(columns) > 2:  # noqa: PLR2004 - rank and stall
         columns.remove(max(columns, key=lambda column: column.rank))
@@ -304,7 +360,7 @@ def _row_line(
     for column, wide in columns:
         match column.title:
             case "state":
-                line.field(column.text(row), wide, palette.style(_state_colour(row, palette), on=on))
+                line.field(column.text(row), wide, palette.style(_state_colour(row.state, palette), on=on))
             case "stall ratio":
                 ratio = row.recent.stall_ratio
                 colour = stall_colour(ratio, palette)
@@ -328,6 +384,27 @@ def _row_line(
     return line.strip(text)
 
 
+def _stands_for(entry: Entry) -> RankRow:
+    """Return the row of a line; of a collapsed host, the one that stalls most."""
+    return entry.host.most_stalled if entry.host is not None and entry.collapsed else entry.rows[0]
+
+
+def _notes(host: Host, palette: Palette, on: str, *, several: bool) -> list[Note]:
+    """Return what a collapsed host says about its ranks: those that do not run, and the one that stalls most."""
+    states = Counter(state for _, state in {(row.rank, row.state) for row in host.rows})
+    notes = [
+        Note((f"{ranks} {state}",), palette.style(_state_colour(state, palette), on=on))
+        for state, ranks in states.items()
+        if state is not RankState.LIVE
+    ]
+    worst = host.most_stalled
+    ratio = worst.recent.stall_ratio
+    name = f"rank {worst.rank}{f' of {worst.series.name}' if several else ''}"
+    stalled = units.ratio(ratio)
+    texts = (f"{name} stalls most: {stalled}", f"rank {worst.rank} {stalled}", stalled)
+    return [*notes, Note(texts if ratio is not None else (), palette.style(stall_colour(ratio, palette), on=on))]
+
+
 def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str) -> None:
     shown = row.windows[: wide if len(row.windows) <= wide else wide - 1]
     for window in shown:
@@ -337,11 +414,9 @@ def _put_windows(line: Line, row: RankRow, wide: int, palette: Palette, on: str)
     line.field(rest, wide - len(shown), palette.style(palette.dim, on=on))
 
 
-def _totals_line(rows: list[RankRow], top: int, shown: int, width: int, palette: Palette) -> Strip:
+def _totals_line(rows: list[RankRow], hidden: str, width: int, palette: Palette) -> Strip:
     dim, text = palette.style(palette.dim), palette.style(palette.text)
-    line = Line(width).put(" ", dim)
-    if shown < len(rows):
-        line.put(f"ranks {top + 1}-{top + shown} of {len(rows)}   ", palette.style(palette.note))
+    line = Line(width).put(" ", dim).put(hidden, palette.style(palette.note))
     moved = sum(row.facts.totals.bytes for row in rows)
     holding = [row.facts for row in rows if row.state is not RankState.CLOSED]
     held = sum(facts.held_bytes for facts in holding)
@@ -375,7 +450,7 @@ def stall_colour(ratio: float | None, palette: Palette) -> str:
     return palette.good if ratio < HIDDEN_BELOW else palette.bad if ratio > STALLED_ABOVE else palette.warning
 
 
-def _state_colour(row: RankRow, palette: Palette) -> str:
+def _state_colour(state: RankState, palette: Palette) -> str:
     return {
         RankState.LIVE: palette.good,
         RankState.BEHIND: palette.note,
@@ -384,4 +459,4 @@ def _state_colour(row: RankRow, palette: Palette) -> str:
         RankState.CLOSED: palette.dim,
         RankState.ENDED: palette.dim,
         RankState.DIED: palette.bad,
-    }[row.state]
+    }[state]

@@ -10,7 +10,7 @@ from textual.strip import Strip
 from swtrace import units
 from swtrace.ledger.facts import CAUSES
 from swtrace.units import counted
-from swtrace_tui.canvas import Line, column_chart, legend, wrap
+from swtrace_tui.canvas import Line, clip, column_chart, legend, wrap
 from swtrace_tui.palette import Palette
 from swtrace_tui.picture import RankRow, SeriesView, layer_profile
 from swtrace_tui.views.view import Scene
@@ -86,9 +86,11 @@ def _causes(series: SeriesView, palette: Palette, width: int, height: int) -> li
     lines = [Line(width).strip(plain), *legend(items, width, dim, title=title, first="mean per step")]
     rows = sorted(series.rows, key=lambda row: -_per_step(row))[: max(1, height - len(lines) - 1)]
     top = max((_per_step(row) for row in rows), default=0.0)
-    room = max(8, width - _CAUSE_LABEL - 12)
+    names = {row.rank: series.rank_name(row.group_rank) for row in rows}
+    label = max(_CAUSE_LABEL, min(1 + max(map(len, names.values())), width // 4))
+    room = max(8, width - label - 12)
     for row in rows:
-        line = Line(width).field(f"rank {row.rank}", _CAUSE_LABEL, dim, right=True).put(" ", plain)
+        line = Line(width).field(clip(names[row.rank], label - 1), label, dim, right=True).put(" ", plain)
         edges = np.cumsum([0.0, *(row.recent.cause_ns.get(CAUSES[i], 0) / max(1, row.recent.steps) for i in present)])
         cells = np.round(edges / top * room).astype(int) if top > 0 else np.zeros(len(edges), int)
         for i, begin, end in zip(present, cells[:-1].tolist(), cells[1:].tolist(), strict=True):

@@ -12,6 +12,7 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import StepFacts
+from swtrace.observing import Observation
 from swtrace.trace.schema import Phase
 from swtrace.units import counted
 from swtrace_tui.actions import TIMELINE
@@ -19,7 +20,8 @@ from swtrace_tui.canvas import Line, legend, wrap
 from swtrace_tui.palette import SPAN_GLYPHS, SPAN_NAMES, Palette, Span
 from swtrace_tui.picture import SeriesView, phase_of
 from swtrace_tui.views.heat_map import nice
-from swtrace_tui.views.lanes import channel_lane, compute_lane, rasterised
+from swtrace_tui.views.hosts import entries, heading, visible
+from swtrace_tui.views.lanes import Ns, channel_lane, compute_lane, moved, rasterised
 from swtrace_tui.views.view import Scene, View
 
 _LABEL = 9
@@ -57,7 +59,8 @@ class Timeline(View, view=TIMELINE):
         """Global rank and position to mark."""
         self._width = 80
         self._drawn: tuple[object, ...] = ()
-        self._kept: list[Strip] = []
+        self._kept: list[Strip | tuple[str, str]] = []
+        """The lanes that were drawn last, under the places of their hosts, whose bounds change more often."""
 
     # -- drawing -------------------------------------------------------------------------------------
 
@@ -71,20 +74,22 @@ class Timeline(View, view=TIMELINE):
         if step is None:
             return [Line(width).put(" No finished step yet.", palette.style(palette.dim)).strip(plain)]
         self._width = max(8, width - _LABEL - 1)
-        offsets = [scene.picture.observation.clock_offsets.get(rank, 0) for rank in step.ranks]
+        offsets = drawn_offsets(step, step, scene.picture.observation)
         origin, length = extent(step, offsets)
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
         lines = [*_legend(palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
-        spare = height - len(lines) - len(series.rows)
-        about = self._about(scene, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
+        spare = height - len(lines) - len(series.rows) - len(series.hosts)
+        about = self._about(scene, series, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
         room = height - len(lines) - len(about)
-        drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, tuple(offsets))
-        if (*drawn, *(row.rank for row in series.rows)) != self._drawn:
+        drawn = (id(step), begin, end, room, width, palette.name, self._top, self._mark, *offsets.tolist())
+        drawn += (*(row.rank for row in series.rows), *(host.place for host in series.hosts))
+        if drawn != self._drawn:
             # A held step looks the same in every frame, so its lanes are drawn once.
-            self._kept = self._lanes(scene, series, step, offsets, (origin + begin, origin + end), room, width)
-            self._drawn = (*drawn, *(row.rank for row in series.rows))
-        lines += self._kept
+            self._kept = self._lanes(scene, series, step, (origin + begin, origin + end), room, width)
+            self._drawn = drawn
+        by_place = {host.place: host for host in series.hosts}
+        lines += [line if isinstance(line, Strip) else heading(by_place[line], width, palette) for line in self._kept]
         blank = Line(width).strip(plain)
         lines += [blank] * (height - len(lines) - len(about))
         return lines + about
@@ -113,46 +118,54 @@ class Timeline(View, view=TIMELINE):
         scene: Scene,
         series: SeriesView,
         step: StepFacts,
-        offsets: list[int],
         window: tuple[float, float],
         room: int,
         width: int,
-    ) -> list[Strip]:
+    ) -> list[Strip | tuple[str, str]]:
         palette = scene.palette
-        ranks = [row.group_rank for row in series.rows]
-        tall, lane = _lines_per_rank(room // max(1, len(ranks)))
-        fits = max(1, room // tall)
-        self._top = max(0, min(self._top, len(ranks) - fits))
+        ranks = len(series.rows)
+        # Headings that would push ranks off the screen are left out.
+        hosts = () if ranks <= room < ranks + len(series.hosts) else series.hosts
+        tall, lane = _lines_per_rank((room - len(hosts)) // max(1, ranks))
+        listed = entries(series.rows, hosts)
+        fits = max(1, room) if tall == 1 else len(listed)
+        top = self.scrolled(len(listed), fits)
         marked, wanted = self._mark if self._mark is not None else (None, None)
-        near = [each for each in series.steps if _overlaps(each, offsets, window)]
-        near = near if any(each is step for each in near) else [step, *near]
-        lines: list[Strip] = []
-        for rank in ranks[self._top : self._top + fits]:
-            name = series.key.group_ranks[rank]
+        own = drawn_offsets(step, step, scene.picture.observation)
+        shifted = [(each, drawn_offsets(each, step, scene.picture.observation)) for each in series.steps]
+        near = [(each, offsets) for each, offsets in shifted if each is step or _overlaps(each, offsets, window)]
+        if not any(each is step for each, _ in near):
+            near.insert(0, (step, own))
+        lines: list[Strip | tuple[str, str]] = []
+        for entry in visible(listed, top, fits):
+            if entry.host is not None and not entry.rows:
+                lines.append(entry.host.place)
+                continue
+            rank, name = entry.rows[0].group_rank, entry.rows[0].rank
             style = palette.style(palette.text, bold=True) if name == marked else palette.style(palette.dim)
             begin, end = round(window[0]), round(window[1])
-            compute = [compute_lane(each, rank) for each in near]
-            channel = [channel_lane(each, rank) for each in near]
+            compute = [moved(compute_lane(each, rank), offsets[rank]) for each, offsets in near]
+            channel = [moved(channel_lane(each, rank), offsets[rank]) for each, offsets in near]
             columns = self._width
             if tall == 1:
-                upper = rasterised(compute, begin, end, columns, offsets[rank])
-                lower = rasterised(channel, begin, end, columns, offsets[rank])
+                upper = rasterised(compute, begin, end, columns)
+                lower = rasterised(channel, begin, end, columns)
                 cells = [palette.stacked_segments[a][b] for a, b in zip(upper, lower, strict=True)]
                 line = Line(width).field(f"rank {name} ", _LABEL, style, right=True).cells(cells, columns)
                 lines.append(line.strip(palette.style(palette.text)))
                 continue
-            top = rasterised(compute, begin, end, 2 * columns, offsets[rank])
-            below = rasterised(channel, begin, end, 2 * columns, offsets[rank])
-            labels = self._labels(series, step, rank, offsets, window, wanted if name == marked else None)
+            top_lane = rasterised(compute, begin, end, 2 * columns)
+            below = rasterised(channel, begin, end, 2 * columns)
+            labels = self._labels(series, step, rank, int(own[rank]), window, wanted if name == marked else None)
             above = tall > 2 * lane
             if above:
                 lines.append(_layer_line(labels, width, palette))
-            lines.append(self._lane(f"rank {name} ", style, top, width, palette, {} if above else labels))
-            lines += [self._lane("", style, top, width, palette, {})] * (lane - 1)
+            lines.append(self._lane(f"rank {name} ", style, top_lane, width, palette, {} if above else labels))
+            lines += [self._lane("", style, top_lane, width, palette, {})] * (lane - 1)
             lines += [self._lane("", style, below, width, palette, {})] * lane
-        hidden = len(ranks) - fits
-        if hidden > 0 and lines:
-            text = f" ranks {self._top + 1}-{self._top + fits} of {len(ranks)}, j/k scroll"
+        if len(listed) > fits and lines:
+            what = "lines" if hosts else "ranks"
+            text = f" {what} {top + 1}-{top + fits} of {len(listed)}, j/k scroll"
             lines[-1] = Line(width).put(text, palette.style(palette.note)).strip(palette.style(palette.text))
         return lines
 
@@ -185,7 +198,7 @@ class Timeline(View, view=TIMELINE):
         series: SeriesView,
         step: StepFacts,
         rank: int,
-        offsets: list[int],
+        offset: int,
         window: tuple[float, float],
         marked: int | None,
     ) -> dict[int, str]:
@@ -195,13 +208,13 @@ class Timeline(View, view=TIMELINE):
             series: The series.
             step: The step.
             rank: The group rank.
-            offsets: What to add to each rank's clock, in ns.
+            offset: What to add to the rank's instants, in ns.
             window: The shown time.
             marked: The position that is always numbered, in the middle of its time.
         """
         per_cell = (window[1] - window[0]) / self._width
-        ends = step.wait_end_ns[rank] + offsets[rank] - window[0]
-        begins = np.concatenate(([step.begin_ns[rank] + offsets[rank] - window[0]], ends[:-1]))
+        ends = step.wait_end_ns[rank] + offset - window[0]
+        begins = np.concatenate(([step.begin_ns[rank] + offset - window[0]], ends[:-1]))
         first, last = np.floor(begins / per_cell).astype(np.int64), (ends / per_cell).astype(np.int64)
         usual = max(0.01, float(np.median(np.diff(ends)) / per_cell)) if len(ends) > 1 else float(self._width)
         enough = [each for each in _LAYERS if each * usual >= _APART] or [_LAYERS[-1]]
@@ -241,20 +254,27 @@ class Timeline(View, view=TIMELINE):
             at += tick
         return line.strip(dim)
 
-    def _about(self, scene: Scene, step: StepFacts, width: int, most: int) -> list[Strip]:
+    def _about(self, scene: Scene, series: SeriesView, step: StepFacts, width: int, most: int) -> list[Strip]:
         palette = scene.palette
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         mode = "following" if self._where.step is None else "held; f follows the newest"
-        offsets = scene.picture.observation.clock_offsets
         title = Line(width).put(f" Step {step.step}: ", palette.style(palette.note, bold=True))
         tokens = counted(int(step.tokens.max(initial=0)), "token")
         phase = phase_of(step)
-        title.put(f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}  ({mode}) ", dim)
-        if offsets:
-            title.put(" hosts aligned by their wall clocks", palette.style(palette.warning))
+        facts = f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}"
+        sentences = step_sentences(series, step)
+        clocks, brief = clock_words(series, step, scene.picture.observation)
+        style = dim if step.comparable else palette.style(palette.warning)
+        fits = len(f"{facts}  ({mode})  {clocks}") <= title.room
+        if clocks and not fits and most == 1:
+            title.put(brief, style).put(f"  ({mode})", dim)
+        else:
+            title.put(f"{facts}  ({mode}) ", dim).put(f" {clocks}" if clocks and fits else "", style)
+        if clocks and not fits:
+            sentences.insert(0, f"{clocks[0].upper()}{clocks[1:]}.")
         small = most < 6  # noqa: PLR2004 - a gap, the title and four lines of sentences
         lines = [title.strip(plain)] if small else [Line(width).strip(plain), title.strip(plain)]
-        for sentence in step_sentences(step):
+        for sentence in sentences:
             left = most - len(lines)
             rows = wrap(sentence, width - 2, most=left) if left > 0 else []
             lines += [Line(width).put(f" {row}", plain).strip(plain) for row in rows]
@@ -267,17 +287,16 @@ class Timeline(View, view=TIMELINE):
         self._mark = None if rank is None else (rank, position)
         series = self.focus_series
         step = self._step(series) if series is not None else None
-        if series is None or step is None:
+        if self.scene is None or series is None or step is None:
             return
         group_rank = series.group_rank(rank)
         if position is None:
             self._where = _Where()
         elif group_rank is not None:
-            offset = 0
-            origin, length = extent(step, [offset] * len(step.ranks))
-            middle = (
-                float(step.wait_begin_ns[group_rank, position] + step.wait_end_ns[group_rank, position]) / 2 - origin
-            )
+            offsets = drawn_offsets(step, step, self.scene.picture.observation)
+            origin, length = extent(step, offsets)
+            wait = int(step.wait_begin_ns[group_rank, position] + step.wait_end_ns[group_rank, position]) // 2
+            middle = float(wait + int(offsets[group_rank]) - origin)
             half = 4 * length / series.layers
             self._where = _Where(step.step, middle - half, middle + half)
         self.redraw()
@@ -338,12 +357,9 @@ class Timeline(View, view=TIMELINE):
     def _range(self) -> tuple[float, float]:
         if self._where.end is not None:
             return self._where.begin, self._where.end
-        if self._shown is None:
+        if self._shown is None or self.scene is None:
             return 0.0, 1.0
-        offsets = [
-            self.scene.picture.observation.clock_offsets.get(rank, 0) if self.scene else 0 for rank in self._shown.ranks
-        ]
-        length = extent(self._shown, offsets)[1]
+        length = extent(self._shown, drawn_offsets(self._shown, self._shown, self.scene.picture.observation))[1]
         return -0.01 * length, 1.01 * length
 
     def _zoom(self, factor: float, around: float) -> None:
@@ -396,37 +412,62 @@ def _legend(palette: Palette, width: int, *, brief: bool) -> list[Strip]:
     return legend(items, width, palette.style(palette.dim))
 
 
-def _overlaps(step: StepFacts, offsets: list[int], window: tuple[float, float]) -> bool:
+def _overlaps(step: StepFacts, offsets: Ns, window: tuple[float, float]) -> bool:
     begin, length = extent(step, offsets)
     return begin < window[1] and begin + length > window[0]
 
 
-def extent(step: StepFacts, offsets: list[int]) -> tuple[int, int]:
-    """Return the first begin of a step and its length, on the common clock, in ns."""
-    shift = np.array(offsets, np.int64)
-    ended = step.ended
-    if not ended.any():
-        present = step.present
-        begin = int(step.wait_begin_ns[present].min(initial=0))
-        return begin, max(1, int(step.wait_end_ns[present].max(initial=1)) - begin)
-    begin = int((step.begin_ns + shift)[ended].min())
-    return begin, max(1, int((step.end_ns + shift)[ended].max()) - begin)
+def drawn_offsets(step: StepFacts, shown: StepFacts, observation: Observation) -> Ns:
+    """Return what to add to the instants of a step's ranks, ``[rank]``, to draw it beside the step that is shown.
+
+    All instants of a comparable step are on one clock. If the clocks of the step that is shown are not aligned, the
+    hosts' wall clocks apply, relative to the first rank's.
+    """
+    if shown.comparable:
+        return np.zeros(len(step.ranks), np.int64) if step.comparable else shown.clock_shift_ns - step.clock_shift_ns
+    wall = [observation.clock_offsets.get(rank, 0) for rank in step.ranks]
+    return np.array(wall, np.int64) - next(filter(None, wall), 0) - step.clock_shift_ns
 
 
-def step_sentences(step: StepFacts) -> list[str]:
+def extent(step: StepFacts, offsets: Ns) -> tuple[int, int]:
+    """Return the first begin of a step and its length in ns, after adding offsets to its ranks' instants."""
+    if not step.ended.any():
+        if not step.present.any():
+            return 0, 1
+        begin = int((step.wait_begin_ns + offsets[:, np.newaxis])[step.present].min())
+        return begin, max(1, int((step.wait_end_ns + offsets[:, np.newaxis])[step.present].max()) - begin)
+    begin = int((step.begin_ns + offsets)[step.ended].min())
+    return begin, max(1, int((step.end_ns + offsets)[step.ended].max()) - begin)
+
+
+def clock_words(series: SeriesView, step: StepFacts, observation: Observation) -> tuple[str, str]:
+    """Return how the lanes of a step are aligned, and the same in short; empty if its ranks share one clock."""
+    if (aligned := series.alignment(step)) is not None:
+        by, error_ns = aligned
+        return f"hosts aligned by {by}, ±{units.duration(error_ns)}", f"hosts ±{units.duration(error_ns)}"
+    if step.comparable:
+        return "", ""
+    if observation.clock_offsets:
+        return "hosts aligned by their wall clocks", "by wall clocks"
+    return "clocks differ and are not aligned", "clocks differ"
+
+
+def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     """Return sentences about one step: its stalls, then its critical path."""
-    name = [rank.rank for rank in step.ranks]
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
     about = (
         f"Duration {units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; "
-        f"rank {name[worst]} stalled most, "
+        f"{series.rank_name(worst)} stalled most, "
         f"{units.duration(int(stall[worst]))} in {counted(stalled, 'wait')}."
     )
-    late = int(step.entry_skew_ns.argmax())
+    late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:
-        about += f" Rank {name[late]} entered last, {units.duration(int(step.entry_skew_ns[late]))} after the first."
+        # Of two ranks on different clocks, the bound may hide which one is later.
+        last = "" if series.alignment(step) else "last, "
+        entered = units.duration(int(step.entry_skew_ns[late]))
+        about += f" {series.rank_name(late, 'Rank')} entered {last}{entered} after the first."
     path = step.path
     if path is None:
         reason = (
@@ -437,14 +478,15 @@ def step_sentences(step: StepFacts) -> list[str]:
         return [about, f"No critical path: {reason}."]
     most = np.argsort(-path.compute_ns).tolist()
     parts = [
-        f"compute {units.duration(int(path.compute_ns[rank]))} on rank {name[rank]}"
-        for rank in most
+        f"compute {units.duration(int(path.compute_ns[rank]))} on {series.rank_name(rank)}"
+        for rank in most[:6]
         if path.compute_ns[rank]
     ]
-    shown = ", ".join(parts[:6]) or "no compute"
+    shown = ", ".join(parts) or "no compute"
     critical = (
-        f"Critical path, ending on rank {name[path.last_rank]}: {shown}, transfer {units.duration(path.transfer_ns)}, "
-        f"wake {units.duration(path.wake_ns)}, late entry {units.duration(int(path.entry_ns.sum()))}; "
+        f"Critical path, ending on {series.rank_name(path.last_rank)}: {shown}, "
+        f"transfer {units.duration(path.transfer_ns)}, wake {units.duration(path.wake_ns)}, "
+        f"late entry {units.duration(int(path.entry_ns.sum()))}; "
         f"total {units.duration(path.length_ns)}."
     )
     return [about, critical]

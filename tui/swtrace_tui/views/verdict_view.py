@@ -40,9 +40,11 @@ def series_lines(series: SeriesView, scene: Scene, width: int, *, small: bool = 
     info = series.facts.ranks[0].info
     blank = Line(width).strip(plain)
     title = f" {series.title}  "
+    hosts = len(series.facts.hosts)
+    where = f" on {hosts} hosts" if hosts > 1 else ""
     about = (
-        f"{counted(len(series.key.group_ranks), 'rank')}, prefetch step {info.prefetch_step}, {info.windows} windows, "
-        f"{info.transport}; last {counted(series.facts.steps, 'step')}; ? explains the words"
+        f"{counted(len(series.key.group_ranks), 'rank')}{where}, prefetch step {info.prefetch_step}, "
+        f"{info.windows} windows, {info.transport}; last {counted(series.facts.steps, 'step')}; ? explains the words"
     )
     beside = len(title) < width // 2 and not small
     first, *more = wrap(about, width - 2, indent=len(title)) if beside else ("", *wrap(about, width - 2))

@@ -59,11 +59,13 @@ def rank_lines(row: RankRow, series: SeriesView, palette: Palette, width: int, *
     held = f"holds {units.size(row.facts.held_bytes)} instead of {units.size(info.replicated_bytes)}"
     step = max((window.step for window in row.windows), default=None)
     title.put(str(row.state), dim)
+    several = bool(series.facts.host_of(row.rank))
     for part in (
+        f"on {row.host}" if several and row.host else "",
         summary or "no windows",
         f"step {step}" if step is not None else "",
         held if row.state is not RankState.CLOSED else "",
-        f"pid {row.pid} on {row.host}" if row.pid else "",
+        f"pid {row.pid}{'' if several else f' on {row.host}'}" if row.pid else "",
     ):
         if part and len(part) + 2 <= title.room:
             title.put(f", {part}", dim)
