@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from swtrace.errors import SettingsError
 from swtrace.settings import absolute
@@ -39,6 +39,8 @@ class Credentials:
     """A client certificate."""
     key: Path | None = None
     """Its private key. None: it is in the same file."""
+    server_name: str | None = None
+    """The name that a daemon's certificate must have. None: the one in the daemon's address."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], **options: str | Path | None) -> Credentials:
@@ -86,7 +88,7 @@ class Credentials:
         Raises:
             SettingsError: a file cannot be used.
         """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = _Context.expecting(self.server_name)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.ca is None:
             context.load_default_certs()
@@ -97,6 +99,25 @@ class Credentials:
         elif self.key is not None:
             raise SettingsError(f"{_both('key')} needs {_both('cert')}")
         return context
+
+
+class _Context(ssl.SSLContext):
+    """A context for connections to an address whose certificate has another name."""
+
+    server_name: str | None
+
+    @classmethod
+    def expecting(cls, server_name: str | None) -> _Context:
+        """Return a context that expects this name in each certificate; None for that of the address."""
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context.server_name = server_name
+        return context
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        """Begin a connection."""
+        if self.server_name is not None:
+            options["server_hostname"] = self.server_name
+        return super().wrap_socket(*arguments, **options)
 
 
 ANONYMOUS = Credentials()

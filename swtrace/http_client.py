@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import threading
@@ -26,6 +27,8 @@ from http import HTTPStatus
 from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.errors import AccessError, AnswerError, SettingsError
 
+LOOKED_UP = "dns+"
+"""Begins an address whose name stands for several daemons, one at each IP address of the name."""
 DEFAULT_PORT = 9465
 """Default port of a daemon."""
 MOST_BYTES = 1 << 28
@@ -35,6 +38,8 @@ MOST_TEXT = 1000
 _GZIP_WINDOW = 31
 _PART_BYTES = 1 << 16
 _TOO_SLOW = "the answer arrives too slowly"
+_OK = re.compile(rb"HTTP/1\.[01] 200\b")
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*([0-9]{1,6})\s*(?:\r\n|$)", re.IGNORECASE)
 _ISSUER_UNKNOWN = {18, 19, 20, 21}
 """OpenSSL's codes for certificates whose issuer is not trusted."""
 _NAME_DIFFERS = {62, 64}
@@ -42,11 +47,30 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILU
 """OpenSSL's reasons when what answers is not TLS, in its various versions."""
 
 
-def address(text: str) -> str:
+def addresses(text: str, setting: str = "--connect", *, names: bool = False) -> tuple[str, ...]:
+    """Return the addresses of daemons in a comma-separated list. Errors are about the value of ``setting``.
+
+    With ``names``, each may begin with :data:`LOOKED_UP`.
+
+    Raises:
+        SettingsError: the list is empty, or an address is not valid.
+    """
+    refuse_password(text)
+    found = [each.strip() for each in text.split(",") if each.strip()]
+    if not found:
+        raise SettingsError.of(setting, text, "HOST:PORT, or a comma-separated list of them")
+    prefixes = [LOOKED_UP if names and each.startswith(LOOKED_UP) else "" for each in found]
+    return tuple(
+        f"{prefix}{address(each.removeprefix(prefix), setting)}" for each, prefix in zip(found, prefixes, strict=True)
+    )
+
+
+def address(text: str, setting: str = "--connect") -> str:
     """Return a daemon's address as ``host:port``, prefixed with ``https://`` if the text is.
 
     Args:
         text: ``host``, ``host:port``, ``[v6]:port``, or one of these as a URL without a path.
+        setting: The option or variable that it is a value of, for errors.
 
     Raises:
         SettingsError: the text has none of these forms.
@@ -59,7 +83,7 @@ def address(text: str) -> str:
     host = host.strip("[]")
     whole = (separator and scheme in {"http", "https"}) or not (separator or scheme)
     if not whole or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise SettingsError(f"--connect={text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
+        raise SettingsError(f"{setting}={text!r}: must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}")
     return f"{'https://' if scheme == 'https' else ''}{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -115,6 +139,82 @@ def get(address: str, path: str, *, timeout_s: float, credentials: Credentials =
         raise _failed(f"{address}{path}", f"the answer is damaged: {error or type(error).__name__}") from error
 
 
+class KeptConnection:
+    """A connection to a daemon for many small requests that must not take long.
+
+    It reads of an answer only what it needs, because parsing all headers takes longer than the daemon's answer. It
+    connects when needed, and never through a proxy.
+
+    Args:
+        address: ``host:port`` or URL.
+        timeout_s: Limit of each wait.
+        credentials: What to show to the daemon, and to trust.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float, credentials: Credentials = ANONYMOUS) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._credentials = credentials
+        self._socket: socket.socket | None = None
+        self._headers = b""
+
+    def get(self, path: str) -> bytes:
+        """Return the body of an answer, of at most 64 KiB.
+
+        Raises:
+            AnswerError: nothing answers, or the answer is an error. The next request connects again.
+        """
+        try:
+            connection = self._socket = self._socket or self._connect()
+            connection.sendall(b"GET %s HTTP/1.1\r\n%s\r\n" % (path.encode("ascii"), self._headers))
+            return _small_answer(connection)
+        except (OSError, ValueError) as error:
+            self.close()
+            raise _failed(f"{self._address}{path}", error) from error
+
+    def close(self) -> None:
+        """Disconnect; also while another thread waits for an answer."""
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _connect(self) -> socket.socket:
+        whole = url(self._address)
+        here, authorization, context = _shown(self._address, whole, self._credentials)
+        parts = urllib.parse.urlsplit(whole)
+        if not here and parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.netloc):
+            raise _failed(self._address, "it is behind a proxy")
+        signed = "" if authorization is None else f"Authorization: {authorization}\r\n"
+        self._headers = f"Host: {parts.netloc}\r\nAccept-Encoding: identity\r\n{signed}".encode("latin-1")
+        connection = (
+            http.client.HTTPSConnection(parts.netloc, timeout=self._timeout_s, context=context)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.netloc, timeout=self._timeout_s)
+        )
+        connection.connect()
+        return connection.sock
+
+
+def _small_answer(connection: socket.socket) -> bytes:
+    """Read one answer, and return its body.
+
+    Raises:
+        ValueError: it is no answer, says an error, or is larger than 64 KiB.
+    """
+    data = b""
+    while len(data) <= _PART_BYTES and (part := connection.recv(_PART_BYTES)):
+        data += part
+        head, whole, body = data.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if whole and (not _OK.match(head) or length is None):
+            raise ValueError(head.partition(b"\r\n")[0].decode("latin-1"))
+        if whole and length is not None and len(body) >= int(length[1]):
+            return body
+    raise ValueError("the answer is cut short, or too large")
+
+
 class _Connection(http.client.HTTPConnection):
     """Gives up on an answer whose headers take more than twice the timeout, even if bytes keep arriving."""
 
@@ -165,19 +265,8 @@ def _open(
     address: str, request: urllib.request.Request, timeout_s: float, credentials: Credentials
 ) -> http.client.HTTPResponse:
     secure = request.type == "https"
-    try:
-        here = _is_here(urllib.parse.urlsplit(request.full_url).hostname or "")
-        authorization, context = credentials.authorization(), credentials.context()
-    except SettingsError as error:
-        raise _failed(address, error, AccessError) from error
-    except ValueError as error:
-        raise _failed(address, error) from error
+    here, authorization, context = _shown(address, request.full_url, credentials)
     if authorization is not None:
-        if not (secure or here):
-            where = _host_and_port(address)
-            raise _failed(
-                address, f"no password is sent to another host without TLS; connect to https://{where}", AccessError
-            )
         request.add_unredirected_header("Authorization", authorization)
     proxies: dict[str, str] | None = {} if here else None
     try:
@@ -193,6 +282,28 @@ def _open(
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _not_connected(address, error, credentials, secure=secure) from error
     return answer
+
+
+def _shown(address: str, whole: str, credentials: Credentials) -> tuple[bool, str | None, ssl.SSLContext]:
+    """Return whether a URL is on this host, the value of the Authorization header, and whom to trust.
+
+    Raises:
+        AccessError: the credentials cannot be used there.
+    """
+    try:
+        parts = urllib.parse.urlsplit(whole)
+        here = _is_here(parts.hostname or "")
+        authorization, context = credentials.authorization(), credentials.context()
+    except SettingsError as error:
+        raise _failed(address, error, AccessError) from error
+    except ValueError as error:
+        raise _failed(address, error) from error
+    if authorization is not None and not (here or parts.scheme == "https"):
+        where = _host_and_port(address)
+        raise _failed(
+            address, f"no password is sent to another host without TLS; connect to https://{where}", AccessError
+        )
+    return here, authorization, context
 
 
 def _unauthorized(credentials: Credentials) -> str:

@@ -335,6 +335,8 @@ VARIABLES = {each.field: each.variable for each in _SETTINGS}
 OTHER_VARIABLES = (
     "SWTRACE_LISTEN",
     "SWTRACE_WEB_CONFIG",
+    "SWTRACE_WATCH",
+    "SWTRACE_WATCH_EVERY",
     "SWTRACE_CA",
     "SWTRACE_USER",
     "SWTRACE_PASSWORD_FILE",

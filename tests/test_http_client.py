@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import trustme
 from swtrace import http_client
 from swtrace.credentials import Credentials
 from swtrace.errors import AccessError, AnswerError, SettingsError, SwtraceError
+from swtrace.http_client import KeptConnection
 from swtrace.recording.remote import DaemonStream
 from swtrace.testing.metrics import read_metrics
 from tests.support.daemon_threads import serving
@@ -209,3 +211,42 @@ def test_a_password_in_an_address_is_refused_and_not_quoted(url: str) -> None:
         with pytest.raises(SettingsError, match="--password-file") as refused:
             ask()
         assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGED, "error"])
+def test_a_kept_connection_raises_only_one_error(damage: str) -> None:
+    """Whatever answers, a small request raises an AnswerError or returns what was sent; the next one tries again."""
+    refusal = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
+    with answering(DAMAGED.get(damage, refusal)) as address:
+        connection = KeptConnection(address, timeout_s=2)
+        for _ in range(2):
+            with contextlib.suppress(AnswerError):
+                assert connection.get("/api/v1/clock") in DAMAGED[damage]
+        connection.close()
+
+
+def test_a_kept_connection_signs_in_and_is_kept(web: WebFiles, tmp_path: Path) -> None:
+    """Requests to a protected daemon carry the credentials, and share one connection."""
+    with serving(tmp_path, web=web) as client:
+        url = str(client.base_url).rstrip("/")
+        connection = KeptConnection(url, timeout_s=patience(), credentials=Credentials.from_environment(web.settings()))
+        assert [connection.get("/healthz") for _ in range(2)] == [b"ok\n"] * 2
+        assert connection._socket is not None
+        connection.close()
+        stranger = KeptConnection(url, timeout_s=patience(), credentials=Credentials(ca=web.folder / "ca.pem"))
+        with pytest.raises(AnswerError, match="401 Unauthorized"):
+            stranger.get("/healthz")
+
+
+def test_a_kept_connection_gives_no_password_away(web: WebFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To another host it needs TLS, and it goes through no proxy."""
+    with listening() as proxy:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        shown = Credentials.from_environment(web.settings())
+        with pytest.raises(AccessError, match=r"connect to https://daemon\.invalid:9465"):
+            KeptConnection("daemon.invalid:9465", timeout_s=2, credentials=shown).get("/")
+        with pytest.raises(AnswerError, match="behind a proxy"):
+            KeptConnection("daemon.invalid:9465", timeout_s=2).get("/")
+        with pytest.raises(TimeoutError):
+            proxy.accept()

@@ -123,7 +123,7 @@ def exclusive(options: Mapping[str, object]) -> None:
         raise CommandError(f"{' and '.join(given)} cannot be used together", ExitCode.USAGE)
 
 
-_CONNECTED = "With --connect"
+_CONNECTED = "To sign in to daemons"
 
 
 def _credential(option: str, text: str) -> Any:
@@ -150,36 +150,21 @@ CertOption = Annotated[Path | None, _credential("--cert", "Client certificate to
 KeyOption = Annotated[Path | None, _credential("--key", "Its private key, if in another file. Default: `SWTRACE_KEY`.")]
 
 
-def credentials(connect: str | None, **options: str | Path | None) -> Credentials:
-    """Return what to show to the daemons of ``--connect``, from these options and the environment.
+def credentials(daemons: object, option: str = "--connect", **options: str | Path | None) -> Credentials:
+    """Return what to show to ``daemons``, the value of ``option``, from these options and the environment.
 
     Raises:
-        CommandError: an option is given without ``--connect``.
+        CommandError: an option is given, but no daemons.
         SettingsError: a file cannot be used, or a part is missing.
     """
     from swtrace.credentials import ANONYMOUS, Credentials
 
-    if connect is not None:
+    if daemons is not None:
         return Credentials.from_environment(os.environ, **options)
     for name, value in options.items():
         if value is not None:
-            raise CommandError(f"--{name.replace('_', '-')} needs --connect", ExitCode.USAGE)
+            raise CommandError(f"--{name.replace('_', '-')} needs {option}", ExitCode.USAGE)
     return ANONYMOUS
-
-
-def addresses(connect: str) -> list[str]:
-    """Return the addresses that ``--connect`` lists.
-
-    Raises:
-        SettingsError: the list is empty, or contains a password.
-    """
-    from swtrace.http_client import refuse_password
-
-    refuse_password(connect)
-    found = [each.strip() for each in connect.split(",") if each.strip()]
-    if not found:
-        raise SettingsError.of("--connect", connect, "HOST:PORT, or a comma-separated list of them")
-    return found
 
 
 def refuse_own_input(output: Path, files: Sequence[Path]) -> None:

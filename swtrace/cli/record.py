@@ -19,7 +19,6 @@ from swtrace.cli.arguments import (
     KeyOption,
     PasswordFileOption,
     UserOption,
-    addresses,
     credentials,
     exclusive,
     file_option,
@@ -235,6 +234,7 @@ def _daemons(connect: str, run_id: str | None, shown: Credentials) -> list[Daemo
         CommandError: no address is given.
         SettingsError: an address is invalid.
     """
+    from swtrace.http_client import addresses
     from swtrace.recording.remote import DaemonStream
 
     return [DaemonStream(address, run_id=run_id, again=False, credentials=shown) for address in addresses(connect)]

@@ -22,7 +22,6 @@ from swtrace.cli.arguments import (
     PasswordFileOption,
     PhaseName,
     UserOption,
-    addresses,
     choice_option,
     credentials,
     exclusive,
@@ -207,10 +206,10 @@ def _roster(
     # A printout covers everything that the rings hold; a live view shows only recent steps.
     newest = None if whole else DEFAULT_RECENT_STEPS + 8
     if connect is not None:
-        from swtrace.http_client import address
+        from swtrace.http_client import addresses
         from swtrace.recording.remote import DaemonStream
 
-        daemons = [address(each) for each in addresses(connect)]
+        daemons = addresses(connect)
         return lambda: Roster(Merged([DaemonStream(each, newest_steps=newest, credentials=shown) for each in daemons]))
     if replay is not None:
         from swtrace.recording.replay import Replay

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from swtrace import units
+from swtrace.daemon.snapshot import watched_sources
 from swtrace.errors import SwtraceError
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing.observation import series_key
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
     from swtrace.ledger.alignment import AlignedClock
     from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
-    from swtrace.observing import Observation, ObservedRank
+    from swtrace.observing import ObservedRank
     from swtrace.observing.observation import SeriesEntry
     from swtrace.trace.identity import SeriesInfo
 
@@ -174,8 +175,14 @@ def moment(snapshot: Snapshot) -> Document:
 
 
 def health(snapshot: Snapshot) -> Document:
-    """Return unreadable rings, odd records, and the statistics of the span export."""
+    """Return unreadable rings, odd records, the watched daemons, and the statistics of the span export."""
     return {
+        "watched": None
+        if snapshot.watched is None
+        else {
+            "every": snapshot.watched.every,
+            "sources": [asdict(source) for source in watched_sources(snapshot)],
+        },
         "problems": [{"path": path, "message": text} for path, text in sorted(snapshot.observation.problems.items())],
         "oddities": [
             {"run_id": facts.identity.run_id, "rank": facts.identity.rank, **asdict(facts.oddities)}
@@ -197,9 +204,7 @@ def ranks(snapshot: Snapshot, query: Query) -> Document:
     known = observation.rank_facts()
     return {
         "ranks": [
-            _rank(observation, rank, known.get(rank.key))
-            for rank in observation.ranks
-            if query.wants_run(rank.identity.run_id)
+            _rank(rank, known.get(rank.key)) for rank in observation.ranks if query.wants_run(rank.identity.run_id)
         ]
     }
 
@@ -244,7 +249,7 @@ def steps(snapshot: Snapshot, query: Query) -> Document:
     }
 
 
-def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None) -> Document:
+def _rank(rank: ObservedRank, facts: RankFacts | None) -> Document:
     ring = rank.ring
     statistics = ring.statistics
     return {
@@ -252,7 +257,7 @@ def _rank(observation: Observation, rank: ObservedRank, facts: RankFacts | None)
         "up": ring.alive,
         "closed": ring.closed,
         "died": rank.died,
-        "down_for_ns": observation.taken_ns - ring.down_since_ns if ring.down_since_ns else 0,
+        "down_for_ns": ring.taken_ns - ring.down_since_ns if ring.down_since_ns else 0,
         "anchor": {"monotonic_ns": ring.anchor.monotonic_ns, "realtime_ns": ring.anchor.realtime_ns},
         "virtual_offset_ns": rank.run_began_ns,
         "records": facts.records if facts else 0,

@@ -21,7 +21,7 @@ from prometheus_client.samples import Exemplar
 
 from swtrace.daemon.exemplars import BucketExemplars, WaitExemplar
 from swtrace.daemon.labels import Labelling, Labels
-from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot
+from swtrace.daemon.snapshot import ExportOutcome, Health, Snapshot, WatchedSource, watched_sources
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.facts import Distribution, SeriesRankFacts
 from swtrace.observing import Observation, ObservedRank
@@ -136,6 +136,13 @@ class FactsRow(RankRow):
     def step_duration(self) -> dict[str, Distribution]:
         """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
         return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRow(MetricRow):
+    """A daemon that this daemon watches."""
+
+    source: WatchedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +482,28 @@ _DECLARED = (
     ),
     Metric(
         "gauge",
+        "swtrace_watched_up",
+        WatchedRow,
+        lambda row: row.source.up,
+        "1 while a watched daemon answers. If 0, none of its ranks is shown; /api/v1/health says why.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_watched_lag_seconds",
+        WatchedRow,
+        lambda row: row.source.lag_ns / 1e9,
+        "How much newer the newest record of a watched daemon's ranks is than the last one that it sent.",
+    ),
+    Metric(
+        "gauge",
+        "swtrace_watched_lost_records",
+        WatchedRow,
+        lambda row: row.source.lost,
+        "Records of a watched daemon's present ranks that were overwritten, damaged or skipped since it was connected.",
+        counts="record",
+    ),
+    Metric(
+        "gauge",
         "swtrace_daemon_last_poll_timestamp_seconds",
         DaemonRow,
         lambda row: row.health.polled_realtime_ns / 1e9,
@@ -575,7 +604,8 @@ class SnapshotCollector(Collector):
         if snapshot is None:
             return
         with self._assigning:  # A scrape and an export may come at once.
-            ranks = self._labelling.assign(snapshot.observation.ranks)
+            ranks = self._labelling.assign(snapshot.observation.ranks, hosts=snapshot.watched is not None)
+        yield from (WatchedRow({"source": source.name}, source) for source in watched_sources(snapshot))
         # Every peer reports an untraced rank; one sample is enough.
         for untraced in {tuple(labels.items()): labels for rank in ranks for labels in rank.untraced()}.values():
             yield UntracedRow(untraced)

@@ -1,4 +1,4 @@
-"""Settings of the daemon: where the rings are, where to serve, and what to export."""
+"""Settings of the daemon: what it reads, where to serve, and what to export."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.daemon.metric_settings import MetricSettings
 from swtrace.errors import SettingsError
-from swtrace.http_client import DEFAULT_PORT
+from swtrace.http_client import DEFAULT_PORT, addresses
 from swtrace.settings import absolute
 from swtrace.spans.environment import SpanSettings
 
 DEFAULT_LISTEN = f"127.0.0.1:{DEFAULT_PORT}"
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
+_EVERY = re.compile(r"[0-9]{1,7}")
+DEFAULT_WATCH_EVERY = 16
+MOST_WATCH_EVERY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +56,28 @@ class Listen:
 
 
 @dataclass(frozen=True, slots=True)
+class Watched:
+    """The daemons that a daemon watches."""
+
+    addresses: tuple[str, ...]
+    """Each ``host:port`` or ``https://host:port``, or one of these behind :data:`~swtrace.http_client.LOOKED_UP`."""
+    every: int
+    """Only one step in so many."""
+    credentials: Credentials = ANONYMOUS
+    """What to show to the daemons, and to trust."""
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSettings:
     """All settings of the daemon."""
 
-    directory: Path
-    """Where the rings are."""
+    source: Path | Watched
+    """The folder of rings, or the daemons to watch instead."""
     listen: Listen
     spans: SpanSettings
     metrics: MetricSettings
     run_id: str | None = None
-    """Watch only this run; None for every run in the directory."""
+    """Watch only this run; None for every run."""
     web_config: Path | None = None
     """A file that asks for TLS and passwords; None to serve everyone who can connect."""
 
@@ -70,14 +86,14 @@ class DaemonSettings:
         cls,
         environ: Mapping[str, str],
         *,
-        directory: Path,
+        source: Path | Watched,
         listen: str | None = None,
         run_id: str | None = None,
         web_config: Path | None = None,
     ) -> DaemonSettings:
         """Read the environment. Options of the command, given as arguments, take precedence."""
         return cls(
-            directory=directory,
+            source=source,
             listen=listen_address(environ) if listen is None else Listen.parse(listen, "--listen"),
             spans=SpanSettings.from_environment(environ),
             metrics=MetricSettings.from_environment(environ),
@@ -95,3 +111,27 @@ def web_config_file(environ: Mapping[str, str]) -> Path | None:
     """Return the file that ``SWTRACE_WEB_CONFIG`` names, if any."""
     named = environ.get("SWTRACE_WEB_CONFIG", "").strip()
     return absolute(named) if named else None
+
+
+def watch_list(environ: Mapping[str, str], given: str | None = None) -> tuple[str, ...]:
+    """Return the daemons to watch: those of ``--watch``, else of ``SWTRACE_WATCH``; none for the rings of this host.
+
+    Raises:
+        SettingsError: the list cannot be used.
+    """
+    if given is not None:
+        return addresses(given, "--watch", names=True)
+    named = environ.get("SWTRACE_WATCH", "").strip()
+    return addresses(named, "SWTRACE_WATCH", names=True) if named else ()
+
+
+def watch_every(environ: Mapping[str, str]) -> int:
+    """Return ``SWTRACE_WATCH_EVERY``, or the default.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    text = environ.get("SWTRACE_WATCH_EVERY", "").strip() or str(DEFAULT_WATCH_EVERY)
+    if not _EVERY.fullmatch(text) or not 1 <= int(text) <= MOST_WATCH_EVERY:
+        raise SettingsError.of("SWTRACE_WATCH_EVERY", text, f"a whole number from 1 to {MOST_WATCH_EVERY}")
+    return int(text)

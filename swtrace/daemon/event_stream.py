@@ -1,6 +1,6 @@
-"""The stream of events: ``/api/v1/recording`` sends every record of this host to clients that record or view them.
+"""The stream of events: ``/api/v1/recording`` sends every record to clients that record or view them.
 
-Each client has its own ring readers, so a slow client slows neither the daemon, other clients nor a rank. The stream
+Each client has its own origin, so a slow client slows neither the daemon, other clients nor a rank. The stream
 begins with the oldest records that the rings hold, or near their end, and lasts until the daemon or the client stops.
 """
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from swtrace.daemon.api import QueryError, check_names, whole_number
 from swtrace.daemon.heaps import return_free_memory
-from swtrace.observing.rings import HostRings
 from swtrace.recording.tee import STATUS_S, Tee
 from swtrace.recording.writer import FLUSH_S, StreamWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Mapping
+
+    from swtrace.observing import Origin
 
 MEDIA_TYPE = "application/vnd.swtrace.recording"
 _MOST_STEPS = 1 << 20
@@ -39,6 +39,8 @@ class StreamQuery:
     None sends everything."""
     every: int = 1
     """Only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`."""
+    watching: bool = False
+    """The client is a daemon that watches this one."""
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> StreamQuery:
@@ -47,25 +49,25 @@ class StreamQuery:
         Raises:
             QueryError: a parameter is unknown or has an invalid value.
         """
-        check_names(parameters, "run", "newest", "every")
+        check_names(parameters, "run", "newest", "every", "watching")
         if parameters.get("run") == "":
             raise QueryError("run='': must not be empty")
         return cls(
             run_id=parameters.get("run"),
             newest_steps=whole_number(parameters, "newest", 0, _MOST_STEPS) or None,
             every=whole_number(parameters, "every", 1, _MOST_STEPS, lowest=1),
+            watching=bool(whole_number(parameters, "watching", 0, 1)),
         )
 
 
-def stream(directory: Path, wanted: StreamQuery, serving: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield a recording of a folder of rings until the daemon stops or the client disconnects.
+def stream(origin: Origin, wanted: StreamQuery, serving: Callable[[], bool]) -> Generator[bytes]:
+    """Yield a recording of an origin until the daemon stops or the client disconnects. Close the origin at the end.
 
     When the daemon stops, the records that are committed by then are still sent.
     """
-    watched = wanted.newest_steps is not None
+    watched = wanted.newest_steps is not None and not wanted.watching
     writer = StreamWriter(flush_s=_POLL_S if watched else FLUSH_S)
-    rings = HostRings(directory, run_id=wanted.run_id, newest_steps=wanted.newest_steps, every=wanted.every)
-    tee = Tee(rings, writer, status_s=_WATCHED_STATUS_S if watched else STATUS_S)
+    tee = Tee(origin, writer, status_s=_WATCHED_STATUS_S if watched else STATUS_S)
     try:
         while serving():
             more = tee.poll().more

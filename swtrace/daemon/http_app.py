@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -20,10 +20,11 @@ from starlette.routing import Route
 from swtrace.daemon import api
 from swtrace.daemon.event_stream import MEDIA_TYPE, StreamQuery, stream
 from swtrace.daemon.exposition import Exposition
+from swtrace.trace.clocks import now_ns, own_clock
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from prometheus_client.registry import Collector
     from starlette.requests import Request
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from swtrace.daemon.collector import SnapshotCollector
     from swtrace.daemon.observer import Observer
     from swtrace.daemon.snapshot import Snapshot
+    from swtrace.observing import Origin
 
 _log = logging.getLogger(__name__)
 _REFUSED = re.compile(rb";\s*q\s*=\s*0(\.0*)?\s*(;|$)", re.IGNORECASE)
@@ -51,9 +53,14 @@ DOCUMENTS: dict[str, tuple[str, Callable[[Snapshot, api.Query], api.Document]]] 
 }
 
 
-def make_app(observer: Observer, collector: SnapshotCollector) -> Starlette:
-    """Return the application that serves the observer's snapshots, and the metrics that are collected from them."""
-    handlers = _Handlers(observer, collector)
+def make_app(
+    observer: Observer, collector: SnapshotCollector, open_origin: Callable[[StreamQuery], Origin]
+) -> Starlette:
+    """Return the application that serves the observer's snapshots, and the metrics that are collected from them.
+
+    ``open_origin`` makes what a client of the stream reads.
+    """
+    handlers = _Handlers(observer, collector, open_origin)
     return Starlette(
         routes=[
             Route("/", handlers.index),
@@ -61,6 +68,7 @@ def make_app(observer: Observer, collector: SnapshotCollector) -> Starlette:
             Route("/healthz", handlers.healthz),
             Route("/api/v1", handlers.contents),
             Route("/api/v1/recording", handlers.recording),
+            Route("/api/v1/clock", handlers.clock),
             Route("/api/v1/{name}", handlers.document),
         ],
         exception_handlers={api.QueryError: _refusing(400), api.UnknownError: _refusing(404)},
@@ -69,9 +77,13 @@ def make_app(observer: Observer, collector: SnapshotCollector) -> Starlette:
 
 
 class _Handlers:
-    def __init__(self, observer: Observer, collector: SnapshotCollector) -> None:
+    def __init__(
+        self, observer: Observer, collector: SnapshotCollector, open_origin: Callable[[StreamQuery], Origin]
+    ) -> None:
         self._observer = observer
+        self._open_origin = open_origin
         self._collector = collector
+        self._clock = own_clock()
         self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
         self._rendering = threading.Lock()
@@ -80,6 +92,7 @@ class _Handlers:
         rows = [("/metrics", "Prometheus metrics"), ("/healthz", "ok, or the reason why rings cannot be read")]
         rows += [(f"/api/v1/{name}", about) for name, (about, _make) in DOCUMENTS.items()]
         links = "".join(f'<li><a href="{path}">{path}</a> {html.escape(about)}</li>' for path, about in rows)
+        links += '<li><a href="/api/v1/clock">/api/v1/clock</a> the clock of this host\'s instants</li>'
         links += "<li>/api/v1/recording every record, as an endless stream (swtrace record --connect)</li>"
         return HTMLResponse(
             "<!doctype html><html lang=en><meta charset=utf-8><title>swtrace</title>"
@@ -114,8 +127,12 @@ class _Handlers:
     def recording(self, request: Request) -> Response:
         observer = self._observer
         wanted = StreamQuery.parse(request.query_params)
-        frames = stream(observer.directory, wanted, lambda: observer.streaming)
+        frames = stream(self._open_origin(wanted), wanted, lambda: observer.streaming)
         return _Stream(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
+
+    async def clock(self, _request: Request) -> Response:
+        # In the event loop, because a thread would have to wait for its turn between arrival and reading.
+        return _json({"clock": self._clock, "monotonic_ns": now_ns()})
 
     def document(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -137,6 +154,10 @@ class _Handlers:
 class _Stream(StreamingResponse):
     """A stream that ends once its client has taken nothing for long. It would keep open every ring that is removed."""
 
+    def __init__(self, frames: Generator[bytes], **options: Any) -> None:
+        super().__init__(frames, **options)
+        self._frames = frames
+
     async def stream_response(self, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(STALLED_S):
@@ -146,6 +167,9 @@ class _Stream(StreamingResponse):
             await super().stream_response(send_in_time)
         except TimeoutError:
             _log.warning("a client of /api/v1/recording took nothing for %.0f s, so its stream ends", STALLED_S)
+        finally:
+            # Otherwise its files and connections stay open until some thread collects the garbage.
+            asyncio.get_running_loop().run_in_executor(None, self._frames.close)
 
 
 class _Refusals:

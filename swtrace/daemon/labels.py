@@ -3,7 +3,8 @@
 Prometheus identifies a rank by ``rank`` alone, as it identifies a process by its instance. A run that is started again
 continues the time series of the run before, with counters that begin at 0. Only if two runs are *alive* at once on one
 host and share a rank number does the younger one also carry ``run_id``. It keeps that label for as long as it is
-seen, and the older one never gets it, so that no counter changes its labels half-way.
+seen, and the older one never gets it, so that no counter changes its labels half-way. A daemon that watches other
+daemons adds ``host`` to every rank.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class LabelledRank:
         """Yield labels for the ranks that, according to this one, do not record a series they share."""
         for entry, labels in self.series():
             for untraced in entry.info.untraced:
-                yield {**labels, "rank": str(untraced.rank), "reason": untraced.reason}
+                yield _without_empty(**{**labels, "rank": str(untraced.rank), "host": "", "reason": untraced.reason})
 
 
 class Labelling:
@@ -65,26 +66,33 @@ class Labelling:
         """Start without any such run."""
         self._labelled: set[str] = set()
 
-    def assign(self, ranks: tuple[ObservedRank, ...]) -> tuple[LabelledRank, ...]:
-        """Return the ranks to show, one for each label set.
+    def assign(self, ranks: tuple[ObservedRank, ...], *, hosts: bool = False) -> tuple[LabelledRank, ...]:
+        """Return the ranks to show, one for each label set. With ``hosts``, each carries that of its host.
 
         Of several rings with the same label set, one with a living writer is preferred, then the youngest.
         """
         self._labelled &= {rank.identity.run_id for rank in ranks}
-        holders: dict[int, str] = {}
+        holders: dict[tuple[str, int], str] = {}
         for each in sorted(ranks, key=_age):
             run_id, rank = each.key
-            if each.ring.alive and run_id not in self._labelled and holders.setdefault(rank, run_id) != run_id:
+            place = each.identity.host if hosts else "", rank
+            if each.ring.alive and run_id not in self._labelled and holders.setdefault(place, run_id) != run_id:
                 self._labelled.add(run_id)
-        chosen: dict[tuple[int, str], ObservedRank] = {}
+        chosen: dict[tuple[int, str, str], ObservedRank] = {}
         for each in sorted(ranks, key=lambda each: (each.ring.alive, *_age(each))):
             run_id, rank = each.key
-            chosen[rank, run_id if run_id in self._labelled else ""] = each
+            labelled = run_id if run_id in self._labelled else ""
+            chosen[rank, labelled, each.identity.host if hosts else ""] = each
         names = _series_labels(ranks)
         return tuple(
-            LabelledRank(each, {"rank": str(rank), **({"run_id": run_id} if run_id else {})}, names)
-            for (rank, run_id), each in sorted(chosen.items(), key=lambda item: item[0])
+            LabelledRank(each, _without_empty(rank=str(rank), run_id=run_id, host=host), names)
+            for (rank, run_id, host), each in sorted(chosen.items(), key=lambda item: item[0])
         )
+
+
+def _without_empty(**labels: str) -> Labels:
+    """Return the labels that have a value: an empty one is the same as none."""
+    return {name: text for name, text in labels.items() if text}
 
 
 def _series_labels(ranks: Iterable[ObservedRank]) -> dict[SeriesKey, str]:

@@ -1,6 +1,6 @@
-"""The observer thread: drains the rings, numbers finished steps and publishes snapshots.
+"""The observer thread: drains its origin, numbers finished steps and publishes snapshots.
 
-Only this thread touches rings, ledger and readers. HTTP handlers ask for a snapshot and get one that was taken after
+Only this thread touches the origin and the ledger. HTTP handlers ask for a snapshot and get one that was taken after
 they asked, or none; an old one is never served as if it were new. A scrape sees everything that was committed before
 it. If the daemon is too far behind to read all that in time, the snapshot says so. The thread keeps draining while
 handlers wait and render. No exception ends the thread: it is logged and counted, ``/healthz`` reports it, and the
@@ -23,10 +23,11 @@ from swtrace.observing import Roster
 from swtrace.spans.origins import RankOrigins
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
+    from swtrace.daemon.daemon_settings import Watched
     from swtrace.ledger.facts import SeriesKey
-    from swtrace.observing import HostRings, Observation
+    from swtrace.observing import Observation, Origin
     from swtrace.spans.delivery import SpanSink
 
 _log = logging.getLogger(__name__)
@@ -47,12 +48,20 @@ SAID_PROBLEMS = 20
 
 
 class Observer:
-    """Reads the rings in its own thread."""
+    """Reads an origin in its own thread: the rings of this host, or other daemons."""
 
-    def __init__(self, rings: HostRings, spans: SpanSink, *, down_shown_s: float = DOWN_SHOWN_S) -> None:
-        """Take over the rings. Nothing else may touch them until :meth:`stop` has returned."""
-        self._rings = rings
-        self._roster = Roster(rings, keep_steps=True)
+    def __init__(
+        self,
+        origin: Origin,
+        spans: SpanSink,
+        *,
+        watched: Watched | None = None,
+        down_shown_s: float = DOWN_SHOWN_S,
+    ) -> None:
+        """Take over the origin. Nothing else may touch it until :meth:`stop` has returned."""
+        self._watched = watched
+        self._origin = origin
+        self._roster = Roster(origin, keep_steps=True)
         self._spans = spans
         self._down_shown_ns = round(down_shown_s * 1e9)
         self._origins = RankOrigins()
@@ -72,13 +81,9 @@ class Observer:
         self._poll_errors = 0
         self._last_error = ""
         self._logged_errors: set[str] = set()
-        self._problems: dict[str, str] = {}
+        self._problems: Mapping[str, str] = {}
+        self._unseen = ""
         self._thread = threading.Thread(target=self._run, name="swtrace-observer", daemon=True)
-
-    @property
-    def directory(self) -> Path:
-        """The folder of rings."""
-        return self._rings.directory
 
     @property
     def streaming(self) -> bool:
@@ -126,7 +131,7 @@ class Observer:
             return f"cannot read the rings: {self._last_error}"
         if silent_s > STALE_S:
             return f"no ring was read for {silent_s:.0f} s because the poll has not returned"
-        return self._problems.get(str(self.directory), "")
+        return self._unseen
 
     def _run(self) -> None:
         while True:
@@ -177,8 +182,8 @@ class Observer:
             self._changed.notify_all()
 
     def _log_problems(self) -> None:
-        """Log each problem of a ring or of the folder once, and once when it is gone."""
-        problems = self._rings.problems
+        """Log each problem once, and once when it is gone."""
+        problems = self._origin.problems
         new = [text for path, text in sorted(problems.items()) if self._problems.get(path) != text]
         for text in new[:SAID_PROBLEMS]:
             _log.warning("%s", text)
@@ -189,12 +194,14 @@ class Observer:
             more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
             _log.warning("%s: no longer a problem%s", gone[0], more)
         self._problems = problems
+        whole = [problems.get(origin.name, "") for origin in self._origin.status()]
+        self._unseen = next(iter(whole), "") if all(whole) else ""
 
     def _take_steps(self) -> None:
         steps = self._roster.take_steps()
         if not steps:
             return
-        origins = self._origins.of(self._roster.identities.values(), self._rings.anchors())
+        origins = self._origins.of(self._roster.identities.values(), self._origin.anchors())
         for step in steps:
             self._cursor += 1
             kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
@@ -215,6 +222,7 @@ class Observer:
             steps=MappingProxyType({key: tuple(steps) for key, steps in self._steps.items()}),
             cursor=self._cursor,
             spans=self._spans.statistics(),
+            watched=self._watched,
             exemplars=MappingProxyType(self._slowest.of({rank.key for rank in observation.ranks})),
         )
         with self._changed:
@@ -227,7 +235,7 @@ class Observer:
         ranks = tuple(
             rank
             for rank in observation.ranks
-            if rank.ring.alive or observation.taken_ns - rank.ring.down_since_ns <= self._down_shown_ns
+            if rank.ring.alive or rank.ring.taken_ns - rank.ring.down_since_ns <= self._down_shown_ns
         )
         keys = {rank.key for rank in ranks}
         facts = replace(

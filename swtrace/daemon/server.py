@@ -21,7 +21,10 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from swtrace.daemon.access import CurrentTls, Gate
+from swtrace.daemon.api import QueryError
 from swtrace.daemon.collector import SnapshotCollector
+from swtrace.daemon.daemon_settings import Watched
+from swtrace.daemon.event_stream import StreamQuery
 from swtrace.daemon.heaps import share_heaps
 from swtrace.daemon.http_app import make_app
 from swtrace.daemon.metric_export import make_metric_export
@@ -29,12 +32,14 @@ from swtrace.daemon.observer import Observer
 from swtrace.daemon.snapshot import ExportOutcome
 from swtrace.daemon.web_config import WebConfigFile
 from swtrace.errors import ListenError
-from swtrace.observing import HostRings
+from swtrace.observing import HostRings, Origin
+from swtrace.recording.watched import WatchedDaemons
 from swtrace.spans.delivery import make_span_sink
 from swtrace.trace.tail import allow_open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
     from starlette.applications import Starlette
@@ -62,13 +67,13 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
     with bind(settings.listen) as listener:
         spans = make_span_sink(settings.spans)
         started_ns = time.time_ns()
-        rings = HostRings(settings.directory, run_id=settings.run_id, counted_since_ns=started_ns)
-        observer = Observer(rings, spans)
+        origin = _observed(settings, started_ns)
+        observer = Observer(origin, spans, watched=settings.source if isinstance(settings.source, Watched) else None)
         outcomes = dict.fromkeys(ExportOutcome, 0)
         collector = SnapshotCollector(observer.snapshot, observer.health, outcomes.copy)
         port = listener.getsockname()[1]
         metrics = make_metric_export(settings.metrics, collector.rows, outcomes, port=port, started_ns=started_ns)
-        server = _Server(server_config(make_app(observer, collector), access))
+        server = _Server(server_config(make_app(observer, collector, streams(settings.source)), access))
         with _stopped_by_signals(server, observer.end_streams):
             observer.start()
             if (exposed := _exposed(listener, access)) is not None:
@@ -83,8 +88,47 @@ def serve(settings: DaemonSettings, announce: Callable[[str], None]) -> None:
             spans.close(EXPORT_END_S)
             if metrics is not None:
                 metrics.close(max(0.0, exports_end_s - time.monotonic()))
-            if drained:  # Otherwise the thread still reads them; they are closed when the process exits.
-                rings.close()
+            if drained:  # Otherwise the thread still reads it; it is closed when the process exits.
+                origin.close()
+
+
+def _observed(settings: DaemonSettings, started_ns: int) -> Origin:
+    """Return what the daemon itself reads."""
+    source = settings.source
+    if isinstance(source, Watched):
+        # Of what was written before, which must not be counted again at each connection, only about one step.
+        return watched_daemons(source, StreamQuery(settings.run_id, source.every, source.every))
+    return HostRings(source, run_id=settings.run_id, counted_since_ns=started_ns)
+
+
+def watched_daemons(watched: Watched, wanted: StreamQuery) -> WatchedDaemons:
+    """Return an origin that reads the watched daemons."""
+    return WatchedDaemons(
+        watched.addresses,
+        credentials=watched.credentials,
+        run_id=wanted.run_id,
+        newest_steps=wanted.newest_steps,
+        every=wanted.every,
+    )
+
+
+def streams(source: Path | Watched) -> Callable[[StreamQuery], Origin]:
+    """Return a function that opens the origin of a client of the stream.
+
+    It raises a :class:`~swtrace.daemon.api.QueryError` if the client may not have it.
+    """
+
+    def opened(wanted: StreamQuery) -> Origin:
+        if isinstance(source, Watched):
+            if wanted.watching:
+                raise QueryError(
+                    "this daemon watches other daemons, and cannot be watched by one; "
+                    f"watch these instead: {', '.join(source.addresses)}"
+                )
+            return watched_daemons(source, wanted)
+        return HostRings(source, run_id=wanted.run_id, newest_steps=wanted.newest_steps, every=wanted.every)
+
+    return opened
 
 
 def server_config(app: Starlette, access: WebConfigFile | None = None) -> uvicorn.Config:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from swtrace.observing import Link
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from swtrace.daemon.daemon_settings import Watched
     from swtrace.daemon.exemplars import BucketExemplars
     from swtrace.ledger.facts import SeriesKey, StepFacts
-    from swtrace.observing import Observation
+    from swtrace.observing import Observation, ObservedRank
     from swtrace.spans.delivery import ExportStatistics
     from swtrace.trace.identity import RankKey
 
@@ -59,3 +62,46 @@ class Snapshot:
     spans: ExportStatistics
     exemplars: Mapping[tuple[RankKey, SeriesKey], BucketExemplars]
     """The slowest recent waits whose spans are exported."""
+    watched: Watched | None = None
+    """The daemons that this daemon watches; None if it reads the rings of its host."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedSource:
+    """A daemon that this daemon watches, with sums over its ranks."""
+
+    name: str
+    """Its address."""
+    state: Link
+    detail: str
+    """Why it is lost, or what it cannot read."""
+    ranks: int
+    lag_ns: int
+    """How far the rank that is furthest behind is behind."""
+    lost: int
+    """Records overwritten, damaged or skipped since the connection was made."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it answers."""
+        return self.state in {Link.LIVE, Link.WAITING}
+
+
+def watched_sources(snapshot: Snapshot) -> tuple[WatchedSource, ...]:
+    """Return the watched daemons; none if the daemon reads the rings of its host."""
+    if snapshot.watched is None:
+        return ()
+    ranks: dict[str, list[ObservedRank]] = {}
+    for rank in snapshot.observation.ranks:
+        ranks.setdefault(rank.ring.path, []).append(rank)
+    return tuple(
+        WatchedSource(
+            name=origin.name,
+            state=origin.link,
+            detail=origin.detail,
+            ranks=len(mine := ranks.get(origin.name, [])),
+            lag_ns=max((rank.ring.lag_ns for rank in mine), default=0),
+            lost=sum(rank.lost for rank in mine),
+        )
+        for origin in snapshot.observation.origins
+    )

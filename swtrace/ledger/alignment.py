@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ _Bool = npt.NDArray[np.bool_]
 _NEVER = np.iinfo(np.int64).max
 _APART_NS = 1_000_000_000
 _POINTS = 64
+_MOST_NAME = 256
+_MOST_NS = 1 << 62
 _CONTRADICTIONS = 3
 """After so many successive steps in which ranks that declare one clock contradict that, each counts as its own."""
 
@@ -58,6 +60,20 @@ class Probe(NamedTuple):
     """What the asking clock showed before, ..."""
     high_ns: int
     """... and after the reply."""
+
+    @classmethod
+    def checked(cls, clock: Any, by: Any, at_ns: Any, low_ns: Any, high_ns: Any) -> Probe:
+        """Return a probe of values that came from elsewhere.
+
+        Raises:
+            ValueError: they cannot be those of a probe.
+        """
+        probe = cls(clock, by, at_ns, low_ns, high_ns)
+        named = all(isinstance(name, str) and 0 < len(name) <= _MOST_NAME for name in (clock, by))
+        dated = all(isinstance(ns, int) and 0 <= ns < _MOST_NS for ns in (at_ns, low_ns, high_ns))
+        if not named or not dated or low_ns > high_ns:
+            raise ValueError("not a probe of a clock")
+        return probe
 
 
 class Probes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from swtrace.ledger.alignment import Probe
 from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankIdentity, RankKey, SeriesInfo
 from swtrace.trace.records import Records
@@ -80,7 +81,7 @@ class RingState:
     closed_series: frozenset[int] = frozenset()
     """Indexes of the series that a living writer has closed."""
     path: str = ""
-    """The ring's file; empty if it is on another host or in a recording."""
+    """The ring's file, or the daemon that reports it; empty in a recording."""
     taken_ns: int = 0
     """CLOCK_MONOTONIC of the rank's host at this moment; 0 for a state of long ago."""
     down_since_ns: int = 0
@@ -105,4 +106,13 @@ class RingsSeen:
     """Whether all committed records were read."""
 
 
-Event = RankJoined | SeriesListed | RecordsRead | RankEnded | RankForgotten | RingsSeen
+@dataclass(frozen=True, slots=True)
+class ClockProbed:
+    """A process measured another host's clock."""
+
+    probe: Probe
+
+
+RankEvent = RankJoined | SeriesListed | RankEnded | RankForgotten
+"""An event about one rank."""
+Event = RankEvent | RecordsRead | RingsSeen | ClockProbed

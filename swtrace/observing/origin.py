@@ -74,6 +74,10 @@ class Origin(Protocol):
             RecordingFormatError: The origin is a damaged recording.
         """
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """Reasons why files cannot be read or are not shown, by path; under an origin's name, why it shows nothing."""
+
     def look(self) -> RingsSeen:
         """Return the current state of all rings; for a recording or a daemon, the last reported state."""
 

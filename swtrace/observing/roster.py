@@ -17,6 +17,7 @@ from swtrace.errors import IntakeError
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import LedgerFacts, StepFacts
 from swtrace.observing.events import (
+    ClockProbed,
     Event,
     RankEnded,
     RankForgotten,
@@ -137,7 +138,7 @@ class Roster(Closing):
                 for rank, reason in error.reasons.items():
                     self._refuse(RankKey(*rank), reason)
             except Exception as error:
-                if isinstance(event, RecordsRead | RingsSeen | RankForgotten):
+                if isinstance(event, RecordsRead | RingsSeen | ClockProbed | RankForgotten):
                     raise
                 self._refuse(event.rank, error)
 
@@ -155,6 +156,8 @@ class Roster(Closing):
                 self.ledger.process_added()
             case RingsSeen():
                 pass  # the state of the rings is read by look()
+            case ClockProbed(probe):
+                self.ledger.add_probe(probe)
             case _ if event.rank not in self._identities:
                 pass  # the rank was refused meanwhile
             case SeriesListed(rank, series):
@@ -177,7 +180,7 @@ class Roster(Closing):
             ring = rings.get(key) or RingState.unseen(key, records, live=live)
             # For a ring state of long ago, count ages from the newest record.
             known.append((self._identities[key], ring if ring.taken_ns else replace(ring, taken_ns=last_ns)))
-        died = _died([ring for _, ring in known])
+        died = _died(known)
         began = run_begins(identity for identity, _ in known)
         return tuple(
             ObservedRank(
@@ -220,20 +223,28 @@ def _gathered(events: Iterable[Event]) -> Iterator[Event]:
         yield RecordsRead(tuple(batches))
 
 
-def _died(rings: Sequence[RingState]) -> set[RankKey]:
+def _died(known: Sequence[tuple[RankIdentity, RingState]]) -> set[RankKey]:
     """Return the ranks that ended without closing their ring, unless their run was stopped with them.
 
     If a rank dies, others of its run continue, hang or end later. If all ranks are killed at once, they were stopped
     from outside. The same is true for a rank that is killed after the others have closed their rings.
     """
     died = set()
-    grace_ns = {True: 0, False: TOGETHER_NS}
-    for ring in rings:
+    for identity, ring in known:
         if ring.alive or ring.closed:
             continue
-        others = [other for other in rings if other.rank.run_id == ring.rank.run_id and other.rank != ring.rank]
-        if not others or any(
-            other.alive or other.down_since_ns >= ring.down_since_ns + grace_ns[other.closed] for other in others
-        ):
+        others = [each for each in known if each[0].run_id == identity.run_id and each[0].rank != identity.rank]
+        if not others or any(_outlived(identity, ring, *other) for other in others):
             died.add(ring.rank)
     return died
+
+
+def _outlived(identity: RankIdentity, ring: RingState, other_identity: RankIdentity, other: RingState) -> bool:
+    """Return whether another rank lives, or ended so much later that the two were not stopped together."""
+    if other.alive:
+        return True
+    later_ns = other.down_since_ns - ring.down_since_ns
+    if other_identity.clock != identity.clock:  # on two hosts, whose calendar clocks are close enough for this
+        later_ns += other.anchor.realtime_ns - other.anchor.monotonic_ns
+        later_ns -= ring.anchor.realtime_ns - ring.anchor.monotonic_ns
+    return later_ns >= (0 if other.closed else TOGETHER_NS)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from swtrace.errors import RecordingFormatError
+from swtrace.ledger.alignment import Probe
 from swtrace.trace import records, schema
 from swtrace.trace.records import Records
 
@@ -65,6 +66,8 @@ class FrameKind(IntEnum):
     """Counters, windows and clocks of the rings at this moment."""
     END = 8
     """The recording was closed in an orderly way: how many records it holds."""
+    PROBE = 9
+    """What the recording or a watched process measured about another host's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +251,23 @@ def unpack_about(raw: bytes) -> About:
 def pack_end(records: int) -> bytes:
     """Return the payload of the last frame."""
     return json.dumps({"records": records}).encode("ascii")
+
+
+def pack_probe(probe: Probe) -> bytes:
+    """Return the payload of a probe of a clock."""
+    return json.dumps(probe._asdict()).encode("ascii")
+
+
+def unpack_probe(raw: bytes) -> Probe:
+    """Return what :func:`pack_probe` was given.
+
+    Raises:
+        RecordingFormatError: it is damaged.
+    """
+    try:
+        return Probe.checked(**unpack_json(raw))
+    except (TypeError, ValueError) as error:
+        raise RecordingFormatError(f"damaged probe of a clock ({error})") from error
 
 
 def unpack_json(raw: bytes) -> dict[str, Any]:

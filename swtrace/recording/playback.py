@@ -142,7 +142,7 @@ class Playback(Replay):
     def look(self) -> RingsSeen:
         """Return the last recorded state of the rings, with counts up to the playhead. Ranks live until the end."""
         rings = {rank: self._rings.get(rank) or RingState.unseen(rank, 0, live=False) for rank in self._joined}
-        return RingsSeen(tuple(self._played(ring) for ring in rings.values()), super().look().problems)
+        return RingsSeen(tuple(self._played(ring) for ring in rings.values()), self.problems)
 
     def status(self) -> tuple[OriginStatus, ...]:
         """Return the file and the playhead."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from swtrace.closing import Closing
 from swtrace.errors import RecordingError, RecordingFormatError, RingFormatError
 from swtrace.observing.events import (
+    ClockProbed,
     Event,
     RankEnded,
     RankForgotten,
@@ -369,6 +370,8 @@ def decode_event(found: FrameHeader, raw: bytes, ranks: dict[int, RankKey]) -> E
         return RecordsRead(tuple((_known(ranks, number), batch) for number, batch in batches))
     if found.kind == FrameKind.STATUS:
         return unpack_status(raw, ranks)
+    if found.kind == FrameKind.PROBE:
+        return ClockProbed(layout.unpack_probe(raw))
     if found.kind not in {FrameKind.RANK, FrameKind.SERIES, FrameKind.ENDED, FrameKind.FORGOTTEN}:
         return None
     number, rest = layout.unpack_numbered(raw)

@@ -1,26 +1,30 @@
 """A daemon as an origin: its stream of events, read in a separate thread.
 
-Every frame is checked like a frame in a file. When a daemon is lost, its ranks end, so that the steps of ranks on
-other hosts do not wait for them. A viewer reconnects until the daemon is back and then starts again from scratch; a
-recorder does not.
+Every frame is checked like a frame in a file. When a daemon is lost, its ranks end or are forgotten, so that the steps
+of ranks on other hosts do not wait for them. A viewer reconnects until the daemon is back and then starts again from
+scratch; a recorder does not.
 """
 
 from __future__ import annotations
 
 import http.client
+import os
 import queue
+import socket
 import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
 from swtrace import http_client
 from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.errors import AccessError, AnswerError, RecordingError
+from swtrace.ledger.alignment import Probe
 from swtrace.observing.events import (
+    ClockProbed,
     Event,
     RankEnded,
     RankForgotten,
@@ -30,6 +34,7 @@ from swtrace.observing.events import (
 )
 from swtrace.observing.origin import Link, OriginStatus, Polled
 from swtrace.recording import format as layout
+from swtrace.recording.clock_probe import ClockProbes
 from swtrace.recording.format import FRAME_BYTES, PREAMBLE
 from swtrace.recording.reader import decode_event
 from swtrace.trace.clocks import ClockAnchor
@@ -63,6 +68,8 @@ class DaemonStream:
             behind. None: read everything that the rings hold.
         every: Read only one step in so many, in runs of :data:`~swtrace.trace.schema.RUN_STEPS`.
         again: Reconnect when the daemon is lost.
+        watching: Read for a daemon that watches this one. When it is lost, its ranks do not end but are forgotten. It
+            must read the rings of its host, so that no daemon watches itself, directly or through others.
         credentials: What to show to the daemon, and to trust.
 
     Raises:
@@ -77,6 +84,7 @@ class DaemonStream:
         newest_steps: int | None = None,
         every: int = 1,
         again: bool = True,
+        watching: bool = False,
         credentials: Credentials = ANONYMOUS,
     ) -> None:
         self.address = http_client.address(address)
@@ -84,10 +92,16 @@ class DaemonStream:
         """Why the daemon is lost; None while it is not."""
         self.damaged = False
         """Whether the daemon is lost because what it sent is not a valid recording."""
-        query = {"run": run_id, "newest": newest_steps, "every": every if every > 1 else None}
+        query = {
+            "run": run_id,
+            "newest": newest_steps,
+            "every": every if every > 1 else None,
+            "watching": 1 if watching else None,
+        }
         chosen = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
         self._path = f"{PATH}?{chosen}" if chosen else PATH
         self._again = again
+        self._watching = watching
         self._credentials = credentials
         self._whole = newest_steps is None
         self._answered = False
@@ -126,16 +140,22 @@ class DaemonStream:
             if isinstance(arrived, _Lost):
                 events += self._lose(arrived)
                 continue
-            if self.lost is not None:
+            if self.lost is not None and not isinstance(arrived, ClockProbed):  # that may be from before the loss
                 events += self._start_again()
             self._note(arrived)
             events.append(arrived)
             room -= len(arrived) if isinstance(arrived, RecordsRead) else 1
         return Polled(tuple(events), more=True)
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """The problems that the daemon last reported. Two hosts may name the same path."""
+        return {f"{self.address}: {path}": f"{self.address}: {text}" for path, text in self._seen.problems.items()}
+
     def look(self) -> RingsSeen:
         """Return the state of the rings as the daemon last reported it."""
-        return self._seen
+        rings = tuple(replace(ring, path=self.address) for ring in self._seen.rings)
+        return replace(self._seen, rings=rings, problems=self.problems)
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
         """Return the last reported clock anchor of each rank."""
@@ -164,11 +184,17 @@ class DaemonStream:
         return (OriginStatus(self.address, Link.LIVE if self._ranks else Link.WAITING, "; ".join(problems)),)
 
     def close(self) -> None:
-        """Disconnect from the daemon."""
+        """Disconnect from the daemon, and wait for the thread that reads it."""
         self._closing.set()
-        self._disconnect()
+        stream = self._stream
         with suppress(queue.Empty):
             self._arrived.get_nowait()  # makes room, because the thread may be waiting for it
+        if self._thread.ident is None:
+            self._disconnect()
+        elif stream is not None:
+            # Closing it here would wait for the thread's read, and the end of the process would find its lock held.
+            _hang_up(stream)
+            self._thread.join(_TIMEOUT_S)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, RankJoined):
@@ -183,11 +209,16 @@ class DaemonStream:
         if self.lost is None:
             self._lost_since_s = time.monotonic()
         first, self.lost, self.damaged = self.lost is None, lost.why, lost.damaged
+        if self._watching:
+            return self._forget_all()
         return [RankEnded(rank) for rank in sorted(self._ranks)] if first else []
 
     def _start_again(self) -> list[Event]:
         """Forget all ranks, because a new stream starts with the full state."""
         self.lost, self.damaged, self._answered = None, False, False
+        return self._forget_all()
+
+    def _forget_all(self) -> list[Event]:
         ranks, self._ranks = sorted(self._ranks), set()
         return [RankForgotten(rank) for rank in ranks]
 
@@ -204,11 +235,11 @@ class DaemonStream:
     def _read(self) -> _Lost:
         """Read a stream to its end and return why it ended."""
         ranks: dict[int, RankKey] = {}
-        begun = False
+        probes: ClockProbes | None = None
         try:
             stream = self._stream = self._stream or self._open()
             layout.check_preamble(_exactly(stream, PREAMBLE.size))
-            begun = True
+            probes = ClockProbes(self.address, self._credentials, self._probed)
             while not self._closing.is_set():
                 found = layout.read_header(_exactly(stream, FRAME_BYTES))
                 event = decode_event(found, layout.inflate(found, _exactly(stream, found.stored_bytes)), ranks)
@@ -218,12 +249,20 @@ class DaemonStream:
             return _Lost(str(error).removeprefix(f"{self.address}: "), damaged=False)
         except (OSError, http.client.HTTPException) as error:
             why = str(error) or "the connection was lost"
+            begun = probes is not None
             return _Lost(why if begun else "the server does not send a recording", damaged=not begun)
         except Exception as error:  # noqa: BLE001 (decoding a damaged stream may raise anything)
             return _Lost(str(error) or type(error).__name__, damaged=True)
         finally:
             self._disconnect()
+            if probes is not None:
+                probes.close()
         return _Lost("", damaged=False)
+
+    def _probed(self, probe: Probe) -> None:
+        """Pass a probe on to the reader, unless that would make the stream wait."""
+        with suppress(queue.Full):
+            self._arrived.put_nowait(ClockProbed(probe))
 
     def _open(self) -> BinaryIO:
         answer = http_client.stream(self.address, self._path, timeout_s=_TIMEOUT_S, credentials=self._credentials)
@@ -234,6 +273,12 @@ class DaemonStream:
         if stream is not None:
             with suppress(OSError, AttributeError):
                 stream.close()
+
+
+def _hang_up(stream: BinaryIO) -> None:
+    """End a stream that another thread reads, which closes it then."""
+    with suppress(OSError, ValueError, AttributeError), socket.socket(fileno=os.dup(stream.fileno())) as connection:
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:

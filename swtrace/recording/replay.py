@@ -44,10 +44,15 @@ class Replay:
                     return Polled(tuple(events), more=True)
         return Polled(tuple(events), more=False, ended=True)
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """The recorded problems, and what is ignored."""
+        return {**self._problems, **self._refused}
+
     def look(self) -> RingsSeen:
         """Return the last recorded state of the rings."""
         rings = (replace(ring, taken_ns=0) for ring in self._rings.values())
-        return RingsSeen(tuple(rings), {**self._problems, **self._refused})
+        return RingsSeen(tuple(rings), self.problems)
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
         """Return the last recorded clock anchor of each rank."""

@@ -62,6 +62,11 @@ class Tee:
         """Record the current state of all rings."""
         self._writer.take(self._origin.look())
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """The problems of the origin."""
+        return self._origin.problems
+
     def look(self) -> RingsSeen:
         """Return the current state of all rings."""
         return self._origin.look()

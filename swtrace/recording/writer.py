@@ -20,6 +20,7 @@ from typing import Self
 
 from swtrace.errors import RecordingError
 from swtrace.observing.events import (
+    ClockProbed,
     Event,
     RankEnded,
     RankForgotten,
@@ -127,6 +128,8 @@ class FrameWriter(ABC):
             case RingsSeen(rings):
                 self._lost = sum(ring.statistics.lost for ring in rings)
                 self._write(FrameKind.STATUS, pack_status(event, self._numbers))
+            case ClockProbed(probe):
+                self._write(FrameKind.PROBE, layout.pack_probe(probe))
 
     @property
     def ranks(self) -> int:

@@ -52,6 +52,16 @@ def boot_id() -> str:
         return socket.gethostname()
 
 
+def clock_name(boot: str, offset: str) -> str:
+    """Return what identifies a CLOCK_MONOTONIC: processes share that clock if and only if this is equal."""
+    return boot if offset == "0" else f"{boot} {offset}"
+
+
+def own_clock() -> str:
+    """Return what identifies the CLOCK_MONOTONIC of this process."""
+    return clock_name(boot_id(), clock_offset())
+
+
 def clock_offset(offsets: Path = Path("/proc/self/timens_offsets")) -> str:
     """Return what this process's time namespace adds to CLOCK_MONOTONIC: ``SECONDS.NANOSECONDS``, or ``0``.
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple, Self
 from urllib.parse import unquote
 
+from swtrace.trace.clocks import clock_name
+
 
 class RankKey(NamedTuple):
     """Identifies a rank across all runs that a reader sees: run id and global rank."""
@@ -88,7 +90,7 @@ class RankIdentity:
     @property
     def clock(self) -> str:
         """Identifies the rank's CLOCK_MONOTONIC: two ranks share that clock if and only if this is equal."""
-        return self.boot_id if self.clock_offset == "0" else f"{self.boot_id} {self.clock_offset}"
+        return clock_name(self.boot_id, self.clock_offset)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from swtrace.daemon import access
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import DOCUMENTS, make_app
 from swtrace.daemon.observer import Observer
+from swtrace.daemon.server import streams
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans
 from tests.support.daemon_threads import serving
@@ -30,7 +31,7 @@ ALICE = ("alice", PASSWORD)
 UNREAD = Observer(HostRings(Path("nowhere")), NoSpans())
 ROUTES = [
     route.path  # type: ignore[attr-defined]  # all routes have paths
-    for route in make_app(UNREAD, SnapshotCollector(UNREAD.snapshot, UNREAD.health)).routes
+    for route in make_app(UNREAD, SnapshotCollector(UNREAD.snapshot, UNREAD.health), streams(Path("nowhere"))).routes
 ]
 PATHS = sorted({*ROUTES, *(f"/api/v1/{name}" for name in DOCUMENTS), "/nothing", "/api/v1/nothing", "/../etc/passwd"})
 

@@ -49,7 +49,8 @@ def test_names_types_and_labels_are_the_documented_ones(run: RecordedRun, client
     for name, (kind, labels) in NAMES.items():
         assert families[name].type == kind, name
         assert families[name].documentation, name
-        assert bool(families[name].samples) != name.startswith("swtrace_clock_"), name  # all ranks share a clock
+        several = "source" in labels or name.startswith("swtrace_clock_")  # none here
+        assert bool(families[name].samples) != several, name
         for sample in families[name].samples:
             assert set(sample.labels) - {"le"} == labels, sample
 
@@ -344,7 +345,7 @@ def test_empty_folder_still_has_the_daemons_own_metrics(tmp_path: Path) -> None:
         families = scrape(client)
     assert set(families) == set(NAMES)
     filled = {name for name, family in families.items() if family.samples}
-    assert filled == {name for name, (_kind, labels) in NAMES.items() if not labels & {"rank"}}
+    assert filled == {name for name, (_kind, labels) in NAMES.items() if not labels & {"rank", "source"}}
 
 
 def test_an_untraced_rank_is_told_by_its_peers_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from swtrace.daemon.event_stream import StreamQuery, stream
+from swtrace.observing import HostRings
 from tests.support.recorded_run import RecordedRun
 from tests.support.simulated_recordings import replayed
 
@@ -18,6 +19,6 @@ def test_what_is_committed_when_the_daemon_stops_is_still_sent(
     """A stream that ends at once is a whole recording of the run asked for."""
     run.close()
     path = tmp_path / "run.swrec"
-    path.write_bytes(b"".join(stream(run.directory, wanted, lambda: False)))
+    path.write_bytes(b"".join(stream(HostRings(run.directory, run_id=wanted.run_id), wanted, lambda: False)))
     series = replayed(path).facts.series
     assert [rank.totals.steps for each in series for rank in each.ranks] == ([steps] * 2 if steps else [])

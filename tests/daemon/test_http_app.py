@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,11 +18,13 @@ from swtrace.daemon import http_app
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.http_app import KEPT_EXPOSITIONS, _Handlers
 from swtrace.daemon.observer import Observer
+from swtrace.daemon.server import streams
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans
+from swtrace.trace.clocks import clock_offset
 from tests.support.daemon_threads import serving
 from tests.support.patience import patience
-from tests.support.recorded_run import RecordedRun
+from tests.support.recorded_run import RecordedRun, identity
 
 
 def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
@@ -80,7 +84,7 @@ def test_index_links_to_everything(client: httpx.Client) -> None:
 def test_only_the_formats_asked_for_last_are_kept() -> None:
     """Each format costs the memory of an exposition, so requests for ever new formats do not accumulate."""
     observer = Observer(HostRings(Path("nowhere")), NoSpans())
-    handlers = _Handlers(observer, SnapshotCollector(observer.snapshot, observer.health))
+    handlers = _Handlers(observer, SnapshotCollector(observer.snapshot, observer.health), streams(Path("nowhere")))
     for version in range(9):
         content_type = f"application/openmetrics-text; version=1.0.{version}"
         kept = handlers._exposition(*choose_encoder(content_type))
@@ -95,7 +99,7 @@ def test_a_stream_whose_client_takes_nothing_ends(
     monkeypatch.setattr(http_app, "STALLED_S", 0.05)
     closed = []
 
-    def frames() -> Iterator[bytes]:
+    def frames() -> Generator[bytes]:
         try:
             while True:
                 yield b"frame"
@@ -113,3 +117,14 @@ def test_a_stream_whose_client_takes_nothing_ends(
     asyncio.run(respond())
     assert closed
     assert "took nothing for 0 s, so its stream ends" in caplog.text
+
+
+def test_the_clock_is_that_of_the_ranks_of_this_host(client: httpx.Client) -> None:
+    """What /api/v1/clock names is what a rank of this process writes into its ring, and it shows this moment."""
+    before = time.monotonic_ns()
+    document = client.get("/api/v1/clock").json()
+    after = time.monotonic_ns()
+    written = identity("run", 0)
+    assert document.keys() == {"clock", "monotonic_ns"}
+    assert document["clock"] == replace(written, clock_offset=clock_offset()).clock
+    assert before <= document["monotonic_ns"] <= after

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from swtrace.ledger.alignment import Probe
 from swtrace.observing import Link, OriginStatus, Roster
-from swtrace.observing.events import Event, RankForgotten, RecordsRead, RingsSeen
+from swtrace.observing.events import (
+    ClockProbed,
+    Event,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    RingState,
+    SeriesListed,
+)
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
 from swtrace.observing.roster import TOGETHER_NS, watch_rings
+from swtrace.trace.clocks import ClockAnchor
 from swtrace.trace.identity import RankKey
+from swtrace.trace.ring_reader import RingStatistics
+from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.schedules import key
 from tests.support.simulated_recordings import Told, events_of, schedule
 from tests.support.writer_process import Order, Writers
@@ -28,7 +43,7 @@ def events(*ranks: int) -> list[Event]:
             event.batches[0][0]
             if isinstance(event, RecordsRead)
             else None
-            if isinstance(event, RingsSeen)
+            if isinstance(event, RingsSeen | ClockProbed)
             else event.rank
         )
         if of in wanted:
@@ -129,3 +144,38 @@ def test_a_death_is_told_from_a_stop(
             writers.kill(pids[int(rank)], signal.SIGTERM if what == "close" else signal.SIGKILL)
             watch.drain()
         assert {status.identity.rank for status in watch.observe().ranks if status.died} == died
+
+
+def test_a_probe_of_a_clock_reaches_the_ledger() -> None:
+    """Ranks on a host that is never a source are compared once another process has probed its clock."""
+    made = schedule(ranks=7, steps=20)  # six layers: rank 6 is never a source
+    hosts = Hosts(made, (0,) * 6 + (1,), (HostClock(), HostClock(HOUR_NS)))
+    joined = [RankJoined(hosts.identity(rank)) for rank in range(7)]
+    listed = [SeriesListed(key(rank), (info,)) for rank, info in enumerate(made.infos)]
+    read = [RecordsRead(tuple((key(rank), records) for rank, records in enumerate(hosts.seen().records)))]
+    ended = [RankEnded(key(rank)) for rank in range(7)]
+    probes = [ClockProbed(Probe("boot-1", "boot-0", HOUR_NS + at_ns, at_ns - 100, at_ns + 100)) for at_ns in (200, 300)]
+    comparable = []
+    for measured in ([], probes):
+        roster = Roster(Told([*joined, *listed, *measured, *read, *ended]))
+        roster.drain()
+        (steps,) = roster.observe().history.values()
+        comparable.append([step.comparable for step in steps])
+    assert comparable == [[False] * 20, [True] * 20]
+
+
+@pytest.mark.parametrize(("later_ns", "died"), [(0, set()), (2 * TOGETHER_NS, {0})])
+def test_the_ends_of_ranks_on_two_hosts_are_compared_by_the_calendar(later_ns: int, died: set[int]) -> None:
+    """Ranks of two hosts that were killed at once were stopped together, whatever their clocks show."""
+    rings, joined = [], []
+    for rank, (boot, monotonic_ns, ended_ns) in enumerate((("a", 10**9, 0), ("b", 10**15, later_ns))):
+        joined.append(RankJoined(replace(schedule().identity(rank), boot_id=boot)))
+        ring = RingState(key(rank), alive=False, closed=False, statistics=RingStatistics(0, 0, 0, 0, 0))
+        rings.append(
+            replace(
+                ring, anchor=ClockAnchor(monotonic_ns, 10**18), down_since_ns=monotonic_ns + ended_ns, taken_ns=10**16
+            )
+        )
+    roster = Roster(Told(joined, tuple(rings)))
+    roster.drain()
+    assert {rank.identity.rank for rank in roster.observe().ranks if rank.died} == died

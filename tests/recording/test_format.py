@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swtrace.errors import RecordingFormatError
-from swtrace.recording.format import pack_records, unpack_about, unpack_records
+from swtrace.ledger.alignment import Probe
+from swtrace.recording.format import pack_probe, pack_records, unpack_about, unpack_probe, unpack_records
 from swtrace.recording.status import unpack_status
 from swtrace.trace import records
 
@@ -38,3 +40,32 @@ def test_an_infinite_number_is_damage(unpack: Callable[[bytes], object], raw: by
     """JSON can hold infinity, which no integer can. The error is the one about damage."""
     with pytest.raises(RecordingFormatError, match="damaged"):
         unpack(raw)
+
+
+_PROBE = Probe("boot-b", "boot-a", 7, 5, 9)
+
+
+def test_a_probe_of_a_clock_is_read_back() -> None:
+    """A probe is the same after it was written and read."""
+    assert unpack_probe(pack_probe(_PROBE)) == _PROBE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"low_ns": 10},
+        {"at_ns": -1},
+        {"at_ns": 10**400},
+        {"at_ns": 1.5},
+        {"at_ns": None},
+        {"clock": ""},
+        {"clock": 7},
+        {"by": "b" * 10_000},
+        {"more": 1},
+    ],
+)
+def test_what_no_probe_can_be_is_damage(changes: dict[str, object]) -> None:
+    """Values that no clock shows, and names that are none, are an error about damage."""
+    raw = json.dumps({**_PROBE._asdict(), **changes}).encode()
+    with pytest.raises(RecordingFormatError, match="damaged"):
+        unpack_probe(raw)

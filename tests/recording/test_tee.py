@@ -5,8 +5,18 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from swtrace.ledger.alignment import Probe
 from swtrace.observing import HostRings, Roster, watch_rings
-from swtrace.observing.events import RankEnded, RankForgotten, RankJoined, RecordsRead, SeriesListed
+from swtrace.observing.events import (
+    ClockProbed,
+    RankEnded,
+    RankForgotten,
+    RankJoined,
+    RecordsRead,
+    RingsSeen,
+    SeriesListed,
+)
+from swtrace.recording import Recording
 from swtrace.recording.tee import Tee
 from swtrace.recording.writer import RecordingWriter
 from tests.support.recorded_run import RecordedRun
@@ -69,3 +79,20 @@ def test_a_restarted_rank_is_recorded_as_it_was_seen(tmp_path: Path) -> None:
         roster.drain()
     roster.ledger.flush()
     assert replayed(path).facts == roster.ledger.facts()
+
+
+def test_probes_of_clocks_are_recorded(tmp_path: Path) -> None:
+    """A recording yields the probes that passed, between the same events, and a new ledger aligns clocks by them."""
+    path = tmp_path / "run.swrec"
+    probes = [ClockProbed(Probe("boot-b", "boot-a", 10**9 * second, 9**9, 9**9 + 100)) for second in (1, 2)]
+    rank = RankJoined(schedule().identity(0))
+    with RecordingWriter(path) as writer:
+        tee = Tee(Told([probes[0], rank, probes[1]]), writer)
+        tee.poll()
+        tee.finish()
+    with Recording.open(path) as recording:
+        assert [event for event in recording.events() if not isinstance(event, RingsSeen)] == [
+            probes[0],
+            rank,
+            probes[1],
+        ]

@@ -70,10 +70,14 @@ def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def daemon(directory: Path, port: int = 0, /, **settings: str) -> Iterator[DaemonCommand]:
-    """Run a daemon over a folder of rings, on a free port unless one is given. Kill it at the end if it still runs."""
+def daemon(directory: Path | None, port: int = 0, /, **settings: str) -> Iterator[DaemonCommand]:
+    """Run a daemon over a folder of rings, on a free port unless one is given. Kill it at the end if it still runs.
+
+    Without a folder, the settings say what it watches.
+    """
+    command = [sys.executable, "-m", "swtrace", "daemon", "--listen", f"127.0.0.1:{port}", "--json"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "swtrace", "daemon", "--listen", f"127.0.0.1:{port}", "--dir", str(directory), "--json"],
+        command if directory is None else [*command, "--dir", str(directory)],
         env=environment(**settings),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

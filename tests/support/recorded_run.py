@@ -189,7 +189,7 @@ class RecordedRun:
         ahead_ns = self.clock_ahead_ns(rank)
         begin = self.begin_ns(step) + ahead_ns + position * LAYER_NS
         wait_begin = begin + 2 * REACH_NS
-        own = info.source(position) == rank
+        own = info.source(position) == info.rank_in_group
         window = NO_WINDOW if own else position % 2
         reach_position = (position - 1) % info.num_layers
         flags = TransferFlag.OWN if own else TransferFlag(0)
@@ -222,3 +222,20 @@ class RecordedRun:
         """Close the rings of all ranks."""
         for recorder in self.recorders:
             recorder.close()
+
+
+@dataclass
+class HostRun(RecordedRun):
+    """The ranks of a run that are on one of several hosts, ``first`` to ``first + ranks - 1`` of a group."""
+
+    host: str = "host-a"
+    first: int = 0
+    group: int = 4
+
+    def identified(self, rank: int) -> RankIdentity:
+        """Return the identity that a rank writes into its ring."""
+        return replace(identity(self.run_id, self.first + rank), host=self.host, boot_id=f"boot of {self.host}")
+
+    def described(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it when it makes its ring."""
+        return series_info(self.first + rank, self.group, clock=self.clock.name.lower())

@@ -49,6 +49,11 @@ class Told:
         events, self._events = self._events, ()
         return Polled(events, more=False)
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """None."""
+        return {}
+
     def look(self) -> RingsSeen:
         """Return the rings that were given."""
         return RingsSeen(self._rings)

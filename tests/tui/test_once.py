@@ -10,7 +10,7 @@ from swtrace_tui.picture import Filter, picture
 
 from swtrace import units
 from swtrace.observing import Link, OriginStatus, Roster, watch_rings
-from swtrace.observing.events import Event, RecordsRead, RingsSeen
+from swtrace.observing.events import ClockProbed, Event, RecordsRead, RingsSeen
 from swtrace.observing.merged import Merged
 from swtrace.observing.origin import Polled
 from swtrace.trace.identity import SeriesInfo, UntracedRank
@@ -44,7 +44,7 @@ class Half(Told):
 
 
 def _of(ranks: set[int], event: Event) -> Event | None:
-    if isinstance(event, RingsSeen):
+    if isinstance(event, RingsSeen | ClockProbed):
         return None
     of = event.batches[0][0] if isinstance(event, RecordsRead) else event.rank
     return event if of.rank in ranks else None

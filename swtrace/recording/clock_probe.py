@@ -1,0 +1,69 @@
+"""Probe the clock of a daemon's host over HTTP, in a thread of its own.
+
+A reply that comes between two readings of this process's clock bounds what the other clock showed then. Each probe is
+the narrowest of several round trips. It says nothing about the ranks, so it does not confuse a late rank with a clock
+that is ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+
+from swtrace.credentials import Credentials
+from swtrace.errors import AnswerError
+from swtrace.http_client import KeptConnection
+from swtrace.ledger.alignment import Probe
+from swtrace.trace.clocks import now_ns, own_clock
+
+PATH = "/api/v1/clock"
+ROUND_TRIPS = 5
+_EVERY_S = 1.0
+_AGAIN_S = 10.0
+"""How long a daemon that does not answer is left alone."""
+_TIMEOUT_S = 2.0
+
+
+class ClockProbes:
+    """Probes a daemon's clock about once a second, until it is closed or the daemon has this process's clock.
+
+    Args:
+        address: ``host:port`` or URL.
+        credentials: What to show to the daemon, and to trust.
+        take: Receives each probe, in the probing thread. It must not block.
+    """
+
+    def __init__(self, address: str, credentials: Credentials, take: Callable[[Probe], None]) -> None:
+        self._connection = KeptConnection(address, timeout_s=_TIMEOUT_S, credentials=credentials)
+        self._take = take
+        self._own = own_clock()
+        self._closing = threading.Event()
+        threading.Thread(target=self._run, name=f"swtrace-clock-{address}", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop probing."""
+        self._closing.set()
+        self._connection.close()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                probe = min((self._probe() for _ in range(ROUND_TRIPS)), key=lambda each: each.high_ns - each.low_ns)
+            except (AnswerError, ValueError, LookupError, TypeError, RecursionError):
+                # Such as a daemon without this path. Broadcasts bound the offset then.
+                self._closing.wait(_AGAIN_S)
+                continue
+            if probe.clock == self._own:
+                break
+            if not self._closing.is_set():
+                self._take(probe)
+            self._closing.wait(_EVERY_S)
+        self._connection.close()
+
+    def _probe(self) -> Probe:
+        low_ns = now_ns()
+        answer = self._connection.get(PATH)
+        high_ns = now_ns()
+        document = json.loads(answer)
+        return Probe.checked(document["clock"], self._own, document["monotonic_ns"], low_ns, high_ns)
