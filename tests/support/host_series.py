@@ -16,7 +16,7 @@ import numpy as np
 
 from swtrace.ledger.facts import Nanoseconds, SeriesFacts, StepFacts
 from swtrace.session import RecordingSession
-from tests.support.hosts import Delay, Host, daemons, hosts
+from tests.support.hosts import Delay, Host, daemons, hosts, watching_daemon
 from tests.support.patience import patience
 from tests.support.ranks import run_ranks
 
@@ -58,6 +58,7 @@ def run(
     compute_s: float = 0.0005,
     late_s: Mapping[int, float] | None = None,
     delays: Mapping[int, Delay] | None = None,
+    watching: bool = False,
 ) -> HostSeries:
     """Run a series with one rank on each host, beside a daemon on each, and read all of them on the first host.
 
@@ -68,10 +69,14 @@ def run(
         compute_s: Compute of each layer.
         late_s: By rank: how long it sleeps before it issues each broadcast.
         delays: By host: delay of its link.
+        watching: Whether the first host reads them through a daemon that watches all of them.
     """
     with ExitStack() as stack:
         made = stack.enter_context(hosts(folder, ahead_s, delays))
-        connect = ",".join(stack.enter_context(daemons(made)))
+        served = stack.enter_context(daemons(made))
+        if watching:
+            served = [stack.enter_context(watching_daemon(made[0], served))]
+        connect = ",".join(served)
         recording = folder / "run.swrec"
         recorder = stack.enter_context(
             subprocess.Popen(

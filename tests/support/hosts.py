@@ -110,16 +110,24 @@ def hosts(folder: Path, ahead_s: Sequence[int], delays: Mapping[int, Delay] | No
 def daemons(hosts: Sequence[Host]) -> Iterator[list[str]]:
     """Run a daemon over each host's rings, and return their addresses. Kill them at the end."""
     with ExitStack() as stack:
-        started = [stack.enter_context(_daemon(host)) for host in hosts]
+        started = [stack.enter_context(_daemon(host, PORT, "--dir", str(host.rings))) for host in hosts]
         yield [served_url(process) for process in started]
 
 
 @contextmanager
-def _daemon(host: Host) -> Iterator[subprocess.Popen[str]]:
-    arguments = ("--listen", f"{host.address}:{PORT}", "--dir", host.rings, "--json")
+def watching_daemon(host: Host, watched: Sequence[str]) -> Iterator[str]:
+    """Run a daemon on a host that watches every step of others, and return its address. Kill it at the end."""
+    with _daemon(host, PORT + 1, "--watch", ",".join(watched), "--watch-every", "1") as process:
+        yield served_url(process)
+
+
+@contextmanager
+def _daemon(host: Host, port: int, *what: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        host.command(sys.executable, "-m", "swtrace", "daemon", *arguments),
-        env=host.environment,
+        host.command(
+            *(sys.executable, "-m", "swtrace", "daemon", "--json"), *("--listen", f"{host.address}:{port}"), *what
+        ),
+        env=environment(PYTHONPATH=f"{ROOT}:{ROOT / 'tui'}"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -37,8 +37,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> HostSeries:
 
 @pytest.fixture(scope="module")
 def late(tmp_path_factory: pytest.TempPathFactory) -> HostSeries:
-    """Return a series in which the rank on host b issues each broadcast 5 ms late."""
-    return run(tmp_path_factory.mktemp("late"), AHEAD_S, steps=60, late_s={LATE: 0.005})
+    """Return a series in which the rank on host b issues each broadcast 5 ms late, read through a watching daemon."""
+    return run(tmp_path_factory.mktemp("late"), AHEAD_S, steps=60, late_s={LATE: 0.005}, watching=True)
 
 
 @pytest.fixture(scope="module", params=[Delay(towards_s=DELAY_S), Delay(back_s=DELAY_S)], ids=["towards", "back"])
