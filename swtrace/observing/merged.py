@@ -81,7 +81,7 @@ class Merged:
         more, ended = any(poll.more for _, poll in polls), bool(polls) and all(poll.ended for _, poll in polls)
         if self._held is not None:
             self._held += events
-            if any(status.link is Link.CONNECTING for status in self.status()):
+            if self._awaits_ranks():
                 return Polled((), more)
             events, self._held = _ranks_first(self._held), None
         return Polled(tuple(events), more, ended)
@@ -128,6 +128,10 @@ class Merged:
         """Close all origins."""
         for origin in self._origins:
             origin.close()
+
+    def _awaits_ranks(self) -> bool:
+        """Return whether the ranks of some origin are not known yet."""
+        return any(status.link is Link.CONNECTING for status in self.status())
 
     def _of(self, origin: Origin, event: Event) -> tuple[Event, ...]:
         """Return what an event of an origin means for the ranks that belong to it, and for their owners."""

@@ -106,6 +106,8 @@ class DaemonStream:
         self._whole = newest_steps is None
         self._answered = False
         self._lost_since_s = 0.0
+        self.reported = False
+        """Whether the daemon has reported its rings, before which come its ranks."""
         self._ranks: set[RankKey] = set()
         self._seen = RingsSeen(())
         self._arrived: queue.Queue[Event | _Lost] = queue.Queue(_QUEUE)
@@ -202,7 +204,7 @@ class DaemonStream:
         elif isinstance(event, RankForgotten):
             self._ranks.discard(event.rank)
         elif isinstance(event, RingsSeen):
-            self._seen = event
+            self._seen, self.reported = event, True
             self._answered = self._answered or event.caught_up or not self._whole
 
     def _lose(self, lost: _Lost) -> list[Event]:

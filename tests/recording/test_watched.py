@@ -15,8 +15,8 @@ import pytest
 
 from swtrace.credentials import ANONYMOUS, Credentials
 from swtrace.daemon.daemon_settings import Watched
-from swtrace.observing import Link, Roster
-from swtrace.observing.events import RingsSeen
+from swtrace.observing import HostRings, Link, Roster
+from swtrace.observing.events import Event, RankJoined, RecordsRead, RingsSeen
 from swtrace.recording.remote import DaemonStream
 from swtrace.recording.watched import WatchedDaemons
 from tests.support.daemon_threads import serving
@@ -217,6 +217,25 @@ def test_a_viewer_gets_the_rings_of_all_hosts_together(hosts: list[HostRun]) -> 
         until(lambda: len(reported) >= 6, read)
         stream.close()
     assert set(reported) == {4}
+
+
+def test_records_are_passed_on_before_all_hosts_have_caught_up(
+    hosts: list[HostRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watching daemon does not hold what the rings hold, which may be more than its memory, until it has all."""
+    look = HostRings.look
+    monkeypatch.setattr(HostRings, "look", lambda rings: replace(look(rings), caught_up=False))
+    write(hosts, 3)
+    with ExitStack() as stack:
+        addresses = [address(stack.enter_context(serving(run.directory))) for run in hosts]
+        origin = WatchedDaemons(addresses)
+        seen: list[Event] = []
+        until(
+            lambda: sum(len(event) for event in seen if isinstance(event, RecordsRead)) == 4 * hosts[0].written,
+            lambda: seen.extend(origin.poll().events),
+        )
+        origin.close()
+    assert [isinstance(event, RankJoined) for event in seen[:4]] == [True] * 4
 
 
 def test_a_viewer_that_leaves_ends_its_streams(hosts: list[HostRun]) -> None:
