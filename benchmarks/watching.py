@@ -35,6 +35,8 @@ from swtrace.trace.schema import RUN_STEPS, Kind
 from tests.support.host_clocks import HostClock, on_clock
 
 RUN = "bench"
+WARM_S = 20.0
+"""The daemon starts and probes all clocks within this time."""
 TEMPLATES = 4
 """Different runs of steps, sent in turn."""
 
@@ -123,7 +125,7 @@ class Host:
                 )
                 writer.write(body)
                 await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -179,7 +181,8 @@ async def _watched(fleet: Fleet, seconds: float, said_every_s: float) -> None:
     try:
         assert daemon.stdout is not None  # noqa: S101
         url = (await asyncio.to_thread(daemon.stdout.readline)).strip()
-        await asyncio.sleep(3 * fleet.period_s)
+        await asyncio.sleep(WARM_S)
+        before_all = await asyncio.to_thread(_fetch, f"{url}/api/v1/series")
         shares, memory = [], []
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -204,7 +207,7 @@ async def _watched(fleet: Fleet, seconds: float, said_every_s: float) -> None:
     )
     quarters = [statistics.median(each) for each in np.array_split(memory, 4)]
     print("  memory  " + ", ".join(f"{each:.0f}" for each in quarters) + " MiB, median of each quarter")
-    compare(fleet, document)
+    compare(fleet, before_all, document)
 
 
 def _fetch(url: str) -> dict[str, Any]:
@@ -213,28 +216,34 @@ def _fetch(url: str) -> dict[str, Any]:
     return document
 
 
-def compare(fleet: Fleet, document: dict[str, Any]) -> None:
-    """Print how the daemon's causes differ from those of a ledger that saw the same steps on one clock."""
-    (series,) = document["series"]
-    steps = {rank["totals"]["steps"] for rank in series["ranks"]}
+def compare(fleet: Fleet, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Print how the causes that the daemon counted differ from those of a ledger that saw the steps on one clock."""
     ledger = Ledger()
     for rank in range(fleet.ranks):
         ledger.add_rank(identity(rank))
         ledger.set_series(RankKey(RUN, rank), (fleet.info(rank),))
-    for number in range(max(steps) // RUN_STEPS):
-        ledger.add_batches([(RankKey(RUN, rank), fleet.records(rank, number)) for rank in range(fleet.ranks)])
-    ledger.flush()
-    (truth,) = ledger.facts().series
-    found: dict[str, int] = {}
-    expected: dict[str, int] = {}
-    for one, other in zip(series["ranks"], truth.ranks, strict=True):
-        for cause, true_ns in other.totals.cause_ns.items():
-            expected[cause.value] = expected.get(cause.value, 0) + true_ns
-            found[cause.value] = found.get(cause.value, 0) + one["totals"]["cause_ns"][cause.value]
-    total = sum(expected.values())
-    print(f"  steps   {sorted(steps)} by rank; a ledger on one clock: {truth.ranks[0].totals.steps}")
-    for name, ns in expected.items():
-        print(f"  {name:<13} {100 * found[name] / total:6.2f} % of the stall; on one clock {100 * ns / total:6.2f} %")
+    sent = 0
+    moments: list[tuple[dict[str, int], dict[str, int]]] = []
+    for document in (before, after):
+        (series,) = document["series"]
+        steps = max(rank["totals"]["steps"] for rank in series["ranks"])
+        for number in range(sent, steps // RUN_STEPS):
+            ledger.add_batches([(RankKey(RUN, rank), fleet.records(rank, number)) for rank in range(fleet.ranks)])
+        sent = steps // RUN_STEPS
+        (truth,) = ledger.facts().series
+        found: dict[str, int] = {}
+        expected: dict[str, int] = {}
+        for one, other in zip(series["ranks"], truth.ranks, strict=True):
+            for cause, true_ns in other.totals.cause_ns.items():
+                expected[cause.value] = expected.get(cause.value, 0) + true_ns
+                found[cause.value] = found.get(cause.value, 0) + one["totals"]["cause_ns"][cause.value]
+        moments.append((found, expected))
+    (found_before, expected_before), (found_after, expected_after) = moments
+    total = sum(expected_after.values()) - sum(expected_before.values())
+    for name in expected_after:
+        share = 100 * (found_after[name] - found_before[name]) / total
+        true_share = 100 * (expected_after[name] - expected_before[name]) / total
+        print(f"  {name:<13} {share:6.2f} % of the stall; on one clock {true_share:6.2f} %")
 
 
 def main() -> None:

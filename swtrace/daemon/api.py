@@ -443,6 +443,10 @@ def check_names(parameters: Mapping[str, str], *known: str) -> None:
             raise QueryError(f"unknown parameter {name!r}; must be one of: {', '.join(known)}")
 
 
+_MOST_DIGITS = 20
+"""Python refuses to read numbers with thousands of digits."""
+
+
 def whole_number(parameters: Mapping[str, str], name: str, default: int, highest: int, *, lowest: int = 0) -> int:
     """Return a parameter of a request that is a whole number.
 
@@ -452,6 +456,6 @@ def whole_number(parameters: Mapping[str, str], name: str, default: int, highest
     text = parameters.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdigit() or not lowest <= int(text) <= highest:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or not lowest <= int(text) <= highest:
         raise QueryError(f"{name}={text!r}: must be a whole number from {lowest} to {highest}")
     return int(text)

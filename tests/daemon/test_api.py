@@ -198,6 +198,7 @@ def test_fields_narrow_the_cells(client: httpx.Client) -> None:
         ("/api/v1/recording?newest=-1", 400),
         ("/api/v1/recording?every=0", 400),
         ("/api/v1/recording?every=x", 400),
+        (f"/api/v1/recording?every={'9' * 5000}", 400),
     ],
 )
 def test_refusals_say_why(client: httpx.Client, path: str, status: int) -> None:
