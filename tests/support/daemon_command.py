@@ -48,10 +48,13 @@ class DaemonCommand:
         )
 
     def end(self, number: int = signal.SIGTERM) -> str:
-        """Send the signal, wait for the daemon to end, and return its stderr after the start-up line."""
+        """Send the signal, wait for the daemon to end, and return its stderr without the start-up line.
+
+        An export that fails at once may be logged before that line.
+        """
         self.process.send_signal(number)
         _out, err = self.process.communicate(timeout=patience())
-        return err.partition("\n")[2]
+        return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("swtrace "))
 
 
 def served_url(process: subprocess.Popen[str]) -> str:
