@@ -4,7 +4,7 @@ The hosts are namespaces of this machine (``tests/support/hosts.py``), so all th
 plus an offset that is known to the nanosecond. Each of the three ranks keeps a third of 12 layers of 1 MiB. The error
 is that of the offset that the ledger uses in a step, over all steps and both clocks that it aligns to the first.
 ``python -m benchmarks.hosts``. With ``--stragglers N``, instead: how often the stragglers of *N* simulated runs are
-named if all ranks are on one host, and if they are on two or three. The results are in ``benchmarks/results/hosts.txt``.
+named if all ranks are on one host, and if they are on two or three. Results: ``benchmarks/results/hosts.txt``.
 """
 
 from __future__ import annotations
