@@ -136,6 +136,8 @@ class RingReader(Closing):
         """Unreadable entries of the series table: 0 or 1, because the first one hides all later entries."""
         self.down_since_ns = 0
         """CLOCK_MONOTONIC at which this reader first found the writer dead; 0 while it is alive."""
+        self.exhausted = False
+        """Whether the last :meth:`read` returned all that was committed when it began."""
         self._descriptor = descriptor
         self._file = _signature(os.fstat(descriptor))
         self._fixed = fixed
@@ -326,6 +328,7 @@ class RingReader(Closing):
         while room > 0:
             if self.at_end:
                 if (looked and not self._dead) or not self._advance_head():
+                    looked = True
                     break
                 looked = True
             self._forget_lapped(self._head)
@@ -334,6 +337,7 @@ class RingReader(Closing):
             if len(batch):
                 parts.append(batch)
             room -= count
+        self.exhausted = looked and self.at_end
         if not parts:
             return records.empty()
         read = parts[0] if len(parts) == 1 else np.concatenate(parts)

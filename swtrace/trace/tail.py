@@ -263,7 +263,7 @@ class Tail:
             if len(records):
                 batches.append((readers[index], records))
             room -= len(records)
-            if readers[index].at_end:
+            if readers[index].exhausted:
                 continue
             next_ns = self._try(readers[index], RingReader.next_ns)
             if next_ns is not None:

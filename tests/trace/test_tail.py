@@ -47,6 +47,24 @@ def test_rings_are_told_as_they_come_end_and_go(tmp_path: Path) -> None:
     tail.close()
 
 
+@pytest.mark.parametrize("limit", [1, 5, 9, 100])
+def test_nothing_more_to_read_means_all_that_was_committed(tmp_path: Path, limit: int) -> None:
+    """Records written between two limited polls are read too before a poll says that there are no more."""
+    recorder = Recorder.create(tmp_path, identity(), records=256)
+    series = recorder.add_series(series_info())
+    tail = Tail(tmp_path, rescan_s=0)
+    tail.poll()
+    for written in range(0, 160, 20):
+        write(series, written + 1, 10)
+        tail.poll(limit)  # now it knows of ten records, and may have read fewer
+        write(series, written + 11, 10)
+        while tail.poll(limit).more:
+            pass
+        assert next(iter(tail.readers)).statistics(now=False) == (written + 20, written + 20, 0, 0, 0, 0)
+    tail.close()
+    recorder.close()
+
+
 def test_a_killed_writer_ends_after_its_last_record(tmp_path: Path) -> None:
     """A ring is reported as ended only with its last committed record, even if one poll does not read them all."""
     with Writers() as writers:
