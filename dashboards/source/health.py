@@ -241,6 +241,33 @@ def health() -> Dashboard:
             collapsed=True,
         ),
         Row(
+            "Watched daemons",
+            8,
+            (8,) * 3,
+            panels.curves(
+                "Watched daemon answers",
+                "If a daemon watches others: 1 while one answers, 0 while it does not and none of its ranks is shown. "
+                "Good: 1.",
+                Ask(queries.WATCHED_UP, queries.SOURCE_LEGEND),
+                unit="short",
+            ),
+            panels.curves(
+                "Behind a watched daemon",
+                "How much newer the newest record of its ranks is than the last one that it sent. Good: below the time "
+                "between the steps that are read.",
+                Ask(queries.WATCHED_LAG, queries.SOURCE_LEGEND),
+                unit="s",
+            ),
+            panels.curves(
+                "Records lost on the way",
+                "Records of its present ranks that were overwritten, damaged or skipped since the connection was made. "
+                "Good: no rise.",
+                Ask(queries.WATCHED_LOST, queries.SOURCE_LEGEND),
+                unit="short",
+            ),
+            collapsed=True,
+        ),
+        Row(
             "Hosts, pods, nodes and jobs",
             7,
             (24,),

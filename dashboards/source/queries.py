@@ -15,6 +15,7 @@ BY_RANK = "host, instance, rank, run_id"
 
 SERIES_LEGEND = "rank {{rank}} {{host}} {{series}} {{instance}} {{run_id}}"
 """Of one series on one rank. The rank comes first, because a long name after it may be cut."""
+SOURCE_LEGEND = "{{source}} {{instance}}"
 RANK_LEGEND = "rank {{rank}} {{host}} {{instance}} {{run_id}}"
 
 FRESH_S = 90
@@ -173,6 +174,9 @@ DAEMON_READY = or_unknown(of_daemon("swtrace_daemon_ready"))
 POLL_AGE = f"time() - {of_daemon('swtrace_daemon_last_poll_timestamp_seconds')}"
 POLL_ERRORS = total(of_daemon("swtrace_daemon_poll_errors_total"), "instance")
 RING_PROBLEMS = of_daemon("swtrace_ring_problems")
+WATCHED_UP = of_daemon("swtrace_watched_up")
+WATCHED_LAG = of_daemon("swtrace_watched_lag_seconds")
+WATCHED_LOST = of_daemon("swtrace_watched_lost_records")
 CLOCK_OFFSET = of_series("swtrace_clock_offset_seconds")
 CLOCK_BOUND = of_series("swtrace_clock_offset_bound_seconds")
 CLOCK_DRIFT = of_series("swtrace_clock_drift_ratio")
