@@ -202,7 +202,8 @@ class HostRings:
     def _review_displaced(self, reader: RingReader) -> None:
         """Report a ring that another one displaced although its writer lives. Use it again once the other has ended.
 
-        A writer that closed its ring is about to end and is not reported.
+        A writer that closed its ring is about to end and is not reported. A removed name of a ring that is read under
+        another name is closed.
         """
         self._tail.problems.pop(reader.path, None)
         if not reader.alive() or reader.closed():
@@ -211,6 +212,8 @@ class HostRings:
         other = self._rings.get(reader.key)
         if other is None or other.released:
             self._join(reader)
+        elif other.identity == reader.identity and reader.gone():
+            self._tail.discard(reader)
         elif other.alive() and other.identity != reader.identity:
             self._tail.problems[reader.path] = (
                 f"{reader.path}: not shown: rank {rank} of another running job (pid {other.identity.pid}) uses "

@@ -211,6 +211,11 @@ class Tail:
             self._close(reader)
             self._refuse(reader.path, f"{reader.path}: {why}", RETRY_S)
 
+    def discard(self, reader: RingReader) -> None:
+        """Close a ring that is of no use. The next poll reports it as gone."""
+        if self._holds(reader):
+            self._close(reader)
+
     def _holds(self, reader: RingReader) -> bool:
         return self._readers.get(reader.path) is reader
 

@@ -252,6 +252,27 @@ def test_a_removed_ring_is_forgotten(tmp_path: Path) -> None:
         assert watch.observe().ranks == ()
 
 
+def test_another_name_of_a_ring_is_closed_once_it_is_removed(tmp_path: Path) -> None:
+    """A living ring under a second name counts once, and is open twice only while it has both names."""
+    schedule = made()
+    with watch_rings(tmp_path, rescan_s=0) as watch:
+        recorder = Recorder.create(tmp_path, schedule.identity(0))
+        write(recorder.add_series(schedule.infos[0]), schedule.records[0])
+        watch.drain()
+        alone = len(list(Path("/proc/self/fd").iterdir()))
+        other = tmp_path / "ring-other-0-0.swt"
+        other.hardlink_to(recorder.path)
+        watch.drain()
+        assert len(list(Path("/proc/self/fd").iterdir())) == alone + 1
+        other.unlink()
+        watch.poll()
+        watch.drain()
+        assert len(list(Path("/proc/self/fd").iterdir())) == alone
+        (rank,) = watch.observe().ranks
+        assert rank.ring.statistics.delivered == len(schedule.records[0])
+        recorder.close()
+
+
 def test_a_ring_that_ends_and_goes_while_it_is_read_costs_nobody_a_record(tmp_path: Path) -> None:
     """Where one poll reads a ring's last records, finds its writer dead and its file removed, all records count."""
     schedule = made()
