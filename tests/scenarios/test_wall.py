@@ -43,7 +43,15 @@ RULE_LABELS = {"rank": {"job", "instance", "rank", "series"}, "series": {"job", 
 """Labels of a recorded series, by the first part of its name."""
 EMPTY_IF_GOOD = {"Untimed steps of devices"}
 OF_ONE_HOST = {"Straggler"}
-OF_SEVERAL_HOSTS = {"Clock bound", "Clock offset", "Clock drift", "Clock restarts"}
+OF_SEVERAL_HOSTS = {
+    "Clock bound",
+    "Clock offset",
+    "Clock drift",
+    "Clock restarts",
+    "Watched daemon answers",
+    "Behind a watched daemon",
+    "Records lost on the way",
+}
 """Empty here, because each daemon reads one host."""
 
 pytestmark = pytest.mark.prometheus
