@@ -172,13 +172,13 @@ class Aligner:
         self._maps: dict[str, ClockMap] = {}
         self._methods: dict[str, Method] = {}
         self._last_ns: dict[str, int] = {}
+        self._reference = ""
+        """The clock that the maps lead to."""
 
     def set_clock(self, rank: int, clock: str) -> None:
         """Set the clock that a group rank declares."""
-        reference = self._reference
         self._names[rank] = clock
-        if self._reference != reference:
-            self._maps.clear()
+        self._check_reference()
 
     @property
     def clocks(self) -> int:
@@ -189,15 +189,16 @@ class Aligner:
 
     def note_contradictions(self, impossible: _Bool) -> None:
         """Note which ranks contradict another one on the same clock, ``[step, rank]``, in successive steps."""
+        if not impossible.any():
+            self._contradictions.clear()
+            return
         for row in impossible:
             contradicted = {self._names[rank] for rank in np.flatnonzero(row).tolist()}
             self._contradictions = {name: self._contradictions.get(name, 0) + 1 for name in contradicted}
             for name, steps in self._contradictions.items():
-                if steps >= _CONTRADICTIONS and name not in self._split:
-                    reference = self._reference
+                if steps >= _CONTRADICTIONS:
                     self._split.add(name)
-                    if self._reference != reference:
-                        self._maps.clear()
+        self._check_reference()
 
     def align(self, block: Block, probes: Probes) -> Alignment:
         """Return steps on one clock. They follow those of the previous call."""
@@ -237,9 +238,12 @@ class Aligner:
             restarts=found.restarts if found is not None else 0,
         )
 
-    @property
-    def _reference(self) -> str:
-        return next((self._name(rank) for rank, name in enumerate(self._names) if name), "")
+    def _check_reference(self) -> None:
+        """Forget all maps if they lead to another clock than that of the first known rank."""
+        reference = next((self._name(rank) for rank, name in enumerate(self._names) if name), "")
+        if reference != self._reference:
+            self._reference = reference
+            self._maps.clear()
 
     def _name(self, rank: int) -> str:
         name = self._names[rank]

@@ -196,11 +196,11 @@ def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | Non
     """Name the rank that causes most of the skew. This is a proximate cause, and the advice says so."""
     blamed: dict[int, tuple[float, int, int]] = {}
     clocks = facts.clock_numbers()
-    total, waits = 0.0, 0
+    total = 0.0
     for step in steps:
         skew = step.cause_ns[CAUSES.index(Cause.SKEW)]
         held = (skew > 0) & ~step.on_time
-        total, waits = total + float(skew[held].sum()), waits + int(held.sum())
+        total += float(skew[held].sum())
         for late in np.unique(step.late_rank[held & (step.late_rank >= 0)]).tolist():
             delayed = held & (step.late_rank == late)
             held_ns, count, bound_ns = blamed.get(int(late), (0.0, 0, 0))
@@ -220,7 +220,7 @@ def _late_issue(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | Non
         f"Rank {facts.named(rank)} issues last and causes {units.ratio(held_ns / total)} of the skew: "
         f"{'at least ' if bound_ns else ''}{milliseconds(held_ns / count)} per delayed wait{_bounded(bound_ns)}, "
         f"{milliseconds(held_ns / len(steps) / max(1, receivers - 1))} per step on each other rank.",
-        {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": waits, "clock_bound_ns": bound_ns},
+        {"skew_share": held_ns / total, "mean_skew_ns": held_ns / count, "waits": count, "clock_bound_ns": bound_ns},
         rank=rank,
         advice="This is the proximate cause: the rank may be late only because it stalled. If it is slow itself, the "
         "critical path names it as the straggler.",

@@ -156,8 +156,7 @@ class DaemonStream:
 
     def look(self) -> RingsSeen:
         """Return the state of the rings as the daemon last reported it."""
-        rings = tuple(replace(ring, path=self.address) for ring in self._seen.rings)
-        return replace(self._seen, rings=rings, problems=self.problems)
+        return replace(self._seen, problems=self.problems)
 
     def anchors(self) -> Mapping[RankKey, ClockAnchor]:
         """Return the last reported clock anchor of each rank."""
@@ -204,7 +203,8 @@ class DaemonStream:
         elif isinstance(event, RankForgotten):
             self._ranks.discard(event.rank)
         elif isinstance(event, RingsSeen):
-            self._seen, self.reported = event, True
+            rings = tuple(replace(ring, path=self.address) for ring in event.rings)
+            self._seen, self.reported = replace(event, rings=rings), True
             self._answered = self._answered or event.caught_up or not self._whole
 
     def _lose(self, lost: _Lost) -> list[Event]:

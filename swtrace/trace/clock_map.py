@@ -61,14 +61,12 @@ class ClockMap:
 
     def error_at(self, at_ns: int) -> int:
         """Return the largest error of :meth:`there` at an instant, even between or before the anchors."""
-        after = self._newest()
-        if at_ns >= after.at_ns:
+        before, after = self._around(at_ns)
+        if before is after:
             return after.error_ns + self._growth(at_ns - after.at_ns)
-        for point in reversed(self._points):
-            if point.at_ns <= at_ns:
-                span_ns = after.at_ns - point.at_ns
-                return max(point.error_ns, after.error_ns) + math.ceil(WANDER * span_ns * span_ns / 8)
-            after = point
+        if before is not None:
+            span_ns = after.at_ns - before.at_ns
+            return max(before.error_ns, after.error_ns) + math.ceil(WANDER * span_ns * span_ns / 8)
         # The drift is that at the newest anchor; at the oldest one it was different.
         age_ns = after.at_ns - at_ns
         return after.error_ns + self._growth(age_ns) + math.ceil(WANDER * (self._newest().at_ns - after.at_ns) * age_ns)
@@ -120,19 +118,24 @@ class ClockMap:
         Raises:
             ValueError: there is no anchor yet.
         """
-        after = self._newest()
-        for point in reversed(self._points):
-            if point.at_ns <= at_ns:
-                if point is after:
-                    break
-                span_ns = after.at_ns - point.at_ns
-                gained_ns = after.there_ns - point.there_ns - span_ns
-                since_ns = at_ns - point.at_ns
-                return point.there_ns + since_ns + gained_ns * since_ns // span_ns
-            after = point
+        before, after = self._around(at_ns)
+        if before is not None and before is not after:
+            span_ns = after.at_ns - before.at_ns
+            gained_ns = after.there_ns - before.there_ns - span_ns
+            since_ns = at_ns - before.at_ns
+            return before.there_ns + since_ns + gained_ns * since_ns // span_ns
         # Whole instants exceed a float's precision, so only the drift's part is computed in one.
         since_ns = at_ns - after.at_ns
         return after.there_ns + since_ns + round(since_ns * self.drift)
+
+    def _around(self, at_ns: int) -> tuple[_Point | None, _Point]:
+        """Return the points before and after an instant: None and the oldest, or twice the newest, if it is outside."""
+        after = self._newest()
+        for point in reversed(self._points):
+            if point.at_ns <= at_ns:
+                return point, after
+            after = point
+        return None, after
 
     def _newest(self) -> _Point:
         if not self._points:
