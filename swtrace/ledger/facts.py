@@ -126,7 +126,8 @@ class _LazyFacts:
 class StepFacts(_LazyFacts):
     """One finished step of one series, on all ranks whose records are available.
 
-    A rank that left the step untimed has no record here and counts as not ended.
+    A rank that left the step untimed has no record here and counts as not ended. In a pull series, a step belongs to
+    one rank. All other ranks then have no record of it, whatever they did at the time.
     """
 
     series: SeriesKey
@@ -140,7 +141,7 @@ class StepFacts(_LazyFacts):
     ended: Mask
     """``[rank]``: the step record is available."""
     complete: bool
-    """Every rank of the group ended the step, and all their records are available."""
+    """Every rank that runs the step ended it, and all their records are available."""
 
     issued_ns: Nanoseconds
     ready_ns: Nanoseconds
@@ -200,6 +201,8 @@ class StepFacts(_LazyFacts):
     bound of the two ranks' clocks."""
     path: CriticalPath | None
     """None if the step has no critical path, for example because it is incomplete or was aborted."""
+    of_rank: int | None
+    """Group rank whose step this is, in a pull series; None if all ranks run the step together."""
 
     @classmethod
     def of(cls, columns: StepColumns, row: int) -> Self:
@@ -231,7 +234,10 @@ class StepFacts(_LazyFacts):
 
     @property
     def entry_known(self) -> bool:
-        """Whether the ranks' arrivals can be compared: all are available and from one clock."""
+        """Whether the ranks' arrivals can be compared: all are available and from one clock.
+
+        The ranks of a pull series are never compared.
+        """
         return self.comparable and bool(self.ended.all())
 
 
@@ -260,10 +266,10 @@ class Totals:
     open: int
     """Broadcasts in flight when the run ended: its last k."""
     sent: int
-    """Broadcasts whose source this rank was."""
+    """Broadcasts whose source this rank was; 0 in a pull series, whose sources do nothing."""
     received: int
     bytes: int
-    """Bytes of all broadcasts this rank took part in."""
+    """Bytes of all broadcasts this rank took part in; of its copies, in a pull series."""
     ready_unobserved: int
     """Waits whose ready instant was not observed, so that their stall is an upper bound."""
     stall_ns: int
