@@ -213,6 +213,11 @@ class StepFacts(_LazyFacts):
         return facts
 
     @property
+    def only_rank(self) -> RankKey | None:
+        """The rank whose step this is, in a pull series; None if all ranks run the step together."""
+        return None if self.of_rank is None else self.ranks[self.of_rank]
+
+    @property
     def duration_ns(self) -> Nanoseconds:
         """``[rank]``: forward begin to forward end; 0 where the step record is missing."""
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)

@@ -1,12 +1,14 @@
 """A simulated pull series, written with plain loops: ranks copy layers from each other's memory, each at its own pace.
 
 A copy into a rank's window begins when the rank has reached for it and its own copier is free. Nothing that another
-rank does or leaves matters, except for how long the copy then takes, which a test may choose.
+rank does matters, except that a copy takes longer if others read from the same owner when it begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import heapq
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,6 +70,7 @@ def simulate_pull(
     start: Sequence[int] = (),
     killed: Mapping[int, int] | None = None,
     wake: int = 0,
+    crowding: float = 0.0,
 ) -> PullSchedule:
     """Run a group whose ranks pull.
 
@@ -81,84 +84,126 @@ def simulate_pull(
         start: When each rank starts, after the first; by default, all start together.
         killed: How many records of the step after its last one a rank wrote before it was killed.
         wake: What a rank loses after a wait that stalled.
+        crowding: By what share each other rank that reads from the owner makes a copy longer.
     """
     ranks = len(steps)
     infos = [pull_info(rank, ranks, layers, k) for rank in range(ranks)]
-    schedule = PullSchedule(infos, [], [], [])
-    for rank in range(ranks):
-        cut = (killed or {}).get(rank, 0)
-        made = _Rank(infos[rank], ORIGIN_NS + (start[rank] if start else 0), wake)
-        for step in range(steps[rank] + (cut > 0)):
-            made.run(step, gap(rank, step), lambda position, rank=rank, step=step: compute(rank, step, position), copy)
-        records = np.concatenate(made.written)
-        schedule.records.append(records[: (layers + 1) * steps[rank] + cut])
-        schedule.copies += [each for each in made.copies if each.step < steps[rank]]
-    return schedule
+    cuts = [(killed or {}).get(rank, 0) for rank in range(ranks)]
+    group = _Group(infos, compute, gap, copy, wake, crowding)
+    begins = [ORIGIN_NS + (start[rank] if start else 0) for rank in range(ranks)]
+    runs = [group.run(rank, begins[rank], steps[rank] + (cuts[rank] > 0)) for rank in range(ranks)]
+    due = [(next(run), rank) for rank, run in enumerate(runs)]
+    heapq.heapify(due)
+    while due:
+        _, rank = heapq.heappop(due)
+        now = next(runs[rank], None)
+        if now is not None:
+            heapq.heappush(due, (now, rank))
+    return PullSchedule(
+        infos,
+        [np.concatenate(group.written[rank])[: (layers + 1) * steps[rank] + cuts[rank]] for rank in range(ranks)],
+        [],
+        [each for each in group.copies if each.step < steps[each.rank]],
+    )
 
 
-class _Rank:
-    """One rank: its forward and its copier."""
+def replicas(*, layers: int = 24, k: int = 1, seed: int = 7) -> PullSchedule:
+    """Return four replicas: one that hides its copies, a busy one, a slow one, and one that has just started."""
+    chance = random.Random(seed)  # noqa: S311 - a reproducible schedule
+    pace = (1_000_000, 350_000, 2_000_000, 600_000)
+    return simulate_pull(
+        layers=layers,
+        k=k,
+        steps=(40, 70, 20, 8),
+        compute=lambda rank, _step, _position: round(pace[rank] * chance.uniform(0.9, 1.1)),
+        copy=lambda *_: round(400_000 * chance.uniform(0.9, 1.1)),
+        gap=lambda *_: round(1_500_000 * chance.uniform(0.5, 1.5)),
+        start=(0, 0, 0, 800_000_000),
+        wake=12_000,
+        crowding=0.9,
+    )
 
-    def __init__(self, series: SeriesInfo, now: int, wake: int) -> None:
-        self._series, self._now, self._wake = series, now, wake
-        self._free = 0
-        self._issued: list[tuple[int, int, int]] = []
-        """Issued, started and ready, by operation."""
-        self.written: list[Records] = []
+
+class _Group:
+    """The ranks of a group, with their forwards and their copiers."""
+
+    def __init__(
+        self,
+        infos: Sequence[SeriesInfo],
+        compute: Callable[[int, int, int], int],
+        gap: Callable[[int, int], int],
+        copy: Callable[[int, int, int], int],
+        wake: int,
+        crowding: float,
+    ) -> None:
+        self._infos, self._compute, self._gap, self._copy = infos, compute, gap, copy
+        self._wake, self._crowding = wake, crowding
+        self._free = [0] * len(infos)
+        self._moves: list[tuple[int, int, int, int]] = []
+        """Rank, owner, start and ready of each copy."""
+        self.written: list[list[Records]] = [[] for _ in infos]
         self.copies: list[Copy] = []
 
-    def run(self, step: int, gap: int, compute: Callable[[int], int], copy: Callable[[int, int, int], int]) -> None:
-        layers, k = self._series.num_layers, self._series.prefetch_step
-        self._now += gap
-        begin = self._now
-        for position in range(layers):
-            self._issue(*divmod(step * layers + position + k, layers), copy)
-            self._now += compute(position)
-            self._wait(step, position)
-        self.written.append(
-            step_record(
-                begin_ns=begin, arrival_ns=begin, end_ns=self._now, step=step, tokens=3, requests=2, waits=layers
+    def run(self, rank: int, now: int, steps: int) -> Iterator[int]:
+        """Run a rank, and yield the time before each of its issues."""
+        layers, k = self._infos[rank].num_layers, self._infos[rank].prefetch_step
+        issued: list[tuple[int, int, int]] = []
+        for step in range(steps):
+            now += self._gap(rank, step)
+            begin = now
+            for position in range(layers):
+                yield now
+                issued.append(self._issue(rank, now, *divmod(step * layers + position + k, layers)))
+                now = self._wait(rank, now + self._compute(rank, step, position), step, position, issued)
+            ended = step_record(
+                begin_ns=begin, arrival_ns=begin, end_ns=now, step=step, tokens=3, requests=2, waits=layers
             )
-        )
+            self.written[rank].append(ended)
 
-    def _issue(self, step: int, position: int, copy: Callable[[int, int, int], int]) -> None:
-        if self._owns(position):
-            self._issued.append((self._now, self._now, self._now))
-            return
-        began = max(self._now, self._free)
-        self._free = began + copy(self._series.rank_in_group, step, position)
-        self._issued.append((self._now, began, self._free))
+    def _issue(self, rank: int, now: int, step: int, position: int) -> tuple[int, int, int]:
+        """Return when a layer was issued, when its copy began, and when it was ready."""
+        owner = self._infos[rank].source(position)
+        if owner == rank:
+            return now, now, now
+        began = max(now, self._free[rank])
+        others = {
+            reader
+            for reader, source, start, ready in self._moves
+            if reader != rank and source == owner and start <= began < ready
+        }
+        took = round(self._copy(rank, step, position) * (1 + self._crowding * len(others)))
+        self._free[rank] = began + took
+        self._moves = [move for move in self._moves if move[3] > now]
+        self._moves.append((rank, owner, began, began + took))
+        return now, began, began + took
 
-    def _owns(self, position: int) -> bool:
-        return self._series.source(position) == self._series.rank_in_group
-
-    def _wait(self, step: int, position: int) -> None:
-        layers, k, rank = self._series.num_layers, self._series.prefetch_step, self._series.rank_in_group
-        number, begin, own = step * layers + position - k, self._now, self._owns(position)
-        flags = (TransferFlag.OWN if own else 0) | (TransferFlag.CROSSES_STEPS if number >= 0 and position < k else 0)
-        issued = started = ready = begin
+    def _wait(self, rank: int, begin: int, step: int, position: int, moved: Sequence[tuple[int, int, int]]) -> int:
+        """Write a rank's wait, and return when it ended."""
+        series = self._infos[rank]
+        layers, k, owner = series.num_layers, series.prefetch_step, series.source(position)
+        number, own, end = step * layers + position - k, owner == rank, begin
+        flags = TransferFlag.OWN if own else TransferFlag(0)
+        issued = ready = begin
         if number < 0:
             flags |= TransferFlag.PREFILLED
         else:
-            issued, started, ready = self._issued[number]
+            issued, started, ready = moved[number]
+            flags |= TransferFlag.CROSSES_STEPS if position < k else TransferFlag(0)
             if not own:
-                self.copies.append(
-                    Copy(rank, step, position, self._series.source(position), issued, started, ready, begin)
-                )
-                if ready > begin:
-                    self._now = ready + self._wake
-        self.written.append(
-            transfer_record(
-                step=step,
-                position=position,
-                source=self._series.source(position),
-                window=NO_WINDOW if own else position % self._series.window_count,
-                issued_ns=issued,
-                ready_ns=ready,
-                wait_begin_ns=begin,
-                wait_end_ns=self._now,
-                operation=max(0, number),
-                reach_position=(position - k) % layers,
-                flags=flags,
-            )
+                self.copies.append(Copy(rank, step, position, owner, issued, started, ready, begin))
+                end = ready + self._wake if ready > begin else begin
+        record = transfer_record(
+            step=step,
+            position=position,
+            source=owner,
+            window=NO_WINDOW if own else position % series.window_count,
+            issued_ns=issued,
+            ready_ns=ready,
+            wait_begin_ns=begin,
+            wait_end_ns=end,
+            operation=max(0, number),
+            reach_position=(position - k) % layers,
+            flags=flags,
         )
+        self.written[rank].append(record)
+        return end
