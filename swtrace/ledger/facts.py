@@ -417,6 +417,16 @@ class SeriesFacts:
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
 
     @property
+    def lockstep(self) -> bool:
+        """Whether the ranks run the same steps, so that they can be compared."""
+        return all(rank.info.lockstep for rank in self.ranks)
+
+    @property
+    def moves(self) -> str:
+        """What fills the windows, for sentences: ``broadcasts`` or ``copies``."""
+        return "broadcasts" if self.lockstep else "copies"
+
+    @property
     def hosts(self) -> dict[str, list[int]]:
         """The global ranks that are read here, by host."""
         ranks: dict[str, list[int]] = {}

@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,12 +46,23 @@ class Copy:
         return max(0, min(self.start_ns, self.ready_ns) - max(self.wait_begin_ns, self.issued_ns))
 
 
+class Move(NamedTuple):
+    """Bytes on their way from an owner's memory to a rank's window."""
+
+    rank: int
+    owner: int
+    start_ns: int
+    ready_ns: int
+
+
 @dataclass
 class PullSchedule(Schedule):
     """Records of every rank, and the truth about them."""
 
     copies: list[Copy]
     """Every copy of a step that its rank ended, in no order."""
+    moves: list[Move]
+    """Every copy that began, also those that nobody waited for."""
 
 
 def pull_info(rank: int, ranks: int, layers: int, k: int) -> SeriesInfo:
@@ -104,13 +116,14 @@ def simulate_pull(
         [np.concatenate(group.written[rank])[: (layers + 1) * steps[rank] + cuts[rank]] for rank in range(ranks)],
         [],
         [each for each in group.copies if each.step < steps[each.rank]],
+        group.moves,
     )
 
 
 def replicas(*, layers: int = 24, k: int = 1, seed: int = 7) -> PullSchedule:
     """Return four replicas: one that hides its copies, a busy one, a slow one, and one that has just started."""
     chance = random.Random(seed)  # noqa: S311 - a reproducible schedule
-    pace = (1_000_000, 350_000, 2_000_000, 600_000)
+    pace = (1_000_000, 280_000, 2_000_000, 600_000)
     return simulate_pull(
         layers=layers,
         k=k,
@@ -139,8 +152,8 @@ class _Group:
         self._infos, self._compute, self._gap, self._copy = infos, compute, gap, copy
         self._wake, self._crowding = wake, crowding
         self._free = [0] * len(infos)
-        self._moves: list[tuple[int, int, int, int]] = []
-        """Rank, owner, start and ready of each copy."""
+        self._moving: list[Move] = []
+        self.moves: list[Move] = []
         self.written: list[list[Records]] = [[] for _ in infos]
         self.copies: list[Copy] = []
 
@@ -167,14 +180,15 @@ class _Group:
             return now, now, now
         began = max(now, self._free[rank])
         others = {
-            reader
-            for reader, source, start, ready in self._moves
-            if reader != rank and source == owner and start <= began < ready
+            each.rank
+            for each in self._moving
+            if each.rank != rank and each.owner == owner and each.start_ns <= began < each.ready_ns
         }
         took = round(self._copy(rank, step, position) * (1 + self._crowding * len(others)))
         self._free[rank] = began + took
-        self._moves = [move for move in self._moves if move[3] > now]
-        self._moves.append((rank, owner, began, began + took))
+        move = Move(rank, owner, began, began + took)
+        self._moving = [*(each for each in self._moving if each.ready_ns > now), move]
+        self.moves.append(move)
         return now, began, began + took
 
     def _wait(self, rank: int, begin: int, step: int, position: int, moved: Sequence[tuple[int, int, int]]) -> int:
