@@ -2,8 +2,8 @@
 
 These stay as measured, per rank: the compute before each reach and between reach and wait, the gap between steps, the
 cost of each wait beside its stall, each receiver's time on the channel, and which delivery it queues behind
-(:mod:`~swtrace.ledger.channel`). In a pull series, a rank is replayed on its own, with its own copier. In the replay, a layer's broadcast is issued at the reach ``k`` positions earlier,
-and then ::
+(:mod:`~swtrace.ledger.channel`). In a pull series, a rank is replayed on its own, with its own copier. In the replay, a
+layer's broadcast is issued at the reach ``k`` positions earlier, and then ::
 
     ready    = max(last issue, before) + time on the channel
     wait end = max(wait begin, ready) + cost of the wait
@@ -104,8 +104,8 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
     """Replay the newest consecutive steps with another prefetch step.
 
     Args:
-        steps: Finished steps of one series, oldest first. Of a pull series, only those of the rank that ended the newest
-            one are replayed.
+        steps: Finished steps of one series, oldest first. Of a pull series, only those of the rank whose step ended last
+            are replayed.
         prefetch_step: The prefetch step to try.
         most: Replay at most this many steps.
 
