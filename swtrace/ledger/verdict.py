@@ -91,7 +91,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     ]
     if headline.kind not in {"nothing", "bypassed"}:
         regular = [step for step in whole if not step.aborted]
-        judged = _judged(facts, regular)
+        judged = judged_steps(facts, regular)
         found = [
             _straggler(facts),
             _late_issue(facts, regular),
@@ -112,7 +112,7 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     return Verdict(headline, (headline, *said))
 
 
-def _judged(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Sequence[StepFacts]:
+def judged_steps(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Sequence[StepFacts]:
     """Return the steps that stand for the series: in a pull series, those of the most stalled rank that has any."""
     if facts.lockstep:
         return steps
@@ -369,7 +369,7 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
 
 def _crowded(facts: SeriesFacts, steps: Sequence[StepFacts], judged: Sequence[StepFacts]) -> Finding | None:
     """Say that copies take longer while several ranks read from their owner."""
-    if facts.lockstep or not judged:
+    if facts.lockstep or not judged or any(rank.info.untraced for rank in facts.ranks):
         return None
     readers = Readers(steps, [rank.info.rank_in_group for rank in facts.ranks])
     took: dict[int, list[int]] = {}
@@ -377,19 +377,20 @@ def _crowded(facts: SeriesFacts, steps: Sequence[StepFacts], judged: Sequence[St
         for count, transfer_ns in zip(readers.of(step).tolist(), step.transfer_ns.sum(axis=0).tolist(), strict=True):
             took.setdefault(count, []).append(transfer_ns)
     enough = {count: of for count, of in took.items() if count and len(of) >= _CROWDED_COPIES}
-    most = max(enough, default=1)
-    if most == 1 or 1 not in enough:
+    if len(enough) < 2:  # noqa: PLR2004 - nothing to compare with
         return None
-    alone_ns, crowded_ns = float(np.mean(enough[1])), float(np.mean(enough[most]))
-    if crowded_ns < _CROWDED_FACTOR * alone_ns:
+    least, most = min(enough), max(enough)
+    least_ns, most_ns = float(np.mean(enough[least])), float(np.mean(enough[most]))
+    if most_ns < _CROWDED_FACTOR * least_ns:
         return None
+    otherwise = "alone" if least == 1 else f"while {least} do"
     only = judged[-1].only_rank
     return Finding(
         "crowded",
         Level.NOTE,
-        f"{_on(judged)}copies take {milliseconds(crowded_ns)} while {most} ranks read from one owner at once, and "
-        f"{milliseconds(alone_ns)} alone.",
-        {"readers": most, "crowded_ns": crowded_ns, "alone_ns": alone_ns, "copies": len(enough[most])},
+        f"{_on(judged)}copies take {milliseconds(most_ns)} while {most} ranks read from one owner at once, and "
+        f"{milliseconds(least_ns)} {otherwise}.",
+        {"readers": most, "transfer_ns": most_ns, "fewest_readers": least, "fewest_transfer_ns": least_ns},
         rank=None if only is None else only.rank,
     )
 

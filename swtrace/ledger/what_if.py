@@ -104,8 +104,8 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
     """Replay the newest consecutive steps with another prefetch step.
 
     Args:
-        steps: Finished steps of one series, oldest first. Of a pull series, only those of the rank whose step ended last
-            are replayed.
+        steps: Finished steps of one series, oldest first. Of a pull series, only those of the rank that ended the last
+            one are replayed.
         prefetch_step: The prefetch step to try.
         most: Replay at most this many steps.
 
