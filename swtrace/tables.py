@@ -128,7 +128,7 @@ def _no_step() -> Picked:
     values |= dict.fromkeys(("clock_shift_ns", "clock_bound_ns"), ranks)
     values |= dict.fromkeys(("present", "receiver", "on_time", "attributed"), cells.astype(np.bool_))
     values |= {"series": SeriesKey("", "", 0, ()), "step": 0, "ranks": (), "infos": (), "complete": False, "path": None}
-    values |= {"ended": ranks.astype(np.bool_), "cause_ns": np.zeros((len(CAUSES), 0, 0), np.int64)}
+    values |= {"of_rank": None, "ended": ranks.astype(np.bool_), "cause_ns": np.zeros((len(CAUSES), 0, 0), np.int64)}
     return Picked(StepFacts(**values), values["ended"], values["ended"])
 
 

@@ -218,6 +218,11 @@ class StepFacts(_LazyFacts):
         return None if self.of_rank is None else self.ranks[self.of_rank]
 
     @property
+    def running(self) -> list[int]:
+        """The group ranks that run the step: all, or one of a pull series."""
+        return list(range(len(self.ranks))) if self.of_rank is None else [self.of_rank]
+
+    @property
     def duration_ns(self) -> Nanoseconds:
         """``[rank]``: forward begin to forward end; 0 where the step record is missing."""
         return np.where(self.ended, self.end_ns - self.begin_ns, 0)
