@@ -62,6 +62,7 @@ class Placing:
         pending: Sequence[PendingLayer],
         pool: WindowPool,
         broadcast: Callable[[SeriesLayer, Tensor], None],
+        store: Callable[[SeriesLayer, Tensor], Tensor],
         proof: Proof | None,
         joint: Callable[[str], str],
     ) -> None:
@@ -73,6 +74,7 @@ class Placing:
             pending: their loading state.
             pool: this rank's windows, none allocated yet.
             broadcast: fills a byte buffer from a layer's source; blocking.
+            store: returns the memory that holds an owned layer's payload from now on.
             proof: tries each layer as soon as it is processed.
             joint: returns the first refusal in rank order; collective.
         """
@@ -81,6 +83,7 @@ class Placing:
         self._pending = pending
         self._pool = pool
         self._broadcast = broadcast
+        self._store = store
         self._proof = proof
         self._joint = joint
         self._moved: set[int] = set()
@@ -198,9 +201,12 @@ class Placing:
     def _keep(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
         """Make a processed layer's tensors the payload that this rank keeps and sends, with its tag."""
         layout = self._layout_now()
-        layer.buffer = packed(layout, tensors)
+        payload = packed(layout, tensors)
         if layout.tagged:
-            layout.tag(layer.buffer).fill_(tag_of(layer.layer_idx))
+            layout.tag(payload).fill_(tag_of(layer.layer_idx))
+        layer.buffer = self._store(layer, payload)
+        if layer.buffer is not payload:
+            self._point(layer, layout.views(layer.buffer))
         layer.tensors = tuple(tensors.values())
 
     def _place_received(self, position: int) -> None:

@@ -27,10 +27,8 @@ from swtrace.series.agreement import (
 from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, backend, roll_call
 from swtrace.series.device.accelerator import TorchDevice
-from swtrace.series.device.device_circle import DeviceCircle
-from swtrace.series.device.device_journal import STAMPS, DeviceJournal
 from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
-from swtrace.series.journal import Journal, RecordingJournal
+from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer, Window, WindowPool
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
@@ -169,7 +167,9 @@ class PostProcessing:
         owned = frozenset(layer.position for layer in layers if layer.owned)
         pool = WindowPool(constants.windows, constants.num_layers, constants.prefetch_step, owned)
         pending = [self._pending[layer.layer_idx] for layer in layers]
-        placing = Placing(constants.where, layers, pending, pool, self._broadcast, self._proof, self._joint)
+        placing = Placing(
+            constants.where, layers, pending, pool, self._broadcast, self._store, self._proof, self._joint
+        )
         try:
             placement, refusal = self._place(placing, layers)
             if placement is None:
@@ -205,9 +205,18 @@ class PostProcessing:
         self._untraced = frozenset(rank.rank for rank in info.untraced)
         journal = self._journal(recorder, info)
         if constants.tagged:
-            device = transport.device if isinstance(transport, DeviceTransport) else None
-            journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
-        circle = self._circle(layers, placement.windows, journal)
+            check = OwnershipCheck(constants.where, layers, placement.windows, transport.device)
+            journal = CheckingJournal(journal, check)
+        circle = transport.circle(
+            constants.where,
+            layers,
+            placement.windows,
+            constants.prefetch_step,
+            transport,
+            journal,
+            self._describe_loss,
+            rolling=constants.windows == "rolling",
+        )
         self._hide_own_views()
         return RunningSeries(info, layers, placement.windows, circle, self._describe_death)
 
@@ -357,29 +366,21 @@ class PostProcessing:
         return recorder, tracing
 
     def _journal(self, recorder: Recorder | None, info: SeriesInfo) -> Journal:
-        transport = self._transport
         if recorder is None:
             return Journal()
-        series = recorder.add_series(info)
-        if not isinstance(transport, DeviceTransport):
-            return RecordingJournal(series, transport, every=self._constants.time_every)
-        stamps = transport.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
-        every = self._constants.time_every
-        return DeviceJournal(series, transport.device, info.num_layers, every=every, stamps=stamps)
-
-    def _circle(self, layers: Sequence[SeriesLayer], windows: tuple[Window, ...], journal: Journal) -> Circle:
-        transport = self._transport
-        arguments = self._constants.where, layers, windows, self._constants.prefetch_step
-        rolling = self._constants.windows == "rolling"
-        if isinstance(transport, DeviceTransport):
-            return DeviceCircle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
-        return Circle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
+        return self._transport.journal(recorder.add_series(info), info, every=self._constants.time_every)
 
     # ---- communication with the other ranks --------------------------------------------------
 
     def _broadcast(self, layer: SeriesLayer, buffer: Tensor) -> None:
         try:
-            self._transport.broadcast(buffer, layer.source)
+            self._transport.broadcast(buffer, layer)
+        except RuntimeError as error:
+            self._lose(layer, error)
+
+    def _store(self, layer: SeriesLayer, payload: Tensor) -> Tensor:
+        try:
+            return self._transport.store(payload, layer)
         except RuntimeError as error:
             self._lose(layer, error)
 

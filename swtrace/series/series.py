@@ -18,7 +18,6 @@ from swtrace.series import operations
 from swtrace.series.agreement import TracingOutcome, never_registered
 from swtrace.series.circle import Batch, Circle
 from swtrace.series.constants import SeriesConstants
-from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
@@ -358,7 +357,7 @@ class Series:
             layer.remember_memory()
         if self._hooks is None:
             return
-        shown = not isinstance(running.circle, DeviceCircle)  # a captured graph holds one wait per layer
+        shown = not running.circle.captures_graphs
         for hook in self._hooks:
             hook.look_at_forward(shown=shown)
         if shown:
@@ -516,7 +515,7 @@ class Series:
         Raises:
             OrderError: no graph was captured, or a step is under way.
         """
-        with self._device_circle("replay").replay():
+        with self._running().replay():
             yield
 
     def join(self) -> None:
@@ -525,7 +524,7 @@ class Series:
         Raises:
             OrderError: the graph holds only part of a forward.
         """
-        if isinstance(self._circle, DeviceCircle):
+        if self._circle is not None:
             self._circle.join()
 
     def announce_graph(self) -> None:
@@ -533,13 +532,7 @@ class Series:
 
         For frameworks that run replays on their own. In a marked step, the replay is assumed to end with the step.
         """
-        self._device_circle("announce_graph").announce_graph()
-
-    def _device_circle(self, call: str) -> DeviceCircle:
-        circle = self._running()
-        if not isinstance(circle, DeviceCircle):
-            raise OrderError(f"{self.where}: {call}() needs a series on a device: this one's broadcasts block the host")
-        return circle
+        self._running().announce_graph()
 
     @property
     def most_unwaited(self) -> int:

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from swtrace.series.circle import Circle
+    from swtrace.series.device.accelerator import Device
+    from swtrace.series.journal import Journal
+    from swtrace.trace.identity import SeriesInfo
+    from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.schema import Clock, Observed
 
 OnReady = Callable[[int], None]
@@ -20,6 +25,18 @@ OnReady = Callable[[int], None]
 
 class TransportError(RuntimeError):
     """A transport cannot complete an operation, usually because a peer left."""
+
+
+class MovedLayer(Protocol):
+    """What a transport needs to know of a layer."""
+
+    @property
+    def position(self) -> int:
+        """Position on the circle."""
+
+    @property
+    def source(self) -> int:
+        """Group rank that stores it."""
 
 
 class Operation(Protocol):
@@ -38,7 +55,10 @@ class Operation(Protocol):
 
 
 class Transport(Protocol):
-    """Moves the payload of a layer from its source to all other ranks of the group."""
+    """Moves the payload of a layer from its source to all other ranks of the group.
+
+    It makes the series' journal and circle, because both depend on how its operations are timed and waited for.
+    """
 
     name: str
     """``gloo``, ``ideal``, ..."""
@@ -48,6 +68,8 @@ class Transport(Protocol):
     """What a delivery queues behind: ``serial`` or ``receiver`` (see ``SeriesInfo``)."""
     clock: Clock
     """The clock of all instants."""
+    device: Device | None
+    """What orders and times the operations; None if the host does."""
 
     def now(self) -> int:
         """Return the present instant on the transport's clock, in ns."""
@@ -55,15 +77,24 @@ class Transport(Protocol):
     def gather(self, item: object) -> list[object]:
         """Return every rank's item, by group rank. Blocking; all ranks take part."""
 
-    def broadcast(self, buffer: Tensor, source: int) -> None:
-        """Fill ``buffer`` (uint8, one dimension) from group rank ``source``. Blocking; not numbered."""
+    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
+        """Fill ``buffer`` (uint8, one dimension) from the layer's source. Blocking; not numbered."""
 
-    def issue(self, buffer: Tensor, source: int, observer: Any = None) -> Operation:
-        """Start to fill ``buffer`` from group rank ``source``; it must not be used before the operation's wait.
+    def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:
+        """Return the memory that holds the payload of a layer of this rank from now on: ``payload``, or a copy."""
 
-        ``observer`` is what the journal for this transport's clock returns from ``issues``: an :data:`OnReady` for a
-        host clock, the events to record for a device clock.
+    def issue(self, buffer: Tensor, layer: MovedLayer, observer: Any = None) -> Operation:
+        """Start to fill ``buffer`` from the layer's source; it must not be used before the operation's wait.
+
+        ``observer`` is what this transport's journal returns from ``issues``: an :data:`OnReady` for a host clock, the
+        events to record for a device clock.
         """
+
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:
+        """Return the journal of a traced series, which times one step in ``every``."""
+
+    def circle(self, *arguments: Any, **options: Any) -> Circle:
+        """Return what runs the steps, now that every layer is in its place; see ``Circle`` for the arguments."""
 
     def close(self) -> None:
         """Release the communicator, without waiting."""
