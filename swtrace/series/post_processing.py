@@ -34,6 +34,8 @@ from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.peer_loss import describe_death, describe_loss, reason
 from swtrace.series.placing import Placement, Placing, Unshareable
+from swtrace.series.pull.pull_transport import PullTransport
+from swtrace.series.pull.share_folder import ShareFolder, folder_name
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.references import (
     held_by_others,
@@ -74,18 +76,26 @@ class RunningSeries:
     """Returns which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
-def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, timeout_s: float) -> Transport:
-    """Return a transport for the group's backend: gloo's broadcasts block the host, others run on streams.
+def new_transport(
+    constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
+) -> Transport:
+    """Return a transport: pull, if chosen or if the ranks share no torch world; otherwise by the group's backend.
+
+    gloo's broadcasts block the host, others run on streams.
 
     Args:
         constants: of the series.
         modules: its linears.
-        timeout_s: how long to wait for a peer.
+        proposal: the run id, under which ranks that pull meet.
+        settings: the transport, the folder of rings, and how long to wait for a peer.
 
     Raises:
         PeerLostError: ranks are missing, or cannot be connected to.
+        RegistrationError: the ranks cannot pull.
     """
-    description = f"swtrace:{constants.name}"
+    if settings.transport == "pull" or (settings.transport == "auto" and constants.group.device_group is None):
+        return _pull(constants, modules, proposal, settings)
+    description, timeout_s = f"swtrace:{constants.name}", settings.timeout_s
     try:
         roll_call(constants.group, description, timeout_s)
     except TransportError as error:
@@ -96,9 +106,37 @@ def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], 
         mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
     except RuntimeError as error:
         raise PeerLostError(f"{constants.where}: the ranks could not connect to each other: {reason(error)}") from error
+    return DeviceTransport(TorchDevice(_device(modules)), mover, constants.num_layers)
+
+
+def _pull(
+    constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
+) -> Transport:
+    where, group = constants.where, constants.group
+    if group.device_group is None and not proposal.fixed:
+        raise RegistrationError(f"{where}: set SWTRACE_RUN_ID to one value on all ranks, by which they find each other")
+    if _device(modules).type != "cpu":
+        raise RegistrationError(
+            f"{where}: layers on {_device(modules)} cannot be pulled; set SWTRACE_TRANSPORT=broadcast"
+        )
+    path = settings.ring_directory() / folder_name(proposal.run_id, constants.name, constants.ranks)
+    folder = ShareFolder(path, constants.ranks, group.rank_in_group, settings.timeout_s)
+    try:
+        return PullTransport(folder, group.rank_in_group)
+    except TransportError as error:
+        raise RegistrationError(f"{where}: {error}") from error
+
+
+def _device(modules: Mapping[int, nn.Module]) -> torch.device:
     tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
-    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    return DeviceTransport(TorchDevice(device), mover, constants.num_layers)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def run_id_proposal(recorder: Recorder | RecorderSource | None, settings: Settings) -> RunIdProposal:
+    """Return the run id that a rank would use, given where it records."""
+    if recorder is None or callable(recorder):
+        return propose_run_id(settings.run_id)
+    return RunIdProposal(recorder.identity.run_id, fixed=True)
 
 
 class PostProcessing:
@@ -111,6 +149,7 @@ class PostProcessing:
         pending: Mapping[int, PendingLayer],
         transport: Transport,
         recorder: Recorder | RecorderSource | None,
+        proposal: RunIdProposal,
         tracing: TracingOutcome,
         proof: Proof | None,
         settings: Settings,
@@ -123,6 +162,7 @@ class PostProcessing:
             pending: how far they are loaded, by layer.
             transport: no operation issued yet.
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
+            proposal: the run id that this rank would use.
             tracing: what this rank reports to the others about its tracing, unless opening the ring fails.
             proof: tries the weights, if there is a way to.
             settings: the run id and the place of the ring.
@@ -132,6 +172,7 @@ class PostProcessing:
         self._pending = pending
         self._transport = transport
         self._recorder = recorder
+        self._proposal = proposal
         self._tracing = tracing
         self._untraced: frozenset[int] = frozenset()
         """Ranks without a ring, whose death cannot be detected."""
@@ -237,13 +278,8 @@ class PostProcessing:
             tensors=str(next(iter(self._pending.values())).layout) if self._pending else "none",
             problem=problem,
         )
-        recorder = self._recorder
-        if recorder is None or callable(recorder):
-            proposal = propose_run_id(self._settings.run_id)
-        else:
-            proposal = RunIdProposal(recorder.identity.run_id, fixed=True)
         try:
-            return agree(constants.where, self._transport, mine, proposal)
+            return agree(constants.where, self._transport, mine, self._proposal)
         except RuntimeError as error:
             self._lose(None, error)
 

@@ -22,7 +22,7 @@ from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
-from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
+from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
@@ -322,14 +322,16 @@ class Series:
         if self._closed or self._withdrawn:
             raise OrderError(f"{self.where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
         try:
+            proposal = run_id_proposal(self._recorder_source, self._settings)
             if self._transport is None:
-                self._transport = new_transport(self._constants, self._modules, timeout_s=self._settings.timeout_s)
+                self._transport = new_transport(self._constants, self._modules, proposal, self._settings)
             work = PostProcessing(
                 self._constants,
                 self._modules,
                 self._pending,
                 self._transport,
                 self._recorder_source,
+                proposal,
                 self._tracing,
                 self._proof,
                 self._settings,
