@@ -180,7 +180,15 @@ class Placing:
 
     def _send(self, layer: SeriesLayer) -> None:
         """Broadcast a layer's loaded bytes."""
-        self._broadcast(layer, packed(self._raw, payload_tensors(layer.module)))
+        self._broadcast(layer, self._packed(layer, self._raw, payload_tensors(layer.module)))
+
+    @staticmethod
+    def _packed(layer: SeriesLayer, layout: PayloadLayout, tensors: dict[str, Tensor]) -> Tensor:
+        """Return a layer's payload, with its tag."""
+        payload = packed(layout, tensors)
+        if layout.tagged:
+            layout.tag(payload).fill_(tag_of(layer.layer_idx))
+        return payload
 
     def _fresh(self, layer: SeriesLayer, layout: PayloadLayout) -> Tensor:
         """Give a layer's tensors memory of their own, and return it."""
@@ -201,9 +209,7 @@ class Placing:
     def _keep(self, layer: SeriesLayer, tensors: dict[str, Tensor]) -> None:
         """Make a processed layer's tensors the payload that this rank keeps and sends, with its tag."""
         layout = self._layout_now()
-        payload = packed(layout, tensors)
-        if layout.tagged:
-            layout.tag(payload).fill_(tag_of(layer.layer_idx))
+        payload = self._packed(layer, layout, tensors)
         layer.buffer = self._store(layer, payload)
         if layer.buffer is not payload:
             self._point(layer, layout.views(layer.buffer))

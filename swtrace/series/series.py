@@ -338,8 +338,11 @@ class Series:
             )
             self._landing.release()
             outcome = work.run()
-        except PeerLostError as lost:
-            self._refusal, self._refusal_text = PeerLostError, str(lost)
+        except BaseException as error:
+            if isinstance(error, PeerLostError):
+                self._refusal, self._refusal_text = PeerLostError, str(error)
+            if self._transport is not None:
+                self._transport.close()
             raise
         self._pending.clear()
         if isinstance(outcome, RunningSeries):

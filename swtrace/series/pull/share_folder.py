@@ -27,6 +27,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from swtrace.series.transport import TransportError
@@ -37,10 +38,11 @@ logger = logging.getLogger(__name__)
 PREFIX = "pull-"
 """Share folders are named so, within the folder of rings."""
 
-_LOCK = re.compile(r"rank-(\d+)\.lock")
+_LOCK = re.compile(r"rank-\d+\.lock")
 _KNOWN = re.compile(r"rank-\d+\.lock|said-\d+-\d+|raw-\d+-\d+|layer-\d+|\.new-\d+")
 _MODE = 0o600
 _OTHERS = 0o077
+_CAREFULLY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FIRST_POLL_S = 0.001
 _LONGEST_POLL_S = 0.05
 _ENTRY_S = 1.0
@@ -74,6 +76,7 @@ class ShareFolder:
         self._folder = -1
         self._lock = -1
         self._said = 0
+        self._at_exit: Finalize | None = None
 
     # ---- joining and leaving -------------------------------------------------------------------
 
@@ -85,7 +88,8 @@ class ShareFolder:
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder = self._enter()
+            remove_dead(self.path.parent)
+            self._folder = _enter(self.path)
             try:
                 self._take_place()
             finally:
@@ -99,41 +103,13 @@ class ShareFolder:
             self._close_descriptors()
             raise
 
-    def _enter(self) -> int:
-        """Return a descriptor of the folder, with its lock held."""
-        while True:
-            with suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
-            try:
-                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # the last rank has just left
-            except OSError as error:
-                if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                    raise TransportError(f"{self.path} is not a folder: remove it") from None
-                raise
-            try:
-                status = os.fstat(descriptor)
-                self._check_owner(status, str(self.path))
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if os.fstat(descriptor).st_nlink > 0:
-                    return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)  # removed meanwhile
-
     def _take_place(self) -> None:
-        names = self._names()
-        foreign = [name for name in names if not _KNOWN.fullmatch(name)]
+        foreign = [name for name in _names(self._folder) if not _KNOWN.fullmatch(name)]
         if foreign:
             raise TransportError(f"{self.path} holds {foreign[0]!r}, which is not swtrace's: remove it")
-        if not any(self.lives(rank) for rank in range(len(self._ranks))):
-            for name in names:
-                os.unlink(name, dir_fd=self._folder)
-            if names:
-                logger.info("swtrace: removed what dead ranks left in %s", self.path)
-        lock = self._open(f"rank-{self._own}.lock", os.O_RDWR | os.O_CREAT)
+        if not _anyone_lives(self._folder) and _empty(self._folder):
+            logger.info("swtrace: removed what dead ranks left in %s", self.path)
+        lock = self._open(_lock_name(self._own), os.O_RDWR | os.O_CREAT)
         deadline = time.monotonic() + _ENTRY_S
         while True:
             try:
@@ -151,6 +127,7 @@ class ShareFolder:
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         self._lock = lock
+        self._at_exit = Finalize(None, self.leave, exitpriority=0)
         with suppress(FileNotFoundError):  # what this rank was writing when it was killed
             os.unlink(self._unfinished, dir_fd=self._folder)
 
@@ -162,10 +139,8 @@ class ShareFolder:
             fcntl.flock(self._folder, fcntl.LOCK_EX)
             os.close(self._lock)
             self._lock = -1
-            if not any(self.lives(rank) for rank in range(len(self._ranks))):
-                for name in self._names():
-                    if _KNOWN.fullmatch(name):
-                        os.unlink(name, dir_fd=self._folder)
+            if not _anyone_lives(self._folder):
+                _empty(self._folder)
                 self.path.rmdir()
         except OSError as error:
             logger.warning("swtrace: the share folder %s could not be removed: %s", self.path, error)
@@ -173,6 +148,9 @@ class ShareFolder:
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
+        if self._at_exit is not None:
+            self._at_exit.cancel()
+            self._at_exit = None
         for descriptor in (self._lock, self._folder):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -180,19 +158,7 @@ class ShareFolder:
 
     def lives(self, rank: int) -> bool:
         """Return whether a rank, by its index in the group, is a living member."""
-        if rank == self._own and self._lock >= 0:
-            return True
-        try:
-            descriptor = self._open(f"rank-{rank}.lock", os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return (rank == self._own and self._lock >= 0) or _locked(self._folder, _lock_name(rank))
 
     # ---- what ranks say at start-up ------------------------------------------------------------
 
@@ -236,8 +202,8 @@ class ShareFolder:
         if silent:
             said.append(f"{listed('rank', silent)} did not get as far as this rank")
         return (
-            f"{' and '.join(said)} within {self._timeout_s:g} s; all replicas need the same SWTRACE_DIR and "
-            f"SWTRACE_RUN_ID, and SWTRACE_TIMEOUT sets how long a rank waits"
+            f"{' and '.join(said)} within {self._timeout_s:g} s (SWTRACE_TIMEOUT); all replicas need the same "
+            f"SWTRACE_DIR and SWTRACE_RUN_ID"
         )
 
     # ---- bytes ---------------------------------------------------------------------------------
@@ -302,8 +268,9 @@ class ShareFolder:
                 raise
             free = os.fstatvfs(self._folder)
             raise TransportError(
-                f"no room for {nbytes} bytes in {self.path}, where {free.f_bavail * free.f_frsize} are free; make its "
-                f"file system larger (docker run --ipc=host or --shm-size), or set SWTRACE_DIR to a larger one in memory"
+                f"no room for {nbytes} bytes in {self.path}, where {free.f_bavail * free.f_frsize} are free; make that "
+                f"file system larger (docker run --ipc=host or --shm-size), or set SWTRACE_DIR to a larger one in "
+                f"memory"
             ) from error
         finally:
             os.close(descriptor)
@@ -317,28 +284,106 @@ class ShareFolder:
 
     def _open(self, name: str, flags: int) -> int:
         """Open a file of the folder; refuse anything but a regular file of this user that nobody else may touch."""
-        descriptor = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, _MODE, dir_fd=self._folder)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise TransportError(f"{self.path / name} is not a regular file: remove it")
-            self._check_owner(status, str(self.path / name))
+            descriptor = os.open(name, flags | _CAREFULLY, _MODE, dir_fd=self._folder)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+                raise TransportError(f"{self.path / name} is not a regular file: remove it") from None
+            raise
+        try:
+            _check(os.fstat(descriptor), str(self.path / name), stat.S_ISREG, "a regular file")
         except BaseException:
             os.close(descriptor)
             raise
         return descriptor
 
-    @staticmethod
-    def _check_owner(status: os.stat_result, what: str) -> None:
-        if status.st_uid != os.geteuid():
-            raise TransportError(
-                f"{what} belongs to user {status.st_uid}, not to user {os.geteuid()}: run all replicas as one user, or "
-                f"set SWTRACE_DIR to a folder of your own"
-            )
-        if status.st_mode & _OTHERS:
-            raise TransportError(
-                f"{what} is accessible to other users (mode {stat.S_IMODE(status.st_mode):04o}): remove it"
-            )
 
-    def _names(self) -> list[str]:
-        return sorted(os.listdir(self._folder))
+def remove_dead(directory: Path) -> tuple[Path, ...]:
+    """Remove this user's share folders in which no rank lives; return those that were removed."""
+    removed = []
+    with suppress(OSError):
+        for path in sorted(directory.glob(f"{PREFIX}*")):
+            with suppress(OSError, TransportError):
+                descriptor = _enter(path, make=False)
+                try:
+                    if not _anyone_lives(descriptor):
+                        _empty(descriptor)
+                        path.rmdir()
+                        removed.append(path)
+                finally:
+                    os.close(descriptor)
+    return tuple(removed)
+
+
+def _enter(path: Path, *, make: bool = True) -> int:
+    """Return a descriptor of a share folder, with its lock held."""
+    while True:
+        if make:
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+        try:
+            descriptor = os.open(path, os.O_DIRECTORY | _CAREFULLY)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise TransportError(f"{path} is not a folder: remove it") from None
+            if error.errno == errno.ENOENT and make:
+                continue  # the last rank has just left
+            raise
+        try:
+            _check(os.fstat(descriptor), str(path), stat.S_ISDIR, "a folder")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink > 0:
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # removed meanwhile
+
+
+def _check(status: os.stat_result, what: str, is_kind: Callable[[int], bool], kind: str) -> None:
+    if not is_kind(status.st_mode):
+        raise TransportError(f"{what} is not {kind}: remove it")
+    if status.st_uid != os.geteuid():
+        raise TransportError(
+            f"{what} belongs to user {status.st_uid}, not to user {os.geteuid()}: run all replicas as one user, or set "
+            f"SWTRACE_DIR to a folder of your own"
+        )
+    if status.st_mode & _OTHERS:
+        raise TransportError(
+            f"{what} is accessible to other users (mode {stat.S_IMODE(status.st_mode):04o}): remove it"
+        )
+
+
+def _lock_name(rank: int) -> str:
+    return f"rank-{rank}.lock"
+
+
+def _names(folder: int) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def _anyone_lives(folder: int) -> bool:
+    return any(_locked(folder, name) for name in _names(folder) if _LOCK.fullmatch(name))
+
+
+def _locked(folder: int, name: str) -> bool:
+    """Return whether some process holds a rank's lock. A probe does not disturb other probes."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | _CAREFULLY, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _empty(folder: int) -> bool:
+    """Remove swtrace's files; return whether there were any."""
+    names = [name for name in _names(folder) if _KNOWN.fullmatch(name)]
+    for name in names:
+        os.unlink(name, dir_fd=folder)
+    return bool(names)
