@@ -68,8 +68,10 @@ class Transport(Protocol):
     """What a delivery queues behind: ``serial`` or ``receiver`` (see ``SeriesInfo``)."""
     clock: Clock
     """The clock of all instants."""
-    device: Device | None
-    """What orders and times the operations; None if the host does."""
+
+    @property
+    def device(self) -> Device | None:
+        """What orders and times the operations; None if the host does."""
 
     def now(self) -> int:
         """Return the present instant on the transport's clock, in ns."""
