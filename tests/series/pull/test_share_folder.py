@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -122,24 +122,15 @@ def _foreign_file(path: Path) -> None:
 
 
 def _socket(path: Path) -> None:
-    path.mkdir(mode=0o700)
-    with socket.socket(socket.AF_UNIX) as listener:
-        where = os.getcwd()
-        os.chdir(path)  # a socket's path must be short
-        try:
-            listener.bind("rank-0.lock")
-        finally:
-            os.chdir(where)
+    os.mknod(path / "rank-0.lock", stat.S_IFSOCK | 0o600)
 
 
 def _linked_lock(path: Path) -> None:
-    path.mkdir(mode=0o700)
     (path.parent / "elsewhere").write_text("precious")
     (path / "rank-0.lock").symlink_to(path.parent / "elsewhere")
 
 
 def _directory_for_lock(path: Path) -> None:
-    path.mkdir(mode=0o700)
     (path / "rank-0.lock").mkdir()
 
 
@@ -157,11 +148,30 @@ def _file_for_folder(path: Path) -> None:
     path.touch(mode=0o600)
 
 
+LOCKS: dict[str, Callable[[Path], None]] = {
+    "a socket": _socket,
+    "a link": _linked_lock,
+    "a folder": _directory_for_lock,
+}
+
+
+@pytest.mark.parametrize("case", LOCKS)
+def test_a_lock_that_is_not_a_file_is_refused_while_others_live(case: str, tmp_path: Path) -> None:
+    """Without others, everything that has a name of swtrace's is removed, and nothing outside the folder is touched."""
+    other = member(tmp_path, 1)
+    LOCKS[case](tmp_path / NAME)
+    with pytest.raises(TransportError, match=r"rank-0.lock is not a regular file: remove it"):
+        member(tmp_path)
+    if case != "a folder":
+        other.leave()
+        member(tmp_path).leave()
+        assert content(tmp_path) <= {"elsewhere"}
+    if case == "a link":
+        assert (tmp_path / "elsewhere").read_text() == "precious"
+
+
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a foreign file": (_foreign_file, r"pull-run-\w+ holds 'notes.txt', which is not swtrace's: remove it"),
-    "a socket": (_socket, r"rank-0.lock is not a regular file: remove it"),
-    "a lock that is a link": (_linked_lock, r"rank-0.lock is not a regular file: remove it"),
-    "a lock that is a folder": (_directory_for_lock, r"rank-0.lock is not a regular file: remove it"),
     "a folder open to others": (_open_to_others, r"is accessible to other users \(mode 0777\): remove it"),
     "a folder that is a link": (_linked_folder, r"pull-run-\w+ is not a folder: remove it"),
     "a file": (_file_for_folder, r"pull-run-\w+ is not a folder: remove it"),
@@ -175,11 +185,8 @@ def test_what_cannot_be_trusted_is_refused_by_name(case: str, tmp_path: Path) ->
     make(tmp_path / NAME)
     with pytest.raises(TransportError, match=message):
         member(tmp_path)
-    elsewhere = tmp_path / "elsewhere"
-    if elsewhere.is_file():
-        assert elsewhere.read_text() == "precious"
-    if elsewhere.is_dir():
-        assert content(elsewhere) == set()
+    if case == "a folder that is a link":
+        assert content(tmp_path / "elsewhere") == set()
 
 
 @needs_root
@@ -187,12 +194,13 @@ def test_what_cannot_be_trusted_is_refused_by_name(case: str, tmp_path: Path) ->
 def test_another_users_folder_and_files_are_refused(name: str, tmp_path: Path) -> None:
     """Whoever writes there could make this process read what they like."""
     path = tmp_path / NAME
-    path.mkdir(mode=0o700)
+    other = member(tmp_path, 1)
     if name:
         (path / name).touch(mode=0o600)
     os.chown(path / name if name else path, USER, USER)
     with pytest.raises(TransportError, match=rf"belongs to user {USER}, not to user 0: run all replicas as one user"):
         member(tmp_path).map("layer-0", 0, writable=False)
+    other.leave()
 
 
 def test_a_layer_of_another_size_is_refused(tmp_path: Path) -> None:
