@@ -202,7 +202,7 @@ class ShareFolder:
         if silent:
             said.append(f"{listed('rank', silent)} did not get as far as this rank")
         return (
-            f"{' and '.join(said)} within {self._timeout_s:g} s (SWTRACE_TIMEOUT); all replicas need the same "
+            f"{', and '.join(said)} within {self._timeout_s:g} s (SWTRACE_TIMEOUT); all replicas need the same "
             f"SWTRACE_DIR and SWTRACE_RUN_ID"
         )
 
@@ -287,7 +287,7 @@ class ShareFolder:
         try:
             descriptor = os.open(name, flags | _CAREFULLY, _MODE, dir_fd=self._folder)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a symbolic link, a socket, a folder
                 raise TransportError(f"{self.path / name} is not a regular file: remove it") from None
             raise
         try:

@@ -109,7 +109,7 @@ def test_a_missing_rank_and_a_slow_one_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(TransportError) as caught:
         first.exchange(1)
     assert str(caught.value) == (
-        "rank 9 did not start, or died and rank 4 did not get as far as this rank within 0.05 s (SWTRACE_TIMEOUT); "
+        "rank 9 did not start, or died, and rank 4 did not get as far as this rank within 0.05 s (SWTRACE_TIMEOUT); "
         "all replicas need the same SWTRACE_DIR and SWTRACE_RUN_ID"
     )
     first.leave()
