@@ -5,15 +5,22 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from swtrace.ledger import Ledger
 from swtrace.ledger.facts import CAUSES, Cause, Outcome
+from swtrace.observing import watch_rings
+from swtrace.series import RankGroup, Series
+from swtrace.series.recording import process_recorder
+from swtrace.settings import Settings
 from tests.support.feeding import feed_interleaved, ledger
+from tests.support.replicas import run_replicas
 from tests.support.schedules import BYTES, key
 from tests.support.simulated_pull import PullSchedule, simulate_pull
+from tests.support.stacks import Stack, true_weights
 
 _LAYERS, _K = 7, 2
 
@@ -173,3 +180,40 @@ def test_history_is_in_order_of_time() -> None:
     ends = [int(step.end_ns.max()) for step in made.history(facts.key)]
     assert ends == sorted(ends)
     assert len(ends) == 33
+
+
+def _serve(rank: int, folder: str, steps: tuple[int, ...]) -> int:
+    """Run so many steps on a rank that pulls, and record them."""
+    settings = Settings(directory=Path(folder), run_id="real", timeout_s=60.0, time_every=1)
+    group = RankGroup(tuple(range(len(steps))), rank)
+    series = Series("s", group, 0, 6, prefetch_step=2, recorder=process_recorder, settings=settings)
+    stack = Stack(series, 0, true_weights(6))
+    series.post_process()
+    for step in range(steps[rank]):
+        with series.step():
+            stack.forward(step)
+    series.close()
+    return rank
+
+
+def test_the_facts_of_real_ranks_that_pull_are_their_own(tmp_path: Path) -> None:
+    """Of real processes, each rank's steps, copies and causes are its own; no stall waits for another rank."""
+    steps = (60, 6, 1)
+    run_replicas(3, _serve, str(tmp_path), steps)
+    seen = watch_rings(tmp_path, keep_steps=True)
+    seen.drain()
+    (facts,) = seen.observe().facts.series
+    finished = seen.take_steps()
+    seen.close()
+    assert [rank.totals.steps for rank in facts.ranks] == list(steps)
+    assert [(rank.info.transport, rank.info.kind, rank.totals.sent) for rank in facts.ranks] == [
+        ("pull", "copy", 0)
+    ] * 3
+    assert facts.pending_steps == 0
+    for rank in facts.ranks:
+        causes = {cause for cause, ns in rank.totals.cause_ns.items() if ns}
+        assert causes <= {Cause.BACKLOG, Cause.TRANSFER}
+        assert sum(rank.totals.cause_ns.values()) == rank.totals.stall_ns
+        mine = [step for step in finished if step.only_rank == rank.rank]
+        assert [step.step for step in mine] == list(range(steps[rank.info.rank_in_group]))
+        assert all(step.complete and step.attributed.sum() == step.receiver.sum() for step in mine)
