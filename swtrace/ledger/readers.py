@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.facts import StepFacts
+from swtrace.ledger.facts import SeriesFacts, StepFacts
 
 _Int = npt.NDArray[np.int64]
 _Intervals = tuple[_Int, _Int]
@@ -20,6 +20,17 @@ _Intervals = tuple[_Int, _Int]
 
 _NONE = np.zeros(0, np.int64)
 _EVER = np.iinfo(np.int64).min
+
+
+def readers(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Readers | None:
+    """Return the readers of a series in some steps.
+
+    None if its ranks do not pull, or if their copies cannot be compared: some rank records nothing, or has a clock of
+    its own.
+    """
+    if facts.lockstep or facts.clocks > 1 or any(rank.info.untraced for rank in facts.ranks):
+        return None
+    return Readers(steps, [rank.info.rank_in_group for rank in facts.ranks])
 
 
 class Readers:
@@ -41,22 +52,24 @@ class Readers:
         It is 0 where that is unknown.
         """
         rank, count = step.of_rank, np.zeros(len(step.source), np.int64)
-        if rank is None:
-            return count
-        at = np.flatnonzero(step.attributed[rank])
-        source, ready = step.source[at], step.ready_ns[rank, at]
-        begin = ready - step.transfer_ns[rank, at]
-        readers, known = np.ones(len(at), np.int64), np.ones(len(at), np.bool_)
+        if rank is not None:
+            ready = step.ready_ns[rank]
+            begin = ready - step.transfer_ns[rank]
+            for owner in np.unique(step.source[step.attributed[rank]]).tolist():
+                at = step.attributed[rank] & (step.source == owner)
+                count[at] = self.during(rank, owner, begin[at], ready[at])
+        return count
+
+    def during(self, rank: int, owner: int, begin_ns: _Int, ready_ns: _Int) -> _Int:
+        """Return the same for some copies of a group rank from one owner."""
+        readers, known = np.ones(len(begin_ns), np.int64), np.ones(len(begin_ns), np.bool_)
         for other in self._known.keys() - {rank}:
             since, until = self._known[other]
-            within = np.searchsorted(since, begin, side="right") - 1
-            known &= (within >= 0) & (ready <= np.append(until, _EVER)[within])
-            for owner in np.unique(source).tolist():
-                begins, ends = self._copies[other].get(owner, (_NONE, _NONE))
-                overlap = np.searchsorted(begins, ready) > np.searchsorted(ends, begin, side="right")
-                readers += overlap & (source == owner)
-        count[at] = np.where(known, readers, 0)
-        return count
+            within = np.searchsorted(since, begin_ns, side="right") - 1
+            known &= (within >= 0) & (ready_ns <= np.append(until, _EVER)[within])
+            begins, ends = self._copies[other].get(owner, (_NONE, _NONE))
+            readers += np.searchsorted(begins, ready_ns) > np.searchsorted(ends, begin_ns, side="right")
+        return np.where(known, readers, 0)
 
 
 def _copies(rank: int, steps: Sequence[StepFacts]) -> dict[int, _Intervals]:

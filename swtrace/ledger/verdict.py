@@ -19,7 +19,7 @@ from swtrace.ledger import caveats
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
-from swtrace.ledger.readers import Readers
+from swtrace.ledger.readers import readers
 from swtrace.ledger.what_if import what_if
 from swtrace.trace.identity import RankKey
 from swtrace.units import milliseconds
@@ -369,12 +369,12 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
 
 def _crowded(facts: SeriesFacts, steps: Sequence[StepFacts], judged: Sequence[StepFacts]) -> Finding | None:
     """Say that copies take longer while several ranks read from their owner."""
-    if facts.lockstep or not judged or any(rank.info.untraced for rank in facts.ranks):
+    known = readers(facts, steps)
+    if known is None or not judged:
         return None
-    readers = Readers(steps, [rank.info.rank_in_group for rank in facts.ranks])
     took: dict[int, list[int]] = {}
     for step in judged:
-        for count, transfer_ns in zip(readers.of(step).tolist(), step.transfer_ns.sum(axis=0).tolist(), strict=True):
+        for count, transfer_ns in zip(known.of(step).tolist(), step.transfer_ns.sum(axis=0).tolist(), strict=True):
             took.setdefault(count, []).append(transfer_ns)
     enough = {count: of for count, of in took.items() if count and len(of) >= _CROWDED_COPIES}
     if len(enough) < 2:  # noqa: PLR2004 - nothing to compare with

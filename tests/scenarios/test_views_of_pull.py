@@ -15,7 +15,7 @@ import pytest
 from swtrace_tui.actions import VIEWS
 from swtrace_tui.palette import MONO
 from swtrace_tui.picture import Filter, picture
-from swtrace_tui.views.heat_map import METRICS, HeatMap, last_steps, values
+from swtrace_tui.views.heat_map import METRICS, HeatMap, explanation, last_steps, values
 from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
 from swtrace_tui.views.view import Scene
@@ -118,6 +118,16 @@ def test_the_heat_map_is_over_each_rank_s_own_steps(still: Still) -> None:
         names.add(view.draw(Scene(picture(still.now, Filter()), MONO), 120, 30)[0].text.split(":")[0].strip())
         view._metric += 1
     assert names == {"stall", "slack", "transfer"}
+
+
+def test_a_cell_says_how_many_ranks_read_from_the_owner_at_once(still: Still) -> None:
+    """The text about a cell splits its mean transfer by the number of readers."""
+    series = picture(still.now, Filter()).series[0]
+    text = " ".join(explanation(series, 1, 12))
+    found = re.search(r"read from rank 0 at once: (\S+) us alone \((\d+) times\), (\S+) us while 2 ranks read", text)
+    assert found is not None, text
+    assert float(found[3]) > 1.1 * float(found[1])
+    assert int(found[2]) >= 20
 
 
 def test_the_timeline_shows_one_rank_s_step_and_what_the_others_did(still: Still) -> None:

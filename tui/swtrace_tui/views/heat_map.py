@@ -17,6 +17,7 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
+from swtrace.ledger.readers import readers
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
 from swtrace.units import counted
 from swtrace_tui.actions import HEAT_MAP
@@ -519,7 +520,7 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         f"{units.duration(float(slack.mean()))}; mean transfer "
         f"{units.duration(float(np.mean(transfer)) if transfer else None)}."
     )
-    sentences = [over]
+    sentences = [over, *_crowds(series, waits, group_rank, position)]
     cause = np.sum([step.cause_ns[:, group_rank, position] for step in waits], axis=0)
     if cause.any():
         parts = sorted(
@@ -533,6 +534,24 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         sentences.append(f"Stall by cause: {split}.{named}")
     sentences.append(_last(series, waits[-1], group_rank, position))
     return [title, *sentences]
+
+
+def _crowds(series: SeriesView, waits: Sequence[StepFacts], group_rank: int, position: int) -> list[str]:
+    """Return how long a rank's copies of a layer take by the number of ranks that read from its owner at once."""
+    known = readers(series.facts, series.steps)
+    moved = [step for step in waits if step.attributed[group_rank, position]]
+    if known is None or not moved:
+        return []
+    ready = np.array([step.ready_ns[group_rank, position] for step in moved], np.int64)
+    took = np.array([step.transfer_ns[group_rank, position] for step in moved], np.int64)
+    owner = int(moved[-1].source[position])
+    counts = known.during(group_rank, owner, ready - took, ready)
+    parts = [
+        f"{units.duration(float(took[counts == count].mean()))} "
+        f"{'alone' if count == 1 else f'while {count} ranks read'} ({counted(int((counts == count).sum()), 'time')})"
+        for count in np.unique(counts[counts > 0]).tolist()
+    ]
+    return [f"Transfer by ranks that read from {series.rank_name(owner)} at once: {', '.join(parts)}."] if parts else []
 
 
 def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -> str:

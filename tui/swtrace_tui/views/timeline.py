@@ -151,7 +151,10 @@ class Timeline(View, view=TIMELINE):
         top = self.scrolled(len(listed), fits)
         marked, wanted = self._mark if self._mark is not None else (None, None)
         own = drawn_offsets(step, step, scene.picture.observation)
-        shifted = [(each, drawn_offsets(each, step, scene.picture.observation)) for each in series.steps]
+        clocks = {row.group_rank: row.place for row in series.rows}
+        # The steps of ranks that pull are drawn beside each other by their clock alone.
+        beside = [each for each in series.steps if clocks.get(each.of_rank) == clocks.get(step.of_rank)]
+        shifted = [(each, drawn_offsets(each, step, scene.picture.observation)) for each in beside]
         near = [(each, offsets) for each, offsets in shifted if each is step or _overlaps(each, offsets, window)]
         if not any(each is step for each, _ in near):
             near.insert(0, (step, own))
