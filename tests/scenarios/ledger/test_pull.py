@@ -16,6 +16,7 @@ from swtrace.observing import watch_rings
 from swtrace.series import RankGroup, Series
 from swtrace.series.recording import process_recorder
 from swtrace.settings import Settings
+from swtrace.trace.schema import Kind
 from tests.support.feeding import feed_interleaved, ledger
 from tests.support.replicas import run_replicas
 from tests.support.schedules import BYTES, key
@@ -82,6 +83,28 @@ def test_totals_are_each_rank_s_own(seed: int) -> None:
             assert totals.stall_ns == sum(copy.stall_ns for copy in theirs)
             assert totals.waits[Outcome.ON_TIME] + totals.waits[Outcome.STALLED] == len(theirs)
         assert sum(totals.cause_ns.values()) == totals.stall_ns
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_step_is_finished_as_soon_as_its_rank_has_ended_it(seed: int) -> None:
+    """At every moment, exactly the steps that a rank has ended are finished, whatever the others do or if they end."""
+    schedule, chance = _random(seed), random.Random(seed)  # noqa: S311 - reproducible
+    made = ledger(schedule, max_cells=1)
+    ended, finished, at = Counter[int](), Counter[int](), [0] * 4
+    while unread := [rank for rank in range(4) if at[rank] < len(schedule.records[rank])]:
+        rank = chance.choice(unread)
+        batch = schedule.records[rank][at[rank] : at[rank] + chance.randint(1, 30)]
+        made.add(key(rank), batch)
+        at[rank] += len(batch)
+        ended[rank] += int((batch["kind"] == Kind.STEP).sum())
+        finished.update(step.of_rank for step in made.take_steps() if step.of_rank is not None)
+        assert finished == +ended
+        if at[rank] == len(schedule.records[rank]):
+            made.rank_ended(key(rank))
+            left = [step.ended.any() for step in made.take_steps()]
+            assert left == ([False] if rank == 3 else [])  # the step in which rank 3 was killed
+    assert [rank.oddities.evicted_steps for rank in made.facts().ranks] == [0] * 4
+    assert [rank.oddities.late for rank in made.facts().ranks] == [0] * 4
 
 
 def test_no_step_waits_for_another_rank() -> None:
