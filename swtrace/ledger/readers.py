@@ -19,7 +19,7 @@ _Intervals = tuple[_Int, _Int]
 """Begins and ends, ascending."""
 
 _NONE = np.zeros(0, np.int64)
-_EVER = np.iinfo(np.int64).min
+_NEVER = np.iinfo(np.int64).min
 
 
 def readers(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Readers | None:
@@ -66,7 +66,7 @@ class Readers:
         for other in self._known.keys() - {rank}:
             since, until = self._known[other]
             within = np.searchsorted(since, begin_ns, side="right") - 1
-            known &= (within >= 0) & (ready_ns <= np.append(until, _EVER)[within])
+            known &= (within >= 0) & (ready_ns <= np.append(until, _NEVER)[within])
             begins, ends = self._copies[other].get(owner, (_NONE, _NONE))
             readers += np.searchsorted(begins, ready_ns) > np.searchsorted(ends, begin_ns, side="right")
         return np.where(known, readers, 0)
@@ -87,8 +87,8 @@ def _copies(rank: int, steps: Sequence[StepFacts]) -> dict[int, _Intervals]:
 def _known(rank: int, steps: Sequence[StepFacts]) -> _Intervals:
     """Return when it is known what a rank copied: from the begin of each run of consecutive steps to its last reach.
 
-    The last reaches of a run issue copies of a step whose records are not available. Before its first step, a rank
-    copies nothing.
+    The last reaches of a run issue copies of a step whose records are not available. What happened before a rank's
+    first step is unknown, because its predecessor may have copied.
     """
     since: list[int] = []
     until: list[int] = []
@@ -97,8 +97,8 @@ def _known(rank: int, steps: Sequence[StepFacts]) -> _Intervals:
         info = step.infos[rank]
         if info is None or not step.complete or (step.receiver & ~step.attributed).any():
             continue
-        if step.step == 0 or step.step != number + 1:
-            since.append(int(step.begin_ns[rank]) if step.step else _EVER)
+        if not since or step.step != number + 1:
+            since.append(int(step.begin_ns[rank]))
             until.append(0)
         number, until[-1] = step.step, int(step.wait_end_ns[rank, -1 - info.prefetch_step])
     return np.array(since, np.int64), np.array(until, np.int64)

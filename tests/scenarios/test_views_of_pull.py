@@ -20,6 +20,7 @@ from swtrace_tui.views.overview import Overview
 from swtrace_tui.views.timeline import Timeline
 from swtrace_tui.views.view import Scene
 
+from swtrace.ledger.readers import readers
 from swtrace.observing import HostRings
 from swtrace.recording import Recording
 from swtrace.recording.difference import Change, difference
@@ -126,8 +127,14 @@ def test_a_cell_says_how_many_ranks_read_from_the_owner_at_once(still: Still) ->
     text = " ".join(explanation(series, 1, 12))
     found = re.search(r"read from rank 0 at once: (\S+) us alone \((\d+) times\), (\S+) us while 2 ranks read", text)
     assert found is not None, text
-    assert float(found[3]) > 1.1 * float(found[1])
-    assert int(found[2]) >= 20
+    known = readers(series.facts, series.steps)
+    assert known is not None
+    took: dict[int, list[int]] = {}
+    for step in series.steps:
+        if step.of_rank == 1:
+            took.setdefault(int(known.of(step)[12]), []).append(int(step.transfer_ns[1, 12]))
+    assert (float(found[1]), int(found[2])) == (pytest.approx(np.mean(took[1]) / 1000, abs=0.5), len(took[1]))
+    assert float(found[3]) == pytest.approx(np.mean(took[2]) / 1000, abs=0.5)
 
 
 def test_the_timeline_shows_one_rank_s_step_and_what_the_others_did(still: Still) -> None:

@@ -131,7 +131,7 @@ def replicas(*, layers: int = 24, k: int = 1, seed: int = 7) -> PullSchedule:
         compute=lambda rank, _step, _position: round(pace[rank] * chance.uniform(0.9, 1.1)),
         copy=lambda *_: round(400_000 * chance.uniform(0.9, 1.1)),
         gap=lambda *_: round(1_500_000 * chance.uniform(0.5, 1.5)),
-        start=(0, 0, 0, 800_000_000),
+        start=(0, 0, 0, 100_000_000),
         wake=12_000,
         crowding=0.9,
     )
