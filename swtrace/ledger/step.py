@@ -392,7 +392,12 @@ class Steps:
         orderly = ((self.block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
         known = np.asarray(self.complete & explained & waited & orderly & self.comparable, np.bool_)
         return critical_paths(
-            self, known, prefetch_step=self._constants.prefetch_step, stalled=stalled, serial=self._serial
+            self,
+            known,
+            self._alignment,
+            prefetch_step=self._constants.prefetch_step,
+            stalled=stalled,
+            serial=self._serial,
         )
 
     def path(self, row: int) -> CriticalPath | None:
