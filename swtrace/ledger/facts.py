@@ -137,6 +137,8 @@ class StepFacts(_LazyFacts):
     """By group rank."""
     infos: tuple[SeriesInfo | None, ...]
     """By group rank; None for a rank that this ledger never saw."""
+    hosts: tuple[str, ...]
+    """Host names by group rank; empty for a rank that this ledger never saw."""
     present: Mask
     """``[rank, position]``: a record is available."""
     ended: Mask
