@@ -18,7 +18,7 @@ LATE = 1
 """The rank on host b."""
 FAR = 2
 """The host whose link is delayed."""
-DELAY_S = 0.004
+DELAY_S = 0.002
 STEPS = 100
 SKEW = [CAUSES.index(cause) for cause in (Cause.ENTRY_SKEW, Cause.SKEW)]
 
@@ -76,7 +76,7 @@ def test_the_bound_holds_if_a_rank_is_always_late(late: HostSeries) -> None:
 
 @needs_delayed_links
 def test_the_bound_holds_if_one_direction_is_slower(delayed: HostSeries) -> None:
-    """Where packets take 4 ms longer in one direction, the misplaced rank is within the bound."""
+    """Where packets take 2 ms longer in one direction, the misplaced rank is within the bound."""
     assert not beyond_the_bound(delayed)
 
 
@@ -102,7 +102,7 @@ def test_the_others_stall_because_of_the_late_rank(late: HostSeries) -> None:
 
 @needs_delayed_links
 def test_a_delayed_link_makes_no_straggler(delayed: HostSeries) -> None:
-    """No rank is named a straggler because its link delays packets by 4 ms in one direction."""
+    """No rank is named a straggler because its link delays packets by 2 ms in one direction."""
     assert delayed.screen["straggler"] is None
     assert delayed.series.straggler is None
 
