@@ -355,7 +355,7 @@ class TopApp(App[None]):
         main = self._main
         if main is not None:
             main.search.add_class("open")
-            main.search.focus()
+            main.set_focus(main.search)
             self._show()
 
     def action_cycle_series(self) -> None:
