@@ -116,6 +116,7 @@ class Steps:
     Args:
         constants: Constants of the series.
         infos: Constants of the ranks that run the steps.
+        hosts: Their host names.
         alignment: The steps' records, ascending, and how their ranks are compared.
         channel: What a delivery queues behind. These steps advance it.
         links: Trace contexts of the steps' requests, ``[step][rank]``.
@@ -125,12 +126,13 @@ class Steps:
         self,
         constants: Constants,
         infos: tuple[SeriesInfo | None, ...],
+        hosts: tuple[str, ...],
         alignment: Alignment,
         channel: Channel,
         links: Sequence[tuple[Links, ...]],
     ) -> None:
         self.block = block = alignment.block
-        self.infos, self._constants, self._alignment = infos, constants, alignment
+        self.infos, self.hosts, self._constants, self._alignment = infos, hosts, constants, alignment
         self.links = links
         self._serial = channel.serial
         own, prefilled = self._flagged(TransferFlag.OWN), self._flagged(TransferFlag.PREFILLED)
@@ -158,6 +160,8 @@ class Steps:
             return getattr(self._constants, name)
         if name == "infos":
             return self._listed(self.infos, None)
+        if name == "hosts":
+            return self._listed(self.hosts, "")
         if name == "links":
             return self._listed(self.links[row], ())
         if name == "path":
@@ -433,7 +437,12 @@ class Steps:
         orderly = ((self.block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
         known = np.asarray(self.complete & explained & waited & orderly & self.comparable, np.bool_)
         return critical_paths(
-            self, known, prefetch_step=self._constants.prefetch_step, stalled=stalled, serial=self._serial
+            self,
+            known,
+            self._alignment,
+            prefetch_step=self._constants.prefetch_step,
+            stalled=stalled,
+            serial=self._serial,
         )
 
     def path(self, row: int) -> CriticalPath | None:
