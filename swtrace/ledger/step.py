@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,6 @@ from swtrace.trace.schema import StepFlag, TransferFlag
 
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
-_Value = TypeVar("_Value")
 
 _ENTRY, _SKEW, _BACKLOG, _TRANSFER, _UNATTRIBUTED = (
     CAUSES.index(cause) for cause in (Cause.ENTRY_SKEW, Cause.SKEW, Cause.BACKLOG, Cause.TRANSFER, Cause.UNATTRIBUTED)
@@ -158,12 +157,8 @@ class Steps:
         """Return a field of one step's facts."""
         if name in _CONSTANTS:
             return getattr(self._constants, name)
-        if name == "infos":
-            return self._listed(self.infos, None)
-        if name == "hosts":
-            return self._listed(self.hosts, "")
-        if name == "links":
-            return self._listed(self.links[row], ())
+        if name in _LISTS:
+            return self._listed(self.links[row] if name == "links" else getattr(self, name), _LISTS[name])
         if name == "path":
             return self.path(row)
         value = getattr(self if hasattr(type(self), name) or name in vars(self) else self.block, name)[row]
@@ -176,7 +171,7 @@ class Steps:
             none = 0
         return self._spread(value, axis=1 if name == "cause_ns" else 0, none=none)
 
-    def _listed(self, values: tuple[_Value, ...], none: _Value) -> tuple[_Value, ...]:
+    def _listed(self, values: tuple[Any, ...], none: Any) -> tuple[Any, ...]:
         """Return a value for each rank of the group, from those of the ranks that run the steps."""
         of_rank, ranks = self._constants.of_rank, len(self._constants.ranks)
         return values if of_rank is None else (none,) * of_rank + values + (none,) * (ranks - of_rank - 1)
@@ -479,3 +474,5 @@ class Steps:
 
 
 _CONSTANTS = frozenset(each.name for each in fields(Constants))
+_LISTS: dict[str, Any] = {"infos": None, "hosts": "", "links": ()}
+"""Facts that are not arrays but have a value for each rank, and that of a rank which does not run the step."""
