@@ -125,6 +125,8 @@ class Timeline(View, view=TIMELINE):
 
     def _steps(self, series: SeriesView) -> Sequence[StepFacts]:
         """Return the steps to choose from: in a pull series, those of the marked rank or the most stalled one."""
+        if series.facts.lockstep:
+            return series.steps
         marked = None if self._mark is None else series.group_rank(self._mark[0])
         wanted = [row.group_rank for row in sorted(series.rows, key=lambda row: -(row.recent.stall_ratio or 0.0))]
         for rank in wanted if marked is None else [marked, *wanted]:
@@ -151,7 +153,7 @@ class Timeline(View, view=TIMELINE):
         top = self.scrolled(len(listed), fits)
         marked, wanted = self._mark if self._mark is not None else (None, None)
         own = drawn_offsets(step, step, scene.picture.observation)
-        clocks = {row.group_rank: row.place for row in series.rows}
+        clocks: dict[int | None, tuple[str, str]] = {row.group_rank: row.place for row in series.rows}
         # The steps of ranks that pull are drawn beside each other by their clock alone.
         beside = [each for each in series.steps if clocks.get(each.of_rank) == clocks.get(step.of_rank)]
         shifted = [(each, drawn_offsets(each, step, scene.picture.observation)) for each in beside]
@@ -495,7 +497,7 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     took, held = units.duration(int(step.duration_ns.max(initial=0))), units.duration(int(stall[worst]))
     waits = counted(stalled, "wait")
     if step.of_rank is not None:
-        about = f"Duration {took}, of which {held} stalled in {waits}. The other ranks' lanes show their own steps."
+        about = f"Duration {took}, of which {held} stalled in {waits}. The other ranks' lanes show their own finished steps."
         return [about if step.complete else f"{about} Some records of the step are missing."]
     about = f"Duration {took} on the slowest rank; {series.rank_name(worst)} stalled most, {held} in {waits}."
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
