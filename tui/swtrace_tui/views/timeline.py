@@ -497,8 +497,9 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     took, held = units.duration(int(step.duration_ns.max(initial=0))), units.duration(int(stall[worst]))
     waits = counted(stalled, "wait")
     if step.of_rank is not None:
-        about = f"Duration {took}, of which {held} stalled in {waits}. The other ranks' lanes show their own finished steps."
-        return [about if step.complete else f"{about} Some records of the step are missing."]
+        missing = "" if step.complete else " Some records of the step are missing."
+        others = "The other ranks' lanes show their own finished steps."
+        return [f"Duration {took}, of which {held} stalled in {waits}.{missing} {others}"]
     about = f"Duration {took} on the slowest rank; {series.rank_name(worst)} stalled most, {held} in {waits}."
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:
