@@ -1,8 +1,8 @@
 """Probe the clock of a daemon's host over HTTP, in a thread of its own.
 
 A reply that comes between two readings of this process's clock bounds what the other clock showed then. The daemon says
-how long it worked on the reply, and that time does not count. Each probe is the narrowest of several round trips. It says
-nothing about the ranks, so it does not confuse a late rank with a clock that is ahead.
+how long it worked on the reply, and that time does not count. Each probe is the narrowest of several round trips. It
+says nothing about the ranks, so it does not confuse a late rank with a clock that is ahead.
 """
 
 from __future__ import annotations
