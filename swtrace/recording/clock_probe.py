@@ -11,6 +11,7 @@ import json
 import math
 import threading
 from collections.abc import Callable
+from itertools import chain, repeat
 
 from swtrace.credentials import Credentials
 from swtrace.errors import AnswerError
@@ -24,6 +25,8 @@ ROUND_TRIPS = 12
 """Most round trips of a probe. On a host that is busy, few are not held up."""
 _ENOUGH = 1.5
 """A round trip is narrow enough if it is at most so many times as wide as the narrowest one so far."""
+_FIRST_S = (0.1, 0.2, 0.4)
+"""Pauses after the first probes, which are short because the drift between the clocks is still unknown."""
 _EVERY_S = 1.0
 _AGAIN_S = 10.0
 """How long a daemon that does not answer is left alone."""
@@ -53,6 +56,7 @@ class ClockProbes:
         self._connection.close()
 
     def _run(self) -> None:
+        pauses_s = chain(_FIRST_S, repeat(_EVERY_S))
         while not self._closing.is_set():
             try:
                 probe = self._probe()
@@ -64,7 +68,7 @@ class ClockProbes:
                 break
             if not self._closing.is_set():
                 self._take(probe)
-            self._closing.wait(_EVERY_S)
+            self._closing.wait(next(pauses_s))
         self._connection.close()
 
     def _probe(self) -> Probe:

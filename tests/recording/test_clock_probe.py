@@ -75,6 +75,7 @@ def test_a_probe_bounds_the_other_clock(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_the_narrowest_of_several_round_trips_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If all but one of the readings are slow, the probe is as narrow as that one."""
+    monkeypatch.setattr("swtrace.recording.clock_probe._FIRST_S", ())
     monkeypatch.setattr("swtrace.recording.clock_probe._EVERY_S", 60.0)
     asked: list[str] = []
 
@@ -111,6 +112,17 @@ def test_what_the_daemon_works_on_an_answer_is_no_part_of_the_bound(
         probes.close()
     assert probe.low_ns + AHEAD_NS <= probe.at_ns <= probe.high_ns + AHEAD_NS
     assert probe.high_ns - probe.low_ns < 0.05e9
+
+
+def test_the_first_probes_follow_one_another_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader need not wait for the usual pauses until the drift between the clocks is bounded."""
+    monkeypatch.setattr("swtrace.recording.clock_probe._EVERY_S", 3600.0)
+    monkeypatch.setattr("swtrace.recording.clock_probe.KeptConnection", Answering)
+    arrived: queue.Queue[Probe] = queue.Queue()
+    probes = ClockProbes(str(tmp_path), ANONYMOUS, arrived.put)
+    found = [arrived.get(timeout=patience()) for _ in range(4)]
+    probes.close()
+    assert len(found) == 4
 
 
 def test_a_narrow_round_trip_ends_a_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +177,7 @@ def test_a_daemon_that_cannot_be_probed_is_read_all_the_same(
 
 def test_probing_stops_with_the_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An origin that is closed leaves no thread that probes, also in the middle of its pause."""
+    monkeypatch.setattr("swtrace.recording.clock_probe._FIRST_S", ())
     monkeypatch.setattr("swtrace.recording.clock_probe._EVERY_S", 3600.0)
     with elsewhere(tmp_path, monkeypatch) as client:
         stream = Merged([DaemonStream(str(client.base_url))])
