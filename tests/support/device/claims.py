@@ -82,11 +82,19 @@ class Timing:
         return max(wait.error_ns for wait in self.waits)
 
 
-def timing(rig: Rig, folder: Path, transfer_ns: int, *, prefetch_step: int = 1, replayed: bool = False) -> Timing:
+def timing(
+    rig: Rig,
+    folder: Path,
+    transfer_ns: int,
+    *,
+    prefetch_step: int = 1,
+    replayed: bool = False,
+    make: Callable[..., Program] = Program,
+) -> Timing:
     """Inject transfers of one duration into forwards of a known one, and compare each wait with what it was."""
     before, linear = 500 * US, 500 * US
     durations = Durations.even(LAYERS, before=before, linear=linear, transfer=transfer_ns)
-    program = Program(rig, folder, durations, prefetch_step=prefetch_step)
+    program = make(rig, folder, durations, prefetch_step=prefetch_step)
     if replayed:
         program.capture()
     rig.compute(Task("head start", 0), HEAD_START_NS)
@@ -147,7 +155,15 @@ def _told(program: Program, facts: Any, *, replayed: bool) -> list[Told]:
 
 
 def mixture(
-    rig: Rig, folder: Path, *, layers: int, prefetch_step: int, transfer_ns: int, steps: int, rank: int = 0
+    rig: Rig,
+    folder: Path,
+    *,
+    layers: int,
+    prefetch_step: int,
+    transfer_ns: int,
+    steps: int,
+    rank: int = 0,
+    make: Callable[..., Program] = Program,
 ) -> tuple[int, int, int]:
     """Mix eager steps, replays of two graphs, new captures and forwards that die.
 
@@ -156,7 +172,7 @@ def mixture(
     """
     chance = random.Random(layers * 10 + prefetch_step)  # noqa: S311 - reproducible order
     durations = Durations.even(layers, before=20 * US, linear=30 * US, transfer=transfer_ns)
-    program = Program(rig, folder, durations, prefetch_step=prefetch_step, rank=rank)
+    program = make(rig, folder, durations, prefetch_step=prefetch_step, rank=rank)
     program.capture()
     graphs = [program.graph]
     reads = 0
