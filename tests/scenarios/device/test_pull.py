@@ -22,6 +22,7 @@ from tests.support.device.pulling import (
     mixed,
     rig_of,
     starts,
+    steps_on,
     timed,
 )
 from tests.support.replicas import replica, run_replicas
@@ -95,6 +96,21 @@ def test_the_death_of_an_owner_ends_the_next_step_before_it_reads(tmp_path: Path
         (tmp_path / "killed").touch()
         ended = reader.result()
     assert ended == (OWNER_ENDED, 0, 5, (2 * 5 * LAYERS, 0), OWNER_ENDED)
+
+
+def test_a_reader_in_the_middle_of_its_steps_ends_too(tmp_path: Path) -> None:
+    """With the same error, however far it was. A simulated device's memory outlives its process, so all reads are right."""
+    with (
+        replica(OWNER, steps_on, SIMULATED, str(tmp_path)) as owner,
+        replica(READER, steps_on, SIMULATED, str(tmp_path)) as reader,
+    ):
+        await_said(tmp_path, f"running {READER}")
+        await_said(tmp_path, f"running {OWNER}")
+        kill(owner.process)
+        error, (made, failed) = reader.result()
+    assert error == OWNER_ENDED
+    assert made >= 2 * 4 * LAYERS
+    assert failed == 0
 
 
 def test_an_owner_that_comes_back_is_refused_until_its_readers_have_ended(tmp_path: Path) -> None:

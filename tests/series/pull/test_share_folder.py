@@ -291,3 +291,29 @@ def test_ranks_that_come_and_go_at_once_never_lose_a_folder_in_use(tmp_path: Pat
         thread.join()
     assert problems == []
     assert content(tmp_path) == set()
+
+
+def test_a_rank_that_must_not_return_is_refused_while_others_live(tmp_path: Path) -> None:
+    """Without seeming to live meanwhile; once nobody lives, it starts anew."""
+    folder, other = member(tmp_path, 0, timeout_s=0.0), member(tmp_path, 1)
+    with pytest.raises(TransportError, match="rank 1 did not get as far"):
+        folder.exchange("first")
+    folder.leave()
+    again = ShareFolder(tmp_path / NAME, (0, 1), 0, 0.05)
+    with pytest.raises(TransportError, match=r"rank 0 of this run has ended, .* those that are left \(rank 1\)"):
+        again.join(returns=False)
+    assert not other.lives(0)
+    other.leave()
+    again.join(returns=False)
+    assert content(tmp_path / NAME) == {"rank-0.lock"}
+    again.leave()
+
+
+def test_two_ranks_of_one_number_are_told_so_also_where_none_may_return(tmp_path: Path) -> None:
+    """The first one lives, so it is no return."""
+    folder = member(tmp_path, 0, timeout_s=0.0)
+    with pytest.raises(TransportError, match="rank 1 did not start"):
+        folder.exchange("first")
+    with pytest.raises(TransportError, match="rank 0 of this run lives already"):
+        ShareFolder(tmp_path / NAME, (0, 1), 0, 0.05).join(returns=False)
+    folder.leave()

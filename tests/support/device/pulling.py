@@ -6,6 +6,7 @@ memory is opened by CUDA IPC. A simulated device's memory that others open is a 
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import uuid
 from functools import partial
@@ -217,6 +218,29 @@ def bereaved(rank: int, kind: str, folder: str, replayed: bool) -> Ended:  # noq
     steps = program.series.statistics().steps
     Program.close(program)
     return Ended(first, program.mover.moved - moved, steps, readings, again)
+
+
+def steps_on(rank: int, kind: str, folder: str) -> tuple[str, tuple[int, int]]:
+    """Run steps until an error ends them; say ``running`` and the rank once there were some.
+
+    Returns:
+        The error, and how many comparisons were made and failed.
+    """
+    durations = Durations.even(LAYERS, before=20 * US, linear=30 * US, transfer=0)
+    program = PullingProgram(rig_of(kind), Path(folder), durations, rank=rank)
+    program.capture()
+    for step in itertools.count():
+        try:
+            program.eager(1)
+            program.replay(1)
+        except PeerLostError as error:
+            readings = program.rig.readings()
+            Program.close(program)
+            return str(error), readings
+        program.rig.catch_up()
+        if step == 3:
+            say(Path(folder), f"running {rank}")
+    raise AssertionError
 
 
 def starts(rank: int, kind: str, folder: str) -> str:
