@@ -13,6 +13,8 @@ from swtrace.settings import Settings
 from tests.scenarios.series.test_pull import SHAPES
 from tests.support.device.claims import LAYERS, MS, STEPS, US
 from tests.support.device.pulling import (
+    ANNOUNCED,
+    HOW,
     OWNER,
     OWNER_ENDED,
     RANKS,
@@ -105,22 +107,23 @@ def test_any_mixture_reads_every_layer_right(
         assert (made, failed) == (reads, 0)
 
 
-@pytest.mark.parametrize("replayed", [False, True], ids=["eager", "replayed"])
+@pytest.mark.parametrize("how", HOW)
 def test_the_death_of_an_owner_ends_the_next_step_before_it_reads(
-    tmp_path: Path, device: torch.device, *, replayed: bool
+    tmp_path: Path, device: torch.device, how: str
 ) -> None:
     """The error names series, layer and owner; nothing is copied from its memory any more."""
     del device
     with (
-        replica(OWNER, bereaved, CUDA, str(tmp_path), replayed) as owner,
-        replica(READER, bereaved, CUDA, str(tmp_path), replayed) as reader,
+        replica(OWNER, bereaved, CUDA, str(tmp_path), how) as owner,
+        replica(READER, bereaved, CUDA, str(tmp_path), how) as reader,
     ):
         await_said(tmp_path, "serving")
         await_said(tmp_path, "running")
         kill(owner.process)
         say(tmp_path, "killed")
         ended = reader.result()
-    assert ended == (OWNER_ENDED, 0, 5, (2 * 5 * LAYERS, 0), OWNER_ENDED)
+    steps = 4 if how == ANNOUNCED else 5  # an announced step counts from the next call on
+    assert ended == (OWNER_ENDED, 0, steps, (2 * 5 * LAYERS, 0), OWNER_ENDED)
 
 
 def test_a_reader_in_the_middle_of_its_steps_ends_too(tmp_path: Path, device: torch.device) -> None:

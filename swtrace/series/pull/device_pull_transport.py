@@ -91,12 +91,22 @@ class DevicePullCircle(DeviceCircle):
                 except RuntimeError as error:
                     self._lose(layer, error)
 
-    def _open_step(self) -> None:
-        """Begin a step if all owners live.
+    def announce_graph(self) -> None:
+        """Announce a graph if all owners live; see :class:`~swtrace.series.device.device_circle.DeviceCircle`.
 
         Raises:
             PeerLostError: one has ended.
         """
+        super().announce_graph()
+        if not self._in_step:
+            self._require_owners()
+
+    def _open_step(self) -> None:
+        self._require_owners()
+        super()._open_step()
+
+    def _require_owners(self) -> None:
+        """Raise PeerLostError if an owner has ended."""
         folder = self._mover.folder
         for owner, layer in self._first.items():
             if not folder.lives(owner):
@@ -107,7 +117,6 @@ class DevicePullCircle(DeviceCircle):
                         f"all ranks of the series"
                     ),
                 )
-        super()._open_step()
 
     def close(self) -> None:
         """End the series; from now on owners may end."""

@@ -25,6 +25,7 @@ import pickle
 import re
 import stat
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.util import Finalize
@@ -140,6 +141,7 @@ class ShareFolder:
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         self._lock = lock
         self._at_exit = Finalize(None, self.leave, exitpriority=0)
+        _joined.add(self)
         with suppress(FileNotFoundError):  # what this rank was writing when it was killed
             os.unlink(self._unfinished, dir_fd=self._folder)
 
@@ -441,3 +443,13 @@ def _empty(folder: int) -> bool:
     for name in names:
         os.unlink(name, dir_fd=folder)
     return bool(names)
+
+
+def _forget_in_child() -> None:
+    """Let go of the parent's folders in a forked child: its locks must end with the parent."""
+    for folder in list(_joined):
+        folder._close_descriptors()  # noqa: SLF001 (same module)
+
+
+_joined: weakref.WeakSet[ShareFolder] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -317,3 +317,25 @@ def test_two_ranks_of_one_number_are_told_so_also_where_none_may_return(tmp_path
     with pytest.raises(TransportError, match="rank 0 of this run lives already"):
         ShareFolder(tmp_path / NAME, (0, 1), 0, 0.05).join(returns=False)
     folder.leave()
+
+
+def test_a_forked_child_keeps_no_lock(tmp_path: Path) -> None:
+    """A rank that has left has ended, although a child that it forked lives on."""
+    folder, other = member(tmp_path, 0), member(tmp_path, 1)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        os.read(read, 1)  # until the parent is done, or dead
+        os._exit(0)
+    os.close(read)
+    try:
+        assert other.lives(0), "what a child closes is not the parent's"
+        os.close(folder._lock)  # as at its death
+        folder._lock = -1
+        assert not other.lives(0)
+    finally:
+        os.close(write)
+        os.waitpid(pid, 0)
+    folder.leave()
+    other.leave()

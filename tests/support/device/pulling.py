@@ -190,7 +190,11 @@ class Ended(NamedTuple):
     """What it says to the next step."""
 
 
-def bereaved(rank: int, kind: str, folder: str, replayed: bool) -> Ended:  # noqa: FBT001 (passed by position to a process)
+EAGER, REPLAYED, ANNOUNCED = HOW = ("eager", "replayed", "announced")
+"""A step is run so: eagerly, by a replay that is marked, or by one that is announced only."""
+
+
+def bereaved(rank: int, kind: str, folder: str, how: str) -> Ended:
     """Run steps; say ``running`` once there were some, and run the next one after ``killed``.
 
     The owner says ``serving``, and waits for its end.
@@ -200,10 +204,20 @@ def bereaved(rank: int, kind: str, folder: str, replayed: bool) -> Ended:  # noq
     if rank == OWNER:
         say(Path(folder), "serving")
         await_said(Path(folder), "never")
-    if replayed:
+    if how != EAGER:
         program.capture()
-    run = program.replay if replayed else program.eager
-    run(5)
+
+    def run() -> None:
+        if how == EAGER:
+            program.eager(1)
+        elif how == REPLAYED:
+            program.replay(1)
+        else:
+            program.series.announce_graph()
+            program.rig.replay(program.graph)
+
+    for _ in range(5):
+        run()
     readings = program.rig.readings()
     say(Path(folder), "running")
     await_said(Path(folder), "killed")
@@ -211,7 +225,7 @@ def bereaved(rank: int, kind: str, folder: str, replayed: bool) -> Ended:  # noq
     errors = []
     for _ in range(2):
         try:
-            run(1)
+            run()
         except PeerLostError as error:
             errors.append(str(error))
     first, again = errors
