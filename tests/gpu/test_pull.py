@@ -10,7 +10,6 @@ from torch import nn
 
 from swtrace.series import RankGroup, Series
 from swtrace.settings import Settings
-from tests.scenarios.series.test_pull import SHAPES
 from tests.support.device.claims import LAYERS, MS, STEPS, US
 from tests.support.device.pulling import (
     ANNOUNCED,
@@ -32,6 +31,11 @@ from tests.support.replicas import replica, run_replicas
 from tests.support.stacks import ForwardDiedError, Stack, plain_linear, true_weights
 
 CUDA = "cuda"
+SHAPES = [
+    (num_layers, start, k, windows)
+    for windows in ("static", "rolling")
+    for num_layers, start, k in ((2, 0, 0), (5, 2, 3), (8, 1, 2))
+]
 COUNTERS_BYTES = 1 << 17
 """More than torch's file of reference counters has."""
 

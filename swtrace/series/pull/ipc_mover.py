@@ -62,7 +62,7 @@ class CudaMemory:
         """Return a handle."""
         from torch.multiprocessing.reductions import reduce_tensor
 
-        _, arguments = reduce_tensor(payload)
+        _, arguments = reduce_tensor(payload)  # type: ignore[no-untyped-call]
         return arguments
 
     def open(self, handle: Any) -> Tensor:

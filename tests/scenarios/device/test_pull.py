@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from swtrace.trace.schema import Observed
-from tests.scenarios.device.test_truth import check, uneven
-from tests.support.device.claims import LAYERS, MS, STEPS, US
+from tests.support.device.claims import LAYERS, MS, STEPS, US, check, uneven
 from tests.support.device.pulling import (
     ANNOUNCED,
     EAGER,
