@@ -122,12 +122,12 @@ def test_the_death_of_an_owner_ends_the_next_step_before_it_reads(
         replica(READER, bereaved, CUDA, str(tmp_path), how) as reader,
     ):
         await_said(tmp_path, "serving")
-        await_said(tmp_path, "running")
+        await_said(tmp_path, f"running {READER}")
         kill(owner.process)
         say(tmp_path, "killed")
-        ended = reader.result()
+        found = reader.result()
     steps = 4 if how == ANNOUNCED else 5  # an announced step counts from the next call on
-    assert ended == (OWNER_ENDED, 0, steps, (2 * 5 * LAYERS, 0), OWNER_ENDED)
+    assert found == (OWNER_ENDED, 0, steps, (2 * 5 * LAYERS, 0), OWNER_ENDED)
 
 
 def test_a_reader_in_the_middle_of_its_steps_ends_too(tmp_path: Path, device: torch.device) -> None:

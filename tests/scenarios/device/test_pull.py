@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from tests.support.device.pulling import (
     PullingProgram,
     await_said,
     bereaved,
+    ended,
     kill,
     mixed,
     rig_of,
+    say,
     starts,
     steps_on,
     timed,
@@ -92,12 +95,28 @@ def test_the_death_of_an_owner_ends_the_next_step_before_it_reads(tmp_path: Path
         replica(READER, bereaved, SIMULATED, str(tmp_path), how) as reader,
     ):
         await_said(tmp_path, "serving")
-        await_said(tmp_path, "running")
+        await_said(tmp_path, f"running {READER}")
         kill(owner.process)
-        (tmp_path / "killed").touch()
-        ended = reader.result()
+        say(tmp_path, "killed")
+        found = reader.result()
     steps = 4 if how == ANNOUNCED else 5  # an announced step counts from the next call on
-    assert ended == (OWNER_ENDED, 0, steps, (2 * 5 * LAYERS, 0), OWNER_ENDED)
+    assert found == (OWNER_ENDED, 0, steps, (2 * 5 * LAYERS, 0), OWNER_ENDED)
+
+
+def test_of_several_owners_the_one_that_died_is_named(tmp_path: Path) -> None:
+    """By every rank that is left, with the first of its layers."""
+    victim = 2
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(replica(rank, bereaved, SIMULATED, str(tmp_path), EAGER, 3, victim))
+            for rank in range(3)
+        ]
+        for said in ("serving", "running 0", "running 1"):
+            await_said(tmp_path, said)
+        kill(processes[victim].process)
+        say(tmp_path, "killed")
+        errors = [processes[reader].result().error for reader in range(2)]
+    assert errors == [ended(victim, 0), ended(victim, 1)]
 
 
 def test_a_reader_in_the_middle_of_its_steps_ends_too(tmp_path: Path) -> None:
@@ -122,7 +141,7 @@ def test_an_owner_that_comes_back_is_refused_until_its_readers_have_ended(tmp_pa
         replica(READER, bereaved, SIMULATED, str(tmp_path), EAGER) as reader,
     ):
         await_said(tmp_path, "serving")
-        await_said(tmp_path, "running")
+        await_said(tmp_path, f"running {READER}")
         kill(owner.process)
         for _ in range(2):
             with replica(OWNER, starts, SIMULATED, str(tmp_path)) as again:
@@ -130,7 +149,7 @@ def test_an_owner_that_comes_back_is_refused_until_its_readers_have_ended(tmp_pa
                     "rank 0 of this run has ended, and its layers with it; it cannot join those that are left "
                     "(rank 1): restart them too"
                 )
-        (tmp_path / "killed").touch()
+        say(tmp_path, "killed")
         assert reader.result().error == OWNER_ENDED
     for said in itertools.chain(tmp_path.glob("finished *"), tmp_path.glob("memory-*")):
         said.unlink()

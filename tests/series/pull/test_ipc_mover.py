@@ -38,7 +38,8 @@ class ListedMemory:
 
     def open(self, handle: Any) -> Tensor:
         """Return the payload."""
-        return self.exported[handle]
+        payload: Tensor = self.exported[handle]
+        return payload
 
     def copy(self, buffer: Tensor, origin: Tensor) -> None:
         """Copy at once."""
@@ -93,9 +94,25 @@ def test_layers_are_closed_only_when_nothing_copies_from_them(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_payloads_are_opened_on_this_processs_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_payloads_are_opened_on_this_processs_own_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever number its owner's device has: torch would copy between two devices on a stream of the owner's."""
-    assert list(inspect.signature(reductions.rebuild_cuda_tensor).parameters)[6] == "storage_device"
-    monkeypatch.setattr(reductions, "rebuild_cuda_tensor", lambda *arguments: arguments)
-    handle = ("a", "b", "c", "d", "e", "f", 5, "h")
-    assert CudaMemory(torch.device("cuda", 2)).open(handle) == (*handle[:6], 2, "h")
+    opened: list[tuple[int, bytes, int]] = []
+
+    def new_shared(device: int, segment: bytes, nbytes: int, *_: object) -> torch.UntypedStorage:
+        opened.append((device, segment, nbytes))
+        return PAYLOAD.untyped_storage()
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.storage.TypedStorage, "_new_shared_cuda", new_shared)
+    # What reduce_tensor returns for 48 bytes, 16 bytes into a storage of 64 bytes on cuda:5.
+    storage = (torch.storage.TypedStorage, torch.uint8, 5, b"segment", 64, 1 << 20)
+    handle = (torch.Tensor, torch.Size([48]), (1,), 16, *storage, False, b"counters", 0, b"event", True)
+    folder = ShareFolder(tmp_path / "pull-x", (0, 1), 0, 0.05)
+    folder.join()
+    folder.write("layer-0", handle)
+    payload = CudaMemory(torch.device("cuda", 2)).open(folder.read("layer-0"))
+    folder.leave()
+    assert opened == [(2, b"segment", 64)]
+    assert torch.equal(payload, PAYLOAD[16:])
+    names = list(inspect.signature(reductions.rebuild_cuda_tensor).parameters)
+    assert names[4:9] == ["storage_cls", "dtype", "storage_device", "storage_handle", "storage_size_bytes"]

@@ -322,20 +322,23 @@ def test_two_ranks_of_one_number_are_told_so_also_where_none_may_return(tmp_path
 def test_a_forked_child_keeps_no_lock(tmp_path: Path) -> None:
     """A rank that has left has ended, although a child that it forked lives on."""
     folder, other = member(tmp_path, 0), member(tmp_path, 1)
-    read, write = os.pipe()
+    (read, write), (asked, begun) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(write)
+        os.write(begun, b"!")
         os.read(read, 1)  # until the parent is done, or dead
         os._exit(0)
     os.close(read)
     try:
+        os.read(asked, 1)
         assert other.lives(0), "what a child closes is not the parent's"
         os.close(folder._lock)  # as at its death
         folder._lock = -1
         assert not other.lives(0)
     finally:
-        os.close(write)
+        for descriptor in (write, asked, begun):
+            os.close(descriptor)
         os.waitpid(pid, 0)
     folder.leave()
     other.leave()

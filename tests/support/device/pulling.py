@@ -30,8 +30,7 @@ from tests.support.device.simulated_device import SimulatedDevice
 from tests.support.device.simulated_work import DeviceClock
 from tests.support.patience import eventually, patience
 
-RANKS = (0, 1)
-OWNER, READER = RANKS
+OWNER, READER = RANKS = (0, 1)
 """Each owns layers; but only the reader's waits are looked at."""
 COPY_NS = 700
 """What a copy takes on a simulated device."""
@@ -93,24 +92,26 @@ class DelayedMover(IpcMover):
 
 
 class PullingProgram(Program):
-    """A series on one of two ranks, which pulls."""
+    """A series on one of two ranks or more, which pulls."""
 
-    def __init__(self, rig: Rig, folder: Path, durations: Durations, *, rank: int, **options: Any) -> None:
+    def __init__(
+        self, rig: Rig, folder: Path, durations: Durations, *, rank: int, ranks: int = 2, **options: Any
+    ) -> None:
         self._folder = folder
         self._rank = rank
-        super().__init__(rig, folder, durations, rank=rank, ranks=len(RANKS), **options)
+        super().__init__(rig, folder, durations, rank=rank, ranks=ranks, **options)
         transfers = zip(durations.transfer, self.owned, strict=True)
         received = Durations(durations.before, durations.linear, tuple(0 if own else ns for ns, own in transfers))
         self.truth = Schedule(received, self.prefetch_step, self.owned)
 
-    def _connect(self, rank: int, ranks: int) -> DeviceTransport:
+    def _connect(self, rank: int, ranks: int) -> tuple[Any, DeviceTransport]:
         rig: Any = self.rig
         memory: SharedMemory = (
             SimulatedMemory(rig, self._folder) if isinstance(rig, SimulatedRig) else CudaMemory(rig.memory)
         )
         share = ShareFolder(self._folder / "pull-x", tuple(range(ranks)), rank, patience())
-        self.mover = DelayedMover(rig, memory, share, rank, self.durations)
-        return DevicePullTransport(rig.device, self.mover, len(self.contents))
+        mover = DelayedMover(rig, memory, share, rank, self.durations)
+        return mover, DevicePullTransport(rig.device, mover, len(self.contents))
 
     def close(self) -> None:
         """Wait until the other rank has finished too, because a rank that leaves ends the other's series."""
@@ -194,14 +195,14 @@ EAGER, REPLAYED, ANNOUNCED = HOW = ("eager", "replayed", "announced")
 """A step is run so: eagerly, by a replay that is marked, or by one that is announced only."""
 
 
-def bereaved(rank: int, kind: str, folder: str, how: str) -> Ended:
-    """Run steps; say ``running`` once there were some, and run the next one after ``killed``.
+def bereaved(rank: int, kind: str, folder: str, how: str, ranks: int = 2, victim: int = OWNER) -> Ended:
+    """Run steps; say ``running`` and the rank once there were some, and run the next one after ``killed``.
 
-    The owner says ``serving``, and waits for its end.
+    The victim says ``serving``, and waits for its end.
     """
     durations = Durations.even(LAYERS, before=20 * US, linear=30 * US, transfer=0)
-    program = PullingProgram(rig_of(kind), Path(folder), durations, rank=rank)
-    if rank == OWNER:
+    program = PullingProgram(rig_of(kind), Path(folder), durations, rank=rank, ranks=ranks)
+    if rank == victim:
         say(Path(folder), "serving")
         await_said(Path(folder), "never")
     if how != EAGER:
@@ -219,7 +220,7 @@ def bereaved(rank: int, kind: str, folder: str, how: str) -> Ended:
     for _ in range(5):
         run()
     readings = program.rig.readings()
-    say(Path(folder), "running")
+    say(Path(folder), f"running {rank}")
     await_said(Path(folder), "killed")
     moved = program.mover.moved
     errors = []
@@ -275,7 +276,12 @@ def kill(process: Any) -> None:
     process.join()
 
 
-OWNER_ENDED = (
-    "series 's', rank 1, layer 0: did not arrive from rank 0, its source (rank 0 died): rank 0 has ended, and its "
-    "layers were in its device's memory; restart all ranks of the series"
-)
+def ended(owner: int, reader: int) -> str:
+    """Return the error of a reader whose owner has died; the first layer of an owner has its number."""
+    return (
+        f"series 's', rank {reader}, layer {owner}: did not arrive from rank {owner}, its source (rank {owner} died): "
+        f"rank {owner} has ended, and its layers were in its device's memory; restart all ranks of the series"
+    )
+
+
+OWNER_ENDED = ended(OWNER, READER)
