@@ -132,7 +132,8 @@ class Host:
 
     def _document(self, path: str) -> dict[str, Any]:
         if path.startswith("/api/v1/clock"):
-            return {"clock": f"boot-{self._number}", "monotonic_ns": self._clock.at(time.monotonic_ns())}
+            shown_ns = self._clock.at(time.monotonic_ns())
+            return {"clock": f"boot-{self._number}", "arrived_ns": shown_ns, "monotonic_ns": shown_ns}
         return {}
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:

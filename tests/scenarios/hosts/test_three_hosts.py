@@ -29,6 +29,16 @@ def share_of_skew(shown: HostSeries, rank: int) -> float:
     return float(sum(skew) / sum(step.stall_ns.sum() for step in shown.steps))
 
 
+def share_explained(shown: HostSeries, rank: int) -> float:
+    """Return the share of all stall that came before a rank's issue, by the clocks' true offsets."""
+    before = 0
+    for step in shown.steps:
+        error = shown.error_ns(step)[:, np.newaxis]
+        late = (step.issued_ns - error)[rank] - (step.wait_begin_ns - error)
+        before += np.clip(late, 0, step.stall_ns).sum()
+    return float(before / sum(step.stall_ns.sum() for step in shown.steps))
+
+
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> HostSeries:
     """Return a series in which no rank is late and no link delayed."""
@@ -121,5 +131,5 @@ def test_a_delayed_link_makes_no_rank_late(delayed: HostSeries) -> None:
 
 @needs_delayed_links
 def test_a_delayed_link_stalls_by_transfer(delayed: HostSeries) -> None:
-    """The rank behind a delayed link is blamed for hardly any stall, unlike a late rank."""
-    assert share_of_skew(delayed, FAR) < 0.15
+    """The rank behind a delayed link is blamed for no more stall than its own late issues explain."""
+    assert share_of_skew(delayed, FAR) <= share_explained(delayed, FAR)
