@@ -162,14 +162,12 @@ class Steps:
         if name == "path":
             return self.path(row)
         value = getattr(self if hasattr(type(self), name) or name in vars(self) else self.block, name)[row]
-        if isinstance(value, np.generic):
-            return value.item()
         of_rank = self._constants.of_rank
-        if name == "late_rank" and of_rank is not None:
-            value, none = np.where(value < 0, value, of_rank).astype(value.dtype), -1
-        else:
-            none = 0
-        return self._spread(value, axis=1 if name == "cause_ns" else 0, none=none)
+        if of_rank is None or isinstance(value, np.generic):
+            return value.item() if isinstance(value, np.generic) else value
+        if name == "late_rank":
+            return self._spread(np.where(value < 0, value, of_rank).astype(value.dtype), axis=0, none=-1)
+        return self._spread(value, axis=1 if name == "cause_ns" else 0)
 
     def _listed(self, values: tuple[Any, ...], none: Any) -> tuple[Any, ...]:
         """Return a value for each rank of the group, from those of the ranks that run the steps."""

@@ -89,6 +89,8 @@ class TotalsCounter:
 
     def __init__(self, *, ranks: int, epsilon_ns: int, source: _Int, prefetch_step: int, sends: bool = True) -> None:
         self._ranks, self._epsilon_ns, self._sends = ranks, epsilon_ns, sends
+        self._sent = _SENT & sends
+        """Which classes of transfers are sent."""
         self._layers = len(source)
         self._owned = np.bincount(source, minlength=ranks)
         """``[rank]``: broadcasts per step whose source the rank is."""
@@ -181,7 +183,7 @@ class TotalsCounter:
             self._count(self._ready_unobserved, rank[bounds])
         duration = np.maximum(0, ready - records["issued_ns"])
         known = ready > 0
-        sent, received = _SENT[kind] & known & self._sends, _RECEIVED[kind] & known
+        sent, received = self._sent[kind] & known, _RECEIVED[kind] & known
         self._duration.add(np.where(sent | received, 2 * rank + received, -1), duration)
         sum_up(self._duration_ns[:, 0], duration * sent)
         sum_up(self._duration_ns[:, 1], duration * received)
