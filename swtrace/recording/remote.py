@@ -175,7 +175,8 @@ class DaemonStream:
             since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
             return (OriginStatus(self.address, Link.LOST, f"{self.lost}{since}"),)
         if not self._answered:
-            return (OriginStatus(self.address, Link.CONNECTING),)
+            detail = "it has not read the records of all its ranks yet" if self.reported else ""
+            return (OriginStatus(self.address, Link.CONNECTING, detail),)
         problems = list(self._seen.problems.values())[:3]
         if not self._seen.caught_up:
             pending = sum(ring.statistics.pending for ring in self._seen.rings)
