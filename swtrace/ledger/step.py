@@ -338,8 +338,7 @@ class Steps:
         """Return the largest error of the end of what each delivery queued behind, which another rank may have seen."""
         if not self._serial or not self._alignment.clock.any():
             return np.zeros(1, np.int64)
-        bound = self._alignment.bound_ns
-        return np.asarray(bound[waits.step, waits.rank] + bound.max(axis=1)[waits.step], np.int64)
+        return self._alignment.from_any_ns(waits.step, waits.rank)
 
     @cached_property
     def transfer_bound_ns(self) -> _Int:
