@@ -157,6 +157,8 @@ class Alignment:
     """``[rank]``: number of the rank's clock. Two ranks with the same number need no alignment."""
     apart_ns: _Int
     """``[step, clock, clock]``: largest error of the difference between instants of two clocks."""
+    before_ns: _Int
+    """``[step, rank]``: :attr:`bound_ns` in the step before; huge where that step was not comparable."""
 
     @classmethod
     def of_one_clock(cls, block: Block) -> Alignment:
@@ -164,7 +166,7 @@ class Alignment:
         steps, ranks = block.ended.shape
         nothing = np.zeros((steps, ranks), np.int64)
         one = np.zeros((steps, 1, 1), np.int64)
-        return cls(block, np.ones(steps, np.bool_), nothing, nothing, np.zeros(ranks, np.int64), one)
+        return cls(block, np.ones(steps, np.bool_), nothing, nothing, np.zeros(ranks, np.int64), one, nothing)
 
     def between_ns(self, step: _Int, one: _Int, other: npt.NDArray[np.integer]) -> _Int:
         """Return the largest error of the difference between instants of two ranks; 0 if they share a clock."""
@@ -197,6 +199,8 @@ class Aligner:
         self._last_ns: dict[str, int] = {}
         self._reference = ""
         """The clock that the maps lead to."""
+        self._before_ns = np.zeros((1, ranks), np.int64)
+        """``[1, rank]``: bounds in the last step; huge if it was not comparable."""
 
     def set_clock(self, rank: int, clock: str) -> None:
         """Set the clock that a group rank declares."""
@@ -239,7 +243,10 @@ class Aligner:
             known = self._align_clock(name, order[0], of_clocks[number], probes, shift[:, number], bound[:, number])
             comparable &= known
         apart = _apart(order, of_clocks, probes, shift, bound)
-        return Alignment(block.shifted(shift[:, clock]), comparable, shift[:, clock], bound[:, clock], clock, apart)
+        shift, bound = shift[:, clock], bound[:, clock]
+        bounds_ns = np.concatenate((self._before_ns, np.where(comparable[:, np.newaxis], bound, _UNKNOWN_NS)))
+        self._before_ns = bounds_ns[-1:]
+        return Alignment(block.shifted(shift), comparable, shift, bound, clock, apart, bounds_ns[:-1])
 
     def facts(self) -> tuple[AlignedClock, ...]:
         """Return the clocks besides the reference; none if there is only one."""

@@ -335,10 +335,21 @@ class Steps:
         return waits, np.stack((*causes, stall - np.add.reduce(causes)))
 
     def _behind_bound_ns(self, waits: Waits) -> _Int:
-        """Return the largest error of the end of what each delivery queued behind, which another rank may have seen."""
-        if not self._serial or not self._alignment.clock.any():
+        """Return the largest error of the end of what each delivery queued behind.
+
+        Another rank may have seen it. Each rank's first delivery of a step queued behind one of the step before, whose
+        instants were shifted by other offsets.
+        """
+        alignment, step, rank = self._alignment, waits.step, waits.rank
+        if not alignment.clock.any():
             return np.zeros(1, np.int64)
-        return self._alignment.from_any_ns(waits.step, waits.rank)
+        before, within = alignment.before_ns, np.zeros(1, np.int64)
+        if self._serial:
+            before, within = before.max(axis=1, keepdims=True), alignment.from_any_ns(step, rank)
+        received = self._constants.source != np.arange(len(self._constants.ranks))[:, np.newaxis]
+        first = np.zeros(len(received), np.int64) if self._serial else received.argmax(axis=1)
+        across = alignment.bound_ns[step, rank] + np.broadcast_to(before, alignment.bound_ns.shape)[step, rank]
+        return np.where(waits.position <= first[rank], across, within)
 
     @cached_property
     def transfer_bound_ns(self) -> _Int:
