@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -390,8 +390,16 @@ class Steps:
 
     @cached_property
     def sums(self) -> Sums:
-        """``[row, step, rank]``: sums over positions."""
-        return sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=self.paths.known[:, np.newaxis])
+        """``[row, step, rank]``: sums over positions.
+
+        Most steps are only summed. So the columns are dropped then, which take twice the memory of the records.
+        """
+        known = self.paths.known[:, np.newaxis]
+        sums = sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=known)
+        for columns in (self, self.block):
+            for name in _of_cells(type(columns)):
+                vars(columns).pop(name, None)
+        return sums
 
     @cached_property
     def paths(self) -> Paths:
@@ -427,4 +435,13 @@ class Steps:
         return early
 
 
+@cache
+def _of_cells(kind: type) -> tuple[str, ...]:
+    """Return the names of the cached columns of a class, without small ones that are not worth computing again."""
+    return tuple(
+        name for name, value in vars(kind).items() if isinstance(value, cached_property) and name not in _SMALL
+    )
+
+
+_SMALL = {"complete", "aborted", "whole", "entry_skew_ns", "cause_sums_ns", "paths", "sums"}
 _CONSTANTS = frozenset(each.name for each in fields(Constants))
