@@ -47,7 +47,7 @@ _FLUSH_S = 0.25
 """How long after its end the daemons send a run of steps."""
 _SAMPLED_STEPS = 4
 _SCRAPE_EVERY_S = 15.0
-_PARTS = ("compute_ns", "excess_ns", "entry_ns", "transfer_ns", "wake_ns")
+_PARTS = ("compute_ns", "entry_ns", "transfer_ns", "wake_ns")
 """Of a critical path."""
 
 _Int = npt.NDArray[np.int64]
@@ -267,7 +267,7 @@ def _compare_steps(sampled: list[dict[str, Any]], truth: dict[int, StepFacts]) -
     """Print how the causes of single waits differ, and whether the bounds explain it; and critical paths."""
     unattributed = CAUSES.index(Cause.UNATTRIBUTED)
     stall = more = explained = too_much = short = 0.0
-    same_end, off_us = 0, []
+    same_end, same_excess, off_us = 0, 0, []
     for document in sampled:
         step = truth[document["step"]]
         bound = np.array(document["clock_bound_ns"], np.int64)[:, np.newaxis]
@@ -282,15 +282,17 @@ def _compare_steps(sampled: list[dict[str, Any]], truth: dict[int, StepFacts]) -
         path, true_path = document["path"], step.path
         if path is not None and true_path is not None:
             same_end += path["last_rank"] == true_path.last_rank
-            off_us += [np.abs(np.array(path[name]) - getattr(true_path, name)).max() / 1e3 for name in _PARTS]
+            same_excess += np.argmax(path["excess_ns"]) == true_path.excess_ns.argmax()
+            off_us += [abs(np.sum(path[name]) - np.sum(getattr(true_path, name))) / 1e3 for name in _PARTS]
     print(f"  the last {len(sampled)} of these steps, wait by wait, in % of the stall")
     print(f"    without a cause only when watched   {100 * more / stall:7.2f}")
     print(f"      of which the bounds explain       {100 * explained / stall:7.2f}")
     print(f"    more of a cause than on one clock   {100 * too_much / stall:7.2f}")
     print(f"    stalls shorter than two bounds      {100 * short / stall:7.2f}")
     print(
-        f"  critical paths of {len(off_us) // len(_PARTS)} of these steps: {same_end} end at the same rank; the parts of"
-        f" a rank differ by {statistics.median(off_us):.0f} us (at most {max(off_us):.0f})"
+        f"  critical paths of {len(off_us) // len(_PARTS)} of these steps: {same_end} end at the same rank, {same_excess}"
+        f" have the most excess at the same rank; parts differ by {statistics.median(off_us):.0f} us"
+        f" (at most {max(off_us):.0f})"
     )
 
 
