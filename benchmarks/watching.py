@@ -290,7 +290,7 @@ def _compare_steps(sampled: list[dict[str, Any]], truth: dict[int, StepFacts]) -
     print(f"    more of a cause than on one clock   {100 * too_much / stall:7.2f}")
     print(f"    stalls shorter than two bounds      {100 * short / stall:7.2f}")
     print(
-        f"  critical paths of {len(off_us) // len(_PARTS)} of these steps: {same_end} end at the same rank, {same_excess}"
+        f"  critical paths of {len(off_us) // len(_PARTS)} steps: {same_end} end at the same rank, {same_excess}"
         f" have the most excess at the same rank; parts differ by {statistics.median(off_us):.0f} us"
         f" (at most {max(off_us):.0f})"
     )
