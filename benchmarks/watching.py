@@ -123,8 +123,8 @@ def _send_records(run: WatchedRun, streams: socket.socket) -> None:
     state_at_s = time.monotonic()
     while len(opened) < run.hosts:
         if select.select([streams], [], [], 0.5)[0]:
-            number, (descriptor, *_), *_ = socket.recv_fds(streams, 4, 1)
-            host, connection = int.from_bytes(number), socket.socket(fileno=descriptor)
+            name, (descriptor, *_), *_ = socket.recv_fds(streams, 4, 1)
+            host, connection = int.from_bytes(name), socket.socket(fileno=descriptor)
             connection.settimeout(None)
             opened[host] = _Stream(run, host, connection)
         if time.monotonic() >= state_at_s:

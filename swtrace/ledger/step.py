@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -435,7 +435,6 @@ class Steps:
         return early
 
 
-@cache
 def _of_cells(kind: type) -> tuple[str, ...]:
     """Return the names of the cached columns of a class, without small ones that are not worth computing again."""
     return tuple(
