@@ -24,6 +24,7 @@ CONFIG_KEY = "swtrace"
 
 GROUPS = ("auto", "tp", "dp", "world")
 WINDOWS = ("auto", "rolling", "static")
+TRANSPORTS = ("auto", "broadcast", "pull")
 MIN_TIMEOUT_S = 0.001
 """Sockets are polled in whole milliseconds, so a shorter timeout would be 0 and expire at once."""
 MAX_TIMEOUT_S = 7 * 24 * 3600
@@ -40,6 +41,9 @@ class Settings:
     prefetch_step: int = 1
     group: str = "auto"
     windows: str = "auto"
+    transport: str = "auto"
+    """How layers get to the ranks that do not own them. Auto: by broadcasts between ranks of one torch world, which
+    run in lockstep; otherwise each rank pulls them from shared memory."""
     check: bool = False
     """Debug mode: every weight carries a tag of its layer, and every reader checks it."""
     trace: bool = True
@@ -306,6 +310,7 @@ _SETTINGS = (
     ),
     _Setting("group", "SWTRACE_GROUP", _one_of(*GROUPS), _one_word(GROUPS), shapes=True),
     _Setting("windows", "SWTRACE_WINDOWS", _one_of(*WINDOWS), _one_word(WINDOWS), shapes=True),
+    _Setting("transport", "SWTRACE_TRANSPORT", _one_of(*TRANSPORTS), _one_word(TRANSPORTS), shapes=True),
     _Setting("check", "SWTRACE_CHECK", _read_flag, _FLAG, shapes=True),
     _Setting("trace", "SWTRACE_TRACE", _read_flag, _FLAG),
     _Setting("directory", "SWTRACE_DIR", _read_path, "the path of a folder"),

@@ -100,6 +100,7 @@ class Steps:
     Args:
         constants: Constants of the series.
         infos: Constants of its members, by group rank.
+        hosts: Host names of its members, by group rank.
         alignment: The steps' records, ascending, and how their ranks are compared.
         channel: What a delivery queues behind. These steps advance it.
         links: Trace contexts of the steps' requests, ``[step][rank]``.
@@ -109,12 +110,13 @@ class Steps:
         self,
         constants: Constants,
         infos: tuple[SeriesInfo | None, ...],
+        hosts: tuple[str, ...],
         alignment: Alignment,
         channel: Channel,
         links: Sequence[tuple[Links, ...]],
     ) -> None:
         self.block = block = alignment.block
-        self.infos, self._constants, self._alignment = infos, constants, alignment
+        self.infos, self.hosts, self._constants, self._alignment = infos, hosts, constants, alignment
         self.links = links
         self._serial = channel.serial
         own, prefilled = self._flagged(TransferFlag.OWN), self._flagged(TransferFlag.PREFILLED)
@@ -140,8 +142,8 @@ class Steps:
         """Return a field of one step's facts."""
         if name in _CONSTANTS:
             return getattr(self._constants, name)
-        if name == "infos":
-            return self.infos
+        if name in {"infos", "hosts"}:
+            return getattr(self, name)
         if name == "path":
             return self.path(row)
         value = getattr(self if hasattr(type(self), name) or name in vars(self) else self.block, name)[row]
@@ -410,7 +412,12 @@ class Steps:
         orderly = ((self.block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
         known = np.asarray(self.complete & explained & waited & orderly & self.comparable, np.bool_)
         return critical_paths(
-            self, known, prefetch_step=self._constants.prefetch_step, stalled=stalled, serial=self._serial
+            self,
+            known,
+            self._alignment,
+            prefetch_step=self._constants.prefetch_step,
+            stalled=stalled,
+            serial=self._serial,
         )
 
     def path(self, row: int) -> CriticalPath | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -68,6 +69,9 @@ class Batch(NamedTuple):
 
 class Circle:
     """Runs the steps of a series on one rank."""
+
+    captures_graphs = False
+    """Whether a forward can be captured into a graph, which then holds one wait per layer."""
 
     def __init__(
         self,
@@ -233,7 +237,7 @@ class Circle:
         layer.operation_number = self.operations
         observer = self._journal.issues(layer)
         try:
-            layer.operation = self._start(buffer, layer.source, observer)
+            layer.operation = self._start(buffer, layer, observer)
         except RuntimeError as error:
             self._lose(layer, error)
         self.operations += 1
@@ -437,6 +441,20 @@ class Circle:
         window = self._windows[self._roll] if self._rolling else layer.window
         users = (layer, window.occupant if window is not None else None)
         return all(user is None or user.operation is None or user.operation.done() for user in users)
+
+    def replay(self) -> AbstractContextManager[None]:
+        """Wrap the replay of a graph that was captured from a whole forward."""
+        self._refuse_graph("replay")
+
+    def announce_graph(self) -> None:
+        """Announce that a graph of a whole forward is captured or replayed next."""
+        self._refuse_graph("announce_graph")
+
+    def join(self) -> None:
+        """End the capture of a forward into a graph; do nothing outside a capture."""
+
+    def _refuse_graph(self, call: str) -> NoReturn:
+        raise OrderError(f"{self._where}: {call}() needs a series on a device: this one's waits block the host")
 
     def _write_step(self, flags: StepFlag) -> None:
         """Write the step's missing records, then the step's own, and become idle.

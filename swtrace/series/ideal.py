@@ -21,14 +21,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from swtrace.closing import Closing
+from swtrace.series.circle import Circle
 from swtrace.series.group import RankGroup
+from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.transport import TransportError
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from swtrace.series.transport import OnReady
+    from swtrace.series.transport import MovedLayer, OnReady
+    from swtrace.trace.identity import SeriesInfo
+    from swtrace.trace.recorder import SeriesRecorder
 
 START_NS = 1_000_000
 """Where every rank's clock begins. No instant is 0, which means *not known* in operations and records."""
@@ -308,6 +312,8 @@ class IdealTransport(Closing):
     name = "ideal"
     queue = "serial"
     clock = Clock.VIRTUAL
+    device = None
+    circle = Circle
 
     def __init__(self, channel: IdealChannel, rank: int) -> None:
         self.channel = channel
@@ -336,15 +342,23 @@ class IdealTransport(Closing):
         self._meetings += 1
         return self.channel.meet(self.rank, number, item)
 
-    def broadcast(self, buffer: Tensor, source: int) -> None:
+    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
         """Fill ``buffer`` from the source; takes no virtual time."""
-        items = self.gather(buffer.clone() if self.rank == source else None)
-        if self.rank != source:
-            buffer.copy_(items[source])  # type: ignore[arg-type]
+        items = self.gather(buffer.clone() if self.rank == layer.source else None)
+        if self.rank != layer.source:
+            buffer.copy_(items[layer.source])  # type: ignore[arg-type]
 
-    def issue(self, buffer: Tensor, source: int, on_ready: OnReady | None = None) -> IdealOperation:
+    def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:  # noqa: ARG002 (the interface)
+        """Return the payload."""
+        return payload
+
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
+        """Return a journal that writes to the ring at once."""
+        return RecordingJournal(series, self, every=every)
+
+    def issue(self, buffer: Tensor, layer: MovedLayer, on_ready: OnReady | None = None) -> IdealOperation:
         """Start to fill ``buffer`` from the source, at this rank's virtual instant."""
-        number = self._issued
+        number, source = self._issued, layer.source
         self._issued += 1
         self.channel.issue(self.rank, number, source, buffer, self._now_ns)
         if self.rank == source:

@@ -65,7 +65,7 @@ def describe_death(
 def reason(error: RuntimeError) -> str:
     """Return the first line of a collective's error, and which setting changes how long it waits."""
     line = str(error).strip().partition("\n")[0]
-    if re.search(r"time(d )?out", line, re.IGNORECASE):
+    if re.search(r"time(d )?out", line, re.IGNORECASE) and "SWTRACE_TIMEOUT" not in line:
         line = f"{line}; SWTRACE_TIMEOUT sets how long a rank waits for a peer"
     return line
 

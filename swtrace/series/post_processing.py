@@ -22,20 +22,21 @@ from swtrace.series.agreement import (
     TracingOutcome,
     agree,
     require_equal,
+    require_equal_layers,
     settle_tracing,
 )
 from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, backend, roll_call
 from swtrace.series.device.accelerator import TorchDevice
-from swtrace.series.device.device_circle import DeviceCircle
-from swtrace.series.device.device_journal import STAMPS, DeviceJournal
 from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
-from swtrace.series.journal import Journal, RecordingJournal
+from swtrace.series.journal import Journal
 from swtrace.series.layer import SeriesLayer, Window, WindowPool
 from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.peer_loss import describe_death, describe_loss, reason
 from swtrace.series.placing import Placement, Placing, Unshareable
+from swtrace.series.pull.pull_transport import PullTransport
+from swtrace.series.pull.share_folder import ShareFolder, folder_name
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.references import (
     held_by_others,
@@ -46,7 +47,7 @@ from swtrace.series.references import (
 )
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
-from swtrace.series.transport import TransportError
+from swtrace.series.transport import RECEIVER, TransportError
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from swtrace.series.constants import SeriesConstants
+    from swtrace.series.group import Group
     from swtrace.series.loading import PendingLayer
     from swtrace.series.proof import Proof
     from swtrace.series.transport import Transport
@@ -76,18 +78,31 @@ class RunningSeries:
     """Returns which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
-def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], *, timeout_s: float) -> Transport:
-    """Return a transport for the group's backend: gloo's broadcasts block the host, others run on streams.
+def pulls(group: Group, settings: Settings) -> bool:
+    """Return whether a group's ranks pull: if the settings say so, or if they share no torch world."""
+    return settings.transport == "pull" or (settings.transport == "auto" and group.device_group is None)
+
+
+def new_transport(
+    constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
+) -> Transport:
+    """Return a transport: pull, if chosen or if the ranks share no torch world; otherwise by the group's backend.
+
+    gloo's broadcasts block the host, others run on streams.
 
     Args:
         constants: of the series.
         modules: its linears.
-        timeout_s: how long to wait for a peer.
+        proposal: the run id, under which ranks that pull meet.
+        settings: the transport, the folder of rings, and how long to wait for a peer.
 
     Raises:
         PeerLostError: ranks are missing, or cannot be connected to.
+        RegistrationError: the ranks cannot pull.
     """
-    description = f"swtrace:{constants.name}"
+    if pulls(constants.group, settings):
+        return _pull(constants, modules, proposal, settings)
+    description, timeout_s = f"swtrace:{constants.name}", settings.timeout_s
     try:
         roll_call(constants.group, description, timeout_s)
     except TransportError as error:
@@ -98,9 +113,37 @@ def new_transport(constants: SeriesConstants, modules: Mapping[int, nn.Module], 
         mover = CollectiveMover(constants.group, description=description, timeout_s=timeout_s)
     except RuntimeError as error:
         raise PeerLostError(f"{constants.where}: the ranks could not connect to each other: {reason(error)}") from error
+    return DeviceTransport(TorchDevice(_device(modules)), mover, constants.num_layers)
+
+
+def _pull(
+    constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
+) -> Transport:
+    where, group = constants.where, constants.group
+    if group.device_group is None and not proposal.fixed:
+        raise RegistrationError(f"{where}: set SWTRACE_RUN_ID to one value on all ranks, by which they find each other")
+    if _device(modules).type != "cpu":
+        raise RegistrationError(
+            f"{where}: layers on {_device(modules)} cannot be pulled; set SWTRACE_TRANSPORT=broadcast"
+        )
+    path = settings.ring_directory() / folder_name(proposal.run_id, constants.name, constants.ranks)
+    folder = ShareFolder(path, constants.ranks, group.rank_in_group, settings.timeout_s)
+    try:
+        return PullTransport(folder, group.rank_in_group)
+    except TransportError as error:
+        raise RegistrationError(f"{where}: {error}") from error
+
+
+def _device(modules: Mapping[int, nn.Module]) -> torch.device:
     tensors = (tensor for module in modules.values() for tensor in payload_tensors(module).values())
-    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    return DeviceTransport(TorchDevice(device), mover, constants.num_layers)
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def run_id_proposal(recorder: Recorder | RecorderSource | None, settings: Settings) -> RunIdProposal:
+    """Return the run id that a rank would use, given where it records."""
+    if recorder is None or callable(recorder):
+        return propose_run_id(settings.run_id)
+    return RunIdProposal(recorder.identity.run_id, fixed=True)
 
 
 class PostProcessing:
@@ -113,6 +156,7 @@ class PostProcessing:
         pending: Mapping[int, PendingLayer],
         transport: Transport,
         recorder: Recorder | RecorderSource | None,
+        proposal: RunIdProposal,
         tracing: TracingOutcome,
         proof: Proof | None,
         settings: Settings,
@@ -125,6 +169,7 @@ class PostProcessing:
             pending: how far they are loaded, by layer.
             transport: no operation issued yet.
             recorder: where to record; see :class:`~swtrace.series.series.Series`.
+            proposal: the run id that this rank would use.
             tracing: what this rank reports to the others about its tracing, unless opening the ring fails.
             proof: tries the weights, if there is a way to.
             settings: the run id and the place of the ring.
@@ -134,6 +179,7 @@ class PostProcessing:
         self._pending = pending
         self._transport = transport
         self._recorder = recorder
+        self._proposal = proposal
         self._tracing = tracing
         self._untraced: frozenset[int] = frozenset()
         """Ranks without a ring, whose death cannot be detected."""
@@ -169,7 +215,17 @@ class PostProcessing:
         owned = frozenset(layer.position for layer in layers if layer.owned)
         pool = WindowPool(constants.windows, constants.num_layers, constants.prefetch_step, owned)
         pending = [self._pending[layer.layer_idx] for layer in layers]
-        placing = Placing(constants.where, layers, pending, pool, self._broadcast, self._proof, self._joint)
+        placing = Placing(
+            constants.where,
+            layers,
+            pending,
+            pool,
+            self._broadcast,
+            self._store,
+            self._proof,
+            self._joint,
+            fingerprinted=transport.rendezvous == RECEIVER,
+        )
         try:
             placement, refusal = self._place(placing, layers)
             if placement is None:
@@ -205,9 +261,18 @@ class PostProcessing:
         self._untraced = frozenset(rank.rank for rank in info.untraced)
         journal = self._journal(recorder, info)
         if constants.tagged:
-            device = transport.device if isinstance(transport, DeviceTransport) else None
-            journal = CheckingJournal(journal, OwnershipCheck(constants.where, layers, placement.windows, device))
-        circle = self._circle(layers, placement.windows, journal)
+            check = OwnershipCheck(constants.where, layers, placement.windows, transport.device)
+            journal = CheckingJournal(journal, check)
+        circle = transport.circle(
+            constants.where,
+            layers,
+            placement.windows,
+            constants.prefetch_step,
+            transport,
+            journal,
+            self._describe_loss,
+            rolling=constants.windows == "rolling",
+        )
         self._hide_own_views()
         return RunningSeries(info, layers, placement.windows, circle, self._describe_death)
 
@@ -226,15 +291,11 @@ class PostProcessing:
             group_ranks=constants.ranks,
             missing_layers=constants.missing(self._modules),
             tensors=str(next(iter(self._pending.values())).layout) if self._pending else "none",
+            loaded=tuple(self._pending[layer_idx].fingerprint for layer_idx in sorted(self._pending)),
             problem=problem,
         )
-        recorder = self._recorder
-        if recorder is None or callable(recorder):
-            proposal = propose_run_id(self._settings.run_id)
-        else:
-            proposal = RunIdProposal(recorder.identity.run_id, fixed=True)
         try:
-            return agree(constants.where, self._transport, mine, proposal)
+            return agree(constants.where, self._transport, mine, self._proposal)
         except RuntimeError as error:
             self._lose(None, error)
 
@@ -328,16 +389,22 @@ class PostProcessing:
                 if proof is None
                 else proof.refute_placed(layers, placement.holders, placement.moved)
             )
-            layout = str(placement.layout)
+            layout, digests = str(placement.layout), placement.digests
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)
+            digests = ()
         except RegistrationError as error:
-            self._gather((str(error), ""))
+            self._gather((str(error), (), ""))
             raise
-        answers: Any = self._gather((layout, refusal))
-        layouts = [layout for layout, _ in answers]
-        require_equal(self._constants.where, self._constants.ranks, "tensors after post-processing", layouts)
-        refusal = next((refusal for _, refusal in answers if refusal), "")
+        answers: Any = self._gather((layout, digests, refusal))
+        constants = self._constants
+        layouts = [layout for layout, _, _ in answers]
+        require_equal(constants.where, constants.ranks, "tensors after post-processing", layouts)
+        refusal = next((refusal for _, _, refusal in answers if refusal), "")
+        if not refusal:
+            all_digests = [digests for _, digests, _ in answers]
+            what = "the weights after post-processing, which must give the same on every rank"
+            require_equal_layers(constants.where, constants.ranks, constants.start_layer, what, all_digests)
         return (None, refusal) if refusal else (placement, "")
 
     def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, TracingOutcome]:
@@ -357,29 +424,21 @@ class PostProcessing:
         return recorder, tracing
 
     def _journal(self, recorder: Recorder | None, info: SeriesInfo) -> Journal:
-        transport = self._transport
         if recorder is None:
             return Journal()
-        series = recorder.add_series(info)
-        if not isinstance(transport, DeviceTransport):
-            return RecordingJournal(series, transport, every=self._constants.time_every)
-        stamps = transport.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
-        every = self._constants.time_every
-        return DeviceJournal(series, transport.device, info.num_layers, every=every, stamps=stamps)
-
-    def _circle(self, layers: Sequence[SeriesLayer], windows: tuple[Window, ...], journal: Journal) -> Circle:
-        transport = self._transport
-        arguments = self._constants.where, layers, windows, self._constants.prefetch_step
-        rolling = self._constants.windows == "rolling"
-        if isinstance(transport, DeviceTransport):
-            return DeviceCircle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
-        return Circle(*arguments, transport, journal, self._describe_loss, rolling=rolling)
+        return self._transport.journal(recorder.add_series(info), info, every=self._constants.time_every)
 
     # ---- communication with the other ranks --------------------------------------------------
 
     def _broadcast(self, layer: SeriesLayer, buffer: Tensor) -> None:
         try:
-            self._transport.broadcast(buffer, layer.source)
+            self._transport.broadcast(buffer, layer)
+        except RuntimeError as error:
+            self._lose(layer, error)
+
+    def _store(self, layer: SeriesLayer, payload: Tensor) -> Tensor:
+        try:
+            return self._transport.store(payload, layer)
         except RuntimeError as error:
             self._lose(layer, error)
 

@@ -18,12 +18,11 @@ from swtrace.series import operations
 from swtrace.series.agreement import TracingOutcome, never_registered
 from swtrace.series.circle import Batch, Circle
 from swtrace.series.constants import SeriesConstants
-from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
-from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport
+from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
@@ -146,6 +145,8 @@ class Series:
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
+        self._loads_alone = transport is None and pulls(group, settings)
+        """Whether each rank may have a checkpoint of its own."""
         # A recorder that exists already was made for this series; otherwise the settings decide.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
         self._tracing = TracingOutcome(
@@ -234,6 +235,7 @@ class Series:
             self._landing,
             owned=self._constants.owns(layer_idx),
             on_request=lambda: self._request_processing(layer_idx),
+            fingerprinted=self._loads_alone,
         )
         self._modules[layer_idx] = layer
         if self._hooks is not None:
@@ -323,22 +325,27 @@ class Series:
         if self._closed or self._withdrawn:
             raise OrderError(f"{self.where}: post-processed after it was {'closed' if self._closed else 'withdrawn'}")
         try:
+            proposal = run_id_proposal(self._recorder_source, self._settings)
             if self._transport is None:
-                self._transport = new_transport(self._constants, self._modules, timeout_s=self._settings.timeout_s)
+                self._transport = new_transport(self._constants, self._modules, proposal, self._settings)
             work = PostProcessing(
                 self._constants,
                 self._modules,
                 self._pending,
                 self._transport,
                 self._recorder_source,
+                proposal,
                 self._tracing,
                 self._proof,
                 self._settings,
             )
             self._landing.release()
             outcome = work.run()
-        except PeerLostError as lost:
-            self._refusal, self._refusal_text = PeerLostError, str(lost)
+        except BaseException as error:
+            if isinstance(error, PeerLostError):
+                self._refusal, self._refusal_text = PeerLostError, str(error)
+            if self._transport is not None:
+                self._transport.close()
             raise
         self._pending.clear()
         if isinstance(outcome, RunningSeries):
@@ -358,7 +365,7 @@ class Series:
             layer.remember_memory()
         if self._hooks is None:
             return
-        shown = not isinstance(running.circle, DeviceCircle)  # a captured graph holds one wait per layer
+        shown = not running.circle.captures_graphs
         for hook in self._hooks:
             hook.look_at_forward(shown=shown)
         if shown:
@@ -516,7 +523,7 @@ class Series:
         Raises:
             OrderError: no graph was captured, or a step is under way.
         """
-        with self._device_circle("replay").replay():
+        with self._running().replay():
             yield
 
     def join(self) -> None:
@@ -525,7 +532,7 @@ class Series:
         Raises:
             OrderError: the graph holds only part of a forward.
         """
-        if isinstance(self._circle, DeviceCircle):
+        if self._circle is not None:
             self._circle.join()
 
     def announce_graph(self) -> None:
@@ -533,13 +540,7 @@ class Series:
 
         For frameworks that run replays on their own. In a marked step, the replay is assumed to end with the step.
         """
-        self._device_circle("announce_graph").announce_graph()
-
-    def _device_circle(self, call: str) -> DeviceCircle:
-        circle = self._running()
-        if not isinstance(circle, DeviceCircle):
-            raise OrderError(f"{self.where}: {call}() needs a series on a device: this one's broadcasts block the host")
-        return circle
+        self._running().announce_graph()
 
     @property
     def most_unwaited(self) -> int:

@@ -13,14 +13,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import RegistrationError
+from swtrace.series.circle import Circle
 from swtrace.series.communicator import GLOO, Communicator, backend, broadcast_options
+from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from swtrace.series.group import Group
-    from swtrace.series.transport import OnReady
+    from swtrace.series.transport import MovedLayer, OnReady
+    from swtrace.trace.identity import SeriesInfo
+    from swtrace.trace.recorder import SeriesRecorder
 
 
 class TorchOperation:
@@ -55,7 +59,9 @@ class TorchTransport:
     rendezvous = "tree"
     queue = "receiver"  # gloo runs two operations at once
     clock = Clock.HOST
+    device = None
     now = staticmethod(time.monotonic_ns)
+    circle = Circle
 
     def __init__(self, group: Group, *, description: str, timeout_s: float) -> None:
         """Make the communicator; all ranks must do so in the same order.
@@ -82,14 +88,22 @@ class TorchTransport:
         for options in self._options:
             options.timeout = timeout
 
-    def broadcast(self, buffer: Tensor, source: int) -> None:
-        """Fill ``buffer`` from group rank ``source``; blocking."""
-        self._process_group.broadcast([buffer], self._options[source]).wait()
+    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
+        """Fill ``buffer`` from the layer's source; blocking."""
+        self._process_group.broadcast([buffer], self._options[layer.source]).wait()
 
-    def issue(self, buffer: Tensor, source: int, on_ready: OnReady | None = None) -> TorchOperation:
-        """Start to fill ``buffer`` from group rank ``source``."""
-        work = self._process_group.broadcast([buffer], self._options[source])
+    def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:  # noqa: ARG002 (the interface)
+        """Return the payload."""
+        return payload
+
+    def issue(self, buffer: Tensor, layer: MovedLayer, on_ready: OnReady | None = None) -> TorchOperation:
+        """Start to fill ``buffer`` from the layer's source."""
+        work = self._process_group.broadcast([buffer], self._options[layer.source])
         return TorchOperation(work, on_ready)
+
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
+        """Return a journal that writes to the ring at once."""
+        return RecordingJournal(series, self, every=every)
 
     def close(self) -> None:
         """Release the communicator; torch destroys it once no operation is under way."""

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from swtrace.series.circle import Circle
+    from swtrace.series.device.accelerator import Device
+    from swtrace.series.journal import Journal
+    from swtrace.trace.identity import SeriesInfo
+    from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.schema import Clock, Observed
+
+RECEIVER = "receiver"
+"""The rendezvous of an operation that needs no other rank; its ranks may start, and load, on their own."""
 
 OnReady = Callable[[int], None]
 """Called once with the ready instant, from any thread, as soon as the transport observes it."""
@@ -20,6 +28,18 @@ OnReady = Callable[[int], None]
 
 class TransportError(RuntimeError):
     """A transport cannot complete an operation, usually because a peer left."""
+
+
+class MovedLayer(Protocol):
+    """What a transport needs to know of a layer."""
+
+    @property
+    def position(self) -> int:
+        """Position on the circle."""
+
+    @property
+    def source(self) -> int:
+        """Group rank that stores it."""
 
 
 class Operation(Protocol):
@@ -38,16 +58,23 @@ class Operation(Protocol):
 
 
 class Transport(Protocol):
-    """Moves the payload of a layer from its source to all other ranks of the group."""
+    """Moves the payload of a layer from its source to all other ranks of the group.
+
+    It makes the series' journal and circle, because both depend on how its operations are timed and waited for.
+    """
 
     name: str
     """``gloo``, ``ideal``, ..."""
     rendezvous: str
-    """From when an operation can move: ``source``, ``tree`` or ``group`` (see ``SeriesInfo``)."""
+    """From when an operation can move: ``source``, ``tree``, ``group`` or ``receiver`` (see ``SeriesInfo``)."""
     queue: str
     """What a delivery queues behind: ``serial`` or ``receiver`` (see ``SeriesInfo``)."""
     clock: Clock
     """The clock of all instants."""
+
+    @property
+    def device(self) -> Device | None:
+        """What orders and times the operations; None if the host does."""
 
     def now(self) -> int:
         """Return the present instant on the transport's clock, in ns."""
@@ -55,15 +82,24 @@ class Transport(Protocol):
     def gather(self, item: object) -> list[object]:
         """Return every rank's item, by group rank. Blocking; all ranks take part."""
 
-    def broadcast(self, buffer: Tensor, source: int) -> None:
-        """Fill ``buffer`` (uint8, one dimension) from group rank ``source``. Blocking; not numbered."""
+    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
+        """Fill ``buffer`` (uint8, one dimension) from the layer's source. Blocking; not numbered."""
 
-    def issue(self, buffer: Tensor, source: int, observer: Any = None) -> Operation:
-        """Start to fill ``buffer`` from group rank ``source``; it must not be used before the operation's wait.
+    def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:
+        """Return the memory that holds the payload of a layer of this rank from now on: ``payload``, or a copy."""
 
-        ``observer`` is what the journal for this transport's clock returns from ``issues``: an :data:`OnReady` for a
-        host clock, the events to record for a device clock.
+    def issue(self, buffer: Tensor, layer: MovedLayer, observer: Any = None) -> Operation:
+        """Start to fill ``buffer`` from the layer's source; it must not be used before the operation's wait.
+
+        ``observer`` is what this transport's journal returns from ``issues``: an :data:`OnReady` for a host clock, the
+        events to record for a device clock.
         """
+
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:
+        """Return the journal of a traced series, which times one step in ``every``."""
+
+    def circle(self, *arguments: Any, **options: Any) -> Circle:
+        """Return what runs the steps, now that every layer is in its place; see ``Circle`` for the arguments."""
 
     def close(self) -> None:
         """Release the communicator, without waiting."""

@@ -8,6 +8,7 @@ from torch import distributed as dist
 from swtrace.series import RankGroup
 from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.device.device_transport import CollectiveMover, DeviceTransport
+from tests.support.moved import Moved
 from tests.support.ranks import run_ranks
 
 SPIN_NS = 300_000_000
@@ -24,19 +25,19 @@ def moves(rank: int, device: str) -> dict[str, object]:
     content = torch.arange(1 << 16, device=device).to(torch.uint8)
     buffer = content.clone()
     bounds = torch.zeros(2, dtype=torch.int64, device=device)
-    transport.broadcast(buffer, 0)  # the communicator is made
+    transport.broadcast(buffer, Moved(0))  # the communicator is made
     kernels.spin[(1,)](bounds, 0, num_warps=1)  # and the kernel compiled
     torch.cuda.synchronize()
 
     kernels.spin[(1,)](bounds, SPIN_NS, num_warps=1)
-    operation = transport.issue(buffer, 0)
+    operation = transport.issue(buffer, Moved(0))
     early = operation.done()
     operation.wait()
     torch.cuda.synchronize()
 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        transport.broadcast(buffer, 0)
+        transport.broadcast(buffer, Moved(0))
     for _ in range(10):
         graph.replay()
     torch.cuda.synchronize()

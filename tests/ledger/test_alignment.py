@@ -185,6 +185,38 @@ def test_no_cause_is_overstated(queue: str, rendezvous: str, seed: int, here: Ho
         assert (unattributed >= 0).all()
 
 
+@settings(max_examples=25)
+@given(here=clocks, there=clocks, seed=st.integers(0, 1000))
+def test_the_late_entry_of_a_critical_path_is_within_its_bound(here: HostClock, there: HostClock, seed: int) -> None:
+    """Whichever rank was first, the entry is that of one clock within its bound, but for the drift of that clock."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible schedules
+    made = simulate(
+        ranks=4,
+        layers=8,
+        k=1,
+        steps=40,
+        queue="receiver",
+        compute=lambda _r, _s, _p: chance.randrange(MS, 2 * MS),
+        gap=lambda rank, _s: chance.randrange(0, 2 * MS) if rank else MS,
+        occupancy=300 * US,
+        origin=SECOND_NS,
+    )
+    hosts = Hosts(made, (0, 1, 1, 0), (here, there))
+    entered = 0
+    for step, truth in aligned(hosts):
+        if step.path is None:
+            continue
+        assert truth.path is not None
+        assert truth.path.entry_bound_ns == 0
+        rank = int(step.path.entry_ns.argmax())
+        if step.path.entry_ns[rank] > 0 and truth.path.entry_ns[rank] > 0:
+            entered += 1
+            error = abs(step.path.entry_ns[rank] - truth.path.entry_ns[rank])
+            assert error <= step.path.entry_bound_ns + 1e-4 * truth.path.entry_ns[rank] + 1
+            assert step.path.entry_bound_ns <= 2 * step.clock_bound_ns.max()
+    assert entered
+
+
 def test_efficiency_and_bandwidth_need_a_small_bound() -> None:
     """They are right if the transfers' bounds are small in sum, as with probes, and are not stated else."""
     made = schedule(steps=60)

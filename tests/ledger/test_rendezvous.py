@@ -14,6 +14,7 @@ from swtrace.ledger.pending import Waits
 from swtrace.ledger.rendezvous import Rendezvous
 from swtrace.series import RankGroup
 from swtrace.series.torch_transport import TorchTransport
+from tests.support.moved import Moved
 from tests.support.patience import eventually
 from tests.support.ranks import run_ranks
 
@@ -48,9 +49,9 @@ def program(rank: int, size: int, folder: str) -> list[tuple[int, int, int]]:
                 eventually(lambda: all(free[other].exists() for other in awaited), f"{awaited} of {source}")  # noqa: B023
                 time.sleep(MARGIN_S)
                 told.append((source, late, time.monotonic_ns()))
-                transport.issue(buffer, source).wait()
+                transport.issue(buffer, Moved(source)).wait()
             else:
-                transport.issue(buffer, source).wait()
+                transport.issue(buffer, Moved(source)).wait()
                 told.append((source, late, time.monotonic_ns()))
                 free[rank].touch()
             dist.barrier()

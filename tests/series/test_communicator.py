@@ -9,6 +9,8 @@ from torch.distributed import DistStoreError
 
 from swtrace.errors import PeerLostError, SwtraceError
 from swtrace.series import RankGroup, Series, post_processing
+from swtrace.series.agreement import RunIdProposal
+from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 from tests.support.shared_blocks import RIGHT, Block, Case
 from tests.support.stacks import Stack, true_weights
@@ -73,9 +75,9 @@ def test_ranks_that_cannot_connect_in_time_are_told_the_setting(monkeypatch: pyt
     monkeypatch.setattr(post_processing, "roll_call", lambda *_: None)
     monkeypatch.setattr(post_processing, "backend", lambda _: "gloo")
     monkeypatch.setattr(post_processing, "TorchTransport", never)
-    constants = SimpleNamespace(name="hasty", where="series 'hasty', rank 1", group=None)
+    constants = SimpleNamespace(name="hasty", where="series 'hasty', rank 1", group=RankGroup((0, 1), 1, object()))
     with pytest.raises(PeerLostError) as caught:
-        post_processing.new_transport(constants, {}, timeout_s=0.001)  # type: ignore[arg-type]
+        post_processing.new_transport(constants, {}, RunIdProposal("run", fixed=False), Settings(timeout_s=0.001))  # type: ignore[arg-type]
     assert str(caught.value) == (
         "series 'hasty', rank 1: the ranks could not connect to each other: wait timeout after 1ms, keys: "
         "/default_pg/0; SWTRACE_TIMEOUT sets how long a rank waits for a peer"

@@ -11,6 +11,7 @@ import torch
 from swtrace.series.ideal import POISON, START_NS, IdealChannel, IdealTransport
 from swtrace.series.transport import TransportError
 from swtrace.trace.schema import Observed
+from tests.support.moved import Moved
 
 LATENCY = 10
 OCCUPANCY = 100
@@ -29,7 +30,7 @@ def test_an_operation_is_ready_after_last_issue_latency_queue_and_occupancy() ->
         operations = []
         for number, delays in enumerate(late_by):
             transport.compute(delays[transport.rank])
-            operations.append(transport.issue(payload(number), source=0))
+            operations.append(transport.issue(payload(number), Moved(0)))
         for operation in operations:
             operation.wait()
         return [operation.ready_ns - START_NS for operation in operations]
@@ -47,7 +48,7 @@ def test_bandwidth_adds_to_the_occupancy() -> None:
     channel = IdealChannel(2, occupancy_ns=OCCUPANCY, bytes_per_second=1e9)
 
     def program(transport: IdealTransport) -> int:
-        operation = transport.issue(payload(1), source=0)
+        operation = transport.issue(payload(1), Moved(0))
         operation.wait()
         return transport.now() - START_NS
 
@@ -61,7 +62,7 @@ def test_rendezvous_says_whom_an_operation_waits_for(rendezvous: str, expected: 
 
     def program(transport: IdealTransport) -> int:
         transport.compute([0, 10, 310][transport.rank])
-        operation = transport.issue(payload(1), source=0)
+        operation = transport.issue(payload(1), Moved(0))
         operation.wait()
         return operation.ready_ns - START_NS
 
@@ -73,7 +74,7 @@ def test_a_wait_moves_the_clock_only_forward() -> None:
     channel = IdealChannel(2, occupancy_ns=OCCUPANCY)
 
     def program(transport: IdealTransport) -> tuple[int, int, Observed]:
-        operation = transport.issue(payload(1), source=0)
+        operation = transport.issue(payload(1), Moved(0))
         transport.compute(500)
         operation.wait()
         return operation.ready_ns - START_NS, transport.now() - START_NS, operation.observed
@@ -93,7 +94,7 @@ def test_the_schedule_does_not_depend_on_the_threads() -> None:
                 if transport.rank == sleeper:
                     time.sleep(0.002)
                 transport.compute(30 + 7 * transport.rank)
-                operations.append(transport.issue(payload(number), source=number % 3))
+                operations.append(transport.issue(payload(number), Moved(number % 3)))
                 if number:
                     operations[number - 1].wait()
 
@@ -108,7 +109,7 @@ def test_bytes_arrive_at_the_wait_and_not_before() -> None:
 
     def program(transport: IdealTransport) -> None:
         buffer = payload(transport.rank + 1)
-        operation = transport.issue(buffer, source=0)
+        operation = transport.issue(buffer, Moved(0))
         if transport.rank == 0:
             buffer.fill_(9)
         else:
@@ -126,7 +127,7 @@ def test_a_rank_that_leaves_is_named_to_those_that_wait_for_it() -> None:
         if transport.rank == 1:
             return
         with pytest.raises(TransportError, match="rank 1 left the group"):
-            transport.issue(payload(0), source=1).wait()
+            transport.issue(payload(0), Moved(1)).wait()
         with pytest.raises(TransportError, match="rank 1 left the group"):
             transport.gather("here")
 
@@ -140,7 +141,7 @@ def test_ranks_that_issue_in_another_order_get_an_error() -> None:
 
     def program(transport: IdealTransport) -> None:
         barrier.wait()
-        transport.issue(payload(0), source=transport.rank).wait()
+        transport.issue(payload(0), Moved(transport.rank)).wait()
         transport.gather(None)
 
     with pytest.raises(TransportError, match=r"operation 0: rank \d issues 8 bytes from rank"):
@@ -154,7 +155,7 @@ def test_a_circle_of_waits_is_an_error_and_not_a_hang() -> None:
         if transport.rank == 0:
             transport.gather(None)
         else:
-            transport.issue(payload(0), source=0).wait()
+            transport.issue(payload(0), Moved(0)).wait()
 
     with pytest.raises(TransportError, match="wait for one another"):
         IdealChannel(2).run(program)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class DeviceCircle(Circle):
     """Runs the steps of a series on a device."""
 
+    captures_graphs = True
+
     def __init__(
         self,
         where: str,
@@ -128,7 +130,7 @@ class DeviceCircle(Circle):
         stream = self._transport.stream
         stream.wait_event(self._fork)
         with self._device.on(stream):
-            self._transport.move(buffer, layer.source)  # type: ignore[arg-type]
+            self._transport.move(buffer, layer)  # type: ignore[arg-type]
             # The consumer waits for the bytes, not for the stamp that times them.
             self._done[layer.position].record(stream)
             self._journal.captures_ready(layer)

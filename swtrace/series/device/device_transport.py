@@ -15,6 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from swtrace.series.communicator import Communicator, backend, broadcast_options
+from swtrace.series.device.device_circle import DeviceCircle
+from swtrace.series.device.device_journal import STAMPS, DeviceJournal
 from swtrace.series.device.sheets import TransferEvents
 from swtrace.trace.schema import Clock, Observed
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
     from swtrace.series.device.accelerator import Device, Event
     from swtrace.series.group import Group
+    from swtrace.series.journal import Journal
+    from swtrace.series.transport import MovedLayer
+    from swtrace.trace.identity import SeriesInfo
+    from swtrace.trace.recorder import SeriesRecorder
 
 
 class Mover(Protocol):
@@ -36,8 +42,8 @@ class Mover(Protocol):
     def gather(self, item: object) -> list[object]:
         """Return every rank's item, by group rank. Blocks the host; all ranks take part."""
 
-    def move(self, buffer: Tensor, source: int) -> None:
-        """Enqueue a fill of ``buffer`` from group rank ``source`` on the current stream, which may be under capture."""
+    def move(self, buffer: Tensor, layer: MovedLayer) -> None:
+        """Enqueue a fill of ``buffer`` from the layer's source on the current stream, which may be under capture."""
 
     def close(self) -> None:
         """Release the communicator, without waiting."""
@@ -68,6 +74,7 @@ class DeviceTransport:
     """Runs a mover on a prefetch stream of its own."""
 
     clock = Clock.DEVICE
+    circle = DeviceCircle
 
     def __init__(self, device: Device, mover: Mover, num_layers: int) -> None:
         """Make the prefetch stream, without moving anything.
@@ -91,16 +98,25 @@ class DeviceTransport:
         self._plain = tuple(TransferEvents(fork, device.event(timed=False)) for _ in range(num_layers))
         self._turn = 0
 
-    def broadcast(self, buffer: Tensor, source: int) -> None:
+    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
         """Fill ``buffer`` in the order of the current stream, so that later reads on that stream see the bytes."""
-        self._mover.move(buffer, source)
+        self._mover.move(buffer, layer)
 
-    def issue(self, buffer: Tensor, source: int, events: TransferEvents | None = None) -> StreamOperation:
+    def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:  # noqa: ARG002 (the interface)
+        """Return the payload."""
+        return payload
+
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:
+        """Return a journal that reads the device's clock, by events and, in graphs, by stamps."""
+        stamps = self.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
+        return DeviceJournal(series, self.device, info.num_layers, every=every, stamps=stamps)
+
+    def issue(self, buffer: Tensor, layer: MovedLayer, events: TransferEvents | None = None) -> StreamOperation:
         """Start to fill ``buffer`` once the current stream has reached this point.
 
         Args:
             buffer: bytes, one dimension; it must live as long as the series.
-            source: group rank.
+            layer: whose bytes.
             events: the events to record; without them the broadcast is not timed.
         """
         device = self.device
@@ -111,7 +127,7 @@ class DeviceTransport:
         stream = self.stream
         stream.wait_event(events.issued)
         with device.on(stream):
-            self.move(buffer, source)
+            self.move(buffer, layer)
             events.ready.record(stream)
         return StreamOperation(device, events.ready)
 
@@ -139,9 +155,9 @@ class CollectiveMover:
         self._process_group = communicator.process_group
         self._options = [broadcast_options(root, asynchronous=False) for root in communicator.roots]
 
-    def move(self, buffer: Tensor, source: int) -> None:
+    def move(self, buffer: Tensor, layer: MovedLayer) -> None:
         """Broadcast on the current stream."""
-        self._process_group.broadcast([buffer], self._options[source])
+        self._process_group.broadcast([buffer], self._options[layer.source])
 
     def close(self) -> None:
         """Release the communicator; torch destroys it once no operation is under way."""

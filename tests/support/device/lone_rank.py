@@ -22,6 +22,7 @@ from swtrace.ledger.facts import StepFacts
 from swtrace.series import RankGroup, Series
 from swtrace.series.device.device_transport import DeviceTransport
 from swtrace.series.plan import source_rank
+from swtrace.series.transport import MovedLayer
 from swtrace.trace.identity import RankIdentity
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.ring_reader import RingReader
@@ -68,10 +69,11 @@ class LonePeerMover:
         """Return the answers of peers that agree."""
         return [item] * self._ranks
 
-    def move(self, buffer: Tensor, source: int) -> None:
+    def move(self, buffer: Tensor, layer: MovedLayer) -> None:
         """Move the next layer of the circle."""
         position = self.next
         content = self._contents[position]
+        source = layer.source
         assert source == source_rank(self._start + position, self._ranks), "the circle's order is another"
         self.next = (position + 1) % len(self._contents)
         begun_ns = self._rig.device.host_ns()

@@ -1,0 +1,191 @@
+"""Pull on one host: layers lie in shared memory, and each rank copies them into its own windows.
+
+Start-up is the same sequence of exchanges and broadcasts as with every transport, but through files that stay in the
+share folder. After that, no rank depends on another: they may run different numbers of steps, idle, or leave.
+
+An owner's bytes are written once. Where post-processing leaves them as they were loaded, one file holds both.
+Otherwise the loaded bytes are removed once every rank has processed them, and a rank that restarts afterwards is
+refused, because it cannot repeat the processing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import time
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from swtrace.series.circle import Circle
+from swtrace.series.journal import Journal, RecordingJournal
+from swtrace.series.pull.copier import HELD, Copier, CopyOperation, HeldOperation
+from swtrace.series.pull.share_folder import ShareFolder
+from swtrace.series.transport import RECEIVER, TransportError
+from swtrace.trace.schema import Clock
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from swtrace.series.layer import SeriesLayer
+    from swtrace.series.transport import MovedLayer, OnReady
+    from swtrace.trace.identity import SeriesInfo
+    from swtrace.trace.recorder import SeriesRecorder
+
+logger = logging.getLogger(__name__)
+
+NAME = "pull"
+
+
+class PullTransport:
+    """One rank's end of a pull series whose layers are in host memory."""
+
+    name = NAME
+    rendezvous = RECEIVER
+    queue = "receiver"
+    clock = Clock.HOST
+    device = None
+    now = staticmethod(time.monotonic_ns)
+
+    def __init__(self, folder: ShareFolder, own: int) -> None:
+        """Join the other ranks.
+
+        Args:
+            folder: where they meet.
+            own: this rank's index in the group.
+
+        Raises:
+            TransportError: the folder cannot be used.
+        """
+        folder.join()
+        self._folder = folder
+        self._own = own
+        self._broadcasts: Counter[int] = Counter()
+        """Broadcasts so far, by position."""
+        self._origins: dict[int, Tensor] = {}
+        """By position, the owner's bytes."""
+        self._copier: Copier | None = None
+        self._where = ""
+        self._owned: Counter[int] = Counter()
+        """How many layers each rank owns, by its index in the group."""
+        self._gone: set[int] = set()
+        self.gather = folder.exchange
+
+    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
+        """Fill ``buffer`` from the bytes that the layer's owner publishes; blocking.
+
+        Raises:
+            TransportError: the owner does not publish them in time, or this owner published others before.
+        """
+        folder, before = self._folder, self._broadcasts[layer.position]
+        self._broadcasts[layer.position] += 1
+        name = f"raw-{layer.position}-{before}"
+        if layer.source == self._own:
+            self._publish(name, buffer)
+            return
+        # In this order, because an owner publishes what it loaded before what it stores.
+        if not before and folder.has(_stored(layer)) and not folder.has(name):
+            raise TransportError(
+                "this rank starts while others already run, but its layers cannot be processed again, because "
+                "processing changed them: restart all replicas"
+            )
+        folder.await_files([name], [layer.source])
+        _copy(buffer, _tensor(folder.map(name, buffer.nbytes, writable=False)))
+
+    def _publish(self, name: str, payload: Tensor) -> Tensor:
+        """Return the shared bytes of a payload; after a restart, those that were published before."""
+        if self._folder.has(name):
+            shared = _tensor(self._folder.map(name, payload.nbytes, writable=True))
+            if not torch.equal(shared, payload):
+                raise TransportError(
+                    "this rank loaded other weights than before its restart, which the others still use: "
+                    "restart all replicas to change the checkpoint"
+                )
+            return shared
+        return _tensor(self._folder.publish(name, payload.nbytes, lambda mapping: _copy(_tensor(mapping), payload)))
+
+    def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:
+        """Return the payload in shared memory, where the other ranks read it."""
+        folder, name = self._folder, _stored(layer)
+        raw = f"raw-{layer.position}-{self._broadcasts[layer.position] - 1}"
+        if not folder.has(name) and folder.has(raw):
+            shared = _tensor(folder.map(raw, payload.nbytes, writable=True)) if self._same(raw, payload) else None
+            if shared is not None:
+                folder.link(raw, name)
+                return shared
+        return self._publish(name, payload)
+
+    def _same(self, name: str, payload: Tensor) -> bool:
+        try:
+            return torch.equal(_tensor(self._folder.map(name, payload.nbytes, writable=False)), payload)
+        except TransportError:  # another size
+            return False
+
+    def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> Circle:
+        """Map the other ranks' layers, start the copier and return what runs the steps."""
+        for layer in layers:
+            if layer.window is not None:
+                size = layer.window.buffer.nbytes
+                self._origins[layer.position] = _tensor(self._folder.map(_stored(layer), size, writable=False))
+            raw = f"raw-{layer.position}-{self._broadcasts[layer.position] - 1}"
+            if layer.owned and not self._same(raw, layer.buffer):  # type: ignore[arg-type]
+                self._folder.remove(raw)
+        self._where = where
+        self._owned = Counter(layer.source for layer in layers)
+        self._copier = Copier(f"swtrace-copier {where}", self._look_after_owners)
+        return Circle(where, layers, *arguments, **options)
+
+    def _look_after_owners(self) -> None:
+        """Log which owners are gone, or are back; their layers stay where they are."""
+        for rank, layers in self._owned.items():
+            lives = self._folder.lives(rank)
+            if lives == (rank in self._gone):
+                self._gone ^= {rank}
+                logger.warning(
+                    "swtrace: %s: rank %d %s",
+                    self._where,
+                    self._folder.ranks[rank],
+                    "is back"
+                    if lives
+                    else f"is gone; this rank goes on, because the {layers} layers that rank "
+                    f"{self._folder.ranks[rank]} owns stay in shared memory",
+                )
+
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
+        """Return a journal that writes to the ring at once."""
+        return RecordingJournal(series, self, every=every)
+
+    def issue(
+        self, buffer: Tensor, layer: MovedLayer, on_ready: OnReady | None = None
+    ) -> CopyOperation | HeldOperation:
+        """Start to copy the layer into ``buffer``; do nothing on its owner."""
+        if layer.source == self._own:
+            return HELD
+        return self._copier.copy(buffer, self._origins[layer.position], on_ready)  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """Finish the copies under way, and leave the folder; the last rank removes it."""
+        if self._copier is not None:
+            self._copier.close()
+            self._copier = None
+        self._folder.leave()
+
+
+def _stored(layer: MovedLayer) -> str:
+    return f"layer-{layer.position}"
+
+
+def _tensor(mapping: mmap.mmap) -> Tensor:
+    """Return the bytes of a mapping, which lives as long as they do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about bytes that cannot be written to
+        return torch.frombuffer(mapping, dtype=torch.uint8)
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
