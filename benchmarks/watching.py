@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,10 @@ def _between_runs(run: WatchedRun, url: str) -> dict[str, Any]:
         # In the middle between the ends of two runs of steps.
         since_s = (time.monotonic() - run.ends_s(0) - _FLUSH_S) % run.period_s
         time.sleep((0.6 * run.period_s - since_s) % run.period_s)
-        (series,) = _fetch(f"{url}/api/v1/series")["series"]
+        try:
+            (series,) = _fetch(f"{url}/api/v1/series")["series"]
+        except urllib.error.HTTPError:  # other work keeps the machine so busy that there is no answer in time
+            continue
         steps = {rank["totals"]["steps"] for rank in series["ranks"]}
         if len(steps) == 1 and not series["pending_steps"]:
             return {**series, "ranks_steps": steps.pop()}
