@@ -66,7 +66,8 @@ async def _answer_clocks(run: WatchedRun, sockets: list[socket.socket], streams:
                     connection = writer.get_extra_info("socket")
                     socket.send_fds(streams, [host.to_bytes(4)], [connection.fileno()])
                     return
-                document = {"clock": f"boot-{host}", "monotonic_ns": clock.at(time.monotonic_ns())}
+                shown_ns = clock.at(time.monotonic_ns())
+                document = {"clock": f"boot-{host}", "arrived_ns": shown_ns, "monotonic_ns": shown_ns}
                 body = json.dumps(document).encode("ascii")
                 head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
                 writer.write((head % len(body)).encode("ascii") + body)

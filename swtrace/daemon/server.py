@@ -22,6 +22,7 @@ import uvicorn
 
 from swtrace.daemon.access import CurrentTls, Gate
 from swtrace.daemon.api import QueryError
+from swtrace.daemon.clock_endpoint import TimedProtocol
 from swtrace.daemon.collector import SnapshotCollector
 from swtrace.daemon.daemon_settings import Listen, Watched
 from swtrace.daemon.event_stream import StreamQuery
@@ -138,6 +139,7 @@ def server_config(app: Starlette, access: WebConfigFile | None = None) -> uvicor
     """
     config = uvicorn.Config(
         app if access is None else Gate(app, access),
+        http=TimedProtocol,
         log_config=None,
         access_log=False,
         lifespan="off",
