@@ -337,11 +337,21 @@ class Steps:
         return waits, np.stack((*causes, stall - np.add.reduce(causes)))
 
     def _behind_bound_ns(self, waits: Waits) -> _Int:
-        """Return the largest error of the end of what each delivery queued behind, which another rank may have seen."""
-        if not self._serial or not self._alignment.clock.any():
+        """Return the largest error of the end of what each delivery queued behind.
+
+        Another rank may have seen it. Each rank's first delivery of a step queued behind one of the step before, whose
+        instants were shifted by other offsets.
+        """
+        alignment, step, rank = self._alignment, waits.step, waits.rank
+        if not alignment.clock.any():
             return np.zeros(1, np.int64)
-        bound = self._alignment.bound_ns
-        return np.asarray(bound[waits.step, waits.rank] + bound.max(axis=1)[waits.step], np.int64)
+        before, within = alignment.before_ns, np.zeros(1, np.int64)
+        if self._serial:
+            before, within = before.max(axis=1, keepdims=True), alignment.from_any_ns(step, rank)
+        received = self._constants.source != np.arange(len(self._constants.ranks))[:, np.newaxis]
+        first = np.zeros(len(received), np.int64) if self._serial else received.argmax(axis=1)
+        across = alignment.bound_ns[step, rank] + np.broadcast_to(before, alignment.bound_ns.shape)[step, rank]
+        return np.where(waits.position <= first[rank], across, within)
 
     @cached_property
     def transfer_bound_ns(self) -> _Int:
@@ -382,8 +392,16 @@ class Steps:
 
     @cached_property
     def sums(self) -> Sums:
-        """``[row, step, rank]``: sums over positions."""
-        return sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=self.paths.known[:, np.newaxis])
+        """``[row, step, rank]``: sums over positions.
+
+        Most steps are only summed. So the columns are dropped then, which take twice the memory of the records.
+        """
+        known = self.paths.known[:, np.newaxis]
+        sums = sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=known)
+        for columns in (self, self.block):
+            for name in _of_cells(type(columns)):
+                vars(columns).pop(name, None)
+        return sums
 
     @cached_property
     def paths(self) -> Paths:
@@ -424,4 +442,12 @@ class Steps:
         return early
 
 
+def _of_cells(kind: type) -> tuple[str, ...]:
+    """Return the names of the cached columns of a class, without small ones that are not worth computing again."""
+    return tuple(
+        name for name, value in vars(kind).items() if isinstance(value, cached_property) and name not in _SMALL
+    )
+
+
+_SMALL = {"complete", "aborted", "whole", "entry_skew_ns", "cause_sums_ns", "paths", "sums"}
 _CONSTANTS = frozenset(each.name for each in fields(Constants))
