@@ -331,10 +331,21 @@ class Steps:
         inside = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
         inside &= ended[late] & ended[row]
         entry, entry_most = (np.clip(owed + error, 0, skew) * inside for error in (-bound, bound))
-        entry, entry_most = entry * ~doubt, np.where(doubt, skew, entry_most)
+        if doubt.any():
+            # Some rank was late, but it is not known which: any rank's arrival may explain the skew.
+            by_latest = self._latest_arrival_ns[waits.step] + self._alignment.bound_ns[waits.step, waits.rank]
+            crosses = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) != 0
+            any_entry = np.clip(by_latest - arrival[row] - earlier, 0, skew) * ~crosses
+            entry, entry_most = entry * ~doubt, np.where(doubt, any_entry, entry_most)
         backlog, transfer = (queued_first - issued) * attributed, (ready - queued) * attributed
         causes = (entry, skew - entry_most, backlog, transfer)
         return waits, np.stack((*causes, stall - np.add.reduce(causes)))
+
+    @cached_property
+    def _latest_arrival_ns(self) -> _Int:
+        """``[step]``: the latest instant at which some rank may have arrived at the first layer."""
+        arrival = np.where(self.block.ended, self.block.arrival_ns + self._alignment.bound_ns, 0)
+        return np.asarray(arrival.max(axis=1), np.int64)
 
     def _behind_bound_ns(self, waits: Waits) -> _Int:
         """Return the largest error of the end of what each delivery queued behind.

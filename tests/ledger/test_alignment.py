@@ -351,6 +351,32 @@ def test_the_difference_of_two_clocks_is_not_worse_for_a_badly_known_reference()
     assert 0 < median(of_pair) <= max(of_pair) < 0.2
 
 
+def test_skew_is_certain_even_if_it_is_not_known_which_of_two_ranks_was_last() -> None:
+    """Two ranks of two hosts issue late together. Neither can be named, but what both delay is skew."""
+    made = simulate(
+        ranks=4,
+        layers=8,
+        k=1,
+        steps=60,
+        queue="serial",
+        rendezvous="group",
+        compute=lambda rank, _s, _p: 2 * MS if rank in {1, 2} else MS,
+        latency=20 * US,
+        occupancy=100 * US,
+        origin=SECOND_NS,
+    )
+    hosts = Hosts(made, (0, 1, 2, 0), tuple(HostClock(each * SECOND_NS) for each in range(3)))
+    ledger = hosts.ledger()
+    for probe in probes(hosts):
+        ledger.add_probe(probe)
+    feeding.feed(ledger, hosts.seen())
+    found = [step for step in ledger.take_steps() if step.step >= 10]
+    truth = [step for step in true_steps(made) if step.step >= 10]
+    assert all((step.late_rank[step.cause_ns[1] > 0] == -1).all() for step in found)
+    skew, true_skew = (sum(int(step.cause_ns[1].sum()) for step in steps) for steps in (found, truth))
+    assert 0.7 * true_skew < skew <= true_skew
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), here=clocks, there=clocks, wide_us=st.integers(0, 3000))
 def test_no_cause_is_overstated_with_probes(seed: int, here: HostClock, there: HostClock, wide_us: int) -> None:
