@@ -23,6 +23,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from benchmarks.recordings import identity
 from benchmarks.scraping import cpu_s
 from benchmarks.watched_run import RUN, TRANSPORTS, WatchedRun
 from swtrace.ledger import Ledger
+from swtrace.ledger.alignment import Probe
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.observing.events import RankJoined, RecordsRead, RingsSeen, RingState, SeriesListed
 from swtrace.recording.writer import StreamWriter
@@ -224,37 +226,47 @@ def _fetch(url: str) -> dict[str, Any]:
 
 
 def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Print how the daemon's figures differ from those of a ledger that reads the same steps on one clock."""
-    ledger = Ledger()
+    """Print how the daemon's figures differ from those of ledgers that read the same steps themselves.
+
+    One reads them on the hosts' clocks, with probes of the daemon's median bound, and one on a single clock.
+    """
+    bounds_ns = [clock["bound_ns"] for clock in after["alignment"] if clock["bound_ns"] is not None]
+    ledger, of_hosts = Ledger(), Ledger()
     for rank in range(run.ranks):
-        ledger.add_rank(identity(rank))
-        ledger.set_series(RankKey(RUN, rank), (run.info(rank),))
-    fed, found, expected = 0, [], []
+        for each, who in ((ledger, identity(rank)), (of_hosts, run.identity(rank))):
+            each.add_rank(who)
+            each.set_series(RankKey(RUN, rank), (run.info(rank),))
+    fed, found, direct, expected = 0, [], [], []
     for document in (before, after):
         runs = document["ranks_steps"] // RUN_STEPS
         for number in range(fed, runs):
-            ledger.add_batches([(RankKey(RUN, rank), run.records(rank, number)) for rank in range(run.ranks)])
+            records = [(RankKey(RUN, rank), run.records(rank, number)) for rank in range(run.ranks)]
+            for probe in _probes(run, number, statistics.median(bounds_ns) / 2):
+                of_hosts.add_probe(probe)
+            of_hosts.add_batches([(key, on_clock(each, run.clock(run.host(key.rank)))) for key, each in records])
+            ledger.add_batches(records)
         fed = runs
-        (truth,) = ledger.facts().series
+        (truth,), (of_clocks,) = ledger.facts().series, of_hosts.facts().series
         totals = [rank["totals"] for rank in document["ranks"]]
         found.append([sum(each["cause_ns"][cause] for each in totals) for cause in CAUSES])
         found[-1].append(sum(each["stall_ns"] for each in totals))
-        expected.append([sum(rank.totals.cause_ns[cause] for rank in truth.ranks) for cause in CAUSES])
-        expected[-1].append(sum(rank.totals.stall_ns for rank in truth.ranks))
-    seen, true = (np.diff(np.array(each), axis=0)[0] for each in (found, expected))
-    bounds = [clock["bound_ns"] / 1e3 for clock in after["alignment"] if clock["bound_ns"] is not None]
+        for sums, facts in ((direct, of_clocks), (expected, truth)):
+            sums.append([sum(rank.totals.cause_ns[cause] for rank in facts.ranks) for cause in CAUSES])
+            sums[-1].append(sum(rank.totals.stall_ns for rank in facts.ranks))
+    seen, same, true = (np.diff(np.array(each), axis=0)[0] for each in (found, direct, expected))
+    bounds = [each / 1e3 for each in bounds_ns]
     methods = [clock["method"] for clock in after["alignment"]]
     print(
         f"  clocks  {len(bounds)} of {len(methods)} known, {methods.count('probes')} by probes, bound"
         f" {statistics.median(bounds):.0f} us ({min(bounds):.0f} .. {max(bounds):.0f})"
     )
     steps = after["ranks_steps"] - before["ranks_steps"]
-    print(f"  stall of {steps} steps by cause, in % of it: watched, on one clock, difference in percentage points")
-    names, seen, true = [*CAUSES, "all causes"], [*seen[:-1], *_sums(seen)], [*true[:-1], *_sums(true)]
-    for name, one, other in zip(names, seen[:-1], true[:-1], strict=True):
-        share, true_share = 100 * one / seen[-1], 100 * other / true[-1]
-        print(f"    {name:<13} {share:7.2f} {true_share:7.2f} {share - true_share:+7.2f}")
-    print(f"    stall         {seen[-1] / 1e9:.3f} s, {true[-1] / 1e9:.3f} s")
+    print(f"  stall of {steps} steps by cause, in % of it: watched, one ledger on the hosts' clocks, one on one clock")
+    names = [*CAUSES, "all causes"]
+    shares = [[100 * value / each[-1] for value in (*each[:-1], each[:-1].sum())] for each in (seen, same, true)]
+    for name, *row in zip(names, *shares, strict=True):
+        print(f"    {name:<13}" + "".join(f" {share:7.2f}" for share in row))
+    print("    stall        " + "".join(f" {each[-1] / 1e9:.3f} s" for each in (seen, same, true)))
     _compare_steps(after["sampled"], {step.step: step for step in ledger.history(truth.key)})
     named, one = after["straggler"] or {"rank": None, "excess_ns": 0}, truth.straggler
     print(
@@ -263,9 +275,13 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
     )
 
 
-def _sums(causes_and_stall: _Int) -> tuple[int, int]:
-    """Return the sum of the causes, and the stall."""
-    return int(causes_and_stall[:-1].sum()), int(causes_and_stall[-1])
+def _probes(run: WatchedRun, number: int, half_ns: float) -> Iterator[Probe]:
+    """Yield what a watcher that knows each clock to ``half_ns`` finds about all of them before a run of steps."""
+    at_ns = run.began_ns + round((run.ends_s(number) - run.ends_s(0)) * 1e9)
+    for host in range(run.hosts):
+        yield Probe(
+            f"boot-{host}", "watcher", run.clock(host).at(at_ns), round(at_ns - half_ns), round(at_ns + half_ns)
+        )
 
 
 def _compare_steps(sampled: list[dict[str, Any]], truth: dict[int, StepFacts]) -> None:
