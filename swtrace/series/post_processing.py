@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError
+from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError, TransportError
 from swtrace.series import plan
 from swtrace.series.agreement import (
     RunIdProposal,
@@ -36,7 +36,6 @@ from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, 
 from swtrace.series.peer_loss import describe_death, describe_loss, reason
 from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pull.pull_transport import PullTransport
-from swtrace.series.pull.share_folder import ShareFolder, folder_name
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.references import (
     held_by_others,
@@ -47,9 +46,10 @@ from swtrace.series.references import (
 )
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
-from swtrace.series.transport import RECEIVER, TransportError
+from swtrace.series.transport import RECEIVER
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.share_folder import ShareFolder, folder_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

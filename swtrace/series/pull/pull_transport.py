@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from swtrace.errors import TransportError
 from swtrace.series.circle import Circle
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.pull.copier import HELD, Copier, CopyOperation, HeldOperation
-from swtrace.series.pull.share_folder import ShareFolder
-from swtrace.series.transport import RECEIVER, TransportError
+from swtrace.series.transport import RECEIVER
 from swtrace.trace.schema import Clock
+from swtrace.trace.share_folder import ShareFolder
 
 if TYPE_CHECKING:
     import mmap
