@@ -86,10 +86,13 @@ def rank_pids(process: subprocess.Popen[str]) -> tuple[int, int]:
 NINE_STEPS = (*SMALL, "--steps", "9", "--compute-ms", "0", "--prefetch-step", "2")
 
 
+@pytest.mark.parametrize("transport", ["broadcast", "pull"])
 @pytest.mark.parametrize(("ranks", "windows"), [(2, "static"), (3, "rolling")])
-def test_every_output_is_identical(demo: RunDemo, ranks: int, windows: str) -> None:
+def test_every_output_is_identical(demo: RunDemo, transport: str, ranks: int, windows: str) -> None:
     """Each layer's output of each step on each rank is that of resident weights."""
-    result = demo(*NINE_STEPS, "--ranks", str(ranks), "--windows", windows).result
+    options = ("--ranks", str(ranks), "--windows", windows, "--transport", transport)
+    result = demo(*NINE_STEPS, *options).result
+    assert result["dials"]["transport"] == transport
     assert result["outputs_identical"]
     assert result["outputs_checked"] == ranks * 9 * 8
 
@@ -168,6 +171,49 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     assert "rank 1" in error.removeprefix("rank 1:")
     assert "rank 0 died" in error
     assert "The group ended because a rank was lost" in out
+
+
+PULL = ("--transport", "pull")
+
+
+def test_a_rank_that_pulls_waits_for_no_slower_one(demo: RunDemo) -> None:
+    """Each runs its own steps until the time is over; a straggler runs fewer."""
+    options = ("--scenario", "straggler", "--compute-ms", "1", "--late-ms", "8", "--duration", "2")
+    first, last = ranks_of(demo(*PULL, *SMALL, *options))
+    assert first["steps"] > 2 * last["steps"] > 0
+
+
+def test_with_pull_too_compute_hides_what_is_not_hidden_without(demo: RunDemo) -> None:
+    """The scenario `stalled` stalls every rank, `hidden` far less."""
+    stalled, hidden = (
+        [rank["stall_ratio"] for rank in ranks_of(demo(*PULL, *scenario, "--layers", "16", "--steps", "8"))]
+        for scenario in (("--scenario", "stalled"), ("--scenario", "hidden", *LONG_COMPUTE))
+    )
+    assert max(hidden) < min(stalled) / 2
+
+
+def test_a_killed_rank_stops_nobody_that_pulls(start_swtrace: StartSwtrace, tmp_path: Path) -> None:
+    """The other one runs all its steps with the dead rank's layers; the demo says who was lost, and nothing is left."""
+    steps = str(round(patience(1) * 100))
+    process = start_swtrace(
+        "demo",
+        "--no-daemon",
+        *PULL,
+        *SMALL,
+        "--steps",
+        steps,
+        "--compute-ms",
+        "1",
+        extra={"SWTRACE_DIR": str(tmp_path)},
+    )
+    victim, _ = rank_pids(process)
+    until(process, STEPPING)
+    os.kill(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=patience())
+    assert process.returncode == ExitCode.RANK_LOST, err
+    assert "rank 0: killed by SIGKILL" in err
+    assert "Lost rank 0. Rank 1 went on." in out
+    assert not list(tmp_path.glob("pull-*"))
 
 
 @pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.summary_process"])
@@ -278,7 +324,18 @@ def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "option", ["--ranks", "--layers", "--mib", "--compute-ms", "--prefetch-step", "--windows", "--steps", "--duration"]
+    "option",
+    [
+        "--transport",
+        "--ranks",
+        "--layers",
+        "--mib",
+        "--compute-ms",
+        "--prefetch-step",
+        "--windows",
+        "--steps",
+        "--duration",
+    ],
 )
 def test_demo_help_names_every_dial(option: str) -> None:
     """Every dial of the demo can be found without reading the code."""
