@@ -132,7 +132,7 @@ def demo(
     unshared weights.
 
     Ranks that broadcast (gloo) run the same steps, together. With `--transport pull`, each rank copies the weights from
-    its peers' shared memory and runs its own steps, and the others go on if it dies.
+    its peers' shared memory and runs its own steps. If one dies, the others go on.
 
     In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
     follows.

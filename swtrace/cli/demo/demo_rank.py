@@ -59,6 +59,8 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
         RankReport(What.FAILED, rank, text=str(error)).write()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
+        if dials.transport is Transport.PULL:
+            raise
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
         RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").write()
         return ExitCode.FAILED

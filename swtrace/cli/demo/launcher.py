@@ -19,6 +19,8 @@ from swtrace.cli.demo.demo_rank import run_rank
 from swtrace.cli.demo.report_lines import RankReport, What
 from swtrace.cli.demo.scenarios import Dials, Transport
 from swtrace.cli.exit_codes import ExitCode
+from swtrace.settings import Settings
+from swtrace.trace.share_folder import dead_folders, remove
 
 _GRACE_S = 20.0
 """Time for the other ranks to notice that a rank is lost. gloo notices a closed connection at once. Ranks that pull go
@@ -43,6 +45,10 @@ def _main() -> None:
     finally:
         for pid in ranks:
             os.kill(pid, signal.SIGKILL)
+        for pid in ranks:
+            os.waitpid(pid, 0)
+        for folder in dead_folders(Settings.from_environment().ring_directory()):
+            remove(folder)
 
 
 def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:

@@ -31,6 +31,7 @@ from tests.support.terminals import read_until
 
 SMALL = ("--layers", "8", "--mib", "0.125")
 STEPPING = r"demo\.linear: step [1-9]"
+PULL = ("--transport", "pull")
 ENDLESS = (*SMALL, "--duration", "600", "--compute-ms", "1", "--prefetch-step", "1")
 
 
@@ -173,9 +174,6 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     assert "The group ended because a rank was lost" in out
 
 
-PULL = ("--transport", "pull")
-
-
 def test_a_rank_that_pulls_waits_for_no_slower_one(demo: RunDemo) -> None:
     """Each runs its own steps until the time is over; a straggler runs fewer."""
     options = ("--scenario", "straggler", "--compute-ms", "1", "--late-ms", "8", "--duration", "2")
@@ -256,6 +254,17 @@ def test_a_run_that_is_ended_early_still_sums_up(start_swtrace: StartSwtrace, nu
     process.send_signal(number)
     out, _ = process.communicate(timeout=patience())
     assert "series demo.linear" in out
+
+
+def test_an_interrupted_demo_leaves_no_layer_in_memory(start_swtrace: StartSwtrace, tmp_path: Path) -> None:
+    """Ranks that pull keep their layers in the folder of the rings, which itself stays."""
+    process = start_swtrace("demo", "--no-daemon", *PULL, *ENDLESS, extra={"SWTRACE_DIR": str(tmp_path)})
+    until(process, STEPPING)
+    assert list(tmp_path.glob("pull-*/layer-*"))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=patience())
+    assert list(tmp_path.glob("ring-*"))
+    assert not list(tmp_path.glob("pull-*"))
 
 
 def test_a_killed_demo_leaves_no_process(start_swtrace: StartSwtrace) -> None:
