@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swtrace.series.plan import source_rank
 from tests.support.ranks import Rank, fork_server, ranks
@@ -236,7 +236,7 @@ class RankSet:
         for rank in self._started:
             rank.process.join()
 
-    def _answer(self, rank: int) -> object:
+    def _answer(self, rank: int) -> Any:
         while not self._ends[rank].poll(0.1):
             if self._started[rank].connection.poll():
                 self._started[rank].result()
@@ -265,7 +265,8 @@ def compare(work: Work, repetitions: int, folder: str) -> Iterator[str]:
     """Yield a line on each variant of a configuration."""
     with ExitStack() as stack:
         sets = {each: stack.enter_context(rank_set(replace(work, weights=each), folder)) for each in Weights}
-        variants = [(each, None) for each in Weights] + [(Weights.RESIDENT, 1), (Weights.PULL, 1)]
+        variants: list[tuple[Weights, int | None]] = [(each, None) for each in Weights]
+        variants += [(Weights.RESIDENT, 1), (Weights.PULL, 1)]
         repeated = in_turn([(sets[weights], running) for weights, running in variants], repetitions)
         for i, (weights, running) in enumerate(variants):
             resident = variants.index((Weights.RESIDENT, running))

@@ -68,13 +68,13 @@ def clean(
                 "dry_run": dry_run,
                 "removed": [{"path": str(ring.path), "bytes": ring.nbytes, "last": ring.last_s} for ring in gone],
                 "removed_share_folders": [{"path": str(each.path), "bytes": each.nbytes} for each in gone_folders],
-                "not_removed": [str(each.path) for each in (*kept, *kept_folders)],
+                "not_removed": [*(str(ring.path) for ring in kept), *(str(each.path) for each in kept_folders)],
             }
         )
     else:
         console = data()
-        for each in (*gone, *gone_folders):
-            console.print(each.path.name, soft_wrap=True, markup=False)
+        for path in (*(ring.path for ring in gone), *(each.path for each in gone_folders)):
+            console.print(path.name, soft_wrap=True, markup=False)
         removed = _described(gone, gone_folders)
         console.print(f"{'Would remove' if dry_run else 'Removed'} {removed} from {folder}", soft_wrap=True)
     if kept or kept_folders:
@@ -85,9 +85,8 @@ def clean(
 
 
 def _described(rings: Collection[DeadRing], folders: Collection[DeadFolder]) -> str:
-    kinds: list[tuple[str, Collection[DeadRing | DeadFolder]]] = [("dead ring", rings)]
+    described = f"{units.counted(len(rings), 'dead ring')} ({units.size(sum(ring.nbytes for ring in rings))})"
     if folders:
-        kinds.append(("dead share folder", folders))
-    return " and ".join(
-        f"{units.counted(len(found), kind)} ({units.size(sum(each.nbytes for each in found))})" for kind, found in kinds
-    )
+        size = units.size(sum(folder.nbytes for folder in folders))
+        described += f" and {units.counted(len(folders), 'dead share folder')} ({size})"
+    return described
