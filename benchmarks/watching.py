@@ -236,7 +236,10 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
         for each, who in ((ledger, identity(rank)), (of_hosts, run.identity(rank))):
             each.add_rank(who)
             each.set_series(RankKey(RUN, rank), (run.info(rank),))
-    fed, found, direct, expected = 0, [], [], []
+    fed = 0
+    found: list[list[int]] = []
+    direct: list[list[int]] = []
+    expected: list[list[int]] = []
     for document in (before, after):
         runs = document["ranks_steps"] // RUN_STEPS
         for number in range(fed, runs):
