@@ -493,6 +493,8 @@ class Ledger:
         counted = ranked.take(~accepted.duplicate)
         if len(counted):
             series.totals.add(counted)
+        if accepted.late.any():
+            series.totals.add_late(ranked.take(accepted.late))
         _note(ranks, ranked, accepted, series.layers)
 
     def _evict(self, series: _Series, step: int) -> None:

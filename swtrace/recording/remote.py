@@ -172,7 +172,8 @@ class DaemonStream:
             gone_s = time.monotonic() - self._lost_since_s
             since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
             return (OriginStatus(self.address, Link.LOST, f"{self.lost}{since}"),)
-        if not self.reported:
+        # A daemon that watches others has no ranks, and is not caught up, until all of these have answered.
+        if not self.reported or not (self._ranks or self._seen.caught_up):
             return (OriginStatus(self.address, Link.CONNECTING),)
         problems = list(self._seen.problems.values())[:3]
         if not self._seen.caught_up:
