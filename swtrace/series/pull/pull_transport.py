@@ -106,8 +106,8 @@ class PullTransport:
             what = "is back"
             if not lives:
                 what = (
-                    f"{'died' if died else 'has left'}; this rank goes on, because the {layers} layers that rank {rank} "
-                    f"owns stay in shared memory"
+                    f"{'died' if died else 'has left'}; this rank goes on, because the {layers} layers that rank "
+                    f"{rank} owns stay in shared memory"
                 )
             logger.log(logging.WARNING if died else logging.INFO, "swtrace: %s: rank %d %s", self._where, rank, what)
 
