@@ -154,6 +154,7 @@ class ShareFolder:
             _lock_folder(self._folder, self.path, _LEAVE_S)
             os.close(self._lock)
             self._lock = -1
+            self.remove(_lock_name(self._own))
             if not _anyone_lives(self._folder):
                 _empty(self._folder)
                 self.path.rmdir()
@@ -173,6 +174,10 @@ class ShareFolder:
 
     def _living(self) -> list[int]:
         return [rank for index, rank in enumerate(self.ranks) if self.lives(index)]
+
+    def died(self, rank: int) -> bool:
+        """Return whether a rank, by its index in the group, was a member and ended without leaving."""
+        return self.has(_lock_name(rank)) and not self.lives(rank)
 
     def lives(self, rank: int) -> bool:
         """Return whether a rank, by its index in the group, is a living member."""

@@ -109,15 +109,17 @@ class DevicePullCircle(DeviceCircle):
     def _require_owners(self) -> None:
         """Raise PeerLostError if an owner has ended."""
         folder = self._mover.folder
-        for owner, layer in self._first.items():
-            if not folder.lives(owner):
-                self._lose(
-                    layer,
-                    TransportError(
-                        f"rank {folder.ranks[owner]} has ended, and its layers were in its device's memory; restart "
-                        f"all ranks of the series"
-                    ),
-                )
+        ended = [owner for owner in self._first if not folder.lives(owner)]
+        if ended:
+            # The death of one makes others end, too.
+            owner = next(filter(folder.died, ended), ended[0])
+            self._lose(
+                self._first[owner],
+                TransportError(
+                    f"rank {folder.ranks[owner]} has ended, and its layers were in its device's memory; restart all "
+                    f"ranks of the series"
+                ),
+            )
 
     def close(self) -> None:
         """End the series; from now on owners may end."""

@@ -97,19 +97,19 @@ class PullTransport:
 
     def _look_after_owners(self) -> None:
         """Log which owners are gone, or are back; their layers stay where they are."""
-        for rank, layers in self._owned.items():
-            lives = self._folder.lives(rank)
-            if lives == (rank in self._gone):
-                self._gone ^= {rank}
-                logger.warning(
-                    "swtrace: %s: rank %d %s",
-                    self._where,
-                    self._folder.ranks[rank],
-                    "is back"
-                    if lives
-                    else f"is gone; this rank goes on, because the {layers} layers that rank "
-                    f"{self._folder.ranks[rank]} owns stay in shared memory",
+        for index, layers in self._owned.items():
+            lives = self._folder.lives(index)
+            if lives != (index in self._gone):
+                continue
+            self._gone ^= {index}
+            rank, died = self._folder.ranks[index], self._folder.died(index)
+            what = "is back"
+            if not lives:
+                what = (
+                    f"{'died' if died else 'has left'}; this rank goes on, because the {layers} layers that rank "
+                    f"{rank} owns stay in shared memory"
                 )
+            logger.log(logging.WARNING if died else logging.INFO, "swtrace: %s: rank %d %s", self._where, rank, what)
 
     def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
         """Return a journal that writes to the ring at once."""

@@ -84,16 +84,17 @@ def test_owners_that_go_and_come_back_are_logged_once_each(tmp_path: Path, caplo
     reader._where, reader._owned[0] = "series 's', rank 1", 3
     with caplog.at_level(logging.INFO):
         reader._look_after_owners()
-        owner.close()
+        owner._folder._close_descriptors()  # as if it had been killed
         reader._look_after_owners()
         reader._look_after_owners()
         owner = end(tmp_path, 0)
         reader._look_after_owners()
-    gone, back = caplog.messages
-    assert gone == (
-        "swtrace: series 's', rank 1: rank 0 is gone; this rank goes on, because the 3 layers that rank 0 owns stay in "
-        "shared memory"
-    )
-    assert back == "swtrace: series 's', rank 1: rank 0 is back"
-    owner.close()
+        owner.close()
+        reader._look_after_owners()
+    stays = "this rank goes on, because the 3 layers that rank 0 owns stay in shared memory"
+    assert [(record.levelname, record.getMessage().partition("rank 1: ")[2]) for record in caplog.records] == [
+        ("WARNING", f"rank 0 died; {stays}"),
+        ("INFO", "rank 0 is back"),
+        ("INFO", f"rank 0 has left; {stays}"),
+    ]
     reader.close()
