@@ -113,12 +113,12 @@ class Settings:
         count, number = VARIABLES["replicas"], VARIABLES["replica"]
         if self.replica is not None and self.replica >= self.replicas:
             raise SettingsError.of(number, self.replica, f"below {count}, which is {self.replicas}")
-        if self.replicas > 1 and self.replica is None:
-            raise SettingsError(f"{count} is {self.replicas}: set {number} to a number from 0 to {self.replicas - 1}, another on each")
-        if self.replicas > 1 and not self.run_id:
-            raise SettingsError(
-                f"{count} is {self.replicas}: set {VARIABLES['run_id']} to one value on all of them, by which they find each other"
-            )
+        if self.replicas == 1:
+            return
+        if self.replica is None:
+            raise SettingsError(f"{count} is {self.replicas}: number them with {number}, from 0 to {self.replicas - 1}")
+        if not self.run_id:
+            raise SettingsError(f"{count} is {self.replicas}: give them one {VARIABLES['run_id']}, to find each other")
 
     def ring_directory(self) -> Path:
         """Return the folder of rings: the one that was set, else this user's on tmpfs.
@@ -342,7 +342,10 @@ _SETTINGS = (
         "replicas", "SWTRACE_REPLICAS", _whole_number(1, _MAX_REPLICAS), f"a whole number from 1 to {_MAX_REPLICAS}"
     ),
     _Setting(
-        "replica", "SWTRACE_REPLICA", _whole_number(0, _MAX_REPLICAS - 1), f"a whole number from 0 to {_MAX_REPLICAS - 1}"
+        "replica",
+        "SWTRACE_REPLICA",
+        _whole_number(0, _MAX_REPLICAS - 1),
+        f"a whole number from 0 to {_MAX_REPLICAS - 1}",
     ),
     _Setting(
         "ring_records",

@@ -5,6 +5,9 @@ parallel reduction on CPU waits forever once a peer is gone, until vLLM kills th
 nothing. So a thread checks once a second whether the peers still hold the locks of their rings. This takes two
 system calls per peer, on descriptors opened once, and shares no lock with the forward.
 
+Replicas that pull do not need each other: after a death the others go on, and the log says so. It also says when the
+dead rank is back.
+
 Peers on other hosts have no ring here. Their loss shows only when a broadcast fails.
 """
 
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.errors import RingFormatError
 from swtrace.series.operations import arrived, numbered
+from swtrace.series.pull.pull_transport import NAME as PULL
 from swtrace.trace import schema
 from swtrace.trace.directory import opened, ring_paths
 from swtrace.trace.header import decode_header, writer_lives
@@ -54,6 +58,8 @@ class PeerMonitor:
         self._searches = SEARCHES
         self._rings: dict[int, int] = {}
         """Descriptors by rank."""
+        self._died: set[int] = set()
+        """Dead ranks that may come back."""
 
     def watched(self) -> dict[int, str]:
         """Return the watched peers, each with its open ring file. A removed file ends in `` (deleted)``."""
@@ -64,11 +70,13 @@ class PeerMonitor:
         return files
 
     def watch(self) -> None:
-        """Check the peers until all of them are gone, or all series are closed."""
+        """Check the peers until all of them are gone for good, or all series are closed."""
         try:
-            while not all(one.closed for one in self._series.values()) and (self._rings or self._searches):
-                if self._missing and self._searches:
-                    self._searches -= 1
+            while not all(one.closed for one in self._series.values()) and (
+                self._rings or self._searches or self._died
+            ):
+                if self._missing and (self._searches or self._died):
+                    self._searches = max(self._searches - 1, 0)
                     self._search()
                 for rank, descriptor in tuple(self._rings.items()):
                     if not writer_lives(descriptor):
@@ -77,7 +85,7 @@ class PeerMonitor:
                             self._missing.add(rank)
                             self._searches += 1
                         else:
-                            self._log_death(rank)
+                            self._note_death(rank)
                         os.close(self._rings.pop(rank))
                 time.sleep(PERIOD_S)
         finally:
@@ -94,10 +102,24 @@ class PeerMonitor:
                 if identity.run_id == self._run_id and identity.rank in self._missing and writer_lives(descriptor):
                     self._rings[identity.rank] = os.dup(descriptor)
                     self._missing.discard(identity.rank)
+                    if identity.rank in self._died:
+                        self._died.discard(identity.rank)
+                        logger.warning("swtrace: rank %d: rank %d is back", self._rank, identity.rank)
 
-    def _log_death(self, rank: int) -> None:
+    def _note_death(self, rank: int) -> None:
         for number, series in self._series.items():
-            if rank in series.info.group_ranks:
+            if rank not in series.info.group_ranks:
+                continue
+            if series.info.transport == PULL:
+                self._died.add(rank)
+                self._missing.add(rank)
+                logger.warning(
+                    "swtrace: series %r, rank %d: rank %d died; its layers stay in memory, and this rank goes on",
+                    series.name,
+                    self._rank,
+                    rank,
+                )
+            else:
                 logger.error(
                     "swtrace: series %r, rank %d, layer %d: rank %d died; its broadcasts will not arrive, and "
                     "collectives of vLLM that include it cannot complete",

@@ -64,5 +64,5 @@ def own_replica(settings: Settings, vllm_config: Any) -> Replica:
 
 
 def run_id_of_replicas(vllm_config: Any) -> str:
-    """Return a run id for the replicas of one server, which are separate torch worlds; empty if there is one replica."""
+    """Return a run id for the replicas of one server, which are separate torch worlds; empty if it makes only one."""
     return f"vllm-{vllm_config.instance_id}" if REPLICAS_KEY in vllm_config.additional_config else ""

@@ -109,9 +109,7 @@ def _agree_with_replicas(mine: Decisions, settings: Settings, vllm_config: Any) 
             return mine
         raise DisagreementError(f"rank {own}: the replicas could not agree on what to share: {error}") from error
     answers: dict[int, _Answer] = dict(zip(ranks, said, strict=True))
-    return {
-        path: _joint(path, decision, answers) if _pulls(decision) else decision for path, decision in mine.items()
-    }
+    return {path: _joint(path, decision, answers) if _pulls(decision) else decision for path, decision in mine.items()}
 
 
 def _pulls(decision: Choice | Refused) -> bool:
