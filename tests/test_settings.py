@@ -84,6 +84,7 @@ def test_shape_is_always_stated_in_full() -> None:
         "prefetch_step": 1,
         "group": "auto",
         "windows": "auto",
+        "transport": "auto",
         "check": False,
     }
 

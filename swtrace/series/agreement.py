@@ -34,6 +34,8 @@ class SeriesDescription:
     missing_layers: tuple[int, ...]
     tensors: str
     """The payload's layout as text: names, dtypes, shapes and strides."""
+    loaded: tuple[str, ...]
+    """By position, the digest of what was loaded into the layer; empty texts where that is unknown."""
     problem: str
     """Why this rank's layers cannot be in a series; empty if they can."""
 
@@ -64,6 +66,10 @@ def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: R
         raise RegistrationError(problem)
     for field in fields(SeriesDescription):
         values = [getattr(description, field.name) for description in descriptions]
+        if field.name == "loaded":
+            what = "the weights that they loaded, so their checkpoints differ"
+            require_equal_layers(where, mine.group_ranks, mine.start_layer, what, values)
+            continue
         require_equal(where, mine.group_ranks, field.name.replace("_", " "), values)
     if mine.missing_layers:
         raise RegistrationError(f"{where}: {never_registered(mine.missing_layers)}")
@@ -109,6 +115,14 @@ def require_equal(where: str, ranks: Sequence[int], what: str, values: Sequence[
             f"{listed('rank', who)} {'have' if len(who) > 1 else 'has'} {value}" for value, who in holders.items()
         )
         raise DisagreementError(f"{where}: the ranks disagree on {what}: {sides}")
+
+
+def require_equal_layers(
+    where: str, ranks: Sequence[int], start_layer: int, what: str, digests: Sequence[Sequence[str]]
+) -> None:
+    """Raise DisagreementError unless all ranks, in group order, have the same digest of every layer."""
+    for layer_idx, of_layer in enumerate(zip(*digests, strict=True), start_layer):
+        require_equal(f"{where}, layer {layer_idx}", ranks, what, of_layer)
 
 
 def never_registered(layers: Sequence[int]) -> str:

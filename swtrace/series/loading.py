@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from swtrace.series.fingerprint import LoadedBytes
 from swtrace.series.interception import Interception
 from swtrace.series.payload import PayloadLayout, new_buffer, own_tensors, payload_tensors, version_of
 from swtrace.series.references import held_by_others
@@ -52,6 +53,7 @@ class PendingLayer:
         *,
         owned: bool,
         on_request: Callable[[], None],
+        fingerprinted: bool = False,
     ) -> None:
         """Prepare the layer: free it unless this rank owns it, and defer its post-processing.
 
@@ -61,10 +63,14 @@ class PendingLayer:
             landing: the memory that it uses if this rank is not its source.
             owned: whether this rank is the layer's source.
             on_request: called when the model's loader requests the layer's post-processing, which is deferred.
+            fingerprinted: whether to note what is loaded, on all ranks.
         """
         self._layer = layer
         self._owned = owned
-        self._loaders: dict[str, Any] = {}
+        self._loaders: dict[str, tuple[Any, Any]] = {}
+        """By parameter, its loader before registration and the one since."""
+        self._loaded = LoadedBytes() if fingerprinted else None
+        self._state_hook: Any = None
         self.layout = layout
         """The tensors' layout at registration, or as loaded once post-processing has begun."""
         self.other_memory: list[torch.UntypedStorage] = []
@@ -73,6 +79,8 @@ class PendingLayer:
             tensors = payload_tensors(layer)
             self.other_memory = held_by_others(tensors.values())
             self._free(tensors, landing)
+        if self._loaded is not None:
+            self._note_loads(self._loaded)
         self._versions = self._written()
         self._restore, self._process = self._defer_processing(on_request)
 
@@ -80,11 +88,35 @@ class PendingLayer:
         device = next(iter(tensors.values())).device
         for (name, tensor), view in zip(tensors.items(), landing.views(self.layout, device), strict=True):
             tensor.data = view
-            self._loaders[name] = getattr(tensor, "weight_loader", _ABSENT)
-            if isinstance(tensor, nn.Parameter):
-                parameter: Any = tensor
-                parameter.weight_loader = _load_nothing
+            self._replace_loader(name, tensor, _load_nothing)
         return_freed()
+
+    def _replace_loader(self, name: str, tensor: Any, loader: Any) -> None:
+        if isinstance(tensor, nn.Parameter):
+            before, _ = self._loaders.get(name, (getattr(tensor, "weight_loader", _ABSENT), None))
+            self._loaders[name] = before, loader
+            tensor.weight_loader = loader
+
+    def _note_loads(self, loaded: LoadedBytes) -> None:
+        """Note everything that is loaded from now on."""
+        for name, tensor in payload_tensors(self._layer).items():
+            loader = getattr(tensor, "weight_loader", _copy_whole)
+
+            def noting(
+                parameter: Any, value: Any, *how: Any, loader: Any = loader, name: str = name, **options: Any
+            ) -> Any:
+                loaded.add(name, value, *how, *sorted(options.items()))
+                return loader(parameter, value, *how, **options)
+
+            self._replace_loader(name, tensor, noting)
+        self._state_hook = self._layer.register_load_state_dict_pre_hook(
+            lambda _, state, prefix, *_rest: loaded.add_state(state, prefix, payload_tensors(self._layer))
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of what was loaded; empty if that is unknown."""
+        return str(self._loaded or "")
 
     def _defer_processing(self, on_request: Callable[[], None]) -> tuple[Callable[[], None], Callable[[], None]]:
         """Replace the layer's post-processing; return how to restore it, and how to run it."""
@@ -142,10 +174,12 @@ class PendingLayer:
     def finish(self) -> None:
         """Undo every replacement."""
         self._restore()
+        if self._state_hook is not None:
+            self._state_hook.remove()
         parameters: dict[str, Any] = dict(self._layer.named_parameters())
-        for name, loader in self._loaders.items():
+        for name, (loader, replacement) in self._loaders.items():
             parameter = parameters.get(name)
-            if parameter is None or getattr(parameter, "weight_loader", None) is not _load_nothing:
+            if parameter is None or getattr(parameter, "weight_loader", None) is not replacement:
                 continue
             if loader is _ABSENT:
                 del parameter.weight_loader
@@ -155,6 +189,17 @@ class PendingLayer:
 
 def _load_nothing(*_args: Any, **_kwargs: Any) -> None:
     """Replace a parameter's ``weight_loader`` on ranks that do not own the layer."""
+
+
+def _copy_whole(parameter: Any, value: torch.Tensor) -> None:
+    """Load a parameter that has no loader.
+
+    Raises:
+        ValueError: the value has another shape.
+    """
+    if value.shape != parameter.shape:
+        raise ValueError(f"a value of shape {tuple(value.shape)} for a parameter of shape {tuple(parameter.shape)}")
+    parameter.data.copy_(value)
 
 
 def return_freed() -> None:

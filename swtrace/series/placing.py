@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swtrace.errors import RegistrationError
+from swtrace.series.fingerprint import digest
 from swtrace.series.layer import Window, WindowPool
 from swtrace.series.ownership import tag_of
 from swtrace.series.payload import PayloadLayout, move_into, new_buffer, own_tensors, packed, payload_tensors
@@ -50,6 +51,8 @@ class Placement:
     """By window index, the layer whose bytes the window holds; other windows hold nothing yet."""
     moved: frozenset[int]
     """Positions that were processed in different memory than where they are now."""
+    digests: tuple[str, ...]
+    """By position, the digest of the layer's payload; empty texts if they were not requested."""
 
 
 class Placing:
@@ -65,6 +68,8 @@ class Placing:
         store: Callable[[SeriesLayer, Tensor], Tensor],
         proof: Proof | None,
         joint: Callable[[str], str],
+        *,
+        fingerprinted: bool,
     ) -> None:
         """Prepare; all sequences are by position.
 
@@ -77,6 +82,7 @@ class Placing:
             store: returns the memory that holds an owned layer's payload from now on.
             proof: tries each layer as soon as it is processed.
             joint: returns the first refusal in rank order; collective.
+            fingerprinted: whether to compute the digests of all layers.
         """
         self._where = where
         self._layers = layers
@@ -86,6 +92,8 @@ class Placing:
         self._store = store
         self._proof = proof
         self._joint = joint
+        self._fingerprinted = fingerprinted
+        self._digests: dict[int, str] = {}
         self._moved: set[int] = set()
         self._untouched: set[int] = set()
         """Positions that are still where their post-processing left them."""
@@ -123,7 +131,8 @@ class Placing:
             layer.reach_position = (layer.position - prefetch_step) % count
             if layer.window is not None:
                 layer.window.occupant = layer
-        return Placement(layout, windows, self._holders, frozenset(self._moved))
+        digests = tuple(self._digests.get(position, "") for position in range(count))
+        return Placement(layout, windows, self._holders, frozenset(self._moved), digests)
 
     def _place(self, position: int) -> None:
         if position in self._untouched:
@@ -210,6 +219,7 @@ class Placing:
         """Make a processed layer's tensors the payload that this rank keeps and sends, with its tag."""
         layout = self._layout_now()
         payload = self._packed(layer, layout, tensors)
+        self._note(layer, payload)
         layer.buffer = self._store(layer, payload)
         if layer.buffer is not payload:
             self._point(layer, layout.views(layer.buffer))
@@ -253,8 +263,13 @@ class Placing:
         move_into(layer.window.views, tensors)
         if layer.window.tag is not None:
             layer.window.tag.fill_(tag_of(layer.layer_idx))
+        self._note(layer, layer.window.buffer)
         self._holders[layer.window.index] = layer
         layer.tensors = tuple(tensors.values())
+
+    def _note(self, layer: SeriesLayer, payload: Tensor) -> None:
+        if self._fingerprinted:
+            self._digests[layer.position] = digest(payload)
 
     def replicate(self) -> None:
         """Give every rank every layer whole; collective."""

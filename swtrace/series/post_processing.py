@@ -22,6 +22,7 @@ from swtrace.series.agreement import (
     TracingOutcome,
     agree,
     require_equal,
+    require_equal_layers,
     settle_tracing,
 )
 from swtrace.series.circle import Circle
@@ -46,7 +47,7 @@ from swtrace.series.references import (
 )
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
-from swtrace.series.transport import TransportError
+from swtrace.series.transport import RECEIVER, TransportError
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from swtrace.series.constants import SeriesConstants
+    from swtrace.series.group import Group
     from swtrace.series.loading import PendingLayer
     from swtrace.series.proof import Proof
     from swtrace.series.transport import Transport
@@ -76,6 +78,11 @@ class RunningSeries:
     """Returns which peers died, given a layer and an error of a collective that is not the series' own."""
 
 
+def pulls(group: Group, settings: Settings) -> bool:
+    """Return whether a group's ranks pull: if the settings say so, or if they share no torch world."""
+    return settings.transport == "pull" or (settings.transport == "auto" and group.device_group is None)
+
+
 def new_transport(
     constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
 ) -> Transport:
@@ -93,7 +100,7 @@ def new_transport(
         PeerLostError: ranks are missing, or cannot be connected to.
         RegistrationError: the ranks cannot pull.
     """
-    if settings.transport == "pull" or (settings.transport == "auto" and constants.group.device_group is None):
+    if pulls(constants.group, settings):
         return _pull(constants, modules, proposal, settings)
     description, timeout_s = f"swtrace:{constants.name}", settings.timeout_s
     try:
@@ -209,7 +216,15 @@ class PostProcessing:
         pool = WindowPool(constants.windows, constants.num_layers, constants.prefetch_step, owned)
         pending = [self._pending[layer.layer_idx] for layer in layers]
         placing = Placing(
-            constants.where, layers, pending, pool, self._broadcast, self._store, self._proof, self._joint
+            constants.where,
+            layers,
+            pending,
+            pool,
+            self._broadcast,
+            self._store,
+            self._proof,
+            self._joint,
+            fingerprinted=transport.rendezvous == RECEIVER,
         )
         try:
             placement, refusal = self._place(placing, layers)
@@ -276,6 +291,7 @@ class PostProcessing:
             group_ranks=constants.ranks,
             missing_layers=constants.missing(self._modules),
             tensors=str(next(iter(self._pending.values())).layout) if self._pending else "none",
+            loaded=tuple(self._pending[layer_idx].fingerprint for layer_idx in sorted(self._pending)),
             problem=problem,
         )
         try:
@@ -373,16 +389,22 @@ class PostProcessing:
                 if proof is None
                 else proof.refute_placed(layers, placement.holders, placement.moved)
             )
-            layout = str(placement.layout)
+            layout, digests = str(placement.layout), placement.digests
         except Unshareable as unshareable:
             refusal = layout = str(unshareable)
+            digests = ()
         except RegistrationError as error:
-            self._gather((str(error), ""))
+            self._gather((str(error), (), ""))
             raise
-        answers: Any = self._gather((layout, refusal))
-        layouts = [layout for layout, _ in answers]
-        require_equal(self._constants.where, self._constants.ranks, "tensors after post-processing", layouts)
-        refusal = next((refusal for _, refusal in answers if refusal), "")
+        answers: Any = self._gather((layout, digests, refusal))
+        constants = self._constants
+        layouts = [layout for layout, _, _ in answers]
+        require_equal(constants.where, constants.ranks, "tensors after post-processing", layouts)
+        refusal = next((refusal for _, _, refusal in answers if refusal), "")
+        if not refusal:
+            all_digests = [digests for _, digests, _ in answers]
+            what = "the weights after post-processing, which must give the same on every rank"
+            require_equal_layers(constants.where, constants.ranks, constants.start_layer, what, all_digests)
         return (None, refusal) if refusal else (placement, "")
 
     def _open_ring(self, run_id: str, info: SeriesInfo) -> tuple[Recorder | None, TracingOutcome]:

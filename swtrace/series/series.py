@@ -22,7 +22,7 @@ from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
-from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, run_id_proposal
+from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
@@ -145,6 +145,8 @@ class Series:
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
+        self._loads_alone = transport is None and pulls(group, settings)
+        """Whether each rank may have a checkpoint of its own."""
         # A recorder that exists already was made for this series; otherwise the settings decide.
         self._recorder_source = recorder if settings.trace or not callable(recorder) else None
         self._tracing = TracingOutcome(
@@ -233,6 +235,7 @@ class Series:
             self._landing,
             owned=self._constants.owns(layer_idx),
             on_request=lambda: self._request_processing(layer_idx),
+            fingerprinted=self._loads_alone,
         )
         self._modules[layer_idx] = layer
         if self._hooks is not None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.schema import Clock, Observed
 
+RECEIVER = "receiver"
+"""The rendezvous of an operation that needs no other rank; its ranks may start, and load, on their own."""
+
 OnReady = Callable[[int], None]
 """Called once with the ready instant, from any thread, as soon as the transport observes it."""
 
@@ -63,7 +66,7 @@ class Transport(Protocol):
     name: str
     """``gloo``, ``ideal``, ..."""
     rendezvous: str
-    """From when an operation can move: ``source``, ``tree`` or ``group`` (see ``SeriesInfo``)."""
+    """From when an operation can move: ``source``, ``tree``, ``group`` or ``receiver`` (see ``SeriesInfo``)."""
     queue: str
     """What a delivery queues behind: ``serial`` or ``receiver`` (see ``SeriesInfo``)."""
     clock: Clock

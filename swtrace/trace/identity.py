@@ -120,7 +120,8 @@ class SeriesInfo:
     """``gloo``, ``nccl``, ``ideal``, ..."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
-    (these and the ranks on the way: gloo) or ``group`` (all ranks, in collectives that need everyone)."""
+    (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
+    (only the receiver, which copies)."""
     clock: str
     """``host``, ``virtual`` or ``device``."""
     layer_bytes: int

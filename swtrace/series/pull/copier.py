@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING
 from swtrace.trace.schema import Observed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from swtrace.series.transport import OnReady
+
+
+CHECK_NS = 1_000_000_000
+"""How often to look after the owners, while there is something to copy."""
 
 
 class CopyOperation:
@@ -73,8 +79,14 @@ HELD = HeldOperation()
 class Copier:
     """Copies in the order in which it is asked to."""
 
-    def __init__(self, name: str) -> None:
-        """Start the thread, which ends with :meth:`close`, or with the process."""
+    def __init__(self, name: str, check: Callable[[], None]) -> None:
+        """Start the thread, which ends with :meth:`close`, or with the process.
+
+        Args:
+            name: of the thread.
+            check: called by the thread beside the copies, at most every :data:`CHECK_NS`.
+        """
+        self._check = check
         self._queue: SimpleQueue[CopyOperation | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -91,8 +103,12 @@ class Copier:
         self._thread.join()
 
     def _run(self) -> None:
-        move, now = ctypes.memmove, time.monotonic_ns
+        move, now, due_ns = ctypes.memmove, time.monotonic_ns, 0
         while (operation := self._queue.get()) is not None:
             move(operation.buffer.data_ptr(), operation.origin.data_ptr(), operation.origin.nbytes)
-            operation.finish(now())
+            ready_ns = now()
+            operation.finish(ready_ns)
             del operation  # or its window's memory would live until the next copy
+            if ready_ns > due_ns:
+                due_ns = ready_ns + CHECK_NS
+                self._check()

@@ -11,6 +11,7 @@ refused, because it cannot repeat the processing.
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 import warnings
 from collections import Counter
@@ -22,7 +23,7 @@ from swtrace.series.circle import Circle
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.pull.copier import HELD, Copier, CopyOperation, HeldOperation
 from swtrace.series.pull.share_folder import ShareFolder
-from swtrace.series.transport import TransportError
+from swtrace.series.transport import RECEIVER, TransportError
 from swtrace.trace.schema import Clock
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from swtrace.trace.identity import SeriesInfo
     from swtrace.trace.recorder import SeriesRecorder
 
+logger = logging.getLogger(__name__)
+
 NAME = "pull"
 
 
@@ -43,7 +46,7 @@ class PullTransport:
     """One rank's end of a pull series whose layers are in host memory."""
 
     name = NAME
-    rendezvous = "receiver"
+    rendezvous = RECEIVER
     queue = "receiver"
     clock = Clock.HOST
     device = None
@@ -67,6 +70,10 @@ class PullTransport:
         self._origins: dict[int, Tensor] = {}
         """By position, the owner's bytes."""
         self._copier: Copier | None = None
+        self._where = ""
+        self._owned: Counter[int] = Counter()
+        """How many layers each rank owns, by its index in the group."""
+        self._gone: set[int] = set()
         self.gather = folder.exchange
 
     def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
@@ -81,7 +88,8 @@ class PullTransport:
         if layer.source == self._own:
             self._publish(name, buffer)
             return
-        if not before and not folder.has(name) and folder.has(_stored(layer)):
+        # In this order, because an owner publishes what it loaded before what it stores.
+        if not before and folder.has(_stored(layer)) and not folder.has(name):
             raise TransportError(
                 "this rank starts while others already run, but its layers cannot be processed again, because "
                 "processing changed them: restart all replicas"
@@ -127,8 +135,26 @@ class PullTransport:
             raw = f"raw-{layer.position}-{self._broadcasts[layer.position] - 1}"
             if layer.owned and not self._same(raw, layer.buffer):  # type: ignore[arg-type]
                 self._folder.remove(raw)
-        self._copier = Copier(f"swtrace-copier {where}")
+        self._where = where
+        self._owned = Counter(layer.source for layer in layers)
+        self._copier = Copier(f"swtrace-copier {where}", self._look_after_owners)
         return Circle(where, layers, *arguments, **options)
+
+    def _look_after_owners(self) -> None:
+        """Log which owners are gone, or are back; their layers stay where they are."""
+        for rank, layers in self._owned.items():
+            lives = self._folder.lives(rank)
+            if lives == (rank in self._gone):
+                self._gone ^= {rank}
+                logger.warning(
+                    "swtrace: %s: rank %d %s",
+                    self._where,
+                    self._folder.ranks[rank],
+                    "is back"
+                    if lives
+                    else f"is gone; this rank goes on, because the {layers} layers that rank "
+                    f"{self._folder.ranks[rank]} owns stay in shared memory",
+                )
 
     def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
         """Return a journal that writes to the ring at once."""

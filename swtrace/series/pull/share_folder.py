@@ -70,7 +70,7 @@ class ShareFolder:
             timeout_s: how long to wait for another rank; ``SWTRACE_TIMEOUT``.
         """
         self.path = path
-        self._ranks = tuple(ranks)
+        self.ranks = tuple(ranks)
         self._own = own
         self._timeout_s = timeout_s
         self._folder = -1
@@ -120,7 +120,7 @@ class ShareFolder:
                     holder = os.pread(lock, 32, 0).decode(errors="replace") or "unknown"
                     os.close(lock)
                     raise TransportError(
-                        f"rank {self._ranks[self._own]} of this run lives already (pid {holder}): give each replica "
+                        f"rank {self.ranks[self._own]} of this run lives already (pid {holder}): give each replica "
                         f"its own number, or each deployment its own SWTRACE_RUN_ID"
                     ) from None
                 time.sleep(_LONGEST_POLL_S)
@@ -172,8 +172,8 @@ class ShareFolder:
         self._said += 1
         content = pickle.dumps(item)
         self._write(f"said-{number}-{self._own}", len(content), lambda mapping: mapping.write(content))
-        names = [f"said-{number}-{rank}" for rank in range(len(self._ranks))]
-        self.await_files(names, range(len(self._ranks)))
+        names = [f"said-{number}-{rank}" for rank in range(len(self.ranks))]
+        self.await_files(names, range(len(self.ranks)))
         return [pickle.loads(self._read(name)) for name in names]  # noqa: S301 (written by this user's ranks)
 
     def await_files(self, names: Sequence[str], owners: Sequence[int]) -> None:
@@ -194,15 +194,15 @@ class ShareFolder:
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
     def _describe_missing(self, missing: Sequence[int]) -> str:
-        silent = [self._ranks[rank] for rank in missing if self.lives(rank)]
-        absent = [self._ranks[rank] for rank in missing if not self.lives(rank)]
+        silent = [self.ranks[rank] for rank in missing if self.lives(rank)]
+        absent = [self.ranks[rank] for rank in missing if not self.lives(rank)]
         said = []
         if absent:
             said.append(f"{listed('rank', absent)} did not start, or died")
         if silent:
             said.append(f"{listed('rank', silent)} did not get as far as this rank")
         return (
-            f"{' and '.join(said)} within {self._timeout_s:g} s (SWTRACE_TIMEOUT); all replicas need the same "
+            f"{', and '.join(said)} within {self._timeout_s:g} s (SWTRACE_TIMEOUT); all replicas need the same "
             f"SWTRACE_DIR and SWTRACE_RUN_ID"
         )
 
@@ -287,7 +287,7 @@ class ShareFolder:
         try:
             descriptor = os.open(name, flags | _CAREFULLY, _MODE, dir_fd=self._folder)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a symbolic link, a socket, a folder
                 raise TransportError(f"{self.path / name} is not a regular file: remove it") from None
             raise
         try:
