@@ -5,10 +5,8 @@ parallel reduction on CPU waits forever once a peer is gone, until vLLM kills th
 nothing. So a thread checks once a second whether the peers still hold the locks of their rings. This takes two
 system calls per peer, on descriptors opened once, and shares no lock with the forward.
 
-Replicas that pull do not need each other: after a death the others go on, and the log says so. It also says when the
-dead rank is back.
-
-Peers on other hosts have no ring here. Their loss shows only when a broadcast fails.
+Peers on other hosts have no ring here. Their loss shows only when a broadcast fails. Ranks that pull do not depend on
+each other: the series itself says who is gone, and goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.errors import RingFormatError
 from swtrace.series.operations import arrived, numbered
-from swtrace.series.pull.pull_transport import NAME as PULL
+from swtrace.series.transport import RECEIVER
 from swtrace.trace import schema
 from swtrace.trace.directory import opened, ring_paths
 from swtrace.trace.header import decode_header, writer_lives
@@ -50,7 +48,9 @@ class PeerMonitor:
     """Checks, in one thread, the locks of the rings of this process's peers."""
 
     def __init__(self, numbered_series: tuple[Series, ...], recorder: Recorder) -> None:
-        self._series = {one.number: one for one in numbered_series if one.post_processed}
+        self._series = {
+            one.number: one for one in numbered_series if one.post_processed and one.info.rendezvous != RECEIVER
+        }
         self._directory = recorder.path.parent
         self._run_id = recorder.identity.run_id
         self._rank = recorder.identity.rank
@@ -58,8 +58,6 @@ class PeerMonitor:
         self._searches = SEARCHES
         self._rings: dict[int, int] = {}
         """Descriptors by rank."""
-        self._died: set[int] = set()
-        """Dead ranks that may come back."""
 
     def watched(self) -> dict[int, str]:
         """Return the watched peers, each with its open ring file. A removed file ends in `` (deleted)``."""
@@ -70,13 +68,11 @@ class PeerMonitor:
         return files
 
     def watch(self) -> None:
-        """Check the peers until all of them are gone for good, or all series are closed."""
+        """Check the peers until all of them are gone, or all series are closed."""
         try:
-            while not all(one.closed for one in self._series.values()) and (
-                self._rings or self._searches or self._died
-            ):
-                if self._missing and (self._searches or self._died):
-                    self._searches = max(self._searches - 1, 0)
+            while not all(one.closed for one in self._series.values()) and (self._rings or self._searches):
+                if self._missing and self._searches:
+                    self._searches -= 1
                     self._search()
                 for rank, descriptor in tuple(self._rings.items()):
                     if not writer_lives(descriptor):
@@ -85,7 +81,7 @@ class PeerMonitor:
                             self._missing.add(rank)
                             self._searches += 1
                         else:
-                            self._note_death(rank)
+                            self._log_death(rank)
                         os.close(self._rings.pop(rank))
                 time.sleep(PERIOD_S)
         finally:
@@ -102,24 +98,10 @@ class PeerMonitor:
                 if identity.run_id == self._run_id and identity.rank in self._missing and writer_lives(descriptor):
                     self._rings[identity.rank] = os.dup(descriptor)
                     self._missing.discard(identity.rank)
-                    if identity.rank in self._died:
-                        self._died.discard(identity.rank)
-                        logger.warning("swtrace: rank %d: rank %d is back", self._rank, identity.rank)
 
-    def _note_death(self, rank: int) -> None:
+    def _log_death(self, rank: int) -> None:
         for number, series in self._series.items():
-            if rank not in series.info.group_ranks:
-                continue
-            if series.info.transport == PULL:
-                self._died.add(rank)
-                self._missing.add(rank)
-                logger.warning(
-                    "swtrace: series %r, rank %d: rank %d died; its layers stay in memory, and this rank goes on",
-                    series.name,
-                    self._rank,
-                    rank,
-                )
-            else:
+            if rank in series.info.group_ranks:
                 logger.error(
                     "swtrace: series %r, rank %d, layer %d: rank %d died; its broadcasts will not arrive, and "
                     "collectives of vLLM that include it cannot complete",
