@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,11 +84,17 @@ class Engines:
         self._pool = pool
         self._started: list[Engine] = []
 
-    def start(self, model: Path, environment: dict[str, str], plain_linears: tuple[str, ...] = ()) -> Engine:
+    def start(
+        self,
+        model: Path,
+        environment: dict[str, str],
+        plain_linears: tuple[str, ...] = (),
+        prompts: Sequence[Sequence[int]] = PROMPTS,
+    ) -> Engine:
         """Start an engine."""
         here = self._folder / str(len(self._started))
         here.mkdir(parents=True)
-        work = (model, here, plain_linears)
+        work = (model, here, plain_linears, prompts)
         environment = {"VLLM_HOST_IP": "127.0.0.1", **environment}
         engine = Engine(here, self._pool.submit(fork_ranks, _answer, work, here, environment=environment))
         self._started.append(engine)
@@ -100,7 +106,9 @@ class Engines:
             (engine.folder / "stop").touch()
 
 
-def _answer(model: Path, folder: Path, plain_linears: tuple[str, ...]) -> set[Answers]:
+def _answer(
+    model: Path, folder: Path, plain_linears: tuple[str, ...], prompts: Sequence[Sequence[int]]
+) -> set[Answers]:
     from vllm import LLM, SamplingParams
 
     from swtrace.cli.vllm_ranks import _keep_plain
@@ -126,7 +134,7 @@ def _answer(model: Path, folder: Path, plain_linears: tuple[str, ...]) -> set[An
     (folder / "pid").write_text(str(os.getpid()))
     answers, rounds = set(), 0
     while not rounds or not (folder / "stop").exists():
-        outputs = [llm.generate([{"prompt_token_ids": [*prompt]}], sampling, use_tqdm=False)[0] for prompt in PROMPTS]
+        outputs = [llm.generate([{"prompt_token_ids": [*prompt]}], sampling, use_tqdm=False)[0] for prompt in prompts]
         answers.add(tuple(tuple(output.outputs[0].token_ids) for output in outputs))
         rounds += 1
         (folder / "rounds").write_text(str(rounds))
