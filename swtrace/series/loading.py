@@ -91,11 +91,12 @@ class PendingLayer:
             self._replace_loader(name, tensor, _load_nothing)
         return_freed()
 
-    def _replace_loader(self, name: str, tensor: Any, loader: Any) -> None:
+    def _replace_loader(self, name: str, tensor: torch.Tensor, loader: Any) -> None:
         if isinstance(tensor, nn.Parameter):
-            before, _ = self._loaders.get(name, (getattr(tensor, "weight_loader", _ABSENT), None))
+            parameter: Any = tensor
+            before, _ = self._loaders.get(name, (getattr(parameter, "weight_loader", _ABSENT), None))
             self._loaders[name] = before, loader
-            tensor.weight_loader = loader
+            parameter.weight_loader = loader
 
     def _note_loads(self, loaded: LoadedBytes) -> None:
         """Note everything that is loaded from now on."""
@@ -109,8 +110,9 @@ class PendingLayer:
                 return loader(parameter, value, *how, **options)
 
             self._replace_loader(name, tensor, noting)
-        self._state_hook = self._layer.register_load_state_dict_pre_hook(
-            lambda _, state, prefix, *_rest: loaded.add_state(state, prefix, payload_tensors(self._layer))
+        layer: Any = self._layer
+        self._state_hook = layer.register_load_state_dict_pre_hook(
+            lambda _, state, prefix, *_rest: loaded.add_state(state, prefix, payload_tensors(layer))
         )
 
     @property

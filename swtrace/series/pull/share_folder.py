@@ -45,6 +45,8 @@ _OTHERS = 0o077
 _CAREFULLY = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FIRST_POLL_S = 0.001
 _LONGEST_POLL_S = 0.05
+_LEAVE_S = 10.0
+"""How long a rank that leaves tries to lock the folder."""
 _ENTRY_S = 1.0
 """How long a rank tries to lock its file, which another rank may be probing at that moment."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -89,7 +91,7 @@ class ShareFolder:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_dead(self.path.parent)
-            self._folder = _enter(self.path)
+            self._folder = _enter(self.path, self._timeout_s)
             try:
                 self._take_place()
             finally:
@@ -136,13 +138,13 @@ class ShareFolder:
         if self._folder < 0:
             return
         try:
-            fcntl.flock(self._folder, fcntl.LOCK_EX)
+            _lock_folder(self._folder, self.path, _LEAVE_S)
             os.close(self._lock)
             self._lock = -1
             if not _anyone_lives(self._folder):
                 _empty(self._folder)
                 self.path.rmdir()
-        except OSError as error:
+        except (OSError, TransportError) as error:
             logger.warning("swtrace: the share folder %s could not be removed: %s", self.path, error)
         finally:
             self._close_descriptors()
@@ -174,7 +176,7 @@ class ShareFolder:
         self._write(f"said-{number}-{self._own}", len(content), lambda mapping: mapping.write(content))
         names = [f"said-{number}-{rank}" for rank in range(len(self.ranks))]
         self.await_files(names, range(len(self.ranks)))
-        return [pickle.loads(self._read(name)) for name in names]  # noqa: S301 (written by this user's ranks)
+        return [self._read(name) for name in names]
 
     def await_files(self, names: Sequence[str], owners: Sequence[int]) -> None:
         """Wait until files have been written, each by the rank with that index in the group.
@@ -277,10 +279,16 @@ class ShareFolder:
         os.rename(self._unfinished, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         return mapping
 
-    def _read(self, name: str) -> bytes:
-        descriptor = self._open(name, os.O_RDONLY)
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+    def _read(self, name: str) -> object:
+        with os.fdopen(self._open(name, os.O_RDONLY), "rb") as file:
+            content = file.read()
+        try:
+            return pickle.loads(content)  # noqa: S301 (written by this user's ranks)
+        except Exception as error:
+            raise TransportError(
+                f"{self.path / name} cannot be read ({type(error).__name__}: {error}): run the same version of swtrace "
+                f"on all ranks"
+            ) from error
 
     def _open(self, name: str, flags: int) -> int:
         """Open a file of the folder; refuse anything but a regular file of this user that nobody else may touch."""
@@ -304,7 +312,7 @@ def remove_dead(directory: Path) -> tuple[Path, ...]:
     with suppress(OSError):
         for path in sorted(directory.glob(f"{PREFIX}*")):
             with suppress(OSError, TransportError):
-                descriptor = _enter(path, make=False)
+                descriptor = _enter(path, 0.0, make=False)
                 try:
                     if not _anyone_lives(descriptor):
                         _empty(descriptor)
@@ -315,7 +323,7 @@ def remove_dead(directory: Path) -> tuple[Path, ...]:
     return tuple(removed)
 
 
-def _enter(path: Path, *, make: bool = True) -> int:
+def _enter(path: Path, timeout_s: float, *, make: bool = True) -> int:
     """Return a descriptor of a share folder, with its lock held."""
     while True:
         if make:
@@ -331,13 +339,33 @@ def _enter(path: Path, *, make: bool = True) -> int:
             raise
         try:
             _check(os.fstat(descriptor), str(path), stat.S_ISDIR, "a folder")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock_folder(descriptor, path, timeout_s)
             if os.fstat(descriptor).st_nlink > 0:
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)  # removed meanwhile
+
+
+def _lock_folder(descriptor: int, path: Path, timeout_s: float) -> None:
+    """Lock a folder, which others do only while they join or leave.
+
+    Raises:
+        TransportError: another process does not release it in time, for example because it was stopped.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TransportError(
+                    f"another process has locked {path} for {timeout_s:g} s; has it stopped?"
+                ) from None
+            time.sleep(_FIRST_POLL_S)
+        else:
+            return
 
 
 def _check(status: os.stat_result, what: str, is_kind: Callable[[int], bool], kind: str) -> None:

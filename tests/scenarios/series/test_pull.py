@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from swtrace.series import RankGroup, Series
 from swtrace.series.plan import source_rank
 from swtrace.settings import Settings
 from tests.support.patience import eventually
-from tests.support.ranks import RankFailedError, run_ranks
+from tests.support.ranks import Rank, RankFailedError, run_ranks
 from tests.support.replicas import replica, run_replicas
 from tests.support.stacks import WIDTH, ForwardDiedError, Stack, true_weights
 
@@ -123,13 +124,24 @@ def serves(rank: int, ranks: int, folder: str, seed: int = 0) -> str:
     return "right" if equal else "wrong"
 
 
-def _runs(folder: Path, rank: int, pid: int | None, beyond: int = 0) -> bool:
-    file = folder / f"step {rank} {pid}"
-    return file.exists() and int(file.read_text() or "0") > beyond
+def _steps(folder: Path, each: Rank) -> int:
+    file = folder / f"step {each.number} {each.process.pid}"
+    return int(file.read_text() or "0") if file.exists() else 0
 
 
-def _steps(folder: Path, rank: int, pid: int | None) -> int:
-    return int((folder / f"step {rank} {pid}").read_text() or "0")
+def _await_steps(folder: Path, *replicas: Rank, beyond: Sequence[int] = ()) -> None:
+    """Wait until each replica has run some steps."""
+    for each, steps in zip(replicas, beyond or [0] * len(replicas), strict=True):
+        eventually(partial(_ran, folder, each, steps), f"replica {each.number} runs")
+
+
+def _ran(folder: Path, each: Rank, steps: int) -> bool:
+    return _steps(folder, each) > steps
+
+
+def _await_more_steps(folder: Path, *replicas: Rank) -> None:
+    """Wait until each replica has run ten more steps."""
+    _await_steps(folder, *replicas, beyond=[_steps(folder, each) + 10 for each in replicas])
 
 
 def _share_folder(folder: Path) -> Path:
@@ -141,16 +153,13 @@ def test_a_killed_rank_stops_nobody_and_may_come_back(tmp_path: Path) -> None:
     """The others go on with its layers, and its successor maps those same layers."""
     with replica(0, serves, 3, str(tmp_path)) as first, replica(1, serves, 3, str(tmp_path)) as second:
         with replica(2, serves, 3, str(tmp_path)) as third:
-            for each in (first, second, third):
-                eventually(lambda e=each: _runs(tmp_path, e.number, e.process.pid), f"{each.number} runs")
+            _await_steps(tmp_path, first, second, third)
             layers = {file.name: file.stat().st_ino for file in _share_folder(tmp_path).glob("layer-*")}
             third.process.kill()
             third.process.join()
-        for each in (first, second):
-            before = _steps(tmp_path, each.number, each.process.pid)
-            eventually(lambda e=each, b=before: _runs(tmp_path, e.number, e.process.pid, b + 10), "others go on")
+        _await_more_steps(tmp_path, first, second)
         with replica(2, serves, 3, str(tmp_path)) as successor:
-            eventually(lambda: _runs(tmp_path, 2, successor.process.pid), "the successor runs")
+            _await_steps(tmp_path, successor)
             assert {file.name: file.stat().st_ino for file in _share_folder(tmp_path).glob("layer-*")} == layers
             Path(tmp_path, "stop").touch()
             assert [each.result() for each in (first, second, successor)] == ["right"] * 3
@@ -162,8 +171,7 @@ def test_a_killed_rank_stops_nobody_and_may_come_back(tmp_path: Path) -> None:
 def test_what_killed_ranks_leave_is_removed_by_the_next_start(tmp_path: Path) -> None:
     """Also if the next run has another id."""
     with replica(0, serves, 2, str(tmp_path)) as first, replica(1, serves, 2, str(tmp_path)) as second:
-        for each in (first, second):
-            eventually(lambda e=each: _runs(tmp_path, e.number, e.process.pid), f"{each.number} runs")
+        _await_steps(tmp_path, first, second)
         for each in (first, second):
             each.process.kill()
             each.process.join()
@@ -197,8 +205,7 @@ def test_a_restarted_rank_with_another_checkpoint_is_refused_and_stops_nobody(tm
     """It is refused as if it had been there at the first start."""
     with replica(0, serves, 2, str(tmp_path)) as first:
         with replica(1, serves, 2, str(tmp_path)) as second:
-            for each in (first, second):
-                eventually(lambda e=each: _runs(tmp_path, e.number, e.process.pid), f"{each.number} runs")
+            _await_steps(tmp_path, first, second)
             second.process.kill()
             second.process.join()
         with (
@@ -206,8 +213,7 @@ def test_a_restarted_rank_with_another_checkpoint_is_refused_and_stops_nobody(tm
             pytest.raises(RankFailedError, match="checkpoints differ"),
         ):
             other.result()
-        before = _steps(tmp_path, 0, first.process.pid)
-        eventually(lambda: _runs(tmp_path, 0, first.process.pid, before + 10), "the first goes on")
+        _await_more_steps(tmp_path, first)
         Path(tmp_path, "stop").touch()
         assert first.result() == "right"
 
@@ -273,8 +279,7 @@ def test_weights_may_be_post_processed_but_not_a_second_time(tmp_path: Path) -> 
     """All ranks have the processed weights; a rank that restarts is told why it cannot have them."""
     with replica(0, _stays, str(tmp_path)) as first:
         with replica(1, _stays, str(tmp_path)) as second:
-            for each in (first, second):
-                eventually(lambda e=each: _runs(tmp_path, e.number, e.process.pid), f"{each.number} runs")
+            _await_steps(tmp_path, first, second)
             second.process.kill()
             second.process.join()
         assert not list(_share_folder(tmp_path).glob("raw-*"))

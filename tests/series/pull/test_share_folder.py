@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import threading
@@ -68,8 +69,6 @@ def test_ranks_exchange_items_in_order(tmp_path: Path) -> None:
 def test_a_member_that_comes_back_finds_what_was_said(tmp_path: Path) -> None:
     """It need not wait for anybody."""
     first, second = member(tmp_path, 0), member(tmp_path, 1)
-    first._write("said-0-0", 3, lambda mapping: mapping.write(b"\x80\x04N"))  # an unfinished pickle of None
-    first.remove("said-0-0")
     with pytest.raises(TransportError):
         first.exchange("a")  # the second has not said anything
     assert second.exchange("b") == ["a", "b"]
@@ -112,6 +111,28 @@ def test_a_missing_rank_and_a_slow_one_are_told_apart(tmp_path: Path) -> None:
         "rank 9 did not start, or died, and rank 4 did not get as far as this rank within 0.05 s (SWTRACE_TIMEOUT); "
         "all replicas need the same SWTRACE_DIR and SWTRACE_RUN_ID"
     )
+    first.leave()
+    second.leave()
+
+
+def test_a_folder_that_stays_locked_is_given_up(tmp_path: Path) -> None:
+    """By a process that was stopped while it joined; ranks of other runs are not held up at all."""
+    first = member(tmp_path)
+    descriptor = os.open(tmp_path / NAME, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(TransportError, match=r"another process has locked .* for 0.05 s; has it stopped"):
+        member(tmp_path, 1)
+    assert remove_dead(tmp_path) == ()
+    os.close(descriptor)
+    first.leave()
+
+
+def test_what_another_version_said_is_an_error(tmp_path: Path) -> None:
+    """It says what to do."""
+    first, second = member(tmp_path, 0), member(tmp_path, 1)
+    second.publish("said-0-1", 5, lambda mapping: mapping.write(b"other"))
+    with pytest.raises(TransportError, match=r"said-0-1 cannot be read .*: run the same version of swtrace on all"):
+        first.exchange(1)
     first.leave()
     second.leave()
 
