@@ -37,6 +37,9 @@ logger = logging.getLogger("vllm.swtrace")
 _ALL = "*"
 """Stands in for a path if a rank shares nothing at all."""
 
+_SAYING_S = 1.0
+"""How long a replica that shares nothing takes to say so."""
+
 Decisions = dict[str, Choice | Refused]
 """By path of the linear."""
 
@@ -87,7 +90,7 @@ def decline(reason: str, settings: Settings, vllm_config: Any) -> None:
 def _agree_with_replicas(mine: Decisions, settings: Settings, vllm_config: Any) -> Decisions:
     """Return decisions that are those of this replica, merged with the refusals of the others.
 
-    A replica that would share nothing with the others does not wait for them.
+    A replica that would share nothing with the others says so, but does not wait for them.
     """
     replica = own_replica(settings, vllm_config)
     if replica.count == 1:
@@ -95,7 +98,7 @@ def _agree_with_replicas(mine: Decisions, settings: Settings, vllm_config: Any) 
     ranks, waits = replica.group().ranks, any(_pulls(decision) for decision in mine.values())
     own = ranks[replica.number]
     path = settings.ring_directory() / folder_name(propose_run_id(settings.run_id).run_id, _ALL, ranks)
-    folder = ShareFolder(path, ranks, replica.number, settings.timeout_s if waits else 0)
+    folder = ShareFolder(path, ranks, replica.number, settings.timeout_s if waits else _SAYING_S)
     try:
         if _Process.folder is not None:
             _Process.folder.leave()
