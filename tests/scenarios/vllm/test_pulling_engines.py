@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.cli.vllm_ranks import RankFailedError, TinyLlama
-from tests.support.vllm.engines import Answers, Engine, engines
+from swtrace.cli.vllm_ranks import RankFailedError, TinyLlama, fork_ranks
+from tests.support.vllm.engines import Answers, Engine, answer_on_two_ranks, engines
+from tests.support.vllm.pipeline import unique_rendezvous
 
 SERIES = ("mlp.gate_up_proj", "mlp.down_proj")
 LARGE = TinyLlama(layers=16, hidden=768)
@@ -121,6 +122,23 @@ def test_memory_is_saved(life: Life) -> None:
 def test_nothing_but_rings_is_left(life: Life) -> None:
     """The last replica removes the share folders when it ends."""
     assert life.left == []
+
+
+def test_tensor_parallel_replicas_share_split_linears(folder: Path, rings: Path) -> None:
+    """Each rank shares its part of a linear with the rank of the same position in the other replica."""
+    here = folder / "split"
+    TinyLlama(layers=5, hidden=128).save(here / "model")
+    environment = replica(0, rings, VLLM_HOST_IP="127.0.0.1")
+    with unique_rendezvous(here) as rendezvous:
+        control = fork_ranks(answer_on_two_ranks, (here / "model", rendezvous, SERIES), here, ranks=2)
+    with unique_rendezvous(here) as rendezvous:
+        work = (here / "model", rendezvous, ())
+        ranks = fork_ranks(answer_on_two_ranks, work, here, ranks=4, environment=environment)
+    assert [answers for answers, _ in ranks] == [control[0][0]] * 4
+    for rank, (_, infos) in enumerate(ranks):
+        assert [info.name for info in infos] == [*SERIES]
+        assert {info.group_ranks for info in infos} == {(0, 2) if rank % 2 == 0 else (1, 3)}
+        assert {info.rank_in_group for info in infos} == {rank // 2}
 
 
 def test_replicas_of_different_checkpoints_are_refused(folder: Path, rings: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swtrace.cli.vllm_ranks import Patience, family, fork_ranks
-from tests.support.vllm.cpu_gaps import allow_amx
+from tests.support.vllm.cpu_gaps import allow_amx, name_shared_memory
 
 PROMPTS = ((186, 398, 163), (317,), (73, 142, 455, 129, 135, 1, 5, 214, 220))
 TOKENS = 6
@@ -109,15 +109,49 @@ class Engines:
 def _answer(
     model: Path, folder: Path, plain_linears: tuple[str, ...], prompts: Sequence[Sequence[int]]
 ) -> set[Answers]:
-    from vllm import LLM, SamplingParams
+    from swtrace.series.loading import return_freed
+
+    llm = _engine(model, plain_linears)
+    return_freed()  # as a series does, to compare like with like
+    (folder / "pid").write_text(str(os.getpid()))
+    answers, rounds = set(), 0
+    while not rounds or not (folder / "stop").exists():
+        answers.add(_one_by_one(llm, prompts))
+        rounds += 1
+        (folder / "rounds").write_text(str(rounds))
+    return answers
+
+
+def answer_on_two_ranks(model: Path, rendezvous: Path, plain_linears: tuple[str, ...]) -> tuple[Answers, list[Any]]:
+    """Answer all prompts in engines of two tensor parallel ranks each; return also what they share.
+
+    Every two processes are an engine, and the engines are replicas of each other.
+    """
+    import torch.distributed as dist
+
+    from swtrace.series.operations import numbered
+
+    replica, rank = divmod(int(os.environ["RANK"]), 2)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", SWTRACE_REPLICA=str(replica))
+    world = rendezvous.with_name(f"{rendezvous.name}-{replica}")
+    name_shared_memory(world.name)
+    dist.init_process_group("gloo", init_method=f"file://{world}", rank=rank, world_size=2)
+    llm = _engine(model, plain_linears, tensor_parallel_size=2, distributed_executor_backend="external_launcher")
+    answers = _one_by_one(llm, PROMPTS)
+    infos = [series.info for series in numbered()]
+    dist.barrier()
+    return answers, infos
+
+
+def _engine(model: Path, plain_linears: tuple[str, ...], **options: Any) -> Any:
+    from vllm import LLM
 
     from swtrace.cli.vllm_ranks import _keep_plain
-    from swtrace.series.loading import return_freed
 
     allow_amx()
     if plain_linears:
         _keep_plain(plain_linears)
-    llm: Any = LLM(
+    return LLM(
         model=str(model),
         skip_tokenizer_init=True,
         dtype="bfloat16",
@@ -128,14 +162,13 @@ def _answer(
         enable_prefix_caching=False,
         seed=0,
         disable_log_stats=True,
+        **options,
     )
+
+
+def _one_by_one(llm: Any, prompts: Sequence[Sequence[int]]) -> Answers:
+    from vllm import SamplingParams
+
     sampling = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
-    return_freed()  # as a series does, to compare like with like
-    (folder / "pid").write_text(str(os.getpid()))
-    answers, rounds = set(), 0
-    while not rounds or not (folder / "stop").exists():
-        outputs = [llm.generate([{"prompt_token_ids": [*prompt]}], sampling, use_tqdm=False)[0] for prompt in prompts]
-        answers.add(tuple(tuple(output.outputs[0].token_ids) for output in outputs))
-        rounds += 1
-        (folder / "rounds").write_text(str(rounds))
-    return answers
+    outputs = [llm.generate([{"prompt_token_ids": [*prompt]}], sampling, use_tqdm=False)[0] for prompt in prompts]
+    return tuple(tuple(output.outputs[0].token_ids) for output in outputs)
