@@ -75,8 +75,9 @@ def program(rank: int, end: str, folder: str) -> list[str]:
     return said.lines
 
 
-def test_peers_that_pull_are_not_watched(tmp_path: Path) -> None:
+def test_peers_that_pull_are_not_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their death does not end the series, which reports it, so the watch of a rank that only pulls ends at once."""
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the watch goes on"))
     info = SimpleNamespace(rendezvous="receiver", group_ranks=(0, 1))
     series: Any = SimpleNamespace(number=1, post_processed=True, closed=False, info=info)
     identity = SimpleNamespace(run_id="r", rank=0)
