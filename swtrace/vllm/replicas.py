@@ -55,7 +55,7 @@ def own_replica(settings: Settings, vllm_config: Any) -> Replica:
     noted, index = {"count": 1, "here": 1}, 0
     if parallel.data_parallel_size == 1:  # otherwise its data-parallel ranks are in one torch world
         noted = vllm_config.additional_config.get(REPLICAS_KEY, noted)
-        index = getattr(parallel, "data_parallel_index", 0)
+        index = parallel.data_parallel_index
     return Replica(
         number=(settings.replica or 0) * noted["count"] + index,
         count=settings.replicas * noted["count"],
@@ -65,4 +65,7 @@ def own_replica(settings: Settings, vllm_config: Any) -> Replica:
 
 def run_id_of_replicas(vllm_config: Any) -> str:
     """Return a run id for the replicas of one server, which are separate torch worlds; empty if it makes only one."""
-    return f"vllm-{vllm_config.instance_id}" if REPLICAS_KEY in vllm_config.additional_config else ""
+    if REPLICAS_KEY not in vllm_config.additional_config:
+        return ""
+    instance, _, _ = vllm_config.instance_id.partition("_dp")  # with Ray, vLLM appends the replica's number
+    return f"vllm-{instance}"

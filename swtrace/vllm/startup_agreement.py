@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from swtrace.errors import DisagreementError
+from swtrace.errors import DisagreementError, SettingsError
 from swtrace.series.pull.share_folder import ShareFolder, folder_name
 from swtrace.series.recording import propose_run_id
 from swtrace.series.transport import TransportError
 from swtrace.units import listed
 from swtrace.vllm.groups import REPLICAS, Choice, Refused
 from swtrace.vllm.presence import world_store
-from swtrace.vllm.replicas import own_replica
+from swtrace.vllm.replicas import Replica, own_replica
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,24 +95,35 @@ def _agree_with_replicas(mine: Decisions, settings: Settings, vllm_config: Any) 
     replica = own_replica(settings, vllm_config)
     if replica.count == 1:
         return mine
-    ranks, waits = replica.group().ranks, any(_pulls(decision) for decision in mine.values())
-    own = ranks[replica.number]
-    path = settings.ring_directory() / folder_name(propose_run_id(settings.run_id).run_id, _ALL, ranks)
-    folder = ShareFolder(path, ranks, replica.number, settings.timeout_s if waits else _SAYING_S)
+    ranks = replica.group().ranks
+    waits = any(_pulls(decision) for decision in mine.values())
     try:
-        if _Process.folder is not None:
-            _Process.folder.leave()
-        folder.join()
-        _Process.folder = folder  # until this process ends, because a replica that restarts reads it again
-        if waits:
-            logger.info("swtrace: rank %d waits for %s to start", own, listed("rank", [r for r in ranks if r != own]))
-        said: list[Any] = folder.exchange({path: _encoded(decision) for path, decision in mine.items()})
-    except TransportError as error:
+        said = _exchange(replica, ranks, mine, settings, waits=waits)
+    except (TransportError, SettingsError, OSError) as error:
         if not waits:
             return mine
-        raise DisagreementError(f"rank {own}: the replicas could not agree on what to share: {error}") from error
+        raise DisagreementError(
+            f"rank {ranks[replica.number]}: the replicas could not agree on what to share: {error}"
+        ) from error
     answers: dict[int, _Answer] = dict(zip(ranks, said, strict=True))
     return {path: _joint(path, decision, answers) if _pulls(decision) else decision for path, decision in mine.items()}
+
+
+def _exchange(
+    replica: Replica, ranks: tuple[int, ...], mine: Decisions, settings: Settings, *, waits: bool
+) -> list[Any]:
+    """Return what each of these ranks, one per replica, would do."""
+    if _Process.folder is not None:
+        _Process.folder.leave()
+    run_id = propose_run_id(settings.run_id).run_id
+    path = settings.ring_directory() / folder_name(run_id, _ALL, ranks)
+    folder = ShareFolder(path, ranks, replica.number, settings.timeout_s if waits else _SAYING_S)
+    folder.join()
+    _Process.folder = folder  # until this process ends, because a replica that restarts reads it again
+    if waits:
+        others = [rank for rank in ranks if rank != ranks[replica.number]]
+        logger.info("swtrace: run %s waits for %s to start", run_id, listed("rank", others))
+    return folder.exchange({path: _encoded(decision) for path, decision in mine.items()})
 
 
 def _pulls(decision: Choice | Refused) -> bool:

@@ -58,3 +58,10 @@ def test_replicas_of_one_server_have_a_run_id_in_common() -> None:
     """It comes from the instance id, which all of the server's processes have and vLLM's compile cache ignores."""
     assert run_id_of_replicas(server(size=2)) == "vllm-1795880040438866109"
     assert run_id_of_replicas(server(size=1)) == ""
+
+
+def test_replicas_that_ray_starts_have_a_run_id_in_common_too() -> None:
+    """Although vLLM gives each an instance id of its own."""
+    config = server(size=2)
+    config.instance_id += "_dp1"
+    assert run_id_of_replicas(config) == run_id_of_replicas(server(size=2))

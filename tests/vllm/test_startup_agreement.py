@@ -78,7 +78,20 @@ def test_a_replica_that_does_not_start_is_named(folder: Path) -> None:
 
 
 def test_a_replica_that_shares_nothing_waits_for_none(folder: Path) -> None:
-    """It says so, and goes on at once; the others learn it when they start."""
+    """It goes on at once."""
     decisions = {0: {"a": ""}}
     first, _ = fork_ranks(decided, (folder / "alone" / "world", decisions, 60.0, 2), folder, ranks=2)
     assert first == {"a": "refused: a is odd"}
+
+
+def test_a_folder_that_cannot_be_used_stops_only_replicas_that_share(folder: Path) -> None:
+    """A replica that shares nothing needs no folder; the other one names it, and the setting that moves it."""
+    here = folder / "no folder"
+    here.mkdir()
+    (here / "meet").touch()
+    decisions = {0: {"a": ""}, 1: {"a": "replicas"}}
+    first, second = fork_ranks(decided, (here / "world", decisions, 60.0, 2), folder, ranks=2)
+    assert first == {"a": "refused: a is odd"}
+    said = f"refused: rank 1: the replicas could not agree on what to share: the share folder {here}/meet/pull-"
+    assert second["error"].startswith(said)
+    assert second["error"].endswith("SWTRACE_DIR sets its parent")

@@ -34,15 +34,10 @@ def test_ranks_of_dense_replicas_are_numbered_consecutively(replica: int, ranks:
 def test_ranks_of_separate_servers_are_numbered_consecutively() -> None:
     """All ranks of a server come after those of the servers before it, whether it makes one replica or several."""
     second = Settings(replicas=2, replica=1)
-    assert run_ranks((0, 1), second, config(size=1)) == (2, 3)
+    assert run_ranks((0, 1), second, config(size=1, data_parallel_index=0)) == (2, 3)
     assert run_ranks((0, 1), second, config(size=1, replicas=3, data_parallel_index=2)) == (10, 11)
 
 
 def test_ranks_of_one_world_keep_their_numbers() -> None:
     """The data-parallel ranks of a mixture of experts are in one torch world, where each already has its own number."""
     assert run_ranks((0, 1), Settings(), config(size=2, data_parallel_index=1)) == (0, 1)
-
-
-def test_a_vllm_without_the_index_has_one_replica() -> None:
-    """Where the config has no index of a replica, ranks keep their numbers."""
-    assert run_ranks((0, 1), Settings(), config(size=1)) == (0, 1)

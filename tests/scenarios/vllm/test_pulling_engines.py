@@ -143,7 +143,7 @@ def test_tensor_parallel_replicas_share_split_linears(folder: Path, rings: Path)
 
 def test_replicas_of_different_checkpoints_are_refused(folder: Path, rings: Path) -> None:
     """Both end at their start, with an error that names a layer and both ranks."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save_file  # type: ignore[import-not-found,unused-ignore]
 
     here = folder / "checkpoints"
     small = TinyLlama(layers=4, hidden=128)

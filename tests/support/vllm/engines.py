@@ -26,7 +26,7 @@ class Engine:
     """One engine, seen from outside. It answers all prompts again and again, until it is stopped."""
 
     folder: Path
-    answers: Future[tuple[set[Answers]]]
+    answers: Future[tuple[set[Answers], ...]]
     """The different answers that it gave to all prompts, one after the other."""
 
     @property
@@ -96,7 +96,7 @@ class Engines:
         here.mkdir(parents=True)
         work = (model, here, plain_linears, prompts)
         environment = {"VLLM_HOST_IP": "127.0.0.1", **environment}
-        engine = Engine(here, self._pool.submit(fork_ranks, _answer, work, here, environment=environment))
+        engine = Engine(here, self._pool.submit(lambda: fork_ranks(_answer, work, here, environment=environment)))
         self._started.append(engine)
         return engine
 

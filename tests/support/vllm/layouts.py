@@ -108,7 +108,7 @@ def decided(
     settings = Settings(
         timeout_s=timeout_s, directory=rendezvous.parent / "meet", run_id="r", replicas=replicas, replica=number
     )
-    config = Namespace(additional_config={}, parallel_config=Namespace(data_parallel_size=1))
+    config = Namespace(additional_config={}, parallel_config=Namespace(data_parallel_size=1, data_parallel_index=0))
     mine = {
         path: Choice(group, Namespace(), "") if group else Refused(f"{path} is odd")
         for path, group in decisions.get(rank, {}).items()
