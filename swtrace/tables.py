@@ -127,7 +127,15 @@ def _no_step() -> Picked:
     values |= dict.fromkeys(("run_delay_us", "steal_us", "step_flags", "source"), ranks)
     values |= dict.fromkeys(("clock_shift_ns", "clock_bound_ns"), ranks)
     values |= dict.fromkeys(("present", "receiver", "on_time", "attributed"), cells.astype(np.bool_))
-    values |= {"series": SeriesKey("", "", 0, ()), "step": 0, "ranks": (), "infos": (), "complete": False, "path": None}
+    values |= {
+        "series": SeriesKey("", "", 0, ()),
+        "step": 0,
+        "ranks": (),
+        "infos": (),
+        "hosts": (),
+        "complete": False,
+        "path": None,
+    }
     values |= {"ended": ranks.astype(np.bool_), "cause_ns": np.zeros((len(CAUSES), 0, 0), np.int64)}
     return Picked(StepFacts(**values), values["ended"], values["ended"])
 
@@ -154,6 +162,7 @@ def wait_columns(picked: Picked) -> dict[str, Column]:
         "step": np.full(len(rank), step.step, np.int64),
         "phase": _PHASES[np.where(step.ended, step.phase, Phase.OTHER)][rank],
         "rank": number[rank],
+        "host": np.array(step.hosts, object)[rank],
         "layer": position + step.series.start_layer,
         "source_rank": number[np.minimum(step.source[position], len(number) - 1)],
         "window": np.where(window == NO_WINDOW, -1, window),
@@ -211,6 +220,7 @@ def step_columns(picked: Picked) -> dict[str, Column]:
         "step": np.full(int(ranks.sum()), step.step, np.int64),
         "phase": _PHASES[step.phase[ranks]],
         "rank": np.array([key.rank for key in step.ranks], np.int64)[ranks],
+        "host": np.array(step.hosts, object)[ranks],
         "begin_ns": step.begin_ns[ranks],
         "arrival_ns": step.arrival_ns[ranks],
         "end_ns": step.end_ns[ranks],

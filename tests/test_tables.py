@@ -33,14 +33,16 @@ def test_a_table_without_rows_has_every_column(session: Session, tmp_path: Path,
     assert parquet.read_table(tmp_path / "parquet").schema.equals(full.to_arrow().schema)
 
 
-def test_steps_say_by_how_much_clocks_were_shifted(tmp_path: Path) -> None:
-    """The table of steps has what was added to each rank's instants, and its bound: 0 on the first rank's host."""
+def test_rows_say_on_which_host_a_rank_is_and_by_how_much_its_clock_was_shifted(tmp_path: Path) -> None:
+    """Each row has the rank's host. Steps have what was added to its instants, with the bound: 0 on the first host."""
     run = RecordedRun(tmp_path / "rings", hosts=("gpu-a", "gpu-b"), ahead_ns=10**9)
     run.write(4)
     run.close()
     record_rings(tmp_path / "rings", tmp_path / "run.swrec")
     with RecordingSession(tmp_path / "run.swrec") as session:
-        table = session.step_table()
+        table, waits = session.step_table(), session.waits()
+    for each in (table, waits):
+        assert set(zip(each["rank"].tolist(), each["host"], strict=True)) == {(0, "gpu-a"), (1, "gpu-b")}
     shift, bound, second = table["clock_shift_ns"], table["clock_bound_ns"], table["rank"] == 1
     assert not shift[~second].any()
     assert not bound[~second].any()

@@ -108,7 +108,7 @@ def rank_link() -> dashboard.DashboardLink:
         dashboard.DashboardLink("Rank ${__field.labels.rank} on ${__field.labels.instance}")
         .type(models.DashboardLinkType.LINK)
         .url(
-            "/d/swtrace-rank?${datasource:queryparam}&${traces:queryparam}&${job:queryparam}&${series:queryparam}"
+            "/d/swtrace-rank?${datasource:queryparam}&${traces:queryparam}&${job:queryparam}&${host:queryparam}&${series:queryparam}"
             "&var-daemon=${__field.labels.instance}&var-rank=${__field.labels.rank}&${__url_time_range}"
         )
     )
@@ -168,7 +168,7 @@ def _annotations() -> tuple[dashboard.AnnotationQuery, ...]:
         )
 
     return (
-        events("Runs started", "blue", queries.RUNS_STARTED, "Run {{run_id}} started", "on {{instance}}"),
+        events("Runs started", "blue", queries.RUNS_STARTED, "Run {{run}} started", "on {{instance}}"),
         events("Daemons restarted", "purple", queries.DAEMONS_RESTARTED, "Daemon restarted", "on {{instance}}"),
         events(
             "Alerts firing",
@@ -191,11 +191,11 @@ def _variables(*, one_rank: bool) -> tuple[Builder[models.VariableModel], ...]:
         _values("daemon", "Daemon", f"query_result(group by (instance) ({daemons}))", every=not one_rank).regex(
             '/instance="([^"]*)"/'
         ),
-        _values("host", "Host", f"label_values(swtrace_rank_info{{{scope}}}, host)").all_value(_ALL),
+        _values("host", "Host", f"label_values(swtrace_rank_info{{{scope}}}, host_name)").all_value(_ALL),
         _values("series", "Series", f"label_values(swtrace_series_info{{{scope}}}, series)").all_value(_ALL),
-        # Samples have no host, so a host is selected by its ranks, of which "All" is the list.
+        # Most samples have no host, so a host is selected by its ranks, of which "All" is the list.
         _values(
-            "rank", "Rank", f'label_values(swtrace_rank_info{{{scope}, host=~"$host"}}, rank)', every=not one_rank
+            "rank", "Rank", f'label_values(swtrace_rank_info{{{scope}, host_name=~"$host"}}, rank)', every=not one_rank
         ).sort(models.VariableSort.NUMERICAL_ASC),
     )
 

@@ -66,7 +66,7 @@ def fleet() -> Dashboard:
                 "Alerts of swtrace.alerts.yml that fire or are about to, the most severe first. Good: none. It is also "
                 "empty if the alerts are not loaded; the number above then says so.",
                 Ask(queries.ALERTS_BY_LEVEL),
-                ("alertname", "rank", "series", "instance", "run_id", "reason"),
+                ("alertname", "rank", "host", "series", "instance", "run_id", "reason"),
                 value=panels.Value("Level", mappings=panels.ALERT_LEVELS),
             ),
             panels.daemon_table(),
@@ -138,7 +138,7 @@ def fleet() -> Dashboard:
                 "first, then those with the highest stall ratio of the last two minutes.",
                 Ask(queries.RANKS_BY_STALL_RATIO),
                 (
-                    *("rank", "host", "series", "instance", "run_id", "model", "transport", "windows", "num_layers"),
+                    *("rank", "host_name", "series", "instance", "run", "model", "transport", "windows", "num_layers"),
                     *("group_size", "clock", "swtrace_version"),
                 ),
                 value=panels.Value(
@@ -194,7 +194,7 @@ def fleet() -> Dashboard:
                 "Memory by host",
                 "The ranks of a host hold owned, windows and kept. Replicated is the size of full copies of all "
                 "layers.",
-                Ask(queries.MEMORY_HELD, "{{kind}} {{instance}}"),
+                Ask(queries.MEMORY_HELD, "{{kind}} {{host}} {{instance}}"),
                 unit="bytes",
             ),
             collapsed=True,

@@ -121,13 +121,13 @@ def health() -> Dashboard:
                 "Requested but not shared",
                 "Good: none. Each row is a series that saves no memory on a rank, with the reason.",
                 Ask(queries.REFUSED),
-                ("rank", "series", "reason", "instance", "run_id"),
+                ("rank", "host", "series", "reason", "instance", "run_id"),
             ),
             panels.table(
                 "Shared but not recorded",
                 "Good: none. Each row is a rank whose stalls are not recorded, with the reason.",
                 Ask(queries.UNTRACED),
-                ("rank", "series", "reason", "instance", "run_id"),
+                ("rank", "host", "series", "reason", "instance", "run_id"),
             ),
         ),
         Row(
@@ -276,7 +276,7 @@ def health() -> Dashboard:
                 "What each rank is part of, and where it runs. Pods, nodes and jobs come from the rank's environment.",
                 Ask(queries.RANK_INFO),
                 (
-                    *("rank", "host", "instance", "run_id", "model", "pid"),
+                    *("rank", "host_name", "instance", "run", "model", "pid"),
                     *("k8s_namespace_name", "k8s_pod_name", "k8s_node_name", "k8s_job_name"),
                     *("slurm_job_id", "slurm_job_name"),
                 ),

@@ -1,13 +1,14 @@
 """The panels' queries in PromQL, as plain text without Grafana.
 
 (instance, rank) identifies a rank, (instance, rank, series) a series on it. If two runs are alive on one host, the
-younger one's samples also carry ``run_id``. Those of a daemon that watches others carry ``host``. Sums keep both.
+younger one's samples also carry ``run_id``. Those of a daemon that watches others carry ``host``. Sums and joins keep
+both. The labels ``run`` and ``host_name`` of information identify nothing.
 """
 
 from __future__ import annotations
 
-SERIES_SCOPE = 'job=~"$job", instance=~"$daemon", series=~"$series", rank=~"$rank"'
-RANK_SCOPE = 'job=~"$job", instance=~"$daemon", rank=~"$rank"'
+RANK_SCOPE = 'job=~"$job", instance=~"$daemon", host=~"$host|", rank=~"$rank"'
+SERIES_SCOPE = f'{RANK_SCOPE}, series=~"$series"'
 DAEMON_SCOPE = 'job=~"$job", instance=~"$daemon"'
 
 BY_SERIES_RANK = "host, instance, rank, run_id, series"
@@ -92,7 +93,7 @@ _LIVING = f"({_RANKS} == 1)"
 
 def _living(expr: str) -> str:
     """Return only results of ranks that live now. Rates outlive a rank by their range, its gauges by five minutes."""
-    return f"({expr} and on (instance, rank, run_id) {_LIVING})"
+    return f"({expr} and on ({BY_RANK}) {_LIVING})"
 
 
 def _of_living_series(rates: str) -> str:
@@ -125,7 +126,7 @@ STRAGGLERS = f"sort_desc(topk(10, {_living(f'avg_over_time({_EXCESS}[5m]) and {n
 """Averaged as in the alert, because the gauge is 0 whenever a rank does not stand out clearly enough."""
 MEMORY_SAVED = f"sum({_REPLICATED}) - sum({_HELD})"
 MEMORY_SAVED_SHARE = f"1 - sum({_HELD}) / sum({_REPLICATED})"
-MEMORY_HELD = f"sum by (instance, kind) ({of_series('swtrace_series_bytes')})"
+MEMORY_HELD = f"sum by (host, instance, kind) ({of_series('swtrace_series_bytes')})"
 STEPS = total(of_series("swtrace_steps_total"), BY_SERIES_RANK)
 _UNTIMED = of_series("swtrace_untimed_steps_total", 'reason!="sampled"')
 UNTIMED_STEPS = f"{total(_UNTIMED, f'{BY_RANK}, reason')} > 0"
@@ -133,25 +134,11 @@ UNTIMED_STEPS = f"{total(_UNTIMED, f'{BY_RANK}, reason')} > 0"
 LAST_STALL = of_series("swtrace_stall_seconds")
 PREFETCH_STEP = f"min by (series, kind) ({_living(now(of_series('swtrace_prefetch_step')))})"
 _INFO = now(of_series("swtrace_series_info"))
-_YOUNGER = of_rank("swtrace_rank_up", 'run_id!=""')
-_OLDER_RATIO = _living(stall_ratio(NOW, 'run_id=""'))
-
-
-def _of_each(ratio: str) -> str:
-    """Return a ratio without the host: information about a series always has one, other samples only if watched."""
-    return f"max by (instance, rank, run_id, series) ({ratio})"
-
-
 IDLE, DOWN = -1, 2
 """Instead of a stall ratio in the table of all ranks: the rank ended no timed step lately, or it does not live. The
 latter is more than any ratio, so such ranks come first."""
 RANKS_BY_STALL_RATIO = (
-    # Of two runs that are alive at once, only the younger one's samples carry its id. Its information always does.
-    f"{_INFO} * on (instance, rank, run_id, series) group_left () {_of_each(STALL_RATIO_NOW)}"
-    f" or ({_INFO} unless on (instance, run_id) {_YOUNGER})"
-    f" * on (instance, rank, series) group_left () {_of_each(_OLDER_RATIO)}"
-    f" or ({_INFO} and on (instance, rank) {_LIVING}) * {IDLE}"
-    f" or {_INFO} * {DOWN}"
+    f"{_INFO} * on ({BY_SERIES_RANK}) group_left () {STALL_RATIO_NOW} or {_living(_INFO)} * {IDLE} or {_INFO} * {DOWN}"
 )
 """The stall ratio, with all that is known about the series and where it runs."""
 RANK_INFO = now(of_rank("swtrace_rank_info"))
@@ -218,8 +205,8 @@ EVENT_STEP = "15s"
 """Between the points at which Grafana evaluates annotations. An event is what was not so one step earlier."""
 _INFO_SEEN = of_series("swtrace_series_info")
 RUNS_STARTED = (
-    f"group by (instance, run_id) ({_INFO_SEEN})"
-    f" unless group by (instance, run_id) (last_over_time({_INFO_SEEN}[1h] offset {EVENT_STEP}))"
+    f"group by (instance, run) ({_INFO_SEEN})"
+    f" unless group by (instance, run) (last_over_time({_INFO_SEEN}[1h] offset {EVENT_STEP}))"
 )
 _DAEMON_START = of_daemon("swtrace_daemon_start_timestamp_seconds")
 DAEMONS_RESTARTED = f"{_DAEMON_START} > last_over_time({_DAEMON_START}[1h] offset {EVENT_STEP})"

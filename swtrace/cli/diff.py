@@ -95,7 +95,9 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
         "rank", "per step", "A", "B", "shift", "", "95 % of it", "", caption="medians over blocks of steps"
     )
     for one in each.ranks:
-        medians.add_row(str(one.rank), one.quantity, *_medians(one), *_shift(one)[:2], _interval(one), _shift(one)[2])
+        medians.add_row(
+            escape(each.named(one.rank)), one.quantity, *_medians(one), *_shift(one)[:2], _interval(one), _shift(one)[2]
+        )
     console.print(medians)
     console.print()
     means = _table("rank", "step A", "B", "stall A", "B", "stall ratio A", "B", caption="means over all steps")
@@ -104,7 +106,9 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
     )
     for step, stall, *ratios in zip(step_times, stalls, each.a_stall_ratio, each.b_stall_ratio, strict=True):
         times = (step.a_mean_ns, step.b_mean_ns, stall.a_mean_ns, stall.b_mean_ns)
-        means.add_row(str(step.rank), *(units.seconds(ns * 1e-9) for ns in times), *map(units.ratio, ratios))
+        means.add_row(
+            escape(each.named(step.rank)), *(units.seconds(ns * 1e-9) for ns in times), *map(units.ratio, ratios)
+        )
     console.print(means)
     changed = [one for one in each.layers if one.change.value in {"better", "worse"}]
     changed.sort(key=lambda one: -abs(one.shift_ns))
@@ -113,7 +117,7 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
         more = f"; {counted(len(changed) - _LAYERS, 'more layer')} changed" if len(changed) > _LAYERS else ""
         layers = _table("rank", "layer", "stall A", "B", "shift", "", "", caption=f"medians over blocks of steps{more}")
         for one in changed[:_LAYERS]:
-            layers.add_row(str(one.rank), str(one.layer), *_medians(one), *_shift(one))
+            layers.add_row(escape(each.named(one.rank)), str(one.layer), *_medians(one), *_shift(one))
         console.print(layers)
     console.print()
     console.print(_conclusion(each), soft_wrap=True)
@@ -121,13 +125,16 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
 
 def _conclusion(each: SeriesDifference) -> str:
     """Return a sentence about the changes of step time and of stall."""
+    from rich.markup import escape
+
     changes = []
     for quantity in ("step time", "stall"):
         for change, words in (("worse", "higher"), ("better", "lower")):
             of = [one for one in each.judged if one.quantity == quantity and one.change.value == change]
             if of:
                 most = max(of, key=lambda one: abs(one.shift_ns))
-                where = f"on rank {most.rank}" if len(of) == 1 else f"on {len(of)} ranks, most on rank {most.rank}"
+                rank = escape(each.named(most.rank))
+                where = f"on rank {rank}" if len(of) == 1 else f"on {len(of)} ranks, most on rank {rank}"
                 changes.append(f"{quantity} is {words} {where} ({', '.join(filter(None, _shift(most)[:2]))})")
     sentence = {
         "worse": "[bold red]B is worse:[/] ",

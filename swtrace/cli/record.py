@@ -104,6 +104,9 @@ def record(
     Starts with the records that are still in the rings (the files in shared memory to which ranks write), so it can
     record a run that has just ended. If the recorder is killed, the file lacks at most the last half second. If it
     finds no rank, it leaves no file and exits with status 1.
+
+    With several daemons, it holds what it reads in memory until each has named its ranks, because these come first in
+    the file. It waits five seconds for a daemon that is silent, and then records the others.
     """
     from swtrace.recording.writer import LEAST_BYTES, RecordingWriter
     from swtrace.trace.tail import allow_open_files
@@ -156,6 +159,7 @@ class Capture:
 
         self.writer = writer
         self.daemons = daemons
+        self._origin = origin
         self.tee: Tee = Tee(origin, writer)
         self.roster: Roster = Roster(self.tee)
 
@@ -164,13 +168,22 @@ class Capture:
         """States of all rings."""
         return self.tee.look().rings
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a daemon has not named its ranks yet."""
+        return any(not daemon.reported and daemon.lost is None for daemon in self.daemons)
+
     def finish(self) -> None:
         """Record what is committed now and the state of the rings, as space permits, and close the recording.
 
         Raises:
             RecordingError: it cannot be written.
         """
+        from swtrace.observing.merged import Merged
+
         try:
+            if isinstance(self._origin, Merged):
+                self._origin.release()
             self.tee.finish()
             self.writer.close()
         finally:
@@ -260,7 +273,7 @@ def _follow(capture: Capture, *, duration: float | None, until_end: bool, consol
                     return "size reached"
                 if capture.daemons and not more and all(daemon.lost is not None for daemon in capture.daemons):
                     return "every daemon has gone"
-                rings = capture.rings if until_end and not more else ()
+                rings = capture.rings if until_end and not more and not capture.awaited else ()
                 if rings and not any(ring.alive or ring.statistics.pending for ring in rings):
                     return "every rank has ended"
                 if now - shown >= (_SHOW_S if console.is_terminal else _LINE_S):
@@ -324,6 +337,10 @@ def _conclude(capture: Capture, reason: str, console: Console, *, as_json: bool)
 def _problems(capture: Capture) -> list[str]:
     """Return what could not be recorded, and why."""
     return [
-        *(f"{daemon.address}: {daemon.lost}" for daemon in capture.daemons if daemon.damaged),
+        *(
+            f"{daemon.address}: {daemon.lost or 'it has not answered'}"
+            for daemon in capture.daemons
+            if daemon.damaged or not daemon.reported
+        ),
         *capture.tee.look().problems.values(),
     ]

@@ -235,17 +235,21 @@ def _check_theme(make: Callable[[], Roster], theme: str) -> None:
 def _print(roster: Roster, selection: Filter, *, as_json: bool, wait_s: float) -> None:
     from swtrace_tui.once import overview, read, silent
 
+    from swtrace.observing import Link
+
     with roster:
         seen = read(roster, selection, wait_s)
-    # A part of the ranks must not look like all of them.
-    if len(seen.observation.origins) > 1 and (missing := silent(seen)):
+    origins = seen.observation.origins
+    several = len(origins) > 1
+    # A part of the ranks must not look like all of them, nor ranks that are not known yet like none.
+    if (several or any(origin.link is Link.CONNECTING for origin in origins)) and (missing := silent(seen)):
         raise CommandError(
-            f"no answer within {wait_s:g} s from {', '.join(missing)};"
-            " wait longer with --wait, or leave them out of --connect"
+            f"no answer within {wait_s:g} s from {', '.join(missing)}; wait longer with --wait"
+            + (", or leave them out of --connect" if several else "")
         )
     if seen.unmatched:
         raise CommandError(seen.unmatched, ExitCode.USAGE)
-    for origin in seen.observation.origins:
+    for origin in origins:
         if origin.detail and seen.rows:
             narration().print(f"{origin.name}: {origin.detail}", markup=False, soft_wrap=True)
     if as_json:

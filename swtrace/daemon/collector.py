@@ -73,7 +73,7 @@ class RingRow(RankRow):
     def about(self) -> Labels:
         """Return labels that say what the rank is part of, and where it runs."""
         identity = self.rank.identity
-        described = {"run_id": identity.run_id, "host": identity.host, "model": identity.model}
+        described = {"run": identity.run_id, "host_name": identity.host, "model": identity.model}
         return {**described, "pid": str(identity.pid), **asdict(identity.workload)}
 
     def last_record_s(self) -> float | None:
@@ -110,8 +110,8 @@ class SeriesRow(RankRow):
         """Return labels that describe the series and where it runs."""
         info, identity = self.entry.info, self.rank.identity
         return {
-            "run_id": identity.run_id,
-            "host": identity.host,
+            "run": identity.run_id,
+            "host_name": identity.host,
             "model": identity.model,
             "swtrace_version": identity.version,
             "kind": info.kind,

@@ -18,9 +18,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from swtrace.daemon import api
+from swtrace.daemon.clock_endpoint import ClockEndpoint
 from swtrace.daemon.event_stream import MEDIA_TYPE, StreamQuery, stream
 from swtrace.daemon.exposition import Exposition
-from swtrace.trace.clocks import now_ns, own_clock
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
@@ -68,11 +68,14 @@ def make_app(
             Route("/healthz", handlers.healthz),
             Route("/api/v1", handlers.contents),
             Route("/api/v1/recording", handlers.recording),
-            Route("/api/v1/clock", handlers.clock),
             Route("/api/v1/{name}", handlers.document),
         ],
         exception_handlers={api.QueryError: _refusing(400), api.UnknownError: _refusing(404)},
-        middleware=[Middleware(_Refusals), Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1)],
+        middleware=[
+            Middleware(ClockEndpoint),
+            Middleware(_Refusals),
+            Middleware(GZipMiddleware, minimum_size=1024, compresslevel=1),
+        ],
     )
 
 
@@ -83,7 +86,6 @@ class _Handlers:
         self._observer = observer
         self._open_origin = open_origin
         self._collector = collector
-        self._clock = own_clock()
         self._expositions: dict[str, Exposition] = {}
         # Rendering is pure Python, so concurrent scrapes would only compete for the GIL.
         self._rendering = threading.Lock()
@@ -129,10 +131,6 @@ class _Handlers:
         wanted = StreamQuery.parse(request.query_params)
         frames = stream(self._open_origin(wanted), wanted, lambda: observer.streaming)
         return _Stream(frames, media_type=MEDIA_TYPE, headers={"content-encoding": "identity"})
-
-    async def clock(self, _request: Request) -> Response:
-        # In the event loop, because a thread would have to wait for its turn between arrival and reading.
-        return _json({"clock": self._clock, "monotonic_ns": now_ns()})
 
     def document(self, request: Request) -> Response:
         name = request.path_params["name"]

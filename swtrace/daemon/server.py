@@ -22,8 +22,9 @@ import uvicorn
 
 from swtrace.daemon.access import CurrentTls, Gate
 from swtrace.daemon.api import QueryError
+from swtrace.daemon.clock_endpoint import TimedProtocol
 from swtrace.daemon.collector import SnapshotCollector
-from swtrace.daemon.daemon_settings import Watched
+from swtrace.daemon.daemon_settings import Listen, Watched
 from swtrace.daemon.event_stream import StreamQuery
 from swtrace.daemon.heaps import share_heaps
 from swtrace.daemon.http_app import make_app
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from swtrace.daemon.daemon_settings import DaemonSettings, Listen
+    from swtrace.daemon.daemon_settings import DaemonSettings
 
 _log = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ def server_config(app: Starlette, access: WebConfigFile | None = None) -> uvicor
     """
     config = uvicorn.Config(
         app if access is None else Gate(app, access),
+        http=TimedProtocol,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -188,17 +190,18 @@ def url(listener: socket.socket, *, tls: bool = False) -> str:
 
 def _exposed(listener: socket.socket, access: WebConfigFile | None) -> str | None:
     """Return a warning if strangers on the network could read what the daemon serves, or a password."""
-    if ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_loopback:
         return None
+    where = f"{Listen(host, port)}{' (every interface)' if address.is_unspecified else ''}"
     if access is None:
         return (
-            f"{url(listener)} is open to other hosts, without TLS and passwords; "
+            f"{where} is open to other hosts, without TLS and passwords; "
             "name a web configuration file with --web-config or SWTRACE_WEB_CONFIG, or listen on 127.0.0.1"
         )
     if access.passwords and not access.tls:
-        return (
-            f"{url(listener)} takes passwords over the network without TLS; add tls_server_config to its --web-config"
-        )
+        return f"{where} takes passwords over the network without TLS; add tls_server_config to its --web-config"
     return None
 
 

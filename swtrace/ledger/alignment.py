@@ -17,6 +17,7 @@ bounds nothing from above. A :class:`Probe` of the clocks, which is independent 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ _APART_NS = 1_000_000_000
 _POINTS = 64
 _MOST_NAME = 256
 _MOST_NS = 1 << 62
+_UNKNOWN_NS = 1 << 60
 _CONTRADICTIONS = 3
 """After so many successive steps in which ranks that declare one clock contradict that, each counts as its own."""
 
@@ -106,6 +108,21 @@ class Probes:
                 best = middle_ns - error_ns, middle_ns + error_ns
         return best
 
+    def readings(self, clocks: Sequence[str], at_ns: Sequence[int]) -> Iterator[tuple[_Int, _Int]]:
+        """Yield for each asking process what it showed, ``[clock]``, when the clocks showed ``at_ns``, and its error.
+
+        The error is huge where the process does not know a clock.
+        """
+        for by, maps in self._maps.items():
+            shown, error = np.array(at_ns, np.int64), np.full(len(clocks), _UNKNOWN_NS, np.int64)
+            for number, clock in enumerate(clocks):
+                known = maps.get(clock)
+                if known is not None:
+                    shown[number], error[number] = known.there(at_ns[number]), known.error_at(at_ns[number])
+                elif clock == by:
+                    error[number] = 0
+            yield shown, error
+
 
 @dataclass(frozen=True, slots=True)
 class AlignedClock:
@@ -138,20 +155,28 @@ class Alignment:
     """``[step, rank]``: largest error of that; 0 for ranks on the reference clock."""
     clock: _Int
     """``[rank]``: number of the rank's clock. Two ranks with the same number need no alignment."""
+    apart_ns: _Int
+    """``[step, clock, clock]``: largest error of the difference between instants of two clocks."""
+    before_ns: _Int
+    """``[step, rank]``: :attr:`bound_ns` in the step before; huge where that step was not comparable."""
 
     @classmethod
     def of_one_clock(cls, block: Block) -> Alignment:
         """Return the alignment of ranks that share one clock."""
         steps, ranks = block.ended.shape
         nothing = np.zeros((steps, ranks), np.int64)
-        return cls(block, np.ones(steps, np.bool_), nothing, nothing, np.zeros(ranks, np.int64))
+        one = np.zeros((steps, 1, 1), np.int64)
+        return cls(block, np.ones(steps, np.bool_), nothing, nothing, np.zeros(ranks, np.int64), one, nothing)
 
     def between_ns(self, step: _Int, one: _Int, other: npt.NDArray[np.integer]) -> _Int:
         """Return the largest error of the difference between instants of two ranks; 0 if they share a clock."""
         if not self.clock.any():
             return np.zeros(1, np.int64)
-        bound = self.bound_ns[step, one] + self.bound_ns[step, other]
-        return np.where(self.clock[one] == self.clock[other], 0, bound)
+        return np.asarray(self.apart_ns[step, self.clock[one], self.clock[other]], np.int64)
+
+    def from_any_ns(self, step: _Int, rank: _Int) -> _Int:
+        """Return the largest error of the difference between an instant of a rank and one of any other rank."""
+        return np.asarray(self.apart_ns.max(axis=2)[step, self.clock[rank]], np.int64)
 
 
 class Aligner:
@@ -174,6 +199,8 @@ class Aligner:
         self._last_ns: dict[str, int] = {}
         self._reference = ""
         """The clock that the maps lead to."""
+        self._before_ns = np.zeros((1, ranks), np.int64)
+        """``[1, rank]``: bounds in the last step; huge if it was not comparable."""
 
     def set_clock(self, rank: int, clock: str) -> None:
         """Set the clock that a group rank declares."""
@@ -208,15 +235,18 @@ class Aligner:
         order = list(dict.fromkeys(name for name, declared in zip(names, self._names, strict=True) if declared))
         clock = np.array([order.index(name) if name in order else 0 for name in names], np.int64)
         bounds = self._bounds(block, clock, len(order))
+        of_clocks = [bounds.of_clock(number) for number in range(len(order))]
         steps = len(block)
         shift, bound = np.zeros((steps, len(order)), np.int64), np.zeros((steps, len(order)), np.int64)
         comparable = np.ones(steps, np.bool_)
         for number, name in enumerate(order[1:], 1):
-            known = self._align_clock(
-                name, order[0], bounds.of_clock(number), probes, shift[:, number], bound[:, number]
-            )
+            known = self._align_clock(name, order[0], of_clocks[number], probes, shift[:, number], bound[:, number])
             comparable &= known
-        return Alignment(block.shifted(shift[:, clock]), comparable, shift[:, clock], bound[:, clock], clock)
+        apart = _apart(order, of_clocks, probes, shift, bound)
+        shift, bound = shift[:, clock], bound[:, clock]
+        bounds_ns = np.concatenate((self._before_ns, np.where(comparable[:, np.newaxis], bound, _UNKNOWN_NS)))
+        self._before_ns = bounds_ns[-1:]
+        return Alignment(block.shifted(shift), comparable, shift, bound, clock, apart, bounds_ns[:-1])
 
     def facts(self) -> tuple[AlignedClock, ...]:
         """Return the clocks besides the reference; none if there is only one."""
@@ -336,6 +366,34 @@ class _Bounds(NamedTuple):
         high = np.where(back, ready[:, 0] - here + _drifted(here, at), _NEVER).min(axis=1)
         half = np.maximum(at - first, last - at)
         return _OfClock(at.tolist(), low.tolist(), high.tolist(), np.where(at > 0, half, 0).tolist())
+
+
+def _apart(clocks: Sequence[str], steps: Sequence[_OfClock], probes: Probes, shift_ns: _Int, bound_ns: _Int) -> _Int:
+    """Return the largest errors of differences between two clocks, ``[step, clock, clock]``.
+
+    Both bounds include the error of the reference. A process that probed both clocks bounds their difference without
+    it: what it measured is off by its own two errors, and the alignment differs from that by a known amount.
+
+    Args:
+        clocks: The names, the reference first.
+        steps: The instants of each clock.
+        probes: What is known independently of the steps.
+        shift_ns: ``[step, clock]``: what is added to the clock's instants.
+        bound_ns: ``[step, clock]``: largest error of that.
+    """
+    apart = bound_ns[:, :, np.newaxis] + bound_ns[:, np.newaxis, :]
+    at, half = (np.array([of_clock[field] for of_clock in steps], np.int64).T for field in (0, 3))
+    for row in np.flatnonzero(at[:, 0] > 0).tolist():
+        middle_ns = at[row, 0]
+        # Another clock's instants are at most so far from the middle of the reference's step.
+        far_ns = half[row] + np.abs(at[row] + shift_ns[row] - middle_ns)
+        for shown_ns, error_ns in probes.readings(clocks, (middle_ns - shift_ns[row]).tolist()):
+            most_ns = error_ns + np.ceil(far_ns * DRIFT_LIMIT).astype(np.int64)
+            differs_ns = np.abs(shown_ns[:, np.newaxis] - shown_ns)
+            np.minimum(apart[row], differs_ns + most_ns[:, np.newaxis] + most_ns, out=apart[row])
+    numbers = np.arange(len(clocks))
+    apart[:, numbers, numbers] = 0
+    return apart
 
 
 def _drifted(instants_ns: _Int, at_ns: _Int) -> _Int:

@@ -81,6 +81,8 @@ class CriticalPath:
     negative."""
     entry_ns: Nanoseconds
     """``[rank]``: how long after the first rank the path's first rank entered the step; 0 for others."""
+    entry_bound_ns: int
+    """Largest error of that by the alignment of clocks; 0 on one clock."""
     transfer_ns: int
     wake_ns: int
     length_ns: int
@@ -135,6 +137,8 @@ class StepFacts(_LazyFacts):
     """By group rank."""
     infos: tuple[SeriesInfo | None, ...]
     """By group rank; None for a rank that this ledger never saw."""
+    hosts: tuple[str, ...]
+    """Host names by group rank; empty for a rank that this ledger never saw."""
     present: Mask
     """``[rank, position]``: a record is available."""
     ended: Mask

@@ -469,6 +469,8 @@ class Ledger:
         counted = ranked.take(~accepted.duplicate)
         if len(counted):
             series.totals.add(counted)
+        if accepted.late.any():
+            series.totals.add_late(ranked.take(accepted.late))
         _note(ranks, ranked, accepted, series.layers)
 
     def _evict(self, series: _Series, step: int) -> None:
@@ -489,7 +491,8 @@ class Ledger:
             return
         links = series.requests.take(block.step)
         alignment = series.aligner.align(block, self._probes)
-        steps = Steps(series.constants, series.infos, alignment, series.channel, links)
+        hosts = tuple(self._ranks[rank].identity.host if rank in self._ranks else "" for rank in series.ranks)
+        steps = Steps(series.constants, series.infos, hosts, alignment, series.channel, links)
         series.aligner.note_contradictions(steps.contradictory)
         if steps.impossible.any():
             series.impossible_steps += int(steps.impossible.any(axis=1).sum())

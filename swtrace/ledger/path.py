@@ -27,6 +27,7 @@ import numpy.typing as npt
 from swtrace.ledger.facts import CriticalPath
 
 if TYPE_CHECKING:
+    from swtrace.ledger.alignment import Alignment
     from swtrace.ledger.step import Steps
 
 _Int = npt.NDArray[np.int64]
@@ -47,6 +48,7 @@ class Paths:
     compute_ns: _Int
     excess_ns: _Int
     entry_ns: _Int
+    entry_bound_ns: _Int
     transfer_ns: _Int
     wake_ns: _Int
     length_ns: _Int
@@ -60,18 +62,22 @@ class Paths:
             compute_ns=self.compute_ns[row],
             excess_ns=self.excess_ns[row],
             entry_ns=self.entry_ns[row],
+            entry_bound_ns=int(self.entry_bound_ns[row]),
             transfer_ns=int(self.transfer_ns[row]),
             wake_ns=int(self.wake_ns[row]),
             length_ns=int(self.length_ns[row]),
         )
 
 
-def critical_paths(steps: Steps, known: _Bool, *, prefetch_step: int, stalled: _Bool, serial: bool) -> Paths:
+def critical_paths(
+    steps: Steps, known: _Bool, alignment: Alignment, *, prefetch_step: int, stalled: _Bool, serial: bool
+) -> Paths:
     """Return the critical paths of steps.
 
     Args:
         steps: Finished steps.
         known: ``[step]``: the step has a path; it is complete and was not aborted.
+        alignment: How the clocks of the ranks were aligned.
         prefetch_step: k.
         stalled: ``[step, rank, position]``: the wait stalled long enough for the path to follow it.
         serial: The channel carries one operation at a time.
@@ -79,7 +85,7 @@ def critical_paths(steps: Steps, known: _Bool, *, prefetch_step: int, stalled: _
     count, ranks, _ = steps.receiver.shape
     paths = Paths(
         known,
-        *(np.zeros(shape, np.int64) for shape in ((count,), *[(count, ranks)] * 3, *[(count,)] * 3)),
+        *(np.zeros(shape, np.int64) for shape in ((count,), *[(count, ranks)] * 3, *[(count,)] * 4)),
     )
     row = np.flatnonzero(known)
     if len(row):
@@ -89,10 +95,23 @@ def critical_paths(steps: Steps, known: _Bool, *, prefetch_step: int, stalled: _
         parts, excess = walk.parts(row, last, stops)
         paths.last_rank[row] = last
         paths.compute_ns[row], paths.entry_ns[row] = parts[:, _COMPUTE], parts[:, _ENTRY]
+        if alignment.clock.any():
+            paths.entry_bound_ns[row] = _entry_bound_ns(alignment, row, parts[:, _ENTRY])
         paths.transfer_ns[row], paths.wake_ns[row] = parts[:, _TRANSFER].sum(axis=1), parts[:, _WAKE].sum(axis=1)
         paths.excess_ns[row] = excess
         paths.length_ns[row] = steps.block.end_ns[row, last] - steps.block.arrival_ns[row].min(axis=1)
     return paths
+
+
+def _entry_bound_ns(alignment: Alignment, row: _Int, entry_ns: _Int) -> _Int:
+    """Return the largest error of the late entry, ``[step, rank]``, of each path, whichever rank was the first."""
+    arrival, first = alignment.block.arrival_ns[row], alignment.block.arrival_ns[row].argmin(axis=1)
+    each, shown = np.arange(len(row)), entry_ns.max(axis=1)
+    rank = np.where(shown > 0, entry_ns.argmax(axis=1), first)
+    begin = np.maximum(arrival[each, first] + shown, arrival[each, rank])
+    after = begin[:, np.newaxis] - arrival
+    bound = alignment.between_ns(row[:, np.newaxis], rank[:, np.newaxis], np.arange(arrival.shape[1]))
+    return np.asarray(np.maximum((after + bound).max(axis=1) - shown, shown - (after - bound).max(axis=1)), np.int64)
 
 
 class _Walk:

@@ -100,6 +100,7 @@ class Steps:
     Args:
         constants: Constants of the series.
         infos: Constants of its members, by group rank.
+        hosts: Host names of its members, by group rank.
         alignment: The steps' records, ascending, and how their ranks are compared.
         channel: What a delivery queues behind. These steps advance it.
         links: Trace contexts of the steps' requests, ``[step][rank]``.
@@ -109,12 +110,13 @@ class Steps:
         self,
         constants: Constants,
         infos: tuple[SeriesInfo | None, ...],
+        hosts: tuple[str, ...],
         alignment: Alignment,
         channel: Channel,
         links: Sequence[tuple[Links, ...]],
     ) -> None:
         self.block = block = alignment.block
-        self.infos, self._constants, self._alignment = infos, constants, alignment
+        self.infos, self.hosts, self._constants, self._alignment = infos, hosts, constants, alignment
         self.links = links
         self._serial = channel.serial
         own, prefilled = self._flagged(TransferFlag.OWN), self._flagged(TransferFlag.PREFILLED)
@@ -140,8 +142,8 @@ class Steps:
         """Return a field of one step's facts."""
         if name in _CONSTANTS:
             return getattr(self._constants, name)
-        if name == "infos":
-            return self.infos
+        if name in {"infos", "hosts"}:
+            return getattr(self, name)
         if name == "path":
             return self.path(row)
         value = getattr(self if hasattr(type(self), name) or name in vars(self) else self.block, name)[row]
@@ -329,17 +331,38 @@ class Steps:
         inside = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) == 0
         inside &= ended[late] & ended[row]
         entry, entry_most = (np.clip(owed + error, 0, skew) * inside for error in (-bound, bound))
-        entry, entry_most = entry * ~doubt, np.where(doubt, skew, entry_most)
+        if doubt.any():
+            # Some rank was late, but it is not known which: any rank's arrival may explain the skew.
+            by_latest = self._latest_arrival_ns[waits.step] + self._alignment.bound_ns[waits.step, waits.rank]
+            crosses = (block.flags.reshape(-1)[cell] & TransferFlag.CROSSES_STEPS) != 0
+            any_entry = np.clip(by_latest - arrival[row] - earlier, 0, skew) * ~crosses
+            entry, entry_most = entry * ~doubt, np.where(doubt, any_entry, entry_most)
         backlog, transfer = (queued_first - issued) * attributed, (ready - queued) * attributed
         causes = (entry, skew - entry_most, backlog, transfer)
         return waits, np.stack((*causes, stall - np.add.reduce(causes)))
 
+    @cached_property
+    def _latest_arrival_ns(self) -> _Int:
+        """``[step]``: the latest instant at which some rank may have arrived at the first layer."""
+        arrival = np.where(self.block.ended, self.block.arrival_ns + self._alignment.bound_ns, 0)
+        return np.asarray(arrival.max(axis=1), np.int64)
+
     def _behind_bound_ns(self, waits: Waits) -> _Int:
-        """Return the largest error of the end of what each delivery queued behind, which another rank may have seen."""
-        if not self._serial or not self._alignment.clock.any():
+        """Return the largest error of the end of what each delivery queued behind.
+
+        Another rank may have seen it. Each rank's first delivery of a step queued behind one of the step before, whose
+        instants were shifted by other offsets.
+        """
+        alignment, step, rank = self._alignment, waits.step, waits.rank
+        if not alignment.clock.any():
             return np.zeros(1, np.int64)
-        bound = self._alignment.bound_ns
-        return np.asarray(bound[waits.step, waits.rank] + bound.max(axis=1)[waits.step], np.int64)
+        before, within = alignment.before_ns, np.zeros(1, np.int64)
+        if self._serial:
+            before, within = before.max(axis=1, keepdims=True), alignment.from_any_ns(step, rank)
+        received = self._constants.source != np.arange(len(self._constants.ranks))[:, np.newaxis]
+        first = np.zeros(len(received), np.int64) if self._serial else received.argmax(axis=1)
+        across = alignment.bound_ns[step, rank] + np.broadcast_to(before, alignment.bound_ns.shape)[step, rank]
+        return np.where(waits.position <= first[rank], across, within)
 
     @cached_property
     def transfer_bound_ns(self) -> _Int:
@@ -380,8 +403,16 @@ class Steps:
 
     @cached_property
     def sums(self) -> Sums:
-        """``[row, step, rank]``: sums over positions."""
-        return sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=self.paths.known[:, np.newaxis])
+        """``[row, step, rank]``: sums over positions.
+
+        Most steps are only summed. So the columns are dropped then, which take twice the memory of the records.
+        """
+        known = self.paths.known[:, np.newaxis]
+        sums = sum_positions(self, self.cause_sums_ns, self.paths.excess_ns, path_known=known)
+        for columns in (self, self.block):
+            for name in _of_cells(type(columns)):
+                vars(columns).pop(name, None)
+        return sums
 
     @cached_property
     def paths(self) -> Paths:
@@ -392,7 +423,12 @@ class Steps:
         orderly = ((self.block.step_flags & StepFlag.ABORTED) == 0).all(axis=1)
         known = np.asarray(self.complete & explained & waited & orderly & self.comparable, np.bool_)
         return critical_paths(
-            self, known, prefetch_step=self._constants.prefetch_step, stalled=stalled, serial=self._serial
+            self,
+            known,
+            self._alignment,
+            prefetch_step=self._constants.prefetch_step,
+            stalled=stalled,
+            serial=self._serial,
         )
 
     def path(self, row: int) -> CriticalPath | None:
@@ -417,4 +453,12 @@ class Steps:
         return early
 
 
+def _of_cells(kind: type) -> tuple[str, ...]:
+    """Return the names of the cached columns of a class, without small ones that are not worth computing again."""
+    return tuple(
+        name for name, value in vars(kind).items() if isinstance(value, cached_property) and name not in _SMALL
+    )
+
+
+_SMALL = {"complete", "aborted", "whole", "entry_skew_ns", "cause_sums_ns", "paths", "sums"}
 _CONSTANTS = frozenset(each.name for each in fields(Constants))

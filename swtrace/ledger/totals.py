@@ -1,7 +1,8 @@
 """Counters that only grow: one :class:`TotalsCounter` for the ranks of one series.
 
 They count every record once, even if the peers' records are missing. Only the split by cause waits until the step is
-finished. A rank's counters begin with a whole step, so that they agree with each other: the causes sum to the stall.
+finished. The stall of a record that comes later has no cause. A rank's counters begin with a whole step, so that they
+agree with each other: the causes sum to the stall.
 
 An untimed step has no TRANSFER records. Their counts follow from its STEP record: every step broadcasts every layer,
 except the first ``k`` layers of step 0, which were filled before.
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from swtrace.ledger.facts import CAUSES, Distribution, Outcome, Totals
+from swtrace.ledger.facts import CAUSES, Cause, Distribution, Outcome, Totals
 from swtrace.ledger.intake import CELL, Ranked
 from swtrace.trace.records import STEP, Records, observed
 from swtrace.trace.schema import STEP_FIELDS, Observed, Phase, StepFlag, TransferFlag, Untimed
@@ -212,6 +213,14 @@ class TotalsCounter:
     def add_causes(self, step: _Int, cause_ns: _Int) -> None:
         """Add the stall of finished steps by cause, ``[cause, step, rank]``."""
         self._cause_ns += (cause_ns * (step[:, np.newaxis] >= self._begin)).sum(axis=1)
+
+    def add_late(self, ranked: Ranked) -> None:
+        """Count the stall of records of steps that were finished without them: its cause stays unknown."""
+        records, rank = ranked.records, ranked.group_rank
+        counted = (ranked.place < self._layers) & (ranked.step >= self._begin[rank])
+        counted &= _RECEIVER[_CLASS[records["flags"]]]
+        stall_ns = np.maximum(0, records["ready_ns"] - records["wait_begin_ns"]) * counted
+        np.add.at(self._cause_ns[CAUSES.index(Cause.UNATTRIBUTED)], rank, stall_ns)
 
     def last_step(self, rank: int) -> Mapping[str, int]:
         """Return the fields of a rank's newest STEP record, all 0 before the first."""

@@ -43,8 +43,8 @@ class Merged:
     and another process lives as that rank elsewhere, it was restarted on another host and belongs to that one's origin.
     Two processes that live as the same rank are a problem.
 
-    Events are held until every origin has answered or is lost. Then the ranks of all origins come first, so that no
-    step is finished without the ranks of a host that only answers more slowly.
+    Events are held until every origin is lost or has reported its ranks. Then the ranks of all origins come first, so
+    that no step is finished without the ranks of a host that only answers more slowly.
     """
 
     def __init__(self, origins: Sequence[Origin]) -> None:
@@ -55,6 +55,7 @@ class Merged:
         """By rank, what each origin reports, in the order in which they did."""
         self._held: list[Event] | None = []
         """Events held until all origins have answered; None after that."""
+        self._released = False
         self._from_removed: list[Event] = []
         """Events about the ranks of removed origins, until the next poll."""
 
@@ -81,10 +82,14 @@ class Merged:
         more, ended = any(poll.more for _, poll in polls), bool(polls) and all(poll.ended for _, poll in polls)
         if self._held is not None:
             self._held += events
-            if self._awaits_ranks():
+            if not self._released and any(status.link is Link.CONNECTING for status in self.status()):
                 return Polled((), more)
             events, self._held = _ranks_first(self._held), None
         return Polled(tuple(events), more, ended)
+
+    def release(self) -> None:
+        """Return all held events with the next poll, and wait for no origin that has not answered."""
+        self._released = True
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -128,10 +133,6 @@ class Merged:
         """Close all origins."""
         for origin in self._origins:
             origin.close()
-
-    def _awaits_ranks(self) -> bool:
-        """Return whether the ranks of some origin are not known yet."""
-        return any(status.link is Link.CONNECTING for status in self.status())
 
     def _of(self, origin: Origin, event: Event) -> tuple[Event, ...]:
         """Return what an event of an origin means for the ranks that belong to it, and for their owners."""

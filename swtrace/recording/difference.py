@@ -109,8 +109,17 @@ class SeriesDifference:
     a_stall_ratio: tuple[float, ...]
     """Mean stall divided by mean step time, by group rank."""
     b_stall_ratio: tuple[float, ...]
+    a_hosts: tuple[str, ...]
+    """Host names by group rank, as of the last step; empty where unknown."""
+    b_hosts: tuple[str, ...]
     ranks: tuple[Difference, ...]
     layers: tuple[Difference, ...]
+
+    def named(self, rank: int) -> str:
+        """Return a group rank, with its hosts in both recordings if the ranks of one are on several hosts."""
+        hosts = " -> ".join(dict.fromkeys(filter(None, (self.a_hosts[rank], self.b_hosts[rank]))))
+        several = any(len(set(each) - {""}) > 1 for each in (self.a_hosts, self.b_hosts))
+        return f"{rank} ({hosts})" if several and hosts else str(rank)
 
     @property
     def judged(self) -> tuple[Difference, ...]:
@@ -160,6 +169,7 @@ class RecordingDifference:
                     "steps": {"a": each.a_steps, "b": each.b_steps},
                     "block_steps": {"a": each.a_block_steps, "b": each.b_block_steps},
                     "stall_ratio": {"a": list(each.a_stall_ratio), "b": list(each.b_stall_ratio)},
+                    "hosts": {"a": list(each.a_hosts), "b": list(each.b_hosts)},
                     "ranks": [_document(one) for one in each.ranks],
                     "layers": [_document(one) for one in each.layers],
                 }
@@ -253,6 +263,8 @@ class Measured:
     """``[quantity, rank]``"""
     stall: BlockMeans
     """``[rank, position]``"""
+    hosts: tuple[str, ...] = ()
+    """By group rank, as of the last step."""
     seen: dict[SeriesKey, int] = field(default_factory=dict)
     """Steps so far by run, because each run has its own warm-up."""
 
@@ -283,6 +295,7 @@ def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Meas
         sums = (step.duration_ns, *(each.sum(axis=1) for each in (step.stall_ns, step.slack_ns, step.transfer_ns)))
         into.by_rank.add(np.stack(sums).astype(np.float64))
         into.stall.add(step.stall_ns)
+        into.hosts = step.hosts
     return measured
 
 
@@ -297,6 +310,8 @@ def _series(name: SeriesName, a: Measured, b: Measured) -> SeriesDifference:
         b_block_steps=b.by_rank.block_steps,
         a_stall_ratio=tuple((a_mean[1] / np.maximum(1.0, a_mean[0])).tolist()),
         b_stall_ratio=tuple((b_mean[1] / np.maximum(1.0, b_mean[0])).tolist()),
+        a_hosts=a.hosts,
+        b_hosts=b.hosts,
         ranks=tuple(one for one in ranks if one.layer is None),
         layers=tuple(one for one in ranks if one.layer is not None),
     )

@@ -103,11 +103,9 @@ class DaemonStream:
         self._again = again
         self._watching = watching
         self._credentials = credentials
-        self._whole = newest_steps is None
-        self._answered = False
         self._lost_since_s = 0.0
         self.reported = False
-        """Whether the daemon has reported its rings, before which come its ranks."""
+        """Whether the daemon has reported its rings, before which come its ranks, since it was connected."""
         self._ranks: set[RankKey] = set()
         self._seen = RingsSeen(())
         self._arrived: queue.Queue[Event | _Lost] = queue.Queue(_QUEUE)
@@ -174,7 +172,8 @@ class DaemonStream:
             gone_s = time.monotonic() - self._lost_since_s
             since = f", lost for {gone_s:.0f} s" if gone_s >= 1 and self._again else ""
             return (OriginStatus(self.address, Link.LOST, f"{self.lost}{since}"),)
-        if not self._answered:
+        # A daemon that watches others has no ranks, and is not caught up, until all of these have answered.
+        if not self.reported or not (self._ranks or self._seen.caught_up):
             return (OriginStatus(self.address, Link.CONNECTING),)
         problems = list(self._seen.problems.values())[:3]
         if not self._seen.caught_up:
@@ -205,7 +204,6 @@ class DaemonStream:
         elif isinstance(event, RingsSeen):
             rings = tuple(replace(ring, path=self.address) for ring in event.rings)
             self._seen, self.reported = replace(event, rings=rings), True
-            self._answered = self._answered or event.caught_up or not self._whole
 
     def _lose(self, lost: _Lost) -> list[Event]:
         if self.lost is None:
@@ -217,7 +215,7 @@ class DaemonStream:
 
     def _start_again(self) -> list[Event]:
         """Forget all ranks, because a new stream starts with the full state."""
-        self.lost, self.damaged, self._answered = None, False, False
+        self.lost, self.damaged, self.reported = None, False, False
         return self._forget_all()
 
     def _forget_all(self) -> list[Event]:

@@ -70,11 +70,6 @@ class WatchedDaemons(Merged):
             name.close()
         super().close()
 
-    def _awaits_ranks(self) -> bool:
-        # Not until all have caught up: what their rings hold, which may be much, would have to be held here by then.
-        names = any(name.status() == OriginStatus(name.text, Link.CONNECTING) for name in self._names)
-        return names or any(not each.reported and each.lost is None for each in self._daemons.values())
-
     def _follow_names(self) -> None:
         """Watch the daemons that the names stand for now, and no others."""
         wanted = dict.fromkeys(self._fixed, self._credentials)

@@ -35,6 +35,8 @@ from swtrace.series.ownership import CheckingJournal, OwnershipCheck
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
 from swtrace.series.peer_loss import describe_death, describe_loss, reason
 from swtrace.series.placing import Placement, Placing, Unshareable
+from swtrace.series.pull.device_pull_transport import DevicePullTransport
+from swtrace.series.pull.ipc_mover import CudaMemory, IpcMover
 from swtrace.series.pull.pull_transport import PullTransport
 from swtrace.series.pull.share_folder import ShareFolder, folder_name
 from swtrace.series.recording import RecorderSource, propose_run_id
@@ -122,14 +124,22 @@ def _pull(
     where, group = constants.where, constants.group
     if group.device_group is None and not proposal.fixed:
         raise RegistrationError(f"{where}: set SWTRACE_RUN_ID to one value on all ranks, by which they find each other")
-    if _device(modules).type != "cpu":
+    device = _device(modules)
+    if device.type not in ("cpu", "cuda"):
+        raise RegistrationError(f"{where}: layers on {device} cannot be pulled; set SWTRACE_TRANSPORT=broadcast")
+    if device.type == "cuda" and not settings.experimental:
         raise RegistrationError(
-            f"{where}: layers on {_device(modules)} cannot be pulled; set SWTRACE_TRANSPORT=broadcast"
+            f"{where}: pull is not yet proven on a GPU ({device}); set SWTRACE_EXPERIMENTAL=1 to try it, or "
+            f"SWTRACE_TRANSPORT=broadcast"
         )
     path = settings.ring_directory() / folder_name(proposal.run_id, constants.name, constants.ranks)
     folder = ShareFolder(path, constants.ranks, group.rank_in_group, settings.timeout_s)
     try:
-        return PullTransport(folder, group.rank_in_group)
+        if device.type == "cpu":
+            return PullTransport(folder, group.rank_in_group)
+        accelerator = TorchDevice(device)
+        mover = IpcMover(CudaMemory(device), folder, group.rank_in_group)
+        return DevicePullTransport(accelerator, mover, constants.num_layers)
     except TransportError as error:
         raise RegistrationError(f"{where}: {error}") from error
 

@@ -11,7 +11,8 @@ import pytest
 
 from swtrace.recording.writer import RecordingWriter
 from tests.support.commands import checked
-from tests.support.simulated_recordings import record, schedule
+from tests.support.recorded_run import RecordedRun
+from tests.support.simulated_recordings import record, record_rings, schedule
 
 
 def test_diff_says_what_got_worse_and_can_fail_for_it(tmp_path: Path) -> None:
@@ -94,3 +95,18 @@ def test_a_faster_run_that_stalls_more_is_called_neither_worse_nor_better(record
     assert re.search(r"step time is lower [^;]*\(-[\d.]+ us, -[\d.]+ %\); stall is higher [^;]*\(\+", last)
     assert "stall got worse" in done.stderr
     assert "step time got worse" not in done.stderr
+
+
+def test_ranks_are_named_with_their_hosts_if_there_are_several(recordings: Path, tmp_path: Path) -> None:
+    """Each rank of a run on two hosts has its host, or both if B ran elsewhere; one host is not named."""
+    for name, hosts in (("a", ("gpu-a", "gpu-b")), ("b", ("gpu-a", "gpu-c"))):
+        run = RecordedRun(tmp_path / name, hosts=hosts)
+        run.write(20)
+        run.close()
+        record_rings(tmp_path / name, tmp_path / f"{name}.swrec")
+    printed = checked("diff", tmp_path / "a.swrec", tmp_path / "b.swrec").stdout
+    assert set(re.findall(r"^ *\d (\([^)]*\))", printed, re.MULTILINE)) == {"(gpu-a)", "(gpu-b -> gpu-c)"}
+    document = json.loads(checked("diff", tmp_path / "a.swrec", tmp_path / "b.swrec", "--json").stdout)
+    assert document["series"][0]["hosts"] == {"a": ["gpu-a", "gpu-b"], "b": ["gpu-a", "gpu-c"]}
+    one_host = checked("diff", recordings / "a.swrec", recordings / "slow.swrec").stdout
+    assert not re.search(r"^ *\d \(", one_host, re.MULTILINE)

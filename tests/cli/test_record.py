@@ -17,7 +17,8 @@ from swtrace.errors import RecordingError
 from swtrace.recording import Recording
 from swtrace.recording.remote import DaemonStream
 from tests.support.commands import SWTRACE, checked, clean_environment, run_swtrace
-from tests.support.damaged_answers import DAMAGED, answering
+from tests.support.daemon_threads import serving
+from tests.support.damaged_answers import DAMAGED, answering, silent
 from tests.support.patience import patience
 from tests.support.recorded_run import RecordedRun
 from tests.support.settling import until
@@ -177,6 +178,22 @@ def test_no_daemon_is_one_line(tmp_path: Path) -> None:
     assert "127.0.0.1:1: " in done.stderr
     with pytest.raises(RecordingError, match="Connection refused"):
         DaemonStream("127.0.0.1:1").connect()
+
+
+@pytest.mark.parametrize("until_when", [("--duration", "1"), ("--until-end",)], ids=["time is up", "ranks ended"])
+def test_a_daemon_that_is_silent_costs_no_record_of_the_others(tmp_path: Path, until_when: tuple[str, ...]) -> None:
+    """Whatever ends the recording, it has all that the other daemon sent, and the silent one is named."""
+    run = RecordedRun(tmp_path / "rings")
+    run.write(10)
+    run.close()
+    with serving(tmp_path / "rings") as client, silent(b"HTTP/1.1 200 OK\r\n\r\n") as address:
+        both = f"127.0.0.1:{client.base_url.port},{address}"
+        done = checked("record", "--connect", both, "-o", tmp_path / "run.swrec", *until_when, "--json")
+    assert json.loads(done.stdout)["records"] == 2 * run.written
+    assert re.search(rf"^{address}: \S", done.stderr, re.MULTILINE)
+    with Recording.open(tmp_path / "run.swrec") as recording:
+        assert recording.missing().finished
+        assert recording.records == 2 * run.written
 
 
 @pytest.mark.parametrize("damage", ["cut gzip", "a list", "no text"])

@@ -7,9 +7,11 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from swtrace_tui.app import TopApp
 from typer.testing import CliRunner
 
 from swtrace.cli import commands
+from swtrace.daemon.daemon_settings import Watched
 from swtrace.observing import watch_rings
 from tests.support.commands import clean_environment
 from tests.support.daemon_threads import serving
@@ -92,6 +95,23 @@ def test_a_daemon_that_does_not_answer_fails_the_command_by_name(tmp_path: Path)
         done = top("--connect", f"{address},127.0.0.1:1", "--once", "--wait", "0.5", code=1)
     assert "no answer within 0.5 s from 127.0.0.1:1 (" in done.stderr
     assert address not in done.stderr.partition("from")[2]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("output", ["--once", "--json"])
+def test_a_watching_daemon_that_waits_for_a_source_is_not_said_to_have_no_ranks(tmp_path: Path, output: str) -> None:
+    """While the daemon does not know all ranks, the command fails over that, instead of showing that there is none."""
+    with ExitStack() as stack:
+        stack.enter_context(write(tmp_path, "stalled", ranks=2, layers=4, steps=20))
+        host = stack.enter_context(serving(tmp_path))
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        sources = (f"127.0.0.1:{host.base_url.port}", f"127.0.0.1:{silent.getsockname()[1]}")
+        watching = stack.enter_context(serving(Watched(sources, 1)))
+        address = f"127.0.0.1:{watching.base_url.port}"
+        done = top("--connect", address, output, "--wait", "0.5", code=1)
+    assert f"no answer within 0.5 s from {address} (" in done.stderr
+    assert "--connect" not in done.stderr
+    assert "Nothing to watch" not in done.stderr
     assert done.stdout == ""
 
 

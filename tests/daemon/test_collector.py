@@ -237,8 +237,8 @@ def test_a_rank_info_names_process_and_workload(tmp_path: Path) -> None:
     assert known == [
         {
             "rank": str(rank),
-            "run_id": "run-1",
-            "host": "host-a",
+            "run": "run-1",
+            "host_name": "host-a",
             "model": "tiny",
             "pid": str(os.getpid()),
             "k8s_pod_name": f"vllm-{rank}",

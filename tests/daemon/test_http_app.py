@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,10 +19,9 @@ from swtrace.daemon.observer import Observer
 from swtrace.daemon.server import streams
 from swtrace.observing import HostRings
 from swtrace.spans.delivery import NoSpans
-from swtrace.trace.clocks import clock_offset
 from tests.support.daemon_threads import serving
 from tests.support.patience import patience
-from tests.support.recorded_run import RecordedRun, identity
+from tests.support.recorded_run import RecordedRun
 
 
 def test_exposition_is_compressed_when_asked(run: RecordedRun) -> None:
@@ -117,14 +114,3 @@ def test_a_stream_whose_client_takes_nothing_ends(
     asyncio.run(respond())
     assert closed
     assert "took nothing for 0 s, so its stream ends" in caplog.text
-
-
-def test_the_clock_is_that_of_the_ranks_of_this_host(client: httpx.Client) -> None:
-    """What /api/v1/clock names is what a rank of this process writes into its ring, and it shows this moment."""
-    before = time.monotonic_ns()
-    document = client.get("/api/v1/clock").json()
-    after = time.monotonic_ns()
-    written = identity("run", 0)
-    assert document.keys() == {"clock", "monotonic_ns"}
-    assert document["clock"] == replace(written, clock_offset=clock_offset()).clock
-    assert before <= document["monotonic_ns"] <= after

@@ -40,6 +40,19 @@ def test_two_runs_at_once_are_told_apart(tmp_path: Path) -> None:
             young.close()
 
 
+def test_information_has_the_labels_by_which_samples_are_told_apart(tmp_path: Path) -> None:
+    """What describes a rank joins its other samples by rank and run id, and names the run in another label."""
+    old = RecordedRun(tmp_path, run_id="old")
+    young = RecordedRun(tmp_path, run_id="young")
+    with serving(tmp_path) as client:
+        families = scrape(client)
+    for name in ("swtrace_rank_info", "swtrace_series_info"):
+        labels = [sample.labels for sample in families[name].samples if sample.labels["rank"] == "0"]
+        assert [(each.get("run_id"), each["run"]) for each in labels] == [(None, "old"), ("young", "young")]
+    old.close()
+    young.close()
+
+
 def test_one_name_for_two_series_of_a_rank_is_told_apart(tmp_path: Path) -> None:
     """A rank that uses one name for two ranges of layers exposes both, by name and start layer."""
     recorder = Recorder.create(tmp_path, identity("run-1", 0))

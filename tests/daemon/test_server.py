@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -123,11 +124,16 @@ def said_on(listen: str, directory: Path, *arguments: str) -> str:
     return "\n".join(line for line in err.splitlines() if not line.startswith("swtrace "))
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", ":0", "[::]:0"])
-def test_a_daemon_that_is_open_to_other_hosts_says_so(tmp_path: Path, listen: str) -> None:
-    """Without a web configuration, one warning names the option that protects the daemon."""
+@pytest.mark.parametrize(
+    ("listen", "host"),
+    [("0.0.0.0:0", r"0\.0\.0\.0"), (":0", r"0\.0\.0\.0"), ("[::]:0", r"\[::\]")],
+    ids=["IPv4", "any", "IPv6"],
+)
+def test_a_daemon_that_is_open_to_other_hosts_says_so(tmp_path: Path, listen: str, host: str) -> None:
+    """Without a web configuration, one warning names where it listens and the option that protects the daemon."""
     said = said_on(listen, tmp_path)
-    assert "is open to other hosts, without TLS and passwords" in said
+    where = rf"{host}:\d+ \(every interface\)"
+    assert re.search(rf"{where} is open to other hosts, without TLS and passwords", said)
     assert "--web-config" in said
     assert "\n" not in said
 
@@ -142,9 +148,8 @@ def test_only_passwords_in_clear_are_warned_of(tmp_path: Path) -> None:
     web = WebFiles.make(tmp_path / "web")
     assert said_on("0.0.0.0:0", tmp_path, "--web-config", str(web.config)) == ""
     web.write(tls=False)
-    assert "takes passwords over the network without TLS" in said_on(
-        "0.0.0.0:0", tmp_path, "--web-config", str(web.config)
-    )
+    said = said_on("0.0.0.0:0", tmp_path, "--web-config", str(web.config))
+    assert re.search(r"0\.0\.0\.0:\d+ \(every interface\) takes passwords over the network without TLS", said)
 
 
 def test_an_unusable_web_configuration_is_a_usage_error(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_host_selects_its_ranks(path: Path) -> None:
     """The list of ranks has those of the selected hosts, and the choice of all ranks stands for this list."""
     variables = {variable["name"]: variable for variable in load(path)["templating"]["list"]}
     assert variables["host"]["allValue"] == ".*"
-    assert 'host=~"$host"' in variables["rank"]["query"]
+    assert 'host_name=~"$host"' in variables["rank"]["query"]
     assert "allValue" not in variables["rank"]
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards.source.queries import DOWN, HIGHEST_STALL_RATIOS, IDLE, ON_TIME_RATE, RANKS_BY_STALL_RATIO
+from dashboards.source.queries import (
+    DOWN,
+    HIGHEST_STALL_RATIOS,
+    IDLE,
+    LAST_STALL,
+    ON_TIME_RATE,
+    RANKS_BY_STALL_RATIO,
+)
 from tests.support.deployment import run
 from tests.support.grafana_json import marks, queries
 from tests.support.scrapes import NAMES
@@ -34,36 +41,47 @@ def test_every_daemon_metric_is_on_a_dashboard() -> None:
 
 @pytest.mark.prometheus
 def test_the_table_of_ranks_keeps_apart_runs_that_share_a_rank(tmp_path: Path) -> None:
-    """Each row has the stall ratio of its own run. Ranks that are down, idle or on a watched host have a row, too."""
+    """Each row has the state and the stall ratio of its own run, on one host or on several that a daemon watches."""
     steps, stall = "swtrace_step_duration_seconds_sum", "swtrace_wait_stall_seconds_sum"
-    given = {
-        _series("swtrace_rank_up", rank="0"): "1x20",
-        _series("swtrace_rank_up", rank="0", run_id="younger"): "1x20",
-        _series("swtrace_rank_up", rank="1"): "0x20",
-        _series("swtrace_rank_up", rank="2"): "1x20",
-        **{_series("swtrace_series_info", rank=rank, series="s", run_id="older"): "1x20" for rank in "012"},
-        _series("swtrace_series_info", rank="0", series="s", run_id="younger"): "1x20",
-        _series(steps, rank="0", series="s", phase="decode"): "0+16x20",
-        _series(stall, rank="0", series="s"): "0+2x20",
-        _series(steps, rank="0", series="s", run_id="younger", phase="decode"): "0+16x20",
-        _series(stall, rank="0", series="s", run_id="younger"): "0+8x20",
-    }
-    watched = {"rank": "3", "host": "gpu-b", "series": "s"}
-    given |= {
-        _series("swtrace_rank_up", rank="3", host="gpu-b"): "1x20",
-        _series("swtrace_series_info", run_id="older", **watched): "1x20",
-        _series(steps, phase="decode", **watched): "0+16x20",
-        _series(stall, **watched): "0+4x20",
-    }
-    expected = {("0", "older"): 0.125, ("0", "younger"): 0.5, ("1", "older"): DOWN, ("2", "older"): IDLE}
-    _expect(
-        tmp_path,
-        given,
-        "5m",
-        RANKS_BY_STALL_RATIO,
-        {_series("", rank=rank, run_id=run_id, series="s"): ratio for (rank, run_id), ratio in expected.items()}
-        | {_series("", run_id="older", **watched): 0.25},
-    )
+    given, expected = {}, {}
+    for about, run_name, ratio in (
+        ({"rank": "0"}, "older", 0.125),
+        ({"rank": "0", "run_id": "younger"}, "younger", 0.5),
+        ({"rank": "1"}, "older", DOWN),
+        ({"rank": "1", "run_id": "younger"}, "younger", IDLE),
+        ({"rank": "2", "host": "gpu-b"}, "older", 0.25),
+        ({"rank": "2", "host": "gpu-c"}, "another", 0.75),
+        ({"rank": "2", "host": "gpu-c", "run_id": "younger"}, "younger", DOWN),
+        ({"rank": "2", "host": "gpu-d"}, "one more", IDLE),
+    ):
+        given[_series("swtrace_rank_up", **about)] = "0x20" if ratio == DOWN else "1x20"
+        given[_series("swtrace_series_info", **about, series="s", run=run_name)] = "1x20"
+        expected[_series("", **about, series="s", run=run_name)] = ratio
+        if ratio < 1 and ratio != IDLE:
+            given[_series(steps, **about, series="s", phase="decode")] = "0+16x20"
+            given[_series(stall, **about, series="s")] = f"0+{16 * ratio:g}x20"
+    _expect(tmp_path, given, "5m", RANKS_BY_STALL_RATIO, expected)
+
+
+@pytest.mark.prometheus
+def test_a_rank_that_is_down_has_no_ratio_while_its_namesake_on_another_host_lives(tmp_path: Path) -> None:
+    """Only living ranks are among those that stall now, also below a daemon that watches two hosts."""
+    given = {}
+    for host, up in (("gpu-a", 1), ("gpu-b", 0)):
+        about = {"rank": "0", "host": host}
+        given[_series("swtrace_rank_up", **about)] = f"{up}x20"
+        given[_series("swtrace_step_duration_seconds_sum", **about, series="s", phase="decode")] = "0+16x20"
+        given[_series("swtrace_wait_stall_seconds_sum", **about, series="s")] = "0+2x20"
+    _expect(tmp_path, given, "5m", HIGHEST_STALL_RATIOS, {_series("", rank="0", host="gpu-a", series="s"): 0.125})
+
+
+@pytest.mark.prometheus
+def test_a_host_is_selected_where_samples_have_one(tmp_path: Path) -> None:
+    """The selected host's rank is shown, and its namesakes are not, except those of a daemon that reads one host."""
+    for about in ({"host": "gpu-a"}, {"host": "gpu-b"}, {}):
+        given = {_series("swtrace_stall_seconds", rank="0", series="s", **about): "1x20"}
+        shown = {_series("swtrace_stall_seconds", rank="0", series="s", **about): 1.0}
+        _expect(tmp_path, given, "5m", LAST_STALL, {} if about == {"host": "gpu-b"} else shown, host="gpu-a")
 
 
 @pytest.mark.prometheus
@@ -84,10 +102,13 @@ def test_a_run_that_ended_has_no_ratio_while_another_uses_its_ranks(tmp_path: Pa
     _expect(tmp_path, given, "5m15s", ON_TIME_RATE, {"{}": 1})
 
 
-def _expect(folder: Path, given: dict[str, str], moment: str, expr: str, samples: dict[str, float]) -> None:
+def _expect(
+    folder: Path, given: dict[str, str], moment: str, expr: str, samples: dict[str, float], host: str = ".*"
+) -> None:
     """Assert what a query returns at a moment, from series that are scraped every 15 seconds."""
     for variable in ("job", "daemon", "series", "rank"):
         expr = expr.replace(f"${variable}", ".*")
+    expr = expr.replace("$host", host)
     case = {
         "interval": "15s",
         "input_series": [{"series": name, "values": values} for name, values in given.items()],

@@ -13,6 +13,7 @@ from swtrace.ledger.facts import CAUSES, Cause, StepFacts
 from swtrace.trace.schema import Kind, TransferFlag
 from tests.support import feeding
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts, true_steps
+from tests.support.random_steps import random_schedule, same_step
 from tests.support.schedules import Schedule, key, simulate
 
 
@@ -296,3 +297,24 @@ def test_who_issues_last_is_left_open_below_the_bound(rendezvous: str) -> None:
             misled += late < 0 and step.last_issue_ns[rank, position] != step.issued_ns[true, position]
             assert late >= 0 or close[position] or rendezvous != "group"
     assert min(named, unnamed, misled) > 0
+
+
+def test_summed_steps_hold_only_their_records() -> None:
+    """Facts over the last steps add no columns to those in memory, and what is read afterwards is the same."""
+    schedule = random_schedule(steps=12, ranks=32)
+    ledger, fresh = feeding.ledger(schedule), feeding.ledger(schedule)
+    for each in (ledger, fresh):
+        feeding.feed(each, schedule)
+
+    def held(step: StepFacts) -> int:
+        """Return the bytes of a block of steps besides its records, per cell."""
+        parts = (*vars(step.columns).values(), *vars(step.columns.block).values())  # type: ignore[attr-defined]
+        columns = sum(part.nbytes for part in parts if isinstance(part, np.ndarray) and part.ndim == 3)
+        block = step.columns.block  # type: ignore[attr-defined]
+        return int((columns - block.cells.nbytes) / block.cells.size)
+
+    steps = ledger.take_steps()
+    before = held(steps[0])
+    ledger.facts()
+    assert held(steps[0]) < before
+    assert all(same_step(*pair) for pair in zip(steps, fresh.take_steps(), strict=True))

@@ -52,3 +52,14 @@ def test_totals_begin_with_the_first_step_without_history(largest: int) -> None:
         assert sum(totals.cause_ns.values()) == totals.stall_ns == sum(int(step.stall_ns[rank].sum()) for step in steps)
         assert facts.recent == whole.facts().series[0].ranks[rank].recent
     assert [step.step for step in ledger.take_steps() if ledger.counts(step)] == list(range(5, 12))
+
+
+def test_the_stall_of_late_records_is_unattributed() -> None:
+    """If a rank falls too far behind, its steps are finished without it. Its causes still sum to its stall."""
+    schedule = simulate(ranks=3, layers=5, k=1, steps=40, compute=lambda rank, _s, _p: 50 + 9 * rank, occupancy=100)
+    ledger = feeding.ledger(schedule, epsilon_ns=1, max_cells=3 * 5 * 8)
+    feeding.feed(ledger, schedule)
+    facts = ledger.facts()
+    assert facts.ranks[2].oddities.late > 0
+    for rank in facts.series[0].ranks:
+        assert sum(rank.totals.cause_ns.values()) == rank.totals.stall_ns > 0

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from swtrace.observing import Roster, watch_rings
+import pytest
+
+from swtrace.observing import HostRings, Roster, watch_rings
+from swtrace.observing.events import Event, RankJoined, RecordsRead
 from swtrace.observing.merged import Merged
 from swtrace.recording import Recording
 from swtrace.recording.remote import DaemonStream
@@ -44,6 +48,26 @@ def test_two_daemons_become_one_recording(tmp_path: Path) -> None:
     with Recording.open(path) as recording:
         assert recording.records == expected
         assert recording.missing().finished
+
+
+def test_a_recorder_holds_nothing_once_it_knows_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are passed on, after the ranks of all hosts, although no daemon ever catches up with its rings."""
+    look = HostRings.look
+    monkeypatch.setattr(HostRings, "look", lambda rings: replace(look(rings), caught_up=False))
+    runs = [RecordedRun(tmp_path / host, run_id=host) for host in ("a", "b")]
+    with serving(tmp_path / "a") as a, serving(tmp_path / "b") as b:
+        for run in runs:
+            run.write(10)
+        origin = Merged([DaemonStream(str(client.base_url), again=False) for client in (a, b)])
+        seen: list[Event] = []
+        until(
+            lambda: sum(len(event) for event in seen if isinstance(event, RecordsRead)) == 4 * runs[0].written,
+            lambda: seen.extend(origin.poll().events),
+        )
+        origin.close()
+    assert [isinstance(event, RankJoined) for event in seen[:4]] == [True] * 4
+    for run in runs:
+        run.close()
 
 
 def test_a_run_can_be_asked_for_before_it_begins(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_a_viewer_that_leaves_ends_its_streams(hosts: list[HostRun]) -> None:
 
 def test_probes_of_a_watched_host_reach_the_viewers(hosts: list[HostRun], monkeypatch: pytest.MonkeyPatch) -> None:
     """A viewer that cannot reach the hosts gets what the watching daemon measured about their clocks."""
-    monkeypatch.setattr("swtrace.daemon.http_app.own_clock", lambda: "boot of host-b")
+    monkeypatch.setattr("swtrace.daemon.clock_endpoint.own_clock", lambda: "boot of host-b")
     write(hosts, 3)
     with watching(hosts) as (client, _), Roster(DaemonStream(address(client))) as roster:
         probes = roster.ledger._probes

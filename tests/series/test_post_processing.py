@@ -8,11 +8,16 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from swtrace.errors import RegistrationError
+from swtrace.series import RankGroup, Series, post_processing
+from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 from tests.support.shared_blocks import RIGHT, WIDTH, Block, Case, With, outcome
 
@@ -230,3 +235,30 @@ def test_a_view_that_a_linear_has_of_its_weight_is_made_again_or_refused() -> No
     for rank, (kept, again) in enumerate(run_ranks(2, views_of_their_own)):
         assert kept.startswith(f"StaleWindowError: series 's', rank {rank}, layer 0: Linear.transposed was a view of")
         assert again == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("xpu:0", "layers on xpu:0 cannot be pulled; set SWTRACE_TRANSPORT=broadcast"),
+        (
+            "cuda:0",
+            (
+                "pull is not yet proven on a GPU (cuda:0); set SWTRACE_EXPERIMENTAL=1 to try it, or "
+                "SWTRACE_TRANSPORT=broadcast"
+            ),
+        ),
+    ],
+)
+def test_pull_on_a_device_is_refused_unless_it_is_known_and_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, reason: str
+) -> None:
+    """The error says which setting changes that."""
+    monkeypatch.setattr(post_processing, "_device", lambda _modules: torch.device(device))
+    series = Series("s", RankGroup((0, 1), 0), 0, 2, prefetch_step=0, settings=Settings(directory=tmp_path, run_id="r"))
+    for layer_idx in range(2):
+        series.register(layer_idx, nn.Linear(4, 4))
+    with pytest.raises(RegistrationError) as refusal:
+        series.post_process()
+    assert str(refusal.value) == f"series 's', rank 0: {reason}"
+    assert list(tmp_path.iterdir()) == []

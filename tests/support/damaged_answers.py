@@ -62,6 +62,25 @@ def dripping(at_once: bytes) -> Iterator[str]:
         thread.join(30)
 
 
+@contextmanager
+def silent(at_once: bytes) -> Iterator[str]:
+    """Answer one request, and then nothing more until the end of the block; yield ``host:port``."""
+    done = threading.Event()
+
+    def serve() -> None:
+        client, _address = listener.accept()
+        with client:
+            client.sendall(at_once)
+            done.wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        done.set()
+        thread.join(30)
+
+
 def _drip(listener: socket.socket, at_once: bytes) -> None:
     client, _address = listener.accept()
     with client, suppress(OSError):

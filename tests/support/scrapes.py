@@ -50,8 +50,8 @@ NAMES = {
         "gauge",
         {
             "rank",
-            "run_id",
-            "host",
+            "run",
+            "host_name",
             "model",
             "pid",
             "k8s_pod_name",
@@ -76,8 +76,8 @@ NAMES = {
         {
             "rank",
             "series",
-            "run_id",
-            "host",
+            "run",
+            "host_name",
             "model",
             "swtrace_version",
             "kind",

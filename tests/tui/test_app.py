@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from swtrace_tui.actions import HEAT_MAP, OVERVIEW, TIMELINE, VIEWS
 from swtrace_tui.app import TopApp, screenshot
+from swtrace_tui.bars import Search
 from swtrace_tui.picture import Filter
 from swtrace_tui.preferences import Configuration
 from swtrace_tui.views.heat_map import HeatMap
+from textual import events
 
 from swtrace.errors import SettingsError
 from swtrace.observing import Link, OriginStatus, Roster, watch_rings
@@ -452,6 +454,22 @@ def test_keys_of_the_views_are_letters_while_searching(key: str) -> None:
             assert app.picture.selection == Filter(text=key)
             await press(pilot, "escape", "2")
             assert app.picture.selection == Filter()
+
+    run(test())
+
+
+def test_a_letter_that_arrives_together_with_the_key_of_the_search_is_no_command() -> None:
+    """``/`` and ``3`` at once do not open the timeline."""
+
+    async def test() -> None:
+        app = app_over(stalled())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until(pilot, lambda: app.picture)
+            for key, character in (("slash", "/"), ("3", "3")):
+                app.post_message(events.Key(key, character))
+            await until(pilot, lambda: isinstance(app.focused, Search))
+            await settled(pilot)
+            assert app.view == "overview"
 
     run(test())
 

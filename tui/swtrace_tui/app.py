@@ -326,7 +326,8 @@ class TopApp(App[None]):
             return
         main.switcher.current = view
         main.search.remove_class("open")
-        main.query_one(f"#{view}", View).focus()
+        # At once, unlike Widget.focus(): the next key, which may have arrived already, is one of this view.
+        main.set_focus(main.query_one(f"#{view}", View))
         self._judge()
         self._show()
 
@@ -354,7 +355,7 @@ class TopApp(App[None]):
         main = self._main
         if main is not None:
             main.search.add_class("open")
-            main.search.focus()
+            main.set_focus(main.search)
             self._show()
 
     def action_cycle_series(self) -> None:

@@ -10,24 +10,20 @@ refused, because it cannot repeat the processing.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import time
-import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from swtrace.series.circle import Circle
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.pull.copier import HELD, Copier, CopyOperation, HeldOperation
+from swtrace.series.pull.publication import Publication, stored, tensor_of
 from swtrace.series.pull.share_folder import ShareFolder
-from swtrace.series.transport import RECEIVER, TransportError
+from swtrace.series.transport import RECEIVER
 from swtrace.trace.schema import Clock
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Sequence
 
     from torch import Tensor
@@ -65,8 +61,7 @@ class PullTransport:
         folder.join()
         self._folder = folder
         self._own = own
-        self._broadcasts: Counter[int] = Counter()
-        """Broadcasts so far, by position."""
+        self._publication = publication = Publication(folder, own)
         self._origins: dict[int, Tensor] = {}
         """By position, the owner's bytes."""
         self._copier: Copier | None = None
@@ -75,65 +70,25 @@ class PullTransport:
         """How many layers each rank owns, by its index in the group."""
         self._gone: set[int] = set()
         self.gather = folder.exchange
-
-    def broadcast(self, buffer: Tensor, layer: MovedLayer) -> None:
-        """Fill ``buffer`` from the bytes that the layer's owner publishes; blocking.
-
-        Raises:
-            TransportError: the owner does not publish them in time, or this owner published others before.
-        """
-        folder, before = self._folder, self._broadcasts[layer.position]
-        self._broadcasts[layer.position] += 1
-        name = f"raw-{layer.position}-{before}"
-        if layer.source == self._own:
-            self._publish(name, buffer)
-            return
-        # In this order, because an owner publishes what it loaded before what it stores.
-        if not before and folder.has(_stored(layer)) and not folder.has(name):
-            raise TransportError(
-                "this rank starts while others already run, but its layers cannot be processed again, because "
-                "processing changed them: restart all replicas"
-            )
-        folder.await_files([name], [layer.source])
-        _copy(buffer, _tensor(folder.map(name, buffer.nbytes, writable=False)))
-
-    def _publish(self, name: str, payload: Tensor) -> Tensor:
-        """Return the shared bytes of a payload; after a restart, those that were published before."""
-        if self._folder.has(name):
-            shared = _tensor(self._folder.map(name, payload.nbytes, writable=True))
-            if not torch.equal(shared, payload):
-                raise TransportError(
-                    "this rank loaded other weights than before its restart, which the others still use: "
-                    "restart all replicas to change the checkpoint"
-                )
-            return shared
-        return _tensor(self._folder.publish(name, payload.nbytes, lambda mapping: _copy(_tensor(mapping), payload)))
+        self.broadcast = publication.broadcast
 
     def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:
         """Return the payload in shared memory, where the other ranks read it."""
-        folder, name = self._folder, _stored(layer)
-        raw = f"raw-{layer.position}-{self._broadcasts[layer.position] - 1}"
-        if not folder.has(name) and folder.has(raw):
-            shared = _tensor(folder.map(raw, payload.nbytes, writable=True)) if self._same(raw, payload) else None
-            if shared is not None:
-                folder.link(raw, name)
-                return shared
-        return self._publish(name, payload)
-
-    def _same(self, name: str, payload: Tensor) -> bool:
-        try:
-            return torch.equal(_tensor(self._folder.map(name, payload.nbytes, writable=False)), payload)
-        except TransportError:  # another size
-            return False
+        folder, publication, name = self._folder, self._publication, stored(layer)
+        raw = publication.last(layer)
+        if not folder.has(name) and folder.has(raw) and publication.holds(raw, payload):
+            folder.link(raw, name)
+            return tensor_of(folder.map(raw, payload.nbytes, writable=True))
+        return publication.publish(name, payload)
 
     def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> Circle:
         """Map the other ranks' layers, start the copier and return what runs the steps."""
         for layer in layers:
             if layer.window is not None:
                 size = layer.window.buffer.nbytes
-                self._origins[layer.position] = _tensor(self._folder.map(_stored(layer), size, writable=False))
-            raw = f"raw-{layer.position}-{self._broadcasts[layer.position] - 1}"
-            if layer.owned and not self._same(raw, layer.buffer):  # type: ignore[arg-type]
+                self._origins[layer.position] = tensor_of(self._folder.map(stored(layer), size, writable=False))
+            raw = self._publication.last(layer)
+            if layer.owned and not self._publication.holds(raw, layer.buffer):  # type: ignore[arg-type]
                 self._folder.remove(raw)
         self._where = where
         self._owned = Counter(layer.source for layer in layers)
@@ -174,18 +129,3 @@ class PullTransport:
             self._copier.close()
             self._copier = None
         self._folder.leave()
-
-
-def _stored(layer: MovedLayer) -> str:
-    return f"layer-{layer.position}"
-
-
-def _tensor(mapping: mmap.mmap) -> Tensor:
-    """Return the bytes of a mapping, which lives as long as they do."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about bytes that cannot be written to
-        return torch.frombuffer(mapping, dtype=torch.uint8)
-
-
-def _copy(target: Tensor, source: Tensor) -> None:
-    ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)

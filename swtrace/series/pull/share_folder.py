@@ -25,6 +25,7 @@ import pickle
 import re
 import stat
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.util import Finalize
@@ -82,18 +83,22 @@ class ShareFolder:
 
     # ---- joining and leaving -------------------------------------------------------------------
 
-    def join(self) -> None:
+    def join(self, *, returns: bool = True) -> None:
         """Enter the folder, which is made if this rank is the first, and emptied if no rank in it lives.
 
+        Args:
+            returns: whether a rank that ended may join ranks that it started with.
+
         Raises:
-            TransportError: the folder or a file in it cannot be trusted, or this rank lives already.
+            TransportError: the folder or a file in it cannot be trusted, this rank lives already, or it must not
+                return.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_dead(self.path.parent)
             self._folder = _enter(self.path, self._timeout_s)
             try:
-                self._take_place()
+                self._take_place(returns=returns)
             finally:
                 fcntl.flock(self._folder, fcntl.LOCK_UN)
         except OSError as error:
@@ -105,12 +110,18 @@ class ShareFolder:
             self._close_descriptors()
             raise
 
-    def _take_place(self) -> None:
+    def _take_place(self, *, returns: bool) -> None:
         foreign = [name for name in _names(self._folder) if not _KNOWN.fullmatch(name)]
         if foreign:
             raise TransportError(f"{self.path} holds {foreign[0]!r}, which is not swtrace's: remove it")
         if not _anyone_lives(self._folder) and _empty(self._folder):
             logger.info("swtrace: removed what dead ranks left in %s", self.path)
+        # Before the lock is taken, because those that look at it must not believe that the former rank still lives.
+        if not returns and self.has(_said_name(0, self._own)) and not self.lives(self._own):
+            raise TransportError(
+                f"rank {self.ranks[self._own]} of this run has ended, and its layers with it; it cannot join those "
+                f"that are left ({listed('rank', self._living())}): restart them too"
+            )
         lock = self._open(_lock_name(self._own), os.O_RDWR | os.O_CREAT)
         deadline = time.monotonic() + _ENTRY_S
         while True:
@@ -130,6 +141,7 @@ class ShareFolder:
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         self._lock = lock
         self._at_exit = Finalize(None, self.leave, exitpriority=0)
+        _joined.add(self)
         with suppress(FileNotFoundError):  # what this rank was writing when it was killed
             os.unlink(self._unfinished, dir_fd=self._folder)
 
@@ -158,6 +170,9 @@ class ShareFolder:
                 os.close(descriptor)
         self._lock = self._folder = -1
 
+    def _living(self) -> list[int]:
+        return [rank for index, rank in enumerate(self.ranks) if self.lives(index)]
+
     def lives(self, rank: int) -> bool:
         """Return whether a rank, by its index in the group, is a living member."""
         return (rank == self._own and self._lock >= 0) or _locked(self._folder, _lock_name(rank))
@@ -172,11 +187,10 @@ class ShareFolder:
         """
         number = self._said
         self._said += 1
-        content = pickle.dumps(item)
-        self._write(f"said-{number}-{self._own}", len(content), lambda mapping: mapping.write(content))
-        names = [f"said-{number}-{rank}" for rank in range(len(self.ranks))]
+        self.write(_said_name(number, self._own), item)
+        names = [_said_name(number, rank) for rank in range(len(self.ranks))]
         self.await_files(names, range(len(self.ranks)))
-        return [self._read(name) for name in names]
+        return [self.read(name) for name in names]
 
     def await_files(self, names: Sequence[str], owners: Sequence[int]) -> None:
         """Wait until files have been written, each by the rank with that index in the group.
@@ -279,7 +293,17 @@ class ShareFolder:
         os.rename(self._unfinished, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         return mapping
 
-    def _read(self, name: str) -> object:
+    def write(self, name: str, item: object) -> None:
+        """Write a file that others read."""
+        content = pickle.dumps(item)
+        self._write(name, len(content), lambda mapping: mapping.write(content))
+
+    def read(self, name: str) -> object:
+        """Return the item in a complete file.
+
+        Raises:
+            TransportError: another version of swtrace wrote it.
+        """
         with os.fdopen(self._open(name, os.O_RDONLY), "rb") as file:
             content = file.read()
         try:
@@ -386,6 +410,10 @@ def _lock_name(rank: int) -> str:
     return f"rank-{rank}.lock"
 
 
+def _said_name(number: int, rank: int) -> str:
+    return f"said-{number}-{rank}"
+
+
 def _names(folder: int) -> list[str]:
     return sorted(os.listdir(folder))
 
@@ -415,3 +443,13 @@ def _empty(folder: int) -> bool:
     for name in names:
         os.unlink(name, dir_fd=folder)
     return bool(names)
+
+
+def _forget_in_child() -> None:
+    """Let go of the parent's folders in a forked child: its locks must end with the parent."""
+    for folder in list(_joined):
+        folder._close_descriptors()  # noqa: SLF001 (same module)
+
+
+_joined: weakref.WeakSet[ShareFolder] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_forget_in_child)

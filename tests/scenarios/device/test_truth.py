@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from swtrace.trace.schema import Clock, Observed, TransferFlag
-from tests.support.device.expected import Durations, Schedule
+from swtrace.trace.schema import Observed
+from tests.support.device.claims import check, uneven
+from tests.support.device.expected import Schedule
 from tests.support.device.lone_rank import Program
 from tests.support.device.rig import SimulatedRig
 from tests.support.device.simulated_device import SimulatedDevice
@@ -23,44 +22,6 @@ GRIDS = [(layers, k) for layers in (*range(2, 10), 61) for k in range(4) if k <=
 def exact_rig() -> SimulatedRig:
     """Return a device whose clock has an origin of its own but no drift, and whose calls cost nothing."""
     return SimulatedRig(SimulatedDevice(clock=DeviceClock(drift_ppb=0), call_ns=0))
-
-
-def uneven(layers: int, seed: int) -> Durations:
-    """Return durations of which some transfers take no time, and some longer than a step."""
-    chance = random.Random(seed)  # noqa: S311 - reproducible durations
-    before = tuple(chance.randrange(1, 30_000) for _ in range(layers))
-    linear = tuple(chance.randrange(1, 30_000) for _ in range(layers))
-    step = sum(before) + sum(linear)
-    transfer = tuple(chance.choice([0, chance.randrange(60_000), chance.randrange(3 * step)]) for _ in range(layers))
-    return Durations(before, linear, transfer)
-
-
-def check(program: Program, *observed: Observed) -> None:
-    """Compare every wait of every step with the truth, and that there are no others."""
-    facts, truth = program.facts(), program.truth.waits
-    row = program.series.info.rank_in_group
-    seen = set()
-    first_arrival = int(facts[0].arrival_ns[row])
-    for wait in truth:
-        step, p = facts[wait.step], wait.position
-        seen.add((wait.step, p))
-        where = f"step {wait.step}, position {p}"
-        assert step.present[row, p], where
-        assert step.clock[row, p] == Clock.DEVICE, where
-        assert int(step.wait_begin_ns[row, p]) - first_arrival == wait.begin_ns, where
-        assert bool(step.flags[row, p] & TransferFlag.PREFILLED) == wait.prefilled, where
-        if wait.prefilled:
-            continue
-        assert int(step.issued_ns[row, p]) - first_arrival == wait.issued_ns, where
-        assert int(step.ready_ns[row, p]) - first_arrival == wait.ready_ns, where
-        assert int(step.wait_end_ns[row, p]) - first_arrival == max(wait.begin_ns, wait.ready_ns), where
-        assert step.stall_ns[row, p] == wait.stall_ns, where
-        assert step.slack_ns[row, p] == wait.slack_ns, where
-        assert step.wake_ns[row, p] == 0, where
-        assert Observed(int(step.observed[row, p])) in observed, where
-    received = {(s.step, int(p)) for s in facts for p in np.flatnonzero(s.receiver[row])}
-    assert received == {(w.step, w.position) for w in truth if not w.prefilled}
-    assert len(seen) == len(truth)
 
 
 @pytest.mark.parametrize("windows", ["static", "rolling"])

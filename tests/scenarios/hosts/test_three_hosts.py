@@ -18,7 +18,7 @@ LATE = 1
 """The rank on host b."""
 FAR = 2
 """The host whose link is delayed."""
-DELAY_S = 0.004
+DELAY_S = 0.002
 STEPS = 100
 SKEW = [CAUSES.index(cause) for cause in (Cause.ENTRY_SKEW, Cause.SKEW)]
 
@@ -27,6 +27,16 @@ def share_of_skew(shown: HostSeries, rank: int) -> float:
     """Return the share of all stall that is skew because a rank issued last."""
     skew = [step.cause_ns[SKEW].sum(axis=0)[step.late_rank == rank].sum() for step in shown.steps]
     return float(sum(skew) / sum(step.stall_ns.sum() for step in shown.steps))
+
+
+def share_explained(shown: HostSeries, rank: int) -> float:
+    """Return the share of all stall that came before a rank's issue, by the clocks' true offsets."""
+    before = 0
+    for step in shown.steps:
+        error = shown.error_ns(step)[:, np.newaxis]
+        late = (step.issued_ns - error)[rank] - (step.wait_begin_ns - error)
+        before += np.clip(late, 0, step.stall_ns).sum()
+    return float(before / sum(step.stall_ns.sum() for step in shown.steps))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +86,7 @@ def test_the_bound_holds_if_a_rank_is_always_late(late: HostSeries) -> None:
 
 @needs_delayed_links
 def test_the_bound_holds_if_one_direction_is_slower(delayed: HostSeries) -> None:
-    """Where packets take 4 ms longer in one direction, the misplaced rank is within the bound."""
+    """Where packets take 2 ms longer in one direction, the misplaced rank is within the bound."""
     assert not beyond_the_bound(delayed)
 
 
@@ -102,7 +112,7 @@ def test_the_others_stall_because_of_the_late_rank(late: HostSeries) -> None:
 
 @needs_delayed_links
 def test_a_delayed_link_makes_no_straggler(delayed: HostSeries) -> None:
-    """No rank is named a straggler because its link delays packets by 4 ms in one direction."""
+    """No rank is named a straggler because its link delays packets by 2 ms in one direction."""
     assert delayed.screen["straggler"] is None
     assert delayed.series.straggler is None
 
@@ -121,5 +131,5 @@ def test_a_delayed_link_makes_no_rank_late(delayed: HostSeries) -> None:
 
 @needs_delayed_links
 def test_a_delayed_link_stalls_by_transfer(delayed: HostSeries) -> None:
-    """The rank behind a delayed link is blamed for hardly any stall, unlike a late rank."""
-    assert share_of_skew(delayed, FAR) < 0.15
+    """The rank behind a delayed link is blamed for no more stall than its own late issues explain."""
+    assert share_of_skew(delayed, FAR) <= share_explained(delayed, FAR)

@@ -291,3 +291,54 @@ def test_ranks_that_come_and_go_at_once_never_lose_a_folder_in_use(tmp_path: Pat
         thread.join()
     assert problems == []
     assert content(tmp_path) == set()
+
+
+def test_a_rank_that_must_not_return_is_refused_while_others_live(tmp_path: Path) -> None:
+    """Without seeming to live meanwhile; once nobody lives, it starts anew."""
+    folder, other = member(tmp_path, 0, timeout_s=0.0), member(tmp_path, 1)
+    with pytest.raises(TransportError, match="rank 1 did not get as far"):
+        folder.exchange("first")
+    folder.leave()
+    again = ShareFolder(tmp_path / NAME, (0, 1), 0, 0.05)
+    with pytest.raises(TransportError, match=r"rank 0 of this run has ended, .* those that are left \(rank 1\)"):
+        again.join(returns=False)
+    assert not other.lives(0)
+    other.leave()
+    again.join(returns=False)
+    assert content(tmp_path / NAME) == {"rank-0.lock"}
+    again.leave()
+
+
+def test_two_ranks_of_one_number_are_told_so_also_where_none_may_return(tmp_path: Path) -> None:
+    """The first one lives, so it is no return."""
+    folder = member(tmp_path, 0, timeout_s=0.0)
+    with pytest.raises(TransportError, match="rank 1 did not start"):
+        folder.exchange("first")
+    with pytest.raises(TransportError, match="rank 0 of this run lives already"):
+        ShareFolder(tmp_path / NAME, (0, 1), 0, 0.05).join(returns=False)
+    folder.leave()
+
+
+def test_a_forked_child_keeps_no_lock(tmp_path: Path) -> None:
+    """A rank that has left has ended, although a child that it forked lives on."""
+    folder, other = member(tmp_path, 0), member(tmp_path, 1)
+    (read, write), (asked, begun) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        os.write(begun, b"!")
+        os.read(read, 1)  # until the parent is done, or dead
+        os._exit(0)
+    os.close(read)
+    try:
+        os.read(asked, 1)
+        assert other.lives(0), "what a child closes is not the parent's"
+        os.close(folder._lock)  # as at its death
+        folder._lock = -1
+        assert not other.lives(0)
+    finally:
+        for descriptor in (write, asked, begun):
+            os.close(descriptor)
+        os.waitpid(pid, 0)
+    folder.leave()
+    other.leave()

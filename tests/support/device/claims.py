@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from swtrace.trace import records as columns
 from swtrace.trace.ring_reader import RingReader
-from swtrace.trace.schema import Kind, Untimed
+from swtrace.trace.schema import Clock, Kind, Observed, TransferFlag, Untimed
 from tests.support.device.expected import Durations
 from tests.support.device.lone_rank import BEFORE, TRANSFER, ForwardDiedError, Program
 from tests.support.device.rig import Rig, Task
@@ -82,11 +84,19 @@ class Timing:
         return max(wait.error_ns for wait in self.waits)
 
 
-def timing(rig: Rig, folder: Path, transfer_ns: int, *, prefetch_step: int = 1, replayed: bool = False) -> Timing:
+def timing(
+    rig: Rig,
+    folder: Path,
+    transfer_ns: int,
+    *,
+    prefetch_step: int = 1,
+    replayed: bool = False,
+    make: Callable[..., Program] = Program,
+) -> Timing:
     """Inject transfers of one duration into forwards of a known one, and compare each wait with what it was."""
     before, linear = 500 * US, 500 * US
     durations = Durations.even(LAYERS, before=before, linear=linear, transfer=transfer_ns)
-    program = Program(rig, folder, durations, prefetch_step=prefetch_step)
+    program = make(rig, folder, durations, prefetch_step=prefetch_step)
     if replayed:
         program.capture()
     rig.compute(Task("head start", 0), HEAD_START_NS)
@@ -146,8 +156,54 @@ def _told(program: Program, facts: Any, *, replayed: bool) -> list[Told]:
     return told
 
 
+def uneven(layers: int, seed: int) -> Durations:
+    """Return durations of which some transfers take no time, and some longer than a step."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible durations
+    before = tuple(chance.randrange(1, 30_000) for _ in range(layers))
+    linear = tuple(chance.randrange(1, 30_000) for _ in range(layers))
+    step = sum(before) + sum(linear)
+    transfer = tuple(chance.choice([0, chance.randrange(60_000), chance.randrange(3 * step)]) for _ in range(layers))
+    return Durations(before, linear, transfer)
+
+
+def check(program: Program, *observed: Observed) -> None:
+    """Compare every wait of every step with the truth, and that there are no others."""
+    facts, truth = program.facts(), program.truth.waits
+    row = program.series.info.rank_in_group
+    seen = set()
+    first_arrival = int(facts[0].arrival_ns[row])
+    for wait in truth:
+        step, p = facts[wait.step], wait.position
+        seen.add((wait.step, p))
+        where = f"step {wait.step}, position {p}"
+        assert step.present[row, p], where
+        assert step.clock[row, p] == Clock.DEVICE, where
+        assert int(step.wait_begin_ns[row, p]) - first_arrival == wait.begin_ns, where
+        assert bool(step.flags[row, p] & TransferFlag.PREFILLED) == wait.prefilled, where
+        if wait.prefilled:
+            continue
+        assert int(step.issued_ns[row, p]) - first_arrival == wait.issued_ns, where
+        assert int(step.ready_ns[row, p]) - first_arrival == wait.ready_ns, where
+        assert int(step.wait_end_ns[row, p]) - first_arrival == max(wait.begin_ns, wait.ready_ns), where
+        assert step.stall_ns[row, p] == wait.stall_ns, where
+        assert step.slack_ns[row, p] == wait.slack_ns, where
+        assert step.wake_ns[row, p] == 0, where
+        assert Observed(int(step.observed[row, p])) in observed, where
+    received = {(s.step, int(p)) for s in facts for p in np.flatnonzero(s.receiver[row])}
+    assert received == {(w.step, w.position) for w in truth if not w.prefilled}
+    assert len(seen) == len(truth)
+
+
 def mixture(
-    rig: Rig, folder: Path, *, layers: int, prefetch_step: int, transfer_ns: int, steps: int, rank: int = 0
+    rig: Rig,
+    folder: Path,
+    *,
+    layers: int,
+    prefetch_step: int,
+    transfer_ns: int,
+    steps: int,
+    rank: int = 0,
+    make: Callable[..., Program] = Program,
 ) -> tuple[int, int, int]:
     """Mix eager steps, replays of two graphs, new captures and forwards that die.
 
@@ -156,7 +212,7 @@ def mixture(
     """
     chance = random.Random(layers * 10 + prefetch_step)  # noqa: S311 - reproducible order
     durations = Durations.even(layers, before=20 * US, linear=30 * US, transfer=transfer_ns)
-    program = Program(rig, folder, durations, prefetch_step=prefetch_step, rank=rank)
+    program = make(rig, folder, durations, prefetch_step=prefetch_step, rank=rank)
     program.capture()
     graphs = [program.graph]
     reads = 0

@@ -131,11 +131,9 @@ class Program:
         contents = [weight.view(-1).view(torch.uint8) for weight in self.weights]
         self.contents = contents
         self.owned = [source_rank(start_layer + position, ranks) == rank for position in range(layers)]
-        self.mover = LonePeerMover(rig, contents, durations, prefetch_step, rank)
-        self.mover.describe(start_layer, ranks)
         identity = RankIdentity("run", rank, "host", "boot", os.getpid(), time.time_ns())
         self.recorder = Recorder.create(folder, identity, records=1 << 15) if traced else None
-        self.transport = DeviceTransport(rig.device, self.mover, layers)
+        self.mover, self.transport = self._connect(rank, ranks)
         self.series = Series(
             "s",
             RankGroup(tuple(range(ranks)), rank),
@@ -171,6 +169,12 @@ class Program:
         self.frame_ns = 0
         """What the steps' beginnings and ends have cost it besides, without the mover and the launch of a graph."""
         self._first_launch_ns: int | None = None
+
+    def _connect(self, rank: int, ranks: int) -> tuple[Any, DeviceTransport]:
+        """Return what moves the bytes, and counts what that costs the launching thread; and the transport over it."""
+        mover = LonePeerMover(self.rig, self.contents, self.durations, self.prefetch_step, rank)
+        mover.describe(self.start_layer, ranks)
+        return mover, DeviceTransport(self.rig.device, mover, len(self.contents))
 
     @property
     def waits_per_step(self) -> int:

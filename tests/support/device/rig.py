@@ -103,8 +103,8 @@ class SimulatedRig:
 
     def fill(self, task: Task, buffer: Tensor, content: Tensor, ns: int) -> None:
         """Enqueue a transfer: poison at its start, the bytes at its end."""
-        target, whole = buffer.numpy().data, bytes(content.numpy())
-        poison = bytes([POISON]) * len(whole)
+        target, source = buffer.numpy().data, content.numpy().data
+        poison = bytes([POISON]) * len(target)
 
         def begin() -> None:
             target[:] = poison
@@ -112,7 +112,7 @@ class SimulatedRig:
             self.overlaps += self._moving > 1
 
         def end() -> None:
-            target[:] = whole
+            target[:] = source
             self._moving -= 1
 
         self._run(task, ns, begin, end)

@@ -21,3 +21,15 @@ def test_a_long_folder_cuts_no_command_off(width: int) -> None:
             assert f"SWTRACE_DIR={folder} swtrace demo --scenario stalled\n" in lines.replace(" \\\n", " ")
 
     run(test())
+
+
+def test_a_source_that_has_not_answered_is_not_said_to_be_empty() -> None:
+    """Until a daemon has reported its ranks, the screen says so, and not that it has none."""
+
+    async def test() -> None:
+        app = app_over(Still(empty(OriginStatus("host-a:9465", Link.CONNECTING))))
+        async with app.run_test(size=(100, 30)) as pilot:
+            await until(pilot, lambda: "host-a:9465 has not reported all its ranks." in shown(app))
+            assert "No ring" not in shown(app)
+
+    run(test())

@@ -11,6 +11,7 @@ from swtrace_tui.picture import Filter, picture
 from swtrace_tui.views.overview import COLUMNS, Overview, fitting, headline
 from swtrace_tui.views.verdict_view import finding_lines
 from swtrace_tui.views.view import Scene
+from textual import events
 
 from swtrace import units
 from swtrace.ledger.finding import Finding, Level
@@ -175,6 +176,22 @@ def test_a_collapsed_host_names_its_most_stalled_rank() -> None:
             assert app.screen.query_one("#timeline")._mark == (worst.rank, None)  # type: ignore[attr-defined]
             await press(pilot, "1", "C")
             assert len(table(shown(app))) == 6
+
+    run(test())
+
+
+def test_a_key_that_follows_the_one_of_a_view_at_once_is_of_that_view() -> None:
+    """``1`` and ``c`` that arrive together, as from a paste or a slow link, collapse a host of the overview."""
+
+    async def test() -> None:
+        app = app_over(two_hosts())
+        async with app.run_test(size=(140, 40)) as pilot:
+            await until(pilot, lambda: "is the straggler" in shown(app))
+            await press(pilot, "2")
+            for key in ("1", "c"):
+                app.post_message(events.Key(key, key))
+            await settled(pilot)
+            assert table(shown(app))[0].startswith(" ▸ host-0")
 
     run(test())
 

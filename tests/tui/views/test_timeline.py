@@ -231,6 +231,14 @@ def test_a_late_rank_of_another_host_is_not_called_the_last() -> None:
     assert re.search(r"Rank 3 \(host-1\) entered [\d.]+ ms after the first\.", text)
 
 
+def test_the_late_entry_of_a_path_over_two_hosts_has_a_bound() -> None:
+    """The critical path states by how much its entry may be off, unless one clock timed it."""
+    assert re.search(r"late entry [^±;]*;", " ".join(" ".join(drawn(Timeline(), 100, 30)).split()))
+    seen = picture(observation_across(on_two_hosts(scenario("straggler"))), Filter())
+    text = " ".join(strip.text for strip in Timeline().draw(Scene(seen, MONO), 300, 30))
+    assert re.search(r"late entry [\d.]+ \w+ ±[\d.]+ \w+; total", text)
+
+
 def test_a_heading_shows_the_newest_bound_above_lanes_that_are_kept() -> None:
     """The lanes of a step are drawn once, while the bound of a host's clock goes on changing."""
     seen = observation_across(on_two_hosts(scenario("stalled")))

@@ -40,6 +40,14 @@ def advice(picture: Picture, *, screen: bool = True) -> list[tuple[str, str]]:
             ("text", "Or watch the rings of this host, without a daemon:"),
             ("command", "swtrace top"),
         ]
+    connecting = [origin.name for origin in seen.origins if origin.link is Link.CONNECTING]
+    if connecting and not seen.ranks:
+        then = "This screen updates when it does." if screen else "Wait longer with --wait."
+        return [
+            ("title", "No answer yet."),
+            ("text", f"{', '.join(connecting)} has not reported all its ranks. {then}"),
+            *problems,
+        ]
     of_run = [rank for rank in seen.ranks if rank.identity.run_id == picture.run]
     refused = sorted({(info.name, info.refused) for view in of_run for info in view.series if info.refused})
     if refused:

@@ -483,10 +483,11 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
         if path.compute_ns[rank]
     ]
     shown = ", ".join(parts) or "no compute"
+    bound = f" ±{units.duration(path.entry_bound_ns)}" if path.entry_bound_ns else ""
     critical = (
         f"Critical path, ending on {series.rank_name(path.last_rank)}: {shown}, "
         f"transfer {units.duration(path.transfer_ns)}, wake {units.duration(path.wake_ns)}, "
-        f"late entry {units.duration(int(path.entry_ns.sum()))}; "
+        f"late entry {units.duration(int(path.entry_ns.sum()))}{bound}; "
         f"total {units.duration(path.length_ns)}."
     )
     return [about, critical]
