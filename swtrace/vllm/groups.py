@@ -169,8 +169,10 @@ def _replicas(_path: str, linear: Any, vllm_config: Any, settings: Settings) -> 
     if not replica.complete:
         raise Refused("some replicas of this server are on other hosts, and only replicas of one host can share")
     device = next(linear.parameters()).device
-    if device.type != "cpu":
-        raise Refused(f"the weights of replicas are on {device}, and so far they can share only weights on the CPU")
+    if device.type == "cuda" and not settings.experimental:
+        raise Refused(f"pull is not yet proven on a GPU ({device}); set SWTRACE_EXPERIMENTAL=1 to try it")
+    if device.type not in ("cpu", "cuda"):
+        raise Refused(f"weights on {device} cannot be pulled")
     group = replica.group()
     return Choice(REPLICAS, group, "every replica holds the same weights, and pulls them", group.ranks)
 

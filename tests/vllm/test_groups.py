@@ -51,10 +51,9 @@ CASES: dict[str, tuple[Layout, str]] = {
     "dense replicas, replicas asked": (Layout(dense=2, setting="replicas"), f"replicas 0,1: {PULLS}$"),
     "dense replicas, world asked": (Layout(dense=2, setting="world"), "refused: the world has one rank"),
     "dense replicas, broadcast": (Layout(dense=2, transport="broadcast"), f"refused: .*; {APART}"),
-    "dense replicas on a device": (
-        Layout(dense=2, device="cuda:0"),
-        "refused: .* replicas are on cuda:0",
-    ),
+    "dense replicas on a GPU": (Layout(dense=2, device="cuda:0"), r"refused: .* not yet proven on a GPU \(cuda:0\)"),
+    "dense replicas, tried on a GPU": (Layout(dense=2, device="cuda:0", experimental=True), "replicas 0,1"),
+    "dense replicas elsewhere": (Layout(dense=2, device="xpu:0"), "refused: .*; weights on xpu:0 cannot be pulled"),
     "dense replicas on two hosts": (Layout(dense=4, dense_here=2), "refused: .*; some replicas .* are on other hosts"),
     "servers": (Layout(servers=3), f"replicas 0,1,2: {PULLS}$"),
     "servers of dense replicas": (Layout(servers=2, dense=2), f"replicas 0,1,2,3: {PULLS}$"),

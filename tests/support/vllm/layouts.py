@@ -29,6 +29,7 @@ class Layout:
     """Servers that were started separately; this is the last one."""
     transport: str = "auto"
     device: str = "cpu"
+    experimental: bool = False
     whole: bool = True
     """Whether tensor parallelism leaves the linear whole."""
     setting: str = "auto"
@@ -69,7 +70,11 @@ def _choice(layout: Layout) -> str:
     weight = Namespace(device=torch.device(layout.device))
     linear = Namespace(tp_size=1 if layout.whole else layout.tensor, parameters=lambda: iter([weight]))
     settings = Settings(
-        group=layout.setting, transport=layout.transport, replicas=layout.servers, replica=layout.servers - 1
+        group=layout.setting,
+        transport=layout.transport,
+        replicas=layout.servers,
+        replica=layout.servers - 1,
+        experimental=layout.experimental,
     )
     with ExitStack() as stack:
         for name, size in sizes.items():
