@@ -52,7 +52,7 @@ class _Process:
 
     models = 0
     folder: ShareFolder | None = None
-    """In which it agreed with the other replicas."""
+    """In which it agreed with the other replicas, until it ends."""
 
 
 def agree(mine: Mapping[str, Choice | Refused], settings: Settings, vllm_config: Any) -> Decisions:
@@ -87,6 +87,13 @@ def decline(reason: str, settings: Settings, vllm_config: Any) -> None:
         _agree_with_replicas({_ALL: Refused(reason)}, settings, vllm_config)
 
 
+def leave() -> None:
+    """Leave the folder in which the replicas agreed. One that restarts later finds what the remaining ones said."""
+    if _Process.folder is not None:
+        _Process.folder.leave()
+        _Process.folder = None
+
+
 def _agree_with_replicas(mine: Decisions, settings: Settings, vllm_config: Any) -> Decisions:
     """Return decisions that are those of this replica, merged with the refusals of the others.
 
@@ -113,13 +120,12 @@ def _exchange(
     replica: Replica, ranks: tuple[int, ...], mine: Decisions, settings: Settings, *, waits: bool
 ) -> list[Any]:
     """Return what each of these ranks, one per replica, would do."""
-    if _Process.folder is not None:
-        _Process.folder.leave()
+    leave()
     run_id = propose_run_id(settings.run_id).run_id
     path = settings.ring_directory() / folder_name(run_id, _ALL, ranks)
     folder = ShareFolder(path, ranks, replica.number, settings.timeout_s if waits else _SAYING_S)
     folder.join()
-    _Process.folder = folder  # until this process ends, because a replica that restarts reads it again
+    _Process.folder = folder
     if waits:
         others = [rank for rank in ranks if rank != ranks[replica.number]]
         logger.info("swtrace: run %s waits for %s to start", run_id, listed("rank", others))
