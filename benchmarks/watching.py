@@ -14,6 +14,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import random
 import resource
 import select
 import socket
@@ -236,7 +237,10 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
         for each, who in ((ledger, identity(rank)), (of_hosts, run.identity(rank))):
             each.add_rank(who)
             each.set_series(RankKey(RUN, rank), (run.info(rank),))
-    fed, found, direct, expected = 0, [], [], []
+    fed = 0
+    found: list[list[int]] = []
+    direct: list[list[int]] = []
+    expected: list[list[int]] = []
     for document in (before, after):
         runs = document["ranks_steps"] // RUN_STEPS
         for number in range(fed, runs):
@@ -260,6 +264,8 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
         f"  clocks  {len(bounds)} of {len(methods)} known, {methods.count('probes')} by probes, bound"
         f" {statistics.median(bounds):.0f} us ({min(bounds):.0f} .. {max(bounds):.0f})"
     )
+    of_ledger = [clock.bound_ns / 1e3 for clock in of_clocks.alignment]
+    print(f"          the ledger on the hosts' clocks knows them to {statistics.median(of_ledger):.0f} us")
     steps = after["ranks_steps"] - before["ranks_steps"]
     print(f"  stall of {steps} steps by cause, in % of it: watched, one ledger on the hosts' clocks, one on one clock")
     names = [*CAUSES, "all causes"]
@@ -276,9 +282,11 @@ def compare(run: WatchedRun, before: dict[str, Any], after: dict[str, Any]) -> N
 
 
 def _probes(run: WatchedRun, number: int, half_ns: float) -> Iterator[Probe]:
-    """Yield what a watcher that knows each clock to ``half_ns`` finds about all of them before a run of steps."""
-    at_ns = run.began_ns + round((run.ends_s(number) - run.ends_s(0)) * 1e9)
+    """Yield what a watcher that knows each clock to ``half_ns`` finds about all, in the second before a run's end."""
+    chance = random.Random(number)  # noqa: S311 - repeatable
+    end_ns = run.began_ns + round((run.ends_s(number) - run.began_ns / 1e9) * 1e9)
     for host in range(run.hosts):
+        at_ns = end_ns - chance.randrange(10**9)
         yield Probe(
             f"boot-{host}", "watcher", run.clock(host).at(at_ns), round(at_ns - half_ns), round(at_ns + half_ns)
         )

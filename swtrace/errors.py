@@ -1,4 +1,4 @@
-"""Errors of swtrace: one class per kind of failure, all derived from :class:`SwtraceError`."""
+"""Errors of swtrace: one class per kind of failure, derived from :class:`SwtraceError` if users see it."""
 
 from __future__ import annotations
 
@@ -101,6 +101,13 @@ class StampsUnavailable(SeriesError):  # noqa: N818 (of a device, not of a call:
 
 class PeerLostError(SeriesError):
     """A broadcast failed, most often because a rank of the group died."""
+
+
+class TransportError(RuntimeError):
+    """A transport cannot complete an operation, usually because a peer left. The series turns it into its own errors.
+
+    A RuntimeError, as in torch's own collectives.
+    """
 
 
 class ListenError(SwtraceError):

@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command line or a setting is invalid."""
     RANK_LOST = 3
-    """A rank died, which ended its group."""
+    """A rank died. If its ranks broadcast, that ended its group."""
     OUTPUT_DIFFERS = 4
     """A step's output was not bit-identical to that of unshared weights."""
     NOT_EXECUTABLE = 126

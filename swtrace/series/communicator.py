@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import distributed as dist
 
-from swtrace.series.transport import TransportError
+from swtrace.errors import TransportError
 from swtrace.units import listed
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from swtrace.closing import Closing
+from swtrace.errors import TransportError
 from swtrace.series.circle import Circle
 from swtrace.series.group import RankGroup
 from swtrace.series.journal import Journal, RecordingJournal
-from swtrace.series.transport import TransportError
 from swtrace.trace.schema import Clock, Observed
 
 if TYPE_CHECKING:

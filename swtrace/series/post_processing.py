@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError
+from swtrace.errors import PeerLostError, RegistrationError, RingCreateError, RingFullError, TransportError
 from swtrace.series import plan
 from swtrace.series.agreement import (
     RunIdProposal,
@@ -38,7 +38,6 @@ from swtrace.series.placing import Placement, Placing, Unshareable
 from swtrace.series.pull.device_pull_transport import DevicePullTransport
 from swtrace.series.pull.ipc_mover import CudaMemory, IpcMover
 from swtrace.series.pull.pull_transport import PullTransport
-from swtrace.series.pull.share_folder import ShareFolder, folder_name
 from swtrace.series.recording import RecorderSource, propose_run_id
 from swtrace.series.references import (
     held_by_others,
@@ -49,9 +48,10 @@ from swtrace.series.references import (
 )
 from swtrace.series.tensor_table import AbsentTensor
 from swtrace.series.torch_transport import TorchTransport
-from swtrace.series.transport import RECEIVER, TransportError
+from swtrace.series.transport import RECEIVER
 from swtrace.settings import Settings
 from swtrace.trace.identity import SeriesInfo
+from swtrace.trace.share_folder import ShareFolder, folder_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

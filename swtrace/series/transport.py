@@ -26,10 +26,6 @@ OnReady = Callable[[int], None]
 """Called once with the ready instant, from any thread, as soon as the transport observes it."""
 
 
-class TransportError(RuntimeError):
-    """A transport cannot complete an operation, usually because a peer left."""
-
-
 class MovedLayer(Protocol):
     """What a transport needs to know of a layer."""
 

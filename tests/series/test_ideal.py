@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
+from swtrace.errors import TransportError
 from swtrace.series.ideal import POISON, START_NS, IdealChannel, IdealTransport
-from swtrace.series.transport import TransportError
 from swtrace.trace.schema import Observed
 from tests.support.moved import Moved
 

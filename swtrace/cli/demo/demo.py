@@ -36,10 +36,11 @@ from swtrace.cli.demo.scenarios import (
     MAX_RANKS,
     MAX_SEED,
     MIN_MIB,
-    PRESETS,
     Dials,
     Scenario,
+    Transport,
     Windows,
+    preset,
 )
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.ring_folder import make_folder
@@ -48,7 +49,7 @@ from swtrace.cli.summary_process import Reader
 from swtrace.cli.summary_text import print_summary
 from swtrace.settings import Settings
 from swtrace.trace.directory import memory_folder
-from swtrace.units import counted
+from swtrace.units import counted, listed
 
 if TYPE_CHECKING:
     from swtrace.cli.summary import Summary
@@ -69,12 +70,12 @@ def _amount(option: str, text: str, metavar: str, low: float, high: float | None
     return _dial(option, text, metavar, number(option, low, high))
 
 
-_Count = Annotated[int | None, _count("--ranks", "Number of gloo ranks (2).", "N", 2, MAX_RANKS)]
+_Count = Annotated[int | None, _count("--ranks", "Number of ranks (2).", "N", 2, MAX_RANKS)]
 _Layers = Annotated[int | None, _count("--layers", "Number of layers (60).", "N", 2, MAX_LAYERS)]
 _Mib = Annotated[float | None, _amount("--mib", "Size of one layer's weight (1).", "MIB", MIN_MIB, MAX_MIB)]
 _Compute = Annotated[float | None, _amount("--compute-ms", "Compute per layer.", "MS", 0, MAX_MS)]
 _PrefetchStep = Annotated[
-    int | None, _count("--prefetch-step", "How many layers ahead a broadcast starts.", "K", 0, MAX_LAYERS - 2)
+    int | None, _count("--prefetch-step", "How many layers ahead a transfer starts.", "K", 0, MAX_LAYERS - 2)
 ]
 _Windows = Annotated[
     Windows | None, choice_option("--windows", kind=Windows, metavar="POLICY", text="Window policy", panel=_DIALS)
@@ -94,6 +95,12 @@ def demo(
         Scenario,
         choice_option("--scenario", kind=Scenario, metavar="NAME", text="Preset of the parameters below"),
     ] = Scenario.HIDDEN,
+    transport: Annotated[
+        Transport,
+        choice_option(
+            "--transport", kind=Transport, metavar="NAME", text="How a weight gets to the ranks that do not own it"
+        ),
+    ] = Transport.BROADCAST,
     ranks: _Count = None,
     layers: _Layers = None,
     mib: _Mib = None,
@@ -120,9 +127,12 @@ def demo(
 ) -> None:
     """Run a shared-weight series on real ranks on this machine, and print what sharing cost.
 
-    N gloo processes run a stack of real linear layers through the same runtime as vLLM. Each holds only its own layers,
-    and receives the others' weights just in time. In every step, each layer's output is compared, bit for bit, with
-    that of unshared weights.
+    N processes run a stack of real linear layers through the same runtime as vLLM. Each holds only its own layers, and
+    gets the others' weights just in time. In every step, each layer's output is compared, bit for bit, with that of
+    unshared weights.
+
+    Ranks that broadcast (gloo) run the same steps, together. With `--transport pull`, each rank copies the weights from
+    its peers' shared memory and runs its own steps. If one dies, the others go on.
 
     In a terminal, the demo opens `swtrace top` on the run, which stays open until you quit it. Then the summary
     follows.
@@ -142,7 +152,8 @@ def demo(
         "steps": steps,
         "seconds": duration,
     }
-    dials = replace(PRESETS[scenario], seed=seed, **{name: value for name, value in given.items() if value is not None})
+    dials = preset(scenario, transport)
+    dials = replace(dials, seed=seed, **{name: value for name, value in given.items() if value is not None})
     if prefetch_step is None:
         dials = dials.fitting()
     if importlib.util.find_spec("torch") is None:
@@ -165,9 +176,9 @@ def demo(
 class _Ranks:
     """What the ranks have reported so far."""
 
-    steps: int = 0
     checked: int = 0
-    finished: set[int] = field(default_factory=set)
+    steps: dict[int, int] = field(default_factory=dict)
+    """Of the ranks that finished."""
     failed: dict[int, str] = field(default_factory=dict)
     statuses: dict[int, int] = field(default_factory=dict)
 
@@ -219,7 +230,7 @@ def _run(scenario: Scenario, dials: Dials, settings: Settings, *, with_daemon: b
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
         }
-        console.print(f"[bold]{scenario.value}[/]: {DESCRIPTIONS[scenario]}")
+        console.print(f"[bold]{scenario.value}[/]: {DESCRIPTIONS[dials.transport][scenario]}")
         console.print(_describe(dials, directory), soft_wrap=True, markup=False)
         arguments = [dials.to_json(), str(workspace / "rendezvous")]
         launcher = stack.enter_context(Child.start("swtrace.cli.demo.launcher", arguments, environment=environment))
@@ -321,8 +332,7 @@ def _handle(line: str, ranks: _Ranks, console: Console) -> None:
         case What.STARTED:
             console.print(f"rank {event.rank}: pid {event.pid}")
         case What.FINISHED:
-            ranks.finished.add(event.rank)
-            ranks.steps = max(ranks.steps, event.steps)
+            ranks.steps[event.rank] = event.steps
             ranks.checked += event.checked
         case What.FAILED:
             ranks.failed[event.rank] = event.text
@@ -340,12 +350,18 @@ def _handle(line: str, ranks: _Ranks, console: Console) -> None:
 def _conclude(result: _Result, console: Console) -> None:
     console.print()
     if result.code is ExitCode.SUCCESS:
+        fewest, most = min(result.ranks.steps.values()), max(result.ranks.steps.values())
+        steps = counted(most, "step") if fewest == most else f"{fewest} to {most} steps"
         console.print(
-            f"Compared {counted(result.ranks.checked, 'layer output')} of {counted(result.ranks.steps, 'step')} with "
-            "unshared weights: all bit-identical."
+            f"Compared {counted(result.ranks.checked, 'layer output')} of {steps} with unshared weights: all "
+            "bit-identical."
         )
     elif result.code is ExitCode.OUTPUT_DIFFERS:
         console.print("[bold red]Outputs differ from those of unshared weights.[/]")
+    elif result.code is ExitCode.RANK_LOST and result.dials.transport is Transport.PULL:
+        lost, others = listed("rank", sorted(result.ranks.failed)), sorted(result.ranks.steps)
+        went_on = f" {listed('rank', others).capitalize()} went on." if others else ""
+        console.print(f"[bold red]Lost {lost}.[/]{went_on}")
     elif result.code is ExitCode.RANK_LOST:
         console.print("[bold red]The group ended because a rank was lost.[/]")
 
@@ -355,6 +371,7 @@ def _describe(dials: Dials, directory: Path) -> str:
     late = f", the last rank computes {dials.late_ms:g} ms longer per layer" if dials.late_ms else ""
     jitter = f", {dials.jitter_ms:g} ms mean jitter" if dials.jitter_ms else ""
     return (
-        f"{dials.ranks} ranks, {dials.layers} layers of {dials.mib:g} MiB, {dials.compute_ms:g} ms compute per layer"
-        f"{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; rings in {directory}"
+        f"{dials.ranks} ranks that {dials.transport.value}, {dials.layers} layers of {dials.mib:g} MiB, "
+        f"{dials.compute_ms:g} ms compute per layer{late}{jitter}, prefetch step {dials.prefetch_step}, {extent}; "
+        f"rings in {directory}"
     )

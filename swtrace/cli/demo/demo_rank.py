@@ -5,13 +5,18 @@ from __future__ import annotations
 import ctypes
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from swtrace.cli.demo.model import Check, build, expect, following
 from swtrace.cli.demo.report_lines import RankReport, What
+from swtrace.cli.demo.scenarios import Transport
 from swtrace.cli.exit_codes import ExitCode, exit_code
 from swtrace.errors import SwtraceError
+from swtrace.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +24,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from swtrace.cli.demo.scenarios import Dials
-    from swtrace.series import Series
+    from swtrace.series import RankGroup, Series
 
 SERIES = "demo.linear"
 _AGREE_EVERY = 4
-"""The ranks agree on whether to continue once every so many steps: all must run the same number of steps."""
+"""Ranks that broadcast agree once every so many steps on whether to continue."""
 _PR_SET_TIMERSLACK = 29
 _TIMERSLACK_NS = 1000
 """The default of 50 us would lengthen every layer's compute by about 100 us."""
@@ -38,19 +43,24 @@ def run_rank(dials: Dials, rank: int, rendezvous: Path) -> ExitCode:
     """Run as rank ``rank`` until all steps are done. Report errors as events; return the exit status."""
     import torch.distributed as dist
 
-    from swtrace.series import recording
+    from swtrace.series import RankGroup, recording
 
     try:
         _prepare_process()
-        dist.init_process_group(
-            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
-        )
-        steps, checked = _run(dials, rank)
-        dist.destroy_process_group()
+        if dials.transport is Transport.PULL:
+            steps, checked = _run(dials, rank, RankGroup(tuple(range(dials.ranks)), rank))
+        else:
+            dist.init_process_group(
+                "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=dials.ranks, timeout=_RENDEZVOUS
+            )
+            steps, checked = _run(dials, rank, RankGroup.world())
+            dist.destroy_process_group()
     except SwtraceError as error:
         RankReport(What.FAILED, rank, text=str(error)).write()
         return ExitCode.OUTPUT_DIFFERS if isinstance(error, OutputDiffersError) else exit_code(error)
     except RuntimeError as error:
+        if dials.transport is Transport.PULL:
+            raise
         # Before the series exists, calls of torch.distributed such as the rendezvous fail with plain RuntimeErrors.
         RankReport(What.FAILED, rank, text=f"torch.distributed failed: {str(error).splitlines()[0]}").write()
         return ExitCode.FAILED
@@ -68,41 +78,52 @@ def _prepare_process() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, _TIMERSLACK_NS, 0, 0, 0)
 
 
-def _run(dials: Dials, rank: int) -> tuple[int, int]:
-    import torch.distributed as dist
-
-    from swtrace.series import RankGroup, Series
+def _run(dials: Dials, rank: int, group: RankGroup) -> tuple[int, int]:
+    from swtrace.series import Series
     from swtrace.series.recording import describe_model, process_recorder
 
     describe_model(f"demo of {dials.layers} linears")
     check = expect(dials)
     series = Series(
         SERIES,
-        RankGroup.world(),
+        group,
         0,
         dials.layers,
         prefetch_step=dials.prefetch_step,
         windows=dials.windows.value,
         recorder=process_recorder,
         time_every=1,
+        settings=replace(Settings.from_environment(), transport=dials.transport.value),
     )
     layers = []
     for layer in range(dials.layers):
         layers.append(build(dials, layer))
         series.register(layer, layers[-1])
     series.post_process()
-    with series.naming_dead_peers():
-        dist.barrier()
+    with _together(dials, series):
         RankReport(What.READY, rank).write()
         step = _run_steps(dials, rank, series, layers, check)
-        # A rank that exits closes its connections, and the others may still be receiving data of the last step.
-        dist.barrier()
     series.close()
     return step, step * dials.layers
 
 
+@contextmanager
+def _together(dials: Dials, series: Series) -> Iterator[None]:
+    """Let ranks that broadcast begin and end together."""
+    if dials.transport is Transport.PULL:
+        yield
+        return
+    import torch.distributed as dist
+
+    with series.naming_dead_peers():
+        dist.barrier()
+        yield
+        # A rank that exits closes its connections, and the others may still be receiving data of the last step.
+        dist.barrier()
+
+
 def _run_steps(dials: Dials, rank: int, series: Series, layers: list[nn.Linear], check: Check) -> int:
-    """Run steps until all ranks agree to stop; return the number of steps."""
+    """Run steps until it is time to stop; return the number of steps."""
     random_source = random.Random(f"{dials.seed}-{rank}")  # noqa: S311 (a demo's jitter, no secret)
     begin, step = time.monotonic(), 0
     while _continues(dials, rank, step, time.monotonic() - begin):
@@ -143,9 +164,14 @@ def _run_step(
 
 
 def _continues(dials: Dials, rank: int, step: int, elapsed_s: float) -> bool:
-    """Return whether to run another step. With a duration, rank 0 decides for all, because clocks differ."""
+    """Return whether to run another step.
+
+    With a duration, rank 0 decides for all ranks that broadcast, because they must run the same number of steps.
+    """
     if dials.steps is not None:
         return step < dials.steps
+    if dials.transport is Transport.PULL:
+        return elapsed_s < dials.seconds
     if step % _AGREE_EVERY:
         return True
     import torch

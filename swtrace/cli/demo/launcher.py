@@ -6,6 +6,7 @@ process of the demo outlives the one that started it.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -16,11 +17,14 @@ from pathlib import Path
 from swtrace.cli.child import end_with_parent
 from swtrace.cli.demo.demo_rank import run_rank
 from swtrace.cli.demo.report_lines import RankReport, What
-from swtrace.cli.demo.scenarios import Dials
+from swtrace.cli.demo.scenarios import Dials, Transport
 from swtrace.cli.exit_codes import ExitCode
+from swtrace.settings import Settings
+from swtrace.trace.share_folder import dead_folders, remove
 
 _GRACE_S = 20.0
-"""Time for the other ranks to notice that a rank is lost. gloo notices a closed connection at once."""
+"""Time for the other ranks to notice that a rank is lost. gloo notices a closed connection at once. Ranks that pull go
+on instead."""
 _POLL_S = 0.02
 
 
@@ -37,10 +41,14 @@ def _main() -> None:
             pid = _fork(dials, rank, rendezvous)
             ranks[pid] = rank
             RankReport(What.STARTED, rank, pid=pid).write()
-        _wait(ranks)
+        _wait(ranks, math.inf if dials.transport is Transport.PULL else _GRACE_S)
     finally:
         for pid in ranks:
             os.kill(pid, signal.SIGKILL)
+        for pid in ranks:
+            os.waitpid(pid, 0)
+        for folder in dead_folders(Settings.from_environment().ring_directory()):
+            remove(folder)
 
 
 def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
@@ -60,9 +68,9 @@ def _fork(dials: Dials, rank: int, rendezvous: Path) -> int:
         os._exit(status)
 
 
-def _wait(ranks: dict[int, int]) -> None:
-    """Reap every rank and remove it from ``ranks``. After a failure, give the others time to exit."""
-    deadline = float("inf")
+def _wait(ranks: dict[int, int], grace_s: float) -> None:
+    """Reap every rank and remove it from ``ranks``. After a failure, give the others ``grace_s`` to exit."""
+    deadline = math.inf
     while ranks and time.monotonic() < deadline:
         pid, wait_status = os.waitpid(-1, os.WNOHANG)
         if not pid:
@@ -71,7 +79,7 @@ def _wait(ranks: dict[int, int]) -> None:
         status = os.waitstatus_to_exitcode(wait_status)
         RankReport(What.EXITED, ranks.pop(pid), pid=pid, status=status).write()
         if status:
-            deadline = min(deadline, time.monotonic() + _GRACE_S)
+            deadline = min(deadline, time.monotonic() + grace_s)
     for pid, rank in ranks.items():
         RankReport(
             What.FAILED, rank, pid=pid, text="killed, because it did not notice that a rank of its group was lost"

@@ -30,11 +30,26 @@ class Scenario(StrEnum):
     JITTER = "jitter"
 
 
-DESCRIPTIONS: dict[Scenario, str] = {
-    Scenario.HIDDEN: "enough compute per layer to hide every broadcast.",
-    Scenario.STALLED: "compute is much shorter than a broadcast, so every layer waits for its weight.",
-    Scenario.STRAGGLER: "the last rank computes longer, so the others wait for its late broadcasts.",
-    Scenario.JITTER: "compute varies randomly on every rank: stalls everywhere, and no rank to blame.",
+class Transport(StrEnum):
+    """How a layer's weight gets to the ranks that do not own it."""
+
+    BROADCAST = "broadcast"
+    PULL = "pull"
+
+
+DESCRIPTIONS: dict[Transport, dict[Scenario, str]] = {
+    Transport.BROADCAST: {
+        Scenario.HIDDEN: "enough compute per layer to hide every broadcast.",
+        Scenario.STALLED: "compute is much shorter than a broadcast, so every layer waits for its weight.",
+        Scenario.STRAGGLER: "the last rank computes longer, so the others wait for its late broadcasts.",
+        Scenario.JITTER: "compute varies randomly on every rank: stalls everywhere, and no rank to blame.",
+    },
+    Transport.PULL: {
+        Scenario.HIDDEN: "enough compute per layer to hide every copy.",
+        Scenario.STALLED: "a copy starts only when its layer needs it, so every layer waits for its weight.",
+        Scenario.STRAGGLER: "the last rank computes longer, but the others do not wait for it: they run more steps.",
+        Scenario.JITTER: "compute varies randomly on every rank, and no rank waits for another.",
+    },
 }
 
 
@@ -57,6 +72,7 @@ class Dials:
     compute_ms: float = 1.0
     """Compute per layer: a real matmul, then a sleep that leaves the cores to the transport."""
     prefetch_step: int = 1
+    transport: Transport = Transport.BROADCAST
     windows: Windows = Windows.AUTO
     late_ms: float = 0.0
     """Extra compute per layer on the last rank."""
@@ -96,10 +112,19 @@ class Dials:
     def from_json(cls, text: str) -> Dials:
         """Return the dials from the text of :meth:`to_json`."""
         fields = json.loads(text)
-        return cls(**{**fields, "windows": Windows(fields["windows"])})
+        return cls(**{**fields, "transport": Transport(fields["transport"]), "windows": Windows(fields["windows"])})
 
 
-PRESETS: dict[Scenario, Dials] = {
+def preset(scenario: Scenario, transport: Transport) -> Dials:
+    """Return the dials of a scenario."""
+    dials = replace(_PRESETS[scenario], transport=transport)
+    if scenario is Scenario.STALLED and transport is Transport.PULL:
+        # A copy takes about as long as the product with one vector, which reads the same bytes and so always hides one.
+        return replace(dials, mib=4.0, prefetch_step=0)
+    return dials
+
+
+_PRESETS: dict[Scenario, Dials] = {
     Scenario.HIDDEN: Dials(compute_ms=3.0, prefetch_step=4),
     Scenario.STALLED: Dials(compute_ms=0.1),
     Scenario.STRAGGLER: Dials(compute_ms=2.0, prefetch_step=2, late_ms=1.0),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from swtrace.errors import TransportError
 from swtrace.series.device.device_circle import DeviceCircle
 from swtrace.series.device.device_transport import DeviceTransport
 from swtrace.series.pull.publication import Publication
-from swtrace.series.transport import RECEIVER, TransportError
+from swtrace.series.transport import RECEIVER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from swtrace.series.pull.share_folder import ShareFolder
     from swtrace.series.transport import MovedLayer
+    from swtrace.trace.share_folder import ShareFolder
 
 NAME = "pull"
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from swtrace.series.transport import TransportError
+from swtrace.errors import TransportError
 
 if TYPE_CHECKING:
     import mmap
 
     from torch import Tensor
 
-    from swtrace.series.pull.share_folder import ShareFolder
     from swtrace.series.transport import MovedLayer
+    from swtrace.trace.share_folder import ShareFolder
 
 
 class Publication:

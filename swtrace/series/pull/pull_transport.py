@@ -19,9 +19,9 @@ from swtrace.series.circle import Circle
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.pull.copier import HELD, Copier, CopyOperation, HeldOperation
 from swtrace.series.pull.publication import Publication, stored, tensor_of
-from swtrace.series.pull.share_folder import ShareFolder
 from swtrace.series.transport import RECEIVER
 from swtrace.trace.schema import Clock
+from swtrace.trace.share_folder import ShareFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

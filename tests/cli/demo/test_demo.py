@@ -31,6 +31,7 @@ from tests.support.terminals import read_until
 
 SMALL = ("--layers", "8", "--mib", "0.125")
 STEPPING = r"demo\.linear: step [1-9]"
+PULL = ("--transport", "pull")
 ENDLESS = (*SMALL, "--duration", "600", "--compute-ms", "1", "--prefetch-step", "1")
 
 
@@ -86,10 +87,13 @@ def rank_pids(process: subprocess.Popen[str]) -> tuple[int, int]:
 NINE_STEPS = (*SMALL, "--steps", "9", "--compute-ms", "0", "--prefetch-step", "2")
 
 
+@pytest.mark.parametrize("transport", ["broadcast", "pull"])
 @pytest.mark.parametrize(("ranks", "windows"), [(2, "static"), (3, "rolling")])
-def test_every_output_is_identical(demo: RunDemo, ranks: int, windows: str) -> None:
+def test_every_output_is_identical(demo: RunDemo, transport: str, ranks: int, windows: str) -> None:
     """Each layer's output of each step on each rank is that of resident weights."""
-    result = demo(*NINE_STEPS, "--ranks", str(ranks), "--windows", windows).result
+    options = ("--ranks", str(ranks), "--windows", windows, "--transport", transport)
+    result = demo(*NINE_STEPS, *options).result
+    assert result["dials"]["transport"] == transport
     assert result["outputs_identical"]
     assert result["outputs_checked"] == ranks * 9 * 8
 
@@ -170,6 +174,46 @@ def test_a_killed_rank_ends_its_group_by_name(start_swtrace: StartSwtrace) -> No
     assert "The group ended because a rank was lost" in out
 
 
+def test_a_rank_that_pulls_waits_for_no_slower_one(demo: RunDemo) -> None:
+    """Each runs its own steps until the time is over; a straggler runs fewer."""
+    options = ("--scenario", "straggler", "--compute-ms", "1", "--late-ms", "8", "--duration", "2")
+    first, last = ranks_of(demo(*PULL, *SMALL, *options))
+    assert first["steps"] > 2 * last["steps"] > 0
+
+
+def test_with_pull_too_compute_hides_what_is_not_hidden_without(demo: RunDemo) -> None:
+    """The scenario `stalled` stalls every rank, `hidden` far less."""
+    stalled, hidden = (
+        [rank["stall_ratio"] for rank in ranks_of(demo(*PULL, *scenario, "--layers", "16", "--steps", "8"))]
+        for scenario in (("--scenario", "stalled"), ("--scenario", "hidden", *LONG_COMPUTE))
+    )
+    assert max(hidden) < min(stalled) / 2
+
+
+def test_a_killed_rank_stops_nobody_that_pulls(start_swtrace: StartSwtrace, tmp_path: Path) -> None:
+    """The other one runs all its steps with the dead rank's layers; the demo says who was lost, and nothing is left."""
+    steps = str(round(patience(1) * 100))
+    process = start_swtrace(
+        "demo",
+        "--no-daemon",
+        *PULL,
+        *SMALL,
+        "--steps",
+        steps,
+        "--compute-ms",
+        "1",
+        extra={"SWTRACE_DIR": str(tmp_path)},
+    )
+    victim, _ = rank_pids(process)
+    until(process, STEPPING)
+    os.kill(victim, signal.SIGKILL)
+    out, err = process.communicate(timeout=patience())
+    assert process.returncode == ExitCode.RANK_LOST, err
+    assert "rank 0: killed by SIGKILL" in err
+    assert "Lost rank 0. Rank 1 went on." in out
+    assert not list(tmp_path.glob("pull-*"))
+
+
 @pytest.mark.parametrize("marker", ["swtrace daemon", "swtrace.cli.summary_process"])
 def test_ranks_outlive_whoever_watches_them(start_swtrace: StartSwtrace, marker: str) -> None:
     """Killing the daemon or the reader changes neither the run nor its summary."""
@@ -210,6 +254,17 @@ def test_a_run_that_is_ended_early_still_sums_up(start_swtrace: StartSwtrace, nu
     process.send_signal(number)
     out, _ = process.communicate(timeout=patience())
     assert "series demo.linear" in out
+
+
+def test_an_interrupted_demo_leaves_no_layer_in_memory(start_swtrace: StartSwtrace, tmp_path: Path) -> None:
+    """Ranks that pull keep their layers in the folder of the rings, which itself stays."""
+    process = start_swtrace("demo", "--no-daemon", *PULL, *ENDLESS, extra={"SWTRACE_DIR": str(tmp_path)})
+    until(process, STEPPING)
+    assert list(tmp_path.glob("pull-*/layer-*"))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=patience())
+    assert list(tmp_path.glob("ring-*"))
+    assert not list(tmp_path.glob("pull-*"))
 
 
 def test_a_killed_demo_leaves_no_process(start_swtrace: StartSwtrace) -> None:
@@ -278,7 +333,18 @@ def test_a_terminal_shows_the_run_live_and_then_its_summary(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "option", ["--ranks", "--layers", "--mib", "--compute-ms", "--prefetch-step", "--windows", "--steps", "--duration"]
+    "option",
+    [
+        "--transport",
+        "--ranks",
+        "--layers",
+        "--mib",
+        "--compute-ms",
+        "--prefetch-step",
+        "--windows",
+        "--steps",
+        "--duration",
+    ],
 )
 def test_demo_help_names_every_dial(option: str) -> None:
     """Every dial of the demo can be found without reading the code."""

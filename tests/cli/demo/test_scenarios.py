@@ -6,25 +6,29 @@ from dataclasses import replace
 
 import pytest
 
-from swtrace.cli.demo.scenarios import PRESETS, Dials, Scenario, Windows
+from swtrace.cli.demo.scenarios import Dials, Scenario, Transport, Windows, preset
+
+every_preset = pytest.mark.parametrize(
+    "dials", [preset(scenario, transport) for scenario in Scenario for transport in Transport]
+)
 
 
-@pytest.mark.parametrize("scenario", list(Scenario))
-def test_every_preset_can_be_run(scenario: Scenario) -> None:
-    """No scenario sets a dial out of range."""
-    PRESETS[scenario].check()
-
-
-@pytest.mark.parametrize("scenario", list(Scenario))
-@pytest.mark.parametrize("layers", [2, 3, 4, 60])
-def test_a_scenario_fits_any_number_of_layers(scenario: Scenario, layers: int) -> None:
-    """A scenario's own prefetch step, which the user never gave, is never what is wrong."""
-    dials = replace(PRESETS[scenario], layers=layers).fitting()
+@every_preset
+def test_every_preset_can_be_run(dials: Dials) -> None:
+    """No scenario sets a dial out of range, whatever the transport."""
     dials.check()
-    assert dials.prefetch_step == min(PRESETS[scenario].prefetch_step, layers - 2)
+
+
+@every_preset
+@pytest.mark.parametrize("layers", [2, 3, 4, 60])
+def test_a_scenario_fits_any_number_of_layers(dials: Dials, layers: int) -> None:
+    """A scenario's own prefetch step, which the user never gave, is never what is wrong."""
+    fitting = replace(dials, layers=layers).fitting()
+    fitting.check()
+    assert fitting.prefetch_step == min(dials.prefetch_step, layers - 2)
 
 
 def test_dials_travel_whole() -> None:
     """A rank runs exactly what the command was asked for."""
-    dials = Dials(ranks=3, windows=Windows.ROLLING, steps=5, jitter_ms=0.5)
+    dials = Dials(ranks=3, transport=Transport.PULL, windows=Windows.ROLLING, steps=5, jitter_ms=0.5)
     assert Dials.from_json(dials.to_json()) == dials

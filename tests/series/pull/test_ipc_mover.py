@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from swtrace.series.pull.ipc_mover import CudaMemory, IpcMover
-from swtrace.series.pull.share_folder import ShareFolder
+from swtrace.trace.share_folder import ShareFolder
 from tests.support.moved import Moved
 
 PAYLOAD = torch.arange(64, dtype=torch.uint8)

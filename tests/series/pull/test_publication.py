@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from swtrace.series.pull.publication import Publication
-from swtrace.series.pull.share_folder import ShareFolder
+from swtrace.trace.share_folder import ShareFolder
 from tests.support.moved import Moved
 
 PAYLOAD = torch.arange(64, dtype=torch.uint8)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from swtrace.errors import TransportError
 from swtrace.series.pull.pull_transport import PullTransport
-from swtrace.series.pull.share_folder import ShareFolder
-from swtrace.series.transport import TransportError
+from swtrace.trace.share_folder import ShareFolder
 from tests.support.moved import Moved
 
 

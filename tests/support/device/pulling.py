@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from swtrace.errors import PeerLostError
+from swtrace.errors import PeerLostError, TransportError
 from swtrace.series.device.device_transport import DeviceTransport
 from swtrace.series.pull.device_pull_transport import DevicePullTransport
 from swtrace.series.pull.ipc_mover import CudaMemory, IpcMover, SharedMemory
 from swtrace.series.pull.publication import tensor_of
-from swtrace.series.pull.share_folder import ShareFolder
-from swtrace.series.transport import MovedLayer, TransportError
+from swtrace.series.transport import MovedLayer
+from swtrace.trace.share_folder import ShareFolder
 from tests.support.device.claims import LAYERS, US, Timing, mixture, timing
 from tests.support.device.expected import Durations, Schedule
 from tests.support.device.lone_rank import TRANSFER, Program

@@ -8,7 +8,7 @@ It is on the ranks' host, below the folder of rings, and only its user may enter
 
 Everything stays there until the last living rank leaves. So a rank that restarts can repeat its start-up while the
 others run: it finds what they said, says the same again, and maps the same layers. If all ranks were killed, the next
-rank that joins removes what they left.
+rank that joins removes what they left, or ``swtrace clean`` does.
 
 Joining and leaving are serialised by a lock on the folder itself. Standard library only.
 """
@@ -26,12 +26,13 @@ import re
 import stat
 import time
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from swtrace.series.transport import TransportError
+from swtrace.errors import TransportError
 from swtrace.units import listed
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class ShareFolder:
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remove_dead(self.path.parent)
+            for dead in dead_folders(self.path.parent):
+                remove(dead)
             self._folder = _enter(self.path, self._timeout_s)
             try:
                 self._take_place(returns=returns)
@@ -111,8 +113,7 @@ class ShareFolder:
             raise
 
     def _take_place(self, *, returns: bool) -> None:
-        foreign = [name for name in _names(self._folder) if not _KNOWN.fullmatch(name)]
-        if foreign:
+        if foreign := _foreign(self._folder):
             raise TransportError(f"{self.path} holds {foreign[0]!r}, which is not swtrace's: remove it")
         if not _anyone_lives(self._folder) and _empty(self._folder):
             logger.info("swtrace: removed what dead ranks left in %s", self.path)
@@ -330,21 +331,48 @@ class ShareFolder:
         return descriptor
 
 
-def remove_dead(directory: Path) -> tuple[Path, ...]:
-    """Remove this user's share folders in which no rank lives; return those that were removed."""
-    removed = []
+@dataclass(frozen=True, slots=True)
+class DeadFolder:
+    """A share folder of this user in which no rank lives."""
+
+    path: Path
+    nbytes: int
+    """Of all files in it."""
+
+
+def dead_folders(directory: Path) -> list[DeadFolder]:
+    """Return this user's share folders in which no rank lives, sorted by name; none that holds an unknown file."""
+    dead = []
     with suppress(OSError):
         for path in sorted(directory.glob(f"{PREFIX}*")):
-            with suppress(OSError, TransportError):
-                descriptor = _enter(path, 0.0, make=False)
-                try:
-                    if not _anyone_lives(descriptor):
-                        _empty(descriptor)
-                        path.rmdir()
-                        removed.append(path)
-                finally:
-                    os.close(descriptor)
-    return tuple(removed)
+            with suppress(OSError, TransportError), _entered(path) as folder:
+                if not _foreign(folder) and not _anyone_lives(folder):
+                    dead.append(DeadFolder(path, _nbytes(folder)))
+    return dead
+
+
+def remove(dead: DeadFolder) -> bool:
+    """Remove a dead folder; return whether that was possible: not if a rank has joined since."""
+    try:
+        with _entered(dead.path) as folder:
+            if _anyone_lives(folder):
+                return False
+            _empty(folder)
+            dead.path.rmdir()
+    except FileNotFoundError:
+        return True
+    except (OSError, TransportError):
+        return False
+    return True
+
+
+@contextmanager
+def _entered(path: Path) -> Iterator[int]:
+    descriptor = _enter(path, 0.0, make=False)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _enter(path: Path, timeout_s: float, *, make: bool = True) -> int:
@@ -418,6 +446,10 @@ def _names(folder: int) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+def _foreign(folder: int) -> list[str]:
+    return [name for name in _names(folder) if not _KNOWN.fullmatch(name)]
+
+
 def _anyone_lives(folder: int) -> bool:
     return any(_locked(folder, name) for name in _names(folder) if _LOCK.fullmatch(name))
 
@@ -435,6 +467,15 @@ def _locked(folder: int, name: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _nbytes(folder: int) -> int:
+    """Return the bytes of a folder's files, counting a file with two names once."""
+    found = {}
+    for name in _names(folder):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        found[status.st_ino] = status.st_size
+    return sum(found.values())
 
 
 def _empty(folder: int) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from swtrace.series.pull.share_folder import ShareFolder, folder_name, remove_dead
-from swtrace.series.transport import TransportError
+from swtrace.errors import TransportError
+from swtrace.trace.share_folder import ShareFolder, dead_folders, folder_name, remove
 from tests.support.other_user import USER
 from tests.support.patience import patience
 from tests.support.small_disk import tmpfs
@@ -122,7 +122,7 @@ def test_a_folder_that_stays_locked_is_given_up(tmp_path: Path) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(TransportError, match=r"another process has locked .* for 0.05 s; has it stopped"):
         member(tmp_path, 1)
-    assert remove_dead(tmp_path) == ()
+    assert dead_folders(tmp_path) == []
     os.close(descriptor)
     first.leave()
 
@@ -183,10 +183,11 @@ def test_a_lock_that_is_not_a_file_is_refused_while_others_live(case: str, tmp_p
     LOCKS[case](tmp_path / NAME)
     with pytest.raises(TransportError, match=r"rank-0.lock is not a regular file: remove it"):
         member(tmp_path)
-    if case != "a folder":
-        other.leave()
-        member(tmp_path).leave()
-        assert content(tmp_path) <= {"elsewhere"}
+    if case == "a folder":
+        (tmp_path / NAME / "rank-0.lock").rmdir()
+    other.leave()
+    member(tmp_path).leave()
+    assert content(tmp_path) <= {"elsewhere"}
     if case == "a link":
         assert (tmp_path / "elsewhere").read_text() == "precious"
 
@@ -257,7 +258,7 @@ def test_unfinished_files_of_a_killed_rank_are_removed_when_it_comes_back(tmp_pa
 
 
 def test_dead_folders_are_removed_and_living_ones_kept(tmp_path: Path) -> None:
-    """What is not a share folder is left alone."""
+    """What is not a share folder, or holds an unknown file, is left alone."""
     living = member(tmp_path)
     dead = tmp_path / folder_name("dead", "s", (0, 1))
     dead.mkdir(mode=0o700)
@@ -265,12 +266,36 @@ def test_dead_folders_are_removed_and_living_ones_kept(tmp_path: Path) -> None:
         (dead / name).touch(mode=0o600)
     odd = tmp_path / "pull-odd"
     odd.mkdir(mode=0o700)
-    (odd / "notes.txt").touch()
+    for name in ("notes.txt", "layer-0"):
+        (odd / name).touch()
     (tmp_path / "pull-file").touch()
-    assert remove_dead(tmp_path) == (dead,)
+    assert [(found.path, remove(found)) for found in dead_folders(tmp_path)] == [(dead, True)]
     assert content(tmp_path) == {NAME, "pull-odd", "pull-file"}
-    assert (odd / "notes.txt").exists()
+    assert content(odd) == {"notes.txt", "layer-0"}
     living.leave()
+
+
+def test_a_folder_that_a_rank_has_joined_since_it_was_found_dead_is_kept(tmp_path: Path) -> None:
+    """Whoever removes it looks again, and keeps ranks from joining meanwhile."""
+    path = tmp_path / NAME
+    path.mkdir(mode=0o700)
+    (path / "layer-0").touch(mode=0o600)
+    (found,) = dead_folders(tmp_path)
+    joined = member(tmp_path)
+    assert not remove(found)
+    assert content(path) == {"rank-0.lock"}
+    joined.leave()
+    assert remove(found)
+
+
+def test_the_size_of_a_dead_folder_counts_a_layer_with_two_names_once(tmp_path: Path) -> None:
+    """A layer that post-processing left as it was loaded has two names."""
+    path = tmp_path / NAME
+    path.mkdir(mode=0o700)
+    (path / "raw-0-0").write_bytes(b"x" * 1000)
+    (path / "layer-0").hardlink_to(path / "raw-0-0")
+    (path / "layer-1").write_bytes(b"x" * 10)
+    assert [found.nbytes for found in dead_folders(tmp_path)] == [1010]
 
 
 def test_ranks_that_come_and_go_at_once_never_lose_a_folder_in_use(tmp_path: Path) -> None:
