@@ -6,6 +6,7 @@ ratios.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral
@@ -42,7 +43,7 @@ class Selection:
     steps: range | slice | None = None
     """Step numbers, as the ranks count them."""
     warmup: int = 0
-    """How many of the first recorded steps of each series and run to leave out."""
+    """How many of the first recorded steps of each series and run to leave out; in a pull series, of each rank."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -72,12 +73,12 @@ class Selection:
 
     def pick(self, steps: Iterable[StepFacts]) -> Iterator[Picked]:
         """Yield the selected steps, each with the selected ranks and positions. Aborted steps are left out."""
-        seen: dict[SeriesKey, int] = {}
+        seen: Counter[tuple[SeriesKey, int | None]] = Counter()
         for step in steps:
             if self.series is not None and step.series.name != self.series:
                 continue
-            seen[step.series] = seen.get(step.series, 0) + 1
-            if seen[step.series] <= self.warmup or step.aborted:
+            seen[step.series, step.of_rank] += 1
+            if seen[step.series, step.of_rank] <= self.warmup or step.aborted:
                 continue
             if not _within(step.step, self.steps):
                 continue

@@ -135,6 +135,7 @@ def _no_step() -> Picked:
         "hosts": (),
         "complete": False,
         "path": None,
+        "of_rank": None,
     }
     values |= {"ended": ranks.astype(np.bool_), "cause_ns": np.zeros((len(CAUSES), 0, 0), np.int64)}
     return Picked(StepFacts(**values), values["ended"], values["ended"])

@@ -30,7 +30,7 @@ def fleet() -> Dashboard:
             panels.number(
                 "Stall ratio, worst rank",
                 "Share of step time in which the rank waited for weights, in the last two minutes. Good: below 5 %, "
-                "where broadcasts are hidden. Above 30 %, sharing costs more time than it is worth.",
+                "where transfers are hidden. Above 30 %, sharing costs more time than it is worth.",
                 Ask(queries.WORST_STALL_RATIO),
                 unit="percentunit",
                 steps=panels.STALL_STEPS,
@@ -111,7 +111,7 @@ def fleet() -> Dashboard:
             panels.curves(
                 "Stall by cause",
                 "Share of all ranks' step time, by proximate cause. Transfer: a layer's compute is shorter than its "
-                "broadcast; try a larger prefetch step. Backlog: broadcasts queue because the channel is full. Skew: a "
+                "transfer; try a larger prefetch step. Backlog: transfers queue because the channel is full. Skew: a "
                 "peer issued late. Entry skew: a peer entered the step late. Unattributed: the cause is unknown, for "
                 "example because the daemon does not read the peers' host.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),

@@ -14,7 +14,7 @@ def rank() -> Dashboard:
     return board(
         "swtrace-rank",
         "swtrace / Rank",
-        "Windows, waits and broadcasts of one rank over time, or of a few side by side. Select host and rank above.",
+        "Windows, waits and transfers of one rank over time, or of a few side by side. Select host and rank above.",
         Row(
             "At a glance",
             4,
@@ -43,7 +43,7 @@ def rank() -> Dashboard:
             ),
             panels.number(
                 "Prefetch step",
-                "How many layers ahead broadcasts start: as configured, and the lowest of the last step. Good: both "
+                "How many layers ahead transfers start: as configured, and the lowest of the last step. Good: both "
                 "are equal. Otherwise the forward reaches layers in a different order than the series expects.",
                 Ask(queries.PREFETCH_STEP, "{{series}} {{kind}}"),
             ),
@@ -54,7 +54,7 @@ def rank() -> Dashboard:
             (12, 12),
             panels.states(
                 "Windows in each state",
-                "How many windows are in flight (their broadcast runs), ready (waiting to be used), in use, or free. "
+                "How many windows are in flight (their transfer runs), ready (waiting to be used), in use, or free. "
                 "Good: ready is seldom 0, so weights wait for compute. If windows are always in flight, compute waits "
                 "for weights. Sampled at each scrape.",
                 Ask(queries.OCCUPANCY, "rank {{rank}} {{state}} {{host}} {{series}} {{instance}} {{run_id}}"),
@@ -95,8 +95,8 @@ def rank() -> Dashboard:
             (12, 12),
             panels.curves(
                 "Stall by cause",
-                "Share of step time, by proximate cause. Transfer: compute per layer is shorter than a broadcast. "
-                "Backlog: broadcasts queue. Skew: a peer issued late. Entry skew: a peer entered the step late. "
+                "Share of step time, by proximate cause. Transfer: compute per layer is shorter than that. "
+                "Backlog: transfers queue. Skew: a peer issued late. Entry skew: a peer entered the step late. "
                 "Unattributed: the cause is unknown, for example because the peers' records are on another host.",
                 Ask(queries.CAUSE_RATIO, "{{cause}}"),
                 unit="percentunit",
@@ -106,7 +106,7 @@ def rank() -> Dashboard:
             panels.curves(
                 "Skew by rank",
                 "Share of step time that a rank waits because a peer issued or entered later. Good: near 0. The others "
-                "wait for the rank that waits least.",
+                "wait for the rank that waits least. Series whose ranks pull have no skew.",
                 Ask(queries.SKEW_RATIO, queries.SERIES_LEGEND),
                 unit="percentunit",
                 links=(rank_traces_link(),),
@@ -117,14 +117,14 @@ def rank() -> Dashboard:
             9,
             (8,) * 3,
             panels.curves(
-                "Broadcast bandwidth",
-                "Bytes per second of all broadcasts that a rank took part in: steps per second times the series' "
-                "bytes. Near the limit of the link, the channel is full.",
+                "Bandwidth",
+                "Bytes per second of all broadcasts that a rank took part in, or of its copies if it pulls. Near the "
+                "limit of the link, the channel is full.",
                 Ask(queries.BANDWIDTH, queries.SERIES_LEGEND),
                 unit="Bps",
             ),
             panels.curves(
-                "Broadcast duration",
+                "Transfer duration",
                 "From issued to ready, including the queue: median and 99th percentile. Good for receivers: shorter "
                 "than the compute of as many layers as the prefetch step.",
                 Ask(queries.quantile(0.5, "swtrace_broadcast_duration_seconds", "role"), "{{role}} median"),
@@ -132,8 +132,8 @@ def rank() -> Dashboard:
                 unit="s",
             ),
             panels.heat(
-                "Receivers' broadcasts",
-                "From issued to ready, including the queue. Two bands mean that some broadcasts queue behind others.",
+                "Transfers to receivers",
+                "From issued to ready, including the queue. Two bands mean that some transfers queue behind others.",
                 Ask(queries.BROADCAST_HEAT, "{{le}}"),
                 scheme="Blues",
             ),
@@ -145,7 +145,7 @@ def rank() -> Dashboard:
             (6,) * 4,
             panels.curves(
                 "Steps per second",
-                "Finished forward passes. Ranks of one group run the same number.",
+                "Finished forward passes. Ranks of one group run the same number, unless they pull.",
                 Ask(queries.STEPS, queries.SERIES_LEGEND),
                 unit="ops",
             ),

@@ -85,8 +85,9 @@ def _print_series(each: SeriesDifference, console: Console) -> None:
     from rich.markup import escape
 
     console.print()
+    only = "" if each.series.of_rank is None else f", rank {each.series.of_rank}"
     console.print(
-        f"[bold]series {escape(each.series.name)}[/]: "
+        f"[bold]series {escape(each.series.name)}[/]{only}: "
         f"A {counted(each.a_steps, 'step')}, B {counted(each.b_steps, 'step')}, "
         f"in blocks of {each.a_block_steps} and {each.b_block_steps}",
         soft_wrap=True,

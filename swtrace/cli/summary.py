@@ -43,7 +43,7 @@ class SeriesRankSummary:
     cause_seconds: dict[str, float]
     """Total stall of the recent steps, by proximate cause."""
     excess_seconds: float | None
-    """Mean per step: this rank's compute on the critical path beyond the ranks' median."""
+    """Mean per step: this rank's compute on the critical path beyond the ranks' median; None in a pull series."""
     broadcast_bytes: int
     """Bytes of all broadcasts since the start in which this rank took part."""
     owned_bytes: int
@@ -188,7 +188,7 @@ def _rank(facts: SeriesRankFacts) -> SeriesRankSummary:
         efficiency=recent.efficiency,
         bandwidth_bytes_per_second=recent.bandwidth,
         cause_seconds={cause.value: int(ns) * _NS for cause, ns in recent.cause_ns.items()},
-        excess_seconds=_mean(recent.excess_ns, recent.path_steps),
+        excess_seconds=_mean(recent.excess_ns, recent.path_steps) if info.lockstep else None,
         broadcast_bytes=int(totals.bytes),
         owned_bytes=info.owned_bytes,
         window_bytes=info.window_bytes,

@@ -98,7 +98,7 @@ class Query:
     since: int = 0
     """Return only steps with a higher number."""
     limit: int = DEFAULT_LIMIT
-    """Return at most this many steps per series, the newest ones."""
+    """Return at most this many steps per series, the newest ones; of a pull series, per rank."""
     fields: tuple[str, ...] = CELL_FIELDS
 
     @classmethod
@@ -235,7 +235,7 @@ def steps(snapshot: Snapshot, query: Query) -> Document:
     """Return the last finished steps in the order in which they finished, and how many the limit left out."""
     chosen: list[NumberedStep] = []
     skipped = 0
-    for key, finished in snapshot.steps.items():
+    for (key, _), finished in snapshot.steps.items():
         if query.wants(key):
             newer = [numbered for numbered in finished if numbered.number > query.since]
             kept = newer[len(newer) - min(query.limit, len(newer)) :]
@@ -376,6 +376,7 @@ def _step(numbered: NumberedStep, fields: Iterable[str]) -> Document:
         "series": series_id(step.series),
         "step": step.step,
         "ranks": [rank.rank for rank in step.ranks],
+        "rank": None if step.only_rank is None else step.only_rank.rank,
         "complete": step.complete,
         "comparable": step.comparable,
         "aborted": step.aborted,

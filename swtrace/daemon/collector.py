@@ -133,6 +133,12 @@ class FactsRow(RankRow):
     slowest: BucketExemplars
     excess_share: float
 
+    def transfer_duration(self) -> dict[str, Distribution]:
+        """Return durations of broadcasts or copies by role. The owner of a layer that others copy has none."""
+        totals = self.facts.totals
+        sent = {"source": totals.sent_duration} if self.facts.info.lockstep else {}
+        return sent | {"receiver": totals.received_duration}
+
     def step_duration(self) -> dict[str, Distribution]:
         """Return step durations of the phases that have occurred. All five would make up half of an exposition."""
         return {phase: steps for phase, steps in self.facts.totals.step_duration.items() if steps.count}
@@ -289,8 +295,8 @@ _DECLARED = (
         "histogram",
         "swtrace_broadcast_duration_seconds",
         FactsRow,
-        lambda row: {"source": row.facts.totals.sent_duration, "receiver": row.facts.totals.received_duration},
-        "Time from issued to ready, queueing included, by role of the rank.",
+        FactsRow.transfer_duration,
+        "Time from issued to ready of a broadcast or copy, queueing included, by role of the rank.",
         by="role",
     ),
     Metric(
@@ -298,7 +304,7 @@ _DECLARED = (
         "swtrace_broadcast_bytes_total",
         FactsRow,
         lambda row: row.facts.totals.bytes,
-        "Payload bytes of all broadcasts that the rank took part in.",
+        "Payload bytes of all broadcasts that the rank took part in; in a pull series, of its own copies.",
     ),
     Metric(
         "counter",
@@ -328,8 +334,9 @@ _DECLARED = (
         "gauge",
         "swtrace_straggler_excess_ratio",
         FactsRow,
-        # The critical path is unknown if ranks of the group are not read, or their clocks are not aligned.
-        lambda row: row.excess_share if row.facts.recent.path_steps else None,
+        # The critical path is unknown if ranks of the group are not read, or their clocks are not aligned. The ranks of
+        # a pull series have none in common.
+        lambda row: row.excess_share if row.facts.recent.path_steps and row.facts.info.lockstep else None,
         "Excess compute of the straggler on the critical path, as a share of step time; 0 for all other ranks.",
     ),
     Metric(
@@ -391,7 +398,7 @@ _DECLARED = (
         "swtrace_prefetch_step",
         SeriesRow,
         SeriesRow.prefetch_step,
-        "How many layers ahead broadcasts start: as configured, and as observed in the last step.",
+        "How many layers ahead broadcasts or copies start: as configured, and as observed in the last step.",
         by="kind",
         counts="layer",
     ),

@@ -15,7 +15,7 @@ import numpy as np
 from swtrace.ledger.totals import DURATION_BOUNDS_NS
 from swtrace.spans.origins import step_origins
 from swtrace.spans.step_spans import WAIT
-from swtrace.spans.traces import span_ids, trace_id
+from swtrace.spans.traces import span_ids, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -56,7 +56,7 @@ class SlowestWaits:
     def add(self, step: StepFacts, origins: Origins) -> None:
         """Consider the slowest wait of each rank in a step whose spans are exported."""
         stalls = np.where(step.receiver, step.stall_ns, 0)
-        identifier = f"{trace_id(step.series.run_id, step.step):032x}"
+        identifier = f"{trace_of(step):032x}"
         known = step_origins(step, origins)
         for rank, position in enumerate(stalls.argmax(axis=1).tolist()):
             stall_ns = int(stalls[rank, position])

@@ -38,7 +38,7 @@ every request polls anyway, so this only bounds how long finished steps wait for
 DOWN_SHOWN_S = 300.0
 """How long a rank stays in snapshots after its writer is gone, so that several scrapes see it down."""
 KEPT_STEPS = 64
-"""Finished steps kept for the API, per series."""
+"""Finished steps kept for the API, per series; in a pull series, per rank."""
 STALE_S = 5.0
 """After this long without a successful poll the daemon is unhealthy. It also limits the wait for a snapshot."""
 CATCH_UP_S = 1.0
@@ -65,7 +65,7 @@ class Observer:
         self._spans = spans
         self._down_shown_ns = round(down_shown_s * 1e9)
         self._origins = RankOrigins()
-        self._steps: dict[SeriesKey, deque[NumberedStep]] = {}
+        self._steps: dict[tuple[SeriesKey, int | None], deque[NumberedStep]] = {}
         self._slowest = SlowestWaits()
         self._started_realtime_ns = time.time_ns()
         self._cursor = 0
@@ -204,9 +204,9 @@ class Observer:
         origins = self._origins.of(self._roster.identities.values(), self._origin.anchors())
         for step in steps:
             self._cursor += 1
-            kept = self._steps.setdefault(step.series, deque(maxlen=KEPT_STEPS))
+            kept = self._steps.setdefault((step.series, step.of_rank), deque(maxlen=KEPT_STEPS))
             if kept and step.step <= kept[-1].step.step:
-                kept.clear()  # The group was restarted.
+                kept.clear()  # The group, or the rank of a pull series, was restarted.
             kept.append(NumberedStep(self._cursor, step))
             if self._roster.ledger.counts(step) and self._spans.offer(step, origins):
                 self._slowest.add(step, origins)
@@ -214,7 +214,7 @@ class Observer:
     def _publish(self, ticket: int) -> None:
         observation = self._shown(self._roster.observe())
         known = {series.key for series in observation.facts.series}
-        self._steps = {key: steps for key, steps in self._steps.items() if key in known}
+        self._steps = {key: steps for key, steps in self._steps.items() if key[0] in known}
         snapshot = Snapshot(
             observation=observation,
             taken_realtime_ns=time.time_ns(),

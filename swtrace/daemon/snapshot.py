@@ -55,8 +55,9 @@ class Snapshot:
     taken_realtime_ns: int
     started_realtime_ns: int
     """When this daemon started. Step numbers start again with each daemon."""
-    steps: Mapping[SeriesKey, tuple[NumberedStep, ...]]
-    """The last finished steps of each series, oldest first."""
+    steps: Mapping[tuple[SeriesKey, int | None], tuple[NumberedStep, ...]]
+    """The last finished steps of each series, oldest first; in a pull series, those of each group rank. The rank is
+    None otherwise."""
     cursor: int
     """Number of the newest finished step of any series; 0 before the first."""
     spans: ExportStatistics

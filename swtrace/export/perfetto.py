@@ -1,7 +1,8 @@
 """Write a Perfetto trace, which ``ui.perfetto.dev`` opens and ``trace_processor`` queries with SQL.
 
 Each rank is a track with a track for each series. Below are tracks for its steps, its waits (with the stall nested in
-them), its sends and each window. A window's slices are broadcasts from issue to ready, which never overlap.
+them), its sends and each window. A window's slices are broadcasts from issue to ready, which never overlap; in a pull
+series, they are copies, and nobody sends.
 Flows lead from the source's send to each receiver's broadcast, and from the broadcast to its wait. Each slice has its
 facts as arguments, in nanoseconds. All instants are UNIX time, so that several hosts fit in one trace.
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from swtrace.ledger.facts import CAUSES, SeriesKey, StepFacts
 from swtrace.spans.origins import Origins, SpanOrigin, step_origins
-from swtrace.spans.step_spans import broadcasts, step_clock, step_ranks, waits
+from swtrace.spans.step_spans import step_clock, step_ranks, transfers, waits
 from swtrace.trace.identity import RankIdentity, RankKey
 from swtrace.trace.schema import Phase, TransferFlag
 
@@ -103,7 +104,7 @@ class PerfettoWriter:
         at = self._rank(step, rank)
         if step.ended[rank]:
             self._write_step(at, step, rank, origin)
-        has_broadcast, has_wait = broadcasts(step)[rank], waits(step)[rank]
+        has_broadcast, has_wait = transfers(step)[rank], waits(step)[rank]
         for position in np.flatnonzero(has_broadcast).tolist():
             self._write_broadcast(at, step, rank, position, origin)
         for position in np.flatnonzero(has_wait).tolist():
@@ -160,15 +161,16 @@ class PerfettoWriter:
         if step.attributed[rank, position]:
             arguments["transfer_ns"] = int(step.transfer_ns[rank, position])
             arguments["backlog_ns"] = int(step.backlog_ns[rank, position])
+        copies = step.of_rank is not None
         self._slice(
             track,
             name,
-            "broadcast",
+            "copy" if copies else "broadcast",
             begin,
             max(begin, end),
             arguments,
             flows=(self._flow("wait", step, position, rank),),
-            last_flows=(flow,),
+            last_flows=() if copies else (flow,),
         )
         self.statistics.broadcasts += 1
 

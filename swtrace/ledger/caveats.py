@@ -28,8 +28,8 @@ def effective_prefetch_step(facts: SeriesFacts) -> Finding | None:
             return Finding(
                 "effective_prefetch_step",
                 Level.BAD,
-                f"Rank {facts.named(rank.rank.rank)} issues some broadcasts {units.counted(effective, 'layer')} ahead "
-                f"instead of the configured {configured}.",
+                f"Rank {facts.named(rank.rank.rank)} issues some {facts.moves} {units.counted(effective, 'layer')} "
+                f"ahead instead of the configured {configured}.",
                 {"effective": effective, "configured": configured},
                 rank=rank.rank.rank,
                 advice="Register the layers in the order in which the forward reaches them.",
@@ -45,7 +45,7 @@ def aborted(facts: SeriesFacts) -> Finding | None:
     return Finding(
         "aborted",
         Level.WARNING,
-        f"{units.counted(aborted, 'step')} ended early; the remaining broadcasts were still issued.",
+        f"{units.counted(aborted, 'step')} ended early; the remaining {facts.moves} were still issued.",
         {"aborted_steps": aborted},
     )
 
@@ -98,8 +98,8 @@ def unwaited(facts: SeriesFacts) -> Finding | None:
     )
 
 
-def ready_unobserved(steps: Sequence[StepFacts]) -> Finding | None:
-    """Report that many stalls are upper bounds, because the completion of the broadcasts was not observed."""
+def ready_unobserved(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | None:
+    """Report that many stalls are upper bounds, because the completion of the transfers was not observed."""
     waits = sum(int(step.receiver.sum()) for step in steps)
     bounds = sum(int((step.receiver & (step.observed == Observed.UPPER_BOUND)).sum()) for step in steps)
     if not waits or bounds < _NOISE_SHARE * waits:
@@ -107,7 +107,7 @@ def ready_unobserved(steps: Sequence[StepFacts]) -> Finding | None:
     return Finding(
         "ready_unobserved",
         Level.NOTE,
-        f"For {units.ratio(bounds / waits)} of the waits, the end of the broadcast was not observed: "
+        f"For {units.ratio(bounds / waits)} of the waits, the end of the {facts.ranks[0].info.moves} was not observed: "
         "their stalls are upper bounds.",
         {"share": bounds / waits},
     )
@@ -120,10 +120,11 @@ def untraced(facts: SeriesFacts) -> Finding | None:
         return None
     said = "; ".join(f"rank {facts.named(rank)} runs untraced: {reason}" for rank, reason in sorted(reasons.items()))
     them = "it" if len(reasons) == 1 else "them"
+    unknown = f"; stalls that depend on {them} have no known cause" if facts.lockstep else ""
     return Finding(
         "untraced",
         Level.WARNING,
-        f"{said[0].upper()}{said[1:]}. No figure includes {them}; stalls that depend on {them} have no known cause.",
+        f"{said[0].upper()}{said[1:]}. No figure includes {them}{unknown}.",
         {"ranks": len(reasons)},
     )
 
@@ -145,7 +146,10 @@ def unattributed(facts: SeriesFacts, steps: Sequence[StepFacts] = ()) -> Finding
 def _unattributed_because(facts: SeriesFacts, steps: Sequence[StepFacts]) -> str:
     read, group = len(facts.ranks), len(facts.key.group_ranks)
     why = "records are missing"
-    if any(rank.info.untraced for rank in facts.ranks):
+    untimed = any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks)
+    if not facts.lockstep:  # what other ranks did explains no stall
+        why = "records are missing, or the steps before are untimed" if untimed else why
+    elif any(rank.info.untraced for rank in facts.ranks):
         why = "not every rank of the group is traced"
     elif read < group:
         why = f"only {read} of the group's {group} ranks {'is' if read == 1 else 'are'} read here"
@@ -164,7 +168,7 @@ def _unattributed_because(facts: SeriesFacts, steps: Sequence[StepFacts]) -> str
         bound = units.milliseconds(facts.clock_bound_ns)
         open_ = f"the bound of the ranks' clocks (±{bound}) leaves it open"
         why = open_ if steps else f"{why}, or {open_}"
-    elif any(sum(rank.totals.untimed_steps.values()) for rank in facts.ranks):
+    elif untimed:
         why = "records are missing, or the steps before are untimed"
     return why
 

@@ -128,7 +128,8 @@ class _LazyFacts:
 class StepFacts(_LazyFacts):
     """One finished step of one series, on all ranks whose records are available.
 
-    A rank that left the step untimed has no record here and counts as not ended.
+    A rank that left the step untimed has no record here and counts as not ended. In a pull series, a step belongs to
+    one rank. All other ranks then have no record of it, whatever they did at the time.
     """
 
     series: SeriesKey
@@ -144,7 +145,7 @@ class StepFacts(_LazyFacts):
     ended: Mask
     """``[rank]``: the step record is available."""
     complete: bool
-    """Every rank of the group ended the step, and all their records are available."""
+    """Every rank that runs the step ended it, and all their records are available."""
 
     issued_ns: Nanoseconds
     ready_ns: Nanoseconds
@@ -204,6 +205,8 @@ class StepFacts(_LazyFacts):
     bound of the two ranks' clocks."""
     path: CriticalPath | None
     """None if the step has no critical path, for example because it is incomplete or was aborted."""
+    of_rank: int | None
+    """Group rank whose step this is, in a pull series; None if all ranks run the step together."""
 
     @classmethod
     def of(cls, columns: StepColumns, row: int) -> Self:
@@ -212,6 +215,16 @@ class StepFacts(_LazyFacts):
         object.__setattr__(facts, "columns", columns)
         object.__setattr__(facts, "row", row)
         return facts
+
+    @property
+    def only_rank(self) -> RankKey | None:
+        """The rank whose step this is, in a pull series; None if all ranks run the step together."""
+        return None if self.of_rank is None else self.ranks[self.of_rank]
+
+    @property
+    def running(self) -> list[int]:
+        """The group ranks that run the step: all, or one of a pull series."""
+        return list(range(len(self.ranks))) if self.of_rank is None else [self.of_rank]
 
     @property
     def duration_ns(self) -> Nanoseconds:
@@ -235,7 +248,10 @@ class StepFacts(_LazyFacts):
 
     @property
     def entry_known(self) -> bool:
-        """Whether the ranks' arrivals can be compared: all are available and from one clock."""
+        """Whether the ranks' arrivals can be compared: all are available and from one clock.
+
+        The ranks of a pull series are never compared.
+        """
         return self.comparable and bool(self.ended.all())
 
 
@@ -264,10 +280,10 @@ class Totals:
     open: int
     """Broadcasts in flight when the run ended: its last k."""
     sent: int
-    """Broadcasts whose source this rank was."""
+    """Broadcasts whose source this rank was; 0 in a pull series, whose sources do nothing."""
     received: int
     bytes: int
-    """Bytes of all broadcasts this rank took part in."""
+    """Bytes of all broadcasts this rank took part in; of its copies, in a pull series."""
     ready_unobserved: int
     """Waits whose ready instant was not observed, so that their stall is an upper bound."""
     stall_ns: int
@@ -408,6 +424,16 @@ class SeriesFacts:
     """Every clock but that of the first rank."""
     impossible_steps: int
     """Steps in which a broadcast was ready before its source issued it, so the ranks' clocks must differ."""
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether the ranks run the same steps, so that they can be compared."""
+        return all(rank.info.lockstep for rank in self.ranks)
+
+    @property
+    def moves(self) -> str:
+        """What fills the windows, for sentences: ``broadcasts`` or ``copies``."""
+        return "broadcasts" if self.lockstep else "copies"
 
     @property
     def hosts(self) -> dict[str, list[int]]:

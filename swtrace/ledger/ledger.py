@@ -2,7 +2,8 @@
 
 Records are collected until there are many or facts are requested, so that the overhead is paid once. Then each
 record is counted (:mod:`~swtrace.ledger.totals`) and stored beside those of the other ranks
-(:mod:`~swtrace.ledger.pending`). A step is finished when every rank has ended it. Its facts are computed on access
+(:mod:`~swtrace.ledger.pending`). A step is finished when every rank that runs it has ended it: the whole group, or one
+rank of a pull series, whose ranks have nothing to do with each other's steps. Its facts are computed on access
 (:mod:`~swtrace.ledger.step`, :mod:`~swtrace.ledger.path`) or when they are summed over the last steps
 (:mod:`~swtrace.ledger.recent`). A step that no rank timed is counted, but has no facts.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +81,8 @@ class _Member:
 
 @dataclass(slots=True)
 class _Series:
+    """A series, or one rank's part of a pull series. Ranks are numbered among those that run its steps."""
+
     constants: Constants
     number: int
     untraced: frozenset[RankKey]
@@ -95,20 +99,19 @@ class _Series:
     impossible_steps: int = 0
     """Steps in which a broadcast was ready before its source issued it."""
     members: dict[int, _Member] = field(default_factory=dict)
-    """By group rank."""
     cached_facts: SeriesFacts | None = None
     """Cached facts, until a record arrives."""
     left: dict[int, int] = field(default_factory=dict)
-    """Start times of forgotten members, by group rank. One with another start time begins a new life of the series."""
+    """Start times of forgotten members. One with another start time begins a new life of the series."""
 
     @property
     def ranks(self) -> tuple[RankKey, ...]:
-        """By group rank."""
-        return self.constants.ranks
+        """The ranks that run its steps."""
+        return self.constants.running
 
     @property
     def infos(self) -> tuple[SeriesInfo | None, ...]:
-        """Constants of the members, by group rank."""
+        """Constants of the members."""
         return tuple(self.members[rank].info if rank in self.members else None for rank in range(len(self.ranks)))
 
 
@@ -138,7 +141,8 @@ class Ledger:
         self._recent_steps = recent_steps
         self._max_cells = max_cells
         self._ranks: dict[RankKey, _Rank] = {}
-        self._series: dict[SeriesKey, _Series] = {}
+        self._series: dict[SeriesKey, dict[int | None, _Series]] = {}
+        """The second key is the group rank that runs the steps, in a pull series; None if all ranks run them."""
         self._by_number: dict[int, _Series] = {}
         self._numbers = 0
         self._probes = Probes()
@@ -160,7 +164,7 @@ class Ledger:
         self.process_added()
         rank = self._ranks.setdefault(identity.key, _Rank(identity))
         rank.identity, rank.ended, rank.history = identity, False, history
-        for series in self._series.values():
+        for series in self._by_number.values():
             series.cached_facts = None
             for group_rank, member in series.members.items():
                 if member.rank == identity.key:
@@ -241,13 +245,14 @@ class Ledger:
         return taken
 
     def history(self, key: SeriesKey) -> tuple[StepFacts, ...]:
-        """Return the last finished steps of a series, oldest first."""
+        """Return the last finished steps of a series, oldest first; of a pull series, the last ones of each rank."""
         self.process_added()
-        return tuple(self._series[key].recent.history)
+        parts = [series.recent.history for series in self._series[key].values()]
+        return tuple(parts[0] if len(parts) == 1 else sorted(chain.from_iterable(parts), key=_last_ns))
 
     def counts(self, step: StepFacts) -> bool:
         """Return whether a finished step is part of the totals of all of its ranks, and not history."""
-        series = self._series.get(step.series)
+        series = self._series.get(step.series, {}).get(step.of_rank)
         return series is None or series.totals.counts(step.step)
 
     def facts(self) -> LedgerFacts:
@@ -271,7 +276,9 @@ class Ledger:
                 )
                 for rank in self._ranks.values()
             ),
-            series=tuple(self._series_facts(series) for series in self._series.values()),
+            series=tuple(
+                self._merged([self._series_facts(each) for each in of.values()]) for of in self._series.values()
+            ),
             steps_untaken=self._steps_untaken,
         )
 
@@ -292,14 +299,21 @@ class Ledger:
             series.members = {g: m for g, m in series.members.items() if m.rank != rank}
             if not series.members:
                 del self._by_number[series.number]
-                if self._series.get(series.constants.series) is series:
-                    del self._series[series.constants.series]
+                self._remove(series)
                 # If another rank claimed the same place in the group, its claim is valid now.
                 for other, known in self._ranks.items():
                     if series.number in known.routes.numbers:
                         self._route(other)
 
     # -- how ---------------------------------------------------------------------------------------
+
+    def _remove(self, series: _Series) -> None:
+        key, of_rank = series.constants.series, series.constants.of_rank
+        parts = self._series.get(key, {})
+        if parts.get(of_rank) is series:
+            del parts[of_rank]
+            if not parts:
+                del self._series[key]
 
     def _route(self, rank: RankKey) -> None:
         """Join a rank to the series of its table."""
@@ -309,48 +323,58 @@ class Ledger:
                 series = self._join(rank, info)
                 # Another rank of this group may have registered a shorter series under the same name.
                 layers = min(info.num_layers, series.layers)
-                known.routes.set(index, series.number, info.rank_in_group, layers)
+                known.routes.set(index, series.number, _place(info), layers)
 
     def _join(self, rank: RankKey, info: SeriesInfo) -> _Series:
         key = SeriesKey(rank.run_id, info.name, info.start_layer, info.group_ranks)
-        series = self._series.get(key)
-        if series is None or self._restarts(series, info.rank_in_group, rank):
-            series = self._series[key] = self._by_number[self._numbers] = self._make(key, info)
+        place, of_rank = _place(info), None if info.lockstep else info.rank_in_group
+        series = self._series.get(key, {}).get(of_rank)
+        if series is None or self._restarts(series, place, rank):
+            series = self._by_number[self._numbers] = self._make(key, info, of_rank)
+            self._series.setdefault(key, {})[of_rank] = series
             self._numbers += 1
             for other in series.ranks:
                 if other in self._ranks and not self._ranks[other].ended:
                     self._expect(other, expected=True)
         series.cached_facts = None
-        if info.rank_in_group not in series.members:
-            series.members[info.rank_in_group] = _Member(rank, info)
-            series.totals.forget(info.rank_in_group)
-            series.pending.forget(info.rank_in_group)
-            series.numbering.forget(info.rank_in_group)
-            series.latest.forget(info.rank_in_group)
-            series.aligner.set_clock(info.rank_in_group, self._ranks[rank].identity.clock)
+        if place not in series.members:
+            series.members[place] = _Member(rank, info)
+            series.totals.forget(place)
+            series.pending.forget(place)
+            series.numbering.forget(place)
+            series.latest.forget(place)
+            series.aligner.set_clock(place, self._ranks[rank].identity.clock)
         return series
 
-    def _make(self, key: SeriesKey, info: SeriesInfo) -> _Series:
-        ranks = len(info.group_ranks)
+    def _make(self, key: SeriesKey, info: SeriesInfo, of_rank: int | None) -> _Series:
+        """Return a new series, or with ``of_rank`` that rank's part of a pull series, which is a group of one."""
         source = np.array([info.source(position) for position in range(info.num_layers)], np.int64)
+        owners, ranks = source.astype(np.uint16), len(info.group_ranks)
+        if of_rank is not None:
+            source, ranks = np.where(source == of_rank, 0, 1), 1
         return _Series(
             constants=Constants(
                 series=key,
                 ranks=tuple(RankKey(key.run_id, rank) for rank in key.group_ranks),
-                source=source.astype(np.uint16),
+                source=owners,
                 rendezvous=Rendezvous(info.rendezvous, ranks, source),
                 prefetch_step=info.prefetch_step,
                 epsilon_ns=self._epsilon_ns,
+                of_rank=of_rank,
             ),
             number=self._numbers,
             untraced=frozenset(RankKey(key.run_id, untraced.rank) for untraced in info.untraced),
             layers=info.num_layers,
             pending=PendingSteps(ranks, info.num_layers, self._max_cells),
             totals=TotalsCounter(
-                ranks=ranks, epsilon_ns=self._epsilon_ns, source=source, prefetch_step=info.prefetch_step
+                ranks=ranks,
+                epsilon_ns=self._epsilon_ns,
+                source=source,
+                prefetch_step=info.prefetch_step,
+                sends=info.lockstep,
             ),
             latest=Latest(ranks),
-            recent=RecentSteps(self._recent_steps, ranks, info.layer_bytes),
+            recent=RecentSteps(self._recent_steps, len(key.group_ranks), info.layer_bytes),
             channel=Channel(info.queue, ranks, info.num_layers),
             numbering=Numbering(ranks, info.num_layers),
             aligner=Aligner(source, ranks, simulated=info.clock == Clock.VIRTUAL.name.lower()),
@@ -511,6 +535,19 @@ class Ledger:
             series.cached_facts = self._compute_facts(series)
         return series.cached_facts
 
+    def _merged(self, parts: Sequence[SeriesFacts]) -> SeriesFacts:
+        """Return the facts of a series from those of its parts: itself, or the ranks of a pull series."""
+        if len(parts) == 1:
+            return parts[0]
+        ranks = sorted((rank for part in parts for rank in part.ranks), key=lambda rank: rank.info.rank_in_group)
+        return replace(
+            parts[0],
+            ranks=tuple(ranks),
+            steps=max(part.steps for part in parts),
+            pending_steps=sum(part.pending_steps for part in parts),
+            clocks=len({self._ranks[rank.rank].identity.clock for rank in ranks}),
+        )
+
     def _compute_facts(self, series: _Series) -> SeriesFacts:
         recent = series.recent.facts()
         totals = series.totals.facts({rank: member.info.layer_bytes for rank, member in series.members.items()})
@@ -521,22 +558,32 @@ class Ledger:
                     rank=member.rank,
                     host=self._ranks[member.rank].identity.host,
                     info=member.info,
-                    totals=totals[group_rank],
-                    recent=recent[group_rank],
-                    last_step=series.latest.step(group_rank),
-                    last_stall_ns=series.latest.stall_ns(group_rank),
-                    effective_prefetch_step=series.latest.effective_prefetch_step(group_rank),
-                    last_record=series.totals.last_step(group_rank),
+                    totals=totals[place],
+                    recent=recent[member.info.rank_in_group],
+                    last_step=series.latest.step(place),
+                    last_stall_ns=series.latest.stall_ns(place),
+                    effective_prefetch_step=series.latest.effective_prefetch_step(place),
+                    last_record=series.totals.last_step(place),
                 )
-                for group_rank, member in sorted(series.members.items())
+                for place, member in sorted(series.members.items())
             ),
             steps=len(series.recent),
-            straggler=series.recent.straggler(series.ranks),
+            straggler=series.recent.straggler(series.constants.ranks),
             pending_steps=len(series.pending),
             clocks=series.aligner.clocks,
             alignment=series.aligner.facts(),
             impossible_steps=series.impossible_steps,
         )
+
+
+def _place(info: SeriesInfo) -> int:
+    """Return a rank's number among the ranks that run its steps."""
+    return info.rank_in_group if info.lockstep else 0
+
+
+def _last_ns(step: StepFacts) -> int:
+    """Return when a step of one rank ended; the last issue if its end was not recorded."""
+    return int(step.end_ns.max() if step.ended.any() else step.issued_ns.max(initial=0))
 
 
 def _leave_out_history(ranks: list[_Rank], numbered: Sequence[tuple[_Series, Ranked]]) -> None:

@@ -5,7 +5,7 @@ Each step is first summed over its positions, into an array with a row for each 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,11 @@ def sum_positions(
     for row, name in enumerate(_ROWS):
         sums[row] = rows[name]
     return sums
+
+
+def steps_each(steps: Iterable[StepFacts]) -> int:
+    """Return how many of these steps a rank runs; in a pull series, the rank that runs most."""
+    return max(Counter(step.of_rank for step in steps).values(), default=0)
 
 
 def sums_of(step: StepFacts, positions: Mask | None = None) -> Sums:

@@ -1,10 +1,11 @@
 """Find when a broadcast can move: which ranks must issue it before a delivery can start.
 
-==========  ========================================================================================
-``source``  the source and this rank: the source sends to each receiver separately
-``tree``    the ranks on the way from the source to this one, both included, and those it sends to
-``group``   all ranks: a collective that starts when all ranks have issued
-==========  ========================================================================================
+============  ======================================================================================
+``source``    the source and this rank: the source sends to each receiver separately
+``receiver``  this rank alone: it copies from the source's memory, and the source does nothing
+``tree``      the ranks on the way from the source to this one, both included, and those it sends to
+``group``     all ranks: a collective that starts when all ranks have issued
+============  ======================================================================================
 
 ``tree`` is gloo's broadcast: a binomial tree over the ranks, counted from the source. Rank ``v`` in this
 count receives from the rank whose number is ``v`` without its highest bit. Rank ``v`` is done only when the ranks that
@@ -29,14 +30,15 @@ if TYPE_CHECKING:
 _Int = npt.NDArray[np.int64]
 _Bool = npt.NDArray[np.bool_]
 
-SOURCE, TREE, GROUP = "source", "tree", "group"
+SOURCE, TREE, GROUP, RECEIVER = "source", "tree", "group", "receiver"
 
 
 class Rendezvous:
     """Which ranks' issues each rank's delivery waits for, in one series.
 
     Args:
-        kind: ``source``, ``tree`` or ``group``; anything else counts as ``group``, the most cautious assumption.
+        kind: ``source``, ``tree``, ``group`` or ``receiver``; anything else counts as ``group``, the most cautious
+            assumption.
         ranks: Size of the group.
         source: ``[position]``: group rank that stores the layer.
     """
@@ -44,8 +46,8 @@ class Rendezvous:
     def __init__(self, kind: str, ranks: int, source: _Int) -> None:
         self._ranks = ranks
         self._needed: _Int | None = None
-        if kind in {SOURCE, TREE}:
-            by_distance = _needed_in_tree(ranks) if kind == TREE else _needed_of_source(ranks)
+        if kind in _NEEDED:
+            by_distance = _NEEDED[kind](ranks)
             distance = (np.arange(ranks)[:, np.newaxis] - source) % ranks
             self._needed = (by_distance[distance] + source[:, np.newaxis]) % ranks
             """``[rank, position, which]``: ranks whose issues a delivery waits for, the receiver first."""
@@ -152,3 +154,11 @@ def _needed_in_tree(ranks: int) -> _Int:
         rows.append(needed)
     width = max(len(row) for row in rows)
     return np.array([row + row[:1] * (width - len(row)) for row in rows], np.int64)
+
+
+def _needed_of_receiver(ranks: int) -> _Int:
+    """Return the rank needed, ``[distance from the source, 1]``: itself."""
+    return np.arange(ranks)[:, np.newaxis]
+
+
+_NEEDED = {SOURCE: _needed_of_source, TREE: _needed_in_tree, RECEIVER: _needed_of_receiver}

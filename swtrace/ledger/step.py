@@ -25,13 +25,16 @@ instants of a step are then on one clock, and each comparison of two ranks has a
 explained by a difference below that bound stays unattributed. If a broadcast is ready more than 1 ms before its source
 issued it, the clocks differ after all, and the step is not compared.
 
+In a pull series, each rank has steps of its own. They are computed as those of a group of one: its last issue is the
+rank's own, and there is no skew. Their facts have the shape of the whole group, with nothing on all other ranks.
+
 A :class:`Steps` computes a column on first access, for all its steps at once, and caches it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -64,14 +67,23 @@ microseconds off."""
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Constants of a series, shared by all its steps."""
+    """Constants of a series, or of one rank of a pull series, shared by all its steps."""
 
     series: SeriesKey
     ranks: tuple[RankKey, ...]
+    """By group rank."""
     source: npt.NDArray[np.uint16]
+    """``[position]``: group rank that stores the layer."""
     rendezvous: Rendezvous
     prefetch_step: int
     epsilon_ns: int
+    of_rank: int | None
+    """Group rank whose steps these are, in a pull series; None if all ranks run the steps together."""
+
+    @property
+    def running(self) -> tuple[RankKey, ...]:
+        """The ranks that run the steps."""
+        return self.ranks if self.of_rank is None else (self.ranks[self.of_rank],)
 
 
 class _Compared(NamedTuple):
@@ -97,10 +109,13 @@ class _Compared(NamedTuple):
 class Steps:
     """Finished steps of one series: the columns of :class:`~swtrace.ledger.facts.StepFacts`, with a leading step axis.
 
+    The rank axis has the ranks that run the steps: the group, or one rank of a pull series. Only :meth:`fact` and
+    :attr:`sums` have the shape of the group in any case.
+
     Args:
         constants: Constants of the series.
-        infos: Constants of its members, by group rank.
-        hosts: Host names of its members, by group rank.
+        infos: Constants of the ranks that run the steps.
+        hosts: Their host names.
         alignment: The steps' records, ascending, and how their ranks are compared.
         channel: What a delivery queues behind. These steps advance it.
         links: Trace contexts of the steps' requests, ``[step][rank]``.
@@ -142,16 +157,36 @@ class Steps:
         """Return a field of one step's facts."""
         if name in _CONSTANTS:
             return getattr(self._constants, name)
-        if name in {"infos", "hosts"}:
-            return getattr(self, name)
+        if name in _LISTS:
+            return self._listed(self.links[row] if name == "links" else getattr(self, name), _LISTS[name])
         if name == "path":
             return self.path(row)
         value = getattr(self if hasattr(type(self), name) or name in vars(self) else self.block, name)[row]
-        return value.item() if isinstance(value, np.generic) else value
+        of_rank = self._constants.of_rank
+        if of_rank is None or isinstance(value, np.generic):
+            return value.item() if isinstance(value, np.generic) else value
+        if name == "late_rank":
+            return self._spread(np.where(value < 0, value, of_rank).astype(value.dtype), axis=0, none=-1)
+        return self._spread(value, axis=1 if name == "cause_ns" else 0)
+
+    def _listed(self, values: tuple[Any, ...], none: Any) -> tuple[Any, ...]:
+        """Return a value for each rank of the group, from those of the ranks that run the steps."""
+        of_rank, ranks = self._constants.of_rank, len(self._constants.ranks)
+        return values if of_rank is None else (none,) * of_rank + values + (none,) * (ranks - of_rank - 1)
+
+    def _spread(self, values: npt.NDArray[Any], *, axis: int, none: int = 0) -> npt.NDArray[Any]:
+        """Return values whose rank axis has the ranks that run the steps as values of the group."""
+        of_rank = self._constants.of_rank
+        if of_rank is None:
+            return values
+        shape = (*values.shape[:axis], len(self._constants.ranks), *values.shape[axis + 1 :])
+        spread = np.full(shape, none, values.dtype)
+        spread[(slice(None),) * axis + (of_rank,)] = values.take(0, axis=axis)
+        return spread
 
     @cached_property
     def complete(self) -> _Bool:
-        """``[step]``: every rank ended the step, and no record is missing."""
+        """``[step]``: every rank that runs the step ended it, and no record is missing."""
         return np.asarray(self.block.seen.all(axis=(1, 2)), np.bool_)
 
     @cached_property
@@ -412,7 +447,7 @@ class Steps:
         for columns in (self, self.block):
             for name in _of_cells(type(columns)):
                 vars(columns).pop(name, None)
-        return sums
+        return self._spread(sums, axis=2)
 
     @cached_property
     def paths(self) -> Paths:
@@ -433,13 +468,24 @@ class Steps:
 
     def path(self, row: int) -> CriticalPath | None:
         """Return the critical path of a step, or None."""
-        return self.paths.path(row)
+        path, of_rank = self.paths.path(row), self._constants.of_rank
+        if path is None or of_rank is None:
+            return path
+        return replace(
+            path,
+            last_rank=of_rank,
+            compute_ns=self._spread(path.compute_ns, axis=0),
+            excess_ns=self._spread(path.excess_ns, axis=0),
+            entry_ns=self._spread(path.entry_ns, axis=0),
+        )
 
     def _flagged(self, flag: int) -> _Bool:
         return np.asarray((self.block.flags & np.uint8(flag)) != 0, np.bool_)
 
     def _before_its_issue(self, delivery: _Bool) -> _Bool:
         """Return where a delivery was ready before its source issued it, by more than their clocks may be off."""
+        if self._constants.of_rank is not None:
+            return np.zeros_like(delivery)  # a copy does not wait for its source
         block, source, alignment = self.block, self._constants.source, self._alignment
         positions = np.arange(len(source))
         sent = self._broadcast[:, source, positions]
@@ -462,3 +508,5 @@ def _of_cells(kind: type) -> tuple[str, ...]:
 
 _SMALL = {"complete", "aborted", "whole", "entry_skew_ns", "cause_sums_ns", "paths", "sums"}
 _CONSTANTS = frozenset(each.name for each in fields(Constants))
+_LISTS: dict[str, Any] = {"infos": None, "hosts": "", "links": ()}
+"""Facts that are not arrays but have a value for each rank, and that of a rank which does not run the step."""

@@ -84,10 +84,14 @@ class TotalsCounter:
         epsilon_ns: A wait is on time if its stall is below this.
         source: ``[position]``: group rank that stores the layer.
         prefetch_step: k.
+        sends: Whether a source sends its layers. The source of a pull series does nothing, and its records of its own
+            layers are about no transfer.
     """
 
-    def __init__(self, *, ranks: int, epsilon_ns: int, source: _Int, prefetch_step: int) -> None:
-        self._ranks, self._epsilon_ns = ranks, epsilon_ns
+    def __init__(self, *, ranks: int, epsilon_ns: int, source: _Int, prefetch_step: int, sends: bool = True) -> None:
+        self._ranks, self._epsilon_ns, self._sends = ranks, epsilon_ns, sends
+        self._sent = _SENT & sends
+        """Which classes of transfers are sent."""
         self._layers = len(source)
         self._owned = np.bincount(source, minlength=ranks)
         """``[rank]``: broadcasts per step whose source the rank is."""
@@ -180,7 +184,7 @@ class TotalsCounter:
             self._count(self._ready_unobserved, rank[bounds])
         duration = np.maximum(0, ready - records["issued_ns"])
         known = ready > 0
-        sent, received = _SENT[kind] & known, _RECEIVED[kind] & known
+        sent, received = self._sent[kind] & known, _RECEIVED[kind] & known
         self._duration.add(np.where(sent | received, 2 * rank + received, -1), duration)
         sum_up(self._duration_ns[:, 0], duration * sent)
         sum_up(self._duration_ns[:, 1], duration * received)
@@ -245,7 +249,7 @@ class TotalsCounter:
         totals = {}
         for rank, its_layer_bytes in layer_bytes.items():
             receivers, own, prefilled, unwaited, still_open, sent, received = meanings[rank]
-            sent += int(self._untimed_sent[rank])
+            sent = (sent + int(self._untimed_sent[rank])) * self._sends
             received += int(self._untimed_received[rank])
             totals[rank] = Totals(
                 waits={

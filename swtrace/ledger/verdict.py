@@ -19,6 +19,7 @@ from swtrace.ledger import caveats
 from swtrace.ledger.channel import SERIAL
 from swtrace.ledger.facts import CAUSES, Cause, Outcome, SeriesFacts, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import HIDDEN_BELOW, STALLED_ABOVE, Finding, Level
+from swtrace.ledger.readers import readers
 from swtrace.ledger.what_if import what_if
 from swtrace.trace.identity import RankKey
 from swtrace.units import milliseconds
@@ -33,6 +34,10 @@ _FURTHER = 3
 """How many prefetch steps above the configured one are replayed."""
 _WORTH = 0.8
 """A larger prefetch step is proposed only if at most this share of the stall remains."""
+_CROWDED_FACTOR = 1.25
+"""By how much longer copies must take for the number of readers to be worth a sentence."""
+_CROWDED_COPIES = 16
+"""Fewer copies prove nothing."""
 DRY_BELOW_NS = 30_000
 """A device that starts an issue within this time of its launch was idle before. The launch itself takes about 5 to
 10 us, and the mapping from device time to host time is off by up to 5 us."""
@@ -70,7 +75,8 @@ def verdict(facts: SeriesFacts, steps: Sequence[StepFacts] = (), died: Collectio
 def _died(facts: SeriesFacts, dead: Sequence[int]) -> Finding:
     """Return the headline for dead ranks. It comes first, because all figures are from before the death."""
     ranks = units.listed("Rank", [facts.named(rank) for rank in dead])
-    return Finding("died", Level.BAD, f"{ranks} died. All figures are from the steps before.", rank=dead[0])
+    figures = "All figures" if facts.lockstep else f"The figures of {'that rank' if len(dead) == 1 else 'these ranks'}"
+    return Finding("died", Level.BAD, f"{ranks} died. {figures} are from the steps before.", rank=dead[0])
 
 
 def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
@@ -85,23 +91,40 @@ def _verdict(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Verdict:
     ]
     if headline.kind not in {"nothing", "bypassed"}:
         regular = [step for step in whole if not step.aborted]
+        judged = judged_steps(facts, regular)
         found = [
             _straggler(facts),
             _late_issue(facts, regular),
             _launch_bound(facts, regular),
             _entry(facts, regular),
-            *((_channel(regular), _other_prefetch_step(facts, regular)) if _transfers_known(facts) else ()),
-            _worst_layer(facts, regular),
+            *((_channel(judged), _other_prefetch_step(facts, judged)) if _transfers_known(facts) else ()),
+            _crowded(facts, regular, judged),
+            _worst_layer(facts, judged),
             _efficiency(facts),
             *found,
             caveats.unwaited(facts),
-            caveats.ready_unobserved(regular),
+            caveats.ready_unobserved(facts, regular),
             caveats.unattributed(facts, regular),
             caveats.aligned_clocks(facts),
             caveats.machine_noise(regular),
         ]
     said = sorted(filter(None, found), key=lambda finding: -finding.level)
     return Verdict(headline, (headline, *said))
+
+
+def judged_steps(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Sequence[StepFacts]:
+    """Return the steps that stand for the series: in a pull series, those of the most stalled rank that has any."""
+    if facts.lockstep:
+        return steps
+    ratios = {rank.info.rank_in_group: rank.recent.stall_ratio or 0.0 for rank in facts.ranks}
+    worst = max({step.of_rank for step in steps if step.of_rank in ratios}, key=lambda rank: ratios[rank], default=None)
+    return [step for step in steps if step.of_rank == worst]
+
+
+def _on(steps: Sequence[StepFacts]) -> str:
+    """Return the words before a sentence about one rank's steps; empty if all ranks run the steps."""
+    only = steps[-1].only_rank
+    return "" if only is None else f"On rank {only.rank}, "
 
 
 def worst_layer(steps: Sequence[StepFacts]) -> tuple[int, int, float] | None:
@@ -257,8 +280,8 @@ def _launch_bound(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | N
     return Finding(
         "launch_bound",
         Level.WARNING,
-        f"Rank {facts.named(number)} is bound by its host: {units.ratio(share)} of its stall is on broadcasts that the "
-        f"device started {milliseconds(float(np.median(lags)))} (median) after launch, so it had run out of work.",
+        f"Rank {facts.named(number)} is bound by its host: {units.ratio(share)} of its stall is on {facts.moves} that "
+        f"the device started {milliseconds(float(np.median(lags)))} (median) after launch, so it had run out of work.",
         {"share": share, "median_lag_ns": float(np.median(lags)), "waits": len(lags)},
         rank=number,
         advice="CUDA graphs, or fewer launches per layer, let the host run ahead. The transport is not the problem; a "
@@ -309,29 +332,66 @@ def _channel(steps: Sequence[StepFacts]) -> Finding | None:
     numbers = {"transfer_ns_per_layer": per_layer, "compute_ns_per_layer": computed}
     if per_layer <= 0 or computed <= 0:
         return None
+    only = known[-1].only_rank
+    rank, on = None if only is None else only.rank, _on(known)
+    transfer, channel_is = ("Transfer", "the channel is") if only is None else (f"{on}transfer", "its copier is")
     if per_layer > _TIGHT * computed and exposed > 0:
         return Finding(
             "channel_bound",
             Level.BAD,
-            f"Transfer {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
+            f"{transfer} {milliseconds(per_layer)} > compute {milliseconds(computed)} per layer: no prefetch step can "
             f"hide this. About {milliseconds(exposed)} per step stays exposed.",
             numbers,
-            advice="Share fewer layers or a smaller linear, or use a faster transport.",
+            rank=rank,
+            advice="Share fewer layers or a smaller linear, or use a faster transport."
+            if only is None
+            else "Share fewer layers or a smaller linear.",
         )
     if per_layer * _TIGHT > computed:
         return Finding(
             "channel_tight",
             Level.WARNING,
-            f"Transfer {milliseconds(per_layer)} is about as long as compute {milliseconds(computed)} per layer: any "
+            f"{transfer} {milliseconds(per_layer)} is about as long as compute {milliseconds(computed)} per layer: any "
             "jitter in either becomes a stall.",
             numbers,
+            rank=rank,
         )
     return Finding(
         "channel_share",
         Level.NOTE,
-        f"Transfer {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: the channel is busy for "
-        f"{units.ratio(per_layer / computed)} of the compute time, so there is time to hide every broadcast.",
+        f"{transfer} {milliseconds(per_layer)} <= compute {milliseconds(computed)} per layer: {channel_is} busy for "
+        f"{units.ratio(per_layer / computed)} of the compute time, so there is time to hide every "
+        f"{'broadcast' if only is None else 'copy'}.",
         numbers,
+        rank=rank,
+    )
+
+
+def _crowded(facts: SeriesFacts, steps: Sequence[StepFacts], judged: Sequence[StepFacts]) -> Finding | None:
+    """Say that copies take longer while several ranks read from their owner."""
+    known = readers(facts, steps)
+    if known is None or not judged:
+        return None
+    took: dict[int, list[int]] = {}
+    for step in judged:
+        for count, transfer_ns in zip(known.of(step).tolist(), step.transfer_ns.sum(axis=0).tolist(), strict=True):
+            took.setdefault(count, []).append(transfer_ns)
+    enough = {count: of for count, of in took.items() if count and len(of) >= _CROWDED_COPIES}
+    if len(enough) < 2:  # noqa: PLR2004 - nothing to compare with
+        return None
+    least, most = min(enough), max(enough)
+    least_ns, most_ns = float(np.mean(enough[least])), float(np.mean(enough[most]))
+    if most_ns < _CROWDED_FACTOR * least_ns:
+        return None
+    otherwise = "alone" if least == 1 else f"while {least} do"
+    only = judged[-1].only_rank
+    return Finding(
+        "crowded",
+        Level.NOTE,
+        f"{_on(judged)}copies take {milliseconds(most_ns)} while {most} ranks read from one owner at once, and "
+        f"{milliseconds(least_ns)} {otherwise}.",
+        {"readers": most, "transfer_ns": most_ns, "fewest_readers": least, "fewest_transfer_ns": least_ns},
+        rank=None if only is None else only.rank,
     )
 
 
@@ -385,14 +445,14 @@ def _other_prefetch_step(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Find
         return Finding(
             "prefetch_step_no_help",
             Level.NOTE,
-            f"k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not help: "
-            f"k={best.other.prefetch_step} would leave {milliseconds(left)} ({replay}).",
+            f"{_on(steps)}k={k} leaves {milliseconds(exposed)} per step exposed, and a larger prefetch step would not "
+            f"help: k={best.other.prefetch_step} would leave {milliseconds(left)} ({replay}).",
             numbers,
         )
     return Finding(
         "prefetch_step",
         Level.WARNING,
-        f"k={k} leaves {milliseconds(exposed)} per step exposed; k={best.other.prefetch_step} would leave "
+        f"{_on(steps)}k={k} leaves {milliseconds(exposed)} per step exposed; k={best.other.prefetch_step} would leave "
         f"{milliseconds(left)} ({units.ratio(best.other.stall_ratio)} of step time), with "
         f"{milliseconds(best.other.slack_per_wait_ns)} of slack per wait ({replay}).",
         numbers,
@@ -416,8 +476,8 @@ def _worst_layer(facts: SeriesFacts, steps: Sequence[StepFacts]) -> Finding | No
     return Finding(
         "worst_layer",
         Level.NOTE,
-        f"The largest stall is on rank {facts.named(rank)} at layer {layer} (source: rank {source}"
-        f"{source_host and ' on '}{source_host}): {milliseconds(mean)} per step.",
+        f"The largest stall is on rank {facts.named(rank)} at layer {layer} ({'source:' if facts.lockstep else 'from'} "
+        f"rank {source}{source_host and ' on '}{source_host}): {milliseconds(mean)} per step.",
         {"stall_ns_per_step": mean},
         rank=rank,
         layer=layer,

@@ -2,8 +2,8 @@
 
 These stay as measured, per rank: the compute before each reach and between reach and wait, the gap between steps, the
 cost of each wait beside its stall, each receiver's time on the channel, and which delivery it queues behind
-(:mod:`~swtrace.ledger.channel`). In the replay, a layer's broadcast is issued at the reach ``k`` positions earlier,
-and then ::
+(:mod:`~swtrace.ledger.channel`). In a pull series, a rank is replayed on its own, with its own copier. In the replay, a
+layer's broadcast is issued at the reach ``k`` positions earlier, and then ::
 
     ready    = max(last issue, before) + time on the channel
     wait end = max(wait begin, ready) + cost of the wait
@@ -104,7 +104,8 @@ def what_if(steps: Sequence[StepFacts], prefetch_step: int, *, most: int = 12) -
     """Replay the newest consecutive steps with another prefetch step.
 
     Args:
-        steps: Finished steps of one series, oldest first.
+        steps: Finished steps of one series, oldest first. Of a pull series, only those of the rank that ended the last
+            one are replayed.
         prefetch_step: The prefetch step to try.
         most: Replay at most this many steps.
 
@@ -131,6 +132,8 @@ def _consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
     """Return the newest run of consecutive steps that have everything a replay needs."""
     run: list[StepFacts] = []
     for step in reversed(steps):
+        if run and step.of_rank != run[-1].of_rank:
+            continue
         if run and step.step != run[-1].step - 1:
             break
         usable = (

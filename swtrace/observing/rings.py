@@ -273,9 +273,10 @@ def _is_younger(reader: RingReader, other: RingReader) -> bool:
 
 
 def _named(key: RankKey, table: tuple[SeriesInfo, ...]) -> set[RankKey]:
-    """Return the ranks that are in the groups of a rank's series and record them."""
+    """Return the ranks that are in the groups of a rank's series and record them, and whose steps are the same."""
     return {
         RankKey(key.run_id, rank)
         for info in table
+        if info.lockstep
         for rank in set(info.group_ranks).difference(untraced.rank for untraced in info.untraced)
     }

@@ -59,10 +59,13 @@ class SeriesName(NamedTuple):
     name: str
     start_layer: int
     ranks: int
+    of_rank: int | None = None
+    """Group rank whose steps are compared, in a pull series, whose ranks have steps of their own."""
 
     def __str__(self) -> str:
         """Return a name for people."""
-        return f"series {self.name} from layer {self.start_layer} on {self.ranks} ranks"
+        only = "" if self.of_rank is None else f", rank {self.of_rank}"
+        return f"series {self.name} from layer {self.start_layer} on {self.ranks} ranks{only}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +279,9 @@ def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Meas
         wanted.names[step.series.name] += 1
         if wanted.series not in {None, step.series.name}:
             continue
-        ranks, layers = step.present.shape
-        name = SeriesName(step.series.name, step.series.start_layer, ranks)
+        running = step.running
+        ranks, layers = len(running), step.present.shape[1]
+        name = SeriesName(step.series.name, step.series.start_layer, len(step.ranks), step.of_rank)
         into = measured.get(name)
         if into is None or into.stall.mean().shape != (ranks, layers):
             into = measured[name] = Measured(
@@ -286,21 +290,21 @@ def measure(steps: Iterable[StepFacts], wanted: Wanted) -> dict[SeriesName, Meas
         into.seen[step.series] = into.seen.get(step.series, 0) + 1
         if into.seen[step.series] <= wanted.warmup:
             continue
-        if not step.whole.all() or step.aborted:
+        if not step.whole[running].all() or step.aborted:
             continue
-        phases = set(step.phase.tolist())
+        phases = set(step.phase[running].tolist())
         wanted.phases.update(phases)
         if wanted.phase is not None and phases != {wanted.phase}:
             continue
         sums = (step.duration_ns, *(each.sum(axis=1) for each in (step.stall_ns, step.slack_ns, step.transfer_ns)))
-        into.by_rank.add(np.stack(sums).astype(np.float64))
-        into.stall.add(step.stall_ns)
+        into.by_rank.add(np.stack(sums)[:, running].astype(np.float64))
+        into.stall.add(step.stall_ns[running])
         into.hosts = step.hosts
     return measured
 
 
 def _series(name: SeriesName, a: Measured, b: Measured) -> SeriesDifference:
-    ranks = _differences(a, b)
+    ranks = _differences(a, b, name.of_rank or 0)
     a_mean, b_mean = a.by_rank.mean(), b.by_rank.mean()
     return SeriesDifference(
         series=name,
@@ -317,7 +321,8 @@ def _series(name: SeriesName, a: Measured, b: Measured) -> SeriesDifference:
     )
 
 
-def _differences(a: Measured, b: Measured) -> list[Difference]:
+def _differences(a: Measured, b: Measured, first: int) -> list[Difference]:
+    """Return the differences of all quantities; ``first`` is the first group rank."""
     found: list[Difference] = []
     by_rank_a, by_rank_b = a.by_rank.means(), b.by_rank.means()
     layers_a, layers_b = a.stall.means(), b.stall.means()
@@ -327,7 +332,8 @@ def _differences(a: Measured, b: Measured) -> list[Difference]:
         for index, quantity in enumerate(QUANTITIES):
             samples = by_rank_a[:, index, rank], by_rank_b[:, index, rank]
             means = float(mean_a[index, rank]), float(mean_b[index, rank])
-            found.append(_difference(quantity, rank, None, *samples, means, interval(*samples) if enough else None))
+            bounds = interval(*samples) if enough else None
+            found.append(_difference(quantity, first + rank, None, *samples, means, bounds))
     stall_a, stall_b = a.stall.mean(), b.stall.mean()
     for rank in range(layers_a.shape[1]):
         for position in range(min(layers_a.shape[2], layers_b.shape[2])):
@@ -335,7 +341,7 @@ def _differences(a: Measured, b: Measured) -> list[Difference]:
             if not any(means):
                 continue  # the rank is the source, or there is no stall in either recording
             samples = layers_a[:, rank, position], layers_b[:, rank, position]
-            found.append(_difference("stall", rank, a.start_layer + position, *samples, means, None))
+            found.append(_difference("stall", first + rank, a.start_layer + position, *samples, means, None))
     corrected = holm(np.array([one.p for one in found])) if found else np.zeros(0)
     return [_judged(one, float(p), enough=enough) for one, p in zip(found, corrected, strict=True)]
 

@@ -200,7 +200,7 @@ class Playback(Replay):
         return self._next is not None and (self._next.time_ns <= self._target_ns or self._target_ns >= self._end_ns)
 
     def _one_step(self) -> Iterator[Event]:
-        """Yield events until the last rank of some series has ended one more step."""
+        """Yield events until the last rank of some series, or any of a pull series, has ended one more step."""
         while self._next is not None:
             self._target_ns = max(self._target_ns, self._next.time_ns)
             event = self._deliver()
@@ -212,6 +212,8 @@ class Playback(Replay):
         table = self._tables.get(rank, ())
         for index in set(records["series"][records["kind"] == Kind.STEP].tolist()):
             group = table[index].group_ranks if index < len(table) else ()
+            if group and not table[index].lockstep:
+                return True
             if rank.rank == next(
                 (each for each in reversed(group) if RankKey(rank.run_id, each) in self._joined), None
             ):

@@ -7,7 +7,7 @@ on memory.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -29,7 +29,8 @@ class _SelectedSeries:
     kept: deque[StepFacts]
     sums: dict[int, Total] = field(default_factory=dict)
     """By group rank."""
-    steps: int = 0
+    steps: Counter[int | None] = field(default_factory=Counter)
+    """By the group rank that runs them, in a pull series."""
 
 
 class SelectedSteps:
@@ -58,7 +59,7 @@ class SelectedSteps:
                 most = max(_KEPT_STEPS, _KEPT_CELLS // max(1, step.present.size))
                 into = self._series[step.series] = _SelectedSeries(deque(maxlen=most))
             into.kept.append(step)
-            into.steps += 1
+            into.steps[step.of_rank] += 1
             for rank, sums, layer_bytes in picked.sums():
                 into.sums.setdefault(rank, Total()).add(sums, layer_bytes)
             yield step
@@ -78,7 +79,7 @@ class SelectedSteps:
 
     def coverage_note(self) -> str:
         """Return a sentence on what covers fewer steps than the sums do; empty if nothing does."""
-        found = [each for each in self._series.values() if each.steps > len(each.kept)]
+        found = [each for each in self._series.values() if each.steps.total() > len(each.kept)]
         if not found:
             return ""
         least = min(len(each.kept) for each in found)
@@ -109,6 +110,6 @@ class SelectedSteps:
             ranks=tuple(
                 replace(rank, recent=found.sums.get(rank.info.rank_in_group, Total()).recent()) for rank in facts.ranks
             ),
-            steps=found.steps,
+            steps=max(found.steps.values(), default=0),
             straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
         )

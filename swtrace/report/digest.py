@@ -18,13 +18,23 @@ _Int = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
+class OverTime:
+    """Steps that follow each other: those of a series, or of one rank of a pull series."""
+
+    means: BlockMeans
+    """``[quantity, rank]`` over time, averaged over blocks of steps. Quantities: step time, stall, step number."""
+    first: int
+    """Number of the first step."""
+    last: int = 0
+    """Number of the last step."""
+
+
+@dataclass(slots=True)
 class SeriesDigest:
     """One series of one run."""
 
     first: StepFacts
     """Any of its steps, as the source of names and numbers."""
-    time: BlockMeans
-    """``[quantity, rank]`` over time, averaged over blocks of steps. Quantities: step time, stall, step number."""
     causes: _Int
     """``[cause, rank]``: stall, summed."""
     stall: _Int
@@ -37,9 +47,9 @@ class SeriesDigest:
     """``[rank, bucket]``: other waits by stall, in the same buckets."""
     ended: _Int
     """``[rank]``: how many steps the sums cover. A rank may have left some steps untimed."""
+    time: dict[int | None, OverTime] = field(default_factory=dict)
+    """By the group rank that runs the steps, in a pull series; the only key is None otherwise."""
     steps: int = 0
-    last_step: int = 0
-    """Number of the last step."""
     slowest: list[tuple[int, int, StepFacts]] = field(default_factory=list)
     """A heap of the longest steps."""
 
@@ -61,7 +71,6 @@ def _empty(step: StepFacts) -> SeriesDigest:
     buckets = len(DURATION_BOUNDS_NS) + 1
     return SeriesDigest(
         first=step,
-        time=BlockMeans((3, ranks)),
         causes=np.zeros((len(CAUSES), ranks), np.int64),
         stall=np.zeros((ranks, layers), np.int64),
         waits=np.zeros((ranks, layers), np.int64),
@@ -73,9 +82,10 @@ def _empty(step: StepFacts) -> SeriesDigest:
 
 def _add(into: SeriesDigest, step: StepFacts) -> None:
     into.steps += 1
-    into.last_step = step.step
     numbers = np.full(len(step.ranks), step.step)
-    into.time.add(np.stack((step.duration_ns, step.stall_ns.sum(axis=1), numbers)))
+    time = into.time.setdefault(step.of_rank, OverTime(BlockMeans((3, len(step.ranks))), step.step))
+    time.last = step.step
+    time.means.add(np.stack((step.duration_ns, step.stall_ns.sum(axis=1), numbers)))
     into.causes += step.cause_ns.sum(axis=2)
     into.stall += step.stall_ns
     into.waits += step.receiver
@@ -89,7 +99,7 @@ def _add(into: SeriesDigest, step: StepFacts) -> None:
         ):
             buckets = np.searchsorted(DURATION_BOUNDS_NS, values)
             table[rank] += np.bincount(buckets, minlength=table.shape[1])
-    if step.ended.all():
+    if step.ended[step.running].all():
         entry = (int(step.duration_ns.max()), into.steps, step)
         if len(into.slowest) < SLOWEST:
             heapq.heappush(into.slowest, entry)

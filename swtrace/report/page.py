@@ -17,7 +17,7 @@ from swtrace.ledger.verdict import verdict
 from swtrace.recording.reader import Missing
 from swtrace.recording.selected import SelectedSteps
 from swtrace.report import svg_charts
-from swtrace.report.digest import SeriesDigest, digest
+from swtrace.report.digest import OverTime, SeriesDigest, digest
 from swtrace.report.word_links import WordLinks
 from swtrace.selection import Selection
 from swtrace.session import RecordingSession
@@ -118,18 +118,20 @@ def _series(
         f'<ul class="verdict">{findings}</ul>{coverage_note}',
     ]
     if found is not None and found.steps:
-        parts += [_table(facts, words), _over_time(found), _causes(facts, found, words), _heat(found)]
-        parts += [_slack(found, words), _slowest(found)]
+        parts += [_table(facts, words), _over_time(facts, found), _causes(facts, found, words), _heat(found)]
+        parts += [_slack(found, words), _slowest(facts, found)]
     return "\n".join(parts)
 
 
 def _covered(facts: SeriesFacts, found: SeriesDigest | None, selected: SelectedSteps) -> str:
     """Return which steps the section covers. Aborted and untimed steps are counted over the whole recording."""
-    untimed = max((sum(rank.totals.untimed_steps.values()) for rank in facts.ranks), default=0)
-    aborted = max(rank.totals.aborted_steps for rank in facts.ranks)
+    over = max if facts.lockstep else sum
+    untimed = over([sum(rank.totals.untimed_steps.values()) for rank in facts.ranks])
+    aborted = over([rank.totals.aborted_steps for rank in facts.ranks])
     others = ", ".join(f"{number} {what}" for number, what in ((aborted, "aborted"), (untimed, "untimed")) if number)
     covered = 0 if found is None else found.steps
-    steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {selected}".rstrip()
+    whose = "" if facts.lockstep else "of all ranks "
+    steps = f"{units.counted(covered, 'timed step' if untimed else 'step')} {whose}{selected}".rstrip()
     return escape(f"Covers {steps}.{f' Not covered, in the whole recording: {others}.' if others else ''}")
 
 
@@ -167,19 +169,26 @@ def _size_range(sizes: Collection[int]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
-def _over_time(found: SeriesDigest) -> str:
-    means = found.time.means()
+def _over_time(facts: SeriesFacts, found: SeriesDigest) -> str:
+    """Draw step time and stall; in a pull series, those of the rank that stalls for most of its steps."""
+
+    def stall_share(of: OverTime) -> float:
+        step_ns, stall_ns, _ = of.means.mean()
+        return float(stall_ns.max() / max(1.0, step_ns.max()))
+
+    only, time = max(found.time.items(), key=lambda item: stall_share(item[1]))
+    means, block_steps = time.means.means(), time.means.block_steps
     if len(means) < 2:  # noqa: PLR2004 - one point makes no curve
         return ""
-    curves = [
-        ("step time of the slowest rank", "step", means[:, 0].max(axis=1)),
-        ("stall of the most stalled rank", "stall", means[:, 1].max(axis=1)),
-    ]
-    every = f"Each point is the mean of {found.time.block_steps} steps. " if found.time.block_steps > 1 else ""
-    keys = (("hidden", "step time of the slowest rank"), ("stall", "stall of the most stalled rank"))
-    chart = svg_charts.lines(curves, means[:, 2].max(axis=1), found.first.step, found.last_step)
+    step, stall, whose = "step time of the slowest rank", "stall of the most stalled rank", ""
+    if only is not None:
+        step, stall, whose = "step time", "stall", f" of rank {facts.named(found.first.ranks[only].rank)}"
+    curves = [(step, "step", means[:, 0].max(axis=1)), (stall, "stall", means[:, 1].max(axis=1))]
+    every = f"Each point is the mean of {block_steps} steps. " if block_steps > 1 else ""
+    keys = (("hidden", step), ("stall", stall))
+    chart = svg_charts.lines(curves, means[:, 2].max(axis=1), time.first, time.last)
     return (
-        f'<div class="keep"><h3>Step time and stall</h3>{_keys(keys)}{chart}'
+        f'<div class="keep"><h3>Step time and stall{escape(whose)}</h3>{_keys(keys)}{chart}'
         f'<p class="dim">{every}The numbers below the chart are those of the steps.</p></div>'
     )
 
@@ -248,24 +257,27 @@ def _slack(found: SeriesDigest, words: WordLinks) -> str:
     )
 
 
-def _slowest(found: SeriesDigest) -> str:
+def _slowest(facts: SeriesFacts, found: SeriesDigest) -> str:
     steps = sorted(found.slowest, reverse=True, key=lambda entry: entry[0])
     if not steps:
         return ""
     keys = (
         ("compute", "compute"),
         ("stall", "stalled"),
-        ("hidden", "broadcast, hidden"),
-        ("exposed", "broadcast, exposed"),
+        ("hidden", f"{facts.ranks[0].info.moves}, hidden"),
+        ("exposed", f"{facts.ranks[0].info.moves}, exposed"),
     )
     charts = []
     for duration, _, step in steps:
         stall = int(step.stall_ns.sum(axis=1).max())
         apart = "" if step.comparable else "; the clocks are not aligned, so each rank is shown from its own begin"
-        charts.append(
-            f'<div class="keep"><p class="dim">step {step.step}: {milliseconds(duration)}, stall of the most stalled '
-            f"rank {milliseconds(stall)}{apart}</p>{svg_charts.lanes(step)}</div>"
+        about = (
+            f"step {step.step}: {milliseconds(duration)}, stall of the most stalled rank {milliseconds(stall)}{apart}"
         )
+        if step.only_rank is not None:
+            rank = facts.named(step.only_rank.rank)
+            about = f"step {step.step} of rank {rank}: {milliseconds(duration)}, stall {milliseconds(stall)}"
+        charts.append(f'<div class="keep"><p class="dim">{escape(about)}</p>{svg_charts.lanes(step)}</div>')
     return f"<h3>The slowest steps</h3>{_keys(keys)}{''.join(charts)}"
 
 

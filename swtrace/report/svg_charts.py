@@ -109,14 +109,16 @@ def heat_map(
 
 
 def lanes(step: StepFacts) -> str:
-    """Return one step to scale: for each rank, when it computed, stalled and received broadcasts.
+    """Return one step to scale: for each rank that runs it, when it computed, stalled and received layers.
 
     Ranks that cannot be compared all begin at 0.
     """
-    ranks = len(step.ranks)
+    running, moves = step.running, "broadcast" if step.of_rank is None else "copy"
     lane = 40
-    begins = [int(step.begin_ns.min())] * ranks if step.comparable else step.begin_ns.tolist()
-    extent = int((step.end_ns - begins).max())
+    begins = step.begin_ns.copy()
+    if step.comparable:
+        begins[:] = begins[running].min()
+    extent = int((step.end_ns - begins)[running].max())
     scale = _WIDTH / max(1, extent)
     shapes: list[str] = []
 
@@ -129,8 +131,8 @@ def lanes(step: StepFacts) -> str:
                 f"<title>{escape(title)}</title></rect>"
             )
 
-    for rank in range(ranks):
-        y = rank * lane
+    for row, rank in enumerate(running):
+        y = row * lane
         box("compute", int(step.begin_ns[rank]), int(step.end_ns[rank]), y, 18, "computing")
         for position in np.flatnonzero(step.receiver[rank]).tolist():
             layer = step.series.start_layer + position
@@ -139,12 +141,12 @@ def lanes(step: StepFacts) -> str:
             if stall:
                 box("stall", at, at + stall, y, 18, f"layer {layer}: stalled {milliseconds(stall)}")
             issued, ready = int(step.issued_ns[rank, position]), int(step.ready_ns[rank, position])
-            moving = f"layer {layer}: broadcast, {milliseconds(ready - issued)}"
+            moving = f"layer {layer}: {moves}, {milliseconds(ready - issued)}"
             box("hidden", issued, min(ready, at), y + 20, 6, moving)
             box("exposed", max(issued, at), ready, y + 20, 6, moving)
-    left = [(rank * lane + 9.0, f"rank {step.ranks[rank].rank}") for rank in range(ranks)]
+    left = [(row * lane + 9.0, f"rank {step.ranks[rank].rank}") for row, rank in enumerate(running)]
     below = [(value / max(1, extent), short_duration(value)) for value in _ticks(0, extent, _TICKS_BELOW)]
-    return _chart(f"step {step.step}", ranks * lane - 10, shapes, left=left, below=below)
+    return _chart(f"step {step.step}", len(running) * lane - 10, shapes, left=left, below=below)
 
 
 def short_duration(ns: float) -> str:

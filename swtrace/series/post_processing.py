@@ -262,6 +262,7 @@ class PostProcessing:
             clock=transport.clock.name.lower(),
             layer_bytes=placement.layout.nbytes,
             owned_layers=len(owned),
+            kind="copy" if transport.rendezvous == RECEIVER else "broadcast",
             queue=transport.queue,
             tag_bytes=placement.layout.tag_bytes,
         )

@@ -1,7 +1,8 @@
 """One finished step as OpenTelemetry spans. The same facts give the same spans and ids on every host.
 
-A trace is one step of a run. Each rank and series contributes a root span ``swtrace.step``. Below it are, for each
-layer, one ``swtrace.broadcast`` (issued to ready) and one ``swtrace.wait`` (wait begin to wait end).
+A trace is one step of a run, or of one rank of a pull series. Each rank and series contributes a root span
+``swtrace.step``. Below it are, for each layer, one ``swtrace.broadcast`` (issued to ready) and one ``swtrace.wait``
+(wait begin to wait end). In a pull series, each received layer has a ``swtrace.copy`` instead of a broadcast.
 :mod:`~swtrace.spans.traces` makes the ids.
 
 A wait links to its broadcast, a receiver's broadcast to the source's, and a step to the traced requests in its batch.
@@ -28,13 +29,14 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from swtrace.ledger.facts import CAUSES, Mask, Nanoseconds, StepFacts
 from swtrace.ledger.requests import Links
 from swtrace.spans.origins import Origins, ShownTime, SpanOrigin, step_origins
-from swtrace.spans.traces import span_ids, trace_id
+from swtrace.spans.traces import span_ids, trace_of
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase, StepFlag, TransferFlag
 from swtrace.version import __version__
 
 STEP = "swtrace.step"
 BROADCAST = "swtrace.broadcast"
+COPY = "swtrace.copy"
 WAIT = "swtrace.wait"
 
 SCOPE = InstrumentationScope("swtrace", __version__)
@@ -53,9 +55,13 @@ def step_clock(info: SeriesInfo | None) -> int:
     return Clock.HOST.value if info is None else _CLOCK_NUMBERS.get(info.clock, Clock.HOST.value)
 
 
-def broadcasts(step: StepFacts) -> Mask:
-    """Return ``[rank, position]`` of the ``swtrace.broadcast`` spans: all records except those of prefilled windows."""
-    return np.asarray(step.present & ((step.flags & TransferFlag.PREFILLED) == 0), np.bool_)
+def transfers(step: StepFacts) -> Mask:
+    """Return ``[rank, position]`` of the spans of broadcasts or copies: all records but those of prefilled windows.
+
+    The source of a broadcast has one, too. The owner of a layer that others copy does nothing, and has none.
+    """
+    none = TransferFlag.PREFILLED if step.of_rank is None else TransferFlag.PREFILLED | TransferFlag.OWN
+    return np.asarray(step.present & ((step.flags & none) == 0), np.bool_)
 
 
 def waits(step: StepFacts) -> Mask:
@@ -72,7 +78,7 @@ def step_ranks(step: StepFacts) -> Mask:
 def span_count(step: StepFacts) -> int:
     """Return the number of spans in the :class:`StepSpans` of a step whose ranks all have an origin."""
     ranks = step_ranks(step)
-    return int(ranks.sum() + broadcasts(step)[ranks].sum() + waits(step)[ranks].sum())
+    return int(ranks.sum() + transfers(step)[ranks].sum() + waits(step)[ranks].sum())
 
 
 Value = str | int | bool
@@ -214,7 +220,7 @@ class _Description:
         self._shown = ShownTime(known)
         self._ranks = np.array([rank.rank for rank in step.ranks], np.int64)
         self._at = np.flatnonzero(step_ranks(step) & np.array([origin is not None for origin in known]))
-        self._trace_id = trace_id(step.series.run_id, step.step).to_bytes(16, "big")
+        self._trace_id = trace_of(step).to_bytes(16, "big")
         self._begin_ns, self._end_ns = self._bounds()
         self._positions = step.present.shape[1]
         self._layers = [b"%d" % layer for layer in range(self._first_layer, self._first_layer + self._positions)]
@@ -223,11 +229,11 @@ class _Description:
         self._step_ids = np.zeros((len(step.ranks), 8), np.uint8)
         for rank in self._at.tolist():
             self._step_ids[rank] = self._ids(int(self._ranks[rank]), STEP, (b"",))
-        self._broadcast_ids = np.zeros((len(step.ranks), self._positions, 8), np.uint8)
+        self._ids_of_transfers = np.zeros((len(step.ranks), self._positions, 8), np.uint8)
 
     def tables(self) -> tuple[SpanTable, ...]:
-        """Return the tables of steps, broadcasts and waits, in this order because waits need the ids of broadcasts."""
-        return self._steps(), self._broadcasts(), self._waits()
+        """Return the tables of steps, transfers and waits, in this order because waits need the ids of transfers."""
+        return self._steps(), self._transfers(), self._waits()
 
     def _steps(self) -> SpanTable:
         step, at = self._step, self._at
@@ -246,6 +252,7 @@ class _Description:
             end_ns=end_ns,
             attributes=(
                 *self._common(at),
+                self._transport(at),
                 Attribute("swtrace.clock", clock, _CLOCKS),
                 Attribute("swtrace.stall_ns", step.stall_ns[at].sum(axis=1)),
                 Attribute("swtrace.slack_ns", step.slack_ns[at].sum(axis=1)),
@@ -263,9 +270,10 @@ class _Description:
             aborted=aborted,
         )
 
-    def _broadcasts(self) -> SpanTable:
+    def _transfers(self) -> SpanTable:
         step = self._step
-        at, rank, position = self._rows(broadcasts(step))
+        copies = step.of_rank is not None
+        at, rank, position = self._rows(transfers(step))
         issued, ready, flags = step.issued_ns.take(at), step.ready_ns.take(at), step.flags.take(at)
         begin, end = self._begin_ns[rank], self._end_ns[rank]
         # The completion of a send is not observed, so it ends when the last receiver has the weight.
@@ -280,17 +288,17 @@ class _Description:
         layer_bytes = np.array([0 if info is None else info.layer_bytes for info in step.infos], np.int64)
         begin_ns, end_ns = self._unix(rank, step.clock.take(at), issued, ready)
         return SpanTable(
-            name=BROADCAST,
+            name=COPY if copies else BROADCAST,
             trace_id=self._trace_id,
             rank=rank,
             place=2 * position + 1,
-            ids=self._layer_ids(BROADCAST, rank, position),
+            ids=self._transfer_ids(rank, position),
             begin_ns=begin_ns,
             end_ns=end_ns,
             attributes=(
                 *self._of_layer(at, rank, position),
                 Attribute("swtrace.bytes", layer_bytes[rank]),
-                Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),
+                *((Attribute("swtrace.role", receives.astype(np.int64), ("source", "receiver")),) * (not copies)),
                 Attribute("swtrace.observed", np.minimum(step.observed.take(at), len(_OBSERVED) - 1), _OBSERVED),
                 Attribute("swtrace.reach_layer", step.reach_position.take(at) + np.int64(self._first_layer)),
                 _flag("swtrace.open", is_open),
@@ -300,9 +308,9 @@ class _Description:
                 _flag("swtrace.unwaited", (flags & TransferFlag.UNWAITED) != 0),
             ),
             parents=self._step_ids[rank],
-            links=self._source_ids()[position],
-            linked=receives,
-            links_to_other_rank=True,
+            links=None if copies else self._source_ids()[position],
+            linked=None if copies else receives,
+            links_to_other_rank=not copies,
         )
 
     def _waits(self) -> SpanTable:
@@ -310,7 +318,8 @@ class _Description:
         at, rank, position = self._rows(waits(step))
         late = step.late_rank.take(at)
         is_late = (late >= 0) & (late < len(step.ranks)) & (late != rank)
-        linked = broadcasts(step).take(at)
+        linked = transfers(step).take(at)
+        prefilled = (step.flags.take(at) & TransferFlag.PREFILLED) != 0
         begin_ns, end_ns = self._unix(rank, step.clock.take(at), step.wait_begin_ns.take(at), step.wait_end_ns.take(at))
         return SpanTable(
             name=WAIT,
@@ -331,10 +340,10 @@ class _Description:
                     )
                 ),
                 Attribute("swtrace.late_rank", self._ranks[np.where(is_late, late, 0)], present=is_late),
-                _flag("swtrace.prefilled", ~linked),
+                _flag("swtrace.prefilled", prefilled),
             ),
             parents=self._step_ids[rank],
-            links=self._broadcast_ids[rank, position],
+            links=self._ids_of_transfers[rank, position],
             linked=linked,
         )
 
@@ -356,6 +365,11 @@ class _Description:
             *bound,
         )
 
+    def _transport(self, rank: _Integers) -> Attribute:
+        of_ranks = ["" if info is None else info.transport for info in self._step.infos]
+        names = tuple(dict.fromkeys(of_ranks))
+        return Attribute("swtrace.transport", np.array([names.index(each) for each in of_ranks])[rank], names)
+
     def _of_layer(self, at: _Integers, rank: _Integers, position: _Integers) -> tuple[Attribute, ...]:
         """Return the attributes that a layer's broadcast and wait have in common."""
         step, window = self._step, self._step.window.take(at)
@@ -371,16 +385,19 @@ class _Description:
     def _first_layer(self) -> int:
         return self._step.series.start_layer
 
+    def _transfer_ids(self, rank: _Integers, position: _Integers) -> Ids:
+        """Return the ids of broadcasts or copies, and remember them for the links of waits."""
+        name = BROADCAST if self._step.of_rank is None else COPY
+        ids = self._ids_of_transfers[rank, position] = self._layer_ids(name, rank, position)
+        return ids
+
     def _layer_ids(self, name: str, rank: _Integers, position: _Integers) -> Ids:
-        """Return the ids of spans of layers, sorted by rank. Remember those of broadcasts for the links of waits."""
+        """Return the ids of spans of layers, sorted by rank."""
         ids = [np.empty((0, 8), np.uint8)]
         for each in self._at.tolist():
             layers = [self._layers[index] for index in position[rank == each].tolist()]
             ids.append(self._ids(int(self._ranks[each]), name, layers))
-        made = np.concatenate(ids)
-        if name == BROADCAST:
-            self._broadcast_ids[rank, position] = made
-        return made
+        return np.concatenate(ids)
 
     def _source_ids(self) -> Ids:
         """Return the ids of the sources' broadcasts by position, including those that another host's daemon exports."""

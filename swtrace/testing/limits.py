@@ -289,7 +289,7 @@ def _report(
                 )
             )
         lines += _columns(rows)
-        lines += _layers(tracing, limits, key, steps)
+        lines += _layers(tracing, limits, key, {rank: recent.steps for rank, recent in ranks.items()})
         facts = known.get(key)
         if facts is not None:
             lines += ["", f"verdict on {'this step' if facts.steps == 1 else f'these {facts.steps} steps'}"]
@@ -302,8 +302,8 @@ def _named(known: Mapping[SeriesKey, SeriesFacts], key: SeriesKey, rank: RankKey
     return known[key].named(rank.rank) if key in known else str(rank.rank)
 
 
-def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> list[str]:
-    """Return a table of the layers that stall most, each with its largest cause."""
+def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: Mapping[RankKey, int]) -> list[str]:
+    """Return a table of the layers that stall most, each with its largest cause. ``steps`` counts each rank's."""
     picked = [each for each in limits.selection.pick(tracing.steps()) if each.step.series == key]
     stall = np.asarray(sum(np.where(each.cells, each.step.stall_ns, 0) for each in picked))
     cause = np.asarray(sum(np.where(each.cells, each.step.cause_ns, 0) for each in picked))
@@ -321,7 +321,7 @@ def _layers(tracing: Tracing, limits: Limits, key: SeriesKey, steps: int) -> lis
                 str(ranks[rank].rank),
                 str(key.start_layer + position),
                 str(ranks[int(source[position])].rank),
-                milliseconds(stall[rank, position] / max(1, steps)),
+                milliseconds(stall[rank, position] / max(1, steps.get(ranks[rank], 0))),
                 units.ratio(stall[rank, position] / max(1, stall[rank].sum())),
                 units.words(why),
             )

@@ -117,11 +117,11 @@ class SeriesInfo:
     """Global ranks of the group, in group order: ``group_ranks[group rank] = global rank``."""
     rank_in_group: int
     transport: str
-    """``gloo``, ``nccl``, ``ideal``, ..."""
+    """``gloo``, ``nccl``, ``ideal``, ``pull``, ..."""
     rendezvous: str
     """Who must have issued an operation before its data can move: ``source`` (the source and the receiver), ``tree``
     (these and the ranks on the way: gloo), ``group`` (all ranks, in collectives that need everyone) or ``receiver``
-    (only the receiver, which copies)."""
+    (only the receiver, which copies the layer from its owner's memory)."""
     clock: str
     """``host``, ``virtual`` or ``device``."""
     layer_bytes: int
@@ -129,16 +129,31 @@ class SeriesInfo:
     owned_layers: int
     """Number of layers whose weight this rank stores."""
     kind: str = "broadcast"
-    """What fills the windows. Other prefetchers write the same records with another kind."""
+    """What fills the windows: ``broadcast``, or ``copy`` in a pull series. Other prefetchers write the same records
+    with another kind."""
     refused: str = ""
     """Why the series was requested but is not shared; empty if it is shared."""
     queue: str = "receiver"
     """What a delivery queues behind: ``serial`` (the previous operation, until its latest receiver has it, because
-    operations move one at a time) or ``receiver`` (earlier deliveries to the same receiver)."""
+    operations move one at a time) or ``receiver`` (earlier deliveries to the same receiver; in a pull series, what the
+    rank's own copier copied before)."""
     tag_bytes: int = 0
     """Bytes that the ownership check adds to each layer's payload; 0 if the check is off."""
     untraced: tuple[UntracedRank, ...] = ()
     """Ranks of the group that reported that they record nothing of this series, so readers need not wait for them."""
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether all ranks of the group run the same steps.
+
+        In a pull series, no rank waits for another. Each runs and numbers its own steps.
+        """
+        return self.rendezvous != "receiver"
+
+    @property
+    def moves(self) -> str:
+        """What brings a layer into a window, for sentences: ``broadcast`` or ``copy``."""
+        return "broadcast" if self.lockstep else "copy"
 
     @property
     def owned_bytes(self) -> int:

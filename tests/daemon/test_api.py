@@ -25,6 +25,7 @@ from tests.support.recorded_run import (
     STALL_NS,
     STALLED_POSITION,
     TRANSFER_NS,
+    PullRun,
     RecordedRun,
     series_info,
 )
@@ -283,3 +284,19 @@ def test_one_clock_needs_no_alignment(client: httpx.Client) -> None:
     snapshot = get(client, "snapshot")
     assert snapshot["series"][0]["alignment"] == []  # type: ignore[index]
     assert snapshot["steps"][-1]["clock_shift_ns"] == snapshot["steps"][-1]["clock_bound_ns"] == [0, 0]  # type: ignore[index]
+
+
+def test_steps_of_a_pull_series_are_each_one_rank_s(tmp_path: Path) -> None:
+    """Steps of different ranks keep their numbers side by side, and a limit is per rank."""
+    run = PullRun(tmp_path)
+    with serving(tmp_path) as client:
+        run.write_each(5, 3)
+        steps = get(client, "steps", limit=4)["steps"]
+        series = client.get("/api/v1/series").json()["series"][0]
+    run.close()
+    assert isinstance(steps, list)
+    numbers = {rank: [step["step"] for step in steps if step["rank"] == rank] for rank in (0, 1)}
+    assert numbers == {0: [1, 2, 3, 4], 1: [0, 1, 2]}
+    assert all(step["complete"] and step["ended"] == [step["rank"] == 0, step["rank"] == 1] for step in steps)
+    assert [rank["totals"]["steps"] for rank in series["ranks"]] == [5, 3]
+    assert (series["straggler"], series["pending_steps"]) == (None, 0)

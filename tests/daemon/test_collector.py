@@ -19,7 +19,7 @@ from swtrace.trace.identity import UntracedRank, Workload
 from swtrace.trace.recorder import Recorder
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.daemon_threads import serving
-from tests.support.recorded_run import LAYER_BYTES, STALL_NS, TRANSFER_NS, RecordedRun, identity, series_info
+from tests.support.recorded_run import LAYER_BYTES, STALL_NS, TRANSFER_NS, PullRun, RecordedRun, identity, series_info
 from tests.support.scrapes import NAMES, OPENMETRICS, parse_openmetrics, scrape, value
 
 
@@ -402,3 +402,31 @@ def test_a_rank_on_another_host_has_the_offset_of_its_clock(tmp_path: Path, text
     assert families["swtrace_clock_offset_seconds"].value == pytest.approx(-3600, abs=bound)
     assert families["swtrace_clock_restarts_total"].value == 0
     assert abs(families["swtrace_clock_drift_ratio"].value) < 1e-3
+
+
+def test_each_rank_of_a_pull_series_counts_its_own_steps(tmp_path: Path) -> None:
+    """Ranks that pull count their own steps and copies; an owner sends nothing, and no rank is compared."""
+    run = PullRun(tmp_path)
+    with serving(tmp_path) as client:
+        run.write_each(10, 3)
+        families = scrape(client)
+    run.close()
+    for rank, steps, copies in (("0", 10, 2 * 10), ("1", 3, 3 * 3 - 1)):
+        assert value(families, "swtrace_steps_total", rank=rank) == steps
+        assert value(families, "swtrace_broadcast_bytes_total", rank=rank) == copies * LAYER_BYTES
+        assert value(families, "swtrace_broadcast_duration_seconds_count", rank=rank, role="receiver") == copies
+        stall = sum(
+            sample.value
+            for sample in families["swtrace_stall_cause_seconds_total"].samples
+            if sample.labels["rank"] == rank
+        )
+        assert stall == pytest.approx(value(families, "swtrace_wait_stall_seconds_sum", rank=rank))
+    roles = {sample.labels["role"] for sample in families["swtrace_broadcast_duration_seconds"].samples}
+    assert roles == {"receiver"}
+    causes = {
+        sample.labels["cause"] for sample in families["swtrace_stall_cause_seconds_total"].samples if sample.value
+    }
+    assert causes == {"transfer"}
+    assert not families["swtrace_straggler_excess_ratio"].samples
+    about = {(sample.labels["transport"], sample.labels["kind"]) for sample in families["swtrace_series_info"].samples}
+    assert about == {("pull", "copy")}

@@ -35,7 +35,7 @@ PANELS = (
     ("swtrace-rank", "Stall per wait", "heat", "s"),
     ("swtrace-rank", "Slack per wait", "heat", "s"),
     ("swtrace-rank", "Occupancy by state", "stack", ""),
-    ("swtrace-rank", "Broadcast bandwidth", "lines", "B/s"),
+    ("swtrace-rank", "Bandwidth", "lines", "B/s"),
 )
 COLORS = ("#3274d9", "#e0752d", "#56a64b", "#a352cc", "#8f8f8f")
 WIDTH, HEIGHT = 560, 170

@@ -9,9 +9,12 @@ from pathlib import Path
 from swtrace.export.perfetto import PerfettoWriter
 from swtrace.session import Session
 from tests.support.commands import checked
+from tests.support.feeding import ledger
+from tests.support.finished_steps import origins
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
 from tests.support.perfetto_reader import read
-from tests.support.schedules import simulate
+from tests.support.schedules import RUN, key, simulate
+from tests.support.simulated_pull import replicas
 
 
 def test_perfetto_reads_the_counts_and_durations_of_the_ledger(
@@ -79,3 +82,24 @@ def test_flows_between_hosts_lead_forward_in_time(tmp_path: Path) -> None:
     assert len(broadcasts) == 32
     assert 0 < bound < ms
     assert all(each.end_ns >= sends[each.flows_in[0]].begin_ns - bound for each in broadcasts)
+
+
+def test_a_pull_series_has_copies_and_no_sends(tmp_path: Path) -> None:
+    """Copies are slices of windows, with the owner as an argument; flows lead only from a copy to its wait."""
+    schedule = replicas(layers=6)
+    made = ledger(schedule)
+    for rank, records in enumerate(schedule.records):
+        made.add(key(rank), records)
+    path = tmp_path / "pull.pftrace"
+    with path.open("wb") as out:
+        writer = PerfettoWriter(out, map(schedule.identity, range(4)), origins(*range(4), run_id=RUN))
+        writer.write(made.take_steps())
+    slices = read(path)
+    copies = [each for each in slices if each.category == "copy"]
+    assert len(copies) == len(schedule.copies) == writer.statistics.broadcasts
+    assert not [each for each in slices if each.category in {"broadcast", "send"}]
+    assert sum(each.arguments["transfer_ns"] for each in copies) == sum(
+        c.ready_ns - c.start_ns for c in schedule.copies
+    )
+    assert {each.arguments["source_rank"] for each in copies} == {0, 1, 2, 3}
+    assert all(len(each.flows_out) == 1 and not each.flows_in for each in copies)

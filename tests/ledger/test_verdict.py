@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,8 @@ from swtrace.ledger.verdict import Verdict, verdict
 from swtrace.trace.identity import RankKey
 from tests.support.feeding import feed, ledger
 from tests.support.host_clocks import HOUR_NS, HostClock, Hosts
-from tests.support.schedules import simulate
+from tests.support.schedules import key, simulate
+from tests.support.simulated_pull import simulate_pull
 from tests.support.verdicts import even, finding, judged, kinds
 
 HOSTS = (HostClock(), HostClock(HOUR_NS))
@@ -161,3 +163,74 @@ def test_a_rank_that_died_is_named_with_its_host() -> None:
     facts, steps = known(Hosts(made, (0, 1), HOSTS))
 
     assert verdict(facts, steps, {RankKey("run", 1)}).headline.sentence.startswith("Rank 1 (host-1) died.")
+
+
+def pulled(**shape: Any) -> Verdict:
+    """Return the verdict over a simulated pull run of three ranks."""
+    settings = {"layers": 12, "k": 1, "steps": (24, 24, 24), "compute": even(1_000_000), "copy": even(300_000)}
+    schedule = simulate_pull(**{**settings, **shape})
+    made = ledger(schedule)
+    feed(made, schedule)
+    facts = made.facts().series[0]
+    return verdict(facts, made.history(facts.key))
+
+
+def slow_second(rank: int, _step: int, _position: int) -> int:
+    """Return computes of which rank 1's are much shorter than a copy."""
+    return 200_000 if rank == 1 else 1_000_000
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"compute": slow_second, "steps": (20, 90, 20), "copy": even(500_000)},
+        {"compute": lambda rank, *_: 1_000_000 * (1 + rank), "start": (0, 0, 9_000_000)},
+        {"compute": even(250_000), "copy": even(400_000), "crowding": 1.0},
+    ],
+)
+def test_no_sentence_about_a_pull_series_compares_ranks(shape: dict[str, Any]) -> None:
+    """Nothing speaks of broadcasts, skew, entry or a straggler, whatever the ranks do."""
+    said = pulled(**shape)
+    text = " ".join(f"{finding.sentence} {finding.advice}" for finding in said.findings).lower()
+    assert not [word for word in ("broadcast", "skew", "straggler", "enters", "peer", "issues last") if word in text]
+
+
+def test_what_is_said_of_a_pull_series_is_about_its_most_stalled_rank() -> None:
+    """Transfer, compute and prefetch step are those of the rank that stalls most, which is named."""
+    said = pulled(compute=slow_second, steps=(20, 90, 20), copy=even(500_000))
+    bound = finding(said, "channel_bound")
+    assert (said.headline.rank, bound.rank) == (1, 1)
+    assert bound.numbers["compute_ns_per_layer"] == pytest.approx(200_000, rel=0.01)
+    assert bound.numbers["transfer_ns_per_layer"] == pytest.approx(500_000 * 2 / 3, rel=0.01)
+    assert bound.sentence.startswith("On rank 1, transfer 0.33 ms > compute 0.20 ms per layer")
+    worst = finding(said, "worst_layer")
+    assert worst.rank == 1
+    assert "from rank" in worst.sentence
+    assert "source" not in worst.sentence
+
+
+def test_copies_from_one_owner_at_once_explain_a_long_transfer() -> None:
+    """Copies that take longer while others read from the same owner are said to; those that do not, are not."""
+    chance = random.Random(1)  # noqa: S311 - reproducible
+    shape: dict[str, Any] = {
+        "steps": (40, 40, 40),
+        "compute": lambda *_: chance.randrange(300_000, 600_000),
+        "gap": lambda *_: chance.randrange(9_000_000),
+    }
+    crowded = finding(pulled(**shape, crowding=1.0), "crowded")
+    assert crowded.numbers["readers"] == 2
+    assert crowded.numbers["fewest_transfer_ns"] == pytest.approx(300_000, rel=0.1)
+    assert crowded.numbers["transfer_ns"] > 1.25 * crowded.numbers["fewest_transfer_ns"]
+    assert "while 2 ranks read from one owner at once" in crowded.sentence
+    assert "crowded" not in kinds(pulled(**shape))
+
+
+def test_the_death_of_a_rank_that_pulls_dates_only_its_own_figures() -> None:
+    """The other ranks of a pull series go on, and so do their figures."""
+    schedule = simulate_pull(layers=6, k=1, steps=(9, 3), compute=even(1_000_000))
+    made = ledger(schedule)
+    feed(made, schedule)
+    facts = made.facts().series[0]
+    said = verdict(facts, made.history(facts.key), {key(1)})
+    assert said.headline.sentence == "Rank 1 died. The figures of that rank are from the steps before."

@@ -12,6 +12,7 @@ from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.what_if import what_if
 from tests.support.feeding import feed, ledger
 from tests.support.schedules import simulate
+from tests.support.simulated_pull import simulate_pull
 
 LAYERS, STEPS = 12, 16
 
@@ -104,3 +105,29 @@ def test_a_hole_in_the_steps_ends_the_replay() -> None:
 def test_prefetch_steps_beyond_the_circle_are_refused() -> None:
     """There is no prefetch step above ``L - 2``."""
     assert what_if(history(1), LAYERS - 1) is None
+
+
+def pulled(k: int) -> tuple[StepFacts, ...]:
+    """Return the steps of two ranks that pull, of which the slower one ends last; the same ones for every ``k``."""
+
+    def compute(rank: int, step: int, position: int) -> int:
+        return random.Random(f"{rank} {step} {position}").randint(100_000, 2_000_000) * (1 + rank)  # noqa: S311
+
+    schedule = simulate_pull(
+        layers=LAYERS, k=k, steps=(STEPS, STEPS), compute=compute, copy=lambda *_: 1_500_000, wake=5_000
+    )
+    made = ledger(schedule)
+    feed(made, schedule)
+    return made.history(made.facts().series[0].key)
+
+
+@pytest.mark.parametrize(("real", "other"), [(0, 0), (1, 1), (3, 3), (0, 1), (1, 3), (2, 0)])
+def test_a_rank_of_a_pull_series_is_replayed_on_its_own(real: int, other: int) -> None:
+    """The replay gives the stall of a run with that prefetch step, exactly if it is the real one."""
+    replayed, truth = what_if(pulled(real), other), what_if(pulled(other), other)
+
+    assert replayed is not None
+    assert truth is not None
+    assert replayed.fits
+    assert replayed.other.stall_ns[:, 0].sum() == 0
+    assert replayed.other.stall_ratio == pytest.approx(truth.measured_stall_ratio, abs=0 if real == other else 0.01)

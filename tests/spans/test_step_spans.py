@@ -14,14 +14,22 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from swtrace.ledger.facts import CAUSES, StepFacts
-from swtrace.spans.step_spans import BROADCAST, STEP, WAIT, StepSpans, span_count
+from swtrace.spans.step_spans import BROADCAST, COPY, STEP, WAIT, StepSpans, span_count
 from swtrace.spans.traces import span_ids, trace_id
 from swtrace.trace.identity import RankKey
 from swtrace.trace.request_link import RequestLink
 from swtrace.trace.schema import Clock, Untimed
 from tests.support.finished_steps import finished_steps, origins
 from tests.support.host_clocks import HOUR_NS, UNIX_NS, HostClock, Hosts, true_steps
-from tests.support.recorded_run import LAYER_BYTES, REACH_NS, STALL_NS, STALLED_POSITION, TRANSFER_NS, RecordedRun
+from tests.support.recorded_run import (
+    LAYER_BYTES,
+    REACH_NS,
+    STALL_NS,
+    STALLED_POSITION,
+    TRANSFER_NS,
+    PullRun,
+    RecordedRun,
+)
 from tests.support.schedules import simulate
 
 COMMON = {"swtrace.run_id", "swtrace.rank", "swtrace.series", "swtrace.step", "swtrace.clock"}
@@ -353,3 +361,45 @@ def test_a_step_over_two_hosts_is_one_trace_in_order() -> None:
 def test_one_clock_has_no_bound(steps: tuple[StepFacts, ...]) -> None:
     """Spans of ranks that share a clock say nothing about its bound."""
     assert not any("swtrace.clock_bound_ns" in attributes(span) for span in StepSpans(steps[1], origins(0, 1)))
+
+
+@pytest.fixture
+def pulled(tmp_path: Path) -> tuple[StepFacts, ...]:
+    """Three steps of rank 0 and two of rank 1, which pull."""
+    run = PullRun(tmp_path)
+    run.write_each(3, 2)
+    run.close()
+    return finished_steps(tmp_path)
+
+
+def test_a_pull_series_has_a_trace_per_step_and_rank(pulled: tuple[StepFacts, ...]) -> None:
+    """Steps of two ranks with the same number are two traces, and no span id occurs twice."""
+    traces = {}
+    for step in pulled:
+        spans = list(StepSpans(step, origins(0, 1)))
+        assert len(spans) == span_count(step)
+        (identified,) = {span.context.trace_id for span in spans if span.context}
+        (rank,) = {attributes(span)["swtrace.rank"] for span in spans}
+        assert identified == trace_id("run-1", step.step, 1 if rank else 0)
+        traces[rank, step.step] = identified, *map(identifier, spans)
+    assert traces.keys() == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)}
+    assert len({each for ids in traces.values() for each in ids}) == sum(map(len, traces.values()))
+
+
+def test_a_pull_series_has_copies_and_no_broadcasts(pulled: tuple[StepFacts, ...]) -> None:
+    """Received layers have copies, without role and link to another rank; own layers have only a wait."""
+    step = next(step for step in pulled if step.only_rank == RankKey("run-1", 1) and step.step == 1)
+    spans = list(StepSpans(step, origins(0, 1)))
+    assert Counter(span.name for span in spans) == {STEP: 1, COPY: 3, WAIT: 5}
+    for span in spans:
+        if span.name == COPY:
+            assert attributes(span)["swtrace.source_rank"] == 0
+            assert "swtrace.role" not in attributes(span)
+            assert not span.links
+            wait = only(spans, WAIT, 1, attributes(span)["swtrace.layer"])  # type: ignore[arg-type]
+            assert [link.context.span_id for link in wait.links] == [identifier(span)]
+    assert attributes(only(spans, STEP, 1))["swtrace.transport"] == "pull"
+    assert "swtrace.entry_skew_ns" not in attributes(only(spans, STEP, 1))
+    own = only(spans, WAIT, 1, 1)
+    assert not own.links
+    assert "swtrace.prefilled" not in attributes(own)

@@ -225,6 +225,21 @@ class RecordedRun:
 
 
 @dataclass
+class PullRun(RecordedRun):
+    """Ranks that copy layers from each other's memory, each in steps of its own."""
+
+    def described(self, rank: int) -> SeriesInfo:
+        """Return the series as a rank describes it when it makes its ring."""
+        return series_info(rank, self.ranks, transport="pull", rendezvous="receiver", kind="copy")
+
+    def write_each(self, *steps: int) -> None:
+        """Write as many steps of each rank as given."""
+        for rank, count in enumerate(steps):
+            for step in range(count):
+                self.write_rank(rank, step)
+
+
+@dataclass
 class HostRun(RecordedRun):
     """The ranks of a run that are on one of several hosts, ``first`` to ``first + ranks - 1`` of a group."""
 

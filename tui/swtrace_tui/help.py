@@ -80,8 +80,8 @@ _SPANS = {
     Span.WAKE: "What a wait cost after its weight was ready (upper lane).",
     Span.HIDDEN: "A weight arrives while the rank computes (lower lane).",
     Span.EXPOSED: "A weight arrives while the rank waits for it (lower lane).",
-    Span.QUEUED: "The broadcast is issued, but nothing moves yet (lower lane).",
-    Span.SENT: "The rank's own layers go to the others (lower lane).",
+    Span.QUEUED: "The broadcast or copy is issued, but nothing moves yet (lower lane).",
+    Span.SENT: "The rank broadcasts its own layers to the others (lower lane).",
 }
 _ELSEWHERE: list[tuple[Text | str, str]] = [
     ("ctrl+p", "Command palette: find any of these actions by name, and Textual's own themes."),
@@ -192,7 +192,7 @@ def _symbols(palette: Palette) -> Iterator[tuple[str, list[tuple[Text | str, str
     yield (
         "Overview: colour of the stall ratio",
         [
-            (inked("━━", palette.good), f"Below {hidden}: the broadcasts are hidden."),
+            (inked("━━", palette.good), f"Below {hidden}: hidden behind compute."),
             (inked("━━", palette.warning), f"{hidden} to {stalled}: partly hidden."),
             (inked("━━", palette.bad), f"Above {stalled}: not hidden."),
         ],

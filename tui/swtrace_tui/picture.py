@@ -21,8 +21,8 @@ from swtrace import units
 from swtrace.ledger.alignment import AlignedClock
 from swtrace.ledger.facts import RankFacts, Recent, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
 from swtrace.ledger.finding import Finding
-from swtrace.ledger.recent import RecentSteps
-from swtrace.ledger.verdict import Verdict, verdict
+from swtrace.ledger.recent import RecentSteps, steps_each
+from swtrace.ledger.verdict import Verdict, judged_steps, verdict
 from swtrace.observing import Observation, ObservedRank
 from swtrace.trace.identity import RankKey
 from swtrace.trace.ring_reader import WindowState
@@ -126,7 +126,8 @@ class RankRow:
             return None
         first, last = ended[0], ended[-1]
         elapsed = int(past.end_ns[last, rank] - past.end_ns[first, rank])
-        return float(past.number[last] - past.number[first]) * 1e9 / elapsed if elapsed > 0 else None
+        steps = len(ended) - 1 if past.counted else int(past.number[last] - past.number[first])
+        return steps * 1e9 / elapsed if elapsed > 0 else None
 
     @cached_property
     def stall_ratios(self) -> tuple[float, ...]:
@@ -219,6 +220,11 @@ class SeriesView:
     def hosts(self) -> tuple[Host, ...]:
         """The hosts of its rows, in the same order; empty if all rows are on one host."""
         return _hosts((self,))
+
+    @property
+    def judged(self) -> Sequence[StepFacts]:
+        """The steps that stand for it: in a pull series, those of the most stalled rank."""
+        return judged_steps(self.facts, self.steps)
 
     @property
     def shape(self) -> str:
@@ -405,12 +411,13 @@ class _Past:
     """Columns ``[step, rank]`` of the last steps of a series, built when a view asks for them."""
 
     def __init__(self, steps: Sequence[StepFacts], ranks: int, *, counted: bool) -> None:
-        self._steps, self._ranks, self._counted = steps, ranks, counted
+        self._steps, self._ranks, self.counted = steps, ranks, counted
+        """``counted``: a phase is selected, so the seen steps count and not their numbers."""
 
     @cached_property
     def number(self) -> npt.NDArray[np.int64]:
-        """``[step]``: the step's number; with a phase selected, its index among the seen steps of that phase."""
-        return np.arange(len(self._steps)) if self._counted else np.array([step.step for step in self._steps], np.int64)
+        """``[step]``: the step's number."""
+        return np.array([step.step for step in self._steps], np.int64)
 
     @cached_property
     def ended(self) -> npt.NDArray[np.bool_]:
@@ -436,13 +443,14 @@ class _Past:
 
 
 def _resummed(facts: SeriesFacts, steps: Sequence[StepFacts]) -> SeriesFacts:
+    regular = [step for step in steps if not step.aborted]
     recent = RecentSteps(max(1, len(steps)), len(facts.key.group_ranks), facts.ranks[0].info.layer_bytes)
-    recent.add(steps, (step.aborted for step in steps))
+    recent.add(regular, (False for _ in regular))
     sums = recent.facts()
     return replace(
         facts,
         ranks=tuple(replace(rank, recent=sums[rank.info.rank_in_group]) for rank in facts.ranks),
-        steps=len(recent),
+        steps=steps_each(regular),
         straggler=recent.straggler(tuple(RankKey(facts.key.run_id, rank) for rank in facts.key.group_ranks)),
     )
 

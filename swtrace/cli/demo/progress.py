@@ -53,7 +53,7 @@ class Progress:
 def _line(series: SeriesSummary) -> str:
     worst = _most_stalled(series)
     return (
-        f"{series.name}: step {max(rank.steps for rank in series.ranks)}, "
+        f"{series.name}: step {worst.steps}, "
         f"{units.seconds(worst.step_seconds)} per step, "
         f"stall {units.ratio(worst.stall_ratio)} (rank {worst.rank}), efficiency {units.ratio(worst.efficiency)}, "
         f"on time {units.ratio(worst.on_time_rate)}"

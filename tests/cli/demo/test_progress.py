@@ -14,19 +14,19 @@ from swtrace.cli.summary import Summary
 def with_a_worse_rank(summary: Summary) -> Summary:
     """Return the summary with a second rank, which stalls more than the first."""
     (series,) = summary.series
-    worse = replace(series.ranks[0], rank=7, stall_ratio=0.75)
+    worse = replace(series.ranks[0], rank=7, steps=8, stall_ratio=0.75)
     return replace(summary, series=(replace(series, ranks=(*series.ranks, worse)),))
 
 
 def test_a_pipe_gets_a_line_about_the_most_stalled_rank(summary: Summary) -> None:
-    """The line has the step and the figures of the rank that stalls most; a second has one line at most."""
+    """The line has the last step and the figures of the rank that stalls most; a second has one line at most."""
     out = io.StringIO()
     progress = Progress(Console(file=out, width=80))
     for _ in range(3):
         progress.show(with_a_worse_rank(summary))
     progress.close()
     assert out.getvalue() == (
-        "self_attn.o_proj: step 10, 10.0 ms per step, stall 75.0 % (rank 7), efficiency -, on time 0.0 %\n"
+        "self_attn.o_proj: step 8, 10.0 ms per step, stall 75.0 % (rank 7), efficiency -, on time 0.0 %\n"
     )
 
 

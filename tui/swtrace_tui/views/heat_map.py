@@ -17,6 +17,7 @@ from textual.strip import Strip
 
 from swtrace import units
 from swtrace.ledger.facts import CAUSES, Cause, StepFacts
+from swtrace.ledger.readers import readers
 from swtrace.trace.schema import NO_WINDOW, Observed, TransferFlag
 from swtrace.units import counted
 from swtrace_tui.actions import HEAT_MAP
@@ -69,6 +70,11 @@ METRICS: tuple[CellMetric, ...] = (
     ),
 )
 SPANS = ("mean", "worst", "last")
+
+
+def metrics_of(series: SeriesView) -> tuple[CellMetric, ...]:
+    """Return what the cells of a series can be coloured by. In a pull series, no rank waits for another."""
+    return METRICS if series.facts.lockstep else tuple(metric for metric in METRICS if metric.name != "skew")
 
 
 class StepSums:
@@ -150,7 +156,9 @@ class HeatMap(View, view=HEAT_MAP):
         if series is None:
             return []
         ranks = [row.group_rank for row in series.rows]
-        metric = METRICS[self._metric]
+        metrics = metrics_of(series)
+        self._metric %= len(metrics)
+        metric = metrics[self._metric]
         self._values, waited = values(series, metric, SPANS[self._span], self._sums)
         if self._untouched:
             self._cursor = _argmax(self._values[ranks])
@@ -235,12 +243,12 @@ class HeatMap(View, view=HEAT_MAP):
         dim, plain = palette.style(palette.dim), palette.style(palette.text)
         line = Line(width).put(f" {metric.name}: ", palette.style(palette.text, bold=True))
         brief = width < _NARROW
-        steps = counted(len(series.steps), "step")
-        over = {
-            "mean": f"mean of {steps}",
-            "worst": f"worst of {steps}",
-            "last": f"step {series.steps[-1].step}" if series.steps else "last step",
-        }
+        steps, last = counted(len(series.steps), "step"), "last step"
+        if not series.facts.lockstep:
+            steps, last = f"each rank's last {counted(series.facts.steps, 'step')}", "each rank's last step"
+        elif series.steps:
+            last = f"step {series.steps[-1].step}"
+        over = {"mean": f"mean of {steps}", "worst": f"worst of {steps}", "last": last}
         line.put(f"{SPANS[self._span] if brief else over[SPANS[self._span]]}  ", plain)
         line.put(f"≤{units.duration(_FLOOR_NS)} ", dim)
         ramp = palette.ramp(metric.name)
@@ -292,7 +300,8 @@ class HeatMap(View, view=HEAT_MAP):
         group_rank, position = ranks[self._cursor[0]], self._cursor[1]
         title, *sentences = explanation(series, group_rank, position)
         line = Line(width).put(f" {title}  ", palette.style(palette.note, bold=True))
-        past = [float(METRICS[self._metric].of(step, (group_rank, position))) for step in series.steps]
+        steps = [step for step in series.steps if step.of_rank in {None, group_rank}]
+        past = [float(metrics_of(series)[self._metric].of(step, (group_rank, position))) for step in steps]
         if any(past) and line.room > 20:  # noqa: PLR2004 - room for some steps
             shown = min(len(past), line.room - 1)
             line.put(sparkline(past, shown, max(past)), palette.style(palette.ramp(METRICS[self._metric].name)[11]))
@@ -306,7 +315,8 @@ class HeatMap(View, view=HEAT_MAP):
 
     def action_metric(self, by: int) -> None:
         """Colour by the next metric."""
-        self._metric = (self._metric + by) % len(METRICS)
+        series = self.focus_series
+        self._metric = (self._metric + by) % len(METRICS if series is None else metrics_of(series))
         self._scale = _FLOOR_NS
         self.redraw()
 
@@ -444,9 +454,14 @@ def values(
         waited = np.any([step.receiver for step in series.steps], axis=0)
         worst = np.max([np.where(step.receiver, metric.of(step), 0) for step in series.steps], axis=0)
         return worst.astype(np.float64), waited
-    steps = series.steps[-1:] if span == "last" else series.steps
+    steps = last_steps(series) if span == "last" else series.steps
     total, waits = (sums or StepSums()).over(steps, metric)
     return total / np.maximum(1, waits), waits > 0
+
+
+def last_steps(series: SeriesView) -> tuple[StepFacts, ...]:
+    """Return the last step; of a pull series, the last step of each rank."""
+    return tuple({step.of_rank: step for step in series.steps}.values())
 
 
 def row_means(shown: Values, waited: npt.NDArray[np.bool_]) -> Values:
@@ -486,12 +501,14 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
     if source == group_rank:
         return [
             f"{name}, layer {layer}",
-            "Its own layer: the rank reads its own copy, waits for nothing, and broadcasts it to the others.",
+            "Its own layer: the rank reads its own copy, waits for nothing, and broadcasts it to the others."
+            if series.facts.lockstep
+            else "Its own layer: the rank reads it where it is, and waits for nothing. The others copy it from there.",
         ]
     title = f"{name}, layer {layer}, from {series.rank_name(source)}"
     waits = [step for step in steps if step.receiver[group_rank, position]]
     if not waits:
-        return [title, "The rank waited for no broadcast of this layer in these steps."]
+        return [title, f"The rank waited for no {series.facts.ranks[0].info.moves} of this layer in these steps."]
     cell = (group_rank, position)
     stalls = np.array([int(step.stall_ns[cell]) for step in waits])
     slack = np.array([int(step.slack_ns[cell]) for step in waits])
@@ -503,7 +520,7 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         f"{units.duration(float(slack.mean()))}; mean transfer "
         f"{units.duration(float(np.mean(transfer)) if transfer else None)}."
     )
-    sentences = [over]
+    sentences = [over, *_crowds(series, waits, group_rank, position)]
     cause = np.sum([step.cause_ns[:, group_rank, position] for step in waits], axis=0)
     if cause.any():
         parts = sorted(
@@ -517,6 +534,24 @@ def explanation(series: SeriesView, group_rank: int, position: int) -> list[str]
         sentences.append(f"Stall by cause: {split}.{named}")
     sentences.append(_last(series, waits[-1], group_rank, position))
     return [title, *sentences]
+
+
+def _crowds(series: SeriesView, waits: Sequence[StepFacts], group_rank: int, position: int) -> list[str]:
+    """Return how long a rank's copies of a layer take by the number of ranks that read from its owner at once."""
+    known = readers(series.facts, series.steps)
+    moved = [step for step in waits if step.attributed[group_rank, position]]
+    if known is None or not moved:
+        return []
+    ready = np.array([step.ready_ns[group_rank, position] for step in moved], np.int64)
+    took = np.array([step.transfer_ns[group_rank, position] for step in moved], np.int64)
+    owner = int(moved[-1].source[position])
+    counts = known.during(group_rank, owner, ready - took, ready)
+    parts = [
+        f"{units.duration(float(took[counts == count].mean()))} "
+        f"{'alone' if count == 1 else f'while {count} ranks read'} ({counted(int((counts == count).sum()), 'time')})"
+        for count in np.unique(counts[counts > 0]).tolist()
+    ]
+    return [f"Transfer by ranks that read from {series.rank_name(owner)} at once: {', '.join(parts)}."] if parts else []
 
 
 def _last(series: SeriesView, step: StepFacts, group_rank: int, position: int) -> str:

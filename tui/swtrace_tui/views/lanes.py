@@ -39,6 +39,8 @@ def compute_lane(step: StepFacts, rank: int) -> Stretches:
 def channel_lane(step: StepFacts, rank: int) -> Stretches:
     """Return what moved into a rank's windows, hidden up to its wait and exposed from there, and what the rank sent.
 
+    In a pull series, nobody sends: a rank copies what it needs.
+
     A delivery moves for the ledger's transfer time, up to its ready; before that it was queued. Where the peers'
     records are missing, all the time from issued to ready counts as transfer.
     """
@@ -49,7 +51,7 @@ def channel_lane(step: StepFacts, rank: int) -> Stretches:
     moved, ready, issued = began[rank], step.ready_ns[rank], step.issued_ns[rank]
     wait = np.clip(step.wait_begin_ns[rank], moved, ready)
     latest = np.where(step.receiver, step.ready_ns, 0).max(axis=0)
-    sent = ~receiver & broadcast.any(axis=0) & (step.source == rank) & (latest > 0)
+    sent = ~receiver & broadcast.any(axis=0) & (step.source == rank) & (latest > 0) & (step.of_rank is None)
     first = np.where(step.attributed, began, np.iinfo(np.int64).max).min(axis=0)
     first = np.minimum(first, latest)
     return {

@@ -421,8 +421,8 @@ def _totals_line(rows: list[RankRow], hidden: str, width: int, palette: Palette)
     holding = [row.facts for row in rows if row.state is not RankState.CLOSED]
     held = sum(facts.held_bytes for facts in holding)
     replicated = sum(facts.info.replicated_bytes for facts in holding)
-    steps = max((row.facts.totals.steps for row in rows), default=0)
-    untimed = max((sum(row.facts.totals.untimed_steps.values()) for row in rows), default=0)
+    steps = _steps_of_all(rows, lambda row: row.facts.totals.steps)
+    untimed = _steps_of_all(rows, lambda row: sum(row.facts.totals.untimed_steps.values()))
     lost = sum({row.rank: row.lost for row in rows}.values())
     ranks = {row.observed.key: row.observed for row in rows if row.observed is not None}.values()
     written, before = sum(rank.ring.statistics.written for rank in ranks), sum(rank.before for rank in ranks)
@@ -441,6 +441,15 @@ def _totals_line(rows: list[RankRow], hidden: str, width: int, palette: Palette)
                 f"{value}   ", text if name != "lost" or not lost else palette.style(palette.warning)
             )
     return line.strip(dim)
+
+
+def _steps_of_all(rows: list[RankRow], of: Callable[[RankRow], int]) -> int:
+    """Return the number of steps of the series with most. The ranks of a pull series have steps of their own."""
+    together: dict[object, int] = {}
+    for row in rows:
+        known = together.get(row.series, 0)
+        together[row.series] = max(known, of(row)) if row.facts.info.lockstep else known + of(row)
+    return max(together.values(), default=0)
 
 
 def stall_colour(ratio: float | None, palette: Palette) -> str:

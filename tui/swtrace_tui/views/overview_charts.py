@@ -52,7 +52,8 @@ def _layers(series: SeriesView, palette: Palette, width: int, height: int) -> li
     top = float(profile.max(initial=0.0))
     shades = palette.ramp("stall")
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
-    note = f"mean per wait, last {counted(len(series.steps), 'step')}"
+    whose = "" if series.facts.lockstep else " of all ranks"
+    note = f"mean per wait, last {counted(len(series.steps), 'step')}{whose}"
     note += f"; a column shows the worst of {fold} layers" if fold > 1 else ""
     title = " Stall by layer: "
     about, *more = wrap(note, width - 2, indent=len(title))
@@ -108,9 +109,12 @@ def _glyph(cause: int, palette: Palette) -> str:
 
 
 def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> list[Strip]:
-    """Draw the time of the last steps, and the part that the most stalled rank stalled."""
+    """Draw the time of the last steps, and the part that the most stalled rank stalled.
+
+    In a pull series, the steps are those of the most stalled rank.
+    """
     room = width - _LABELS - 1
-    steps = [step for step in series.steps if step.ended.any() and not step.partial]
+    steps = [step for step in series.judged if step.ended.any() and not step.partial]
     wide = max(1, min(8, room // max(1, len(steps))))
     steps = steps[-(room // wide) :]
     total = np.array([float(step.duration_ns.max(initial=0)) for step in steps])
@@ -118,11 +122,14 @@ def _steps(series: SeriesView, palette: Palette, width: int, height: int) -> lis
     top = float(total.max(initial=0.0))
     plain, dim = palette.style(palette.text), palette.style(palette.dim)
     compute, stalled = palette.spans[1], palette.spans[2]
+    only = steps[-1].of_rank if steps else None
+    whose = "stall of the most stalled rank" if only is None else "stall"
     items = (
-        ("█", palette.style(palette.text if palette.mono else stalled), "stall of the most stalled rank"),
+        ("█", palette.style(palette.text if palette.mono else stalled), whose),
         ("░" if palette.mono else "█", palette.style(palette.text if palette.mono else compute), "the rest"),
     )
-    title = ("Step time: ", palette.style(palette.text, bold=True))
+    of_rank = "" if only is None else f" of {series.rank_name(only)}"
+    title = (f"Step time{of_rank}: ", palette.style(palette.text, bold=True))
     first = f"last {counted(len(steps), 'step')}"
     lines = [Line(width).strip(plain), *legend(items, width, dim, title=title, first=first)]
     whole = column_chart(np.repeat(total, wide).tolist(), height - len(lines) - 1, top)

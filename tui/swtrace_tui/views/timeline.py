@@ -1,8 +1,12 @@
-"""Timeline: one step on all ranks, to scale: what each rank did, and what moved into its windows."""
+"""Timeline: one step on all ranks, to scale: what each rank did, and what moved into its windows.
+
+In a pull series, it is one rank's step, and what the other ranks did meanwhile in their own.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +46,8 @@ _APART = 6
 class _Where:
     """The shown part of a step, in ns from its first begin; all of it if ``end`` is None."""
 
-    step: int | None = None
+    step: tuple[int | None, int] | None = None
+    """The rank whose step it is, in a pull series, and its number; None for the newest step."""
     begin: float = 0.0
     end: float | None = None
 
@@ -78,7 +83,8 @@ class Timeline(View, view=TIMELINE):
         origin, length = extent(step, offsets)
         begin = self._where.begin if self._where.end is not None else -0.01 * length
         end = self._where.end if self._where.end is not None else 1.01 * length
-        lines = [*_legend(palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
+        kinds = [kind for kind in SPAN_NAMES if kind is not Span.SENT or step.of_rank is None]
+        lines = [*_legend(kinds, palette, width, brief=height < _SMALL), self._axis(begin, end, palette, width)]
         spare = height - len(lines) - len(series.rows) - len(series.hosts)
         about = self._about(scene, series, step, width, most=max(1, min(spare, max(6, spare - 2 * len(series.rows)))))
         room = height - len(lines) - len(about)
@@ -97,21 +103,36 @@ class Timeline(View, view=TIMELINE):
     def _step(self, series: SeriesView) -> StepFacts | None:
         """Return the step to show: the selected one, or the newest complete one, kept for a moment."""
         if self._where.step is not None:
-            chosen = next((step for step in series.steps if step.step == self._where.step), None)
-            if chosen is None and self._shown is not None and self._shown.step == self._where.step:
+            chosen = next((step for step in series.steps if _named(step) == self._where.step), None)
+            if chosen is None and self._shown is not None and _named(self._shown) == self._where.step:
                 return self._shown
             if chosen is not None:
                 self._shown = chosen
                 return chosen
-        newest = next(
-            (step for step in reversed(series.steps) if step.complete), series.steps[-1] if series.steps else None
-        )
+        steps = self._steps(series)
+        newest = next((step for step in reversed(steps) if step.complete), steps[-1] if steps else None)
         now = time.monotonic()
         held = self._shown
-        if held is not None and newest is not None and held.series == newest.series and now < self._shown_at + _HOLD_S:
+        if (
+            held is not None
+            and newest is not None
+            and now < self._shown_at + _HOLD_S
+            and (held.series, held.of_rank) == (newest.series, newest.of_rank)
+        ):
             return held
         self._shown, self._shown_at = newest, now
         return newest
+
+    def _steps(self, series: SeriesView) -> Sequence[StepFacts]:
+        """Return the steps to choose from: in a pull series, those of the marked rank or the most stalled one."""
+        if series.facts.lockstep:
+            return series.steps
+        marked = None if self._mark is None else series.group_rank(self._mark[0])
+        wanted = [row.group_rank for row in sorted(series.rows, key=lambda row: -(row.recent.stall_ratio or 0.0))]
+        for rank in wanted if marked is None else [marked, *wanted]:
+            if steps := [step for step in series.steps if step.of_rank == rank]:
+                return steps
+        return series.steps
 
     def _lanes(
         self,
@@ -132,7 +153,10 @@ class Timeline(View, view=TIMELINE):
         top = self.scrolled(len(listed), fits)
         marked, wanted = self._mark if self._mark is not None else (None, None)
         own = drawn_offsets(step, step, scene.picture.observation)
-        shifted = [(each, drawn_offsets(each, step, scene.picture.observation)) for each in series.steps]
+        clocks: dict[int | None, tuple[str, str]] = {row.group_rank: row.place for row in series.rows}
+        # The steps of ranks that pull are drawn beside each other by their clock alone.
+        beside = [each for each in series.steps if clocks.get(each.of_rank) == clocks.get(step.of_rank)]
+        shifted = [(each, drawn_offsets(each, step, scene.picture.observation)) for each in beside]
         near = [(each, offsets) for each, offsets in shifted if each is step or _overlaps(each, offsets, window)]
         if not any(each is step for each, _ in near):
             near.insert(0, (step, own))
@@ -156,7 +180,12 @@ class Timeline(View, view=TIMELINE):
                 continue
             top_lane = rasterised(compute, begin, end, 2 * columns)
             below = rasterised(channel, begin, end, 2 * columns)
-            labels = self._labels(series, step, rank, int(own[rank]), window, wanted if name == marked else None)
+            labels: dict[int, str] = {}
+            for each in [step] if step.of_rank is None else [each for each, _ in near if each.ended[rank]]:
+                position = wanted if name == marked and each is step else None
+                theirs = self._labels(series, each, rank, int(own[rank]), window, position)
+                if not labels or min(theirs, default=0) > max(labels) + _APART:
+                    labels |= theirs
             above = tall > 2 * lane
             if above:
                 lines.append(_layer_line(labels, width, palette))
@@ -258,7 +287,8 @@ class Timeline(View, view=TIMELINE):
         palette = scene.palette
         plain, dim = palette.style(palette.text), palette.style(palette.dim)
         mode = "following" if self._where.step is None else "held; f follows the newest"
-        title = Line(width).put(f" Step {step.step}: ", palette.style(palette.note, bold=True))
+        whose = "" if step.of_rank is None else f" of {series.rank_name(step.of_rank)}"
+        title = Line(width).put(f" Step {step.step}{whose}: ", palette.style(palette.note, bold=True))
         tokens = counted(int(step.tokens.max(initial=0)), "token")
         phase = phase_of(step)
         facts = f"{'' if phase is Phase.OTHER else f'{phase.name.lower()}, '}{tokens}"
@@ -298,7 +328,7 @@ class Timeline(View, view=TIMELINE):
             wait = int(step.wait_begin_ns[group_rank, position] + step.wait_end_ns[group_rank, position]) // 2
             middle = float(wait + int(offsets[group_rank]) - origin)
             half = 4 * length / series.layers
-            self._where = _Where(step.step, middle - half, middle + half)
+            self._where = _Where(_named(step), middle - half, middle + half)
         self.redraw()
 
     def action_zoom(self, factor: float) -> None:
@@ -316,9 +346,11 @@ class Timeline(View, view=TIMELINE):
         series = self.focus_series
         if series is None or self._shown is None:
             return
-        numbers = [step.step for step in series.steps]
-        at = numbers.index(self._shown.step) if self._shown.step in numbers else len(numbers) - 1
-        self._where.step = numbers[max(0, min(len(numbers) - 1, at + by))]
+        names = [_named(step) for step in series.steps if step.of_rank == self._shown.of_rank]
+        if not names:
+            return
+        at = names.index(_named(self._shown)) if _named(self._shown) in names else len(names) - 1
+        self._where.step = names[max(0, min(len(names) - 1, at + by))]
         self.redraw()
 
     def action_fit(self) -> None:
@@ -336,8 +368,8 @@ class Timeline(View, view=TIMELINE):
         """Show the step that stalled most."""
         series = self.focus_series
         if series is not None and series.steps:
-            worst = max(series.steps, key=lambda step: int(step.stall_ns.sum(axis=1).max()))
-            self._where = _Where(worst.step)
+            worst = max(self._steps(series), key=lambda step: int(step.stall_ns.sum(axis=1).max()))
+            self._where = _Where(_named(worst))
             self.redraw()
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
@@ -371,9 +403,14 @@ class Timeline(View, view=TIMELINE):
 
     def _hold(self, begin: float, end: float) -> None:
         if self._shown is not None and self._where.step is None:
-            self._where.step = self._shown.step
+            self._where.step = _named(self._shown)
         self._where.begin, self._where.end = begin, end
         self.redraw()
+
+
+def _named(step: StepFacts) -> tuple[int | None, int]:
+    """Return what tells a step from the others of its series."""
+    return step.of_rank, step.step
 
 
 def _lines_per_rank(room: int) -> tuple[int, int]:
@@ -400,14 +437,14 @@ def _layer_line(labels: dict[int, str], width: int, palette: Palette) -> Strip:
     return line.strip(dim)
 
 
-def _legend(palette: Palette, width: int, *, brief: bool) -> list[Strip]:
+def _legend(kinds: Sequence[Span], palette: Palette, width: int, *, brief: bool) -> list[Strip]:
     items = (
         (
             SPAN_GLYPHS[kind] if palette.mono else "█" if brief else "██",
             palette.style(palette.text if palette.mono else palette.spans[kind]),
-            name.rpartition(" ")[2] if brief else name,
+            SPAN_NAMES[kind].rpartition(" ")[2] if brief else SPAN_NAMES[kind],
         )
-        for kind, name in SPAN_NAMES.items()
+        for kind in kinds
     )
     return legend(items, width, palette.style(palette.dim))
 
@@ -457,11 +494,13 @@ def step_sentences(series: SeriesView, step: StepFacts) -> list[str]:
     stall = step.stall_ns.sum(axis=1)
     worst = int(stall.argmax())
     stalled = int((step.receiver[worst] & ~step.on_time[worst]).sum())
-    about = (
-        f"Duration {units.duration(int(step.duration_ns.max(initial=0)))} on the slowest rank; "
-        f"{series.rank_name(worst)} stalled most, "
-        f"{units.duration(int(stall[worst]))} in {counted(stalled, 'wait')}."
-    )
+    took, held = units.duration(int(step.duration_ns.max(initial=0))), units.duration(int(stall[worst]))
+    waits = counted(stalled, "wait")
+    if step.of_rank is not None:
+        missing = "" if step.complete else " Some records of the step are missing."
+        others = "The other ranks' lanes show their own finished steps."
+        return [f"Duration {took}, of which {held} stalled in {waits}.{missing} {others}"]
+    about = f"Duration {took} on the slowest rank; {series.rank_name(worst)} stalled most, {held} in {waits}."
     late = int(np.where(step.ended, step.arrival_ns, 0).argmax())
     if step.entry_known and step.entry_skew_ns[late] > 0:
         # Of two ranks on different clocks, the bound may hide which one is later.
