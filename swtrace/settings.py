@@ -22,7 +22,7 @@ from swtrace.trace.schema import DEFAULT_RECORDS, MAX_RECORDS, MIN_RECORDS
 CONFIG_KEY = "swtrace"
 """The key below which ``--additional-config`` carries these settings."""
 
-GROUPS = ("auto", "tp", "dp", "world")
+GROUPS = ("auto", "tp", "dp", "world", "replicas")
 WINDOWS = ("auto", "rolling", "static")
 TRANSPORTS = ("auto", "broadcast", "pull")
 MIN_TIMEOUT_S = 0.001
@@ -56,6 +56,10 @@ class Settings:
     """Also share on devices on which sharing has not been tested yet."""
     run_id: str = ""
     """Empty: the ranks agree on one."""
+    replicas: int = 1
+    """How many vLLM servers or engines of this host, started separately, share with each other."""
+    replica: int | None = None
+    """Which of them this one is, counted from 0. None: not given."""
     ring_records: int = DEFAULT_RECORDS
     ring_keep_s: float = 3600.0
     """How long the ring of a dead rank is kept, in seconds."""
@@ -99,6 +103,22 @@ class Settings:
         again.
         """
         return {each.key: each.write(getattr(self, each.field)) for each in _SETTINGS if each.shapes}
+
+    def check_replicas(self) -> None:
+        """Check that the replicas can find each other.
+
+        Raises:
+            SettingsError: this replica has no valid number, or they have no run id in common.
+        """
+        count, number = VARIABLES["replicas"], VARIABLES["replica"]
+        if self.replica is not None and self.replica >= self.replicas:
+            raise SettingsError.of(number, self.replica, f"below {count}, which is {self.replicas}")
+        if self.replicas == 1:
+            return
+        if self.replica is None:
+            raise SettingsError(f"{count} is {self.replicas}: number them with {number}, from 0 to {self.replicas - 1}")
+        if not self.run_id:
+            raise SettingsError(f"{count} is {self.replicas}: give them one {VARIABLES['run_id']}, to find each other")
 
     def ring_directory(self) -> Path:
         """Return the folder of rings: the one that was set, else this user's on tmpfs.
@@ -216,6 +236,7 @@ def _read_run_id(value: object) -> str:
 
 
 _RUN_ID_CHARACTERS = 128
+_MAX_REPLICAS = 256
 
 
 def _one_of(*choices: str) -> Callable[[object], str]:
@@ -317,6 +338,15 @@ _SETTINGS = (
     _Setting("strict", "SWTRACE_STRICT", _read_flag, _FLAG),
     _Setting("experimental", "SWTRACE_EXPERIMENTAL", _read_flag, _FLAG),
     _Setting("run_id", "SWTRACE_RUN_ID", _read_run_id, f"up to {_RUN_ID_CHARACTERS} printable ASCII characters"),
+    _Setting(
+        "replicas", "SWTRACE_REPLICAS", _whole_number(1, _MAX_REPLICAS), f"a whole number from 1 to {_MAX_REPLICAS}"
+    ),
+    _Setting(
+        "replica",
+        "SWTRACE_REPLICA",
+        _whole_number(0, _MAX_REPLICAS - 1),
+        f"a whole number from 0 to {_MAX_REPLICAS - 1}",
+    ),
     _Setting(
         "ring_records",
         "SWTRACE_RING_RECORDS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ ENVIRONMENT = {
     "SWTRACE_DIR": "/run/rings",
     "SWTRACE_STRICT": "1",
     "SWTRACE_RUN_ID": "nightly-7",
+    "SWTRACE_REPLICAS": "4",
+    "SWTRACE_REPLICA": "3",
     "SWTRACE_RING_RECORDS": "1024",
     "SWTRACE_RING_KEEP": "90",
     "SWTRACE_TIMEOUT": "2.5",
@@ -42,6 +45,8 @@ SETTINGS = Settings(
     directory=Path("/run/rings"),
     strict=True,
     run_id="nightly-7",
+    replicas=4,
+    replica=3,
     ring_records=1024,
     ring_keep_s=90.0,
     timeout_s=2.5,
@@ -95,6 +100,27 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
     assert recording.shape() == Settings().shape()
 
 
+def test_replicas_that_can_find_each_other_are_accepted() -> None:
+    """With a run id and a number each; a single one needs neither."""
+    SETTINGS.check_replicas()
+    Settings().check_replicas()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (replace(SETTINGS, replica=None), "SWTRACE_REPLICAS is 4: number them with SWTRACE_REPLICA, from 0 to 3"),
+        (replace(SETTINGS, replica=4), "SWTRACE_REPLICA=4: must be below SWTRACE_REPLICAS, which is 4"),
+        (replace(SETTINGS, run_id=""), "SWTRACE_REPLICAS is 4: give them one SWTRACE_RUN_ID, to find each other"),
+        (Settings(replica=1), "SWTRACE_REPLICA=1: must be below SWTRACE_REPLICAS, which is 1"),
+    ],
+)
+def test_replicas_that_cannot_find_each_other_are_refused(settings: Settings, said: str) -> None:
+    """The error says which variable is missing."""
+    with pytest.raises(SettingsError, match=f"^{re.escape(said)}$"):
+        settings.check_replicas()
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -113,6 +139,8 @@ def test_shape_leaves_out_what_only_concerns_the_recording() -> None:
         ("SWTRACE_RUN_ID", "x" * 129),
         ("SWTRACE_RING_RECORDS", str(DEFAULT_RECORDS + 1)),
         ("SWTRACE_RING_RECORDS", "2"),
+        ("SWTRACE_REPLICAS", "0"),
+        ("SWTRACE_REPLICA", "-1"),
         ("SWTRACE_RING_KEEP", "inf"),
         ("SWTRACE_TIMEOUT", "0"),
         ("SWTRACE_TIMEOUT", "nan"),

@@ -8,10 +8,12 @@ them, because the same settings share weights on two ranks and nothing on one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import SettingsError
 from swtrace.settings import CONFIG_KEY, Settings
+from swtrace.vllm.replicas import run_id_of_replicas
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +25,7 @@ def resolve_settings(vllm_config: Any) -> Settings:
     """Return the effective settings and write them into the config. ``--additional-config`` overrides the environment.
 
     Raises:
-        SettingsError: a setting is invalid, or ``additional_config`` is not a dict.
+        SettingsError: a setting is invalid or lacks another, or ``additional_config`` is not a dict.
     """
     additional = vllm_config.additional_config
     if not isinstance(additional, dict):
@@ -33,6 +35,8 @@ def resolve_settings(vllm_config: Any) -> Settings:
         )
     given = additional.get(CONFIG_KEY, {})
     settings = Settings.from_environment().overlay(given)
+    settings.check_replicas()
+    settings = replace(settings, run_id=settings.run_id or run_id_of_replicas(vllm_config))
     # Keep the other keys that the user gave, because they have to reach the workers.
     vllm_config.additional_config = {**additional, CONFIG_KEY: {**given, **settings.shape()}}
     return settings

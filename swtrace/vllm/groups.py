@@ -1,6 +1,6 @@
 """Which ranks may share a linear, and which engines cannot share at all.
 
-A group is legal if all of its ranks hold the same weights and run the same number of forwards.
+A group is legal if all of its ranks hold the same weights, and run the same number of forwards or pull.
 
 Whether weights are equal depends on the layout of the linear. A linear that tensor parallelism does not split
 is whole on every rank of a pipeline stage. A split one is equal on ranks with the same position
@@ -8,20 +8,26 @@ in their tensor parallel group. Pipeline stages hold different layers.
 
 Whether ranks run the same number of forwards depends on who drives them. Those of one engine always run together. The
 data-parallel engines of an MoE model exchange tokens for its experts, so vLLM gives an idle one dummy batches.
-Those of a dense model run independently, and a broadcast between them would hang at the first idle one.
 With ``external_launcher`` the caller is responsible for running all ranks of the world on the same prompts.
+Replicas run independently, and a broadcast between them would hang at the first idle one. So they pull.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swtrace.series.communicator import GLOO, backend
 from swtrace.units import listed
+from swtrace.vllm.replicas import own_replica
+from swtrace.vllm.worker_identity import run_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from swtrace.settings import Settings
+
+REPLICAS = "replicas"
 
 
 class Refused(Exception):  # noqa: N818 (the caller decides whether it becomes an error)
@@ -37,15 +43,17 @@ class Choice:
     """The group that shares a linear."""
 
     name: str
-    """``tp``, ``dp``, ``tp x dp`` or ``world``."""
+    """``tp``, ``dp``, ``tp x dp``, ``world`` or ``replicas``."""
     coordinator: Any
-    """vLLM's ``GroupCoordinator``."""
+    """vLLM's ``GroupCoordinator``; for replicas a ``RankGroup``."""
     reason: str
     """Why this group is legal, and why other existing groups were not chosen."""
+    ranks: tuple[int, ...] = ()
+    """The run's rank numbers, in group order."""
 
     def __str__(self) -> str:
         """Return the choice as one line for the log."""
-        return f"the {self.name} group ({listed('rank', self.coordinator.ranks)}): {self.reason}"
+        return f"the {self.name} group ({listed('rank', self.ranks)}): {self.reason}"
 
 
 def refuse_engine(vllm_config: Any, offloader: Any) -> None:
@@ -72,36 +80,39 @@ def refuse_engine(vllm_config: Any, offloader: Any) -> None:
         raise Refused("inductor's freezing copies weights into the compiled model; remove max_autotune and freezing")
 
 
-def choose_group(setting: str, path: str, linear: Any, vllm_config: Any, *, experimental: bool = False) -> Choice:
-    """Return the largest group that runs in lockstep and whose ranks all hold ``linear``.
+def choose_group(settings: Settings, path: str, linear: Any, vllm_config: Any) -> Choice:
+    """Return the largest legal group whose ranks all hold ``linear``.
 
-    ``setting`` is one of :data:`swtrace.settings.GROUPS`; all but ``auto`` leave one candidate. ``experimental``
-    allows groups whose broadcasts run on a device.
+    ``SWTRACE_GROUP`` leaves one candidate, unless it is ``auto``. ``SWTRACE_EXPERIMENTAL`` allows groups whose
+    broadcasts run on a device.
 
     Raises:
         Refused: no group is legal, or the requested one is not.
     """
     legal: list[Choice] = []
     refused: list[Refused] = []
-    for candidate in _CANDIDATES[setting]:
+    for candidate in _CANDIDATES[settings.group]:
         try:
-            legal.append(candidate(path, linear, vllm_config))
+            legal.append(candidate(path, linear, vllm_config, settings))
         except Refused as refusal:
             refused.append(refusal)
     if not legal:
         raise Refused("; ".join(dict.fromkeys(map(str, refused))))  # several may give the same reason
     choice = max(legal, key=lambda one: one.coordinator.world_size)  # of equally large ones the first
+    others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))
+    reason = "; ".join((choice.reason, *others))
+    if choice.name == REPLICAS:
+        return replace(choice, reason=reason)
     transport = backend(choice.coordinator)
-    if transport != GLOO and not experimental:
+    if transport != GLOO and not settings.experimental:
         raise Refused(
             f"the {choice.name} group communicates through {transport}, and swtrace is not yet proven between devices; "
             "set SWTRACE_EXPERIMENTAL=1 to try it"
         )
-    others = dict.fromkeys(str(refusal) for refusal in refused if not isinstance(refusal, _Alone))
-    return Choice(choice.name, choice.coordinator, "; ".join((choice.reason, *others)))
+    return replace(choice, reason=reason, ranks=run_ranks(choice.coordinator.ranks, settings, vllm_config))
 
 
-def _tensor_parallel(path: str, linear: Any, _vllm_config: Any) -> Choice:
+def _tensor_parallel(path: str, linear: Any, _vllm_config: Any, _settings: Settings) -> Choice:
     from vllm.distributed.parallel_state import get_tp_group
 
     group = get_tp_group()
@@ -111,34 +122,32 @@ def _tensor_parallel(path: str, linear: Any, _vllm_config: Any) -> Choice:
     return Choice("tp", group, "tensor parallelism does not split the linear")
 
 
-def _data_parallel(_path: str, _linear: Any, vllm_config: Any) -> Choice:
+def _data_parallel(_path: str, _linear: Any, _vllm_config: Any, _settings: Settings) -> Choice:
     from vllm.distributed.parallel_state import get_dp_group
 
-    _refuse_dense_replicas(vllm_config)
     group = get_dp_group()
     if group.world_size == 1:
         raise _Alone("the dp group has one rank")
     return Choice("dp", group, _IN_LOCKSTEP)
 
 
-def _tensor_and_data_parallel(path: str, linear: Any, vllm_config: Any) -> Choice:
+def _tensor_and_data_parallel(path: str, linear: Any, vllm_config: Any, settings: Settings) -> Choice:
     from vllm.distributed.parallel_state import get_ep_group
 
-    _data_parallel(path, linear, vllm_config)
-    _tensor_parallel(path, linear, vllm_config)
+    _data_parallel(path, linear, vllm_config, settings)
+    _tensor_parallel(path, linear, vllm_config, settings)
     # vLLM has no group of this name, but the experts of a stage are spread over exactly these ranks.
     return Choice("tp x dp", get_ep_group(), f"tensor parallelism does not split the linear, and {_IN_LOCKSTEP}")
 
 
-def _world(path: str, linear: Any, vllm_config: Any) -> Choice:
+def _world(path: str, linear: Any, vllm_config: Any, _settings: Settings) -> Choice:
     from vllm.distributed.parallel_state import get_tp_group, get_world_group
 
     group, parallel = get_world_group(), vllm_config.parallel_config
-    _refuse_dense_replicas(vllm_config)
     if group.world_size == 1:
         raise _Alone(
-            "the world has one rank; start several ranks in one torch world (torchrun and "
-            "distributed_executor_backend=external_launcher) or use tensor parallelism with a replicated linear"
+            "the world has one rank; start replicas, or several ranks in one torch world (torchrun and "
+            "distributed_executor_backend=external_launcher), or use tensor parallelism with a replicated linear"
         )
     if parallel.pipeline_parallel_size > 1:
         raise Refused("the ranks of the world are pipeline stages and hold different layers")
@@ -148,13 +157,34 @@ def _world(path: str, linear: Any, vllm_config: Any) -> Choice:
     return Choice("world", group, "every rank holds the linear whole and runs in lockstep")
 
 
+def _replicas(_path: str, linear: Any, vllm_config: Any, settings: Settings) -> Choice:
+    replica = own_replica(settings, vllm_config)
+    if replica.count == 1:
+        raise _Alone("there is one replica")
+    if settings.transport == "broadcast":
+        raise Refused(
+            "replicas are independent engines that do not run in lockstep, so a broadcast between them would hang; "
+            "set SWTRACE_TRANSPORT=auto"
+        )
+    if not replica.complete:
+        raise Refused("some replicas of this server are on other hosts, and only replicas of one host can share")
+    device = next(linear.parameters()).device
+    if device.type == "cuda" and not settings.experimental:
+        raise Refused(f"pull is not yet proven on a GPU ({device}); set SWTRACE_EXPERIMENTAL=1 to try it")
+    if device.type not in ("cpu", "cuda"):
+        raise Refused(f"weights on {device} cannot be pulled")
+    group = replica.group()
+    return Choice(REPLICAS, group, "every replica holds the same weights, and pulls them", group.ranks)
+
+
 _IN_LOCKSTEP = "data-parallel ranks of an MoE model run in lockstep"
 
-_CANDIDATES: dict[str, tuple[Callable[[str, Any, Any], Choice], ...]] = {
+_CANDIDATES: dict[str, tuple[Callable[[str, Any, Any, Settings], Choice], ...]] = {
     "tp": (_tensor_parallel,),
     "dp": (_data_parallel,),
     "world": (_world,),
-    "auto": (_tensor_parallel, _data_parallel, _tensor_and_data_parallel, _world),
+    "replicas": (_replicas,),
+    "auto": (_tensor_parallel, _data_parallel, _tensor_and_data_parallel, _world, _replicas),
 }
 
 
@@ -167,21 +197,4 @@ def _require_whole(path: str, linear: Any, ranks: int) -> None:
         raise Refused(
             f"{path} is split over the {ranks} ranks of the tp group, so no two of them hold the same weight; "
             "name a replicated linear in SWTRACE_SERIES"
-        )
-
-
-def _refuse_dense_replicas(vllm_config: Any) -> None:
-    """Raise :class:`Refused` on a data-parallel replica of a dense model."""
-    parallel = vllm_config.parallel_config
-    # vLLM configures each replica as if it were alone. The requested number still shows in its index and, on the
-    # first replica, in the size up to which elastic expert parallelism could grow.
-    replicas = max(
-        parallel.data_parallel_size,
-        getattr(parallel, "data_parallel_index", 0) + 1,
-        getattr(parallel, "elastic_ep_max_dp_size", None) or 1,
-    )
-    if replicas > 1 and not vllm_config.model_config.is_moe:
-        raise Refused(
-            "data-parallel replicas of a dense model are independent engines that do not run in lockstep, so a "
-            "broadcast between them would hang; use tensor parallelism with a replicated linear"
         )

@@ -29,7 +29,7 @@ from swtrace.vllm.hooks import Hooks, read_while_loading, try_out
 from swtrace.vllm.layers import find_linear, linear_paths, own_layers
 from swtrace.vllm.peer_monitor import start_peer_monitor
 from swtrace.vllm.startup_agreement import agree
-from swtrace.vllm.worker_identity import record_model, record_refused, run_ranks
+from swtrace.vllm.worker_identity import record_model, record_refused
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -187,7 +187,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         """
         tracks = []
         decisions = {path: self._decide(module, path) for path in self._settings.series}
-        for path, decision in agree(decisions, self._settings.timeout_s).items():
+        for path, decision in agree(decisions, self._settings, self._vllm_config).items():
             if isinstance(decision, Refused):
                 self._refuse(path, str(decision))
                 continue
@@ -202,7 +202,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 recorder=process_recorder,
                 hook_forward=False,  # a compiler must find opaque operators instead
                 auto_post_process=True,
-                run_ranks=run_ranks(group.ranks, self._vllm_config),
+                run_ranks=decision.ranks,
                 try_out=try_out,
                 withdrawn=functools.partial(self._withdrawn, path),
                 settings=self._settings,
@@ -249,9 +249,7 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
                 "rolling windows move weights at run time, which a compiled model does not see; "
                 "unset SWTRACE_WINDOWS or run with --enforce-eager"
             )
-        return choose_group(
-            self._settings.group, path, linear, self._vllm_config, experimental=self._settings.experimental
-        )
+        return choose_group(self._settings, path, linear, self._vllm_config)
 
     def _take(self, module: nn.Module, layer: int) -> None:
         """Register a decoder layer's linears in their series. Withdraw a series if the layer has no linear for it."""

@@ -5,7 +5,8 @@ parallel reduction on CPU waits forever once a peer is gone, until vLLM kills th
 nothing. So a thread checks once a second whether the peers still hold the locks of their rings. This takes two
 system calls per peer, on descriptors opened once, and shares no lock with the forward.
 
-Peers on other hosts have no ring here. Their loss shows only when a broadcast fails.
+Peers on other hosts have no ring here. Their loss shows only when a broadcast fails. Ranks that pull do not depend on
+each other: the series itself says who is gone, and goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.errors import RingFormatError
 from swtrace.series.operations import arrived, numbered
+from swtrace.series.transport import RECEIVER
 from swtrace.trace import schema
 from swtrace.trace.directory import opened, ring_paths
 from swtrace.trace.header import decode_header, writer_lives
@@ -46,7 +48,9 @@ class PeerMonitor:
     """Checks, in one thread, the locks of the rings of this process's peers."""
 
     def __init__(self, numbered_series: tuple[Series, ...], recorder: Recorder) -> None:
-        self._series = {one.number: one for one in numbered_series if one.post_processed}
+        self._series = {
+            one.number: one for one in numbered_series if one.post_processed and one.info.rendezvous != RECEIVER
+        }
         self._directory = recorder.path.parent
         self._run_id = recorder.identity.run_id
         self._rank = recorder.identity.rank

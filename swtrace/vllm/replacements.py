@@ -1,7 +1,7 @@
 """The vLLM functions that the plugin replaces, and when it replaces them.
 
 - ``EngineArgs.create_engine_config`` writes our settings into the config it makes, so that vLLM's compile cache
-  distinguishes a model with waits from one without.
+  distinguishes a model with waits from one without; and how many replicas of a dense model there will be.
 - ``create_offloader`` runs only in workers, after the model runner exists and before the model is built. It returns
   the series offloader.
 - ``WorkerWrapperBase.load_model`` notices a model runner that never requested an offloader.
@@ -27,6 +27,7 @@ from swtrace.units import listed
 from swtrace.vllm.configuration import resolve_settings
 from swtrace.vllm.engine import FORBIDDEN, RPC, delegating_method, guarded
 from swtrace.vllm.presence import announcing, ranks_without
+from swtrace.vllm.replicas import note_replicas
 from swtrace.vllm.request_traces import carrying
 from swtrace.vllm.runner import check_after_loading, note_offloader_request
 from swtrace.vllm.support import RANGE, missing, supported
@@ -122,6 +123,7 @@ def _create_engine_config() -> list[Replacement]:
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         vllm_config = original(self, *args, **kwargs)
         resolve_settings(vllm_config)
+        note_replicas(vllm_config)
         return vllm_config
 
     setattr(create_engine_config, _REPLACED, original)
@@ -179,7 +181,7 @@ def _offloader(chosen: Any) -> Any:
     from swtrace.vllm.startup_agreement import decline
 
     if not settings.enabled:
-        decline("its additional_config disables swtrace")
+        decline("its additional_config disables swtrace", settings, vllm_config)
         return chosen
     from swtrace.vllm.graphs import split_graphs
     from swtrace.vllm.groups import Refused, refuse_engine
@@ -197,7 +199,7 @@ def _offloader(chosen: Any) -> Any:
         mark_steps()
         watch_worker()
     except Refused as refusal:
-        decline(str(refusal))
+        decline(str(refusal), settings, vllm_config)
         share_nothing(str(refusal), settings, vllm_config)
         return chosen
     return SeriesOffloader(settings, vllm_config)

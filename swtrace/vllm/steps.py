@@ -16,6 +16,7 @@ from swtrace.trace.schema import Phase
 from swtrace.vllm.engine import delegating_method
 from swtrace.vllm.groups import Refused
 from swtrace.vllm.request_traces import RequestTraces
+from swtrace.vllm.startup_agreement import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ def mark_steps() -> None:
         recording.announce_close()
         try:
             forget()
+            leave()
         finally:
             recording.close()
         return shutdown(self, *args, **kwargs) if shutdown is not None else None

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
+
 from swtrace.errors import RefusedError, RingCreateError, TraceError
 from swtrace.series.recording import describe_model, process_recorder, propose_run_id
 from swtrace.trace.identity import SeriesInfo
 from swtrace.vllm.configuration import write_outcome
+from swtrace.vllm.replicas import own_replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,16 +29,13 @@ def record_model(vllm_config: Any) -> None:
     describe_model(str(served[0] if isinstance(served, list) else served or vllm_config.model_config.model))
 
 
-def run_ranks(torch_ranks: Iterable[int], vllm_config: Any) -> tuple[int, ...]:
+def run_ranks(torch_ranks: Iterable[int], settings: Settings, vllm_config: Any) -> tuple[int, ...]:
     """Return the numbers that these ranks of the torch world have in the run.
 
-    They are usually the same. But each data-parallel replica of a dense model is its own torch world, with its own
-    rank 0. If ``SWTRACE_RUN_ID`` combines them into one run, the ranks of the replicas are numbered consecutively.
+    They are usually the same. But each replica is its own torch world, with its own rank 0. In their common run,
+    the ranks of the replicas are numbered consecutively.
     """
-    parallel = vllm_config.parallel_config
-    # vLLM configures each such replica as if it were alone, but keeps its index.
-    alone = parallel.data_parallel_size == 1
-    first = getattr(parallel, "data_parallel_index", 0) * parallel.world_size if alone else 0
+    first = own_replica(settings, vllm_config).number * dist.get_world_size()
     return tuple(first + rank for rank in torch_ranks)
 
 
@@ -64,8 +64,6 @@ def record_refused(
     """
     if not settings.trace:
         return
-    import torch.distributed as dist
-
     info = SeriesInfo(
         name=path,
         start_layer=start_layer,
@@ -83,7 +81,7 @@ def record_refused(
         refused=reason[:_REASON_CHARACTERS],
     )
     try:
-        (rank,) = run_ranks((dist.get_rank(),), vllm_config)
+        (rank,) = run_ranks((dist.get_rank(),), settings, vllm_config)
         process_recorder(propose_run_id(settings.run_id).run_id, rank, settings).add_series(info)
     except RingCreateError:
         return

@@ -23,11 +23,12 @@ def _config(workload: Workload, folder: Path, given: dict[str, Any], **environme
 
 @pytest.mark.vllm
 def test_settings_enter_the_compile_cache_key(workload: Workload, folder: Path) -> None:
-    """The key differs between off and on and between settings; a folder or a run id does not change it."""
+    """The key differs between off and on and between settings; folder, run id and replica do not change it."""
     _, off = _config(workload, folder, {})
     _, on = _config(workload, folder, {}, SWTRACE="1")
     _, farther = _config(workload, folder, {}, SWTRACE="1", SWTRACE_PREFETCH_STEP="2")
-    _, elsewhere = _config(workload, folder, {}, SWTRACE="1", SWTRACE_DIR="/tmp/elsewhere", SWTRACE_RUN_ID="x")
+    another = {"SWTRACE_RUN_ID": "x", "SWTRACE_REPLICAS": "2", "SWTRACE_REPLICA": "1"}
+    _, elsewhere = _config(workload, folder, {}, SWTRACE="1", SWTRACE_DIR="/tmp/elsewhere", **another)
     assert len({off, on, farther}) == 3
     assert elsewhere == on
 
@@ -46,6 +47,13 @@ def test_bad_settings_stop_vllm(workload: Workload, folder: Path) -> None:
     """An invalid setting is an error that names it, before any model is loaded."""
     with pytest.raises(RankFailedError, match=r"SettingsError: SWTRACE_GROUP='pp': must be one of: auto, tp"):
         _config(workload, folder, {}, SWTRACE="1", SWTRACE_GROUP="pp")
+
+
+@pytest.mark.vllm
+def test_replicas_that_cannot_find_each_other_stop_vllm(workload: Workload, folder: Path) -> None:
+    """Before any model is loaded."""
+    with pytest.raises(RankFailedError, match=r"SettingsError: SWTRACE_REPLICAS is 2: number them"):
+        _config(workload, folder, {}, SWTRACE="1", SWTRACE_REPLICAS="2")
 
 
 def test_a_config_that_is_not_a_dict_is_refused() -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from swtrace.series import RankGroup, Series
 from swtrace.series.operations import forget, reach, wait
 from swtrace.series.recording import close, process_recorder, propose_run_id
 from swtrace.trace.directory import SUFFIX
-from swtrace.vllm.peer_monitor import start_peer_monitor
+from swtrace.vllm.peer_monitor import PeerMonitor, start_peer_monitor
 from tests.support.patience import eventually
 from tests.support.ranks import ranks
 
@@ -72,6 +73,16 @@ def program(rank: int, end: str, folder: str) -> list[str]:
         watched.touch()
     eventually(lambda: not monitor.watched(), "the watch to let go of a rank that ended")
     return said.lines
+
+
+def test_peers_that_pull_are_not_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their death does not end the series, which reports it, so the watch of a rank that only pulls ends at once."""
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the watch goes on"))
+    info = SimpleNamespace(rendezvous="receiver", group_ranks=(0, 1))
+    series: Any = SimpleNamespace(number=1, post_processed=True, closed=False, info=info)
+    identity = SimpleNamespace(run_id="r", rank=0)
+    recorder: Any = SimpleNamespace(path=tmp_path / "ring", identity=identity)
+    PeerMonitor((series,), recorder).watch()
 
 
 @pytest.mark.parametrize("end", ["killed", "removed, then killed", "closed"])

@@ -45,6 +45,7 @@ def settings() -> tuple[Settings, tuple[Diagnosis, ...]]:
     found, problems = Settings(), []
     try:
         found = Settings.from_environment()
+        found.check_replicas()
     except SettingsError as error:
         problems.append(str(error))
     for exported in (SpanSettings, MetricSettings):

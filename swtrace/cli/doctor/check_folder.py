@@ -1,4 +1,7 @@
-"""Check the ring folder: whether ranks can write there, whether it is in memory, and whether it has room."""
+"""Check the ring folder: whether ranks can write there, whether it is in memory, and whether it has room.
+
+Ranks that pull also keep their layers there.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,21 @@ from pathlib import Path
 
 from swtrace import units
 from swtrace.cli.doctor.diagnosis import Diagnosis, State
+from swtrace.settings import Settings
 from swtrace.trace.header import file_bytes
 
 _UNTRACED = "ranks would run untraced, or not at all with SWTRACE_STRICT=1"
 _COMFORTABLE_RINGS = 8
+_LITTLE_ROOM = 1 << 30
+"""Docker gives a container 64 MiB, less than the layers of any model that is worth sharing."""
 _KERNEL_ONLY = ("proc", "sysfs", "cgroup2")
 """File systems in which no files can be created, whatever their permissions."""
 _MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 _MOVE = "set SWTRACE_DIR to a folder that you own on a tmpfs, the same for ranks and readers"
 
 
-def folder(directory: Path, ring_records: int) -> tuple[Diagnosis, ...]:
-    """Check the folder, or where it would be created, for rings of ``ring_records`` records."""
+def folder(directory: Path, settings: Settings) -> tuple[Diagnosis, ...]:
+    """Check the folder, or where it would be created, for what ranks with these settings put there."""
     if not os.path.exists(directory):  # noqa: PTH110 (Path.exists raises where a parent cannot be searched)
         parent = next(parent for parent in directory.parents if os.path.exists(parent))  # noqa: PTH110
         if not parent.is_dir():
@@ -39,11 +45,11 @@ def folder(directory: Path, ring_records: int) -> tuple[Diagnosis, ...]:
             )
         return (
             Diagnosis("ring folder", State.GOOD, f"{directory} will be created by the first rank"),
-            *_place(parent, ring_records),
+            *_place(parent, settings),
         )
     if not directory.is_dir():
         return (Diagnosis("ring folder", State.BROKEN, f"{directory} is not a folder; {_UNTRACED}", _MOVE),)
-    return (_permissions(directory), *_place(directory, ring_records))
+    return (_permissions(directory), *_place(directory, settings))
 
 
 def _permissions(directory: Path) -> Diagnosis:
@@ -69,7 +75,7 @@ def _permissions(directory: Path) -> Diagnosis:
     return Diagnosis("ring folder", State.GOOD, f"{directory} ({mode:04o})")
 
 
-def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
+def _place(existing: Path, settings: Settings) -> tuple[Diagnosis, ...]:
     kind = _filesystem(existing)
     memory = (
         Diagnosis("ring file system", State.GOOD, kind)
@@ -78,7 +84,7 @@ def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
             "ring file system", State.DOUBTFUL, f"{kind}: writing records to disk slows the ranks down", _MOVE
         )
     )
-    free, ring = shutil.disk_usage(existing).free, file_bytes(ring_records)
+    free, ring = shutil.disk_usage(existing).free, file_bytes(settings.ring_records)
     detail = f"{units.size(free)} free; a ring takes {units.size(ring)}"
     if free < ring:
         detail += f"; unless rings of dead ranks can be removed, {_UNTRACED}"
@@ -90,7 +96,19 @@ def _place(existing: Path, ring_records: int) -> tuple[Diagnosis, Diagnosis]:
         )
     else:
         state, fix = State.GOOD, ""
-    return memory, Diagnosis("ring space", state, detail, fix)
+    return memory, Diagnosis("ring space", state, detail, fix), _room_for_layers(free, settings)
+
+
+def _room_for_layers(free: int, settings: Settings) -> Diagnosis:
+    """Check the room for the layers of ranks that pull. Whether there are any may depend on vLLM's arguments."""
+    pulls = settings.transport == "pull" or (settings.transport == "auto" and settings.replicas > 1)
+    detail = f"transport {settings.transport}; {units.size(free)} free for the layers of replicas"
+    if settings.transport == "broadcast":
+        return Diagnosis("pull space", State.ABSENT, "transport broadcast; no replica pulls")
+    if free >= _LITTLE_ROOM:
+        return Diagnosis("pull space", State.GOOD, detail)
+    fix = "make that file system larger (docker run --ipc=host or --shm-size), or set SWTRACE_DIR to another in memory"
+    return Diagnosis("pull space", State.DOUBTFUL if pulls else State.ABSENT, detail, fix)
 
 
 def _filesystem(path: Path) -> str:

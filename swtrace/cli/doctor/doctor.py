@@ -57,7 +57,7 @@ def _run_checks(*, import_vllm: bool) -> tuple[Diagnosis, ...]:
         directory = ring_directory()
     except SettingsError as error:
         return (*here, Diagnosis("ring folder", State.BROKEN, str(error), "correct or unset SWTRACE_DIR"), *daemon())
-    return (*here, *folder(directory, found.ring_records), *daemon(), *(rings(directory) if directory.is_dir() else ()))
+    return (*here, *folder(directory, found), *daemon(), *(rings(directory) if directory.is_dir() else ()))
 
 
 def _print(diagnoses: tuple[Diagnosis, ...], console: Console) -> None:

@@ -15,6 +15,12 @@ def test_an_unusable_setting_is_broken(doctor: Doctor) -> None:
     assert "SWTRACE_PREFETCH_STEP='soon'" in finding["detail"]
 
 
+def test_replicas_that_cannot_find_each_other_are_broken(doctor: Doctor) -> None:
+    """Settings that lack another one stop a rank as well."""
+    finding = doctor(broken=True, SWTRACE_REPLICAS="2")["settings"]
+    assert finding["detail"] == "SWTRACE_REPLICAS is 2: number them with SWTRACE_REPLICA, from 0 to 1"
+
+
 @pytest.mark.parametrize("name", ["OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"])
 def test_an_unusable_setting_of_an_export_is_broken(doctor: Doctor, name: str) -> None:
     """A setting that would stop the daemon is found before the daemon is started."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from swtrace import units
+from swtrace.cli.doctor import check_folder
 from swtrace.cli.doctor.check_folder import _filesystem, folder
-from swtrace.trace.schema import DEFAULT_RECORDS
+from swtrace.cli.doctor.diagnosis import State
+from swtrace.settings import Settings
 from tests.cli.doctor.conftest import Doctor
 from tests.support.commands import FAKE_RANK
 from tests.support.patience import patience
@@ -42,6 +46,23 @@ def test_the_room_is_that_of_a_ring_as_set(doctor: Doctor) -> None:
     assert "a ring takes 1.00 GiB" in doctor(SWTRACE_RING_RECORDS=largest)["ring space"]["detail"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "free", "state"),
+    [
+        (Settings(), 1 << 30, State.GOOD),
+        (Settings(), 64 << 20, State.ABSENT),
+        (Settings(replicas=2), 64 << 20, State.DOUBTFUL),
+        (Settings(transport="pull"), 64 << 20, State.DOUBTFUL),
+        (Settings(replicas=2, transport="broadcast"), 64 << 20, State.ABSENT),
+    ],
+)
+def test_replicas_that_pull_need_room_for_layers(settings: Settings, free: int, state: State) -> None:
+    """A container's 64 MiB are doubtful if it is known that replicas pull, and the fix says how to get more."""
+    finding = check_folder._room_for_layers(free, settings)
+    assert finding.state is state
+    assert ("--shm-size" in finding.fix) is (free < 1 << 30 and settings.transport != "broadcast")
+
+
 def test_file_system_is_the_mounts() -> None:
     """The kernel's own table says what a folder lies on."""
     assert _filesystem(Path("/proc/self")) == "proc"
@@ -52,5 +73,5 @@ def test_a_default_ring_has_the_size_the_doctor_expects(environment: dict[str, s
     """What the doctor calls enough space is what a rank takes."""
     subprocess.run([*FAKE_RANK, "1"], env={**environment, "SWTRACE_RUN_ID": "size"}, check=True, timeout=patience())
     (ring,) = rings.iterdir()
-    space = next(each for each in folder(rings, DEFAULT_RECORDS) if each.subject == "ring space")
+    space = next(each for each in folder(rings, Settings()) if each.subject == "ring space")
     assert space.detail.endswith(f"a ring takes {units.size(ring.stat().st_size)}")

@@ -1,83 +1,106 @@
-"""Data-parallel replicas of a dense model are independent engines, so nothing is shared and each one says so.
-
-Slow: a server with two engines.
-"""
+"""Data-parallel replicas of a dense model behind one server share a linear by pull. Slow: a server with two engines."""
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from swtrace.cli.vllm_ranks import TinyLlama, Workload, run_ranks
+from swtrace.cli.vllm_ranks import TinyLlama
+from swtrace.trace.directory import ring_paths
+from swtrace.trace.ring_reader import RingReader
+from tests.support.vllm.engines import TOKENS, Answers, engines
 from tests.support.vllm.replicas import Replicas, Served, serve
-from tests.support.vllm.server import PROMPTS, TOKENS
-from tests.support.vllm.shared_runs import SERIES, refusals, warnings
+from tests.support.vllm.shared_runs import Samples, by_rank, warnings, watch
 
-REASON = "data-parallel replicas of a dense model are independent engines that do not run in lockstep"
+SERIES = "mlp.down_proj"
+MODEL = TinyLlama(layers=7, hidden=128)
+ALONE = 15
+"""Prompts that one replica answers while the other is idle."""
+TOGETHER = 15
+"""Prompts that both replicas answer in turn, at the same time."""
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """The answers, logs and refusals of the replicas."""
+    """The answers and records of the replicas."""
 
-    answers: dict[int, tuple[int, ...]]
+    control: set[Answers]
+    answers: Answers
     served: Served
-    refused: dict[int, dict[str, str]]
-    """By rank, while they ran."""
+    samples: Samples
+    rings: Path
+
+
+def _prompts() -> list[list[int]]:
+    chance = random.Random(30)  # noqa: S311 (nothing secret)
+    return [[chance.randrange(MODEL.vocabulary) for _ in range(chance.randint(1, 12))] for _ in range(ALONE + TOGETHER)]
+
+
+def _talk(replicas: Replicas) -> Answers:
+    prompts = _prompts()
+    alone = [replicas.ask(0, prompt, TOKENS) for prompt in prompts[:ALONE]]
+
+    def half(replica: int) -> list[tuple[int, ...]]:
+        return [replicas.ask(replica, prompt, TOKENS) for prompt in prompts[ALONE + replica :: 2]]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(half, (0, 1))
+    together = [answer for pair in zip(first, [*second, ()], strict=True) for answer in pair if answer]
+    return (*alone, *together)
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Path:
-    """Return a dense model."""
-    TinyLlama(layers=4, hidden=128).save(folder / "dense" / "model")
-    return folder / "dense" / "model"
+def dense(folder: Path) -> Dense:
+    """Ask a server of two replicas: first only one of them, then both."""
+    here = folder / "dense"
+    MODEL.save(here / "model")
+    with engines(here / "control") as started:
+        control = started.start(here / "model", {}, (SERIES,), _prompts()).stop()
+    (answers, served), samples = watch(
+        here / "served",
+        TOGETHER // 2 * TOKENS,
+        lambda environment: serve(here / "model", here / "served", environment, _talk),
+        SWTRACE_SERIES=SERIES,
+    )
+    return Dense(control, answers, served, samples, here / "served" / "rings")
 
 
-@pytest.fixture(scope="module")
-def dense(model: Path) -> Dense:
-    """Ask a server of two replicas, first one and then the other."""
-    rings = model.parent / "rings"
-    rings.mkdir(mode=0o700)
-    # One run for both: without it each replica, a torch world of its own, makes up a run id.
-    environment = {"SWTRACE": "1", "SWTRACE_DIR": str(rings), "SWTRACE_SERIES": SERIES, "SWTRACE_RUN_ID": "dense"}
-
-    def talk(replicas: Replicas) -> tuple[dict[int, tuple[int, ...]], dict[int, dict[str, str]]]:
-        answers = {replica: replicas.ask(replica, PROMPTS[0]) for replica in (0, 1)}
-        return answers, refusals(rings, ranks=2)
-
-    (answers, refused), served = serve(model, model.parent / "served", environment, talk)
-    return Dense(answers, served, refused)
+def test_replicas_answer_as_an_engine_without_swtrace(dense: Dense) -> None:
+    """Each prompt gets the tokens of an engine without swtrace, whether the other replica is idle or not."""
+    assert {dense.answers} == dense.control
 
 
-def test_replicas_answer_as_an_engine_without_swtrace(dense: Dense, model: Path) -> None:
-    """Each replica generates the tokens of an engine without swtrace, while the other is idle."""
-    (control,) = run_ranks(Workload(model, prompts=(PROMPTS[0],), tokens=TOKENS), model.parent, ranks=1)
-    assert dense.answers == dict.fromkeys((0, 1), control.tokens[0])
+def test_replicas_share_by_pull(dense: Dense) -> None:
+    """They hold the linear of every layer once, and are ranks 0 and 1 of one run."""
+    infos = {
+        (labels["rank"], labels["series"], labels["transport"]) for labels, _ in dense.samples["swtrace_series_info"]
+    }
+    assert infos == {("0", SERIES, "pull"), ("1", SERIES, "pull")}
+    owned = by_rank(dense.samples, "swtrace_series_bytes", kind="owned")
+    assert sum(owned.values()) == MODEL.layers * MODEL.hidden * 2 * MODEL.hidden * 2
+    runs = set()
+    for path in ring_paths(dense.rings):
+        with RingReader.open(path) as ring:
+            runs.add(ring.identity.run_id)
+    assert len(runs) == 1
+    assert warnings(dense.served.log) == []
 
 
-def test_the_refusal_says_why(dense: Dense) -> None:
-    """Each replica warns once with the reason, and a metric gives the same for either rank."""
-    said = warnings(dense.served.log)
-    assert len(said) == 2
-    assert all(line.startswith(f"swtrace does not share {SERIES}: ") and REASON in line for line in said)
-    assert dense.refused.keys() == {0, 1}
-    assert all(why.keys() == {SERIES} and REASON in why[SERIES] for why in dense.refused.values())
+def test_replicas_take_steps_of_their_own(dense: Dense) -> None:
+    """The replica that answered more prompts took more steps, and neither waited for the other's steps."""
+    steps = by_rank(dense.samples, "swtrace_steps_total")
+    assert steps[0] >= (ALONE + TOGETHER - TOGETHER // 2) * TOKENS
+    assert TOGETHER // 2 * TOKENS <= steps[1] < steps[0] - (ALONE - 1) * TOKENS
+    waits = by_rank(dense.samples, "swtrace_waits_total")
+    assert waits == {rank: MODEL.layers * count for rank, count in steps.items()}
 
 
 def test_nothing_is_left(dense: Dense) -> None:
     """After Ctrl-C no process is left."""
     assert (dense.served.status, dense.served.orphans) == (0, [])
-
-
-def test_strict_ends_the_start(model: Path) -> None:
-    """With SWTRACE_STRICT=1 the server does not start, and says why."""
-    environment = {"SWTRACE": "1", "SWTRACE_STRICT": "1", "SWTRACE_SERIES": SERIES}
-    folder = model.parent / "strict"
-    with pytest.raises(pytest.fail.Exception, match="the server is not up"):
-        serve(model, folder, environment, lambda replicas: replicas.ask(0, PROMPTS[0]))
-    assert f"RefusedError: {SERIES} is not shared: " in (folder / "server.log").read_text()
-    assert REASON in (folder / "server.log").read_text()

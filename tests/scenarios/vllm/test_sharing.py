@@ -57,6 +57,7 @@ def test_additional_config_wins(eager: Run) -> None:
                 "prefetch_step": 2,
                 "group": "auto",
                 "windows": "auto",
+                "transport": "auto",
                 "check": False,
             },
             "swtrace_outcome": {"self_attn.o_proj": "world"},

@@ -20,9 +20,16 @@ class Layout:
     replicas: int = 1
     """Copies of the whole engine in one torch world, started by ``external_launcher``."""
     mixture: bool = False
-    asked_replicas: int = 1
+    dense: int = 1
     """Data-parallel replicas of a dense model: vLLM configures each as if it were alone."""
+    dense_here: int = 0
+    """How many of them are on this host; 0: all."""
     replica: int = 0
+    servers: int = 1
+    """Servers that were started separately; this is the last one."""
+    transport: str = "auto"
+    device: str = "cpu"
+    experimental: bool = False
     whole: bool = True
     """Whether tensor parallelism leaves the linear whole."""
     setting: str = "auto"
@@ -37,7 +44,11 @@ def choices(layouts: dict[str, Layout]) -> dict[str, str]:
 def _choice(layout: Layout) -> str:
     from types import SimpleNamespace as Namespace
 
+    import torch
+
+    from swtrace.settings import Settings
     from swtrace.vllm.groups import Refused, choose_group
+    from swtrace.vllm.replicas import REPLICAS_KEY
 
     stage = layout.tensor * layout.data
     sizes = {
@@ -51,44 +62,64 @@ def _choice(layout: Layout) -> str:
         parallel_config=Namespace(
             data_parallel_size=layout.data,
             data_parallel_index=layout.replica,
-            elastic_ep_max_dp_size=layout.asked_replicas,
             pipeline_parallel_size=layout.pipeline,
             distributed_executor_backend="external_launcher" if layout.replicas > 1 else "mp",
         ),
+        additional_config={REPLICAS_KEY: {"count": layout.dense, "here": layout.dense_here or layout.dense}},
     )
-    linear = Namespace(tp_size=1 if layout.whole else layout.tensor)
+    weight = Namespace(device=torch.device(layout.device))
+    linear = Namespace(tp_size=1 if layout.whole else layout.tensor, parameters=lambda: iter([weight]))
+    settings = Settings(
+        group=layout.setting,
+        transport=layout.transport,
+        replicas=layout.servers,
+        replica=layout.servers - 1,
+        experimental=layout.experimental,
+    )
     with ExitStack() as stack:
         for name, size in sizes.items():
             group = Namespace(world_size=size, ranks=list(range(size)), device_group=None)
             stack.enter_context(patch(f"vllm.distributed.parallel_state.get_{name}_group", return_value=group))
         stack.enter_context(patch("torch.distributed.get_backend", return_value=layout.backend))
+        stack.enter_context(patch("torch.distributed.get_world_size", return_value=sizes["world"]))
+        stack.enter_context(patch("torch.distributed.get_rank", return_value=0))
         try:
-            choice: Any = choose_group(layout.setting, "attn.proj", linear, config)
+            choice: Any = choose_group(settings, "attn.proj", linear, config)
         except Refused as refusal:
             return f"refused: {refusal}"
-    return f"{choice.name} {choice.coordinator.world_size}: {choice.reason}"
+    return f"{choice.name} {','.join(map(str, choice.ranks))}: {choice.reason}"
 
 
-def decided(rendezvous: Path, decisions: dict[int, dict[str, str]], timeout_s: float) -> dict[str, str]:
-    """Return the agreement of all ranks if each would share over the given groups; an empty name refuses."""
+def decided(
+    rendezvous: Path, decisions: dict[int, dict[str, str]], timeout_s: float, replicas: int = 1
+) -> dict[str, str]:
+    """Return the agreement of all ranks if each would share over the given groups; an empty name refuses.
+
+    With ``replicas``, the ranks are divided into as many torch worlds.
+    """
     from types import SimpleNamespace as Namespace
 
     from torch import distributed as dist
 
     from swtrace.errors import DisagreementError
+    from swtrace.settings import Settings
     from swtrace.vllm.groups import Choice, Refused
     from swtrace.vllm.startup_agreement import agree
 
-    rank = int(os.environ["RANK"])
-    dist.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=int(os.environ["WORLD_SIZE"])
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) // replicas
+    number, place = divmod(rank, world)
+    rendezvous.parent.mkdir(exist_ok=True)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}-{number}", rank=place, world_size=world)
+    settings = Settings(
+        timeout_s=timeout_s, directory=rendezvous.parent / "meet", run_id="r", replicas=replicas, replica=number
     )
+    config = Namespace(additional_config={}, parallel_config=Namespace(data_parallel_size=1, data_parallel_index=0))
     mine = {
         path: Choice(group, Namespace(), "") if group else Refused(f"{path} is odd")
         for path, group in decisions.get(rank, {}).items()
     }
     try:
-        agreed = agree(mine, timeout_s) if rank in decisions else {}
+        agreed = agree(mine, settings, config) if rank in decisions else {}
     except DisagreementError as error:
         agreed = {"error": Refused(str(error))}
     dist.barrier()

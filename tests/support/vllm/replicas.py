@@ -11,6 +11,7 @@ from typing import TypeVar
 import httpx
 import pytest
 
+from swtrace.trace.directory import ring_paths
 from swtrace.trace.ring_reader import RingReader
 from tests.support.vllm.server import PATIENCE_S, TOKENS, serving
 
@@ -57,7 +58,7 @@ class Replicas:
     def _written(self) -> dict[str, int]:
         assert self.rings is not None
         written = {}
-        for path in self.rings.iterdir():
+        for path in ring_paths(self.rings):
             with RingReader.open(path) as ring:
                 written[path.name] = ring.statistics().written
         return written
