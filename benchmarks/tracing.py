@@ -50,7 +50,8 @@ def measure(llm: Any) -> list[Step]:
 
     (series,) = numbered()
     circle: Any = series._circle  # noqa: SLF001 - no public switch exists
-    traced, untraced, begin = circle._journal, Journal(), circle.begin_step  # noqa: SLF001
+    untraced: Journal[Any] = Journal()
+    traced, begin = circle._journal, circle.begin_step  # noqa: SLF001
     chance = random.Random(1)  # noqa: S311 - the same order on both ranks
     steps: list[Step] = []
     plan: list[str] = []

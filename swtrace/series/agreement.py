@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swtrace.errors import DisagreementError, RegistrationError, RingCreateError
 from swtrace.trace.identity import UntracedRank
@@ -48,7 +48,7 @@ class RunIdProposal:
     fixed: bool
 
 
-def agree(where: str, transport: Transport, mine: SeriesDescription, proposal: RunIdProposal) -> str:
+def agree(where: str, transport: Transport[Any], mine: SeriesDescription, proposal: RunIdProposal) -> str:
     """Compare all ranks' descriptions and agree on the run id; collective.
 
     Returns:

@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn
 
 import torch
 
 from swtrace.errors import OrderError, PeerLostError, StaleWindowError
 from swtrace.series import plan
 from swtrace.series.operations import run_outside
+from swtrace.series.transport import Observer
 from swtrace.trace.schema import Clock, Phase, StepFlag
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Batch(NamedTuple):
     """Trace contexts of the requests, as far as they are traced."""
 
 
-class Circle:
+class Circle(Generic[Observer]):
     """Runs the steps of a series on one rank."""
 
     captures_graphs = False
@@ -79,8 +80,8 @@ class Circle:
         layers: Sequence[SeriesLayer],
         windows: tuple[Window, ...],
         prefetch_step: int,
-        transport: Transport,
-        journal: Journal,
+        transport: Transport[Observer],
+        journal: Journal[Observer],
         describe_loss: Callable[[SeriesLayer | None, RuntimeError], str],
         *,
         rolling: bool,

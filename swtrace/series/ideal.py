@@ -352,7 +352,7 @@ class IdealTransport(Closing):
         """Return the payload."""
         return payload
 
-    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal[OnReady]:  # noqa: ARG002
         """Return a journal that writes to the ring at once."""
         return RecordingJournal(series, self, every=every)
 

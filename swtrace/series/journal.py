@@ -11,9 +11,10 @@ The window table shows every step.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 from swtrace.series.layer import SeriesLayer, Window
+from swtrace.series.transport import Observer, OnReady
 from swtrace.trace.machine import MachineNoise
 from swtrace.trace.schema import MOST_REQUESTS, NO_WINDOW, RUN_STEPS, Clock, Observed, TransferFlag, Untimed
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from swtrace.series.device.sheets import Entry
-    from swtrace.series.transport import OnReady, Operation, Transport
+    from swtrace.series.transport import Operation, Transport
     from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.request_link import RequestLink
 
@@ -58,13 +59,13 @@ class Sampling:
         return step % self._period < RUN_STEPS or step < self._first_steps
 
 
-class Journal:
+class Journal(Generic[Observer]):
     """Is notified of what a running series does. The journal reads the clocks, its callers do not.
 
     This base class records nothing: it is the journal of an untraced series.
     """
 
-    def issues(self, layer: SeriesLayer) -> object:
+    def issues(self, layer: SeriesLayer) -> Observer | None:
         """Note that the layer's broadcast is about to be issued; return the transport's observer."""
 
     def waits(self, layer: SeriesLayer) -> None:
@@ -130,10 +131,10 @@ def record_requests(series: SeriesRecorder, begin_ns: int, links: Sequence[Reque
         series.request(begin_ns, link, step, index)
 
 
-class RecordingJournal(Journal):
+class RecordingJournal(Journal[OnReady]):
     """The journal of a traced series whose waits block the host; writes to the rank's ring at once."""
 
-    def __init__(self, series: SeriesRecorder, transport: Transport, *, every: int = 1) -> None:
+    def __init__(self, series: SeriesRecorder, transport: Transport[OnReady], *, every: int = 1) -> None:
         """Begin before the first step.
 
         Args:

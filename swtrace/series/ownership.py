@@ -25,6 +25,7 @@ import torch
 from swtrace.errors import StaleWindowError
 from swtrace.series.device.accelerator import TorchDevice
 from swtrace.series.journal import Journal
+from swtrace.series.transport import Observer
 from swtrace.trace.schema import NO_WINDOW
 
 if TYPE_CHECKING:
@@ -267,16 +268,16 @@ FORWARDED = (
 """Calls of a journal that the check does not need."""
 
 
-class CheckingJournal(Journal):
+class CheckingJournal(Journal[Observer]):
     """Wraps a series' journal and checks the windows; what is recorded stays the same."""
 
-    def __init__(self, inner: Journal, check: OwnershipCheck) -> None:
+    def __init__(self, inner: Journal[Observer], check: OwnershipCheck) -> None:
         self._inner = inner
         self._check = check
         for name in FORWARDED:
             setattr(self, name, getattr(inner, name))
 
-    def issues(self, layer: SeriesLayer) -> object:
+    def issues(self, layer: SeriesLayer) -> Observer | None:
         """Check the window's last reader again."""
         if not layer.owned and layer.window is not None:
             self._check.verify_again(layer.window)

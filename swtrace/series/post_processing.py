@@ -75,7 +75,7 @@ class RunningSeries:
     layers: tuple[SeriesLayer, ...]
     """By position."""
     windows: tuple[Window, ...]
-    circle: Circle
+    circle: Circle[Any]
     describe_death: Callable[[int, RuntimeError], str]
     """Returns which peers died, given a layer and an error of a collective that is not the series' own."""
 
@@ -87,7 +87,7 @@ def pulls(group: Group, settings: Settings) -> bool:
 
 def new_transport(
     constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
-) -> Transport:
+) -> Transport[Any]:
     """Return a transport: pull, if chosen or if the ranks share no torch world; otherwise by the group's backend.
 
     gloo's broadcasts block the host, others run on streams.
@@ -120,7 +120,7 @@ def new_transport(
 
 def _pull(
     constants: SeriesConstants, modules: Mapping[int, nn.Module], proposal: RunIdProposal, settings: Settings
-) -> Transport:
+) -> Transport[Any]:
     where, group = constants.where, constants.group
     if group.device_group is None and not proposal.fixed:
         raise RegistrationError(f"{where}: set SWTRACE_RUN_ID to one value on all ranks, by which they find each other")
@@ -164,7 +164,7 @@ class PostProcessing:
         constants: SeriesConstants,
         modules: Mapping[int, nn.Module],
         pending: Mapping[int, PendingLayer],
-        transport: Transport,
+        transport: Transport[Any],
         recorder: Recorder | RecorderSource | None,
         proposal: RunIdProposal,
         tracing: TracingOutcome,
@@ -434,7 +434,7 @@ class PostProcessing:
             return None, replace(tracing, untraced=str(error), failed=True)
         return recorder, tracing
 
-    def _journal(self, recorder: Recorder | None, info: SeriesInfo) -> Journal:
+    def _journal(self, recorder: Recorder | None, info: SeriesInfo) -> Journal[Any]:
         if recorder is None:
             return Journal()
         return self._transport.journal(recorder.add_series(info), info, every=self._constants.time_every)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch.compiler import is_compiling
@@ -86,7 +86,7 @@ class Series:
         prefetch_step: int = 1,
         windows: str = "auto",
         check: bool | None = None,
-        transport: Transport | None = None,
+        transport: Transport[Any] | None = None,
         recorder: Recorder | RecorderSource | None = None,
         hook_forward: bool = True,
         auto_post_process: bool = False,
@@ -171,7 +171,7 @@ class Series:
 
         self._running_series: RunningSeries | None = None
         """Set by post-processing, as is its circle."""
-        self._circle: Circle | None = None
+        self._circle: Circle[Any] | None = None
         self._refusal: type[PeerLostError | OrderError] = OrderError
         self._refusal_text = f"{self.where}: used before post-processing"
 
@@ -547,7 +547,7 @@ class Series:
         """The most layers that a step left without a wait; aborted steps do not count. 0 before the first step."""
         return self._circle.most_unwaited if self._circle is not None else 0
 
-    def _running(self) -> Circle:
+    def _running(self) -> Circle[Any]:
         if self._circle is None:
             self._refuse()
         return self._circle

@@ -154,7 +154,7 @@ def _with_values(arguments: Any) -> Any:
 class TensorTable(dict[str, Any]):
     """A module's parameters or buffers, of which some belong to a layer of a running series."""
 
-    def __init__(self, table: dict[str, Any], shared: frozenset[str], layer: SeriesLayer, circle: Circle) -> None:
+    def __init__(self, table: dict[str, Any], shared: frozenset[str], layer: SeriesLayer, circle: Circle[Any]) -> None:
         super().__init__(table)
         self._shared = shared
         self._layer = layer
@@ -251,7 +251,7 @@ class TensorTable(dict[str, Any]):
         self.__deepcopy__(None)
 
 
-def watch(layer: SeriesLayer, circle: Circle) -> None:
+def watch(layer: SeriesLayer, circle: Circle[Any]) -> None:
     """Replace the dicts that hold a layer's tensors with tables."""
     shared = {id(tensor) for tensor in layer.tensors}
     for module in layer.module.modules():

@@ -101,7 +101,7 @@ class TorchTransport:
         work = self._process_group.broadcast([buffer], self._options[layer.source])
         return TorchOperation(work, on_ready)
 
-    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal[OnReady]:  # noqa: ARG002
         """Return a journal that writes to the ring at once."""
         return RecordingJournal(series, self, every=every)
 

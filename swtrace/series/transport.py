@@ -7,7 +7,7 @@ all ranks must issue the same operations in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 RECEIVER = "receiver"
 """The rendezvous of an operation that needs no other rank; its ranks may start, and load, on their own."""
+
+Observer = TypeVar("Observer")
+"""What a journal gives to its transport to observe an operation with: an :data:`OnReady` on a host clock, the events to
+record on a device."""
 
 OnReady = Callable[[int], None]
 """Called once with the ready instant, from any thread, as soon as the transport observes it."""
@@ -53,7 +57,7 @@ class Operation(Protocol):
         """Return whether ``wait`` would return at once."""
 
 
-class Transport(Protocol):
+class Transport(Protocol[Observer]):
     """Moves the payload of a layer from its source to all other ranks of the group.
 
     It makes the series' journal and circle, because both depend on how its operations are timed and waited for.
@@ -84,17 +88,16 @@ class Transport(Protocol):
     def store(self, payload: Tensor, layer: MovedLayer) -> Tensor:
         """Return the memory that holds the payload of a layer of this rank from now on: ``payload``, or a copy."""
 
-    def issue(self, buffer: Tensor, layer: MovedLayer, observer: Any = None) -> Operation:
+    def issue(self, buffer: Tensor, layer: MovedLayer, observer: Observer | None = None, /) -> Operation:
         """Start to fill ``buffer`` from the layer's source; it must not be used before the operation's wait.
 
-        ``observer`` is what this transport's journal returns from ``issues``: an :data:`OnReady` for a host clock, the
-        events to record for a device clock.
+        ``observer`` is what this transport's journal returned from ``issues``; None if the operation is not timed.
         """
 
-    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal[Observer]:
         """Return the journal of a traced series, which times one step in ``every``."""
 
-    def circle(self, *arguments: Any, **options: Any) -> Circle:
+    def circle(self, *arguments: Any, **options: Any) -> Circle[Observer]:
         """Return what runs the steps, now that every layer is in its place; see ``Circle`` for the arguments."""
 
     def close(self) -> None:

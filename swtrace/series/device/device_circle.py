@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from swtrace.errors import OrderError
 from swtrace.series.circle import NOT_RUNNING, Batch, Circle
-from swtrace.series.device.sheets import Entry
+from swtrace.series.device.sheets import Entry, TransferEvents
 from swtrace.trace.schema import NO_WINDOW, StepFlag, TransferFlag
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from swtrace.series.layer import SeriesLayer, Window
 
 
-class DeviceCircle(Circle):
+class DeviceCircle(Circle[TransferEvents]):
     """Runs the steps of a series on a device."""
 
     captures_graphs = True
@@ -41,7 +41,7 @@ class DeviceCircle(Circle):
         windows: tuple[Window, ...],
         prefetch_step: int,
         transport: DeviceTransport,
-        journal: Journal,
+        journal: Journal[TransferEvents],
         describe_loss: Callable[[SeriesLayer | None, RuntimeError], str],
         *,
         rolling: bool,

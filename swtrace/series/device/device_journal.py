@@ -73,7 +73,7 @@ class _Ended(NamedTuple):
     """The transfers in that graph."""
 
 
-class DeviceJournal(Journal):
+class DeviceJournal(Journal[TransferEvents]):
     """Writes a series' records to the rank's ring, with the device's own instants."""
 
     def __init__(

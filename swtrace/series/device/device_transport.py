@@ -106,7 +106,7 @@ class DeviceTransport:
         """Return the payload."""
         return payload
 
-    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal[TransferEvents]:
         """Return a journal that reads the device's clock, by events and, in graphs, by stamps."""
         stamps = self.device.stamps(info.num_layers * STAMPS) if info.windows == "static" else None
         return DeviceJournal(series, self.device, info.num_layers, every=every, stamps=stamps)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from swtrace.series.circle import Circle
     from swtrace.series.device.accelerator import Device
     from swtrace.series.layer import SeriesLayer
     from swtrace.series.pull.ipc_mover import IpcMover
@@ -57,7 +56,7 @@ class DevicePullTransport(DeviceTransport):
         self._pulls.publish(payload, layer)
         return payload
 
-    def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> Circle:  # type: ignore[override]
+    def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> DeviceCircle:  # type: ignore[override]
         """Remove what this rank loaded, open the other ranks' layers and return what runs the steps."""
         for layer in layers:
             if layer.owned:

@@ -81,7 +81,7 @@ class PullTransport:
             return tensor_of(folder.map(raw, payload.nbytes, writable=True))
         return publication.publish(name, payload)
 
-    def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> Circle:
+    def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> Circle[OnReady]:
         """Map the other ranks' layers, start the copier and return what runs the steps."""
         for layer in layers:
             if layer.window is not None:
@@ -111,7 +111,7 @@ class PullTransport:
                 )
             logger.log(logging.WARNING if died else logging.INFO, "swtrace: %s: rank %d %s", self._where, rank, what)
 
-    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal:  # noqa: ARG002
+    def journal(self, series: SeriesRecorder, info: SeriesInfo, *, every: int) -> Journal[OnReady]:  # noqa: ARG002
         """Return a journal that writes to the ring at once."""
         return RecordingJournal(series, self, every=every)
 
