@@ -68,7 +68,8 @@ class PullTransport:
         self._where = ""
         self._owned: Counter[int] = Counter()
         """How many layers each rank owns, by its index in the group."""
-        self._gone: set[int] = set()
+        self._gone: dict[int, bool] = {}
+        """Owners that are gone, by index, and whether they died."""
         self.gather = folder.exchange
         self.broadcast = publication.broadcast
 
@@ -101,10 +102,11 @@ class PullTransport:
             lives = self._folder.lives(index)
             if lives != (index in self._gone):
                 continue
-            self._gone ^= {index}
-            rank, died = self._folder.ranks[index], self._folder.died(index)
-            what = "is back"
-            if not lives:
+            rank = self._folder.ranks[index]
+            if lives:
+                died, what = self._gone.pop(index), "is back"
+            else:
+                died = self._gone[index] = self._folder.died(index)
                 what = (
                     f"{'died' if died else 'has left'}; this rank goes on, because the {layers} layers that rank "
                     f"{rank} owns stay in shared memory"

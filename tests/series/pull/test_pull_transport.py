@@ -94,7 +94,7 @@ def test_owners_that_go_and_come_back_are_logged_once_each(tmp_path: Path, caplo
     stays = "this rank goes on, because the 3 layers that rank 0 owns stay in shared memory"
     assert [(record.levelname, record.getMessage().partition("rank 1: ")[2]) for record in caplog.records] == [
         ("WARNING", f"rank 0 died; {stays}"),
-        ("INFO", "rank 0 is back"),
+        ("WARNING", "rank 0 is back"),
         ("INFO", f"rank 0 has left; {stays}"),
     ]
     reader.close()
