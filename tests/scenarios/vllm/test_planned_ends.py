@@ -28,12 +28,11 @@ def model(folder: Path) -> Path:
     [
         "shutdown",
         "killed while closing",
-        "workers terminated amid a step",
         "all terminated amid a step",
         "engine killed",
         *(
             pytest.param(how, marks=pytest.mark.slow)
-            for how in ("deleted", "exit", "workers terminated", "all terminated")
+            for how in ("deleted", "exit", "workers terminated", "workers terminated amid a step", "all terminated")
         ),
     ],
 )
