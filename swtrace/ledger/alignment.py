@@ -382,7 +382,8 @@ def _apart(clocks: Sequence[str], steps: Sequence[_OfClock], probes: Probes, shi
         bound_ns: ``[step, clock]``: largest error of that.
     """
     apart = bound_ns[:, :, np.newaxis] + bound_ns[:, np.newaxis, :]
-    at, half = (np.array([of_clock[field] for of_clock in steps], np.int64).T for field in (0, 3))
+    at = np.array([of_clock.at_ns for of_clock in steps], np.int64).T
+    half = np.array([of_clock.half_ns for of_clock in steps], np.int64).T
     for row in np.flatnonzero(at[:, 0] > 0).tolist():
         middle_ns = at[row, 0]
         # Another clock's instants are at most so far from the middle of the reference's step.

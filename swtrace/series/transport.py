@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from swtrace.trace.recorder import SeriesRecorder
     from swtrace.trace.schema import Clock, Observed
 
+PULL = "pull"
+"""The name of every transport that pulls."""
 RECEIVER = "receiver"
 """The rendezvous of an operation that needs no other rank; its ranks may start, and load, on their own."""
 

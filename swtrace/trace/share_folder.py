@@ -238,6 +238,12 @@ class ShareFolder:
             return False
         return True
 
+    def same(self, name: str, other: str) -> bool:
+        """Return whether two names are of one file."""
+        if not self.has(name):
+            return False
+        return os.path.samestat(*(os.stat(each, dir_fd=self._folder, follow_symlinks=False) for each in (name, other)))
+
     def publish(self, name: str, nbytes: int, fill: Callable[[mmap.mmap], object]) -> mmap.mmap:
         """Write a file that others map, and return a writable mapping of it.
 

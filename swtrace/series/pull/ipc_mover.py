@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from swtrace.series.pull.publication import copy, stored
-from swtrace.series.transport import RECEIVER
+from swtrace.series.transport import PULL, RECEIVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from swtrace.series.transport import MovedLayer
     from swtrace.trace.share_folder import ShareFolder
-
-NAME = "pull"
 
 
 class SharedMemory(Protocol):
@@ -83,7 +81,7 @@ _STORAGE_DEVICE = 6
 class IpcMover:
     """Copies layers from their owners' memory, in the order of the current stream."""
 
-    name = NAME
+    name = PULL
     rendezvous = RECEIVER
 
     def __init__(self, memory: SharedMemory, folder: ShareFolder, own: int) -> None:

@@ -75,12 +75,13 @@ class Publication:
             return shared
         return tensor_of(self._folder.publish(name, payload.nbytes, lambda mapping: copy(tensor_of(mapping), payload)))
 
-    def holds(self, name: str, payload: Tensor) -> bool:
-        """Return whether a file has exactly these bytes, in host memory."""
+    def shared(self, name: str, payload: Tensor) -> Tensor | None:
+        """Return the bytes of a file if they are exactly these, in host memory; else None."""
         try:
-            return torch.equal(tensor_of(self._folder.map(name, payload.nbytes, writable=False)), payload)
+            found = tensor_of(self._folder.map(name, payload.nbytes, writable=True))
         except TransportError:  # another size
-            return False
+            return None
+        return found if torch.equal(found, payload) else None
 
 
 def stored(layer: MovedLayer) -> str:

@@ -19,7 +19,7 @@ from swtrace.series.circle import Circle
 from swtrace.series.journal import Journal, RecordingJournal
 from swtrace.series.pull.copier import HELD, Copier, CopyOperation, HeldOperation
 from swtrace.series.pull.publication import Publication, stored, tensor_of
-from swtrace.series.transport import RECEIVER
+from swtrace.series.transport import PULL, RECEIVER
 from swtrace.trace.schema import Clock
 from swtrace.trace.share_folder import ShareFolder
 
@@ -35,13 +35,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAME = "pull"
-
 
 class PullTransport:
     """One rank's end of a pull series whose layers are in host memory."""
 
-    name = NAME
+    name = PULL
     rendezvous = RECEIVER
     queue = "receiver"
     clock = Clock.HOST
@@ -77,9 +75,11 @@ class PullTransport:
         """Return the payload in shared memory, where the other ranks read it."""
         folder, publication, name = self._folder, self._publication, stored(layer)
         raw = publication.last(layer)
-        if not folder.has(name) and folder.has(raw) and publication.holds(raw, payload):
-            folder.link(raw, name)
-            return tensor_of(folder.map(raw, payload.nbytes, writable=True))
+        if not folder.has(name) and folder.has(raw):
+            shared = publication.shared(raw, payload)
+            if shared is not None:
+                folder.link(raw, name)
+                return shared
         return publication.publish(name, payload)
 
     def circle(self, where: str, layers: Sequence[SeriesLayer], *arguments: Any, **options: Any) -> Circle[OnReady]:
@@ -89,7 +89,7 @@ class PullTransport:
                 size = layer.window.buffer.nbytes
                 self._origins[layer.position] = tensor_of(self._folder.map(stored(layer), size, writable=False))
             raw = self._publication.last(layer)
-            if layer.owned and not self._publication.holds(raw, layer.buffer):  # type: ignore[arg-type]
+            if layer.owned and not self._folder.same(raw, stored(layer)):
                 self._folder.remove(raw)
         self._where = where
         self._owned = Counter(layer.source for layer in layers)
