@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from swtrace.errors import SettingsError
+from swtrace.share import ALL_LAYERS, Share
+from swtrace.share import MUST_BE as SHARE_MUST_BE
 from swtrace.trace.directory import default_directory
 from swtrace.trace.schema import DEFAULT_RECORDS, MAX_RECORDS, MIN_RECORDS
 
@@ -38,6 +40,8 @@ class Settings:
     enabled: bool = False
     series: tuple[str, ...] = ("self_attn.o_proj",)
     """Paths of linears inside a decoder layer, one series each."""
+    share: Share = ALL_LAYERS
+    """Which layers of them are shared."""
     prefetch_step: int = 1
     group: str = "auto"
     windows: str = "auto"
@@ -218,6 +222,12 @@ def _read_paths(value: object) -> tuple[str, ...]:
     return paths
 
 
+def _read_share(value: object) -> Share:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 (the caller words the error)
+    return Share.parse(value)
+
+
 def _read_text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
@@ -326,6 +336,7 @@ _SETTINGS = (
         write=list,
         shapes=True,
     ),
+    _Setting("share", "SWTRACE_SHARE", _read_share, SHARE_MUST_BE, write=str, shapes=True),
     _Setting(
         "prefetch_step", "SWTRACE_PREFETCH_STEP", _whole_number(0, 4094), "a whole number from 0 to 4094", shapes=True
     ),

@@ -86,6 +86,7 @@ def test_shape_is_always_stated_in_full() -> None:
     assert Settings().shape() == {
         "enabled": False,
         "series": ["self_attn.o_proj"],
+        "share": "all",
         "prefetch_step": 1,
         "group": "auto",
         "windows": "auto",
@@ -182,7 +183,7 @@ def test_durations_reach_as_far_as_they_work(variable: str, value: str) -> None:
         ({"dir": 5}, "additional_config['swtrace']['dir']=5"),
         ({"timeout": 1e10}, "['timeout']=10000000000.0: must be a number of seconds from 0.001 to 604800 (a week)"),
         ({"ring_keep": 10**400}, f"additional_config['swtrace']['ring_keep']={10**400}: must be "),
-        ({"prefetchstep": 1}, "unknown setting 'prefetchstep': known are enabled, series, prefetch_step"),
+        ({"prefetchstep": 1}, "unknown setting 'prefetchstep': known are enabled, series, share, prefetch_step"),
         ("on", "additional_config['swtrace']='on': must be a mapping"),
     ],
 )
