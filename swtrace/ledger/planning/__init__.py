@@ -1,0 +1,1 @@
+"""What other settings would cost: the planner, which is calibrated on measured steps."""
