@@ -21,28 +21,19 @@ settings give the same times: what is missed there is the model's part, not the 
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import os
 import random
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import swtrace
 from swtrace.ledger.facts import StepFacts
 from swtrace.ledger.planning.planner import Planner
 from swtrace.ledger.planning.prediction import Candidate
-from swtrace.profile import Profile
 from swtrace.share import Share
-from tests.support.ranks import fork_server, ranks
 
 RANKS = 2
 SETTINGS = tuple(
@@ -86,7 +77,7 @@ class Configuration:
     layers: int
     mib: float
     compute: str
-    """``sleep``: a product with one vector, then sleep for ``amount``. ``matmul``: a product with ``amount`` vectors."""
+    """``sleep``: a product with one vector, and sleep until ``amount``. ``matmul``: one with ``amount`` vectors."""
     amount: float
     jitter: float
     """Mean of an exponentially distributed extra sleep per layer."""
@@ -232,16 +223,18 @@ def serve(rank: int, ends: Sequence[Connection], work: Configuration, settings: 
             series.register(layer, linear)
             linears.append(linear)
         series.post_process()
-        made.append((series, linears))
+        made.append((series, linears, frozenset(share.layers(0, work.layers))))
     inputs = torch.ones(int(work.amount) if work.compute == "matmul" else 1, width)
     chance = random.Random(work.seed * RANKS + rank)  # noqa: S311 - reproducible
     late = work.late if rank == RANKS - 1 else 0.0
 
     def step(number: int) -> None:
-        series, linears = made[number]
+        series, linears, shared = made[number]
         with series.step(tokens=1):
             for layer, linear in enumerate(linears):
                 series.reach(layer)
+                if layer in shared:
+                    series.wait(layer)
                 begin = time.monotonic_ns()
                 linear(inputs)
                 pause = late + (chance.expovariate(1 / work.jitter) if work.jitter else 0.0)
@@ -258,6 +251,197 @@ def serve(rank: int, ends: Sequence[Connection], work: Configuration, settings: 
         for _ in range(steps):
             step(number)
         ends[rank].send((time.monotonic_ns() - begin_ns) / steps)
-    for series, _ in made:
+    for series, _, _ in made:
         series.close()
     close()
+
+
+# ---- in the parent -------------------------------------------------------------------------------
+
+
+def carry_out(work: Configuration, settings: list[Setting], seconds: float, folder: Path) -> list[Outcome]:
+    """Run a configuration under each of its settings, in their order."""
+    pipes = [fork_server().Pipe() for _ in range(RANKS)]
+    counts = {}
+    with ranks(RANKS, serve, [end for _, end in pipes], work, settings, str(folder)) as started:
+        ends = [end for end, _ in pipes]
+
+        def answer(rank: int) -> Any:
+            while not ends[rank].poll(0.1):
+                if started[rank].connection.poll():
+                    started[rank].result()
+            return ends[rank].recv()
+
+        def go(number: int, steps: int) -> float:
+            begin_ns = time.monotonic_ns() + START_NS
+            for end in ends:
+                end.send((number, steps, begin_ns))
+            return max(answer(rank) for rank in range(RANKS))
+
+        for rank in range(RANKS):
+            answer(rank)
+        for number in range(len(settings)):
+            per_step = go(number, WARM_UP)
+            counts[number] = min(MOST, max(FEWEST, round(seconds * 1e9 / per_step)))
+            go(number, counts[number])
+        for end in ends:
+            end.send(None)
+        for rank in started:
+            rank.result()
+        for rank in started:
+            rank.process.join()
+    with swtrace.open(folder) as session:
+        steps: dict[int, list[StepFacts]] = {}
+        for step in session.steps():
+            steps.setdefault(int(step.series.name), []).append(step)
+    return [Outcome.of([s for s in steps[n] if s.step >= WARM_UP]) for n in range(len(settings))]
+
+
+def simulate(work: Configuration, settings: list[Setting]) -> list[Outcome]:
+    """Run a configuration on simulated ranks."""
+    chance = random.Random(work.seed)  # noqa: S311 - reproducible
+    contention, slowdown = (
+        (0.0, 0.0) if work.compute == "sleep" else (chance.uniform(0.1, 0.5), chance.uniform(0.1, 0.5))
+    )
+    transfer_ns = 1e6 * TRANSFER_MS[work.transport][work.mib]
+    vectors = work.amount * 2 * work.mib * MIB / 4 / FLOPS * 1e3
+    layer_ns = 1e6 * (work.amount if work.compute == "sleep" else vectors)
+
+    def varied(*of: object) -> float:
+        return random.Random(f"{work.seed} {of}").uniform(0.8, 1.2)  # noqa: S311 - reproducible
+
+    def compute(rank: int, step: int, layer: int) -> tuple[float, float]:
+        extra = work.late if rank == RANKS - 1 else 0.0
+        if work.jitter:
+            extra += random.Random(f"{work.seed} {rank} {step} {layer}").expovariate(1 / work.jitter)  # noqa: S311
+        return 0.0, layer_ns * varied(rank, step, layer) + 1e6 * extra
+
+    outcomes = []
+    for share, k in settings:
+        schedule, _, _ = run(
+            Sharing(
+                compute,
+                lambda *of: transfer_ns * varied("transfer", *of),
+                layers=work.layers,
+                shared=share.layers(0, work.layers),
+                prefetch_step=k,
+                ranks=RANKS,
+                steps=SIMULATED_STEPS,
+                pull=work.transport == "pull",
+                contention=contention,
+                slowdown=slowdown,
+                overhead=OVERHEAD_NS[work.transport],
+                wake=20_000,
+            )
+        )
+        made = ledger(schedule)
+        feed(made, schedule)
+        history = made.history(made.facts().series[0].key)
+        outcomes.append(Outcome.of([step for step in history if step.step >= 2]))  # noqa: PLR2004 - the first is filled
+    return outcomes
+
+
+def probe(folder: Path) -> Profile:
+    """Time the transports between two ranks of this machine, as a user would."""
+    path = folder / "profile.json"
+    sizes = [part for mib in TRANSFER_MS["pull"] for part in ("--bytes", str(round(mib * MIB)))]
+    command = [sys.executable, "-m", "swtrace", "probe", "--ranks", str(RANKS), *sizes, "--output", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return Profile.read(path)
+
+
+def cases(
+    works: Sequence[tuple[Configuration, list[Setting]]],
+    outcomes_of: Callable[[Configuration, list[Setting]], list[Outcome]],
+    profile: Profile | None,
+) -> Iterator[tuple[list[Case], tuple[Outcome, Outcome]]]:
+    """Carry out configurations; yield the cases of each, and the two runs of the setting that it repeats."""
+    for number, (work, settings) in enumerate(works, 1):
+        outcomes = outcomes_of(work, settings)
+        planners = [Planner.of(outcome.steps, profile) for outcome in outcomes[:RUNS]]
+        pairs = list(itertools.permutations(range(RUNS), 2))
+        random.Random(work.seed).shuffle(pairs)  # noqa: S311 - reproducible
+        found = [Case(work, settings[a], settings[b], outcomes[a], outcomes[b], planners[a]) for a, b in pairs[:CASES]]
+        print(f"\r{number} of {len(works)} configurations", end="", file=sys.stderr, flush=True)
+        yield found, (outcomes[settings.index(settings[-1])], outcomes[-1])
+    print(file=sys.stderr)
+
+
+def line(name: str, chosen: Sequence[Case]) -> str:
+    """Return a line of the table."""
+    errors = [(case, found) for case in chosen if (found := case.errors()) is not None]
+    refused = f"{len(chosen) - len(errors):>5} ({(len(chosen) - len(errors)) / max(1, len(chosen)):.0%})"
+    if not errors:
+        return f"{name:<34}{len(chosen):>6}{refused:>12}"
+    step = np.abs([found[0] for _, found in errors]) * 100
+    stall = np.abs([found[1] for _, found in errors]) * 100
+    same_step = np.abs([case.before.step_ns / case.after.step_ns - 1 for case, _ in errors]) * 100
+    same_stall = np.abs([case.before.stall_ratio - case.after.stall_ratio for case, _ in errors]) * 100
+    within = [float(np.mean([found[which] for _, found in errors])) for which in (2, 3)]
+    return (
+        f"{name:<34}{len(chosen):>6}{refused:>12}"
+        f"{step.mean():>8.2f} {np.median(step):>6.2f} {np.quantile(step, 0.95):>6.1f}{same_step.mean():>10.1f}"
+        f"{stall.mean():>10.2f}{same_stall.mean():>10.2f}{within[0]:>10.0%}{within[1]:>7.0%}"
+    )
+
+
+def table(found: Sequence[Case]) -> Iterator[str]:
+    """Yield the report on all cases."""
+    yield f"{'':<34}{'':>6}{'':>12}{'step, error in %':>22}{'as':>10}{'stall,':>10}{'as':>10}{'within 90 %':>17}"
+    yield (
+        f"{'':<34}{'cases':>6}{'refused':>12}{'mean':>8} {'median':>6} {'p95':>6}{'before':>10}{'points':>10}{'before':>10}"
+        f"{'step':>10}{'stall':>7}"
+    )
+    yield line("all", found)
+    for transport in TRANSFER_MS:
+        for compute in ("sleep", "matmul"):
+            name = f"{transport}, {compute}"
+            kind = transport, compute
+            yield line(name, [c for c in found if (c.configuration.transport, c.configuration.compute) == kind])
+    yield line("computes shorter than transfers", [c for c in found if c.configuration.bound])
+    yield line("computes longer", [c for c in found if not c.configuration.bound])
+    yield line("from or to prefetch step 0", [c for c in found if c.across])
+    yield line("with a partial series", [c for c in found if c.partial])
+    yield line("the same share", [c for c in found if c.recorded[0] == c.predicted[0]])
+
+
+def repeats(pairs: Sequence[tuple[Outcome, Outcome]]) -> str:
+    """Return a line on how much two runs of one setting differ."""
+    step = np.array([abs(first.step_ns / second.step_ns - 1) for first, second in pairs]) * 100
+    stall = np.array([abs(first.stall_ratio - second.stall_ratio) for first, second in pairs]) * 100
+    return (
+        f"{'the same settings again':<34}{len(pairs):>6}{'':>12}{step.mean():>8.2f} {np.median(step):>6.2f} "
+        f"{np.quantile(step, 0.95):>6.1f}{'':>10}{stall.mean():>10.2f}"
+    )
+
+
+def main() -> None:
+    """Measure, predict and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configurations", type=int, default=36, help="six cases each (default 36)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each run (default 1.5)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--simulate", action="store_true", help="simulated ranks instead of real ones")
+    parser.add_argument("--no-profile", action="store_true", help="predict from the records alone, without a probe")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"], os.environ["GLOO_SOCKET_IFNAME"] = "1", "lo"
+    works = list(configurations(arguments.configurations, arguments.seed))
+    with tempfile.TemporaryDirectory(prefix="swtrace-plan-", dir="/dev/shm") as folder:  # noqa: S108 - tmpfs
+        profile = None if arguments.simulate or arguments.no_profile else probe(Path(folder))
+
+        def outcomes_of(work: Configuration, settings: list[Setting]) -> list[Outcome]:
+            if arguments.simulate:
+                return simulate(work, settings)
+            with tempfile.TemporaryDirectory(dir=folder) as rings:
+                return carry_out(work, settings, arguments.seconds, Path(rings))
+
+        results = list(cases(works, outcomes_of, profile))
+    print(f"$ {' '.join(['python -m benchmarks.plan', *sys.argv[1:]])}")
+    found = [case for of_work, _ in results for case in of_work]
+    for text in table(found):
+        print(text.rstrip())
+    print(repeats([pair for _, pair in results]).rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -3,10 +3,10 @@
 A prediction is what was measured, plus the difference between two replays of the same steps: one under the candidate's
 settings, one under the run's own (:mod:`~swtrace.ledger.planning.replay`). So an error that both replays make cancels.
 
-Its interval has three parts, which add up as squares: how much the mean of steps varies from run to run; what the planner
-missed when it predicted steps that it had not seen; and a share of the predicted difference, because the model is the
-less certain the more it changes. :data:`DRIFT` and :data:`DOUBT` are calibrated on runs that were predicted and then
-carried out; ``docs/planning.md`` has the figures.
+Its interval has three parts, which add up as squares: how much the mean of steps varies from run to run; what the
+planner missed when it predicted steps that it had not seen; and a share of the predicted difference, because the model
+is the less certain the more it changes. :data:`DRIFT` and :data:`DOUBT` are calibrated on runs that were predicted and
+then carried out; ``docs/planning.md`` has the figures.
 """
 
 from __future__ import annotations
@@ -385,7 +385,7 @@ def _probed(family: str, profile: Profile | None, layer_bytes: int) -> _Channel 
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:
-    """Return times of single transfers in ns, drawn from a profile: a line over sizes, with the nearest size's spread."""
+    """Return times of single transfers in ns, drawn from a profile: its line over sizes, with the nearest one's spread."""
     timing = _timing(family, profile, layer_bytes, computing=False)
     line = profile.fixed_and_rate(family, 1, computing=False) if profile is not None else None
     if timing is None or line is None:
