@@ -21,19 +21,36 @@ settings give the same times: what is missed there is the model's part, not the 
 
 from __future__ import annotations
 
+import argparse
+import itertools
+import os
 import random
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import swtrace
 from swtrace.ledger.facts import StepFacts
-from swtrace.ledger.planning.planner import Planner
+from swtrace.ledger.planning.planner import OVERHEAD_NS, Planner
 from swtrace.ledger.planning.prediction import Candidate
+from swtrace.profile import Profile
 from swtrace.share import Share
+from tests.support.feeding import feed, ledger
+from tests.support.ranks import Rank, fork_server, ranks
+from tests.support.simulated_contention import Sharing, run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from swtrace.series import Series
 
 RANKS = 2
 SETTINGS = tuple(
@@ -58,6 +75,7 @@ CASES = 6
 """Cases of a configuration, of the twelve that four runs make."""
 WARM_UP = 10
 FEWEST, MOST = 32, 400
+SIMULATED_STEPS = 40
 """Steps of a run."""
 START_NS = 20_000_000
 """From the command to run until all ranks begin."""
@@ -111,10 +129,10 @@ class Outcome:
         for step in steps:
             by_rank.setdefault(step.of_rank, []).append(step)
         took, stalled = np.zeros(RANKS), np.zeros(RANKS)
-        for of_rank, run in by_rank.items():
+        for of_rank, of_one in by_rank.items():
             rows = slice(None) if of_rank is None else slice(of_rank, of_rank + 1)
-            took[rows] = np.mean([step.duration_ns[rows] for step in run], axis=0)
-            stalled[rows] = np.mean([step.stall_ns[rows].sum(axis=1) for step in run], axis=0)
+            took[rows] = np.mean([step.duration_ns[rows] for step in of_one], axis=0)
+            stalled[rows] = np.mean([step.stall_ns[rows].sum(axis=1) for step in of_one], axis=0)
         return cls(tuple(steps), float(took.max()), float((stalled / took).max()))
 
 
@@ -192,68 +210,91 @@ def serve(rank: int, ends: Sequence[Connection], work: Configuration, settings: 
     import ctypes
 
     import torch
-    from torch import nn
 
-    from swtrace.series import RankGroup, Series
-    from swtrace.series.recording import close, process_recorder
-    from swtrace.settings import Settings
+    from swtrace.series.recording import close
 
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)
     ctypes.CDLL(None).prctl(29, 1000, 0, 0, 0)  # timers of sleeps are exact to 1 us instead of 50
-    width = round((work.mib * MIB / 4) ** 0.5)
-    made = []
-    for number, (share, k) in enumerate(settings):
-        series = Series(
-            str(number),
-            RankGroup.world(),
-            0,
-            work.layers,
-            layers=share.layers(0, work.layers),
-            prefetch_step=k,
-            recorder=process_recorder,
-            time_every=1,
-            settings=Settings(directory=Path(folder), transport=work.transport, ring_records=1 << 15, run_id="plan"),
-        )
-        generator = torch.Generator().manual_seed(1)
-        linears = []
-        for layer in range(work.layers):
-            linear = nn.Linear(width, width, bias=False, device="meta")
-            linear.weight = nn.Parameter(torch.randn(width, width, generator=generator), requires_grad=False)
-            series.register(layer, linear)
-            linears.append(linear)
-        series.post_process()
-        made.append((series, linears, frozenset(share.layers(0, work.layers))))
-    inputs = torch.ones(int(work.amount) if work.compute == "matmul" else 1, width)
-    chance = random.Random(work.seed * RANKS + rank)  # noqa: S311 - reproducible
-    late = work.late if rank == RANKS - 1 else 0.0
-
-    def step(number: int) -> None:
-        series, linears, shared = made[number]
-        with series.step(tokens=1):
-            for layer, linear in enumerate(linears):
-                series.reach(layer)
-                if layer in shared:
-                    series.wait(layer)
-                begin = time.monotonic_ns()
-                linear(inputs)
-                pause = late + (chance.expovariate(1 / work.jitter) if work.jitter else 0.0)
-                if work.compute == "sleep":
-                    pause += work.amount - (time.monotonic_ns() - begin) * 1e-6
-                if pause > 0:
-                    time.sleep(pause * 1e-3)
-        time.sleep(work.gap * 1e-3)
-
+    models = [_Model(str(number), work, *setting, folder) for number, setting in enumerate(settings)]
+    pauses = _Pauses(rank, work)
     ends[rank].send("ready")
     while (order := ends[rank].recv()) is not None:
         number, steps, begin_ns = order
         time.sleep(max(0, begin_ns - time.monotonic_ns()) * 1e-9)
         for _ in range(steps):
-            step(number)
+            models[number].step(work, pauses)
         ends[rank].send((time.monotonic_ns() - begin_ns) / steps)
-    for series, _, _ in made:
-        series.close()
+    for model in models:
+        model.series.close()
     close()
+
+
+class _Pauses:
+    """How long a rank sleeps in each layer besides its compute."""
+
+    def __init__(self, rank: int, work: Configuration) -> None:
+        self._late = work.late if rank == RANKS - 1 else 0.0
+        self._jitter = work.jitter
+        self._chance = random.Random(work.seed * RANKS + rank)  # noqa: S311 - reproducible
+
+    def next_ms(self) -> float:
+        return self._late + (self._chance.expovariate(1 / self._jitter) if self._jitter else 0.0)
+
+
+class _Model:
+    """The model of a configuration under one setting, on one rank."""
+
+    def __init__(self, name: str, work: Configuration, share: Share, prefetch_step: int, folder: str) -> None:
+        import torch
+
+        from swtrace.series import RankGroup, Series
+        from swtrace.series.recording import process_recorder
+        from swtrace.settings import Settings
+
+        self.shared = frozenset(layers := share.layers(0, work.layers))
+        self.series: Series = Series(
+            name,
+            RankGroup.world(),
+            0,
+            work.layers,
+            layers=layers,
+            prefetch_step=prefetch_step,
+            recorder=process_recorder,
+            time_every=1,
+            settings=Settings(directory=Path(folder), transport=work.transport, ring_records=1 << 15, run_id="plan"),
+        )
+        width = round((work.mib * MIB / 4) ** 0.5)
+        generator = torch.Generator().manual_seed(1)
+        self.linears = [_linear(width, generator) for _ in range(work.layers)]
+        for layer, linear in enumerate(self.linears):
+            self.series.register(layer, linear)
+        self.series.post_process()
+        self.inputs = torch.ones(int(work.amount) if work.compute == "matmul" else 1, width)
+
+    def step(self, work: Configuration, pauses: _Pauses) -> None:
+        """Run a step."""
+        with self.series.step(tokens=1):
+            for layer, linear in enumerate(self.linears):
+                self.series.reach(layer)
+                if layer in self.shared:
+                    self.series.wait(layer)
+                begin = time.monotonic_ns()
+                linear(self.inputs)
+                pause = pauses.next_ms()
+                if work.compute == "sleep":
+                    pause += work.amount - (time.monotonic_ns() - begin) * 1e-6
+                time.sleep(max(0.0, pause) * 1e-3)
+        time.sleep(work.gap * 1e-3)
+
+
+def _linear(width: int, generator: Any) -> nn.Linear:
+    import torch
+    from torch import nn
+
+    linear = nn.Linear(width, width, bias=False, device="meta")
+    linear.weight = nn.Parameter(torch.randn(width, width, generator=generator), requires_grad=False)
+    return linear
 
 
 # ---- in the parent -------------------------------------------------------------------------------
@@ -262,39 +303,38 @@ def serve(rank: int, ends: Sequence[Connection], work: Configuration, settings: 
 def carry_out(work: Configuration, settings: list[Setting], seconds: float, folder: Path) -> list[Outcome]:
     """Run a configuration under each of its settings, in their order."""
     pipes = [fork_server().Pipe() for _ in range(RANKS)]
-    counts = {}
     with ranks(RANKS, serve, [end for _, end in pipes], work, settings, str(folder)) as started:
         ends = [end for end, _ in pipes]
-
-        def answer(rank: int) -> Any:
-            while not ends[rank].poll(0.1):
-                if started[rank].connection.poll():
-                    started[rank].result()
-            return ends[rank].recv()
-
-        def go(number: int, steps: int) -> float:
-            begin_ns = time.monotonic_ns() + START_NS
-            for end in ends:
-                end.send((number, steps, begin_ns))
-            return max(answer(rank) for rank in range(RANKS))
-
-        for rank in range(RANKS):
-            answer(rank)
+        for end, rank in zip(ends, started, strict=True):
+            _answer(end, rank)
         for number in range(len(settings)):
-            per_step = go(number, WARM_UP)
-            counts[number] = min(MOST, max(FEWEST, round(seconds * 1e9 / per_step)))
-            go(number, counts[number])
+            per_step_ns = _go(ends, started, number, WARM_UP)
+            _go(ends, started, number, min(MOST, max(FEWEST, round(seconds * 1e9 / per_step_ns))))
         for end in ends:
             end.send(None)
         for rank in started:
             rank.result()
-        for rank in started:
             rank.process.join()
     with swtrace.open(folder) as session:
         steps: dict[int, list[StepFacts]] = {}
         for step in session.steps():
             steps.setdefault(int(step.series.name), []).append(step)
-    return [Outcome.of([s for s in steps[n] if s.step >= WARM_UP]) for n in range(len(settings))]
+    return [Outcome.of([step for step in steps[number] if step.step >= WARM_UP]) for number in range(len(settings))]
+
+
+def _go(ends: Sequence[Connection], started: Sequence[Rank], number: int, steps: int) -> float:
+    """Run steps of one setting on all ranks; return ns per step."""
+    begin_ns = time.monotonic_ns() + START_NS
+    for end in ends:
+        end.send((number, steps, begin_ns))
+    return max(_answer(end, rank) for end, rank in zip(ends, started, strict=True))
+
+
+def _answer(end: Connection, rank: Rank) -> Any:
+    while not end.poll(0.1):
+        if rank.connection.poll():
+            rank.result()
+    return end.recv()
 
 
 def simulate(work: Configuration, settings: list[Setting]) -> list[Outcome]:
@@ -337,7 +377,7 @@ def simulate(work: Configuration, settings: list[Setting]) -> list[Outcome]:
         made = ledger(schedule)
         feed(made, schedule)
         history = made.history(made.facts().series[0].key)
-        outcomes.append(Outcome.of([step for step in history if step.step >= 2]))  # noqa: PLR2004 - the first is filled
+        outcomes.append(Outcome.of([step for step in history if step.step > 1]))
     return outcomes
 
 
@@ -362,9 +402,8 @@ def cases(
         pairs = list(itertools.permutations(range(RUNS), 2))
         random.Random(work.seed).shuffle(pairs)  # noqa: S311 - reproducible
         found = [Case(work, settings[a], settings[b], outcomes[a], outcomes[b], planners[a]) for a, b in pairs[:CASES]]
-        print(f"\r{number} of {len(works)} configurations", end="", file=sys.stderr, flush=True)
+        print(f"{number} of {len(works)} configurations", file=sys.stderr)
         yield found, (outcomes[settings.index(settings[-1])], outcomes[-1])
-    print(file=sys.stderr)
 
 
 def line(name: str, chosen: Sequence[Case]) -> str:
@@ -387,7 +426,8 @@ def line(name: str, chosen: Sequence[Case]) -> str:
 
 def table(found: Sequence[Case]) -> Iterator[str]:
     """Yield the report on all cases."""
-    yield f"{'':<34}{'':>6}{'':>12}{'step, error in %':>22}{'as':>10}{'stall,':>10}{'as':>10}{'within 90 %':>17}"
+    above = f"{'step, error in %':>22}{'as':>10}{'stall,':>10}{'as':>10}{'within 90 %':>17}"
+    yield f"{'':<52}{above}"
     yield (
         f"{'':<34}{'cases':>6}{'refused':>12}{'mean':>8} {'median':>6} {'p95':>6}{'before':>10}{'points':>10}{'before':>10}"
         f"{'step':>10}{'stall':>7}"
@@ -426,7 +466,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"], os.environ["GLOO_SOCKET_IFNAME"] = "1", "lo"
     works = list(configurations(arguments.configurations, arguments.seed))
-    with tempfile.TemporaryDirectory(prefix="swtrace-plan-", dir="/dev/shm") as folder:  # noqa: S108 - tmpfs
+    with tempfile.TemporaryDirectory(prefix="swtrace-plan-", dir="/dev/shm") as folder:
         profile = None if arguments.simulate or arguments.no_profile else probe(Path(folder))
 
         def outcomes_of(work: Configuration, settings: list[Setting]) -> list[Outcome]:
