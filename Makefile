@@ -51,7 +51,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CORE_TESTS := $(if $(COVERAGE),$(BIN)/coverage run -m pytest,$(BIN)/pytest) -q -m 'not prometheus and not vllm and not gpu' $(PARALLEL)
 
 # The files with tests that have a marker. pytest would take ten seconds to look into all files.
-marked = $$(grep -rl 'mark\.$(1)\b' tests examples --include='test_*.py')
+marked = $$(grep -rl 'mark\.$(1)\b' tests examples --include='test_*.py' | sort)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
