@@ -40,7 +40,8 @@ class Spread:
     def of(cls, samples: Iterable[float]) -> Self:
         """Return the spread of at least one sample, with quantiles between two neighbours interpolated."""
         ordered = sorted(samples)
-        return cls(*(_quantile(ordered, share) for share in (_LOW, 0.5, _HIGH)), statistics.fmean(ordered))
+        p5, p50, p95 = (_quantile(ordered, share) for share in (_LOW, 0.5, _HIGH))
+        return cls(p5, p50, p95, statistics.fmean(ordered))
 
 
 @dataclass(frozen=True, slots=True)
