@@ -71,8 +71,8 @@ class Timing:
 
     @property
     def bytes_per_second(self) -> float:
-        """What a rank receives per second while :attr:`concurrent` transfers are under way, at the mean time."""
-        return self.concurrent * self.bytes / self.seconds.mean
+        """What all transfers of a rank move per second, at the median time. Of a broadcast's, it is the source of some."""
+        return self.concurrent * self.bytes / self.seconds.p50
 
 
 @dataclass(frozen=True, slots=True)
