@@ -71,7 +71,7 @@ class Timing:
 
     @property
     def bytes_per_second(self) -> float:
-        """What all transfers of a rank move per second, at the median time. Of a broadcast's, it is the source of some."""
+        """What all transfers of a rank move per second, at the median time. It is the source of some broadcasts."""
         return self.concurrent * self.bytes / self.seconds.p50
 
 

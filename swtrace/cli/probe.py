@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
+import tempfile
 import time
 from contextlib import ExitStack
 from datetime import timedelta
@@ -74,6 +74,7 @@ def probe(
     output: Annotated[Path | None, file_option("--output", "-o", text="File to write the profile to, as JSON.")] = None,
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the profile as JSON instead of the table.")] = False,
+    meet: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Time the transfers between ranks, by broadcast and by pull, and write a profile for `swtrace plan`.
 
@@ -98,11 +99,11 @@ def probe(
     exit_in_order()
     settings = Settings.from_environment()
     with ExitStack() as stack:
-        store = None
         if not launched:
+            meet = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-probe-")), "meet")
             options = ["--largest", largest, *(word for each in exact or () for word in ("--bytes", each))]
-            store = stack.enter_context(_LocalRanks(ranks or _RANKS, [*options, "--seconds", str(seconds)]))
-        outcome = _measure(sizes, seconds, settings, store)
+            _start_ranks(stack, ranks or _RANKS, [*options, "--seconds", str(seconds), "--meet", str(meet)])
+        outcome = _measure(sizes, seconds, settings, meet)
     if outcome is None:
         return
     for reason in outcome.left_out:
@@ -120,29 +121,19 @@ def probe(
 # ---- the ranks -------------------------------------------------------------------------------------
 
 
-class _LocalRanks(ExitStack):
-    """Ranks 1 and up of a world on this machine. This process is rank 0 and hosts the store where they meet."""
-
-    def __init__(self, world: int, options: Sequence[str]) -> None:
-        """Start them. They import torch while this process does."""
-        super().__init__()
-        self.world = world
-        self.listener = self.enter_context(socket.create_server(("127.0.0.1", 0)))
-        for name, value in _LOCAL.items():
-            os.environ.setdefault(name, value)
-        for rank in range(1, world):
-            environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(self.listener.getsockname()[1]),
-            }
-            self.enter_context(Child.start("swtrace", ["probe", *options], environment=environment))
+def _start_ranks(stack: ExitStack, world: int, options: Sequence[str]) -> None:
+    """Become rank 0 of a world on this machine, and start the others. They import torch while this process does."""
+    place = {"WORLD_SIZE": str(world), **{name: os.environ.get(name, value) for name, value in _LOCAL.items()}}
+    for rank in range(1, world):
+        environment = {**place, "RANK": str(rank)}
+        stack.enter_context(Child.start("swtrace", ["probe", *options], environment=environment))
+    os.environ.update(place, RANK="0")
 
 
-def _measure(sizes: Sequence[int], seconds: float, settings: Settings, local: _LocalRanks | None) -> Outcome | None:
+def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None) -> Outcome | None:
     """Join the world and measure. Return the outcome on rank 0, and None on all other ranks.
+
+    The ranks meet at a file that the command made, or where their launcher says.
 
     Raises:
         CommandError: the ranks could not meet, or one was lost.
@@ -155,11 +146,10 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, local: _L
     from swtrace.series.probe import Extent, probe
 
     torch.set_grad_enabled(False)
-    if local is not None:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    where = "env://" if meet is None else f"file://{meet}"
     try:
-        _join(local)
-        rank, world = dist.get_rank(), dist.get_world_size()
+        dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=_RENDEZVOUS)
         if world == 1:
             raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
         extent = Extent.up_to(sizes[0], sizes[1:], seconds=seconds)
@@ -169,19 +159,6 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, local: _L
     except RuntimeError as error:
         raise CommandError(f"the probe ended because a rank was lost: {reason(error)}", ExitCode.RANK_LOST) from error
     return outcome if rank == 0 else None
-
-
-def _join(local: _LocalRanks | None) -> None:
-    from torch import distributed as dist
-
-    if local is None:
-        dist.init_process_group("gloo", timeout=_RENDEZVOUS)
-        return
-    host, port = local.listener.getsockname()
-    store = dist.TCPStore(
-        host, port, local.world, is_master=True, wait_for_workers=False, master_listen_fd=local.listener.detach()
-    )
-    dist.init_process_group("gloo", store=store, rank=0, world_size=local.world, timeout=_RENDEZVOUS)
 
 
 class _Shown(ExitStack):
@@ -218,36 +195,34 @@ class _Shown(ExitStack):
 
 
 def _print(profile: Profile, console: Console) -> None:
-    where = f"{counted(profile.ranks, 'rank')} on {', '.join(profile.hosts)}, {profile.device}"
-    console.print(
-        f"{where}, {counted(profile.cores, 'core')}, {counted(profile.threads, 'thread')} per rank", markup=False
-    )
+    cores, threads = counted(profile.cores, "core"), counted(profile.threads, "thread")
+    where = f"{counted(profile.ranks, 'rank')} on {', '.join(profile.hosts)}"
+    console.print(f"{where}, {profile.device}, {cores}, {threads} per rank", markup=False, soft_wrap=True)
     console.print()
-    shown = table("transport", "size", "at once", "median", "p5 to p95", "moved", "computing", "p5 to p95", "stretch")
-    idle = [each for each in profile.timings if not each.computing]
-    computing = {(each.transport, each.bytes, each.concurrent): each for each in profile.timings if each.computing}
+    shown = table("transport", "size", "at once", "ranks", "median", "p5", "p95", "moved", "stretch")
     last = None
-    for timing in sorted(idle, key=lambda each: (each.transport, each.bytes, each.concurrent)):
-        if last is not None and last != timing.transport:
+    for timing in sorted(profile.timings, key=lambda each: (each.transport, each.bytes, each.concurrent)):
+        if last not in (None, timing.transport):
             shown.add_section()
         last = timing.transport
-        shown.add_row(*_row(timing, computing.get((timing.transport, timing.bytes, timing.concurrent))))
+        shown.add_row(*_row(timing))
     console.print(shown)
     console.print()
     for sentence in _sentences(profile):
         console.print(sentence, markup=False, soft_wrap=True)
 
 
-def _row(idle: Timing, computing: Timing | None) -> list[str]:
-    row = [idle.transport, units.size(idle.bytes), str(idle.concurrent), units.seconds(idle.seconds.p50)]
-    row += [_range(idle), units.bandwidth(idle.bytes_per_second)]
-    if computing is None or computing.compute_stretch is None:
-        return [*row, units.UNKNOWN, units.UNKNOWN, units.UNKNOWN]
-    return [*row, units.seconds(computing.seconds.p50), _range(computing), f"{computing.compute_stretch.p50:.2f}"]
-
-
-def _range(timing: Timing) -> str:
-    return f"{units.seconds(timing.seconds.p5)} to {units.seconds(timing.seconds.p95)}"
+def _row(timing: Timing) -> list[str]:
+    spread, stretch = timing.seconds, timing.compute_stretch
+    return [
+        timing.transport,
+        units.size(timing.bytes),
+        str(timing.concurrent),
+        "computing" if timing.computing else "idle",
+        *(units.seconds(value) for value in (spread.p50, spread.p5, spread.p95)),
+        units.bandwidth(timing.bytes_per_second),
+        units.UNKNOWN if stretch is None else f"{stretch.p50:.2f}",
+    ]
 
 
 def _sentences(profile: Profile) -> Iterator[str]:
@@ -256,7 +231,7 @@ def _sentences(profile: Profile) -> Iterator[str]:
         for computing in (False, True):
             line = profile.fixed_and_rate(family, 1, computing)
             if line is not None:
-                beside = "while the ranks compute" if computing else "alone"
+                beside = "computing ranks" if computing else "idle ranks"
                 yield f"{transport}, one at a time, {beside}: {units.seconds(line[0])} plus {units.bandwidth(line[1])}."
     for transport in dict.fromkeys(each.transport for each in profile.directions):
         ways = [each for each in profile.directions if each.transport == transport]

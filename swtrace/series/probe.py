@@ -10,6 +10,7 @@ All ranks call the same functions in the same order. Every rank gets the same pr
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import threading
@@ -32,6 +33,7 @@ from swtrace.series.torch_transport import TorchTransport
 from swtrace.settings import Settings
 from swtrace.trace.clocks import now_ns, own_clock
 from swtrace.trace.share_folder import ShareFolder, folder_name
+from swtrace.units import size
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
@@ -68,12 +70,12 @@ class Extent:
 
     @classmethod
     def up_to(cls, largest: int, exact: Sequence[int] = (), *, seconds: float = 10.0) -> Extent:
-        """Return an extent of :data:`SMALLEST`, four times as much and so on up to ``largest``, and the ``exact`` sizes."""
+        """Return an extent of the ``exact`` sizes, and of :data:`SMALLEST`, four times that, ... up to ``largest``."""
         sizes = {*exact}
-        size = SMALLEST
-        while size <= largest:
-            sizes.add(size)
-            size *= 4
+        nbytes = SMALLEST
+        while nbytes <= largest:
+            sizes.add(nbytes)
+            nbytes *= 4
         return cls(tuple(sorted(sizes)) or (largest,), seconds=seconds)
 
 
@@ -432,19 +434,13 @@ def probe(
             ranks=group.world_size,
             device="cpu",
             clock="host",
-            cores=_cores(),
+            cores=len(os.sched_getaffinity(0)),
             threads=torch.get_num_threads(),
             timings=tuple(run.timings()),
             directions=tuple(run.directions()),
         )
         gather(None)  # no rank releases what another one still reads
         return Outcome(profile, tuple(left_out))
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
 
 
 def _pull_channel(
@@ -509,7 +505,7 @@ class _Run:
                 self._collect(kind, self._block(kind))
 
     def _describe(self, kind: _Kind) -> str:
-        return f"{self._channels[kind.channel].name} {kind.nbytes} x {kind.concurrent}"
+        return f"{self._channels[kind.channel].name}, {size(kind.nbytes)}, {kind.concurrent} at once"
 
     def _block(self, kind: _Kind) -> _Block:
         each_ns = self._found[kind].each_ns or self._found[replace(kind, computing=False)].each_ns
