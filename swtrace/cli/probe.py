@@ -96,6 +96,8 @@ def probe(
             f"--ranks cannot be used where a launcher has started the ranks (WORLD_SIZE={os.environ['WORLD_SIZE']})",
             ExitCode.USAGE,
         )
+    if os.environ.get("WORLD_SIZE") == "1" and launched:
+        raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
     exit_in_order()
     settings = Settings.from_environment()
     with ExitStack() as stack:
@@ -150,8 +152,6 @@ def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Pat
     where = "env://" if meet is None else f"file://{meet}"
     try:
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world, timeout=_RENDEZVOUS)
-        if world == 1:
-            raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
         extent = Extent.up_to(sizes[0], sizes[1:], seconds=seconds)
         with _Shown(extent, world, narration(), quiet=rank != 0) as shown:
             outcome = probe(RankGroup.world(), extent, settings, progress=shown)
