@@ -15,7 +15,7 @@ import typer
 
 from swtrace import units
 from swtrace.cli.arguments import Force, file_option, number, refuse_existing, whole_number
-from swtrace.cli.child import Child
+from swtrace.cli.child import Child, wait_for_lines
 from swtrace.cli.console import data, narration, table, write_json
 from swtrace.cli.exit_codes import CommandError, ExitCode
 from swtrace.cli.recorded import size
@@ -90,22 +90,20 @@ def probe(
     sizes = (size(largest, "--largest"), *(size(each, "--bytes") for each in exact or ()))
     if output is not None:
         refuse_existing(output, force=force)
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
-    if launched and ranks is not None:
-        raise CommandError(
-            f"--ranks cannot be used where a launcher has started the ranks (WORLD_SIZE={os.environ['WORLD_SIZE']})",
-            ExitCode.USAGE,
-        )
-    if os.environ.get("WORLD_SIZE") == "1" and launched:
-        raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
+    launched = _launched(ranks)
     exit_in_order()
     settings = Settings.from_environment()
     with ExitStack() as stack:
+        started = []
         if not launched:
             meet = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swtrace-probe-")), "meet")
             options = ["--largest", largest, *(word for each in exact or () for word in ("--bytes", each))]
-            _start_ranks(stack, ranks or _RANKS, [*options, "--seconds", str(seconds), "--meet", str(meet)])
+            started = _start_ranks(stack, ranks or _RANKS, [*options, "--seconds", str(seconds), "--meet", str(meet)])
         outcome = _measure(sizes, seconds, settings, meet)
+        while any(child.readable for child in started):  # a rank that is terminated while it exits says so
+            wait_for_lines(started, _LINE_S)
+            for child in started:
+                child.lines()
     if outcome is None:
         return
     for reason in outcome.left_out:
@@ -123,13 +121,33 @@ def probe(
 # ---- the ranks -------------------------------------------------------------------------------------
 
 
-def _start_ranks(stack: ExitStack, world: int, options: Sequence[str]) -> None:
+def _launched(ranks: int | None) -> bool:
+    """Return whether a launcher, such as torchrun, started this process as one rank of a world.
+
+    Raises:
+        CommandError: its world does not fit the options, or has only one rank.
+    """
+    world = os.environ.get("WORLD_SIZE")
+    if world is None or "RANK" not in os.environ:
+        return False
+    if ranks is not None:
+        raise CommandError(
+            f"--ranks cannot be used where a launcher has started the ranks (WORLD_SIZE={world})", ExitCode.USAGE
+        )
+    if world == "1":
+        raise CommandError("a world of one rank has nothing to transfer; start at least two", ExitCode.USAGE)
+    return True
+
+
+def _start_ranks(stack: ExitStack, world: int, options: Sequence[str]) -> list[Child]:
     """Become rank 0 of a world on this machine, and start the others. They import torch while this process does."""
     place = {"WORLD_SIZE": str(world), **{name: os.environ.get(name, value) for name, value in _LOCAL.items()}}
-    for rank in range(1, world):
-        environment = {**place, "RANK": str(rank)}
-        stack.enter_context(Child.start("swtrace", ["probe", *options], environment=environment))
+    started = [
+        stack.enter_context(Child.start("swtrace", ["probe", *options], environment={**place, "RANK": str(rank)}))
+        for rank in range(1, world)
+    ]
     os.environ.update(place, RANK="0")
+    return started
 
 
 def _measure(sizes: Sequence[int], seconds: float, settings: Settings, meet: Path | None) -> Outcome | None:
