@@ -104,8 +104,11 @@ def probe(
             wait_for_lines(started, _LINE_S)
             for child in started:
                 child.lines()
-    if outcome is None:
-        return
+    if outcome is not None:
+        _report(outcome, output, as_json=as_json)
+
+
+def _report(outcome: Outcome, output: Path | None, *, as_json: bool) -> None:
     for reason in outcome.left_out:
         narration().print(f"Not measured: {reason}", markup=False, soft_wrap=True)
     if output is not None:
