@@ -10,6 +10,7 @@ All ranks call the same functions in the same order. Every rank gets the same pr
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -26,14 +27,14 @@ import torch
 
 from swtrace.errors import TransportError
 from swtrace.profile import BROADCAST, PULL, Direction, Profile, Spread, Timing
-from swtrace.series.communicator import GLOO, Communicator, backend
+from swtrace.series.communicator import GLOO, backend
 from swtrace.series.pull.copier import Copier
 from swtrace.series.pull.publication import Publication, tensor_of
 from swtrace.series.torch_transport import TorchTransport
 from swtrace.settings import Settings
 from swtrace.trace.clocks import now_ns, own_clock
 from swtrace.trace.share_folder import ShareFolder, folder_name
-from swtrace.units import size
+from swtrace.units import listed, size
 from swtrace.version import __version__
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
     from swtrace.series.group import Group
     from swtrace.series.transport import OnReady, Operation
+    from swtrace.trace.identity import SeriesInfo
+
+logger = logging.getLogger(__name__)
 
 SMALLEST = 64 << 10
 """Bytes of the smallest transfer that is timed by default; each further size is four times as large."""
@@ -54,6 +58,10 @@ _MOST = 4096
 """Transfers of a block. A small copy takes a few microseconds, and a block must outlast many products."""
 _STEADY = 8
 """The fewest transfers of a block between its beginning, when they start together, and its end."""
+_START_S = 3.0
+_START_CONCURRENT = (1, 2)
+_START_TIMEOUT_S = 60.0
+"""At the start of a series: how long to measure, what, and how long to wait for a peer."""
 _LOOK_S = 0.5
 """How often to look for a transfer that failed."""
 
@@ -112,6 +120,7 @@ class BroadcastChannel:
         """Make the communicator; all ranks must do so in the same order."""
         self._transport = TorchTransport(group, description="swtrace:probe", timeout_s=timeout_s)
         self.name = self._transport.name
+        self.gather = self._transport.gather
         self._own, self._world = group.rank_in_group, group.world_size
         self.layers, self.windows = _memory(self._own, extent)
 
@@ -384,12 +393,7 @@ class Outcome:
 
 
 def probe(
-    group: Group,
-    extent: Extent,
-    settings: Settings,
-    *,
-    gather: Callable[[object], list[object]] | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    group: Group, extent: Extent, settings: Settings, *, progress: Callable[[Progress], None] = lambda _: None
 ) -> Outcome:
     """Time every transport that works between the ranks of a group. All ranks call this at the same time.
 
@@ -397,40 +401,41 @@ def probe(
         group: at least two ranks.
         extent: what to measure.
         settings: the folder in which ranks of one host meet, and how long to wait for a peer.
-        gather: returns every rank's item; by default through torch.
         progress: called on every rank before each block.
 
     Raises:
         RuntimeError: a rank is lost.
-        TransportError: no transport works.
+        TransportError: the ranks do not communicate through gloo.
     """
+    if group.device_group is None:
+        raise TransportError("the ranks share no torch world; time them with `swtrace probe` on their host")
+    if (name := backend(group)) != GLOO:
+        raise TransportError(f"transfers between devices ({name}) cannot be timed yet")
     with ExitStack() as stack:
-        if gather is None:
-            gather = Communicator(group, "swtrace:probe-messages", settings.timeout_s).gather
+        broadcast = BroadcastChannel(group, extent, settings.timeout_s)
+        stack.callback(broadcast.close)
+        gather = broadcast.gather
+        channels: list[Channel] = [broadcast]
         about: list[Any] = gather((secrets.token_hex(8), own_clock(), socket.gethostname()))
-        one_clock = len({clock for _, clock, _ in about}) == 1
-        channels: list[Channel] = []
+        hosts = tuple(dict.fromkeys(host for _, _, host in about))
         left_out = []
-        if group.device_group is not None and backend(group) == GLOO:
-            channels.append(BroadcastChannel(group, extent, settings.timeout_s))
-            stack.callback(channels[-1].close)
+        pulled: PullChannel | str
+        one_clock = len({clock for _, clock, _ in about}) == 1
         if one_clock:
             pulled = _pull_channel(group, extent, settings, gather, run=about[0][0])
-            if isinstance(pulled, str):
-                left_out.append(f"pull: {pulled}")
-            else:
-                channels.append(pulled)
-                stack.callback(pulled.close)
         else:
-            left_out.append("pull: the ranks are on several hosts")
-        if not channels:
-            raise TransportError(f"no transport works between these ranks: {'; '.join(left_out)}")
-        run = _Run(group, extent, channels, gather, progress)
+            pulled = f"the ranks are on several hosts ({', '.join(hosts)})"
+        if isinstance(pulled, str):
+            left_out.append(f"{PULL}: {pulled}")
+        else:
+            channels.append(pulled)
+            stack.callback(pulled.close)
+        run = _Run(group, extent, channels, gather, progress, one_clock=one_clock)
         run.rounds()
         profile = Profile(
             swtrace=__version__,
             taken=datetime.now(UTC).isoformat(timespec="seconds"),
-            hosts=tuple(dict.fromkeys(host for _, _, host in about)),
+            hosts=hosts,
             ranks=group.world_size,
             device="cpu",
             clock="host",
@@ -441,6 +446,33 @@ def probe(
         )
         gather(None)  # no rank releases what another one still reads
         return Outcome(profile, tuple(left_out))
+
+
+_probed: set[tuple[int, ...]] = set()
+"""Groups whose start-up probe was tried in this process."""
+
+
+def probe_at_start(group: Group, info: SeriesInfo, settings: Settings) -> None:
+    """Time the group of a series that was just post-processed, and write ``SWTRACE_PROBE``; once per group.
+
+    The group of rank 0 writes the file. Whatever fails is a warning, because the series can run without a profile.
+    """
+    ranks = tuple(info.group_ranks)
+    if settings.probe is None or ranks in _probed or group.world_size == 1:
+        return
+    _probed.add(ranks)
+    sizes = tuple(sorted({SMALLEST, 16 * SMALLEST, info.layer_bytes}))
+    limited = replace(settings, timeout_s=min(settings.timeout_s, _START_TIMEOUT_S))
+    try:
+        outcome = probe(group, Extent(sizes, _START_CONCURRENT, _START_S), limited)
+        if ranks[0] == 0 and group.rank_in_group == 0:
+            outcome.profile.write(settings.probe)
+            logger.info("swtrace: wrote a profile of %s to %s", listed("rank", ranks), settings.probe)
+    except Exception as error:  # noqa: BLE001 (a measurement must not keep a model from serving)
+        if group.rank_in_group == 0:
+            logger.warning(
+                "swtrace: SWTRACE_PROBE=%s: %s were not timed: %s", settings.probe, listed("rank", ranks), error
+            )
 
 
 def _pull_channel(
@@ -463,6 +495,20 @@ def _pull_channel(
     return problems[0]
 
 
+def _shifts(blocks: Sequence[_Block]) -> list[int]:
+    """Return how far each rank's clock is ahead of rank 0's, in ns, from a block of broadcasts.
+
+    The fastest broadcasts from rank 0 and to it are taken to be equally fast. Half of their time bounds the error.
+    """
+
+    def fastest(source: int, receiver: int) -> int:
+        sent, received = blocks[source], blocks[receiver]
+        each = zip(sent.sources, sent.issued_ns, received.ready_ns, strict=True)
+        return min(ready - issued for which, issued, ready in each if which == source)
+
+    return [0, *((fastest(0, rank) - fastest(rank, 0)) // 2 for rank in range(1, len(blocks)))]
+
+
 class _Run:
     """Runs blocks and collects what they give."""
 
@@ -473,7 +519,10 @@ class _Run:
         channels: Sequence[Channel],
         gather: Callable[[object], list[object]],
         progress: Callable[[Progress], None],
+        *,
+        one_clock: bool,
     ) -> None:
+        self._one_clock = one_clock
         self._world = group.world_size
         self._extent = extent
         self._channels = channels
@@ -529,13 +578,16 @@ class _Run:
         found = self._found[kind]
         found.each_ns = max((max(b.ready_ns) - min(b.issued_ns)) / len(b.issued_ns) for b in blocks)
         joint = self._channels[kind.channel].family == BROADCAST
+        shifts = [0] * self._world if self._one_clock else _shifts(blocks)
         for receiver, block in enumerate(blocks):
             if block.stretch is not None:
                 found.stretches.append(block.stretch)
             for index in range(kind.concurrent, len(block.sources) - kind.concurrent + 1):
                 source = block.sources[index]
                 if source != receiver:
-                    issued = max(block.issued_ns[index], blocks[source].issued_ns[index] if joint else 0)
+                    issued = block.issued_ns[index]
+                    if joint:
+                        issued = max(issued, blocks[source].issued_ns[index] + shifts[receiver] - shifts[source])
                     found.seconds[source, receiver].append(max(1, block.ready_ns[index] - issued) * 1e-9)
 
     def timings(self) -> Iterator[Timing]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 
 from swtrace.errors import TransportError
 from swtrace.profile import Profile
-from swtrace.series import RankGroup
-from swtrace.series.probe import BroadcastChannel, Extent, Transfers, _covered, probe
+from swtrace.series import RankGroup, Series
+from swtrace.series import probe as module
+from swtrace.series.probe import BroadcastChannel, Extent, Transfers, _Block, _covered, _shifts, probe
 from swtrace.settings import Settings
 from tests.support.ranks import run_ranks
 
@@ -31,8 +32,39 @@ class Probed:
     kinds: int
     left: tuple[str, ...]
     """In the folder of rings, after the probe."""
+    written: Profile
+    """By a series, at its start."""
+    steps: int
+    """Of another series, whose profile could not be written."""
     received: list[int]
     """The byte in each window after a block of broadcasts."""
+
+
+def _series(settings: Settings) -> Series:
+    linears = [torch.nn.Linear(64, 64, bias=False) for _ in range(3)]
+    series = Series("probed", RankGroup.world(), 0, 3, settings=settings)
+    for layer, linear in enumerate(linears):
+        series.register(layer, linear)
+    series.post_process()
+    return series
+
+
+def _started(folder: Path) -> tuple[Profile, int]:
+    """Start a series that writes a profile, and one that cannot."""
+    module._START_S = 0.0
+    settings = Settings(directory=folder, run_id="probed", probe=folder.parent / "profile.json")
+    _series(settings).close()
+    torch.distributed.barrier()
+    written = Profile.read(folder.parent / "profile.json")
+    module._probed.clear()
+    series = _series(replace(settings, probe=Path("/proc/none/profile.json")))
+    with series.step():
+        for layer in range(3):
+            series.reach(layer)
+            series.wait(layer)
+    steps = series.statistics().steps
+    series.close()
+    return written, steps
 
 
 def _probed(_rank: int, folder: str) -> Probed:
@@ -48,7 +80,8 @@ def _probed(_rank: int, folder: str) -> Probed:
     transfers.wait()
     received = channel.windows[: 2 * SIZES[0]].view(2, -1)
     assert (received == received[:, :1]).all()
-    return Probed(outcome.profile, outcome.left_out, len(kinds), left, received[:, 0].tolist())
+    written, steps = _started(Path(folder))
+    return Probed(outcome.profile, outcome.left_out, len(kinds), left, written, steps, received[:, 0].tolist())
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +123,22 @@ def test_real_bytes_arrive(probed: list[Probed]) -> None:
 def test_nothing_remains_in_the_folder(probed: list[Probed]) -> None:
     """The share folder of the probe is gone once all ranks are done."""
     assert probed[0].left == probed[1].left == ()
+
+
+def test_a_series_with_a_file_to_write_is_timed_when_it_starts(probed: list[Probed]) -> None:
+    """SWTRACE_PROBE: post-processing measures the size of its layers beside two others, and rank 0 writes them."""
+    assert {each.bytes for each in probed[0].written.timings} == {64 * 64 * 4, 64 * KIB, 1 << 20}
+
+
+def test_a_profile_that_cannot_be_written_does_not_keep_a_series_from_running(probed: list[Probed]) -> None:
+    """The failure is a warning: the series runs its steps."""
+    assert [each.steps for each in probed] == [1, 1]
+
+
+def test_clocks_of_two_hosts_are_aligned_by_transfers_in_both_directions() -> None:
+    """Rank 1's clock is 5000 ns ahead; transfers take 100 ns each way, or longer."""
+    ahead = _Block([5200, 5400], [5100, 5900], [0, 1], None)
+    assert _shifts([_Block([0, 900], [50, 500], [0, 1], None), ahead]) == [0, 5000]
 
 
 def test_a_size_beyond_the_largest_that_is_asked_for_is_measured_too() -> None:
