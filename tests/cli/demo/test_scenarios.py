@@ -32,9 +32,9 @@ def test_a_scenario_fits_any_number_of_layers(dials: Dials, layers: int) -> None
 @pytest.mark.parametrize(
     ("dials", "message"),
     [
-        (Dials(layers=60, share="1/60"), "--share=1/60: must be at least two of the layers 0-59, with --layers 60"),
-        (Dials(layers=6, share="layers:1-6"), "--share=layers:1-6: must be at least two of the layers 0-5"),
-        (Dials(layers=8, share="1/2", prefetch_step=3), "--prefetch-step=3: must be .* with --layers 8 --share 1/2"),
+        (Dials(layers=60, share="1/60"), "--share='1/60': must be at least two of the layers 0-59, with --layers 60"),
+        (Dials(layers=6, share="layers:1-6"), "--share='layers:1-6': must be at least two of the layers 0-5"),
+        (Dials(layers=8, share="1/2", prefetch_step=3), "--prefetch-step='3': must be .* with --layers 8 --share 1/2"),
     ],
 )
 def test_a_part_that_makes_no_series_is_refused(dials: Dials, message: str) -> None:
