@@ -75,7 +75,7 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
 def _measured(plan: SeriesPlan, source: str) -> str:
     info, measured, tokens = plan.info, plan.measured, plan.conditions.tokens
     phase = f"{plan.phases[0]} " if len(plan.phases) == 1 and plan.phases != ("other",) else ""
-    batch = "" if tokens is None else f" with {counted(f'{tokens:.3g}', 'token')}"
+    batch = f", {tokens:.3g} tokens each" if tokens is not None and tokens > 1 else ""
     where = f"{counted(plan.conditions.stack_layers, 'layer')} on {counted(len(info.group_ranks), 'rank')}"
     steps = f"Measured: {counted(plan.steps, f'{phase}step')} of {source}{batch}, {where}"
     if measured is None:

@@ -13,7 +13,8 @@ from swtrace.ledger.planning.prediction import Interval
 
 POINT, LOW, HIGH, LINE, LIMIT = "●", "├", "┤", "─", "┊"
 _BASE, _TICK, _LEFT, _RIGHT = "─", "┴", "└", "┘"
-_TICKS = 4
+_TICKS = 5
+_ROUNDING = 1e-9
 _LEAST_COLUMNS = 12
 
 
@@ -49,7 +50,6 @@ class Axis:
         if high <= low:
             high = low + max(abs(low) * 0.01, factor)
         step = round_distance((high - low) / _TICKS)
-        low, high = math.floor(low / step) * step, math.ceil(high / step) * step
         digits = max(0, -math.floor(math.log10(step / factor) + 1e-9))
         return cls(title, low, high, max(_LEAST_COLUMNS, columns), lambda value: f"{value / factor:.{digits}f}", limit)
 
@@ -76,18 +76,17 @@ class Axis:
     def scale(self) -> tuple[str, str]:
         """Return the axis and its labels."""
         step = round_distance((self.high - self.low) / _TICKS)
-        count = round((self.high - self.low) / step)
         line, labels = [_BASE] * self.columns, [" "] * self.columns
+        line[0], line[-1] = _LEFT, _RIGHT
         end = -1
-        for tick in range(count + 1):
-            value = self.low + tick * step
+        for tick in range(math.ceil(self.low / step - _ROUNDING), math.floor(self.high / step + _ROUNDING) + 1):
+            value = tick * step
             column, text = self.column(value), self.label(value)
             line[column] = _TICK
             first = max(0, min(self.columns - len(text), column - len(text) // 2))
-            if first > end + 1 or not tick:
+            if first > end + 1 or end < 0:
                 labels[first : first + len(text)] = text
                 end = first + len(text) - 1
-        line[0], line[-1] = _LEFT, _RIGHT
         return "".join(line), "".join(labels)
 
 

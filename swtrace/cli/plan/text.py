@@ -77,10 +77,10 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
             columns.append(name)
         elif values:
             said.append(f"{values[0]} windows" if name == "windows" else f"by {values[0]}")
+    common = f" ({', '.join(said)})" if said else ""
     caption = (
         f"{CHOSEN} is the choice within {answer.budget(plan)}. Every other row is the fastest of all that save as "
-        f"much{f' ({', '.join(said)})' if said else ''}. "
-        f"In brackets: {100 * CONFIDENCE:.0f} % intervals."
+        f"much{common}. In brackets: {100 * CONFIDENCE:.0f} % intervals."
     )
     heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in columns), f"step\n{unit}", "stall\n%")
     made = table(*heads, f"memory\n{size_unit}", f"saved\n{size_unit}", padding=(0, 1), caption=caption)
