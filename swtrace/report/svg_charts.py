@@ -186,7 +186,7 @@ def intervals(
     if limit is not None and limit <= 2 * top:
         top = max(top, limit)
     room = (top - bottom) * 0.06 or abs(top) * 0.01 or 1.0
-    top, bottom = top + room, bottom if from_zero else bottom - room
+    top, bottom = top + room, bottom - room
     first, last = min(mark.x for mark in marks), max(mark.x for mark in marks)
     aside = (last - first) * 0.05 or abs(last) * 0.05 or 1.0
     first, last = first - aside, last + aside

@@ -10,7 +10,7 @@ from html import escape
 from swtrace import units
 from swtrace.cli.plan import answer
 from swtrace.cli.plan.planning import Question
-from swtrace.cli.plan.series_plan import SeriesPlan, additional_config, settings, shares, variables
+from swtrace.cli.plan.series_plan import Common, SeriesPlan, additional_config, settings, shares, variables
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Prediction
 from swtrace.plan_file import CONFIDENCE
@@ -112,45 +112,43 @@ def _charts(plan: SeriesPlan, shown: Sequence[Prediction]) -> str:
 
 
 def _table(plan: SeriesPlan, shown: Sequence[Prediction], words: WordLinks) -> str:
-    heads = ("layers shared", "prefetch step", "transport", "windows", "step time", "stall ratio", "memory", "saved")
-    head = "".join(f"<th>{words.linked(head)}</th>" for head in ("", *heads))
+    common = Common.of(shown)
+    heads = ("", "saved", "memory", "layers shared", "prefetch step", *common.columns, "step time", "stall ratio")
+    head = "".join(f"<th>{words.linked(head)}</th>" for head in heads)
     rows = []
     for each in shown:
         candidate, shared = each.candidate, shares(each.candidate)
         cells = (
             "choice" if each == plan.chosen else "",
+            units.size(each.saved_bytes),
+            units.size(each.memory_bytes),
             answer.layers(each) if shared else "none",
-            *(
-                (str(candidate.prefetch_step), candidate.transport, candidate.windows)
-                if shared
-                else (units.UNKNOWN,) * 3
-            ),
+            str(candidate.prefetch_step) if shared else units.UNKNOWN,
+            *(getattr(candidate, name) if shared else units.UNKNOWN for name in common.columns),
             answer.duration(each.step_ns),
             _percent(each),
-            units.size(each.memory_bytes),
-            units.size(each.saved_bytes),
         )
         css = ' class="chosen"' if each == plan.chosen else ""
         rows.append(f"<tr{css}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return (
         f'<h3>The front</h3><div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-        f'<p class="dim">Memory is what the rank that holds most would hold of this linear; saved is per rank, compared '
-        f"with no sharing. In brackets: {100 * CONFIDENCE:.0f} % intervals.</p>"
+        f'<p class="dim">{f"All {common.said}. " if common.said else ""}Memory is what the rank that holds most would '
+        f"hold of this linear. Saved is per rank, compared with no sharing. In brackets: {100 * CONFIDENCE:.0f} % "
+        "intervals.</p>"
     )
 
 
 def _how_to_read(words: WordLinks) -> str:
     sentences = (
-        "Each row of a table and each dot is a prediction for one choice of settings. Nothing was changed in the run.",
-        "Only the front is shown: settings that no other ones beat in both memory and step time. Farther down, a rank "
-        "holds less of the linear, and a step takes longer.",
-        f"Intervals are made to cover {100 * CONFIDENCE:.0f} % of what you would measure under the same load. The "
-        "choice uses their upper ends.",
-        "Under another load, such as another batch size, plan again. A run with SWTRACE_PLAN shows the prediction "
-        "beside what it measures.",
+        "Each row of the table and each dot is a prediction for other settings. Nothing was changed in the run.",
+        "Only the front is shown: settings that no others beat in both memory and step time.",
+        "Further down the table, a rank holds less of the linear, and a step takes longer.",
+        f"Intervals are made to cover {100 * CONFIDENCE:.0f} % of what you would measure under the same load.",
+        "The choice uses the upper end of the stall ratio's interval.",
+        "For another load, such as another batch size, plan again.",
+        "A run with SWTRACE_PLAN shows the prediction beside what it measures.",
     )
-    said = "".join(f"<p>{words.linked(sentence)}</p>" for sentence in sentences)
-    return f'<div class="keep"><h3>How to read this</h3>{said}</div>'
+    return f'<div class="keep"><h3>How to read this</h3><p>{words.linked(" ".join(sentences))}</p></div>'
 
 
 def _named(prediction: Prediction) -> str:

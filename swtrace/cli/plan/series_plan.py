@@ -89,6 +89,28 @@ class SeriesPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all predictions of a table have in common is said once, so that the table stays narrow."""
+
+    columns: tuple[str, ...]
+    """Of transport and windows, those that differ."""
+    said: str
+    """The others in words: ``by pull, static windows``."""
+
+    @classmethod
+    def of(cls, shown: Iterable[Prediction]) -> Common:
+        """Return what these predictions have in common, apart from no sharing."""
+        shared = [each.candidate for each in shown if shares(each.candidate)]
+        transports, windows = {each.transport for each in shared}, {each.windows for each in shared}
+        differ = (("transport", transports), ("windows", windows))
+        said = (
+            *(f"by {each}" for each in transports if len(transports) == 1),
+            *(f"{each} windows" for each in windows if len(windows) == 1),
+        )
+        return cls(tuple(name for name, values in differ if len(values) > 1), ", ".join(said))
+
+
 def shares(candidate: Candidate) -> bool:
     """Return whether a candidate shares any layer."""
     return candidate.share != UNSHARED

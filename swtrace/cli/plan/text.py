@@ -16,7 +16,7 @@ from swtrace.cli.console import table
 from swtrace.cli.plan import answer
 from swtrace.cli.plan.planning import Question
 from swtrace.cli.plan.plot import HIGH, LIMIT, LINE, LOW, POINT, Axis, plot
-from swtrace.cli.plan.series_plan import SeriesPlan, additional_config, settings, shares, variables
+from swtrace.cli.plan.series_plan import Common, SeriesPlan, additional_config, settings, shares, variables
 from swtrace.cli.plan.source import Source
 from swtrace.ledger.planning.prediction import Interval, Prediction
 from swtrace.plan_file import CONFIDENCE
@@ -66,23 +66,12 @@ def _print_plan(plan: SeriesPlan, source: str, console: Console) -> None:
 def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
     factor, unit = _time_unit(shown)
     size_factor, size_unit = _size_unit(shown)
-    shared = [each.candidate for each in shown if shares(each.candidate)]
-    said, columns = [], []
-    # What all rows have in common is said once, so that the table fits.
-    for name, values in (
-        ("transport", [each.transport for each in shared]),
-        ("windows", [each.windows for each in shared]),
-    ):
-        if len(set(values)) > 1:
-            columns.append(name)
-        elif values:
-            said.append(f"{values[0]} windows" if name == "windows" else f"by {values[0]}")
-    common = f" ({', '.join(said)})" if said else ""
+    common = Common.of(shown)
     caption = (
         f"{CHOSEN} is the choice within {answer.budget(plan)}. Every other row is the fastest of all that save as "
-        f"much{common}. In brackets: {100 * CONFIDENCE:.0f} % intervals."
+        f"much{f' ({common.said})' if common.said else ''}. In brackets: {100 * CONFIDENCE:.0f} % intervals."
     )
-    heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in columns), f"step\n{unit}", "stall\n%")
+    heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in common.columns), f"step\n{unit}", "stall\n%")
     made = table(*heads, f"memory\n{size_unit}", f"saved\n{size_unit}", padding=(0, 1), caption=caption)
     for each in shown:
         candidate, is_shared = each.candidate, shares(each.candidate)
@@ -90,7 +79,7 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
             CHOSEN if each == plan.chosen else "",
             answer.layers(each) if is_shared else NONE,
             str(candidate.prefetch_step) if is_shared else units.UNKNOWN,
-            *(getattr(candidate, name) if is_shared else units.UNKNOWN for name in columns),
+            *(getattr(candidate, name) if is_shared else units.UNKNOWN for name in common.columns),
             _bracketed(each.step_ns, factor, _digits(each.step_ns, factor)),
             _bracketed(each.stall_ratio, 0.01, 1),
             f"{each.memory_bytes / size_factor:.2f}",
