@@ -22,7 +22,7 @@ def answer(plan: SeriesPlan) -> str:
     if chosen is None:
         return f"No plan for {name}: nothing that was tried is within {budget(plan)}."
     if not shares(chosen.candidate):
-        return f"Do not share {name}: whatever is shared would exceed {budget(plan)}, or save nothing."
+        return f"Do not share {name}: nothing that saves memory is within {budget(plan)}."
     return (
         f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
         f"{units.size(chosen.saved_bytes)} per rank, costs {percent(chosen.stall_ratio)} of step time "

@@ -11,7 +11,7 @@ from typing import Any
 from swtrace.ledger.facts import SeriesKey, StepFacts
 from swtrace.ledger.planning.candidates import UNSHARED
 from swtrace.ledger.planning.pareto import Budget, choose, front
-from swtrace.ledger.planning.planner import Measured
+from swtrace.ledger.planning.planner import Baseline
 from swtrace.ledger.planning.prediction import Candidate, Prediction
 from swtrace.plan_file import Conditions, PlanFile
 from swtrace.settings import CONFIG_KEY, VARIABLES
@@ -32,7 +32,7 @@ class SeriesPlan:
     phases: tuple[str, ...]
     """Phases of these, the most frequent first."""
     budget: Budget
-    measured: Measured | None
+    measured: Baseline | None
     """The run itself; None if its steps cannot be used."""
     predictions: tuple[Prediction, ...]
 
