@@ -6,7 +6,7 @@ import re
 
 from swtrace.cli.plan.answer import answer
 from swtrace.cli.plan.page import page
-from tests.report.test_page import Checker
+from tests.support.page_checker import Checker
 from tests.support.plans import HALF, NOTHING, REFUSED, WHOLE, plan, question, source
 
 
