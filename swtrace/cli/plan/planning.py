@@ -55,11 +55,13 @@ class Question:
 
     def remedy(self, made: Sequence[SeriesPlan]) -> str:
         """Return what to do if nothing can be predicted."""
+        if all(plan.measured is None for plan in made):
+            return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
         if any(plan.info.transport == _OBSERVED for plan in made) and self.profile is None:
             return "measure the transport with `swtrace probe`, and pass its file with --profile"
         return (
-            "record more consecutive steps (SWTRACE_TIME_EVERY=1 times every one), or watch the run without sharing "
-            "(SWTRACE_SHARE=none) and pass what `swtrace probe` measured with --profile"
+            "record more steps, or steps of one kind (--phase), while the machine does nothing else; or watch the run "
+            "without sharing (SWTRACE_SHARE=none) and pass what `swtrace probe` measured with --profile"
         )
 
 
@@ -92,7 +94,7 @@ def _plan(
     planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute) if steps else None
     predictions = []
     if planner is not None:
-        candidates = list(axes.candidates(info.start_layer, info.num_layers))
+        candidates = list(axes.candidates(info.start_layer, info.stack_layers))
         for number, candidate in enumerate(candidates, 1):
             progress(f"{facts.key.name}: predicting {number} of {len(candidates)}")
             predictions.append(planner.predict(candidate))

@@ -148,7 +148,7 @@ def conditions(
     tokens = [int(step.tokens[rank]) for step in steps for rank in step.running if step.ended[rank]]
     return Conditions(
         ranks=ranks,
-        stack_layers=info.num_layers,
+        stack_layers=info.stack_layers,
         layer_bytes=info.layer_bytes,
         model=model,
         phase=names[0] if len(names) == 1 else "",

@@ -67,8 +67,9 @@ def _table(plan: SeriesPlan, shown: Sequence[Prediction]) -> Table:
     factor, unit = _time_unit(shown)
     size_factor, size_unit = _size_unit(shown)
     common = Common.of(shown)
+    choice = f"{CHOSEN} is the choice within" if plan.chosen is not None else "Nothing is within"
     caption = (
-        f"{CHOSEN} is the choice within {answer.budget(plan)}. Every other row is the fastest of all that save as "
+        f"{choice} {answer.budget(plan)}. Every other row is the fastest of all that save as "
         f"much{f' ({common.said})' if common.said else ''}. In brackets: {100 * CONFIDENCE:.0f} % intervals."
     )
     heads = ("", "shared\nlayers", "\nk", *(f"\n{name}" for name in common.columns), f"step\n{unit}", "stall\n%")
