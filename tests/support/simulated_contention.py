@@ -2,7 +2,7 @@
 
 It goes from event to event and shares no arithmetic with the planner. Between two events every rate is constant:
 
-- a rank computes at the rate ``1 / (1 + contention)`` while a transfer that it receives or sends is under way, else at 1;
+- a rank computes at the rate ``1 / (1 + contention)`` while it receives or sends a transfer, else at 1;
 - a transfer moves at the rate ``1 / (1 + slowdown)`` while its receiver computes, else at 1;
 - a receiver's transfers move one at a time, in the order of their issue. A broadcast starts once its source and this
   receiver have issued it, a copy once its reader has.

@@ -3,10 +3,10 @@
 A prediction is what was measured, plus the difference between two replays of the same steps: one under the candidate's
 settings, one under the run's own (:mod:`~swtrace.ledger.planning.replay`). So an error that both replays make cancels.
 
-Its interval has three parts, which add up as squares: how much the mean of steps varies from run to run; what the planner
-missed when it predicted steps that it had not seen; and a share of the predicted difference, because the model is the
-less certain the more it changes. :data:`DRIFT` and :data:`DOUBT` are calibrated on runs that were predicted and then
-carried out; ``docs/planning.md`` has the figures.
+Its interval has three parts, which add up as squares: how much the mean of steps varies from run to run; what the
+planner missed when it predicted steps that it had not seen; and a share of the predicted difference, because the model
+is the less certain the more it changes. :data:`DRIFT` and :data:`DOUBT` are calibrated on runs that were predicted and
+then carried out; ``docs/planning.md`` has the figures.
 """
 
 from __future__ import annotations
@@ -61,9 +61,22 @@ class Baseline:
     """Mean time of a step, on the rank with the longest."""
     stall_ratio: float
     """Stall as a share of step time, on the most stalled rank."""
+    stall_ns: float
+    """Mean stall per step of the most stalled rank."""
     memory_bytes: int
     steps: int
     """Steps of each rank that the planner replays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a candidate would cost."""
+
+    step_ns: Interval
+    stall_ratio: Interval
+    stall_ns: Interval
+    """Mean per step, on the most stalled rank."""
+    slack_per_wait_ns: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ class Planner:
             candidate=self._own,
             step_ns=float(step.max()),
             stall_ratio=float((stall / step).max()),
+            stall_ns=float(stall.max()),
             memory_bytes=memory_bytes(info, self._own),
             steps=min(each.steps for each in workloads),
         )
@@ -150,38 +164,41 @@ class Planner:
     def predict(self, candidate: Candidate) -> Prediction:
         """Predict what a candidate would cost and save; a refusal in words if that is not known."""
         info = self._info
-        layers = self._layers(candidate.share)
         memory = memory_bytes(info, candidate)
-        refusal = self._refusal(candidate, layers) or self.held_out
-        if refusal:
-            return Prediction(
-                candidate, len(layers), info.stack_layers, memory, self._whole - memory, None, None, refusal
-            )
-        step, stall_ratio = self._intervals(self.replayed(candidate))
-        return Prediction(candidate, len(layers), info.stack_layers, memory, self._whole - memory, step, stall_ratio)
-
-    def replayed(self, candidate: Candidate) -> _Means:
-        """Return the mean step under other settings, corrected by what the replay of the own settings misses."""
-        found = self._replay(candidate)
-        own = self._replayed_own
-        return replace(
-            found,
-            step_ns=found.step_ns + (self._step - own.step_ns),
-            stall_ns=np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)),
+        found = self.forecast(candidate)
+        known = not isinstance(found, str)
+        return Prediction(
+            candidate,
+            shared_layers=len(self._layers(candidate.share)),
+            stack_layers=info.stack_layers,
+            memory_bytes=memory,
+            saved_bytes=info.stack_layers * info.layer_bytes - memory,
+            step_ns=found.step_ns if known else None,
+            stall_ratio=found.stall_ratio if known else None,
+            refusal="" if known else found,
         )
 
-    def _intervals(self, found: _Means) -> tuple[Interval, Interval]:
-        measured = self.measured
-        step = float(found.step_ns.max())
-        ratio = float((found.stall_ns / found.step_ns).max())
+    def forecast(self, candidate: Candidate) -> Forecast | str:
+        """Predict what a candidate would cost; or say why that is not known."""
+        refusal = self._refusal(candidate, self._layers(candidate.share)) or self.held_out
+        if refusal:
+            return refusal
+        found, own, measured = self._replay(candidate), self._replayed_own, self.measured
+        # An error that both replays make cancels.
+        step = float((found.step_ns + (self._step - own.step_ns)).max())
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns))
+        ratio = float((stall / (found.step_ns + (self._step - own.step_ns))).max())
         missed_step, missed_ratio = self._missed
-        parts = (self._noise, DRIFT, missed_step, DOUBT * abs(step - measured.step_ns) / step)
-        spread = _NORMAL * step * float(np.linalg.norm(parts))
-        parts = (DRIFT / 2, missed_ratio, DOUBT * abs(ratio - measured.stall_ratio))
-        around = _NORMAL * float(np.linalg.norm(parts)) if ratio > 0 or measured.stall_ratio > 0 else 0.0
-        return (
-            Interval(step, max(0.0, step - spread), step + spread),
-            Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around)),
+        spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
+        around = _spread(DRIFT / 2, missed_ratio, DOUBT * (ratio - measured.stall_ratio))
+        if not candidate.share.layers(self._info.start_layer, self._info.start_layer + self._info.stack_layers):
+            around = 0.0  # nothing to wait for
+        stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
+        return Forecast(
+            step_ns=Interval(step, max(0.0, step - spread), step + spread),
+            stall_ratio=stall_ratio,
+            stall_ns=stall_ratio.scaled(step),
+            slack_per_wait_ns=found.slack_per_wait_ns,
         )
 
     @cached_property
@@ -293,6 +310,8 @@ class Planner:
         measured = workload.moving * alone(workload.computing, channel.slowdown)
         for row, rank in enumerate(workload.ranks):
             wanted = np.flatnonzero(source != rank)
+            if not wanted.size:
+                continue
             if family != _family(self._info):
                 drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
                 found[:, row, wanted] = drawn
@@ -309,10 +328,6 @@ class Planner:
         return tuple(
             layer - info.start_layer for layer in share.layers(info.start_layer, info.start_layer + info.stack_layers)
         )
-
-    @property
-    def _whole(self) -> int:
-        return self._info.stack_layers * self._info.layer_bytes
 
     def _refusal(self, candidate: Candidate, layers: Sequence[int]) -> str:
         """Return why a candidate cannot be predicted from these steps; empty if it can."""
@@ -352,6 +367,11 @@ def memory_bytes(info: SeriesInfo, candidate: Candidate) -> int:
     return most * info.layer_bytes
 
 
+def _spread(*parts: float) -> float:
+    """Return half of the width of an interval, from the standard deviations of independent parts."""
+    return _NORMAL * math.hypot(*parts)
+
+
 def _family(info: SeriesInfo) -> str:
     """Return ``broadcast`` or ``pull``; empty if the run only observed."""
     return "" if info.transport == NONE else BROADCAST if info.lockstep else PULL
@@ -385,7 +405,7 @@ def _probed(family: str, profile: Profile | None, layer_bytes: int) -> _Channel 
 
 
 def _drawn_ns(family: str, profile: Profile | None, layer_bytes: int, shape: tuple[int, ...]) -> _Float:
-    """Return times of single transfers in ns, drawn from a profile: a line over sizes, with the nearest size's spread."""
+    """Return times of single transfers in ns, drawn from a profile: a line over sizes, the nearest one's spread."""
     timing = _timing(family, profile, layer_bytes, computing=False)
     line = profile.fixed_and_rate(family, 1, computing=False) if profile is not None else None
     if timing is None or line is None:
