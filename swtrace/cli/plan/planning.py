@@ -91,7 +91,7 @@ def _plan(
 ) -> SeriesPlan:
     info = facts.ranks[0].info
     axes = question.axes(info)
-    planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute) if steps else None
+    planner = Planner.of(steps, question.profile, scale_compute=question.scale_compute, bandwidth=question.bandwidth)
     predictions = []
     if planner is not None:
         candidates = list(axes.candidates(info.start_layer, info.stack_layers))

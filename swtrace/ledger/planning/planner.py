@@ -109,10 +109,16 @@ class Planner:
     """Predicts the cost of other settings for one series."""
 
     def __init__(
-        self, info: SeriesInfo, workloads: Sequence[Workload], profile: Profile | None, scale_compute: float
+        self,
+        info: SeriesInfo,
+        workloads: Sequence[Workload],
+        profile: Profile | None,
+        scale_compute: float,
+        bandwidth: float | None,
     ) -> None:
         """See :meth:`of`."""
         self._info, self._workloads, self._profile, self._scale = info, tuple(workloads), profile, scale_compute
+        self._bandwidth = bandwidth
         step = np.concatenate([each.step_ns.mean(axis=0) for each in workloads])
         stall = np.concatenate([each.stall_ns.mean(axis=0) for each in workloads])
         self._step, self._stall = step, stall
@@ -133,6 +139,7 @@ class Planner:
         profile: Profile | None = None,
         *,
         scale_compute: float = 1.0,
+        bandwidth: float | None = None,
         most: int = MOST_STEPS,
     ) -> Planner | None:
         """Calibrate a planner.
@@ -141,6 +148,7 @@ class Planner:
             steps: Finished steps of one series, oldest first.
             profile: How long transfers take, for what the steps do not show.
             scale_compute: Predict for computes that take this many times as long, for example with another batch.
+            bandwidth: Predict for transfers that bring this many bytes per second to a rank; None: as measured.
             most: Use at most this many steps of each rank, the newest.
 
         Returns:
@@ -157,7 +165,7 @@ class Planner:
         info = infos[0]
         overhead = _overhead_ns(_family(info), profile, info.layer_bytes)
         workloads = [measure(run, info, overhead_ns=overhead) for run in runs]
-        return cls(info, workloads, profile, scale_compute)
+        return cls(info, workloads, profile, scale_compute, bandwidth)
 
     # ---- predictions -------------------------------------------------------------------------
 
@@ -183,7 +191,7 @@ class Planner:
         refusal = self._refusal(candidate, self._layers(candidate.share)) or self.held_out
         if refusal:
             return refusal
-        found, own, measured = self._replay(candidate), self._replayed_own, self.measured
+        found, own, measured = self._replay(candidate, self._scale, self._bandwidth), self._replayed_own, self.measured
         # An error that both replays make cancels.
         step = float((found.step_ns + (self._step - own.step_ns)).max())
         stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns))
@@ -191,8 +199,8 @@ class Planner:
         missed_step, missed_ratio = self._missed
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
         around = _spread(DRIFT / 2, missed_ratio, DOUBT * (ratio - measured.stall_ratio))
-        if not candidate.share.layers(self._info.start_layer, self._info.start_layer + self._info.stack_layers):
-            around = 0.0  # nothing to wait for
+        if not self._layers(candidate.share):
+            ratio = around = 0.0  # nothing to wait for
         stall_ratio = Interval(ratio, max(0.0, ratio - around), min(1.0, ratio + around))
         return Forecast(
             step_ns=Interval(step, max(0.0, step - spread), step + spread),
@@ -253,13 +261,13 @@ class Planner:
     def _replayed_own(self) -> _Means:
         return self._replay(self._own, scale=1.0)
 
-    def _replay(self, candidate: Candidate, scale: float | None = None) -> _Means:
-        scale = self._scale if scale is None else scale
+    def _replay(self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None) -> _Means:
         return _Means.of(
-            replay(workload.scaled(scale), self._settings_for(candidate, workload)) for workload in self._workloads
+            replay(workload.scaled(scale), self._settings_for(candidate, workload, bandwidth))
+            for workload in self._workloads
         )
 
-    def _settings_for(self, candidate: Candidate, workload: Workload) -> Settings:
+    def _settings_for(self, candidate: Candidate, workload: Workload, bandwidth: float | None = None) -> Settings:
         info = self._info
         layers = self._layers(candidate.share)
         source = np.array([source_rank(info.start_layer + p, candidate.ranks) for p in range(len(layers))], np.int64)
@@ -272,7 +280,7 @@ class Planner:
             prefetch_step=candidate.prefetch_step,
             rendezvous=info.rendezvous if same else RECEIVER if family == PULL else TREE,
             queue=info.queue if same else RECEIVER,
-            moving=self._moving(family, workload, layers, source, channel),
+            moving=self._moving(family, workload, layers, source, channel, bandwidth),
             overhead_ns=_overhead_ns(family, self._profile, info.layer_bytes),
             contention=channel.contention,
             slowdown=channel.slowdown,
@@ -301,6 +309,7 @@ class Planner:
         layers: Sequence[int],
         source: npt.NDArray[np.int64],
         channel: _Channel,
+        bandwidth: float | None,
     ) -> _Float:
         """Return the time on the channel of each transfer while its receiver does not compute.
 
@@ -311,6 +320,9 @@ class Planner:
         for row, rank in enumerate(workload.ranks):
             wanted = np.flatnonzero(source != rank)
             if not wanted.size:
+                continue
+            if bandwidth is not None:
+                found[:, row, wanted] = 1e9 * self._info.layer_bytes / bandwidth
                 continue
             if family != _family(self._info):
                 drawn = _drawn_ns(family, self._profile, self._info.layer_bytes, (workload.steps, len(wanted)))
@@ -341,6 +353,7 @@ class Planner:
             )
         if (
             candidate.transport != _family(info)
+            and self._bandwidth is None
             and _timing(candidate.transport, self._profile, 1, computing=False) is None
         ):
             return (
