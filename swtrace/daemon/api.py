@@ -16,6 +16,7 @@ import numpy as np
 from swtrace import units
 from swtrace.daemon.snapshot import watched_sources
 from swtrace.errors import SwtraceError
+from swtrace.ledger.comparison import compare
 from swtrace.ledger.facts import CAUSES
 from swtrace.observing.observation import series_key
 from swtrace.trace.schema import NO_WINDOW, Clock, Observed, Phase
@@ -313,7 +314,7 @@ def _info(info: SeriesInfo) -> Document:
 
 
 def _series(facts: SeriesFacts) -> Document:
-    straggler = facts.straggler
+    straggler, compared = facts.straggler, compare(facts)
     return {
         "id": series_id(facts.key),
         "run_id": facts.key.run_id,
@@ -326,6 +327,7 @@ def _series(facts: SeriesFacts) -> Document:
         "alignment": [_aligned(facts, clock) for clock in facts.alignment],
         "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
+        "planned": compared and {**asdict(compared), "differs": compared.differs, "worse": list(compared.worse)},
         "ranks": [_series_rank(rank) for rank in facts.ranks],
     }
 
