@@ -309,9 +309,9 @@ class SeriesOffloader(BaseOffloader):  # type: ignore[misc]  # vLLM is absent wh
         if self._settings.strict:
             raise RefusedError(f"{path} is not shared: {reason}")
         logger.warning("swtrace does not share %s: %s", path, reason)
-        layers = self._end_layer - self._start_layer
+        stack = self._end_layer - self._start_layer
         record_refused(
-            path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, num_layers=layers
+            path, reason, self._settings, self._vllm_config, start_layer=self._start_layer, stack_layers=stack
         )
 
 
