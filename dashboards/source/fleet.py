@@ -186,8 +186,8 @@ def fleet() -> Dashboard:
             (12, 12),
             panels.planned(
                 "Step time and plan",
-                "Mean time of a step on the rank with the longest: predicted by the plan that the run was started with, "
-                "with the ends of its range, and measured over the last 64 timed steps. Good: measured is not above "
+                "Mean time of a step on the rank with the longest: predicted by the plan of the run, with the "
+                "ends of its range, and measured over the last 64 timed steps. Good: measured is not above "
                 "high. Empty without SWTRACE_PLAN, or if the plan is for other settings.",
                 queries.PLANNED_STEP,
                 unit="s",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from swtrace.daemon.snapshot import NumberedStep, Snapshot
     from swtrace.ledger.alignment import AlignedClock
+    from swtrace.ledger.comparison import Comparison
     from swtrace.ledger.facts import RankFacts, SeriesFacts, SeriesKey, SeriesRankFacts, StepFacts
     from swtrace.observing import ObservedRank
     from swtrace.observing.observation import SeriesEntry
@@ -328,8 +329,22 @@ def _series(facts: SeriesFacts) -> Document:
         "alignment": [_aligned(facts, clock) for clock in facts.alignment],
         "impossible_steps": facts.impossible_steps,
         "straggler": straggler and {**asdict(straggler), "rank": straggler.rank.rank},
-        "planned": compared and {**asdict(compared), "differs": compared.differs, "worse": list(compared.worse)},
+        "plan": compared and _compared(compared),
         "ranks": [_series_rank(rank) for rank in facts.ranks],
+    }
+
+
+def _compared(compared: Comparison) -> Document:
+    return {
+        **asdict(compared.planned),
+        "differs": compared.differs,
+        "worse": list(compared.worse),
+        "measured": {
+            "steps": compared.steps,
+            "tokens": compared.tokens,
+            "step_ns": compared.step_ns,
+            "stall_ratio": compared.stall_ratio,
+        },
     }
 
 

@@ -70,7 +70,7 @@ class Comparison:
     def finding(self) -> Finding:
         """The sentence of the verdict."""
         settings = "settings" if self.planned.differs else "batches"
-        advice = "Make a plan for this run: `swtrace plan`."
+        advice = f"Run with the plan's {settings}, or plan for these: `swtrace plan`."
         if self.differs:
             said = f"The plan is for other {settings} and predicts nothing for this run: {self.differs}."
             return Finding("plan_differs", Level.WARNING if self.planned.differs else Level.NOTE, said, advice=advice)
