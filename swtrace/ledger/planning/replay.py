@@ -6,7 +6,7 @@ A shared layer's transfer is issued at the reach ``k`` shared layers earlier, an
     ready    = start + time on the channel
     wait end = ready + wake, if the rank waits for it, else wait begin
 
-Compute between these instants is that of the curves (:mod:`~swtrace.ledger.planning.measured`). It takes longer while
+Compute between these instants is that of the curves (:mod:`~swtrace.ledger.planning.workload`). It takes longer while
 transfers of the rank are under way, and when they are depends on how long it takes. So the replay runs a few times,
 each time with the contention that follows from the run before.
 
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swtrace.ledger.channel import SERIAL
-from swtrace.ledger.planning.measured import Busy, Measured
+from swtrace.ledger.planning.workload import Busy, Workload
 from swtrace.ledger.rendezvous import Rendezvous
 
 _Float = npt.NDArray[np.float64]
@@ -46,10 +46,13 @@ class Settings:
     rendezvous: str
     queue: str
     moving: _Float
-    """``[step, rank, position]``: time on the channel; NaN where the rank owns the layer."""
+    """``[step, rank, position]``: time on the channel while the receiver does not compute; NaN where the rank owns the
+    layer."""
     overhead_ns: float
     contention: _Float
-    """``[rank]``"""
+    """``[rank]``: how much longer compute takes for each ns that a transfer of the rank is under way."""
+    slowdown: float
+    """How much longer a transfer takes while its receiver computes, as a share of its time otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,32 +66,28 @@ class Replayed:
     """Receivers' waits of all replayed steps."""
 
 
-def replay(measured: Measured, settings: Settings) -> Replayed:
+def replay(workload: Workload, settings: Settings) -> Replayed:
     """Replay the steps."""
-    steps, ranks = measured.step_ns.shape
-    rows = _sections(steps)
-    places = np.array([*settings.shared, *np.add(settings.shared, measured.linear_at), measured.knots[-1]])
-    to = measured.compute_to(places)[rows]
+    rows = _sections(workload.steps)
+    places = np.array([*settings.shared, *np.add(settings.shared, workload.linear_at), workload.knots[-1]])
+    to = workload.compute_to(places)[rows]
     positions = len(settings.shared)
     reach_at, linear_at, end_at = to[..., :positions], to[..., positions:-1], to[..., -1]
     previous = np.concatenate((np.zeros_like(reach_at[..., :1]), linear_at[..., :-1]), axis=-1)
     before, after = reach_at - previous, linear_at - reach_at + settings.overhead_ns
     tail = end_at - (linear_at[..., -1] if positions else 0.0)
-    run = _Run(measured, settings, rows)
+    run = _Run(workload, settings, rows)
     contention = settings.contention[:, np.newaxis]
     slower = [np.zeros_like(before), np.zeros_like(after), np.zeros_like(tail)]
-    for turn in range(_ROUNDS):
-        run.go(before + slower[0], after + slower[1], tail + slower[2])
-        if turn == _ROUNDS - 1 or not positions or not contention.any():
-            break
-        busy = Busy.of(run.start, run.ready, settings.source, measured.ranks)
-        left = np.concatenate((run.begin[..., np.newaxis], run.wait_end[..., :-1]), axis=-1)
-        ends = run.wait_end[..., -1:], run.end[..., np.newaxis]
-        slower = [
-            contention * busy.within(left, run.reach),
-            contention * busy.within(run.reach, run.wait_begin),
-            (contention * busy.within(*ends))[..., 0],
-        ]
+    moving = run.moving
+    for turn in range(_ROUNDS if positions and (contention.any() or settings.slowdown) else 1):
+        if turn:
+            busy, stretches = Busy.of(run.start, run.ready, settings.source, workload.ranks), run.stretches
+            slower = [contention * busy.within(*stretch) for stretch in stretches]
+            slower[2] = slower[2][..., 0]
+            computing = Busy.of_compute(stretches).within(run.start, run.ready) / np.maximum(1.0, run.ready - run.start)
+            moving = run.moving / alone(computing, settings.slowdown)
+        run.go(before + slower[0], after + slower[1], tail + slower[2], moving)
     counted = run.counted
     return Replayed(
         step_ns=(run.end - run.begin)[counted],
@@ -96,6 +95,16 @@ def replay(measured: Measured, settings: Settings) -> Replayed:
         slack_ns=run.slack.sum(axis=-1)[counted],
         waits=int(np.isfinite(settings.moving[rows][counted]).sum()),
     )
+
+
+def alone(computing: _Float, slowdown: float) -> _Float:
+    """Return which share of a transfer's time it would take if its receiver did not compute.
+
+    Args:
+        computing: the share of its time in which the receiver computed.
+        slowdown: see :attr:`Settings.slowdown`.
+    """
+    return 1 - computing + computing / (1 + slowdown)
 
 
 def _sections(steps: int) -> npt.NDArray[np.int64]:
@@ -109,13 +118,13 @@ def _sections(steps: int) -> npt.NDArray[np.int64]:
 class _Run:
     """One run through all sections. Instants are ``[section, step, rank]``, with positions last where there are any."""
 
-    def __init__(self, measured: Measured, settings: Settings, rows: npt.NDArray[np.int64]) -> None:
-        self._measured, self._settings = measured, settings
-        self._gap, self._moving = measured.gap[rows], settings.moving[rows]
-        self._rendezvous = Rendezvous(settings.rendezvous, len(measured.ranks), settings.source)
+    def __init__(self, workload: Workload, settings: Settings, rows: npt.NDArray[np.int64]) -> None:
+        self._workload, self._settings = workload, settings
+        self._gap, self.moving = workload.gap[rows], settings.moving[rows]
+        self._rendezvous = Rendezvous(settings.rendezvous, len(workload.ranks), settings.source)
         self._serial = settings.queue == SERIAL
-        shape = self._moving.shape
-        wake = measured.wake
+        shape = self.moving.shape
+        wake = workload.wake
         # Wakes are drawn in a fixed order: every replay of the same waits has the same ones.
         drawn = np.random.default_rng(0).choice(wake, size=shape) if wake.size else np.zeros(shape)
         self._wake = drawn
@@ -131,11 +140,18 @@ class _Run:
             seen[rows[section][apart[section]]] = True
         self.counted = apart
 
-    def go(self, before: _Float, after: _Float, tail: _Float) -> None:
-        """Run with these computes: to each reach, from there to each wait, and after the last one."""
-        sections, steps, ranks, positions = self._moving.shape
+    @property
+    def stretches(self) -> list[tuple[_Float, _Float]]:
+        """Begin and end of each rank's computes: to each reach, from there to each wait, and after the last one."""
+        before = np.concatenate((self.begin[..., np.newaxis], self.wait_end[..., :-1]), axis=-1)
+        last = self.wait_end[..., -1:], self.end[..., np.newaxis]
+        return [(before, self.reach), (self.reach, self.wait_begin), last]
+
+    def go(self, before: _Float, after: _Float, tail: _Float, moving: _Float) -> None:
+        """Run with these computes (see :attr:`stretches`) and times on the channel."""
+        sections, steps, ranks, positions = moving.shape
         k = self._settings.prefetch_step
-        passed = self._measured.passed
+        passed = self._workload.passed
         now = np.zeros((sections, ranks)) + np.arange(sections)[:, np.newaxis] * 1e15
         free = np.full((sections, ranks), -np.inf)
         for step in range(steps):
@@ -147,9 +163,9 @@ class _Run:
                 if ahead < steps:
                     last = self._rendezvous.last_issue_at(target, now)
                     start = np.maximum(last, free)
-                    ready = start + self._moving[:, ahead, :, target]
+                    ready = start + moving[:, ahead, :, target]
                     self.start[:, ahead, :, target], self.ready[:, ahead, :, target] = start, ready
-                    free = np.fmax(free, np.nanmax(ready, axis=1, keepdims=True) if self._serial else ready)
+                    free = np.fmax(free, np.fmax.reduce(ready, axis=1, keepdims=True) if self._serial else ready)
                 now = now + after[:, step, :, position]
                 self.wait_begin[:, step, :, position] = now
                 late = np.nan_to_num(self.ready[:, step, :, position] - now, nan=0.0)

@@ -1,18 +1,18 @@
 """Measured steps, taken apart into what other settings change and what they do not.
 
-What stays is the compute of every rank: a curve over the layers of the stack, per step. It has a knot wherever the trace
-shows how far a rank had come: at the reach of a shared layer, and at its linear. Between knots, layers are assumed
-to take equal times. What changes is when broadcasts or copies are issued, and so their stalls.
+What stays is the compute of every rank: a curve over the layers of the stack, per step. It has a knot wherever the
+trace shows how far a rank had come: at the reach of a shared layer, and at its linear. Between knots, layers are
+assumed to take equal times. What changes is when broadcasts or copies are issued, and so their stalls.
 
 While a rank's transfers are under way, its compute may take longer: on a host, both need the cores; on a device, both
-need its memory and processors. This *contention* is taken out of the curves, and the replay adds what the other settings
-cause (:mod:`~swtrace.ledger.planning.replay`).
+need its memory and processors. This *contention* is taken out of the curves, and the replay adds what the other
+settings cause (:mod:`~swtrace.ledger.planning.replay`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ _KEPT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Workload:
     """Consecutive steps of the ranks that run them together, in ns; ``[step, rank, ...]``."""
 
     info: SeriesInfo
@@ -47,7 +47,9 @@ class Measured:
     gap: _Float
     """``[step, rank]``: end of a step to the beginning of the next."""
     moving: _Float
-    """``[step, rank, position]``: a receiver's time on the channel; NaN where it is unknown or the rank owns the layer."""
+    """``[step, rank, position]``: a receiver's time on the channel; NaN where the rank owns the layer."""
+    computing: _Float
+    """``[step, rank, position]``: the share of that time in which the receiver computed."""
     wake: _Float
     """What waits that stalled took beyond their stall, one sample each."""
     passed: float
@@ -63,6 +65,15 @@ class Measured:
     def steps(self) -> int:
         """Number of steps."""
         return len(self.step_ns)
+
+    def part(self, steps: slice) -> Workload:
+        """Return some of the steps."""
+        arrays = ("curve", "gap", "moving", "computing", "step_ns", "stall_ns")
+        return replace(self, **{name: getattr(self, name)[steps] for name in arrays})
+
+    def scaled(self, factor: float) -> Workload:
+        """Return the same steps with computes that take ``factor`` times as long."""
+        return self if factor == 1 else replace(self, curve=self.curve * factor)
 
     def compute_to(self, places: _Float) -> _Float:
         """Return the compute from the beginning of each step to places in the stack, ``[step, rank, place]``."""
@@ -97,7 +108,7 @@ def consecutive(steps: Sequence[StepFacts]) -> list[StepFacts]:
     return run[::-1]
 
 
-def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -> Measured:
+def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -> Workload:
     """Take consecutive steps apart. The last one only shows when the one before issued its last transfers.
 
     Args:
@@ -125,7 +136,8 @@ def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -
     run_delay = 1e3 * stacked("run_delay_us")[:-1]
 
     moving = np.where(receiver, moving, np.nan)
-    busy = Busy.of(ready - moving, ready, np.asarray(first.source, np.int64), ranks)
+    started = ready - moving
+    busy = Busy.of(started, ready, np.asarray(first.source, np.int64), ranks)
     before = np.concatenate((begin[:, :, np.newaxis], wait_end[:, :, :-1]), axis=2)
     stretches = [(before, reach), (reach, wait_begin), (wait_end[:, :, -1:], end[:, :, np.newaxis])]
     overlaps = [busy.within(*stretch) for stretch in stretches]
@@ -138,6 +150,8 @@ def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -
     )
     to_linear = np.maximum(0.0, to_linear - min(overhead_ns, float(np.quantile(to_linear, 0.25))))
 
+    computing = Busy.of_compute(stretches).within(started, ready) / np.maximum(1.0, moving)
+
     parts = np.empty((*to_reach.shape[:2], 2 * len(shared) + 2))
     parts[:, :, 0] = 0.0
     parts[:, :, 1:-1:2], parts[:, :, 2:-1:2], parts[:, :, -1] = to_reach, to_linear, tail[:, :, 0]
@@ -147,7 +161,7 @@ def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -
     knots[1:-1:2], knots[2:-1:2] = shared, np.add(shared, linear_at)
     held = stall > 0
     passed = (wait_end - wait_begin)[~held]
-    return Measured(
+    return Workload(
         info=info,
         ranks=ranks,
         shared=shared,
@@ -156,6 +170,7 @@ def measure(run: Sequence[StepFacts], info: SeriesInfo, *, overhead_ns: float) -
         linear_at=linear_at,
         gap=gap,
         moving=moving,
+        computing=computing,
         wake=wake[held & receiver],
         passed=float(np.median(passed)) if passed.size else 0.0,
         contention=contention,
@@ -200,8 +215,15 @@ class Busy:
             intervals.append(joined[np.isfinite(joined).all(axis=1)])
         return cls(intervals)
 
+    @classmethod
+    def of_compute(cls, stretches: Sequence[tuple[_Float, _Float]]) -> Busy:
+        """Return when each rank computes, from stretches of time, each ``[..., rank, stretch]``."""
+        ranks = stretches[0][0].shape[-2]
+        both = [np.stack(stretch, axis=-1) for stretch in stretches]
+        return cls([np.concatenate([each[..., row, :, :].reshape(-1, 2) for each in both]) for row in range(ranks)])
+
     def within(self, since: _Float, until: _Float) -> _Float:
-        """Return for how long some transfer of the rank was under way in stretches of time, ``[..., rank, stretch]``."""
+        """Return how much of some stretches of time is busy, ``[..., rank, stretch]``."""
         shorter = np.empty_like(since)
         for row, (instants, before) in enumerate(self._lines):
             to, start = until[..., row, :], since[..., row, :]
