@@ -16,6 +16,7 @@ from swtrace.cli.demo_vllm import demo_vllm
 from swtrace.cli.diff import diff
 from swtrace.cli.doctor.doctor import doctor
 from swtrace.cli.export import export
+from swtrace.cli.plan.plan import plan
 from swtrace.cli.record import record
 from swtrace.cli.report import report
 from swtrace.cli.run import run
@@ -43,6 +44,7 @@ for name, command in (
     ("replay", replay),
     ("stats", stats),
     ("diff", diff),
+    ("plan", plan),
     ("export", export),
     ("report", report),
     ("doctor", doctor),
