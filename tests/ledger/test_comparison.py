@@ -86,7 +86,7 @@ FINDINGS = {
 
 @pytest.mark.parametrize("kind", FINDINGS)
 def test_the_verdict_says_whether_the_run_is_as_planned(kind: str) -> None:
-    """The sentence after the headline has what is planned and measured. It warns of what is worse, or of other settings."""
+    """The sentence after the headline has both figures. It warns if one is worse, or if the settings are others."""
     said = verdict(facts(replace(WIDE, **FINDINGS[kind]))).findings[1]
     assert said.kind == kind
     assert (said.level is Level.WARNING) == (kind in {"plan_missed", "plan_differs"})
