@@ -138,8 +138,5 @@ def covers(planned: Planned, step: StepFacts) -> bool:
 
 
 def _beside(planned: Interval, measured: float | None, text: Callable[[float], str]) -> str:
-    low, high = text(planned.low), text(planned.high)
-    number, _, unit = low.partition(" ")
-    low = number if high.endswith(f" {unit}") else low
     shown = "unknown" if measured is None else text(measured)
-    return f"planned {text(planned.value)} ({low} to {high}), measured {shown}"
+    return f"planned {units.ranged((planned.value, planned.low, planned.high), text)}, measured {shown}"

@@ -91,7 +91,7 @@ def test_the_verdict_says_whether_the_run_is_as_planned(kind: str) -> None:
     assert said.kind == kind
     assert (said.level is Level.WARNING) == (kind in {"plan_missed", "plan_differs"})
     assert said.rank == (1 if kind == "plan_missed" else None)
-    assert ("planned 1.00 ms (1.00 to 1.00 ms), measured " in said.sentence) == (kind == "plan_missed")
+    assert ("planned 1.00 ms (1.00 to 1.00), measured " in said.sentence) == (kind == "plan_missed")
     assert ("prefetch step 1, not 2" in said.sentence) == (kind == "plan_differs")
 
 

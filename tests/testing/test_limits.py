@@ -102,7 +102,7 @@ def test_it(swtrace, planned): run(swtrace, planned=planned)
     result.assert_outcomes(passed=1, failed=3)
     result.stdout.fnmatch_lines(
         [
-            "swtrace: step time above the plan (Step time: planned 5.00 ms (4.90 to 5.10 ms), measured 6.00 ms. *",
+            "swtrace: step time above the plan (Step time: planned 5.00 ms (4.90 to 5.10), measured 6.00 ms. *",
             "swtrace: series 'self_attn.o_proj' cannot be compared with *: prefetch step 1, not 2.",
             "swtrace: series 'self_attn.o_proj' has no plan to be within: set SWTRACE_PLAN*",
         ]
