@@ -83,7 +83,7 @@ def size(value: float | None) -> str:
 
 
 def ranged(values: tuple[float, float, float], text: Callable[[float], str]) -> str:
-    """Return a figure with the ends of its range, without their unit if all have the same: ``48.1 ms (47.2 to 49.3)``."""
+    """Return a figure with the ends of its range: ``48.1 ms (47.2 to 49.3)``. A common unit is written once."""
     texts = [text(value) for value in values]
     if len({each.partition(" ")[2] for each in texts}) == 1:
         texts[1:] = [each.partition(" ")[0] for each in texts[1:]]
