@@ -22,12 +22,14 @@ from swtrace.series.keeping import Keeper
 from swtrace.series.loading import Landing, PendingLayer, return_freed
 from swtrace.series.operations import TRACED, records_operations
 from swtrace.series.payload import PayloadLayout, own_tensors, payload_tensors, unsuitable
+from swtrace.series.planned import read_plan
 from swtrace.series.post_processing import PostProcessing, RunningSeries, new_transport, pulls, run_id_proposal
 from swtrace.series.proof import Proof, TryOut
 from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
+from swtrace.share import extent
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Phase
 
@@ -129,10 +131,11 @@ class Series:
 
         Raises:
             RegistrationError: the group, the layers or the prefetch step cannot form a series.
-            SettingsError: the window policy is unknown.
+            SettingsError: the window policy is unknown, or the plan cannot be used and ``SWTRACE_STRICT=1``.
         """
         self.name = name
         self._settings = settings = settings or Settings.from_environment()
+        self._plan = read_plan(settings)
         self._constants = constants = SeriesConstants(
             name=name,
             group=group,
@@ -188,6 +191,11 @@ class Series:
         if self._running_series is None:
             raise OrderError(f"{self.where}: not post-processed yet{self._missing_text()}")
         return self._running_series.info
+
+    @property
+    def extent(self) -> str:
+        """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
+        return extent(self._constants.layers, self._constants.start_layer, self._constants.stack_layers)
 
     @property
     def post_processed(self) -> bool:
@@ -345,6 +353,7 @@ class Series:
                 self._tracing,
                 self._proof,
                 self._settings,
+                self._plan,
             )
             self._landing.release()
             outcome = work.run()

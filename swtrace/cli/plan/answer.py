@@ -119,10 +119,7 @@ def duration(interval: Interval | None) -> str:
     """Return a duration with its interval: ``61.9 ms (61.5 to 62.4)``."""
     if interval is None:
         return units.UNKNOWN
-    value, low, high = (units.duration(ns) for ns in (interval.value, interval.low, interval.high))
-    if value.rpartition(" ")[2] == low.rpartition(" ")[2] == high.rpartition(" ")[2]:
-        low, high = low.rpartition(" ")[0], high.rpartition(" ")[0]
-    return f"{value} ({low} to {high})"
+    return units.ranged((interval.value, interval.low, interval.high), units.duration)
 
 
 def percent(interval: Interval | None) -> str:
