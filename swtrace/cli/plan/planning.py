@@ -78,7 +78,7 @@ def plans(source: Source, question: Question, *, progress: Callable[[str], None]
     ]
     if not wanted:
         has = ", ".join(f"{facts.key.name} from layer {facts.key.start_layer}" for facts, _ in source.series)
-        raise CommandError(f"{source.name} has no such series; it has: {has}", ExitCode.USAGE)
+        raise CommandError(f"no such series in {source.name}; known are: {has}", ExitCode.USAGE)
     return tuple(_plan(facts, steps, source.model, question, progress) for facts, steps in wanted)
 
 
@@ -95,6 +95,12 @@ def _plan(
     predictions = []
     if planner is not None:
         candidates = list(axes.candidates(info.start_layer, info.stack_layers))
+        if len(candidates) == 1:
+            raise CommandError(
+                f"nothing to try for {facts.key.name}: share at least 3 of its {info.stack_layers} layers, with "
+                "a prefetch step of at most the number of shared layers minus 2",
+                ExitCode.USAGE,
+            )
         for number, candidate in enumerate(candidates, 1):
             progress(f"{facts.key.name}: predicting {number} of {len(candidates)}")
             predictions.append(planner.predict(candidate))
