@@ -16,7 +16,7 @@ from swtrace.units import counted
 def answer(plan: SeriesPlan) -> str:
     """Return the plan in one sentence."""
     name, chosen = plan.key.name, plan.chosen
-    if not any(shares(each.candidate) and each.step_ns for each in plan.predictions):
+    if not plan.predicted:
         why = next(iter(plan.refusals), "too few consecutive steps were timed in full")
         return f"No plan for {name}: {why}."
     if chosen is None:
@@ -75,9 +75,10 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
 def _measured(plan: SeriesPlan, source: str) -> str:
     info, measured, tokens = plan.info, plan.measured, plan.conditions.tokens
     phase = f"{plan.phases[0]} " if len(plan.phases) == 1 and plan.phases != ("other",) else ""
-    batch = f", {tokens:.3g} tokens each" if tokens is not None and tokens > 1 else ""
+    batch = f" of {tokens:.3g} tokens" if tokens is not None and tokens > 1 else ""
+    whose = "" if info.lockstep else ", all ranks together,"
     where = f"{counted(plan.conditions.stack_layers, 'layer')} on {counted(len(info.group_ranks), 'rank')}"
-    steps = f"Measured: {counted(plan.steps, f'{phase}step')} of {source}{batch}, {where}"
+    steps = f"Measured: {counted(plan.steps, f'{phase}step')}{batch}{whose} from {source}: {where}"
     if measured is None:
         return f"{steps}."
     how = (
@@ -85,7 +86,10 @@ def _measured(plan: SeriesPlan, source: str) -> str:
         if shares(measured.candidate)
         else "observed, not shared"
     )
-    return f"{steps}, {how}: {units.duration(measured.step_ns)} per step, stall {units.ratio(measured.stall_ratio)}."
+    return (
+        f"{steps}, {how}. A step took {units.duration(measured.step_ns)} and stalled for "
+        f"{units.ratio(measured.stall_ratio)} of it."
+    )
 
 
 def budget(plan: SeriesPlan) -> str:

@@ -294,7 +294,7 @@ def _check(made: Sequence[SeriesPlan], question: Question, *, explicit: bool) ->
     """
     from swtrace.cli.plan import answer
 
-    if not any(plan.shown for plan in made):
+    if not any(plan.predicted for plan in made):
         raise CommandError(f"nothing can be predicted; {question.remedy(made)}")
     without = [plan for plan in made if plan.chosen is None]
     if explicit and without:

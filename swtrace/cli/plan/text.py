@@ -119,7 +119,7 @@ def _short(prediction: Prediction) -> str:
 
 
 def _print_refusals(plan: SeriesPlan, console: Console) -> None:
-    if not plan.refusals:
+    if not plan.refusals or not plan.shown:  # the answer has the reason
         return
     total = sum(plan.refusals.values())
     console.print(f"\nNot predicted: {total} of {units.counted(len(plan.predictions), 'candidate')}.")

@@ -30,7 +30,7 @@ def test_the_answer_may_be_not_to_share() -> None:
 
 def test_without_a_figure_the_answer_gives_the_reason() -> None:
     """If nothing could be predicted, the answer is why."""
-    assert answer(plan(REFUSED)) == "No plan for self_attn.o_proj: it was never measured."
+    assert answer(plan(NOTHING, REFUSED)) == "No plan for self_attn.o_proj: it was never measured."
     assert answer(plan()).startswith("No plan for self_attn.o_proj: too few consecutive steps")
 
 
@@ -43,8 +43,8 @@ def test_nothing_within_the_memory_is_said() -> None:
 def test_what_was_measured_is_said() -> None:
     """The steps, their source and the settings that the run had are named."""
     assert details(plan(NOTHING, HALF), "run.swrec")[1] == (
-        "Measured: 240 decode steps of run.swrec, 61 layers on 8 ranks, observed, not shared: 60.0 ms per step, "
-        "stall 0.0 %."
+        "Measured: 240 decode steps from run.swrec: 61 layers on 8 ranks, observed, not shared. "
+        "A step took 60.0 ms and stalled for 0.0 % of it."
     )
 
 
