@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from swtrace import units
@@ -22,7 +23,7 @@ def answer(plan: SeriesPlan) -> str:
     if chosen is None:
         return f"No plan for {name}: nothing that was tried is within {budget(plan)}."
     if not shares(chosen.candidate):
-        return f"Do not share {name}: nothing that saves memory is within {budget(plan)}."
+        return f"Share nothing of {name}: no settings that save memory are sure to keep {budget(plan)}."
     return (
         f"Share {part(chosen.candidate)} of {name} with {settings_in_words(chosen.candidate)}: saves "
         f"{units.size(chosen.saved_bytes)} per rank, costs {percent(chosen.stall_ratio)} of step time "
@@ -39,14 +40,21 @@ def details(plan: SeriesPlan, source: str) -> tuple[str, ...]:
         said.append(f"A step would take {duration(chosen.step_ns)}{against}.")
     elif (closest := plan.closest) is not None:
         said.append(
-            f"The least stall: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
+            f"The closest: {part(closest.candidate)} with {settings_in_words(closest.candidate)} saves "
             f"{units.size(closest.saved_bytes)} per rank and costs {percent(closest.stall_ratio)} of step time "
-            f"({percent_range(closest.stall_ratio)})."
+            f"({percent_range(closest.stall_ratio)}).{_enough(plan, closest)}"
         )
     said.append(_measured(plan, source))
     if len(plan.phases) > 1:
         said.append(f"These are {' and '.join(plan.phases)} steps together; --phase plans for one kind.")
     return tuple(said)
+
+
+def _enough(plan: SeriesPlan, prediction: Prediction) -> str:
+    """Return which limit on stall would allow a prediction; empty if its stall is not what rules it out."""
+    if plan.budget.stall_ratio is None or prediction.stall_ratio is None:
+        return ""
+    return f" --max-stall {math.ceil(1000 * prediction.stall_ratio.high) / 10:g}% would allow it."
 
 
 def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tuple[str, ...]:
