@@ -14,9 +14,8 @@ from swtrace.ledger.planning.candidates import PREFETCH_STEPS, SHARES, Axes
 from swtrace.ledger.planning.pareto import Budget
 from swtrace.ledger.planning.planner import Planner
 from swtrace.profile import FAMILIES, Profile
+from swtrace.share import NONE
 from swtrace.trace.identity import SeriesInfo
-
-_OBSERVED = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +34,21 @@ class Question:
     start_layer: int | None = None
 
     def axes(self, info: SeriesInfo) -> Axes:
-        """Return the values to combine for a series."""
+        """Return the values to combine for a series: by default the usual ones, and those of the run."""
         values = self.values
         static = ("static",) if info.windows != "rolling" else ("static", "rolling")
+        own = {info.prefetch_step} if info.layers and info.transport != NONE else set()
         return Axes(
             transports=values.transports or self._transports(info),
             ranks=self.ranks or len(info.group_ranks),
             shares=values.shares or SHARES,
-            prefetch_steps=values.prefetch_steps or PREFETCH_STEPS,
+            prefetch_steps=values.prefetch_steps or sorted(own.union(PREFETCH_STEPS)),
             windows=values.windows or static,
         )
 
     def _transports(self, info: SeriesInfo) -> tuple[str, ...]:
         """Return the transports that the run or the profile used; all of them if neither says."""
-        used = set() if info.transport == _OBSERVED else {"broadcast" if info.lockstep else "pull"}
+        used = set() if info.transport == NONE else {"broadcast" if info.lockstep else "pull"}
         if self.profile is not None:
             used |= {timing.family for timing in self.profile.timings}
         return tuple(family for family in FAMILIES if family in used) or FAMILIES
@@ -57,7 +57,7 @@ class Question:
         """Return what to do if nothing can be predicted."""
         if all(plan.measured is None for plan in made):
             return "let the run finish more steps, and time every one (SWTRACE_TIME_EVERY=1)"
-        if any(plan.info.transport == _OBSERVED for plan in made) and self.profile is None:
+        if any(plan.info.transport == NONE for plan in made) and self.profile is None:
             return "measure the transport with `swtrace probe`, and pass its file with --profile"
         return (
             "record more steps, or steps of one kind (--phase), while the machine does nothing else; or watch the run "

@@ -21,8 +21,8 @@ def test_the_answer_may_be_not_to_share() -> None:
     """If whatever saves memory costs too much, the answer says so, and the closest alternative follows."""
     made = plan(NOTHING, WHOLE)
     assert answer(made) == (
-        "Share nothing of self_attn.o_proj: no settings that save memory are sure to keep stall of at most 2.0 % of step "
-        "time."
+        "Share nothing of self_attn.o_proj: no settings that save memory are sure to keep stall of at most 2.0 % "
+        "of step time."
     )
     assert details(made, "run.swrec")[0] == (
         "The closest: all layers with prefetch step 2 by pull saves 5.58 GiB per rank and costs 25.0 % of step time "
