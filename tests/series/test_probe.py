@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ class Probed:
     written: Profile
     """By a series, at its start."""
     steps: int
-    """Of another series, whose profile could not be written."""
+    """Of another series, whose probe failed."""
     received: list[int]
     """The byte in each window after a block of broadcasts."""
 
@@ -49,15 +49,20 @@ def _series(settings: Settings) -> Series:
     return series
 
 
+def _fails(*_: object) -> NoReturn:
+    raise OSError("no memory")
+
+
 def _started(folder: Path) -> tuple[Profile, int]:
-    """Start a series that writes a profile, and one that cannot."""
+    """Start a series that writes a profile, and one whose probe fails."""
     module._START_S = 0.0
     settings = Settings(directory=folder, run_id="probed", probe=folder.parent / "profile.json")
     _series(settings).close()
     torch.distributed.barrier()
     written = Profile.read(folder.parent / "profile.json")
     module._probed.clear()
-    series = _series(replace(settings, probe=Path("/proc/none/profile.json")))
+    module.probe = _fails
+    series = _series(settings)
     with series.step():
         for layer in range(3):
             series.reach(layer)
@@ -130,7 +135,7 @@ def test_a_series_with_a_file_to_write_is_timed_when_it_starts(probed: list[Prob
     assert {each.bytes for each in probed[0].written.timings} == {64 * 64 * 4, 64 * KIB, 1 << 20}
 
 
-def test_a_profile_that_cannot_be_written_does_not_keep_a_series_from_running(probed: list[Probed]) -> None:
+def test_a_probe_that_fails_does_not_keep_a_series_from_running(probed: list[Probed]) -> None:
     """The failure is a warning: the series runs its steps."""
     assert [each.steps for each in probed] == [1, 1]
 
@@ -163,8 +168,9 @@ class _Ended:
         raise TransportError("the connection was closed by the peer")
 
 
-def test_a_transfer_that_fails_ends_the_wait_with_its_error() -> None:
+def test_a_transfer_that_fails_ends_the_wait_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost rank is an error of the transfer, although nothing ever becomes ready."""
+    monkeypatch.setattr(module, "_LOOK_S", 0.01)
     transfers = Transfers(_Ended(), 1, 2, 8)  # type: ignore[arg-type]
     transfers.issue()
     with pytest.raises(TransportError, match="closed by the peer"):
