@@ -6,6 +6,7 @@ Launchers, readers and ranks all load this module, so it uses only the standard 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -64,10 +65,17 @@ class Share:
         if self.text == NONE:
             return ()
         if self.text.startswith(_LISTED):
-            return tuple(sorted({layer for run in self._runs() for layer in run if start <= layer < end}))
+            listed = self._runs()
+            return tuple(layer for layer in range(start, end) if any(layer in run for run in listed))
         total = end - start
         count = int(Fraction(self.text) * total + Fraction(1, 2))
         return tuple(start + -(-index * total // count) for index in range(count))
+
+    def beyond(self, end: int) -> str:
+        """Return the listed layers from ``end`` on, in the form that ``layers:`` takes; empty if there are none."""
+        listed = self._runs() if self.text.startswith(_LISTED) else ()
+        rest = (run[max(0, -(-(end - run.start) // run.step)) :] for run in listed)
+        return ",".join(_text(run) for run in rest if run)
 
     def _runs(self) -> list[range]:
         found = []
@@ -90,6 +98,14 @@ class Share:
 ALL_LAYERS = Share()
 
 
+def extent(layers: Sequence[int], start: int, stack: int) -> str:
+    """Return in words which layers are shared of a rank's ``stack`` decoder layers from ``start`` on."""
+    whole = f"layers {start}-{start + stack - 1}"
+    if len(layers) == stack:
+        return whole
+    return f"{len(layers)} of {whole if start else f'{stack} layers'} shared"
+
+
 def runs(layers: tuple[int, ...]) -> str:
     """Return ascending layers as runs, in the form that ``layers:`` takes: ``0-40:2,43``."""
     found = []
@@ -104,5 +120,11 @@ def runs(layers: tuple[int, ...]) -> str:
         every, last = rest[0] - first, first
         while rest and rest[0] - last == every:
             last = rest.pop(0)
-        found.append(f"{first}-{last}" + (f":{every}" if every > 1 else ""))
+        found.append(_text(range(first, last + 1, every)))
     return ",".join(found)
+
+
+def _text(run: range) -> str:
+    if len(run) == 1:
+        return str(run[0])
+    return f"{run[0]}-{run[-1]}" + (f":{run.step}" if run.step > 1 else "")

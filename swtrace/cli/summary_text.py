@@ -13,6 +13,7 @@ from rich.text import Text
 
 from swtrace import units
 from swtrace.cli.console import table
+from swtrace.share import extent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def print_summary(summary: Summary, console: Console, *, over: str = "the last {
 
 
 def _title(series: SeriesSummary) -> str:
-    layers = f"layers {series.start_layer}-{series.start_layer + series.num_layers - 1}"
+    layers = extent(series.layers, series.start_layer, series.stack_layers)
     return (
         f"[bold]series {escape(series.name)}[/]  {layers}, {len(series.group_ranks)} ranks, "
         f"prefetch step {series.prefetch_step}, {series.windows} windows, {series.transport}"
@@ -80,7 +81,10 @@ def _times(series: SeriesSummary, over: str) -> Table:
 
 
 def _memory_and_records(series: SeriesSummary, rings: dict[tuple[str, int], RingSummary]) -> Table:
-    memory = table("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
+    resident = series.stack_layers - len(series.layers)
+    caption = f"bytes of the shared layers; every rank also holds the other {resident} whole" if resident else ""
+    columns = ("rank", "moved", "held", "replicated", "saved", "records", "lost", "pending")
+    memory = table(*columns, caption=caption)
     for rank in series.ranks:
         ring = rings.get((series.run_id, rank.rank))
         memory.add_row(

@@ -28,6 +28,7 @@ from swtrace.series.recording import RecorderSource
 from swtrace.series.tensor_table import unwatch, watch
 from swtrace.series.waiting import WaitingLayer, in_a_series, leave_ended_series
 from swtrace.settings import Settings
+from swtrace.share import extent
 from swtrace.trace.identity import SeriesInfo
 from swtrace.trace.schema import Phase
 
@@ -74,7 +75,7 @@ class SeriesStatistics:
 
 
 class Series:
-    """Isomorphic linears of consecutive layers ``[start_layer, end_layer)`` that share windows."""
+    """Isomorphic linears of the layers ``[start_layer, end_layer)``, or of some of them, that share windows."""
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class Series:
         start_layer: int,
         end_layer: int,
         *,
+        layers: Sequence[int] | None = None,
         prefetch_step: int = 1,
         windows: str = "auto",
         check: bool | None = None,
@@ -103,7 +105,9 @@ class Series:
             group: the ranks that share it, at least two.
             start_layer: absolute index of the first layer.
             end_layer: one past the last.
-            prefetch_step: how many layers ahead a broadcast starts, from 0 to the number of layers - 2.
+            layers: absolute indexes of those to share, in ascending order; by default all. The others are *resident*:
+                registering or reaching one does nothing, and each rank keeps its own.
+            prefetch_step: how many shared layers ahead a broadcast starts, from 0 to their number - 2.
             windows: ``static`` (constant pointers, for compiled code), ``rolling`` (``prefetch_step`` + 1
                 windows, eager only) or ``auto``, which is ``static``.
             check: check in every step that each window holds its layer's weight; by default ``SWTRACE_CHECK``.
@@ -135,13 +139,15 @@ class Series:
             group=group,
             ranks=tuple(group.ranks if run_ranks is None else run_ranks),
             start_layer=start_layer,
-            num_layers=end_layer - start_layer,
+            stack_layers=end_layer - start_layer,
+            layers=tuple(range(start_layer, end_layer) if layers is None else map(int, layers)),
             prefetch_step=prefetch_step,
             windows="static" if windows == "auto" else windows,
             tagged=settings.check if check is None else check,
             time_every=settings.time_every if time_every is None else time_every,
         )
         constants.check()
+        self._resident = frozenset(constants.stack).difference(constants.layers)
         self.where = constants.where
         """The series and the rank, for errors."""
         self._transport = transport
@@ -185,6 +191,11 @@ class Series:
         return self._running_series.info
 
     @property
+    def extent(self) -> str:
+        """Which layers are shared, in words: ``layers 0-60``, or ``31 of 61 layers shared``."""
+        return extent(self._constants.layers, self._constants.start_layer, self._constants.stack_layers)
+
+    @property
     def post_processed(self) -> bool:
         """Whether the series is ready to be used."""
         return self._running_series is not None
@@ -201,23 +212,25 @@ class Series:
 
     def described_by(self, group: Group, start_layer: int, end_layer: int, prefetch_step: int) -> bool:
         """Return whether these arguments describe this series."""
-        mine = tuple(self._constants.group.ranks), self._constants.layers, self._constants.prefetch_step
+        mine = tuple(self._constants.group.ranks), self._constants.stack, self._constants.prefetch_step
         return mine == (tuple(group.ranks), range(start_layer, end_layer), prefetch_step)
 
     def register(self, layer_idx: int, layer: nn.Module) -> None:
         """Add a linear to the series, while the model is built and before its weight is loaded.
 
         On ranks that are not its source, the weight is freed at once and will not be loaded. On all ranks, its
-        ``process_weights_after_loading`` is deferred to :meth:`post_process`.
+        ``process_weights_after_loading`` is deferred to :meth:`post_process`. A resident layer is left alone.
 
         Raises:
             RegistrationError: not a layer of this series, already registered, or different from the others.
         """
-        where, layers = f"{self.where}, layer {layer_idx}", self._constants.layers
+        if layer_idx in self._resident:
+            return
+        where, stack = f"{self.where}, layer {layer_idx}", self._constants.stack
         if self.post_processed:
             raise RegistrationError(f"{where}: registered after post-processing")
-        if layer_idx not in layers:
-            raise RegistrationError(f"{where}: not within [{layers.start}, {layers.stop})")
+        if layer_idx not in stack:
+            raise RegistrationError(f"{where}: not within [{stack.start}, {stack.stop})")
         if layer_idx in self._modules:
             raise RegistrationError(f"{where}: registered twice")
         if any(layer is other for other in self._modules.values()):
@@ -382,12 +395,15 @@ class Series:
     def reach(self, layer_idx: int) -> None:
         """Start the broadcast of the layer ``k`` ahead, because the forward has arrived at ``layer_idx``.
 
-        Reaching the first layer begins a step, unless :meth:`begin_step` did.
+        Reaching the first shared layer begins a step, unless :meth:`begin_step` did. Reaching a resident one does
+        nothing.
 
         Raises:
             OrderError: the layer is not the next one.
             PeerLostError: a broadcast failed.
         """
+        if layer_idx in self._resident:
+            return
         if is_compiling():
             self._trace_reach(layer_idx)
             return
