@@ -61,7 +61,11 @@ def notes(source: Source, plans: Sequence[SeriesPlan], question: Question) -> tu
     """Return what limits all plans together."""
     said = []
     assumed = [
-        *([f"groups of {question.ranks} ranks"] if question.ranks is not None else []),
+        *(
+            [f"{question.ranks} ranks, between which a transfer takes as long as measured"]
+            if question.ranks is not None
+            else []
+        ),
         *([f"a transport of {units.bandwidth(question.bandwidth)}"] if question.bandwidth is not None else []),
         *([f"compute times {question.scale_compute:g}"] if question.scale_compute != 1 else []),
     ]

@@ -127,7 +127,7 @@ def plan(
         int | None,
         typer.Option(
             "--ranks",
-            help="A group of this size.",
+            help="A group of this size, in which a transfer takes as long as measured.",
             metavar="N",
             parser=whole_number("--ranks", 2, _MAX_RANKS),
             rich_help_panel=_ASSUME,

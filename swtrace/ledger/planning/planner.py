@@ -199,8 +199,9 @@ class Planner:
             return refusal
         found, own, measured = self._replay(candidate, self._scale, self._bandwidth), self._replayed_own, self.measured
         # An error that both replays make cancels.
-        steps = found.step_ns + (self._step - own.step_ns)
-        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)) if layers else np.zeros_like(steps)
+        like = np.arange(len(found.step_ns)) % len(own.step_ns)  # in a larger group, ranks are like these in turn
+        steps = found.step_ns + (self._step - own.step_ns)[like]
+        stall = np.maximum(0.0, found.stall_ns + (self._stall - own.stall_ns)[like]) if layers else np.zeros_like(steps)
         step, ratio = float(steps.max()), float((stall / steps).max())
         missed_step, missed_ratio = self._missed
         spread = step * _spread(self._noise, DRIFT, missed_step, DOUBT * (step - measured.step_ns) / step)
@@ -266,9 +267,9 @@ class Planner:
         return self._replay(self._own, scale=1.0)
 
     def _replay(self, candidate: Candidate, scale: float = 1.0, bandwidth: float | None = None) -> _Means:
+        workloads = (workload.in_group_of(candidate.ranks) for workload in self._workloads)
         return _Means.of(
-            replay(workload.scaled(scale), self._settings_for(candidate, workload, bandwidth))
-            for workload in self._workloads
+            replay(workload.scaled(scale), self._settings_for(candidate, workload, bandwidth)) for workload in workloads
         )
 
     def _settings_for(self, candidate: Candidate, workload: Workload, bandwidth: float | None = None) -> Settings:
@@ -363,8 +364,6 @@ class Planner:
             return (
                 f"how long a {_MOVES[candidate.transport]} takes is unknown: pass a profile that `swtrace probe` wrote"
             )
-        if candidate.ranks != len(info.group_ranks):
-            return f"the run has {len(info.group_ranks)} ranks"
         return ""
 
 
